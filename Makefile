@@ -1,0 +1,39 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Everything runs without a network once it is installed, and keeps its caches inside the clone.
+export HF_HUB_OFFLINE := 1
+export HF_DATASETS_CACHE := $(CURDIR)/outputs/cache
+export TOKENIZERS_PARALLELISM := true
+export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+.PHONY: demo test test-slow style install
+
+demo: .venv/installed  ## the miniature: data, three stages, evaluation, model card
+	$(BIN)/python -m training.miniature --output_dir outputs/miniature
+	$(BIN)/accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml
+	$(BIN)/accelerate launch training/run_stage1.py training/recipes/miniature/stage1.yaml
+	$(BIN)/accelerate launch training/run_stage2.py training/recipes/miniature/stage2.yaml
+	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/miniature_retrieval.yaml
+	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
+	$(BIN)/python -m model_cards model_cards/recipes/miniature.yaml
+	@cat training/recipes/miniature/try_it.txt
+
+test: .venv/installed  ## the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
+	$(BIN)/python -m pytest -m slow
+
+style: .venv/installed  ## mend formatting and what else can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: .venv/installed  ## the environment alone
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

@@ -1,0 +1,71 @@
+"""Models and captioned datasets from a folder here or from the Hub, with errors a user can act on."""
+
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+import modeling_altclip  # noqa: F401  (AutoModel then builds our AltCLIP)
+
+from .recipe import InputError
+
+
+def load_model(name_or_path: str, *, attn_implementation: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load a model in float32 with its processor, from a folder that `save_pretrained` wrote or a Hub id.
+
+    Raises:
+        InputError: the folder is missing, or has no configuration, weights or processor, or not all of them.
+    """
+    check_folder("model", name_or_path)
+    try:
+        model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attn_implementation)
+        processor = AutoProcessor.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name_or_path!r} cannot be loaded: {error}") from error
+    return model, processor
+
+
+def load_rows(dataset: str, split: str, columns: list[str]) -> Dataset:
+    """Load one split of a folder or Hub dataset that has all of `columns`.
+
+    Raises:
+        InputError: no such folder, dataset or split, or a column is missing.
+    """
+    check_folder("dataset", dataset)
+    try:
+        rows = load_dataset(dataset, split=split)
+    except (OSError, ValueError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error}") from error
+    missing = [column for column in columns if column not in rows.column_names]
+    if missing:
+        raise InputError(f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}")
+    return rows
+
+
+def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:
+    """Load a split whose column `captions` holds `{language: text}`, beside `image` unless `images` is False.
+
+    Raises:
+        InputError: as `load_rows`, or `captions` is of another form.
+    """
+    rows = load_rows(dataset, split, ["captions", "image"] if images else ["captions"])
+    if not isinstance(rows.features["captions"], dict):
+        raise InputError(f"column 'captions' of {dataset!r} must hold {{language: text}}, not {rows.features['captions']}")
+    return rows
+
+
+def check_languages(asked: list[str] | None, spoken: list[str]) -> list[str]:
+    """Give the languages `asked` for, or all that are `spoken`; one that is not spoken is an `InputError`."""
+    unknown = [language for language in asked or [] if language not in spoken]
+    if unknown:
+        raise InputError(f"no text in language {', '.join(unknown)}: choose from {' '.join(spoken)}")
+    return asked or spoken
+
+
+def check_folder(what: str, name_or_path: str) -> None:
+    """Tell a mistyped folder from a Hub id: more than one slash, or a first part that is a folder here, means a path."""
+    path = Path(name_or_path)
+    looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
+    if looks_local and not path.exists():
+        raise InputError(f"{what} {name_or_path!r} does not exist: give a folder that is there, or a Hub id like 'org/name'")

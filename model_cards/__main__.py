@@ -1,0 +1,55 @@
+"""Finish a model: a folder ready for the Hub, with weights, processor, model card and plots; and the table of all stages.
+
+python -m model_cards model_cards/recipes/miniature.yaml
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.loading import check_folder, load_model, load_rows
+from benchmarks.recipe import launch
+from benchmarks.results import load_results
+
+from .card import render_card, stage_table
+from .plots import plot_losses, plot_recall
+
+
+@dataclass(kw_only=True)
+class CardArguments:
+    """What `python -m model_cards` needs."""
+
+    name: str = field(metadata={"help": "The model's name on its card; its Hub id, or the folder."})
+    stages: list[str] = field(metadata={"help": "Folders of the stages in training order, the English teacher first, the model last."})
+    results: str = field(metadata={"help": "Folder with the results of all stages."})
+    output_dir: str = field(metadata={"help": "The folder to make."})
+    dataset: str = field(metadata={"help": "Dataset with the example image."})
+    example_split: str = field(metadata={"help": "Its first image becomes the example."})
+    plot_split: str = field(metadata={"help": "Retrieval split whose recall is plotted."})
+    license: str = field(default="apache-2.0", metadata={"help": "Licence identifier of the Hub."})
+    about: str = field(default="", metadata={"help": "A paragraph on what the model is, and is not, for."})
+
+
+def main(arguments: CardArguments) -> None:
+    check_folder("results", arguments.results)
+    folders, output_dir = [Path(stage) for stage in arguments.stages], Path(arguments.output_dir)
+    stages, results = [folder.name for folder in folders], load_results(Path(arguments.results))
+    model, _ = load_model(arguments.stages[-1])
+    example = load_rows(arguments.dataset, arguments.example_split, ["image"])[0]["image"]
+
+    model.save_pretrained(output_dir)
+    for path in folders[-1].glob("*.json"):
+        if path.name.startswith(("tokenizer", "processor")):
+            shutil.copy(path, output_dir)
+    example.save(output_dir / "example.png")
+    plot_losses(folders, output_dir / "loss.png")
+    plot_recall(results, stages, arguments.plot_split, output_dir / "recall.png")
+    render_card(arguments.name, results, stages, arguments.license, arguments.about).save(output_dir / "README.md")
+
+    for task, split in dict.fromkeys((result.task, result.split) for result in results):
+        print(f"\n{task}, {split}:\n{stage_table(results, stages, task, split)}")
+    print(f"\nSaved the model, its card and plots to {output_dir}. Next: huggingface-cli upload YOUR/MODEL {output_dir}")
+
+
+if __name__ == "__main__":
+    launch(main, CardArguments)

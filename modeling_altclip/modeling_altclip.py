@@ -1,0 +1,274 @@
+"""AltCLIP: CLIP's image tower beside a multilingual text tower (Chen et al., ACL Findings 2023, arXiv 2211.06679).
+
+The towers are transformers' `XLMRobertaModel` and `CLIPVisionModel`; what is new is the head that maps a sentence's first
+token into the space of CLIP's English text tower (`pre_LN`, then `transformation`). Weight names are those of
+transformers' `AltCLIPModel`, in the layout of the released checkpoints (`text_model.roberta.encoder.layer.N`,
+`vision_model.encoder.layers.N`), which every transformers release with AltCLIP loads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import CLIPModel, CLIPVisionModel, PreTrainedModel, XLMRobertaModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
+
+# transformers 5.6 and later write `layer` and `layers` otherwise than the released files do; both spellings are read.
+KEY_MAPPING = {
+    r"^text_model\.roberta\.encoder\.layers\.": "text_model.roberta.encoder.layer.",
+    r"^vision_model\.encoder\.layer\.": "vision_model.encoder.layers.",
+}
+
+
+@dataclass
+class AltCLIPOutput(ModelOutput):
+    """What `AltCLIPModel` returns.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, when `return_loss=True`): the contrastive loss within the batch.
+        logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): scaled cosines.
+        logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): the same, transposed.
+        text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): unit vectors.
+        image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): unit vectors.
+        text_model_output, vision_model_output: the towers' own outputs.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+
+class AltCLIPPreTrainedModel(PreTrainedModel):
+    """What both classes share: which attention kernels the towers have, and how the parts that are ours are initialised."""
+
+    config_class = AltCLIPConfig
+    base_model_prefix = "altclip"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _no_split_modules = ["XLMRobertaEmbeddings", "XLMRobertaLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+    _keys_to_ignore_on_load_unexpected = [r"position_ids$"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AltCLIPModel):
+            factor = self.config.initializer_factor
+            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
+            init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+
+class AltCLIPTextModel(AltCLIPPreTrainedModel):
+    """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width, in that order (paper 3.1)."""
+
+    config_class = AltCLIPTextConfig
+    base_model_prefix = "roberta"
+    input_modalities = ("text",)
+
+    def __init__(self, config: AltCLIPTextConfig):
+        super().__init__(config)
+        self.roberta = XLMRobertaModel(config, add_pooling_layer=False)
+        self.transformation = nn.Linear(config.hidden_size, config.project_dim)
+        self.pre_LN = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.roberta.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.roberta.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Encode `input_ids` of shape `(texts, tokens)`; pass `attention_mask` whenever there is padding.
+
+        `last_hidden_state` is `(texts, tokens, project_dim)`; `pooler_output` is its first token, `(texts, project_dim)`:
+        the vector that stage 1 compares with the teacher's.
+        """
+        outputs = self.roberta(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        hidden = self.transformation(self.pre_LN(outputs.last_hidden_state))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=hidden[:, 0],
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class AltCLIPModel(AltCLIPPreTrainedModel):
+    """A CLIP that reads many languages.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModel, AutoProcessor
+    >>> import modeling_altclip  # AutoModel then gives this class; without it, transformers' own loads the same weights
+
+    >>> model = AutoModel.from_pretrained("BAAI/AltCLIP-m9")
+    >>> processor = AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
+    >>> modeling_altclip.embed_texts(model, processor, ["a dog", "一只狗"]).shape
+    torch.Size([2, 768])
+    ```
+    """
+
+    def __init__(self, config: AltCLIPConfig):
+        super().__init__(config)
+        self.text_model = AltCLIPTextModel._from_config(config.text_config)
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text_config.project_dim, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.post_init()
+
+    @classmethod
+    def from_teacher(cls, clip_name_or_path: str, text_encoder_name_or_path: str, *, dropout: float | None = None) -> "AltCLIPModel":
+        """Put CLIP's image tower, both projections and logit scale beside a multilingual encoder (paper 3.1 and 4.2).
+
+        The encoder keeps its weights; its head is new and starts random.
+
+        Args:
+            clip_name_or_path: a `CLIPModel` checkpoint, the teacher.
+            text_encoder_name_or_path: an XLM-R checkpoint, with or without its language-model head.
+            dropout: of the text tower; the encoder's own by default.
+        """
+        clip = CLIPModel.from_pretrained(clip_name_or_path, dtype=torch.float32)
+        encoder = XLMRobertaModel.from_pretrained(text_encoder_name_or_path, dtype=torch.float32, add_pooling_layer=False)
+        text_config = encoder.config.to_dict() | {"project_dim": clip.config.text_config.hidden_size}
+        text_config = {key: value for key, value in text_config.items() if key in AltCLIPTextConfig().to_dict()}
+        if dropout is not None:
+            text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        config = AltCLIPConfig(
+            text_config=text_config | {"model_type": AltCLIPTextConfig.model_type},
+            vision_config=clip.config.vision_config.to_dict() | {"model_type": "altclip_vision_model"},
+            projection_dim=clip.config.projection_dim,
+            logit_scale_init_value=clip.config.logit_scale_init_value,
+        )
+        model = cls(config)
+        model.text_model.roberta.load_state_dict(encoder.state_dict())
+        model.vision_model.load_state_dict(clip.vision_model.state_dict())
+        model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+        model.text_projection.load_state_dict(clip.text_projection.state_dict())
+        model.logit_scale.data.copy_(clip.logit_scale)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, name_or_path, *args, key_mapping=None, output_loading_info=False, **kwargs):
+        """Load a checkpoint in any of its three spellings, whole or not at all.
+
+        Raises:
+            ValueError: weights are missing or left over; the message lists them.
+        """
+        model, info = super().from_pretrained(
+            name_or_path, *args, key_mapping=KEY_MAPPING | (key_mapping or {}), output_loading_info=True, **kwargs
+        )
+        wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
+        if wrong:
+            listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(map(str, keys))}" for kind, keys in wrong.items())
+            raise ValueError(f"{name_or_path} is not a whole AltCLIP checkpoint. {listed}. Build one with AltCLIPModel.from_teacher.")
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs) -> None:
+        """Save under our own names. transformers would else give back the spelling it read, old mistakes included."""
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_text_features(self, input_ids=None, attention_mask=None, **kwargs) -> BaseModelOutputWithPooling:
+        """Text tower and projection: `pooler_output` is `(texts, projection_dim)`, not normalised, as in transformers 5."""
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values=None, interpolate_pos_encoding=False, **kwargs) -> BaseModelOutputWithPooling:
+        """Image tower and projection: `pooler_output` is `(images, projection_dim)`, not normalised, as in transformers 5."""
+        outputs = self.vision_model(
+            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+        )
+        outputs.pooler_output = self.visual_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs,
+    ) -> AltCLIPOutput:
+        """Compare every text with every image. Without `pixel_values`, or without texts, that side and the logits are None.
+
+        Args:
+            input_ids: `(texts, tokens)`.
+            pixel_values: `(images, channels, height, width)`.
+            attention_mask: `(texts, tokens)`, 1 for words and 0 for padding.
+            return_loss: also give the loss within this batch, text `i` describing image `i`. Training across processes
+                needs `training.losses.contrastive_loss` instead.
+        """
+        image_embeds = text_embeds = vision_outputs = text_outputs = logits_per_text = loss = None
+        if pixel_values is not None:
+            vision_outputs = self.vision_model(
+                pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+            )
+            image_embeds = nn.functional.normalize(self.visual_projection(vision_outputs.pooler_output), dim=-1)
+        if input_ids is not None:
+            text_outputs = self.text_model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
+                position_ids=position_ids,
+                return_dict=True,
+                **kwargs,
+            )
+            text_embeds = nn.functional.normalize(self.text_projection(text_outputs.pooler_output), dim=-1)
+        if image_embeds is not None and text_embeds is not None:
+            logits_per_text = text_embeds @ image_embeds.t() * self.logit_scale.exp()
+        if return_loss:
+            pairs = torch.arange(len(logits_per_text), device=logits_per_text.device)
+            loss = (nn.functional.cross_entropy(logits_per_text, pairs) + nn.functional.cross_entropy(logits_per_text.t(), pairs)) / 2
+        return AltCLIPOutput(
+            loss=loss,
+            logits_per_image=None if logits_per_text is None else logits_per_text.t(),
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text_outputs,
+            vision_model_output=vision_outputs,
+        )
+
+
+__all__ = ["AltCLIPModel", "AltCLIPOutput", "AltCLIPTextModel"]

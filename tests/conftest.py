@@ -1,0 +1,88 @@
+"""Small models and a small miniature, made on the spot; nothing is downloaded."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, XLMRobertaConfig, XLMRobertaModel
+
+from modeling_altclip import AltCLIPConfig, AltCLIPModel
+
+ROOT = Path(__file__).parent.parent
+TEXT = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 1,
+    "project_dim": 24,
+}
+VISION = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+
+
+@pytest.fixture
+def config():
+    return AltCLIPConfig(text_config=dict(TEXT), vision_config=dict(VISION), projection_dim=20)
+
+
+@pytest.fixture
+def model(config):
+    torch.manual_seed(0)
+    return AltCLIPModel(config).eval()
+
+
+@pytest.fixture
+def batch():
+    """Six texts of ragged lengths, padded, and six images."""
+    torch.manual_seed(1)
+    lengths = torch.tensor([3, 9, 5, 12, 2, 7])
+    attention_mask = (torch.arange(12)[None] < lengths[:, None]).long()
+    input_ids = torch.where(attention_mask.bool(), torch.randint(4, 119, (6, 12)), 1)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": torch.randn(6, 3, 32, 32)}
+
+
+@pytest.fixture
+def towers(tmp_path):
+    """Folders of an untrained CLIP and of an untrained XLM-R, of different widths."""
+    torch.manual_seed(2)
+    text = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 90,
+        "eos_token_id": 1,
+    }
+    CLIPModel(CLIPConfig(text_config=text, vision_config=dict(VISION), projection_dim=20)).save_pretrained(tmp_path / "clip")
+    encoder = {name: value for name, value in TEXT.items() if name != "project_dim"}
+    XLMRobertaModel(XLMRobertaConfig(**encoder, layer_norm_eps=1e-5)).save_pretrained(tmp_path / "text_encoder")
+    return tmp_path / "clip", tmp_path / "text_encoder"
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Run a command from the root of the repository; give the finished process."""
+
+    def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+        command = [sys.executable if part == "python" else str(part) for part in command]
+        environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)} | environment
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory, run):
+    """A folder with the miniature's dataset (600 training scenes) and untrained towers."""
+    folder = tmp_path_factory.mktemp("miniature")
+    process = run("python", "-m", "training.miniature", "--output_dir", folder, "--train_size", "600")
+    assert process.returncode == 0, process.stderr
+    return folder

@@ -1,0 +1,90 @@
+"""Captioned rows to cells to batches, and the columns that frozen towers make."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, CLIPModel
+
+from modeling_altclip import embed_images
+from training.data import CaptionCells, Collator
+from training.frozen import add_image_vectors, add_teacher_vectors
+
+CAPTIONS = [{"en": "dog face", "zh": "狗脸"}, {"en": "key", "zh": None}, {"en": "dog face", "zh": ""}, {"en": None, "zh": "钥匙"}]
+
+
+@pytest.fixture
+def rows():
+    return Dataset.from_dict({"captions": CAPTIONS, "target": [[float(i), 0.0] for i in range(4)], "other": list("abcd")})
+
+
+@pytest.fixture(scope="module")
+def scenes(miniature):
+    return load_dataset(str(miniature / "dataset"), split="train").select(range(40))
+
+
+def test_every_filled_cell_is_an_example(rows):
+    cells = CaptionCells(rows, ["en", "zh"], "target")
+    assert [(cell["text"], cell["target"]) for cell in cells.__getitems__(range(len(cells)))] == [
+        ("dog face", [0.0, 0.0]),
+        ("狗脸", [0.0, 0.0]),
+        ("key", [1.0, 0.0]),
+        ("dog face", [2.0, 0.0]),
+        ("钥匙", [3.0, 0.0]),
+    ]
+    assert cells.n_empty == 3
+    assert cells[4] == cells.__getitems__([4])[0]
+
+
+def test_rows_of_equal_english_share_an_id(rows):
+    cells = CaptionCells(rows, ["en", "zh"], "target")
+    ids = [cell["row_id"] for cell in cells.__getitems__(range(5))]
+    assert ids[0] == ids[1] == ids[3] and len({ids[0], ids[2], ids[4]}) == 3
+
+
+def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    cells = CaptionCells(rows, ["en", "zh"], "target").__getitems__(range(5))
+    texts = [cell["text"] for cell in cells]
+    batch = Collator(tokenizer, max_length=4)(cells)
+    assert len(batch["input_ids"]) == 4 and batch["input_ids"].shape[1] <= 4
+    for row, text in zip(batch["text_rows"], texts):
+        kept = batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()
+        assert kept == tokenizer(text, truncation=True, max_length=4)["input_ids"]
+    assert batch["target"][:, 0].tolist() == [0, 0, 1, 2, 3] and batch["target"].dtype == torch.float32
+
+
+def test_collator_prepares_images_as_the_processor_does(scenes, miniature):
+    processor = AutoProcessor.from_pretrained(miniature / "clip")
+    batch = Collator(processor.tokenizer, 77, processor.image_processor)(CaptionCells(scenes, ["en"], "image").__getitems__(range(4)))
+    expected = processor.image_processor(images=scenes[:4]["image"], return_tensors="pt")["pixel_values"]
+    assert torch.equal(batch["pixel_values"], expected) and batch["pixel_values"].shape == (4, 3, 32, 32)
+
+
+def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, miniature):
+    teacher = CLIPModel.from_pretrained(miniature / "clip").eval()
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "clip")
+    targets = np.asarray(add_teacher_vectors(scenes, teacher, tokenizer)["target"])
+    for row in (0, 17, 39):
+        inputs = tokenizer([scenes[row]["captions"]["en"]], return_tensors="pt")
+        hidden = teacher.text_model(**inputs).last_hidden_state[0]
+        end = (inputs["input_ids"][0] == tokenizer.eos_token_id).nonzero()[0, 0]
+        np.testing.assert_allclose(targets[row], hidden[end].detach().numpy(), atol=1e-5)
+
+
+def test_image_vectors_equal_the_live_tower_and_are_kept(scenes, miniature):
+    model, processor = AutoModel.from_pretrained(miniature / "clip"), AutoProcessor.from_pretrained(miniature / "clip")
+    cached = add_image_vectors(scenes, model, processor)
+    assert "image" not in cached.column_names
+    np.testing.assert_allclose(np.asarray(cached["image_embeds"]), embed_images(model, processor, scenes["image"]), atol=1e-6)
+    again = add_image_vectors(scenes, model, processor)
+    assert again._fingerprint == cached._fingerprint and again.cache_files == cached.cache_files
+
+
+def test_a_changed_weight_makes_a_new_column(scenes, miniature):
+    model, processor = AutoModel.from_pretrained(miniature / "clip"), AutoProcessor.from_pretrained(miniature / "clip")
+    before = add_image_vectors(scenes, model, processor)
+    model.vision_model.post_layernorm.bias.data[0] += 1
+    after = add_image_vectors(scenes, model, processor)
+    assert before._fingerprint != after._fingerprint
+    assert not np.allclose(np.asarray(before["image_embeds"]), np.asarray(after["image_embeds"]))

@@ -1,0 +1,138 @@
+"""The emoji scenes and the tokenizers that are trained on them."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, CLIPTokenizer, XLMRobertaTokenizer
+
+from training.miniature.scenes import (
+    ASSET,
+    SPLITS,
+    STYLES,
+    UNSEEN_STYLE,
+    EmojiScenes,
+    held_out_pairs,
+    ink,
+    load_sheet,
+    read_concepts,
+    write_caption,
+)
+from training.miniature.vocabulary import train_multilingual_tokenizer
+
+LANGUAGES = "en zh es fr ru ar ja ko it th hi uk tr vi pl nl pt de bn".split()
+
+
+def test_asset_is_small_and_credited():
+    assert sum(path.stat().st_size for path in ASSET.iterdir()) < 2_000_000
+    credits = (ASSET / "ATTRIBUTION.md").read_text("utf-8")
+    assert all(f"`{style}.png`" in credits for style in STYLES + UNSEEN_STYLE)
+
+
+def test_within_a_language_no_two_concepts_share_a_name():
+    concepts = read_concepts()
+    assert list(concepts["languages"]) == LANGUAGES and len(concepts["concepts"]) == 70
+    for language, words in concepts["languages"].items():
+        assert len(set(words["names"])) == 70, language
+        assert not [name for name in words["names"] if "," in name or "|" in name or not name.strip()], language
+    assert concepts["languages"]["hi"]["names"][0] == "लाल सेब"  # CLDR lists four synonyms
+
+
+def test_captions_follow_the_languages_own_list_pattern():
+    assert write_caption([0, 20], "en") == "red apple and dog face"
+    assert write_caption([0, 20, 56], "en") == "red apple, dog face, and key"
+    assert write_caption([0, 20], "zh") == "红苹果和狗脸"
+    assert write_caption([0], "de") == "roter Apfel"
+
+
+def test_a_scene_is_a_function_of_its_index():
+    one, other = EmojiScenes("train"), EmojiScenes("train")
+    one[5]
+    for index in (0, 7, 39_999):
+        assert np.array_equal(np.asarray(one[index]["image"]), np.asarray(other[index]["image"]))
+        assert one[index]["captions"] == other[index]["captions"]
+    assert not np.array_equal(np.asarray(one[0]["image"]), np.asarray(one[1]["image"]))
+    with pytest.raises(IndexError, match="scene 40000 of 40000"):
+        one[40_000]
+    with pytest.raises(ValueError, match="split 'dev' is not one of"):
+        EmojiScenes("dev")
+
+
+def test_tests_ask_for_what_training_never_showed():
+    test, validation = map(set, held_out_pairs())
+    assert len(test) == 1000 and len(validation) == 250 and not test & validation
+    seen = set()
+    train = EmojiScenes("train")
+    for index in range(3000):
+        seen |= set(itertools.combinations(sorted(train[index]["concepts"]), 2))
+    assert len(seen) > 500 and not seen & (test | validation)
+    for split, expected in (("test_pairs", test), ("test_pairs_unseen_style", test), ("validation", validation)):
+        scenes = EmojiScenes(split)
+        assert {tuple(sorted(scenes[index]["concepts"])) for index in range(len(scenes))} == expected
+    assert UNSEEN_STYLE[0] not in STYLES
+    assert {split.styles for name, split in SPLITS.items() if not name.endswith("unseen_style")} == {STYLES}
+    counts = np.bincount([EmojiScenes("test_concepts")[index]["concepts"][0] for index in range(1400)])
+    assert (counts == 20).all()
+
+
+def test_inked_sprites_stay_inside_and_get_dark_lines():
+    sprite = load_sheet("noto").crop((0, 0, 32, 32))
+    inked = np.asarray(ink(sprite)).astype(int)
+    dark = (inked[..., :3].max(-1) < 60) & (inked[..., 3] > 0)
+    assert 0.05 < dark.mean() < 0.6 and (inked[0, 0, 3], inked[31, 31, 3]) == (0, 0)
+
+
+def test_multilingual_tokenizer_is_xlm_rs(miniature):
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    assert isinstance(tokenizer, XLMRobertaTokenizer) and len(tokenizer) == 2502
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 2501]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    assert tokenizer("ＤＯＧ ﬁsh")["input_ids"] == tokenizer("DOG fish")["input_ids"]  # the NFKC table is there
+    ids = tokenizer("red apple and dog face")["input_ids"]
+    assert ids[0] == 0 and ids[-1] == 2 and 3 not in ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "red apple and dog face"
+    assert tokenizer.model_max_length == 77
+
+
+def test_multilingual_tokenizer_segments_as_sentencepiece_does(monkeypatch):
+    """Same training, read back through sentencepiece itself: ids are shifted by one, as in XLM-R."""
+    import sentencepiece
+
+    models = []
+    plain = sentencepiece.SentencePieceProcessor
+    monkeypatch.setattr(
+        sentencepiece, "SentencePieceProcessor", lambda model_proto: models.append(plain(model_proto=model_proto)) or models[0]
+    )
+    texts = [write_caption([i, (i * 7 + 3) % 70], language) for i in range(70) for language in LANGUAGES]
+    tokenizer = train_multilingual_tokenizer(texts, 1500)
+    for text in [*texts[:200], "  double  spaces ", "Ａ①ﬁ", "emoji 🍎", "ｶﾅ"]:
+        expected = [3 if piece == 0 else piece + 1 for piece in models[0].encode(text)]
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected, text
+
+
+def test_english_tokenizer_is_clips(miniature):
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "clip")
+    assert isinstance(tokenizer, CLIPTokenizer)
+    assert tokenizer.eos_token_id not in (2, None)  # CLIP with eos 2 pools at the highest id instead of the end
+    ids = tokenizer("A DOG face!")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+
+
+def test_dataset_is_an_ordinary_folder(miniature):
+    from datasets import load_dataset
+
+    rows = load_dataset(str(miniature / "dataset"), split="test_concepts")
+    assert rows[3]["image"].size == (32, 32) and rows[3]["label"] == 3
+    names = json.loads((miniature / "dataset/class_names.json").read_text("utf-8"))
+    assert rows[3]["captions"]["zh"] == names["zh"][3]
+    assert set(load_dataset(str(miniature / "dataset"))) == set(SPLITS)
+
+
+def test_works_without_protobuf_and_torchvision():
+    code = "import sys; sys.modules['google.protobuf'] = sys.modules['torchvision'] = None\n"
+    code += "from training.miniature.vocabulary import train_multilingual_tokenizer as train\n"
+    code += "print(len(train([c * n for c in 'abcdefgh' for n in range(1, 9)], 20)))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.strip() == "22", process.stderr

@@ -1,0 +1,184 @@
+"""The whole road on a very small miniature, through the commands that a user types."""
+
+import json
+import re
+
+import pytest
+from safetensors.torch import load_file
+
+from .conftest import ROOT
+
+SMALL = {
+    "stage0": ["--max_steps", "6", "--per_device_train_batch_size", "16"],
+    "stage1": ["--max_steps", "6", "--per_device_train_batch_size", "32"],
+    "stage2": ["--max_steps", "6", "--per_device_train_batch_size", "16"],
+}
+
+
+def train(run, stage, output_dir, *flags):
+    script, recipe = ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"
+    return run("python", script, recipe, "--output_dir", output_dir, "--logging_steps", "2", *SMALL[stage], *flags)
+
+
+@pytest.fixture(scope="module")
+def stages(miniature, run):
+    """Folders of the three stages, each trained for six steps, with what each script printed last."""
+    data = ["--dataset", miniature / "dataset"]
+    said = {}
+    for stage, output_dir, flags in [
+        ("stage0", "teacher", ["--model_name_or_path", miniature / "clip"]),
+        ("stage1", "stage1", ["--teacher_name_or_path", miniature / "teacher", "--text_encoder_name_or_path", miniature / "text_encoder"]),
+        ("stage2", "stage2", ["--model_name_or_path", miniature / "stage1"]),
+    ]:
+        process = train(run, stage, miniature / output_dir, *data, *flags, "--save_strategy", "steps", "--save_steps", "3")
+        assert process.returncode == 0, process.stderr
+        said[stage] = process.stdout.strip().splitlines()[-1]
+    return miniature, said
+
+
+@pytest.fixture(scope="module")
+def finished(stages, run):
+    folder, _ = stages
+    models = ["--models", *(folder / name for name in ("teacher", "stage1", "stage2")), "--english_only", folder / "teacher"]
+    shared = [*models, "--dataset", folder / "dataset", "--languages", "en", "zh", "--output_dir", folder / "results"]
+    names = ["--class_names", folder / "dataset/class_names.json"]
+    recipes = ROOT / "benchmarks/recipes"
+    retrieval = run("python", ROOT / "benchmarks/run_retrieval.py", recipes / "miniature_retrieval.yaml", *shared)
+    zero_shot = run("python", ROOT / "benchmarks/run_zero_shot.py", recipes / "miniature_zero_shot.yaml", *shared, *names)
+    card = run(
+        *["python", "-m", "model_cards", ROOT / "model_cards/recipes/miniature.yaml", "--results", folder / "results"],
+        *["--stages", *(folder / name for name in ("teacher", "stage1", "stage2"))],
+        *["--dataset", folder / "dataset", "--output_dir", folder / "altclip"],
+    )
+    for process in (retrieval, zero_shot, card):
+        assert process.returncode == 0, process.stderr
+    return folder, retrieval.stdout, zero_shot.stdout, card.stdout
+
+
+def test_every_stage_says_what_it_saved_and_what_comes_next(stages):
+    _, said = stages
+    assert re.fullmatch(r"Saved the English teacher to .*teacher\. Next: accelerate launch training/run_stage1\.py .*", said["stage0"])
+    assert re.fullmatch(r"Saved the multilingual model to .*stage1\. Next: accelerate launch training/run_stage2\.py .*", said["stage1"])
+    assert re.fullmatch(r"Saved the model to .*stage2\. Next: python benchmarks/run_retrieval\.py .*", said["stage2"])
+
+
+def test_losses_are_kept(stages):
+    folder, _ = stages
+    for stage in ("teacher", "stage1", "stage2"):
+        history = json.loads((folder / stage / "trainer_state.json").read_text())["log_history"]
+        assert [entry["step"] for entry in history if "loss" in entry] == [2, 4, 6]
+
+
+def test_stage2_leaves_the_image_tower_byte_for_byte(stages):
+    folder, _ = stages
+    before, after = load_file(folder / "stage1/model.safetensors"), load_file(folder / "stage2/model.safetensors")
+    moved = {name for name, value in after.items() if value.numpy().tobytes() != before[name].numpy().tobytes()}
+    assert moved and before.keys() == after.keys()
+    assert not [name for name in moved if name.startswith(("vision_model.", "visual_projection."))]
+
+
+@pytest.mark.parametrize("stage,folder_name", [("stage0", "teacher"), ("stage1", "stage1"), ("stage2", "stage2")])
+def test_resumed_equals_uninterrupted(stages, run, tmp_path, stage, folder_name):
+    folder, _ = stages
+    (tmp_path / "checkpoint-3").symlink_to(folder / folder_name / "checkpoint-3")
+    flags = {
+        "stage0": ["--model_name_or_path", folder / "clip"],
+        "stage1": ["--teacher_name_or_path", folder / "teacher", "--text_encoder_name_or_path", folder / "text_encoder"],
+        "stage2": ["--model_name_or_path", folder / "stage1"],
+    }[stage]
+    process = train(run, stage, tmp_path, "--dataset", folder / "dataset", *flags, "--resume")
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / folder_name / "model.safetensors").read_bytes()
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    assert history[-1]["step"] == 6
+
+
+def test_results_are_files_and_a_table(finished):
+    folder, retrieval, zero_shot, _ = finished
+    result = json.loads((folder / "results/stage2/retrieval.test_pairs_unseen_style.zh.json").read_text())
+    assert result["metrics"]["n"] == 1000 and 0 <= result["metrics"]["mean_recall"] <= 1 and len(result["weights"]) == 64
+    assert not (folder / "results/teacher/retrieval.test_pairs.zh.json").exists()
+    assert "| stage2  | test_pairs_unseen_style | zh " in retrieval and "accuracy@5" in zero_shot
+    assert len(list((folder / "results").rglob("*.json"))) == 2 * 2 * (1 + 2 + 2)
+
+
+def test_card_carries_exactly_the_results(finished):
+    from huggingface_hub import ModelCard
+
+    folder, _, _, printed = finished
+    card = ModelCard.load(folder / "altclip/README.md")
+    result = json.loads((folder / "results/stage2/zero_shot.test_concepts.zh.json").read_text())
+    (entry,) = [entry for entry in card.data.eval_results if (entry.dataset_split, entry.dataset_config) == ("test_concepts", "zh")]
+    assert entry.metric_value == pytest.approx(result["metrics"]["accuracy@1"], abs=1e-4)
+    assert card.data.language == ["en", "zh"] and card.data.pipeline_tag == "zero-shot-image-classification"
+    shown = f"{100 * result['metrics']['accuracy@1']:.1f}"
+    assert re.search(rf"\| zh +\| +\| [\d.]+ +\| {re.escape(shown)} +\|", card.text) and f"| {shown} " in printed
+    assert result["weights"][:16] in card.text
+    for picture in ("loss.png", "recall.png", "example.png"):
+        assert (folder / "altclip" / picture).stat().st_size > 500
+
+
+PLAIN = """
+import json, sys, torch
+from datasets import load_dataset
+from transformers import AutoModel, AutoProcessor, pipeline
+folder = sys.argv[1]
+model, processor = AutoModel.from_pretrained(folder + "/altclip"), AutoProcessor.from_pretrained(folder + "/altclip")
+rows = load_dataset(folder + "/dataset", split="validation").select(range(5))
+inputs = processor(text=["dog face and key", "狗脸", "", "cara de perro"], images=list(rows["image"]), return_tensors="pt", padding=True)
+with torch.no_grad():
+    logits = model.eval()(**inputs).logits_per_image
+classify = pipeline("zero-shot-image-classification", model=folder + "/altclip")
+scores = classify(rows[0]["image"], candidate_labels=["狗脸", "钥匙", "key"], hypothesis_template="{}")
+assert "modeling_altclip" not in sys.modules
+print(json.dumps({"class": type(model).__module__, "logits": logits.tolist(), "scores": {s["label"]: s["score"] for s in scores}}))
+"""
+
+
+def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished, run, tmp_path):
+    folder, *_ = finished
+    script = tmp_path / "plain.py"
+    seen = {}
+    for name, first in (("plain", ""), ("ours", "import modeling_altclip\n")):
+        script.write_text((first + PLAIN).replace("assert", "assert" if not first else "assert True or"), encoding="utf-8")
+        process = run("python", script, folder, cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+        seen[name] = json.loads(process.stdout.strip().splitlines()[-1])
+    assert seen["plain"]["class"].startswith("transformers.") and seen["ours"]["class"].startswith("modeling_altclip.")
+    for plain, ours in zip(seen["plain"]["logits"], seen["ours"]["logits"]):
+        assert plain == pytest.approx(ours, abs=1e-5)
+    assert seen["plain"]["scores"] == pytest.approx(seen["ours"]["scores"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--teacher_name_or_path", "no/such/folder"], "model 'no/such/folder' does not exist: give a folder"),
+        (["--dataset", "outputs/no/such"], "dataset 'outputs/no/such' does not exist"),
+        (["--languages", "en", "xx"], "no text in language xx: choose from en zh"),
+        (["--resume"], "holds no checkpoint: set save_steps"),
+    ],
+)
+def test_bad_input_ends_a_script_with_one_clear_line(stages, run, tmp_path, flags, message):
+    folder, _ = stages
+    good = ["--dataset", folder / "dataset", "--teacher_name_or_path", folder / "teacher"]
+    process = train(run, "stage1", tmp_path / "out", *good, "--text_encoder_name_or_path", folder / "text_encoder", *flags)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert message in process.stderr.strip().splitlines()[-1]
+
+
+def test_an_unknown_recipe_key_ends_a_script_with_one_clear_line(run, tmp_path):
+    (tmp_path / "r.yaml").write_text("learning_rte: 1.0\n")
+    process = run("python", ROOT / "training/run_stage2.py", tmp_path / "r.yaml")
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "unknown key 'learning_rte': did you mean 'learning_rate'?" in process.stderr.strip().splitlines()[-1]
+
+
+def test_a_model_folder_without_weights_ends_a_benchmark_with_one_clear_line(stages, run, tmp_path):
+    folder, _ = stages
+    for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folder / "stage2" / name).read_bytes())
+    flags = ["--models", tmp_path, "--dataset", folder / "dataset", "--splits", "validation"]
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "cannot be loaded" in process.stderr and "model.safetensors" in process.stderr

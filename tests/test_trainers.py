@@ -1,0 +1,143 @@
+"""What is trained and what is not, and how the Trainer's habits are kept from bending a loss."""
+
+import pytest
+import torch
+from datasets import load_dataset
+from transformers import AutoProcessor
+
+from benchmarks.loading import load_model
+from modeling_altclip import AltCLIPModel
+from training.arguments import StageArguments
+from training.data import CaptionCells, Collator
+from training.frozen import add_image_vectors, add_teacher_vectors
+from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, freeze_all_but
+
+TRAINABLE = ["text_model", "text_projection", "logit_scale"]
+
+
+@pytest.fixture
+def scenes(miniature):
+    return load_dataset(str(miniature / "dataset"), split="train").select(range(64))
+
+
+@pytest.fixture
+def altclip(miniature):
+    torch.manual_seed(0)
+    return AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"), dropout=0.0)
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    def arguments(**given):
+        defaults = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True, "save_strategy": "no"}
+        return StageArguments(output_dir=str(tmp_path), dataset="", disable_tqdm=True, **defaults | given)
+
+    return arguments
+
+
+def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_class=ContrastiveTrainer):
+    clip_processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip"), None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    rows = add_image_vectors(scenes, altclip, clip_processor) if cached else scenes
+    cells = CaptionCells(rows, ["en", "zh"], "image_embeds" if cached else "image")
+    return trainer_class(
+        model=altclip, args=arguments, train_dataset=cells, data_collator=Collator(tokenizer, 77, clip_processor.image_processor)
+    )
+
+
+def snapshot(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(before, module):
+    return {name for name, value in module.state_dict().items() if not torch.equal(before[name], value)}
+
+
+def test_frozen_tower_is_frozen_in_three_senses(altclip, scenes, miniature, arguments):
+    modes = []
+    altclip.vision_model.register_forward_hook(lambda module, *_: modes.append(module.training))
+    freeze_all_but(altclip, TRAINABLE)
+    assert not any(parameter.requires_grad for parameter in altclip.vision_model.parameters())
+    before = snapshot(altclip)
+    contrastive(altclip, scenes, miniature, arguments()).train()
+    assert modes == [False] * 3 and altclip.text_model.training
+    moved = changed(before, altclip)
+    assert moved and all(name.startswith(tuple(TRAINABLE)) for name in moved)
+    assert "logit_scale" in moved and any(name.startswith("text_model.roberta.embeddings") for name in moved)
+
+
+def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniature, arguments):
+    weights, losses = {}, {}
+    start = snapshot(altclip)
+    for cached in (False, True):
+        altclip.load_state_dict(start)
+        freeze_all_but(altclip, TRAINABLE)
+        trainer = contrastive(altclip, scenes, miniature, arguments(logging_steps=1), cached=cached)
+        trainer.train()
+        weights[cached], losses[cached] = snapshot(altclip), [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5)
+    for name, value in weights[True].items():
+        torch.testing.assert_close(value, weights[False][name], atol=1e-4, rtol=1e-4)
+
+
+def test_accumulation_means_instead_of_summing(altclip, scenes, miniature, arguments):
+    """Twice the same batch, accumulated, must give the loss and gradient of the batch alone."""
+    freeze_all_but(altclip, TRAINABLE)
+    scenes = scenes.select([0] * 8)
+    start, seen = snapshot(altclip), {}
+    for steps in (1, 2):
+        altclip.load_state_dict(start)
+        trainer = contrastive(
+            altclip, scenes.select(range(8)), miniature, arguments(gradient_accumulation_steps=steps, max_steps=1, logging_steps=1)
+        )
+        trainer.train_dataset.cells = trainer.train_dataset.cells[:1].repeat(16, axis=0)
+        trainer.train()
+        seen[steps] = next((entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry)
+    assert seen[1] == pytest.approx(seen[2], rel=1e-4)
+
+
+def test_only_matrices_are_decayed(altclip, scenes, miniature, arguments):
+    trainer = contrastive(altclip, scenes, miniature, arguments())
+    decayed = trainer.get_decay_parameter_names(altclip)
+    assert "text_projection.weight" in decayed
+    assert not [
+        name for name in decayed if name.endswith("bias") or "logit_scale" in name or "class_embedding" in name or "norm" in name.lower()
+    ]
+
+
+def test_logit_scale_is_bounded(altclip, scenes, miniature, arguments):
+    altclip.logit_scale.data.fill_(10.0)
+    scales = []
+
+    class Watching(ContrastiveTrainer):
+        def compute_loss(self, model, inputs, **kwargs):
+            loss = super().compute_loss(model, inputs, **kwargs)
+            scales.append(model.logit_scale.item())
+            return loss
+
+    contrastive(altclip, scenes, miniature, arguments(), trainer_class=Watching).train()
+    assert max(scales) <= MAX_LOGIT_SCALE + 1e-6
+
+
+def test_unknown_trainable_part_is_refused(altclip):
+    with pytest.raises(ValueError, match="trainable names txt_model, which the model has not; its parts are text_model"):
+        freeze_all_but(altclip, ["txt_model"])
+
+
+def test_teacher_learning_learns(altclip, scenes, miniature, arguments):
+    teacher, processor = load_model(str(miniature / "clip"))
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    cells = CaptionCells(add_teacher_vectors(scenes, teacher, processor.tokenizer), ["en", "zh"], "target")
+    before = snapshot(altclip)
+    stage = arguments(max_steps=40, logging_steps=5, per_device_train_batch_size=32)
+    trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77))
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+    moved = changed(before, altclip)
+    assert moved and all(name.startswith("text_model.") for name in moved)
+    assert "text_model.transformation.bias" in moved and "text_model.pre_LN.weight" in moved

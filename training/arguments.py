@@ -1,0 +1,54 @@
+"""One dataclass of arguments per stage: `transformers.TrainingArguments` and what the stage adds. A recipe's keys are these fields."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass(kw_only=True)
+class StageArguments(TrainingArguments):
+    """What every stage needs.
+
+    Differs from `TrainingArguments`: all columns are kept, since batches are made of captions; every parameter gets a
+    gradient, so DDP need not search for those that do not; logs come every 10 steps; losses may not be NaN in silence.
+    """
+
+    dataset: str = field(metadata={"help": "Folder or Hub id; its column `captions` holds {language: text}."})
+    split: str = field(default="train", metadata={"help": "The split to train on."})
+    languages: list[str] | None = field(default=None, metadata={"help": "Language codes to train on; all that the data speaks by default."})
+    max_text_length: int = field(default=77, metadata={"help": "Tokens that a text is cut at (77 in the paper)."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
+
+    remove_unused_columns: bool = field(default=False)
+    ddp_find_unused_parameters: bool | None = field(default=False)
+    logging_steps: float = field(default=10)
+    logging_nan_inf_filter: bool = field(default=False)
+
+
+@dataclass(kw_only=True)
+class TeacherArguments(StageArguments):
+    """Stage 0: an English CLIP, the teacher."""
+
+    model_name_or_path: str = field(metadata={"help": "A `CLIPModel` with its processor; untrained, or to go on from."})
+
+
+@dataclass(kw_only=True)
+class TeacherLearningArguments(StageArguments):
+    """Stage 1: the multilingual text tower learns the teacher's vectors."""
+
+    teacher_name_or_path: str = field(metadata={"help": "The `CLIPModel` whose text tower is imitated."})
+    text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
+    dropout: float = field(default=0.0, metadata={"help": "Of the text tower: 0 in the authors' code, since a regression target is exact."})
+
+
+@dataclass(kw_only=True)
+class ContrastiveArguments(StageArguments):
+    """Stage 2: contrastive learning with a frozen image tower."""
+
+    model_name_or_path: str = field(metadata={"help": "The AltCLIP of stage 1."})
+    trainable: list[str] = field(
+        default_factory=lambda: ["text_model", "text_projection", "logit_scale"],
+        metadata={"help": "Parts of the model that learn; all others are frozen (the paper names the text encoder alone)."},
+    )
+    cache_image_embeds: bool = field(default=True, metadata={"help": "Run the frozen image tower once, before training."})

@@ -1,0 +1,74 @@
+"""Captioned rows to training batches.
+
+A dataset's rows hold `captions`, `{language: text}`, and what the captions describe: an `image`, or vectors that a frozen
+tower made of it. One example is one cell, a row in one of its languages. On parallel text of two languages this gives the
+paper's recipe, every sentence once in English and once in the other language.
+"""
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
+
+
+class CaptionCells(TorchDataset):
+    """Every non-empty (row, language) cell of a captioned dataset, as `{"text", "row_id", column: the row's value in it}`.
+
+    `row_id` is equal for rows that show the same thing: those whose captions in the reference language, English where it is
+    spoken, are equal. Cells without text are left out; `n_empty` counts them.
+
+    Args:
+        rows: has `captions`, `{language: text}`, and `column`.
+        languages: those to make cells of.
+        column: what goes with a text: `image`, or a column of vectors.
+    """
+
+    def __init__(self, rows: Dataset, languages: list[str], column: str):
+        self.inputs, self.column = rows.select_columns([column]), column
+        captions = rows.with_format("arrow")["captions"][:].combine_chunks()
+        self.texts = [captions.field(language) for language in languages]
+        filled = [pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False) for texts in self.texts]
+        self.cells = np.argwhere(np.stack(filled, axis=1))
+        self.n_empty = len(rows) * len(languages) - len(self.cells)
+        reference = captions.field("en" if "en" in rows.features["captions"] else languages[0])
+        self.row_ids = np.unique(np.asarray(pc.fill_null(reference, "")), return_inverse=True)[1]
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """Read a whole batch at once: `datasets` then decodes its rows together."""
+        rows, languages = self.cells[indices].T.tolist()
+        return [
+            {"text": self.texts[language][row].as_py(), "row_id": int(self.row_ids[row]), self.column: value}
+            for row, language, value in zip(rows, languages, self.inputs[rows][self.column])
+        ]
+
+
+class Collator:
+    """Cells to tensors: texts padded to the longest and cut at `max_length` tokens, images through `image_processor`.
+
+    Equal texts are encoded once: `input_ids` and `attention_mask` `(distinct texts, tokens)` hold each of them once, and
+    `text_rows` `(cells,)` says which is a cell's. Beside them: `row_ids` `(cells,)`, and `pixel_values` or the column of vectors.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, image_processor: BaseImageProcessor | None = None):
+        self.tokenizer, self.max_length, self.image_processor = tokenizer, max_length, image_processor
+
+    def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
+        distinct, text_rows = np.unique([cell.pop("text") for cell in cells], return_inverse=True)
+        texts = self.tokenizer(distinct.tolist(), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        row_ids = torch.tensor([cell.pop("row_id") for cell in cells])
+        batch = {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}
+        batch |= {"text_rows": torch.from_numpy(text_rows), "row_ids": row_ids}
+        (column,) = cells[0]
+        values = [cell[column] for cell in cells]
+        if column == "image":
+            return batch | {"pixel_values": self.image_processor(images=values, return_tensors="pt")["pixel_values"]}
+        return batch | {column: torch.tensor(values)}

@@ -1,0 +1,137 @@
+"""Write the miniature's dataset and untrained towers.
+
+python -m training.miniature --output_dir outputs/miniature
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+from tqdm.auto import tqdm
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerBase,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+    set_seed,
+)
+
+from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
+from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
+
+WIDTH, HEADS, IMAGE_LAYERS, TEXT_LAYERS = 128, 4, 4, 2
+# Larger vocabularies hold whole pairs of names as one piece, and are then worse on pairs that were not seen.
+MULTILINGUAL_VOCABULARY, ENGLISH_VOCABULARY = 2500, 600
+TOKENIZER_ROWS = 6000
+CARD = """---
+language: [{languages}]
+configs:
+- config_name: default
+  data_files:
+{files}---
+
+# Emoji scenes
+
+The miniature's data, drawn by `training/miniature/scenes.py`. Sources and licences: `training/miniature/asset/ATTRIBUTION.md`.
+"""
+
+
+def write_split(split: str, folder: Path, size: int | None) -> Dataset:
+    """Draw a split's scenes into one parquet file of `image`, `captions` and `label`, which is None where several concepts are shown."""
+    scenes = EmojiScenes(split)
+    captions = {language: Value("string") for language in read_concepts()["languages"]}
+    features = {"image": Image(), "captions": captions, "label": ClassLabel(names=read_concepts()["concepts"])}
+    rows = {name: [] for name in features}
+    for index in tqdm(range(min(size or len(scenes), len(scenes))), desc=f"Drawing {split}", unit="scene"):
+        scene = scenes[index]
+        scene["label"] = scene["concepts"][0] if len(scene["concepts"]) == 1 else None
+        for name in features:
+            rows[name].append(scene[name])
+    dataset = Dataset.from_dict(rows, features=Features(features))
+    dataset.to_parquet(folder / "data" / f"{split}.parquet")
+    return dataset
+
+
+def write_dataset(folder: Path, train_size: int | None) -> Dataset:
+    """Write all splits, the class names and a dataset card; give the training split."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    splits = {split: write_split(split, folder, train_size if split == "train" else None) for split in SPLITS}
+    names = {language: words["names"] for language, words in read_concepts()["languages"].items()}
+    (folder / "class_names.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
+    card = CARD.format(languages=", ".join(names), files=files)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return splits["train"]
+
+
+def draw_sheet(dataset_folder: Path, picture: Path) -> None:
+    """Show the first scenes of every split, three rows each, twice their size."""
+    columns, rows = 24, 3
+    sheet = PillowImage.new("RGB", (columns * IMAGE_SIZE, len(SPLITS) * rows * IMAGE_SIZE))
+    for block, split in enumerate(SPLITS):
+        scenes = EmojiScenes(split)
+        for index in range(columns * rows):
+            place = (index % columns * IMAGE_SIZE, (block * rows + index // columns) * IMAGE_SIZE)
+            sheet.paste(scenes[index]["image"], place)
+    sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST).save(picture)
+
+
+def write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save an untrained CLIP of the miniature's size with its processor."""
+    shape = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": HEADS,
+        "projection_dim": WIDTH,
+        "hidden_act": "gelu",
+    }
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = shape | special | {"vocab_size": len(tokenizer), "num_hidden_layers": TEXT_LAYERS, "max_position_embeddings": MAX_LENGTH}
+    vision = shape | {"num_hidden_layers": IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).save_pretrained(folder)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    CLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
+
+
+def write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save an untrained XLM-R of the miniature's size with its tokenizer."""
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=TEXT_LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=MAX_LENGTH + 2,  # XLM-R counts positions from the padding id, 1, upwards
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/miniature"))
+    parser.add_argument("--train_size", type=int, help="draw fewer training scenes")
+    parser.add_argument("--seed", type=int, default=42, help="of the towers' first weights")
+    arguments = parser.parse_args()
+
+    set_seed(arguments.seed)
+    train = write_dataset(arguments.output_dir / "dataset", arguments.train_size)
+    draw_sheet(arguments.output_dir / "dataset", arguments.output_dir / "scenes.png")
+    captions = train["captions"][:TOKENIZER_ROWS]
+    write_clip(arguments.output_dir / "clip", train_english_tokenizer([caption["en"] for caption in captions], ENGLISH_VOCABULARY))
+    texts = (text for caption in captions for text in caption.values())
+    write_text_encoder(arguments.output_dir / "text_encoder", train_multilingual_tokenizer(texts, MULTILINGUAL_VOCABULARY))
+    print(f"Saved dataset, clip and text_encoder to {arguments.output_dir}. Look at {arguments.output_dir}/scenes.png.")
+    print("Next: accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml")
+
+
+if __name__ == "__main__":
+    main()

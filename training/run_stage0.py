@@ -1,0 +1,26 @@
+"""Stage 0: train an English CLIP, the teacher. Skip it where a trained CLIP is at hand.
+
+accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml
+"""
+
+from benchmarks.loading import load_captions, load_model
+from benchmarks.recipe import launch
+from training.arguments import TeacherArguments
+from training.data import CaptionCells, Collator
+from training.session import begin, finish, train
+from training.trainers import ContrastiveTrainer
+
+
+def main(arguments: TeacherArguments) -> None:
+    begin(arguments)
+    model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
+    cells = CaptionCells(load_captions(arguments.dataset, arguments.split), ["en"], "image")
+    collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
+    trainer = ContrastiveTrainer(model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor)
+    train(trainer, arguments)
+    trainer.save_model()
+    finish(arguments, "the English teacher", "accelerate launch training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path")
+
+
+if __name__ == "__main__":
+    launch(main, TeacherArguments)

@@ -1,0 +1,39 @@
+"""Stage 1, teacher learning: a multilingual text tower learns to give an English CLIP's text vectors (paper 3.1).
+
+accelerate launch training/run_stage1.py training/recipes/altclip/stage1.yaml
+accelerate launch training/run_stage1.py training/recipes/miniature/stage1.yaml
+"""
+
+from transformers import AutoTokenizer
+
+from benchmarks.loading import check_languages, load_captions, load_model
+from benchmarks.recipe import launch
+from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+from training.arguments import TeacherLearningArguments
+from training.data import CaptionCells, Collator
+from training.frozen import add_teacher_vectors
+from training.session import begin, finish, train
+from training.trainers import TeacherLearningTrainer
+
+
+def main(arguments: TeacherLearningArguments) -> None:
+    begin(arguments)
+    teacher, teacher_processor = load_model(arguments.teacher_name_or_path)
+    rows = load_captions(arguments.dataset, arguments.split, images=False)
+    languages = check_languages(arguments.languages, list(rows.features["captions"]))
+    rows = add_teacher_vectors(rows, teacher, teacher_processor.tokenizer)
+
+    model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, arguments.text_encoder_name_or_path, dropout=arguments.dropout)
+    model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
+    cells, collator = CaptionCells(rows, languages, "target"), Collator(tokenizer, arguments.max_text_length)
+    trainer = TeacherLearningTrainer(model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator)
+    train(trainer, arguments)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(arguments.output_dir)
+        AltCLIPProcessor(teacher_processor.image_processor, tokenizer).save_pretrained(arguments.output_dir)
+    finish(arguments, "the multilingual model", "accelerate launch training/run_stage2.py RECIPE.yaml, with it as model_name_or_path")
+
+
+if __name__ == "__main__":
+    launch(main, TeacherLearningArguments)

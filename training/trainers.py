@@ -1,0 +1,68 @@
+"""One `transformers.Trainer` per objective. Data, logging, precision, scale and resuming are the Trainer's own."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import Trainer
+
+from .losses import contrastive_loss, distillation_loss
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: logits are scaled by 100 at most
+
+
+def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
+    """Let only the parameters learn that lie below one of the names in `trainable`.
+
+    Raises:
+        ValueError: a name is no part of the model.
+    """
+    parts = list(dict(model.named_children())) + [name for name, _ in model.named_parameters()]
+    unknown = [name for name in trainable if name not in parts]
+    if unknown:
+        raise ValueError(
+            f"trainable names {', '.join(unknown)}, which the model has not; its parts are {', '.join(dict(model.named_children()))}"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(name == part or name.startswith(part + ".") for part in trainable))
+
+
+class AltCLIPTrainer(Trainer):
+    """What the stages share: losses are means over the batch, and only matrices are decayed."""
+
+    # The Trainer divides by the number of accumulation steps; left at None it can take our mean for a sum and not divide.
+    loss_is_scaled_for_ga = False
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All but biases, norms, class embedding and temperature; stock rules would decay the last two."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+
+class TeacherLearningTrainer(AltCLIPTrainer):
+    """Stage 1. The model is an `AltCLIPTextModel`; batches carry `target`, the teacher's vectors `(texts, project_dim)`."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        loss = distillation_loss(outputs.pooler_output[inputs["text_rows"]].float(), inputs["target"])
+        return (loss, outputs) if return_outputs else loss
+
+
+class ContrastiveTrainer(AltCLIPTrainer):
+    """Stages 0 and 2. The model is a CLIP or AltCLIP; batches carry `pixel_values`, or `image_embeds` from a frozen tower.
+
+    Rows of equal `row_ids` show the same thing and are positives of one another.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        unwrapped = self.accelerator.unwrap_model(model)
+        with torch.no_grad():
+            unwrapped.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        for part in unwrapped.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()  # the Trainer puts the whole model into training mode at each step
+        outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values") if name in inputs})
+        image_embeds = inputs["image_embeds"] if "image_embeds" in inputs else outputs.image_embeds
+        scale = unwrapped.logit_scale.exp()
+        text_embeds = outputs.text_embeds[inputs["text_rows"]]
+        loss = contrastive_loss(image_embeds.float(), text_embeds.float(), scale, image_ids=inputs["row_ids"])
+        return (loss, outputs) if return_outputs else loss
