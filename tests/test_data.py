@@ -58,7 +58,8 @@ def test_collator_prepares_images_as_the_processor_does(scenes, miniature):
     processor = AutoProcessor.from_pretrained(miniature / "clip")
     batch = Collator(processor.tokenizer, 77, processor.image_processor)(CaptionCells(scenes, ["en"], "image").__getitems__(range(4)))
     expected = processor.image_processor(images=scenes[:4]["image"], return_tensors="pt")["pixel_values"]
-    assert torch.equal(batch["pixel_values"], expected) and batch["pixel_values"].shape == (4, 3, 32, 32)
+    torch.testing.assert_close(batch["pixel_values"], expected, atol=1e-6, rtol=1e-6)
+    assert batch["pixel_values"].shape == (4, 3, 32, 32)
 
 
 def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, miniature):

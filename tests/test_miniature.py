@@ -62,12 +62,11 @@ def test_a_scene_is_a_function_of_its_index():
 
 
 def test_tests_ask_for_what_training_never_showed():
-    test, validation = map(set, held_out_pairs())
+    test, validation = map(set, held_out_pairs().values())
     assert len(test) == 1000 and len(validation) == 250 and not test & validation
     seen = set()
-    train = EmojiScenes("train")
-    for index in range(3000):
-        seen |= set(itertools.combinations(sorted(train[index]["concepts"]), 2))
+    for split, index in itertools.product(("train", "train_curated"), range(2000)):
+        seen |= set(itertools.combinations(sorted(EmojiScenes(split)[index]["concepts"]), 2))
     assert len(seen) > 500 and not seen & (test | validation)
     for split, expected in (("test_pairs", test), ("test_pairs_unseen_style", test), ("validation", validation)):
         scenes = EmojiScenes(split)

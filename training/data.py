@@ -70,5 +70,15 @@ class Collator:
         (column,) = cells[0]
         values = [cell[column] for cell in cells]
         if column == "image":
-            return batch | {"pixel_values": self.image_processor(images=values, return_tensors="pt")["pixel_values"]}
+            return batch | {"pixel_values": prepare_images(values, self.image_processor)}
         return batch | {column: torch.tensor(values)}
+
+
+def prepare_images(images: list, image_processor: BaseImageProcessor) -> torch.Tensor:
+    """What `image_processor` makes of the images, `(images, channels, height, width)`, scaled and normalised as one tensor.
+
+    The processor does both image by image, which took two thirds of its time on 32-pixel images.
+    """
+    pixels = image_processor(images=images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"].float()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))
+    return (pixels * image_processor.rescale_factor - mean) / std

@@ -1,6 +1,7 @@
-"""Losses as functions of embeddings."""
+"""Losses as functions of embeddings, and the gathering that lets them see every process's share of a batch."""
 
 import torch
+import torch.distributed as dist
 from torch.nn.functional import cross_entropy, mse_loss
 
 
@@ -46,3 +47,30 @@ def contrastive_loss(
     text_targets = positive / positive.sum(1, keepdim=True)
     image_targets = positive.T / positive.T.sum(1, keepdim=True)
     return (cross_entropy(logits, text_targets) + cross_entropy(logits.T, image_targets)) / 2
+
+
+class _AllGather(torch.autograd.Function):
+    """Rows of all processes in rank order; backward sums what every process's loss asks of these rows."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        ctx.count = len(rows)
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.count
+        return gradient[start : start + ctx.count]
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """All processes' rows `(processes x rows, ...)`, with gradient; `rows` itself where there is one process.
+
+    Every process must bring equally many. When each then computes the loss of the whole batch and DDP averages gradients,
+    they equal those of one process with that batch.
+    """
+    return _AllGather.apply(rows) if dist.is_initialized() and dist.get_world_size() > 1 else rows

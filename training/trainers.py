@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from .losses import contrastive_loss, distillation_loss
+from .losses import contrastive_loss, distillation_loss, gather_rows
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: logits are scaled by 100 at most
 
@@ -50,7 +50,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
 class ContrastiveTrainer(AltCLIPTrainer):
     """Stages 0 and 2. The model is a CLIP or AltCLIP; batches carry `pixel_values`, or `image_embeds` from a frozen tower.
 
-    Rows of equal `row_ids` show the same thing and are positives of one another.
+    Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come from all processes.
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -62,7 +62,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
                 part.eval()  # the Trainer puts the whole model into training mode at each step
         outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values") if name in inputs})
         image_embeds = inputs["image_embeds"] if "image_embeds" in inputs else outputs.image_embeds
-        scale = unwrapped.logit_scale.exp()
         text_embeds = outputs.text_embeds[inputs["text_rows"]]
-        loss = contrastive_loss(image_embeds.float(), text_embeds.float(), scale, image_ids=inputs["row_ids"])
+        image_embeds, text_embeds, row_ids = map(gather_rows, (image_embeds.float(), text_embeds.float(), inputs["row_ids"]))
+        loss = contrastive_loss(image_embeds, text_embeds, unwrapped.logit_scale.exp(), image_ids=row_ids)
         return (loss, outputs) if return_outputs else loss

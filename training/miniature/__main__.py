@@ -5,6 +5,7 @@ python -m training.miniature --output_dir outputs/miniature
 
 import argparse
 import json
+from multiprocessing import Pool
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
@@ -46,12 +47,14 @@ def write_split(split: str, folder: Path, size: int | None) -> Dataset:
     scenes = EmojiScenes(split)
     captions = {language: Value("string") for language in read_concepts()["languages"]}
     features = {"image": Image(), "captions": captions, "label": ClassLabel(names=read_concepts()["concepts"])}
+    size = min(size or len(scenes), len(scenes))
     rows = {name: [] for name in features}
-    for index in tqdm(range(min(size or len(scenes), len(scenes))), desc=f"Drawing {split}", unit="scene"):
-        scene = scenes[index]
-        scene["label"] = scene["concepts"][0] if len(scene["concepts"]) == 1 else None
-        for name in features:
-            rows[name].append(scene[name])
+    with Pool() as pool:
+        drawn = pool.imap(scenes.__getitem__, range(size), chunksize=250)
+        for scene in tqdm(drawn, desc=f"Drawing {split}", total=size, unit="scene"):
+            scene["label"] = scene["concepts"][0] if len(scene["concepts"]) == 1 else None
+            for name in features:
+                rows[name].append(scene[name])
     dataset = Dataset.from_dict(rows, features=Features(features))
     dataset.to_parquet(folder / "data" / f"{split}.parquet")
     return dataset
@@ -60,7 +63,7 @@ def write_split(split: str, folder: Path, size: int | None) -> Dataset:
 def write_dataset(folder: Path, train_size: int | None) -> Dataset:
     """Write all splits, the class names and a dataset card; give the training split."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    splits = {split: write_split(split, folder, train_size if split == "train" else None) for split in SPLITS}
+    splits = {split: write_split(split, folder, train_size if split.startswith("train") else None) for split in SPLITS}
     names = {language: words["names"] for language, words in read_concepts()["languages"].items()}
     (folder / "class_names.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
