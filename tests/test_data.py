@@ -7,7 +7,7 @@ from datasets import Dataset, load_dataset
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, CLIPModel
 
 from modeling_altclip import embed_images
-from training.data import CaptionCells, Collator
+from training.data import CaptionCells, Collator, prepare_images
 from training.frozen import add_image_vectors, add_teacher_vectors
 
 CAPTIONS = [{"en": "dog face", "zh": "狗脸"}, {"en": "key", "zh": None}, {"en": "dog face", "zh": ""}, {"en": None, "zh": "钥匙"}]
@@ -25,7 +25,7 @@ def scenes(miniature):
 
 def test_every_filled_cell_is_an_example(rows):
     cells = CaptionCells(rows, ["en", "zh"], "target")
-    assert [(cell["text"], cell["target"]) for cell in cells.__getitems__(range(len(cells)))] == [
+    assert [(cell["text"], cell["target"].tolist()) for cell in cells.__getitems__(range(len(cells)))] == [
         ("dog face", [0.0, 0.0]),
         ("狗脸", [0.0, 0.0]),
         ("key", [1.0, 0.0]),
@@ -33,7 +33,7 @@ def test_every_filled_cell_is_an_example(rows):
         ("钥匙", [3.0, 0.0]),
     ]
     assert cells.n_empty == 3
-    assert cells[4] == cells.__getitems__([4])[0]
+    assert cells[4]["text"] == "钥匙" and len(cells) == 5
 
 
 def test_rows_of_equal_english_share_an_id(rows):
@@ -54,12 +54,13 @@ def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
     assert batch["target"][:, 0].tolist() == [0, 0, 1, 2, 3] and batch["target"].dtype == torch.float32
 
 
-def test_collator_prepares_images_as_the_processor_does(scenes, miniature):
-    processor = AutoProcessor.from_pretrained(miniature / "clip")
-    batch = Collator(processor.tokenizer, 77, processor.image_processor)(CaptionCells(scenes, ["en"], "image").__getitems__(range(4)))
-    expected = processor.image_processor(images=scenes[:4]["image"], return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(batch["pixel_values"], expected, atol=1e-6, rtol=1e-6)
-    assert batch["pixel_values"].shape == (4, 3, 32, 32)
+@pytest.mark.parametrize("side", [32, 45])
+def test_images_are_prepared_as_the_processor_does(scenes, miniature, side):
+    image_processor = AutoProcessor.from_pretrained(miniature / "clip").image_processor
+    images = [image.resize((side, 32)) for image in scenes[:4]["image"]] + [scenes[4]["image"]]
+    expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(prepare_images(images, image_processor), expected, atol=1e-6, rtol=1e-6)
+    assert expected.shape == (5, 3, 32, 32)
 
 
 def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, miniature):

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from datasets import load_dataset
-from transformers import AutoProcessor
+from transformers import AutoProcessor, AutoTokenizer
 
 from benchmarks.loading import load_model
 from modeling_altclip import AltCLIPModel
 from training.arguments import StageArguments
 from training.data import CaptionCells, Collator
 from training.frozen import add_image_vectors, add_teacher_vectors
-from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, freeze_all_but
+from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, encode_by_length, freeze_all_but
 
 TRAINABLE = ["text_model", "text_projection", "logit_scale"]
 
@@ -36,9 +36,7 @@ def arguments(tmp_path):
 
 
 def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_class=ContrastiveTrainer):
-    clip_processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip"), None
-    from transformers import AutoTokenizer
-
+    clip_processor = AutoProcessor.from_pretrained(miniature / "clip")
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     rows = add_image_vectors(scenes, altclip, clip_processor) if cached else scenes
     cells = CaptionCells(rows, ["en", "zh"], "image_embeds" if cached else "image")
@@ -80,6 +78,23 @@ def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniatu
     assert losses[True] == pytest.approx(losses[False], abs=1e-5)
     for name, value in weights[True].items():
         torch.testing.assert_close(value, weights[False][name], atol=1e-4, rtol=1e-4)
+
+
+def test_encoding_by_length_changes_nothing(altclip, scenes, miniature):
+    """In value and in gradient, with a group that is smaller than the others."""
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    batch = Collator(tokenizer, 77)(CaptionCells(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target").__getitems__(range(23)))
+    lengths, results = [], {}
+    altclip.text_model.roberta.register_forward_pre_hook(lambda _, __, given: lengths.append(given["input_ids"].shape), with_kwargs=True)
+    for n_groups in (1, 4):
+        altclip.zero_grad()
+        vectors = encode_by_length(lambda **texts: altclip(**texts).text_embeds, batch, n_groups)
+        (vectors * torch.arange(vectors.numel()).view_as(vectors).sin()).sum().backward()
+        results[n_groups] = [vectors] + [parameter.grad for parameter in altclip.text_model.parameters()]
+    assert len(lengths) == 5 and len({shape[1] for shape in lengths}) > 2
+    assert all(gradient.abs().max() > 0 for gradient in results[1][1:4])
+    for plain, grouped in zip(results[1], results[4]):
+        torch.testing.assert_close(grouped, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_accumulation_means_instead_of_summing(altclip, scenes, miniature, arguments):
@@ -128,8 +143,6 @@ def test_unknown_trainable_part_is_refused(altclip):
 
 def test_teacher_learning_learns(altclip, scenes, miniature, arguments):
     teacher, processor = load_model(str(miniature / "clip"))
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     cells = CaptionCells(add_teacher_vectors(scenes, teacher, processor.tokenizer), ["en", "zh"], "target")
     before = snapshot(altclip)

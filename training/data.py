@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
@@ -27,7 +28,7 @@ class CaptionCells(TorchDataset):
     """
 
     def __init__(self, rows: Dataset, languages: list[str], column: str):
-        self.inputs, self.column = rows.select_columns([column]), column
+        self.inputs, self.column = rows.select_columns([column]).with_format(None if column == "image" else "numpy"), column
         captions = rows.with_format("arrow")["captions"][:].combine_chunks()
         self.texts = [captions.field(language) for language in languages]
         filled = [pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False) for texts in self.texts]
@@ -71,14 +72,18 @@ class Collator:
         values = [cell[column] for cell in cells]
         if column == "image":
             return batch | {"pixel_values": prepare_images(values, self.image_processor)}
-        return batch | {column: torch.tensor(values)}
+        return batch | {column: torch.from_numpy(np.stack(values))}
 
 
-def prepare_images(images: list, image_processor: BaseImageProcessor) -> torch.Tensor:
-    """What `image_processor` makes of the images, `(images, channels, height, width)`, scaled and normalised as one tensor.
+def prepare_images(images: list[Image.Image], image_processor: BaseImageProcessor) -> torch.Tensor:
+    """What `image_processor` makes of the images, `(images, channels, height, width)`, but scaled and normalised as one tensor.
 
-    The processor does both image by image, which took two thirds of its time on 32-pixel images.
+    Images that have the model's size already are not resized and cropped either. On 32-pixel images both took most of the time.
     """
-    pixels = image_processor(images=images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"].float()
+    size = (image_processor.crop_size["width"], image_processor.crop_size["height"])
+    if all(image.size == size and image.mode == "RGB" for image in images):
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+    else:
+        pixels = image_processor(images=images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
     mean, std = (torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))
-    return (pixels * image_processor.rescale_factor - mean) / std
+    return (pixels.float() * image_processor.rescale_factor - mean) / std

@@ -1,6 +1,7 @@
 """One `transformers.Trainer` per objective. Data, logging, precision, scale and resuming are the Trainer's own."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -27,6 +28,25 @@ def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
         parameter.requires_grad_(any(name == part or name.startswith(part + ".") for part in trainable))
 
 
+def encode_by_length(encode: Callable[..., torch.Tensor], inputs: dict, n_groups: int) -> torch.Tensor:
+    """Encode the texts of a batch in groups of like length, each padded to its own longest only, and give them in their order.
+
+    Args:
+        encode: `(input_ids, attention_mask) -> (texts, dim)`.
+        inputs: `input_ids` and `attention_mask` `(texts, tokens)`, padded on the right.
+        n_groups: 1 encodes the batch as it is.
+    """
+    if n_groups == 1:
+        return encode(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    lengths = inputs["attention_mask"].sum(1)
+    order = lengths.argsort(stable=True)
+    encoded = []
+    for group in order.chunk(n_groups):
+        longest = lengths[group[-1]]
+        encoded.append(encode(**{name: inputs[name][group, :longest] for name in ("input_ids", "attention_mask")}))
+    return torch.cat(encoded)[order.argsort()]
+
+
 class AltCLIPTrainer(Trainer):
     """What the stages share: losses are means over the batch, and only matrices are decayed."""
 
@@ -42,9 +62,9 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     """Stage 1. The model is an `AltCLIPTextModel`; batches carry `target`, the teacher's vectors `(texts, project_dim)`."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = distillation_loss(outputs.pooler_output[inputs["text_rows"]].float(), inputs["target"])
-        return (loss, outputs) if return_outputs else loss
+        vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.args.length_groups)
+        loss = distillation_loss(vectors[inputs["text_rows"]].float(), inputs["target"])
+        return (loss, vectors) if return_outputs else loss
 
 
 class ContrastiveTrainer(AltCLIPTrainer):
@@ -60,9 +80,13 @@ class ContrastiveTrainer(AltCLIPTrainer):
         for part in unwrapped.children():
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()  # the Trainer puts the whole model into training mode at each step
-        outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values") if name in inputs})
-        image_embeds = inputs["image_embeds"] if "image_embeds" in inputs else outputs.image_embeds
-        text_embeds = outputs.text_embeds[inputs["text_rows"]]
+        if "image_embeds" in inputs:
+            image_embeds = inputs["image_embeds"]
+            text_embeds = encode_by_length(lambda **texts: model(**texts).text_embeds, inputs, self.args.length_groups)
+        else:
+            outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")})
+            image_embeds, text_embeds = outputs.image_embeds, outputs.text_embeds
+        text_embeds = text_embeds[inputs["text_rows"]]
         image_embeds, text_embeds, row_ids = map(gather_rows, (image_embeds.float(), text_embeds.float(), inputs["row_ids"]))
         loss = contrastive_loss(image_embeds, text_embeds, unwrapped.logit_scale.exp(), image_ids=row_ids)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, (image_embeds, text_embeds)) if return_outputs else loss

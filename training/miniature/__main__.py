@@ -4,7 +4,9 @@ python -m training.miniature --output_dir outputs/miniature
 """
 
 import argparse
+import io
 import json
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -42,20 +44,24 @@ The miniature's data, drawn by `training/miniature/scenes.py`. Sources and licen
 """
 
 
+def draw_row(scenes: EmojiScenes, index: int) -> dict:
+    """One row of the dataset; the image as PNG, and as label the concept where there is only one."""
+    scene, png = scenes[index], io.BytesIO()
+    scene["image"].save(png, "png")
+    (*others, concept) = scene["concepts"]
+    return {"image": {"bytes": png.getvalue()}, "captions": scene["captions"], "label": None if others else concept}
+
+
 def write_split(split: str, folder: Path, size: int | None) -> Dataset:
     """Draw a split's scenes into one parquet file of `image`, `captions` and `label`, which is None where several concepts are shown."""
     scenes = EmojiScenes(split)
     captions = {language: Value("string") for language in read_concepts()["languages"]}
     features = {"image": Image(), "captions": captions, "label": ClassLabel(names=read_concepts()["concepts"])}
     size = min(size or len(scenes), len(scenes))
-    rows = {name: [] for name in features}
     with Pool() as pool:
-        drawn = pool.imap(scenes.__getitem__, range(size), chunksize=250)
-        for scene in tqdm(drawn, desc=f"Drawing {split}", total=size, unit="scene"):
-            scene["label"] = scene["concepts"][0] if len(scene["concepts"]) == 1 else None
-            for name in features:
-                rows[name].append(scene[name])
-    dataset = Dataset.from_dict(rows, features=Features(features))
+        drawn = pool.imap(partial(draw_row, scenes), range(size), chunksize=250)
+        rows = list(tqdm(drawn, desc=f"Drawing {split}", total=size, unit="scene"))
+    dataset = Dataset.from_list(rows, features=Features(features))
     dataset.to_parquet(folder / "data" / f"{split}.parquet")
     return dataset
 
