@@ -11,9 +11,9 @@ export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 demo: .venv/installed  ## the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
-	$(BIN)/accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml
-	$(BIN)/accelerate launch training/run_stage1.py training/recipes/miniature/stage1.yaml
-	$(BIN)/accelerate launch training/run_stage2.py training/recipes/miniature/stage2.yaml
+	$(BIN)/accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
+	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
+	$(BIN)/accelerate launch --quiet training/run_stage2.py training/recipes/miniature/stage2.yaml
 	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/miniature_retrieval.yaml
 	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
 	$(BIN)/python -m model_cards model_cards/recipes/miniature.yaml

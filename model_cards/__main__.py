@@ -19,7 +19,8 @@ from .plots import plot_losses, plot_recall
 class CardArguments:
     """What `python -m model_cards` needs."""
 
-    name: str = field(metadata={"help": "The model's name on its card; its Hub id, or the folder."})
+    title: str = field(metadata={"help": "The model's name on its card."})
+    repo: str = field(metadata={"help": "Where it loads from: the Hub id it is to get, or the folder."})
     stages: list[str] = field(metadata={"help": "Folders of the stages in training order, the English teacher first, the model last."})
     results: str = field(metadata={"help": "Folder with the results of all stages."})
     output_dir: str = field(metadata={"help": "The folder to make."})
@@ -44,11 +45,11 @@ def main(arguments: CardArguments) -> None:
     example.save(output_dir / "example.png")
     plot_losses(folders, output_dir / "loss.png")
     plot_recall(results, stages, arguments.plot_split, output_dir / "recall.png")
-    render_card(arguments.name, results, stages, arguments.license, arguments.about).save(output_dir / "README.md")
+    render_card(arguments.title, arguments.repo, results, stages, arguments.license, arguments.about).save(output_dir / "README.md")
 
     for task, split in dict.fromkeys((result.task, result.split) for result in results):
         print(f"\n{task}, {split}:\n{stage_table(results, stages, task, split)}")
-    print(f"\nSaved the model, its card and plots to {output_dir}. Next: huggingface-cli upload YOUR/MODEL {output_dir}")
+    print(f"\nSaved the model, its card and plots to {output_dir}. Next: hf upload YOUR/MODEL {output_dir}")
 
 
 if __name__ == "__main__":

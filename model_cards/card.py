@@ -55,11 +55,12 @@ def eval_results(results: list[Result], model: str) -> list[EvalResult]:
     return entries
 
 
-def render_card(name: str, results: list[Result], stages: list[str], license: str, about: str) -> ModelCard:
+def render_card(title: str, repo: str, results: list[Result], stages: list[str], license: str, about: str) -> ModelCard:
     """Render the card of the model of the last stage.
 
     Args:
-        name: how the model is called.
+        title: what the model is called.
+        repo: where it loads from, a Hub id or a folder.
         results: of all stages, read by `benchmarks.results.load_results`.
         stages: model folder names in training order, the English teacher first.
         license: an identifier of the Hub.
@@ -78,7 +79,7 @@ def render_card(name: str, results: list[Result], stages: list[str], license: st
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["altclip", "clip", "multilingual", "image-text-retrieval"],
-        model_name=name,
+        model_name=title,
         eval_results=eval_results(results, stages[-1]),
     )
     sections = [
@@ -89,7 +90,8 @@ def render_card(name: str, results: list[Result], stages: list[str], license: st
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=name,
+        title=title,
+        repo=repo,
         about=about,
         sections=sections,
         commands=commands,

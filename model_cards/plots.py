@@ -20,25 +20,25 @@ def plot_losses(stage_folders: list[Path], picture: Path) -> None:
         history = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
         steps, losses = zip(*((entry["step"], entry["loss"]) for entry in history if "loss" in entry))
         axes.plot(steps, losses, color="tab:blue")
-        axes.set(title=folder.name, xlabel="step", ylabel="training loss", ylim=(0, None))
+        axes.set(title=folder.name, xlabel="step", ylabel="training loss")
         axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=120)
 
 
 def plot_recall(results: list[Result], stages: list[str], split: str, picture: Path) -> None:
-    """Draw text-to-image recall@1 per language for the multilingual stages, and the English teacher as a line."""
+    """Draw text-to-image recall@1 per language before and after the last of three stages, and the English teacher as a line."""
     scores, column = score_of(results), COLUMNS["retrieval"]
-    teacher, *multilingual = stages
-    languages = list(dict.fromkeys(result.language for result in results if Path(result.model).name == stages[-1]))
-    figure = Figure(figsize=(max(6, 0.6 * len(languages)), 3.5), layout="constrained")
+    teacher, before, after = stages
+    languages = list(dict.fromkeys(result.language for result in results if Path(result.model).name == after))
+    heights = {stage: [100 * scores[stage, "retrieval", split, language][column] for language in languages] for stage in (before, after)}
+    figure = Figure(figsize=(max(6, 0.5 * len(languages)), 3.5), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(multilingual)
-    for i, stage in enumerate(multilingual):
-        heights = [100 * scores[stage, "retrieval", split, language][column] for language in languages]
-        axes.bar([x + (i + 0.5) * width - 0.4 for x in range(len(languages))], heights, width, label=f"after {stage}")
+    axes.vlines(range(len(languages)), heights[before], heights[after], color="lightgrey", linewidth=3)
+    axes.scatter(range(len(languages)), heights[before], color="white", edgecolor="tab:blue", zorder=2, label=f"after {before}")
+    axes.scatter(range(len(languages)), heights[after], color="tab:blue", zorder=2, label=f"after {after}")
     english = 100 * scores[teacher, "retrieval", split, "en"][column]
     axes.axhline(english, color="black", linestyle="--", linewidth=1, label="English teacher, English")
-    axes.set(xticks=range(len(languages)), xticklabels=languages, ylabel="text-to-image recall@1, %", title=split, ylim=(0, 100))
-    axes.legend(loc="lower right", ncols=3)
+    axes.set(xticks=range(len(languages)), xticklabels=languages, ylabel="text-to-image recall@1, %")
+    figure.legend(loc="outside upper center", ncols=3, title=split)
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(picture, dpi=120)

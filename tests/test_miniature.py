@@ -119,6 +119,17 @@ def test_english_tokenizer_is_clips(miniature):
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
 
 
+def test_tokenizers_are_the_same_in_every_process(run):
+    """Hash tables are seeded per process; ids must not depend on them."""
+    code = "from training.miniature.scenes import *; from training.miniature.vocabulary import *; import hashlib\n"
+    code += "texts = [EmojiScenes('train')[i]['captions'][language] for i in range(300) for language in ('en', 'de')]\n"
+    code += "for tokenizer in (train_english_tokenizer(texts[::2], 400), train_multilingual_tokenizer(texts, 200)):\n"
+    code += "    print(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest())"
+    processes = [run("python", "-c", code) for _ in range(3)]
+    assert all(process.returncode == 0 for process in processes), processes[0].stderr
+    assert len({process.stdout for process in processes}) == 1 and len(processes[0].stdout.split()) == 2
+
+
 def test_dataset_is_an_ordinary_folder(miniature):
     from datasets import load_dataset
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, BertConfig, CLIPModel, XLMRobertaModel
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
@@ -15,6 +16,7 @@ def test_autoclasses_give_ours(model, tmp_path):
     assert type(AutoConfig.from_pretrained(tmp_path)) is AltCLIPConfig
     assert type(AutoModel.from_pretrained(tmp_path)) is AltCLIPModel
     assert type(AutoModelForZeroShotImageClassification.from_pretrained(tmp_path)) is AltCLIPModel
+    assert PROCESSOR_MAPPING[AltCLIPConfig] is AltCLIPProcessor
     assert AutoModel.from_config(BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1)).config.model_type == "bert"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from transformers import AutoProcessor, AutoTokenizer
 
 from benchmarks.loading import load_model
@@ -78,6 +78,23 @@ def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniatu
     assert losses[True] == pytest.approx(losses[False], abs=1e-5)
     for name, value in weights[True].items():
         torch.testing.assert_close(value, weights[False][name], atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature, arguments):
+    """Many cells of few texts with targets of their own, on two threads: sums in any order would differ in the last bits."""
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    targets = torch.randn(2048, 128, generator=torch.Generator().manual_seed(0))
+    captions = [{"en": name} for name in ("key", "bell", "fire", "ghost")] * 512
+    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": targets.numpy()}), ["en"], "target")
+    trainer = TeacherLearningTrainer(model=altclip.text_model, args=arguments(), train_dataset=cells, data_collator=Collator(tokenizer, 77))
+    threads, seen = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    for _ in range(5):
+        altclip.zero_grad()
+        trainer.compute_loss(altclip.text_model, trainer.data_collator(cells.__getitems__(range(2048)))).backward()
+        seen.add(altclip.text_model.transformation.bias.grad.numpy().tobytes())
+    torch.set_num_threads(threads)
+    assert len(seen) == 1 and altclip.text_model.transformation.bias.grad.abs().max() > 0
 
 
 def test_encoding_by_length_changes_nothing(altclip, scenes, miniature):

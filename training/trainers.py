@@ -44,7 +44,7 @@ def encode_by_length(encode: Callable[..., torch.Tensor], inputs: dict, n_groups
     for group in order.chunk(n_groups):
         longest = lengths[group[-1]]
         encoded.append(encode(**{name: inputs[name][group, :longest] for name in ("input_ids", "attention_mask")}))
-    return torch.cat(encoded)[order.argsort()]
+    return torch.cat(encoded).index_select(0, order.argsort())
 
 
 class AltCLIPTrainer(Trainer):
@@ -63,7 +63,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.args.length_groups)
-        loss = distillation_loss(vectors[inputs["text_rows"]].float(), inputs["target"])
+        loss = distillation_loss(vectors.index_select(0, inputs["text_rows"]).float(), inputs["target"])
         return (loss, vectors) if return_outputs else loss
 
 
@@ -86,7 +86,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
         else:
             outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")})
             image_embeds, text_embeds = outputs.image_embeds, outputs.text_embeds
-        text_embeds = text_embeds[inputs["text_rows"]]
+        # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
+        text_embeds = text_embeds.index_select(0, inputs["text_rows"])
         image_embeds, text_embeds, row_ids = map(gather_rows, (image_embeds.float(), text_embeds.float(), inputs["row_ids"]))
         loss = contrastive_loss(image_embeds, text_embeds, unwrapped.logit_scale.exp(), image_ids=row_ids)
         return (loss, (image_embeds, text_embeds)) if return_outputs else loss

@@ -78,16 +78,14 @@ def write_dataset(folder: Path, train_size: int | None) -> Dataset:
     return splits["train"]
 
 
-def draw_sheet(dataset_folder: Path, picture: Path) -> None:
-    """Show the first scenes of every split, three rows each, twice their size."""
-    columns, rows = 24, 3
-    sheet = PillowImage.new("RGB", (columns * IMAGE_SIZE, len(SPLITS) * rows * IMAGE_SIZE))
-    for block, split in enumerate(SPLITS):
-        scenes = EmojiScenes(split)
-        for index in range(columns * rows):
-            place = (index % columns * IMAGE_SIZE, (block * rows + index // columns) * IMAGE_SIZE)
-            sheet.paste(scenes[index]["image"], place)
-    sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST).save(picture)
+def draw_sheet(picture: Path) -> None:
+    """Show the first scenes of every split, a row each, twice their size."""
+    columns = 24
+    sheet = PillowImage.new("RGB", (columns * IMAGE_SIZE, len(SPLITS) * IMAGE_SIZE))
+    for row, split in enumerate(SPLITS):
+        for column in range(columns):
+            sheet.paste(EmojiScenes(split)[column]["image"], (column * IMAGE_SIZE, row * IMAGE_SIZE))
+    sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST).save(picture, optimize=True)
 
 
 def write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -133,7 +131,7 @@ def main() -> None:
 
     set_seed(arguments.seed)
     train = write_dataset(arguments.output_dir / "dataset", arguments.train_size)
-    draw_sheet(arguments.output_dir / "dataset", arguments.output_dir / "scenes.png")
+    draw_sheet(arguments.output_dir / "scenes.png")
     captions = train["captions"][:TOKENIZER_ROWS]
     write_clip(arguments.output_dir / "clip", train_english_tokenizer([caption["en"] for caption in captions], ENGLISH_VOCABULARY))
     texts = (text for caption in captions for text in caption.values())

@@ -1,10 +1,12 @@
 """The miniature's two tokenizers, both trained on its captions: a SentencePiece one as XLM-R's, and a BPE one as CLIP's."""
 
 import io
+import json
 import string
 from collections.abc import Iterable, Iterator
 
 import sentencepiece
+from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer, XLMRobertaTokenizer
 
 MAX_LENGTH = 77
@@ -34,12 +36,18 @@ def train_multilingual_tokenizer(texts: Iterable[str], vocab_size: int) -> XLMRo
 
 
 def train_english_tokenizer(texts: Iterable[str], vocab_size: int) -> CLIPTokenizer:
-    """Train CLIP's lower-casing byte-pair tokenizer; every ASCII character is in its vocabulary, alone and within words."""
-    blank = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
+    """Train CLIP's lower-casing byte-pair tokenizer; every ASCII character is in its vocabulary, alone and within words.
+
+    Characters that end a word get their ids first: left to itself, the trainer numbers them in an order that differs from
+    run to run, and breaks ties between merges by these numbers.
+    """
     characters = string.ascii_lowercase + string.digits + string.punctuation
-    tokenizer = blank.train_new_from_iterator([*texts, " ".join(characters)], vocab_size)
-    tokenizer.model_max_length = MAX_LENGTH
-    return tokenizer
+    first = ["<|startoftext|>", "<|endoftext|>", *(character + "</w>" for character in characters)]
+    tokenizer = CLIPTokenizer(vocab={token: index for index, token in enumerate(first)}, merges=[]).backend_tokenizer
+    trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=first, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer.train_from_iterator([*texts, " ".join(characters)], trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=MAX_LENGTH)
 
 
 def read_charsmap(model: bytes) -> bytes:
