@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, CLIPImageProcessor, CLIPModel
 
+from benchmarks.recipe import InputError
 from modeling_altclip import embed_images
 from training.data import CaptionCells, Collator, prepare_images
 from training.frozen import add_image_vectors, add_teacher_vectors
@@ -42,6 +43,12 @@ def test_rows_of_equal_english_share_an_id(rows):
     assert ids[0] == ids[1] == ids[3] and len({ids[0], ids[2], ids[4]}) == 3
 
 
+def test_rows_without_english_are_not_taken_for_equal():
+    captions = [{"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}, {"en": None, "zh": "鱼"}]
+    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3}), ["zh"], "target")
+    assert len({cell["row_id"] for cell in cells.__getitems__(range(3))}) == 3
+
+
 def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     cells = CaptionCells(rows, ["en", "zh"], "target").__getitems__(range(5))
@@ -54,13 +61,22 @@ def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
     assert batch["target"][:, 0].tolist() == [0, 0, 1, 2, 3] and batch["target"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("side", [32, 45])
-def test_images_are_prepared_as_the_processor_does(scenes, miniature, side):
-    image_processor = AutoProcessor.from_pretrained(miniature / "clip").image_processor
+@pytest.mark.parametrize("side,edge", [(32, 32), (45, 32), (32, 40)])
+def test_images_are_prepared_as_the_processor_does(scenes, side, edge):
+    image_processor = CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": 32, "width": 32})
     images = [image.resize((side, 32)) for image in scenes[:4]["image"]] + [scenes[4]["image"]]
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(prepare_images(images, image_processor), expected, atol=1e-6, rtol=1e-6)
     assert expected.shape == (5, 3, 32, 32)
+
+
+def test_the_teacher_needs_english(miniature):
+    teacher, tokenizer = CLIPModel.from_pretrained(miniature / "clip"), AutoTokenizer.from_pretrained(miniature / "clip")
+    rows = Dataset.from_dict({"captions": [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}]})
+    with pytest.raises(InputError, match="2 of 3 rows have no English caption"):
+        add_teacher_vectors(rows, teacher, tokenizer)
+    with pytest.raises(InputError, match="captions have no English"):
+        add_teacher_vectors(Dataset.from_dict({"captions": [{"zh": "狗"}]}), teacher, tokenizer)
 
 
 def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, miniature):

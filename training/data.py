@@ -19,7 +19,8 @@ class CaptionCells(TorchDataset):
     """Every non-empty (row, language) cell of a captioned dataset, as `{"text", "row_id", column: the row's value in it}`.
 
     `row_id` is equal for rows that show the same thing: those whose captions in the reference language, English where it is
-    spoken, are equal. Cells without text are left out; `n_empty` counts them.
+    spoken, are equal. A row without that caption is taken for unlike all others. Cells without text are left out; `n_empty`
+    counts them.
 
     Args:
         rows: has `captions`, `{language: text}`, and `column`.
@@ -35,7 +36,9 @@ class CaptionCells(TorchDataset):
         self.cells = np.argwhere(np.stack(filled, axis=1))
         self.n_empty = len(rows) * len(languages) - len(self.cells)
         reference = captions.field("en" if "en" in rows.features["captions"] else languages[0])
-        self.row_ids = np.unique(np.asarray(pc.fill_null(reference, "")), return_inverse=True)[1]
+        reference = np.asarray(pc.fill_null(reference, ""))
+        self.row_ids = np.unique(reference, return_inverse=True)[1]
+        self.row_ids[reference == ""] = len(rows) + np.flatnonzero(reference == "")
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -76,14 +79,14 @@ class Collator:
 
 
 def prepare_images(images: list[Image.Image], image_processor: BaseImageProcessor) -> torch.Tensor:
-    """What `image_processor` makes of the images, `(images, channels, height, width)`, but scaled and normalised as one tensor.
+    """What `image_processor` makes of the images, `(images, channels, height, width)`.
 
-    Images that have the model's size already are not resized and cropped either. On 32-pixel images both took most of the time.
+    Where all have the model's size already, so that only scaling and normalising is left, it is done for all at once: on
+    32-pixel images the processor took four times as long. Made for processors that resize the shortest edge and crop, as CLIP's.
     """
-    size = (image_processor.crop_size["width"], image_processor.crop_size["height"])
-    if all(image.size == size and image.mode == "RGB" for image in images):
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-    else:
-        pixels = image_processor(images=images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+    edge, crop = image_processor.size["shortest_edge"], image_processor.crop_size
+    if not all(image.size == (edge, edge) == (crop["width"], crop["height"]) and image.mode == "RGB" for image in images):
+        return image_processor(images=images, return_tensors="pt")["pixel_values"]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))
     return (pixels.float() * image_processor.rescale_factor - mean) / std

@@ -7,16 +7,28 @@ or weight makes a new one.
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from benchmarks.recipe import InputError
 from modeling_altclip import embed_images
 from modeling_altclip.embedding import encode_texts
 
 
 def add_teacher_vectors(rows: Dataset, teacher: CLIPModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Add `target`: the teacher's pooled end-of-text vector of each row's English caption, before its projection (paper 3.1)."""
+    """Add `target`: the teacher's pooled end-of-text vector of each row's English caption, before its projection (paper 3.1).
+
+    Raises:
+        InputError: a row has no English caption, and the teacher reads nothing else.
+    """
+    if "en" not in rows.features["captions"]:
+        raise InputError(f"captions have no English for the teacher to read: they have {' '.join(rows.features['captions'])}")
+    english = rows.with_format("arrow")["captions"][:].combine_chunks().field("en")
+    n_missing = len(rows) - pc.sum(pc.fill_null(pc.greater(pc.utf8_length(english), 0), False)).as_py()
+    if n_missing:
+        raise InputError(f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them out of the dataset")
 
     def forward(**inputs):
         return teacher.text_model(**inputs).pooler_output

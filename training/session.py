@@ -29,6 +29,9 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
         checkpoint = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
         if checkpoint is None:
             raise InputError(f"resume: {arguments.output_dir} holds no checkpoint: set save_steps, or train without --resume")
+    if trainer.is_world_process_zero():
+        cells = trainer.train_dataset
+        print(f"Training on {len(cells)} examples from {len(cells.row_ids)} rows; {cells.n_empty} captions are missing or empty.")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
 
