@@ -50,6 +50,11 @@ def encode_by_length(encode: Callable[..., torch.Tensor], inputs: dict, n_groups
 class AltCLIPTrainer(Trainer):
     """What the stages share: losses are means over the batch, and only matrices are decayed."""
 
+    @property
+    def length_groups(self) -> int:
+        """One where there are several processes: DDP talks at every forward, and processes may have unequally many groups."""
+        return self.args.length_groups if self.args.world_size == 1 else 1
+
     # The Trainer divides by the number of accumulation steps; left at None it can take our mean for a sum and not divide.
     loss_is_scaled_for_ga = False
 
@@ -62,7 +67,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     """Stage 1. The model is an `AltCLIPTextModel`; batches carry `target`, the teacher's vectors `(texts, project_dim)`."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.args.length_groups)
+        vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.length_groups)
         loss = distillation_loss(vectors.index_select(0, inputs["text_rows"]).float(), inputs["target"])
         return (loss, vectors) if return_outputs else loss
 
@@ -82,7 +87,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
                 part.eval()  # the Trainer puts the whole model into training mode at each step
         if "image_embeds" in inputs:
             image_embeds = inputs["image_embeds"]
-            text_embeds = encode_by_length(lambda **texts: model(**texts).text_embeds, inputs, self.args.length_groups)
+            text_embeds = encode_by_length(lambda **texts: model(**texts).text_embeds, inputs, self.length_groups)
         else:
             outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")})
             image_embeds, text_embeds = outputs.image_embeds, outputs.text_embeds
