@@ -19,9 +19,7 @@ class StageArguments(TrainingArguments):
     max_text_length: int = field(default=77, metadata={"help": "Tokens that a text is cut at (77 in the paper)."})
     length_groups: int = field(
         default=1,
-        metadata={
-            "help": "Encode a batch's texts in this many groups of like length, to pad less. It is 1 where images are run too, and with several processes."
-        },
+        metadata={"help": "Encode a batch's texts in this many groups of like length; 1 with images or several processes."},
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
