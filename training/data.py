@@ -6,6 +6,7 @@ paper's recipe, every sentence once in English and once in the other language.
 """
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
@@ -13,6 +14,16 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
+
+
+def caption_columns(rows: Dataset) -> pa.StructArray:
+    """The captions of all rows, one field a language."""
+    return rows.with_format("arrow")["captions"][:].combine_chunks()
+
+
+def has_text(texts: pa.Array) -> np.ndarray:
+    """Which of the texts are there and not empty."""
+    return np.asarray(pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False))
 
 
 class CaptionCells(TorchDataset):
@@ -30,10 +41,9 @@ class CaptionCells(TorchDataset):
 
     def __init__(self, rows: Dataset, languages: list[str], column: str):
         self.inputs, self.column = rows.select_columns([column]).with_format(None if column == "image" else "numpy"), column
-        captions = rows.with_format("arrow")["captions"][:].combine_chunks()
+        captions = caption_columns(rows)
         self.texts = [captions.field(language) for language in languages]
-        filled = [pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False) for texts in self.texts]
-        self.cells = np.argwhere(np.stack(filled, axis=1))
+        self.cells = np.argwhere(np.stack([has_text(texts) for texts in self.texts], axis=1))
         self.n_empty = len(rows) * len(languages) - len(self.cells)
         reference = captions.field("en" if "en" in rows.features["captions"] else languages[0])
         reference = np.asarray(pc.fill_null(reference, ""))

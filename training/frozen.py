@@ -7,7 +7,6 @@ or weight makes a new one.
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -15,6 +14,8 @@ from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, Pr
 from benchmarks.recipe import InputError
 from modeling_altclip import embed_images
 from modeling_altclip.embedding import encode_texts
+
+from .data import caption_columns, has_text
 
 
 def add_teacher_vectors(rows: Dataset, teacher: CLIPModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -25,8 +26,7 @@ def add_teacher_vectors(rows: Dataset, teacher: CLIPModel, tokenizer: PreTrained
     """
     if "en" not in rows.features["captions"]:
         raise InputError(f"captions have no English for the teacher to read: they have {' '.join(rows.features['captions'])}")
-    english = rows.with_format("arrow")["captions"][:].combine_chunks().field("en")
-    n_missing = len(rows) - pc.sum(pc.fill_null(pc.greater(pc.utf8_length(english), 0), False)).as_py()
+    n_missing = len(rows) - has_text(caption_columns(rows).field("en")).sum()
     if n_missing:
         raise InputError(f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them out of the dataset")
 
