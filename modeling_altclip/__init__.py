@@ -1,27 +1,42 @@
 """AltCLIP, a CLIP that reads many languages.
 
 Importing this package tells the AutoClasses to build our classes for checkpoints of `model_type` "altclip", in place of
-transformers' own; every other model type is left alone.
+transformers' own, and of "altclip_dual_encoder"; every other model type is left alone. `pipeline("zero-shot-image-classification")`
+gives ours for these models.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
+from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig
 from .embedding import embed_images, embed_texts
 from .modeling_altclip import AltCLIPModel, AltCLIPTextModel
+from .modeling_altclip_dual_encoder import AltCLIPDualEncoderModel
+from .pipeline_altclip import AltCLIPZeroShotPipeline
 from .processing_altclip import AltCLIPProcessor
 
-AutoConfig.register("altclip", AltCLIPConfig, exist_ok=True)
-AutoModel.register(AltCLIPConfig, AltCLIPModel, exist_ok=True)
-AutoModelForZeroShotImageClassification.register(AltCLIPConfig, AltCLIPModel, exist_ok=True)
-AutoProcessor.register(AltCLIPConfig, AltCLIPProcessor, exist_ok=True)
+for config_class, model_class in ((AltCLIPConfig, AltCLIPModel), (AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel)):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, model_class, exist_ok=True)
+    AutoModelForZeroShotImageClassification.register(config_class, model_class, exist_ok=True)
+    AutoProcessor.register(config_class, AltCLIPProcessor, exist_ok=True)
+    config_class.register_for_auto_class()
+    model_class.register_for_auto_class("AutoModel")
+AltCLIPProcessor.register_for_auto_class("AutoProcessor")
+
+# Set in place: `register_pipeline` would drop the task's default model, and mark saved pipelines as remote code.
+PIPELINE_REGISTRY.supported_tasks["zero-shot-image-classification"]["impl"] = AltCLIPZeroShotPipeline
 
 __all__ = [
     "AltCLIPConfig",
+    "AltCLIPDualEncoderConfig",
+    "AltCLIPDualEncoderModel",
     "AltCLIPModel",
     "AltCLIPProcessor",
     "AltCLIPTextConfig",
     "AltCLIPTextModel",
+    "AltCLIPZeroShotPipeline",
     "embed_images",
     "embed_texts",
 ]

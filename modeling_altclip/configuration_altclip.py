@@ -8,11 +8,20 @@ from transformers import AltCLIPVisionConfig
 
 
 class AltCLIPTextConfig(NativeAltCLIPTextConfig):
-    """The text tower: an XLM-R encoder and the head that leads to `project_dim`, the width of the teacher's text tower."""
+    """The text tower: an XLM-R encoder and the head that leads to `project_dim`, the width of the teacher's text tower.
 
-    # XLMRobertaModel asks for both. As class variables they stay out of config.json, which native transformers reads too.
+    Args:
+        normalize_tokens: whether the vectors of single tokens, `last_hidden_state`, pass `pre_LN`, as in transformers. The
+            released AltDiffusion models were trained without (FlagAI's `modeling_berts.py`). The pooled vector always does.
+    """
+
+    normalize_tokens: bool = True
+
+    # XLMRobertaModel asks for the first two, and diffusers' pipelines for the third: they then mask the padding of a prompt.
+    # As class variables they stay out of config.json, which native transformers reads too.
     is_decoder: ClassVar[bool] = False
     add_cross_attention: ClassVar[bool] = False
+    use_attention_mask: ClassVar[bool] = True
 
 
 class AltCLIPConfig(NativeAltCLIPConfig):
@@ -22,6 +31,33 @@ class AltCLIPConfig(NativeAltCLIPConfig):
     """
 
     sub_configs_defaults = {"vision_config": AltCLIPVisionConfig, "text_config": AltCLIPTextConfig}
+
+    def __post_init__(self, **kwargs):
+        check_towers(self.text_config or kwargs.get("text_config_dict"), self.vision_config or kwargs.get("vision_config_dict"))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPConfig":
+        """Build from the contents of a config.json, which has to describe both towers."""
+        check_towers(
+            config_dict.get("text_config") or config_dict.get("text_config_dict") or {},
+            config_dict.get("vision_config") or config_dict.get("vision_config_dict") or {},
+        )
+        return super().from_dict(config_dict, **kwargs)
+
+
+def check_towers(text_config, vision_config) -> None:
+    """Refuse the description of a model that leaves a tower out; None for both asks for the defaults.
+
+    Raises:
+        ValueError: transformers takes XLM-R large, or CLIP's ViT-B/32, for a tower that is not described, and loading the
+            weights of another model then fails on shapes (FlagAI issue 506).
+    """
+    if text_config is None and vision_config is None:
+        return
+    absent = [name for name, given in (("text_config", text_config), ("vision_config", vision_config)) if not given]
+    if absent:
+        raise ValueError(f"{' and '.join(absent)} missing: the defaults of another model would take its place. Describe both towers.")
 
 
 __all__ = ["AltCLIPConfig", "AltCLIPTextConfig"]

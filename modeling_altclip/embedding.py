@@ -1,17 +1,41 @@
 """Texts and images to vectors, for any model with `get_text_features` and `get_image_features`: AltCLIP, CLIP, SigLIP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from itertools import islice
+from math import ceil
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from .processing_altclip import check_texts, read_images, text_length
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# Of an iterator this many batches are looked at together: enough to sort texts by length, little enough to hold.
+WINDOW = 64
+
 
 def embed_texts(
-    model: PreTrainedModel, processor: ProcessorMixin, texts: Sequence[str], *, batch_size: int = 256, show_progress: bool = False
-) -> torch.Tensor:
-    """Embed `texts`, cut at the model's text length.
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    texts: Iterable[str],
+    *,
+    batch_size: int = 256,
+    show_progress: bool = False,
+    convert_to_numpy: bool = False,
+    accelerator: "Accelerator | None" = None,
+) -> torch.Tensor | np.ndarray:
+    """Embed `texts`, cut at the model's text length. Equal texts are encoded once, texts of like length together.
+
+    Args:
+        texts: a list, or any iterable, of which 64 batches are held at a time.
+        accelerator: with several processes, each encodes its share and gets all vectors; all have to call with the same texts.
 
     Returns:
         Unit vectors in the order given, float32 on the CPU, shape `(len(texts), projection_dim)`.
@@ -23,65 +47,127 @@ def embed_texts(
     def forward(**inputs) -> torch.Tensor:
         return model.get_text_features(**inputs).pooler_output
 
-    vectors = encode_texts(model, processor.tokenizer, texts, forward, batch_size=batch_size, show_progress=show_progress)
-    return normalize(vectors, dim=-1)
+    vectors = encode_texts(
+        model, processor.tokenizer, texts, forward, batch_size=batch_size, show_progress=show_progress, accelerator=accelerator
+    )
+    vectors = normalize(vectors, dim=-1)
+    return vectors.numpy() if convert_to_numpy else vectors
 
 
 def embed_images(
-    model: PreTrainedModel, processor: ProcessorMixin, images: Sequence, *, batch_size: int = 256, show_progress: bool = False
-) -> torch.Tensor:
-    """Embed `images`: PIL images or arrays, in a list or a `datasets` column, which is decoded batch by batch.
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Iterable,
+    *,
+    batch_size: int = 256,
+    show_progress: bool = False,
+    convert_to_numpy: bool = False,
+    accelerator: "Accelerator | None" = None,
+) -> torch.Tensor | np.ndarray:
+    """Embed `images`: whatever `AltCLIPProcessor` reads, in a list, a `datasets` column or any iterable, read batch by batch.
+
+    Args:
+        accelerator: as for `embed_texts`.
 
     Returns:
         Unit vectors in the order given, float32 on the CPU, shape `(len(images), projection_dim)`.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: an image cannot be read, or there is none; the message gives its index.
     """
 
-    def forward(batch: list) -> torch.Tensor:
-        pixel_values = processor.image_processor(images=batch, return_tensors="pt")["pixel_values"]
+    def encode(batch: list[tuple]) -> torch.Tensor:
+        indices, batch = zip(*batch)
+        pixel_values = processor.image_processor(images=read_images(batch, indices), return_tensors="pt")["pixel_values"]
         return model.get_image_features(pixel_values=pixel_values.to(model.device, model.dtype)).pooler_output
 
-    return normalize(_in_batches(model, forward, images, batch_size, "images", show_progress), dim=-1)
+    n_processes = 1 if accelerator is None else accelerator.num_processes
+    with encoding(model, "images", images, show_progress) as bar:
+        windows = [
+            encode_shared(list(enumerate(window, start)), encode, batch_size, accelerator, bar)
+            for start, window in in_windows(images, batch_size * n_processes, "images")
+        ]
+    vectors = normalize(torch.cat(windows), dim=-1)
+    return vectors.numpy() if convert_to_numpy else vectors
 
 
 def encode_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Iterable[str],
     forward: Callable[..., torch.Tensor],
     *,
     batch_size: int = 256,
     show_progress: bool = False,
+    accelerator: "Accelerator | None" = None,
 ) -> torch.Tensor:
     """Vectors `(len(texts), dim)`, float32 on the CPU, of any `forward(input_ids=..., attention_mask=...) -> (batch, dim)`.
 
-    Equal texts are encoded once, and texts of like length together, so that little is padded. `model` is the one that
-    `forward` runs: it is in eval mode meanwhile.
+    `model` is the one that `forward` runs: it is in eval mode meanwhile. See `embed_texts` for the rest.
     """
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"texts[{index}] is {text!r}, not a string: drop it or write it out")
-    max_length = min(tokenizer.model_max_length, getattr(model.config, "text_config", model.config).max_position_embeddings)
 
     def encode(batch: list[str]) -> torch.Tensor:
-        inputs = tokenizer(batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        inputs = tokenizer(batch, padding=True, truncation=True, max_length=text_length(tokenizer), return_tensors="pt")
         return forward(**inputs.to(model.device))
 
-    distinct = sorted(set(texts), key=lambda text: (len(text), text))
-    row_of = {text: row for row, text in enumerate(distinct)}
-    vectors = _in_batches(model, encode, distinct, batch_size, "texts", show_progress)
-    return vectors[torch.tensor([row_of[text] for text in texts])]
+    windows = []
+    with encoding(model, "texts", texts, show_progress) as bar:
+        for start, window in in_windows(texts, batch_size * WINDOW, "texts"):
+            check_texts(window, "texts", start)
+            distinct = sorted(set(window), key=lambda text: (len(text), text))
+            row_of = {text: row for row, text in enumerate(distinct)}
+            vectors = encode_shared(distinct, encode, batch_size, accelerator, bar)
+            windows.append(vectors[torch.tensor([row_of[text] for text in window])])
+            bar.update(len(window) - len(distinct))
+    return torch.cat(windows)
 
 
-def _in_batches(model, forward, items, batch_size, unit, show_progress):
-    if len(items) == 0:
-        raise ValueError(f"there are no {unit} to embed: the list is empty")
+@contextmanager
+def encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress: bool) -> Iterator[tqdm]:
+    """The state in which vectors are made: eval mode, no gradients, a progress bar. The mode is put back afterwards."""
     training = model.training
     model.eval()
-    starts = tqdm(range(0, len(items), batch_size), desc=f"Embedding {unit}", unit="batch", disable=not show_progress)
-    with torch.inference_mode():
-        batches = [forward(items[start : start + batch_size]).float().cpu() for start in starts]
-    model.train(training)
-    return torch.cat(batches)
+    total = len(items) if isinstance(items, Sized) else None
+    try:
+        with torch.inference_mode(), tqdm(total=total, desc=f"Embedding {unit}", unit=unit[:-1], disable=not show_progress) as bar:
+            yield bar
+    finally:
+        model.train(training)
+
+
+def in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, list]]:
+    """`(index of the first, items)` of the whole list, or of `size` items of an iterable at a time.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    if isinstance(items, list | tuple) and items:
+        yield 0, list(items)
+        return
+    iterator, start = iter(items), 0
+    while window := list(islice(iterator, size)):
+        yield start, window
+        start += len(window)
+    if start == 0:
+        raise ValueError(f"there are no {name} to embed: the list is empty")
+
+
+def encode_shared(
+    items: list, encode: Callable[[list], torch.Tensor], batch_size: int, accelerator: "Accelerator | None", bar: tqdm
+) -> torch.Tensor:
+    """Encode in batches. Of several processes each takes every n-th item, and all get the vectors of all, in order."""
+    rank, n_processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    n_rows = ceil(len(items) / n_processes)
+    share = (items[rank::n_processes] + items[-1:])[:n_rows]  # gathering takes equal shares
+    vectors = []
+    for start in range(0, n_rows, batch_size):
+        vectors.append(encode(share[start : start + batch_size]).float().cpu())
+        bar.update(min(n_processes * batch_size, len(items) - n_processes * start))
+    vectors = torch.cat(vectors)
+    if n_processes == 1:
+        return vectors
+    gathered = accelerator.gather(vectors.to(accelerator.device)).cpu()
+    return gathered.view(n_processes, n_rows, -1).transpose(0, 1).flatten(0, 1)[: len(items)]
+
+
+__all__ = ["embed_images", "embed_texts"]

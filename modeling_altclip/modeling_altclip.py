@@ -10,18 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import CLIPModel, CLIPVisionModel, PreTrainedModel, XLMRobertaModel
+from transformers import CLIPModel, CLIPVisionModel, XLMRobertaModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .checkpoint_altclip import AltCLIPPreTrainedModel, check_model_type, load_whole, rename_layers
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
-
-# transformers 5.6 and later write `layer` and `layers` otherwise than the released files do; both spellings are read.
-KEY_MAPPING = {
-    r"^text_model\.roberta\.encoder\.layers\.": "text_model.roberta.encoder.layer.",
-    r"^vision_model\.encoder\.layer\.": "vision_model.encoder.layers.",
-}
 
 
 @dataclass
@@ -46,33 +41,18 @@ class AltCLIPOutput(ModelOutput):
     vision_model_output: BaseModelOutputWithPooling | None = None
 
 
-class AltCLIPPreTrainedModel(PreTrainedModel):
-    """What both classes share: which attention kernels the towers have, and how the parts that are ours are initialised."""
-
-    config_class = AltCLIPConfig
-    base_model_prefix = "altclip"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _no_split_modules = ["XLMRobertaEmbeddings", "XLMRobertaLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
-    _keys_to_ignore_on_load_unexpected = [r"position_ids$"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, AltCLIPModel):
-            factor = self.config.initializer_factor
-            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
-            init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
-            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-
 class AltCLIPTextModel(AltCLIPPreTrainedModel):
-    """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width, in that order (paper 3.1)."""
+    """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width, in that order (paper 3.1).
+
+    `from_pretrained` takes the checkpoint of a text tower or of a whole AltCLIP. Stable Diffusion's pipelines take the model
+    as their `text_encoder`: `last_hidden_state` is what the paper's AltDiffusion draws from (paper 5.4).
+    """
 
     config_class = AltCLIPTextConfig
     base_model_prefix = "roberta"
     input_modalities = ("text",)
+    key_mapping = {r"^text_model\.": "", r"^(?:text_model\.)?roberta\.encoder\.layers\.": "roberta.encoder.layer."}
+    _keys_to_ignore_on_load_unexpected = [r"position_ids$", r"^vision_model\.", r"^(?:text|visual)_projection\.", r"^logit_scale$"]
 
     def __init__(self, config: AltCLIPTextConfig):
         super().__init__(config)
@@ -80,6 +60,7 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         self.transformation = nn.Linear(config.hidden_size, config.project_dim)
         self.pre_LN = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
+        self.register_load_state_dict_pre_hook(rename_layers)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.roberta.get_input_embeddings()
@@ -99,8 +80,8 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode `input_ids` of shape `(texts, tokens)`; pass `attention_mask` whenever there is padding.
 
-        `last_hidden_state` is `(texts, tokens, project_dim)`; `pooler_output` is its first token, `(texts, project_dim)`:
-        the vector that stage 1 compares with the teacher's.
+        `last_hidden_state` is `(texts, tokens, project_dim)`. `pooler_output`, `(texts, project_dim)`, is made of the first
+        token: the vector that stage 1 compares with the teacher's.
         """
         outputs = self.roberta(
             input_ids=input_ids,
@@ -111,10 +92,11 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        hidden = self.transformation(self.pre_LN(outputs.last_hidden_state))
+        normalized = self.transformation(self.pre_LN(outputs.last_hidden_state))
+        tokens = normalized if self.config.normalize_tokens else self.transformation(outputs.last_hidden_state)
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden,
-            pooler_output=hidden[:, 0],
+            last_hidden_state=tokens,
+            pooler_output=normalized[:, 0],
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -144,20 +126,28 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         self.text_projection = nn.Linear(config.text_config.project_dim, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
+        self.register_load_state_dict_pre_hook(rename_layers)
 
     @classmethod
     def from_teacher(cls, clip_name_or_path: str, text_encoder_name_or_path: str, *, dropout: float | None = None) -> "AltCLIPModel":
         """Put CLIP's image tower, both projections and logit scale beside a multilingual encoder (paper 3.1 and 4.2).
 
-        The encoder keeps its weights; its head is new and starts random.
+        The encoder keeps its weights; its head is new and starts random. For towers of other kinds there is
+        `AltCLIPDualEncoderModel.from_towers`.
 
         Args:
             clip_name_or_path: a `CLIPModel` checkpoint, the teacher.
-            text_encoder_name_or_path: an XLM-R checkpoint, with or without its language-model head.
+            text_encoder_name_or_path: a checkpoint of XLM-R or of its kin (RoBERTa, CamemBERT), with or without a
+                language-model head.
             dropout: of the text tower; the encoder's own by default.
+
+        Raises:
+            ValueError: a checkpoint is of another kind, or not whole.
         """
-        clip = CLIPModel.from_pretrained(clip_name_or_path, dtype=torch.float32)
-        encoder = XLMRobertaModel.from_pretrained(text_encoder_name_or_path, dtype=torch.float32, add_pooling_layer=False)
+        check_model_type(clip_name_or_path, ("clip",))
+        check_model_type(text_encoder_name_or_path, ("xlm-roberta", "roberta", "camembert"))
+        clip = load_whole(CLIPModel, clip_name_or_path)
+        encoder = load_whole(XLMRobertaModel, text_encoder_name_or_path, add_pooling_layer=False)
         text_config = encoder.config.to_dict() | {"project_dim": clip.config.text_config.hidden_size}
         text_config = {key: value for key, value in text_config.items() if key in AltCLIPTextConfig().to_dict()}
         if dropout is not None:
@@ -176,25 +166,14 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         model.logit_scale.data.copy_(clip.logit_scale)
         return model
 
-    @classmethod
-    def from_pretrained(cls, name_or_path, *args, key_mapping=None, output_loading_info=False, **kwargs):
-        """Load a checkpoint in any of its three spellings, whole or not at all.
-
-        Raises:
-            ValueError: weights are missing or left over; the message lists them.
-        """
-        model, info = super().from_pretrained(
-            name_or_path, *args, key_mapping=KEY_MAPPING | (key_mapping or {}), output_loading_info=True, **kwargs
-        )
-        wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
-        if wrong:
-            listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(map(str, keys))}" for kind, keys in wrong.items())
-            raise ValueError(f"{name_or_path} is not a whole AltCLIP checkpoint. {listed}. Build one with AltCLIPModel.from_teacher.")
-        return (model, info) if output_loading_info else model
-
-    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs) -> None:
-        """Save under our own names. transformers would else give back the spelling it read, old mistakes included."""
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            factor = self.config.initializer_factor
+            init.normal_(self.text_projection.weight, std=self.text_projection.in_features**-0.5 * factor)
+            init.normal_(self.visual_projection.weight, std=self.visual_projection.in_features**-0.5 * factor)
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()

@@ -1,0 +1,50 @@
+"""The configuration of a CLIP made of any image encoder and any text encoder."""
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_altclip import check_towers
+
+POOLINGS = ("cls", "mean", "pooler")
+
+
+class AltCLIPDualEncoderConfig(PreTrainedConfig):
+    """Two towers by their own configurations, how each is pooled, and the space they share.
+
+    Args:
+        text_config, vision_config: configurations of encoders that `AutoModel` builds.
+        text_pooling, vision_pooling: what stands for a whole text or image: `cls`, the first token's last state; `mean`, the mean
+            of the last states, without padding; `pooler`, what the encoder's own pooler makes (CLIP's and SigLIP's image towers).
+        projection_dim: the width of the shared space.
+        logit_scale_init_value: the log of 1 / temperature.
+    """
+
+    model_type = "altclip_dual_encoder"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="xlm-roberta"),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
+    }
+
+    text_config: PreTrainedConfig | dict | None = None
+    vision_config: PreTrainedConfig | dict | None = None
+    text_pooling: str = "cls"
+    vision_pooling: str = "cls"
+    projection_dim: int = 512
+    logit_scale_init_value: int | float = 2.6592
+    initializer_factor: float = 1.0
+
+    def __post_init__(self, **kwargs):
+        check_towers(self.text_config, self.vision_config)
+        for name in ("text_pooling", "vision_pooling"):
+            if getattr(self, name) not in POOLINGS:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(POOLINGS)}")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPDualEncoderConfig":
+        """Build from the contents of a config.json, which has to describe both towers."""
+        check_towers(config_dict.get("text_config") or {}, config_dict.get("vision_config") or {})
+        return super().from_dict(config_dict, **kwargs)
+
+
+__all__ = ["AltCLIPDualEncoderConfig"]
