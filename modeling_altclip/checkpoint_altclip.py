@@ -81,8 +81,8 @@ def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str,
         state_dict[prefix + new] = state_dict.pop(old)
 
 
-def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> None:
-    """Refuse a checkpoint of another kind: transformers would load what fits and leave the rest random.
+def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:
+    """Give a checkpoint's model type. One of another kind is refused: transformers would load what fits and leave the rest random.
 
     Raises:
         ValueError: its model type is none of `model_types`.
@@ -93,6 +93,7 @@ def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> None:
             f"{name_or_path} is a {model_type!r}, but a {' or '.join(map(repr, model_types))} has to stand here. "
             "AltCLIPDualEncoderModel.from_towers takes towers of any kind."
         )
+    return model_type
 
 
 def load_whole(model_class: type, name_or_path: str, *, unread: str = "no prefix", **kwargs) -> PreTrainedModel:

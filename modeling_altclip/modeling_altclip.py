@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import CLIPModel, CLIPVisionModel, XLMRobertaModel
+from transformers import CLIPModel, CLIPVisionModel, PreTrainedModel, XLMRobertaModel  # noqa: F401  (see AltCLIPTextModel)
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
@@ -45,7 +45,8 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width, in that order (paper 3.1).
 
     `from_pretrained` takes the checkpoint of a text tower or of a whole AltCLIP. Stable Diffusion's pipelines take the model
-    as their `text_encoder`: `last_hidden_state` is what the paper's AltDiffusion draws from (paper 5.4).
+    as their `text_encoder`: `last_hidden_state` is what the paper's AltDiffusion draws from (paper 5.4). To load a saved
+    pipeline, diffusers looks beside this class for one that it knows how to load, `PreTrainedModel`.
     """
 
     config_class = AltCLIPTextConfig
@@ -136,7 +137,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         `AltCLIPDualEncoderModel.from_towers`.
 
         Args:
-            clip_name_or_path: a `CLIPModel` checkpoint, the teacher.
+            clip_name_or_path: the teacher, a CLIP; or an AltCLIP, to give its image tower another text tower.
             text_encoder_name_or_path: a checkpoint of XLM-R or of its kin (RoBERTa, CamemBERT), with or without a
                 language-model head.
             dropout: of the text tower; the encoder's own by default.
@@ -144,11 +145,11 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         Raises:
             ValueError: a checkpoint is of another kind, or not whole.
         """
-        check_model_type(clip_name_or_path, ("clip",))
+        clip_type = check_model_type(clip_name_or_path, ("clip", "altclip"))
         check_model_type(text_encoder_name_or_path, ("xlm-roberta", "roberta", "camembert"))
-        clip = load_whole(CLIPModel, clip_name_or_path)
+        clip = load_whole(CLIPModel if clip_type == "clip" else cls, clip_name_or_path)
         encoder = load_whole(XLMRobertaModel, text_encoder_name_or_path, add_pooling_layer=False)
-        text_config = encoder.config.to_dict() | {"project_dim": clip.config.text_config.hidden_size}
+        text_config = encoder.config.to_dict() | {"project_dim": clip.text_projection.in_features}
         text_config = {key: value for key, value in text_config.items() if key in AltCLIPTextConfig().to_dict()}
         if dropout is not None:
             text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
@@ -223,7 +224,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             vision_outputs = self.vision_model(
                 pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
             )
-            image_embeds = nn.functional.normalize(self.visual_projection(vision_outputs.pooler_output), dim=-1)
+            image_embeds = unit(self.visual_projection(vision_outputs.pooler_output))
         if input_ids is not None:
             text_outputs = self.text_model(
                 input_ids=input_ids,
@@ -233,7 +234,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
                 return_dict=True,
                 **kwargs,
             )
-            text_embeds = nn.functional.normalize(self.text_projection(text_outputs.pooler_output), dim=-1)
+            text_embeds = unit(self.text_projection(text_outputs.pooler_output))
         if image_embeds is not None and text_embeds is not None:
             logits_per_text = text_embeds @ image_embeds.t() * self.logit_scale.exp()
         if return_loss:
@@ -248,6 +249,11 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             text_model_output=text_outputs,
             vision_model_output=vision_outputs,
         )
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors of length 1, by transformers' own steps: with them, outputs and gradients equal its AltCLIP's bit for bit."""
+    return vectors / vectors.pow(2).sum(dim=-1, keepdim=True).pow(0.5)
 
 
 __all__ = ["AltCLIPModel", "AltCLIPOutput", "AltCLIPTextModel"]

@@ -26,7 +26,7 @@ class PooledTower(nn.Module):
     def __init__(self, config: PreTrainedConfig, pooling: str):
         super().__init__()
         self.config, self.pooling = config, pooling
-        self.encoder = without_idle_pooler(AutoModel.from_config(config), pooling)
+        self.encoder = without_idle_parts(AutoModel.from_config(config), pooling)
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs) -> BaseModelOutputWithPooling:
         """Encode `input_ids` or `pixel_values`. Inputs that are None or False are left out: not every encoder knows them."""
@@ -59,10 +59,15 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def without_idle_pooler(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
-    """Drop a pooler that nobody reads (BERT's, ViT's): without a gradient it would stop distributed training."""
+def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
+    """Drop a pooler that nobody reads (BERT's, ViT's), and freeze a mask token that no image has (DINOv2's).
+
+    A parameter that gets no gradient would stop distributed training.
+    """
     if pooling != "pooler" and "pooler" in dict(encoder.named_children()):
         encoder.pooler = None
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(not name.endswith("mask_token"))
     return encoder
 
 
@@ -121,7 +126,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         for tower, name_or_path in ((model.vision_model, vision_name_or_path), (model.text_model, text_name_or_path)):
             unread = "no prefix" if tower.pooling == "pooler" else "pooler."
             encoder = load_whole(AutoModel, name_or_path, unread=unread, config=deepcopy(tower.config))
-            tower.encoder.load_state_dict(without_idle_pooler(encoder, tower.pooling).state_dict())
+            tower.encoder.load_state_dict(without_idle_parts(encoder, tower.pooling).state_dict())
         return model
 
 

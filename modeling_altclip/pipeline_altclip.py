@@ -47,7 +47,8 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
             answered, one by one.
         """
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
-        text_embeds = self.embed_labels(labels, read_templates(hypothesis_template or self.hypothesis_template))
+        templates = read_templates(self.hypothesis_template if hypothesis_template is None else hypothesis_template)
+        text_embeds = self.embed_labels(labels, templates)
         if isinstance(image, Sequence) and not isinstance(image, str | list):
             image = (one for one in image)  # a column of `datasets`
         if isinstance(image, list) and not image:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, XLMRobertaConfig, XLMRobertaModel
 
-from modeling_altclip import AltCLIPConfig, AltCLIPModel
+from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
 ROOT = Path(__file__).parent.parent
 TEXT = {
@@ -86,3 +86,10 @@ def miniature(tmp_path_factory, run):
     process = run("python", "-m", "training.miniature", "--output_dir", folder, "--train_size", "600")
     assert process.returncode == 0, process.stderr
     return folder
+
+
+@pytest.fixture
+def processor(miniature):
+    """The miniature's multilingual tokenizer beside an image processor for 32 pixels."""
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(miniature / "text_encoder"))

@@ -1,15 +1,26 @@
 """Two processes against one."""
 
+import os
+import socket
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
+from transformers import AutoProcessor, AutoTokenizer
 
+from benchmarks.loading import load_model
+from modeling_altclip import AltCLIPModel, AltCLIPProcessor, embed_images, embed_texts
 from training.losses import contrastive_loss, gather_rows
 
 from .conftest import ROOT
+
+TEXTS = ["key", "dog face and key", "bell", "key", "umbrella", "红苹果", "fire", "ghost and bell and key"]
+IMAGES = [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue", "white", "black")]
 
 
 def leaves():
@@ -39,14 +50,41 @@ def test_gathered_loss_and_gradients_equal_those_of_one_process(tmp_path):
         torch.testing.assert_close((one + two) / 2, plain)  # DDP averages
 
 
+def embed_a_share(rank, folder, start, port):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    model, processor = load_model(str(start))
+    seen = []
+    plain = model.get_text_features
+    model.get_text_features = lambda **inputs: seen.append(len(inputs["input_ids"])) or plain(**inputs)
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    embeds = [embed_texts(model, processor, given, batch_size=2, accelerator=accelerator) for given in (TEXTS, iter(TEXTS), TEXTS[:1])]
+    embeds.append(embed_images(model, processor, IMAGES, batch_size=2, accelerator=accelerator))
+    torch.save((embeds, seen), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_embed_like_one(miniature, processor, tmp_path):
+    """Each encodes half of the distinct texts, an odd number; both get all vectors, in order."""
+    torch.manual_seed(0)
+    model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    mp.spawn(embed_a_share, args=(tmp_path, tmp_path / "start", port), nprocs=2)
+    texts, images = embed_texts(model, processor, TEXTS), embed_images(model, processor, IMAGES)
+    for rank in range(2):
+        embeds, seen = torch.load(tmp_path / f"{rank}.pt")
+        assert sum(seen) == 2 * 4 + 1  # 7 distinct texts, twice, and one text alone
+        for ours, expected in zip(embeds, (texts, texts, texts[:1], images), strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("stage", ["stage0", "stage2"])
 def test_two_processes_train_like_one(miniature, run, tmp_path, stage):
     """Plain SGD without autocast: what Adam would make of rounding errors is not the question."""
     if stage == "stage2":
-        from transformers import AutoProcessor, AutoTokenizer
-
-        from modeling_altclip import AltCLIPModel, AltCLIPProcessor
-
         torch.manual_seed(0)
         AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"), dropout=0.0).save_pretrained(tmp_path / "start")
         tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")

@@ -1,18 +1,12 @@
 """embed_texts and embed_images: order, equality with the plain forward, bad input."""
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
-from transformers import AutoTokenizer, CLIPImageProcessor
 
-from modeling_altclip import AltCLIPModel, AltCLIPProcessor, embed_images, embed_texts
-
-
-@pytest.fixture
-def processor(miniature):
-    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    return AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(miniature / "text_encoder"))
+from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 
 
 @pytest.fixture
@@ -55,10 +49,60 @@ def test_the_mode_of_the_model_is_kept(model, processor):
     assert model.training
 
 
+def test_generators_are_read_a_window_at_a_time(model, processor):
+    """64 batches are held, no more; the result is that of the list, whatever the windows."""
+    texts = [f"key {number % 7} bell " * (number % 5 + 1) for number in range(700)]
+    ahead = []
+
+    def stream():
+        for number, text in enumerate(texts):
+            ahead.append(number)
+            yield text
+
+    seen = []
+    plain = model.get_text_features
+    model.get_text_features = lambda **inputs: seen.append(len(ahead)) or plain(**inputs)
+    streamed = embed_texts(model, processor, stream(), batch_size=2)
+    assert seen[0] == 128 and seen[-1] == 700
+    torch.testing.assert_close(streamed, embed_texts(model, processor, texts), atol=1e-5, rtol=1e-5)
+
+
+def test_images_from_a_generator_of_paths(model, processor, tmp_path):
+    read = []
+    for number, color in enumerate(("red", "green", "blue")):
+        PillowImage.new("RGB", (32, 32), color).save(tmp_path / f"{number}.png")
+
+    def stream():
+        for number in range(3):
+            read.append(number)
+            yield tmp_path / f"{number}.png"
+
+    embeds = embed_images(model, processor, stream(), batch_size=1, convert_to_numpy=True)
+    expected = embed_images(model, processor, [PillowImage.open(path) for path in sorted(tmp_path.glob("*.png"))])
+    assert isinstance(embeds, np.ndarray) and np.allclose(embeds, expected, atol=1e-6) and read == [0, 1, 2]
+
+
+def test_half_precision_models_give_float32(model, processor):
+    embeds = embed_texts(model.bfloat16(), processor, ["key", "bell"])
+    assert embeds.dtype == torch.float32
+    torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(2))
+
+
+def test_the_tqdm_bar_ends_at_the_number_of_texts(model, processor, capsys):
+    embed_texts(model, processor, ["key", "bell", "key"] * 5, batch_size=2, show_progress=True)
+    assert "15/15" in capsys.readouterr().err
+
+
 def test_bad_input_is_named(model, processor):
     with pytest.raises(ValueError, match=r"texts\[1\] is None"):
         embed_texts(model, processor, ["key", None])
+    with pytest.raises(ValueError, match=r"texts\[130\] is 7"):
+        embed_texts(model, processor, (7 if number == 130 else "key" for number in range(200)), batch_size=1)
+    with pytest.raises(ValueError, match=r"images\[2\] cannot be read: it is a NoneType"):
+        embed_images(model, processor, iter([PillowImage.new("RGB", (32, 32))] * 2 + [None]), batch_size=1)
     with pytest.raises(ValueError, match="no texts to embed"):
         embed_texts(model, processor, [])
+    with pytest.raises(ValueError, match="no texts to embed"):
+        embed_texts(model, processor, iter([]))
     with pytest.raises(ValueError, match="no images to embed"):
         embed_images(model, processor, [])

@@ -56,3 +56,11 @@ class ContrastiveArguments(StageArguments):
         metadata={"help": "Parts of the model that learn; all others are frozen (the paper names the text encoder alone)."},
     )
     cache_image_embeds: bool = field(default=True, metadata={"help": "Run the frozen image tower once, before training."})
+
+
+@dataclass(kw_only=True)
+class DiffusionArguments(StageArguments):
+    """AltDiffusion: Stable Diffusion led by an AltCLIP."""
+
+    model_name_or_path: str = field(metadata={"help": "The AltCLIP whose text tower leads."})
+    diffusion_name_or_path: str = field(metadata={"help": "A `StableDiffusionPipeline` whose cross-attention has the tower's width."})

@@ -1,0 +1,145 @@
+"""One saved folder, three audiences: plain transformers, our package, and `trust_remote_code=True`. And nobody else is touched."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    BertConfig,
+    CLIPConfig,
+    CLIPModel,
+)
+
+from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
+
+SCRIPT = """
+import json, sys, torch
+from PIL import Image
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, pipeline
+folder, how = sys.argv[1:]
+trust = {} if how == "plain" else {"trust_remote_code": True}
+autos = (AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor)
+loaded = [auto.from_pretrained(folder, **trust) for auto in autos]
+model, processor = loaded[1].eval(), loaded[3]
+inputs = processor(text=["dog face", "红苹果"], images=Image.new("RGB", (32, 32), "red"), padding=True, return_tensors="pt")
+classify = pipeline("zero-shot-image-classification", model=folder, **trust)
+with torch.no_grad():
+    logits = model(**inputs).logits_per_image
+modules = [type(one).__module__ for one in (*loaded, classify.model)]
+if how == "resave":
+    model.save_pretrained(folder + "/again")
+    processor.save_pretrained(folder + "/again")
+print(json.dumps({"modules": modules, "ours": "modeling_altclip" in sys.modules, "logits": logits.tolist()}))
+"""
+
+
+@pytest.fixture
+def folder(miniature, processor, tmp_path):
+    torch.manual_seed(0)
+    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(tmp_path / "altclip")
+    processor.save_pretrained(tmp_path / "altclip")
+    return tmp_path / "altclip"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, run):
+    """Run the script in an empty folder, away from the repository and from the package."""
+
+    def elsewhere(folder, how):
+        (tmp_path / "script.py").write_text(SCRIPT)
+        modules = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+        process = run("python", tmp_path / "script.py", folder, how, cwd=tmp_path, **modules)
+        assert process.returncode == 0, process.stderr[-3000:]
+        return json.loads(process.stdout.strip().splitlines()[-1])
+
+    return elsewhere
+
+
+def expected_logits(folder):
+    model, processor = AltCLIPModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        inputs = processor(text=["dog face", "红苹果"], images=Image.new("RGB", (32, 32), "red"), return_tensors="pt")
+        return model(**inputs).logits_per_image
+
+
+def test_our_package(folder):
+    expected = {
+        AutoConfig: AltCLIPConfig,
+        AutoModel: AltCLIPModel,
+        AutoModelForZeroShotImageClassification: AltCLIPModel,
+        AutoProcessor: AltCLIPProcessor,
+    }
+    for trust in (None, False, True):
+        assert {auto: type(auto.from_pretrained(folder, trust_remote_code=trust)) for auto in expected} == expected
+
+
+def test_plain_transformers_takes_its_own_classes_without_asking(folder, elsewhere):
+    said = elsewhere(folder, "plain")
+    assert all(module.startswith("transformers.models.altclip.") for module in said["modules"]) and not said["ours"]
+    torch.testing.assert_close(torch.tensor(said["logits"]), expected_logits(folder), atol=1e-5, rtol=0)
+
+
+def test_remote_code_is_ours_and_is_saved_again(folder, elsewhere):
+    said = elsewhere(folder, "resave")
+    assert all(module.startswith("transformers_modules.") for module in said["modules"]) and not said["ours"]
+    assert [module.rsplit(".", 1)[1] for module in said["modules"]] == [
+        "configuration_altclip",
+        "modeling_altclip",
+        "modeling_altclip",
+        "processing_altclip",
+        "modeling_altclip",
+    ]
+    torch.testing.assert_close(torch.tensor(said["logits"]), expected_logits(folder), atol=1e-5, rtol=0)
+    shutil.move(folder / "again", folder.parent / "again")
+    assert elsewhere(folder.parent / "again", "remote")["logits"] == said["logits"]
+    assert elsewhere(folder.parent / "again", "plain")["modules"] == elsewhere(folder, "plain")["modules"]
+
+
+def test_files_say_nothing_that_native_would_not_read(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "altclip"
+    assert not {"is_decoder", "add_cross_attention", "use_attention_mask"} & config["text_config"].keys()
+    assert {path.name for path in folder.glob("*.py")} == {
+        "checkpoint_altclip.py",
+        "configuration_altclip.py",
+        "modeling_altclip.py",
+        "processing_altclip.py",
+    }
+
+
+def test_other_model_types_are_left_alone(tmp_path):
+    text = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=text | {"image_size": 32, "patch_size": 8})).save_pretrained(tmp_path)
+    assert type(AutoModel.from_pretrained(tmp_path)) is CLIPModel
+    assert AutoModel.from_config(BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1)).config.model_type == "bert"
+    code = """
+from transformers.models.auto import configuration_auto, modeling_auto as models, processing_auto
+from transformers.pipelines import PIPELINE_REGISTRY
+def state():
+    mappings = models.MODEL_MAPPING, models.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING, processing_auto.PROCESSOR_MAPPING
+    config = configuration_auto.CONFIG_MAPPING
+    tasks = {name: sorted(task) for name, task in PIPELINE_REGISTRY.supported_tasks.items()}
+    return [sorted(mapping._extra_content, key=str) for mapping in mappings], sorted(config._extra_content), tasks
+before = state()
+import modeling_altclip
+after = state()
+assert before[:2] == ([[], [], []], []) and before[2] == after[2]
+names = {config.model_type for added in after[0] for config in added} | set(after[1])
+assert names == {"altclip", "altclip_dual_encoder"}, names
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_is_light():
+    """It needs what transformers' own AltCLIP and its pipelines need, and none of the heavy neighbours."""
+    heavy = "datasets evaluate diffusers peft sentence_transformers mteb matplotlib pandas sklearn torchvision".split()
+    code = f"import sys, modeling_altclip; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"

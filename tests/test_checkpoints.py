@@ -1,0 +1,240 @@
+"""Checkpoints: every spelling, every kind of file, whole or refused."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AltCLIPConfig as NativeConfig
+from transformers import AltCLIPModel as NativeModel
+from transformers import BertConfig, BertModel, CLIPModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
+
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPModel, AltCLIPTextModel
+
+from .conftest import TEXT, VISION
+
+# How released files and transformers before 5.6 (A), later ones (B), and later ones without their renaming (C) spell the layers.
+LAYOUTS = {"A": ("layer", "layers"), "B": ("layer", "layer"), "C": ("layers", "layers")}
+FORMS = ("one file", "sharded", "bin")
+matrix = pytest.mark.parametrize("layout,form", [(layout, form) for layout in LAYOUTS for form in FORMS])
+
+
+def write(model, folder, layout, form):
+    """Save `model` as someone else would have."""
+    text_layers, vision_layers = LAYOUTS[layout]
+    state = {
+        re.sub(
+            r"^(vision_model\.encoder)\.layers\.",
+            rf"\1.{vision_layers}.",
+            re.sub(r"^(text_model\.roberta\.encoder)\.layer\.", rf"\1.{text_layers}.", name),
+        ): value
+        for name, value in model.state_dict().items()
+    }
+    if form == "bin":
+        folder.mkdir()
+        model.config.save_pretrained(folder)
+        positions = {f"{tower}.embeddings.position_ids": torch.arange(17)[None] for tower in ("text_model.roberta", "vision_model")}
+        torch.save(state | positions, folder / "pytorch_model.bin")
+    else:
+        model.save_pretrained(folder, state_dict=state, max_shard_size="60KB" if form == "sharded" else "5GB")
+    n_files = len(list(folder.glob("*.safetensors")))
+    assert {"one file": n_files == 1, "sharded": n_files > 2, "bin": n_files == 0}[form]
+
+
+def same(model, other):
+    return model.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in model.items())
+
+
+@matrix
+def test_reads_every_layout_and_writes_what_native_reads_whole(model, batch, tmp_path, layout, form):
+    write(model, tmp_path / "theirs", layout, form)
+    loaded = AltCLIPModel.from_pretrained(tmp_path / "theirs")
+    assert same(loaded.state_dict(), model.state_dict())
+    loaded.save_pretrained(tmp_path / "ours", max_shard_size="60KB" if form == "sharded" else "5GB")
+    config = NativeConfig.from_pretrained(tmp_path / "ours")
+    native, info = NativeModel.from_pretrained(tmp_path / "ours", config=config, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        ours, theirs = model(**batch).logits_per_image, native.eval()(**batch).logits_per_image
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+
+
+@matrix
+def test_text_tower_of_a_whole_checkpoint(model, tmp_path, layout, form):
+    write(model, tmp_path / "theirs", layout, form)
+    text_model = AltCLIPTextModel.from_pretrained(tmp_path / "theirs")
+    assert same(text_model.state_dict(), model.text_model.state_dict())
+    text_model.save_pretrained(tmp_path / "text")
+    assert same(AltCLIPTextModel.from_pretrained(tmp_path / "text").state_dict(), model.text_model.state_dict())
+
+
+def test_takes_the_state_dict_of_native(model, config, tmp_path):
+    native = NativeModel(NativeConfig.from_dict(config.to_dict()))
+    assert any(".encoder.layers." in name for name in native.state_dict() if name.startswith("text_model"))
+    model.load_state_dict(native.state_dict())
+    model.text_model.load_state_dict(native.text_model.state_dict())
+    assert torch.equal(
+        model.text_model.roberta.encoder.layer[1].output.dense.weight, native.text_model.roberta.encoder.layers[1].output.dense.weight
+    )
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({name: value for name, value in native.state_dict().items() if "logit_scale" not in name})
+
+
+def released(vision, project_dim, **old):
+    """A configuration as BAAI published it, in the words of 2022."""
+    text = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "project_dim": project_dim}
+    towers = {"text_config": text | {"vocab_size": 250002, "pooler_fn": "cls"}, "vision_config": vision}
+    return {
+        "model_type": "altclip",
+        "projection_dim": project_dim,
+        "torch_dtype": "float32",
+        "num_layers": 3,
+        "direct_kd": False,
+        **towers,
+        **old,
+    }
+
+
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}
+HUGE = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16, "patch_size": 14}
+
+
+@pytest.mark.parametrize(
+    "given,n_parameters,width",
+    [
+        (released(LARGE, 768), 864_186_113, 1024),
+        (
+            released(LARGE, 768, text_config_dict={"project_dim": 768, "hidden_dropout_prob": 0.0}, vision_config_dict=LARGE),
+            864_186_113,
+            1024,
+        ),
+        (released(HUGE, 1024), None, 1280),
+    ],
+    ids=["bilingual and m9", "m9 with the names before 2023", "m18"],
+)
+def test_released_configurations_build(given, n_parameters, width, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    with torch.device("meta"):
+        model = AltCLIPModel(AltCLIPConfig.from_pretrained(tmp_path))
+    assert model.visual_projection.weight.shape == (given["projection_dim"], width)
+    assert model.text_model.transformation.weight.shape == (given["projection_dim"], 1024)
+    assert model.vision_model.embeddings.position_embedding.weight.shape == (257, width)
+    assert n_parameters in (None, sum(parameter.numel() for parameter in model.parameters()))
+
+
+@pytest.mark.parametrize("config_class", [AltCLIPConfig, AltCLIPDualEncoderConfig])
+@pytest.mark.parametrize("absent", ["text_config", "vision_config"])
+@pytest.mark.parametrize("how", ["left out", "null", "empty"])
+def test_a_tower_without_configuration_is_refused(config_class, absent, how):
+    described = config_class().to_dict() | ({"null": {absent: None}, "empty": {absent: {}}}.get(how) or {})
+    if how == "left out":
+        del described[absent]
+    with pytest.raises(ValueError, match=f"{absent} missing: the defaults of another model would take its place"):
+        config_class.from_dict(described)
+    with pytest.raises(ValueError, match=f"{absent} missing"):
+        config_class(**{name: value for name, value in described.items() if name.endswith("_config")})
+
+
+def spoil(folder, change):
+    path = folder / "pytorch_model.bin"
+    state = torch.load(path)
+    change(state)
+    torch.save(state, path)
+
+
+def test_what_is_not_whole_is_refused_with_a_list(model, tmp_path):
+    write(model, tmp_path / "model", "A", "bin")
+
+    def change(state):
+        del state["vision_model.encoder.layers.1.mlp.fc1.weight"], state["logit_scale"]
+        state["text_model.stray"] = torch.zeros(1)
+        state["text_model.roberta.encoder.layer.0.output.dense.bias"] = torch.zeros(7)
+
+    spoil(tmp_path / "model", change)
+    with pytest.raises(ValueError) as error:
+        AltCLIPModel.from_pretrained(tmp_path / "model")
+    message = str(error.value)
+    assert "missing: logit_scale, vision_model.encoder.layers.1.mlp.fc1.weight; left over: text_model.stray" in message
+    assert "of another shape: text_model.roberta.encoder.layer.0.output.dense.bias ((7,) there, (32,) here)" in message
+    assert "AltCLIPModel.from_teacher" in message
+
+
+def test_only_the_head_may_be_of_another_shape_and_only_when_asked(model, config, tmp_path):
+    model.save_pretrained(tmp_path)
+    config.projection_dim = 12
+    with pytest.raises(ValueError, match=r"of another shape: text_projection.weight \(\(20, 24\) there, \(12, 24\) here\)"):
+        AltCLIPModel.from_pretrained(tmp_path, config=config)
+    loaded = AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    assert loaded.text_projection.weight.shape == (12, 24) and loaded.text_projection.weight.std() > 0
+    config.vision_config.patch_size = 4
+    with pytest.raises(ValueError, match=r"of another shape: vision_model.embeddings"):
+        AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+
+
+def test_a_teacher_or_encoder_of_another_kind_is_refused(towers, tmp_path):
+    clip, encoder = map(str, towers)
+    BertModel(BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1, vocab_size=50)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="is a 'bert', but a 'xlm-roberta' or 'roberta' or 'camembert' has to stand here.*from_towers"):
+        AltCLIPModel.from_teacher(clip, str(tmp_path / "bert"))
+    with pytest.raises(ValueError, match="is a 'xlm-roberta', but a 'clip' or 'altclip'"):
+        AltCLIPModel.from_teacher(encoder, encoder)
+    model = XLMRobertaModel.from_pretrained(encoder)
+    state = model.state_dict()
+    del state["encoder.layer.1.output.dense.weight"]
+    model.save_pretrained(tmp_path / "half", state_dict=state)
+    with pytest.raises(ValueError, match="lacks weights of XLMRobertaModel: encoder.layer.1.output.dense.weight"):
+        AltCLIPModel.from_teacher(clip, str(tmp_path / "half"))
+
+
+def test_an_encoder_with_its_language_model_head_will_do(towers, tmp_path):
+    text = {name: value for name, value in TEXT.items() if name != "project_dim"}
+    encoder = XLMRobertaForMaskedLM(XLMRobertaConfig(**text))
+    encoder.save_pretrained(tmp_path / "lm")
+    model = AltCLIPModel.from_teacher(str(towers[0]), str(tmp_path / "lm"))
+    assert same(model.text_model.roberta.state_dict(), encoder.roberta.state_dict())
+    assert CLIPModel.from_pretrained(towers[0]).config.vision_config.hidden_size == VISION["hidden_size"]
+
+
+SCRIPT = """
+import sys, torch
+from transformers import AltCLIPModel, AutoModel, AutoProcessor
+for folder in sys.argv[2:]:
+    model, info = AltCLIPModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    assert type(AutoModel.from_pretrained(folder)) is AltCLIPModel
+    batch = torch.load(sys.argv[1])
+    with torch.no_grad():
+        torch.save(model.eval()(**batch).logits_per_image, folder + "/logits.pt")
+print(type(AutoProcessor.from_pretrained(folder)).__name__)
+"""
+
+
+@pytest.mark.slow
+def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
+    """In an environment of its own, with the last release before 5."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    packages = ["torch==2.13.0", "transformers==4.57.6", "pillow", "sentencepiece"]
+    subprocess.run([tmp_path / "venv/bin/pip", "install", "--quiet", *packages], check=True)
+    folders = []
+    for layout in LAYOUTS:
+        for form in FORMS:
+            write(model, tmp_path / "theirs", layout, form)
+            folders.append(tmp_path / f"{layout} {form}")
+            AltCLIPModel.from_pretrained(tmp_path / "theirs").save_pretrained(
+                folders[-1], max_shard_size="60KB" if form == "sharded" else "5GB"
+            )
+            processor.save_pretrained(folders[-1])
+            shutil.rmtree(tmp_path / "theirs")
+    torch.save(batch, tmp_path / "batch.pt")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [tmp_path / "venv/bin/python", tmp_path / "script.py", tmp_path / "batch.pt", *folders]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert process.stdout.strip() == "AltCLIPProcessor"
+    with torch.no_grad():
+        expected = model(**batch).logits_per_image
+    for folder in folders:
+        torch.testing.assert_close(torch.load(folder / "logits.pt"), expected, atol=2e-6, rtol=0)

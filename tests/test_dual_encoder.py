@@ -1,0 +1,184 @@
+"""`altclip_dual_encoder`: any image encoder beside any text encoder."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    BertConfig,
+    BertForMaskedLM,
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    ModernBertConfig,
+    ModernBertModel,
+    SiglipConfig,
+    SiglipModel,
+    ViTConfig,
+    ViTModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+    pipeline,
+)
+
+from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images, embed_texts
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+PICTURE = {"image_size": 32, "patch_size": 8}
+VOCABULARY = 4000
+
+
+def build(name):
+    torch.manual_seed(0)
+    text, vision = SMALL | {"vocab_size": VOCABULARY}, SMALL | PICTURE
+    dino = {name: size for name, size in vision.items() if name != "intermediate_size"}
+    ends = {"pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2}
+    return {
+        "vit": lambda: ViTModel(ViTConfig(**vision)),
+        "dinov2": lambda: Dinov2Model(Dinov2Config(**dino)),
+        "siglip": lambda: SiglipModel(SiglipConfig(text_config=dict(text), vision_config=dict(vision))),
+        "clip": lambda: CLIPModel(CLIPConfig(text_config=dict(text), vision_config=dict(vision))),
+        "xlm-r": lambda: XLMRobertaModel(XLMRobertaConfig(**text, max_position_embeddings=90)),
+        "mE5": lambda: XLMRobertaModel(XLMRobertaConfig(**text, max_position_embeddings=90)),
+        "bert": lambda: BertForMaskedLM(BertConfig(**text)),
+        "modernbert": lambda: ModernBertModel(ModernBertConfig(**text, **ends)),
+    }[name]()
+
+
+@pytest.fixture
+def towers(tmp_path):
+    """Save the named tower, as its authors would, and give the folder."""
+
+    def towers(name):
+        build(name).save_pretrained(tmp_path / name)
+        if name == "mE5":
+            (tmp_path / name / "1_Pooling").mkdir()
+            stated = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+            (tmp_path / name / "1_Pooling/config.json").write_text(json.dumps(stated))
+        return str(tmp_path / name)
+
+    return towers
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.randint(4, VOCABULARY, (3, 9), generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[1, 5:] = 0
+    input_ids[1, 5:] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": torch.randn(3, 3, 32, 32, generator=generator)}
+
+
+def by_hand(tower, pooling, mask=None, **inputs):
+    outputs = tower(**inputs) if mask is None else tower(**inputs, attention_mask=mask)
+    if pooling == "pooler":
+        return outputs.pooler_output
+    states = outputs.last_hidden_state
+    if pooling == "cls":
+        return states[:, 0]
+    return torch.stack([state[kept.bool()].mean(0) for state, kept in zip(states, mask)])
+
+
+@pytest.mark.parametrize(
+    "vision,text,poolings",
+    [
+        ("vit", "xlm-r", ("cls", "cls")),
+        ("dinov2", "mE5", ("cls", "mean")),
+        ("siglip", "bert", ("pooler", "cls")),
+        ("clip", "modernbert", ("pooler", "cls")),
+    ],
+)
+def test_any_towers(towers, batch, processor, tmp_path, vision, text, poolings):
+    """Assembled, compared with the towers' own outputs, saved, loaded, and used in the pipeline."""
+    model = AltCLIPDualEncoderModel.from_towers(towers(vision), towers(text), projection_dim=16).eval()
+    assert (model.config.vision_pooling, model.config.text_pooling) == poolings
+    source = build(vision)
+    image_tower = (source if vision in ("vit", "dinov2") else source.vision_model).eval()
+    source = build(text)
+    text_tower = (source.bert if text == "bert" else source).eval()
+    with torch.no_grad():
+        outputs = model(**batch, return_loss=True)
+        texts = by_hand(text_tower, poolings[1], batch["attention_mask"], input_ids=batch["input_ids"])
+        images = by_hand(image_tower, poolings[0], pixel_values=batch["pixel_values"])
+        for embeds, pooled, projection in (
+            (outputs.text_embeds, texts, model.text_projection),
+            (outputs.image_embeds, images, model.visual_projection),
+        ):
+            torch.testing.assert_close(embeds, torch.nn.functional.normalize(projection(pooled), dim=-1), atol=1e-6, rtol=1e-5)
+
+    model.save_pretrained(tmp_path / "model")
+    AltCLIPProcessor(processor.image_processor, processor.tokenizer).save_pretrained(tmp_path / "model")
+    saved = (tmp_path / "model/config.json").read_text()
+    assert str(tmp_path) not in saved and json.loads(saved)["model_type"] == "altclip_dual_encoder"
+    for auto in (AutoModel, AutoModelForZeroShotImageClassification):
+        loaded = auto.from_pretrained(tmp_path / "model").eval()
+        assert type(loaded) is AltCLIPDualEncoderModel
+        with torch.no_grad():
+            assert torch.equal(loaded(**batch).logits_per_image, outputs.logits_per_image)
+    reader = AutoProcessor.from_pretrained(tmp_path / "model")
+    assert type(reader) is AltCLIPProcessor
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path / "model"))
+    picture, labels = Image.new("RGB", (32, 32), "red"), ["dog face", "key and bell"]
+    answer = {entry["label"]: entry["score"] for entry in classify(picture, labels, hypothesis_template="{}")}
+    cosines = embed_images(loaded, reader, [picture]) @ embed_texts(loaded, reader, labels).t()
+    expected = (loaded.logit_scale.exp() * cosines).softmax(dim=-1)[0].tolist()
+    assert [answer[label] for label in labels] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_mean_leaves_padding_out(towers, batch):
+    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("mE5"), projection_dim=16).eval()
+    with torch.no_grad():
+        padded = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output[1]
+        alone = model.get_text_features(batch["input_ids"][1:2, :5], batch["attention_mask"][1:2, :5]).pooler_output[0]
+        without_mask = model.get_text_features(batch["input_ids"][1:2, :5]).pooler_output[0]
+    torch.testing.assert_close(padded, alone, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(without_mask, alone, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("vision,text", [("vit", "bert"), ("dinov2", "modernbert")])
+def test_every_parameter_learns_and_attention_reaches_both_towers(towers, batch, vision, text):
+    """A pooler that nobody reads would have no gradient, and stop distributed training."""
+    model = AltCLIPDualEncoderModel.from_towers(towers(vision), towers(text), projection_dim=16)
+    model.set_attn_implementation("eager")
+    encoders = model.text_model.encoder, model.vision_model.encoder
+    assert {encoder.config._attn_implementation for encoder in encoders} == {"eager"}
+    model(**batch, return_loss=True).loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None] == []
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == (["vision_model.encoder.embeddings.mask_token"] if vision == "dinov2" else [])
+    model.resize_token_embeddings(VOCABULARY + 8)
+    assert model.get_input_embeddings().num_embeddings == VOCABULARY + 8 == model.config.text_config.vocab_size
+
+
+def test_an_odd_pooling_is_refused(towers):
+    with pytest.raises(ValueError, match="text_pooling is 'max': choose from cls, mean, pooler"):
+        AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("xlm-r"), text_pooling="max")
+    with pytest.raises(ValueError, match="vision_pooling is 'first'"):
+        AltCLIPDualEncoderConfig(vision_pooling="first")
+
+
+def test_half_a_tower_is_refused(towers, tmp_path):
+    model = build("vit")
+    state = model.state_dict()
+    name = next(name for name in state if name.endswith("fc1.weight"))
+    del state[name]
+    model.save_pretrained(tmp_path / "half", state_dict=state)
+    with pytest.raises(ValueError, match=f"lacks weights of ViTModel: {name}"):
+        AltCLIPDualEncoderModel.from_towers(str(tmp_path / "half"), towers("bert"))
+
+
+def test_plain_transformers_does_not_half_load_it(towers, tmp_path, run):
+    AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("bert")).save_pretrained(tmp_path / "model")
+    code = "import sys; from transformers import AutoModel; AutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)"
+    process = run("python", "-c", code, tmp_path / "model", cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1")
+    assert process.returncode != 0 and "trust_remote_code=True" in process.stderr
+    trusting = code.replace("False", "True") + "; print('read')"
+    modules = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    process = run("python", "-c", trusting, tmp_path / "model", cwd=tmp_path, **modules)
+    assert process.stdout.strip() == "read", process.stderr

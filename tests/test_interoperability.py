@@ -1,0 +1,120 @@
+"""A saved folder in other people's tools: sentence-transformers, mteb, peft; and as the teacher of our own stage 1."""
+
+import mteb
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, load_dataset
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from peft import LoraConfig, PeftModel, get_peft_model
+from sentence_transformers import SentenceTransformer
+
+from benchmarks.loading import load_model
+from modeling_altclip import AltCLIPModel, embed_images, embed_texts
+from training.frozen import add_teacher_vectors
+
+from .conftest import ROOT
+
+
+@pytest.fixture
+def folder(miniature, processor, tmp_path):
+    torch.manual_seed(0)
+    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(tmp_path / "altclip")
+    processor.save_pretrained(tmp_path / "altclip")
+    return tmp_path / "altclip"
+
+
+@pytest.fixture
+def scenes(miniature):
+    return load_dataset(str(miniature / "dataset"), split="test_concepts").select(range(24))
+
+
+def test_sentence_transformers(folder, scenes):
+    model, processor = load_model(str(folder))
+    encoder = SentenceTransformer(str(folder))
+    texts, images = ["dog face", "红苹果"], scenes["image"][:3]
+    assert np.allclose(encoder.encode(texts, normalize_embeddings=True), embed_texts(model, processor, texts), atol=1e-5)
+    assert np.allclose(encoder.encode(images, normalize_embeddings=True), embed_images(model, processor, images), atol=1e-5)
+
+
+def test_mteb(folder, scenes, tmp_path):
+    """Their wrapper, a task of ours that is in memory alone, and an accuracy that our own metric confirms."""
+    names = [caption["en"] for caption in scenes["captions"]]
+    labels = sorted(set(names))
+
+    class Scenes(AbsTaskZeroShotClassification):
+        metadata = TaskMetadata(
+            name="Scenes",
+            description="Emoji.",
+            reference="https://example.org",
+            dataset={"path": "in/memory", "revision": "1"},
+            type="ZeroShotClassification",
+            category="i2t",
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="accuracy",
+            date=("2024-01-01", "2024-01-02"),
+            domains=["Web"],
+            task_subtypes=["Object recognition"],
+            license="apache-2.0",
+            annotations_creators="derived",
+            dialect=[],
+            modalities=["text", "image"],
+            sample_creation="created",
+            bibtex_citation="",
+        )
+
+        def load_data(self, **_):
+            rows = {"image": scenes["image"][:], "label": [labels.index(name) for name in names]}
+            self.dataset = DatasetDict({"test": Dataset.from_dict(rows)})
+            self.data_loaded = True
+
+        def get_candidate_labels(self):
+            return labels
+
+    encoder = SentenceTransformerEncoderWrapper(SentenceTransformer(str(folder)))
+    encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
+    result = mteb.evaluate(encoder, Scenes(), cache=None, encode_kwargs={"batch_size": 8})
+    model, processor = load_model(str(folder))
+    similarity = embed_images(model, processor, scenes["image"]) @ embed_texts(model, processor, labels).t()
+    expected = (similarity.argmax(dim=1) == torch.tensor([labels.index(name) for name in names])).float().mean()
+    assert result.task_results[0].get_score() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize(
+    "modules,where", [(r"text_model.*\.(query|value)", "text_model."), (r"vision_model.*\.(q_proj|v_proj)", "vision_model.")]
+)
+def test_low_rank_adapters_on_either_tower(model, batch, tmp_path, modules, where):
+    before = model(**batch).logits_per_image
+    adapted = get_peft_model(model, LoraConfig(target_modules=modules, r=2, init_lora_weights=False))
+    adapted(**batch, return_loss=True).loss.backward()
+    learning = {name: parameter.grad for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert len(learning) == 8 and all(where in name and gradient.abs().max() > 0 for name, gradient in learning.items())
+    adapted.save_pretrained(tmp_path)
+    with torch.no_grad():
+        after = adapted(**batch).logits_per_image
+        assert (after - before).abs().max() > 1e-4
+        again = PeftModel.from_pretrained(adapted.unload(), tmp_path)
+        torch.testing.assert_close(again(**batch).logits_per_image, after)
+        torch.testing.assert_close(again.merge_and_unload()(**batch).logits_per_image, after, atol=1e-5, rtol=1e-5)
+
+
+def test_as_the_teacher_of_stage_1(folder, miniature, run, scenes, tmp_path):
+    teacher, processor = load_model(str(folder))
+    rows = add_teacher_vectors(scenes, teacher, processor.tokenizer)
+    english = processor.tokenizer([caption["en"] for caption in scenes["captions"]], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = teacher.text_model.eval()(**english).pooler_output
+    torch.testing.assert_close(torch.tensor(rows["target"][:]), expected, atol=1e-5, rtol=1e-5)
+    process = run(
+        *["python", ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", "--teacher_name_or_path", folder],
+        *["--text_encoder_name_or_path", miniature / "text_encoder", "--dataset", miniature / "dataset"],
+        *["--output_dir", tmp_path / "student", "--max_steps", "2", "--per_device_train_batch_size", "16"],
+    )
+    assert process.returncode == 0, process.stderr
+    student = AltCLIPModel.from_pretrained(tmp_path / "student")
+    for part in ("vision_model", "visual_projection", "text_projection"):
+        ours, theirs = getattr(student, part).state_dict(), getattr(teacher, part).state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

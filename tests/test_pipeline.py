@@ -1,0 +1,229 @@
+"""The zero-shot pipeline: transformers' scores, labels encoded once, and a cache that never lies."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.nn.functional import normalize
+from transformers import CLIPConfig, CLIPModel, ZeroShotImageClassificationPipeline, pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from modeling_altclip import AltCLIPModel, AltCLIPZeroShotPipeline
+from modeling_altclip.prompts_altclip import PROMPTS, read_templates
+
+TASK = "zero-shot-image-classification"
+LABELS = ["dog face", "红苹果", "llave", "umbrella with rain drops"]
+IMAGES = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 32, 3), dtype=np.uint8)) for seed in range(5)]
+
+
+@pytest.fixture
+def model(config, processor):
+    config.text_config.vocab_size = len(processor.tokenizer)
+    config.text_config.max_position_embeddings = 80
+    torch.manual_seed(0)
+    return AltCLIPModel(config).eval()
+
+
+@pytest.fixture
+def classify(model, processor):
+    return pipeline(TASK, model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+
+
+@pytest.fixture
+def stock(model, processor):
+    parts = {"model": model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    return ZeroShotImageClassificationPipeline(**parts)
+
+
+@pytest.fixture
+def texts_seen(model, monkeypatch):
+    """How many texts each forward of the text tower had."""
+    seen = []
+    plain = model.get_text_features
+    monkeypatch.setattr(model, "get_text_features", lambda **inputs: seen.append(len(inputs["input_ids"])) or plain(**inputs))
+    return seen
+
+
+def scores(answer):
+    return {entry["label"]: entry["score"] for entry in answer}
+
+
+def assert_same(ours, theirs):
+    assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
+    for one, other in zip(ours, theirs):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("template", ["This is a photo of {}.", "{}", "一张{}的照片。"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_scores_equal_the_stock_pipelines(classify, stock, template, batch_size):
+    assert type(classify) is AltCLIPZeroShotPipeline
+    ours = classify(IMAGES, candidate_labels=LABELS, hypothesis_template=template, batch_size=batch_size)
+    theirs = stock(IMAGES, candidate_labels=LABELS, hypothesis_template=template)
+    assert len(ours) == len(IMAGES) and max(entry["score"] for entry in ours[0]) < 0.9
+    for one, other in zip(ours, theirs):
+        assert_same(one, other)
+    assert_same(classify(IMAGES[0], LABELS, hypothesis_template=template), theirs[0])
+
+
+def test_labels_are_encoded_once(classify, texts_seen):
+    for _ in range(3):
+        classify(IMAGES, LABELS, batch_size=2)
+        classify(IMAGES[0], LABELS)
+    assert texts_seen == [len(LABELS)]
+    classify(IMAGES[0], LABELS, hypothesis_template="{}")
+    classify(IMAGES[0], LABELS[:2])
+    classify(IMAGES[0], LABELS)
+    assert texts_seen == [4, 4, 2]
+
+
+def ramp(weight):
+    """A factor of its own for every row: one factor for all would be normalised away."""
+    return torch.linspace(0.5, 2, len(weight))[:, None]
+
+
+CHANGES = {
+    "optimizer": lambda model, weight: torch.optim.SGD([weight], lr=1.0).step(),
+    "in place": lambda model, weight: weight.requires_grad_(False).mul_(ramp(weight)),
+    "data": lambda model, weight: weight.data.mul_(ramp(weight)),
+    "rows in another order": lambda model, weight: weight.data.copy_(weight.data.flip(0)),
+    "assignment": lambda model, weight: setattr(weight, "data", weight.data * ramp(weight)),
+    "state dict": lambda model, weight: model.load_state_dict(
+        {name: value * ramp(value) if value.ndim == 2 else value for name, value in model.state_dict().items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("part", ["text_projection.weight", "text_model.roberta.embeddings.word_embeddings.weight"])
+def test_changed_weights_are_seen(classify, stock, model, change, part):
+    before = classify(IMAGES[0], LABELS)
+    weight = model.get_parameter(part)
+    weight.grad = torch.randn_like(weight)
+    CHANGES[change](model, weight)
+    after = classify(IMAGES[0], LABELS)
+    assert_same(after, stock(IMAGES[0], candidate_labels=LABELS))
+    assert max(abs(scores(before)[label] - scores(after)[label]) for label in LABELS) > 1e-5
+
+
+def test_another_model_or_tokenizer_is_seen(classify, texts_seen, config, processor):
+    classify(IMAGES[0], LABELS)
+    classify.tokenizer = copy.deepcopy(classify.tokenizer)
+    classify(IMAGES[0], LABELS)
+    assert texts_seen == [4, 4]
+    classify.model = AltCLIPModel(config).eval()
+    parts = {"model": classify.model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    assert_same(classify(IMAGES[0], LABELS), ZeroShotImageClassificationPipeline(**parts)(IMAGES[0], candidate_labels=LABELS))
+
+
+def test_nothing_is_kept_while_the_model_trains(classify, model, texts_seen):
+    model.train()
+    classify(IMAGES[0], LABELS)
+    classify(IMAGES[0], LABELS)
+    assert texts_seen == [4, 4] and model.training
+
+
+def test_memory_is_bounded(classify):
+    for number in range(40):
+        classify(IMAGES[0], ["key", f"key {number}"])
+    assert len(classify.label_embeds) == 32
+
+
+def test_templates_are_averaged_as_clip_does(classify, model, processor):
+    model.logit_scale.data.fill_(3.0)
+    for weight in model.text_model.parameters():
+        weight.data.mul_(8.0 if weight.ndim == 2 else 1.0)  # sentences far apart: a mean that is not normalised again would show
+    templates = ["{}", "key {}", "bell {} umbrella"]
+    by_list = classify(IMAGES[0], LABELS, hypothesis_template=templates)
+    vectors = []
+    with torch.no_grad():
+        for label in LABELS:
+            texts = processor.tokenizer([template.format(label) for template in templates], padding=True, return_tensors="pt")
+            vectors.append(normalize(normalize(model.get_text_features(**texts).pooler_output, dim=-1).mean(0), dim=-1))
+        pixels = processor(images=IMAGES[0], return_tensors="pt")
+        image = normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
+        expected = (model.logit_scale.exp() * image @ torch.stack(vectors).t()).softmax(dim=-1)[0]
+    for label, score in zip(LABELS, expected.tolist()):
+        assert scores(by_list)[label] == pytest.approx(score, abs=1e-6)
+
+
+def test_every_language_has_its_own_sentences():
+    assert len(PROMPTS) == 19 and read_templates("zh") == PROMPTS["zh"] and "照片" in PROMPTS["zh"][0]
+    for templates in PROMPTS.values():
+        assert len(set(templates)) == len(templates) >= 3 and all(template.count("{}") == 1 for template in templates)
+    assert len({template for templates in PROMPTS.values() for template in templates}) == sum(map(len, PROMPTS.values()))
+
+
+def test_long_labels_are_cut(classify):
+    (answer,) = classify([IMAGES[0]], ["dog face and key " * 60])
+    assert answer[0]["score"] == 1.0
+
+
+def test_generators_and_datasets_are_streamed(classify):
+    taken = []
+
+    def stream():
+        for image in IMAGES:
+            taken.append(image)
+            yield image
+
+    expected = classify(IMAGES, LABELS)
+    answers = classify(stream(), LABELS)
+    assert_same(next(iter(answers)), expected[0])
+    assert len(taken) < len(IMAGES)
+    column = Dataset.from_dict({"image": IMAGES}, features=Features({"image": ImageFeature()}))["image"]
+    for answers in (classify((image for image in IMAGES), LABELS, batch_size=2), classify(column, LABELS)):
+        for one, other in zip(list(answers), expected, strict=True):
+            assert_same(one, other)
+
+
+def test_two_streams_with_labels_of_their_own(classify):
+    expected = classify(IMAGES, LABELS), classify(IMAGES, LABELS[::-1][:2])
+    streams = [classify((image for image in IMAGES), labels) for labels in (LABELS, LABELS[::-1][:2])]
+    for answers, wanted in zip(zip(*streams), zip(*expected)):
+        for one, other in zip(answers, wanted):
+            assert_same(one, other)
+
+
+def test_top_k(classify, model, processor):
+    ranked = classify(IMAGES[0], LABELS)
+    assert classify(IMAGES[0], LABELS, top_k=2) == ranked[:2]
+    assert len(classify(IMAGES[0], LABELS)) == 4
+    parts = {"model": model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    assert_same(pipeline(TASK, **parts, top_k=1, hypothesis_template="{}")(IMAGES[0], LABELS), classify(IMAGES[0], LABELS, "{}")[:1])
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ({"candidate_labels": []}, "candidate_labels is empty"),
+        ({"candidate_labels": ["key", None]}, r"candidate_labels\[1\] is None"),
+        ({"hypothesis_template": "a photo"}, "'a photo' has no {} for the label, and is no language we have sentences in: en zh"),
+        ({"hypothesis_template": []}, "hypothesis_template is an empty list"),
+        ({"image": []}, "images is empty"),
+        ({"image": [None]}, "it is a NoneType, not an image"),
+    ],
+)
+def test_bad_input_is_refused(classify, given, message):
+    with pytest.raises(ValueError, match=message):
+        classify(**{"image": IMAGES[0], "candidate_labels": LABELS} | given)
+
+
+def test_other_models_get_the_stock_pipeline(processor, tmp_path):
+    text = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 5000}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=text | {"image_size": 32, "patch_size": 8}))
+    classify = pipeline(TASK, model=clip, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    assert type(classify) is ZeroShotImageClassificationPipeline
+    assert len(classify(IMAGES[0], candidate_labels=LABELS)) == 4
+    task = PIPELINE_REGISTRY.supported_tasks[TASK]
+    assert task["impl"] is AltCLIPZeroShotPipeline and "default" in task
+
+
+def test_a_saved_pipeline_is_no_remote_code(classify, processor, tmp_path):
+    classify.save_pretrained(tmp_path)
+    assert "custom_pipelines" not in (tmp_path / "config.json").read_text()
+    assert_same(pipeline(TASK, model=str(tmp_path))(IMAGES[0], LABELS), classify(IMAGES[0], LABELS))

@@ -1,0 +1,122 @@
+"""What the processor reads, and what it says of that which it cannot."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from modeling_altclip import AltCLIPProcessor
+from modeling_altclip.processing_altclip import read_image, text_length
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+PICTURE = Image.fromarray(PIXELS)
+
+
+def test_texts_are_padded_to_the_longest_and_cut_at_77(processor):
+    short = processor(text=["dog face", "key"], return_tensors="pt")
+    assert short["input_ids"].shape[1] == max(len(processor.tokenizer(text)["input_ids"]) for text in ("dog face", "key"))
+    long = processor(text=["dog face", "dog face and key " * 40], return_tensors="pt")
+    assert long["input_ids"].shape == (2, 77) and long["attention_mask"][0].sum() < 10
+    assert processor(text="dog face and key " * 40, max_length=9, return_tensors="pt")["input_ids"].shape == (1, 9)
+    assert processor(text=["key"], text_kwargs={"padding": "max_length"}, return_tensors="pt")["input_ids"].shape == (1, 77)
+
+
+@pytest.mark.parametrize("stated,expected", [(int(1e30), 77), (512, 77), (514, 77), (128, 128), (64, 64)])
+def test_text_length(processor, stated, expected):
+    """512 and more is what an encoder can read, not what a CLIP was trained with."""
+    processor.tokenizer.model_max_length = stated
+    assert text_length(processor.tokenizer) == expected
+    assert processor(text=["key " * 200], return_tensors="pt")["input_ids"].shape == (1, expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"])
+def test_every_mode_becomes_rgb(processor, mode):
+    image = PICTURE.convert("L").convert(mode) if mode in ("LA", "PA", "I", "F") else PICTURE.convert("LAB" if mode == "LAB" else mode)
+    read = read_image(image)
+    assert read.mode == "RGB" and np.array_equal(np.asarray(read), np.asarray(image.convert("RGB")))
+    assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_16_bit_greys_keep_their_shades(tmp_path, mode):
+    greys = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
+    image = Image.fromarray(greys) if mode == "I;16" else Image.fromarray(greys.astype(">u2" if mode == "I;16B" else np.int32))
+    assert image.mode == mode
+    assert np.array_equal(np.asarray(read_image(image))[..., 0], greys >> 8)
+    if mode == "I;16":
+        image.save(tmp_path / "greys.png")
+        assert np.array_equal(np.asarray(read_image(tmp_path / "greys.png"))[..., 2], greys >> 8)
+
+
+def test_a_turned_photograph_is_put_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    PICTURE.save(tmp_path / "turned.png", exif=exif)
+    upright = np.rot90(PIXELS, k=-1)
+    for source in (
+        tmp_path / "turned.png",
+        str(tmp_path / "turned.png"),
+        f"file://{tmp_path}/turned.png",
+        Image.open(tmp_path / "turned.png"),
+    ):
+        assert np.array_equal(np.asarray(read_image(source)), upright)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert Image.open(tmp_path / "a.gif").n_frames == 2
+    assert read_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_arrays_and_tensors_equal_the_picture(processor):
+    expected = processor(images=PICTURE, return_tensors="pt")["pixel_values"]
+    channels_first = np.ascontiguousarray(PIXELS.transpose(2, 0, 1))
+    for given in (PIXELS, channels_first, torch.from_numpy(channels_first)):
+        torch.testing.assert_close(processor(images=[given], return_tensors="pt")["pixel_values"], expected)
+    both = processor(images=np.stack([channels_first] * 2), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(both, expected.repeat(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "bad,message",
+    [
+        (None, "it is a NoneType, not an image"),
+        (b"GIF", "it is a bytes, not an image"),
+        ({"bytes": b""}, "it is a dict, not an image"),
+        (Image.new("RGB", (0, 4)), "its size is 0x4 pixels"),
+        (np.zeros((0, 4, 3)), r"its shape is \(0, 4, 3\)"),
+        ("no/such/file.png", "Incorrect image source"),
+        (__file__, "cannot identify image file"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_named(processor, bad, message):
+    with pytest.raises(ValueError, match=rf"images\[1\] cannot be read: {message}"):
+        processor(images=[PICTURE, bad])
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ({"text": []}, "text is empty: give at least one string"),
+        ({"text": ["key", None]}, r"text\[1\] is None, not a string"),
+        ({"text": ["key", "bell", 7]}, r"text\[2\] is 7, not a string"),
+        ({"text": [["key"]]}, r"text\[0\] is \['key'\], not a string"),
+        ({"images": []}, "images is empty: give at least one image"),
+    ],
+)
+def test_bad_lists_are_refused(processor, given, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**given)
+
+
+def test_saved_and_loaded(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.tokenizer.model_max_length = 60
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is AltCLIPProcessor
+    ours, theirs = (one(text=["key " * 99], images=PICTURE, return_tensors="pt") for one in (processor, loaded))
+    assert theirs["input_ids"].shape == (1, 60)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

@@ -1,0 +1,65 @@
+"""Teach Stable Diffusion to be led by AltCLIP: only the keys and values of its cross-attention learn (paper 5.4, AltDiffusion).
+
+The UNet reads the text tower's vectors of all 77 tokens. Where its cross-attention looks them up is all that has to change;
+the autoencoder, the text tower and the rest of the UNet stay as they are.
+"""
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from torch import nn
+from torch.nn.functional import mse_loss
+from transformers import PreTrainedTokenizerBase
+
+from .trainers import AltCLIPTrainer
+
+KEYS_AND_VALUES = (".attn2.to_k.", ".attn2.to_v.")
+
+
+class DiffusionCollator:
+    """Cells of `text` and `image` to `input_ids` and `attention_mask` `(cells, max_length)`, and `pixel_values` within [-1, 1].
+
+    Args:
+        size: height and width in pixels.
+        max_length: tokens that every prompt is padded to, as Stable Diffusion's pipelines do.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, max_length: int):
+        self.tokenizer, self.size, self.max_length, self.images = tokenizer, size, max_length, VaeImageProcessor()
+
+    def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
+        texts = self.tokenizer(
+            [cell["text"] for cell in cells], padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        images = [cell["image"].convert("RGB") for cell in cells]
+        pixel_values = self.images.preprocess(images, height=self.size, width=self.size)
+        return {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"], "pixel_values": pixel_values}
+
+
+class DiffusionTrainer(AltCLIPTrainer):
+    """The model is the UNet of `pipeline`; what the loss compares is the noise, or what the scheduler has it predict instead."""
+
+    def __init__(self, pipeline: StableDiffusionPipeline, **kwargs):
+        super().__init__(model=keys_and_values_alone(pipeline.unet), **kwargs)
+        frozen = (pipeline.vae, pipeline.text_encoder)
+        self.vae, self.text_encoder = (part.requires_grad_(False).eval().to(self.args.device) for part in frozen)
+        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        with torch.no_grad():
+            latents = self.vae.encode(inputs["pixel_values"]).latent_dist.sample() * self.vae.config.scaling_factor
+            tokens = self.text_encoder(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+        noise = torch.randn_like(latents)
+        steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
+        predicted = model(self.scheduler.add_noise(latents, noise, steps), steps, tokens).sample
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(latents, noise, steps) if velocity else noise
+        loss = mse_loss(predicted.float(), target.float())
+        return (loss, predicted) if return_outputs else loss
+
+
+def keys_and_values_alone(unet: nn.Module) -> nn.Module:
+    """Let only the keys and values of cross-attention learn."""
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(any(part in name for part in KEYS_AND_VALUES))
+    return unet

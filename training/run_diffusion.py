@@ -1,0 +1,39 @@
+"""AltDiffusion: lead Stable Diffusion by AltCLIP's text tower, training only keys and values of cross-attention (paper 5.4).
+
+accelerate launch training/run_diffusion.py training/recipes/altdiffusion/diffusion.yaml
+
+Needs the extra `diffusion`.
+"""
+
+from diffusers import StableDiffusionPipeline
+from transformers import AutoTokenizer
+
+from benchmarks.loading import check_folder, check_languages, load_captions
+from benchmarks.recipe import launch
+from modeling_altclip import AltCLIPTextModel
+from training.arguments import DiffusionArguments
+from training.data import CaptionCells
+from training.diffusion import DiffusionCollator, DiffusionTrainer
+from training.session import begin, finish, train
+
+
+def main(arguments: DiffusionArguments) -> None:
+    begin(arguments)
+    for name_or_path in (arguments.diffusion_name_or_path, arguments.model_name_or_path):
+        check_folder("model", name_or_path)
+    text_encoder = AltCLIPTextModel.from_pretrained(arguments.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, model_max_length=arguments.max_text_length)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        arguments.diffusion_name_or_path, text_encoder=text_encoder, tokenizer=tokenizer, safety_checker=None, requires_safety_checker=False
+    )
+    rows = load_captions(arguments.dataset, arguments.split)
+    cells = CaptionCells(rows, check_languages(arguments.languages, list(rows.features["captions"])), "image")
+    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    collator = DiffusionCollator(tokenizer, size, arguments.max_text_length)
+    train(DiffusionTrainer(pipeline, args=arguments, train_dataset=cells, data_collator=collator), arguments)
+    pipeline.save_pretrained(arguments.output_dir)
+    finish(arguments, "the pipeline", f'StableDiffusionPipeline.from_pretrained("{arguments.output_dir}")')
+
+
+if __name__ == "__main__":
+    launch(main, DiffusionArguments)
