@@ -93,3 +93,12 @@ def processor(miniature):
     """The miniature's multilingual tokenizer beside an image processor for 32 pixels."""
     image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(miniature / "text_encoder"))
+
+
+@pytest.fixture
+def folder(miniature, processor, tmp_path):
+    """A saved AltCLIP, model and processor, of the miniature's untrained towers."""
+    torch.manual_seed(0)
+    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(tmp_path / "altclip")
+    processor.save_pretrained(tmp_path / "altclip")
+    return tmp_path / "altclip"

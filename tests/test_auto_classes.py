@@ -42,14 +42,6 @@ print(json.dumps({"modules": modules, "ours": "modeling_altclip" in sys.modules,
 
 
 @pytest.fixture
-def folder(miniature, processor, tmp_path):
-    torch.manual_seed(0)
-    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(tmp_path / "altclip")
-    processor.save_pretrained(tmp_path / "altclip")
-    return tmp_path / "altclip"
-
-
-@pytest.fixture
 def elsewhere(tmp_path, run):
     """Run the script in an empty folder, away from the repository and from the package."""
 

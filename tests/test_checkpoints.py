@@ -1,6 +1,7 @@
 """Checkpoints: every spelling, every kind of file, whole or refused."""
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -160,6 +161,18 @@ def test_what_is_not_whole_is_refused_with_a_list(model, tmp_path):
     assert "missing: logit_scale, vision_model.encoder.layers.1.mlp.fc1.weight; left over: text_model.stray" in message
     assert "of another shape: text_model.roberta.encoder.layer.0.output.dense.bias ((7,) there, (32,) here)" in message
     assert "AltCLIPModel.from_teacher" in message
+
+
+def test_an_old_file_cannot_run_code(model, tmp_path):
+    class Intruder:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    write(model, tmp_path / "model", "A", "bin")
+    spoil(tmp_path / "model", lambda state: state.update(intruder=Intruder()))
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        AltCLIPModel.from_pretrained(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_only_the_head_may_be_of_another_shape_and_only_when_asked(model, config, tmp_path):

@@ -19,14 +19,6 @@ from .conftest import ROOT
 
 
 @pytest.fixture
-def folder(miniature, processor, tmp_path):
-    torch.manual_seed(0)
-    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(tmp_path / "altclip")
-    processor.save_pretrained(tmp_path / "altclip")
-    return tmp_path / "altclip"
-
-
-@pytest.fixture
 def scenes(miniature):
     return load_dataset(str(miniature / "dataset"), split="test_concepts").select(range(24))
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.loading import check_languages, load_captions, load_model, load_rows
 from benchmarks.recipe import InputError, parse
-from training.arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
+from training.arguments import ContrastiveArguments, DiffusionArguments, TeacherArguments, TeacherLearningArguments
 
 from .conftest import ROOT
 
@@ -46,7 +46,7 @@ def test_a_missing_recipe_is_refused():
         parse(Arguments, arguments=["nowhere.yaml"])
 
 
-STAGES = {"stage0": TeacherArguments, "stage1": TeacherLearningArguments, "stage2": ContrastiveArguments}
+STAGES = {"stage0": TeacherArguments, "stage1": TeacherLearningArguments, "stage2": ContrastiveArguments, "diffusion": DiffusionArguments}
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "training/recipes").rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
