@@ -15,10 +15,11 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from benchmarks.loading import load_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor, embed_images, embed_texts
-from training.losses import contrastive_loss, gather_rows
+from training.losses import contrastive_loss, gather_rows, sigmoid_loss
 
 from .conftest import ROOT
 
+FREE_PORT = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
 TEXTS = ["key", "dog face and key", "bell", "key", "umbrella", "红苹果", "fire", "ghost and bell and key"]
 IMAGES = [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue", "white", "black")]
 
@@ -29,20 +30,23 @@ def leaves():
     return images, texts, torch.tensor(4.0, requires_grad=True), torch.tensor([0, 1, 2, 3, 1, 5, 6, 7])
 
 
-def half(rank, folder):
+def half(rank, folder, tile_size):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     images, texts, scale, ids = leaves()
     mine = slice(4 * rank, 4 * rank + 4)
-    loss = contrastive_loss(gather_rows(images[mine]), gather_rows(texts[mine]), scale, image_ids=gather_rows(ids[mine]))
+    gathered = gather_rows(images[mine]), gather_rows(texts[mine])
+    loss = contrastive_loss(*gathered, scale, image_ids=gather_rows(ids[mine]), tile_size=tile_size)
+    loss = loss + sigmoid_loss(*gathered, scale, -scale, image_ids=gather_rows(ids[mine]), tile_size=tile_size)
     loss.backward()
     torch.save((loss.detach(), images.grad, texts.grad, scale.grad), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_gathered_loss_and_gradients_equal_those_of_one_process(tmp_path):
-    mp.spawn(half, args=(tmp_path,), nprocs=2)
+@pytest.mark.parametrize("tile_size", [None, 3])
+def test_gathered_losses_and_gradients_equal_those_of_one_process(tmp_path, tile_size):
+    mp.spawn(half, args=(tmp_path, tile_size), nprocs=2)
     images, texts, scale, ids = leaves()
-    loss = contrastive_loss(images, texts, scale, image_ids=ids)
+    loss = contrastive_loss(images, texts, scale, image_ids=ids) + sigmoid_loss(images, texts, scale, -scale, image_ids=ids)
     loss.backward()
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert images.grad.abs().max() > 0
@@ -81,26 +85,51 @@ def test_two_processes_embed_like_one(miniature, processor, tmp_path):
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["stage0", "stage2"])
-def test_two_processes_train_like_one(miniature, run, tmp_path, stage):
-    """Plain SGD without autocast: what Adam would make of rounding errors is not the question."""
-    if stage == "stage2":
-        torch.manual_seed(0)
-        AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"), dropout=0.0).save_pretrained(tmp_path / "start")
-        tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-        AltCLIPProcessor(AutoProcessor.from_pretrained(miniature / "clip").image_processor, tokenizer).save_pretrained(tmp_path / "start")
-    start = miniature / "clip" if stage == "stage0" else tmp_path / "start"
+@pytest.fixture
+def beginnings(miniature, tmp_path):
+    """What each stage begins with, as flags; and the folder whose weights it goes on from."""
+    torch.manual_seed(0)
+    start, encoder = tmp_path / "start", miniature / "text_encoder"
+    AltCLIPModel.from_teacher(str(miniature / "clip"), str(encoder), dropout=0.0).save_pretrained(start)
+    image_processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip").image_processor, AutoTokenizer.from_pretrained(encoder)
+    AltCLIPProcessor(image_processor, tokenizer).save_pretrained(start)
+    return {
+        "stage0": ["--model_name_or_path", miniature / "clip"],
+        "stage1": ["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", encoder],
+        "stage2": ["--model_name_or_path", start],
+    }
+
+
+SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
+
+
+@pytest.mark.parametrize(
+    "stage,shared,switches",
+    [
+        ("stage0", [], []),
+        ("stage0", [], SWITCHES),
+        ("stage1", [], []),
+        ("stage2", [], []),
+        ("stage2", ["--gradient_accumulation_steps", "2"], [*SWITCHES, "--cache_image_embeds", "false"]),
+    ],
+    ids=["stage0", "stage0 in tiles and chunks", "stage1", "stage2", "stage2 accumulated, in tiles and chunks, images live"],
+)
+def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stage, shared, switches):
+    """One process with the whole batch and no switch, two with half of it and all. Plain SGD without autocast: what Adam would
+    make of rounding errors is not the question.
+    """
     weights = {}
-    for processes, launcher in ((1, ["python"]), (2, ["python", "-m", "torch.distributed.run", "--nproc_per_node", "2"])):
+    for processes, launcher in ((1, ["python"]), (2, ["python", "-m", "torch.distributed.run", "--nproc_per_node", "2", *FREE_PORT])):
         process = run(
-            *[*launcher, ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"],
-            *["--model_name_or_path", start, "--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes)],
+            *[*launcher, ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]],
+            *["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), *shared],
             *["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes), "--bf16", "false"],
-            *["--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0"],
+            *["--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0", *(switches if processes == 2 else [])],
             OMP_NUM_THREADS="1",
         )
-        assert process.returncode == 0, process.stderr
+        assert process.returncode == 0, process.stderr[-4000:]
         weights[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
+    start = miniature / "clip" if stage == "stage0" else tmp_path / "start"
     before = load_file(start / "model.safetensors")
     moved = [name for name, value in weights[1].items() if not torch.equal(value, before[name])]
     assert len(moved) > 20

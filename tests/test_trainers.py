@@ -7,7 +7,7 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from benchmarks.loading import load_model
 from modeling_altclip import AltCLIPModel
-from training.arguments import StageArguments
+from training.arguments import ContrastiveArguments
 from training.data import CaptionCells, Collator
 from training.frozen import add_image_vectors, add_teacher_vectors
 from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, encode_by_length, freeze_all_but
@@ -30,7 +30,7 @@ def altclip(miniature):
 def arguments(tmp_path):
     def arguments(**given):
         defaults = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True, "save_strategy": "no"}
-        return StageArguments(output_dir=str(tmp_path), dataset="", disable_tqdm=True, **defaults | given)
+        return ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", disable_tqdm=True, **defaults | given)
 
     return arguments
 
@@ -79,6 +79,36 @@ def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniatu
     assert losses[True] == pytest.approx(losses[False], abs=1e-5)
     for name, value in weights[True].items():
         torch.testing.assert_close(value, weights[False][name], atol=1e-4, rtol=1e-4)
+
+
+SWITCHES = {
+    "tiled": {"tile_size": 3},
+    "gradient cache": {"gradient_cache_chunk": 3},
+    "all together": {"tile_size": 3, "gradient_cache_chunk": 3},
+    "more chunks than texts": {"gradient_cache_chunk": 1},
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("images", ["learning", "frozen", "cached"])
+def test_switches_train_the_same(altclip, scenes, miniature, arguments, switch, images):
+    """Three steps of eight examples, an uneven last chunk, two micro-batches to a step, and some captions twice in a batch."""
+    weights, losses = [], []
+    start = snapshot(altclip)
+    scenes = scenes.select([*range(20), *range(20), *range(24)])
+    for switches in ({}, SWITCHES[switch]):
+        altclip.load_state_dict(start)
+        freeze_all_but(altclip, [*TRAINABLE, *(["vision_model", "visual_projection"] if images == "learning" else [])])
+        given = {"optim": "sgd", "learning_rate": 0.1, "logging_steps": 1, "gradient_accumulation_steps": 2}
+        trainer = contrastive(altclip, scenes, miniature, arguments(**given, **switches), cached=images == "cached")
+        trainer.train()
+        weights.append(snapshot(altclip))
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 3
+    moved = {name for name, value in weights[0].items() if not torch.equal(value, start[name])}
+    assert "logit_scale" in moved and any(name.startswith("vision_model") for name in moved) == (images == "learning")
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature, arguments):

@@ -31,7 +31,19 @@ class StageArguments(TrainingArguments):
 
 
 @dataclass(kw_only=True)
-class TeacherArguments(StageArguments):
+class PairArguments(StageArguments):
+    """What the two contrastive stages share: how a batch that is larger than memory is worked off."""
+
+    tile_size: int | None = field(
+        default=None, metadata={"help": "Rows and columns of logits held at a time, such as 1024; by default all of them."}
+    )
+    gradient_cache_chunk: int | None = field(
+        default=None, metadata={"help": "Examples whose activations are held at a time; by default the whole batch. Encodes twice."}
+    )
+
+
+@dataclass(kw_only=True)
+class TeacherArguments(PairArguments):
     """Stage 0: an English CLIP, the teacher."""
 
     model_name_or_path: str = field(metadata={"help": "A `CLIPModel` with its processor; untrained, or to go on from."})
@@ -47,7 +59,7 @@ class TeacherLearningArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
-class ContrastiveArguments(StageArguments):
+class ContrastiveArguments(PairArguments):
     """Stage 2: contrastive learning with a frozen image tower."""
 
     model_name_or_path: str = field(metadata={"help": "The AltCLIP of stage 1."})

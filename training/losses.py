@@ -1,8 +1,16 @@
-"""Losses as functions of embeddings, and the gathering that lets them see every process's share of a batch."""
+"""Losses as functions of embeddings, and the gathering that lets them see every process's share of a batch.
+
+`tile_size` and `gather_rows` are independent switches: each leaves value and gradients as they are. A loss is computed in
+float32, under autocast too: bfloat16 would keep three digits of a logit.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import mse_loss, softplus
 
 
 def distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -17,6 +25,7 @@ def contrastive_loss(
     *,
     text_to_image: torch.Tensor | None = None,
     image_ids: torch.Tensor | None = None,
+    tile_size: int | None = None,
 ) -> torch.Tensor:
     """CLIP's symmetric cross-entropy, with every true pair of the batch as a positive.
 
@@ -29,24 +38,208 @@ def contrastive_loss(
         text_to_image: LongTensor `(T,)`, the row of the image each text describes; the diagonal by default.
         image_ids: LongTensor `(I,)`; images of equal id show the same thing, so the texts of one describe the others. Else
             a caption drawn twice into a batch would be pushed away from a picture that it describes.
+        tile_size: compute the logits in tiles of this many rows and columns, again in backward, and keep none: memory then
+            grows with the batch and not with its square.
 
     Returns:
-        The mean of the two directions' mean cross-entropies, a scalar.
+        The mean of the two directions' mean cross-entropies, a scalar. An image that no text describes has no share in it.
 
     Raises:
-        ValueError: without `text_to_image`, the numbers of images and texts differ.
+        ValueError: without `text_to_image`, the numbers of images and texts differ; or `tile_size` is not positive.
     """
+    text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
+    with torch.autocast(text_embeds.device.type, enabled=False):
+        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale)))
+        shares = _shares(text_groups, image_groups, inputs[0].dtype)
+        if tile_size is not None:
+            return _TiledContrast.apply(*inputs, text_groups, image_groups, shares, tile_size)
+        texts, images, scale = inputs
+        logits = scale * texts @ images.T
+        wanted = _positives(text_groups, image_groups) * shares.of_positives
+        by_text, by_image = shares.of_texts @ logits.logsumexp(1), shares.of_images @ logits.logsumexp(0)
+        return by_text + by_image - (logits * wanted).sum()
+
+
+def sigmoid_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor,
+    *,
+    text_to_image: torch.Tensor | None = None,
+    image_ids: torch.Tensor | None = None,
+    tile_size: int | None = None,
+) -> torch.Tensor:
+    """SigLIP's loss (Zhai et al. 2023): each pair of a text and an image by itself is right or wrong.
+
+    Args:
+        logit_bias: scalar added to every logit; SigLIP begins at -10, with a scale of 10.
+
+    The other arguments and the errors are those of `contrastive_loss`.
+
+    Returns:
+        The sum over all pairs divided by the number of texts, a scalar.
+    """
+    text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
+    with torch.autocast(text_embeds.device.type, enabled=False):
+        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale, logit_bias)))
+        if tile_size is not None:
+            return _TiledSigmoid.apply(*inputs, text_groups, image_groups, tile_size)
+        texts, images, scale, bias = inputs
+        logits = scale * texts @ images.T + bias
+        return (softplus(logits) - logits * _positives(text_groups, image_groups)).sum() / len(texts)
+
+
+def _full(values: torch.Tensor) -> torch.Tensor:
+    """In float32, or in float64 if it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class _Shares(NamedTuple):
+    """What each part weighs in a contrastive loss; together they make both directions' means and their mean."""
+
+    of_texts: torch.Tensor  # (T,), for a text's log-sum-exp over the images
+    of_images: torch.Tensor  # (I,), for an image's over the texts
+    of_positives: torch.Tensor  # (T, 1), for a text's logit with each of its images
+
+
+def _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size) -> tuple[torch.Tensor, torch.Tensor]:
+    """A number for each text `(T,)` and each image `(I,)`; a text describes the images of its number."""
+    n_texts, n_images = len(text_embeds), len(image_embeds)
+    if tile_size is not None and tile_size < 1:
+        raise ValueError(f"tile_size is {tile_size}: give a number of rows, such as 1024, or None for no tiles")
     if text_to_image is None:
-        if len(image_embeds) != len(text_embeds):
-            raise ValueError(f"{len(text_embeds)} texts for {len(image_embeds)} images: pass text_to_image to say which is whose")
-        text_to_image = torch.arange(len(text_embeds), device=text_embeds.device)
+        if n_texts != n_images:
+            raise ValueError(f"{n_texts} texts for {n_images} images: pass text_to_image to say which is whose")
+        text_to_image = torch.arange(n_texts, device=text_embeds.device)
+    elif len(text_to_image) != n_texts:
+        raise ValueError(f"text_to_image has {len(text_to_image)} rows for {n_texts} texts: give one image row per text")
     if image_ids is None:
-        image_ids = torch.arange(len(image_embeds), device=image_embeds.device)
-    logits = logit_scale * text_embeds @ image_embeds.T  # (T, I)
-    positive = (image_ids[text_to_image][:, None] == image_ids[None]).to(logits.dtype)
-    text_targets = positive / positive.sum(1, keepdim=True)
-    image_targets = positive.T / positive.T.sum(1, keepdim=True)
-    return (cross_entropy(logits, text_targets) + cross_entropy(logits.T, image_targets)) / 2
+        image_ids = torch.arange(n_images, device=image_embeds.device)
+    _, groups = image_ids.unique(return_inverse=True)
+    return groups[text_to_image], groups
+
+
+def _shares(text_groups: torch.Tensor, image_groups: torch.Tensor, dtype: torch.dtype) -> _Shares:
+    n_groups = len(image_groups)
+    texts_of_group, images_of_group = text_groups.bincount(minlength=n_groups), image_groups.bincount(minlength=n_groups)
+    described = texts_of_group[image_groups] > 0
+    per_text, per_image = text_groups.new_tensor(0.5 / len(text_groups), dtype=dtype), 0.5 / described.sum(dtype=dtype)
+    of_positives = per_text / images_of_group[text_groups] + per_image / texts_of_group[text_groups]
+    return _Shares(per_text.expand(len(text_groups)), described * per_image, of_positives[:, None])
+
+
+def _positives(text_groups: torch.Tensor, image_groups: torch.Tensor) -> torch.Tensor:
+    return text_groups[:, None] == image_groups[None]
+
+
+def _tiles(n_texts: int, n_images: int, size: int) -> Iterator[tuple[slice, slice]]:
+    for row in range(0, n_texts, size):
+        for column in range(0, n_images, size):
+            yield slice(row, row + size), slice(column, column + size)
+
+
+class _TiledContrast(torch.autograd.Function):
+    """`contrastive_loss` in tiles: one pass for the log-sum-exps of rows and columns, and one for all gradients.
+
+    Every row and column has a running maximum of its own. With one fixed bound, a row of dissimilar pairs only would
+    underflow to a sum of zero at a scale of 100.
+    """
+
+    @staticmethod
+    def forward(ctx, texts, images, scale, text_groups, image_groups, shares: _Shares, tile_size: int) -> torch.Tensor:
+        by_text, by_image = _RunningLogSumExp(texts), _RunningLogSumExp(images)
+        wanted = torch.zeros((), dtype=torch.float64, device=texts.device)
+        for rows, columns in _tiles(len(texts), len(images), tile_size):
+            logits = (scale * texts[rows]) @ images[columns].T
+            by_text.add(rows, logits, dim=1)
+            by_image.add(columns, logits, dim=0)
+            positive = _positives(text_groups[rows], image_groups[columns])
+            wanted += (logits * positive * shares.of_positives[rows]).sum()
+        by_text, by_image = by_text.result(), by_image.result()
+        ctx.tile_size = tile_size
+        ctx.save_for_backward(texts, images, scale, text_groups, image_groups, *shares, by_text, by_image)
+        return (shares.of_texts @ by_text + shares.of_images @ by_image - wanted).to(texts.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        texts, images, scale, text_groups, image_groups, of_texts, of_images, of_positives, by_text, by_image = ctx.saved_tensors
+
+        def of_logits(rows: slice, columns: slice) -> torch.Tensor:
+            logits = (scale * texts[rows]) @ images[columns].T
+            of_columns = (logits - by_image[columns]).exp_().mul_(of_images[columns])
+            of_rows = logits.sub_(by_text[rows, None]).exp_().mul_(of_texts[rows, None])
+            positive = _positives(text_groups[rows], image_groups[columns])
+            return of_rows.add_(of_columns).sub_(positive * of_positives[rows])
+
+        return *_gradients(ctx, texts, images, scale, gradient, of_logits)[:3], None, None, None, None
+
+
+class _TiledSigmoid(torch.autograd.Function):
+    """`sigmoid_loss` in tiles."""
+
+    @staticmethod
+    def forward(ctx, texts, images, scale, bias, text_groups, image_groups, tile_size: int) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=texts.device)
+        for rows, columns in _tiles(len(texts), len(images), tile_size):
+            logits = (scale * texts[rows]) @ images[columns].T + bias
+            total += (softplus(logits) - logits * _positives(text_groups[rows], image_groups[columns])).sum()
+        ctx.tile_size = tile_size
+        ctx.save_for_backward(texts, images, scale, bias, text_groups, image_groups)
+        return (total / len(texts)).to(texts.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        texts, images, scale, bias, text_groups, image_groups = ctx.saved_tensors
+
+        def of_logits(rows: slice, columns: slice) -> torch.Tensor:
+            logits = (scale * texts[rows]) @ images[columns].T + bias
+            positive = _positives(text_groups[rows], image_groups[columns])
+            return logits.sigmoid_().sub_(positive.to(logits.dtype)).div_(len(texts))
+
+        return *_gradients(ctx, texts, images, scale, gradient, of_logits), None, None, None
+
+
+def _gradients(ctx, texts, images, scale, gradient, of_logits: Callable[[slice, slice], torch.Tensor]):
+    """Gradients of texts, images, scale and bias, tile by tile from those of the logits. A frozen side's is not computed."""
+    learns_texts, learns_images = ctx.needs_input_grad[:2]
+    of_texts = torch.zeros_like(texts)
+    of_images = torch.zeros_like(images) if learns_images else None
+    of_bias = torch.zeros((), dtype=torch.float64, device=texts.device)
+    with torch.autocast(texts.device.type, enabled=False):
+        for rows, columns in _tiles(len(texts), len(images), ctx.tile_size):
+            of_tile = of_logits(rows, columns)
+            of_bias += of_tile.sum()
+            of_texts[rows].addmm_(of_tile, images[columns])
+            if learns_images:
+                of_images[columns].addmm_(of_tile.T, texts[rows])
+        of_scale = gradient * torch.dot(of_texts.flatten(), texts.flatten())  # each logit is scale times a cosine
+    factor = gradient * scale
+    return (
+        of_texts.mul_(factor) if learns_texts else None,
+        of_images.mul_(factor) if learns_images else None,
+        of_scale,
+        gradient * of_bias.to(gradient.dtype),
+    )
+
+
+class _RunningLogSumExp:
+    """The log of summed exponentials of each row, or column, of a matrix that is seen a tile at a time."""
+
+    def __init__(self, rows: torch.Tensor):
+        self.maximum = rows.new_full((len(rows),), -torch.inf)
+        self.total = rows.new_zeros(len(rows))
+
+    def add(self, part: slice, logits: torch.Tensor, dim: int) -> None:
+        maximum, total = self.maximum[part], self.total[part]
+        larger = torch.maximum(maximum, logits.amax(dim))
+        total.mul_((maximum - larger).exp_()).add_((logits - larger.unsqueeze(dim)).exp_().sum(dim))
+        maximum.copy_(larger)
+
+    def result(self) -> torch.Tensor:
+        return self.total.log_().add_(self.maximum)
 
 
 class _AllGather(torch.autograd.Function):

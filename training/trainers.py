@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 from transformers import Trainer
 
+from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows
+
+TEXTS = ("input_ids", "attention_mask")
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: logits are scaled by 100 at most
 
@@ -37,13 +42,13 @@ def encode_by_length(encode: Callable[..., torch.Tensor], inputs: dict, n_groups
         n_groups: 1 encodes the batch as it is.
     """
     if n_groups == 1:
-        return encode(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        return encode(**{name: inputs[name] for name in TEXTS})
     lengths = inputs["attention_mask"].sum(1)
     order = lengths.argsort(stable=True)
     encoded = []
     for group in order.chunk(n_groups):
         longest = lengths[group[-1]]
-        encoded.append(encode(**{name: inputs[name][group, :longest] for name in ("input_ids", "attention_mask")}))
+        encoded.append(encode(**{name: inputs[name][group, :longest] for name in TEXTS}))
     return torch.cat(encoded).index_select(0, order.argsort())
 
 
@@ -76,23 +81,76 @@ class ContrastiveTrainer(AltCLIPTrainer):
     """Stages 0 and 2. The model is a CLIP or AltCLIP; batches carry `pixel_values`, or `image_embeds` from a frozen tower.
 
     Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come from all processes.
+    `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as they are.
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)
         with torch.no_grad():
             unwrapped.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        for part in unwrapped.children():
-            if not any(parameter.requires_grad for parameter in part.parameters()):
-                part.eval()  # the Trainer puts the whole model into training mode at each step
+        eval_frozen_parts(unwrapped)
+        if "pixel_values" in inputs and not learns(unwrapped, "vision_model", "visual_projection"):
+            inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
+        row_ids = gather_rows(inputs["row_ids"])
+
+        def loss(image_embeds, text_embeds, logit_scale, text_rows=inputs["text_rows"]):
+            # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
+            text_embeds = text_embeds.index_select(0, text_rows)
+            image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_rows(text_embeds.float())
+            return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
+
+        if self.args.gradient_cache_chunk is not None:
+            return self.in_chunks(model, unwrapped.logit_scale, inputs, loss)
         if "image_embeds" in inputs:
             image_embeds = inputs["image_embeds"]
             text_embeds = encode_by_length(lambda **texts: model(**texts).text_embeds, inputs, self.length_groups)
         else:
             outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")})
             image_embeds, text_embeds = outputs.image_embeds, outputs.text_embeds
-        # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
-        text_embeds = text_embeds.index_select(0, inputs["text_rows"])
-        image_embeds, text_embeds, row_ids = map(gather_rows, (image_embeds.float(), text_embeds.float(), inputs["row_ids"]))
-        loss = contrastive_loss(image_embeds, text_embeds, unwrapped.logit_scale.exp(), image_ids=row_ids)
-        return (loss, (image_embeds, text_embeds)) if return_outputs else loss
+        value = loss(image_embeds, text_embeds, unwrapped.logit_scale)
+        return (value, (image_embeds, text_embeds)) if return_outputs else value
+
+    def in_chunks(self, model: nn.Module, logit_scale: torch.Tensor, inputs: dict, loss: Callable) -> torch.Tensor:
+        """The loss by `cached_loss`: texts of like length in a chunk, and as many images as it has cells."""
+        n_chunks = math.ceil(len(inputs["text_rows"]) / self.args.gradient_cache_chunk)
+        lengths = inputs["attention_mask"].sum(1)
+        order = lengths.argsort(stable=True)
+        texts = [{name: inputs[name][rows, : lengths[rows].max()] for name in TEXTS} for rows in spread(order, n_chunks)]
+        text_rows = order.argsort()[inputs["text_rows"]]
+        no_sync = partial(self.accelerator.no_sync, model)
+        if "image_embeds" in inputs:
+            loss = partial(loss, inputs["image_embeds"], text_rows=text_rows)
+            return cached_loss(lambda chunk: (model(**chunk).text_embeds,), texts, loss, [logit_scale], no_sync=no_sync)
+
+        def encode(chunk: dict) -> tuple[torch.Tensor, torch.Tensor]:
+            outputs = model(**chunk)
+            return outputs.image_embeds, outputs.text_embeds
+
+        chunks = [part | {"pixel_values": pixels} for part, pixels in zip(texts, inputs["pixel_values"].tensor_split(n_chunks))]
+        return cached_loss(encode, chunks, partial(loss, text_rows=text_rows), [logit_scale], no_sync=no_sync)
+
+    @torch.no_grad()
+    def embed_frozen(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+        """A frozen image tower's unit vectors `(images, dim)`, once and without a graph."""
+        parts = pixel_values.split(self.args.gradient_cache_chunk or len(pixel_values))
+        return normalize(torch.cat([model.get_image_features(part).pooler_output for part in parts]).float(), dim=-1)
+
+
+def learns(model: nn.Module, *parts: str) -> bool:
+    """Whether any parameter below one of the named parts is trained."""
+    return any(parameter.requires_grad for part in parts for parameter in model.get_submodule(part).parameters())
+
+
+def eval_frozen_parts(model: nn.Module) -> None:
+    """Put parts of which nothing is trained into eval mode: the Trainer puts the whole model into training mode at each step."""
+    for name, part in model.named_children():
+        if not learns(model, name):
+            part.eval()
+
+
+def spread(rows: torch.Tensor, n_parts: int) -> list[torch.Tensor]:
+    """`rows` in `n_parts` runs of about equal length. With fewer rows than parts, the last row fills the empty ones.
+
+    Every process must run the model equally often, however few distinct texts its share of the batch has.
+    """
+    return [part if len(part) else rows[-1:] for part in rows.tensor_split(n_parts)]
