@@ -45,6 +45,13 @@ class AltCLIPConfig(NativeAltCLIPConfig):
         )
         return super().from_dict(config_dict, **kwargs)
 
+    @classmethod
+    def from_native(cls, config: NativeAltCLIPConfig) -> "AltCLIPConfig":
+        """The same configuration, where transformers' own class was given."""
+        ours = cls.from_dict(config.to_dict())
+        ours._attn_implementation = config._attn_implementation
+        return ours
+
 
 def check_towers(text_config, vision_config) -> None:
     """Refuse the description of a model that leaves a tower out; None for both asks for the defaults.

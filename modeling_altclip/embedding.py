@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -100,14 +101,18 @@ def encode_texts(
     batch_size: int = 256,
     show_progress: bool = False,
     accelerator: "Accelerator | None" = None,
+    **tokenizer_kwargs,
 ) -> torch.Tensor:
     """Vectors `(len(texts), dim)`, float32 on the CPU, of any `forward(input_ids=..., attention_mask=...) -> (batch, dim)`.
 
-    `model` is the one that `forward` runs: it is in eval mode meanwhile. See `embed_texts` for the rest.
+    `model` is the one that `forward` runs: it is in eval mode meanwhile. `tokenizer_kwargs` override how texts are padded and
+    cut. See `embed_texts` for the rest.
     """
+    padding = "max_length" if "siglip" in model.config.model_type else True  # SigLIP was trained with padding that it attends to
+    options = {"padding": padding, "truncation": True, "max_length": text_length(tokenizer)} | tokenizer_kwargs
 
     def encode(batch: list[str]) -> torch.Tensor:
-        inputs = tokenizer(batch, padding=True, truncation=True, max_length=text_length(tokenizer), return_tensors="pt")
+        inputs = tokenizer(batch, return_tensors="pt", **options)
         return forward(**inputs.to(model.device))
 
     windows = []
@@ -124,15 +129,22 @@ def encode_texts(
 
 @contextmanager
 def encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress: bool) -> Iterator[tqdm]:
-    """The state in which vectors are made: eval mode, no gradients, a progress bar. The mode is put back afterwards."""
-    training = model.training
+    """The state in which vectors are made: eval mode, no gradients, a progress bar. Each module's mode is put back afterwards.
+
+    Raises:
+        ValueError: `items` is one item, not several.
+    """
+    if isinstance(items, str | Image.Image):
+        raise ValueError(f"{unit} is a single {type(items).__name__}: put it into a list")
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     total = len(items) if isinstance(items, Sized) else None
     try:
         with torch.inference_mode(), tqdm(total=total, desc=f"Embedding {unit}", unit=unit[:-1], disable=not show_progress) as bar:
             yield bar
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, list]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import AltCLIPConfig as NativeAltCLIPConfig
 from transformers import CLIPModel, CLIPVisionModel, PreTrainedModel, XLMRobertaModel  # noqa: F401  (see AltCLIPTextModel)
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -40,6 +41,10 @@ class AltCLIPOutput(ModelOutput):
     text_model_output: BaseModelOutputWithPooling | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
 
+    def to_tuple(self) -> tuple:
+        """All that is there, the towers' outputs as tuples too, as transformers gives it."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
 
 class AltCLIPTextModel(AltCLIPPreTrainedModel):
     """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width, in that order (paper 3.1).
@@ -68,6 +73,12 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.roberta.set_input_embeddings(value)
+
+    def save_pretrained(self, save_directory, *args, state_dict: dict | None = None, **kwargs) -> None:
+        """Save the tower alone under the names that transformers 5.6 and later read for it; a whole model needs no such choice."""
+        state_dict = state_dict or self.state_dict()
+        spelled = {name.replace("roberta.encoder.layer.", "roberta.encoder.layers."): value for name, value in state_dict.items()}
+        super().save_pretrained(save_directory, *args, state_dict=spelled, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -119,7 +130,9 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
     ```
     """
 
-    def __init__(self, config: AltCLIPConfig):
+    def __init__(self, config: AltCLIPConfig | NativeAltCLIPConfig):
+        if type(config) is NativeAltCLIPConfig:
+            config = AltCLIPConfig.from_native(config)
         super().__init__(config)
         self.text_model = AltCLIPTextModel._from_config(config.text_config)
         self.vision_model = CLIPVisionModel._from_config(config.vision_config)
@@ -218,7 +231,13 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             attention_mask: `(texts, tokens)`, 1 for words and 0 for padding.
             return_loss: also give the loss within this batch, text `i` describing image `i`. Training across processes
                 needs `training.losses.contrastive_loss` instead.
+
+        Raises:
+            ValueError: neither side is given, or a loss is asked for and one side is missing.
         """
+        missing = [name for name, given in (("input_ids", input_ids), ("pixel_values", pixel_values)) if given is None]
+        if len(missing) > (0 if return_loss else 1):
+            raise ValueError(f"{' and '.join(missing)} missing: give texts, images or both, and both for a loss")
         image_embeds = text_embeds = vision_outputs = text_outputs = logits_per_text = loss = None
         if pixel_values is not None:
             vision_outputs = self.vision_model(
@@ -236,7 +255,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             )
             text_embeds = unit(self.text_projection(text_outputs.pooler_output))
         if image_embeds is not None and text_embeds is not None:
-            logits_per_text = text_embeds @ image_embeds.t() * self.logit_scale.exp()
+            device = text_embeds.device  # the towers may be on two
+            logits_per_text = text_embeds @ image_embeds.t().to(device) * self.logit_scale.exp().to(device)
         if return_loss:
             pairs = torch.arange(len(logits_per_text), device=logits_per_text.device)
             loss = (nn.functional.cross_entropy(logits_per_text, pairs) + nn.functional.cross_entropy(logits_per_text.t(), pairs)) / 2

@@ -17,7 +17,7 @@ from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig
 from .modeling_altclip import AltCLIPModel
 
 # Image towers whose pooler was trained with a text tower, and holds what is to be compared with texts.
-POOLER_OF_ITS_OWN = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
+POOLER_OF_ITS_OWN = ("clip_vision_model", "siglip_vision_model")
 
 
 class PooledTower(nn.Module):
@@ -56,7 +56,7 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     if attention_mask is None:
         return states.mean(dim=1)
     weights = attention_mask[..., None].to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
@@ -67,7 +67,8 @@ def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedMode
     if pooling != "pooler" and "pooler" in dict(encoder.named_children()):
         encoder.pooler = None
     for name, parameter in encoder.named_parameters():
-        parameter.requires_grad_(not name.endswith("mask_token"))
+        if name.endswith("mask_token"):
+            parameter.requires_grad_(False)
     return encoder
 
 
@@ -86,6 +87,17 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
+        whole = {part for tower in (self.text_model, self.vision_model) for part in tower.encoder._no_split_modules or ()}
+        self._no_split_modules = sorted(whole)
+
+    @classmethod
+    def from_teacher(cls, *_, **__):
+        """Not for these towers.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("a teacher's towers make an AltCLIPModel: call that class's from_teacher, or from_towers here")
 
     @classmethod
     def from_towers(
@@ -137,7 +149,9 @@ def stated_pooling(name_or_path: str) -> str:
         return "cls"
     with open(path, encoding="utf-8") as file:
         stated = json.load(file)
-    return stated.get("pooling_mode") or ("mean" if stated["pooling_mode_mean_tokens"] else "cls")
+    spelled_out = [name for name, on in stated.items() if name.startswith("pooling_mode_") and on]
+    names = [name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for name in spelled_out]
+    return stated.get("pooling_mode") or names[0]
 
 
 __all__ = ["AltCLIPDualEncoderModel"]

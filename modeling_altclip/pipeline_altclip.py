@@ -3,7 +3,7 @@
 transformers' pipeline encodes every label again for every image: 64 images and 100 labels are 6,400 texts. Here they are 100.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import normalize
@@ -11,7 +11,7 @@ from transformers import ZeroShotImageClassificationPipeline
 
 from .embedding import encode_texts
 from .modeling_altclip import AltCLIPModel
-from .processing_altclip import check_texts, read_image
+from .processing_altclip import check_texts, read_images, text_length
 from .prompts_altclip import read_templates
 
 KEPT_LABEL_SETS = 32
@@ -30,7 +30,7 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
 
     def __init__(self, *, hypothesis_template: str | list[str] = "This is a photo of {}.", **kwargs):
         self.hypothesis_template = hypothesis_template
-        self.label_embeds, self.label_weights = {}, None
+        self.label_embeds, self.writes, self.sums = {}, None, None
         super().__init__(**kwargs)
 
     def __call__(self, image, candidate_labels: list[str], hypothesis_template: str | list[str] | None = None, **kwargs):
@@ -40,53 +40,44 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
             hypothesis_template: a sentence with `{}` in it; a list of sentences, whose vectors are normalised, averaged and
                 normalised again (CLIP, section 3.1.4); or the code of a language we have sentences in (`prompts_altclip.py`).
             top_k: give only the best so many labels.
+            tokenizer_kwargs: how prompts are padded and cut, where not to the longest and at the model's text length.
             batch_size, num_workers, timeout: as for every pipeline.
 
         Returns:
             `[{"score": probability, "label": label}, …]`, best first, for each image. A generator or dataset is read, and
             answered, one by one.
+
+        Raises:
+            ValueError: a label, template or image cannot be used; the message gives the index.
         """
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
+        check_texts(labels, "candidate_labels")
         templates = read_templates(self.hypothesis_template if hypothesis_template is None else hypothesis_template)
-        text_embeds = self.embed_labels(labels, templates)
-        if isinstance(image, Sequence) and not isinstance(image, str | list):
-            image = (one for one in image)  # a column of `datasets`
         if isinstance(image, list) and not image:
             raise ValueError("images is empty: give at least one image")
-        return super().__call__(image, labels, text_embeds=text_embeds, **kwargs)
+        if isinstance(image, list):
+            image = list(enumerate(image))
+        elif isinstance(image, Sequence | Iterator) and not isinstance(image, str):
+            image = (pair for pair in enumerate(image))  # a column of `datasets`, say
+        self.forget_if_changed(thoroughly=True)
+        return super().__call__(image, labels, templates=templates, **kwargs)
 
-    def _sanitize_parameters(self, candidate_labels=None, text_embeds=None, top_k=None, timeout=None):
+    def _sanitize_parameters(self, candidate_labels=None, templates=None, top_k=None, timeout=None, tokenizer_kwargs=None):
         def given(**parameters) -> dict:
             return {name: value for name, value in parameters.items() if value is not None}
 
-        return given(timeout=timeout), given(text_embeds=text_embeds), given(candidate_labels=candidate_labels, top_k=top_k)
-
-    def embed_labels(self, labels: list[str], templates: tuple[str, ...]) -> torch.Tensor:
-        """One unit vector a label, shape `(labels, projection_dim)`, kept until the text tower changes."""
-        check_texts(labels, "candidate_labels")
-        weights = None if self.model.training else weights_of_texts(self.model)
-        if weights is None or weights != self.label_weights:
-            self.label_embeds.clear()
-        self.label_weights = weights
-        key = (tuple(labels), templates, id(self.tokenizer))
-        if key not in self.label_embeds:
-            if len(self.label_embeds) == KEPT_LABEL_SETS:
-                self.label_embeds.pop(next(iter(self.label_embeds)))
-            prompts = [template.format(label) for label in labels for template in templates]
-            self.label_embeds[key] = self._embed_prompts(prompts, len(templates))
-        return self.label_embeds[key]
-
-    def _embed_prompts(self, prompts: list[str], n_templates: int) -> torch.Tensor:
-        def forward(**inputs) -> torch.Tensor:
-            return self.model.get_text_features(**inputs).pooler_output
-
-        vectors = normalize(encode_texts(self.model, self.tokenizer, prompts, forward), dim=-1)
-        return normalize(vectors.view(-1, n_templates, vectors.shape[-1]).mean(dim=1), dim=-1).to(self.device)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}: ask for one label at least")
+        texts = given(candidate_labels=candidate_labels, templates=templates, tokenizer_kwargs=tokenizer_kwargs)
+        return given(timeout=timeout), texts, given(candidate_labels=candidate_labels, top_k=top_k)
 
     def preprocess(self, image, timeout: float | None = None) -> dict[str, torch.Tensor]:
-        return self.image_processor(images=[read_image(image, timeout)], return_tensors="pt").to(self.dtype)
+        index, image = image if isinstance(image, tuple) else (0, image)
+        return self.image_processor(images=read_images([image], [index], timeout), return_tensors="pt").to(self.dtype)
 
-    def _forward(self, model_inputs, text_embeds: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _forward(self, model_inputs, candidate_labels, templates, tokenizer_kwargs=None) -> dict[str, torch.Tensor]:
+        self.forget_if_changed()
+        text_embeds = self.embed_labels(tuple(candidate_labels), templates, tokenizer_kwargs or {})
         image_embeds = normalize(self.model.get_image_features(**model_inputs).pooler_output.float(), dim=-1)
         return {"logits": self.model.logit_scale.exp() * image_embeds @ text_embeds.t()}
 
@@ -95,25 +86,67 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         ranked = sorted(zip(scores, candidate_labels), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked[:top_k]]
 
+    def embed_labels(self, labels: tuple[str, ...], templates: tuple[str, ...], tokenizer_kwargs: dict) -> torch.Tensor:
+        """One unit vector a label, shape `(labels, projection_dim)`, kept until something changes that a text passes."""
+        tokenizer = self.tokenizer
+        key = labels, templates, repr(tokenizer_kwargs), id(tokenizer), len(tokenizer), text_length(tokenizer)
+        if key not in self.label_embeds:
 
-def weights_of_texts(model: AltCLIPModel) -> tuple | None:
-    """A value that changes with any weight that a text passes; None where they cannot be looked at (offloaded to a disk).
+            def forward(**inputs) -> torch.Tensor:
+                return self.model.get_text_features(**inputs).pooler_output
 
-    torch counts the writes to a tensor, but not those through `.data`: their sums are looked at beside the counts. Reading
-    all weights takes 7 ms of one core per 80 MB (measured), a small part of an image's own cost.
+            prompts = [template.format(label) for label in labels for template in templates]
+            vectors = normalize(encode_texts(self.model, tokenizer, prompts, forward, **tokenizer_kwargs), dim=-1)
+            vectors = vectors.view(len(labels), len(templates), -1).mean(dim=1)
+            if len(self.label_embeds) == KEPT_LABEL_SETS:
+                self.label_embeds.pop(next(iter(self.label_embeds)))
+            self.label_embeds[key] = normalize(vectors, dim=-1).to(self.device)
+        return self.label_embeds[key]
+
+    def forget_if_changed(self, thoroughly: bool = False) -> None:
+        """Drop all labels if the model trains, or if anything has changed that a text passes.
+
+        Cheap marks of a change are looked at before every forward, and `thoroughly`, at every call, the weights themselves.
+        """
+        writes = writes_to_texts(self.model)
+        sums = sums_of_weights(self.model) if thoroughly or writes != self.writes else self.sums
+        if self.model.training or sums is None or (writes, sums) != (self.writes, self.sums):
+            self.label_embeds.clear()
+        self.writes, self.sums = writes, sums
+
+
+def writes_to_texts(model: AltCLIPModel) -> list:
+    """Marks that change with the weights and modules that a text passes: torch's counts of writes, hooks, active adapters.
+
+    A count of writes does not see those through `.data`.
     """
-    parameters = [*model.text_model.parameters(), *model.text_projection.parameters()]
-    if any(parameter.is_meta for parameter in parameters):
+    marks = []
+    for module in (*model.text_model.modules(), model.text_projection):
+        state = vars(module)
+        marks.append((id(module), *module._forward_hooks, *module._forward_pre_hooks))
+        marks.append((repr(state.get("_active_adapter")), state.get("_disable_adapters")))  # peft's layers have these
+        weights = module.parameters(recurse=False)
+        marks += [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
+    return marks
+
+
+def sums_of_weights(model: AltCLIPModel) -> list[float] | None:
+    """A sum of every weight that a text passes; None where they cannot be looked at, being on a disk.
+
+    Reading them takes a core a tenth of a second for each GB in float32 (measured), little beside an image's own cost.
+    """
+    weights = [*model.text_model.parameters(), *model.text_projection.parameters()]
+    if any(weight.is_meta for weight in weights):
         return None
     with torch.no_grad():
-        sums = torch.stack([ramp_sum(parameter).to(model.device) for parameter in parameters]).tolist()
-    return *sums, *((parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version) for parameter in parameters)
+        return torch.stack([uneven_sum(weight).to(model.device) for weight in weights]).tolist()
 
 
-def ramp_sum(values: torch.Tensor) -> torch.Tensor:
-    """A sum in which every row has a weight of its own, so that rows that change places are seen."""
-    rows = values.flatten(1).sum(dim=1, dtype=torch.float32) if values.dim() > 1 else values.float()
-    return rows @ torch.linspace(1, 2, len(rows), device=values.device)
+def uneven_sum(weight: torch.Tensor) -> torch.Tensor:
+    """A sum in which every row and column has a factor of its own, so that values which change places are seen."""
+    weight = weight if weight.ndim > 1 else weight[None]
+    rows, columns = (torch.arange(1, size + 1, device=weight.device).sqrt() for size in (len(weight), weight[0].numel()))
+    return (weight.flatten(1) @ columns.to(weight.dtype)).float() @ rows
 
 
 __all__ = ["AltCLIPZeroShotPipeline"]

@@ -1,9 +1,11 @@
 """`altclip_dual_encoder`: any image encoder beside any text encoder."""
 
 import json
+import re
 
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 from PIL import Image
 from transformers import (
     AutoModel,
@@ -27,6 +29,7 @@ from transformers import (
 )
 
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images, embed_texts
+from modeling_altclip.modeling_altclip_dual_encoder import stated_pooling
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PICTURE = {"image_size": 32, "patch_size": 8}
@@ -154,6 +157,42 @@ def test_every_parameter_learns_and_attention_reaches_both_towers(towers, batch,
     assert frozen == (["vision_model.encoder.embeddings.mask_token"] if vision == "dinov2" else [])
     model.resize_token_embeddings(VOCABULARY + 8)
     assert model.get_input_embeddings().num_embeddings == VOCABULARY + 8 == model.config.text_config.vocab_size
+
+
+def test_layers_stay_whole_on_one_device(towers):
+    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("bert"), projection_dim=16)
+    assert {"ViTLayer", "BertLayer"} <= set(model._no_split_modules)
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    for share in (0.7, 0.8, 0.9):
+        device_map = infer_auto_device_map(model, {0: int(size * share), "cpu": size}, no_split_module_classes=model._no_split_modules)
+        assert not [name for name in device_map if re.search(r"layers?\.\d+\.", name)], device_map
+
+
+@pytest.mark.parametrize(
+    "stated,expected",
+    [
+        ({"pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+    ],
+)
+def test_pooling_that_a_checkpoint_states(tmp_path, stated, expected):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps(stated))
+    assert stated_pooling(str(tmp_path)) == expected
+
+
+def test_a_teacher_is_not_for_these_towers(towers):
+    with pytest.raises(NotImplementedError, match="from_towers"):
+        AltCLIPDualEncoderModel.from_teacher(towers("clip"), towers("xlm-r"))
+
+
+def test_the_mean_of_nothing_is_zero(towers, batch):
+    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("mE5"), projection_dim=16).eval()
+    with torch.no_grad():
+        embeds = model.get_text_features(batch["input_ids"], torch.zeros_like(batch["attention_mask"])).pooler_output
+    assert embeds.isfinite().all()
 
 
 def test_an_odd_pooling_is_refused(towers):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
+from transformers import SiglipConfig, SiglipModel
 
 from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 
@@ -43,10 +44,23 @@ def test_images_from_a_list_and_from_a_dataset_column(model, processor):
     torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(3))
 
 
-def test_the_mode_of_the_model_is_kept(model, processor):
+def test_the_mode_of_every_module_is_kept(model, processor):
+    """A frozen tower in a model that trains stays in eval mode."""
     model.train()
+    model.vision_model.eval()
+    before = {name: module.training for name, module in model.named_modules()}
     embed_texts(model, processor, ["key"])
-    assert model.training
+    assert {name: module.training for name, module in model.named_modules()} == before and len(set(before.values())) == 2
+
+
+def test_siglip_is_padded_as_it_was_trained(processor):
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 5000}
+    siglip = SiglipModel(SiglipConfig(text_config=text, vision_config={"image_size": 32, "patch_size": 8} | text)).eval()
+    processor.tokenizer.model_max_length = 64
+    texts = processor.tokenizer(["key"], padding="max_length", max_length=64, return_tensors="pt")
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(siglip.get_text_features(**texts).pooler_output, dim=-1)
+    torch.testing.assert_close(embed_texts(siglip, processor, ["key", "dog face and umbrella"])[:1], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_generators_are_read_a_window_at_a_time(model, processor):
@@ -100,6 +114,10 @@ def test_bad_input_is_named(model, processor):
         embed_texts(model, processor, (7 if number == 130 else "key" for number in range(200)), batch_size=1)
     with pytest.raises(ValueError, match=r"images\[2\] cannot be read: it is a NoneType"):
         embed_images(model, processor, iter([PillowImage.new("RGB", (32, 32))] * 2 + [None]), batch_size=1)
+    with pytest.raises(ValueError, match="texts is a single str: put it into a list"):
+        embed_texts(model, processor, "key")
+    with pytest.raises(ValueError, match="images is a single Image: put it into a list"):
+        embed_images(model, processor, PillowImage.new("RGB", (32, 32)))
     with pytest.raises(ValueError, match="no texts to embed"):
         embed_texts(model, processor, [])
     with pytest.raises(ValueError, match="no texts to embed"):

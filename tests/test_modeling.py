@@ -53,9 +53,20 @@ def test_every_parameter_is_initialised(config):
     assert model.logit_scale.item() == pytest.approx(config.logit_scale_init_value)
 
 
-def test_resize_token_embeddings(model):
+def test_resize_token_embeddings(model, batch, tmp_path):
     model.resize_token_embeddings(150)
     assert model.get_input_embeddings().num_embeddings == 150 == model.config.text_config.vocab_size
+    model.save_pretrained(tmp_path)
+    loaded = AltCLIPModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits_per_image, model(**batch).logits_per_image)
+
+
+def test_a_forward_of_nothing_is_refused(model, batch):
+    with pytest.raises(ValueError, match="input_ids and pixel_values missing: give texts, images or both"):
+        model()
+    with pytest.raises(ValueError, match="pixel_values missing: .* both for a loss"):
+        model(input_ids=batch["input_ids"], return_loss=True)
 
 
 def test_attention_reaches_both_towers(model, batch):

@@ -4,6 +4,9 @@ import pytest
 import torch
 from transformers import AltCLIPConfig as NativeConfig
 from transformers import AltCLIPModel as NativeModel
+from transformers import AltCLIPTextModel as NativeTextModel
+
+from modeling_altclip import AltCLIPModel
 
 OUTPUTS = ("loss", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
 # Where this was written, all differences were zero in float32; in bfloat16 the largest was 2e-4.
@@ -84,3 +87,40 @@ def test_features_equal_native(model, native, batch):
             torch.testing.assert_close(model.get_image_features(**images).pooler_output, native.get_image_features(**images).pooler_output)
         with pytest.raises(ValueError, match="doesn't match"):
             model.get_image_features(pixel_values=larger)
+
+
+def test_tuples_and_inner_states_equal_native(model, native, batch):
+    for one in (model, native):
+        one.set_attn_implementation("eager")  # fused attention gives no weights
+    with torch.no_grad():
+        ours, theirs = (one(**batch, return_loss=True, return_dict=False) for one in (model, native))
+        inner = {"output_hidden_states": True, "output_attentions": True}
+        our_outputs, their_outputs = (one(**batch, **inner) for one in (model, native))
+
+    def flat(values):
+        return [leaf for value in values for leaf in (flat(value) if isinstance(value, tuple) else [value])]
+
+    assert all(isinstance(part, tuple) for part in ours[-2:]) and len(flat(ours)) == len(flat(theirs)) == 9
+    for one, other in zip(flat(ours), flat(theirs)):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
+    for tower in ("text_model_output", "vision_model_output"):
+        for name, length in (("hidden_states", 3), ("attentions", 2)):
+            one, other = our_outputs[tower][name], their_outputs[tower][name]
+            assert len(one) == len(other) == length
+            for layer, other_layer in zip(one, other):
+                torch.testing.assert_close(layer, other_layer, atol=2e-6, rtol=0)
+
+
+def test_takes_a_configuration_of_native(model, native, batch, tmp_path):
+    AltCLIPModel(native.config)
+    loaded = AltCLIPModel.from_pretrained(tmp_path / "ours", config=native.config, attn_implementation="eager").eval()
+    assert loaded.text_model.roberta.config._attn_implementation == "eager"
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits_per_image, native(**batch).logits_per_image, atol=1e-5, rtol=0)
+
+
+def test_native_reads_our_text_tower_alone(model, tmp_path):
+    model.text_model.save_pretrained(tmp_path)
+    native, info = NativeTextModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(native.roberta.encoder.layers[1].output.dense.weight, model.text_model.roberta.encoder.layer[1].output.dense.weight)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from peft import LoraConfig
 from PIL import Image
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel, ZeroShotImageClassificationPipeline, pipeline
@@ -91,6 +92,8 @@ CHANGES = {
     "in place": lambda model, weight: weight.requires_grad_(False).mul_(ramp(weight)),
     "data": lambda model, weight: weight.data.mul_(ramp(weight)),
     "rows in another order": lambda model, weight: weight.data.copy_(weight.data.flip(0)),
+    "columns in another order": lambda model, weight: weight.data.copy_(weight.data.flip(1)),
+    "a row that sums to zero": lambda model, weight: weight.data.add_(torch.linspace(-1, 1, weight.shape[1])),
     "assignment": lambda model, weight: setattr(weight, "data", weight.data * ramp(weight)),
     "state dict": lambda model, weight: model.load_state_dict(
         {name: value * ramp(value) if value.ndim == 2 else value for name, value in model.state_dict().items()}
@@ -108,6 +111,40 @@ def test_changed_weights_are_seen(classify, stock, model, change, part):
     after = classify(IMAGES[0], LABELS)
     assert_same(after, stock(IMAGES[0], candidate_labels=LABELS))
     assert max(abs(scores(before)[label] - scores(after)[label]) for label in LABELS) > 1e-5
+
+
+OTHER_CHANGES = {
+    "hook": lambda classify: classify.model.text_model.transformation.register_forward_hook(lambda _, __, vectors: vectors.roll(1, -1)),
+    "adapter off": lambda classify: classify.model.disable_adapters(),
+    "another adapter": lambda classify: classify.model.set_adapter("second"),
+    "shorter texts": lambda classify: setattr(classify.tokenizer, "model_max_length", 4),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_CHANGES)
+def test_changes_that_are_no_weights_are_seen(classify, model, processor, change):
+    torch.manual_seed(1)
+    for name in ("first", "second"):
+        model.add_adapter(LoraConfig(target_modules=r"text_model.*\.(query|value)", init_lora_weights=False), name)
+    model.set_adapter("first")
+    model.eval()
+    for parameter in model.text_model.parameters():
+        parameter.data.mul_(4.0 if parameter.ndim == 2 else 1.0)
+    before = classify(IMAGES[0], LABELS)
+    OTHER_CHANGES[change](classify)
+    after = classify(IMAGES[0], LABELS)
+    fresh = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    assert_same(after, fresh(IMAGES[0], LABELS))
+    assert max(abs(scores(before)[label] - scores(after)[label]) for label in LABELS) > 1e-5
+
+
+def test_a_stream_sees_the_weights_of_its_day(classify, stock, model):
+    stream = iter(classify((image for image in IMAGES), LABELS))
+    assert_same(next(stream), stock(IMAGES[0], candidate_labels=LABELS))
+    with torch.no_grad():
+        model.text_projection.weight.mul_(ramp(model.text_projection.weight))
+    next(stream)  # the pipeline reads one image ahead
+    assert_same(next(stream), stock(IMAGES[2], candidate_labels=LABELS))
 
 
 def test_another_model_or_tokenizer_is_seen(classify, texts_seen, config, processor):
@@ -158,6 +195,11 @@ def test_every_language_has_its_own_sentences():
     assert len({template for templates in PROMPTS.values() for template in templates}) == sum(map(len, PROMPTS.values()))
 
 
+def test_how_prompts_are_cut_can_be_said(classify, texts_seen):
+    whole, cut = (classify(IMAGES[0], LABELS, tokenizer_kwargs=given) for given in (None, {"max_length": 4}))
+    assert scores(whole) != scores(cut) and texts_seen == [4, 4]
+
+
 def test_long_labels_are_cut(classify):
     (answer,) = classify([IMAGES[0]], ["dog face and key " * 60])
     assert answer[0]["score"] == 1.0
@@ -205,7 +247,8 @@ def test_top_k(classify, model, processor):
         ({"hypothesis_template": "a photo"}, "'a photo' has no {} for the label, and is no language we have sentences in: en zh"),
         ({"hypothesis_template": []}, "hypothesis_template is an empty list"),
         ({"image": []}, "images is empty"),
-        ({"image": [None]}, "it is a NoneType, not an image"),
+        ({"image": [IMAGES[0], None]}, r"images\[1\] cannot be read: it is a NoneType, not an image"),
+        ({"top_k": 0}, "top_k is 0: ask for one label at least"),
     ],
 )
 def test_bad_input_is_refused(classify, given, message):

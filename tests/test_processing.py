@@ -1,9 +1,13 @@
 """What the processor reads, and what it says of that which it cannot."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AltCLIPProcessor as NativeProcessor
 from transformers import AutoProcessor
 
 from modeling_altclip import AltCLIPProcessor
@@ -20,6 +24,8 @@ def test_texts_are_padded_to_the_longest_and_cut_at_77(processor):
     assert long["input_ids"].shape == (2, 77) and long["attention_mask"][0].sum() < 10
     assert processor(text="dog face and key " * 40, max_length=9, return_tensors="pt")["input_ids"].shape == (1, 9)
     assert processor(text=["key"], text_kwargs={"padding": "max_length"}, return_tensors="pt")["input_ids"].shape == (1, 77)
+    for multiple in ({"pad_to_multiple_of": 8}, {"text_kwargs": {"pad_to_multiple_of": 8}}):
+        assert processor(text=["dog face and key " * 40], return_tensors="pt", **multiple)["input_ids"].shape == (1, 72)
 
 
 @pytest.mark.parametrize("stated,expected", [(int(1e30), 77), (512, 77), (514, 77), (128, 128), (64, 64)])
@@ -75,8 +81,20 @@ def test_arrays_and_tensors_equal_the_picture(processor):
     channels_first = np.ascontiguousarray(PIXELS.transpose(2, 0, 1))
     for given in (PIXELS, channels_first, torch.from_numpy(channels_first)):
         torch.testing.assert_close(processor(images=[given], return_tensors="pt")["pixel_values"], expected)
+    greys = PIXELS[..., 0]
+    expected_greys = processor(images=Image.fromarray(greys), return_tensors="pt")["pixel_values"]
+    for given in (greys, torch.from_numpy(greys), greys.astype(np.uint16) << 8):
+        torch.testing.assert_close(processor(images=[given], return_tensors="pt")["pixel_values"], expected_greys)
+    assert processor(images=[[PICTURE, PICTURE], [PICTURE]], return_tensors="pt")["pixel_values"].shape[0] == 3
     both = processor(images=np.stack([channels_first] * 2), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(both, expected.repeat(2, 1, 1, 1))
+
+
+def test_base64_text():
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, "PNG")
+    for given in (base64.b64encode(buffer.getvalue()).decode(), "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()):
+        assert np.array_equal(np.asarray(read_image(given)), PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +106,7 @@ def test_arrays_and_tensors_equal_the_picture(processor):
         (Image.new("RGB", (0, 4)), "its size is 0x4 pixels"),
         (np.zeros((0, 4, 3)), r"its shape is \(0, 4, 3\)"),
         ("no/such/file.png", "Incorrect image source"),
+        ("http://127.0.0.1:9/picture.png", ".*"),
         (__file__, "cannot identify image file"),
     ],
 )
@@ -103,6 +122,8 @@ def test_an_image_that_cannot_be_read_is_named(processor, bad, message):
         ({"text": ["key", None]}, r"text\[1\] is None, not a string"),
         ({"text": ["key", "bell", 7]}, r"text\[2\] is 7, not a string"),
         ({"text": [["key"]]}, r"text\[0\] is \['key'\], not a string"),
+        ({"text": 5}, "text is a int: give a list of strings"),
+        ({"text": (text for text in ["key"])}, "text is a generator: give a list of strings"),
         ({"images": []}, "images is empty: give at least one image"),
     ],
 )
@@ -120,3 +141,11 @@ def test_saved_and_loaded(model, processor, tmp_path):
     ours, theirs = (one(text=["key " * 99], images=PICTURE, return_tensors="pt") for one in (processor, loaded))
     assert theirs["input_ids"].shape == (1, 60)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_saved_alone_it_names_the_class_that_everybody_has(processor, tmp_path, run):
+    assert processor.save_pretrained(tmp_path)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), NativeProcessor)
+    code = "import sys; from transformers import AutoProcessor; print(type(AutoProcessor.from_pretrained(sys.argv[1])).__module__)"
+    process = run("python", "-c", code, tmp_path, cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1")
+    assert process.stdout.strip() == "transformers.models.altclip.processing_altclip", process.stderr
