@@ -1,10 +1,19 @@
 """The whole road on a very small miniature, through the commands that a user types."""
 
 import json
+import os
+import random
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from safetensors.torch import load_file
+
+from training.session import last_whole_checkpoint
 
 from .conftest import ROOT
 
@@ -77,20 +86,69 @@ def test_stage2_leaves_the_image_tower_byte_for_byte(stages):
     assert not [name for name in moved if name.startswith(("vision_model.", "visual_projection."))]
 
 
-@pytest.mark.parametrize("stage,folder_name", [("stage0", "teacher"), ("stage1", "stage1"), ("stage2", "stage2")])
-def test_resumed_equals_uninterrupted(stages, run, tmp_path, stage, folder_name):
-    folder, _ = stages
-    (tmp_path / "checkpoint-3").symlink_to(folder / folder_name / "checkpoint-3")
-    flags = {
+def beginning(stage, folder):
+    """The flags that say what a stage begins with."""
+    return {
         "stage0": ["--model_name_or_path", folder / "clip"],
         "stage1": ["--teacher_name_or_path", folder / "teacher", "--text_encoder_name_or_path", folder / "text_encoder"],
         "stage2": ["--model_name_or_path", folder / "stage1"],
     }[stage]
-    process = train(run, stage, tmp_path, "--dataset", folder / "dataset", *flags, "--resume")
-    assert process.returncode == 0, process.stderr
-    assert (tmp_path / "model.safetensors").read_bytes() == (folder / folder_name / "model.safetensors").read_bytes()
-    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+
+
+def train_with_kills(command, output_dir, n_kills, chance):
+    """Start a run; kill it as soon as it writes one more checkpoint, or a moment later; go on from the last whole one, and so on."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    for number in range(n_kills + 1):
+        resume = ["--resume"] if last_whole_checkpoint(output_dir) else []
+        before = {path.name for path in output_dir.glob("checkpoint-*")}
+        with open(output_dir.parent / "log", "w") as log:
+            process = subprocess.Popen([*map(str, command), *resume], cwd=ROOT, env=environment, stdout=log, stderr=log)
+            while number < n_kills and process.poll() is None and before >= {path.name for path in output_dir.glob("checkpoint-*")}:
+                time.sleep(0.002)
+            if number < n_kills:
+                time.sleep(chance.choice([0, 0.01, 0.03, 0.1]))
+                process.kill()
+            assert process.wait(timeout=300) == (-signal.SIGKILL if number < n_kills else 0), (output_dir.parent / "log").read_text()
+
+
+def resumable(stage, folder, output_dir, *flags):
+    script, recipe = ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"
+    saving = ["--save_strategy", "steps", "--save_steps", "1", "--dataset", folder / "dataset", "--output_dir", output_dir]
+    return [sys.executable, script, recipe, *beginning(stage, folder), "--logging_steps", "2", *SMALL[stage], *saving, *flags]
+
+
+@pytest.mark.parametrize("stage,folder_name", [("stage0", "teacher"), ("stage1", "stage1"), ("stage2", "stage2")])
+def test_killed_and_resumed_equals_uninterrupted(stages, tmp_path, stage, folder_name):
+    folder, _ = stages
+    output_dir = tmp_path / "resumed"
+    train_with_kills(resumable(stage, folder, output_dir), output_dir, 1, random.Random(stage))
+    assert (output_dir / "model.safetensors").read_bytes() == (folder / folder_name / "model.safetensors").read_bytes()
+    history = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
     assert history[-1]["step"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
+def test_killed_seven_times_equals_uninterrupted(stages, tmp_path, stage):
+    folder, _ = stages
+    steps = ["--max_steps", "60"]
+    train_with_kills(resumable(stage, folder, tmp_path / "whole", *steps), tmp_path / "whole", 0, None)
+    train_with_kills(resumable(stage, folder, tmp_path / "killed", *steps), tmp_path / "killed", 7, random.Random(stage))
+    assert (tmp_path / "killed/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
+    """As a kill leaves it at any point of the writing: no state, half of it, or no random numbers of the second process."""
+    folder, _ = stages
+    for step in (2, 3, 10):
+        shutil.copytree(folder / "stage2/checkpoint-3", tmp_path / f"checkpoint-{step}")
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    state = tmp_path / "checkpoint-10/trainer_state.json"
+    state.write_text(state.read_text()[:50])
+    (tmp_path / "checkpoint-3/trainer_state.json").unlink()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert last_whole_checkpoint(tmp_path, n_processes=2) is None
+    assert last_whole_checkpoint(tmp_path / "nowhere") is None
 
 
 def test_results_are_files_and_a_table(finished):

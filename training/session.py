@@ -1,14 +1,16 @@
 """How a stage's run begins and ends: seeds, resuming, and the line that says what is where and what to do next."""
 
+import json
 from pathlib import Path
 
 import torch
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import sort_checkpoints
 
 from benchmarks.recipe import InputError
 
 from .arguments import StageArguments
+from .health import FrozenWeights
 
 
 def begin(arguments: StageArguments) -> None:
@@ -25,15 +27,32 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     """
     checkpoint = None
     if arguments.resume:
-        output_dir = Path(arguments.output_dir)
-        checkpoint = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
+        checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)
         if checkpoint is None:
-            raise InputError(f"resume: {arguments.output_dir} holds no checkpoint: set save_steps, or train without --resume")
+            raise InputError(f"resume: {arguments.output_dir} holds no whole checkpoint: set save_steps, or train without --resume")
     if trainer.is_world_process_zero():
         cells = trainer.train_dataset
         print(f"Training on {len(cells)} examples from {len(cells.row_ids)} rows; {cells.n_empty} captions are missing or empty.")
+    frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
+    frozen.check()
     trainer.save_state()
+
+
+def last_whole_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
+    """The newest checkpoint that was written to its end; a run that is killed while it writes one leaves half of it.
+
+    The Trainer writes `trainer_state.json` last, and every process its own random numbers.
+    """
+    for folder in reversed(sort_checkpoints(output_dir)):
+        numbers = ["rng_state.pth"] if n_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(n_processes)]
+        try:
+            json.loads(Path(folder, "trainer_state.json").read_text("utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        if all(Path(folder, name).exists() for name in numbers):
+            return folder
+    return None
 
 
 def finish(arguments: StageArguments, what: str, following: str) -> None:

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from transformers import Trainer
 
 from .gradient_cache import cached_loss
+from .health import Watch, check_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows
 
 TEXTS = ("input_ids", "attention_mask")
@@ -53,7 +54,17 @@ def encode_by_length(encode: Callable[..., torch.Tensor], inputs: dict, n_groups
 
 
 class AltCLIPTrainer(Trainer):
-    """What the stages share: losses are means over the batch, and only matrices are decayed."""
+    """What the stages share: losses are means over the batch, only matrices are decayed, and the log tells of the batches' health."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.watch = Watch()
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            logs |= self.watch.report(self.state.global_step / max(1, self.state.max_steps))
+        check_loss(logs, self.state.global_step)
+        super().log(logs, *args, **kwargs)
 
     @property
     def length_groups(self) -> int:
@@ -73,7 +84,9 @@ class TeacherLearningTrainer(AltCLIPTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.length_groups)
-        loss = distillation_loss(vectors.index_select(0, inputs["text_rows"]).float(), inputs["target"])
+        vectors = vectors.index_select(0, inputs["text_rows"]).float()
+        self.watch.see(inputs, vectors, inputs["target"])
+        loss = distillation_loss(vectors, inputs["target"])
         return (loss, vectors) if return_outputs else loss
 
 
@@ -96,6 +109,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
         def loss(image_embeds, text_embeds, logit_scale, text_rows=inputs["text_rows"]):
             # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
             text_embeds = text_embeds.index_select(0, text_rows)
+            self.watch.see(inputs, text_embeds, image_embeds)
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_rows(text_embeds.float())
             return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
 
