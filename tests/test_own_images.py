@@ -1,0 +1,41 @@
+"""The README's example: stage 2 on a folder of pictures and a file of captions in three languages, where some are missing."""
+
+import json
+import re
+
+import torch
+from datasets import load_dataset
+from safetensors.torch import load_file
+
+from modeling_altclip import AltCLIPModel
+
+from .conftest import ROOT
+
+
+def readme_example():
+    """The commands and files of the section, as printed."""
+    section = (ROOT / "README.md").read_text("utf-8").split("### Your own pictures")[1].split("\n## ")[0]
+    return re.findall(r"```(\w+)\n(.*?)```", section, flags=re.DOTALL)
+
+
+def test_stage_2_on_a_folder_of_pictures(folder, miniature, run, tmp_path):
+    (_, captions), (_, command) = readme_example()
+    captions = [json.loads(line) for line in captions.strip().splitlines()]
+    assert [set(row["captions"]) for row in captions] == [{"en", "zh", "es"}, {"en", "zh", "es"}, {"zh"}]
+    (tmp_path / "pictures").mkdir()
+    for row, image in zip(captions, load_dataset(str(miniature / "dataset"), split="train")["image"]):
+        image.save(tmp_path / "pictures" / row["file_name"])
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in captions)
+    (tmp_path / "pictures/metadata.jsonl").write_text(lines, "utf-8")
+
+    words = command.replace("\\\n", " ").split()
+    assert words[:3] == ["accelerate", "launch", "training/run_stage2.py"]
+    given = {"BAAI/AltCLIP-m9": folder, "pictures": tmp_path / "pictures", "outputs/mine": tmp_path / "mine"}
+    words = [given.get(word, word) for word in words[2:]]
+    small = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--bf16", "false", "--use_cpu", "true", "--warmup_steps", "0"]
+    process = run("python", *words, *small, "--learning_rate", "1e-3")
+    assert process.returncode == 0, process.stderr
+    assert "Training on 7 examples from 3 rows; 2 captions are missing or empty." in process.stdout
+    before, after = AltCLIPModel.from_pretrained(folder).state_dict(), load_file(tmp_path / "mine/model.safetensors")
+    moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"text_model"}  # as that recipe has it
