@@ -32,7 +32,9 @@ class StageArguments(TrainingArguments):
 
 @dataclass(kw_only=True)
 class PairArguments(StageArguments):
-    """What the two contrastive stages share: how a batch that is larger than memory is worked off."""
+    """What the two contrastive stages share: what becomes of bad images, and how a batch that is larger than memory is worked off."""
+
+    bad_rows: str = field(default="set_aside", metadata={"help": "set_aside leaves out rows whose image cannot be decoded, error refuses."})
 
     tile_size: int | None = field(
         default=None, metadata={"help": "Rows and columns of logits held at a time, such as 1024; by default all of them."}
@@ -51,10 +53,13 @@ class TeacherArguments(PairArguments):
 
 @dataclass(kw_only=True)
 class TeacherLearningArguments(StageArguments):
-    """Stage 1: the multilingual text tower learns the teacher's vectors."""
+    """Stage 1: the multilingual text tower learns the teacher's vectors. `dataset` may be any parallel text (`parallel_text.py`)."""
 
     teacher_name_or_path: str = field(metadata={"help": "The `CLIPModel` whose text tower is imitated."})
     text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
+    kinds: list[str] | None = field(default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."})
+    sift: bool = field(default=True, metadata={"help": "Set aside texts that are too long, left in English or repeated."})
+    max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
     dropout: float = field(default=0.0, metadata={"help": "Of the text tower: 0 in the authors' code, since a regression target is exact."})
 
 

@@ -5,7 +5,10 @@ tower made of it. One example is one cell, a row in one of its languages. On par
 paper's recipe, every sentence once in English and once in the other language.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -30,25 +33,42 @@ class CaptionCells(TorchDataset):
     """Every non-empty (row, language) cell of a captioned dataset, as `{"text", "row_id", column: the row's value in it}`.
 
     `row_id` is equal for rows that show the same thing: those whose captions in the reference language, English where it is
-    spoken, are equal. A row without that caption is taken for unlike all others. Cells without text are left out; `n_empty`
-    counts them.
+    spoken, are equal. A row without that caption is taken for unlike all others. `set_aside` counts, by reason, the cells that
+    are left out: those without text, and with `sift` more.
 
     Args:
         rows: has `captions`, `{language: text}`, and `column`.
         languages: those to make cells of.
         column: what goes with a text: `image`, or a column of vectors.
+        sift: for parallel text: leave out what is too long, what was left in English, and all but the first of equal pairs.
+        max_characters: what is too long.
     """
 
-    def __init__(self, rows: Dataset, languages: list[str], column: str):
+    def __init__(self, rows: Dataset, languages: list[str], column: str, *, sift: bool = False, max_characters: int = 1000):
         self.inputs, self.column = rows.select_columns([column]).with_format(None if column == "image" else "numpy"), column
         captions = caption_columns(rows)
         self.texts = [captions.field(language) for language in languages]
-        self.cells = np.argwhere(np.stack([has_text(texts) for texts in self.texts], axis=1))
-        self.n_empty = len(rows) * len(languages) - len(self.cells)
         reference = captions.field("en" if "en" in rows.features["captions"] else languages[0])
         reference = np.asarray(pc.fill_null(reference, ""))
         self.row_ids = np.unique(reference, return_inverse=True)[1]
         self.row_ids[reference == ""] = len(rows) + np.flatnonzero(reference == "")
+        kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
+        self.set_aside = {"empty": int(kept.size - kept.sum())}
+        if sift:
+            for reason, refused in self._reasons(languages, reference, max_characters):
+                self.set_aside[reason] = int((kept & refused).sum())
+                kept &= ~refused
+        self.cells = np.argwhere(kept)
+
+    def _reasons(self, languages: list[str], reference: np.ndarray, max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Why cells are no good, and which `(rows, languages)`; the first reason counts."""
+        texts = [np.asarray(pc.fill_null(column, "")) for column in self.texts]
+        yield "too long", np.stack([np.asarray(pc.fill_null(pc.utf8_length(column), 0)) > max_characters for column in self.texts], axis=1)
+        english = np.char.strip(reference.astype(str))
+        same = [np.char.strip(column.astype(str)) == english for column in texts]
+        yield "left in English", np.stack([one & (language != "en") for one, language in zip(same, languages)], axis=1)
+        pairs = [pd.DataFrame({"row_id": self.row_ids, "text": column}) for column in texts]
+        yield "repeated", np.stack([pair.duplicated().to_numpy() for pair in pairs], axis=1)
 
     def __len__(self) -> int:
         return len(self.cells)

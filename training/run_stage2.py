@@ -4,12 +4,12 @@ accelerate launch training/run_stage2.py training/recipes/altclip/stage2.yaml
 accelerate launch training/run_stage2.py training/recipes/miniature/stage2.yaml
 """
 
-from benchmarks.loading import check_languages, load_captions, load_model
+from benchmarks.loading import check_languages, load_model
 from benchmarks.recipe import launch
 from training.arguments import ContrastiveArguments
 from training.data import CaptionCells, Collator
 from training.frozen import add_image_vectors
-from training.session import begin, finish, train
+from training.session import begin, finish, load_pictures, train
 from training.trainers import ContrastiveTrainer, freeze_all_but
 
 
@@ -17,7 +17,7 @@ def main(arguments: ContrastiveArguments) -> None:
     begin(arguments)
     model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
     freeze_all_but(model, arguments.trainable)
-    rows = load_captions(arguments.dataset, arguments.split)
+    rows = load_pictures(arguments)
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
     if arguments.cache_image_embeds:
         rows = add_image_vectors(rows, model, processor)

@@ -4,19 +4,32 @@ import json
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import sort_checkpoints
 
+from benchmarks.loading import load_captions
 from benchmarks.recipe import InputError
 
-from .arguments import StageArguments
+from .arguments import PairArguments, StageArguments
 from .health import FrozenWeights
+from .pictures import keep_readable
 
 
 def begin(arguments: StageArguments) -> None:
     """Seed everything, and flush denormals: they slowed a step on a CPU from tenths of a second to seconds."""
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
+
+
+def load_pictures(arguments: PairArguments) -> Dataset:
+    """The captioned images to train on, without those that cannot be decoded; says how many those are and where they stand."""
+    rows = load_captions(arguments.dataset, arguments.split)
+    with arguments.main_process_first(desc="decoding images"):
+        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir)
+    if n_bad:
+        say(arguments, f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.")
+    return rows
 
 
 def train(trainer: Trainer, arguments: StageArguments) -> None:
@@ -32,11 +45,18 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
             raise InputError(f"resume: {arguments.output_dir} holds no whole checkpoint: set save_steps, or train without --resume")
     if trainer.is_world_process_zero():
         cells = trainer.train_dataset
-        print(f"Training on {len(cells)} examples from {len(cells.row_ids)} rows; {cells.n_empty} captions are missing or empty.")
+        set_aside = ", ".join(f"{count} {reason}" for reason, count in cells.set_aside.items() if count) or "nothing"
+        print(f"Training on {len(cells)} examples from {len(cells.row_ids)} rows; set aside: {set_aside}.")
     frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
     frozen.check()
     trainer.save_state()
+
+
+def say(arguments: StageArguments, message: str) -> None:
+    """Print on the main process."""
+    if arguments.process_index == 0:
+        print(message)
 
 
 def last_whole_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:

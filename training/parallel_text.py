@@ -1,0 +1,142 @@
+"""Parallel text from wherever it lies, as rows of `captions`, `{language: text}`, with English for the teacher to read.
+
+What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; a Moses pair, one file a language, as
+`corpus.{en,fr}`; or a `.yaml` file that lists several of these as
+
+    - {data: ted.tsv, kind: human}
+    - {data: "web.{en,fr}", kind: machine}
+    - {data: Helsinki-NLP/opus-100, name: en-fr, split: train, kind: human}
+
+A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by language codes.
+"""
+
+import re
+from pathlib import Path
+
+import yaml
+from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+
+from benchmarks.loading import check_folder, load_rows
+from benchmarks.recipe import InputError
+
+from .data import caption_columns, has_text
+
+BUILDERS = {
+    ".parquet": ("parquet", {}),
+    ".jsonl": ("json", {}),
+    ".json": ("json", {}),
+    ".tsv": ("csv", {"delimiter": "\t", "quoting": 3, "keep_default_na": False}),  # no quotes in a tsv, and "NA" is a word
+    ".csv": ("csv", {"keep_default_na": False}),
+}
+SOURCE_KEYS = {"data", "name", "split", "kind"}
+LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
+
+
+def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> tuple[Dataset, int]:
+    """Read one source, or all that a `.yaml` file lists.
+
+    Args:
+        split: of folders and Hub datasets that state none of their own.
+        kinds: read only sources of these kinds, such as `human`: what the paper's ablation tells apart.
+
+    Returns:
+        Rows with English, and the number of those set aside for want of it.
+
+    Raises:
+        InputError: a source is missing, of unknown form, or has no English; or no source is of the kinds.
+    """
+    sources = read_sources(dataset)
+    known = {source.get("kind") for source in sources} - {None}
+    if kinds and set(kinds) - known:
+        raise InputError(
+            f"kinds {' '.join(sorted(set(kinds) - known))} name no source of {dataset!r}: it has {' '.join(sorted(known)) or 'none'}"
+        )
+    chosen = [source for source in sources if not kinds or source.get("kind") in kinds]
+    parts = [read_source(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
+    languages = list(dict.fromkeys(language for rows in parts for language in rows.features["captions"]))
+    if "en" not in languages:
+        raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}")
+    rows = parts[0] if len(parts) == 1 else concatenate_datasets([speak(rows, languages) for rows in parts])
+    english = has_text(caption_columns(rows).field("en"))
+    return (rows if english.all() else rows.select(english.nonzero()[0])), int((~english).sum())
+
+
+def read_sources(dataset: str) -> list[dict]:
+    """The sources that a `.yaml` file lists, its paths relative to it; or the one that is named."""
+    if not dataset.endswith((".yaml", ".yml")):
+        return [{"data": dataset}]
+    if not Path(dataset).is_file():
+        raise InputError(f"dataset {dataset!r} does not exist")
+    sources = yaml.safe_load(Path(dataset).read_text("utf-8"))
+    for source in sources if isinstance(sources, list) else [None]:
+        if not isinstance(source, dict) or "data" not in source or set(source) - SOURCE_KEYS:
+            raise InputError(
+                f"{dataset!r} must list sources with the keys {' '.join(sorted(SOURCE_KEYS))}, data at least; it has {source!r}"
+            )
+    beside = Path(dataset).parent
+    here = [is_here(beside, source["data"]) for source in sources]
+    return [source | ({"data": str(beside / source["data"])} if found else {}) for source, found in zip(sources, here)]
+
+
+def is_here(folder: Path, data: str) -> bool:
+    """Whether a source lies beside the file that names it; a Hub id does not."""
+    return any(folder.glob(re.sub(r"\{.*\}", "*", data)))
+
+
+def read_source(data: str, name: str | None, split: str) -> Dataset:
+    """One source as rows of `captions` alone."""
+    pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
+    if pair:
+        return read_moses({language: pair[1] + language + pair[3] for language in pair[2].split(",")})
+    builder = BUILDERS.get(Path(data).suffix)
+    if builder is None:
+        rows = load_rows(data, split, []) if name is None else load_dataset(data, name, split=split)
+    else:
+        check_folder("dataset", str(Path(data).absolute()))
+        rows = load_dataset(builder[0], data_files=data, split="train", **builder[1])
+    return with_captions(rows, data)
+
+
+def read_moses(paths: dict[str, str]) -> Dataset:
+    """Files of equally many lines, a translation a line."""
+    columns = []
+    for language, path in paths.items():
+        check_folder("dataset", str(Path(path).absolute()))
+        columns.append(load_dataset("text", data_files=path, split="train").rename_column("text", language))
+    lengths = {path: len(column) for path, column in zip(paths.values(), columns)}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"files of one corpus must have equally many lines: {', '.join(f'{path} has {n}' for path, n in lengths.items())}")
+    return with_captions(concatenate_datasets(columns, axis=1), ", ".join(paths.values()))
+
+
+def with_captions(rows: Dataset, name: str) -> Dataset:
+    """Rows of `captions` alone, made of whatever column holds the texts."""
+    for column in ("captions", "translation"):
+        if isinstance(rows.features.get(column), dict):
+            return rows.select_columns([column]).rename_columns({column: "captions"} if column != "captions" else {})
+    languages = [column for column in rows.column_names if LANGUAGE.fullmatch(column)]
+    if not languages:
+        raise InputError(f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}")
+
+    def gather(batch: dict) -> dict:
+        return {"captions": [dict(zip(languages, texts)) for texts in zip(*(batch[language] for language in languages))]}
+
+    return rows.map(gather, batched=True, remove_columns=rows.column_names, features=spoken(languages), desc="Reading captions")
+
+
+def speak(rows: Dataset, languages: list[str]) -> Dataset:
+    """The same rows with a place for each of `languages`, empty where they have no text."""
+    if list(rows.features["captions"]) == languages:
+        return rows.cast(spoken(languages))
+
+    def widen(batch: dict) -> dict:
+        return {"captions": [{language: caption.get(language) for language in languages} for caption in batch["captions"]]}
+
+    return rows.map(widen, batched=True, features=spoken(languages), desc="Joining sources")
+
+
+def spoken(languages: list[str]) -> Features:
+    return Features({"captions": {language: Value("string") for language in languages}})
+
+
+__all__ = ["load_parallel_text"]

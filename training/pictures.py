@@ -1,0 +1,64 @@
+"""Pictures that cannot be decoded: found before training, named in a file, set aside or refused."""
+
+import io
+import json
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+
+from benchmarks.recipe import InputError
+from modeling_altclip.processing_altclip import read_image
+
+POLICIES = ("set_aside", "error")
+
+
+def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset, int]:
+    """Decode every image of the column `image` once; `datasets` keeps what was found for the next run.
+
+    Args:
+        policy: `set_aside` leaves out rows whose image cannot be decoded, `error` refuses them.
+        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and what is wrong.
+
+    Returns:
+        The good rows and the number of bad ones.
+
+    Raises:
+        InputError: another policy; or there is a bad row, and `error` was asked for, or no good one.
+    """
+    if policy not in POLICIES:
+        raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(POLICIES)}")
+    encoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+    found = encoded.map(
+        lambda batch: {"problem": [problem(image) for image in batch["image"]]},
+        batched=True,
+        remove_columns=["image"],
+        features=Features({"problem": Value("string")}),
+        desc="Decoding images",
+    )["problem"][:]
+    bad = [number for number, what in enumerate(found) if what]
+    if not bad:
+        return rows, 0
+    report = Path(output_dir, "bad_rows.jsonl")
+    report.parent.mkdir(parents=True, exist_ok=True)
+    paths = [(encoded[number]["image"] or {}).get("path") for number in bad]
+    lines = [{"row": number, "path": path, "problem": found[number]} for number, path in zip(bad, paths)]
+    report.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    if policy == "error" or len(bad) == len(rows):
+        raise InputError(f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All are in {report}")
+    return rows.select([number for number, what in enumerate(found) if not what]), len(bad)
+
+
+def problem(image: dict | None) -> str:
+    """What keeps an undecoded image, `{"bytes", "path"}`, from being read; nothing if it can be."""
+    if image is None:
+        return "there is no image"
+    try:
+        with PillowImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as opened:
+            read_image(opened)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+__all__ = ["keep_readable"]
