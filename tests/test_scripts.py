@@ -214,7 +214,7 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
         (["--teacher_name_or_path", "no/such/folder"], "model 'no/such/folder' does not exist: give a folder"),
         (["--dataset", "outputs/no/such"], "dataset 'outputs/no/such' does not exist"),
         (["--languages", "en", "xx"], "no text in language xx: choose from en zh"),
-        (["--resume"], "holds no checkpoint: set save_steps"),
+        (["--resume"], "holds no whole checkpoint: set save_steps"),
     ],
 )
 def test_bad_input_ends_a_script_with_one_clear_line(stages, run, tmp_path, flags, message):
