@@ -142,6 +142,41 @@ def test_a_frozen_side_gets_no_gradient():
     assert images.grad is None and texts.grad.abs().max() > 0
 
 
+def test_what_does_not_learn_is_left_alone():
+    """A frozen encoder, and a parameter that the loss does not use."""
+    model = Encoder().requires_grad_(False)
+    model.scale.requires_grad_()
+    model.bias.requires_grad_()
+    images, texts, _ = batch(False)
+    chunks = [{"images": i, "texts": t} for i, t in zip(images.split(6), texts.split(6))]
+    value = cached_loss(lambda chunk: model(**chunk), chunks, lambda i, t, s, b: contrastive_loss(i, t, s.exp()), [model.scale, model.bias])
+    value.backward()
+    assert model.scale.grad.abs() > 0 and model.bias.grad == 0 and model.images[0].weight.grad is None
+
+
+@pytest.mark.parametrize("tile_size", [None, 2])
+def test_a_scale_of_one_row_will_do(tile_size):
+    """SigLIP keeps its scale and bias so."""
+    images, scale = torch.eye(3), torch.tensor([2.0], requires_grad=True)
+    sigmoid_loss(images, images, scale, torch.tensor([-1.0]), tile_size=tile_size).backward()
+    assert scale.grad.shape == (1,)
+
+
+@pytest.mark.parametrize("loss_name", LOSSES)
+def test_gradcheck(loss_name):
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (normalize(torch.randn(5, 3, generator=generator, dtype=torch.float64), dim=-1).requires_grad_() for _ in range(2))
+    scale, bias = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (3.0, -1.0))
+    ids = torch.tensor([0, 1, 0, 2, 2]) if "several" in loss_name else None
+
+    def loss(images, texts, scale, bias):
+        if loss_name.startswith("sigmoid"):
+            return sigmoid_loss(images, texts, scale, bias, image_ids=ids, tile_size=2)
+        return contrastive_loss(images, texts, scale, image_ids=ids, tile_size=2)
+
+    assert torch.autograd.gradcheck(loss, (images, texts, scale, bias))
+
+
 def test_bad_arguments_are_refused():
     images, texts, scale = torch.eye(3), torch.eye(4)[:, :3], torch.tensor(1.0)
     with pytest.raises(ValueError, match="tile_size is 0: give a number of rows, such as 1024"):

@@ -4,9 +4,10 @@ import json
 
 import pandas as pd
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Translation, Value
 
 from benchmarks.recipe import InputError
+from training import parallel_text
 from training.data import CaptionCells
 from training.parallel_text import load_parallel_text
 
@@ -27,15 +28,44 @@ def written(tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False)
     for language, texts in (("en", english), ("zh", chinese)):
         (tmp_path / f"m.{language}.txt").write_text("\n".join(texts) + "\n", "utf-8")
+    (tmp_path / "crlf.tsv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "t.tsv").read_bytes().replace(b"\n", b"\r\n"))
     Dataset.from_dict({"captions": [{"en": one, "zh": other} for one, other in PAIRS]}).to_parquet(tmp_path / "folder/train.parquet")
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["t.tsv", "t.jsonl", "opus.jsonl", "t.parquet", "t.csv", "m.{en,zh}.txt", "folder"])
+@pytest.mark.parametrize("name", ["t.tsv", "crlf.tsv", "t.jsonl", "opus.jsonl", "t.parquet", "t.csv", "m.{en,zh}.txt", "folder"])
 def test_every_form_gives_the_same_rows(written, name):
     rows, n_without_english = load_parallel_text(str(written / name), "train")
     assert rows.column_names == ["captions"] and n_without_english == 0
     assert [(row["en"], row["zh"]) for row in rows["captions"]] == PAIRS
+
+
+def test_hub_translations_are_read(monkeypatch):
+    features = Features({"translation": Translation(["en", "zh"]), "id": Value("string")})
+    rows = Dataset.from_dict({"translation": [{"en": "key", "zh": "钥匙"}], "id": ["1"]}, features=features)
+    monkeypatch.setattr(parallel_text, "load_dataset", lambda data, name, split: rows)
+    assert list(parallel_text.read_source("Helsinki-NLP/opus-100", "en-zh", "train")["captions"]) == [{"en": "key", "zh": "钥匙"}]
+
+
+def test_texts_stay_texts_and_other_columns_stay_out(tmp_path):
+    (tmp_path / "t.tsv").write_text("url\ten\tzh\nx\t007\t1.10\n")
+    assert list(load_parallel_text(str(tmp_path / "t.tsv"), "train")[0]["captions"]) == [{"en": "007", "zh": "1.10"}]
+    (tmp_path / "t.jsonl").write_text(json.dumps({"id": 1, "en": "a", "zh": "b", "len_en": 3}) + "\n")
+    assert list(load_parallel_text(str(tmp_path / "t.jsonl"), "train")[0]["captions"]) == [{"en": "a", "zh": "b"}]
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path):
+    """A lone carriage return or a Unicode separator within a sentence would shift every later pair."""
+    (tmp_path / "m.en").write_bytes("a\rq\nb\u2028c\n\n".encode())
+    (tmp_path / "m.zh").write_bytes("甲\n乙\r丙\n丁\n".encode())
+    rows, n_without_english = load_parallel_text(str(tmp_path / "m.{en,zh}"), "train")
+    assert [(row["en"], row["zh"]) for row in rows["captions"]] == [("a\rq", "甲"), ("b\u2028c", "乙\r丙")] and n_without_english == 1
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    for text in ("key", "bell"):
+        (tmp_path / "t.tsv").write_text(f"en\tzh\n{text}\t甲\n", "utf-8")
+        assert load_parallel_text(str(tmp_path / "t.tsv"), "train")[0]["captions"][0]["en"] == text
 
 
 @pytest.fixture
@@ -63,7 +93,11 @@ def test_bad_sources_are_named(written):
     (written / "odd.tsv").write_text("text\tlabel\na\tb\n")
     (written / "german.tsv").write_text("de\tfr\na\tb\n")
     (written / "odd.yaml").write_text("- {date: t.tsv}\n")
+    (written / "shifted.tsv").write_text("en\tzh\na\tb\t0.9\n")
+    (written / "empty.tsv").write_text("")
     for name, message in {
+        "shifted.tsv": "shifted.tsv' has 3 fields in line 2, and 2 names in its first: mend it",
+        "empty.tsv": "empty.tsv' is empty",
         "one.{en,zh}.txt": "equally many lines: .*one.en.txt has 2, .*one.zh.txt has 1",
         "odd.tsv": "has no texts: name its columns by language codes, en among them; it has text, label",
         "german.tsv": "no English for the teacher to read: they have de fr",
@@ -91,6 +125,12 @@ def test_what_is_set_aside_is_counted_by_reason():
     assert cells.set_aside == {"empty": 1, "too long": 1, "left in English": 1, "repeated": 3}
     plain = CaptionCells(rows, ["en", "zh"], "target")
     assert len(plain) == 11 and plain.set_aside == {"empty": 1}
+
+
+def test_one_long_text_or_no_english_is_no_trouble():
+    rows = Dataset.from_dict({"captions": [{"zh": "狗" * 200_000}] + [{"zh": "猫"}] * 3, "target": [[0.0]] * 4})
+    cells = CaptionCells(rows, ["zh"], "target", sift=True)
+    assert cells.set_aside == {"empty": 0, "too long": 1, "repeated": 2} and len(cells) == 1
 
 
 def test_stage_1_says_what_it_left_out(sources, miniature, run, tmp_path):

@@ -49,6 +49,16 @@ def test_good_rows_are_left_as_they_are(rows, tmp_path):
     assert keep_readable(good, "error", str(tmp_path / "out")) == (good, 0) and not (tmp_path / "out").exists()
 
 
+def test_a_mended_file_is_read_anew(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(encoded())
+    rows = Dataset.from_dict({"image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")]})
+    assert keep_readable(rows, "set_aside", str(tmp_path / "out"))[1] == 1
+    (tmp_path / "a.png").write_bytes(encoded())
+    good, n_bad = keep_readable(rows, "set_aside", str(tmp_path / "out"))
+    assert n_bad == 0 and good["image"][0].size == (8, 8)
+
+
 def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
     with pytest.raises(InputError, match="4 of 6 images cannot be decoded, row 1 first: UnidentifiedImageError.*All are in"):
         keep_readable(rows, "error", str(tmp_path))

@@ -6,6 +6,7 @@ from datasets import Dataset, load_dataset
 from transformers import AutoProcessor, AutoTokenizer
 
 from benchmarks.loading import load_model
+from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments
 from training.data import CaptionCells, Collator
@@ -109,6 +110,26 @@ def test_switches_train_the_same(altclip, scenes, miniature, arguments, switch, 
     assert "logit_scale" in moved and any(name.startswith("vision_model") for name in moved) == (images == "learning")
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("switches", [{}, {"gradient_cache_chunk": 3, "tile_size": 3}])
+def test_evaluation_gives_a_loss_and_leaves_the_watch_alone(altclip, scenes, miniature, arguments, switches):
+    trainer = contrastive(altclip, scenes, miniature, arguments(per_device_eval_batch_size=8, **switches))
+    trainer.eval_dataset = torch.utils.data.Subset(trainer.train_dataset, range(16))
+    assert trainer.evaluate()["eval_loss"] > 0 and not trainer.watch.seen
+
+
+def test_a_frozen_temperature_is_not_clamped(altclip, scenes, miniature, arguments):
+    altclip.logit_scale.data.fill_(10.0)
+    freeze_all_but(altclip, ["text_model"])
+    contrastive(altclip, scenes, miniature, arguments()).train()
+    assert altclip.logit_scale.item() == 10.0
+
+
+@pytest.mark.parametrize("name", ["tile_size", "gradient_cache_chunk"])
+def test_a_switch_of_zero_is_refused(arguments, name):
+    with pytest.raises(InputError, match=f"{name} is 0: give a positive number"):
+        arguments(**{name: 0})
 
 
 def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature, arguments):

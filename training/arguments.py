@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from benchmarks.recipe import InputError
+
 
 @dataclass(kw_only=True)
 class StageArguments(TrainingArguments):
@@ -42,6 +44,12 @@ class PairArguments(StageArguments):
     gradient_cache_chunk: int | None = field(
         default=None, metadata={"help": "Examples whose activations are held at a time; by default the whole batch. Encodes twice."}
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("tile_size", "gradient_cache_chunk"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: give a positive number, or leave it out")
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ tower made of it. One example is one cell, a row in one of its languages. On par
 paper's recipe, every sentence once in English and once in the other language.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,13 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
+from modeling_altclip.processing_altclip import read_images
+
 
 def caption_columns(rows: Dataset) -> pa.StructArray:
-    """The captions of all rows, one field a language."""
-    return rows.with_format("arrow")["captions"][:].combine_chunks()
+    """The captions of all rows, one field a language. Large strings, since more than 2 GB of a language's text fit no others."""
+    languages = rows.features["captions"]
+    return rows.with_format("arrow")["captions"][:].cast(pa.struct([(name, pa.large_string()) for name in languages])).combine_chunks()
 
 
 def has_text(texts: pa.Array) -> np.ndarray:
@@ -48,26 +51,31 @@ class CaptionCells(TorchDataset):
         self.inputs, self.column = rows.select_columns([column]).with_format(None if column == "image" else "numpy"), column
         captions = caption_columns(rows)
         self.texts = [captions.field(language) for language in languages]
-        reference = captions.field("en" if "en" in rows.features["captions"] else languages[0])
+        self.english = captions.field("en") if "en" in rows.features["captions"] else None
+        reference = captions.field(languages[0]) if self.english is None else self.english
         reference = np.asarray(pc.fill_null(reference, ""))
         self.row_ids = np.unique(reference, return_inverse=True)[1]
         self.row_ids[reference == ""] = len(rows) + np.flatnonzero(reference == "")
         kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
         self.set_aside = {"empty": int(kept.size - kept.sum())}
         if sift:
-            for reason, refused in self._reasons(languages, reference, max_characters):
+            for reason, refused in self._reasons(languages, max_characters):
                 self.set_aside[reason] = int((kept & refused).sum())
                 kept &= ~refused
         self.cells = np.argwhere(kept)
 
-    def _reasons(self, languages: list[str], reference: np.ndarray, max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
+    def _reasons(self, languages: list[str], max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
         """Why cells are no good, and which `(rows, languages)`; the first reason counts."""
-        texts = [np.asarray(pc.fill_null(column, "")) for column in self.texts]
-        yield "too long", np.stack([np.asarray(pc.fill_null(pc.utf8_length(column), 0)) > max_characters for column in self.texts], axis=1)
-        english = np.char.strip(reference.astype(str))
-        same = [np.char.strip(column.astype(str)) == english for column in texts]
-        yield "left in English", np.stack([one & (language != "en") for one, language in zip(same, languages)], axis=1)
-        pairs = [pd.DataFrame({"row_id": self.row_ids, "text": column}) for column in texts]
+
+        def columns(test: Callable[[str, pa.Array], pa.Array]) -> np.ndarray:
+            tested = [pc.fill_null(test(language, texts), False) for language, texts in zip(languages, self.texts)]
+            return np.stack([np.asarray(column) for column in tested], axis=1)
+
+        yield "too long", columns(lambda _, texts: pc.greater(pc.utf8_length(texts), max_characters))
+        if self.english is not None:
+            english, trim = pc.utf8_trim_whitespace(self.english), pc.utf8_trim_whitespace
+            yield "left in English", columns(lambda language, texts: pc.and_(pc.equal(trim(texts), english), language != "en"))
+        pairs = [pd.DataFrame({"row_id": self.row_ids, "text": np.asarray(texts)}) for texts in self.texts]
         yield "repeated", np.stack([pair.duplicated().to_numpy() for pair in pairs], axis=1)
 
     def __len__(self) -> int:
@@ -116,7 +124,7 @@ def prepare_images(images: list[Image.Image], image_processor: BaseImageProcesso
     """
     edge, crop = image_processor.size["shortest_edge"], image_processor.crop_size
     if not all(image.size == (edge, edge) == (crop["width"], crop["height"]) and image.mode == "RGB" for image in images):
-        return image_processor(images=images, return_tensors="pt")["pixel_values"]
+        return image_processor(images=read_images(images), return_tensors="pt")["pixel_values"]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))
     return (pixels.float() * image_processor.rescale_factor - mean) / std

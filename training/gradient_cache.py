@@ -43,16 +43,16 @@ def cached_loss(
             embeddings.append(encode(chunk))
     joined = [torch.cat(parts).requires_grad_() for parts in zip(*embeddings)]
     copies = [parameter.detach().requires_grad_(parameter.requires_grad) for parameter in parameters]
-    with torch.enable_grad():
-        value = loss(*joined, *copies)
+    device_type = joined[0].device.type
+    autocast = torch.autocast(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
     wanted = [*joined, *(copy for copy in copies if copy.requires_grad)]
-    gradients = torch.autograd.grad(value, wanted, allow_unused=True)
+    with torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        value = loss(*joined, *copies)
+        gradients = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
     of_embeddings, of_parameters = gradients[: len(joined)], gradients[len(joined) :]
     by_chunk = list(zip(*(gradient.split([len(part) for part in parts]) for gradient, parts in zip(of_embeddings, zip(*embeddings)))))
     learning = [parameter for parameter in parameters if parameter.requires_grad]
 
-    device_type = joined[0].device.type
-    autocast = torch.autocast(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
     replay = partial(_replay, encode, chunks, states, by_chunk, list(zip(learning, of_parameters)), autocast, no_sync)
     result = value.detach().requires_grad_()
     result.register_hook(replay)
@@ -67,9 +67,14 @@ def _replay(encode, chunks, states, gradients, parameters, autocast, no_sync, sc
             with state, autocast:
                 embeddings = encode(chunk)
             pairs = [*zip(embeddings, of_chunk), *(parameters if last else ())]
-            outer = scale.detach()
-            surrogate = sum((values.float() * gradient.float() * outer).sum() for values, gradient in pairs)
-            surrogate.backward()
+            learning = [(values, gradient) for values, gradient in pairs if values.requires_grad]
+            if learning:
+                sum((_wide(values) * gradient * scale.detach()).sum() for values, gradient in learning).backward()
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: a sum in bfloat16 would lose most of what it adds."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _RandomNumbers:

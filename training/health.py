@@ -93,9 +93,10 @@ class FrozenWeights:
             )
 
     @staticmethod
-    def _sums(model: nn.Module) -> dict[str, float]:
+    @torch.no_grad()
+    def _sums(model: nn.Module) -> dict[str, str]:
         frozen = {name: value for name, value in model.named_parameters() if not value.requires_grad}
-        return {name: value.detach().double().square().sum().item() for name, value in frozen.items()}
+        return {name: repr([value.double().sum().item(), value.double().square().sum().item()]) for name, value in frozen.items()}
 
 
 __all__ = ["FrozenWeights", "Watch", "check_loss"]

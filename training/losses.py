@@ -49,7 +49,7 @@ def contrastive_loss(
     """
     text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
-        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale)))
+        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale.reshape(()))))
         shares = _shares(text_groups, image_groups, inputs[0].dtype)
         if tile_size is not None:
             return _TiledContrast.apply(*inputs, text_groups, image_groups, shares, tile_size)
@@ -82,7 +82,7 @@ def sigmoid_loss(
     """
     text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
-        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale, logit_bias)))
+        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale.reshape(()), logit_bias.reshape(()))))
         if tile_size is not None:
             return _TiledSigmoid.apply(*inputs, text_groups, image_groups, tile_size)
         texts, images, scale, bias = inputs
@@ -254,7 +254,7 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # it may be another's too
         dist.all_reduce(gradient)
         start = dist.get_rank() * ctx.count
         return gradient[start : start + ctx.count]

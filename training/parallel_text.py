@@ -10,26 +10,26 @@ What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` 
 A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by language codes.
 """
 
+import os
 import re
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
+import pandas as pd
 import yaml
-from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Translation, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError
 
 from .data import caption_columns, has_text
 
-BUILDERS = {
-    ".parquet": ("parquet", {}),
-    ".jsonl": ("json", {}),
-    ".json": ("json", {}),
-    ".tsv": ("csv", {"delimiter": "\t", "quoting": 3, "keep_default_na": False}),  # no quotes in a tsv, and "NA" is a word
-    ".csv": ("csv", {"keep_default_na": False}),
-}
+BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 SOURCE_KEYS = {"data", "name", "split", "kind"}
 LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
+NO_LANGUAGES = {"url", "uri", "key", "src", "tgt", "ref", "doc"}  # names of columns that look like codes
 
 
 def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> tuple[Dataset, int]:
@@ -80,33 +80,73 @@ def read_sources(dataset: str) -> list[dict]:
 
 def is_here(folder: Path, data: str) -> bool:
     """Whether a source lies beside the file that names it; a Hub id does not."""
-    return any(folder.glob(re.sub(r"\{.*\}", "*", data)))
+    return not Path(data).is_absolute() and any(folder.glob(re.sub(r"\{.*\}", "*", data)))
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
     """One source as rows of `captions` alone."""
     pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
+    suffix = Path(data).suffix
     if pair:
         return read_moses({language: pair[1] + language + pair[3] for language in pair[2].split(",")})
-    builder = BUILDERS.get(Path(data).suffix)
-    if builder is None:
-        rows = load_rows(data, split, []) if name is None else load_dataset(data, name, split=split)
-    else:
+    if suffix in (".tsv", ".csv", *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
-        rows = load_dataset(builder[0], data_files=data, split="train", **builder[1])
-    return with_captions(rows, data)
+        if Path(data).stat().st_size == 0:
+            raise InputError(f"dataset {data!r} is empty")
+    if suffix == ".tsv":
+        return with_captions(read_table(data), data)
+    if suffix == ".csv":
+        return with_captions(Dataset.from_pandas(pd.read_csv(data, dtype=str, keep_default_na=False)), data)
+    if suffix in BUILDERS:
+        return with_captions(load_dataset(BUILDERS[suffix], data_files=data, split="train"), data)
+    return with_captions(load_rows(data, split, []) if name is None else load_dataset(data, name, split=split), data)
+
+
+def read_table(path: str) -> Dataset:
+    """A table of tabs and lines, its first line naming the columns: no quotes, and every value a text, `NA` and `007` too."""
+    columns = next(lines_of(path)).split("\t")
+
+    def rows(path: str, changed: int) -> Iterator[dict]:
+        for number, line in enumerate(islice(lines_of(path), 1, None), 2):
+            values = line.split("\t")
+            if len(values) != len(columns):
+                raise InputError(
+                    f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: mend the line"
+                )
+            yield dict(zip(columns, values))
+
+    return from_lines(rows, path=path, changed=os.stat(path).st_mtime_ns)
 
 
 def read_moses(paths: dict[str, str]) -> Dataset:
     """Files of equally many lines, a translation a line."""
-    columns = []
-    for language, path in paths.items():
+    for path in paths.values():
         check_folder("dataset", str(Path(path).absolute()))
-        columns.append(load_dataset("text", data_files=path, split="train").rename_column("text", language))
-    lengths = {path: len(column) for path, column in zip(paths.values(), columns)}
+    lengths = {path: sum(1 for _ in lines_of(path)) for path in paths.values()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"files of one corpus must have equally many lines: {', '.join(f'{path} has {n}' for path, n in lengths.items())}")
-    return with_captions(concatenate_datasets(columns, axis=1), ", ".join(paths.values()))
+
+    def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
+        for texts in zip(*map(lines_of, paths.values())):
+            yield dict(zip(paths, texts))
+
+    rows = from_lines(rows, paths=paths, changed=tuple(os.stat(path).st_mtime_ns for path in paths.values()))
+    return with_captions(rows, ", ".join(paths.values()))
+
+
+def lines_of(path: str) -> Iterator[str]:
+    """Lines as every other tool counts them: ended by a line feed alone, with or without a carriage return before it."""
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n").removesuffix("\r")
+
+
+def from_lines(rows: Callable[..., Iterator[dict]], **arguments) -> Dataset:
+    """Rows kept on disk by `datasets`, under a name that changes with `arguments`; lists among them it would take for shards."""
+    try:
+        return Dataset.from_generator(rows, gen_kwargs=arguments)
+    except DatasetGenerationError as error:
+        raise error.__cause__ from None
 
 
 def with_captions(rows: Dataset, name: str) -> Dataset:
@@ -114,7 +154,11 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
     for column in ("captions", "translation"):
         if isinstance(rows.features.get(column), dict):
             return rows.select_columns([column]).rename_columns({column: "captions"} if column != "captions" else {})
-    languages = [column for column in rows.column_names if LANGUAGE.fullmatch(column)]
+        if isinstance(rows.features.get(column), Translation):
+            features = spoken(rows.features[column].languages)
+            return rows.map(lambda row, column=column: {"captions": row[column]}, remove_columns=rows.column_names, features=features)
+    texts = [column for column, feature in rows.features.items() if isinstance(feature, Value) and "string" in feature.dtype]
+    languages = [column for column in texts if LANGUAGE.fullmatch(column) and column not in NO_LANGUAGES]
     if not languages:
         raise InputError(f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}")
 

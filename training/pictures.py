@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
+from datasets.fingerprint import Hasher
 from PIL import Image as PillowImage
 
 from benchmarks.recipe import InputError
@@ -28,12 +30,14 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset,
     """
     if policy not in POLICIES:
         raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(POLICIES)}")
+    rows = rows if isinstance(rows.features["image"], Image) else rows.cast_column("image", Image())
     encoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     found = encoded.map(
         lambda batch: {"problem": [problem(image) for image in batch["image"]]},
         batched=True,
         remove_columns=["image"],
         features=Features({"problem": Value("string")}),
+        new_fingerprint=Hasher.hash([rows._fingerprint, "problem", files_of(encoded)]),
         desc="Decoding images",
     )["problem"][:]
     bad = [number for number, what in enumerate(found) if what]
@@ -47,6 +51,12 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset,
     if policy == "error" or len(bad) == len(rows):
         raise InputError(f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All are in {report}")
     return rows.select([number for number, what in enumerate(found) if not what]), len(bad)
+
+
+def files_of(encoded: Dataset) -> list[tuple]:
+    """Size and time of every file that an image lies in: a mended file is decoded anew."""
+    paths = (path for chunk in encoded.with_format("arrow")["image"][:].chunks for path in chunk.field("path").to_pylist())
+    return [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths if path is not None and os.path.isfile(path)]
 
 
 def problem(image: dict | None) -> str:

@@ -1,6 +1,7 @@
 """How a stage's run begins and ends: seeds, resuming, and the line that says what is where and what to do next."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ def last_whole_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
 
     The Trainer writes `trainer_state.json` last, and every process its own random numbers.
     """
-    for folder in reversed(sort_checkpoints(output_dir)):
+    for folder in reversed([folder for folder in sort_checkpoints(output_dir) if re.search(r"checkpoint-\d+$", folder)]):
         numbers = ["rng_state.pth"] if n_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(n_processes)]
         try:
             json.loads(Path(folder, "trainer_state.json").read_text("utf-8"))

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import Trainer
 
+from modeling_altclip import AltCLIPModel
+
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows
@@ -74,6 +76,11 @@ class AltCLIPTrainer(Trainer):
     # The Trainer divides by the number of accumulation steps; left at None it can take our mean for a sum and not divide.
     loss_is_scaled_for_ga = False
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """In evaluation a batch gives its loss; embeddings are judged by `benchmarks`."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All but biases, norms, class embedding and temperature; stock rules would decay the last two."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
@@ -85,7 +92,8 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.length_groups)
         vectors = vectors.index_select(0, inputs["text_rows"]).float()
-        self.watch.see(inputs, vectors, inputs["target"])
+        if model.training:
+            self.watch.see(inputs, vectors, inputs["target"])
         loss = distillation_loss(vectors, inputs["target"])
         return (loss, vectors) if return_outputs else loss
 
@@ -99,21 +107,24 @@ class ContrastiveTrainer(AltCLIPTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)
-        with torch.no_grad():
-            unwrapped.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        if unwrapped.logit_scale.requires_grad:
+            with torch.no_grad():
+                unwrapped.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         eval_frozen_parts(unwrapped)
-        if "pixel_values" in inputs and not learns(unwrapped, "vision_model", "visual_projection"):
+        alone = isinstance(unwrapped, AltCLIPModel)  # which reads texts without images; transformers' CLIP does not
+        if alone and "pixel_values" in inputs and not learns(unwrapped, "vision_model", "visual_projection"):
             inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
         row_ids = gather_rows(inputs["row_ids"])
 
         def loss(image_embeds, text_embeds, logit_scale, text_rows=inputs["text_rows"]):
             # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
             text_embeds = text_embeds.index_select(0, text_rows)
-            self.watch.see(inputs, text_embeds, image_embeds)
+            if model.training:
+                self.watch.see(inputs, text_embeds, image_embeds)
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_rows(text_embeds.float())
             return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
 
-        if self.args.gradient_cache_chunk is not None:
+        if self.args.gradient_cache_chunk is not None and torch.is_grad_enabled():
             return self.in_chunks(model, unwrapped.logit_scale, inputs, loss)
         if "image_embeds" in inputs:
             image_embeds = inputs["image_embeds"]
