@@ -110,9 +110,7 @@ def read_table(path: str) -> Dataset:
         for number, line in enumerate(islice(lines_of(path), 1, None), 2):
             values = line.split("\t")
             if len(values) != len(columns):
-                raise InputError(
-                    f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: mend the line"
-                )
+                raise InputError(f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: mend it")
             yield dict(zip(columns, values))
 
     return from_lines(rows, path=path, changed=os.stat(path).st_mtime_ns)
