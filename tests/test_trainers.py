@@ -8,7 +8,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
-from training.arguments import ContrastiveArguments
+from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import CaptionCells, Collator
 from training.frozen import add_image_vectors, add_teacher_vectors
 from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, encode_by_length, freeze_all_but
@@ -34,6 +34,16 @@ def arguments(tmp_path):
         return ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", disable_tqdm=True, **defaults | given)
 
     return arguments
+
+
+@pytest.fixture
+def stage1(tmp_path):
+    def stage1(**given):
+        defaults = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True, "save_strategy": "no"}
+        named = {"output_dir": str(tmp_path), "teacher_name_or_path": "", "text_encoder_name_or_path": "", "dataset": ""}
+        return TeacherLearningArguments(**named, disable_tqdm=True, **defaults | given)
+
+    return stage1
 
 
 def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_class=ContrastiveTrainer):
@@ -132,13 +142,13 @@ def test_a_switch_of_zero_is_refused(arguments, name):
         arguments(**{name: 0})
 
 
-def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature, arguments):
+def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature, stage1):
     """Many cells of few texts with targets of their own, on two threads: sums in any order would differ in the last bits."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     targets = torch.randn(2048, 128, generator=torch.Generator().manual_seed(0))
     captions = [{"en": name} for name in ("key", "bell", "fire", "ghost")] * 512
     cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": targets.numpy()}), ["en"], "target")
-    trainer = TeacherLearningTrainer(model=altclip.text_model, args=arguments(), train_dataset=cells, data_collator=Collator(tokenizer, 77))
+    trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage1(), train_dataset=cells, data_collator=Collator(tokenizer, 77))
     threads, seen = torch.get_num_threads(), set()
     torch.set_num_threads(2)
     for _ in range(5):
@@ -210,12 +220,12 @@ def test_unknown_trainable_part_is_refused(altclip):
         freeze_all_but(altclip, ["txt_model"])
 
 
-def test_teacher_learning_learns(altclip, scenes, miniature, arguments):
+def test_teacher_learning_learns(altclip, scenes, miniature, stage1):
     teacher, processor = load_model(str(miniature / "clip"))
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     cells = CaptionCells(add_teacher_vectors(scenes, teacher, processor.tokenizer), ["en", "zh"], "target")
     before = snapshot(altclip)
-    stage = arguments(max_steps=40, logging_steps=5, per_device_train_batch_size=32)
+    stage = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32)
     trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -223,3 +233,21 @@ def test_teacher_learning_learns(altclip, scenes, miniature, arguments):
     moved = changed(before, altclip)
     assert moved and all(name.startswith("text_model.") for name in moved)
     assert "text_model.transformation.bias" in moved and "text_model.pre_LN.weight" in moved
+
+
+def test_temperature_favours_small_languages(altclip, miniature, stage1):
+    """56 cells of English and 8 of Chinese: at a very high temperature both are drawn equally often, and epochs differ."""
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    captions = [{"en": f"key {number}", "zh": f"钥匙 {number}" if number < 8 else None} for number in range(56)]
+    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0] * 128] * 56}), ["en", "zh"], "target")
+    seen, collator = [], Collator(tokenizer, 77)
+
+    def collate(batch):
+        seen.append([cell["text"] for cell in batch])
+        return collator(batch)
+
+    stage = stage1(max_steps=16, temperature=1e9)
+    TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=collate).train()
+    epochs = [sum(seen[start : start + 8], []) for start in (0, 8)]
+    assert [sum(text.startswith("key") for text in epoch) for epoch in epochs] == [32, 32]
+    assert epochs[0] != epochs[1] and set(epochs[0]) != set(epochs[1])

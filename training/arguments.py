@@ -67,8 +67,16 @@ class TeacherLearningArguments(StageArguments):
     text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
     kinds: list[str] | None = field(default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."})
     sift: bool = field(default=True, metadata={"help": "Set aside texts that are too long, left in English or repeated."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Languages are drawn by size to the power 1 / temperature: 1 as they are, more favours small ones."}
+    )
     max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
     dropout: float = field(default=0.0, metadata={"help": "Of the text tower: 0 in the authors' code, since a regression target is exact."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.temperature < 1:
+            raise InputError(f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones")
 
 
 @dataclass(kw_only=True)

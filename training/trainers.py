@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn.functional import normalize
+from torch.utils.data import Sampler
 from transformers import Trainer
 
 from modeling_altclip import AltCLIPModel
@@ -14,6 +15,7 @@ from modeling_altclip import AltCLIPModel
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows
+from .sampling import LanguageSampler
 
 TEXTS = ("input_ids", "attention_mask")
 
@@ -88,6 +90,11 @@ class AltCLIPTrainer(Trainer):
 
 class TeacherLearningTrainer(AltCLIPTrainer):
     """Stage 1. The model is an `AltCLIPTextModel`; batches carry `target`, the teacher's vectors `(texts, project_dim)`."""
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        if self.args.temperature == 1:
+            return super()._get_train_sampler(train_dataset)
+        return LanguageSampler(self.train_dataset.cells[:, 1], self.args.temperature, self.args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.length_groups)
