@@ -1,8 +1,11 @@
 """Small models and a small miniature, made on the spot; nothing is downloaded."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A cache of their own: `datasets` would take the tests' small miniature for the demo's, both being folders named dataset.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="altclip-tests-")
 
 import subprocess
 import sys
