@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset, load_dataset_builder
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 import modeling_altclip  # noqa: F401  (AutoModel then builds our AltCLIP)
@@ -26,21 +26,32 @@ def load_model(name_or_path: str, *, attn_implementation: str | None = None) -> 
     return model, processor
 
 
-def load_rows(dataset: str, split: str, columns: list[str]) -> Dataset:
-    """Load one split of a folder or Hub dataset that has all of `columns`.
+def load_rows(dataset: str, split: str, columns: list[str], name: str | None = None) -> Dataset:
+    """Load one split of a folder or Hub dataset that has all of `columns`; `name` is the configuration, where it has several.
 
     Raises:
         InputError: no such folder, dataset or split, or a column is missing.
     """
     check_folder("dataset", dataset)
     try:
-        rows = load_dataset(dataset, split=split)
+        rows = load_dataset(dataset, name, data_files=files_of(dataset, name), split=split)
     except (OSError, ValueError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
         raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error}") from error
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
         raise InputError(f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}")
     return rows
+
+
+def files_of(dataset: str, name: str | None) -> dict[str, list[str]] | None:
+    """A folder's files by split, for `load_dataset` to look at; None for a Hub dataset, which has a revision.
+
+    A folder with a card is otherwise kept under the card alone: rows that were written anew would be read as they were before.
+    """
+    if not Path(dataset).is_dir():
+        return None
+    files = load_dataset_builder(dataset, name).config.data_files
+    return {str(split): list(paths) for split, paths in files.items()}
 
 
 def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:

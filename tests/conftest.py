@@ -4,7 +4,7 @@ import os
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A cache of their own: `datasets` would take the tests' small miniature for the demo's, both being folders named dataset.
+# Nothing of the tests stays in the cache of the clone.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="altclip-tests-")
 
 import subprocess

@@ -99,7 +99,7 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
         return with_captions(Dataset.from_pandas(pd.read_csv(data, dtype=str, keep_default_na=False)), data)
     if suffix in BUILDERS:
         return with_captions(load_dataset(BUILDERS[suffix], data_files=data, split="train"), data)
-    return with_captions(load_rows(data, split, []) if name is None else load_dataset(data, name, split=split), data)
+    return with_captions(load_rows(data, split, [], name), data)
 
 
 def read_table(path: str) -> Dataset:
