@@ -122,13 +122,6 @@ def test_switches_train_the_same(altclip, scenes, miniature, arguments, switch, 
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("switches", [{}, {"gradient_cache_chunk": 3, "tile_size": 3}])
-def test_evaluation_gives_a_loss_and_leaves_the_watch_alone(altclip, scenes, miniature, arguments, switches):
-    trainer = contrastive(altclip, scenes, miniature, arguments(per_device_eval_batch_size=8, **switches))
-    trainer.eval_dataset = torch.utils.data.Subset(trainer.train_dataset, range(16))
-    assert trainer.evaluate()["eval_loss"] > 0 and not trainer.watch.seen
-
-
 def test_a_frozen_temperature_is_not_clamped(altclip, scenes, miniature, arguments):
     altclip.logit_scale.data.fill_(10.0)
     freeze_all_but(altclip, ["text_model"])

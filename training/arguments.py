@@ -26,10 +26,33 @@ class StageArguments(TrainingArguments):
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
 
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Split of images and captions on which every eval_strategy finds the recall of each language."}
+    )
+    validation_dataset: str | None = field(default=None, metadata={"help": "Folder or Hub id that has the split; `dataset` by default."})
+    zero_shot_split: str | None = field(default=None, metadata={"help": "Split of images and labels there, to classify as well."})
+    class_names: str | None = field(default=None, metadata={"help": "JSON file: {language: [name of class 0, name of class 1, ...]}."})
+    english_tolerance: float = field(
+        default=0.03, metadata={"help": "Warn where English has lost more mean recall than this against the teacher."}
+    )
+    metric_for_best_model: str | None = field(default="mean_recall")
+
     remove_unused_columns: bool = field(default=False)
     ddp_find_unused_parameters: bool | None = field(default=False)
     logging_steps: float = field(default=10)
     logging_nan_inf_filter: bool = field(default=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.eval_strategy != "no") != (self.validation_split is not None):
+            raise InputError(
+                f"eval_strategy is {self.eval_strategy.value} and validation_split is {self.validation_split}: give both, such as steps "
+                "and validation, or neither"
+            )
+        if (self.zero_shot_split is None) != (self.class_names is None):
+            raise InputError(f"zero_shot_split is {self.zero_shot_split} and class_names is {self.class_names}: give both or neither")
+        if self.zero_shot_split is not None and self.validation_split is None:
+            raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well")
 
 
 @dataclass(kw_only=True)
@@ -84,6 +107,9 @@ class ContrastiveArguments(PairArguments):
     """Stage 2: contrastive learning with a frozen image tower."""
 
     model_name_or_path: str = field(metadata={"help": "The AltCLIP of stage 1."})
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model that English is held against in evaluation; model_name_or_path by default."}
+    )
     trainable: list[str] = field(
         default_factory=lambda: ["text_model", "text_projection", "logit_scale"],
         metadata={"help": "Parts of the model that learn; all others are frozen (the paper names the text encoder alone)."},

@@ -9,6 +9,7 @@ from training.arguments import TeacherArguments
 from training.data import CaptionCells, Collator
 from training.session import begin, finish, load_pictures, train
 from training.trainers import ContrastiveTrainer
+from training.validation import load_validation
 
 
 def main(arguments: TeacherArguments) -> None:
@@ -17,7 +18,10 @@ def main(arguments: TeacherArguments) -> None:
     rows = load_pictures(arguments)
     cells = CaptionCells(rows, check_languages(["en"], list(rows.features["captions"])), "image")
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
-    trainer = ContrastiveTrainer(model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor)
+    validation = load_validation(arguments, model, processor, ["en"])
+    trainer = ContrastiveTrainer(
+        model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor, validation=validation
+    )
     train(trainer, arguments)
     trainer.save_model()
     finish(arguments, "the English teacher", "accelerate launch training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path")

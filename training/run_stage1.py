@@ -14,7 +14,8 @@ from training.data import CaptionCells, Collator
 from training.frozen import add_teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
-from training.trainers import TeacherLearningTrainer
+from training.trainers import TeacherLearningTrainer, freeze_all_but
+from training.validation import load_validation
 
 
 def main(arguments: TeacherLearningArguments) -> None:
@@ -26,15 +27,20 @@ def main(arguments: TeacherLearningArguments) -> None:
     rows = add_teacher_vectors(rows, teacher, teacher_processor.tokenizer)
 
     model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, arguments.text_encoder_name_or_path, dropout=arguments.dropout)
+    freeze_all_but(model, ["text_model"])
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
     cells = CaptionCells(rows, languages, "target", sift=arguments.sift, max_characters=arguments.max_characters)
     collator = Collator(tokenizer, arguments.max_text_length)
-    trainer = TeacherLearningTrainer(model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator)
+    processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
+    validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))
+    trainer = TeacherLearningTrainer(
+        model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator, validation=validation
+    )
     train(trainer, arguments)
     if trainer.is_world_process_zero():
         model.save_pretrained(arguments.output_dir)
-        AltCLIPProcessor(teacher_processor.image_processor, tokenizer).save_pretrained(arguments.output_dir)
+        processor.save_pretrained(arguments.output_dir)
     finish(arguments, "the multilingual model", "accelerate launch training/run_stage2.py RECIPE.yaml, with it as model_name_or_path")
 
 

@@ -11,6 +11,7 @@ from training.data import CaptionCells, Collator
 from training.frozen import add_image_vectors
 from training.session import begin, finish, load_pictures, train
 from training.trainers import ContrastiveTrainer, freeze_all_but
+from training.validation import load_validation
 
 
 def main(arguments: ContrastiveArguments) -> None:
@@ -24,7 +25,11 @@ def main(arguments: ContrastiveArguments) -> None:
 
     cells = CaptionCells(rows, languages, "image_embeds" if arguments.cache_image_embeds else "image")
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
-    trainer = ContrastiveTrainer(model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor)
+    teacher = load_model(arguments.teacher_name_or_path) if arguments.teacher_name_or_path else (model, processor)
+    validation = load_validation(arguments, model, processor, languages, teacher)
+    trainer = ContrastiveTrainer(
+        model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor, validation=validation
+    )
     train(trainer, arguments)
     trainer.save_model()
     finish(arguments, "the model", "python benchmarks/run_retrieval.py RECIPE.yaml --models " + arguments.output_dir)

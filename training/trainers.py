@@ -16,6 +16,7 @@ from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows
 from .sampling import LanguageSampler
+from .validation import Validation
 
 TEXTS = ("input_ids", "attention_mask")
 
@@ -60,9 +61,9 @@ def encode_by_length(encode: Callable[..., torch.Tensor], inputs: dict, n_groups
 class AltCLIPTrainer(Trainer):
     """What the stages share: losses are means over the batch, only matrices are decayed, and the log tells of the batches' health."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.watch = Watch()
+    def __init__(self, *args, validation: Validation | None = None, **kwargs):
+        super().__init__(*args, eval_dataset=validation and validation.captioned, **kwargs)
+        self.watch, self.validation = Watch(), validation
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
@@ -78,10 +79,12 @@ class AltCLIPTrainer(Trainer):
     # The Trainer divides by the number of accumulation steps; left at None it can take our mean for a sum and not divide.
     loss_is_scaled_for_ga = False
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """In evaluation a batch gives its loss; embeddings are judged by `benchmarks`."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """`Validation.scores`, by any of which the Trainer can choose the best checkpoint; a batch's loss would say little."""
+        metrics = {f"{metric_key_prefix}_{name}": score for name, score in self.validation.scores(self.accelerator).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All but biases, norms, class embedding and temperature; stock rules would decay the last two."""

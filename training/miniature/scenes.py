@@ -45,6 +45,7 @@ SPLITS = {
     "train": Split(0, "mixed", 40_000, varied=True),
     "train_curated": Split(6, "mixed", 12_000),
     "validation": Split(1, "validation pairs", N_VALIDATION_PAIRS),
+    "validation_concepts": Split(7, "concepts", 350),
     "test_pairs": Split(2, "test pairs", N_TEST_PAIRS),
     "test_concepts": Split(3, "concepts", 1400),
     "test_pairs_unseen_style": Split(4, "test pairs", N_TEST_PAIRS, UNSEEN_STYLE),

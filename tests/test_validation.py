@@ -1,0 +1,178 @@
+"""Evaluation while training: the figures are those of `benchmarks`, the best checkpoint is kept, and lost English is told."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.loading import load_captions, load_model, load_rows
+from benchmarks.recipe import InputError
+from benchmarks.retrieval import evaluate_retrieval
+from benchmarks.zero_shot import evaluate_zero_shot
+from modeling_altclip import AltCLIPTextModel
+from training.arguments import ContrastiveArguments
+from training.validation import Validation, load_validation
+
+from .conftest import ROOT
+
+LANGUAGES = ["en", "zh", "th"]
+
+
+@pytest.fixture(scope="module")
+def captioned(miniature):
+    return load_captions(str(miniature / "dataset"), "validation").select(range(60))
+
+
+@pytest.fixture(scope="module")
+def classified(miniature):
+    return load_rows(str(miniature / "dataset"), "validation_concepts", ["image", "label"]).select(range(70))
+
+
+@pytest.fixture(scope="module")
+def class_names(miniature):
+    named = json.loads((miniature / "dataset/class_names.json").read_text("utf-8"))
+    return {language: named[language] for language in LANGUAGES}
+
+
+def test_the_figures_are_those_of_the_benchmarks(folder, captioned, classified, class_names):
+    model, processor = load_model(str(folder))
+    scores = Validation(model, processor, captioned, LANGUAGES, classified=classified, class_names=class_names).scores()
+    recall = evaluate_retrieval(model, processor, captioned, LANGUAGES)
+    accuracy = evaluate_zero_shot(model, processor, classified, class_names)
+    for language in LANGUAGES:
+        assert scores[f"mean_recall_{language}"] == recall[language]["mean_recall"]
+        assert scores[f"accuracy_{language}"] == accuracy[language]["accuracy@1"]
+    assert scores["mean_recall"] == pytest.approx(sum(recall[language]["mean_recall"] for language in LANGUAGES) / 3)
+    assert scores["accuracy"] > 0 and "english_lost" not in scores
+
+
+@pytest.mark.parametrize("learns,forwards", [(False, 1), (True, 2)])
+def test_a_frozen_image_tower_is_run_once(folder, captioned, learns, forwards):
+    model, processor = load_model(str(folder))
+    model.vision_model.requires_grad_(learns)
+    model.visual_projection.requires_grad_(False)
+    validation, seen = Validation(model, processor, captioned, ["en"]), []
+    model.vision_model.register_forward_hook(lambda *_: seen.append(1))
+    assert validation.scores() == validation.scores()
+    assert len(seen) == forwards
+
+
+def test_lost_english_is_told(folder, captioned):
+    """The untrained tower against itself loses nothing; after its English has been destroyed it has lost what the teacher had."""
+    model, processor = load_model(str(folder))
+    validation = Validation(model, processor, captioned, ["en", "zh"], teacher=(model, processor), english_tolerance=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert validation.scores()["english_lost"] == 0
+    torch.nn.init.zeros_(model.text_projection.weight).requires_grad_(False)
+    model.text_projection.weight[0] = 1.0  # every text has one vector, and a tie counts against the model
+    with pytest.warns(UserWarning, match="English has lost .* points of mean recall"):
+        scores = validation.scores()
+    assert scores["english_lost"] == validation.english - scores["mean_recall_en"] > 0.01
+
+
+def stage2(run, folder, dataset, output_dir, *flags):
+    return run(
+        *["python", ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml", "--model_name_or_path", folder],
+        *["--dataset", dataset, "--output_dir", output_dir, "--languages", "en", "zh", "--per_device_train_batch_size", "32"],
+        *["--max_steps", "6", "--logging_steps", "2", *flags],
+    )
+
+
+EVALUATE = ["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"]
+
+
+def test_the_best_checkpoint_is_what_is_saved(miniature, run, folder, tmp_path):
+    """A rate at which the last steps are surely not the best."""
+    names = ["--zero_shot_split", "validation_concepts", "--class_names", miniature / "dataset/class_names.json"]
+    best = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true", "--learning_rate", "0.1"]
+    process = stage2(run, folder, miniature / "dataset", tmp_path / "out", *EVALUATE, *names, *best)
+    assert process.returncode == 0, process.stderr[-3000:]
+    state = json.loads((tmp_path / "out/trainer_state.json").read_text())
+    found = {entry["step"]: entry for entry in state["log_history"] if "eval_mean_recall" in entry}
+    assert list(found) == [2, 4, 6] and {"eval_accuracy_zh", "eval_english_lost"} <= set(found[2])
+    step = max(found, key=lambda step: (found[step]["eval_mean_recall"], -step))
+    assert state["best_global_step"] == step
+    saved, kept = (load_file(tmp_path / "out" / name / "model.safetensors") for name in ("", f"checkpoint-{step}"))
+    assert all(torch.equal(saved[name], value) for name, value in kept.items())
+
+
+def test_stage_1_is_held_against_its_teacher(miniature, run, tmp_path):
+    process = run(
+        *["python", ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", "--dataset", miniature / "dataset"],
+        *["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", miniature / "text_encoder"],
+        *[
+            "--output_dir",
+            tmp_path,
+            "--languages",
+            "en",
+            "zh",
+            "--max_steps",
+            "4",
+            "--per_device_train_batch_size",
+            "32",
+            *EVALUATE,
+            "--english_tolerance",
+            "-1",
+        ],
+        *["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"],
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    found = [entry for entry in history if "eval_mean_recall" in entry]
+    teacher = evaluate_retrieval(*load_model(str(miniature / "clip")), load_captions(str(miniature / "dataset"), "validation"), ["en"])
+    assert found[-1]["eval_english_lost"] == pytest.approx(teacher["en"]["mean_recall"] - found[-1]["eval_mean_recall_en"])
+    assert "English has lost" in process.stderr  # a tolerance of -1 is always overstepped
+    best = 2 * (1 + max(range(2), key=lambda number: found[number]["eval_mean_recall"]))
+    kept = AltCLIPTextModel.from_pretrained(tmp_path / f"checkpoint-{best}").state_dict()
+    saved = load_model(str(tmp_path))[0].text_model.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in kept.items())
+
+
+def test_two_processes_score_like_one(miniature, run, folder, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    process = run(
+        *["python", *launcher, ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"],
+        *["--model_name_or_path", folder, "--languages", "en", "zh", "--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"],
+        *["--max_steps", "2", "--learning_rate", "0", "--per_device_train_batch_size", "8", *EVALUATE],
+        OMP_NUM_THREADS="1",
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    history = json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"]
+    (found,) = [entry for entry in history if "eval_mean_recall" in entry]
+    expected = Validation(*load_model(str(folder)), load_captions(str(miniature / "dataset"), "validation"), ["en", "zh"]).scores()
+    assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected, abs=0.005)  # of 250 scenes, a rank or two
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ({"validation_split": "validation"}, "eval_strategy is .*no and validation_split is validation"),
+        ({"eval_strategy": "steps", "eval_steps": 2}, "validation_split is None"),
+        ({"validation_split": "v", "eval_strategy": "epoch", "zero_shot_split": "z"}, "class_names is None"),
+        ({"zero_shot_split": "z", "class_names": "names.json"}, "without validation_split"),
+    ],
+)
+def test_halves_of_a_validation_are_refused(tmp_path, flags, message):
+    with pytest.raises(InputError, match=message):
+        ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **flags)
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ({"validation_split": "nowhere"}, "'nowhere' cannot be loaded"),
+        ({"zero_shot_split": "validation_concepts", "class_names": "nowhere.json"}, "nowhere.json.* does not exist"),
+        ({"validation_dataset": "nowhere"}, "'nowhere' does not exist"),
+    ],
+)
+def test_bad_validations_are_refused(miniature, folder, tmp_path, flags, message):
+    given = {"validation_split": "validation", "eval_strategy": "epoch", "dataset": str(miniature / "dataset")} | flags
+    arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", use_cpu=True, **given)
+    with pytest.raises(InputError, match=message):
+        load_validation(arguments, *load_model(str(folder)), ["en"])
+    with pytest.raises(InputError, match="has no caption in sw"):
+        arguments.validation_split, arguments.validation_dataset = "validation", None
+        load_validation(arguments, *load_model(str(folder)), ["sw"])

@@ -1,0 +1,133 @@
+"""What a model in training is worth: retrieval and classification in every language, on rows that it does not train on."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
+
+from benchmarks.loading import check_folder, load_captions, load_rows
+from benchmarks.recipe import InputError
+from benchmarks.retrieval import evaluate_retrieval
+from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
+from modeling_altclip import embed_images
+
+from .arguments import StageArguments
+
+IMAGE_PARTS = ("vision_model", "visual_projection")
+
+
+class Validation:
+    """Scores a model as it trains, and tells where it loses English.
+
+    Memory grows with the images plus the texts, not with their product; a frozen image tower is run once, before the first score.
+
+    Args:
+        model: the whole model, AltCLIP or CLIP, whose weights training moves.
+        processor: its processor.
+        captioned: rows of `image` and `captions`.
+        languages: those to score.
+        classified: rows of `image` and `label`, with `class_names`, `{language: names}`.
+        teacher: the model and its processor that English is held against, as they are now: `model` itself, before it is trained, will do.
+        english_tolerance: a mean recall of English that lies lower by more than this share is warned of.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        captioned: Dataset,
+        languages: list[str],
+        *,
+        classified: Dataset | None = None,
+        class_names: dict[str, list[str]] | None = None,
+        teacher: tuple[PreTrainedModel, ProcessorMixin] | None = None,
+        english_tolerance: float = 0.03,
+    ):
+        self.model, self.processor, self.captioned, self.languages = model, processor, captioned, languages
+        self.classified, self.class_names = classified, class_names
+        self.english_tolerance, self.image_embeds = english_tolerance, {}
+        self.english = mean_recall(*teacher, captioned, ["en"])["en"] if teacher and "en" in languages else None
+
+    def scores(self, accelerator: Accelerator | None = None) -> dict[str, float]:
+        """Fractions: `mean_recall` and `accuracy`, means over languages, and each language's as `mean_recall_zh`.
+
+        `english_lost`, where there is a teacher, is its mean recall in English less the model's.
+        """
+        embeds = self._embed(self.captioned, accelerator)
+        recall = mean_recall(self.model, self.processor, self.captioned, self.languages, image_embeds=embeds, accelerator=accelerator)
+        scores = with_mean("mean_recall", recall)
+        if self.classified is not None:
+            embeds = self._embed(self.classified, accelerator)
+            known = {"image_embeds": embeds, "accelerator": accelerator}
+            classes = evaluate_zero_shot(self.model, self.processor, self.classified, self.class_names, **known)
+            scores |= with_mean("accuracy", {language: found["accuracy@1"] for language, found in classes.items()})
+        if self.english is not None:
+            scores["english_lost"] = self.english - recall["en"]
+            if scores["english_lost"] > self.english_tolerance:
+                warnings.warn(
+                    f"English has lost {100 * scores['english_lost']:.1f} points of mean recall against {100 * self.english:.1f}: "
+                    "lower learning_rate, or train on more English",
+                    stacklevel=2,
+                )
+        return scores
+
+    def _embed(self, rows: Dataset, accelerator: Accelerator | None) -> torch.Tensor:
+        key = rows._fingerprint
+        learns = any(parameter.requires_grad for part in IMAGE_PARTS for parameter in self.model.get_submodule(part).parameters())
+        if learns or key not in self.image_embeds:
+            self.image_embeds[key] = embed_images(self.model, self.processor, rows["image"], accelerator=accelerator)
+        return self.image_embeds[key]
+
+
+def mean_recall(model, processor, rows: Dataset, languages: list[str], **known) -> dict[str, float]:
+    found = evaluate_retrieval(model, processor, rows, languages, **known)
+    return {language: recall["mean_recall"] for language, recall in found.items()}
+
+
+def with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
+    return {name: sum(scores.values()) / len(scores)} | {f"{name}_{language}": score for language, score in scores.items()}
+
+
+def load_validation(
+    arguments: StageArguments,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    languages: list[str],
+    teacher: tuple[PreTrainedModel, ProcessorMixin] | None = None,
+) -> Validation | None:
+    """The validation that the recipe asks for, or None where it asks for none.
+
+    Raises:
+        InputError: a dataset, a split, a column or a class name is missing; or no caption is in a language of the training.
+    """
+    if arguments.validation_split is None:
+        return None
+    dataset = arguments.validation_dataset or arguments.dataset
+    captioned = load_captions(dataset, arguments.validation_split)
+    spoken = [language for language in languages if language in captioned.features["captions"]]
+    if not spoken:
+        raise InputError(f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in {' '.join(languages)}")
+    classified = class_names = None
+    if arguments.zero_shot_split is not None:
+        check_folder("class_names file", arguments.class_names)
+        named = json.loads(Path(arguments.class_names).read_text("utf-8"))
+        class_names = {language: named[language] for language in languages if language in named}
+        classified = load_rows(dataset, arguments.zero_shot_split, ["image", "label"])
+        check_class_names(class_names, max(classified["label"]) + 1)
+    return Validation(
+        model,
+        processor,
+        captioned,
+        spoken,
+        classified=classified,
+        class_names=class_names,
+        teacher=teacher,
+        english_tolerance=arguments.english_tolerance,
+    )
+
+
+__all__ = ["Validation", "load_validation"]
