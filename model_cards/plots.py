@@ -25,6 +25,30 @@ def plot_losses(stage_folders: list[Path], picture: Path) -> None:
     figure.savefig(picture, dpi=120)
 
 
+def plot_training(folder: Path, picture: Path) -> None:
+    """Draw what a stage logged to its `trainer_state.json`: loss, how the batches fared, and recall per language if it was evaluated."""
+    history = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
+    names = list(dict.fromkeys(name for entry in history for name in entry))
+    recalls = [name for name in names if name.startswith("eval_mean_recall_")]
+    health = [name for name in ("spread", "nearest", "padding", "distinct") if name in names]
+    panels = [
+        ("training loss", ["loss"]),
+        ("batches", health),
+        *([("mean recall, validation", ["eval_mean_recall", *recalls])] if recalls else []),
+    ]
+    figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
+    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for name in curves:
+            steps, values = zip(*((entry["step"], entry[name]) for entry in history if name in entry))
+            bold = name in ("loss", "eval_mean_recall")
+            axes.plot(steps, values, label=name.removeprefix("eval_mean_recall_").removeprefix("eval_"), linewidth=2 if bold else 1)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.legend(fontsize=7, ncols=2 + len(curves) // 8)
+    figure.savefig(picture, dpi=100)
+
+
 def plot_recall(results: list[Result], stages: list[str], split: str, picture: Path) -> None:
     """Draw text-to-image recall@1 per language before and after the last of three stages, and the English teacher as a line."""
     scores, column = score_of(results), COLUMNS["retrieval"]

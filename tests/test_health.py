@@ -19,8 +19,8 @@ def batch(n_cells=8, n_texts=8):
 
 def test_figures_by_hand():
     watch, vectors = Watch(), torch.eye(8)
-    watch.see(batch(), vectors, vectors)
-    watch.see(batch(), vectors, vectors.roll(1, dims=0))
+    watch.see(batch(), [batch()], vectors, vectors)
+    watch.see(batch(), [batch()], vectors, vectors.roll(1, dims=0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures = watch.report(progress=1.0)
@@ -32,7 +32,7 @@ def test_figures_by_hand():
 def test_rows_that_show_the_same_are_right_answers():
     watch, inputs = Watch(), batch()
     inputs["row_ids"] = torch.arange(8) // 2
-    watch.see(inputs, torch.eye(8), torch.eye(8)[[1, 0, 3, 2, 5, 4, 7, 6]])
+    watch.see(inputs, [inputs], torch.eye(8), torch.eye(8)[[1, 0, 3, 2, 5, 4, 7, 6]])
     assert watch.report(0.0)["nearest"] == 1.0
 
 
@@ -40,16 +40,16 @@ def test_collapse_is_told_of_after_the_beginning():
     watch, same = Watch(), normalize(torch.ones(8, 4) + 1e-3 * torch.randn(8, 4), dim=-1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        watch.see(batch(), same, same)
+        watch.see(batch(), [batch()], same, same)
         watch.report(progress=0.1)
-    watch.see(batch(), same, same)
+    watch.see(batch(), [batch()], same, same)
     with pytest.warns(UserWarning, match="spread is 0.0: all texts get almost one vector. Lower learning_rate"):
         watch.report(progress=0.5)
 
 
 def test_repeats_are_told_of():
     watch = Watch()
-    watch.see(batch(n_texts=3), torch.eye(8), torch.eye(8))
+    watch.see(batch(n_texts=3), [batch(n_texts=3)], torch.eye(8), torch.eye(8))
     with pytest.warns(UserWarning, match="distinct is 0.375: most captions of a batch are repeats"):
         watch.report(progress=0.0)
 

@@ -11,8 +11,9 @@ from benchmarks.recipe import InputError
 class StageArguments(TrainingArguments):
     """What every stage needs.
 
-    Differs from `TrainingArguments`: all columns are kept, since batches are made of captions; every parameter gets a
-    gradient, so DDP need not search for those that do not; logs come every 10 steps; losses may not be NaN in silence.
+    Differs from `TrainingArguments`: all columns are kept, since batches are made of captions; every parameter gets a gradient
+    and no buffer changes, so DDP need neither search for those that get none nor send buffers at every forward; logs come
+    every 10 steps; losses may not be NaN in silence.
     """
 
     dataset: str = field(metadata={"help": "Folder or Hub id; its column `captions` holds {language: text}."})
@@ -21,7 +22,7 @@ class StageArguments(TrainingArguments):
     max_text_length: int = field(default=77, metadata={"help": "Tokens that a text is cut at (77 in the paper)."})
     length_groups: int = field(
         default=1,
-        metadata={"help": "Encode a batch's texts in this many groups of like length; 1 with images or several processes."},
+        metadata={"help": "Encode a batch's texts in this many groups of like length; 1 where images learn with them."},
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
@@ -39,6 +40,7 @@ class StageArguments(TrainingArguments):
 
     remove_unused_columns: bool = field(default=False)
     ddp_find_unused_parameters: bool | None = field(default=False)
+    ddp_broadcast_buffers: bool | None = field(default=False)
     logging_steps: float = field(default=10)
     logging_nan_inf_filter: bool = field(default=False)
 
@@ -94,10 +96,13 @@ class TeacherLearningArguments(StageArguments):
         default=1.0, metadata={"help": "Languages are drawn by size to the power 1 / temperature: 1 as they are, more favours small ones."}
     )
     max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
+    objective: str = field(default="mse", metadata={"help": "mse as in the paper, or cosine, which leaves the lengths of vectors free."})
     dropout: float = field(default=0.0, metadata={"help": "Of the text tower: 0 in the authors' code, since a regression target is exact."})
 
     def __post_init__(self):
         super().__post_init__()
+        if self.objective not in ("mse", "cosine"):
+            raise InputError(f"objective is {self.objective!r}: choose mse or cosine")
         if self.temperature < 1:
             raise InputError(f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones")
 

@@ -29,20 +29,21 @@ class Watch:
         self.seen: dict[str, list[torch.Tensor]] = {}
 
     @torch.no_grad()
-    def see(self, inputs: dict, texts: torch.Tensor, counterparts: torch.Tensor) -> None:
+    def see(self, inputs: dict, groups: list[dict], texts: torch.Tensor, counterparts: torch.Tensor) -> None:
         """Take one batch.
 
         Args:
             inputs: with `attention_mask`, `text_rows` and, of rows that show the same, equal `row_ids`.
+            groups: the texts as they were encoded, with `attention_mask`.
             texts: vectors of the batch's captions `(cells, dim)`.
             counterparts: what each caption is to lie near to, `(cells, dim)`: the teacher's vectors, or images.
         """
-        mask, rows = inputs["attention_mask"], inputs["row_ids"][:WATCHED_ROWS]
+        rows, masks = inputs["row_ids"][:WATCHED_ROWS], [group["attention_mask"] for group in groups]
         texts, counterparts = (normalize(vectors.float(), dim=-1) for vectors in (texts, counterparts))
         nearest = (texts[:WATCHED_ROWS] @ counterparts[:WATCHED_ROWS].T).argmax(dim=1)
         figures = {
-            "padding": 1 - mask.float().mean(),
-            "distinct": torch.tensor(len(mask) / len(inputs["text_rows"])),
+            "padding": 1 - sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks),
+            "distinct": torch.tensor(len(inputs["attention_mask"]) / len(inputs["text_rows"])),
             "spread": 1 - texts.mean(dim=0).square().sum(),
             "nearest": (rows[nearest] == rows).float().mean(),
         }

@@ -10,12 +10,20 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import mse_loss, softplus
+from torch.nn.functional import cosine_similarity, mse_loss, softplus
 
 
 def distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Mean squared error between the student's vectors and the teacher's, both `(texts, dim)`, not normalised (paper 3.1)."""
     return mse_loss(student, teacher)
+
+
+def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean of one minus the cosine between the student's vectors and the teacher's, both `(texts, dim)`; lengths are left free.
+
+    The authors' code offers it beside the squared error; their paper reports the latter alone.
+    """
+    return 1 - cosine_similarity(student, teacher, dim=-1).mean()
 
 
 def contrastive_loss(

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import sort_checkpoints
+from transformers.utils import is_matplotlib_available
 
 from benchmarks.loading import load_captions
 from benchmarks.recipe import InputError
@@ -44,14 +45,24 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
         checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)
         if checkpoint is None:
             raise InputError(f"resume: {arguments.output_dir} holds no whole checkpoint: set save_steps, or train without --resume")
-    if trainer.is_world_process_zero():
-        cells = trainer.train_dataset
-        set_aside = ", ".join(f"{count} {reason}" for reason, count in cells.set_aside.items() if count) or "nothing"
-        print(f"Training on {len(cells)} examples from {len(cells.row_ids)} rows; set aside: {set_aside}.")
+    cells = trainer.train_dataset
+    set_aside = ", ".join(f"{count} {reason}" for reason, count in cells.set_aside.items() if count) or "nothing"
+    say(arguments, f"Training on {len(cells)} examples from {len(cells.row_ids)} rows; set aside: {set_aside}.")
     frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
     frozen.check()
     trainer.save_state()
+    plot(arguments)
+
+
+def plot(arguments: StageArguments) -> None:
+    """Draw the run's curves where matplotlib is installed; it is no dependency, so say so where it is not."""
+    if not is_matplotlib_available():
+        say(arguments, 'No plots without matplotlib: pip install "altclip[plots]".')
+    elif arguments.process_index == 0:
+        from model_cards.plots import plot_training
+
+        plot_training(Path(arguments.output_dir), Path(arguments.output_dir, "training.png"))
 
 
 def say(arguments: StageArguments, message: str) -> None:
@@ -78,5 +89,4 @@ def last_whole_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
 
 def finish(arguments: StageArguments, what: str, following: str) -> None:
     """Say on the main process what was saved and which command comes next."""
-    if arguments.process_index == 0:
-        print(f"Saved {what} to {arguments.output_dir}. Next: {following}")
+    say(arguments, f"Saved {what} to {arguments.output_dir}. Next: {following}")

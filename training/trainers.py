@@ -14,11 +14,13 @@ from modeling_altclip import AltCLIPModel
 
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
-from .losses import contrastive_loss, distillation_loss, gather_rows
+from .losses import contrastive_loss, cosine_loss, distillation_loss, gather_rows
 from .sampling import LanguageSampler
 from .validation import Validation
 
 TEXTS = ("input_ids", "attention_mask")
+
+OBJECTIVES = {"mse": distillation_loss, "cosine": cosine_loss}
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: logits are scaled by 100 at most
 
@@ -39,23 +41,32 @@ def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
         parameter.requires_grad_(any(name == part or name.startswith(part + ".") for part in trainable))
 
 
-def encode_by_length(encode: Callable[..., torch.Tensor], inputs: dict, n_groups: int) -> torch.Tensor:
-    """Encode the texts of a batch in groups of like length, each padded to its own longest only, and give them in their order.
+def by_length(inputs: dict, n_groups: int) -> tuple[list[dict], torch.Tensor]:
+    """The texts of a batch in groups of like length, each padded to its own longest only.
+
+    A batch is drawn first, at random, and parted afterwards: its negatives are of every length.
 
     Args:
-        encode: `(input_ids, attention_mask) -> (texts, dim)`.
         inputs: `input_ids` and `attention_mask` `(texts, tokens)`, padded on the right.
-        n_groups: 1 encodes the batch as it is.
+        n_groups: 1 leaves the batch as it is.
+
+    Returns:
+        The groups, always `n_groups`, and the row `(texts,)` of each text in what the groups give, joined.
     """
     if n_groups == 1:
-        return encode(**{name: inputs[name] for name in TEXTS})
+        return [{name: inputs[name] for name in TEXTS}], torch.arange(len(inputs["input_ids"]), device=inputs["input_ids"].device)
     lengths = inputs["attention_mask"].sum(1)
     order = lengths.argsort(stable=True)
-    encoded = []
-    for group in order.chunk(n_groups):
-        longest = lengths[group[-1]]
-        encoded.append(encode(**{name: inputs[name][group, :longest] for name in TEXTS}))
-    return torch.cat(encoded).index_select(0, order.argsort())
+    groups = [{name: inputs[name][rows, : lengths[rows].max()] for name in TEXTS} for rows in spread(order, n_groups)]
+    return groups, order.argsort()
+
+
+def spread(rows: torch.Tensor, n_parts: int) -> list[torch.Tensor]:
+    """`rows` in `n_parts` runs of about equal length. With fewer rows than parts, the last row fills the empty ones.
+
+    Every process must run the model equally often, however few distinct texts its share of the batch has.
+    """
+    return [part if len(part) else rows[-1:] for part in rows.tensor_split(n_parts)]
 
 
 class AltCLIPTrainer(Trainer):
@@ -70,11 +81,6 @@ class AltCLIPTrainer(Trainer):
             logs |= self.watch.report(self.state.global_step / max(1, self.state.max_steps))
         check_loss(logs, self.state.global_step)
         super().log(logs, *args, **kwargs)
-
-    @property
-    def length_groups(self) -> int:
-        """One where there are several processes: DDP talks at every forward, and processes may have unequally many groups."""
-        return self.args.length_groups if self.args.world_size == 1 else 1
 
     # The Trainer divides by the number of accumulation steps; left at None it can take our mean for a sum and not divide.
     loss_is_scaled_for_ga = False
@@ -100,12 +106,12 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         return LanguageSampler(self.train_dataset.cells[:, 1], self.args.temperature, self.args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        vectors = encode_by_length(lambda **texts: model(**texts).pooler_output, inputs, self.length_groups)
-        vectors = vectors.index_select(0, inputs["text_rows"]).float()
-        if model.training:
-            self.watch.see(inputs, vectors, inputs["target"])
-        loss = distillation_loss(vectors, inputs["target"])
-        return (loss, vectors) if return_outputs else loss
+        groups, rows = by_length(inputs, self.args.length_groups)
+        vectors = torch.cat([model(**group).pooler_output for group in groups])
+        # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
+        vectors = vectors.index_select(0, rows[inputs["text_rows"]]).float()
+        self.watch.see(inputs, groups, vectors, inputs["target"])
+        return OBJECTIVES[self.args.objective](vectors, inputs["target"])
 
 
 class ContrastiveTrainer(AltCLIPTrainer):
@@ -124,45 +130,43 @@ class ContrastiveTrainer(AltCLIPTrainer):
         alone = isinstance(unwrapped, AltCLIPModel)  # which reads texts without images; transformers' CLIP does not
         if alone and "pixel_values" in inputs and not learns(unwrapped, "vision_model", "visual_projection"):
             inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
-        row_ids = gather_rows(inputs["row_ids"])
+        groups, rows = by_length(inputs, self.n_groups(inputs))
+        text_rows, row_ids = rows[inputs["text_rows"]], gather_rows(inputs["row_ids"])
 
-        def loss(image_embeds, text_embeds, logit_scale, text_rows=inputs["text_rows"]):
-            # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
+        def loss(image_embeds, text_embeds, logit_scale):
             text_embeds = text_embeds.index_select(0, text_rows)
-            if model.training:
-                self.watch.see(inputs, text_embeds, image_embeds)
+            self.watch.see(inputs, groups, text_embeds, image_embeds)
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_rows(text_embeds.float())
             return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
 
-        if self.args.gradient_cache_chunk is not None and torch.is_grad_enabled():
-            return self.in_chunks(model, unwrapped.logit_scale, inputs, loss)
+        if self.args.gradient_cache_chunk is not None:
+            return self.in_chunks(model, unwrapped.logit_scale, groups, inputs, loss)
         if "image_embeds" in inputs:
-            image_embeds = inputs["image_embeds"]
-            text_embeds = encode_by_length(lambda **texts: model(**texts).text_embeds, inputs, self.length_groups)
-        else:
-            outputs = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")})
-            image_embeds, text_embeds = outputs.image_embeds, outputs.text_embeds
-        value = loss(image_embeds, text_embeds, unwrapped.logit_scale)
-        return (value, (image_embeds, text_embeds)) if return_outputs else value
+            text_embeds = torch.cat([model(**group).text_embeds for group in groups])
+            return loss(inputs["image_embeds"], text_embeds, unwrapped.logit_scale)
+        outputs = model(**groups[0], pixel_values=inputs["pixel_values"])
+        return loss(outputs.image_embeds, outputs.text_embeds, unwrapped.logit_scale)
 
-    def in_chunks(self, model: nn.Module, logit_scale: torch.Tensor, inputs: dict, loss: Callable) -> torch.Tensor:
-        """The loss by `cached_loss`: texts of like length in a chunk, and as many images as it has cells."""
-        n_chunks = math.ceil(len(inputs["text_rows"]) / self.args.gradient_cache_chunk)
-        lengths = inputs["attention_mask"].sum(1)
-        order = lengths.argsort(stable=True)
-        texts = [{name: inputs[name][rows, : lengths[rows].max()] for name in TEXTS} for rows in spread(order, n_chunks)]
-        text_rows = order.argsort()[inputs["text_rows"]]
+    def n_groups(self, inputs: dict) -> int:
+        """In how many forwards a batch is encoded; without chunks, one where the images go through the model with the texts."""
+        if self.args.gradient_cache_chunk is not None:
+            return math.ceil(len(inputs["text_rows"]) / self.args.gradient_cache_chunk)
+        return self.args.length_groups if "image_embeds" in inputs else 1
+
+    def in_chunks(self, model: nn.Module, logit_scale: torch.Tensor, groups: list[dict], inputs: dict, loss: Callable) -> torch.Tensor:
+        """The loss by `cached_loss`: a group of texts and as many images at a time."""
         no_sync = partial(self.accelerator.no_sync, model)
         if "image_embeds" in inputs:
-            loss = partial(loss, inputs["image_embeds"], text_rows=text_rows)
-            return cached_loss(lambda chunk: (model(**chunk).text_embeds,), texts, loss, [logit_scale], no_sync=no_sync)
+            loss = partial(loss, inputs["image_embeds"])
+            return cached_loss(lambda chunk: (model(**chunk).text_embeds,), groups, loss, [logit_scale], no_sync=no_sync)
 
         def encode(chunk: dict) -> tuple[torch.Tensor, torch.Tensor]:
             outputs = model(**chunk)
             return outputs.image_embeds, outputs.text_embeds
 
-        chunks = [part | {"pixel_values": pixels} for part, pixels in zip(texts, inputs["pixel_values"].tensor_split(n_chunks))]
-        return cached_loss(encode, chunks, partial(loss, text_rows=text_rows), [logit_scale], no_sync=no_sync)
+        pixels = inputs["pixel_values"].tensor_split(len(groups))
+        chunks = [group | {"pixel_values": part} for group, part in zip(groups, pixels)]
+        return cached_loss(encode, chunks, loss, [logit_scale], no_sync=no_sync)
 
     @torch.no_grad()
     def embed_frozen(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -181,11 +185,3 @@ def eval_frozen_parts(model: nn.Module) -> None:
     for name, part in model.named_children():
         if not learns(model, name):
             part.eval()
-
-
-def spread(rows: torch.Tensor, n_parts: int) -> list[torch.Tensor]:
-    """`rows` in `n_parts` runs of about equal length. With fewer rows than parts, the last row fills the empty ones.
-
-    Every process must run the model equally often, however few distinct texts its share of the batch has.
-    """
-    return [part if len(part) else rows[-1:] for part in rows.tensor_split(n_parts)]
