@@ -31,11 +31,10 @@ def plot_training(folder: Path, picture: Path) -> None:
     names = list(dict.fromkeys(name for entry in history for name in entry))
     recalls = [name for name in names if name.startswith("eval_mean_recall_")]
     health = [name for name in ("spread", "nearest", "padding", "distinct") if name in names]
-    panels = [
-        ("training loss", ["loss"]),
-        ("batches", health),
-        *([("mean recall, validation", ["eval_mean_recall", *recalls])] if recalls else []),
-    ]
+    panels = [("training loss", ["loss"]), ("batches", health), ("mean recall, validation", ["eval_mean_recall", *recalls])]
+    panels = [(title, curves) for title, curves in panels if set(curves) & set(names)]
+    if not panels:  # a run that ended before it logged
+        return
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         for name in curves:

@@ -88,6 +88,18 @@ def test_sources_are_joined_and_told_apart_by_kind(sources):
         load_parallel_text(sources, "train", ["made"])
 
 
+def test_sources_are_weighted(written):
+    listed = [{"data": "t.tsv", "weight": 3}, {"data": "m.{en,zh}.txt"}]
+    (written / "weighted.yaml").write_text(json.dumps(listed))
+    rows, _ = load_parallel_text(str(written / "weighted.yaml"), "train")
+    assert rows["weight"][:] == [3.0] * 3 + [1.0] * 3
+    cells = CaptionCells(rows.add_column("target", [[0.0]] * 6), ["zh"], "target")
+    assert cells.weights.tolist() == [3.0] * 3 + [1.0] * 3
+    (written / "weighted.yaml").write_text(json.dumps([{"data": "t.tsv", "weight": 0}]))
+    with pytest.raises(InputError, match="weight of 't.tsv' in .* is 0: give a positive number"):
+        load_parallel_text(str(written / "weighted.yaml"), "train")
+
+
 def test_bad_sources_are_named(written):
     (written / "one.en.txt").write_text("a\nb\n")
     (written / "one.zh.txt").write_text("甲\n")
@@ -102,7 +114,7 @@ def test_bad_sources_are_named(written):
         "one.{en,zh}.txt": "equally many lines: .*one.en.txt has 2, .*one.zh.txt has 1",
         "odd.tsv": "has no texts: name its columns by language codes, en among them; it has text, label",
         "german.tsv": "no English for the teacher to read: they have de fr",
-        "odd.yaml": "must list sources with the keys data kind name split, data at least; it has {'date': 't.tsv'}",
+        "odd.yaml": "must list sources with the keys data kind name split weight, data at least; it has {'date': 't.tsv'}",
         "nowhere.tsv": "nowhere.tsv' does not exist",
         "nowhere.{en,zh}": "nowhere.en' does not exist",
         "nowhere.yaml": "nowhere.yaml' does not exist",

@@ -1,4 +1,4 @@
-"""Languages drawn by temperature."""
+"""Languages and sources drawn in the shares that are asked for."""
 
 from collections import Counter
 
@@ -7,14 +7,18 @@ import pytest
 
 from benchmarks.recipe import InputError
 from training.arguments import TeacherLearningArguments
-from training.sampling import LanguageSampler, share_out
+from training.sampling import ShareSampler, language_shares, share_out
 
 LANGUAGES = np.repeat([0, 1, 3], [800, 80, 20])  # language 2 has no cell
 
 
+def by_temperature(temperature, seed):
+    return ShareSampler(*language_shares(LANGUAGES, temperature=temperature), seed)
+
+
 @pytest.mark.parametrize("temperature,expected", [(1.0, [800, 80, 20]), (2.0, None), (1e9, [300, 300, 300])])
 def test_shares_by_temperature(temperature, expected):
-    drawn = list(LanguageSampler(LANGUAGES, temperature, seed=0))
+    drawn = list(by_temperature(temperature, seed=0))
     counts = Counter(LANGUAGES[drawn].tolist())
     roots = np.array([800, 80, 20]) ** (1 / temperature)
     assert len(drawn) == 900 and counts[2] == 0
@@ -22,27 +26,58 @@ def test_shares_by_temperature(temperature, expected):
 
 
 def test_no_cell_comes_again_before_its_whole_language_has_come():
-    drawn = np.array(list(LanguageSampler(LANGUAGES, 1e9, seed=0)))
+    drawn = np.array(list(by_temperature(1e9, seed=0)))
     times = Counter(drawn[LANGUAGES[drawn] == 3].tolist())
     assert set(times.values()) == {15} and len(times) == 20
     assert set(Counter(drawn[LANGUAGES[drawn] == 0].tolist()).values()) == {1}
-    assert sorted(LanguageSampler(LANGUAGES, 1.0, seed=0)) == list(range(900))
+    assert sorted(by_temperature(1.0, seed=0)) == list(range(900))
 
 
 def test_an_epoch_is_the_same_every_time_and_epochs_differ():
-    one, other = LanguageSampler(LANGUAGES, 3.3, seed=1), LanguageSampler(LANGUAGES, 3.3, seed=1)
+    one, other = by_temperature(3.3, seed=1), by_temperature(3.3, seed=1)
     first = list(one)
     assert first == list(other) and LANGUAGES[first[:100]].tolist() != sorted(LANGUAGES[first[:100]].tolist())
     other.set_epoch(1)
     assert list(other) != first and Counter(LANGUAGES[list(other)].tolist()) == Counter(LANGUAGES[first].tolist())
-    assert list(LanguageSampler(LANGUAGES, 3.3, seed=2)) != first
+    assert list(by_temperature(3.3, seed=2)) != first
 
 
 def test_whole_numbers_add_up():
     assert share_out(np.array([1.0, 1.0, 1.0]), 10) == [4, 3, 3] and share_out(np.array([0.0, 5.0]), 3) == [0, 3]
 
 
-def test_a_temperature_below_one_is_refused(tmp_path):
-    given = {"output_dir": str(tmp_path), "dataset": "", "teacher_name_or_path": "", "text_encoder_name_or_path": ""}
-    with pytest.raises(InputError, match="temperature is 0.5: 1 takes languages as they are, more favours small ones"):
-        TeacherLearningArguments(**given, temperature=0.5)
+def test_weights_are_how_often_a_row_is_drawn():
+    weights = np.tile([1.0, 3.0], 450)
+    drawn = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights), seed=0)))
+    assert Counter(weights[drawn].tolist()) == {1.0: 225, 3.0: 675}
+    assert Counter(LANGUAGES[drawn].tolist()) == {0: 800, 1: 80, 3: 20}
+    evened = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights, temperature=1e9), seed=0)))
+    assert Counter(LANGUAGES[evened].tolist()) == {0: 300, 1: 300, 3: 300} and Counter(weights[evened].tolist()) == {1.0: 225, 3.0: 675}
+
+
+def test_replayed_languages_get_their_share_of_all():
+    groups, shares = language_shares(LANGUAGES, replayed=np.array([0, 1]), replay=0.25)
+    drawn = Counter(LANGUAGES[list(ShareSampler(groups, shares, seed=0))].tolist())
+    assert drawn[3] == 675 and drawn[0] + drawn[1] == 225 and drawn[0] == pytest.approx(10 * drawn[1], abs=10)
+
+
+GIVEN = {"output_dir": "", "dataset": "", "teacher_name_or_path": ""}
+ENCODER, FINISHED = {"text_encoder_name_or_path": ""}, {"model_name_or_path": "altclip"}
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (ENCODER | {"temperature": 0.5}, "temperature is 0.5: 1 takes languages as they are, more favours small ones"),
+        (ENCODER | {"objective": "l1"}, "objective is 'l1': choose mse or cosine"),
+        ({}, "give text_encoder_name_or_path, or model_name_or_path"),
+        (ENCODER | FINISHED, "and not both"),
+        (ENCODER | {"new_pieces": 9}, "new_pieces is 9 without model_name_or_path"),
+        (FINISHED | {"languages": ["th"], "replay_languages": ["en"], "replay": 1.0}, "replay is 1.0: give a share between 0 and 1"),
+        (FINISHED | {"languages": ["th", "en"], "replay_languages": ["en"]}, "both name en"),
+        (FINISHED | {"replay_languages": ["en"]}, "both name all"),
+    ],
+)
+def test_bad_choices_are_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        TeacherLearningArguments(**GIVEN | flags)

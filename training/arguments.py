@@ -86,10 +86,23 @@ class TeacherArguments(PairArguments):
 
 @dataclass(kw_only=True)
 class TeacherLearningArguments(StageArguments):
-    """Stage 1: the multilingual text tower learns the teacher's vectors. `dataset` may be any parallel text (`parallel_text.py`)."""
+    """Stage 1: the multilingual text tower learns the teacher's vectors. `dataset` may be any parallel text (`parallel_text.py`).
+
+    To add languages to a finished model, it is `model_name_or_path` and teacher at once.
+    """
 
     teacher_name_or_path: str = field(metadata={"help": "The `CLIPModel` whose text tower is imitated."})
-    text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
+    text_encoder_name_or_path: str | None = field(default=None, metadata={"help": "The XLM-R that becomes the text tower."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "In its place: a finished AltCLIP, whose text tower learns more languages."}
+    )
+    new_pieces: int = field(
+        default=0, metadata={"help": "Pieces that the finished model's tokenizer gets, at most, for characters that it does not know."}
+    )
+    replay_languages: list[str] = field(
+        default_factory=list, metadata={"help": "Languages that the finished model knows already and is to keep, English among them."}
+    )
+    replay: float = field(default=0.2, metadata={"help": "Their share of the examples drawn."})
     kinds: list[str] | None = field(default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."})
     sift: bool = field(default=True, metadata={"help": "Set aside texts that are too long, left in English or repeated."})
     temperature: float = field(
@@ -103,6 +116,17 @@ class TeacherLearningArguments(StageArguments):
         super().__post_init__()
         if self.objective not in ("mse", "cosine"):
             raise InputError(f"objective is {self.objective!r}: choose mse or cosine")
+        if (self.text_encoder_name_or_path is None) == (self.model_name_or_path is None):
+            raise InputError("give text_encoder_name_or_path, or model_name_or_path to go on from a finished model, and not both")
+        if self.new_pieces and self.model_name_or_path is None:
+            raise InputError(
+                f"new_pieces is {self.new_pieces} without model_name_or_path: a new tower takes its encoder's tokenizer as it is"
+            )
+        if self.replay_languages and not 0 < self.replay < 1:
+            raise InputError(f"replay is {self.replay}: give a share between 0 and 1, or no replay_languages")
+        twice = sorted(set(self.replay_languages) & set(self.languages or []))
+        if self.replay_languages and (self.languages is None or twice):
+            raise InputError(f"replay_languages need languages beside them that are others; both name {' '.join(twice) or 'all'}")
         if self.temperature < 1:
             raise InputError(f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones")
 

@@ -27,6 +27,12 @@ def caption_columns(rows: Dataset) -> pa.StructArray:
     return rows.with_format("arrow")["captions"][:].cast(pa.struct([(name, pa.large_string()) for name in languages])).combine_chunks()
 
 
+def texts_of(rows: Dataset, languages: list[str]) -> Iterator[str]:
+    """All texts in some languages."""
+    captions = caption_columns(rows)
+    return (text for language in languages for text in captions.field(language).to_pylist() if text)
+
+
 def has_text(texts: pa.Array) -> np.ndarray:
     """Which of the texts are there and not empty."""
     return np.asarray(pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False))
@@ -37,7 +43,7 @@ class CaptionCells(TorchDataset):
 
     `row_id` is equal for rows that show the same thing: those whose captions in the reference language, English where it is
     spoken, are equal. A row without that caption is taken for unlike all others. `set_aside` counts, by reason, the cells that
-    are left out: those without text, and with `sift` more.
+    are left out: those without text, and with `sift` more. `weights` `(cells,)` are those of the rows, where they have any.
 
     Args:
         rows: has `captions`, `{language: text}`, and `column`.
@@ -48,6 +54,7 @@ class CaptionCells(TorchDataset):
     """
 
     def __init__(self, rows: Dataset, languages: list[str], column: str, *, sift: bool = False, max_characters: int = 1000):
+        self.languages = languages
         self.inputs, self.column = rows.select_columns([column]).with_format(None if column == "image" else "numpy"), column
         captions = caption_columns(rows)
         self.texts = [captions.field(language) for language in languages]
@@ -63,6 +70,7 @@ class CaptionCells(TorchDataset):
                 self.set_aside[reason] = int((kept & refused).sum())
                 kept &= ~refused
         self.cells = np.argwhere(kept)
+        self.weights = np.asarray(rows["weight"])[self.cells[:, 0]] if "weight" in rows.column_names else None
 
     def _reasons(self, languages: list[str], max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
         """Why cells are no good, and which `(rows, languages)`; the first reason counts."""

@@ -36,7 +36,7 @@ def add_teacher_vectors(rows: Dataset, teacher: CLIPModel, tokenizer: PreTrained
     def encode(batch: dict) -> np.ndarray:
         return encode_texts(teacher, tokenizer, [caption["en"] for caption in batch["captions"]], forward).numpy()
 
-    rows = rows.select_columns(["captions"])
+    rows = rows.select_columns([column for column in ("captions", "weight") if column in rows.column_names])
     return _add_column(rows, "target", encode, teacher.text_model, tokenizer.backend_tokenizer.to_str())
 
 

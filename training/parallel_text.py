@@ -5,7 +5,9 @@ What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` 
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
-    - {data: Helsinki-NLP/opus-100, name: en-fr, split: train, kind: human}
+    - {data: Helsinki-NLP/opus-100, name: en-fr, split: train, kind: human, weight: 2}
+
+Rows of weight 2 are drawn twice as often as those of weight 1, which all have by default.
 
 A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by language codes.
 """
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 from datasets import Dataset, Features, Translation, Value, concatenate_datasets, load_dataset
@@ -27,7 +30,7 @@ from benchmarks.recipe import InputError
 from .data import caption_columns, has_text
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
-SOURCE_KEYS = {"data", "name", "split", "kind"}
+SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
 LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
 NO_LANGUAGES = {"url", "uri", "key", "src", "tgt", "ref", "doc"}  # names of columns that look like codes
 
@@ -40,7 +43,7 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         kinds: read only sources of these kinds, such as `human`: what the paper's ablation tells apart.
 
     Returns:
-        Rows with English, and the number of those set aside for want of it.
+        Rows of `captions` with English, and of `weight` where a source has one, and the number of those set aside for want of it.
 
     Raises:
         InputError: a source is missing, of unknown form, or has no English; or no source is of the kinds.
@@ -57,6 +60,9 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     if "en" not in languages:
         raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}")
     rows = parts[0] if len(parts) == 1 else concatenate_datasets([speak(rows, languages) for rows in parts])
+    if any("weight" in source for source in chosen):
+        weights = [float(source.get("weight", 1)) for source in chosen]
+        rows = rows.add_column("weight", np.repeat(weights, [len(part) for part in parts]))
     english = has_text(caption_columns(rows).field("en"))
     return (rows if english.all() else rows.select(english.nonzero()[0])), int((~english).sum())
 
@@ -73,6 +79,8 @@ def read_sources(dataset: str) -> list[dict]:
             raise InputError(
                 f"{dataset!r} must list sources with the keys {' '.join(sorted(SOURCE_KEYS))}, data at least; it has {source!r}"
             )
+        if not (isinstance(source.get("weight", 1), int | float) and source.get("weight", 1) > 0):
+            raise InputError(f"weight of {source['data']!r} in {dataset!r} is {source['weight']!r}: give a positive number")
     beside = Path(dataset).parent
     here = [is_here(beside, source["data"]) for source in sources]
     return [source | ({"data": str(beside / source["data"])} if found else {}) for source, found in zip(sources, here)]

@@ -4,16 +4,15 @@ accelerate launch training/run_stage1.py training/recipes/altclip/stage1.yaml
 accelerate launch training/run_stage1.py training/recipes/miniature/stage1.yaml
 """
 
-from transformers import AutoTokenizer
-
 from benchmarks.loading import check_languages, load_model
 from benchmarks.recipe import launch
-from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
-from training.data import CaptionCells, Collator
+from training.data import CaptionCells, Collator, texts_of
 from training.frozen import add_teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
+from training.student import build_student
 from training.trainers import TeacherLearningTrainer, freeze_all_but
 from training.validation import load_validation
 
@@ -23,13 +22,13 @@ def main(arguments: TeacherLearningArguments) -> None:
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path)
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
-    languages = check_languages(arguments.languages, list(rows.features["captions"]))
+    wanted = arguments.languages and arguments.languages + arguments.replay_languages
+    languages = check_languages(wanted, list(rows.features["captions"]))
     rows = add_teacher_vectors(rows, teacher, teacher_processor.tokenizer)
 
-    model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, arguments.text_encoder_name_or_path, dropout=arguments.dropout)
+    model, tokenizer = build_student(arguments, texts_of(rows, languages))
     freeze_all_but(model, ["text_model"])
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
     cells = CaptionCells(rows, languages, "target", sift=arguments.sift, max_characters=arguments.max_characters)
     collator = Collator(tokenizer, arguments.max_text_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)

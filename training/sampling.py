@@ -1,4 +1,4 @@
-"""Which examples an epoch takes where languages are unequally rich."""
+"""Which examples an epoch takes where languages and sources are unequally rich."""
 
 from collections.abc import Iterator
 
@@ -6,40 +6,70 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-class LanguageSampler(Sampler[int]):
-    """Draws languages in the proportion of their sizes to the power 1 / `temperature`, and the cells of a language in turn.
+class ShareSampler(Sampler[int]):
+    """Draws groups of cells in the shares that are theirs, and the cells of a group in turn.
 
-    At 1 every cell is drawn once an epoch. Above, small languages are drawn more often than they are rich, at infinity all
-    equally often (XLM-R's alpha of 0.3 is a temperature of 3.3). An epoch has as many draws as there are cells. No cell of a
-    language comes again before all of it has come. Epochs differ; a seed and an epoch give the same order in every process.
+    An epoch has as many draws as there are cells. No cell of a group comes again before all of it has come. Epochs differ; a
+    seed and an epoch give the same order in every process.
 
     Args:
-        languages: the language of each cell, as a number `(cells,)`.
-        temperature: at least 1.
+        groups: the group of each cell, as a number `(cells,)`.
+        shares: of each group, in any unit `(groups,)`.
         seed: of all epochs.
     """
 
-    def __init__(self, languages: np.ndarray, temperature: float, seed: int):
-        self.languages, self.seed, self.epoch = languages, seed, 0
-        sizes = np.bincount(languages).astype(float)
-        shares = np.where(sizes > 0, sizes ** (1 / temperature), 0)
-        self.counts = share_out(shares, len(languages))
+    def __init__(self, groups: np.ndarray, shares: np.ndarray, seed: int):
+        self.groups, self.seed, self.epoch = groups, seed, 0
+        self.counts = share_out(shares, len(groups))
 
     def set_epoch(self, epoch: int) -> None:
         """Told by accelerate at the beginning of each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.languages)
+        return len(self.groups)
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng([self.seed, self.epoch])
         drawn = []
-        for language, count in enumerate(self.counts):
-            cells = np.flatnonzero(self.languages == language)
-            rounds = -(-count // len(cells)) if count else 0
+        for group, count in enumerate(self.counts):
+            cells = np.flatnonzero(self.groups == group)
+            rounds = -(-count // len(cells))
             drawn += [np.concatenate([random.permutation(cells) for _ in range(rounds)])[:count]] if rounds else []
         yield from random.permutation(np.concatenate(drawn)).tolist()
+
+
+def language_shares(
+    languages: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    temperature: float = 1.0,
+    replayed: np.ndarray | None = None,
+    replay: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of cells of one language and one weight, and the share of draws that each is to have.
+
+    Args:
+        languages: of each cell, as a number `(cells,)`.
+        weights: how often each cell is to be drawn, relative to others of its language `(cells,)`.
+        temperature: at 1 a language's share is its weighted number of cells; above, that to the power 1 / temperature: small
+            languages are drawn more often than they are rich, at infinity all equally (XLM-R's alpha of 0.3 is 3.3).
+        replayed: numbers of languages that together get the share `replay` of all draws.
+
+    Returns:
+        The group of each cell `(cells,)` and the shares `(groups,)`.
+    """
+    weights = np.ones(len(languages)) if weights is None else weights
+    (language_of, weight_of), groups = np.unique(np.stack([languages, weights]), axis=1, return_inverse=True)
+    language_of, groups = language_of.astype(int), groups.reshape(-1)
+    sizes = np.bincount(groups) * weight_of
+    of_language = np.bincount(language_of, weights=sizes)
+    shares = sizes * of_language[language_of] ** (1 / temperature - 1)
+    if replayed is not None and len(replayed):
+        old = np.isin(language_of, replayed)
+        shares[old] *= replay / shares[old].sum()
+        shares[~old] *= (1 - replay) / shares[~old].sum()
+    return groups, shares
 
 
 def share_out(shares: np.ndarray, total: int) -> list[int]:
@@ -51,4 +81,4 @@ def share_out(shares: np.ndarray, total: int) -> list[int]:
     return counts.tolist()
 
 
-__all__ = ["LanguageSampler"]
+__all__ = ["ShareSampler", "language_shares"]

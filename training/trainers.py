@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import normalize
@@ -15,7 +16,7 @@ from modeling_altclip import AltCLIPModel
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, cosine_loss, distillation_loss, gather_rows
-from .sampling import LanguageSampler
+from .sampling import ShareSampler, language_shares
 from .validation import Validation
 
 TEXTS = ("input_ids", "attention_mask")
@@ -101,9 +102,12 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     """Stage 1. The model is an `AltCLIPTextModel`; batches carry `target`, the teacher's vectors `(texts, project_dim)`."""
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
-        if self.args.temperature == 1:
+        cells, args = self.train_dataset, self.args
+        if args.temperature == 1 and cells.weights is None and not args.replay_languages:
             return super()._get_train_sampler(train_dataset)
-        return LanguageSampler(self.train_dataset.cells[:, 1], self.args.temperature, self.args.seed)
+        replayed = np.flatnonzero(np.isin(cells.languages, args.replay_languages))
+        shares = language_shares(cells.cells[:, 1], cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay)
+        return ShareSampler(*shares, args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         groups, rows = by_length(inputs, self.args.length_groups)

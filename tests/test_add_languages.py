@@ -1,0 +1,94 @@
+"""A finished model learns more languages: its tokenizer reads more, and what it could do before stays."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPTokenizer
+
+from benchmarks.loading import load_model
+from benchmarks.recipe import InputError
+from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+from training.miniature.scenes import EmojiScenes
+from training.miniature.vocabulary import train_multilingual_tokenizer
+from training.vocabulary import extend_tokenizer
+
+from .conftest import ROOT
+
+OLD, NEW = ["en", "zh", "ru"], ["th", "vi"]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    scenes = EmojiScenes("validation")
+    captions = [scenes[index]["captions"] for index in range(150)]
+    return {language: [caption[language] for caption in captions] for language in OLD + NEW}
+
+
+@pytest.fixture(scope="module")
+def narrow(texts):
+    """A tokenizer of the old languages alone."""
+    return train_multilingual_tokenizer([text for language in OLD for text in texts[language]], 460)
+
+
+def ids(tokenizer, texts, languages):
+    return [tokenizer(text)["input_ids"] for language in languages for text in texts[language]]
+
+
+def test_what_could_be_read_is_read_as_before(narrow, texts, tmp_path):
+    wide = extend_tokenizer(narrow, [text for language in NEW for text in texts[language]], 200)
+    assert len(narrow) < len(wide) <= len(narrow) + 200
+    assert ids(wide, texts, OLD) == ids(narrow, texts, OLD)
+    assert any(3 in line for line in ids(narrow, texts, NEW)) and not any(3 in line for line in ids(wide, texts, NEW))
+    assert (wide.mask_token_id, wide.unk_token_id, wide.pad_token_id) == (narrow.mask_token_id, 3, 1)
+    wide.save_pretrained(tmp_path)
+    assert ids(AutoTokenizer.from_pretrained(tmp_path), texts, OLD + NEW) == ids(wide, texts, OLD + NEW)
+
+
+def test_nothing_is_added_where_everything_is_known(narrow, texts):
+    assert extend_tokenizer(narrow, texts["en"], 10) is narrow
+
+
+def test_too_few_pieces_and_other_tokenizers_are_refused(narrow, texts, miniature):
+    with pytest.raises(InputError, match="new_pieces is 3, but the texts have .* characters that the tokenizer does not know"):
+        extend_tokenizer(narrow, texts["th"], 3)
+    with pytest.raises(InputError, match="tokenizers of XLM-R's kind, not a CLIPTokenizer"):
+        extend_tokenizer(CLIPTokenizer.from_pretrained(miniature / "clip"), texts["th"], 100)
+
+
+@pytest.fixture
+def finished(miniature, processor, narrow, tmp_path):
+    """A model of the old languages."""
+    torch.manual_seed(0)
+    model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
+    model.resize_token_embeddings(len(narrow))
+    model.save_pretrained(tmp_path / "finished")
+    AltCLIPProcessor(processor.image_processor, narrow).save_pretrained(tmp_path / "finished")
+    return tmp_path / "finished"
+
+
+def add(run, miniature, finished, output_dir, *flags):
+    script = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/add_languages/miniature.yaml"]
+    return run(
+        *["python", *script, "--model_name_or_path", finished, "--teacher_name_or_path", finished, "--dataset", miniature / "dataset"],
+        *["--output_dir", output_dir, "--max_steps", "3", "--per_device_train_batch_size", "32", *flags],
+    )
+
+
+def test_a_finished_model_learns_more(miniature, run, finished, tmp_path):
+    flags = ["--languages", *NEW, "--replay_languages", *OLD, "--new_pieces", "400"]
+    process = add(run, miniature, finished, tmp_path / "more", *flags)
+    assert process.returncode == 0, process.stderr[-3000:]
+    (before, _), (after, processor) = load_model(str(finished)), load_model(str(tmp_path / "more"))
+    n_old, n_new = before.config.text_config.vocab_size, after.config.text_config.vocab_size
+    assert n_new == len(processor.tokenizer) > n_old and 3 not in processor.tokenizer("ลูกโป่ง")["input_ids"]
+    assert "Training on 3000 examples from 600 rows" in process.stdout
+    old, new = before.state_dict(), after.state_dict()
+    moved = {name for name, value in old.items() if new[name].shape != value.shape or not torch.equal(new[name], value)}
+    assert moved and all(name.startswith("text_model.") for name in moved)
+    embeddings = "text_model.roberta.embeddings.word_embeddings.weight"
+    assert (new[embeddings][:n_old] - old[embeddings]).abs().max() < 0.02  # three steps from where they were
+    assert after.config.text_config.hidden_dropout_prob == 0
+
+
+def test_what_is_no_altclip_is_refused(miniature, run, tmp_path):
+    process = add(run, miniature, miniature / "clip", tmp_path / "more", "--languages", "th")
+    assert process.returncode == 1 and "is a clip: give a finished AltCLIP" in process.stderr.strip().splitlines()[-1]

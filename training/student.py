@@ -1,0 +1,40 @@
+"""What stage 1 trains: a new text tower beside the teacher's image tower, or a finished one that learns more languages."""
+
+from collections.abc import Iterable
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from benchmarks.loading import check_folder
+from benchmarks.recipe import InputError
+from modeling_altclip import AltCLIPConfig, AltCLIPModel
+
+from .arguments import TeacherLearningArguments
+from .vocabulary import extend_tokenizer
+
+
+def build_student(arguments: TeacherLearningArguments, texts: Iterable[str]) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
+    """The whole model whose text tower is to learn, and its tokenizer.
+
+    Args:
+        texts: what a finished model's tokenizer is extended by, where `new_pieces` asks for it. The old pieces keep their
+            embeddings; those of new ones begin at their mean.
+
+    Raises:
+        InputError: the finished model is no AltCLIP, or its tokenizer cannot be extended.
+    """
+    name = arguments.model_name_or_path
+    if name is None:
+        model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, arguments.text_encoder_name_or_path, dropout=arguments.dropout)
+        return model, AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
+    check_folder("model", name)
+    config = AutoConfig.from_pretrained(name)
+    if not isinstance(config, AltCLIPConfig):
+        raise InputError(f"model_name_or_path {name!r} is a {config.model_type}: give a finished AltCLIP")
+    config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = arguments.dropout
+    model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=arguments.max_text_length)
+    if arguments.new_pieces:
+        tokenizer = extend_tokenizer(tokenizer, texts, arguments.new_pieces)
+        model.resize_token_embeddings(len(tokenizer))
+    return model, tokenizer
