@@ -7,7 +7,7 @@ export HF_DATASETS_CACHE := $(CURDIR)/outputs/cache
 export TOKENIZERS_PARALLELISM := true
 export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test test-slow style install
+.PHONY: demo ablation add-languages test test-slow style install
 
 demo: .venv/installed  ## the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -18,6 +18,24 @@ demo: .venv/installed  ## the miniature: data, three stages, evaluation, model c
 	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
 	$(BIN)/python -m model_cards model_cards/recipes/miniature.yaml
 	@cat training/recipes/miniature/try_it.txt
+
+ablation: outputs/miniature/altclip/README.md  ## the paper's Table 4 on the miniature: five ways to train, three seeds each
+	$(BIN)/python training/run_ablation.py training/recipes/ablation/miniature.yaml
+
+NINE := en zh es fr ru ar ja ko it
+
+add-languages: outputs/miniature/altclip/README.md  ## a model of nine languages, then four more from parallel text alone
+	$(BIN)/python -m training.miniature --text_encoder_only --languages $(NINE) --vocab_size 1300 --output_dir outputs/add_languages
+	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml --languages $(NINE) \
+		--text_encoder_name_or_path outputs/add_languages/text_encoder --output_dir outputs/add_languages/stage1
+	$(BIN)/accelerate launch --quiet training/run_stage2.py training/recipes/miniature/stage2.yaml --languages $(NINE) \
+		--model_name_or_path outputs/add_languages/stage1 --output_dir outputs/add_languages/nine
+	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/add_languages/miniature.yaml
+	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/add_languages_retrieval.yaml
+	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/add_languages_zero_shot.yaml
+
+outputs/miniature/altclip/README.md:
+	$(MAKE) demo
 
 test: .venv/installed  ## the tests
 	$(BIN)/ruff check .

@@ -122,20 +122,32 @@ def write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None
     tokenizer.save_pretrained(folder)
 
 
+def train_vocabulary(captions: list[dict[str, str]], arguments: argparse.Namespace) -> PreTrainedTokenizerBase:
+    languages = arguments.languages or list(read_concepts()["languages"])
+    return train_multilingual_tokenizer((caption[language] for caption in captions for language in languages), arguments.vocab_size)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/miniature"))
     parser.add_argument("--train_size", type=int, help="draw fewer training scenes")
     parser.add_argument("--seed", type=int, default=42, help="of the towers' first weights")
+    parser.add_argument("--languages", nargs="+", help="that the multilingual vocabulary is made of; all by default")
+    parser.add_argument("--vocab_size", type=int, default=MULTILINGUAL_VOCABULARY, help="of the multilingual vocabulary")
+    parser.add_argument("--text_encoder_only", action="store_true", help="write no dataset and no CLIP")
     arguments = parser.parse_args()
 
     set_seed(arguments.seed)
+    if arguments.text_encoder_only:
+        captions = [EmojiScenes("train")[index]["captions"] for index in range(TOKENIZER_ROWS)]
+        write_text_encoder(arguments.output_dir / "text_encoder", train_vocabulary(captions, arguments))
+        print(f"Saved text_encoder to {arguments.output_dir}. Next: training/run_stage1.py, with it as text_encoder_name_or_path")
+        return
     train = write_dataset(arguments.output_dir / "dataset", arguments.train_size)
     draw_sheet(arguments.output_dir / "scenes.png")
     captions = train["captions"][:TOKENIZER_ROWS]
     write_clip(arguments.output_dir / "clip", train_english_tokenizer([caption["en"] for caption in captions], ENGLISH_VOCABULARY))
-    texts = (text for caption in captions for text in caption.values())
-    write_text_encoder(arguments.output_dir / "text_encoder", train_multilingual_tokenizer(texts, MULTILINGUAL_VOCABULARY))
+    write_text_encoder(arguments.output_dir / "text_encoder", train_vocabulary(captions, arguments))
     print(f"Saved dataset, clip and text_encoder to {arguments.output_dir}. Look at {arguments.output_dir}/scenes.png.")
     print("Next: accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml")
 
