@@ -1,0 +1,75 @@
+"""The ablation's table: each figure in its place, and each row trained on what it says."""
+
+import json
+import re
+
+import pytest
+
+from benchmarks.results import Result
+from training.ablation import ROWS, ablation_table, plot_ablation, summarise
+
+from .conftest import ROOT
+
+
+def result(model, task, language, figure):
+    metrics = {"mean_recall": figure} if task == "retrieval" else {"accuracy@1": figure}
+    return Result(f"outputs/{model}", task, language, metrics, "", "", "", "")
+
+
+@pytest.fixture
+def results():
+    """Of two rows and two seeds; English scores 0.1 a seed, Chinese 0.2 and Thai 0.4, and zero-shot twice as much."""
+    return [
+        result(f"{row}-{seed}", task, language, seed * share * factor)
+        for row in ("both", "both_contrastive")
+        for seed in (1, 2)
+        for task, factor in (("retrieval", 1), ("zero_shot", 2))
+        for language, share in (("en", 0.1), ("zh", 0.2), ("th", 0.4))
+    ]
+
+
+def test_figures_by_hand(results):
+    summary = summarise(results)
+    assert list(summary) == ["both", "both_contrastive"]
+    for found, expected in zip(summary["both"], ([10, 20], [30, 60], [20, 40], [60, 120])):
+        assert found == pytest.approx(expected)
+    lines = ablation_table(summary).splitlines()
+    assert (
+        "| EN-EN + EN-XX " in lines[2]
+        and "15.0 ± 7.1" in lines[2]
+        and "45.0 ± 21.2" in lines[2]
+        and "88.3 / 87.2 / 74.7 / 58.2" in lines[2]
+    )
+
+
+def test_the_picture_is_drawn(results, tmp_path):
+    plot_ablation(summarise(results), tmp_path / "ablation.png")
+    assert (tmp_path / "ablation.png").stat().st_size > 5000
+
+
+def test_the_rows_are_five_ways_to_train():
+    assert len({(row.english, row.translations, row.contrastive) for row in ROWS.values()}) == 5
+
+
+@pytest.mark.slow
+def test_every_row_is_trained_on_what_it_says(miniature, run, tmp_path):
+    """With recipes of two steps: English alone, the others alone, both, and what stage 2 begins with."""
+    for stage in ("stage1", "stage2"):
+        recipe = (ROOT / f"training/recipes/miniature/{stage}.yaml").read_text()
+        (tmp_path / f"{stage}.yaml").write_text(re.sub(r"max_steps: \d+", "max_steps: 2", recipe))
+    flags = ["--stage1", tmp_path / "stage1.yaml", "--stage2", tmp_path / "stage2.yaml", "--dataset", miniature / "dataset", "--seeds", "7"]
+    towers = ["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", miniature / "text_encoder"]
+    script = ["python", ROOT / "training/run_ablation.py", ROOT / "training/recipes/ablation/miniature.yaml"]
+    process = run(*script, *flags, *towers, "--output_dir", tmp_path / "out")
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert (
+        process.stdout.strip().splitlines()[-1]
+        == f"Saved the table to {tmp_path}/out/ablation.md. Next: look at {tmp_path}/out/ablation.png."
+    )
+    examples = [line.split()[2] for line in process.stdout.splitlines() if line.startswith("Training on")]
+    assert examples == ["600", "10800", "11400", "11400", "11400"]
+    assert len((tmp_path / "out/ablation.md").read_text().splitlines()) == 7
+    command = json.loads((tmp_path / "out/results/contrastive-7/retrieval.test_pairs.zh.json").read_text())["command"]
+    assert "contrastive-7" in command
+    again = run(*script, *flags, *towers, "--output_dir", tmp_path / "out")
+    assert again.returncode == 0 and "Training on" not in again.stdout
