@@ -11,7 +11,7 @@ from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
 from training.data import CaptionCells, Collator
-from training.frozen import add_teacher_vectors
+from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
 from training.trainers import TeacherLearningTrainer
@@ -23,12 +23,13 @@ def main(arguments: TeacherLearningArguments) -> None:
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
-    rows = add_teacher_vectors(rows, teacher, teacher_processor.tokenizer)
+    targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
+    say(arguments, f"Cached {targets}")
 
     model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, arguments.text_encoder_name_or_path, dropout=arguments.dropout)
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
-    cells = CaptionCells(rows, languages, "target", sift=arguments.sift, max_characters=arguments.max_characters)
+    cells = CaptionCells(rows, languages, "target", inputs=targets, sift=arguments.sift, max_characters=arguments.max_characters)
     collator = Collator(tokenizer, arguments.max_text_length)
     trainer = TeacherLearningTrainer(model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator)
     train(trainer, arguments)
