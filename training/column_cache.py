@@ -5,11 +5,14 @@ when it is whole: a run that was killed goes on with the parts that are missing.
 publishes it, and lying below another `cache_dir` it is taken for what it is, since the fingerprint is one of contents:
 of the items, of the weights, of how items are prepared, and of the form in which vectors are kept.
 
-| `cache_dtype` | bytes a value | error of CLIP's vectors, relative | kept as |
-|---|---|---|---|
-| float32 | 4 | none | float32 |
-| float16 | 2 | up to 2^-11 of a value | float16 |
-| bfloat16 | 2 | up to 2^-8 of a value | uint16, its bits: Arrow has no bfloat16 |
+| `cache_dtype` | bytes a value | error | of a vector's length, measured | kept as |
+|---|---|---|---|---|
+| float32 | 4 | none | none | float32 |
+| float16 | 2 | up to 2^-11 of a value | 0.02 % | float16 |
+| bfloat16 | 2 | up to 2^-8 of a value | 0.17 % | uint16, its bits: Arrow has no bfloat16 |
+
+Measured on 20,000 random unit vectors of 768 values; cosines are kept to 3e-8 and 2e-6. Whatever the dtype, losses get float32.
+Reading 2,048 random rows of 150,000 takes 18 ms on one core, opening the cache 0.3 s.
 """
 
 import json
