@@ -1,11 +1,16 @@
 """The folder that keeps vectors: what is made, when, by whom, and what is left after a kill."""
 
+import base64
+import json
 import os
 import shutil
 import signal
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -136,6 +141,48 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     card = (column.folder / "README.md").read_text()
     assert "11 distinct items" in card and f"in {dtype}" in card and column.folder.name in card and "| weights |" in card
     assert sorted(path.name for path in column.folder.iterdir()) == ["README.md", "data"]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hub as takes a commit of small files into `server.folder`."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        reply = {"commitUrl": "https://huggingface.co/datasets/me/cache/commit/1", "commitOid": "1", "success": True, "warnings": [], "errors": []}
+        if "/preupload/" in self.path:
+            reply = {
+                "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            }
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    path = self.server.folder / line["value"]["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(base64.b64decode(line["value"]["content"]))
+        body = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypatch):
+    """Pushed to a server on this machine; what came of it lies below another `cache_dir`."""
+    column, seen = cached(tmp_path / "here"), []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.folder = tmp_path / "elsewhere" / column.folder.name
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}", token="hf_none")
+        api.upload_folder(repo_id="me/cache", repo_type="dataset", folder_path=column.folder)
+        server.shutdown()
+    fetched = cached(tmp_path / "elsewhere", seen=seen)
+    assert not seen and files(fetched.folder) == files(column.folder)
+    np.testing.assert_array_equal(fetched[range(30)]["target"], column[range(30)]["target"])
 
 
 def killed(rank, cache_dir, at):
