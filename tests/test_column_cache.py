@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -71,9 +72,12 @@ def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_vie
 
 
 def test_vectors_are_mapped_into_memory(tmp_path):
+    """Here, and in the workers that read batches, which get a copy of the column by pickle."""
     before = pa.total_allocated_bytes()
     column = cached(tmp_path, [f"{number}" for number in range(400)])
-    assert pa.total_allocated_bytes() - before < 400 * DIM and len(column.vectors.cache_files) == 100
+    worker = pickle.loads(pickle.dumps(column))
+    assert pa.total_allocated_bytes() - before < 400 * DIM and len(worker.vectors.cache_files) == 100
+    np.testing.assert_array_equal(worker[[399, 3]]["target"], column[[399, 3]]["target"])
 
 
 def test_what_is_there_is_not_made_again(tmp_path):
@@ -148,7 +152,13 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        reply = {"commitUrl": "https://huggingface.co/datasets/me/cache/commit/1", "commitOid": "1", "success": True, "warnings": [], "errors": []}
+        reply = {
+            "commitUrl": "https://huggingface.co/datasets/me/cache/commit/1",
+            "commitOid": "1",
+            "success": True,
+            "warnings": [],
+            "errors": [],
+        }
         if "/preupload/" in self.path:
             reply = {
                 "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
