@@ -96,7 +96,7 @@ def test_what_is_there_is_not_made_again(tmp_path):
     [
         {"keys": KEYS[:-1] + ["text"]},
         {"keys": ["text 1", "text 0", *KEYS[2:]]},
-        {"keys": ["text 0text 1", *KEYS[2:], "text 1"]},
+        {"keys": ["text 0t", "ext 1", *KEYS[2:11]]},
         {"made_by": {"weights": "others"}},
         {"made_by": {"tokenizer": "one"}},
         {"dtype": "float16"},

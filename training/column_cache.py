@@ -47,7 +47,7 @@ configs:
 
 What a frozen tower makes of {n_items} distinct items: the column `{column}` holds vectors of {dim} values in {dtype}{bits}. {key}
 
-| | |
+| made of | XXH3-128 |
 |---|---|
 {table}
 
@@ -195,8 +195,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 def write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
     """The card: what `load_dataset` reads, and the fingerprint of all that made the vectors."""
-    said = {"form": f"{column.dtype}, {column.n_views} views of an item, parts of {PART_LENGTH} items"}
-    table = "\n".join(f"| {part} | {said.get(part, '')} `{value}` |" for part, value in prints.items())
+    of_which = "text." if key == "text" else "image, by the XXH3-128 of its encoded bytes."
+    views = f" Each has {column.n_views} views: 0 shows it as it is, others are crops." if column.n_views > 1 else ""
     card = CARD.format(
         column=column.name,
         n_items=len(column.vectors) // column.n_views,
@@ -205,8 +205,8 @@ def write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
         bits=", its bits kept as uint16: `torch.tensor(row, dtype=torch.uint16).view(torch.bfloat16)`"
         if column.dtype == "bfloat16"
         else "",
-        key=f"The column `{key}` says of which " + ("text." if key == "text" else "image, by the XXH3-128 of its encoded bytes."),
-        table=table,
+        key=f"The column `{key}` says of which {of_which}{views}",
+        table="\n".join(f"| {part} | `{value}` |" for part, value in prints.items()),
         name=column.folder.name,
     )
     with whole_file(column.folder / "README.md") as file:
