@@ -1,15 +1,11 @@
-"""Captioned rows to cells to batches, and the columns that frozen towers make."""
+"""Captioned rows to cells to batches."""
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import AutoTokenizer, CLIPImageProcessor
 
-from benchmarks.recipe import InputError
-from modeling_altclip import embed_images
 from training.data import CaptionCells, Collator, prepare_images
-from training.frozen import add_image_vectors, add_teacher_vectors
 
 CAPTIONS = [{"en": "dog face", "zh": "狗脸"}, {"en": "key", "zh": None}, {"en": "dog face", "zh": ""}, {"en": None, "zh": "钥匙"}]
 
@@ -68,41 +64,3 @@ def test_images_are_prepared_as_the_processor_does(scenes, side, edge):
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(prepare_images(images, image_processor), expected, atol=1e-6, rtol=1e-6)
     assert expected.shape == (5, 3, 32, 32)
-
-
-def test_the_teacher_needs_english(miniature):
-    teacher, tokenizer = CLIPModel.from_pretrained(miniature / "clip"), AutoTokenizer.from_pretrained(miniature / "clip")
-    rows = Dataset.from_dict({"captions": [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}]})
-    with pytest.raises(InputError, match="2 of 3 rows have no English caption"):
-        add_teacher_vectors(rows, teacher, tokenizer)
-    with pytest.raises(InputError, match="captions have no English"):
-        add_teacher_vectors(Dataset.from_dict({"captions": [{"zh": "狗"}]}), teacher, tokenizer)
-
-
-def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, miniature):
-    teacher = CLIPModel.from_pretrained(miniature / "clip").eval()
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "clip")
-    targets = np.asarray(add_teacher_vectors(scenes, teacher, tokenizer)["target"])
-    for row in (0, 17, 39):
-        inputs = tokenizer([scenes[row]["captions"]["en"]], return_tensors="pt")
-        hidden = teacher.text_model(**inputs).last_hidden_state[0]
-        end = (inputs["input_ids"][0] == tokenizer.eos_token_id).nonzero()[0, 0]
-        np.testing.assert_allclose(targets[row], hidden[end].detach().numpy(), atol=1e-5)
-
-
-def test_image_vectors_equal_the_live_tower_and_are_kept(scenes, miniature):
-    model, processor = AutoModel.from_pretrained(miniature / "clip"), AutoProcessor.from_pretrained(miniature / "clip")
-    cached = add_image_vectors(scenes, model, processor)
-    assert "image" not in cached.column_names
-    np.testing.assert_allclose(np.asarray(cached["image_embeds"]), embed_images(model, processor, scenes["image"]), atol=1e-6)
-    again = add_image_vectors(scenes, model, processor)
-    assert again._fingerprint == cached._fingerprint and again.cache_files == cached.cache_files
-
-
-def test_a_changed_weight_makes_a_new_column(scenes, miniature):
-    model, processor = AutoModel.from_pretrained(miniature / "clip"), AutoProcessor.from_pretrained(miniature / "clip")
-    before = add_image_vectors(scenes, model, processor)
-    model.vision_model.post_layernorm.bias.data[0] += 1
-    after = add_image_vectors(scenes, model, processor)
-    assert before._fingerprint != after._fingerprint
-    assert not np.allclose(np.asarray(before["image_embeds"]), np.asarray(after["image_embeds"]))

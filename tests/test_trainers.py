@@ -10,8 +10,9 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import CaptionCells, Collator
-from training.frozen import add_image_vectors, add_teacher_vectors
+from training.frozen import image_vectors, teacher_vectors
 from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, by_length, freeze_all_but
+from training.views import ImageViews
 
 TRAINABLE = ["text_model", "text_projection", "logit_scale"]
 
@@ -49,8 +50,9 @@ def stage1(tmp_path):
 def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_class=ContrastiveTrainer):
     clip_processor = AutoProcessor.from_pretrained(miniature / "clip")
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    rows = add_image_vectors(scenes, altclip, clip_processor) if cached else scenes
-    cells = CaptionCells(rows, ["en", "zh"], "image_embeds" if cached else "image")
+    inputs = ImageViews(scenes, 1)
+    inputs = image_vectors(inputs, altclip, clip_processor) if cached else inputs
+    cells = CaptionCells(scenes, ["en", "zh"], "image_embeds" if cached else "image", inputs=inputs)
     return trainer_class(
         model=altclip, args=arguments, train_dataset=cells, data_collator=Collator(tokenizer, 77, clip_processor.image_processor)
     )
@@ -217,7 +219,7 @@ def test_unknown_trainable_part_is_refused(altclip):
 def test_teacher_learning_learns(altclip, scenes, miniature, stage1):
     teacher, processor = load_model(str(miniature / "clip"))
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    cells = CaptionCells(add_teacher_vectors(scenes, teacher, processor.tokenizer), ["en", "zh"], "target")
+    cells = CaptionCells(scenes, ["en", "zh"], "target", inputs=teacher_vectors(scenes, teacher, processor.tokenizer))
     before = snapshot(altclip)
     stage = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32)
     trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77))

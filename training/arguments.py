@@ -78,6 +78,16 @@ class PairArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
+class FrozenTowerArguments(StageArguments):
+    """What the two stages with a frozen tower share: where and how its vectors are kept."""
+
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of frozen towers' vectors, shared by all machines; by default below datasets' own cache."}
+    )
+    cache_dtype: str = field(default="float32", metadata={"help": "float32, or float16 or bfloat16, which take half of its place."})
+
+
+@dataclass(kw_only=True)
 class TeacherArguments(PairArguments):
     """Stage 0: an English CLIP, the teacher."""
 
@@ -85,7 +95,7 @@ class TeacherArguments(PairArguments):
 
 
 @dataclass(kw_only=True)
-class TeacherLearningArguments(StageArguments):
+class TeacherLearningArguments(FrozenTowerArguments):
     """Stage 1: the multilingual text tower learns the teacher's vectors. `dataset` may be any parallel text (`parallel_text.py`).
 
     To add languages to a finished model, it is `model_name_or_path` and teacher at once.
@@ -132,7 +142,7 @@ class TeacherLearningArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
-class ContrastiveArguments(PairArguments):
+class ContrastiveArguments(PairArguments, FrozenTowerArguments):
     """Stage 2: contrastive learning with a frozen image tower."""
 
     model_name_or_path: str = field(metadata={"help": "The AltCLIP of stage 1."})
@@ -144,6 +154,17 @@ class ContrastiveArguments(PairArguments):
         metadata={"help": "Parts of the model that learn; all others are frozen (the paper names the text encoder alone)."},
     )
     cache_image_embeds: bool = field(default=True, metadata={"help": "Run the frozen image tower once, before training."})
+    image_views: int = field(default=1, metadata={"help": "Views of an image, one an epoch in turn: itself, then random crops."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image_views < 1:
+            raise InputError(f"image_views is {self.image_views}: 1 shows images as they are, more adds crops")
+        learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]
+        if self.cache_image_embeds and learning:
+            raise InputError(f"trainable names {learning[0]}, whose vectors are cached: set cache_image_embeds to false")
+        if self.image_views > 1 and self.dataloader_persistent_workers:
+            raise InputError("image_views above 1 needs workers that begin anew with each epoch: leave out dataloader_persistent_workers")
 
 
 @dataclass(kw_only=True)

@@ -20,6 +20,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from modeling_altclip.processing_altclip import read_images
 
+from .column_cache import CachedColumn
+from .views import ImageViews
+
 
 def caption_columns(rows: Dataset) -> pa.StructArray:
     """The captions of all rows, one field a language. Large strings, since more than 2 GB of a language's text fit no others."""
@@ -46,16 +49,27 @@ class CaptionCells(TorchDataset):
     are left out: those without text, and with `sift` more. `weights` `(cells,)` are those of the rows, where they have any.
 
     Args:
-        rows: has `captions`, `{language: text}`, and `column`.
+        rows: has `captions`, `{language: text}`.
         languages: those to make cells of.
         column: what goes with a text: `image`, or a column of vectors.
+        inputs: gives `{column: values}` of a list of row numbers; by default `rows`, which then has the column.
         sift: for parallel text: leave out what is too long, what was left in English, and all but the first of equal pairs.
         max_characters: what is too long.
     """
 
-    def __init__(self, rows: Dataset, languages: list[str], column: str, *, sift: bool = False, max_characters: int = 1000):
-        self.languages = languages
-        self.inputs, self.column = rows.select_columns([column]).with_format(None if column == "image" else "numpy"), column
+    def __init__(
+        self,
+        rows: Dataset,
+        languages: list[str],
+        column: str,
+        *,
+        inputs: CachedColumn | ImageViews | None = None,
+        sift: bool = False,
+        max_characters: int = 1000,
+    ):
+        self.languages, self.column, self.inputs = languages, column, inputs
+        if inputs is None:
+            self.inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         captions = caption_columns(rows)
         self.texts = [captions.field(language) for language in languages]
         self.english = captions.field("en") if "en" in rows.features["captions"] else None

@@ -1,62 +1,100 @@
-"""A frozen tower is run once: what it makes of a dataset becomes a column, kept on disk and read by every later epoch.
+"""A frozen tower is run once: what it makes of a dataset is kept on disk and read by every later epoch, run and process."""
 
-`datasets` keeps the column under a fingerprint of the rows and of the tower's weights. A second run reads it; a changed row
-or weight makes a new one.
-"""
-
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
-from datasets.fingerprint import Hasher
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from datasets import Dataset
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from benchmarks.recipe import InputError
 from modeling_altclip import embed_images
 from modeling_altclip.embedding import encode_texts
+from modeling_altclip.processing_altclip import text_length
 
+from .column_cache import CachedColumn, cached_column
 from .data import caption_columns, has_text
+from .views import SMALLEST_AREA, ImageViews
+
+DECODED = 64  # images at a time: one by one took twice as long at 32 pixels, a whole part would take gigabytes
+INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration: no vector depends on them
 
 
-def add_teacher_vectors(rows: Dataset, teacher: CLIPModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Add `target`: the teacher's pooled end-of-text vector of each row's English caption, before its projection (paper 3.1).
+def teacher_vectors(
+    rows: Dataset, teacher: CLIPModel, tokenizer: PreTrainedTokenizerBase, *, cache_dir: str | None = None, dtype: str = "float32"
+) -> CachedColumn:
+    """`target`: the teacher's pooled end-of-text vector of each row's English caption, before its projection (paper 3.1).
+
+    Each distinct sentence is encoded and kept once. See `cached_column` for the rest.
 
     Raises:
-        InputError: a row has no English caption, and the teacher reads nothing else.
+        InputError: a row has no English caption, and the teacher reads nothing else; or as `cached_column`.
     """
     if "en" not in rows.features["captions"]:
         raise InputError(f"captions have no English for the teacher to read: they have {' '.join(rows.features['captions'])}")
-    n_missing = len(rows) - has_text(caption_columns(rows).field("en")).sum()
+    english = caption_columns(rows).field("en")
+    n_missing = len(rows) - has_text(english).sum()
     if n_missing:
         raise InputError(f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them out of the dataset")
 
-    def forward(**inputs):
+    def forward(**inputs) -> torch.Tensor:
         return teacher.text_model(**inputs).pooler_output
 
-    def encode(batch: dict) -> np.ndarray:
-        return encode_texts(teacher, tokenizer, [caption["en"] for caption in batch["captions"]], forward).numpy()
+    def encode(rows: np.ndarray, view: int) -> torch.Tensor:
+        return encode_texts(teacher, tokenizer, english.take(pa.array(rows)).to_pylist(), forward)
 
-    rows = rows.select_columns([column for column in ("captions", "weight") if column in rows.column_names])
-    return _add_column(rows, "target", encode, teacher.text_model, tokenizer.backend_tokenizer.to_str())
-
-
-def add_image_vectors(rows: Dataset, model: PreTrainedModel, processor: ProcessorMixin) -> Dataset:
-    """Put `image_embeds`, the image tower's projected unit vectors, in the place of `image`."""
-
-    def encode(batch: dict) -> np.ndarray:
-        return embed_images(model, processor, batch["image"]).numpy()
-
-    described = processor.image_processor.to_json_string()
-    return _add_column(rows, "image_embeds", encode, model.vision_model, described, model.visual_projection).remove_columns("image")
+    tower = teacher.text_model
+    made_by = {"weights": tower, "configuration": settings(tower), "tokenizer": written(tokenizer)}
+    with on_device(teacher):
+        return cached_column("target", "text", english, encode, made_by, cache_dir=cache_dir, dtype=dtype)
 
 
-def _add_column(rows: Dataset, column: str, encode: Callable, *made_by) -> Dataset:
-    weights = [part if isinstance(part, str) else {name: value.numpy() for name, value in part.state_dict().items()} for part in made_by]
-    return rows.map(
-        lambda batch: {column: encode(batch)},
-        batched=True,
-        batch_size=8192,
-        features=Features({**rows.features, column: List(Value("float32"))}),
-        new_fingerprint=Hasher.hash([rows._fingerprint, column, weights]),
-        desc=f"Encoding {column}",
-    )
+def image_vectors(
+    views: ImageViews, model: PreTrainedModel, processor: ProcessorMixin, *, cache_dir: str | None = None, dtype: str = "float32"
+) -> CachedColumn:
+    """`image_embeds`: the image tower's projected unit vectors of each row's image, in all its views.
+
+    Images of equal bytes are encoded once. See `cached_column` for the rest.
+    """
+
+    def encode(rows: np.ndarray, view: int) -> torch.Tensor:
+        views.set_epoch(view)
+        chunks = (rows[start : start + DECODED].tolist() for start in range(0, len(rows), DECODED))
+        return embed_images(model, processor, (image for chunk in chunks for image in views[chunk]["image"]))
+
+    prepare = processor.image_processor
+    prepared = f"{type(prepare).__name__} {prepare.to_json_string()}" + (f", crops of {SMALLEST_AREA}" if views.n_views > 1 else "")
+    tower, projection = model.vision_model, model.visual_projection
+    made_by = {"weights": tower, "projection": projection, "configuration": settings(tower), "preparation": prepared}
+    digests = pa.array(views.digests, pa.large_string())
+    with on_device(model):
+        return cached_column("image_embeds", "image", digests, encode, made_by, cache_dir=cache_dir, dtype=dtype, n_views=views.n_views)
+
+
+def settings(tower: PreTrainedModel) -> str:
+    """Its configuration in writing: weights do not tell of an activation."""
+    return json.dumps({name: value for name, value in tower.config.to_dict().items() if name not in INCIDENTAL}, sort_keys=True)
+
+
+def written(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A tokenizer in writing, without the padding and cutting of its last call, and the length that texts are cut at."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps(described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}, sort_keys=True)
+
+
+@contextmanager
+def on_device(model: PreTrainedModel) -> Iterator[None]:
+    """The model on this process's device meanwhile."""
+    home = model.device
+    model.to(PartialState().device)
+    try:
+        yield
+    finally:
+        model.to(home)
+
+
+__all__ = ["image_vectors", "teacher_vectors"]

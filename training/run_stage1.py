@@ -9,7 +9,7 @@ from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
 from training.data import CaptionCells, Collator, texts_of
-from training.frozen import add_teacher_vectors
+from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
 from training.student import build_student
@@ -24,12 +24,13 @@ def main(arguments: TeacherLearningArguments) -> None:
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
     wanted = arguments.languages and arguments.languages + arguments.replay_languages
     languages = check_languages(wanted, list(rows.features["captions"]))
-    rows = add_teacher_vectors(rows, teacher, teacher_processor.tokenizer)
+    targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
+    say(arguments, f"Cached {targets}")
 
     model, tokenizer = build_student(arguments, texts_of(rows, languages))
     freeze_all_but(model, ["text_model"])
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
-    cells = CaptionCells(rows, languages, "target", sift=arguments.sift, max_characters=arguments.max_characters)
+    cells = CaptionCells(rows, languages, "target", inputs=targets, sift=arguments.sift, max_characters=arguments.max_characters)
     collator = Collator(tokenizer, arguments.max_text_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
     validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))

@@ -1,0 +1,293 @@
+"""The folder that keeps vectors: what is made, when, by whom, and what is left after a kill."""
+
+import base64
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from accelerate import PartialState
+from datasets import load_dataset
+
+from benchmarks.recipe import InputError
+from training import column_cache
+from training.column_cache import cached_column
+
+KEYS = [f"text {number % 11}" for number in range(30)]  # 11 items in three parts of four, the last of three
+DIM = 6
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(column_cache, "PART_LENGTH", 4)
+
+
+def vector(key, view=0):
+    generator = np.random.default_rng([*key.encode(), view])
+    return torch.from_numpy(generator.standard_normal(DIM).astype(np.float32))
+
+
+def cached(cache_dir, keys=KEYS, seen=None, made_by=None, **options):
+    """The column of what `vector` makes of `keys`; `seen` is told of each that is encoded."""
+
+    def encode(rows, view):
+        encoded = [keys[row] for row in rows]
+        if seen is not None:
+            seen.extend((key, view) for key in encoded)
+        return torch.stack([vector(key, view) for key in encoded])
+
+    return cached_column("target", "text", pa.array(keys, pa.large_string()), encode, made_by or {}, cache_dir=str(cache_dir), **options)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).rglob("*.*") if path.is_file()}
+
+
+@pytest.mark.parametrize("n_views", [1, 3])
+@pytest.mark.parametrize("dtype,error,size", [("float32", 0, 4), ("float16", 2**-11, 2), ("bfloat16", 2**-8, 2)])
+def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_views):
+    seen = []
+    column = cached(tmp_path, seen=seen, dtype=dtype, n_views=n_views)
+    assert sorted(seen) == sorted((key, view) for key in set(KEYS) for view in range(n_views))
+    for epoch in range(4):
+        column.set_epoch(epoch)
+        got = column[[29, 0, 11, 5]]["target"]
+        expected = np.stack([vector(KEYS[row], epoch % n_views) for row in (29, 0, 11, 5)])
+        assert got.dtype == np.float32 and (np.abs(got - expected) <= error * np.abs(expected)).all()
+        assert error == 0 or not np.array_equal(got, expected)
+    assert len(column) == 30 and column.vectors.data.nbytes < 11 * n_views * DIM * size + 100
+    assert [len(part) for part in column.vectors.data["target"].chunks] == [4 * n_views, 4 * n_views, 3 * n_views]
+
+
+def test_vectors_are_mapped_into_memory(tmp_path):
+    """Here, and in the workers that read batches, which get a copy of the column by pickle."""
+    before = pa.total_allocated_bytes()
+    column = cached(tmp_path, [f"{number}" for number in range(400)])
+    worker = pickle.loads(pickle.dumps(column))
+    assert pa.total_allocated_bytes() - before < 400 * DIM and len(worker.vectors.cache_files) == 100
+    np.testing.assert_array_equal(worker[[399, 3]]["target"], column[[399, 3]]["target"])
+
+
+def test_what_is_there_is_not_made_again(tmp_path):
+    cached(tmp_path / "here")
+    seen = []
+    before = files(tmp_path / "here")
+    again = cached(tmp_path / "here", seen=seen)
+    shutil.copytree(tmp_path / "here", tmp_path / "elsewhere")
+    elsewhere = cached(tmp_path / "elsewhere", KEYS + KEYS[:3], seen=seen)  # more rows of the same items
+    assert not seen and files(tmp_path / "here") == before and len(before) == 4
+    np.testing.assert_array_equal(elsewhere[range(33)]["target"][:30], again[range(30)]["target"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": KEYS[:-1] + ["text"]},
+        {"keys": ["text 1", "text 0", *KEYS[2:]]},
+        {"keys": ["text 0t", "ext 1", *KEYS[2:11]]},
+        {"made_by": {"weights": "others"}},
+        {"made_by": {"tokenizer": "one"}},
+        {"dtype": "float16"},
+        {"n_views": 2},
+    ],
+    ids=["a text", "their order", "where one ends", "a setting", "its name", "dtype", "views"],
+)
+def test_a_change_makes_a_new_cache(tmp_path, change):
+    given = {"made_by": {"weights": "one"}}
+    before, after, seen = cached(tmp_path, **given), None, []
+    after = cached(tmp_path, **given | change, seen=seen)
+    assert after.folder != before.folder and len(seen) >= len(set(change.get("keys", KEYS))) - 1
+    assert cached(tmp_path, **given).folder == before.folder
+
+
+@pytest.mark.parametrize("change", ["a bit", "a name", "dtype", "shape"])
+def test_a_module_is_known_by_its_tensors(change):
+    def module():
+        torch.manual_seed(0)
+        return torch.nn.Linear(4, 4)
+
+    one, other = module(), module()
+    assert column_cache.fingerprint(one) == column_cache.fingerprint(other)
+    if change == "a bit":
+        other.weight.data.view(torch.int32)[0, 0] ^= 1
+    elif change == "a name":
+        other.register_parameter("slope", other.bias)
+        other.bias = None
+    elif change == "dtype":
+        one.bfloat16(), other.half()
+        one.bias.data.zero_(), other.bias.data.zero_(), one.weight.data.zero_(), other.weight.data.zero_()
+    else:
+        other.weight.data = other.weight.data.reshape(2, 8)
+    assert column_cache.fingerprint(one) != column_cache.fingerprint(other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
+    column = cached(tmp_path, made_by={"weights": "one"}, dtype=dtype, n_views=2)
+    rows = load_dataset(str(column.folder), split="train", cache_dir=str(tmp_path / "datasets"))
+    assert rows.column_names == ["text", "view", "target"] and len(rows) == 22
+    assert rows[7]["text"] == "text 3" and rows[7]["view"] == 1
+    kept = torch.tensor(rows[7]["target"], dtype=torch.uint16).view(torch.bfloat16) if dtype == "bfloat16" else rows[7]["target"]
+    column.set_epoch(1)
+    assert torch.as_tensor(kept).float().tolist() == column[[3]]["target"][0].tolist()
+    card = (column.folder / "README.md").read_text()
+    assert "11 distinct items" in card and f"in {dtype}" in card and column.folder.name in card and "| weights |" in card
+    assert sorted(path.name for path in column.folder.iterdir()) == ["README.md", "data"]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hub as takes a commit of small files into `server.folder`."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        reply = {
+            "commitUrl": "https://huggingface.co/datasets/me/cache/commit/1",
+            "commitOid": "1",
+            "success": True,
+            "warnings": [],
+            "errors": [],
+        }
+        if "/preupload/" in self.path:
+            reply = {
+                "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            }
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    path = self.server.folder / line["value"]["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(base64.b64decode(line["value"]["content"]))
+        body = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypatch):
+    """Pushed to a server on this machine; what came of it lies below another `cache_dir`."""
+    column, seen = cached(tmp_path / "here"), []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.folder = tmp_path / "elsewhere" / column.folder.name
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}", token="hf_none")
+        api.upload_folder(repo_id="me/cache", repo_type="dataset", folder_path=column.folder)
+        server.shutdown()
+    fetched = cached(tmp_path / "elsewhere", seen=seen)
+    assert not seen and files(fetched.folder) == files(column.folder)
+    np.testing.assert_array_equal(fetched[range(30)]["target"], column[range(30)]["target"])
+
+
+def killed(rank, cache_dir, at):
+    """A run that is killed when its second part is `encoded`, or lies there under a passing name and is to be `named`."""
+    column_cache.PART_LENGTH, calls = 4, []
+
+    def dies(function):
+        def run(*args):
+            calls.append(1)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args)
+
+        return run
+
+    if at == "encoded":
+        column_cache.to_stored = dies(column_cache.to_stored)
+    else:
+        os.replace = dies(os.replace)
+    cached(cache_dir)
+
+
+@pytest.mark.parametrize("at", ["encoded", "named"])
+def test_after_a_kill_only_what_is_missing_is_made(tmp_path, at):
+    with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
+        mp.spawn(killed, args=(tmp_path / "killed", at), nprocs=1)
+    (folder,) = (path for path in (tmp_path / "killed").iterdir() if path.is_dir())
+    assert [path.name for path in folder.rglob("*.*")] == ["part-00000.arrow"]
+    seen = []
+    column = cached(tmp_path / "killed", seen=seen)
+    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 11)]
+    assert files(column.folder) == files(cached(tmp_path / "whole").folder)
+
+
+def test_a_part_that_is_lost_is_made_anew(tmp_path):
+    column, seen = cached(tmp_path), []
+    before = files(column.folder)
+    column_cache.part_paths(column.folder, 11)[1].unlink()
+    cached(tmp_path, seen=seen)
+    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 8)] and files(column.folder) == before
+
+
+def share(rank, folder, port, together):
+    """One of two processes: of one run, or each a run of its own."""
+    column_cache.PART_LENGTH = 4
+    if together:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    assert PartialState(cpu=True).num_processes == 1 + together
+    seen = []
+    column = cached(folder / "cache", seen=seen)
+    torch.save((seen, column[range(30)]["target"]), folder / f"{rank}.pt")
+    if together:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_two_processes_write_one_cache(tmp_path, together):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    mp.spawn(share, args=(tmp_path, port, together), nprocs=2)
+    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    alone = cached(tmp_path / "alone")
+    for _, vectors in halves:
+        np.testing.assert_array_equal(vectors, alone[range(30)]["target"])
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert files(folder) == files(alone.folder)
+    if together:
+        assert [[key for key, _ in seen] for seen, _ in halves] == [
+            [f"text {n}" for n in (0, 1, 2, 3, 8, 9, 10)],
+            [f"text {n}" for n in range(4, 8)],
+        ]
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cache_dtype is 'int8': choose from float32, float16, bfloat16"):
+        cached(tmp_path, dtype="int8")
+    with pytest.raises(InputError, match="no rows to make target of"):
+        cached(tmp_path, [])
+    keys = pa.array(["one"], pa.large_string())
+    with pytest.raises(InputError, match="values that float16 cannot hold, the largest is 1e.05: choose another cache_dtype"):
+        cached_column("target", "text", keys, lambda *_: torch.tensor([[1e5]]), {}, cache_dir=str(tmp_path), dtype="float16")
+    assert not list(tmp_path.rglob("*.arrow"))
+    kept = cached_column("target", "text", keys, lambda *_: torch.tensor([[1e5]]), {}, cache_dir=str(tmp_path), dtype="bfloat16")
+    assert kept[[0]]["target"] == pytest.approx(1e5, rel=2**-8)
+
+
+def test_half_a_part_is_named(tmp_path):
+    """As a copy that was broken off leaves it."""
+    path = column_cache.part_paths(cached(tmp_path).folder, 11)[1]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="part-00001.arrow cannot be read: .*Delete it"):
+        cached(tmp_path)
+
+
+def test_machines_without_a_shared_folder_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(column_cache, "write_part", lambda *_: None)
+    with pytest.raises(InputError, match="cache_dir: .*part-00000.arrow is not there.*all machines share"):
+        cached(tmp_path)
