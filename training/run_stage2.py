@@ -9,7 +9,7 @@ from benchmarks.recipe import launch
 from training.arguments import ContrastiveArguments
 from training.data import CaptionCells, Collator
 from training.frozen import add_image_vectors
-from training.session import begin, finish, load_pictures, train
+from training.session import begin, finish, load_pictures, stream_pictures, train
 from training.trainers import ContrastiveTrainer, freeze_all_but
 
 
@@ -17,12 +17,15 @@ def main(arguments: ContrastiveArguments) -> None:
     begin(arguments)
     model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
     freeze_all_but(model, arguments.trainable)
-    rows = load_pictures(arguments)
-    languages = check_languages(arguments.languages, list(rows.features["captions"]))
-    if arguments.cache_image_embeds:
-        rows = add_image_vectors(rows, model, processor)
+    if arguments.streaming:
+        cells = stream_pictures(arguments, arguments.languages)
+    else:
+        rows = load_pictures(arguments, arguments.languages)
+        languages = check_languages(arguments.languages, list(rows.features["captions"]))
+        if arguments.cache_image_embeds:
+            rows = add_image_vectors(rows, model, processor)
+        cells = CaptionCells(rows, languages, "image_embeds" if arguments.cache_image_embeds else "image")
 
-    cells = CaptionCells(rows, languages, "image_embeds" if arguments.cache_image_embeds else "image")
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
     trainer = ContrastiveTrainer(model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor)
     train(trainer, arguments)
