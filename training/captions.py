@@ -79,8 +79,10 @@ def is_text(feature) -> bool:
 def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
     """One row's texts by language, in their order; empty ones are left out."""
     row = with_json(row)
-    value = row[form.column]
-    if isinstance(value, list) and value and isinstance(value[0], dict):
+    value = row.get(form.column)  # a tar's row may lack its json
+    if not value:
+        return {}
+    if isinstance(value, list) and isinstance(value[0], dict):
         pairs = [(item["language"], item["text"]) for item in value]
     elif isinstance(value, dict) and set(value) == NAMED:
         pairs = pair(value["language"], value["text"])
@@ -96,13 +98,13 @@ def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
     return captions
 
 
-def pair(languages: str | list[str] | None, texts: str | list[str] | None) -> list[tuple]:
+def pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tuple]:
     """Languages with their texts: one with all of them, or a list with as many."""
     if not isinstance(languages, list):
         return [(languages, texts)]
-    if len(languages) != len(texts or []):
-        raise InputError(f"a row has {len(languages)} languages, {' '.join(languages)}, and {len(texts or [])} texts: mend it")
-    return list(zip(languages, texts or []))
+    if len(languages) != len(texts):
+        raise InputError(f"a row has {len(languages)} languages, {' '.join(languages)}, and {len(texts)} texts: mend it")
+    return list(zip(languages, texts))
 
 
 def with_captions(rows: Dataset, form: Form) -> Dataset:

@@ -56,8 +56,9 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
     languages = check_languages(languages, form.spoken or languages)
     with arguments.main_process_first(desc="clearing reports"):
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-        for report in [] if arguments.resume else reports(arguments):
-            report.unlink()
+        if arguments.local_process_index == 0 and not arguments.resume:
+            for report in reports(arguments):
+                report.unlink()
     report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
     shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
     return CellStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)
