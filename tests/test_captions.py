@@ -91,6 +91,7 @@ def test_every_form_is_read_to_the_same(columns, features, languages, expected):
     spoken = list(given.features["captions"])
     assert spoken == sorted({language for row in expected for language in row})
     cells = CaptionCells(given.cast_column("image", Image()), spoken, "image")
+    assert cells.set_aside == {"empty": sum(language not in row for row in expected for language in spoken)}
     colors = [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
     read = [(colors.index(cell["image"].getpixel((0, 0))), cell["text"]) for cell in cells.__getitems__(range(len(cells)))]
     assert read == [(number, text) for number, row in enumerate(expected) for language in spoken for text in row.get(language, [])]

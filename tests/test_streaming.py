@@ -198,7 +198,7 @@ def train_on_a_share(rank, arguments, out, port):
     trainer = trainer_of(arguments, stream_pictures(arguments, ["en"]), Recorder)
     events = []
     sys.addaudithook(lambda event, given: events.append(str(given[0])) if event == "open" else None)
-    trainer.train()
+    train(trainer, arguments)
     opened = {Path(path).name for path in events if path.startswith(arguments.dataset)}
     torch.save((opened, Recorder.texts, trainer.state.global_step, trainer.model.state_dict()), out / f"{rank}.pt")
     dist.destroy_process_group()

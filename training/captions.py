@@ -8,7 +8,8 @@
 | a text, or a list of texts | the one that `languages` names |
 
 They stand in the column that `text_column` names, or in the first there is of `captions`, `translation`, `caption`, `text` and
-`txt`. The fields of a column `json`, as webdataset has it, count as columns.
+`txt`. The fields of a column `json`, as webdataset has it, count as columns. `datasets` learns those from the first five rows of the
+first tar, and drops without a word a language that a dict has in later rows only; lists name theirs in every row.
 """
 
 from functools import partial

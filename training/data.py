@@ -71,7 +71,8 @@ class CaptionCells(TorchDataset):
         self.row_ids = np.unique(reference, return_inverse=True)[1]
         self.row_ids[reference == ""] = len(rows) + np.flatnonzero(reference == "")
         kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
-        self.set_aside = {"empty": int(kept.size - kept.sum())}
+        firsts = [languages.index(language) for language in dict.fromkeys(languages)]
+        self.set_aside = {"empty": int((~kept[:, firsts]).sum())}
         if sift:
             for reason, refused in self._reasons(languages, max_characters):
                 self.set_aside[reason] = int((kept & refused).sum())

@@ -28,7 +28,7 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset,
         InputError: another policy; or there is a bad row, and `error` was asked for, or no good one.
     """
     check_policy(policy)
-    rows = rows.cast_column("image", Image())
+    rows = rows if rows.features["image"] == Image() else rows.cast_column("image", Image())
     encoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     found = encoded.map(
         lambda batch: {"problem": [problem(image) for image in batch["image"]]},

@@ -2,6 +2,7 @@
 
 accelerate launch training/run_stage2.py training/recipes/altclip/stage2.yaml
 accelerate launch training/run_stage2.py training/recipes/miniature/stage2.yaml
+accelerate launch training/run_stage2.py RECIPE.yaml --dataset FOLDER_OF_TARS --streaming --cache_image_embeds false --shuffle_buffer 1000
 """
 
 from benchmarks.loading import check_languages, load_model
