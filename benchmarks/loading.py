@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetGenerationError
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 import modeling_altclip  # noqa: F401  (AutoModel then builds our AltCLIP)
@@ -35,8 +36,8 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     check_folder("dataset", dataset)
     try:
         rows = load_dataset(dataset, name, data_files=files_of(dataset, name), split=split)
-    except (OSError, ValueError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error}") from error
+    except (OSError, ValueError, DatasetGenerationError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error.__cause__ or error}") from error
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
         raise InputError(f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}")

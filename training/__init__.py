@@ -1,6 +1,7 @@
 """Making a multilingual CLIP: an English teacher (stage 0), teacher learning (stage 1), contrastive learning (stage 2).
 
-`losses` is pure arithmetic on embeddings, `data` turns captioned rows into batches, `views` are an image's crops, `frozen` runs a
-frozen tower once over a dataset and `column_cache` keeps what it made, `trainers` holds one `transformers.Trainer` per stage.
-`run_stage0.py` to `run_stage2.py` are the commands.
+`losses` is pure arithmetic on embeddings, `captions` reads captions of whatever form, `data` turns captioned rows into batches,
+`streaming` does so without a copy of them on the disk. `views` are an image's crops, `frozen` runs a frozen tower once over a
+dataset and `column_cache` keeps what it made. `trainers` holds one `transformers.Trainer` per stage, `validation` scores a model
+as it trains. `run_stage0.py` to `run_stage2.py` are the commands.
 """

@@ -59,8 +59,14 @@ class StageArguments(TrainingArguments):
 
 @dataclass(kw_only=True)
 class PairArguments(StageArguments):
-    """What the two contrastive stages share: what becomes of bad images, and how a batch that is larger than memory is worked off."""
+    """What the two contrastive stages share: how images and captions are read, what becomes of bad images, and how a batch that
+    is larger than memory is worked off.
+    """
 
+    dataset: str = field(metadata={"help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset (`captions.py`)."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the captions; by default the first of the usual names."})
+    streaming: bool = field(default=False, metadata={"help": "Read files as they come, each process its own (`streaming.py`)."})
+    shuffle_buffer: int = field(default=0, metadata={"help": "Streamed rows that the next is drawn from; 0 keeps the order of the files."})
     bad_rows: str = field(default="set_aside", metadata={"help": "set_aside leaves out rows whose image cannot be decoded, error refuses."})
 
     tile_size: int | None = field(
@@ -75,6 +81,10 @@ class PairArguments(StageArguments):
         for name in ("tile_size", "gradient_cache_chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give a positive number, or leave it out")
+        if self.shuffle_buffer < 0:
+            raise InputError(f"shuffle_buffer is {self.shuffle_buffer}: give the number of rows, or 0 for none")
+        if self.streaming and self.max_steps < 1:
+            raise InputError(f"max_steps is {self.max_steps}, and a stream has no end: give the number of steps, as --max_steps 1000")
 
 
 @dataclass(kw_only=True)
@@ -158,6 +168,10 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.streaming and self.cache_image_embeds:
+            raise InputError("cache_image_embeds is true, and streamed images are encoded as they come: add --cache_image_embeds false")
+        if self.streaming and self.image_views > 1:
+            raise InputError(f"image_views is {self.image_views}, and a stream shows images as they are: leave it out")
         if self.image_views < 1:
             raise InputError(f"image_views is {self.image_views}: 1 shows images as they are, more adds crops")
         learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, List
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
@@ -25,15 +25,28 @@ from .views import ImageViews
 
 
 def caption_columns(rows: Dataset) -> pa.StructArray:
-    """The captions of all rows, one field a language. Large strings, since more than 2 GB of a language's text fit no others."""
-    languages = rows.features["captions"]
-    return rows.with_format("arrow")["captions"][:].cast(pa.struct([(name, pa.large_string()) for name in languages])).combine_chunks()
+    """The captions of all rows, one field a language, of texts or of lists of texts.
+
+    Large strings, since more than 2 GB of a language's text fit no others.
+    """
+    kinds = {True: pa.large_list(pa.large_string()), False: pa.large_string()}
+    fields = [(language, kinds[isinstance(feature, List)]) for language, feature in rows.features["captions"].items()]
+    return rows.with_format("arrow")["captions"][:].cast(pa.struct(fields)).combine_chunks()
+
+
+def in_turn(texts: pa.Array) -> list[pa.Array]:
+    """The texts of a language as they are; of lists of texts the first of each row, the second of each row, and so on."""
+    if not pa.types.is_large_list(texts.type):
+        return [texts]
+    n_texts = pc.max(pc.list_value_length(texts)).as_py() or 1
+    padded = pc.list_slice(texts, 0, n_texts, return_fixed_size_list=True)
+    return [pc.list_element(padded, number) for number in range(n_texts)]
 
 
 def texts_of(rows: Dataset, languages: list[str]) -> Iterator[str]:
     """All texts in some languages."""
     captions = caption_columns(rows)
-    return (text for language in languages for text in captions.field(language).to_pylist() if text)
+    return (text for language in languages for texts in in_turn(captions.field(language)) for text in texts.to_pylist() if text)
 
 
 def has_text(texts: pa.Array) -> np.ndarray:
@@ -49,7 +62,7 @@ class CaptionCells(TorchDataset):
     are left out: those without text, and with `sift` more. `weights` `(cells,)` are those of the rows, where they have any.
 
     Args:
-        rows: has `captions`, `{language: text}`.
+        rows: has `captions`, `{language: text}` or `{language: texts}`.
         languages: those to make cells of.
         column: what goes with a text: `image`, or a column of vectors.
         inputs: gives `{column: values}` of a list of row numbers; by default `rows`, which then has the column.
@@ -71,14 +84,16 @@ class CaptionCells(TorchDataset):
         if inputs is None:
             self.inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         captions = caption_columns(rows)
-        self.texts = [captions.field(language) for language in languages]
-        self.english = captions.field("en") if "en" in rows.features["captions"] else None
-        reference = captions.field(languages[0]) if self.english is None else self.english
+        columns = [(language, texts) for language in languages for texts in in_turn(captions.field(language))]
+        self.columns, self.texts = zip(*columns)
+        self.english = in_turn(captions.field("en"))[0] if "en" in rows.features["captions"] else None
+        reference = self.texts[0] if self.english is None else self.english
         reference = np.asarray(pc.fill_null(reference, ""))
         self.row_ids = np.unique(reference, return_inverse=True)[1]
         self.row_ids[reference == ""] = len(rows) + np.flatnonzero(reference == "")
         kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
-        self.set_aside = {"empty": int(kept.size - kept.sum())}
+        firsts = [languages.index(language) for language in dict.fromkeys(languages)]
+        self.set_aside = {"empty": int((~kept[:, firsts]).sum())}
         if sift:
             for reason, refused in self._reasons(languages, max_characters):
                 self.set_aside[reason] = int((kept & refused).sum())
@@ -102,6 +117,10 @@ class CaptionCells(TorchDataset):
 
     def __len__(self) -> int:
         return len(self.cells)
+
+    def summary(self) -> str:
+        set_aside = ", ".join(f"{count} {reason}" for reason, count in self.set_aside.items() if count) or "nothing"
+        return f"{len(self)} examples from {len(self.row_ids)} rows; set aside: {set_aside}"
 
     def __getitem__(self, index: int) -> dict:
         return self.__getitems__([index])[0]

@@ -1,6 +1,5 @@
 """Pictures that cannot be decoded: found before training, named in a file, set aside or refused."""
 
-import io
 import json
 import os
 from pathlib import Path
@@ -28,9 +27,8 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset,
     Raises:
         InputError: another policy; or there is a bad row, and `error` was asked for, or no good one.
     """
-    if policy not in POLICIES:
-        raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(POLICIES)}")
-    rows = rows if isinstance(rows.features["image"], Image) else rows.cast_column("image", Image())
+    check_policy(policy)
+    rows = rows if rows.features["image"] == Image() else rows.cast_column("image", Image())
     encoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     found = encoded.map(
         lambda batch: {"problem": [problem(image) for image in batch["image"]]},
@@ -53,6 +51,12 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset,
     return rows.select([number for number, what in enumerate(found) if not what]), len(bad)
 
 
+def check_policy(policy: str) -> None:
+    """One that is unknown is an `InputError`."""
+    if policy not in POLICIES:
+        raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(POLICIES)}")
+
+
 def files_of(encoded: Dataset) -> list[tuple]:
     """Size and time of every file that an image lies in: a mended file is decoded anew."""
     paths = (path for chunk in encoded.with_format("arrow")["image"][:].chunks for path in chunk.field("path").to_pylist())
@@ -61,14 +65,17 @@ def files_of(encoded: Dataset) -> list[tuple]:
 
 def problem(image: dict | None) -> str:
     """What keeps an undecoded image, `{"bytes", "path"}`, from being read; nothing if it can be."""
+    return read_picture(image)[1]
+
+
+def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
+    """An undecoded image, `{"bytes", "path"}`, upright and in RGB, and nothing; or none, and what keeps it from being read."""
     if image is None:
-        return "there is no image"
+        return None, "there is no image"
     try:
-        with PillowImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as opened:
-            read_image(opened)
+        return read_image(Image().decode_example(image)), ""
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return None, f"{type(error).__name__}: {error}"
 
 
-__all__ = ["keep_readable"]
+__all__ = ["check_policy", "keep_readable", "read_picture"]

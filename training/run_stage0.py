@@ -7,7 +7,7 @@ from benchmarks.loading import check_languages, load_model
 from benchmarks.recipe import launch
 from training.arguments import TeacherArguments
 from training.data import CaptionCells, Collator
-from training.session import begin, finish, load_pictures, train
+from training.session import begin, finish, load_pictures, stream_pictures, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -15,8 +15,11 @@ from training.validation import load_validation
 def main(arguments: TeacherArguments) -> None:
     begin(arguments)
     model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
-    rows = load_pictures(arguments)
-    cells = CaptionCells(rows, check_languages(["en"], list(rows.features["captions"])), "image")
+    if arguments.streaming:
+        cells = stream_pictures(arguments, ["en"])
+    else:
+        rows = load_pictures(arguments, ["en"])
+        cells = CaptionCells(rows, check_languages(["en"], list(rows.features["captions"])), "image")
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])
     trainer = ContrastiveTrainer(

@@ -10,12 +10,14 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import is_matplotlib_available
 
-from benchmarks.loading import load_captions
+from benchmarks.loading import check_languages, load_rows
 from benchmarks.recipe import InputError
 
 from .arguments import PairArguments, StageArguments
+from .captions import find_form, with_captions, with_image
 from .health import FrozenWeights
-from .pictures import keep_readable
+from .pictures import check_policy, keep_readable
+from .streaming import CellStream, open_files
 
 
 def begin(arguments: StageArguments) -> None:
@@ -24,14 +26,48 @@ def begin(arguments: StageArguments) -> None:
     set_seed(arguments.seed)
 
 
-def load_pictures(arguments: PairArguments) -> Dataset:
+def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Dataset:
     """The captioned images to train on, without those that cannot be decoded; says how many those are and where they stand."""
-    rows = load_captions(arguments.dataset, arguments.split)
+    rows = with_image(load_rows(arguments.dataset, arguments.split, []), arguments.dataset)
+    form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
     with arguments.main_process_first(desc="decoding images"):
+        rows = with_captions(rows, form)
         rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir)
     if n_bad:
         say(arguments, f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.")
     return rows
+
+
+def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> CellStream:
+    """The captioned images of this process's files, as they come; see `streaming.py`.
+
+    Every process names bad images in a file of its own, `bad_rows.R.jsonl` for process R; a run that resumes adds to it.
+
+    Raises:
+        InputError: as `open_files` and `find_form`; or `languages` are neither given nor told by the columns.
+    """
+    check_policy(arguments.bad_rows)
+    processes = arguments.process_index, arguments.world_size, arguments.dataloader_num_workers
+    rows = open_files(arguments.dataset, arguments.split, *processes)
+    form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
+    if not (languages or form.spoken):
+        raise InputError(
+            f"column {form.column!r} of {arguments.dataset!r} tells its languages row by row: name those to train on by --languages"
+        )
+    languages = check_languages(languages, form.spoken or languages)
+    with arguments.main_process_first(desc="clearing reports"):
+        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+        if arguments.local_process_index == 0 and not arguments.resume:
+            for report in reports(arguments):
+                report.unlink()
+    report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
+    shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
+    return CellStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)
+
+
+def reports(arguments: PairArguments) -> list[Path]:
+    """The files in which processes name the bad images of a stream."""
+    return sorted(Path(arguments.output_dir).glob("bad_rows.*.jsonl"))
 
 
 def train(trainer: Trainer, arguments: StageArguments) -> None:
@@ -45,14 +81,16 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
         checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)
         if checkpoint is None:
             raise InputError(f"resume: {arguments.output_dir} holds no whole checkpoint: set save_steps, or train without --resume")
-    cells = trainer.train_dataset
-    set_aside = ", ".join(f"{count} {reason}" for reason, count in cells.set_aside.items() if count) or "nothing"
-    say(arguments, f"Training on {len(cells)} examples from {len(cells.row_ids)} rows; set aside: {set_aside}.")
+    say(arguments, f"Training on {trainer.train_dataset.summary()}.")
     frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
     frozen.check()
     trainer.save_state()
     plot(arguments)
+    if isinstance(trainer.train_dataset, CellStream):
+        trainer.accelerator.wait_for_everyone()
+        n_bad = sum(len(report.read_text("utf-8").splitlines()) for report in reports(arguments))
+        say(arguments, f"Set aside {n_bad} rows with bad images" + f", listed in {arguments.output_dir}/bad_rows.*.jsonl." * bool(n_bad))
 
 
 def plot(arguments: StageArguments) -> None:

@@ -6,9 +6,10 @@ from functools import partial
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.nn.functional import normalize
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from modeling_altclip import AltCLIPModel
@@ -17,6 +18,7 @@ from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, cosine_loss, distillation_loss, gather_rows
 from .sampling import ShareSampler, language_shares
+from .streaming import CellStream
 from .validation import Validation
 
 TEXTS = ("input_ids", "attention_mask")
@@ -105,8 +107,9 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         cells, args = self.train_dataset, self.args
         if args.temperature == 1 and cells.weights is None and not args.replay_languages:
             return super()._get_train_sampler(train_dataset)
-        replayed = np.flatnonzero(np.isin(cells.languages, args.replay_languages))
-        shares = language_shares(cells.cells[:, 1], cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay)
+        names, languages = np.unique(np.asarray(cells.columns)[cells.cells[:, 1]], return_inverse=True)
+        replayed = np.flatnonzero(np.isin(names, args.replay_languages))
+        shares = language_shares(languages, cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay)
         return ShareSampler(*shares, args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -124,6 +127,23 @@ class ContrastiveTrainer(AltCLIPTrainer):
     Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come from all processes.
     `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as they are.
     """
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As the Trainer's, but a `CellStream` reads its own process's files already. With several processes accelerate would have
+        one read them all, or every one read them all and leave out the others' rows: it is told that there is one.
+        """
+        if not isinstance(self.train_dataset, CellStream):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        alone = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
+        return prepare_data_loader(loader, self.args.device, put_on_device=True, **alone)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)

@@ -1,0 +1,141 @@
+"""Captions of every form, read to the same cells."""
+
+import pytest
+from datasets import Dataset, Features, Image, List, Translation, Value
+
+from benchmarks.recipe import InputError
+from training.captions import find_form, read_captions, with_captions, with_image
+from training.data import CaptionCells
+
+from .test_pictures import encoded
+
+TEXT, TEXTS = Value("string"), List(Value("string"))
+EXPECTED = [{"en": ["key"], "zh": ["钥匙"]}, {"zh": ["狗"]}, {}]
+ONE = [{"en": ["key"]}, {"en": ["dog"]}, {}]
+SEVERAL = [{"en": ["key", "a key"], "zh": ["钥匙"]}, {"zh": ["狗"]}, {}]
+
+
+def pairs(*captions):
+    return [{"language": language, "text": text} for language, text in captions]
+
+
+DICTS = [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": None}]
+FORMS = {
+    "dict": ({"captions": DICTS}, {"captions": {"en": TEXT, "zh": TEXT}}, None, EXPECTED),
+    "dict of lists": (
+        {"captions": [{"en": ["key", "", "a key"], "zh": ["钥匙"]}, {"en": [], "zh": ["狗"]}, {"en": None, "zh": None}]},
+        {"captions": {"en": TEXTS, "zh": TEXTS}},
+        None,
+        SEVERAL,
+    ),
+    "list of pairs": (
+        {"captions": [pairs(("en", "key"), ("zh", "钥匙"), ("en", "a key")), pairs(("zh", "狗"), ("en", "")), []]},
+        {"captions": List({"language": TEXT, "text": TEXT})},
+        None,
+        SEVERAL,
+    ),
+    "two lists in a dict": (
+        {"captions": [{"language": ["en", "zh"], "text": ["key", "钥匙"]}, {"language": ["zh"], "text": ["狗"]}, None]},
+        {"captions": {"language": TEXTS, "text": TEXTS}},
+        None,
+        EXPECTED,
+    ),
+    "one pair": (
+        {"captions": [{"language": "en", "text": "key"}, {"language": "en", "text": "dog"}, {"language": "zh", "text": ""}]},
+        {"captions": {"language": TEXT, "text": TEXT}},
+        None,
+        ONE,
+    ),
+    "two columns of lists": (
+        {"captions": [["key", "钥匙", "a key"], ["狗"], []], "language": [["en", "zh", "en"], ["zh"], []]},
+        {"captions": TEXTS, "language": TEXTS},
+        None,
+        SEVERAL,
+    ),
+    "text and language": (
+        {"text": ["key", "狗", None], "language": ["en", "zh", "en"]},
+        {"text": TEXT, "language": TEXT},
+        None,
+        [{"en": ["key"]}, {"zh": ["狗"]}, {}],
+    ),
+    "text in the language named": ({"caption": ["key", "dog", ""]}, {"caption": TEXT}, ["en"], ONE),
+    "texts in the language named": (
+        {"txt": [["key", "a key"], ["dog"], None]},
+        {"txt": TEXTS},
+        ["en"],
+        [{"en": ["key", "a key"]}, {"en": ["dog"]}, {}],
+    ),
+    "Translation": ({"translation": DICTS}, {"translation": Translation(["en", "zh"])}, None, EXPECTED),
+    "json of webdataset": (
+        {"json": [{"captions": caption, "id": 1} for caption in DICTS], "txt": ["other"] * 3},
+        {"json": {"captions": {"en": TEXT, "zh": TEXT}, "id": Value("int64")}, "txt": TEXT},
+        None,
+        EXPECTED,
+    ),
+}
+
+
+def made(columns, features):
+    images = [{"bytes": encoded(color), "path": None} for color in ("red", "green", "blue")]
+    return Dataset.from_dict({"image": images, **columns}, features=Features({"image": Image(), **features}))
+
+
+@pytest.mark.parametrize("columns,features,languages,expected", FORMS.values(), ids=FORMS)
+def test_every_form_is_read_to_the_same(columns, features, languages, expected):
+    """Row by row, as streams are read, and as the columns of a dataset that lies on the disk."""
+    rows = made(columns, features)
+    form = find_form(rows.features, "pictures", languages=languages)
+    assert [read_captions(row, form) for row in rows] == expected
+    given = with_captions(with_image(rows, "pictures"), form)
+    assert given.column_names == ["image", "captions"]
+    spoken = list(given.features["captions"])
+    assert spoken == sorted({language for row in expected for language in row})
+    cells = CaptionCells(given.cast_column("image", Image()), spoken, "image")
+    assert cells.set_aside == {"empty": sum(language not in row for row in expected for language in spoken)}
+    colors = [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
+    read = [(colors.index(cell["image"].getpixel((0, 0))), cell["text"]) for cell in cells.__getitems__(range(len(cells)))]
+    assert read == [(number, text) for number, row in enumerate(expected) for language in spoken for text in row.get(language, [])]
+
+
+def test_all_captions_of_an_image_share_its_id():
+    captions = [{"en": ["key", "a key"], "zh": ["钥匙"]}, {"en": ["a key"], "zh": []}, {"en": ["key"], "zh": None}]
+    rows = made({"captions": captions}, {"captions": {"en": TEXTS, "zh": TEXTS}})
+    ids = [cell["row_id"] for cell in CaptionCells(rows, ["zh", "en"], "image").__getitems__(range(5))]
+    assert ids[0] == ids[1] == ids[2] == ids[4] != ids[3]
+
+
+def test_a_column_can_be_chosen():
+    rows = made({"caption": ["key", "dog", "bell"], "captions": ["a", "b", "c"]}, {"caption": TEXT, "captions": TEXT})
+    read = {column: read_captions(rows[0], find_form(rows.features, "pictures", column, ["en"])) for column in (None, "caption")}
+    assert read == {None: {"en": ["a"]}, "caption": {"en": ["key"]}}
+
+
+@pytest.mark.parametrize(
+    "features,arguments,message",
+    [
+        ({"sound": TEXT}, {}, "has no column of captions: name the one of the texts by --text_column; it has image, sound"),
+        ({"text": TEXT}, {"text_column": "txet"}, "has no column 'txet'; it has image, text"),
+        ({"captions": Value("int64")}, {}, r"column 'captions' of 'pictures' must hold texts, \{language: text\}"),
+        ({"text": TEXT}, {}, "no column 'language' says which: name it by --languages, which has none"),
+        ({"text": TEXT}, {"languages": ["en", "zh"]}, "name it by --languages, which has en zh"),
+    ],
+)
+def test_captions_that_cannot_be_read_are_refused(features, arguments, message):
+    with pytest.raises(InputError, match=message):
+        find_form(Features({"image": Image(), **features}), "pictures", **arguments)
+
+
+def test_lists_of_unequal_length_are_refused():
+    rows = made({"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]}, {"captions": TEXTS, "language": TEXTS})
+    with pytest.raises(InputError, match="a row has 1 languages, en, and 2 texts: mend it"):
+        with_captions(rows, find_form(rows.features, "pictures"))
+
+
+def test_the_one_column_of_images_is_found():
+    rows = made({"txt": ["key"] * 3}, {"txt": TEXT}).rename_column("image", "jpg")
+    found = with_image(rows, "pictures")
+    assert found.column_names == ["image", "txt"] and found[0]["image"]["bytes"] == encoded("red")
+    with pytest.raises(InputError, match="has images in jpg and png: keep one of them; its columns are jpg, txt, png"):
+        with_image(rows.add_column("png", list(rows.cast_column("jpg", Image(decode=False))["jpg"]), feature=Image()), "pictures")
+    with pytest.raises(InputError, match="has no column image; its columns are txt"):
+        with_image(rows.remove_columns("jpg"), "pictures")

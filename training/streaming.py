@@ -1,0 +1,151 @@
+"""Captioned images read from files as they come, for data that is larger than the disk or lies far off.
+
+Every process reads its own files alone, r, r + W, r + 2W, ... of the dataset's for process r of W, and shares them out among
+its loader workers in the same way. When it is through with them it begins again: files need not be equally many or long for
+processes to take equally many steps.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from datasets import Features, IterableDataset, Value, concatenate_datasets, load_dataset_builder
+from PIL import Image as PillowImage
+from torch.utils.data import IterableDataset as TorchIterableDataset
+
+from benchmarks.loading import check_folder
+from benchmarks.recipe import InputError
+
+from .captions import Form, read_captions, with_image
+from .pictures import read_picture
+
+FILE, ROW = "__file__", "__row__"
+
+
+def open_files(dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0) -> IterableDataset:
+    """The rows of this process's files, images undecoded, with the name of the file and the number of the row in it.
+
+    To learn the columns, every process also reads the beginning of one file.
+
+    Args:
+        n_workers: loader workers of a process, that have files of their own too.
+
+    Raises:
+        InputError: no such dataset or split, no image column, or fewer files than readers.
+    """
+    check_folder("dataset", dataset)
+    try:
+        builder = load_dataset_builder(dataset)
+        rows = builder.as_streaming_dataset(split=split)
+    except (OSError, ValueError) as error:
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error}") from error
+    rows = with_image(rows, dataset)
+    n_files, n_readers = rows.num_shards, n_processes * max(1, n_workers)
+    if n_files < n_readers:
+        raise InputError(
+            f"dataset {dataset!r} has {n_files} files to stream in split {split!r}, and {n_processes} processes with {max(1, n_workers)} "
+            f"readers each want {n_readers}: write it as more parquet or tar files, lower dataloader_num_workers, or leave out --streaming"
+        )
+    names = builder.config.data_files[split]
+    names = names if len(names) == n_files else [dataset] * n_files  # an imagefolder's pictures are no files to share out
+    features = Features({**rows.features, FILE: Value("string"), ROW: Value("int64")})
+    mine = [
+        rows.shard(num_shards=n_files, index=number).map(partial(mark, file=names[number]), with_indices=True, features=features)
+        for number in range(process_index, n_files, n_processes)
+    ]
+    return concatenate_datasets(mine)
+
+
+def mark(row: dict, number: int, file: str) -> dict:
+    return {FILE: file, ROW: number}
+
+
+class CellStream(TorchIterableDataset):
+    """Cells of streamed rows without end: `{"text", "row_id", "image"}`, as `CaptionCells` has them.
+
+    A row gives one cell a pass: an image then stands once in a batch, is encoded once, and all others are negatives. Its captions
+    take turns, by the number of the row plus that of the pass: a batch has all languages, and after as many passes as a row
+    has captions each has come once. `row_id` is a hash of 63 bits of the caption in the reference language, English where it is
+    spoken; a row without it is unlike all others.
+
+    Rows come in the order of the files. With a `shuffle_buffer` files are shuffled anew in each pass, and rows drawn from
+    that many at a time out of up to ten files. Either way the order follows from the seed alone, and a run that resumes
+    reads again what it has had.
+
+    Args:
+        rows: as `open_files` gives them.
+        languages: those to make cells of.
+        report: the file that names rows whose image cannot be decoded, a line each.
+        refuse: raise an `InputError` at such a row.
+    """
+
+    def __init__(
+        self, rows: IterableDataset, form: Form, languages: list[str], report: Path, *, refuse=False, shuffle_buffer: int = 0, seed: int = 0
+    ):
+        self.rows, self.form, self.languages, self.report, self.refuse = rows, form, languages, report, refuse
+        self.reference = "en" if "en" in (form.spoken or languages) else languages[0]
+        self.shuffle_buffer, self.seed = shuffle_buffer, seed
+
+    def __iter__(self) -> Iterator[dict]:
+        lines = self.report.read_text("utf-8").splitlines() if self.report.exists() else []
+        self.named = {(line["file"], line["row"]) for line in map(json.loads, lines)}
+        for number in count():
+            empty = True
+            for row in self.one_pass(number):
+                cell = self.cell(row, number)
+                if cell is not None:
+                    empty = False
+                    yield cell
+            if empty:
+                raise InputError(
+                    f"none of a reader's files has a caption in {' '.join(self.languages)} beside an image that can be decoded: "
+                    f"look at --languages and at {self.report}"
+                )
+
+    def one_pass(self, number: int) -> IterableDataset:
+        if not self.shuffle_buffer:
+            return self.rows
+        return self.rows.shuffle(generator=np.random.default_rng([self.seed, number]), buffer_size=self.shuffle_buffer)
+
+    def cell(self, row: dict, number: int) -> dict | None:
+        """What a row gives in a pass; nothing if it has no caption in the languages, or no good image."""
+        captions = read_captions(row, self.form)
+        texts = [text for language in self.languages for text in captions.get(language, [])]
+        image = self.image(row) if texts else None
+        if image is None:
+            return None
+        reference = captions.get(self.reference, [json.dumps([row[FILE], row[ROW]])])[0]
+        return {"text": texts[(row[ROW] + number) % len(texts)], "row_id": stable_hash(reference), "image": image}
+
+    def image(self, row: dict) -> PillowImage.Image | None:
+        image, problem = read_picture(row["image"])
+        if problem:
+            self.set_aside({"file": row[FILE], "row": row[ROW], "path": (row["image"] or {}).get("path"), "problem": problem})
+        return image
+
+    def set_aside(self, bad: dict) -> None:
+        """Name a bad row in the report, once; or refuse it."""
+        if self.refuse:
+            raise InputError(
+                "image {path} in row {row} of {file} cannot be decoded: {problem}. "
+                "Mend it, or leave such rows out by --bad_rows set_aside".format(**bad)
+            )
+        if (bad["file"], bad["row"]) not in self.named:
+            self.named.add((bad["file"], bad["row"]))
+            with self.report.open("a", encoding="utf-8") as report:
+                report.write(json.dumps(bad, ensure_ascii=False) + "\n")
+
+    def summary(self) -> str:
+        return f"a stream of {self.rows.num_shards} files for this process, in {' '.join(self.languages)}"
+
+
+def stable_hash(text: str) -> int:
+    """63 bits, the same on every machine and in every run."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+__all__ = ["CellStream", "open_files"]
