@@ -85,27 +85,27 @@ class CaptionCells(TorchDataset):
             self.inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         captions = caption_columns(rows)
         columns = [(language, texts) for language in languages for texts in in_turn(captions.field(language))]
-        self.columns, self.texts = zip(*columns)
+        self.columns, self.texts = zip(*columns)  # the language, and the texts, of each column of cells
         self.english = in_turn(captions.field("en"))[0] if "en" in rows.features["captions"] else None
         reference = self.texts[0] if self.english is None else self.english
         reference = np.asarray(pc.fill_null(reference, ""))
         self.row_ids = np.unique(reference, return_inverse=True)[1]
         self.row_ids[reference == ""] = len(rows) + np.flatnonzero(reference == "")
         kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
-        firsts = [languages.index(language) for language in dict.fromkeys(languages)]
+        firsts = [self.columns.index(language) for language in languages]
         self.set_aside = {"empty": int((~kept[:, firsts]).sum())}
         if sift:
-            for reason, refused in self._reasons(languages, max_characters):
+            for reason, refused in self._reasons(max_characters):
                 self.set_aside[reason] = int((kept & refused).sum())
                 kept &= ~refused
         self.cells = np.argwhere(kept)
         self.weights = np.asarray(rows["weight"])[self.cells[:, 0]] if "weight" in rows.column_names else None
 
-    def _reasons(self, languages: list[str], max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
+    def _reasons(self, max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
         """Why cells are no good, and which `(rows, languages)`; the first reason counts."""
 
         def columns(test: Callable[[str, pa.Array], pa.Array]) -> np.ndarray:
-            tested = [pc.fill_null(test(language, texts), False) for language, texts in zip(languages, self.texts)]
+            tested = [pc.fill_null(test(language, texts), False) for language, texts in zip(self.columns, self.texts)]
             return np.stack([np.asarray(column) for column in tested], axis=1)
 
         yield "too long", columns(lambda _, texts: pc.greater(pc.utf8_length(texts), max_characters))
