@@ -32,8 +32,9 @@ def main(arguments: TeacherLearningArguments) -> None:
     collator = Collator(tokenizer, arguments.max_text_length)
     trainer = TeacherLearningTrainer(model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator)
     train(trainer, arguments)
+    trained = {f"text_model.{name}": value for name, value in trainer.accelerator.get_state_dict(trainer.model_wrapped).items()}
     if trainer.is_world_process_zero():
-        model.save_pretrained(arguments.output_dir)
+        model.save_pretrained(arguments.output_dir, state_dict=model.state_dict() | trained)
         AltCLIPProcessor(teacher_processor.image_processor, tokenizer).save_pretrained(arguments.output_dir)
     finish(arguments, "the multilingual model", "accelerate launch training/run_stage2.py RECIPE.yaml, with it as model_name_or_path")
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.functional import normalize
 from torch.utils.data import Sampler
 from transformers import Trainer
@@ -16,6 +17,7 @@ from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows
 from .sampling import LanguageSampler
+from .sharding import make_shardable, set_scalars_apart
 
 TEXTS = ("input_ids", "attention_mask")
 
@@ -63,6 +65,8 @@ class AltCLIPTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.watch = Watch()
+        if self.is_fsdp_enabled:
+            make_shardable(self.model, self.accelerator)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
@@ -86,6 +90,12 @@ class AltCLIPTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All but biases, norms, class embedding and temperature; stock rules would decay the last two."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            set_scalars_apart(optimizer)
+        return optimizer
 
 
 class TeacherLearningTrainer(AltCLIPTrainer):
@@ -111,6 +121,11 @@ class ContrastiveTrainer(AltCLIPTrainer):
     Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come from all processes.
     `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as they are.
     """
+
+    def _prepare_for_training(self, *args, **kwargs):
+        model, batches = super()._prepare_for_training(*args, **kwargs)
+        register_fsdp_forward_method(model, "get_image_features")  # for `embed_frozen`; does nothing to other models
+        return model, batches
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)
