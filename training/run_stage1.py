@@ -11,6 +11,7 @@ from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
 from training.data import CaptionCells, Collator
+from training.estimate import report
 from training.frozen import add_teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
@@ -18,6 +19,8 @@ from training.trainers import TeacherLearningTrainer
 
 
 def main(arguments: TeacherLearningArguments) -> None:
+    if arguments.dry_run:
+        return report(arguments)
     begin(arguments)
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path)
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)

@@ -8,12 +8,15 @@ from benchmarks.loading import check_languages, load_model
 from benchmarks.recipe import launch
 from training.arguments import ContrastiveArguments
 from training.data import CaptionCells, Collator
+from training.estimate import report
 from training.frozen import add_image_vectors
 from training.session import begin, finish, load_pictures, train
 from training.trainers import ContrastiveTrainer, freeze_all_but
 
 
 def main(arguments: ContrastiveArguments) -> None:
+    if arguments.dry_run:
+        return report(arguments)
     begin(arguments)
     model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
     freeze_all_but(model, arguments.trainable)
