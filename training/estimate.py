@@ -200,10 +200,10 @@ def step_lines(arguments: StageArguments, lengths: list[int], trained: PreTraine
     n_images = 0 if isinstance(arguments, TeacherLearningArguments) else n_examples
     mean = sum(lengths) / len(lengths)
     vectors = "" if images_live(arguments) or not n_images else ", as vectors made once before training"
-    most = n_examples * arguments.max_text_length
+    accumulated, most = arguments.gradient_accumulation_steps, n_examples * arguments.max_text_length
     steps = f"{arguments.max_steps:,} steps, {arguments.max_steps * n_examples:,} examples"
     lines = {
-        "examples per step": f"{n_examples:,}: {per_device} x {arguments.gradient_accumulation_steps} accumulated x {n_processes} processes",
+        "examples per step": f"{n_examples:,}: {per_device} x {accumulated} accumulated x {n_processes} processes",
         "tokens per step": f"{round(n_examples * mean):,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}",
         "images per step": f"{n_images:,}{vectors}",
         "training": steps if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs",

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import Sampler
 from transformers import Trainer
 
+from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 
 from .gradient_cache import cached_loss
@@ -123,6 +124,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
     """
 
     def _prepare_for_training(self, *args, **kwargs):
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            raise InputError("zero_stage is 3, under which logit_scale is empty where the loss reads it: take zero2.yaml or fsdp2.yaml")
         model, batches = super()._prepare_for_training(*args, **kwargs)
         register_fsdp_forward_method(model, "get_image_features")  # for `embed_frozen`; does nothing to other models
         return model, batches
