@@ -18,7 +18,7 @@ from training.data import CaptionCells, Collator
 from training.frozen import add_image_vectors, add_teacher_vectors
 from training.gradient_cache import cached_loss
 from training.losses import contrastive_loss
-from training.sharding import layer_classes
+from training.sharding import layer_classes, set_scalars_apart
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer, freeze_all_but
 
 from .conftest import ROOT
@@ -179,3 +179,13 @@ def test_a_contrastive_loss_is_refused_under_zero3(model, tmp_path, monkeypatch)
     monkeypatch.setattr(AcceleratorState, "deepspeed_plugin", DeepSpeedPlugin(zero_stage=3, zero3_init_flag=False))
     with pytest.raises(InputError, match="take zero2.yaml or fsdp2.yaml"):
         trainer._prepare_for_training(1, None, None)
+
+
+def test_scalars_get_groups_of_their_own(model):
+    """A fused step refuses a list of whole tensors and tensors in shares."""
+    matrices, others = ([value for value in model.parameters() if (value.ndim > 1) == matrix] for matrix in (True, False))
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=0.5)
+    set_scalars_apart(optimizer)
+    first, second, third = optimizer.param_groups
+    assert third["params"] == [model.logit_scale] and third["weight_decay"] == 0.0 and third["lr"] == 0.5
+    assert len(first["params"]) == len(matrices) and len(second["params"]) == len(others) - 1
