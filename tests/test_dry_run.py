@@ -163,7 +163,7 @@ def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
     """22M parameters, AdamW. With 48 texts, 410 to 950 MB by the switches: estimates were 2 to 8 % below a process's real growth."""
     process = run("python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536")
     assert process.returncode == 0, process.stderr
-    assert 0.85 < float(process.stdout) < 1.1
+    assert 0.88 < float(process.stdout) < 1.04
 
 
 @pytest.fixture
