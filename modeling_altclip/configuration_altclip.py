@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from transformers import AltCLIPConfig as NativeAltCLIPConfig
 from transformers import AltCLIPTextConfig as NativeAltCLIPTextConfig
-from transformers import AltCLIPVisionConfig
+from transformers import AltCLIPVisionConfig, CLIPConfig, PreTrainedConfig
 
 
 class AltCLIPTextConfig(NativeAltCLIPTextConfig):
@@ -51,6 +51,26 @@ class AltCLIPConfig(NativeAltCLIPConfig):
         ours = cls.from_dict(config.to_dict())
         ours._attn_implementation = config._attn_implementation
         return ours
+
+    @classmethod
+    def from_teacher(
+        cls, clip: CLIPConfig | NativeAltCLIPConfig, encoder: PreTrainedConfig, *, dropout: float | None = None
+    ) -> "AltCLIPConfig":
+        """What `AltCLIPModel.from_teacher` makes of a teacher's configuration and an encoder's.
+
+        Args:
+            dropout: of the text tower; the encoder's own by default.
+        """
+        taught = clip.text_config.hidden_size if isinstance(clip, CLIPConfig) else clip.text_config.project_dim
+        text_config = {key: value for key, value in encoder.to_dict().items() if key in AltCLIPTextConfig().to_dict()}
+        if dropout is not None:
+            text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        return cls(
+            text_config=text_config | {"project_dim": taught, "model_type": AltCLIPTextConfig.model_type},
+            vision_config=clip.vision_config.to_dict() | {"model_type": "altclip_vision_model"},
+            projection_dim=clip.projection_dim,
+            logit_scale_init_value=clip.logit_scale_init_value,
+        )
 
 
 def check_towers(text_config, vision_config) -> None:

@@ -19,6 +19,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .checkpoint_altclip import AltCLIPPreTrainedModel, check_model_type, load_whole, rename_layers
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
 
+TEACHERS, TEXT_ENCODERS = ("clip", "altclip"), ("xlm-roberta", "roberta", "camembert")  # model types that `from_teacher` joins
+
 
 @dataclass
 class AltCLIPOutput(ModelOutput):
@@ -158,20 +160,11 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         Raises:
             ValueError: a checkpoint is of another kind, or not whole.
         """
-        clip_type = check_model_type(clip_name_or_path, ("clip", "altclip"))
-        check_model_type(text_encoder_name_or_path, ("xlm-roberta", "roberta", "camembert"))
+        clip_type = check_model_type(clip_name_or_path, TEACHERS)
+        check_model_type(text_encoder_name_or_path, TEXT_ENCODERS)
         clip = load_whole(CLIPModel if clip_type == "clip" else cls, clip_name_or_path)
         encoder = load_whole(XLMRobertaModel, text_encoder_name_or_path, add_pooling_layer=False)
-        text_config = encoder.config.to_dict() | {"project_dim": clip.text_projection.in_features}
-        text_config = {key: value for key, value in text_config.items() if key in AltCLIPTextConfig().to_dict()}
-        if dropout is not None:
-            text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        config = AltCLIPConfig(
-            text_config=text_config | {"model_type": AltCLIPTextConfig.model_type},
-            vision_config=clip.config.vision_config.to_dict() | {"model_type": "altclip_vision_model"},
-            projection_dim=clip.config.projection_dim,
-            logit_scale_init_value=clip.config.logit_scale_init_value,
-        )
+        config = AltCLIPConfig.from_teacher(clip.config, encoder.config, dropout=dropout)
         model = cls(config)
         model.text_model.roberta.load_state_dict(encoder.state_dict())
         model.vision_model.load_state_dict(clip.vision_model.state_dict())

@@ -49,7 +49,10 @@ def test_a_missing_recipe_is_refused():
 STAGES = {"stage0": TeacherArguments, "stage1": TeacherLearningArguments, "stage2": ContrastiveArguments, "diffusion": DiffusionArguments}
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "training/recipes").rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+RECIPES = sorted(path for path in (ROOT / "training/recipes").rglob("*.yaml") if path.stem in STAGES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_parses(recipe, tmp_path):
     (arguments,) = parse(STAGES[recipe.stem], arguments=[str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"])
     assert arguments.learning_rate > 0 and arguments.dataset

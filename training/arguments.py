@@ -27,6 +27,13 @@ class StageArguments(TrainingArguments):
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
 
+    dry_run: bool = field(
+        default=False, metadata={"help": "Build the model from its configuration, look at a few rows, print sizes and memory, and stop."}
+    )
+    dry_run_processes: int | None = field(
+        default=None, metadata={"help": "Processes that a dry run reckons with; by default those that run it."}
+    )
+
     validation_split: str | None = field(
         default=None, metadata={"help": "Split of images and captions on which every eval_strategy finds the recall of each language."}
     )
@@ -45,6 +52,7 @@ class StageArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False)
 
     def __post_init__(self):
+        self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be asked for anywhere
         super().__post_init__()
         if (self.eval_strategy != "no") != (self.validation_split is not None):
             raise InputError(

@@ -11,6 +11,8 @@ from torch.nn.functional import normalize
 
 from benchmarks.recipe import InputError
 
+from .sharding import whole
+
 WATCHED_ROWS = 512  # of a batch: a nearest neighbour among so many says enough, and costs little
 COLLAPSED = 0.01
 EARLY = 0.2  # share of the steps; before it an untrained tower may well give one vector for all
@@ -96,8 +98,8 @@ class FrozenWeights:
     @staticmethod
     @torch.no_grad()
     def _sums(model: nn.Module) -> dict[str, str]:
-        frozen = {name: value for name, value in model.named_parameters() if not value.requires_grad}
-        return {name: repr([value.double().sum().item(), value.double().square().sum().item()]) for name, value in frozen.items()}
+        frozen = {name: whole(value).double() for name, value in model.named_parameters() if not value.requires_grad}
+        return {name: repr([value.sum().item(), value.square().sum().item()]) for name, value in frozen.items()}
 
 
 __all__ = ["FrozenWeights", "Watch", "check_loss"]

@@ -7,12 +7,15 @@ from benchmarks.loading import check_languages, load_model
 from benchmarks.recipe import launch
 from training.arguments import TeacherArguments
 from training.data import CaptionCells, Collator
+from training.estimate import report
 from training.session import begin, finish, load_pictures, stream_pictures, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
 
 def main(arguments: TeacherArguments) -> None:
+    if arguments.dry_run:
+        return report(arguments)
     begin(arguments)
     model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
     if arguments.streaming:

@@ -9,6 +9,7 @@ from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
 from training.data import CaptionCells, Collator, texts_of
+from training.estimate import report
 from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
@@ -18,6 +19,8 @@ from training.validation import load_validation
 
 
 def main(arguments: TeacherLearningArguments) -> None:
+    if arguments.dry_run:
+        return report(arguments)
     begin(arguments)
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path)
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
@@ -38,8 +41,9 @@ def main(arguments: TeacherLearningArguments) -> None:
         model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator, validation=validation
     )
     train(trainer, arguments)
+    trained = {f"text_model.{name}": value for name, value in trainer.accelerator.get_state_dict(trainer.model_wrapped).items()}
     if trainer.is_world_process_zero():
-        model.save_pretrained(arguments.output_dir)
+        model.save_pretrained(arguments.output_dir, state_dict=model.state_dict() | trained)
         processor.save_pretrained(arguments.output_dir)
     finish(arguments, "the multilingual model", "accelerate launch training/run_stage2.py RECIPE.yaml, with it as model_name_or_path")
 

@@ -11,6 +11,7 @@ from benchmarks.loading import check_languages, load_model
 from benchmarks.recipe import launch
 from training.arguments import ContrastiveArguments
 from training.data import CaptionCells, Collator
+from training.estimate import report
 from training.frozen import image_vectors
 from training.session import begin, finish, load_pictures, say, stream_pictures, train
 from training.streaming import CellStream
@@ -20,6 +21,8 @@ from training.views import ImageViews, TurnViews
 
 
 def main(arguments: ContrastiveArguments) -> None:
+    if arguments.dry_run:
+        return report(arguments)
     begin(arguments)
     model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
     freeze_all_but(model, arguments.trainable)

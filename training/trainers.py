@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
+from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, cosine_loss, distillation_loss, gather_rows
 from .sampling import ShareSampler, language_shares
+from .sharding import make_shardable, set_scalars_apart
 from .streaming import CellStream
 from .validation import Validation
 
@@ -78,6 +81,8 @@ class AltCLIPTrainer(Trainer):
     def __init__(self, *args, validation: Validation | None = None, **kwargs):
         super().__init__(*args, eval_dataset=validation and validation.captioned, **kwargs)
         self.watch, self.validation = Watch(), validation
+        if self.is_fsdp_enabled:
+            make_shardable(self.model, self.accelerator)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
@@ -98,6 +103,12 @@ class AltCLIPTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All but biases, norms, class embedding and temperature; stock rules would decay the last two."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            set_scalars_apart(optimizer)
+        return optimizer
 
 
 class TeacherLearningTrainer(AltCLIPTrainer):
@@ -144,6 +155,14 @@ class ContrastiveTrainer(AltCLIPTrainer):
         )
         alone = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
         return prepare_data_loader(loader, self.args.device, put_on_device=True, **alone)
+
+    def _prepare_for_training(self, *args, **kwargs):
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            raise InputError("zero_stage is 3, under which logit_scale is empty where the loss reads it: take zero2.yaml or fsdp2.yaml")
+        model, batches = super()._prepare_for_training(*args, **kwargs)
+        for name in ("get_image_features", "get_text_features"):  # for `embed_frozen` and `Validation`; does nothing to other models
+            register_fsdp_forward_method(model, name)
+        return model, batches
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)

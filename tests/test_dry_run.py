@@ -1,0 +1,238 @@
+"""Dry runs: sizes that are known, memory that is measured, and data that does not fit."""
+
+import re
+import shutil
+
+import pytest
+from datasets import Dataset
+from transformers import AutoTokenizer, CLIPConfig, XLMRobertaConfig
+
+from benchmarks.recipe import InputError, parse
+from modeling_altclip import AltCLIPConfig
+from training.arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
+from training.estimate import report
+from training.first_rows import N_ROWS, first_captions
+
+from .conftest import ROOT
+
+STAGES = {"stage1": TeacherLearningArguments, "stage2": ContrastiveArguments}
+
+
+def tower(width, layers, heads, **rest):
+    return {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads, **rest}
+
+
+LARGE = {"text_config": tower(768, 12, 12), "vision_config": tower(1024, 24, 16, patch_size=14), "projection_dim": 768}
+HUGE = {"text_config": tower(1024, 24, 16), "vision_config": tower(1280, 32, 16, patch_size=14), "projection_dim": 1024}
+XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
+XLMR_LARGE = XLMR | tower(1024, 24, 16)
+# Teacher, encoder, and the parameters of what they make: AltCLIP-m9's own number, and else sums of published ones: image tower with its
+# projection (ViT-H/14 632,076,800, ViT-B/32 87,849,216), encoder without pooler (558,840,832, 277,453,056), head, projection, temperature.
+SHAPES = {
+    "altclip": (LARGE, XLMR_LARGE, 864_186_113),
+    "altclip_m9": (LARGE, XLMR_LARGE, 864_186_113),
+    "altclip_m18": (HUGE, XLMR_LARGE, 632_076_800 + 558_840_832 + 2_048 + 1_049_600 + 1_048_576 + 1),
+    "any_clip": ({}, XLMR, 87_849_216 + 277_453_056 + 1_536 + 393_728 + 262_144 + 1),
+}
+
+
+@pytest.fixture
+def stand_ins(miniature, tmp_path):
+    """Folders of configurations and a tokenizer, without weights, in the place of a recipe's Hub ids."""
+
+    def stand_ins(clip, encoder):
+        tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+        clip, encoder = CLIPConfig(**clip), XLMRobertaConfig(**encoder)
+        configs = {"clip": clip, "encoder": encoder, "start": AltCLIPConfig.from_teacher(clip, encoder)}
+        for name, config in configs.items():
+            config.save_pretrained(tmp_path / name)
+            tokenizer.save_pretrained(tmp_path / name)
+        return {
+            "stage1": ["--teacher_name_or_path", tmp_path / "clip", "--text_encoder_name_or_path", tmp_path / "encoder"],
+            "stage2": ["--model_name_or_path", tmp_path / "start"],
+        }
+
+    return stand_ins
+
+
+@pytest.fixture
+def dry_run(miniature, capsys):
+    """The table that a dry run prints, by its lines' names."""
+
+    def dry_run(stage, recipe, *flags):
+        data = ["--dataset", miniature / "dataset", "--languages", "en", "zh"]
+        given = [str(flag) for flag in (ROOT / f"training/recipes/{recipe}/{stage}.yaml", *data, *flags, "--dry_run")]
+        report(*parse(STAGES[stage], arguments=given))
+        return dict(re.findall(r"^(\w.{21})(.+)$", capsys.readouterr().out, re.MULTILINE))
+
+    return lambda *given: {name.strip(): value for name, value in dry_run(*given).items()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("recipe", SHAPES)
+def test_full_size_recipes_have_the_parameters_that_are_known(stand_ins, dry_run, recipe, stage):
+    clip, encoder, expected = SHAPES[recipe]
+    table = dry_run(stage, recipe, *stand_ins(clip, encoder)[stage])
+    assert table["parameters"].startswith(f"{expected:,}: text_model ")
+    assert float(table["trainable"].split()[-2]) == pytest.approx({"any_clip": 76, "altclip_m18": 47}.get(recipe, 65), abs=1)
+
+
+def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
+    flags = stand_ins(LARGE, XLMR_LARGE)
+    first = dry_run("stage1", "altclip", *flags["stage1"], "--dry_run_processes", "8")
+    assert first["examples per step"] == "3,072: 128 x 3 accumulated x 8 processes"
+    assert first["tokens per step"].endswith(f" a text of {2 * N_ROWS} seen, at most {3072 * 75:,}")
+    assert first["images per step"] == "0" and first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
+    second = dry_run("stage2", "altclip", *flags["stage2"], "--dry_run_processes", "8")
+    assert second["images per step"] == "1,024, as vectors made once before training"
+    assert dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")["images per step"] == "128"
+
+
+def peak(table):
+    return [float(value) for value in re.findall(r"[\d.]+(?= at)", table["peak a process, GiB"])]
+
+
+def test_memory_follows_the_switches(stand_ins, dry_run):
+    """Frozen parts cost weights alone; checkpoints, chunks, tiles and shares cost less, and bfloat16 halves no weight."""
+    flags = stand_ins(LARGE, XLMR_LARGE)["stage2"]
+    table = dry_run("stage2", "altclip", *flags)
+    text_tower = 558_840_832 + 2_048 + 1024 * 768 + 768
+    fixed = dict(re.findall(r"(\w+) ([\d.]+)", table["memory, GiB"]))
+    expected = {"weights": 4 * 864_186_113, "gradients": 4 * text_tower, "optimizer": 8 * text_tower, "buckets": 0}
+    assert fixed == {name: f"{size / 2**30:.2f}" for name, size in expected.items()} | {"logits": "0.00"}
+    seen, most = peak(table)
+    assert seen < most < peak(dry_run("stage2", "altclip", *flags, "--bf16", "false"))[1]
+    assert peak(dry_run("stage2", "altclip", *flags, "--gradient_checkpointing", "true"))[1] < most - 5
+    assert peak(dry_run("stage2", "altclip", *flags, "--gradient_cache_chunk", "16"))[1] < most - 5
+    assert peak(dry_run("stage2", "altclip", *flags, "--trainable", "logit_scale"))[1] < 4
+    live = dry_run("stage2", "altclip", *flags, "--cache_image_embeds", "false", "--trainable", "text_model", "vision_model")
+    assert peak(live)[1] > most + 5
+    wide = [*flags, "--per_device_train_batch_size", "8192", "--gradient_cache_chunk", "16"]
+    assert peak(dry_run("stage2", "altclip", *wide, "--tile_size", "512"))[1] < peak(dry_run("stage2", "altclip", *wide))[1] - 0.9
+    eight = dry_run("stage2", "altclip", *flags, "--dry_run_processes", "8")
+    assert float(eight["under FSDP2, GiB"]) < peak(eight)[1] - 8
+
+
+MEASURE = """
+import gc, sys, torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from modeling_altclip import AltCLIPTextConfig, AltCLIPTextModel
+from training.arguments import TeacherLearningArguments
+from training.estimate import estimate
+
+bf16, checkpointing, accumulated = sys.argv[2] == "bf16", sys.argv[3] == "checkpointing", int(sys.argv[4])
+shape = dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=6, type_vocab_size=1, project_dim=256)
+config = AltCLIPTextConfig(vocab_size=20000, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **shape)
+small = AltCLIPTextConfig(vocab_size=200, **shape | {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2})
+
+def resident(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(name))
+
+def train(config, rows, tokens):
+    model = AltCLIPTextModel(config).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    texts = torch.randint(4, 100, (rows, tokens))
+    for _ in range(2):
+        for _ in range(accumulated):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = model(texts, torch.ones_like(texts)).pooler_output.float().square().mean()
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+named = dict(output_dir=sys.argv[1], teacher_name_or_path="", text_encoder_name_or_path="", dataset="", use_cpu=True, bf16=bf16)
+arguments = TeacherLearningArguments(
+    **named, gradient_checkpointing=checkpointing, gradient_accumulation_steps=accumulated, per_device_train_batch_size=24)
+with FakeTensorMode():
+    expected = estimate(AltCLIPTextModel(config), arguments, 64)
+train(small, 2, 8)
+gc.collect()
+with open("/proc/self/clear_refs", "w") as control:
+    control.write("5")  # forget the peak so far
+before = resident("VmRSS")
+train(config, 24, 64)
+print(expected.peak / 2**20 / (resident("VmHWM") - before))
+"""
+
+
+@pytest.mark.parametrize("switches", [("fp32", "-", 1), ("bf16", "checkpointing", 2)], ids=str)
+def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
+    """22M parameters, AdamW. With 48 texts, 410 to 950 MB by the switches: estimates were 2 to 8 % below a process's real growth."""
+    process = run("python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536")
+    assert process.returncode == 0, process.stderr
+    assert 0.88 < float(process.stdout) < 1.04
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    def arguments(stage, dataset, **given):
+        names = {"output_dir": str(tmp_path / "out"), "dry_run": True, "dataset": str(dataset)}
+        if stage is TeacherLearningArguments:
+            return stage(**names, teacher_name_or_path="", text_encoder_name_or_path="", **given)
+        return stage(**names, model_name_or_path="", **given)
+
+    return arguments
+
+
+def write_sources(folder):
+    pairs = [{"en": f"a dog {number}", "fr": f"un chien {number}"} for number in range(20)]
+    table = "en{0}fr\n" + "".join(f"{pair['en']}{{0}}{pair['fr']}\n" for pair in pairs)
+    (folder / "t.tsv").write_text(table.format("\t") + "one field alone\n")  # no dry run reads this far
+    (folder / "t.csv").write_text(table.format(","))
+    for language in ("en", "fr"):
+        (folder / f"t.{language}").write_text("".join(f"{pair[language]}\n" for pair in pairs))
+    Dataset.from_list(pairs).to_parquet(folder / "t.parquet")
+    Dataset.from_list([{"captions": pair} for pair in pairs]).to_json(folder / "t.jsonl", force_ascii=False)
+    Dataset.from_list([{"translation": pair} for pair in pairs]).to_parquet(folder / "hub" / "train.parquet")
+    (folder / "all.yaml").write_text("- {data: t.tsv, kind: human}\n- {data: 't.{en,fr}', kind: machine}\n")
+
+
+@pytest.mark.parametrize(
+    "name,rows", [("t.tsv", 7), ("t.csv", 8), ("t.{en,fr}", 8), ("t.parquet", 8), ("t.jsonl", 8), ("hub", 8), ("all.yaml", 15)]
+)
+def test_the_first_rows_of_every_kind_of_parallel_text_are_read(arguments, tmp_path, name, rows):
+    write_sources(tmp_path)
+    texts, described = first_captions(arguments(TeacherLearningArguments, tmp_path / name))
+    assert len(texts) == 2 * rows and {"a dog 0", "un chien 0"} <= set(texts)
+    assert described == "captions in en fr"
+
+
+def test_data_that_does_not_fit_a_stage_is_named(arguments, tmp_path, miniature):
+    Dataset.from_list([{"captions": {"de": "Hund"}, "sound": 1}]).to_parquet(tmp_path / "deaf" / "train.parquet")
+    deaf, scenes = tmp_path / "deaf", miniature / "dataset"
+    with pytest.raises(InputError, match="has no column image: it has captions, sound"):
+        first_captions(arguments(ContrastiveArguments, deaf))
+    with pytest.raises(InputError, match="no English for the teacher to read: they have de"):
+        first_captions(arguments(TeacherLearningArguments, deaf))
+    with pytest.raises(InputError, match="no text in language xx"):
+        first_captions(arguments(ContrastiveArguments, scenes, languages=["xx"]))
+    with pytest.raises(InputError, match="split 'dev' cannot be read"):
+        first_captions(arguments(ContrastiveArguments, scenes, split="dev"))
+    with pytest.raises(InputError, match="does not exist"):
+        first_captions(arguments(ContrastiveArguments, tmp_path / "nowhere"))
+    texts, _ = first_captions(arguments(TeacherArguments, scenes))
+    assert len(texts) == N_ROWS  # stage 0 reads English alone
+
+
+def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_path):
+    stand_ins(LARGE, XLMR_LARGE)
+    with pytest.raises(InputError, match="is a 'clip', but a xlm-roberta or roberta or camembert has to stand here"):
+        dry_run("stage1", "altclip", "--teacher_name_or_path", tmp_path / "clip", "--text_encoder_name_or_path", tmp_path / "clip")
+
+
+def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
+    """Exit status 0 and nothing written; 1 and one line where a column is missing."""
+    shutil.copytree(miniature / "clip", tmp_path / "clip")
+    (tmp_path / "clip/model.safetensors").unlink()  # weights are not read
+    Dataset.from_list([{"image": 1}]).to_parquet(tmp_path / "bad" / "train.parquet")
+    script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
+    shared = [script, recipe, "--model_name_or_path", tmp_path / "clip", "--output_dir", tmp_path / "out", "--dry_run"]
+    good, bad = (run("python", *shared, "--dataset", data) for data in (miniature / "dataset", tmp_path / "bad"))
+    assert good.returncode == 0, good.stderr
+    assert good.stdout.strip().endswith("Dry run: nothing was trained. Next: the same command without --dry_run.")
+    assert bad.returncode == 1 and bad.stdout == ""
+    assert bad.stderr.strip().splitlines()[-1].endswith("has no column captions: it has image")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,108 @@
+"""The first rows of a dataset, read as a stream: what a dry run looks at, without downloading or preparing the rest."""
+
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset, IterableDataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from benchmarks.loading import check_folder, check_languages
+from benchmarks.recipe import InputError
+
+from .arguments import StageArguments, TeacherArguments, TeacherLearningArguments
+from .captions import find_form, read_captions, with_image
+from .parallel_text import BUILDERS, lines_of, read_sources, with_captions
+
+N_ROWS = 8
+
+
+def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
+    """Captions of the first rows in the languages to train on, and a line that says what the rows hold.
+
+    Raises:
+        InputError: there is no such data, it lacks a column or a language, or stage 1 finds no English.
+    """
+    if isinstance(arguments, TeacherLearningArguments):
+        return of_parallel_text(arguments)
+    asked = ["en"] if isinstance(arguments, TeacherArguments) else arguments.languages
+    rows = with_image(stream(arguments.dataset, arguments.split), arguments.dataset)
+    form = find_form(rows.features, arguments.dataset, arguments.text_column, asked)
+    texts, languages = texts_of([read_captions(row, form) for row in first(rows, arguments.dataset)], asked)
+    return texts, f"columns {', '.join(rows.features)}; captions in {' '.join(languages)}"
+
+
+def of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], str]:
+    """The same of each source of parallel text."""
+    captions, dataset = [], arguments.dataset
+    for source in read_sources(dataset):
+        if not arguments.kinds or source.get("kind") in arguments.kinds:
+            rows = read_head(source["data"], source.get("name"), source.get("split", arguments.split))
+            captions += [{name: [text] for name, text in row.items()} for row in with_captions(rows, source["data"])["captions"]]
+    spoken = sorted({language for caption in captions for language in caption})
+    if "en" not in spoken:
+        raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(spoken) or 'none'}")
+    texts, languages = texts_of(captions, arguments.languages and arguments.languages + arguments.replay_languages)
+    return texts, f"captions in {' '.join(languages)}"
+
+
+def texts_of(captions: list[dict[str, list[str]]], asked: list[str] | None) -> tuple[list[str], list[str]]:
+    """All texts in the languages asked for, or in all there are; and these languages."""
+    languages = check_languages(asked, list(dict.fromkeys(language for caption in captions for language in caption)))
+    return [text for caption in captions for language in languages for text in caption.get(language, []) if text], languages
+
+
+def read_head(data: str, name: str | None, split: str) -> Dataset:
+    """The first rows of a source of parallel text, of any kind that `parallel_text` reads."""
+    suffix = Path(data).suffix
+    if "{" in data:
+        before, languages, after = data.replace("}", "{").split("{")
+        texts = {language: head(before + language + after) for language in languages.split(",")}
+        return Dataset.from_dict(texts)
+    if suffix == ".tsv":
+        columns, *lines = [line.split("\t") for line in head(data)]
+        return Dataset.from_list([dict(zip(columns, line)) for line in lines])
+    if suffix == ".csv":
+        return Dataset.from_pandas(pd.read_csv(data, dtype=str, keep_default_na=False, nrows=N_ROWS))
+    if suffix in BUILDERS:
+        check_folder("dataset", str(Path(data).absolute()))
+        return Dataset.from_list(first(stream(BUILDERS[suffix], "train", data_files=data), data))
+    return Dataset.from_list(first(stream(data, split, name), data))
+
+
+def head(path: str) -> list[str]:
+    """The first lines of a file."""
+    check_folder("dataset", str(Path(path).absolute()))
+    return list(islice(lines_of(path), N_ROWS))
+
+
+def stream(dataset: str, split: str, name: str | None = None, **files) -> IterableDataset:
+    """A folder or Hub dataset, of which only the part is fetched that is looked at.
+
+    Raises:
+        InputError: there is no such dataset or split.
+    """
+    if not files:
+        check_folder("dataset", dataset)
+    try:
+        return load_dataset(dataset, name, split=split, streaming=True, **files)
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {error}") from error
+
+
+def first(rows: IterableDataset, dataset: str) -> list[dict]:
+    """The first rows.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    try:
+        taken = list(rows.take(N_ROWS))
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        raise InputError(f"dataset {dataset!r} cannot be read: {error}") from error
+    if not taken:
+        raise InputError(f"dataset {dataset!r} has no rows")
+    return taken
+
+
+__all__ = ["first_captions"]

@@ -1,0 +1,50 @@
+"""What FSDP2 asks of a model and its optimizer, beyond a configuration of accelerate (`recipes/accelerate/fsdp2.yaml`).
+
+Each layer of a tower is one unit: its weights lie in shares on the processes and come together while it computes.
+"""
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import CLIPModel
+
+
+def make_shardable(model: nn.Module, accelerator: Accelerator) -> None:
+    """Prepare a model for accelerate's FSDP2: name its layers, and keep scalars, the temperature, whole on every process.
+
+    Layers are found in the model, since `_no_split_modules`, which accelerate would take, also names what a tower lacks.
+    Scalars cannot be cut in shares; torch refuses them. Every process computes the loss of all pairs, so each has the
+    temperature's whole gradient and takes the same step: none has to be gathered.
+    """
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.transformer_cls_names_to_wrap is None:
+        plugin.transformer_cls_names_to_wrap = layer_classes(model)
+    scalars = [value for value in model.parameters(recurse=False) if value.ndim == 0]
+    for value in scalars:
+        value.data = value.data.to(accelerator.device)
+    plugin.ignored_modules = [nn.ParameterList(scalars)]
+    if isinstance(model, CLIPModel):  # accelerate asks for them, and transformers' CLIP does not answer
+        model.get_input_embeddings = model.text_model.get_input_embeddings
+
+
+def layer_classes(model: nn.Module) -> list[str]:
+    """Names of the classes of what the towers hold in lists: their layers."""
+    return sorted({type(layer).__name__ for part in model.modules() if isinstance(part, nn.ModuleList) for layer in part})
+
+
+def set_scalars_apart(optimizer: torch.optim.Optimizer) -> None:
+    """Give scalars groups of their own: a fused step takes tensors in shares or whole ones, not both."""
+    for group in list(optimizer.param_groups):
+        scalars = [value for value in group["params"] if value.ndim == 0]
+        if scalars:
+            group["params"] = [value for value in group["params"] if value.ndim > 0]
+            optimizer.add_param_group({**group, "params": scalars})
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """A tensor that lies in shares as a plain one; every process has to call it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+__all__ = ["layer_classes", "make_shardable", "set_scalars_apart", "whole"]
