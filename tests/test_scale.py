@@ -15,11 +15,12 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import CaptionCells, Collator
-from training.frozen import add_image_vectors, add_teacher_vectors
+from training.frozen import image_vectors, teacher_vectors
 from training.gradient_cache import cached_loss
 from training.losses import contrastive_loss
 from training.sharding import layer_classes, set_scalars_apart
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer, freeze_all_but
+from training.views import ImageViews
 
 from .conftest import ROOT
 
@@ -39,17 +40,20 @@ def train(miniature, tmp_path):
         shared = {"output_dir": str(tmp_path), "dataset": "", "max_steps": 2, "per_device_train_batch_size": 8, "use_cpu": True}
         shared |= {"optim": "sgd", "learning_rate": 0.1, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1} | given
         if stage == "stage1":
-            rows, column, trained = add_teacher_vectors(scenes, teacher, processor.tokenizer), "target", model.text_model
+            inputs, column, trained = teacher_vectors(scenes, teacher, processor.tokenizer), "target", model.text_model
             arguments = TeacherLearningArguments(**shared, teacher_name_or_path="", text_encoder_name_or_path="")
         else:
             freeze_all_but(model, ["text_model", "text_projection", "logit_scale"])
             trained = model if stage == "stage2" else teacher
-            cached = stage == "stage2"
-            rows, column = (add_image_vectors(scenes, model, processor), "image_embeds") if cached else (scenes, "image")
+            inputs, column = ImageViews(scenes, 1), "image"
+            if stage == "stage2":
+                inputs, column = image_vectors(inputs, model, processor), "image_embeds"
             arguments = ContrastiveArguments(**shared, model_name_or_path="")
         trainer_class = TeacherLearningTrainer if stage == "stage1" else ContrastiveTrainer
         collator = Collator(processor.tokenizer if stage == "stage0" else tokenizer, 77, processor.image_processor)
-        trainer = trainer_class(model=trained, args=arguments, train_dataset=CaptionCells(rows, ["en"], column), data_collator=collator)
+        trainer = trainer_class(
+            model=trained, args=arguments, train_dataset=CaptionCells(scenes, ["en"], column, inputs=inputs), data_collator=collator
+        )
         ran = []
         layers = [part for part in trained.modules() if isinstance(part, GradientCheckpointingLayer)]
         # The norm, since a recomputed layer is run by its insides.
@@ -141,6 +145,7 @@ def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(miniature, ru
             *[*beginnings[stage], "--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), "--max_steps", "2"],
             *["--per_device_train_batch_size", str(16 // processes), "--bf16", "false", "--optim", "sgd", "--learning_rate", "0.5"],
             *["--warmup_steps", "0", *(switches if processes == 2 else [])],
+            *["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"],
             OMP_NUM_THREADS="1",
         )
         assert process.returncode == 0, process.stderr[-4000:]
