@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
-from torch.nn.functional import normalize
 from transformers import PreTrainedModel, ProcessorMixin
 
 from modeling_altclip import embed_images, embed_texts
+from modeling_altclip.embedding import mean_of_prompts
 
 from .metrics import top_k_accuracy
 from .recipe import InputError
@@ -26,8 +26,7 @@ def build_classifier(
 ) -> torch.Tensor:
     """One unit vector per class, shape `(classes, dim)`: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4)."""
     prompts = [template.format(name) for name in class_names for template in templates]
-    embeds = embed_texts(model, processor, prompts, accelerator=accelerator)
-    return normalize(embeds.view(len(class_names), len(templates), -1).mean(1), dim=-1)
+    return mean_of_prompts(embed_texts(model, processor, prompts, accelerator=accelerator), len(class_names))
 
 
 def evaluate_zero_shot(

@@ -96,11 +96,11 @@ def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:
     return model_type
 
 
-def load_whole(model_class: type, name_or_path: str, *, unread: str = "no prefix", **kwargs) -> PreTrainedModel:
+def load_whole(model_class: type, name_or_path: str, *, unread: tuple[str, ...] = (), **kwargs) -> PreTrainedModel:
     """Load a tower in float32.
 
     Args:
-        unread: the prefix of weights that may be missing, since nobody reads them.
+        unread: prefixes of weights that may be missing, since nobody reads them.
 
     Raises:
         ValueError: other weights are missing; the message lists them.

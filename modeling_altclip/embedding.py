@@ -127,6 +127,15 @@ def encode_texts(
     return torch.cat(windows)
 
 
+def mean_of_prompts(vectors: torch.Tensor, n_labels: int) -> torch.Tensor:
+    """One unit vector a label `(labels, dim)`: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4).
+
+    Args:
+        vectors: of all prompts `(labels x prompts, dim)`, a label's one after the other.
+    """
+    return normalize(normalize(vectors, dim=-1).view(n_labels, -1, vectors.shape[-1]).mean(dim=1), dim=-1)
+
+
 @contextmanager
 def encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress: bool) -> Iterator[tqdm]:
     """The state in which vectors are made: eval mode, no gradients, a progress bar. Each module's mode is put back afterwards.

@@ -136,7 +136,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         )
         model = cls(config)
         for tower, name_or_path in ((model.vision_model, vision_name_or_path), (model.text_model, text_name_or_path)):
-            unread = "no prefix" if tower.pooling == "pooler" else "pooler."
+            unread = () if tower.pooling == "pooler" else ("pooler.",)
             encoder = load_whole(AutoModel, name_or_path, unread=unread, config=deepcopy(tower.config))
             tower.encoder.load_state_dict(without_idle_parts(encoder, tower.pooling).state_dict())
         return model

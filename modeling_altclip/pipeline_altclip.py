@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import ZeroShotImageClassificationPipeline
 
-from .embedding import encode_texts
+from .embedding import encode_texts, mean_of_prompts
 from .modeling_altclip import AltCLIPModel
 from .processing_altclip import check_texts, read_images, text_length
 from .prompts_altclip import read_templates
@@ -96,11 +96,10 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
                 return self.model.get_text_features(**inputs).pooler_output
 
             prompts = [template.format(label) for label in labels for template in templates]
-            vectors = normalize(encode_texts(self.model, tokenizer, prompts, forward, **tokenizer_kwargs), dim=-1)
-            vectors = vectors.view(len(labels), len(templates), -1).mean(dim=1)
+            vectors = encode_texts(self.model, tokenizer, prompts, forward, **tokenizer_kwargs)
             if len(self.label_embeds) == KEPT_LABEL_SETS:
                 self.label_embeds.pop(next(iter(self.label_embeds)))
-            self.label_embeds[key] = normalize(vectors, dim=-1).to(self.device)
+            self.label_embeds[key] = mean_of_prompts(vectors, len(labels)).to(self.device)
         return self.label_embeds[key]
 
     def forget_if_changed(self, thoroughly: bool = False) -> None:

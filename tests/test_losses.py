@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from training.losses import contrastive_loss, distillation_loss
+from training.losses import contrastive_loss, cosine_loss, distillation_loss
 
 
 def unit(rows, dim=8, seed=0):
@@ -65,3 +65,12 @@ def test_numbers_must_agree():
 def test_distillation_is_the_mean_squared_error():
     student, teacher = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]])
     assert distillation_loss(student, teacher).item() == pytest.approx((1 + 4 + 0 + 1) / 4)
+
+
+def test_cosine_by_hand():
+    """Lengths are left free: a vector twice as long costs nothing, one at a right angle all."""
+    student = torch.tensor([[2.0, 0.0], [0.0, 3.0]], requires_grad=True)
+    loss = cosine_loss(student, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    assert loss.item() == pytest.approx(0.5)
+    loss.backward()
+    assert (student.grad * student).sum().item() == pytest.approx(0.0, abs=1e-6) and student.grad.abs().max() > 0

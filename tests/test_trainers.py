@@ -216,12 +216,13 @@ def test_unknown_trainable_part_is_refused(altclip):
         freeze_all_but(altclip, ["txt_model"])
 
 
-def test_teacher_learning_learns(altclip, scenes, miniature, stage1):
+@pytest.mark.parametrize("objective", ["mse", "cosine"])
+def test_teacher_learning_learns(altclip, scenes, miniature, stage1, objective):
     teacher, processor = load_model(str(miniature / "clip"))
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     cells = CaptionCells(scenes, ["en", "zh"], "target", inputs=teacher_vectors(scenes, teacher, processor.tokenizer))
     before = snapshot(altclip)
-    stage = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32)
+    stage = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32, objective=objective)
     trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
