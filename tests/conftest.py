@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import AutoProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, XLMRobertaConfig, XLMRobertaModel
 
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
@@ -105,3 +105,18 @@ def folder(miniature, processor, tmp_path):
     AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(tmp_path / "altclip")
     processor.save_pretrained(tmp_path / "altclip")
     return tmp_path / "altclip"
+
+
+@pytest.fixture
+def beginnings(miniature, tmp_path):
+    """What each stage begins with, as flags; and the folder whose weights it goes on from."""
+    torch.manual_seed(0)
+    start, encoder = tmp_path / "start", miniature / "text_encoder"
+    AltCLIPModel.from_teacher(str(miniature / "clip"), str(encoder), dropout=0.0).save_pretrained(start)
+    image_processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip").image_processor, AutoTokenizer.from_pretrained(encoder)
+    AltCLIPProcessor(image_processor, tokenizer).save_pretrained(start)
+    return {
+        "stage0": ["--model_name_or_path", miniature / "clip"],
+        "stage1": ["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", encoder],
+        "stage2": ["--model_name_or_path", start],
+    }

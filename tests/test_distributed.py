@@ -11,10 +11,9 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
-from transformers import AutoProcessor, AutoTokenizer
 
 from benchmarks.loading import load_model
-from modeling_altclip import AltCLIPModel, AltCLIPProcessor, embed_images, embed_texts
+from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 from training.losses import contrastive_loss, gather_rows, sigmoid_loss
 
 from .conftest import ROOT
@@ -83,21 +82,6 @@ def test_two_processes_embed_like_one(miniature, processor, tmp_path):
         assert sum(seen) == 2 * 4 + 1  # 7 distinct texts, twice, and one text alone
         for ours, expected in zip(embeds, (texts, texts, texts[:1], images), strict=True):
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
-
-
-@pytest.fixture
-def beginnings(miniature, tmp_path):
-    """What each stage begins with, as flags; and the folder whose weights it goes on from."""
-    torch.manual_seed(0)
-    start, encoder = tmp_path / "start", miniature / "text_encoder"
-    AltCLIPModel.from_teacher(str(miniature / "clip"), str(encoder), dropout=0.0).save_pretrained(start)
-    image_processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip").image_processor, AutoTokenizer.from_pretrained(encoder)
-    AltCLIPProcessor(image_processor, tokenizer).save_pretrained(start)
-    return {
-        "stage0": ["--model_name_or_path", miniature / "clip"],
-        "stage1": ["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", encoder],
-        "stage2": ["--model_name_or_path", start],
-    }
 
 
 SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]

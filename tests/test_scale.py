@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmarks.recipe import InputError
-from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import CaptionCells, Collator
 from training.frozen import image_vectors, teacher_vectors
@@ -107,20 +107,6 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
     assert tower.weight.grad.abs().max() > 100 * expected.abs().max()
     scaler.unscale_(optimizer)
     torch.testing.assert_close(tower.weight.grad, expected, atol=2e-3 * expected.abs().max().item(), rtol=2e-2)
-
-
-@pytest.fixture
-def beginnings(miniature, tmp_path):
-    torch.manual_seed(0)
-    start, encoder = tmp_path / "start", miniature / "text_encoder"
-    AltCLIPModel.from_teacher(str(miniature / "clip"), str(encoder), dropout=0.0).save_pretrained(start)
-    image_processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip").image_processor, AutoTokenizer.from_pretrained(encoder)
-    AltCLIPProcessor(image_processor, tokenizer).save_pretrained(start)
-    return {
-        "stage0": ["--model_name_or_path", miniature / "clip"],
-        "stage1": ["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", encoder],
-        "stage2": ["--model_name_or_path", start],
-    }
 
 
 FSDP2 = ["-m", "accelerate.commands.launch", "--config_file", CONFIGURATIONS / "fsdp2.yaml", "--num_processes", "2"]
