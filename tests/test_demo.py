@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow
 LANGUAGES = list(read_concepts()["languages"])
 
 
-def make_demo(clone):
-    """Run `make demo` with the interpreter of the tests; give CPU seconds and the largest process's memory in GiB."""
+def make(clone, target="demo"):
+    """Run a target with the interpreter of the tests; give CPU seconds and the largest process's memory in GiB."""
     (clone / ".venv").mkdir(exist_ok=True)
     (clone / ".venv/installed").touch()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"PYTHONPATH": str(clone)}
     process = subprocess.run(
-        ["make", "demo", f"BIN={Path(sys.executable).parent}"], cwd=clone, env=environment, capture_output=True, text=True
+        ["make", target, f"BIN={Path(sys.executable).parent}"], cwd=clone, env=environment, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr[-4000:]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -38,11 +38,11 @@ def make_demo(clone):
 def demo(tmp_path_factory):
     clone = tmp_path_factory.mktemp("demo") / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    return clone, *make_demo(clone)
+    return clone, *make(clone)
 
 
-def score(clone, stage, task, split, language, metric):
-    path = clone / "outputs/miniature/results" / stage / f"{task}.{split}.{language}.json"
+def score(clone, stage, task, split, language, metric, run="miniature"):
+    path = clone / "outputs" / run / "results" / stage / f"{task}.{split}.{language}.json"
     return 100 * json.loads(path.read_text())["metrics"][metric]
 
 
@@ -78,6 +78,22 @@ def test_the_printed_lines_work(demo):
     assert [json.loads(line.replace("'", '"'))["label"] for line in outputs[1].splitlines()] == ["red apple", "红苹果", "manzana roja"]
 
 
+def test_added_languages_reach_english_and_cost_the_old_ones_little(demo):
+    clone, *_ = demo
+    make(clone, "add-languages")
+    tasks = [("retrieval", "test_pairs", "text_to_image_recall@1"), ("zero_shot", "test_concepts", "accuracy@1")]
+    for task, split, metric in tasks:
+
+        def reached(stage, language, task=task, split=split, metric=metric):
+            return score(clone, stage, task, split, language, metric, run="add_languages")
+
+        for language in ("th", "hi", "uk", "vi"):
+            assert reached("nine", language) < reached("nine", "en") / 2, language  # unknown before
+            assert reached("thirteen", language) >= reached("thirteen", "en") - 3, language
+        for language in ("en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it"):
+            assert reached("thirteen", language) >= reached("nine", language) - 1, language
+
+
 def test_equal_seeds_give_equal_bytes(demo):
     clone, *_ = demo
 
@@ -87,5 +103,5 @@ def test_equal_seeds_give_equal_bytes(demo):
 
     first = digests()
     shutil.rmtree(clone / "outputs")
-    make_demo(clone)
+    make(clone)
     assert digests() == first
