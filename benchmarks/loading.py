@@ -35,7 +35,7 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     """
     check_folder("dataset", dataset)
     try:
-        rows = load_dataset(dataset, name, data_files=files_of(dataset, name), split=split)
+        rows = load_dataset(dataset, name, data_files=files_of(dataset, name, split), split=split)
     except (OSError, ValueError, DatasetGenerationError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
         raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error.__cause__ or error}") from error
     missing = [column for column in columns if column not in rows.column_names]
@@ -44,15 +44,17 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     return rows
 
 
-def files_of(dataset: str, name: str | None) -> dict[str, list[str]] | None:
-    """A folder's files by split, for `load_dataset` to look at; None for a Hub dataset, which has a revision.
+def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]] | None:
+    """A folder's files of one split, for `load_dataset` to look at; None for a Hub dataset, which has a revision.
 
     A folder with a card is otherwise kept under the card alone: rows that were written anew would be read as they were before.
+    The other splits are left where they lie, unless `split` is a slice such as `train[:100]`, which only `datasets` can read.
     """
     if not Path(dataset).is_dir():
         return None
     files = load_dataset_builder(dataset, name).config.data_files
-    return {str(split): list(paths) for split, paths in files.items()}
+    by_split = {str(name): list(paths) for name, paths in files.items()}
+    return {split: by_split[split]} if split in by_split else by_split
 
 
 def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:

@@ -45,6 +45,20 @@ def test_rows_without_english_are_not_taken_for_equal():
     assert len({cell["row_id"] for cell in cells.__getitems__(range(3))}) == 3
 
 
+def test_equal_captions_without_english_and_equal_pictures_share_an_id():
+    captions = [
+        {"en": None, "zh": "狗"},
+        {"en": "", "zh": "狗"},
+        {"en": "cat", "zh": None},
+        {"en": "a cat", "zh": "猫"},
+        {"en": None, "zh": "猫"},
+    ]
+    rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 5})
+    assert CaptionCells(rows, ["en", "zh"], "target").row_ids.tolist() == [2, 2, 1, 0, 3]
+    joined = CaptionCells(rows, ["en", "zh"], "target", same=["p", "q", "r", "r", "q"]).row_ids
+    assert len({joined[0], joined[1], joined[4]}) == 1 and joined[2] == joined[3] != joined[0]
+
+
 def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     cells = CaptionCells(rows, ["en", "zh"], "target").__getitems__(range(5))

@@ -79,19 +79,21 @@ def test_the_printed_lines_work(demo):
 
 
 def test_added_languages_reach_english_and_cost_the_old_ones_little(demo):
+    """New ones by the harder R@1; old ones by mean recall, since a single R@1 of 1,000 scenes has a standard error of 1.4."""
     clone, *_ = demo
     make(clone, "add-languages")
-    tasks = [("retrieval", "test_pairs", "text_to_image_recall@1"), ("zero_shot", "test_concepts", "accuracy@1")]
-    for task, split, metric in tasks:
 
-        def reached(stage, language, task=task, split=split, metric=metric):
-            return score(clone, stage, task, split, language, metric, run="add_languages")
+    def reached(stage, language, task, split, metric):
+        return score(clone, stage, task, split, language, metric, run="add_languages")
 
-        for language in ("th", "hi", "uk", "vi"):
-            assert reached("nine", language) < reached("nine", "en") / 2, language  # unknown before
-            assert reached("thirteen", language) >= reached("thirteen", "en") - 3, language
-        for language in ("en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it"):
-            assert reached("thirteen", language) >= reached("nine", language) - 1, language
+    accuracy, recall = ("zero_shot", "test_concepts", "accuracy@1"), ("retrieval", "test_pairs", "text_to_image_recall@1")
+    for language in ("th", "hi", "uk", "vi"):
+        for measured in (accuracy, recall):
+            assert reached("nine", language, *measured) < reached("nine", "en", *measured) / 2, language  # unknown before
+            assert reached("thirteen", language, *measured) >= reached("thirteen", "en", *measured) - 3, language
+    for language in ("en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it"):
+        for measured in (accuracy, ("retrieval", "test_pairs", "mean_recall")):
+            assert reached("thirteen", language, *measured) >= reached("nine", language, *measured) - 1, language
 
 
 def test_equal_seeds_give_equal_bytes(demo):

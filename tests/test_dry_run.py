@@ -218,6 +218,19 @@ def test_data_that_does_not_fit_a_stage_is_named(arguments, tmp_path, miniature)
     assert len(texts) == N_ROWS  # stage 0 reads English alone
 
 
+@pytest.mark.parametrize("form", ["columns", "lists"])
+def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
+    """The paper's stage 2: English pairs, and Chinese pairs after them."""
+    captions = [{"en": "a dog", "zh": None}] * 9 + [{"en": None, "zh": "狗"}]
+    if form == "lists":
+        captions = [[{"language": name, "text": text} for name, text in row.items() if text] for row in captions]
+    Dataset.from_list([{"image": {"bytes": b"", "path": None}, "captions": row} for row in captions]).to_parquet(
+        tmp_path / "d/train.parquet"
+    )
+    texts, described = first_captions(arguments(ContrastiveArguments, tmp_path / "d", languages=["en", "zh"]))
+    assert set(texts) == {"a dog"} and described.endswith("captions in en zh")
+
+
 def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_path):
     stand_ins(LARGE, XLMR_LARGE)
     with pytest.raises(InputError, match="is a 'clip', but a xlm-roberta or roberta or camembert has to stand here"):

@@ -17,9 +17,10 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import CaptionCells, Collator
+from training.freezing import freeze_all_but
 from training.frozen import image_vectors, teacher_vectors, written
-from training.trainers import ContrastiveTrainer, TeacherLearningTrainer, freeze_all_but
-from training.views import ImageViews, TurnViews
+from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
+from training.views import ImageViews, TellEpoch
 
 SGD = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "logging_steps": 1}
 
@@ -273,7 +274,7 @@ def stage2(altclip, clip, scenes, miniature, tmp_path):
         collator = Collator(tokenizer, 77, clip[1].image_processor)
         trainer = ContrastiveTrainer(model=altclip, args=arguments, train_dataset=cells, data_collator=collator)
         if turning:
-            trainer.add_callback(TurnViews(inputs))
+            trainer.add_callback(TellEpoch(inputs))
         return trainer
 
     return stage2

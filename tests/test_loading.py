@@ -42,6 +42,14 @@ def test_a_folder_written_anew_is_read_anew(dataset):
     assert load_rows(str(dataset), "train", [])._fingerprint == second._fingerprint
 
 
+def test_only_the_split_that_is_asked_for_is_read(dataset):
+    (dataset / "README.md").unlink()
+    (dataset / "validation.parquet").write_bytes(b"no parquet")
+    assert len(load_rows(str(dataset), "train", ["captions"])) == 2
+    with pytest.raises(InputError, match="'validation' cannot be loaded"):
+        load_rows(str(dataset), "validation", ["captions"])
+
+
 def test_folders_of_one_name_are_told_apart(dataset, tmp_path):
     load_rows(str(dataset), "train", ["captions"])
     other = tmp_path / "elsewhere" / "dataset"

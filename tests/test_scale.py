@@ -15,11 +15,12 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import CaptionCells, Collator
+from training.freezing import freeze_all_but
 from training.frozen import image_vectors, teacher_vectors
 from training.gradient_cache import cached_loss
 from training.losses import contrastive_loss
 from training.sharding import layer_classes, set_scalars_apart
-from training.trainers import ContrastiveTrainer, TeacherLearningTrainer, freeze_all_but
+from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
 from training.views import ImageViews
 
 from .conftest import ROOT

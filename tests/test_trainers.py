@@ -10,8 +10,9 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import CaptionCells, Collator
+from training.freezing import freeze_all_but
 from training.frozen import image_vectors, teacher_vectors
-from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, by_length, freeze_all_but
+from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, by_length
 from training.views import ImageViews
 
 TRAINABLE = ["text_model", "text_projection", "logit_scale"]

@@ -1,12 +1,18 @@
 """The paper's ablation (Table 4): what English text, its translations and contrastive learning each add."""
 
+import subprocess
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from transformers import AutoProcessor, AutoTokenizer, set_seed
 
+from benchmarks.recipe import InputError
 from benchmarks.results import Result, format_table
+from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
 
 class Row(NamedTuple):
@@ -30,6 +36,67 @@ ROWS = {
 }
 COLUMNS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}
 HEADERS = ["retrieval EN", "retrieval others", "zero-shot EN", "zero-shot others"]
+
+
+@dataclass(kw_only=True)
+class AblationArguments:
+    """What is trained, from what, and how often."""
+
+    teacher_name_or_path: str = field(metadata={"help": "The English teacher."})
+    text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
+    dataset: str = field(metadata={"help": "Captioned images with class names beside them, such as the miniature's."})
+    stage1: str = field(metadata={"help": "Recipe of stage 1."})
+    stage2: str = field(metadata={"help": "Recipe of stage 2."})
+    retrieval: str = field(metadata={"help": "Split to search."})
+    zero_shot: str = field(metadata={"help": "Split to classify."})
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "One model a row and seed."})
+    output_dir: str = field(default="outputs/ablation", metadata={"help": "Where models, results, table and plot go."})
+
+
+def train_row(name: str, seed: int, languages: list[str], arguments: AblationArguments) -> str:
+    """Train one model, unless its folder says that the same command and recipe have made it, and give its folder."""
+    row, folder = ROWS[name], Path(arguments.output_dir, f"{name}-{seed}")
+    shared = ["--dataset", arguments.dataset, "--output_dir", folder, "--seed", seed]
+    if row.contrastive:
+        start = Path(arguments.output_dir, f"both-{seed}" if row.english else f"untrained-{seed}")
+        if not row.english:
+            save_untrained(start, seed, arguments)
+        command = ["training/run_stage2.py", arguments.stage2, "--model_name_or_path", start, *shared]
+    else:
+        read = [language for language in languages if (row.english if language == "en" else row.translations)]
+        towers = ["--teacher_name_or_path", arguments.teacher_name_or_path]
+        towers += ["--text_encoder_name_or_path", arguments.text_encoder_name_or_path]
+        command = ["training/run_stage1.py", arguments.stage1, *towers, "--languages", *read, *shared]
+    made_by = folder / "made_by.txt"
+    recipes = [Path(recipe).read_text("utf-8") for recipe in (arguments.stage1, arguments.stage2)]
+    wanted = "\n".join([*map(str, command), *recipes])
+    if not made_by.exists() or made_by.read_text("utf-8") != wanted:
+        run(*command)
+        made_by.write_text(wanted, "utf-8")
+    return str(folder)
+
+
+def save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> None:
+    """The model that stage 1 would begin with."""
+    set_seed(seed)
+    encoder = arguments.text_encoder_name_or_path
+    AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0).save_pretrained(folder)
+    image_processor = AutoProcessor.from_pretrained(arguments.teacher_name_or_path).image_processor
+    AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(encoder)).save_pretrained(folder)
+
+
+def evaluate(models: list[str], arguments: AblationArguments) -> None:
+    shared = ["--models", *models, "--dataset", arguments.dataset, "--output_dir", Path(arguments.output_dir, "results")]
+    run("benchmarks/run_retrieval.py", *shared, "--splits", arguments.retrieval)
+    names = ["--class_names", Path(arguments.dataset, "class_names.json")]
+    run("benchmarks/run_zero_shot.py", *shared, "--splits", arguments.zero_shot, *names)
+
+
+def run(script: str, *flags) -> None:
+    """Run another script; what it says goes through."""
+    process = subprocess.run([sys.executable, Path(__file__).parent.parent / script, *map(str, flags)])
+    if process.returncode:
+        raise InputError(f"{script} ended with status {process.returncode}: see above")
 
 
 def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
@@ -71,7 +138,7 @@ def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
     """Bars of the means with a dot for each seed, English beside the other languages; the paper's figures as lines across."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, title, first in zip(figure.subplots(1, 2), ("retrieval, mean recall", "zero-shot, top-1"), (0, 2)):
-        for offset, color, label in ((0, "tab:blue", "English"), (1, "tab:orange", "18 other languages, mean")):
+        for offset, color, label in ((0, "tab:blue", "English"), (1, "tab:orange", "other languages, mean")):
             for place, (name, columns) in enumerate(summary.items()):
                 seeds, left = columns[first + offset], place + 0.4 * offset - 0.2
                 axes.bar(left, mean(seeds), width=0.38, color=color, alpha=0.75, label=None if place else label)
@@ -94,4 +161,4 @@ def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
     figure.savefig(picture, dpi=110)
 
 
-__all__ = ["ROWS", "ablation_table", "plot_ablation", "summarise"]
+__all__ = ["ROWS", "AblationArguments", "ablation_table", "evaluate", "plot_ablation", "summarise", "train_row"]

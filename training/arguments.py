@@ -195,3 +195,9 @@ class DiffusionArguments(StageArguments):
 
     model_name_or_path: str = field(metadata={"help": "The AltCLIP whose text tower leads."})
     diffusion_name_or_path: str = field(metadata={"help": "A `StableDiffusionPipeline` whose cross-attention has the tower's width."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("dry_run", "validation_split"):
+            if getattr(self, name):
+                raise InputError(f"{name} is {getattr(self, name)}, and diffusion knows none: leave it out")

@@ -213,16 +213,19 @@ def write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
         file.write(card.encode())
 
 
-def fingerprint(made_of: nn.Module | pa.Array | str) -> str:
-    """32 hexadecimal digits (XXH3, 10 GB a second where SHA-256 takes 1) of a module's tensors, of texts or of a text."""
+def fingerprint(made_of: nn.Module | torch.Tensor | pa.Array | str) -> str:
+    """32 hexadecimal digits (XXH3, 10 GB a second where SHA-256 takes 1) of a module's tensors, of one, of texts or of a text."""
     digest = xxh3_128()
     if isinstance(made_of, nn.Module):
         for name, value in made_of.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(f"{name} {fingerprint(value)}".encode())
+    elif isinstance(made_of, torch.Tensor):
+        digest.update(f"{made_of.dtype} {tuple(made_of.shape)}".encode())
+        digest.update(made_of.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     elif isinstance(made_of, pa.Array):
         digest.update(np.asarray(pc.binary_length(made_of)))
-        digest.update("".join(made_of.to_pylist()).encode())
+        for start in range(0, len(made_of), 1_000_000):  # all at once would copy the corpus twice
+            digest.update("".join(made_of[start : start + 1_000_000].to_pylist()).encode())
     else:
         digest.update(made_of.encode())
     return digest.hexdigest()

@@ -5,7 +5,8 @@ tower made of it. One example is one cell, a row in one of its languages. On par
 paper's recipe, every sentence once in English and once in the other language.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 
 import numpy as np
 import pandas as pd
@@ -54,11 +55,21 @@ def has_text(texts: pa.Array) -> np.ndarray:
     return np.asarray(pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False))
 
 
+def join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:
+    """Numbers of rows that are equal where either `row_ids` or `others` are, and whatever hangs together by these."""
+    joined = pd.Series(row_ids)
+    while True:
+        lowest = joined.groupby(others).transform("min").groupby(row_ids).transform("min")
+        if (lowest == joined).all():
+            return joined.to_numpy()
+        joined = lowest
+
+
 class CaptionCells(TorchDataset):
     """Every non-empty (row, language) cell of a captioned dataset, as `{"text", "row_id", column: the row's value in it}`.
 
-    `row_id` is equal for rows that show the same thing: those whose captions in the reference language, English where it is
-    spoken, are equal. A row without that caption is taken for unlike all others. `set_aside` counts, by reason, the cells that
+    `row_id` is equal for rows that show the same thing: those of one picture, and those whose captions in English are equal, or, where
+    a row has none, in the first of `languages` that it has. `set_aside` counts, by reason, the cells that
     are left out: those without text, and with `sift` more. `weights` `(cells,)` are those of the rows, where they have any.
 
     Args:
@@ -66,6 +77,7 @@ class CaptionCells(TorchDataset):
         languages: those to make cells of.
         column: what goes with a text: `image`, or a column of vectors.
         inputs: gives `{column: values}` of a list of row numbers; by default `rows`, which then has the column.
+        same: something of each row that is equal where rows have one picture, such as its digest.
         sift: for parallel text: leave out what is too long, what was left in English, and all but the first of equal pairs.
         max_characters: what is too long.
     """
@@ -77,6 +89,7 @@ class CaptionCells(TorchDataset):
         column: str,
         *,
         inputs: CachedColumn | ImageViews | None = None,
+        same: Sequence | None = None,
         sift: bool = False,
         max_characters: int = 1000,
     ):
@@ -87,10 +100,13 @@ class CaptionCells(TorchDataset):
         columns = [(language, texts) for language in languages for texts in in_turn(captions.field(language))]
         self.columns, self.texts = zip(*columns)  # the language, and the texts, of each column of cells
         self.english = in_turn(captions.field("en"))[0] if "en" in rows.features["captions"] else None
-        reference = self.texts[0] if self.english is None else self.english
-        reference = np.asarray(pc.fill_null(reference, ""))
+        references = [*([] if self.english is None else [self.english]), *self.texts]
+        references = [pc.if_else(has_text(texts), texts, pa.scalar(None, texts.type)) for texts in references]
+        reference = np.asarray(pc.fill_null(pc.coalesce(*references), ""))
         self.row_ids = np.unique(reference, return_inverse=True)[1]
         self.row_ids[reference == ""] = len(rows) + np.flatnonzero(reference == "")
+        if same is not None:
+            self.row_ids = join(self.row_ids, same)
         kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
         firsts = [self.columns.index(language) for language in languages]
         self.set_aside = {"empty": int((~kept[:, firsts]).sum())}
@@ -117,6 +133,12 @@ class CaptionCells(TorchDataset):
 
     def __len__(self) -> int:
         return len(self.cells)
+
+    def with_inputs(self, column: str, inputs: CachedColumn) -> "CaptionCells":
+        """The same cells with something else in the place of what went with the texts."""
+        cells = copy(self)
+        cells.column, cells.inputs = column, inputs
+        return cells
 
     def summary(self) -> str:
         set_aside = ", ".join(f"{count} {reason}" for reason, count in self.set_aside.items() if count) or "nothing"

@@ -19,8 +19,8 @@ from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 
 from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments
 from .first_rows import first_captions
+from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .session import say
-from .trainers import freeze_all_but, learns
 
 GIB = 2**30
 LOGITS = 5  # matrices of them at the peak of `contrastive_loss`: 1,272 MB above its gradients for 8,192 pairs
@@ -122,7 +122,7 @@ def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> Memo
     n_rows = arguments.per_device_train_batch_size
     side = 0
     if isinstance(arguments, PairArguments):
-        side = arguments.tile_size or n_rows * n_processes
+        side = min(arguments.tile_size or n_rows * n_processes, n_rows * n_processes)
         n_rows, accumulates = in_chunks(arguments, accumulates)
     return Memory(
         weights=sum(value.nbytes for value in model.parameters()),
@@ -167,7 +167,7 @@ def activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_toke
         hooks.append(layer.register_forward_pre_hook(enter))
         hooks.append(layer.register_forward_hook(lambda *_: layers.append(total() - before.pop())))
     batch = {name: torch.ones(n_rows, n_tokens, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-    if images_live(arguments) and learns(model, "vision_model", "visual_projection"):
+    if images_live(arguments) and learns(model, *IMAGE_PARTS):
         size = model.config.vision_config.image_size
         batch["pixel_values"] = torch.zeros(n_rows, 3, size, size)
     dtype = torch.float16 if arguments.fp16 else torch.bfloat16

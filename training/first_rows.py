@@ -28,7 +28,8 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
     asked = ["en"] if isinstance(arguments, TeacherArguments) else arguments.languages
     rows = with_image(stream(arguments.dataset, arguments.split), arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, asked)
-    texts, languages = texts_of([read_captions(row, form) for row in first(rows, arguments.dataset)], asked)
+    captions = [read_captions(row, form) for row in first(rows, arguments.dataset)]
+    texts, languages = seen_texts(captions, asked, form.spoken or asked)
     return texts, f"columns {', '.join(rows.features)}; captions in {' '.join(languages)}"
 
 
@@ -42,13 +43,19 @@ def of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], st
     spoken = sorted({language for caption in captions for language in caption})
     if "en" not in spoken:
         raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(spoken) or 'none'}")
-    texts, languages = texts_of(captions, arguments.languages and arguments.languages + arguments.replay_languages)
+    texts, languages = seen_texts(captions, arguments.languages and arguments.languages + arguments.replay_languages)
     return texts, f"captions in {' '.join(languages)}"
 
 
-def texts_of(captions: list[dict[str, list[str]]], asked: list[str] | None) -> tuple[list[str], list[str]]:
-    """All texts in the languages asked for, or in all there are; and these languages."""
-    languages = check_languages(asked, list(dict.fromkeys(language for caption in captions for language in caption)))
+def seen_texts(
+    captions: list[dict[str, list[str]]], asked: list[str] | None, spoken: list[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """All texts in the languages asked for, or in all there are; and these languages.
+
+    Args:
+        spoken: the languages of all rows, where they are known: the first rows may lack some.
+    """
+    languages = check_languages(asked, spoken or list(dict.fromkeys(language for caption in captions for language in caption)))
     return [text for caption in captions for language in languages for text in caption.get(language, []) if text], languages
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.recipe import InputError
 
+from .column_cache import fingerprint
 from .sharding import whole
 
 WATCHED_ROWS = 512  # of a batch: a nearest neighbour among so many says enough, and costs little
@@ -80,7 +81,7 @@ class FrozenWeights:
     """Remembers what is frozen, to tell at the end whether it stayed."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.before = model, self._sums(model)
+        self.model, self.before = model, self._prints(model)
 
     def check(self) -> None:
         """Compare.
@@ -88,18 +89,18 @@ class FrozenWeights:
         Raises:
             RuntimeError: a frozen weight has changed; the message names it.
         """
-        after = self._sums(self.model)
-        moved = [name for name, value in self.before.items() if after.get(name, value) != value]
+        after = self._prints(self.model)
+        moved = [name for name, value in self.before.items() if after.get(name) != value]
         if moved:
             raise RuntimeError(
                 f"{len(moved)} frozen weights changed while training, {moved[0]} among them: the image tower is no longer CLIP's"
             )
 
     @staticmethod
-    @torch.no_grad()
-    def _sums(model: nn.Module) -> dict[str, str]:
-        frozen = {name: whole(value).double() for name, value in model.named_parameters() if not value.requires_grad}
-        return {name: repr([value.sum().item(), value.square().sum().item()]) for name, value in frozen.items()}
+    def _prints(model: nn.Module) -> dict[str, str]:
+        """A fingerprint of each frozen weight's bytes, wherever it lies, under its plain name: checkpointing wraps layers."""
+        frozen = [(name, value) for name, value in model.named_parameters() if not value.requires_grad]
+        return {name.replace("_checkpoint_wrapped_module.", ""): fingerprint(whole(value.detach())) for name, value in frozen}
 
 
 __all__ = ["FrozenWeights", "Watch", "check_loss"]

@@ -3,12 +3,12 @@
 accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml
 """
 
-from benchmarks.loading import check_languages, load_model
+from benchmarks.loading import load_model
 from benchmarks.recipe import launch
 from training.arguments import TeacherArguments
-from training.data import CaptionCells, Collator
+from training.data import Collator
 from training.estimate import report
-from training.session import begin, finish, load_pictures, stream_pictures, train
+from training.session import begin, finish, load_cells, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -18,11 +18,7 @@ def main(arguments: TeacherArguments) -> None:
         return report(arguments)
     begin(arguments)
     model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
-    if arguments.streaming:
-        cells = stream_pictures(arguments, ["en"])
-    else:
-        rows = load_pictures(arguments, ["en"])
-        cells = CaptionCells(rows, check_languages(["en"], list(rows.features["captions"])), "image")
+    cells = load_cells(arguments, ["en"])
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])
     trainer = ContrastiveTrainer(

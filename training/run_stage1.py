@@ -8,13 +8,14 @@ from benchmarks.loading import check_languages, load_model
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
-from training.data import CaptionCells, Collator, texts_of
+from training.data import CaptionCells, Collator
 from training.estimate import report
+from training.freezing import freeze_all_but
 from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
 from training.student import build_student
-from training.trainers import TeacherLearningTrainer, freeze_all_but
+from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
 
@@ -25,17 +26,19 @@ def main(arguments: TeacherLearningArguments) -> None:
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path)
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
-    wanted = arguments.languages and arguments.languages + arguments.replay_languages
-    languages = check_languages(wanted, list(rows.features["captions"]))
+    spoken = list(rows.features["captions"])
+    new = check_languages(arguments.languages, spoken)
+    languages = new + (check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else [])
     targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
     say(arguments, f"Cached {targets}")
 
-    model, tokenizer = build_student(arguments, texts_of(rows, languages))
+    model, tokenizer = build_student(arguments, rows, new)
     freeze_all_but(model, ["text_model"])
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     cells = CaptionCells(rows, languages, "target", inputs=targets, sift=arguments.sift, max_characters=arguments.max_characters)
     collator = Collator(tokenizer, arguments.max_text_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
+    model.to(arguments.device)  # all of it, for validation: the Trainer gets the text tower alone
     validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))
     trainer = TeacherLearningTrainer(
         model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator, validation=validation

@@ -15,9 +15,11 @@ from benchmarks.recipe import InputError
 
 from .arguments import PairArguments, StageArguments
 from .captions import find_form, with_captions, with_image
+from .data import CaptionCells
 from .health import FrozenWeights
 from .pictures import check_policy, keep_readable
 from .streaming import CellStream, open_files
+from .views import ImageViews
 
 
 def begin(arguments: StageArguments) -> None:
@@ -36,6 +38,16 @@ def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Data
     if n_bad:
         say(arguments, f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.")
     return rows
+
+
+def load_cells(arguments: PairArguments, languages: list[str] | None, n_views: int = 1) -> CaptionCells | CellStream:
+    """Captions with their pictures, `n_views` of each, as a stream where the recipe asks for one. Rows of one picture are alike."""
+    if arguments.streaming:
+        return stream_pictures(arguments, languages)
+    rows = load_pictures(arguments, languages)
+    views = ImageViews(rows, n_views)
+    languages = check_languages(languages, list(rows.features["captions"]))
+    return CaptionCells(rows, languages, "image", inputs=views, same=views.digests)
 
 
 def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> CellStream:
@@ -59,7 +71,7 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         if arguments.local_process_index == 0 and not arguments.resume:
             for report in reports(arguments):
-                report.unlink()
+                report.unlink(missing_ok=True)  # another machine may be quicker
     report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
     shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
     return CellStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)

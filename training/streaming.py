@@ -69,8 +69,7 @@ class CellStream(TorchIterableDataset):
 
     A row gives one cell a pass: an image then stands once in a batch, is encoded once, and all others are negatives. Its captions
     take turns, by the number of the row plus that of the pass: a batch has all languages, and after as many passes as a row
-    has captions each has come once. `row_id` is a hash of 63 bits of the caption in the reference language, English where it is
-    spoken; a row without it is unlike all others.
+    has captions each has come once. `row_id` is a hash of 63 bits of the row's English caption, or of its first where it has none.
 
     Rows come in the order of the files. With a `shuffle_buffer` files are shuffled anew in each pass, and rows drawn from
     that many at a time out of up to ten files. Either way the order follows from the seed alone, and a run that resumes
@@ -87,7 +86,6 @@ class CellStream(TorchIterableDataset):
         self, rows: IterableDataset, form: Form, languages: list[str], report: Path, *, refuse=False, shuffle_buffer: int = 0, seed: int = 0
     ):
         self.rows, self.form, self.languages, self.report, self.refuse = rows, form, languages, report, refuse
-        self.reference = "en" if "en" in (form.spoken or languages) else languages[0]
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
 
     def __iter__(self) -> Iterator[dict]:
@@ -118,7 +116,7 @@ class CellStream(TorchIterableDataset):
         image = self.image(row) if texts else None
         if image is None:
             return None
-        reference = captions.get(self.reference, [json.dumps([row[FILE], row[ROW]])])[0]
+        reference = captions.get("en", texts)[0]
         return {"text": texts[(row[ROW] + number) % len(texts)], "row_id": stable_hash(reference), "image": image}
 
     def image(self, row: dict) -> PillowImage.Image | None:

@@ -1,8 +1,7 @@
 """What stage 1 trains: a new text tower beside the teacher's image tower, or a finished one that learns more languages."""
 
-from collections.abc import Iterable
-
 import torch
+from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.loading import check_folder
@@ -10,15 +9,17 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
 
 from .arguments import TeacherLearningArguments
+from .data import texts_of
 from .vocabulary import extend_tokenizer
 
 
-def build_student(arguments: TeacherLearningArguments, texts: Iterable[str]) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
+def build_student(arguments: TeacherLearningArguments, rows: Dataset, new: list[str]) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
     """The whole model whose text tower is to learn, and its tokenizer.
 
     Args:
-        texts: what a finished model's tokenizer is extended by, where `new_pieces` asks for it. The old pieces keep their
-            embeddings; those of new ones begin at their mean.
+        rows: parallel text, by which a finished model's tokenizer is extended where `new_pieces` asks for it. Old pieces keep their
+            embeddings; those of new ones begin near their mean.
+        new: the languages that the model is to learn.
 
     Raises:
         InputError: the finished model is no AltCLIP, or its tokenizer cannot be extended.
@@ -35,6 +36,6 @@ def build_student(arguments: TeacherLearningArguments, texts: Iterable[str]) -> 
     model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=arguments.max_text_length)
     if arguments.new_pieces:
-        tokenizer = extend_tokenizer(tokenizer, texts, arguments.new_pieces)
+        tokenizer = extend_tokenizer(tokenizer, texts_of(rows, new), arguments.new_pieces)
         model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer

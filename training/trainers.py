@@ -16,6 +16,7 @@ from transformers import Trainer
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 
+from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import contrastive_loss, cosine_loss, distillation_loss, gather_rows
@@ -23,28 +24,13 @@ from .sampling import ShareSampler, language_shares
 from .sharding import make_shardable, set_scalars_apart
 from .streaming import CellStream
 from .validation import Validation
+from .views import TellEpoch
 
 TEXTS = ("input_ids", "attention_mask")
 
 OBJECTIVES = {"mse": distillation_loss, "cosine": cosine_loss}
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: logits are scaled by 100 at most
-
-
-def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
-    """Let only the parameters learn that lie below one of the names in `trainable`.
-
-    Raises:
-        ValueError: a name is no part of the model.
-    """
-    parts = list(dict(model.named_children())) + [name for name, _ in model.named_parameters()]
-    unknown = [name for name in trainable if name not in parts]
-    if unknown:
-        raise ValueError(
-            f"trainable names {', '.join(unknown)}, which the model has not; its parts are {', '.join(dict(model.named_children()))}"
-        )
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(name == part or name.startswith(part + ".") for part in trainable))
 
 
 def by_length(inputs: dict, n_groups: int) -> tuple[list[dict], torch.Tensor]:
@@ -83,6 +69,8 @@ class AltCLIPTrainer(Trainer):
         self.watch, self.validation = Watch(), validation
         if self.is_fsdp_enabled:
             make_shardable(self.model, self.accelerator)
+        if validation is not None:
+            validation.begin(self.accelerator)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
@@ -121,7 +109,9 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         names, languages = np.unique(np.asarray(cells.columns)[cells.cells[:, 1]], return_inverse=True)
         replayed = np.flatnonzero(np.isin(names, args.replay_languages))
         shares = language_shares(languages, cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay)
-        return ShareSampler(*shares, args.seed)
+        sampler = ShareSampler(*shares, args.seed)
+        self.add_callback(TellEpoch(sampler))
+        return sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         groups, rows = by_length(inputs, self.args.length_groups)
@@ -171,7 +161,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
                 unwrapped.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         eval_frozen_parts(unwrapped)
         alone = isinstance(unwrapped, AltCLIPModel)  # which reads texts without images; transformers' CLIP does not
-        if alone and "pixel_values" in inputs and not learns(unwrapped, "vision_model", "visual_projection"):
+        if alone and "pixel_values" in inputs and not learns(unwrapped, *IMAGE_PARTS):
             inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
         groups, rows = by_length(inputs, self.n_groups(inputs))
         text_rows, row_ids = rows[inputs["text_rows"]], gather_rows(inputs["row_ids"])
@@ -216,15 +206,3 @@ class ContrastiveTrainer(AltCLIPTrainer):
         """A frozen image tower's unit vectors `(images, dim)`, once and without a graph."""
         parts = pixel_values.split(self.args.gradient_cache_chunk or len(pixel_values))
         return normalize(torch.cat([model.get_image_features(part).pooler_output for part in parts]).float(), dim=-1)
-
-
-def learns(model: nn.Module, *parts: str) -> bool:
-    """Whether any parameter below one of the named parts is trained."""
-    return any(parameter.requires_grad for part in parts for parameter in model.get_submodule(part).parameters())
-
-
-def eval_frozen_parts(model: nn.Module) -> None:
-    """Put parts of which nothing is trained into eval mode: the Trainer puts the whole model into training mode at each step."""
-    for name, part in model.named_children():
-        if not learns(model, name):
-            part.eval()

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from transformers import PreTrainedModel, ProcessorMixin
 
-from benchmarks.loading import check_folder, load_captions, load_rows
+from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
 from modeling_altclip import embed_images
 
 from .arguments import StageArguments
-
-IMAGE_PARTS = ("vision_model", "visual_projection")
+from .captions import find_form, with_captions, with_image
+from .data import caption_columns, has_text
+from .freezing import IMAGE_PARTS, learns
+from .frozen import on_device
 
 
 class Validation:
@@ -50,22 +52,29 @@ class Validation:
         self.model, self.processor, self.captioned, self.languages = model, processor, captioned, languages
         self.classified, self.class_names = classified, class_names
         self.english_tolerance, self.image_embeds = english_tolerance, {}
-        self.english = mean_recall(*teacher, captioned, ["en"])["en"] if teacher and "en" in languages else None
+        self.teacher = teacher if teacher and "en" in captioned.features["captions"] else None
+
+    def begin(self, accelerator: Accelerator | None = None) -> None:
+        """Before training: what the teacher, or the model as it is, reaches in English."""
+        if self.teacher is not None:
+            with on_device(self.teacher[0]):
+                self.english = mean_recall(*self.teacher, self.captioned, ["en"], accelerator=accelerator)["en"]
 
     def scores(self, accelerator: Accelerator | None = None) -> dict[str, float]:
         """Fractions: `mean_recall` and `accuracy`, means over languages, and each language's as `mean_recall_zh`.
 
-        `english_lost`, where there is a teacher, is its mean recall in English less the model's.
+        `english_lost`, where there is a teacher, is its mean recall in English less the model's, whether that trains on English or not.
         """
-        embeds = self._embed(self.captioned, accelerator)
-        recall = mean_recall(self.model, self.processor, self.captioned, self.languages, image_embeds=embeds, accelerator=accelerator)
-        scores = with_mean("mean_recall", recall)
+        guarded = ["en"] if self.teacher is not None and "en" not in self.languages else []
+        known = {"image_embeds": self._embed(self.captioned, accelerator), "accelerator": accelerator}
+        recall = mean_recall(self.model, self.processor, self.captioned, self.languages + guarded, **known)
+        scores = with_mean("mean_recall", {language: recall[language] for language in self.languages})
         if self.classified is not None:
             embeds = self._embed(self.classified, accelerator)
             known = {"image_embeds": embeds, "accelerator": accelerator}
             classes = evaluate_zero_shot(self.model, self.processor, self.classified, self.class_names, **known)
             scores |= with_mean("accuracy", {language: found["accuracy@1"] for language, found in classes.items()})
-        if self.english is not None:
+        if self.teacher is not None:
             scores["english_lost"] = self.english - recall["en"]
             if scores["english_lost"] > self.english_tolerance:
                 warnings.warn(
@@ -77,8 +86,7 @@ class Validation:
 
     def _embed(self, rows: Dataset, accelerator: Accelerator | None) -> torch.Tensor:
         key = rows._fingerprint
-        learns = any(parameter.requires_grad for part in IMAGE_PARTS for parameter in self.model.get_submodule(part).parameters())
-        if learns or key not in self.image_embeds:
+        if learns(self.model, *IMAGE_PARTS) or key not in self.image_embeds:
             self.image_embeds[key] = embed_images(self.model, self.processor, rows["image"], accelerator=accelerator)
         return self.image_embeds[key]
 
@@ -90,6 +98,20 @@ def mean_recall(model, processor, rows: Dataset, languages: list[str], **known) 
 
 def with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
     return {name: sum(scores.values()) / len(scores)} | {f"{name}_{language}": score for language, score in scores.items()}
+
+
+def load_captioned(dataset: str, split: str, languages: list[str]) -> Dataset:
+    """Rows of `image` and `captions`, `{language: text}`, of captions in any form; the first where a row has several in a language."""
+    rows = with_image(load_rows(dataset, split, []), dataset)
+    rows = with_captions(rows, find_form(rows.features, dataset, languages=languages)).cast_column("image", Image())
+    names = list(rows.features["captions"])
+    if all(isinstance(feature, Value) for feature in rows.features["captions"].values()):
+        return rows
+    first = rows.select_columns(["captions"]).map(
+        lambda row: {"captions": {name: (row["captions"][name] or [None])[0] for name in names}},
+        features=Features({"captions": {name: Value("string") for name in names}}),
+    )
+    return concatenate_datasets([rows.select_columns(["image"]), first], axis=1)
 
 
 def load_validation(
@@ -107,8 +129,9 @@ def load_validation(
     if arguments.validation_split is None:
         return None
     dataset = arguments.validation_dataset or arguments.dataset
-    captioned = load_captions(dataset, arguments.validation_split)
-    spoken = [language for language in languages if language in captioned.features["captions"]]
+    captioned = load_captioned(dataset, arguments.validation_split, languages)
+    texts = caption_columns(captioned)
+    spoken = [name for name in languages if name in captioned.features["captions"] and has_text(texts.field(name)).any()]
     if not spoken:
         raise InputError(f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in {' '.join(languages)}")
     classified = class_names = None
@@ -116,6 +139,8 @@ def load_validation(
         check_folder("class_names file", arguments.class_names)
         named = json.loads(Path(arguments.class_names).read_text("utf-8"))
         class_names = {language: named[language] for language in languages if language in named}
+        if not class_names:
+            raise InputError(f"class_names {arguments.class_names!r} are in {' '.join(named)}, and none in {' '.join(languages)}")
         classified = load_rows(dataset, arguments.zero_shot_split, ["image", "label"])
         check_class_names(class_names, max(classified["label"]) + 1)
     return Validation(

@@ -65,14 +65,16 @@ def crop(image: PillowImage, digest: str, view: int) -> PillowImage:
     return image.crop((left, top, left + side, top + side))
 
 
-class TurnViews(TrainerCallback):
-    """Tells views of the epoch. accelerate tells a dataset's `set_epoch` only where the sampler has none, so not after a resume."""
+class TellEpoch(TrainerCallback):
+    """Tells views, or a sampler, of the epoch. accelerate tells neither reliably: no dataset whose sampler has a `set_epoch` too, and after
+    a resume with several processes no sampler.
+    """
 
-    def __init__(self, views):
-        self.views = views
+    def __init__(self, told):
+        self.told = told
 
     def on_epoch_begin(self, args, state, control, **_):
-        self.views.set_epoch(int(state.epoch or 0))
+        self.told.set_epoch(int(state.epoch or 0))
 
 
-__all__ = ["ImageViews", "TurnViews"]
+__all__ = ["ImageViews", "TellEpoch"]
