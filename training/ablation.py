@@ -157,7 +157,7 @@ def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
         axes.set(title=title, ylabel="%", xticks=range(len(summary)), ylim=(0, 100))
         axes.set_xticklabels([ROWS[name].name.replace(", ", ",\n").replace(" + ", "\n+ ") for name in summary], fontsize=8)
         axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(picture, dpi=110)
 
 
