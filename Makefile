@@ -37,10 +37,11 @@ add-languages: outputs/miniature/altclip/README.md  ## a model of nine languages
 outputs/miniature/altclip/README.md:
 	$(MAKE) demo
 
+# Two tests at a time with a thread each: most of them wait for a script to be imported.
 test: .venv/installed  ## the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25
 
 test-slow: .venv/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
 	$(BIN)/python -m pytest -m slow

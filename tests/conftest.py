@@ -76,7 +76,7 @@ def run():
 
     def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
         command = [sys.executable if part == "python" else str(part) for part in command]
-        environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)} | environment
+        environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)} | environment
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
     return run

@@ -97,7 +97,7 @@ def beginning(stage, folder):
 
 def train_with_kills(command, output_dir, n_kills, chance):
     """Start a run; kill it as soon as it writes one more checkpoint, or a moment later; go on from the last whole one, and so on."""
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)}
     for number in range(n_kills + 1):
         resume = ["--resume"] if last_whole_checkpoint(output_dir) else []
         before = {path.name for path in output_dir.glob("checkpoint-*")}
