@@ -167,8 +167,8 @@ def test_captions_of_other_forms_are_read(folder, captioned, tmp_path):
     """A list of languages and texts, several in a language: the first counts."""
     rows = captioned.select(range(20))
     listed = [[{"language": name, "text": text} for name in ("en", "zh") for text in (row[name], "x")] for row in rows["captions"]]
-    rows.remove_columns(["captions", "label"]).add_column("captions", listed).to_parquet(tmp_path / "data/validation.parquet")
-    given = {"validation_split": "validation", "eval_strategy": "epoch", "dataset": str(tmp_path / "data")}
+    rows.remove_columns(["captions", "label"]).add_column("said", listed).to_parquet(tmp_path / "data/validation.parquet")
+    given = {"validation_split": "validation", "eval_strategy": "epoch", "dataset": str(tmp_path / "data"), "text_column": "said"}
     arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", use_cpu=True, **given)
     model, processor = load_model(str(folder))
     validation = load_validation(arguments, model, processor, ["en", "zh", "sw"])

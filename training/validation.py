@@ -15,7 +15,7 @@ from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
 from modeling_altclip import embed_images
 
-from .arguments import StageArguments
+from .arguments import PairArguments, StageArguments
 from .captions import find_form, with_captions, with_image
 from .data import caption_columns, has_text
 from .freezing import IMAGE_PARTS, learns
@@ -100,10 +100,10 @@ def with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
     return {name: sum(scores.values()) / len(scores)} | {f"{name}_{language}": score for language, score in scores.items()}
 
 
-def load_captioned(dataset: str, split: str, languages: list[str]) -> Dataset:
+def load_captioned(dataset: str, split: str, languages: list[str], text_column: str | None = None) -> Dataset:
     """Rows of `image` and `captions`, `{language: text}`, of captions in any form; the first where a row has several in a language."""
     rows = with_image(load_rows(dataset, split, []), dataset)
-    rows = with_captions(rows, find_form(rows.features, dataset, languages=languages)).cast_column("image", Image())
+    rows = with_captions(rows, find_form(rows.features, dataset, text_column, languages)).cast_column("image", Image())
     names = list(rows.features["captions"])
     if all(isinstance(feature, Value) for feature in rows.features["captions"].values()):
         return rows
@@ -129,7 +129,8 @@ def load_validation(
     if arguments.validation_split is None:
         return None
     dataset = arguments.validation_dataset or arguments.dataset
-    captioned = load_captioned(dataset, arguments.validation_split, languages)
+    text_column = arguments.text_column if isinstance(arguments, PairArguments) else None
+    captioned = load_captioned(dataset, arguments.validation_split, languages, text_column)
     texts = caption_columns(captioned)
     spoken = [name for name in languages if name in captioned.features["captions"] and has_text(texts.field(name)).any()]
     if not spoken:
