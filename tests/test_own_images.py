@@ -14,7 +14,7 @@ from .conftest import ROOT
 
 def readme_example():
     """The commands and files of the section, as printed."""
-    section = (ROOT / "README.md").read_text("utf-8").split("### Your own pictures")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text("utf-8").split("### Your own pictures")[1].split("\n##")[0]
     return re.findall(r"```(\w+)\n(.*?)```", section, flags=re.DOTALL)
 
 

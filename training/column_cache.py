@@ -221,7 +221,8 @@ def fingerprint(made_of: nn.Module | torch.Tensor | pa.Array | str) -> str:
             digest.update(f"{name} {fingerprint(value)}".encode())
     elif isinstance(made_of, torch.Tensor):
         digest.update(f"{made_of.dtype} {tuple(made_of.shape)}".encode())
-        digest.update(made_of.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        values = made_of.detach().cpu().flatten().clone()  # numpy takes the right to resize from a tensor's memory: FSDP needs it
+        digest.update(values.view(torch.uint8).numpy())
     elif isinstance(made_of, pa.Array):
         digest.update(np.asarray(pc.binary_length(made_of)))
         for start in range(0, len(made_of), 1_000_000):  # all at once would copy the corpus twice
