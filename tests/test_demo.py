@@ -1,4 +1,4 @@
-"""The whole demo, twice, from a clone: what it reaches, what it costs, and that equal seeds give equal bytes. Takes 13 minutes."""
+"""The whole demo, twice, from a clone: what it reaches and costs, that equal seeds give equal bytes; and languages added. 17 minutes."""
 
 import hashlib
 import json
