@@ -6,6 +6,8 @@ from transformers import TrainingArguments
 
 from benchmarks.recipe import InputError
 
+from .losses import OBJECTIVES
+
 
 @dataclass(kw_only=True)
 class StageArguments(TrainingArguments):
@@ -142,8 +144,8 @@ class TeacherLearningArguments(FrozenTowerArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.objective not in ("mse", "cosine"):
-            raise InputError(f"objective is {self.objective!r}: choose mse or cosine")
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective is {self.objective!r}: choose {' or '.join(OBJECTIVES)}")
         if (self.text_encoder_name_or_path is None) == (self.model_name_or_path is None):
             raise InputError("give text_encoder_name_or_path, or model_name_or_path to go on from a finished model, and not both")
         if self.new_pieces and self.model_name_or_path is None:

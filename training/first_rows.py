@@ -12,7 +12,7 @@ from benchmarks.recipe import InputError
 
 from .arguments import StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
-from .parallel_text import BUILDERS, lines_of, read_sources, with_captions
+from .parallel_text import BUILDERS, lines_of, moses_paths, read_sources, with_captions
 
 N_ROWS = 8
 
@@ -62,10 +62,8 @@ def seen_texts(
 def read_head(data: str, name: str | None, split: str) -> Dataset:
     """The first rows of a source of parallel text, of any kind that `parallel_text` reads."""
     suffix = Path(data).suffix
-    if "{" in data:
-        before, languages, after = data.replace("}", "{").split("{")
-        texts = {language: head(before + language + after) for language in languages.split(",")}
-        return Dataset.from_dict(texts)
+    if paths := moses_paths(data):
+        return Dataset.from_dict({language: head(path) for language, path in paths.items()})
     if suffix == ".tsv":
         columns, *lines = [line.split("\t") for line in head(data)]
         return Dataset.from_list([dict(zip(columns, line)) for line in lines])

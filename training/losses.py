@@ -26,6 +26,9 @@ def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return 1 - cosine_similarity(student, teacher, dim=-1).mean()
 
 
+OBJECTIVES = {"mse": distillation_loss, "cosine": cosine_loss}  # of teacher learning
+
+
 def contrastive_loss(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,

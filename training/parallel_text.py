@@ -93,10 +93,9 @@ def is_here(folder: Path, data: str) -> bool:
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
     """One source as rows of `captions` alone."""
-    pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
     suffix = Path(data).suffix
-    if pair:
-        return read_moses({language: pair[1] + language + pair[3] for language in pair[2].split(",")})
+    if paths := moses_paths(data):
+        return read_moses(paths)
     if suffix in (".tsv", ".csv", *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
         if Path(data).stat().st_size == 0:
@@ -108,6 +107,12 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
     if suffix in BUILDERS:
         return with_captions(load_dataset(BUILDERS[suffix], data_files=data, split="train"), data)
     return with_captions(load_rows(data, split, [], name), data)
+
+
+def moses_paths(data: str) -> dict[str, str]:
+    """The file of each language that `corpus.{en,fr}` stands for; none of a name without braces."""
+    pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
+    return {language: pair[1] + language + pair[3] for language in pair[2].split(",")} if pair else {}
 
 
 def read_table(path: str) -> Dataset:

@@ -23,7 +23,7 @@ class ShareSampler(Sampler[int]):
         self.counts = share_out(shares, len(groups))
 
     def set_epoch(self, epoch: int) -> None:
-        """Told by accelerate at the beginning of each epoch."""
+        """Told at the beginning of each epoch, by `views.TellEpoch`."""
         self.epoch = epoch
 
     def __len__(self) -> int:

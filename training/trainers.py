@@ -19,7 +19,7 @@ from modeling_altclip import AltCLIPModel
 from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
-from .losses import contrastive_loss, cosine_loss, distillation_loss, gather_rows
+from .losses import OBJECTIVES, contrastive_loss, gather_rows
 from .sampling import ShareSampler, language_shares
 from .sharding import make_shardable, set_scalars_apart
 from .streaming import CellStream
@@ -27,8 +27,6 @@ from .validation import Validation
 from .views import TellEpoch
 
 TEXTS = ("input_ids", "attention_mask")
-
-OBJECTIVES = {"mse": distillation_loss, "cosine": cosine_loss}
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: logits are scaled by 100 at most
 
