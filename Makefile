@@ -4,7 +4,6 @@ BIN := .venv/bin
 # Everything runs without a network once it is installed, and keeps its caches inside the clone.
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_CACHE := $(CURDIR)/outputs/cache
-export TOKENIZERS_PARALLELISM := true
 export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo ablation add-languages test test-slow style install
@@ -37,13 +36,11 @@ add-languages: outputs/miniature/altclip/README.md  ## a model of nine languages
 outputs/miniature/altclip/README.md:
 	$(MAKE) demo
 
-# Two tests at a time with a thread each: most of them wait for a script to be imported. Streams are tested by themselves: their
-# loader workers are forked, and a fork of one of xdist's workers, which has threads of its own, hangs.
+# Two files of tests at a time, with a thread each: most of them wait for a script to be imported.
 test: .venv/installed  ## the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 --ignore tests/test_streaming.py
-	$(BIN)/python -m pytest tests/test_streaming.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 test-slow: .venv/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
 	$(BIN)/python -m pytest -m slow
