@@ -5,13 +5,18 @@ from copy import deepcopy
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+from training.arguments import TeacherLearningArguments
+from training.data import CaptionCells
+from training.frozen import teacher_vectors
 from training.miniature.scenes import EmojiScenes
 from training.miniature.vocabulary import train_multilingual_tokenizer
+from training.student import held_vectors
 from training.vocabulary import extend_tokenizer, frequent
 
 from .conftest import ROOT
@@ -102,6 +107,28 @@ def test_a_finished_model_learns_more(miniature, run, finished, tmp_path):
     embeddings = "text_model.roberta.embeddings.word_embeddings.weight"
     assert (new[embeddings][:n_old] - old[embeddings]).abs().max() < 0.02  # three steps from where they were
     assert after.config.text_config.hidden_dropout_prob == 0
+
+
+def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
+    """Cells of a new language learn the English vector of their row; those of an old one the finished model's own, of their own text."""
+    captions = [{"en": "key", "zh": "钥匙", "th": "กุญแจ"}, {"en": "bell", "zh": None, "th": "กระดิ่ง"}, {"en": "key", "zh": "钥", "th": "ลูกกุญแจ"}]
+    rows = Dataset.from_dict({"captions": captions})
+    arguments = TeacherLearningArguments(
+        **{"output_dir": str(tmp_path), "dataset": "", "languages": ["th"], "replay_languages": ["en", "zh"], "cache_dir": str(tmp_path)},
+        **{"teacher_name_or_path": str(finished), "model_name_or_path": str(finished), "use_cpu": True},
+    )
+    model, processor = load_model(str(finished))
+    english = teacher_vectors(rows, model, processor.tokenizer, cache_dir=str(tmp_path))
+    held = held_vectors(arguments, rows, ["en", "zh"])
+    cells = CaptionCells(rows, ["th", "en", "zh"], "target", inputs=english, held=held)
+    learned = {cell["text"]: torch.from_numpy(cell["target"]) for cell in cells.__getitems__(list(range(len(cells))))}
+    taught_by = {"key": "key", "bell": "bell", "钥匙": "钥匙", "钥": "钥", "กุญแจ": "key", "กระดิ่ง": "bell", "ลูกกุญแจ": "key"}
+    assert set(learned) == set(taught_by) and len(cells) == 8
+    with torch.no_grad():
+        for text, source in taught_by.items():
+            vector = model.text_model(**processor.tokenizer(source, return_tensors="pt")).pooler_output[0]
+            torch.testing.assert_close(learned[text], vector, atol=1e-5, rtol=1e-5)
+    assert held_vectors(arguments, rows, []) == {}
 
 
 def test_what_is_no_altclip_is_refused(miniature, run, tmp_path):

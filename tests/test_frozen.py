@@ -54,7 +54,7 @@ def test_the_teacher_needs_english(clip):
     rows = Dataset.from_dict({"captions": [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}]})
     with pytest.raises(InputError, match="2 of 3 rows have no English caption"):
         teacher_vectors(rows, clip[0], clip[1].tokenizer)
-    with pytest.raises(InputError, match="captions have no English"):
+    with pytest.raises(InputError, match="captions have no 'en' for the teacher to read: they have zh"):
         teacher_vectors(Dataset.from_dict({"captions": [{"zh": "狗"}]}), clip[0], clip[1].tokenizer)
 
 

@@ -76,6 +76,7 @@ ENCODER, FINISHED = {"text_encoder_name_or_path": ""}, {"model_name_or_path": "a
         (FINISHED | {"languages": ["th"], "replay_languages": ["en"], "replay": 1.0}, "replay is 1.0: give a share between 0 and 1"),
         (FINISHED | {"languages": ["th", "en"], "replay_languages": ["en"]}, "both name en"),
         (FINISHED | {"replay_languages": ["en"]}, "both name all"),
+        (ENCODER | {"replay_languages": ["en"]}, "replay_languages are en without model_name_or_path"),
     ],
 )
 def test_bad_choices_are_refused(flags, message):

@@ -130,7 +130,7 @@ class TeacherLearningArguments(FrozenTowerArguments):
         default=0, metadata={"help": "Pieces that the finished model's tokenizer gets, at most, for characters that it does not know."}
     )
     replay_languages: list[str] = field(
-        default_factory=list, metadata={"help": "Languages that the finished model knows already and is to keep, English among them."}
+        default_factory=list, metadata={"help": "Languages that the finished model knows already and is to keep: held to the vectors it gives them."}
     )
     replay: float = field(default=0.2, metadata={"help": "Their share of the examples drawn."})
     kinds: list[str] | None = field(default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."})
@@ -152,6 +152,8 @@ class TeacherLearningArguments(FrozenTowerArguments):
             raise InputError(
                 f"new_pieces is {self.new_pieces} without model_name_or_path: a new tower takes its encoder's tokenizer as it is"
             )
+        if self.replay_languages and self.model_name_or_path is None:
+            raise InputError(f"replay_languages are {' '.join(self.replay_languages)} without model_name_or_path, the model that knows them")
         if self.replay_languages and not 0 < self.replay < 1:
             raise InputError(f"replay is {self.replay}: give a share between 0 and 1, or no replay_languages")
         twice = sorted(set(self.replay_languages) & set(self.languages or []))

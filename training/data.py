@@ -77,6 +77,7 @@ class CaptionCells(TorchDataset):
         languages: those to make cells of.
         column: what goes with a text: `image`, or a column of vectors.
         inputs: gives `{column: values}` of a list of row numbers; by default `rows`, which then has the column.
+        held: the languages whose texts have values of their own, given in the same way.
         same: something of each row that is equal where rows have one picture, such as its digest.
         sift: for parallel text: leave out what is too long, what was left in English, and all but the first of equal pairs.
         max_characters: what is too long.
@@ -89,11 +90,12 @@ class CaptionCells(TorchDataset):
         column: str,
         *,
         inputs: CachedColumn | ImageViews | None = None,
+        held: dict[str, CachedColumn] | None = None,
         same: Sequence | None = None,
         sift: bool = False,
         max_characters: int = 1000,
     ):
-        self.languages, self.column, self.inputs = languages, column, inputs
+        self.languages, self.column, self.inputs, self.held = languages, column, inputs, held or {}
         if inputs is None:
             self.inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         captions = caption_columns(rows)
@@ -149,10 +151,14 @@ class CaptionCells(TorchDataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
         """Read a whole batch at once: `datasets` then decodes its rows together."""
-        rows, languages = self.cells[indices].T.tolist()
+        rows, columns = self.cells[indices].T.tolist()
+        values = self.inputs[rows][self.column]
+        for language, inputs in self.held.items():
+            its = [place for place, column in enumerate(columns) if self.columns[column] == language]
+            values[its] = inputs[[rows[place] for place in its]][self.column]
         return [
-            {"text": self.texts[language][row].as_py(), "row_id": int(self.row_ids[row]), self.column: value}
-            for row, language, value in zip(rows, languages, self.inputs[rows][self.column])
+            {"text": self.texts[column][row].as_py(), "row_id": int(self.row_ids[row]), self.column: value}
+            for row, column, value in zip(rows, columns, values)
         ]
 
 

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from benchmarks.recipe import InputError
-from modeling_altclip import embed_images
+from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
 from modeling_altclip.processing_altclip import text_length
 
@@ -25,32 +26,43 @@ INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 def teacher_vectors(
-    rows: Dataset, teacher: CLIPModel, tokenizer: PreTrainedTokenizerBase, *, cache_dir: str | None = None, dtype: str = "float32"
+    rows: Dataset,
+    teacher: CLIPModel | AltCLIPModel,
+    tokenizer: PreTrainedTokenizerBase,
+    language: str = "en",
+    *,
+    cache_dir: str | None = None,
+    dtype: str = "float32",
 ) -> CachedColumn:
-    """`target`: the teacher's pooled end-of-text vector of each row's English caption, before its projection (paper 3.1).
+    """`target`: the teacher's pooled vector of each row's caption in a language, before its projection (paper 3.1).
 
-    Each distinct sentence is encoded and kept once. See `cached_column` for the rest.
+    Each distinct sentence is encoded and kept once. In a language other than English a row may lack its caption; its vector is then that
+    of an empty text, and no cell asks for it. See `cached_column` for the rest.
+
+    Args:
+        language: that the teacher reads: English, or any that a finished AltCLIP knows.
 
     Raises:
-        InputError: a row has no English caption, and the teacher reads nothing else; or as `cached_column`.
+        InputError: a row has no English caption, which all cells of its other languages learn from; or as `cached_column`.
     """
-    if "en" not in rows.features["captions"]:
-        raise InputError(f"captions have no English for the teacher to read: they have {' '.join(rows.features['captions'])}")
-    english = caption_columns(rows).field("en")
-    n_missing = len(rows) - has_text(english).sum()
-    if n_missing:
+    if language not in rows.features["captions"]:
+        raise InputError(f"captions have no {language!r} for the teacher to read: they have {' '.join(rows.features['captions'])}")
+    texts = caption_columns(rows).field(language)
+    n_missing = len(rows) - has_text(texts).sum()
+    if n_missing and language == "en":
         raise InputError(f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them out of the dataset")
+    texts = pc.fill_null(texts, "")
 
     def forward(**inputs) -> torch.Tensor:
         return teacher.text_model(**inputs).pooler_output
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
-        return encode_texts(teacher, tokenizer, english.take(pa.array(rows)).to_pylist(), forward)
+        return encode_texts(teacher, tokenizer, texts.take(pa.array(rows)).to_pylist(), forward)
 
     tower = teacher.text_model
     made_by = {"weights": tower, "configuration": settings(tower), "tokenizer": written(tokenizer)}
     with on_device(teacher):
-        return cached_column("target", "text", english, encode, made_by, cache_dir=cache_dir, dtype=dtype)
+        return cached_column("target", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype)
 
 
 def image_vectors(

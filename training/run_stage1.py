@@ -14,7 +14,7 @@ from training.freezing import freeze_all_but
 from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, finish, say, train
-from training.student import build_student
+from training.student import build_student, held_vectors
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
@@ -28,14 +28,16 @@ def main(arguments: TeacherLearningArguments) -> None:
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
     spoken = list(rows.features["captions"])
     new = check_languages(arguments.languages, spoken)
-    languages = new + (check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else [])
+    replayed = check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
     targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
     say(arguments, f"Cached {targets}")
+    held = held_vectors(arguments, rows, replayed)
 
     model, tokenizer = build_student(arguments, rows, new)
     freeze_all_but(model, ["text_model"])
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
-    cells = CaptionCells(rows, languages, "target", inputs=targets, sift=arguments.sift, max_characters=arguments.max_characters)
+    languages, sifting = new + replayed, {"sift": arguments.sift, "max_characters": arguments.max_characters}
+    cells = CaptionCells(rows, languages, "target", inputs=targets, held=held, **sifting)
     collator = Collator(tokenizer, arguments.max_text_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
     model.to(arguments.device)  # all of it, for validation: the Trainer gets the text tower alone
