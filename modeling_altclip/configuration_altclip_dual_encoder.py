@@ -16,6 +16,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         text_pooling, vision_pooling: what stands for a whole text or image: `cls`, the first token's last state; `mean`, the mean
             of the last states, without padding; `pooler`, what the encoder's own pooler makes (CLIP's and SigLIP's image towers).
         projection_dim: the width of the shared space.
+        projection_bias: whether the projections to it have biases: CLIP's have none, Krasner & Lanuzo's do.
         logit_scale_init_value: the log of 1 / temperature.
     """
 
@@ -30,6 +31,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
     text_pooling: str = "cls"
     vision_pooling: str = "cls"
     projection_dim: int = 512
+    projection_bias: bool = False
     logit_scale_init_value: int | float = 2.6592
     initializer_factor: float = 1.0
 

@@ -83,8 +83,8 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         super(AltCLIPModel, self).__init__(config)
         self.text_model = PooledTower(config.text_config, config.text_pooling)
         self.vision_model = PooledTower(config.vision_config, config.vision_pooling)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=config.projection_bias)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=config.projection_bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
         whole = {part for tower in (self.text_model, self.vision_model) for part in tower.encoder._no_split_modules or ()}
@@ -106,6 +106,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         text_name_or_path: str,
         *,
         projection_dim: int = 512,
+        projection_bias: bool = False,
         vision_pooling: str | None = None,
         text_pooling: str | None = None,
     ) -> "AltCLIPDualEncoderModel":
@@ -114,7 +115,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         Args:
             vision_name_or_path: an image encoder (ViT, DINOv2), or a CLIP or SigLIP, whose image tower is taken.
             text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT).
-            projection_dim: the width of the shared space.
+            projection_dim, projection_bias: as in the configuration.
             vision_pooling: by default `pooler` for the image towers of CLIP and SigLIP, and else `cls`.
             text_pooling: by default what the checkpoint's sentence-transformers files say (mE5: the mean), and else `cls`.
 
@@ -133,6 +134,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             text_pooling=text_pooling,
             vision_pooling=vision_pooling,
             projection_dim=projection_dim,
+            projection_bias=projection_bias,
         )
         model = cls(config)
         for tower, name_or_path in ((model.vision_model, vision_name_or_path), (model.text_model, text_name_or_path)):

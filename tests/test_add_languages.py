@@ -111,7 +111,11 @@ def test_a_finished_model_learns_more(miniature, run, finished, tmp_path):
 
 def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
     """Cells of a new language learn the English vector of their row; those of an old one the finished model's own, of their own text."""
-    captions = [{"en": "key", "zh": "钥匙", "th": "กุญแจ"}, {"en": "bell", "zh": None, "th": "กระดิ่ง"}, {"en": "key", "zh": "钥", "th": "ลูกกุญแจ"}]
+    captions = [
+        {"en": "key", "zh": "钥匙", "th": "กุญแจ"},
+        {"en": "bell", "zh": None, "th": "กระดิ่ง"},
+        {"en": "key", "zh": "钥", "th": "ลูกกุญแจ"},
+    ]
     rows = Dataset.from_dict({"captions": captions})
     arguments = TeacherLearningArguments(
         **{"output_dir": str(tmp_path), "dataset": "", "languages": ["th"], "replay_languages": ["en", "zh"], "cache_dir": str(tmp_path)},

@@ -8,6 +8,8 @@ from benchmarks.recipe import InputError
 
 from .losses import OBJECTIVES
 
+PARALLEL_SETTINGS = ("paper", "released")
+
 
 @dataclass(kw_only=True)
 class StageArguments(TrainingArguments):
@@ -130,7 +132,8 @@ class TeacherLearningArguments(FrozenTowerArguments):
         default=0, metadata={"help": "Pieces that the finished model's tokenizer gets, at most, for characters that it does not know."}
     )
     replay_languages: list[str] = field(
-        default_factory=list, metadata={"help": "Languages that the finished model knows already and is to keep: held to the vectors it gives them."}
+        default_factory=list,
+        metadata={"help": "Languages that the finished model knows already and is to keep: held to the vectors it gives them."},
     )
     replay: float = field(default=0.2, metadata={"help": "Their share of the examples drawn."})
     kinds: list[str] | None = field(default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."})
@@ -153,7 +156,9 @@ class TeacherLearningArguments(FrozenTowerArguments):
                 f"new_pieces is {self.new_pieces} without model_name_or_path: a new tower takes its encoder's tokenizer as it is"
             )
         if self.replay_languages and self.model_name_or_path is None:
-            raise InputError(f"replay_languages are {' '.join(self.replay_languages)} without model_name_or_path, the model that knows them")
+            raise InputError(
+                f"replay_languages are {' '.join(self.replay_languages)} without model_name_or_path, the model that knows them"
+            )
         if self.replay_languages and not 0 < self.replay < 1:
             raise InputError(f"replay is {self.replay}: give a share between 0 and 1, or no replay_languages")
         twice = sorted(set(self.replay_languages) & set(self.languages or []))
@@ -191,6 +196,38 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
             raise InputError(f"trainable names {learning[0]}, whose vectors are cached: set cache_image_embeds to false")
         if self.image_views > 1 and self.dataloader_persistent_workers:
             raise InputError("image_views above 1 needs workers that begin anew with each epoch: leave out dataloader_persistent_workers")
+
+
+@dataclass(kw_only=True)
+class ParallelArguments(PairArguments):
+    """Parallel multilingual pre-training (`parallel.py`): two encoders, and images with captions in several languages at once."""
+
+    image_encoder_name_or_path: str = field(metadata={"help": "An image encoder, or a CLIP whose image tower is taken."})
+    text_encoder_name_or_path: str = field(metadata={"help": "A text encoder that reads the languages."})
+    projection_dim: int = field(default=512, metadata={"help": "Width of the space that the interface layers lead to."})
+    image_pooling: str | None = field(default=None, metadata={"help": "cls, mean or pooler; by default what the encoder was made for."})
+    text_pooling: str | None = field(default=None, metadata={"help": "As image_pooling."})
+    freeze_epochs: float = field(default=0.5, metadata={"help": "Epochs, parts of one too, in which the interface layers learn alone."})
+    setting: str = field(default="paper", metadata={"help": "paper (cosines, both directions) or released (as the authors' code)."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.setting not in PARALLEL_SETTINGS:
+            raise InputError(f"setting is {self.setting!r}: choose {' or '.join(PARALLEL_SETTINGS)}")
+        if self.freeze_epochs < 0:
+            raise InputError(f"freeze_epochs is {self.freeze_epochs}: give a number of epochs, or 0 for none")
+        for name in ("dry_run", "streaming"):
+            if getattr(self, name):
+                raise InputError(f"{name} is {getattr(self, name)}, and parallel training knows none: leave it out")
+        if self.setting == "released" and self.tile_size is not None:
+            raise InputError(f"tile_size is {self.tile_size}, and the released loss has no tiles: leave it out")
+        self.ddp_find_unused_parameters = self.freeze_epochs > 0
+        often = self.length_groups > 1 or self.gradient_cache_chunk is not None
+        if often and self.ddp_find_unused_parameters and self.world_size > 1:
+            raise InputError(
+                "length_groups and gradient_cache_chunk run the model several times a step, which DDP cannot follow while encoders are "
+                "frozen: leave them out, or set freeze_epochs to 0"
+            )
 
 
 @dataclass(kw_only=True)

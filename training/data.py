@@ -173,26 +173,34 @@ class Collator:
         self.tokenizer, self.max_length, self.image_processor = tokenizer, max_length, image_processor
 
     def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
-        distinct, text_rows = np.unique([cell.pop("text") for cell in cells], return_inverse=True)
-        texts = self.tokenizer(distinct.tolist(), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
-        row_ids = torch.tensor([cell.pop("row_id") for cell in cells])
-        batch = {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}
-        batch |= {"text_rows": torch.from_numpy(text_rows), "row_ids": row_ids}
-        (column,) = cells[0]
-        values = [cell[column] for cell in cells]
+        return self.texts([cell.pop("text") for cell in cells]) | self.described(cells)
+
+    def texts(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        distinct, text_rows = np.unique(texts, return_inverse=True)
+        encoded = self.tokenizer(distinct.tolist(), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {"text_rows": torch.from_numpy(text_rows)}
+
+    def described(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        """What the texts describe: `row_id`, and an image or a vector."""
+        row_ids = torch.tensor([example.pop("row_id") for example in examples])
+        (column,) = examples[0]
+        values = [example[column] for example in examples]
         if column == "image":
-            return batch | {"pixel_values": prepare_images(values, self.image_processor)}
-        return batch | {column: torch.from_numpy(np.stack(values))}
+            return {"row_ids": row_ids, "pixel_values": prepare_images(values, self.image_processor)}
+        return {"row_ids": row_ids, column: torch.from_numpy(np.stack(values))}
 
 
 def prepare_images(images: list[Image.Image], image_processor: BaseImageProcessor) -> torch.Tensor:
     """What `image_processor` makes of the images, `(images, channels, height, width)`.
 
     Where all have the model's size already, so that only scaling and normalising is left, it is done for all at once: on
-    32-pixel images the processor took four times as long. Made for processors that resize the shortest edge and crop, as CLIP's.
+    32-pixel images the processor took four times as long. Made for processors that resize the shortest edge and crop, as CLIP's,
+    or resize to a height and a width, as ViT's and SigLIP's.
     """
-    edge, crop = image_processor.size["shortest_edge"], image_processor.crop_size
-    if not all(image.size == (edge, edge) == (crop["width"], crop["height"]) and image.mode == "RGB" for image in images):
+    size, crop = image_processor.size, image_processor.crop_size
+    wanted = (size["shortest_edge"],) * 2 if size.get("shortest_edge") else (size["width"], size["height"])
+    whole = crop is None or (crop["width"], crop["height"]) == wanted
+    if not (whole and all(image.size == wanted and image.mode == "RGB" for image in images)):
         return image_processor(images=read_images(images), return_tensors="pt")["pixel_values"]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))

@@ -71,6 +71,31 @@ def contrastive_loss(
         return by_text + by_image - (logits * wanted).sum()
 
 
+def caption_losses(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
+    *,
+    text_to_image: torch.Tensor,
+    image_ids: torch.Tensor | None = None,
+    tile_size: int | None = None,
+) -> torch.Tensor:
+    """Each caption's cross-entropy of choosing its image, `(T,)`: one direction of `contrastive_loss`, whose arguments these are.
+
+    It has as many candidates whether an image comes with one caption or with four, so that its mean compares such models. That of
+    images choosing among captions does not: with four right ones out of 128 its least value is log 4, with one out of 32 it is 0.
+    With `tile_size`, that many rows of logits are held at a time, unless gradients are asked for.
+    """
+    text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
+    losses = []
+    with torch.autocast(text_embeds.device.type, enabled=False):
+        texts, images, scale = map(_full, (text_embeds, image_embeds, logit_scale.reshape(())))
+        for rows in torch.arange(len(texts), device=texts.device).split(tile_size or len(texts)):
+            logits, wanted = (scale * texts[rows]) @ images.T, _positives(text_groups[rows], image_groups)
+            losses.append(logits.logsumexp(1) - (logits * wanted).sum(1) / wanted.sum(1))
+    return torch.cat(losses)
+
+
 def sigmoid_loss(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
@@ -269,6 +294,17 @@ class _AllGather(torch.autograd.Function):
         dist.all_reduce(gradient)
         start = dist.get_rank() * ctx.count
         return gradient[start : start + ctx.count]
+
+
+def gather_unequal(rows: torch.Tensor) -> torch.Tensor:
+    """`gather_rows` of processes that bring unequally many rows."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return rows
+    counts = [torch.empty((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor(len(rows), device=rows.device))
+    longest = max(counts)
+    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
+    return torch.cat([part[:count] for part, count in zip(gather_rows(padded).split(longest.item()), counts)])
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,8 @@ def build_student(arguments: TeacherLearningArguments, rows: Dataset, new: list[
 def held_vectors(arguments: TeacherLearningArguments, rows: Dataset, replayed: list[str]) -> dict[str, CachedColumn]:
     """What a finished model makes of its own languages' texts, `{language: vectors}`: what it is held to while it learns others.
 
-    Held to the English vectors instead, an old language gave up what stage 2 had taught it: 1.5 points of recall at worst, measured on the miniature.
+    Held to the English vectors instead, an old language gave up what stage 2 had taught it: 1.5 points of recall
+    at worst, measured on the miniature.
     """
     if not replayed:
         return {}

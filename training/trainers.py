@@ -12,6 +12,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
+from transformers.utils import ModelOutput
 
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
@@ -81,10 +82,13 @@ class AltCLIPTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """`Validation.scores`, by any of which the Trainer can choose the best checkpoint; a batch's loss would say little."""
-        metrics = {f"{metric_key_prefix}_{name}": score for name, score in self.validation.scores(self.accelerator).items()}
+        metrics = {f"{metric_key_prefix}_{name}": score for name, score in self.scores().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def scores(self) -> dict[str, float]:
+        return self.validation.scores(self.accelerator)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All but biases, norms, class embedding and temperature; stock rules would decay the last two."""
@@ -155,14 +159,29 @@ class ContrastiveTrainer(AltCLIPTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)
         if unwrapped.logit_scale.requires_grad:
-            with torch.no_grad():
-                unwrapped.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+            self.bound(unwrapped.logit_scale)
         eval_frozen_parts(unwrapped)
         alone = isinstance(unwrapped, AltCLIPModel)  # which reads texts without images; transformers' CLIP does not
         if alone and "pixel_values" in inputs and not learns(unwrapped, *IMAGE_PARTS):
             inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
         groups, rows = by_length(inputs, self.n_groups(inputs))
-        text_rows, row_ids = rows[inputs["text_rows"]], gather_rows(inputs["row_ids"])
+        loss = self.loss_of(inputs, groups, rows[inputs["text_rows"]])
+        if self.args.gradient_cache_chunk is not None:
+            return self.in_chunks(model, unwrapped.logit_scale, groups, inputs, loss)
+        if "image_embeds" in inputs:
+            text_embeds = torch.cat([model(**group).text_embeds for group in groups])
+            return loss(inputs["image_embeds"], text_embeds, unwrapped.logit_scale)
+        image_embeds, text_embeds = self.embeds(model(**groups[0], pixel_values=inputs["pixel_values"]))
+        others = [self.embeds(model(**group))[1] for group in groups[1:]]
+        return loss(image_embeds, torch.cat([text_embeds, *others]), unwrapped.logit_scale)
+
+    def loss_of(self, inputs: dict, groups: list[dict], text_rows: torch.Tensor) -> Callable:
+        """The batch's loss as a function of images' vectors, of texts' as `groups` give them, and of the scale.
+
+        Args:
+            text_rows: which of the texts is a caption's, `(captions,)`.
+        """
+        row_ids = gather_rows(inputs["row_ids"])
 
         def loss(image_embeds, text_embeds, logit_scale):
             text_embeds = text_embeds.index_select(0, text_rows)
@@ -170,13 +189,15 @@ class ContrastiveTrainer(AltCLIPTrainer):
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_rows(text_embeds.float())
             return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
 
-        if self.args.gradient_cache_chunk is not None:
-            return self.in_chunks(model, unwrapped.logit_scale, groups, inputs, loss)
-        if "image_embeds" in inputs:
-            text_embeds = torch.cat([model(**group).text_embeds for group in groups])
-            return loss(inputs["image_embeds"], text_embeds, unwrapped.logit_scale)
-        outputs = model(**groups[0], pixel_values=inputs["pixel_values"])
-        return loss(outputs.image_embeds, outputs.text_embeds, unwrapped.logit_scale)
+        return loss
+
+    @torch.no_grad()
+    def bound(self, logit_scale: torch.Tensor) -> None:
+        logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
+    def embeds(self, outputs: ModelOutput) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The vectors that a loss compares, of a forward's images, if it had any, and texts."""
+        return outputs.image_embeds, outputs.text_embeds
 
     def n_groups(self, inputs: dict) -> int:
         """In how many forwards a batch is encoded; without chunks, one where the images go through the model with the texts."""
@@ -192,8 +213,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
             return cached_loss(lambda chunk: (model(**chunk).text_embeds,), groups, loss, [logit_scale], no_sync=no_sync)
 
         def encode(chunk: dict) -> tuple[torch.Tensor, torch.Tensor]:
-            outputs = model(**chunk)
-            return outputs.image_embeds, outputs.text_embeds
+            return self.embeds(model(**chunk))
 
         pixels = inputs["pixel_values"].tensor_split(len(groups))
         chunks = [group | {"pixel_values": part} for group, part in zip(groups, pixels)]

@@ -1,0 +1,38 @@
+"""Parallel multilingual pre-training: two encoders learn from images with captions in several languages at once (Krasner & Lanuzo).
+
+accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml
+accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml --languages en --output_dir outputs/parallel/english
+accelerate launch training/run_parallel.py training/recipes/parallel/miniature.yaml
+"""
+
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from benchmarks.recipe import launch
+from modeling_altclip import AltCLIPProcessor
+from training.arguments import ParallelArguments
+from training.caption_rows import CaptionRows, RowCollator
+from training.parallel import FreezeEncoders, ParallelTrainer, build_dual_encoder
+from training.session import begin, finish, load_cells, train
+from training.validation import load_validation
+
+
+def main(arguments: ParallelArguments) -> None:
+    begin(arguments)
+    model = build_dual_encoder(arguments)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
+    processor = AltCLIPProcessor(AutoImageProcessor.from_pretrained(arguments.image_encoder_name_or_path), tokenizer)
+    rows = CaptionRows(load_cells(arguments, arguments.languages))
+    collator = RowCollator(tokenizer, arguments.max_text_length, processor.image_processor)
+    validation = load_validation(arguments, model, processor, rows.languages)
+    trainer = ParallelTrainer(
+        model=model, args=arguments, train_dataset=rows, data_collator=collator, processing_class=processor, validation=validation
+    )
+    trainer.add_callback(FreezeEncoders(model, arguments.freeze_epochs))
+    train(trainer, arguments)
+    trainer.settle()
+    trainer.save_model()
+    finish(arguments, "the dual encoder", "python benchmarks/run_ranking.py RECIPE.yaml --models " + arguments.output_dir)
+
+
+if __name__ == "__main__":
+    launch(main, ParallelArguments)
