@@ -61,8 +61,8 @@ def trainer_of(encoders, rows, tmp_path):
     """A trainer on the rows above, of encoders without dropout unless it is asked for."""
 
     def trainer_of(dropout=0.0, languages=LANGUAGES, rows=rows, validation=None, **given):
-        given = {"output_dir": str(tmp_path / "out"), "max_steps": 4, "per_device_train_batch_size": 3, **given}
-        given |= {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataset": "", "save_strategy": given.get("save_strategy", "no")}
+        given = {"output_dir": str(tmp_path / "out"), "max_steps": 4, "per_device_train_batch_size": 3, "save_strategy": "no", **given}
+        given |= {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataset": ""}
         arguments = ParallelArguments(**encoders, **given, projection_dim=16)
         torch.manual_seed(1)
         model = build_dual_encoder(arguments)

@@ -1,7 +1,5 @@
 """The paper's ablation (Table 4): what English text, its translations and contrastive learning each add."""
 
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,9 +8,10 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from transformers import AutoProcessor, AutoTokenizer, set_seed
 
-from benchmarks.recipe import InputError
 from benchmarks.results import Result, format_table
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+
+from .experiment import run, run_once
 
 
 class Row(NamedTuple):
@@ -67,12 +66,7 @@ def train_row(name: str, seed: int, languages: list[str], arguments: AblationArg
         towers = ["--teacher_name_or_path", arguments.teacher_name_or_path]
         towers += ["--text_encoder_name_or_path", arguments.text_encoder_name_or_path]
         command = ["training/run_stage1.py", arguments.stage1, *towers, "--languages", *read, *shared]
-    made_by = folder / "made_by.txt"
-    recipes = [Path(recipe).read_text("utf-8") for recipe in (arguments.stage1, arguments.stage2)]
-    wanted = "\n".join([*map(str, command), *recipes])
-    if not made_by.exists() or made_by.read_text("utf-8") != wanted:
-        run(*command)
-        made_by.write_text(wanted, "utf-8")
+    run_once(folder, [arguments.stage1, arguments.stage2], *command)
     return str(folder)
 
 
@@ -90,13 +84,6 @@ def evaluate(models: list[str], arguments: AblationArguments) -> None:
     run("benchmarks/run_retrieval.py", *shared, "--splits", arguments.retrieval)
     names = ["--class_names", Path(arguments.dataset, "class_names.json")]
     run("benchmarks/run_zero_shot.py", *shared, "--splits", arguments.zero_shot, *names)
-
-
-def run(script: str, *flags) -> None:
-    """Run another script; what it says goes through."""
-    process = subprocess.run([sys.executable, Path(__file__).parent.parent / script, *map(str, flags)])
-    if process.returncode:
-        raise InputError(f"{script} ended with status {process.returncode}: see above")
 
 
 def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
