@@ -3,6 +3,7 @@
 import hashlib
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,15 +34,33 @@ def hash_weights(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def save_and_show(scores: list[tuple[str, str, dict]], task: str, weights: dict[str, str], arguments: EvaluationArguments) -> None:
-    """Write one JSON per (model, split, language) and print the table; `scores` holds `(model, split, {language: metrics})`."""
+def recall_columns(metrics: dict[str, float]) -> dict[str, float]:
+    """All metrics, under names that fit a table."""
+    return {
+        name.replace("text_to_image_recall", "T2I R").replace("image_to_text_recall", "I2T R"): value for name, value in metrics.items()
+    }
+
+
+def save_and_show(
+    scores: list[tuple[str, str, dict]],
+    task: str,
+    weights: dict[str, str],
+    arguments: EvaluationArguments,
+    columns: Callable[[dict], dict] = recall_columns,
+) -> None:
+    """Write one JSON per (model, split, language) and print the table.
+
+    Args:
+        scores: `(model, split, {language: metrics})`.
+        weights: each model's hash.
+        columns: what the table shows of `metrics`, by column.
+    """
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     rows = []
     for model, split, by_language in scores:
         for language, metrics in by_language.items():
             result = Result(model, task, language, metrics, arguments.dataset, split, weights[model], command)
             result.save(Path(arguments.output_dir))
-            rows.append([Path(model).name, split, language, *metrics.values()])
-    header = ["model", "split", "language", *next(iter(scores[0][2].values()))]
-    print(format_table([name.replace("text_to_image_recall", "T2I R").replace("image_to_text_recall", "I2T R") for name in header], rows))
+            rows.append({"model": Path(model).name, "split": split, "language": language} | columns(metrics))
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
     print(f"Saved {len(rows)} results below {arguments.output_dir}. Next: python -m model_cards --help")

@@ -14,7 +14,7 @@ def package_versions() -> dict[str, str]:
 class Result:
     """What one model scored on one task in one language, and what it takes to measure it again.
 
-    `metrics` are fractions, except `n`, the number of images. `weights` is the SHA-256 of the model's parameters.
+    `metrics` are fractions, except `n`, the number of images, and ranks. `weights` is the SHA-256 of the model's parameters.
     """
 
     model: str

@@ -9,8 +9,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from benchmarks.results import Result, format_table
 
 TEMPLATE = Path(__file__).parent / "template.md"
+RANKING = ("ranking_cosine", "ranking_euclidean")
 TASK_TYPES = {"retrieval": ("image-text-retrieval", "mean_recall"), "zero_shot": ("zero-shot-image-classification", "accuracy@1")}
-COLUMNS = {"retrieval": "text_to_image_recall@1", "zero_shot": "accuracy@1"}
+TASK_TYPES |= dict.fromkeys(RANKING, ("image-text-retrieval", "text_to_image_accuracy@1"))
+COLUMNS = {"retrieval": "text_to_image_recall@1", "zero_shot": "accuracy@1"} | dict.fromkeys(RANKING, "text_to_image_accuracy@1")
 
 
 def score_of(results: list[Result]) -> dict:

@@ -30,16 +30,18 @@ def embed_texts(
     batch_size: int = 256,
     show_progress: bool = False,
     convert_to_numpy: bool = False,
+    normalize_embeddings: bool = True,
     accelerator: "Accelerator | None" = None,
 ) -> torch.Tensor | np.ndarray:
     """Embed `texts`, cut at the model's text length. Equal texts are encoded once, texts of like length together.
 
     Args:
         texts: a list, or any iterable, of which 64 batches are held at a time.
+        normalize_embeddings: to unit length; otherwise as the projection gives them.
         accelerator: with several processes, each encodes its share and gets all vectors; all have to call with the same texts.
 
     Returns:
-        Unit vectors in the order given, float32 on the CPU, shape `(len(texts), projection_dim)`.
+        Vectors in the order given, float32 on the CPU, shape `(len(texts), projection_dim)`.
 
     Raises:
         ValueError: a text is not a string, or there is none; the message gives its index.
@@ -51,7 +53,7 @@ def embed_texts(
     vectors = encode_texts(
         model, processor.tokenizer, texts, forward, batch_size=batch_size, show_progress=show_progress, accelerator=accelerator
     )
-    vectors = normalize(vectors, dim=-1)
+    vectors = normalize(vectors, dim=-1) if normalize_embeddings else vectors
     return vectors.numpy() if convert_to_numpy else vectors
 
 
@@ -63,15 +65,17 @@ def embed_images(
     batch_size: int = 256,
     show_progress: bool = False,
     convert_to_numpy: bool = False,
+    normalize_embeddings: bool = True,
     accelerator: "Accelerator | None" = None,
 ) -> torch.Tensor | np.ndarray:
     """Embed `images`: whatever `AltCLIPProcessor` reads, in a list, a `datasets` column or any iterable, read batch by batch.
 
     Args:
+        normalize_embeddings: as for `embed_texts`.
         accelerator: as for `embed_texts`.
 
     Returns:
-        Unit vectors in the order given, float32 on the CPU, shape `(len(images), projection_dim)`.
+        Vectors in the order given, float32 on the CPU, shape `(len(images), projection_dim)`.
 
     Raises:
         ValueError: an image cannot be read, or there is none; the message gives its index.
@@ -88,7 +92,8 @@ def embed_images(
             encode_shared(list(enumerate(window, start)), encode, batch_size, accelerator, bar)
             for start, window in in_windows(images, batch_size * n_processes, "images")
         ]
-    vectors = normalize(torch.cat(windows), dim=-1)
+    vectors = torch.cat(windows)
+    vectors = normalize(vectors, dim=-1) if normalize_embeddings else vectors
     return vectors.numpy() if convert_to_numpy else vectors
 
 

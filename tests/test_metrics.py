@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import metrics
-from benchmarks.metrics import retrieval_recall, top_k_accuracy
+from benchmarks.metrics import retrieval_ranks, retrieval_recall, top_k_accuracy
 
 
 def test_by_hand():
@@ -40,6 +40,42 @@ def test_blocks_do_not_change_the_result(monkeypatch, block_rows):
     assert recall["image_to_text_recall@5"] == pytest.approx(hits / 40)
     expected = (scores.T.argsort(1, descending=True)[:, :5] == owners[:, None]).any(1).double().mean()
     assert recall["text_to_image_recall@5"] == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("block_rows", [7, 1000])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_ranks_are_those_of_a_full_sort(monkeypatch, distance, block_rows):
+    """Vectors of any length, far from the origin and close together; images with one text or several."""
+    torch.manual_seed(0)
+    images, owners = 100 + torch.randn(40, 16) * torch.rand(40, 1), torch.cat([torch.arange(40), torch.randint(40, (60,))])
+    texts = images[owners] + 0.5 * torch.randn(100, 16)
+    near = {
+        "cosine": -images @ texts.T,
+        "euclidean": (images.double()[:, None] - texts.double()[None]).square().sum(-1),
+    }[distance]
+    text_ranks = [near[:, text].argsort().tolist().index(owner) for text, owner in enumerate(owners.tolist())]
+    image_ranks = [(owners[near[image].argsort()] == image).nonzero()[0].item() for image in range(40)]
+    monkeypatch.setattr(metrics, "BLOCK_ROWS", block_rows)
+    found = retrieval_ranks(images, texts, owners, distance=distance)
+    assert found[0].tolist() == text_ranks and found[1].tolist() == image_ranks
+    if distance == "euclidean":
+        other = retrieval_ranks(images, texts, owners)
+        assert (found[0] != other[0]).any() and (found[1] != other[1]).any()
+        sorted_by_library = torch.cdist(texts.double(), images.double(), compute_mode="donot_use_mm_for_euclid_dist").argsort(1)
+        assert torch.equal((sorted_by_library == owners[:, None]).nonzero()[:, 1], found[0])
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_ties_rank_behind(distance):
+    """Images 0 and 2 are equal: a text of either has the other before it."""
+    images = torch.tensor([[3.0, 4.0], [-4.0, 3.0], [3.0, 4.0]])
+    text_ranks, image_ranks = retrieval_ranks(images, images, torch.arange(3), distance=distance)
+    assert text_ranks.tolist() == image_ranks.tolist() == [1, 0, 1]
+
+
+def test_an_unknown_distance_is_refused():
+    with pytest.raises(ValueError, match="distance is 'manhattan': choose cosine or euclidean"):
+        retrieval_ranks(torch.eye(2), torch.eye(2), torch.arange(2), distance="manhattan")
 
 
 def test_top_k_accuracy_by_hand():
