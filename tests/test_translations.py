@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value, load_dataset
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer, NllbTokenizer
 
 from benchmarks.loading import load_captions
 from benchmarks.recipe import InputError, parse
@@ -20,6 +21,8 @@ from .conftest import ROOT
 from .test_pictures import encoded
 
 CODES = {"en": "eng_Latn", "es": "spa_Latn", "ja": "jpn_Jpan"}
+SIZES = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+SIZES |= {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64, "init_std": 1.0}
 COLORS = ("red", "green", "blue")
 
 
@@ -30,9 +33,7 @@ def translator(tmp_path_factory):
     letters = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase])}
     tokenizer = NllbTokenizer(vocab=letters, merges=[], additional_special_tokens=list(CODES.values()), src_lang="jpn_Jpan")
     torch.manual_seed(0)
-    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    sizes |= {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64, "init_std": 1.0}
-    M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -98,6 +99,24 @@ def test_models_that_are_told_otherwise(translator, given):
     assert by_hand(translator, "cat", None) != by_hand(translator, "cat")
 
 
+def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
+    """They are `__es__` for `es`, which needs no entry in language_codes, and do not come out as text."""
+    lines = [f"a {color} {animal}" for color in ("red", "blue", "green") for animal in ("dog", "cat", "bird")]
+    writer = {"model_prefix": str(tmp_path / "pieces"), "vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2}
+    SentencePieceTrainer.train(sentence_iterator=iter(lines), **writer)
+    pieces = SentencePieceProcessor(str(tmp_path / "pieces.model"))
+    names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(number) for number in range(3, len(pieces)))]
+    (tmp_path / "names.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    tokenizer = M2M100Tokenizer(str(tmp_path / "names.json"), str(tmp_path / "pieces.model"))
+    model = M2M100ForConditionalGeneration(M2M100Config(vocab_size=tokenizer.get_lang_id("zu") + 9, **SIZES)).eval()
+    asked = []
+    model.generate = lambda **options: asked.append(options) or torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
+    found = translations.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
+    assert found == [tokenizer.decode([4, 5]).strip()] and found[0]
+    assert asked[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
+    assert asked[0]["input_ids"][0, 0] == tokenizer.get_lang_id("en")
+
+
 def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(given, monkeypatch):
     seen, original = Counter(), translations.translate
 
@@ -127,7 +146,7 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
 
 def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, translator, tmp_path):
     translate_all(["cat"], "es", given())
-    with pytest.raises(InputError, match="es.jsonl was made with num_beams 1: delete it and es.made_by.json"):
+    with pytest.raises(InputError, match="es.jsonl was made with num_beams 1: delete it, or give another output_dir"):
         translate_all(["cat"], "es", given(num_beams=2))
     model = AutoModelForSeq2SeqLM.from_pretrained(translator)
     model.lm_head.weight.data[5] += 1
@@ -232,8 +251,10 @@ def test_what_cannot_be_translated_is_refused(given, translator):
         read_split(given(source_language="fr"), "train")
     with pytest.raises(InputError, match="no token for language 'es': name it by language_codes, as one of eng_Latn jpn_Jpan spa_Latn"):
         translate_all(["cat"], "es", given(language_codes={"en": "eng_Latn"}))
+    with pytest.raises(InputError, match="no token for language 'a'"):  # a letter, which the vocabulary has, is no language
+        translate_all(["cat"], "es", given(language_codes=CODES | {"es": "a"}))
     with pytest.raises(InputError, match="no token for language 'en'"):
-        translate_all(["cat"], "es", given(language_codes={"es": "spa_Latn"}, output_dir=given().output_dir + "2"))
+        translate_all(["cat"], "es", given(language_codes={"es": "spa_Latn"}))
     with pytest.raises(InputError, match="model 'no/such/folder' does not exist"):
         translate_all(["cat"], "es", given(model_name_or_path="no/such/folder"))
     with pytest.raises(InputError, match="no caption in en to translate"):

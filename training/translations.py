@@ -159,9 +159,11 @@ def language_token(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
         InputError: there is none.
     """
     known = tokenizer.get_added_vocab()
-    for token in (code, f"__{code}__"):
-        if token in known:
-            return known[token]
+    if code in known:
+        return known[code]
+    token = tokenizer.convert_tokens_to_ids(f"__{code}__")  # M2M100 does not count these among its added tokens
+    if token != tokenizer.unk_token_id:
+        return token
     codes = sorted(token for token in known if re.match(r"_*[a-z]{2,3}_", token))
     raise InputError(
         f"the model has no token for language {code!r}: name it by language_codes, as one of {' '.join(codes[:8])} ..., or give a prefix, "
@@ -187,6 +189,8 @@ def translate(
         generated = model.generate(
             **inputs, num_beams=arguments.num_beams, do_sample=False, max_new_tokens=arguments.max_length, max_length=None, **options
         )
+    if "forced_bos_token_id" in options:  # M2M100's is no special token to its tokenizer, and would be read as text
+        generated = generated.masked_fill(generated == options["forced_bos_token_id"], tokenizer.pad_token_id)
     return [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
 
 
@@ -221,16 +225,14 @@ def translate_all(sentences: list[str], language: str, arguments: TranslationArg
 def read_translations(path: Path, made_by: dict, source: str, target: str) -> dict[str, str]:
     """What was translated before, without a last line that a kill cut short."""
     note = path.with_suffix(".made_by.json")
-    if not note.exists():
+    if not path.exists() or path.stat().st_size == 0:  # a first try that failed binds nobody
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
         note.write_text(json.dumps(made_by, indent=1) + "\n", "utf-8")
+        return {}
     before = json.loads(note.read_text("utf-8"))
     if before != made_by:
-        other = [f"{name} {before[name]!r}" for name in made_by if before.get(name) != made_by[name]]
-        raise InputError(f"{path} was made with {', '.join(other)}: delete it and {note.name}, or give another output_dir")
-    if not path.exists():
-        return {}
+        other = [f"{name} {before[name]!r}" for name in made_by if before[name] != made_by[name]]
+        raise InputError(f"{path} was made with {', '.join(other)}: delete it, or give another output_dir")
     whole = path.read_bytes()
     whole = whole[: whole.rfind(b"\n") + 1]
     with open(path, "r+b") as file:
