@@ -1,0 +1,268 @@
+"""Translated captions are what the model says, each sentence is asked once, and all else of the dataset stays as it was."""
+
+import json
+import string
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value, load_dataset
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer, NllbTokenizer
+
+from benchmarks.loading import load_captions
+from benchmarks.recipe import InputError, parse
+from training import translations
+from training.parallel_text import load_parallel_text
+from training.translations import TranslationArguments, distinct_sentences, language_token, read_split, translate_all, with_translations
+
+from .conftest import ROOT
+from .test_pictures import encoded
+
+CODES = {"en": "eng_Latn", "es": "spa_Latn", "ja": "jpn_Jpan"}
+SIZES = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+SIZES |= {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64, "init_std": 1.0}
+COLORS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    """An untrained translation model that spells: its tokens are letters and the languages' codes."""
+    folder = tmp_path_factory.mktemp("translator")
+    letters = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase])}
+    tokenizer = NllbTokenizer(vocab=letters, merges=[], additional_special_tokens=list(CODES.values()), src_lang="jpn_Jpan")
+    torch.manual_seed(0)
+    M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def made(captions, features, **columns):
+    images = [{"bytes": encoded(color), "path": None} for color in COLORS]
+    features = Features({"image": Image(), **features, **{name: Value("int64") for name in columns}})
+    return Dataset.from_dict({"image": images, **captions, **columns}, features=features)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three images: lists of English and a Chinese text, with an empty and a repeated one, and a column of something else."""
+    captions = [{"en": ["a dog", "a cat"], "zh": "狗"}, {"en": ["a dog", ""], "zh": None}, {"en": [], "zh": "猫"}]
+    rows = made({"captions": captions}, {"captions": {"en": List(Value("string")), "zh": Value("string")}}, number=[7, 8, 9])
+    (tmp_path / "pictures").mkdir()
+    rows.to_parquet(tmp_path / "pictures/train.parquet")
+    return str(tmp_path / "pictures")
+
+
+@pytest.fixture
+def given(dataset, translator, tmp_path):
+    """Arguments by keyword, with some that need not be named; every test loads its model anew, as every run does."""
+    translations.load_translator.cache_clear()
+
+    def given(**arguments):
+        shared = {"dataset": dataset, "splits": ["train"], "target_languages": ["es", "ja"], "output_dir": str(tmp_path / "out")}
+        shared |= {"model_name_or_path": str(translator), "language_codes": CODES, "max_length": 40}
+        return TranslationArguments(**(shared | arguments))
+
+    return given
+
+
+def by_hand(translator, text, code="spa_Latn", **options):
+    """A sentence alone; without a code the tokenizer is left as it is."""
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(translator), AutoTokenizer.from_pretrained(translator)
+    begin = {}
+    if code:
+        tokenizer.src_lang, begin["forced_bos_token_id"] = "eng_Latn", tokenizer.convert_tokens_to_ids(code)
+    generated = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=40, do_sample=False, **begin, **options)
+    return tokenizer.decode(generated[0], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_sentence_is_translated_as_by_hand(translator, given, beams):
+    """In a padded batch, into each language by its own code."""
+    sentences = ["a brown dog on the grass", "cat", "a bird"]
+    for language, code in (("es", "spa_Latn"), ("ja", "jpn_Jpan")):
+        found, _ = translate_all(sentences, language, given(num_beams=beams))
+        assert found == {sentence: by_hand(translator, sentence, code, num_beams=beams) for sentence in sentences}
+        assert len(set(found.values())) > 1
+    assert by_hand(translator, "cat", "spa_Latn", num_beams=beams) != by_hand(translator, "cat", "jpn_Jpan", num_beams=beams)
+
+
+def test_models_that_are_told_otherwise(translator, given):
+    """By a prefix, or by being made for the pair: neither gets a code."""
+    prefixed, _ = translate_all(["cat"], "es", given(prefix="to {language} ", language_codes={"es": "spanish"}))
+    assert prefixed == {"cat": by_hand(translator, "to spanish cat", None)}
+    alone = given(
+        model_name_or_path=None, models={"es": str(translator), "ja": "x"}, language_codes=None, output_dir=given().output_dir + "2"
+    )
+    assert translate_all(["cat"], "es", alone)[0] == {"cat": by_hand(translator, "cat", None)}
+    assert by_hand(translator, "cat", None) != by_hand(translator, "cat")
+
+
+def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
+    """They are `__es__` for `es`, which needs no entry in language_codes, and do not come out as text."""
+    lines = [f"a {color} {animal}" for color in ("red", "blue", "green") for animal in ("dog", "cat", "bird")]
+    writer = {"model_prefix": str(tmp_path / "pieces"), "vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2}
+    SentencePieceTrainer.train(sentence_iterator=iter(lines), **writer)
+    pieces = SentencePieceProcessor(str(tmp_path / "pieces.model"))
+    names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(number) for number in range(3, len(pieces)))]
+    (tmp_path / "names.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    tokenizer = M2M100Tokenizer(str(tmp_path / "names.json"), str(tmp_path / "pieces.model"))
+    model = M2M100ForConditionalGeneration(M2M100Config(vocab_size=tokenizer.get_lang_id("zu") + 9, **SIZES)).eval()
+    asked = []
+    model.generate = lambda **options: asked.append(options) or torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
+    found = translations.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
+    assert found == [tokenizer.decode([4, 5]).strip()] and found[0]
+    assert asked[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
+    assert asked[0]["input_ids"][0, 0] == tokenizer.get_lang_id("en")
+
+
+def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(given, monkeypatch):
+    seen, original = Counter(), translations.translate
+
+    def counted(texts, *rest):
+        seen.update(texts)
+        if len(seen) > 4 and stop:
+            raise KeyboardInterrupt
+        return original(texts, *rest)
+
+    monkeypatch.setattr(translations, "translate", counted)
+    sentences, arguments = ["a dog runs", "a dog sat", "a bird", "a dog", "a cat", "cat"], given(batch_size=2)
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        translate_all(sentences, "es", arguments)
+    path = Path(arguments.output_dir, "translations/es.jsonl")
+    with open(path, "a") as file:
+        file.write('{"en": "a cat", "es": "un')
+    seen.clear()
+    stop = False
+    resumed, _ = translate_all(sentences, "es", arguments)
+    assert seen == Counter(["a cat", "cat"])
+    assert resumed == translate_all(sentences, "es", given(batch_size=2, output_dir=arguments.output_dir + "2"))[0]
+    assert [json.loads(line)["en"] for line in path.read_text("utf-8").splitlines()] == sentences
+    rows, n_without = load_parallel_text(str(path), "train")
+    assert len(rows) == 6 and n_without == 0 and set(rows.features["captions"]) == {"en", "es"}
+
+
+def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, translator, tmp_path):
+    translate_all(["cat"], "es", given())
+    with pytest.raises(InputError, match="es.jsonl was made with num_beams 1: delete it, or give another output_dir"):
+        translate_all(["cat"], "es", given(num_beams=2))
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    model.lm_head.weight.data[5] += 1
+    model.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(translator).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="was made with model .*, weights "):
+        translate_all(["cat"], "es", given(model_name_or_path=str(tmp_path / "other")))
+
+
+def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path):
+    """Through the command: images byte for byte, other captions and columns, lists in place; no sentence is asked twice."""
+    flags = ["--dataset", dataset, "--splits", "train", "--target_languages", "es", "ja", "--output_dir", tmp_path / "out"]
+    flags += ["--model_name_or_path", translator, "--language_codes", json.dumps(CODES), "--max_length", "40"]
+    process = run("python", ROOT / "training/run_translation.py", *flags)
+    assert process.returncode == 0, process.stderr
+    assert f"Saved 3 rows to {tmp_path}/out. Next: accelerate launch training/run_parallel.py" in process.stdout
+    rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
+    assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS] and list(rows["number"]) == [7, 8, 9]
+    dog, cat = (by_hand(translator, text) for text in ("a dog", "a cat"))
+    assert f"Translated 2 distinct sentences; set aside as empty: {[dog, cat].count('')} in es, " in process.stdout
+    assert [caption["es"] for caption in rows["captions"]] == [[dog or None, cat or None], [dog or None, None], []]
+    assert [caption["en"] for caption in rows["captions"]] == [["a dog", "a cat"], ["a dog", ""], []]
+    assert [caption["zh"] for caption in rows["captions"]] == ["狗", None, "猫"]
+    again = run("python", ROOT / "training/run_translation.py", *flags)
+    assert again.returncode == 1 and "holds a dataset already: delete its folder data" in again.stderr
+
+
+def test_empty_translations_are_missing(given):
+    rows = read_split(given(), "train")
+    lists = with_translations(rows, {"es": {"a dog": "", "a cat": "gato"}}, "en")
+    assert [caption["es"] for caption in lists["captions"]] == [[None, "gato"], [None, None], []]
+    one = with_translations(rows, {"en2": {"狗": "dog", "猫": ""}}, "zh")
+    assert [caption["en2"] for caption in one["captions"]] == ["dog", None, None]
+
+
+FORMS = {
+    "lines": (
+        {"txt": ["a dog\n a cat \n", "a bird", ""]},
+        {"txt": Value("string")},
+        {"split_lines": True},
+        [["a dog", "a cat"], ["a bird"], []],
+    ),
+    "the first line": (
+        {"txt": ["a dog\na cat", "a bird", None]},
+        {"txt": Value("string")},
+        {"split_lines": True, "captions_per_image": 1},
+        [["a dog"], ["a bird"], []],
+    ),
+    "lists": (
+        {"answer": [["a dog", "a cat", "x"], ["a bird"], []]},
+        {"answer": List(Value("string"))},
+        {"text_column": "answer", "captions_per_image": 2},
+        [["a dog", "a cat"], ["a bird"], []],
+    ),
+}
+
+
+@pytest.mark.parametrize("columns,features,flags,english", FORMS.values(), ids=FORMS)
+def test_captions_of_other_forms(given, tmp_path, columns, features, flags, english):
+    (tmp_path / "forms").mkdir()
+    made(columns, features).to_parquet(tmp_path / "forms/train.parquet")
+    rows = read_split(given(dataset=str(tmp_path / "forms"), **flags), "train")
+    assert rows.column_names == ["image", "captions"] and [caption["en"] for caption in rows["captions"]] == english
+    assert distinct_sentences([rows, rows], "en") == sorted(sum(english, []), key=lambda text: (-len(text), text))
+
+
+def test_images_in_files_are_written_into_the_dataset(given, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for color in COLORS:
+        (folder / f"{color}.png").write_bytes(encoded(color))
+    lines = [json.dumps({"file_name": f"{color}.png", "caption": f"a {color} sheet"}) + "\n" for color in COLORS]
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    arguments = given(dataset=str(folder))
+    rows = with_translations(read_split(arguments, "train"), {"es": {}}, "en")
+    translations.save({"train": rows}, arguments.output_dir)
+    for color in COLORS:
+        (folder / f"{color}.png").unlink()
+    written = load_dataset(arguments.output_dir, split="train").cast_column("image", Image(decode=False))
+    assert sorted(image["bytes"] for image in written["image"]) == sorted(map(encoded, COLORS))
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ({"models": {"es": "x"}}, "give model_name_or_path, one model for all languages, or models"),
+        ({"model_name_or_path": None, "models": '{"es": "x"}'}, "models has none for ja"),
+        ({"target_languages": ["es", "en"]}, "target_languages has en, the language to translate from"),
+        ({"num_beams": 0}, "num_beams is 0: give 1 or more"),
+        ({"dtype": "int8"}, "dtype is 'int8': choose float32"),
+    ],
+)
+def test_bad_arguments_are_refused(given, flags, message):
+    with pytest.raises(InputError, match=message):
+        given(**flags)
+
+
+def test_what_cannot_be_translated_is_refused(given, translator):
+    with pytest.raises(InputError, match="have zh already: take it out of target_languages"):
+        read_split(given(target_languages=["es", "zh"]), "train")
+    with pytest.raises(InputError, match="have no fr, they have en zh"):
+        read_split(given(source_language="fr"), "train")
+    with pytest.raises(InputError, match="no token for language 'es': name it by language_codes, as one of eng_Latn jpn_Jpan spa_Latn"):
+        translate_all(["cat"], "es", given(language_codes={"en": "eng_Latn"}))
+    with pytest.raises(InputError, match="no token for language 'a'"):  # a letter, which the vocabulary has, is no language
+        translate_all(["cat"], "es", given(language_codes=CODES | {"es": "a"}))
+    with pytest.raises(InputError, match="no token for language 'en'"):
+        translate_all(["cat"], "es", given(language_codes={"es": "spa_Latn"}))
+    with pytest.raises(InputError, match="model 'no/such/folder' does not exist"):
+        translate_all(["cat"], "es", given(model_name_or_path="no/such/folder"))
+    with pytest.raises(InputError, match="no caption in en to translate"):
+        distinct_sentences([read_split(given(), "train").select([2])], "en")
+    assert language_token(AutoTokenizer.from_pretrained(translator), "spa_Latn") == 33
+
+
+def test_the_recipe_parses():
+    recipe = ROOT / "training/recipes/parallel/coco_translations.yaml"
+    (arguments,) = parse(TranslationArguments, arguments=[str(recipe), "--split_lines", "false"])
+    assert arguments.language_codes["hi"] == arguments.code("hi") == "hin_Deva" and not arguments.split_lines

@@ -1,0 +1,42 @@
+"""Add languages to captioned images by a translation model: the data of parallel pre-training (Krasner & Lanuzo).
+
+python training/run_translation.py training/recipes/parallel/coco_translations.yaml
+python training/run_translation.py --dataset my/captions --splits train --target_languages de --output_dir outputs/de \\
+    --models '{"de": "Helsinki-NLP/opus-mt-en-de"}'
+"""
+
+from collections import Counter
+
+from benchmarks.recipe import launch
+from training.translations import (
+    TranslationArguments,
+    check_output,
+    distinct_sentences,
+    read_split,
+    save,
+    translate_all,
+    with_translations,
+    write_card,
+)
+
+
+def main(arguments: TranslationArguments) -> None:
+    check_output(arguments)
+    splits = {split.partition("[")[0]: read_split(arguments, split) for split in arguments.splits}
+    sentences = distinct_sentences(list(splits.values()), arguments.source_language)
+    translations, made_by = {}, {}
+    for language in arguments.target_languages:
+        translations[language], made_by[language] = translate_all(sentences, language, arguments)
+    splits = {split: with_translations(rows, translations, arguments.source_language) for split, rows in splits.items()}
+    write_card(splits, translations, made_by, arguments)
+    save(splits, arguments.output_dir)
+    empty = ", ".join(f"{Counter(of_sentence.values())['']} in {language}" for language, of_sentence in translations.items())
+    print(f"Translated {len(sentences)} distinct sentences; set aside as empty: {empty}.")
+    print(
+        f"Saved {sum(map(len, splits.values()))} rows to {arguments.output_dir}. "
+        f"Next: accelerate launch training/run_parallel.py RECIPE.yaml --dataset {arguments.output_dir}"
+    )
+
+
+if __name__ == "__main__":
+    launch(main, TranslationArguments)
