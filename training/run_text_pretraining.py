@@ -1,0 +1,35 @@
+"""Pre-train a text encoder on text alone, in many languages, before it is trained with images (Conneau & Lample 2019).
+
+accelerate launch training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
+"""
+
+from benchmarks.loading import check_languages
+from benchmarks.recipe import launch
+from training.arguments import TextPretrainingArguments
+from training.parallel_text import load_parallel_text
+from training.session import begin, finish, say, train
+from training.text_pretraining import MaskingCollator, Translations, load_for_masking, save_encoder
+from training.trainers import AltCLIPTrainer
+from training.views import TellEpoch
+
+
+def main(arguments: TextPretrainingArguments) -> None:
+    begin(arguments)
+    attention = {"attn_implementation": arguments.attn_implementation}
+    model, tokenizer = load_for_masking(arguments.text_encoder_name_or_path, **attention)
+    rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split)
+    say(arguments, f"Set aside {n_without_english} rows without English.")
+    languages = check_languages(arguments.languages, list(rows.features["captions"]))
+    translations = Translations(rows, languages, arguments.pairs, arguments.seed, arguments.max_characters)
+    collator = MaskingCollator(tokenizer, arguments.max_text_length, arguments.mask_probability)
+    told = [TellEpoch(translations)]
+    trainer = AltCLIPTrainer(model=model, args=arguments, train_dataset=translations, data_collator=collator, callbacks=told)
+    train(trainer, arguments)
+    save_encoder(trainer, arguments.output_dir)
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(arguments.output_dir)
+    finish(arguments, "the text encoder", "take it as text_encoder_name_or_path, or as text tower of AltCLIPDualEncoderModel.from_towers")
+
+
+if __name__ == "__main__":
+    launch(main, TextPretrainingArguments)
