@@ -252,6 +252,7 @@ class TextPretrainingArguments(StageArguments):
     pairs: float = field(default=1.0, metadata={"help": "Share of sequences that hold two translations; others hold one text."})
     mask_probability: float = field(default=0.15, metadata={"help": "Share of tokens to be named (0.15 in BERT, XLM and XLM-R)."})
     max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
+    dropout: float | None = field(default=None, metadata={"help": "Of the encoder, from now on; its own by default."})
 
     def __post_init__(self):
         super().__post_init__()

@@ -15,8 +15,10 @@ from training.views import TellEpoch
 
 def main(arguments: TextPretrainingArguments) -> None:
     begin(arguments)
-    attention = {"attn_implementation": arguments.attn_implementation}
-    model, tokenizer = load_for_masking(arguments.text_encoder_name_or_path, **attention)
+    config = {"attn_implementation": arguments.attn_implementation}
+    if arguments.dropout is not None:
+        config |= {"hidden_dropout_prob": arguments.dropout, "attention_probs_dropout_prob": arguments.dropout}
+    model, tokenizer = load_for_masking(arguments.text_encoder_name_or_path, **config)
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split)
     say(arguments, f"Set aside {n_without_english} rows without English.")
     languages = check_languages(arguments.languages, list(rows.features["captions"]))

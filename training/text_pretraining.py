@@ -29,16 +29,16 @@ from .data import caption_columns, has_text
 
 
 class Translations(TorchDataset):
-    """Rows of parallel text, each as a text or as two translations of one another, `{"texts", "languages", "seed"}`.
+    """Every text of parallel rows, alone or with a translation of it, `{"texts", "languages", "seed"}`.
 
-    Which languages a row shows is drawn anew each epoch, from nothing but `seed`, the epoch and the row's number: runs resume exactly, and
-    however many processes and workers read. `seed` of an example is there for the masks to be drawn from. `n_empty` counts
-    the rows that are left out since they have no text, or none that is short enough.
+    Which translation goes with a text is drawn anew each epoch, and so is their order, from nothing but `seed`, the epoch and the text's
+    number: runs resume exactly, and however many processes and workers read. `seed` of an example is there for the masks to
+    be drawn from. `n_empty` counts the rows that are left out since they have no text, or none that is short enough.
 
     Args:
         rows: have `captions`, `{language: text}`.
-        languages: those to draw from, all equally often where a row has them all.
-        pairs: the share of rows that show two languages, of those that have two.
+        languages: those to draw from, each equally often where rows have them all.
+        pairs: the share of texts that come with a translation, of those that have one.
         seed: of all epochs.
         max_characters: longer texts are left out, and rows that have no other.
 
@@ -54,9 +54,9 @@ class Translations(TorchDataset):
             if not pa.types.is_large_string(texts.type):
                 raise InputError(f"captions in {language} are lists, which do not say what translates what: give one text a language")
         there = np.stack([has_text(texts) & ~longer(texts, max_characters) for texts in self.texts], axis=1)
-        self.rows, self.n_empty = np.flatnonzero(there.any(axis=1)), int((~there.any(axis=1)).sum())
-        self.there = there[self.rows]
-        if not len(self.rows):
+        self.there, self.n_empty = there, int((~there.any(axis=1)).sum())
+        self.cells = np.argwhere(there)
+        if not len(self.cells):
             raise InputError(
                 f"no row has a text in {' '.join(languages)} of up to {max_characters} characters: name other languages, or allow more"
             )
@@ -66,21 +66,25 @@ class Translations(TorchDataset):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.cells)
 
     def __getitem__(self, index: int) -> dict:
         random = np.random.default_rng([self.seed, self.epoch, index])
-        drawn = random.permutation(np.flatnonzero(self.there[index]))[: 2 if random.random() < self.pairs else 1]
+        row, language = self.cells[index].tolist()
+        others = np.setdiff1d(np.flatnonzero(self.there[row]), language)
+        drawn = [language]
+        if len(others) and random.random() < self.pairs:
+            drawn = random.permutation([language, random.choice(others)]).tolist()
         return {
-            "texts": [self.texts[language][int(self.rows[index])].as_py() for language in drawn],
+            "texts": [self.texts[language][row].as_py() for language in drawn],
             "languages": [self.languages[language] for language in drawn],
             "seed": int(random.integers(2**63)),
         }
 
     def summary(self) -> str:
-        n_pairs = int((self.there.sum(axis=1) > 1).sum())
-        counts = f"{len(self)} rows in {len(self.languages)} languages, {n_pairs} of them with translations"
-        return f"{counts}; set aside: {self.n_empty} empty or too long"
+        n_rows = len(self.there) - self.n_empty
+        counts = f"{len(self)} texts of {n_rows} rows in {len(self.languages)} languages"
+        return f"{counts}; set aside: {self.n_empty} rows, empty or too long"
 
 
 def longer(texts: pa.Array, max_characters: int) -> np.ndarray:

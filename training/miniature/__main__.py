@@ -67,11 +67,13 @@ def write_split(split: str, folder: Path, size: int | None) -> Dataset:
 
 
 def write_dataset(folder: Path, train_size: int | None) -> Dataset:
-    """Write all splits, the class names and a dataset card; give the training split."""
+    """Write all splits, the class names, once more as parallel text, and a dataset card; give the training split."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     splits = {split: write_split(split, folder, train_size if split.startswith("train") else None) for split in SPLITS}
     names = {language: words["names"] for language, words in read_concepts()["languages"].items()}
     (folder / "class_names.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    lines = [json.dumps(dict(zip(names, translations)), ensure_ascii=False) for translations in zip(*names.values())]
+    (folder / "names.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
     card = CARD.format(languages=", ".join(names), files=files)
     (folder / "README.md").write_text(card, encoding="utf-8")
