@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE := 1
 export HF_DATASETS_CACHE := $(CURDIR)/outputs/cache
 export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo ablation add-languages test test-slow style install
+.PHONY: demo ablation add-languages parallel test test-slow style install
 
 demo: .venv/installed  ## the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -32,6 +32,10 @@ add-languages: outputs/miniature/altclip/README.md  ## a model of nine languages
 	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/add_languages/miniature.yaml
 	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/add_languages_retrieval.yaml
 	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/add_languages_zero_shot.yaml
+
+parallel: outputs/miniature/altclip/README.md  ## English captions alone beside four languages at once, with three seeds each
+	$(BIN)/accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
+	$(BIN)/python training/run_parallel_experiment.py training/recipes/parallel/experiment_miniature.yaml
 
 outputs/miniature/altclip/README.md:
 	$(MAKE) demo

@@ -138,6 +138,23 @@ def test_means_are_of_captions_and_of_languages():
     assert by_language(seen, ["en", "es", "ja"]) == pytest.approx(expected)
 
 
+def test_the_log_tells_of_captions_and_begins_anew(trainer_of):
+    """Also of the nearest image of each caption, by the ids of the images that they describe."""
+    trainer = trainer_of()
+    model, batch, watched = trainer.model.train(), batch_of(trainer, [0, 2, 4]), []
+    trainer.watch.see = lambda inputs, groups, texts, counterparts: watched.append((inputs["row_ids"], counterparts))
+    trainer.compute_loss(model, dict(batch))
+    images = normalize(model.get_image_features(batch["pixel_values"]).pooler_output, dim=-1)
+    torch.testing.assert_close(watched[0][1], images[batch["text_to_image"]])
+    assert torch.equal(watched[0][0], batch["row_ids"][batch["text_to_image"]])
+    logged = []
+    for _ in range(2):
+        logs = {"loss": 1.0}
+        trainer.log(logs)
+        logged.append(set(logs))
+    assert logged[0] >= {"caption_loss", "caption_loss_en", "caption_loss_hi"} and not any("caption" in name for name in logged[1])
+
+
 @pytest.mark.parametrize("setting", ["paper", "released"])
 def test_settings_by_hand(trainer_of, setting):
     """Written out from the towers' vectors, with the padding masked."""
