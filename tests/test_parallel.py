@@ -25,6 +25,7 @@ from training.validation import Validation
 
 from .conftest import ROOT
 from .test_distributed import FREE_PORT
+from .test_scale import FSDP2
 
 LANGUAGES = ["en", "es", "ja", "hi"]
 CAPTIONS = [
@@ -259,8 +260,15 @@ def test_bad_choices_are_refused(encoders, tmp_path, given, message):
         ParallelArguments(**encoders, dataset="", output_dir=str(tmp_path), use_cpu=True, **given)
 
 
-@pytest.mark.parametrize("setting", ["paper", "released"])
-def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting):
+DDP = ["-m", "torch.distributed.run", "--nproc_per_node", "2", *FREE_PORT]
+
+
+@pytest.mark.parametrize(
+    "setting,launcher,freeze_epochs",
+    [("paper", DDP, 0.5), ("released", DDP, 0.5), ("paper", FSDP2, 0)],
+    ids=["paper", "released", "paper under FSDP2"],
+)
+def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting, launcher, freeze_epochs):
     """Through the script, over the boundary at which encoders thaw; the processes have unequally many captions."""
     rows = rows.select([0, 1, 3, 5] * 4)
     (tmp_path / "rows").mkdir()
@@ -271,11 +279,23 @@ def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting):
         Path(encoder, "config.json").write_text(json.dumps(config | dropouts))
     flags = [part for name, value in encoders.items() for part in (f"--{name}", value)]
     weights = {}
-    for processes, launcher in ((1, ["python"]), (2, ["python", "-m", "torch.distributed.run", "--nproc_per_node", "2", *FREE_PORT])):
+    for processes, launched in ((1, []), (2, launcher)):
         process = run(
-            *[*launcher, ROOT / "training/run_parallel.py", ROOT / "training/recipes/parallel/miniature.yaml", *flags],
-            *["--dataset", tmp_path / "rows", "--output_dir", tmp_path / str(processes), "--setting", setting, "--projection_dim", "16"],
-            *["--max_steps", "4", "--per_device_train_batch_size", str(8 // processes), "--bf16", "false", "--length_groups", "1"],
+            *["python", *launched, ROOT / "training/run_parallel.py", ROOT / "training/recipes/parallel/miniature.yaml", *flags],
+            *["--dataset", tmp_path / "rows", "--split", "train", "--output_dir", tmp_path / str(processes), "--setting", setting],
+            *["--freeze_epochs", freeze_epochs],
+            *[
+                "--max_steps",
+                "4",
+                "--per_device_train_batch_size",
+                str(8 // processes),
+                "--bf16",
+                "false",
+                "--length_groups",
+                "1",
+                "--projection_dim",
+                "16",
+            ],
             *["--optim", "sgd", "--learning_rate", "0.05", "--warmup_steps", "0", "--eval_steps", "2", "--validation_split", "train"],
             OMP_NUM_THREADS="1",
         )
@@ -290,3 +310,16 @@ def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting):
     histories = [json.loads((tmp_path / f"{processes}/trainer_state.json").read_text())["log_history"] for processes in (1, 2)]
     losses = [[entry["eval_mean_recall"] for entry in history if "eval_caption_loss" in entry] for history in histories]
     assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_freezing_under_fsdp_is_refused(trainer_of, monkeypatch):
+    """FSDP2 would train the encoders from the first step."""
+    monkeypatch.setattr(ParallelTrainer, "is_fsdp_enabled", True, raising=False)
+    monkeypatch.setattr("training.trainers.make_shardable", lambda *_: None)
+    monkeypatch.setattr("transformers.Trainer.__init__", fake_init)
+    with pytest.raises(InputError, match="freeze_epochs is 0.5, and FSDP2 goes on to train what it was given: set it to 0"):
+        trainer_of()
+
+
+def fake_init(trainer, model, args, **_):
+    trainer.model, trainer.args, trainer.accelerator = model, args, None

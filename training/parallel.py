@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.utils import ModelOutput
 
+from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPDualEncoderModel
 
 from .arguments import ParallelArguments
@@ -74,6 +75,10 @@ class ParallelTrainer(ContrastiveTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and self.args.freeze_epochs > 0:
+            raise InputError(
+                f"freeze_epochs is {self.args.freeze_epochs}, and FSDP2 goes on to train what it was given: set it to 0, or take ddp.yaml"
+            )
         self.released = self.args.setting == "released"
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 

@@ -25,7 +25,10 @@ class CostArguments:
 
     images: int = field(default=32, metadata={"help": "Images in a batch; the paper has 32."})
     n_languages: int = field(default=4, metadata={"help": "Captions of an image."})
-    tokens: list[int] = field(default_factory=lambda: [9, 18], metadata={"help": "Least and most tokens of a caption, drawn evenly."})
+    tokens: list[int] = field(
+        default_factory=lambda: [9, 18],
+        metadata={"help": "Least and most tokens of a caption, all lengths equally often."},
+    )
     length_groups: int = field(default=4, metadata={"help": "As in the recipe: captions of like length are encoded together."})
     repeats: int = field(default=5, metadata={"help": "Rounds, of which the fastest counts for each part."})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
@@ -62,15 +65,19 @@ def main(arguments: CostArguments) -> None:
     seconds = measure(parts, model, arguments)
     rows = [[part, f"{1000 * min(wall):.0f}", f"{1000 * min(cpu):.0f}"] for part, (wall, cpu) in seconds.items()]
     print(format_table(["forward and backward", "ms", "ms of CPU"], rows))
-    one, all_of_them = (min(seconds[f"step, {name}"][0]) for name in ("1 language", f"{n} languages"))
-    lengths = {name: captions[name]["attention_mask"].sum().item() / len(captions[name]["attention_mask"]) for name in captions}
-    print(f"{n} languages take {all_of_them / one:.2f} times the step of one, at {lengths[1]:.1f} and {lengths[n]:.1f} tokens a caption.")
+    wall, cpu = (min(seconds[f"step, {n} languages"][kind]) / min(seconds["step, 1 language"][kind]) for kind in (0, 1))
+    lengths = {name: batch["attention_mask"].sum().item() / len(batch["attention_mask"]) for name, batch in captions.items()}
+    print(
+        f"{n} languages take {wall:.2f} times the step of one ({cpu:.2f} of its CPU time), "
+        f"at {lengths[1]:.1f} and {lengths[n]:.1f} tokens a caption."
+    )
 
 
 def draw_captions(n_captions: int, arguments: CostArguments) -> dict[str, torch.Tensor]:
     """Random texts of ragged lengths, padded on the right."""
     least, most = arguments.tokens
-    lengths = torch.randint(least, most + 1, (n_captions, 1))
+    of_language = torch.linspace(least, most, arguments.images).round()
+    lengths = of_language.repeat(n_captions // arguments.images)[torch.randperm(n_captions), None]
     mask = (torch.arange(most) < lengths).long()
     ids = torch.where(mask.bool(), torch.randint(4, 250000, mask.shape), 1)
     return {"input_ids": ids.to(arguments.device), "attention_mask": mask.to(arguments.device)}
