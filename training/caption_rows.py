@@ -54,7 +54,7 @@ class RowCollator(Collator):
         captions = [row.pop("texts") for row in rows]
         languages = [language for row in rows for language in row.pop("languages")]
         owners = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(texts) for texts in captions]))
-        batch = self.texts([text for texts in captions for text in texts]) | self.described(rows)
+        batch = self.encode([text for texts in captions for text in texts]) | self.described(rows)
         return batch | {"text_to_image": owners, "languages": torch.tensor(languages)}
 
 

@@ -173,9 +173,9 @@ class Collator:
         self.tokenizer, self.max_length, self.image_processor = tokenizer, max_length, image_processor
 
     def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
-        return self.texts([cell.pop("text") for cell in cells]) | self.described(cells)
+        return self.encode([cell.pop("text") for cell in cells]) | self.described(cells)
 
-    def texts(self, texts: list[str]) -> dict[str, torch.Tensor]:
+    def encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
         distinct, text_rows = np.unique(texts, return_inverse=True)
         encoded = self.tokenizer(distinct.tolist(), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
         return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {"text_rows": torch.from_numpy(text_rows)}
