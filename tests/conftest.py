@@ -17,6 +17,8 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPConfig, CLIPImageProc
 
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
+from .processes import run_script
+
 ROOT = Path(__file__).parent.parent
 TEXT = {
     "vocab_size": 120,
@@ -72,12 +74,16 @@ def towers(tmp_path):
 
 @pytest.fixture(scope="session")
 def run():
-    """Run a command from the root of the repository; give the finished process."""
+    """Run `python ...` from the root of the repository; give the finished process. Ours are forked, once for each of `processes`;
+    code, and a script that wants another folder or other variables, get a new interpreter.
+    """
 
-    def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-        command = [sys.executable if part == "python" else str(part) for part in command]
-        environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    def run(*command: str, cwd: Path = ROOT, processes: int = 1, **environment: str) -> subprocess.CompletedProcess:
+        words = [str(part) for part in command[1:]]
+        given = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        if words[0] != "-c" and cwd == ROOT and environment.keys() <= {"OMP_NUM_THREADS"}:
+            return run_script(words, given, processes)
+        return subprocess.run([sys.executable, *words], cwd=cwd, env=given, capture_output=True, text=True, timeout=300)
 
     return run
 

@@ -17,13 +17,15 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import PartialState
 from datasets import load_dataset
+from torch.multiprocessing import ProcessExitedException
 
 from benchmarks.recipe import InputError
 from training import column_cache
 from training.column_cache import cached_column
+
+from .processes import spawn
 
 KEYS = [f"text {number % 11}" for number in range(30)]  # 11 items in three parts of four, the last of three
 DIM = 6
@@ -217,8 +219,8 @@ def killed(rank, cache_dir, at):
 
 @pytest.mark.parametrize("at", ["encoded", "named"])
 def test_after_a_kill_only_what_is_missing_is_made(tmp_path, at):
-    with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
-        mp.spawn(killed, args=(tmp_path / "killed", at), nprocs=1)
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        spawn(killed, (tmp_path / "killed", at), 1)
     (folder,) = (path for path in (tmp_path / "killed").iterdir() if path.is_dir())
     assert [path.name for path in folder.rglob("*.*")] == ["part-00000.arrow"]
     seen = []
@@ -252,7 +254,7 @@ def share(rank, folder, port, together):
 def test_two_processes_write_one_cache(tmp_path, together):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-    mp.spawn(share, args=(tmp_path, port, together), nprocs=2)
+    spawn(share, (tmp_path, port, together), 2)
     halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     alone = cached(tmp_path / "alone")
     for _, vectors in halves:

@@ -6,7 +6,6 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
@@ -17,8 +16,8 @@ from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 from training.losses import contrastive_loss, gather_rows, sigmoid_loss
 
 from .conftest import ROOT
+from .processes import spawn
 
-FREE_PORT = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
 TEXTS = ["key", "dog face and key", "bell", "key", "umbrella", "红苹果", "fire", "ghost and bell and key"]
 IMAGES = [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue", "white", "black")]
 
@@ -43,7 +42,7 @@ def half(rank, folder, tile_size):
 
 @pytest.mark.parametrize("tile_size", [None, 3])
 def test_gathered_losses_and_gradients_equal_those_of_one_process(tmp_path, tile_size):
-    mp.spawn(half, args=(tmp_path, tile_size), nprocs=2)
+    spawn(half, (tmp_path, tile_size), 2)
     images, texts, scale, ids = leaves()
     loss = contrastive_loss(images, texts, scale, image_ids=ids) + sigmoid_loss(images, texts, scale, -scale, image_ids=ids)
     loss.backward()
@@ -75,7 +74,7 @@ def test_two_processes_embed_like_one(miniature, processor, tmp_path):
     processor.save_pretrained(tmp_path / "start")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-    mp.spawn(embed_a_share, args=(tmp_path, tmp_path / "start", port), nprocs=2)
+    spawn(embed_a_share, (tmp_path, tmp_path / "start", port), 2)
     texts, images = embed_texts(model, processor, TEXTS), embed_images(model, processor, IMAGES)
     for rank in range(2):
         embeds, seen = torch.load(tmp_path / f"{rank}.pt")
@@ -103,12 +102,13 @@ def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stag
     make of rounding errors is not the question.
     """
     weights = {}
-    for processes, launcher in ((1, ["python"]), (2, ["python", "-m", "torch.distributed.run", "--nproc_per_node", "2", *FREE_PORT])):
+    for processes in (1, 2):
         process = run(
-            *[*launcher, ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]],
+            *["python", ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]],
             *["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), *shared],
             *["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes), "--bf16", "false"],
             *["--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0", *(switches if processes == 2 else [])],
+            processes=processes,
             OMP_NUM_THREADS="1",
         )
         assert process.returncode == 0, process.stderr[-4000:]

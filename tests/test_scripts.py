@@ -141,13 +141,12 @@ def test_killed_seven_times_equals_uninterrupted(stages, tmp_path, stage):
 def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run, tmp_path):
     """accelerate does not tell the sampler of a resumed run its epoch."""
     folder, _ = stages
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
     script = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", *beginning("stage1", folder)]
     flags = ["--dataset", folder / "dataset", "--languages", "en", "zh", "--temperature", "3", "--per_device_train_batch_size", "64"]
     flags += ["--max_steps", "16", "--save_strategy", "steps", "--save_steps", "12"]  # ten steps an epoch
     weights = []
     for more in ([], ["--resume"]):
-        process = run("python", *launcher, *script, *flags, "--output_dir", tmp_path / "out", *more, OMP_NUM_THREADS="1")
+        process = run("python", *script, *flags, "--output_dir", tmp_path / "out", *more, processes=2, OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr[-3000:]
         weights.append((tmp_path / "out/model.safetensors").read_bytes())
         shutil.rmtree(tmp_path / "out/checkpoint-16", ignore_errors=True)

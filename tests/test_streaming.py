@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from datasets import Dataset, Features, Image, Value, load_dataset
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -30,6 +29,7 @@ from training.streaming import CellStream, open_files, stable_hash
 from training.trainers import ContrastiveTrainer
 
 from .conftest import ROOT
+from .processes import spawn
 from .test_scripts import train_with_kills
 
 LANGUAGES = ["en", "zh", "es"]
@@ -213,7 +213,7 @@ def test_every_process_opens_its_own_files_alone(scenes, folder, tmp_path, kind,
     given |= {"max_steps": 3, "per_device_train_batch_size": 4, "cache_image_embeds": False, "use_cpu": True, "disable_tqdm": True}
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-    mp.spawn(train_on_a_share, args=(given | {"save_strategy": "no", "report_to": "none"} | SGD, tmp_path, port), nprocs=2)
+    spawn(train_on_a_share, (given | {"save_strategy": "no", "report_to": "none"} | SGD, tmp_path, port), 2)
     names, size = sorted(path.name for path in rows.iterdir()), 20 // n_files
     in_files = [one_language(scenes, "en")[start : start + size] for start in range(0, 20, size)]
     finished = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

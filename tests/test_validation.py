@@ -135,11 +135,11 @@ def test_stage_1_is_held_against_its_teacher(miniature, run, tmp_path):
 
 
 def test_two_processes_score_like_one(miniature, run, folder, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
     process = run(
-        *["python", *launcher, ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"],
+        *["python", ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"],
         *["--model_name_or_path", folder, "--languages", "en", "zh", "--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"],
         *["--max_steps", "2", "--learning_rate", "0", "--per_device_train_batch_size", "8", *EVALUATE],
+        processes=2,
         OMP_NUM_THREADS="1",
     )
     assert process.returncode == 0, process.stderr[-3000:]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from benchmarks.results import Result, format_table, load_results
 from model_cards.parallel_plots import COLORS, plot_accuracy, plot_ranks, scores_of
@@ -138,6 +139,7 @@ def plot_curves(arguments: ParallelExperimentArguments, prefix: str, title: str,
             axes.plot(per_step * steps, losses.mean(axis=0), color=color, label=ARMS[name].label)
             axes.fill_between(per_step * steps, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.2, linewidth=0)
         axes.set(xlabel=f"{unit} seen", yscale="log", title=title)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3, which="both")
     axes.figure.axes[0].set_ylabel("mean loss of an English caption")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(CURVES))
@@ -148,13 +150,16 @@ def report(results: list[Result], arguments: ParallelExperimentArguments) -> str
     """Draw the paper's four figures and write the tables to `parallel.md`; gives the tables."""
     output_dir, seen = Path(arguments.output_dir), arguments.settings["languages"]
     groups = {arm.label: [f"{name}-{seed}" for seed in arguments.seeds] for name, arm in ARMS.items()}
-    scores = scores_of(results, groups, "ranking_cosine", arguments.split)
+    languages = [*seen, *arguments.unseen]
+    scores = {
+        label: {language: by_language[language] for language in languages}
+        for label, by_language in scores_of(results, groups, "ranking_cosine", arguments.split).items()
+    }
     compared = {ARMS[name].label: scores[ARMS[name].label] for name in CURVES}
     plot_curves(arguments, "", "training", output_dir / "training_loss.png")
     plot_curves(arguments, "eval_", "validation", output_dir / "validation_loss.png")
     plot_accuracy(compared, seen, output_dir / "accuracy.png")
     plot_ranks(compared, seen, output_dir / "ranks.png")
-    languages = [*seen, *arguments.unseen]
     tables = [accuracy_table(scores, languages, seen), accuracy_table(scores, languages, seen, "image_to_text_accuracy@1")]
     headings = ["Text-to-image accuracy@1", "Image-to-text accuracy@1", "Convergence"]
     text = "\n\n".join(

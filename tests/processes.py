@@ -1,0 +1,64 @@
+"""Scripts in processes of their own, forked from one that has imported the libraries: of a small run the imports are the longest part.
+
+A forked script shares the hash seed of its siblings; a test that two runs give equal bytes starts a process of its own.
+"""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import torch
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["transformers.trainer", "benchmarks.zero_shot", "training.session", "training.trainers"])
+TIMEOUT = 300  # seconds
+
+
+def run_script(words: list[str], environment: dict[str, str], processes: int = 1) -> CompletedProcess:
+    """Run `SCRIPT ...` or `-m MODULE ...`; several processes are told of each other as `torchrun` tells them.
+
+    What they print is that of all; the exit code is the first that is not 0.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    told = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = Path(folder, "stdout"), Path(folder, "stderr")
+        started = []
+        for rank in range(processes):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} | told if processes > 1 else {}
+            started.append(FORKS.Process(target=_run, args=(words, environment | ranks, outputs)))
+            started[-1].start()
+        for process in started:
+            process.join(TIMEOUT)
+            process.kill()
+            process.join()
+        codes = [process.exitcode for process in started]
+        stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+    return CompletedProcess(words, next((code for code in codes if code), 0), stdout, stderr)
+
+
+def spawn(function, arguments: tuple, processes: int) -> None:
+    """`torch.multiprocessing.spawn`, by forks."""
+    torch.multiprocessing.start_processes(function, arguments, processes, start_method="forkserver")
+
+
+def _run(words: list[str], environment: dict[str, str], outputs: tuple[Path, Path]) -> None:
+    multiprocessing.set_start_method(None, force=True)  # a script's own workers start as ever
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in zip((1, 2), outputs):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        sys.path[0] = str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
