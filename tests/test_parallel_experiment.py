@@ -85,7 +85,7 @@ def test_every_arm_is_trained_on_what_it_says(miniature, run, tmp_path):
     recipe = recipe.replace("outputs/miniature/dataset", str(miniature / "dataset")).replace(
         "outputs/miniature/teacher", str(miniature / "clip")
     )
-    recipe = recipe.replace("split: train_curated[:3000]", "split: train") + "logging_steps: 1\n"
+    recipe = recipe.replace("split: train_curated[:1500]", "split: train") + "logging_steps: 1\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
     encoder = miniature / "text_encoder"
     flags = ["--recipe", tmp_path / "recipe.yaml", "--text_encoder_name_or_path", encoder, "--untrained_text_encoder", encoder]
