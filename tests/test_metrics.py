@@ -1,10 +1,47 @@
-"""Metrics on cases worked out by hand."""
+"""Metrics on cases worked out by hand, against the definition, and against CLIP_benchmark and scikit-learn."""
+
+import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
+from torch.nn.functional import normalize
 
 from benchmarks import metrics
-from benchmarks.metrics import retrieval_ranks, retrieval_recall, top_k_accuracy
+from benchmarks.metrics import (
+    average_precision,
+    class_ranks,
+    interpolated_average_precision,
+    mean_per_class_accuracy,
+    percentiles,
+    ranks_in_scores,
+    retrieval_ranks,
+    retrieval_recall,
+    roc_auc,
+    top_k_accuracy,
+)
+
+MEASURE = """
+import torch
+from torch.nn.functional import normalize
+from benchmarks.metrics import class_ranks, retrieval_ranks
+
+def resident(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(name))
+
+torch.manual_seed(0)
+images, texts = normalize(torch.randn(4000, 64), dim=-1), normalize(torch.randn(40000, 64), dim=-1)
+owners = torch.arange(4000).repeat_interleave(10)[torch.randperm(40000)]
+retrieval_ranks(images[:64], texts[:64], torch.arange(64))
+for run in (lambda: retrieval_ranks(images, texts, owners), lambda: class_ranks(texts, images, owners)):
+    with open("/proc/self/clear_refs", "w") as control:
+        control.write("5")  # forget the peak so far
+    before = resident("VmRSS")
+    run()
+    print(resident("VmHWM") - before)
+"""
 
 
 def test_by_hand():
@@ -19,7 +56,7 @@ def test_by_hand():
 
 
 def test_a_collapsed_model_scores_nothing():
-    collapsed = torch.nn.functional.normalize(torch.ones(50, 8), dim=-1)
+    collapsed = normalize(torch.ones(50, 8), dim=-1)
     recall = retrieval_recall(collapsed, collapsed, torch.arange(50))
     assert set(recall.values()) == {0.0}
     assert top_k_accuracy(collapsed, collapsed[:20], torch.zeros(50, dtype=torch.long)) == {"accuracy@1": 0.0, "accuracy@5": 0.0}
@@ -99,3 +136,166 @@ def test_bad_input_is_refused(images, texts, owners, message):
         retrieval_recall(images, texts, torch.tensor(owners))
     with pytest.raises(ValueError):
         top_k_accuracy(torch.eye(2), torch.eye(2), torch.tensor([0, 2]))
+
+
+def definition(images, texts, pairs):
+    """Both directions spelled out in double precision, with one score for each pair of different vectors."""
+    different_images, image_number = images.double().unique(dim=0, return_inverse=True)
+    different_texts, text_number = texts.double().unique(dim=0, return_inverse=True)
+    scores = (different_images @ different_texts.T)[image_number][:, text_number]
+    own = torch.zeros(len(images), len(texts), dtype=torch.bool)
+    own[pairs[:, 1], pairs[:, 0]] = True
+    best = scores.masked_fill(~own, -torch.inf)
+    rivals = scores.masked_fill(own, -torch.inf)
+    return (rivals >= best.amax(0)).sum(0), (rivals >= best.amax(1, keepdim=True)).sum(1)
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 64, 512])
+@pytest.mark.parametrize("several_images", [False, True])
+def test_equal_vectors_tie_whatever_tile_they_are_in(monkeypatch, block_rows, several_images):
+    """Thousands of duplicates, of which some have -0.0 for 0.0: a matrix product gives equal vectors scores that differ in the last
+    bits, by its shape and by the place in it. The last tiles here are of one row.
+    """
+    torch.manual_seed(0)
+    n_images, n_texts = {1: (29, 57), 7: (148, 260), 64: (1537, 2625), 512: (1537, 4097)}[block_rows]
+    images = normalize(torch.randn(20, 640).index_fill(1, torch.arange(3), 0), dim=-1)[torch.arange(n_images) % 20]
+    images *= torch.where(torch.arange(640) < 3, torch.randn(n_images, 1).sign(), 1)
+    texts = normalize(torch.randn(30, 640), dim=-1)[torch.arange(n_texts) % 30]
+    owners = torch.cat([torch.randperm(n_images), torch.randint(n_images, (n_texts - n_images,))])[torch.randperm(n_texts)]
+    pairs = torch.stack([torch.arange(n_texts), owners], 1)
+    if several_images:
+        more = torch.stack([torch.randint(n_texts, (n_texts,)), torch.randint(n_images, (n_texts,))], 1)
+        pairs = torch.cat([pairs, more])[torch.randperm(2 * n_texts)]
+    text_ranks, image_ranks = definition(images + 0.0, texts, pairs)
+    monkeypatch.setattr(metrics, "BLOCK_ROWS", block_rows)
+    found = retrieval_ranks(images, texts, pairs if several_images else owners)
+    assert torch.equal(found[0], text_ranks) and torch.equal(found[1], image_ranks)
+    labels = torch.randint(n_images, (n_texts,))
+    expected, _ = definition(images + 0.0, texts, torch.stack([torch.arange(n_texts), labels], 1))
+    assert torch.equal(class_ranks(texts, images, labels), expected)
+
+
+def test_different_vectors_that_tie_rank_behind():
+    images, texts = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 2.0], [3.0, 3.0]])
+    assert [ranks.tolist() for ranks in retrieval_ranks(images, texts, torch.tensor([0, 1]))] == [[1, 1], [1, 0]]
+
+
+def test_half_precision_is_compared_in_single():
+    """Products rounded to bfloat16 would tie where the vectors do not."""
+    torch.manual_seed(0)
+    images = normalize(torch.randn(300, 32), dim=-1).bfloat16()
+    texts = normalize(images.float() + 0.2 * torch.randn(300, 32), dim=-1).bfloat16()
+    expected = retrieval_ranks(images.float(), texts.float(), torch.arange(300))
+    found = retrieval_ranks(images, texts, torch.arange(300))
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]) and expected[0].max() > 0
+
+
+def test_several_images_by_hand():
+    """Text 0 describes images 0 and 1, text 1 describes image 2. Scores (text x image): [.2 .9 .3], [.8 .1 .5]."""
+    texts = torch.tensor([[0.2, 0.9, 0.3], [0.8, 0.1, 0.5]])
+    text_ranks, image_ranks = retrieval_ranks(torch.eye(3), texts, torch.tensor([[0, 0], [0, 1], [1, 2]]))
+    assert text_ranks.tolist() == [0, 1]  # text 0 by image 1, image 0 being no rival; text 1 behind image 0
+    assert image_ranks.tolist() == [1, 0, 0]
+
+
+def test_memory_does_not_grow_with_the_product(run):
+    """The scores alone are 610 MB."""
+    process = run("python", "-c", MEASURE)
+    assert process.returncode == 0, process.stderr
+    assert all(float(extra) < 30 for extra in process.stdout.split())
+
+
+@pytest.fixture
+def clip_benchmark():
+    """A module of CLIP_benchmark read from its file: the package itself would import torchvision."""
+
+    def load(name):
+        package = importlib.util.find_spec("clip_benchmark")
+        assert package, "CLIP_benchmark is missing: pip install --no-deps clip-benchmark==1.6.2"
+        path = Path(package.submodule_search_locations[0], "metrics", f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_recall_as_clip_benchmark_has_it(clip_benchmark):
+    theirs = clip_benchmark("zeroshot_retrieval")
+    torch.manual_seed(0)
+    images = normalize(torch.randn(600, 32), dim=-1)
+    owners = torch.arange(600).repeat_interleave(5)[torch.randperm(3000)]
+    texts = normalize(images[owners] + 0.3 * torch.randn(3000, 32), dim=-1)
+    scores, positive = texts @ images.T, owners[:, None] == torch.arange(600)
+    recall = retrieval_recall(images, texts, owners, ks=(1, 3, 10))
+    for direction, some, right in (("text_to_image", scores, positive), ("image_to_text", scores.T, positive.T)):
+        for k in (1, 3, 10):
+            expected = (theirs.batchify(theirs.recall_at_k, some, right, 64, "cpu", k=k) > 0).double().mean().item()
+            assert recall[f"{direction}_recall@{k}"] == pytest.approx(expected, abs=1e-6) and 0.05 < expected < 0.999
+
+
+def test_accuracies_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark):
+    theirs = clip_benchmark("zeroshot_classification")
+    theirs.float = lambda values: values.item()  # it makes a float of an array of one, which numpy 2.4 refuses
+    torch.manual_seed(0)
+    classes = normalize(torch.randn(30, 32), dim=-1)
+    labels = torch.randint(28, (2000,)).clamp(max=20)  # uneven, and nine classes without an image
+    images = normalize(classes[labels] + 0.3 * torch.randn(2000, 32), dim=-1)
+    scores, ranks = images @ classes.T, class_ranks(images, classes, labels)
+    accuracy = top_k_accuracy(images, classes, labels)
+    expected = dict(zip(("accuracy@1", "accuracy@5"), theirs.accuracy(100 * scores, labels, topk=(1, 5))))
+    assert accuracy == pytest.approx(expected, abs=1e-6) and 0.2 < accuracy["accuracy@1"] < accuracy["accuracy@5"] < 0.99
+    assert accuracy["accuracy@5"] == pytest.approx(top_k_accuracy_score(labels, scores, k=5, labels=range(30)), abs=1e-6)
+    assert torch.equal(ranks_in_scores(scores, labels), ranks)
+    by_class = mean_per_class_accuracy(ranks, labels).item()
+    assert by_class == pytest.approx(theirs.balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-6)
+    assert by_class == pytest.approx(balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-6) != accuracy["accuracy@1"]
+
+
+def test_precisions_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark):
+    torch.manual_seed(0)
+    scores, targets = torch.randn(300, 5), torch.rand(300, 5) < 0.2
+    expected = clip_benchmark("zeroshot_classification").average_precision_per_class(scores, targets)
+    tied = (4 * scores).round()  # CLIP_benchmark orders ties as the sort leaves them; scikit-learn takes them together
+    for column, value in enumerate(expected.tolist()):
+        right, score = targets[:, column], scores[:, column]
+        assert average_precision(score, right).item() == pytest.approx(value, abs=1e-6)
+        for given in (score, tied[:, column]):
+            assert average_precision(given, right).item() == pytest.approx(average_precision_score(right, given), abs=1e-6)
+            assert roc_auc(given, right).item() == pytest.approx(roc_auc_score(right, given), abs=1e-6)
+
+
+def test_eleven_points_are_the_definition():
+    torch.manual_seed(0)
+    scores, targets = (4 * torch.randn(200)).round(), torch.rand(200) < 0.2
+    points = []
+    for threshold in scores.unique():
+        found = (targets & (scores >= threshold)).sum().item()
+        points.append((found, found / (scores >= threshold).sum().item()))
+    best = [max(precision for found, precision in points if 10 * found >= tenth * targets.sum()) for tenth in range(11)]
+    assert interpolated_average_precision(scores, targets).item() == pytest.approx(sum(best) / 11, abs=1e-12)
+
+
+def test_percentiles_are_torchs():
+    values = torch.tensor([9, 2, 2, 7, 30])
+    expected = values.repeat_interleave(torch.tensor([2, 0, 3, 1, 4])).double().quantile(torch.tensor([0.05, 0.5, 0.9]).double())
+    weights = torch.tensor([[2, 0, 3, 1, 4], [0, 0, 0, 1, 0]])
+    assert percentiles(values, (5, 50, 90), weights).tolist() == [pytest.approx(expected.tolist()), [7, 7, 7]]
+    assert percentiles(values, (50,)).tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    "call,message",
+    [
+        (lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [0, 1], [2, 2]])), "every text needs an image"),
+        (lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [1, 1], [2, 1]])), "every image needs a text"),
+        (lambda: ranks_in_scores(torch.tensor([[torch.nan]]), torch.tensor([0])), "scores must be finite"),
+        (lambda: ranks_in_scores(torch.eye(2), torch.tensor([0, 2])), "labels must be 2 class rows from 0 to 1"),
+        (lambda: average_precision(torch.ones(3), torch.ones(2)), r"\(3,\) and \(2,\)"),
+        (lambda: roc_auc(torch.full((2,), torch.inf), torch.ones(2)), "finite"),
+    ],
+)
+def test_more_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,195 @@
+"""Outcomes: what came of each item of a task, in the form from which metrics, resamples of them and tests between models follow.
+
+A unit is what a benchmark would draw if it were made again: an image, with all its texts. `score` takes weights
+`(resamples, units)`, how often each unit was drawn, and gives every metric of every resample; `metrics` is that of each unit once.
+Models are compared on equal units, and `items` is what has to be equal.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .metrics import average_precision, interpolated_average_precision, mean_per_class_accuracy, percentiles, roc_auc
+from .recipe import InputError
+
+DEPTHS = range(1, 11)
+PERCENTS = (5, 25, 50, 75, 95)
+
+
+class Outcomes:
+    """What all kinds share: metrics from scores, and a file."""
+
+    def metrics(self) -> dict[str, float]:
+        """Counts, and every metric of `score` on the items as they are."""
+        scores = self.score(torch.ones(1, self.n_units))
+        return self.counts() | {name: values.item() for name, values in scores.items()}
+
+    def counts(self) -> dict[str, int]:
+        return {"n": self.n_units}
+
+    def save(self, path: Path) -> None:
+        """Write the fields as arrays of one `.npz` file."""
+        fields = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        np.savez_compressed(path, kind=type(self).__name__, **fields)
+
+    def _check(self, **lengths: int) -> None:
+        """Each named tensor has one entry for each item."""
+        for name, length in lengths.items():
+            if len(getattr(self, name)) != length or length == 0:
+                raise InputError(f"{name} has {len(getattr(self, name))} entries for {length} items: give one for each, and one at least")
+
+
+@dataclass
+class RetrievalOutcomes(Outcomes):
+    """Ranks in both directions, from 0: `text_ranks` `(texts,)`, `image_ranks` `(images,)`.
+
+    `text_to_image` `(texts,)` is the image with which a text is drawn: its own, or the first of several.
+    """
+
+    text_ranks: torch.Tensor
+    image_ranks: torch.Tensor
+    text_to_image: torch.Tensor
+
+    def __post_init__(self):
+        self._check(text_ranks=len(self.text_to_image), image_ranks=len(self.image_ranks))
+        if self.text_to_image.min() < 0 or self.text_to_image.max() >= self.n_units:
+            raise InputError(f"text_to_image must be rows from 0 to {self.n_units - 1}, of the {self.n_units} images that have ranks")
+
+    @property
+    def n_units(self) -> int:
+        return len(self.image_ranks)
+
+    @property
+    def items(self) -> dict[str, torch.Tensor]:
+        return {"text_to_image": self.text_to_image}
+
+    def counts(self) -> dict[str, int]:
+        return {"n": self.n_units, "n_texts": len(self.text_ranks)}
+
+    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Recall at depths 1 to 10 and percentiles of ranks, of both directions; `mean_recall` is that of depths 1, 5 and 10.
+
+        Args:
+            weights: `(resamples, images)`.
+
+        Returns:
+            `{metric: (resamples,)}`, recalls as fractions and percentiles as ranks from 0.
+        """
+        weights = weights.double()
+        drawn_texts = weights[:, self.text_to_image]
+        recalls, ranks = {}, {}
+        for direction, of_query, drawn in (
+            ("text_to_image", self.text_ranks, drawn_texts),
+            ("image_to_text", self.image_ranks, weights),
+        ):
+            found = drawn @ (of_query[:, None] < torch.tensor(DEPTHS)).double() / drawn.sum(1, keepdim=True)
+            recalls |= {f"{direction}_recall@{k}": found[:, column] for column, k in enumerate(DEPTHS)}
+            places = percentiles(of_query, PERCENTS, drawn)
+            ranks |= {f"{direction}_rank_p{percent}": places[:, column] for column, percent in enumerate(PERCENTS)}
+        six = [recalls[f"{direction}_recall@{k}"] for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
+        return recalls | {"mean_recall": torch.stack(six).mean(0)} | ranks
+
+
+@dataclass
+class ClassOutcomes(Outcomes):
+    """Of each image the rank, from 0, of its right class `(images,)`, and that class, `labels` `(images,)`, of `n_classes`."""
+
+    ranks: torch.Tensor
+    labels: torch.Tensor
+    n_classes: int
+
+    def __post_init__(self):
+        self.n_classes = int(self.n_classes)
+        self._check(ranks=len(self.labels))
+        if self.labels.min() < 0 or self.labels.max() >= self.n_classes:
+            raise InputError(f"labels must be rows from 0 to {self.n_classes - 1}, of the {self.n_classes} classes")
+
+    @property
+    def n_units(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def items(self) -> dict[str, torch.Tensor]:
+        return {"labels": self.labels}
+
+    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`accuracy@1`, `accuracy@5`, their mean `mean_top1_top5`, and `mean_per_class` over the classes that were drawn.
+
+        Arguments and result are those of `RetrievalOutcomes.score`.
+        """
+        weights = weights.double()
+        found = weights @ (self.ranks[:, None] < torch.tensor([1, 5])).double() / weights.sum(1, keepdim=True)
+        by_class = mean_per_class_accuracy(self.ranks, self.labels, weights)
+        return {"accuracy@1": found[:, 0], "accuracy@5": found[:, 1], "mean_per_class": by_class, "mean_top1_top5": found.mean(1)}
+
+
+@dataclass
+class MultilabelOutcomes(Outcomes):
+    """Of each image a score for every class, float32 `(images, classes)`, and whether it shows it: `targets`, bool, likewise."""
+
+    scores: torch.Tensor
+    targets: torch.Tensor
+
+    def __post_init__(self):
+        if self.scores.ndim != 2 or self.scores.shape != self.targets.shape or not len(self.scores):
+            shapes = f"{tuple(self.scores.shape)} and {tuple(self.targets.shape)}"
+            raise InputError(f"scores and targets must both be (images, classes), not {shapes}")
+
+    @property
+    def n_units(self) -> int:
+        return len(self.scores)
+
+    @property
+    def items(self) -> dict[str, torch.Tensor]:
+        return {"targets": self.targets}
+
+    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`map_11_point` and `mean_average_precision`: means over the classes that some drawn image shows.
+
+        Arguments and result are those of `RetrievalOutcomes.score`.
+        """
+        columns = list(zip(self.scores.T, self.targets.T))
+        means = {}
+        for name, precision in (("map_11_point", interpolated_average_precision), ("mean_average_precision", average_precision)):
+            means[name] = torch.stack([precision(scores, targets, weights) for scores, targets in columns]).nanmean(0)
+        return means
+
+
+@dataclass
+class ScoreOutcomes(Outcomes):
+    """Of each image one score `(images,)`, and whether it is of the second of two classes: `targets`, bool `(images,)`."""
+
+    scores: torch.Tensor
+    targets: torch.Tensor
+
+    def __post_init__(self):
+        self._check(scores=len(self.targets))
+
+    @property
+    def n_units(self) -> int:
+        return len(self.scores)
+
+    @property
+    def items(self) -> dict[str, torch.Tensor]:
+        return {"targets": self.targets}
+
+    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`roc_auc`, not a number for a resample of one class. Arguments and result are those of `RetrievalOutcomes.score`."""
+        return {"roc_auc": roc_auc(self.scores, self.targets, weights)}
+
+
+def load_outcomes(path: Path) -> Outcomes:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: the file does not exist.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{str(path)!r} holds no outcomes: evaluate again to write it")
+    kinds = {kind.__name__: kind for kind in (RetrievalOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)}
+    with np.load(path) as arrays:
+        fields = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "kind"}
+        return kinds[str(arrays["kind"])](**fields)

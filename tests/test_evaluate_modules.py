@@ -1,0 +1,69 @@
+"""The `evaluate` modules: loaded by path without a network, with the numbers of the functions."""
+
+import evaluate
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from benchmarks.metrics import ranks_in_scores, retrieval_ranks
+from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes
+
+from .conftest import ROOT
+
+MODULES = sorted(path for path in (ROOT / "benchmarks" / "evaluate_modules").iterdir() if path.name != "__pycache__")
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Nothing stays in the home folder, and no module of an earlier day is found there."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.config.HF_MODULES_CACHE", folder / "modules")
+        patch.syspath_prepend(str(folder / "modules"))
+        yield lambda name: evaluate.load(str(ROOT / "benchmarks" / "evaluate_modules" / name), cache_dir=str(folder))
+
+
+def test_retrieval(load):
+    torch.manual_seed(0)
+    image_embeds = normalize(torch.randn(30, 16), dim=-1)
+    owners = torch.cat([torch.arange(30), torch.randint(30, (20,))])
+    text_embeds = normalize(image_embeds[owners] + 0.4 * torch.randn(50, 16), dim=-1)
+    expected = RetrievalOutcomes(*retrieval_ranks(image_embeds, text_embeds, owners), owners).metrics()
+    metric = load("image_text_retrieval")
+    assert metric.compute(predictions=text_embeds, references=owners, image_embeds=image_embeds) == expected
+    assert 0 < expected["text_to_image_recall@1"] < 1
+    for start in range(0, 50, 20):
+        metric.add_batch(predictions=text_embeds[start : start + 20], references=owners[start : start + 20])
+    assert metric.compute(image_embeds=image_embeds.tolist()) == expected
+
+
+def test_classification(load):
+    torch.manual_seed(0)
+    scores, labels = torch.randn(60, 9), torch.randint(7, (60,))
+    scores[torch.arange(60), labels] += 1
+    expected = ClassOutcomes(ranks_in_scores(scores, labels), labels, 9).metrics()
+    assert load("zero_shot_classification").compute(predictions=scores, references=labels) == expected
+    assert 0 < expected["accuracy@1"] < expected["accuracy@5"] < 1 and expected["mean_per_class"] != expected["accuracy@1"]
+
+
+def test_several_labels(load):
+    torch.manual_seed(0)
+    scores, targets = torch.randn(60, 4), torch.rand(60, 4) < 0.3
+    expected = MultilabelOutcomes(scores, targets).metrics()
+    assert load("multilabel_precision").compute(predictions=scores, references=targets) == expected
+    assert 0.2 < expected["map_11_point"] != expected["mean_average_precision"]
+
+
+@pytest.mark.parametrize("folder", MODULES, ids=lambda folder: folder.name)
+def test_a_module_describes_itself_and_its_example_holds(load, folder):
+    metric = load(folder.name)
+    assert len(metric.description) > 200 and "Returns:" in metric.inputs_description and "@" in metric.citation
+    example = metric.inputs_description.split(">>> ")[-1]
+    call, answer = example.strip().splitlines()
+    assert f"benchmarks/evaluate_modules/{folder.name}" in metric.inputs_description
+    name = call.split(".")[0]
+    assert str(eval(call, {name: metric})) == answer.strip()  # noqa: S307
+
+
+def test_there_are_modules():
+    assert len(MODULES) == 3

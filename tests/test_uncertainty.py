@@ -1,0 +1,151 @@
+"""Intervals and paired tests: against resampling by hand, and against what they are to hold."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks import uncertainty
+from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes
+from benchmarks.recipe import InputError
+from benchmarks.uncertainty import compare, intervals, resamples
+
+
+def classes(hits, n=400):
+    """Of `n` images of four classes, the first `hits` found."""
+    return ClassOutcomes((torch.arange(n) >= hits).long() * 6, torch.arange(n) % 4, 4)
+
+
+def retrieval(seed=0, n=30):
+    generator = torch.Generator().manual_seed(seed)
+    owners = torch.arange(n).repeat_interleave(torch.arange(n) % 4 + 1)
+    return RetrievalOutcomes(torch.randint(12, owners.shape, generator=generator), torch.randint(9, (n,), generator=generator), owners)
+
+
+def test_each_resample_draws_as_many_units_as_there_are(monkeypatch):
+    blocks = list(resamples(30, 200, seed=0))
+    assert len(blocks) == 1 and blocks[0].shape == (200, 30) and (blocks[0].sum(1) == 30).all()
+    assert blocks[0].double().var() == pytest.approx(29 / 30, rel=0.1)  # of a multinomial's counts
+    monkeypatch.setattr(uncertainty, "BLOCK_WEIGHTS", 30 * 7)
+    again = list(resamples(30, 200, seed=0))
+    assert len(again) == 29 and torch.equal(torch.cat(again), blocks[0])
+    assert not torch.equal(torch.cat(list(resamples(30, 200, seed=1))), blocks[0])
+
+
+def test_intervals_are_those_of_resampling_by_hand():
+    outcomes = retrieval()
+    by_hand = []
+    for counts in torch.cat(list(resamples(30, 100, seed=3))):
+        units = torch.arange(30).repeat_interleave(counts)
+        ranks = torch.cat([outcomes.text_ranks[outcomes.text_to_image == unit] for unit in units])
+        by_hand.append(((ranks < 5).double().mean().item(), ranks.double().median().item()))
+    found = intervals(outcomes, 100, seed=3)
+    expected = torch.tensor(by_hand, dtype=torch.double)[:, 0].quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    assert found["text_to_image_recall@5"] == pytest.approx(expected, abs=1e-12) and expected[0] < expected[1]
+    assert set(found) == set(outcomes.metrics()) - {"n", "n_texts"}
+    for name, (low, high) in found.items():
+        assert low <= outcomes.metrics()[name] <= high, name
+
+
+def test_an_interval_is_nearly_wilsons():
+    """A share of independent images: where the bootstrap has a closed form to answer to."""
+    low, high = intervals(classes(300), 4000)["accuracy@1"]
+    share, z, n = 0.75, 1.96, 400
+    centre, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    assert low == pytest.approx((centre - reach) / (1 + z**2 / n), abs=0.006)
+    assert high == pytest.approx((centre + reach) / (1 + z**2 / n), abs=0.006)
+
+
+def test_texts_of_one_image_are_drawn_together():
+    """Ten copies of one text say no more than one: the interval is that of the images."""
+    ranks = torch.randint(2, (200,), generator=torch.Generator().manual_seed(0))
+    one = RetrievalOutcomes(ranks, ranks, torch.arange(200))
+    ten = RetrievalOutcomes(ranks.repeat_interleave(10), ranks, torch.arange(200).repeat_interleave(10))
+    assert intervals(ten)["text_to_image_recall@1"] == pytest.approx(intervals(one)["text_to_image_recall@1"], abs=1e-12)
+
+
+def test_intervals_cover():
+    """Of 200 benchmarks drawn from one population, about 95 % of the intervals hold its true share."""
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for seed in range(200):
+        ranks = (torch.rand(150, generator=generator) > 0.6).long()
+        low, high = intervals(ClassOutcomes(ranks, torch.arange(150) % 3, 3), 200, seed)["accuracy@1"]
+        covered += low <= 0.6 <= high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_a_seed_says_which():
+    outcomes = retrieval()
+    assert intervals(outcomes, 60, seed=1) == intervals(outcomes, 60, seed=1) != intervals(outcomes, 60, seed=2)
+
+
+def test_a_model_is_no_better_than_itself():
+    for difference in compare(retrieval(), retrieval(), 50).values():
+        assert (difference.difference, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
+
+
+def test_pairing_shows_what_two_intervals_hide():
+    """Ten more images of 400, found beside all the others: the intervals overlap, the difference is sure."""
+    better, worse = classes(310), classes(300)
+    assert intervals(better)["accuracy@1"][0] < intervals(worse)["accuracy@1"][1]
+    difference = compare(better, worse)["accuracy@1"]
+    assert difference.difference == pytest.approx(10 / 400) and 0 < difference.low < difference.high < 0.05
+    assert difference.p == pytest.approx(2 / 1001)
+    other_way = compare(worse, better)["accuracy@1"]
+    assert (other_way.difference, other_way.low, other_way.high) == pytest.approx(
+        (-difference.difference, -difference.high, -difference.low)
+    )
+    assert other_way.p == difference.p
+
+
+def test_p_is_that_of_the_sign_test():
+    """Of 40 images that only one of the models finds, 26 to 14: the exact sign test has p = 0.081, a normal approximation 0.058."""
+    ranks, others = torch.zeros(300).long(), torch.zeros(300).long()
+    others[:26], ranks[26:40] = 9, 9
+    difference = compare(ClassOutcomes(ranks, torch.arange(300) % 3, 3), ClassOutcomes(others, torch.arange(300) % 3, 3), 4000)[
+        "accuracy@1"
+    ]
+    assert 0.04 < difference.p < 0.09 and difference.low < 0 < difference.high
+
+
+def test_chance_is_rarely_significant():
+    generator = torch.Generator().manual_seed(0)
+    labels, significant = torch.arange(120) % 3, 0
+    for seed in range(200):
+        first, second = (ClassOutcomes((torch.rand(120, generator=generator) > 0.5).long(), labels, 3) for _ in range(2))
+        significant += compare(first, second, 200, seed)["accuracy@1"].p < 0.05
+    assert 0.01 <= significant / 200 <= 0.1
+
+
+def test_resamples_without_a_class_are_left_out():
+    rare = torch.arange(40) == 0
+    scores = torch.rand(40, generator=torch.Generator().manual_seed(0))
+    low, high = intervals(ScoreOutcomes(scores, rare))["roc_auc"]
+    assert 0 <= low < high <= 1
+    low, high = intervals(MultilabelOutcomes(scores[:, None], rare[:, None]))["map_11_point"]
+    assert 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize(
+    "first,second,message",
+    [
+        (classes(3), retrieval(), "ClassOutcomes and RetrievalOutcomes are outcomes of different tasks"),
+        (classes(3), classes(3, n=401), "400 and 401 images"),
+        (classes(3), ClassOutcomes(torch.zeros(400), torch.zeros(400, dtype=torch.long), 4), "their labels differ"),
+        (retrieval(), RetrievalOutcomes(torch.zeros(30), torch.zeros(30), torch.arange(30)), "their text_to_image differ"),
+        (
+            MultilabelOutcomes(torch.rand(5, 2), torch.ones(5, 2).bool()),
+            MultilabelOutcomes(torch.rand(5, 2), torch.eye(5)[:, :2].bool()),
+            "their targets differ",
+        ),
+    ],
+)
+def test_other_items_are_refused(first, second, message):
+    with pytest.raises(InputError, match=message):
+        compare(first, second)
+
+
+def test_too_few_resamples_are_refused():
+    with pytest.raises(InputError, match="n_resamples is 39: draw 40 at least"):
+        intervals(classes(3), 39)
