@@ -1,0 +1,295 @@
+"""How data sets lie on the Hub or in a folder, and how each of these layouts becomes rows of one form.
+
+Rows of retrieval are an `image` and its `captions`, `{language: [text, ...]}`; those of classification an `image` and its `label`,
+the number of its class, or `labels`, the numbers of several. Every image comes once, in the order of the files.
+
+| layout | an image's captions or label are in |
+|---|---|
+| `table` | its row: `captions` is a dict by language, or each language has a column; `label` a number or a text; `labels` a list |
+| `webdataset` | its row of a tar: `txt` has a caption in each line; `cls` is a number; `npy` has a 1 at each class it is of |
+| `split_per_language` | the split named as the language, in the row of its `id`; the images are repeated in each, and read from one |
+| `frames` | rows that are frames of videos: the middle one stands for its video |
+| `chinese_clip`, `caption_lines`, `coco_json` | files of their own: see `caption_files` |
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    List,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+)
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import GatedRepoError
+
+from .recipe import InputError
+
+if TYPE_CHECKING:
+    from .task import Task
+
+Rows = Dataset | IterableDataset
+READING = (OSError, ValueError, DatasetGenerationError)  # Hub errors are OSErrors, an unknown split is a ValueError
+
+
+def read_table(task: "Task", languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
+    """The first `limit` rows of a task, or all; captions in `languages`, or in all there are.
+
+    Raises:
+        InputError: the data is not there, may not be read, or does not have the form that the task says.
+    """
+    rows = open_split(task, task.split, streaming)
+    check_columns(task, rows.features)
+    languages = spoken(task, rows.features, languages)
+    rows = with_image(task, rows)
+    if task.layout == "frames":
+        rows = middle_frames(task, rows)
+    if task.kind == "zero_shot":
+        return with_label(task, rows, limit)
+    if task.layout == "split_per_language":
+        captions_of = partial(captions_by_id, captions=captions_of_splits(task, languages), id=task.columns["id"])
+    else:
+        lines = task.layout == "webdataset"
+        captions_of = partial(captions_of_row, column=task.columns["captions"], languages=languages, lines=lines, joined=task.join_words)
+    return with_captions(first(rows, limit), captions_of, languages)
+
+
+def open_split(task: "Task", split: str, streaming: bool = False, columns: list[str] | None = None) -> Rows:
+    """One split and nothing of the others, of a folder or from the Hub; `columns` of it alone, where its files are parquet."""
+    try:
+        files = files_of_split(task, split)
+        options = {"revision": full_revision(task.dataset, task.revision), "data_files": files}
+        options |= {"columns": columns} if columns else {}
+        return load_dataset(task.dataset, task.config, split=split, streaming=streaming, **options)
+    except READING as error:
+        raise reading_error(task, error, split) from error
+
+
+def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
+    """The split's files: `datasets` would prepare all splits, and of a folder written anew show what it kept of it.
+
+    Raises:
+        InputError: there is no such split.
+    """
+    files = (
+        task.data_files
+        or load_dataset_builder(task.dataset, task.config, revision=full_revision(task.dataset, task.revision)).config.data_files
+    )
+    by_split = {str(name): paths for name, paths in (files or {}).items()}
+    if split not in by_split:
+        raise InputError(f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of {task.file}")
+    return {split: by_split[split] if task.data_files else list(by_split[split])}
+
+
+@cache
+def full_revision(dataset: str, revision: str | None) -> str | None:
+    """The revision as the Hub takes it: of a commit, all forty digits."""
+    if revision is None or len(revision) == 40 or not re.fullmatch("[0-9a-f]{7,39}", revision):
+        return revision
+    found = [c.commit_id for c in HfApi().list_repo_commits(dataset, repo_type="dataset") if c.commit_id.startswith(revision)]
+    if len(found) != 1:
+        raise InputError(f"dataset {dataset!r} has {len(found)} commits that begin with {revision}: give all digits of `revision`")
+    return found[0]
+
+
+def commit_of(task: "Task") -> str | None:
+    """The commit that is read now, all forty digits; None of a folder.
+
+    Raises:
+        InputError: the Hub does not say.
+    """
+    if Path(task.dataset).is_dir():
+        return None
+    try:
+        revision = full_revision(task.dataset, task.revision)
+        return revision if revision and len(revision) == 40 else HfApi().dataset_info(task.dataset, revision=revision).sha
+    except (OSError, ValueError) as error:
+        raise reading_error(task, error) from error
+
+
+def fetch(task: "Task", name: str) -> Path:
+    """A file of the data set by its name there; downloaded, unless the data set is a folder.
+
+    Raises:
+        InputError: there is no such file, or it may not be read.
+    """
+    if Path(task.dataset).is_dir():
+        path = Path(task.dataset) / name
+        if not path.exists():
+            raise InputError(f"dataset {task.dataset!r} has no file {name!r}, which {task.file} names")
+        return path
+    try:
+        revision = full_revision(task.dataset, task.revision)
+        return Path(hf_hub_download(task.dataset, name, repo_type="dataset", revision=revision))
+    except (OSError, ValueError) as error:
+        raise reading_error(task, error) from error
+
+
+def reading_error(task: "Task", error: Exception, split: str | None = None) -> InputError:
+    """What is wrong with a data set that cannot be read, and what can be done about it."""
+    if isinstance(error, InputError):
+        return error
+    # `datasets` raises an error of its own here, without the Hub's as its cause.
+    if isinstance(error, GatedRepoError) or "is a gated dataset" in str(error):
+        page = f"https://huggingface.co/datasets/{task.dataset}"
+        return InputError(f"dataset {task.dataset!r} is gated: accept its terms at {page} and log in with `hf auth login`")
+    given = {"revision": task.revision, "config": task.config, "data_files": task.data_files, "split": split or task.split}
+    where = ", ".join(f"{key} {value!r}" for key, value in given.items() if value)
+    return InputError(f"dataset {task.dataset!r} ({where}: see {task.file}) cannot be loaded: {error.__cause__ or error}")
+
+
+def check_columns(task: "Task", features: Features) -> None:
+    """See that the rows have every column that the task names."""
+    for key, named in task.columns.items():
+        for column in named.values() if isinstance(named, dict) else named if isinstance(named, list) else [named]:
+            if column not in features:
+                raise InputError(
+                    f"dataset {task.dataset!r}, split {task.split!r} has no column {column!r}; it has {', '.join(features)}: "
+                    f"mend columns.{key} of {task.file}"
+                )
+
+
+def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[str]:
+    """The languages to read: those asked for, or the task's, or all that a dict of captions has.
+
+    Raises:
+        InputError: there are no captions in one, or the columns hold other things than texts.
+    """
+    if task.kind == "zero_shot":
+        return []
+    column = task.columns["captions"]
+    if isinstance(column, dict) or task.layout == "split_per_language":
+        kinds = {name: features[name] for name in (column.values() if isinstance(column, dict) else [column])}
+        languages = asked or task.languages
+    elif isinstance(features[column], dict):
+        kinds, languages = features[column], asked or task.languages or list(features[column])
+        missing = [language for language in languages if language not in kinds]
+        if missing:
+            raise InputError(f"column {column!r} of {task.dataset!r} has no {', '.join(missing)}; it has {' '.join(kinds)}")
+    else:
+        raise InputError(
+            f"column {column!r} of {task.dataset!r} must hold {{language: texts}}, not {features[column]}: say which language it is in, "
+            f"`captions: {{en: {column}}}`, in {task.file}"
+        )
+    for name, kind in kinds.items():
+        text = kind.feature if isinstance(kind, List) else kind
+        if not (isinstance(text, Value) and "string" in text.dtype):
+            raise InputError(f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of {task.file}")
+    return languages
+
+
+def with_image(task: "Task", rows: Rows) -> Rows:
+    """The same rows with their pictures, undecoded, in the column `image`, whatever it was called."""
+    named, kinds = task.columns.get("image"), rows.features
+    found = [named] if named else [column for column, kind in kinds.items() if isinstance(kind, Image)]
+    if len(found) != 1:
+        many = f"images in {' and '.join(found)}" if found else f"no column of images among {', '.join(kinds)}"
+        raise InputError(f"dataset {task.dataset!r}, split {task.split!r} has {many}: name one in columns.image of {task.file}")
+    # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
+    rows = rows.cast_column(found[0], Image(decode=False))
+    return rows if found == ["image"] else rows.rename_column(found[0], "image")
+
+
+def with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
+    """The first rows, of `image` and of numbers of classes in the column `label` or `labels`."""
+    (answer,) = task.columns.keys() & {"label", "labels"}
+    column = task.columns[answer]
+    kind = rows.features[column]
+    rows = rows.select_columns(["image", column])
+    rows = rows if column == answer else rows.rename_column(column, answer)
+    if answer == "labels" and task.layout == "webdataset":
+        return with_column(first(rows, limit), places_of_ones, Features({"labels": List(Value("int64"))}))
+    if answer == "label" and isinstance(kind, Value) and "string" in kind.dtype:
+        return first(rows.cast_column(answer, ClassLabel(names=names_of_labels(task, rows))), limit).cast_column("image", Image())
+    number = kind.feature if answer == "labels" and isinstance(kind, List) else kind
+    if not (isinstance(number, ClassLabel) or isinstance(number, Value) and "int" in number.dtype):
+        raise InputError(f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: mend columns of {task.file}")
+    return first(rows, limit).cast_column("image", Image())
+
+
+def places_of_ones(row: dict) -> dict[str, list[int]]:
+    """The classes of a vector with a place for each."""
+    return {"labels": [number for number, value in enumerate(row["labels"]) if value]}
+
+
+def names_of_labels(task: "Task", rows: Rows) -> list[str]:
+    """All labels that are texts, in the order of the alphabet, by which they are numbered."""
+    if isinstance(rows, IterableDataset):
+        raise InputError(f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out --streaming")
+    return sorted(rows.unique("label"))
+
+
+def middle_frames(task: "Task", rows: Rows) -> Dataset:
+    """Of the frames of each video the middle one, in the order of the rows."""
+    if isinstance(rows, IterableDataset):
+        raise InputError(f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out --streaming")
+    video, frame = task.columns["video"], task.columns["frame"]
+    numbers = rows.select_columns([*video, frame]).to_pandas().reset_index(names="row").sort_values(frame, kind="stable")
+    middle = numbers.groupby(video)["row"].agg(lambda of_video: of_video.iloc[len(of_video) // 2])
+    return rows.select(sorted(middle))
+
+
+def captions_of_splits(task: "Task", languages: list[str]) -> dict[str, dict]:
+    """`{language: {id: texts}}` from the languages' own splits, whose images are not fetched."""
+    id, column = task.columns["id"], task.columns["captions"]
+    captions = {}
+    for language in languages:
+        rows = open_split(task, language, streaming=True, columns=[id, column])
+        captions[language] = {row[id]: texts_of(row[column], joined=task.join_words) for row in rows}
+    return captions
+
+
+def captions_by_id(row: dict, captions: dict[str, dict], id: str) -> dict:
+    return {"captions": {language: texts.get(row[id], []) for language, texts in captions.items()}}
+
+
+def captions_of_row(row: dict, column: str | dict[str, str], languages: list[str], lines: bool, joined: bool) -> dict:
+    by_language = row[column] if isinstance(column, str) else {language: row[name] for language, name in column.items()}
+    return {"captions": {language: texts_of(by_language[language], lines=lines, joined=joined) for language in languages}}
+
+
+def texts_of(value: str | list[str] | None, *, lines: bool = False, joined: bool = False) -> list[str]:
+    """The texts of a cell that holds one or several, empty ones left out.
+
+    Args:
+        lines: each line is a text, as `clip_benchmark` writes them, with a newline inside of one as a backslash and an n.
+        joined: spaces are taken out, which some Chinese captions have between words.
+    """
+    texts = [value] if isinstance(value, str) else value or []
+    if lines:
+        texts = [line.replace("\\n", "\n") for text in texts for line in text.split("\n")]
+    texts = [text.replace(" ", "") if joined else text.strip() for text in texts if text]
+    return [text for text in texts if text]
+
+
+def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:
+    """Rows of `image` and `captions` in these languages."""
+    return with_column(rows, captions_of, Features({"captions": {language: List(Value("string")) for language in languages}}))
+
+
+def with_column(rows: Rows, function: Callable[[dict], dict], features: Features) -> Rows:
+    """Rows of `image` and the one column that `function` makes of a row; images that lie on disk are not read for it."""
+    others = [column for column in rows.features if column != "image"]
+    if isinstance(rows, IterableDataset):
+        # Given to `map` itself, the features would say that the image is decoded already.
+        return rows.map(function, remove_columns=others).cast(Features({"image": Image(), **features}))
+    made = rows.select_columns(others).map(function, remove_columns=others, features=features, desc="Reading captions or labels")
+    return concatenate_datasets([rows.select_columns(["image"]), made], axis=1).cast_column("image", Image())
+
+
+def first(rows: Rows, limit: int | None) -> Rows:
+    """The first `limit` rows, or all."""
+    if limit is None:
+        return rows
+    return rows.take(limit) if isinstance(rows, IterableDataset) else rows.select(range(min(limit, len(rows))))

@@ -1,0 +1,262 @@
+"""A benchmark as data: a YAML file says where its images and texts lie, in which layout, and what is measured on them.
+
+task = load_task("flickr30k")              # benchmarks/tasks/flickr30k.yaml
+task = load_task("my/signs.yaml")          # a task of your own
+rows = task.rows(["en", "zh"], limit=100)
+"""
+
+import dataclasses
+import difflib
+import logging
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+
+import pyarrow.compute as pc
+import yaml
+from datasets import ClassLabel, Dataset, IterableDataset
+
+from . import layouts
+from .caption_files import read_caption_files
+from .loading import check_folder, check_languages
+from .recipe import InputError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent / "tasks"
+METRICS = {
+    "retrieval": ["mean_recall"],
+    "zero_shot": ["accuracy@1", "mean_per_class", "map_11_point", "mean_average_precision", "mean_top1_top5", "roc_auc"],
+}
+# Layouts, with the columns that each needs beside its captions or labels; and those of files, with the languages they have.
+TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
+FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
+NOT_IN_YAML = ("name", "file")
+
+
+@dataclass(kw_only=True)
+class Task:
+    """What a YAML file says of a benchmark; its keys are these fields, but for the first two.
+
+    - `name`: the file's stem. `file`: the file.
+    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that stands in the tables, see `METRICS`.
+    - `dataset`: a Hub id or a folder; `revision`, `config`, `split`, `data_files`: as `datasets.load_dataset` has them. A folder
+      that users must make themselves has a `preparation` that says how.
+    - `layout`: how images and texts lie there, see `layouts`. `columns`: the columns' names by what is in them: `image` (may be left
+      out where only one holds images), `label` or `labels`; `captions`, of a dict by language, or a column for each language.
+    - `where`: what annotations of the layout `coco_json` must have. `join_words`: take the spaces out of captions.
+    - `languages`: those of the captions; prompts of a classification come in any.
+    - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, a JSON file, or a dict by language, and `class_subset`; `templates`:
+      `simple`, `full`, a theme, or a list of sentences. See `prompts`.
+    - `n_images`, `n_texts` (by language, where known), `n_classes`, `size`: how much there is.
+    - `licence`, `gated`, `notes`; `split_differs`: how the images are not those of the paper; `suites`: the lists it is in.
+    - `unverified`: the fields whose values nobody has seen on the Hub itself.
+    """
+
+    name: str
+    file: str
+    kind: str
+    dataset: str
+    split: str
+    metric: str
+    revision: str | None = None
+    config: str | None = None
+    data_files: dict[str, str] | None = None
+    layout: str = "table"
+    columns: dict = field(default_factory=dict)
+    where: dict = field(default_factory=dict)
+    join_words: bool = False
+    languages: list[str] = field(default_factory=list)
+    class_names: str | dict[str, list[str]] | None = None
+    class_subset: str | None = None
+    templates: str | list[str] = "simple"
+    n_images: int | None = None
+    n_texts: dict[str, int] = field(default_factory=dict)
+    n_classes: int | None = None
+    size: str | None = None
+    licence: str | None = None
+    gated: bool = False
+    split_differs: str | None = None
+    preparation: str | None = None
+    notes: str | None = None
+    suites: list[str] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+
+    def rows(self, languages: list[str] | None = None, limit: int | None = None, streaming: bool = False) -> Dataset | IterableDataset:
+        """The images with their captions or labels, in the form that `layouts` describes, however the data set has them.
+
+        Args:
+            languages: of the captions; all by default. A classification's rows have none.
+            limit: the first so many images.
+            streaming: fetch only what is read.
+
+        Raises:
+            InputError: the data is not there, may not be read, or is not as the task says.
+        """
+        if self.languages and self.kind == "retrieval":
+            languages = check_languages(languages, self.languages)
+        if self.preparation and not Path(self.dataset).is_dir():
+            raise InputError(f"dataset {self.dataset!r} does not exist. {self.preparation.strip()}")
+        check_folder("dataset", self.dataset)
+        read = read_caption_files if self.layout in FILES else layouts.read_table
+        rows = read(self, languages, limit, streaming)
+        if limit is None and isinstance(rows, Dataset):
+            self.warn_of_other_counts(rows)
+        return rows
+
+    def fetch(self, name: str) -> Path:
+        """A file of the data set, such as its `classnames.txt`, downloaded unless the data set is a folder."""
+        return layouts.fetch(self, name)
+
+    def own_class_names(self, rows: Dataset | IterableDataset) -> list[str] | None:
+        """The names that the data set itself gives its classes: those of the column of labels, or of `classnames.txt` beside tars, if
+        `class_names` says `dataset`; None if it has none. They are English, as a rule.
+        """
+        (answer,) = rows.features.keys() - {"image"}
+        kind = rows.features[answer].feature if answer == "labels" else rows.features[answer]
+        if isinstance(kind, ClassLabel):
+            return kind.names
+        if self.layout == "webdataset" and self.class_names == "dataset":
+            return self.fetch("classnames.txt").read_text("utf-8").splitlines()
+        return None
+
+    def commit(self) -> str | None:
+        """The full hash of the commit on the Hub that `rows` reads; None of a folder."""
+        return layouts.commit_of(self)
+
+    def warn_of_other_counts(self, rows: Dataset) -> None:
+        """Numbers measured on other images or texts than the task's are not comparable."""
+        found = {"images": (len(rows), self.n_images)}
+        if self.kind == "retrieval":
+            captions = rows.with_format("arrow")["captions"][:]
+            for language, n_texts in self.n_texts.items():
+                if language in rows.features["captions"]:
+                    lengths = [pc.sum(pc.list_value_length(pc.struct_field(chunk, language))).as_py() for chunk in captions.chunks]
+                    found[f"texts in {language}"] = sum(lengths), n_texts
+        for what, (there, expected) in found.items():
+            if expected is not None and there != expected:
+                logger.warning("%s: %s has %s %s; %s says %s", self.name, self.dataset, there, what, self.file, expected)
+
+
+def load_task(name_or_path: str) -> Task:
+    """Read a task that comes with the package by its name, or a user's own by the path of its YAML file.
+
+    Raises:
+        InputError: there is no such task; it has an unknown key or lacks one; or a value that cannot be.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+        if name_or_path not in all_task_names():
+            close = difflib.get_close_matches(name_or_path, all_task_names(), 3, 0.5) or all_task_names()
+            raise InputError(f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file of your own")
+    if not path.is_file():
+        raise InputError(f"task {str(path)!r} does not exist: give a YAML file that is there, or the name of one in {FOLDER}")
+    given = yaml.safe_load(path.read_text("utf-8"))
+    if not isinstance(given, dict):
+        raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
+    check_keys(given, str(path))
+    task = Task(name=path.stem, file=str(path), **given)
+    check_values(task)
+    return task
+
+
+def all_task_names(suite: str | None = None) -> list[str]:
+    """Names of the tasks that come with the package, or of those in one of the lists they are in, such as `icinw`."""
+    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return [name for name in names if suite in load_task(name).suites] if suite else names
+
+
+def check_keys(given: dict, file: str) -> None:
+    fields = [field for field in dataclasses.fields(Task) if field.name not in NOT_IN_YAML]
+    known = [field.name for field in fields]
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            raise InputError(f"task {file!r} has an unknown key {key!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+    required = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
+    missing = [key for key in required if given.get(key) is None]
+    if missing:
+        raise InputError(f"task {file!r} lacks {', '.join(missing)}")
+
+
+def check_values(task: Task) -> None:
+    """See that the values are of the right types, known ones, and go together."""
+    for key, hint in typing.get_type_hints(Task).items():
+        types = [typing.get_origin(kind) or kind for kind in (hint.__args__ if isinstance(hint, UnionType) else [hint])]
+        if not isinstance(getattr(task, key), tuple(types)):
+            names = " or ".join(kind.__name__ for kind in types if kind is not NoneType)
+            raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}, which is no {names}")
+    check_choice(task, "kind", list(METRICS))
+    check_choice(task, "metric", METRICS[task.kind])
+    check_choice(task, "layout", [*TABLES, *FILES])
+    captions = task.columns.get("captions")
+    for language in [*task.languages, *(captions if isinstance(captions, dict) else [])]:
+        if not isinstance(language, str):
+            raise InputError(f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False")
+    if isinstance(captions, dict) and not task.languages:
+        task.languages = list(captions)
+    unknown = [name for name in task.unverified if name.split(".")[0] not in vars(task)]
+    if unknown:
+        raise InputError(f"task {task.file!r} calls {', '.join(unknown)} unverified, which are no keys")
+    if task.layout in FILES:
+        check_files(task)
+    else:
+        check_table(task)
+
+
+def check_table(task: Task) -> None:
+    """A table names the column of its captions or labels, and the others that its layout needs; and the files of its split, or none."""
+    answers = [key for key in ("captions", "label", "labels") if key in task.columns]
+    wanted = {"retrieval": [["captions"]], "zero_shot": [["label"], ["labels"]]}[task.kind]
+    if answers not in wanted:
+        names = " or ".join(key for keys in wanted for key in keys)
+        raise InputError(f"task {task.file!r}: `columns` of {task.kind} must name {names}, not {', '.join(answers) or 'none'}")
+    missing = [key for key in TABLES[task.layout] if key not in task.columns]
+    if missing:
+        raise InputError(f"task {task.file!r}: `columns` of layout {task.layout} must name {', '.join(missing)}")
+    if task.data_files and task.split not in task.data_files:
+        raise InputError(f"task {task.file!r}: `data_files` are of {', '.join(task.data_files)}, and not of split {task.split!r}")
+
+
+def check_files(task: Task) -> None:
+    """Files of captions and images are named, each."""
+    if task.kind != "retrieval" or not task.languages or task.layout in ("chinese_clip", "coco_json") and len(task.languages) > 1:
+        raise InputError(f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in `languages`")
+    needed = {
+        "chinese_clip": [task.split],
+        "caption_lines": ["names", "images", *task.languages],
+        "coco_json": ["captions", "images"],
+    }[task.layout]
+    missing = [key for key in needed if key not in (task.data_files or {})]
+    if missing:
+        raise InputError(f"task {task.file!r}: `data_files` of layout {task.layout} lack {', '.join(missing)}")
+
+
+def check_choice(task: Task, key: str, choices: list[str]) -> None:
+    if getattr(task, key) not in choices:
+        raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}; choose from {', '.join(choices)}")
+
+
+def describe(task: Task, languages: list[str] | None = None) -> str:
+    """What would be loaded, from where, how much, on which terms, and what of it nobody has verified; one line each."""
+    texts = {language: task.n_texts.get(language) for language in languages or task.languages}
+    counted = ", ".join(f"{number:,} in {language}" for language, number in texts.items() if number)
+    there = Path(task.dataset).is_dir()
+    unread = set(task.languages) - set(texts)
+    files = [name for key, name in (task.data_files or {}).items() if key not in unread]
+    pinned = f" @ {task.revision}" if task.revision else "" if there or task.preparation else ", not pinned"
+    holds = [f"{number:,} {what}" for what, number in (("images", task.n_images), ("classes", task.n_classes)) if number]
+    lines = {
+        "measures": f"{task.kind}, {task.metric}" + (f", in {' '.join(languages or task.languages)}" if texts else ""),
+        "reads": f"{task.dataset}{pinned}" + (f", config {task.config}" if task.config else "") + f", split {task.split}",
+        "files": ", ".join(files) or f"those of split {task.split}",
+        "holds": ", ".join([*holds, *([f"texts: {counted}"] if counted else []), task.size or "size not known"]),
+        "terms": f"{task.licence or 'licence not known'}; {'gated: accept the terms on its page' if task.gated else 'not gated'}",
+        "unverified": ", ".join(task.unverified),
+        "differs": task.split_differs,
+        "first": None if there else task.preparation,
+        "notes": task.notes,
+    }
+    return "\n".join([task.name, *(f"  {key + ':':<12}{' '.join(value.split())}" for key, value in lines.items() if value)])
