@@ -1,0 +1,220 @@
+"""Sentences and class names for zero-shot classification, from our own files, from a user's, or from an installed clip-benchmark.
+
+Our sentences are written for this package, in 19 languages: `simple` (the three of `modeling_altclip.PROMPTS`), `full` (those and 21 on
+distance, light, age and manner of drawing, for ImageNet-like tasks) and themes such as `satellite` or `food`, in `prompts/<language>.json`.
+They are not measured on real photographs. Nothing of clip-benchmark is imported or copied: its data files are read where they lie.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import re
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+from modeling_altclip.prompts_altclip import PROMPTS
+
+from .recipe import InputError
+
+SETS = Path(__file__).parent / "prompts"
+SOURCE = re.compile(r"(.+\.json|clip_benchmark)(?::(.+))?")
+# clip-benchmark names these files by country, and keeps Babel-ImageNet, which is partial, in files of another form.
+COUNTRIES = {"zh": "cn", "ja": "jp"}
+BABEL = "babel_imagenet"
+INSTALL = {
+    "clip_benchmark": "pip install --no-deps clip-benchmark==1.6.2",
+    "timm": "pip install --no-deps timm",
+}
+
+
+def load_templates(which: str | list[str], language: str) -> list[str]:
+    """Sentences in `language` with a slot `{}` for the class name.
+
+    Args:
+        which: `simple`, `full` or a theme of ours; the sentences themselves; `FILE.json`, which holds `{language: [sentence, ...]}`, or
+            `FILE.json:SET` of `{language: {set: [...]}}`; `clip_benchmark` (ImageNet's) or `clip_benchmark:DATASET`, where
+            `clip_benchmark:babel_imagenet` has NLLB's translations into 90 languages.
+
+    Raises:
+        InputError: there is no such set, or none in this language; a sentence has no slot; clip-benchmark is not installed.
+    """
+    if not isinstance(which, str):
+        return check_templates(list(which), "templates")
+    if SOURCE.fullmatch(which):
+        templates, origin = read_source(which, language, "zeroshot_classification_templates")
+        return check_templates([template.replace("{c}", "{}") for template in templates], origin)
+    path = SETS / f"{language}.json"
+    if language not in PROMPTS:
+        raise InputError(f"templates {which!r}: none are written in {language!r}, only in {' '.join(PROMPTS)}; give a JSON file of yours")
+    sets = {"simple": []} | json.loads(path.read_text("utf-8"))
+    chosen = pick(sets, which, "set of templates", path.name)
+    return [*PROMPTS[language], *chosen] if which in ("simple", "full") else chosen
+
+
+def load_class_names(
+    source: str | dict[str, str | list],
+    languages: list[str],
+    n_classes: int | None = None,
+    *,
+    dataset_names: list[str] | None = None,
+    subset: str | list[int] | None = None,
+) -> dict[str, list[str | None]]:
+    """Names by language, name `i` for label `i`; None for a class that the language does not name, whose images are to be left out.
+
+    Args:
+        source: `dataset` (English), `FILE.json` with `{language: [name, ...]}` (null for None) or Babel-ImageNet's
+            `{language: [indices, names]}`, `FILE.json:KEY` of `{language: {key: [...]}}`, `clip_benchmark` (ImageNet's) or
+            `clip_benchmark:DATASET`; or a dict that gives each language one of these, or the names.
+        n_classes: how many classes the dataset has; by default not checked.
+        dataset_names: the dataset's own, of its `ClassLabel`; underscores are read as spaces.
+        subset: the rows of the list that the dataset's labels mean, or `imagenet_a` or `imagenet_r`, for their 200 of ImageNet's 1,000.
+
+    Raises:
+        InputError: classes without a name, or more names than classes: a list of them; no names in a language; not installed.
+    """
+    rows = load_subset(subset) if isinstance(subset, str) else subset
+    class_names = {}
+    for language in languages:
+        given = pick(source, language, "class names in", "class_names") if isinstance(source, dict) else source
+        names, origin = read_names(given, language, dataset_names)
+        if rows is not None and max(rows) >= len(names):
+            raise InputError(f"class names of {language!r} in {origin}: {len(names)} names, but the subset means row {max(rows)}")
+        names = names if rows is None else [names[row] for row in rows]
+        class_names[language] = check_names(names, n_classes, f"class names of {language!r} in {origin}", dataset_names)
+    return class_names
+
+
+def named_classes(names: list[str | None]) -> list[int]:
+    """The labels that have a name: only their images can be judged, among these classes."""
+    return [label for label, name in enumerate(names) if name is not None]
+
+
+def hash_prompts(templates: list[str], names: list[str | None]) -> str:
+    """SHA-256 of the sentences and names in their order, so that a result says what was asked."""
+    return hashlib.sha256(json.dumps([list(templates), list(names)], ensure_ascii=False).encode()).hexdigest()
+
+
+def load_subset(name: str) -> list[int]:
+    """ImageNet-1k's rows of the classes of `imagenet_a` or `imagenet_r`, in the order of their labels, read from an installed package.
+
+    timm lists them in a text file; clip-benchmark in its source, as WordNet ids.
+    """
+    if name not in ("imagenet_a", "imagenet_r"):
+        raise InputError(f"subset {name!r} is neither 'imagenet_a' nor 'imagenet_r': give the list of rows")
+    if importlib.util.find_spec("timm"):
+        indices = package_folder("timm") / "data" / "_info" / f"{name}_indices.txt"
+        return [int(line) for line in indices.read_text("utf-8").split()]
+    constants = {}
+    for node in ast.walk(ast.parse((package_folder("clip_benchmark") / "datasets" / "builder.py").read_text("utf-8"))):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in ("all_imagenet_wordnet_ids", f"{name}_wnids"):
+            constants[node.targets[0].id] = ast.literal_eval(node.value)
+    return [row for row, wnid in enumerate(constants["all_imagenet_wordnet_ids"]) if wnid in constants[f"{name}_wnids"]]
+
+
+def read_names(source: str | list, language: str, dataset_names: list[str] | None) -> tuple[list, str]:
+    """Names as they stand, and where."""
+    if isinstance(source, list):
+        return source, "class_names"
+    if source == "dataset":
+        if language != "en" or not dataset_names:
+            lack = "names its classes in English only" if dataset_names else "does not name its classes"
+            raise InputError(f"class names of {language!r}: the dataset {lack}; give class_names as {{{language!r}: [...]}} in a JSON file")
+        return [name.replace("_", " ") for name in dataset_names], "the dataset"
+    if not SOURCE.fullmatch(source):
+        raise InputError(f"class_names {source!r} is neither 'dataset', a .json file nor 'clip_benchmark'")
+    names, origin = read_source(source, language, "classnames")
+    if names and isinstance(names[0], list):
+        indices, partial = names
+        names = [None] * 1000
+        for index, name in zip(indices, partial, strict=True):
+            names[index] = name
+    return names, origin
+
+
+def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
+    """The list for `language` that `FILE.json[:KEY]` or `clip_benchmark[:KEY]` means, and the name of its file."""
+    name, key = SOURCE.fullmatch(source).groups()
+    if name != "clip_benchmark":
+        path = Path(name)
+    else:
+        folder, key = package_folder("clip_benchmark") / "datasets", key or "imagenet1k"
+        if key != BABEL:
+            codes = [file.name.partition("_")[0] for file in sorted(folder.glob(f"*_{kind}.json"))]
+            files = {{country: code for code, country in COUNTRIES.items()}.get(code, code): code for code in codes}
+            path = folder / f"{pick(files, language, f'{kind} in', 'clip_benchmark')}_{kind}.json"
+            return pick(read_json(path), key, "dataset", path.name), path.name
+        path, key = folder / (f"{BABEL}.json" if kind == "classnames" else "nllb_dist13b_prompts.json"), None
+    by_language = {code.lower(): value for code, value in read_json(path).items()}
+    found = pick(by_language, language.lower(), "language", path.name)
+    if isinstance(found, dict):
+        return pick(found, key, "key", f"{path.name} in {language!r}"), path.name
+    if key is not None:
+        raise InputError(f"{path.name} has one list for {language!r}, no {key!r}: leave away ':{key}'")
+    return found, path.name
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"file {str(path)!r} does not exist")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"file {str(path)!r} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"file {str(path)!r} has to be a mapping {{language: [...]}}")
+    return content
+
+
+def package_folder(package: str) -> Path:
+    """Where an installed package lies. Asked for by its top-level name, it is not imported, nor is what it imports."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise InputError(f"{package} is not installed, of which data files are read: {INSTALL[package]}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def pick(table: dict, key: str | None, what: str, origin: str):
+    if key not in table:
+        raise InputError(f"{origin} has no {what} {key!r}: there are {some(list(table), 40)}")
+    return table[key]
+
+
+def check_templates(templates: list[str], origin: str) -> list[str]:
+    """Every sentence has one slot, and no other braces."""
+    if not templates:
+        raise InputError(f"{origin}: no sentences")
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1 or re.search("[{}]", template.replace("{}", "")):
+            raise InputError(f"template {template!r} of {origin} has to have {{}} once, where the class name goes, and no other braces")
+    return templates
+
+
+def check_names(names: list, n_classes: int | None, origin: str, dataset_names: list[str] | None) -> list[str | None]:
+    """Names without spaces around them, one for every class. Equal names are warned of: no text tells such classes apart."""
+    n_classes = len(names) if n_classes is None else n_classes
+    names = [name.strip() if isinstance(name, str) else name for name in names]
+    titles = [f"{label} ({title})" for label, title in enumerate(dataset_names or [])]
+    missing = [label for label in range(n_classes) if label >= len(names) or not isinstance(names[label], str | None) or names[label] == ""]
+    if missing:
+        listed = some([titles[label] if label < len(titles) else str(label) for label in missing])
+        raise InputError(
+            f"{origin}: {len(missing)} of {n_classes} classes without a name: {listed}. A name is text; null leaves a class out"
+        )
+    if len(names) > n_classes:
+        raise InputError(f"{origin}: {len(names)} names for {n_classes} classes; too many: {some([repr(n) for n in names[n_classes:]])}")
+    labels = defaultdict(list)
+    for label in named_classes(names):
+        labels[names[label]].append(label)
+    if not labels:
+        raise InputError(f"{origin}: no class has a name")
+    equal = [f"{name!r} ({', '.join(map(str, rows))})" for name, rows in labels.items() if len(rows) > 1]
+    if equal:
+        warnings.warn(f"{origin}: {len(equal)} names stand for several classes, which no text tells apart: {some(equal)}", stacklevel=3)
+    return names
+
+
+def some(items: list[str], most: int = 10) -> str:
+    """The first of them, and how many more."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
