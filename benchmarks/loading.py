@@ -5,26 +5,64 @@ from pathlib import Path
 import torch
 from datasets import Dataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
-from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+from huggingface_hub import try_to_load_from_cache
+from tokenizers.normalizers import Lowercase, Sequence
+from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
 
 import modeling_altclip  # noqa: F401  (AutoModel then builds our AltCLIP)
 
+from .adapters import load_adapted
 from .recipe import InputError
+
+NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
 
 
 def load_model(name_or_path: str, *, attn_implementation: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load a model in float32 with its processor, from a folder that `save_pretrained` wrote or a Hub id.
+    """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
+
+    Args:
+        name_or_path: a folder that `save_pretrained` wrote or a Hub id; or a model of another library, as `open_clip:NAME`,
+            `sentence_transformers:NAME` or `m_clip:NAME` (see `adapters`), which is a small module with the same two methods.
+        attn_implementation: transformers', for its own models.
 
     Raises:
-        InputError: the folder is missing, or has no configuration, weights or processor, or not all of them.
+        InputError: the folder is missing, or has no configuration, weights or processor, or not all of them; or a library is.
     """
+    library, colon, name = name_or_path.partition(":")
+    if colon and len(library) > 1 and not Path(name_or_path).exists():  # C: is no library
+        return load_adapted(library, name)
     check_folder("model", name_or_path)
     try:
         model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attn_implementation)
         processor = AutoProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise InputError(f"model {name_or_path!r} cannot be loaded: {error}") from error
+    if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
+        lower_case(processor.tokenizer)
     return model, processor
+
+
+def lower_case(tokenizer: GemmaTokenizer) -> None:
+    """SigLIP 2 was trained on small letters. Its checkpoints of one image size name Gemma's tokenizer, which keeps capitals.
+
+    Those of any size (NaFlex) name one of their own that does not (transformers#43101).
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = Sequence([Lowercase(), backend.normalizer])
+
+
+def revision_of(name_or_path: str) -> str | None:
+    """The Hub commit that a model was just loaded from; joined by `+` where its name is of several, and None for a folder."""
+    commits = [commit_of(part.rpartition(":")[2]) for part in name_or_path.split("+")]
+    return "+".join(commit for commit in commits if commit) or None
+
+
+def commit_of(repository: str) -> str | None:
+    """The commit at which the cache holds a Hub repository."""
+    if Path(repository).exists():
+        return None
+    paths = [try_to_load_from_cache(repository, name) for name in NAMED_FILES]
+    return next((Path(path).parent.name for path in paths if isinstance(path, str)), None)
 
 
 def load_rows(dataset: str, split: str, columns: list[str], name: str | None = None) -> Dataset:

@@ -83,8 +83,8 @@ def embed_images(
 
     def encode(batch: list[tuple]) -> torch.Tensor:
         indices, batch = zip(*batch)
-        pixel_values = processor.image_processor(images=read_images(batch, indices), return_tensors="pt")["pixel_values"]
-        return model.get_image_features(pixel_values=pixel_values.to(model.device, model.dtype)).pooler_output
+        inputs = processor.image_processor(images=read_images(batch, indices), return_tensors="pt")
+        return model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output
 
     n_processes = 1 if accelerator is None else accelerator.num_processes
     with encoding(model, "images", images, show_progress) as bar:
@@ -114,7 +114,7 @@ def encode_texts(
     cut. See `embed_texts` for the rest.
     """
     padding = "max_length" if "siglip" in model.config.model_type else True  # SigLIP was trained with padding that it attends to
-    options = {"padding": padding, "truncation": True, "max_length": text_length(tokenizer)} | tokenizer_kwargs
+    options = {"padding": padding, "truncation": True, "max_length": text_length(tokenizer, model.config)} | tokenizer_kwargs
 
     def encode(batch: list[str]) -> torch.Tensor:
         inputs = tokenizer(batch, return_tensors="pt", **options)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
-from transformers import BatchFeature, PreTrainedTokenizerBase
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_utils import load_image
 
 TEXT_LENGTH = 77
 ENCODER_LENGTH = 512
+TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
 
 
 class AltCLIPProcessor(NativeAltCLIPProcessor):
@@ -64,12 +65,17 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         return files
 
 
-def text_length(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens at which texts are cut: the tokenizer's `model_max_length`, or 77 as in the paper.
+def text_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> int:
+    """Tokens at which texts are cut: the least that the tokenizer and the model of `config` state, or 77 as in the paper.
 
-    XLM-R's tokenizers state 512 or nothing. That is what the encoder can read, not what a CLIP was trained with.
+    512, as XLM-R's tokenizers state, is as good as nothing: it is what the encoder can read, not what a CLIP was trained with.
+    SigLIP 2's tokenizers state nothing, but the model has 64 positions. Encoders with relative positions have no number of them.
     """
-    return tokenizer.model_max_length if tokenizer.model_max_length < ENCODER_LENGTH else TEXT_LENGTH
+    stated, trained = [tokenizer.model_max_length], TEXT_LENGTH
+    if config is not None:
+        stated.append(getattr(config.get_text_config(), "max_position_embeddings", ENCODER_LENGTH))
+        trained = TRAINED_LENGTHS.get(config.model_type, TEXT_LENGTH)
+    return min((length for length in stated if length < ENCODER_LENGTH), default=trained)
 
 
 def check_texts(texts: Sequence[str], name: str, start: int = 0) -> None:

@@ -1,0 +1,198 @@
+"""Models of other libraries behind our pair: their own vectors, from files as those libraries write them."""
+
+import json
+import sys
+
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from benchmarks.evaluation import hash_weights
+from benchmarks.loading import load_model
+from benchmarks.recipe import InputError
+from modeling_altclip import embed_images, embed_texts
+
+from .test_any_model import ENCODER, IMAGES, TEXTS, bert_tokenizer, roberta_tokenizer, saved
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A CLIP's folder, which sentence-transformers reads as it is."""
+    saved("clip", tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+@pytest.fixture
+def text_model(tmp_path):
+    """As clip-ViT-B-32-multilingual-v1: an encoder, the mean of its states, and a layer to CLIP's width; and a prompt of its own."""
+    torch.manual_seed(1)
+    transformers.BertModel(transformers.BertConfig(**ENCODER, vocab_size=250)).save_pretrained(tmp_path / "bert")
+    bert_tokenizer(model_max_length=128).save_pretrained(tmp_path / "bert")
+    modules = [Transformer(str(tmp_path / "bert")), Pooling(ENCODER["hidden_size"]), Dense(ENCODER["hidden_size"], 20)]
+    prompts = {"prompts": {"caption": "Caption: "}, "default_prompt_name": "caption"}
+    SentenceTransformer(modules=modules, device="cpu", **prompts).save_pretrained(str(tmp_path / "text"))
+    return tmp_path / "text"
+
+
+def test_sentence_transformers(clip):
+    model, processor = load_model(f"sentence_transformers:{clip}")
+    theirs = SentenceTransformer(str(clip), device="cpu")
+    for batch_size in (2, 100):
+        texts = embed_texts(model, processor, TEXTS, batch_size=batch_size)
+        torch.testing.assert_close(texts, theirs.encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5, rtol=1e-4)
+        vectors = embed_images(model, processor, IMAGES, batch_size=batch_size)
+        torch.testing.assert_close(vectors, theirs.encode(IMAGES, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5, rtol=1e-4)
+    assert model.config.model_type == "sentence_transformers" and model.device.type == "cpu"
+
+
+def test_sentence_transformers_with_the_images_of_another(clip, text_model):
+    model, processor = load_model(f"sentence_transformers:{text_model}+{clip}")
+    texts = SentenceTransformer(str(text_model), device="cpu").encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True)
+    torch.testing.assert_close(embed_texts(model, processor, TEXTS, batch_size=3), texts, atol=1e-5, rtol=1e-4)
+    expected = embed_images(*load_model(str(clip)), IMAGES)
+    torch.testing.assert_close(embed_images(model, processor, IMAGES), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(InputError, match=r"reads no images: add one that does, as in sentence_transformers:.*\+"):
+        load_model(f"sentence_transformers:{text_model}")
+
+
+@pytest.fixture
+def m_clip(tmp_path):
+    """An M-CLIP tower, file by file as on the Hub: a configuration that names its encoder, whose own weights are nowhere."""
+    torch.manual_seed(2)
+    config = transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=514)
+    config.save_pretrained(tmp_path / "xlm-roberta")
+    encoder, head = transformers.XLMRobertaModel(config).eval(), torch.nn.Linear(ENCODER["hidden_size"], 20)
+    folder = tmp_path / "m_clip"
+    roberta_tokenizer(model_max_length=512).save_pretrained(folder)
+    stated = {"model_type": "M-CLIP", "architectures": ["MultilingualCLIP"], "modelBase": str(tmp_path / "xlm-roberta")}
+    (folder / "config.json").write_text(json.dumps(stated | {"transformerDimensions": ENCODER["hidden_size"], "numDims": 20}))
+    weights = {f"transformer.{name}": weight for name, weight in encoder.state_dict().items()}
+    weights |= {f"LinearTransformation.{name}": weight for name, weight in head.state_dict().items()}
+    torch.save(weights | {"transformer.embeddings.position_ids": torch.arange(514)[None]}, folder / "pytorch_model.bin")
+    return folder, encoder, head
+
+
+def test_m_clip(m_clip, clip):
+    folder, encoder, head = m_clip
+    model, processor = load_model(f"m_clip:{folder}+{clip}")
+    expected = []
+    for text in TEXTS:  # one at a time there is no padding, and the mean is plain
+        ids = roberta_tokenizer()([text], truncation=True, max_length=77, return_tensors="pt")
+        with torch.no_grad():
+            expected.append(head(encoder(**ids).last_hidden_state.mean(dim=1))[0])
+    for batch_size in (3, 100):
+        vectors = embed_texts(model, processor, TEXTS, batch_size=batch_size, normalize_embeddings=False)
+        torch.testing.assert_close(vectors, torch.stack(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(embed_images(model, processor, IMAGES), embed_images(*load_model(str(clip)), IMAGES))
+
+
+def test_m_clip_is_whole_or_an_error(m_clip, clip):
+    folder, _, _ = m_clip
+    with pytest.raises(InputError, match=r"it has no images: add the CLIP that taught it, as in m_clip:.*\+"):
+        load_model(f"m_clip:{folder}")
+    with pytest.raises(InputError, match="not M-CLIP's: it has no modelBase, transformerDimensions, numDims"):
+        load_model(f"m_clip:{clip}+{clip}")
+    weights = torch.load(folder / "pytorch_model.bin")
+    torch.save(
+        {name: weight for name, weight in weights.items() if "bias" not in name or "Linear" not in name}, folder / "pytorch_model.bin"
+    )
+    with pytest.raises(InputError, match=r"missing are \['LinearTransformation.bias'\]"):
+        load_model(f"m_clip:{folder}+{clip}")
+
+
+def test_m_clip_runs_no_code_of_a_checkpoint(m_clip, clip, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    torch.save({"transformer.weight": Code()}, m_clip[0] / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be loaded: Weights only load failed"):
+        load_model(f"m_clip:{m_clip[0]}+{clip}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_are_hashed(clip, text_model, m_clip):
+    """Every tower that makes a vector counts."""
+    for name in (f"sentence_transformers:{text_model}+{clip}", f"m_clip:{m_clip[0]}+{clip}"):
+        model, _ = load_model(name)
+        before = hash_weights(model)
+        assert before == hash_weights(load_model(name)[0])
+        first, *_, last = model.parameters()
+        for parameter in (first, last):
+            whole = parameter.detach().clone()
+            parameter.data += 1
+            assert hash_weights(model) != before
+            parameter.data = whole
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(InputError, match="unknown prefix: choose from open_clip:, sentence_transformers:, m_clip:"):
+        load_model("openclip:ViT-B-32")
+    with pytest.raises(InputError, match="'C:/no/such/folder' does not exist"):
+        load_model("C:/no/such/folder")
+    with pytest.raises(InputError, match="'sentence_transformers:.*' cannot be loaded"):
+        load_model(f"sentence_transformers:{tmp_path / 'nowhere'}")
+
+
+def test_open_clip_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)  # as if it were not installed
+    with pytest.raises(InputError, match="needs more than is installed .*: pip install open_clip_torch, and the torchvision"):
+        load_model("open_clip:ViT-B-32/openai")
+
+
+@pytest.fixture(params=["their own text tower", "a text tower of transformers"])
+def open_clip_folder(request, tmp_path):
+    """A model as open_clip's `save_for_hf` writes it. Needs open_clip, and so torchvision, which our test environment has not."""
+    open_clip = pytest.importorskip("open_clip")
+    text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    if request.param == "a text tower of transformers":
+        transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=90).save_pretrained(tmp_path / "text")
+        roberta_tokenizer().save_pretrained(tmp_path / "open_clip")
+        tower = str(tmp_path / "text")
+        text = {"hf_model_name": tower, "hf_tokenizer_name": tower, "hf_pooler_type": "mean_pooler"}
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    config = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text}
+    folder = tmp_path / "open_clip"
+    folder.mkdir(exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"interpolation": "bicubic"}}))
+    torch.manual_seed(3)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder, model
+
+
+def test_open_clip(open_clip_folder):
+    import open_clip
+
+    folder, theirs = open_clip_folder
+    model, processor = load_model(f"open_clip:{folder}")
+    _, prepare = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+    with torch.no_grad():
+        texts = theirs.encode_text(tokenize(TEXTS), normalize=True)
+        vectors = theirs.encode_image(torch.stack([prepare(image) for image in IMAGES]), normalize=True)
+    for batch_size in (2, 100):
+        torch.testing.assert_close(embed_texts(model, processor, TEXTS, batch_size=batch_size), texts, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(embed_images(model, processor, IMAGES, batch_size=batch_size), vectors, atol=1e-5, rtol=1e-4)
+    assert hash_weights(model) == hash_weights(load_model(f"open_clip:{folder}")[0])
+
+
+def test_open_clip_names_its_weights():
+    pytest.importorskip("open_clip")
+    with pytest.raises(InputError, match="names no weights: add them, as in open_clip:ViT-B-32/TAG; there are openai, .*laion2b"):
+        load_model("open_clip:ViT-B-32")
+    with pytest.raises(InputError, match="'open_clip:ViT-B-33/openai' cannot be loaded"):
+        load_model("open_clip:ViT-B-33/openai")
+
+
+def test_open_clip_without_weights_is_an_error(open_clip_folder):
+    folder, _ = open_clip_folder
+    (folder / "open_clip_pytorch_model.bin").unlink()
+    with pytest.raises(InputError, match="cannot be loaded: .*weights"):
+        load_model(f"open_clip:{folder}")
