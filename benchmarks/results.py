@@ -1,9 +1,18 @@
-"""Results: one JSON file per model, task and language, and the table that shows them side by side."""
+"""Results: of each model, task and language one JSON file, and beside it what came of each item; and tables in Markdown."""
+
+from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .recipe import InputError
+
+if TYPE_CHECKING:
+    from .outcomes import Outcomes
 
 
 def package_versions() -> dict[str, str]:
@@ -14,7 +23,10 @@ def package_versions() -> dict[str, str]:
 class Result:
     """What one model scored on one task in one language, and what it takes to measure it again.
 
-    `metrics` are fractions, except `n`, the number of images, and ranks. `weights` is the SHA-256 of the model's parameters.
+    `metrics` are fractions, except counts (`n`, the number of images, and `n_texts`) and ranks; `intervals` their 95 % intervals,
+    `{metric: [low, high]}`. `metric` is the task's main one and `kind` is `retrieval` or `zero_shot`; both are empty for what was
+    measured without a task. `revision` is the dataset's commit, `weights` the SHA-256 of the model's parameters, `prompts` that of the
+    class names in their templates.
     """
 
     model: str
@@ -26,17 +38,60 @@ class Result:
     weights: str
     command: str
     versions: dict[str, str] = field(default_factory=package_versions)
+    kind: str = ""
+    metric: str = ""
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    revision: str | None = None
+    prompts: str | None = None
+    path: Path | None = field(default=None, compare=False, repr=False)  # where it was read from
 
-    def save(self, folder: Path) -> Path:
-        path = folder / Path(self.model).name / f"{self.task}.{self.split}.{self.language}.json"
+    def save(self, folder: Path, outcomes: Outcomes | None = None) -> Path:
+        """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem; a killed run leaves no half
+        of a file, and no `.json` without its `.npz`. Without a task the split is part of the name.
+
+        Raises:
+            InputError: a result of another model, whose name ends alike, lies there.
+        """
+        parts = [self.task, self.language] if self.kind else [self.task, self.split, self.language]
+        path = Path(folder) / Path(self.model).name / f"{'.'.join(parts)}.json"
+        if path.exists() and (other := read_result(path).model) != self.model:
+            raise InputError(f"{path} is a result of model {other!r}, not of {self.model!r}: give another output_dir")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        if outcomes is not None:
+            partial = path.with_suffix(".partial.npz")
+            outcomes.save(partial)
+            os.replace(partial, path.with_suffix(".npz"))
+        record = {name: value for name, value in asdict(self).items() if name != "path"}
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
         return path
+
+    def outcomes(self) -> Outcomes:
+        """What came of each item.
+
+        Raises:
+            InputError: the result was saved without.
+        """
+        from .outcomes import load_outcomes
+
+        path = self.path.with_suffix(".npz") if self.path else None
+        if path is None or not path.is_file():
+            raise InputError(f"no outcomes beside the result {self.path}: evaluate {self.model!r} on {self.task!r} again")
+        return load_outcomes(path)
+
+
+def read_result(path: Path) -> Result:
+    """Read one file that `Result.save` wrote; another file is an `InputError`."""
+    try:
+        return Result(**json.loads(path.read_text("utf-8")), path=path)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a result: {error}") from error
 
 
 def load_results(folder: Path) -> list[Result]:
     """Read every result below `folder`, in the order of their names."""
-    return [Result(**json.loads(path.read_text("utf-8"))) for path in sorted(Path(folder).rglob("*.json"))]
+    return [read_result(path) for path in sorted(Path(folder).rglob("*.json"))]
 
 
 def format_table(header: list[str], rows: list[list]) -> str:

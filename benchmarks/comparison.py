@@ -1,0 +1,157 @@
+"""Models side by side: every number with its interval, the mean over languages, and which models the best cannot be told from."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from tqdm import tqdm
+
+from .outcomes import Outcomes
+from .recipe import InputError
+from .results import Result
+from .uncertainty import Difference, compare, intervals
+
+MEAN = "mean"
+SIGNIFICANT = 0.05
+
+
+@dataclass
+class Number:
+    """What a model scored by one metric on a task in a language: a fraction, or a rank.
+
+    `interval` is its 95 % interval. Of all models on the same task and language one is `best`; `tied` says that the paired test does
+    not tell a model from it (p of 5 % or more), `untested` that it was measured on other items, so that no pair can be formed.
+    """
+
+    model: str
+    task: str
+    language: str
+    metric: str
+    value: float
+    interval: tuple[float, float] | None
+    n: int
+    best: bool = False
+    tied: bool = False
+    untested: bool = False
+
+
+class MeanOutcomes(Outcomes):
+    """The mean of one model's outcomes over languages, as outcomes: an image is drawn in all languages at once, so that the interval
+    knows that they share their images.
+    """
+
+    def __init__(self, parts: list[Outcomes]):
+        self.parts = parts
+
+    @property
+    def n_units(self) -> int:
+        return self.parts[0].n_units
+
+    @property
+    def items(self) -> dict[str, torch.Tensor]:
+        return {f"{name} of part {place}": values for place, part in enumerate(self.parts) for name, values in part.items.items()}
+
+    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Means of the parts' scores; arguments and result are theirs."""
+        by_language = [part.score(weights) for part in self.parts]
+        return {name: torch.stack([scores[name] for scores in by_language]).mean(0) for name in by_language[0]}
+
+
+class Comparison:
+    """Results of several models; paired tests are made when they are asked for, and once.
+
+    Args:
+        results: as `load_results` reads them, with their outcomes beside them.
+        means: whether the mean over languages is wanted too, as language `mean`; of models with a result in every language of a task.
+
+    Raises:
+        InputError: there is no result, two are of the same model, task and language, or one has no outcomes.
+    """
+
+    def __init__(self, results: list[Result], *, means: bool):
+        self.results: dict[tuple[str, str, str], Result] = {}
+        self._outcomes: dict[tuple[str, str, str], Outcomes] = {}
+        self._differences: dict[tuple, dict[str, Difference]] = {}
+        for result in results:
+            key = result.model, result.task, result.language
+            if key in self.results:
+                raise InputError(f"{self.results[key].path} and {result.path} are of the same model, task and language: keep one")
+            if not result.metric:
+                raise InputError(f"{result.path} was measured without a task, and names no main metric: evaluate with --tasks")
+            self.results[key], self._outcomes[key] = result, result.outcomes()
+        if not self.results:
+            raise InputError("no results: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py, or give other results")
+        if means:
+            for task in self.values("task"):
+                self._add_means(task)
+
+    def values(self, axis: str) -> list[str]:
+        """The models, tasks or languages, in the order of the results; the mean comes last of the languages."""
+        place = ("model", "task", "language").index(axis)
+        return sorted(dict.fromkeys(key[place] for key in self.results), key=lambda value: value == MEAN)
+
+    def numbers(self, metrics: list[str] | None = None) -> list[Number]:
+        """All numbers, by `metrics` or by each task's own, with the best of each task, language and metric marked.
+
+        Raises:
+            InputError: no result has one of the metrics.
+        """
+        known = {name for result in self.results.values() for name in result.metrics}
+        unknown = [name for name in metrics or [] if name not in known]
+        if unknown:
+            raise InputError(f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}")
+        groups: dict[tuple[str, str, str], list[Number]] = {}
+        for (model, task, language), result in self.results.items():
+            for metric in metrics or [result.metric]:
+                if metric in result.metrics:
+                    interval = tuple(result.intervals[metric]) if metric in result.intervals else None
+                    number = Number(model, task, language, metric, result.metrics[metric], interval, result.metrics["n"])
+                    groups.setdefault((task, language, metric), []).append(number)
+        for group in tqdm(groups.values(), desc="Paired tests", unit="column"):
+            self._mark(group)
+        return [number for group in groups.values() for number in group]
+
+    def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
+        """By how much `model` is ahead of `other` on the same items, or None where the items are not the same."""
+        left, right = (model, task, language), (other, task, language)
+        if items_of(self.results[left]) != items_of(self.results[right]):
+            return None
+        if (left, right) not in self._differences:
+            self._differences[left, right] = compare(self._outcomes[left], self._outcomes[right])
+        return self._differences[left, right][metric]
+
+    def mean_difference(self, model: str, other: str, task: str, languages: list[str], metric: str) -> Difference:
+        """The same for the mean over `languages`."""
+        left, right = (MeanOutcomes([self._outcomes[name, task, language] for language in languages]) for name in (model, other))
+        return compare(left, right)[metric]
+
+    def _mark(self, group: list[Number]) -> None:
+        best = (min if is_rank(group[0].metric) else max)(group, key=lambda number: number.value)
+        best.best = True
+        for number in group:
+            if number is not best:
+                difference = self.difference(best.model, number.model, number.task, number.language, number.metric)
+                number.untested = difference is None
+                number.tied = difference is not None and difference.p >= SIGNIFICANT
+
+    def _add_means(self, task: str) -> None:
+        languages = list(dict.fromkeys(language for _, of_task, language in self.results if of_task == task))
+        for model in self.values("model"):
+            keys = [(model, task, language) for language in languages]
+            there = [key for key in keys if key in self.results]
+            if len(there) < max(2, len(languages)) or len({self._outcomes[key].n_units for key in keys}) > 1:
+                continue
+            outcomes = MeanOutcomes([self._outcomes[key] for key in keys])
+            self._outcomes[model, task, MEAN] = outcomes
+            self.results[model, task, MEAN] = replace(
+                self.results[keys[0]], language=MEAN, metrics=outcomes.metrics(), intervals=intervals(outcomes), prompts=None, path=None
+            )
+
+
+def items_of(result: Result) -> tuple:
+    """What two results need to have in common to be compared item by item."""
+    return result.dataset, result.revision, result.split, result.metrics["n"], result.metrics.get("n_texts")
+
+
+def is_rank(metric: str) -> bool:
+    """Whether less is better."""
+    return "_rank_" in metric

@@ -1,0 +1,98 @@
+"""What the papers printed and others measured again, beside what we measure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import yaml
+
+from .comparison import Number, is_rank
+
+PAPER_RESULTS = Path(__file__).parent / "paper_results.yaml"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number that somebody printed. `value` and `rounding`, half a unit of its last digit, are fractions, or ranks."""
+
+    model: str
+    task: str
+    language: str
+    metric: str
+    value: float
+    rounding: float
+    source: str
+    kind: str
+    place: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}, {self.place}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One of our numbers beside those that were printed for the same model, task, language and metric.
+
+    `difference` is ours less `paper[0]`, or less `again[0]` where the paper has none. `within` says whether that printed number lies
+    in our 95 % interval widened by its rounding.
+    """
+
+    number: Number
+    paper: list[Published]
+    again: list[Published]
+    difference: float
+    within: bool
+
+
+def load_published(path: Path = PAPER_RESULTS) -> list[Published]:
+    """Read all printed numbers, each model under its Hub id where the file knows one."""
+    content = yaml.safe_load(path.read_text("utf-8"))
+    return [number for table in content["tables"] for number in _read_table(table, content)]
+
+
+def load_sources(differences: list[Difference], path: Path = PAPER_RESULTS) -> dict[str, str]:
+    """What each source tag stands for, of those that the differences name."""
+    sources = yaml.safe_load(path.read_text("utf-8"))["sources"]
+    named = {one.source for difference in differences for one in difference.paper + difference.again}
+    return {tag: source["title"] for tag, source in sources.items() if tag in named}
+
+
+def compare_with_published(numbers: list[Number], published: list[Published], paper_model: str | None = None) -> list[Difference]:
+    """Hold every number against what was printed, model by model and metric by metric; those without a counterpart are left out.
+
+    Args:
+        paper_model: the Hub id, or the paper's name where it has none, of the model that all of ours are held against, such as
+            `BAAI/AltCLIP` for one that was trained anew; each is held against itself by default.
+    """
+    differences = []
+    for number in numbers:
+        key = (paper_model or number.model, number.task, number.language, number.metric)
+        found = [one for one in published if (one.model, one.task, one.language, one.metric) == key]
+        if found:
+            paper, again = ([one for one in found if one.kind == kind] for kind in ("paper", "re-evaluation"))
+            reference = (paper + again)[0]
+            low, high = number.interval or (number.value, number.value)
+            within = low - reference.rounding <= reference.value <= high + reference.rounding
+            differences.append(Difference(number, paper, again, number.value - reference.value, within))
+    return sorted(differences, key=lambda difference: (difference.number.model, difference.number.metric))
+
+
+def _read_table(table: dict, content: dict) -> Iterator[Published]:
+    """A table's `scores`: of each model one value for each of task x language x metric."""
+    source, place = table["source"], table["place"]
+    cells = list(product(*(_as_list(table[axis]) for axis in ("task", "language", "metric"))))
+    for name, values in table["scores"].items():
+        if len(values) != len(cells):
+            raise ValueError(f"{place} of {source}, {cells[0]}: {name!r} has {len(values)} values for {len(cells)} columns")
+        for (task, language, metric), value in zip(cells, values):
+            if value is not None:
+                unit = 1 if is_rank(metric) else 100
+                rounding = table.get("rounding", 0.05) / unit
+                model, kind = content["models"].get(name, name), content["sources"][source]["kind"]
+                yield Published(model, task, language, metric, value / unit, rounding, source, kind, place)
+
+
+def _as_list(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]

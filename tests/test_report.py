@@ -1,0 +1,347 @@
+"""The report: tables in the papers' layouts, marks of models that cannot be told apart, the papers' numbers, pictures and pages."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from statistics import mean
+
+import pytest
+import torch
+import yaml
+from matplotlib.axes import Axes
+
+from benchmarks.comparison import MEAN, Comparison, Number
+from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes
+from benchmarks.published import compare_with_published, load_published, load_sources
+from benchmarks.recipe import InputError, parse
+from benchmarks.report import ReportArguments, TableArguments, count_gaps, describe, label, make_tables, select_results
+from benchmarks.report_page import Report
+from benchmarks.report_plots import draw_pictures
+from benchmarks.results import Result, load_results
+from benchmarks.uncertainty import intervals
+
+from .conftest import ROOT
+
+RECIPES = sorted((ROOT / "benchmarks/recipes").glob("paper_*.yaml")) + [ROOT / "benchmarks/recipes/miniature_report.yaml"]
+RECALL = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)] + ["mean_recall"]
+
+
+def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes=True):
+    """A result of `n` items, of which every one in `right` (a set of rows) is found first, and the others thirtieth."""
+    ranks = torch.tensor([0 if row in right else 29 for row in range(n)])
+    made = ClassOutcomes(ranks, torch.arange(n) % 40, 40) if kind == "zero_shot" else RetrievalOutcomes(ranks, ranks, torch.arange(n))
+    metric = "accuracy@1" if kind == "zero_shot" else "mean_recall"
+    ends = {name: list(pair) for name, pair in intervals(made).items()}
+    result = Result(model, task, language, made.metrics(), "org/data", "test", "w" * 64, "run_it.py --flag", kind=kind, metric=metric)
+    result.intervals, result.revision = ends, "abc"
+    result.save(folder, made if outcomes else None)
+    return result
+
+
+@pytest.fixture
+def three(tmp_path):
+    """`best` and `near` differ in one item of 200, `far` in 60; `far` has no Chinese."""
+    for language in ("en", "zh"):
+        save(tmp_path, "org/best", "photos", language, set(range(160)))
+        save(tmp_path, "org/near", "photos", language, set(range(1, 160)))
+    save(tmp_path, "org/far", "photos", "en", set(range(100)))
+    return tmp_path
+
+
+def compare(folder, *, means=False, **names):
+    results, _ = select_results([str(folder)], names.get("models"), names.get("tasks"), names.get("languages"))
+    return Comparison(results, means=means)
+
+
+def test_results_keep_what_came_of_each_item(tmp_path):
+    result = save(tmp_path, "org/model", "photos", "zh", {0, 1}, n=8)
+    (read,) = load_results(tmp_path)
+    assert read == result and read.path == tmp_path / "model/photos.zh.json"
+    assert read.outcomes().metrics() == result.metrics and result.metrics["accuracy@1"] == 0.25
+    assert "path" not in json.loads(read.path.read_text())
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["photos.zh.json", "photos.zh.npz"]
+    with pytest.raises(InputError, match="photos.zh.json is a result of model 'org/model', not of 'you/model': give another output_dir"):
+        save(tmp_path, "you/model", "photos", "zh", {0}, n=8)
+    bare = Result("org/model", "ranking_cosine", "zh", {}, "org/data", "val", "", "")
+    assert bare.save(tmp_path).name == "ranking_cosine.val.zh.json"
+    with pytest.raises(InputError, match="no outcomes beside .*: evaluate 'org/model' on 'ranking_cosine' again"):
+        load_results(tmp_path)[1].outcomes()
+
+
+def test_a_killed_run_leaves_no_result_without_its_items(tmp_path, monkeypatch):
+    def killed(self, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassOutcomes, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, "org/model", "photos", "zh", {0})
+    assert load_results(tmp_path) == [] and not (tmp_path / "model/photos.zh.npz").exists()
+
+
+def test_models_that_cannot_be_told_apart_are_marked(three):
+    comparison = compare(three, models=["org/far", "org/near", "org/best"])
+    numbers = {(number.model, number.language): number for number in comparison.numbers()}
+    assert [key for key, number in numbers.items() if number.best] == [("org/best", "en"), ("org/best", "zh")]
+    assert [key for key, number in numbers.items() if number.tied] == [("org/near", "en"), ("org/near", "zh")]
+    assert comparison.difference("org/best", "org/far", "photos", "en", "accuracy@1").difference == pytest.approx(0.3)
+    low, high = numbers["org/near", "en"].interval
+    assert low < 159 / 200 < high and 0.09 < high - low < 0.14  # 2 * 1.96 * sqrt(0.795 * 0.205 / 200) = 0.112
+
+    (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="language", columns="model"))
+    assert table.heading == "photos, top-1 accuracy" and table.columns == ["far", "near", "best"]
+    cells = [[text.strip() for text in line.split("|")[1:-1]] for line in table.to_markdown().splitlines()]
+    assert [re.sub(r"±\d+\.\d", "±", text) for text in cells[2]] == ["en", "50.0 ±", "79.5 ± ≈", "**80.0** ±"]
+    assert [re.sub(r"±\d+\.\d", "±", text) for text in cells[3]] == ["zh", "–", "79.5 ± ≈", "**80.0** ±"]
+    assert cells[2][1] == f"50.0 ±{100 * (numbers['org/far', 'en'].interval[1] - numbers['org/far', 'en'].interval[0]) / 2:.1f}"
+    assert count_gaps(comparison, comparison.numbers()) == {"org/far": (1, 2)}
+
+
+def test_other_items_are_not_compared(three):
+    save(three, "org/short", "photos", "en", set(range(10)), n=20)
+    comparison = compare(three, languages=["en"])
+    marks = {number.model: (number.best, number.tied, number.untested) for number in comparison.numbers()}
+    assert marks == {
+        "org/best": (True, False, False),
+        "org/far": (False, False, False),
+        "org/near": (False, True, False),
+        "org/short": (False, False, True),
+    }
+    (table,) = make_tables(comparison, comparison.numbers(), TableArguments())
+    assert re.search(r"\| short +\| 50\.0 ±\d+\.\d ° +\|", table.to_markdown())
+    assert "short was measured on other items." in describe(comparison)[0][1]
+
+
+def test_the_mean_over_languages_knows_that_they_share_their_images(three):
+    """Of two languages with the same hits the mean is as uncertain as either; drawn by themselves they would make it surer."""
+    comparison = compare(three, means=True)
+    numbers = {(number.model, number.language): number for number in comparison.numbers()}
+    assert numbers["org/best", MEAN].value == pytest.approx(0.8)
+    assert numbers["org/best", MEAN].interval == pytest.approx(numbers["org/best", "en"].interval)
+    assert numbers["org/best", MEAN].best and numbers["org/near", MEAN].tied and ("org/far", MEAN) not in numbers
+    (table,) = make_tables(comparison, list(numbers.values()), TableArguments(rows="model", columns="language"))
+    assert table.columns == ["en", "zh", "mean"] and [name for name, _ in table.rows] == ["best", "far", "near"]
+    ((heading, words),) = describe(comparison)
+    assert heading == "photos, top-1 accuracy" and words.startswith("best scores 80.0 % (")
+    assert "It is ahead of far by 30.0 points in en (+" in words
+    assert "It cannot be told from near in the mean of 2 languages (+0.5 points, +0.0 to +" in words
+    assert words.endswith("in no language by itself can it be told.")
+
+
+def test_layouts_of_the_papers(tmp_path):
+    """Table 1: tasks across, a table a language; Table 2: metrics across, a table a task; the lists: tasks down, models across."""
+    for model in ("a/one", "b/two"):
+        for language in ("en", "zh"):
+            save(tmp_path, model, "imagenet", language, {0, 1, 2, 3}, n=8)
+        save(tmp_path, model, "imagenet-a", "en", {0}, n=8)
+        save(tmp_path, model, "flickr30k", "en", set(range(4)), n=40, kind="retrieval")
+    comparison = compare(tmp_path, tasks=["imagenet", "imagenet-a"])
+    english, chinese = make_tables(comparison, comparison.numbers(), TableArguments(rows="model", columns="task"))
+    assert (english.heading, english.columns) == ("en, top-1 accuracy", ["imagenet", "imagenet-a"])
+    assert (chinese.heading, chinese.columns) == ("zh, top-1 accuracy", ["imagenet"])
+    assert [[number.value for number in row] for _, row in english.rows] == [[0.5, 0.125]] * 2
+    listed, _ = make_tables(comparison, comparison.numbers(), TableArguments(rows="task", columns="model"))
+    assert (listed.columns, [name for name, _ in listed.rows]) == (["one", "two"], ["imagenet", "imagenet-a"])
+
+    comparison = compare(tmp_path, tasks=["flickr30k"])
+    arguments = TableArguments(rows="model", columns="metric", metrics=RECALL)
+    (table,) = make_tables(comparison, comparison.numbers(RECALL), arguments)
+    assert table.heading == "flickr30k, en"
+    assert table.columns == ["T2I R@1", "T2I R@5", "T2I R@10", "I2T R@1", "I2T R@5", "I2T R@10", "mean recall"]
+    assert [number.value for number in table.rows[0][1]] == pytest.approx([0.1] * 7)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_read(path):
+    report, table = parse(ReportArguments, TableArguments, arguments=[str(path)])
+    assert report.tasks and report.languages and table.title != TableArguments().title
+    assert report.output_dir.startswith("outputs/") and {table.rows, table.columns} & {"model"}
+
+
+def test_printed_numbers_are_copied_right():
+    """Of each row of Table 2 the last number is the mean of the six before it: a slip of the hand would show."""
+    published = load_published()
+    rows = {}
+    for one in published:
+        if one.place == "Table 2":
+            rows.setdefault((one.task, one.model), []).append(one)
+    assert len(rows) == 5 + 7 + 5 + 7 + 5
+    for row in rows.values():
+        assert [one.metric for one in row] == RECALL
+        assert mean(one.value for one in row[:6]) == pytest.approx(row[6].value, abs=0.001 + 1e-9)
+    count = {}
+    for one in published:
+        count[one.source, one.place] = count.get((one.source, one.place), 0) + 1
+    assert count["P2", "Table 1"] == 50 and count["P2", "Table 3"] == 3 + 6 * 8 and count["P2", "Table 4"] == 20
+    assert count["P1i", "Table 1 of v1"] == 21 and count["FLh", "README of m18"] == 21 and count["BAB", "XTD"] == 48
+    assert count["ML", "evaluation.ipynb"] == 30 and count["ML", "Figure 4"] == 32 and len(published) == 569
+    keys = [(one.model, one.task, one.language, one.metric, one.source, one.place) for one in published]
+    assert len(set(keys)) == len(keys)
+    assert all(0 <= one.value <= 1 for one in published if "_rank_" not in one.metric)
+
+
+def test_a_printed_row_of_another_length_is_refused(tmp_path):
+    content = {"sources": {"P": {"kind": "paper", "title": "T"}}, "models": {}}
+    table = {"source": "P", "place": "Table 9", "task": "a", "language": ["en", "zh"], "metric": "accuracy@1", "scores": {"M": [1.0]}}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(content | {"tables": [table]}))
+    with pytest.raises(ValueError, match="Table 9 of P.*'M' has 1 values for 2 columns"):
+        load_published(tmp_path / "p.yaml")
+
+
+def test_our_numbers_beside_the_printed_ones():
+    """AltCLIP on ImageNet: printed 74.5 in English; in Chinese 59.6, 59.6 in the first version, and 59.21 measured again."""
+    inside = Number("BAAI/AltCLIP", "imagenet", "en", "accuracy@1", 0.740, (0.736, 0.7446), 50000)
+    outside = Number("BAAI/AltCLIP", "imagenet", "zh", "accuracy@1", 0.590, (0.586, 0.5954), 50000)
+    again = Number("BAAI/AltCLIP-m9", "xtd", "tr", "image_to_text_recall@10", 0.431, (0.4, 0.46), 1000)
+    own = Number("me/mine", "imagenet", "en", "accuracy@1", 0.9, (0.89, 0.91), 50000)
+    published = load_published()
+    first, second, third = compare_with_published([inside, outside, again, own], published)
+    assert first.within and first.difference == pytest.approx(-0.005)  # 74.46 + 0.05 reaches 74.5
+    assert not second.within and [one.value for one in second.paper] == pytest.approx([0.596, 0.596])
+    assert [(one.where, one.value) for one in second.again] == [("ZHC, classification", pytest.approx(0.5921))]
+    assert third.within and third.paper == [] and third.difference == pytest.approx(0)
+    assert load_sources([first]).keys() == {"P2"} and load_sources([first, second]).keys() == {"P2", "P1i", "ZHC"}
+    (mine,) = compare_with_published([own], published, "BAAI/AltCLIP")
+    assert not mine.within and mine.difference == pytest.approx(0.9 - 0.745)
+
+
+def draw(monkeypatch, *names):
+    """What is drawn on axes: `{method: [(arguments, options)]}`."""
+    drawn = {name: [] for name in names}
+    for name in names:
+        original = getattr(Axes, name)
+
+        def record(self, *args, name=name, original=original, **options):
+            drawn[name].append((args, options))
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(Axes, name, record)
+    return drawn
+
+
+def test_the_pictures_show_the_numbers(tmp_path, monkeypatch):
+    for language, hits in (("en", 10), ("de", 20)):
+        save(tmp_path, "x/old", "scenes", language, set(range(hits)), n=40, kind="retrieval")
+        save(tmp_path, "x/new", "scenes", language, set(range(30)), n=40, kind="retrieval")
+    save(tmp_path, "x/first", "scenes", "en", set(range(30)), n=40, kind="retrieval")
+    comparison = compare(tmp_path, means=True, models=["x/first", "x/old", "x/new"], languages=["en", "de"])
+    numbers = comparison.numbers()
+    of = {(number.model, number.language): number for number in numbers}
+    drawn = draw(monkeypatch, "bar", "axhline", "imshow", "plot", "vlines")
+    pictures = draw_pictures(comparison, numbers, tmp_path)
+    assert [name for name, _ in pictures] == ["languages.png", "differences.png", "heat_map.png", "recall.png"]
+    assert all((tmp_path / name).stat().st_size > 5000 for name, _ in pictures)
+
+    heights = [args[1] for args, _ in drawn["bar"]]
+    assert heights == [pytest.approx([25, 50, 37.5]), pytest.approx([75, 75, 75])]
+    below, above = drawn["bar"][0][1]["yerr"]
+    low, high = of["x/old", "de"].interval
+    assert (below[1], above[1]) == pytest.approx((50 - 100 * low, 100 * high - 50))
+    assert drawn["axhline"][0][0] == (75.0,)  # of one language beside models of two
+    grids = [args[0] for args, _ in drawn["imshow"]]
+    assert grids[1:] == [[pytest.approx([25, 50, 37.5])], [pytest.approx([75, 75, 75])]]
+    assert grids[0][0][0] == 75 and all(value != value for value in grids[0][0][1:])
+    found = comparison.difference("x/new", "x/old", "scenes", "de", "mean_recall")
+    assert (100 * found.low, 100 * found.high) in [args[1:] for args, _ in drawn["vlines"] if isinstance(args[1], float)]
+    dots = [(args[1], options["markerfacecolor"]) for args, options in drawn["plot"] if "markerfacecolor" in options]
+    assert [round(value, 9) for value, _ in dots] == [0, 50, 25, 37.5] and [face == "white" for _, face in dots] == [True] + [False] * 3
+    curves = [list(args[1]) for args, _ in drawn["plot"] if len(args) > 2]
+    assert curves == [[75] * 10, [37.5] * 10, [75] * 10] * 2
+
+
+class Tags(HTMLParser):
+    """Open tags, and the addresses of whatever the page loads."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_that_says_what_the_results_say(three):
+    comparison = compare(three, means=True)
+    numbers = comparison.numbers()
+    ours = Number("BAAI/AltCLIP", "imagenet", "en", "accuracy@1", 0.9, (0.89, 0.91), 50000)
+    results = [*load_results(three), Result("BAAI/AltCLIP", "imagenet", "en", {"n": 50000}, "<data> & more", "test", "f" * 64, "run.py")]
+    report = Report(
+        title="Photos & <more>",
+        about="",
+        findings=describe(comparison),
+        tables=make_tables(comparison, numbers, TableArguments(rows="language", columns="model")),
+        notes=["far lacks 1 of 2 numbers."],
+        pictures=draw_pictures(comparison, numbers, three),
+        differences=compare_with_published([ours], load_published()),
+        sources={"P2": "the paper"},
+        results=results,
+    )
+    report.save(three)
+    page, text = (three / "index.html").read_text(), (three / "report.md").read_text()
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == [] and len(tags.sources) == 3 and all(source.startswith("data:image/png;base64,") for source in tags.sources)
+    assert "<h1>Photos &amp; &lt;more&gt;</h1>" in page and "&lt;data&gt; &amp; more" in page
+    assert page.count("<b>80.0</b>") == 3 and page.count("≈</span>") == 3 and page.count('<td class="gap">–</td>') == 2
+    assert "![" in text and "(languages.png)" in text and "far lacks 1 of 2 numbers." in text
+    assert "0 of 1 numbers are within tolerance" in text
+    assert re.search(
+        r"\| AltCLIP +\| imagenet +\| en +\| top-1 accuracy +\| 74\.5 \(P2, Table 1\) +\| – +\| 90\.0 ±1\.0 +\| \+15\.5 +\| \*\*no", text
+    )
+    rows = list(csv.DictReader((three / "numbers.csv").open()))
+    assert len(rows) == 7 and {row["value"] for row in rows if row["model"] == "org/far"} == {"0.5"}
+
+
+def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
+    with pytest.raises(InputError, match="results folder 'nowhere' does not exist"):
+        select_results(["nowhere"], None, None, None)
+    with pytest.raises(InputError, match="no results in .* for language fr: evaluate first, or name others"):
+        select_results([str(three)], None, None, ["fr"])
+    assert select_results([str(three)], None, ["photos", "scenes"], ["en", "de"])[1] == ["scenes", "de"]
+    with pytest.raises(InputError, match="no result has the metric mean_recall: choose from accuracy@1"):
+        compare(three).numbers(["mean_recall"])
+    with pytest.raises(InputError, match="columns is 'split': choose from model task language metric"):
+        TableArguments(columns="split")
+    with pytest.raises(InputError, match="rows and columns are both 'task'"):
+        TableArguments(rows="task")
+    with pytest.raises(InputError, match="name the metrics"):
+        TableArguments(columns="metric")
+    copy = tmp_path_factory.mktemp("copy")
+    save(copy, "org/best", "photos", "en", {0})
+    with pytest.raises(InputError, match="are of the same model, task and language: keep one"):
+        Comparison(load_results(three) + load_results(copy), means=False)
+    save(copy, "org/best", "photos", "en", {0}, outcomes=False).path = None
+    (copy / "best/photos.en.npz").unlink()
+    with pytest.raises(InputError, match="no outcomes beside the result"):
+        compare(copy)
+    (copy / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="config.json is not a result"):
+        compare(copy)
+    bare = Result("m", "ranking", "en", {"n": 1}, "d", "test", "", "")
+    with pytest.raises(InputError, match="names no main metric: evaluate with --tasks"):
+        Comparison([bare], means=False)
+
+
+def test_names_in_tables():
+    assert label("image_to_text_recall@10", {}) == "I2T R@10" and label("mean_per_class", {}) == "mean per class"
+    assert label("org/model", {"org/model": "model"}) == "model" and label("flickr30k", {}) == "flickr30k"
+
+
+def test_the_command(three, run, tmp_path):
+    recipe = ROOT / "benchmarks/recipes/miniature_report.yaml"
+    flags = ["--results", three, "--output_dir", tmp_path / "out", "--models", "org/best", "org/far", "--tasks", "photos"]
+    process = run("python", ROOT / "benchmarks/run_report.py", recipe, *flags, "--languages", "en", "zh", "fr")
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"\| en +\| \*\*80\.0\*\* ±\d\.\d \| 50\.0 ±\d\.\d \|", process.stdout)
+    assert "far lacks 1 of 2 numbers.\nNo results at all of fr." in process.stdout
+    assert process.stdout.endswith(f"Saved the report of 3 results. Next: open {tmp_path / 'out/index.html'}\n")
+    names = ["differences.png", "heat_map.png", "index.html", "languages.png", "numbers.csv", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    process = run("python", ROOT / "benchmarks/run_report.py", recipe, "--results", tmp_path / "none")
+    assert process.returncode == 1 and "run_report.py: error: results folder" in process.stderr
