@@ -1,5 +1,6 @@
 """Judging a model: image-text retrieval and zero-shot classification, in any language the data speaks.
 
-`metrics` is pure arithmetic on embeddings; `retrieval` and `zero_shot` run a model over a dataset; `results` keeps what they
-found. `run_retrieval.py` and `run_zero_shot.py` are the commands.
+A `task` says where images and texts lie; an `encoder` turns them into vectors, once; `retrieval` and `zero_shot` say what came of each
+item, `metrics` and `uncertainty` what that is worth; `results` keeps it and `report` tells it. `run_retrieval.py`, `run_zero_shot.py`
+and `run_report.py` are the commands.
 """

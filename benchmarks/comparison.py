@@ -75,8 +75,6 @@ class Comparison:
             key = result.model, result.task, result.language
             if key in self.results:
                 raise InputError(f"{self.results[key].path} and {result.path} are of the same model, task and language: keep one")
-            if not result.metric:
-                raise InputError(f"{result.path} was measured without a task, and names no main metric: evaluate with --tasks")
             self.results[key], self._outcomes[key] = result, result.outcomes()
         if not self.results:
             raise InputError("no results: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py, or give other results")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,41 +20,47 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "datasets")}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Result:
     """What one model scored on one task in one language, and what it takes to measure it again.
 
     `metrics` are fractions, except counts (`n`, the number of images, and `n_texts`) and ranks; `intervals` their 95 % intervals,
-    `{metric: [low, high]}`. `metric` is the task's main one and `kind` is `retrieval` or `zero_shot`; both are empty for what was
-    measured without a task. `revision` is the dataset's commit, `weights` the SHA-256 of the model's parameters, `prompts` that of the
-    class names in their templates.
+    `{metric: [low, high]}`. `kind` is `retrieval` or `zero_shot` and `metric` the task's main one. `revision` is the dataset's commit,
+    `data` the XXH3-128 of the images, captions and labels themselves; `weights` the SHA-256 of the model's parameters and
+    `model_revision` its commit; `prompts` the SHA-256 of the class names and their templates.
     """
 
     model: str
     task: str
+    kind: str
     language: str
+    metric: str
     metrics: dict[str, float]
+    intervals: dict[str, list[float]] = field(default_factory=dict)
     dataset: str
     split: str
+    revision: str | None = None
+    data: str | None = None
     weights: str
+    model_revision: str | None = None
+    prompts: str | None = None
     command: str
     versions: dict[str, str] = field(default_factory=package_versions)
-    kind: str = ""
-    metric: str = ""
-    intervals: dict[str, list[float]] = field(default_factory=dict)
-    revision: str | None = None
-    prompts: str | None = None
     path: Path | None = field(default=None, compare=False, repr=False)  # where it was read from
+
+    @property
+    def model_name(self) -> str:
+        """Of a folder or Hub id the last part; of another library's model all of it, since its last part may be of its images alone."""
+        return re.sub("[:/]+", "-", self.model) if ":" in self.model else Path(self.model).name
 
     def save(self, folder: Path, outcomes: Outcomes | None = None) -> Path:
         """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem; a killed run leaves no half
-        of a file, and no `.json` without its `.npz`. Without a task the split is part of the name.
+        of a file, and no `.json` without its `.npz`.
 
         Raises:
             InputError: a result of another model, whose name ends alike, lies there.
         """
-        parts = [self.task, self.language] if self.kind else [self.task, self.split, self.language]
-        path = Path(folder) / Path(self.model).name / f"{'.'.join(parts)}.json"
+        path = Path(folder) / self.model_name / f"{self.task}.{self.language}.json"
         if path.exists() and (other := read_result(path).model) != self.model:
             raise InputError(f"{path} is a result of model {other!r}, not of {self.model!r}: give another output_dir")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,45 +1,43 @@
 """Image-text retrieval: find the image a sentence describes among all of them, and the other way round."""
 
-from typing import TYPE_CHECKING
-
 import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, ProcessorMixin
 
-from modeling_altclip import embed_images, embed_texts
-
-from .metrics import retrieval_recall
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from .encoder import Encoder
+from .metrics import DISTANCES, retrieval_ranks
+from .outcomes import RetrievalOutcomes
+from .recipe import InputError
 
 
 def evaluate_retrieval(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    rows: Dataset,
-    languages: list[str],
-    *,
-    image_embeds: torch.Tensor | None = None,
-    accelerator: "Accelerator | None" = None,
-) -> dict[str, dict[str, float]]:
-    """Recall per language on rows of `image` and `captions`; the images are embedded once for all languages.
+    encoder: Encoder, image_embeds: torch.Tensor, captions: list[dict], languages: list[str], *, distance: str = "cosine"
+) -> dict[str, RetrievalOutcomes]:
+    """Rank all images for every caption and all captions for every image, language by language.
 
     Args:
-        image_embeds: the images' unit vectors `(rows, dim)`, where they are known.
-        accelerator: with several processes, each embeds its share.
+        image_embeds: the images' vectors `(rows, dim)`, made by the same encoder.
+        captions: a row's `{language: text}`, with one text, a list of them or none. Rows without are left out of that language's
+            images too.
+        distance: `cosine`, or `euclidean` between vectors as the projections give them, as the released code of Krasner & Lanuzo
+            has it.
 
-    Returns:
-        `{language: retrieval_recall(...)}`, with the number of images under `n`. Rows without a caption in a language are
-        left out of that language's images too.
+    Raises:
+        InputError: another distance, or no row has a caption in a language.
     """
-    if image_embeds is None:
-        image_embeds = embed_images(model, processor, rows["image"], show_progress=True, accelerator=accelerator)
-    scores = {}
+    if distance not in DISTANCES:
+        raise InputError(f"distance is {distance!r}: choose {' or '.join(DISTANCES)}")
+    outcomes = {}
     for language in languages:
-        captions = [caption[language] for caption in rows["captions"]]
-        kept = [row for row, caption in enumerate(captions) if caption]
-        text_embeds = embed_texts(model, processor, [captions[row] for row in kept], accelerator=accelerator)
-        recall = retrieval_recall(image_embeds[torch.tensor(kept)], text_embeds, torch.arange(len(kept)))
-        scores[language] = {"n": len(kept)} | recall
-    return scores
+        texts = [texts_of(caption[language]) for caption in captions]
+        described = torch.tensor([row for row, own in enumerate(texts) if own])
+        if len(described) == 0:
+            raise InputError(f"no row has a caption in {language}: leave it out of languages")
+        text_to_image = torch.arange(len(described)).repeat_interleave(torch.tensor([len(own) for own in texts if own]))
+        text_embeds = encoder.texts([text for own in texts for text in own])
+        ranks = retrieval_ranks(image_embeds[described], text_embeds, text_to_image, distance=distance)
+        outcomes[language] = RetrievalOutcomes(*ranks, text_to_image)
+    return outcomes
+
+
+def texts_of(caption: str | list[str] | None) -> list[str]:
+    """A row's texts in one language, without empty ones."""
+    return [text for text in ([caption] if isinstance(caption, str) else caption or []) if text]

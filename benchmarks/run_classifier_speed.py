@@ -20,9 +20,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AltCLIPProcessor, CLIPImageProcessor, PreTrainedTokenizerFast
 
+from benchmarks.encoder import Encoder
 from benchmarks.prompts import load_class_names, load_templates, package_folder
 from benchmarks.recipe import launch
-from benchmarks.zero_shot import build_classifier
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -62,7 +62,7 @@ def main(arguments: SpeedArguments) -> None:
     print(f"{len(names)} classes x {len(templates)} prompts of {sum(n_tokens) / len(n_tokens):.1f} tokens, one thread")
 
     def build_ours(n: int) -> torch.Tensor:
-        return build_classifier(model, processor, names[:n], templates)
+        return Encoder(model, processor).classes(names[:n], templates)
 
     def build_theirs(n: int) -> torch.Tensor:
         slots = [template.replace("{}", "{c}") for template in templates]

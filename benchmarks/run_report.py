@@ -38,9 +38,9 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     )
     report.save(folder)
     for one in report.tables:
-        print(f"\n{one.heading}\n{one.to_markdown()}")  # noqa: T201
-    print("\n" + "\n".join([*notes, *([report.agreement()] if differences else [])]))  # noqa: T201
-    print(f"Saved the report of {len(results)} results. Next: open {folder / 'index.html'}")  # noqa: T201
+        print(f"\n{one.heading}\n{one.to_markdown()}")
+    print("\n" + "\n".join([*notes, *([report.agreement()] if differences else [])]))
+    print(f"Saved the report of {len(results)} results. Next: open {folder / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,33 @@
-"""Image-text retrieval of one or more models in any of a dataset's languages.
+"""Image-text retrieval of one or more models, on any of the tasks, in any of their languages.
 
 python benchmarks/run_retrieval.py benchmarks/recipes/miniature_retrieval.yaml
-python benchmarks/run_retrieval.py --models BAAI/AltCLIP-m9 --dataset my/captions --splits test --languages en zh
+python benchmarks/run_retrieval.py --models BAAI/AltCLIP-m9 --tasks xm3600 flickr30k my/task.yaml --languages en zh ja
+accelerate launch benchmarks/run_retrieval.py --models BAAI/AltCLIP --tasks mscoco-5k
 """
 
-from benchmarks.evaluation import EvaluationArguments, hash_weights, save_and_show
-from benchmarks.loading import check_languages, load_captions, load_model
+from dataclasses import dataclass, field
+
+from benchmarks.evaluation import EvaluationArguments, evaluate
 from benchmarks.recipe import launch
+from benchmarks.report import TableArguments
 from benchmarks.retrieval import evaluate_retrieval
 
 
-def main(arguments: EvaluationArguments) -> None:
-    splits = {split: load_captions(arguments.dataset, split) for split in arguments.splits}
-    languages = check_languages(arguments.languages, list(next(iter(splits.values())).features["captions"]))
-    scores, weights = [], {}
-    for name in arguments.models:
-        model, processor = load_model(name)
-        weights[name] = hash_weights(model)
-        spoken = ["en"] if name in arguments.english_only else languages
-        scores += [(name, split, evaluate_retrieval(model, processor, rows, spoken)) for split, rows in splits.items()]
-    save_and_show(scores, "retrieval", weights, arguments)
+@dataclass(kw_only=True)
+class RetrievalArguments(EvaluationArguments):
+    """Ranks depend on how far apart two vectors are said to be."""
+
+    distance: str = field(default="cosine", metadata={"help": "cosine, or euclidean between vectors that are not normalised."})
+
+
+def main(arguments: RetrievalArguments, _: TableArguments) -> None:
+    def score(encoder, image_embeds, columns, task, languages, rows):
+        outcomes = evaluate_retrieval(encoder, image_embeds, columns["captions"], languages, distance=arguments.distance)
+        return outcomes, dict.fromkeys(languages)
+
+    unit = arguments.distance == "cosine"
+    evaluate(arguments, "retrieval", score, normalize=unit, suffix="" if unit else f"-{arguments.distance}")
 
 
 if __name__ == "__main__":
-    launch(main, EvaluationArguments)
+    launch(main, RetrievalArguments, TableArguments)  # a recipe for a report serves here too

@@ -1,17 +1,18 @@
-"""Zero-shot classification of one or more models in any language that the class names come in.
+"""Zero-shot classification of one or more models, on any of the tasks, in any language that class names come in.
 
-    python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
-    python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --dataset my/images --splits test --class_names names.json \\
-        --templates "a photo of {}." --languages en
+python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
+python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks imagenet-1k imagenet-sketch --languages en zh
+python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks my/task.yaml --class_names names.json --templates "A photo of {}."
 """
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from benchmarks.evaluation import EvaluationArguments, hash_weights, save_and_show
-from benchmarks.loading import check_folder, check_languages, load_model, load_rows
+from benchmarks.classes import class_names_of
+from benchmarks.evaluation import EvaluationArguments, evaluate
+from benchmarks.prompts import hash_prompts, load_templates
 from benchmarks.recipe import launch
+from benchmarks.report import TableArguments
+from benchmarks.task import Task
 from benchmarks.zero_shot import evaluate_zero_shot
 
 
@@ -19,24 +20,26 @@ from benchmarks.zero_shot import evaluate_zero_shot
 class ZeroShotArguments(EvaluationArguments):
     """Classification needs the names of its classes, too."""
 
-    class_names: str = field(metadata={"help": "JSON file: {language: [name of class 0, name of class 1, ...]}."})
-    templates: list[str] = field(default_factory=lambda: ["{}"], metadata={"help": "Prompts, '{}' where the name goes."})
+    class_names: str | None = field(default=None, metadata={"help": "JSON: {language: [name of class 0, ...]}; the task's by default."})
+    templates: list[str] | None = field(default=None, metadata={"help": "A set's name, or prompts with '{}'; a task's own by default."})
 
 
-def main(arguments: ZeroShotArguments) -> None:
-    splits = {split: load_rows(arguments.dataset, split, ["image", "label"]) for split in arguments.splits}
-    check_folder("class_names file", arguments.class_names)
-    names = json.loads(Path(arguments.class_names).read_text("utf-8"))
-    languages = check_languages(arguments.languages, list(names))
-    scores, weights = [], {}
-    for model_name in arguments.models:
-        model, processor = load_model(model_name)
-        weights[model_name] = hash_weights(model)
-        spoken = {language: names[language] for language in (["en"] if model_name in arguments.english_only else languages)}
-        for split, rows in splits.items():
-            scores.append((model_name, split, evaluate_zero_shot(model, processor, rows, spoken, arguments.templates)))
-    save_and_show(scores, "zero_shot", weights, arguments)
+def chosen(arguments: ZeroShotArguments, task: Task) -> str | list[str]:
+    """A set's name, or sentences: what was asked for, or what the task says."""
+    asked = arguments.templates or task.templates
+    return asked[0] if len(asked) == 1 and "{" not in asked[0] else asked
+
+
+def main(arguments: ZeroShotArguments, _: TableArguments) -> None:
+    def score(encoder, image_embeds, columns, task, languages, rows):
+        templates = {language: load_templates(chosen(arguments, task), language) for language in languages}
+        names = class_names_of(task, languages, rows, arguments.class_names)
+        labels = columns["labels" if "labels" in columns else "label"]
+        found = evaluate_zero_shot(encoder, image_embeds, labels, names, templates, task.metric)
+        return found, {language: hash_prompts(templates[language], names[language]) for language in languages}
+
+    evaluate(arguments, "zero_shot", score, class_names=arguments.class_names)
 
 
 if __name__ == "__main__":
-    launch(main, ZeroShotArguments)
+    launch(main, ZeroShotArguments, TableArguments)  # a recipe for a report serves here too

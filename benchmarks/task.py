@@ -113,7 +113,7 @@ class Task:
         """The names that the data set itself gives its classes: those of the column of labels, or of `classnames.txt` beside tars, if
         `class_names` says `dataset`; None if it has none. They are English, as a rule.
         """
-        (answer,) = rows.features.keys() - {"image"}
+        (answer,) = rows.features.keys() & {"label", "labels"}
         kind = rows.features[answer].feature if answer == "labels" else rows.features[answer]
         if isinstance(kind, ClassLabel):
             return kind.names

@@ -1,66 +1,72 @@
 """Zero-shot classification: an image belongs to the class whose name, put into a sentence, lies nearest."""
 
-from typing import TYPE_CHECKING
-
 import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, ProcessorMixin
 
-from modeling_altclip import embed_images, embed_texts
-from modeling_altclip.embedding import mean_of_prompts
-
-from .metrics import top_k_accuracy
+from .encoder import Encoder
+from .metrics import class_ranks
+from .outcomes import ClassOutcomes, MultilabelOutcomes, Outcomes, ScoreOutcomes
 from .recipe import InputError
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-def build_classifier(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    class_names: list[str],
-    templates: list[str] = ("{}",),
-    *,
-    accelerator: "Accelerator | None" = None,
-) -> torch.Tensor:
-    """One unit vector per class, shape `(classes, dim)`: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4)."""
-    prompts = [template.format(name) for name in class_names for template in templates]
-    return mean_of_prompts(embed_texts(model, processor, prompts, accelerator=accelerator), len(class_names))
+Names = list[str | None]
+"""Name `i` of class `i`, or None where a language has none."""
 
 
 def evaluate_zero_shot(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    rows: Dataset,
-    class_names: dict[str, list[str]],
-    templates: list[str] = ("{}",),
-    *,
-    image_embeds: torch.Tensor | None = None,
-    accelerator: "Accelerator | None" = None,
-) -> dict[str, dict[str, float]]:
-    """Top-1 and top-5 accuracy per language on rows of `image` and `label`; the images are embedded once for all languages.
+    encoder: Encoder,
+    image_embeds: torch.Tensor,
+    labels: list[int] | list[list[int]],
+    class_names: dict[str, Names],
+    templates: dict[str, list[str]],
+    metric: str = "accuracy@1",
+) -> dict[str, Outcomes]:
+    """Where each image's classes stand among all, in each language.
 
     Args:
-        class_names: `{language: names}`, name `i` for label `i`.
-        image_embeds: the images' unit vectors `(rows, dim)`, where they are known.
-        accelerator: with several processes, each embeds its share.
+        image_embeds: the images' unit vectors `(rows, dim)`, made by the same encoder.
+        labels: class rows, one an image or a list of them. Images of a class without a name in a language are left out of that language.
+        class_names: `{language: names}`.
+        templates: `{language: sentences}` with `{}` where the name goes.
+        metric: `roc_auc` asks how surely an image is of the second of two classes, not which is nearest.
 
     Raises:
-        InputError: a language has fewer names than there are labels.
+        InputError: a language has fewer names than there are labels, or names none of the classes; several labels an image, or
+            `roc_auc`, and a class without a name.
     """
-    labels = torch.tensor(rows["label"])
-    check_class_names(class_names, int(labels.max()) + 1)
-    if image_embeds is None:
-        image_embeds = embed_images(model, processor, rows["image"], show_progress=True, accelerator=accelerator)
-    classifiers = {
-        lang: build_classifier(model, processor, names, templates, accelerator=accelerator) for lang, names in class_names.items()
-    }
-    return {lang: {"n": len(labels)} | top_k_accuracy(image_embeds, classifier, labels) for lang, classifier in classifiers.items()}
+    several = isinstance(labels[0], list)
+    check_class_names(class_names, 1 + max(max(own, default=-1) for own in labels) if several else 1 + max(labels))
+    outcomes = {}
+    for language, names in class_names.items():
+        classifier = encoder.classes([name for name in names if name is not None], templates[language])
+        if several or metric == "roc_auc":
+            if None in names:
+                raise InputError(f"language {language!r} has no name for class {names.index(None)}: {metric} needs them all")
+            scores = image_embeds @ classifier.T
+        if several:
+            targets = torch.zeros(len(labels), len(names), dtype=torch.bool)
+            for row, own in enumerate(labels):
+                targets[row, own] = True
+            outcomes[language] = MultilabelOutcomes(scores, targets)
+        elif metric == "roc_auc":
+            outcomes[language] = ScoreOutcomes(scores[:, 1] - scores[:, 0], torch.tensor(labels) == 1)
+        else:
+            outcomes[language] = class_outcomes(image_embeds, classifier, torch.tensor(labels), names, language)
+    return outcomes
 
 
-def check_class_names(class_names: dict[str, list[str]], n_classes: int) -> None:
-    """Every language must name every class."""
+def class_outcomes(
+    image_embeds: torch.Tensor, classifier: torch.Tensor, labels: torch.Tensor, names: Names, language: str
+) -> ClassOutcomes:
+    """Ranks of the right classes, among those that have a name, of the images whose class has one."""
+    named = torch.tensor([name is not None for name in names])
+    kept = named[labels]
+    if not kept.any():
+        raise InputError(f"language {language!r} names none of the classes that the images have")
+    own = (named.cumsum(0) - 1)[labels[kept]]
+    return ClassOutcomes(class_ranks(image_embeds[kept], classifier, own), own, len(classifier))
+
+
+def check_class_names(class_names: dict[str, Names], n_classes: int) -> None:
+    """Every language must name every class, or say that it has no name for it."""
     for language, names in class_names.items():
         if len(names) < n_classes:
             raise InputError(f"language {language!r} has {len(names)} class names, but labels go up to {n_classes - 1}")

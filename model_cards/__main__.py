@@ -26,7 +26,7 @@ class CardArguments:
     output_dir: str = field(metadata={"help": "The folder to make."})
     dataset: str = field(metadata={"help": "Dataset with the example image."})
     example_split: str = field(metadata={"help": "Its first image becomes the example."})
-    plot_split: str = field(metadata={"help": "Retrieval split whose recall is plotted."})
+    plot_task: str = field(metadata={"help": "Retrieval task whose recall is plotted."})
     license: str = field(default="apache-2.0", metadata={"help": "Licence identifier of the Hub."})
     about: str = field(default="", metadata={"help": "A paragraph on what the model is, and is not, for."})
 
@@ -44,11 +44,11 @@ def main(arguments: CardArguments) -> None:
             shutil.copy(path, output_dir)
     example.save(output_dir / "example.png")
     plot_losses(folders, output_dir / "loss.png")
-    plot_recall(results, stages, arguments.plot_split, output_dir / "recall.png")
+    plot_recall(results, stages, arguments.plot_task, output_dir / "recall.png")
     render_card(arguments.title, arguments.repo, results, stages, arguments.license, arguments.about).save(output_dir / "README.md")
 
-    for task, split in dict.fromkeys((result.task, result.split) for result in results):
-        print(f"\n{task}, {split}:\n{stage_table(results, stages, task, split)}")
+    for task in dict.fromkeys(result.task for result in results):
+        print(f"\n{task}:\n{stage_table(results, stages, task)}")
     print(f"\nSaved the model, its card and plots to {output_dir}. Next: hf upload YOUR/MODEL {output_dir}")
 
 

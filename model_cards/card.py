@@ -9,26 +9,29 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from benchmarks.results import Result, format_table
 
 TEMPLATE = Path(__file__).parent / "template.md"
-RANKING = ("ranking_cosine", "ranking_euclidean")
-TASK_TYPES = {"retrieval": ("image-text-retrieval", "mean_recall"), "zero_shot": ("zero-shot-image-classification", "accuracy@1")}
-TASK_TYPES |= dict.fromkeys(RANKING, ("image-text-retrieval", "text_to_image_accuracy@1"))
-COLUMNS = {"retrieval": "text_to_image_recall@1", "zero_shot": "accuracy@1"} | dict.fromkeys(RANKING, "text_to_image_accuracy@1")
+TASK_TYPES = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image-classification"}
 
 
 def score_of(results: list[Result]) -> dict:
-    """`{(model name, task, split, language): metrics}`, the model named by the last part of its path."""
-    return {(Path(result.model).name, result.task, result.split, result.language): result.metrics for result in results}
+    """`{(model name, task, language): metrics}`, the model named by the last part of its path."""
+    return {(Path(result.model).name, result.task, result.language): result.metrics for result in results}
 
 
-def stage_table(results: list[Result], stages: list[str], task: str, split: str) -> str:
+def shown(result: Result) -> str:
+    """The metric that a card's table shows: how often the first image found is the right one, or what the task is judged by."""
+    return "text_to_image_recall@1" if result.kind == "retrieval" else result.metric
+
+
+def stage_table(results: list[Result], stages: list[str], task: str) -> str:
     """One row per language, one column per stage: what each stage scored, in percent, and the mean over languages."""
-    scores, column = score_of(results), COLUMNS[task]
+    scores = score_of(results)
+    (column,) = {shown(result) for result in results if result.task == task}
     languages = list(dict.fromkeys(result.language for result in results if Path(result.model).name == stages[-1]))
     by_stage, rows = defaultdict(list), []
     for language in languages:
         row = [language]
         for stage in stages:
-            metrics = scores.get((stage, task, split, language))
+            metrics = scores.get((stage, task, language))
             row.append(metrics[column] if metrics else "")
             by_stage[stage] += [metrics[column]] if metrics else []
         rows.append(row)
@@ -37,21 +40,21 @@ def stage_table(results: list[Result], stages: list[str], task: str, split: str)
 
 
 def eval_results(results: list[Result], model: str) -> list[EvalResult]:
-    """The model's results in the form of the Hub's model-index: mean recall, and top-1 accuracy, per split and language."""
+    """The model's results in the form of the Hub's model-index: each task's main metric, per language."""
     entries = []
     for result in results:
         if Path(result.model).name == model:
-            task_type, metric = TASK_TYPES[result.task]
             entries.append(
                 EvalResult(
-                    task_type=task_type,
+                    task_type=TASK_TYPES[result.kind],
                     dataset_type=result.dataset,
-                    dataset_name=f"{Path(result.dataset).name}, {result.split}",
+                    dataset_name=result.task,
                     dataset_config=result.language,
                     dataset_split=result.split,
-                    metric_type=metric,
-                    metric_value=round(result.metrics[metric], 4),
-                    metric_name=metric,
+                    dataset_revision=result.revision,
+                    metric_type=result.metric,
+                    metric_value=round(result.metrics[result.metric], 4),
+                    metric_name=result.metric,
                 )
             )
     return entries
@@ -85,8 +88,8 @@ def render_card(title: str, repo: str, results: list[Result], stages: list[str],
         eval_results=eval_results(results, stages[-1]),
     )
     sections = [
-        {"title": f"{task.replace('_', '-')}, `{split}`, {COLUMNS[task]}, %", "table": stage_table(results, stages, task, split)}
-        for task, split in dict.fromkeys((result.task, result.split) for result in own)
+        {"title": f"{task}, {metric}, %", "table": stage_table(results, stages, task)}
+        for task, metric in dict.fromkeys((result.task, shown(result)) for result in own)
     ]
     commands = list(dict.fromkeys(result.command for result in own))
     return ModelCard.from_template(

@@ -3,7 +3,7 @@
 from benchmarks.results import load_results
 results = load_results(Path("outputs/parallel/results"))
 groups = {"English only": ["english-1", "english-2"], "multilingual": ["parallel-1", "parallel-2"]}
-scores = scores_of(results, groups, "ranking_cosine", "test")
+scores = scores_of(results, groups, "coco-5k")
 plot_accuracy(scores, ["en", "es", "ja", "hi"], Path("accuracy.png"))
 plot_ranks(scores, ["en", "es", "ja", "hi"], Path("ranks.png"))
 """
@@ -16,37 +16,37 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from benchmarks.ranking import DEPTHS
 from benchmarks.results import Result
 
 matplotlib.use("Agg")
 
 COLORS = ("tab:grey", "tab:blue", "tab:orange", "tab:green")
 QUESTIONS = {"text_to_image": "the image of a caption", "image_to_text": "a caption of an image"}
+DEPTHS = range(1, 11)
 Scores = dict[str, dict[str, list[dict[str, float]]]]
 """`{group: {language: [metrics of each seed]}}`"""
 
 
-def scores_of(results: list[Result], groups: dict[str, list[str]], task: str, split: str) -> Scores:
+def scores_of(results: list[Result], groups: dict[str, list[str]], task: str) -> Scores:
     """Sort results into groups of models that differ in their seed alone.
 
     Args:
         results: read by `benchmarks.results.load_results`.
         groups: `{label: names of model folders}`.
-        task: `ranking_cosine` or `ranking_euclidean`.
+        task: of retrieval.
 
     Returns:
         `{label: {language: [metrics of each model]}}`, in the order of the results.
 
     Raises:
-        ValueError: a model has no result of the task and split.
+        ValueError: a model has no result of the task.
     """
     scores: Scores = {label: {} for label in groups}
     for label, models in groups.items():
         for model in models:
-            found = [result for result in results if (Path(result.model).name, result.task, result.split) == (model, task, split)]
+            found = [result for result in results if (Path(result.model).name, result.task) == (model, task)]
             if not found:
-                raise ValueError(f"no result of {model!r} in {task}, {split!r}: evaluate it with benchmarks/run_ranking.py")
+                raise ValueError(f"no result of {model!r} in {task!r}: evaluate it with benchmarks/run_retrieval.py")
             for result in found:
                 scores[label].setdefault(result.language, []).append(result.metrics)
     return scores
@@ -68,7 +68,7 @@ def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str
         axes.set_axis_off()
     for axes, language in zip(panels, languages):
         for group, (label, by_language) in enumerate(scores.items()):
-            seeds = [[100 * metrics[f"{direction}_accuracy@{k}"] for k in DEPTHS] for metrics in by_language.get(language, [])]
+            seeds = [[100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS] for metrics in by_language.get(language, [])]
             if seeds:
                 heights = [mean(column) for column in zip(*seeds)]
                 around = [[height - min(column) for height, column in zip(heights, zip(*seeds))]]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.results import Result
 
-from .card import COLUMNS, score_of
+from .card import score_of
 
 matplotlib.use("Agg")
 
@@ -48,20 +48,20 @@ def plot_training(folder: Path, picture: Path) -> None:
     figure.savefig(picture, dpi=100)
 
 
-def plot_recall(results: list[Result], stages: list[str], split: str, picture: Path) -> None:
+def plot_recall(results: list[Result], stages: list[str], task: str, picture: Path) -> None:
     """Draw text-to-image recall@1 per language before and after the last of three stages, and the English teacher as a line."""
-    scores, column = score_of(results), COLUMNS["retrieval"]
+    scores, column = score_of(results), "text_to_image_recall@1"
     teacher, before, after = stages
     languages = list(dict.fromkeys(result.language for result in results if Path(result.model).name == after))
-    heights = {stage: [100 * scores[stage, "retrieval", split, language][column] for language in languages] for stage in (before, after)}
+    heights = {stage: [100 * scores[stage, task, language][column] for language in languages] for stage in (before, after)}
     figure = Figure(figsize=(max(6, 0.5 * len(languages)), 3.5), layout="constrained")
     axes = figure.subplots()
     axes.vlines(range(len(languages)), heights[before], heights[after], color="lightgrey", linewidth=3)
     axes.scatter(range(len(languages)), heights[before], color="white", edgecolor="tab:blue", zorder=2, label=f"after {before}")
     axes.scatter(range(len(languages)), heights[after], color="tab:blue", zorder=2, label=f"after {after}")
-    english = 100 * scores[teacher, "retrieval", split, "en"][column]
+    english = 100 * scores[teacher, task, "en"][column]
     axes.axhline(english, color="black", linestyle="--", linewidth=1, label="English teacher, English")
     axes.set(xticks=range(len(languages)), xticklabels=languages, ylabel="text-to-image recall@1, %")
-    figure.legend(loc="outside upper center", ncols=3, title=split)
+    figure.legend(loc="outside upper center", ncols=3, title=task)
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(picture, dpi=120)

@@ -9,6 +9,7 @@ import runpy
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -24,16 +25,12 @@ def run_script(words: list[str], environment: dict[str, str], processes: int = 1
 
     What they print is that of all; the exit code is the first that is not 0.
     """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    told = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = environment | (told_of_each_other(processes) if processes > 1 else {})
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "stdout"), Path(folder, "stderr")
-        started = []
-        for rank in range(processes):
-            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} | told if processes > 1 else {}
-            started.append(FORKS.Process(target=_run, args=(words, environment | ranks, outputs)))
-            started[-1].start()
+        started = [FORKS.Process(target=_run, args=(rank, words, environment, outputs)) for rank in range(processes)]
+        for process in started:
+            process.start()
         for process in started:
             process.join(TIMEOUT)
             process.kill()
@@ -43,22 +40,46 @@ def run_script(words: list[str], environment: dict[str, str], processes: int = 1
     return CompletedProcess(words, next((code for code in codes if code), 0), stdout, stderr)
 
 
-def spawn(function, arguments: tuple, processes: int) -> None:
-    """`torch.multiprocessing.spawn`, by forks."""
-    torch.multiprocessing.start_processes(function, arguments, processes, start_method="forkserver")
+def spawn(function: Callable, arguments: tuple, processes: int, *, together: bool = True) -> None:
+    """Call `function(rank, *arguments)` in each of `processes`, which are told of each other if they run `together`."""
+    told = told_of_each_other(processes) if together else {}
+    torch.multiprocessing.start_processes(_call, (function, arguments, told), processes, start_method="forkserver")
 
 
-def _run(words: list[str], environment: dict[str, str], outputs: tuple[Path, Path]) -> None:
+def told_of_each_other(processes: int) -> dict[str, str]:
+    """What `torchrun` tells all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    return {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def _begin(rank: int, environment: dict[str, str]) -> None:
     multiprocessing.set_start_method(None, force=True)  # a script's own workers start as ever
+    os.environ |= environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {})
+
+
+def _call(rank: int, function: Callable, arguments: tuple, told: dict[str, str]) -> None:
+    _begin(rank, told)
+    function(rank, *arguments)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _run(rank: int, words: list[str], environment: dict[str, str], outputs: tuple[Path, Path]) -> None:
     os.environ.clear()
-    os.environ.update(environment)
+    _begin(rank, environment)
     for number, path in zip((1, 2), outputs):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    if words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = words
-        sys.path[0] = str(Path(words[0]).parent)
-        runpy.run_path(words[0], run_name="__main__")
+    code = None
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            sys.path[0] = str(Path(words[0]).parent)
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    sys.exit(code)  # last words, after the progress bars have gone that the script's frames held

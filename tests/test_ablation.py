@@ -11,19 +11,20 @@ from training.ablation import ROWS, ablation_table, plot_ablation, summarise
 from .conftest import ROOT
 
 
-def result(model, task, language, figure):
-    metrics = {"mean_recall": figure} if task == "retrieval" else {"accuracy@1": figure}
-    return Result(f"outputs/{model}", task, language, metrics, "", "", "", "")
+def result(model, kind, language, figure):
+    metric = "mean_recall" if kind == "retrieval" else "accuracy@1"
+    known = {"task": "a task", "dataset": "", "split": "", "weights": "", "command": ""}
+    return Result(model=f"outputs/{model}", kind=kind, language=language, metric=metric, metrics={metric: figure}, **known)
 
 
 @pytest.fixture
 def results():
     """Of two rows and two seeds; English scores 0.1 a seed, Chinese 0.2 and Thai 0.4, and zero-shot twice as much."""
     return [
-        result(f"{row}-{seed}", task, language, seed * share * factor)
+        result(f"{row}-{seed}", kind, language, seed * share * factor)
         for row in ("both", "both_contrastive")
         for seed in (1, 2)
-        for task, factor in (("retrieval", 1), ("zero_shot", 2))
+        for kind, factor in (("retrieval", 1), ("zero_shot", 2))
         for language, share in (("en", 0.1), ("zh", 0.2), ("th", 0.4))
     ]
 
@@ -69,7 +70,7 @@ def test_every_row_is_trained_on_what_it_says(miniature, run, tmp_path):
     examples = [line.split()[2] for line in process.stdout.splitlines() if line.startswith("Training on")]
     assert examples == ["600", "10800", "11400", "11400", "11400"]
     assert len((tmp_path / "out/ablation.md").read_text().splitlines()) == 7
-    command = json.loads((tmp_path / "out/results/contrastive-7/retrieval.test_pairs.zh.json").read_text())["command"]
+    command = json.loads((tmp_path / "out/results/contrastive-7/miniature-pairs.zh.json").read_text())["command"]
     assert "contrastive-7" in command
     again = run(*script, *flags, *towers, "--output_dir", tmp_path / "out")
     assert again.returncode == 0 and "Training on" not in again.stdout

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from benchmarks.evaluation import hash_weights
+from benchmarks.encoder import hash_weights
 from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import embed_images, embed_texts

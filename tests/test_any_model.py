@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 from transformers.utils import is_protobuf_available
 
-from benchmarks.evaluation import hash_weights
+from benchmarks.encoder import hash_weights
 from benchmarks.loading import load_model, revision_of
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPModel, embed_images, embed_texts

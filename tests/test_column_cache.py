@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,14 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
 from accelerate import PartialState
 from datasets import load_dataset
 from torch.multiprocessing import ProcessExitedException
 
+from benchmarks import column_cache
+from benchmarks.column_cache import cached_column
 from benchmarks.recipe import InputError
-from training import column_cache
-from training.column_cache import cached_column
 
 from .processes import spawn
 
@@ -232,29 +230,23 @@ def test_after_a_kill_only_what_is_missing_is_made(tmp_path, at):
 def test_a_part_that_is_lost_is_made_anew(tmp_path):
     column, seen = cached(tmp_path), []
     before = files(column.folder)
-    column_cache.part_paths(column.folder, 11)[1].unlink()
+    column_cache.part_paths(column.folder, 11, 4)[1].unlink()
     cached(tmp_path, seen=seen)
     assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 8)] and files(column.folder) == before
 
 
-def share(rank, folder, port, together):
+def share(rank, folder, together):
     """One of two processes: of one run, or each a run of its own."""
     column_cache.PART_LENGTH = 4
-    if together:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     assert PartialState(cpu=True).num_processes == 1 + together
     seen = []
     column = cached(folder / "cache", seen=seen)
     torch.save((seen, column[range(30)]["target"]), folder / f"{rank}.pt")
-    if together:
-        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_two_processes_write_one_cache(tmp_path, together):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    spawn(share, (tmp_path, port, together), 2)
+    spawn(share, (tmp_path, together), 2, together=together)
     halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     alone = cached(tmp_path / "alone")
     for _, vectors in halves:
@@ -283,7 +275,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
 
 def test_half_a_part_is_named(tmp_path):
     """As a copy that was broken off leaves it."""
-    path = column_cache.part_paths(cached(tmp_path).folder, 11)[1]
+    path = column_cache.part_paths(cached(tmp_path).folder, 11, 4)[1]
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="part-00001.arrow cannot be read: .*Delete it"):
         cached(tmp_path)

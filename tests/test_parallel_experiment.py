@@ -6,7 +6,6 @@ import re
 import pytest
 import yaml
 
-from benchmarks.ranking import DEPTHS, DIRECTIONS, PERCENTILES
 from benchmarks.results import Result
 from training.parallel_experiment import ARMS, ParallelExperimentArguments, accuracy_table, convergence, convergence_table, report
 
@@ -19,9 +18,9 @@ CURVES = {"english": [4.0, 3.0, 2.0], "longer": [4.0, 1.5, 1.0], "parallel": [3.
 
 def ranking(share):
     metrics = {"n": 10}
-    for direction in DIRECTIONS:
-        metrics |= {f"{direction}_accuracy@{k}": share for k in DEPTHS}
-        metrics |= {f"{direction}_rank_p{percentile}": 100 * share + percentile for percentile in PERCENTILES}
+    for direction in ("text_to_image", "image_to_text"):
+        metrics |= {f"{direction}_recall@{k}": share for k in range(1, 11)}
+        metrics |= {f"{direction}_rank_p{percentile}": 100 * share + percentile for percentile in (5, 25, 50, 75, 95)}
     return metrics
 
 
@@ -43,8 +42,10 @@ def arguments(tmp_path):
 
 
 def results_of(arguments):
+    known = {"task": "miniature-pairs", "kind": "retrieval", "metric": "mean_recall"}
+    known |= dict.fromkeys(("dataset", "split", "weights", "command"), "")
     return [
-        Result(f"{arguments.output_dir}/{name}-{seed}", "ranking_cosine", language, ranking(seed * share / more), "", "test_pairs", "", "")
+        Result(model=f"{arguments.output_dir}/{name}-{seed}", language=language, metrics=ranking(seed * share / more), **known)
         for name, share in SHARE.items()
         for seed in (1, 2)
         for language, more in (("en", 1), ("es", 1), ("ja", 1), ("hi", 1), ("de", 2))

@@ -169,10 +169,12 @@ def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
 
 def test_results_are_files_and_a_table(finished):
     folder, retrieval, zero_shot, _ = finished
-    result = json.loads((folder / "results/stage2/retrieval.test_pairs_unseen_style.zh.json").read_text())
+    result = json.loads((folder / "results/stage2/miniature-pairs-unseen-style.zh.json").read_text())
     assert result["metrics"]["n"] == 1000 and 0 <= result["metrics"]["mean_recall"] <= 1 and len(result["weights"]) == 64
-    assert not (folder / "results/teacher/retrieval.test_pairs.zh.json").exists()
-    assert "| stage2  | test_pairs_unseen_style | zh " in retrieval and "accuracy@5" in zero_shot
+    assert not (folder / "results/teacher/miniature-pairs.zh.json").exists()
+    assert "| stage2  | miniature-pairs-unseen-style | zh " in retrieval and "| top-5 " in zero_shot
+    low, high = result["intervals"]["mean_recall"]
+    assert low < result["metrics"]["mean_recall"] < high and len(result["data"]) == 32
     assert len(list((folder / "results").rglob("*.json"))) == 2 * 2 * (1 + 2 + 2)
 
 
@@ -181,8 +183,8 @@ def test_card_carries_exactly_the_results(finished):
 
     folder, _, _, printed = finished
     card = ModelCard.load(folder / "altclip/README.md")
-    result = json.loads((folder / "results/stage2/zero_shot.test_concepts.zh.json").read_text())
-    (entry,) = [entry for entry in card.data.eval_results if (entry.dataset_split, entry.dataset_config) == ("test_concepts", "zh")]
+    result = json.loads((folder / "results/stage2/miniature-concepts.zh.json").read_text())
+    (entry,) = [entry for entry in card.data.eval_results if (entry.dataset_name, entry.dataset_config) == ("miniature-concepts", "zh")]
     assert entry.metric_value == pytest.approx(result["metrics"]["accuracy@1"], abs=1e-4)
     assert card.data.language == ["en", "zh"] and card.data.pipeline_tag == "zero-shot-image-classification"
     shown = f"{100 * result['metrics']['accuracy@1']:.1f}"
@@ -252,7 +254,7 @@ def test_a_model_folder_without_weights_ends_a_benchmark_with_one_clear_line(sta
     folder, _ = stages
     for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / "stage2" / name).read_bytes())
-    flags = ["--models", tmp_path, "--dataset", folder / "dataset", "--splits", "validation"]
+    flags = ["--models", tmp_path, "--tasks", "miniature-pairs", "--dataset", folder / "dataset"]
     process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "cannot be loaded" in process.stderr and "model.safetensors" in process.stderr

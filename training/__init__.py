@@ -2,6 +2,6 @@
 
 `losses` is pure arithmetic on embeddings, `captions` reads captions of whatever form, `data` turns captioned rows into batches,
 `streaming` does so without a copy of them on the disk. `views` are an image's crops, `frozen` runs a frozen tower once over a
-dataset and `column_cache` keeps what it made. `trainers` holds one `transformers.Trainer` per stage, `validation` scores a model
+dataset. `trainers` holds one `transformers.Trainer` per stage, `validation` scores a model
 as it trains. `run_stage0.py` to `run_stage2.py` are the commands.
 """

@@ -46,8 +46,8 @@ class AblationArguments:
     dataset: str = field(metadata={"help": "Captioned images with class names beside them, such as the miniature's."})
     stage1: str = field(metadata={"help": "Recipe of stage 1."})
     stage2: str = field(metadata={"help": "Recipe of stage 2."})
-    retrieval: str = field(metadata={"help": "Split to search."})
-    zero_shot: str = field(metadata={"help": "Split to classify."})
+    retrieval: str = field(metadata={"help": "Retrieval task."})
+    zero_shot: str = field(metadata={"help": "Zero-shot task."})
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "One model a row and seed."})
     output_dir: str = field(default="outputs/ablation", metadata={"help": "Where models, results, table and plot go."})
 
@@ -81,9 +81,9 @@ def save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> Non
 
 def evaluate(models: list[str], arguments: AblationArguments) -> None:
     shared = ["--models", *models, "--dataset", arguments.dataset, "--output_dir", Path(arguments.output_dir, "results")]
-    run("benchmarks/run_retrieval.py", *shared, "--splits", arguments.retrieval)
+    run("benchmarks/run_retrieval.py", *shared, "--tasks", arguments.retrieval)
     names = ["--class_names", Path(arguments.dataset, "class_names.json")]
-    run("benchmarks/run_zero_shot.py", *shared, "--splits", arguments.zero_shot, *names)
+    run("benchmarks/run_zero_shot.py", *shared, "--tasks", arguments.zero_shot, *names)
 
 
 def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
@@ -97,16 +97,16 @@ def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
     for name in ROWS:
         seeds = sorted({Path(result.model).name for result in results if Path(result.model).name.rpartition("-")[0] == name})
         if seeds:
-            summary[name] = [[score(results, seed, task, english) for seed in seeds] for task in COLUMNS for english in (True, False)]
+            summary[name] = [[score(results, seed, kind, english) for seed in seeds] for kind in COLUMNS for english in (True, False)]
     return summary
 
 
-def score(results: list[Result], model: str, task: str, english: bool) -> float:
+def score(results: list[Result], model: str, kind: str, english: bool) -> float:
     """One model's figure in percent, in English or in the mean of all other languages."""
     found = [
-        result.metrics[COLUMNS[task]]
+        result.metrics[COLUMNS[kind]]
         for result in results
-        if Path(result.model).name == model and result.task == task and (result.language == "en") == english
+        if Path(result.model).name == model and result.kind == kind and (result.language == "en") == english
     ]
     return 100 * mean(found)
 

@@ -19,9 +19,9 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
+from benchmarks.column_cache import CachedColumn
 from modeling_altclip.processing_altclip import read_images
 
-from .column_cache import CachedColumn
 from .views import ImageViews
 
 

@@ -1,6 +1,5 @@
 """A frozen tower is run once: what it makes of a dataset is kept on disk and read by every later epoch, run and process."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,17 +11,16 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from benchmarks.column_cache import CachedColumn, cached_column
+from benchmarks.encoder import settings, written
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
-from modeling_altclip.processing_altclip import text_length
 
-from .column_cache import CachedColumn, cached_column
 from .data import caption_columns, has_text
 from .views import SMALLEST_AREA, ImageViews
 
 DECODED = 64  # images at a time: one by one took twice as long at 32 pixels, a whole part would take gigabytes
-INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration: no vector depends on them
 
 
 def teacher_vectors(
@@ -85,17 +83,6 @@ def image_vectors(
     digests = pa.array(views.digests, pa.large_string())
     with on_device(model):
         return cached_column("image_embeds", "image", digests, encode, made_by, cache_dir=cache_dir, dtype=dtype, n_views=views.n_views)
-
-
-def settings(tower: PreTrainedModel) -> str:
-    """Its configuration in writing: weights do not tell of an activation."""
-    return json.dumps({name: value for name, value in tower.config.to_dict().items() if name not in INCIDENTAL}, sort_keys=True)
-
-
-def written(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A tokenizer in writing, without the padding and cutting of its last call, and the length that texts are cut at."""
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps(described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}, sort_keys=True)
 
 
 @contextmanager

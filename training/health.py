@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from benchmarks.column_cache import fingerprint
 from benchmarks.recipe import InputError
 
-from .column_cache import fingerprint
 from .sharding import whole
 
 WATCHED_ROWS = 512  # of a batch: a nearest neighbour among so many says enough, and costs little

@@ -48,7 +48,7 @@ class ParallelExperimentArguments:
     text_encoder_name_or_path: str = field(metadata={"help": "The text encoder, pre-trained on text in all languages."})
     untrained_text_encoder: str = field(metadata={"help": "The same before that."})
     unseen: list[str] = field(metadata={"help": "Languages to test that no image came with."})
-    split: str = field(metadata={"help": "Split of the recipe's dataset to test on."})
+    task: str = field(metadata={"help": "Retrieval task to test on, read from the recipe's dataset."})
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "One model an arm and seed."})
     output_dir: str = field(default="outputs/parallel", metadata={"help": "Where models, results, tables and figures go."})
 
@@ -70,12 +70,12 @@ def train_arm(name: str, seed: int, arguments: ParallelExperimentArguments) -> s
 def evaluate(models: list[str], arguments: ParallelExperimentArguments) -> list[Result]:
     """Rank images and captions in seen and unseen languages."""
     languages, folder = [*arguments.settings["languages"], *arguments.unseen], Path(arguments.output_dir, "results")
-    shared = ["--dataset", arguments.settings["dataset"], "--splits", arguments.split, "--output_dir", folder]
-    run("benchmarks/run_ranking.py", "--models", *models, *shared, "--languages", *languages)
+    shared = ["--dataset", arguments.settings["dataset"], "--tasks", arguments.task, "--output_dir", folder]
+    run("benchmarks/run_retrieval.py", "--models", *models, *shared, "--languages", *languages)
     return [result for result in load_results(folder) if result.model in models]
 
 
-def accuracy_table(scores: dict, languages: list[str], seen: list[str], metric: str = "text_to_image_accuracy@1") -> str:
+def accuracy_table(scores: dict, languages: list[str], seen: list[str], metric: str = "text_to_image_recall@1") -> str:
     """Means over seeds with their standard deviations, in percent; and the mean of the languages seen and unseen."""
     groups = {"seen, mean": seen, "unseen, mean": [language for language in languages if language not in seen]}
     rows = []
@@ -153,14 +153,14 @@ def report(results: list[Result], arguments: ParallelExperimentArguments) -> str
     languages = [*seen, *arguments.unseen]
     scores = {
         label: {language: by_language[language] for language in languages}
-        for label, by_language in scores_of(results, groups, "ranking_cosine", arguments.split).items()
+        for label, by_language in scores_of(results, groups, arguments.task).items()
     }
     compared = {ARMS[name].label: scores[ARMS[name].label] for name in CURVES}
     plot_curves(arguments, "", "training", output_dir / "training_loss.png")
     plot_curves(arguments, "eval_", "validation", output_dir / "validation_loss.png")
     plot_accuracy(compared, seen, output_dir / "accuracy.png")
     plot_ranks(compared, seen, output_dir / "ranks.png")
-    tables = [accuracy_table(scores, languages, seen), accuracy_table(scores, languages, seen, "image_to_text_accuracy@1")]
+    tables = [accuracy_table(scores, languages, seen), accuracy_table(scores, languages, seen, "image_to_text_recall@1")]
     headings = ["Text-to-image accuracy@1", "Image-to-text accuracy@1", "Convergence"]
     text = "\n\n".join(
         f"{heading}\n\n{table}" for heading, table in zip(headings, [*tables, convergence_table(convergence(arguments))], strict=True)

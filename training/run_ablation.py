@@ -5,16 +5,17 @@ python training/run_ablation.py training/recipes/ablation/miniature.yaml
 
 from pathlib import Path
 
-from benchmarks.loading import check_folder, load_captions
+from benchmarks.loading import check_folder
 from benchmarks.recipe import launch
 from benchmarks.results import load_results
+from benchmarks.task import load_task
 from training.ablation import ROWS, AblationArguments, ablation_table, evaluate, plot_ablation, summarise, train_row
 
 
 def main(arguments: AblationArguments) -> None:
     for what in ("teacher_name_or_path", "text_encoder_name_or_path", "dataset"):
         check_folder(what, getattr(arguments, what))
-    languages = list(load_captions(arguments.dataset, arguments.retrieval, images=False).features["captions"])
+    languages = load_task(arguments.retrieval).languages
     models = [train_row(row, seed, languages, arguments) for seed in arguments.seeds for row in ROWS]
     evaluate(models, arguments)
     output_dir = Path(arguments.output_dir)

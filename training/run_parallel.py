@@ -31,7 +31,7 @@ def main(arguments: ParallelArguments) -> None:
     train(trainer, arguments)
     trainer.settle()
     trainer.save_model()
-    finish(arguments, "the dual encoder", "python benchmarks/run_ranking.py RECIPE.yaml --models " + arguments.output_dir)
+    finish(arguments, "the dual encoder", "python benchmarks/run_retrieval.py --tasks my/task.yaml --models " + arguments.output_dir)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(arguments: ContrastiveArguments) -> None:
         trainer.add_callback(TellEpoch(cells.inputs))
     train(trainer, arguments)
     trainer.save_model()
-    finish(arguments, "the model", "python benchmarks/run_retrieval.py RECIPE.yaml --models " + arguments.output_dir)
+    finish(arguments, "the model", "python benchmarks/run_retrieval.py --tasks my/task.yaml --models " + arguments.output_dir)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from benchmarks.column_cache import CachedColumn
 from benchmarks.loading import check_folder, load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
 
 from .arguments import TeacherLearningArguments
-from .column_cache import CachedColumn
 from .data import texts_of
 from .frozen import teacher_vectors
 from .vocabulary import extend_tokenizer

@@ -25,7 +25,7 @@ from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.evaluation import hash_weights
+from benchmarks.encoder import hash_weights
 from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError
 

@@ -9,11 +9,11 @@ from accelerate import Accelerator
 from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from transformers import PreTrainedModel, ProcessorMixin
 
+from benchmarks.encoder import Encoder
 from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
-from modeling_altclip import embed_images
 
 from .arguments import PairArguments, StageArguments
 from .captions import find_form, with_captions, with_image
@@ -58,7 +58,8 @@ class Validation:
         """Before training: what the teacher, or the model as it is, reaches in English."""
         if self.teacher is not None:
             with on_device(self.teacher[0]):
-                self.english = mean_recall(*self.teacher, self.captioned, ["en"], accelerator=accelerator)["en"]
+                encoder = Encoder(*self.teacher, accelerator=accelerator)
+                self.english = mean_recall(encoder, encoder.images(self.captioned["image"]), self.captioned, ["en"])["en"]
 
     def scores(self, accelerator: Accelerator | None = None) -> dict[str, float]:
         """Fractions: `mean_recall` and `accuracy`, means over languages, and each language's as `mean_recall_zh`.
@@ -66,14 +67,13 @@ class Validation:
         `english_lost`, where there is a teacher, is its mean recall in English less the model's, whether that trains on English or not.
         """
         guarded = ["en"] if self.teacher is not None and "en" not in self.languages else []
-        known = {"image_embeds": self._embed(self.captioned, accelerator), "accelerator": accelerator}
-        recall = mean_recall(self.model, self.processor, self.captioned, self.languages + guarded, **known)
+        encoder = Encoder(self.model, self.processor, accelerator=accelerator)
+        recall = mean_recall(encoder, self._embed(self.captioned, encoder), self.captioned, self.languages + guarded)
         scores = with_mean("mean_recall", {language: recall[language] for language in self.languages})
         if self.classified is not None:
-            embeds = self._embed(self.classified, accelerator)
-            known = {"image_embeds": embeds, "accelerator": accelerator}
-            classes = evaluate_zero_shot(self.model, self.processor, self.classified, self.class_names, **known)
-            scores |= with_mean("accuracy", {language: found["accuracy@1"] for language, found in classes.items()})
+            asked = self.classified["label"][:], self.class_names, dict.fromkeys(self.class_names, ["{}"])
+            classes = evaluate_zero_shot(encoder, self._embed(self.classified, encoder), *asked)
+            scores |= with_mean("accuracy", {language: found.metrics()["accuracy@1"] for language, found in classes.items()})
         if self.teacher is not None:
             scores["english_lost"] = self.english - recall["en"]
             if scores["english_lost"] > self.english_tolerance:
@@ -84,16 +84,16 @@ class Validation:
                 )
         return scores
 
-    def _embed(self, rows: Dataset, accelerator: Accelerator | None) -> torch.Tensor:
+    def _embed(self, rows: Dataset, encoder: Encoder) -> torch.Tensor:
         key = rows._fingerprint
         if learns(self.model, *IMAGE_PARTS) or key not in self.image_embeds:
-            self.image_embeds[key] = embed_images(self.model, self.processor, rows["image"], accelerator=accelerator)
+            self.image_embeds[key] = encoder.images(rows["image"])
         return self.image_embeds[key]
 
 
-def mean_recall(model, processor, rows: Dataset, languages: list[str], **known) -> dict[str, float]:
-    found = evaluate_retrieval(model, processor, rows, languages, **known)
-    return {language: recall["mean_recall"] for language, recall in found.items()}
+def mean_recall(encoder: Encoder, image_embeds: torch.Tensor, rows: Dataset, languages: list[str]) -> dict[str, float]:
+    found = evaluate_retrieval(encoder, image_embeds, rows["captions"][:], languages)
+    return {language: outcomes.metrics()["mean_recall"] for language, outcomes in found.items()}
 
 
 def with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """A cache of vectors: a folder of parts that all processes write, once, and all map into memory. It is a dataset repository.
 
-`CACHE_DIR/NAME-FINGERPRINT/data/part-00000.arrow`, and so on, each hold the vectors of 2,048 distinct items. A part gets its name
-when it is whole: a run that was killed goes on with the parts that are missing. `load_dataset` reads the folder, `hf upload`
-publishes it, and lying below another `cache_dir` it is taken for what it is, since the fingerprint is one of contents:
-of the items, of the weights, of how items are prepared, and of the form in which vectors are kept.
+`CACHE_DIR/NAME-FINGERPRINT/data/part-00000.arrow`, and so on, each hold the vectors of 2,048 distinct items, unless told
+otherwise. A part gets its name when it is whole: a run that was killed goes on with the parts that are missing. `load_dataset`
+reads the folder, `hf upload` publishes it, and lying below another `cache_dir` it is taken for what it is, since the fingerprint
+is one of contents: of the items, of the weights, of how items are prepared, and of the form in which vectors are kept.
 
 | `cache_dtype` | bytes a value | error | of a vector's length, measured | kept as |
 |---|---|---|---|---|
@@ -34,7 +34,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from xxhash import xxh3_128
 
-from benchmarks.recipe import InputError
+from .recipe import InputError
 
 PART_LENGTH = 2048  # items: 6 MB of 768 floats. What a kill costs, and 10 million items are 5,000 files, of the Hub's 10,000 in a folder
 STORED_AS = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
@@ -62,9 +62,9 @@ class CachedColumn:
     Rows of the same item share a vector. Of several views of an item an epoch takes the one that `set_epoch` chose.
     """
 
-    def __init__(self, folder: Path, name: str, dtype: str, item_of_row: np.ndarray, n_views: int):
+    def __init__(self, folder: Path, paths: list[Path], name: str, dtype: str, item_of_row: np.ndarray, n_views: int):
         self.folder, self.name, self.dtype, self.item_of_row, self.n_views, self.view = folder, name, dtype, item_of_row, n_views, 0
-        parts = concatenate_datasets([read_part(path) for path in part_paths(folder, item_of_row.max() + 1)])
+        parts = concatenate_datasets([read_part(path) for path in paths])
         self.vectors = parts.select_columns([name]).with_format("arrow")
 
     def set_epoch(self, epoch: int) -> None:
@@ -96,6 +96,7 @@ def cached_column(
     cache_dir: str | None = None,
     dtype: str = "float32",
     n_views: int = 1,
+    part_length: int | None = None,
 ) -> CachedColumn:
     """Encode what `cache_dir` does not hold yet, each distinct key once. With several processes, all have to call.
 
@@ -107,6 +108,7 @@ def cached_column(
         made_by: by name, all that makes a vector of a key: modules with their weights, and settings in writing.
         cache_dir: a folder that all processes share; one below datasets' own cache by default.
         dtype: float32, float16 or bfloat16.
+        part_length: items that one process encodes and writes at a time, 2,048 by default.
 
     Raises:
         InputError: another dtype, or it cannot hold a value; there are no rows; or the cache is not whole afterwards.
@@ -118,37 +120,39 @@ def cached_column(
     distinct = keys.dictionary_encode()
     item_of_row = distinct.indices.to_numpy().astype(np.int64)
     first_rows = np.unique(item_of_row, return_index=True)[1]
-    made_by = {"items": distinct.dictionary} | made_by | {"form": f"{name}, {dtype}, {n_views} views, parts of {PART_LENGTH}"}
+    part_length = part_length or PART_LENGTH
+    made_by = {"items": distinct.dictionary} | made_by | {"form": f"{name}, {dtype}, {n_views} views, parts of {part_length}"}
     prints = {part: fingerprint(value) for part, value in made_by.items()}
     name_of_folder = f"{name}-{fingerprint(json.dumps(prints))}"
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE, "frozen_towers"), name_of_folder)
 
-    write_parts(folder, name, key, distinct.dictionary, lambda items, view: encode(first_rows[items], view), dtype, n_views)
-    column = CachedColumn(folder, name, dtype, item_of_row, n_views)
+    paths = part_paths(folder, len(distinct.dictionary), part_length)
+    parts = dict(zip(paths, np.array_split(np.arange(len(distinct.dictionary)), part_length * np.arange(1, len(paths)))))
+    write_parts(parts, name, key, distinct.dictionary, lambda items, view: encode(first_rows[items], view), dtype, n_views)
+    column = CachedColumn(folder, list(parts), name, dtype, item_of_row, n_views)
     if PartialState().is_main_process and not (folder / "README.md").exists():
         write_card(column, key, prints)
     return column
 
 
-def write_parts(folder: Path, name: str, key: str, items: pa.Array, encode: Callable, dtype: str, n_views: int) -> None:
+def write_parts(parts: dict[Path, np.ndarray], name: str, key: str, items: pa.Array, encode: Callable, dtype: str, n_views: int) -> None:
     """Write the parts that are missing, each process every n-th of all, and wait for one another."""
     state = PartialState()
-    paths = part_paths(folder, len(items))
-    mine = [number for number in range(state.process_index, len(paths), state.num_processes) if not paths[number].exists()]
-    folder.joinpath("data").mkdir(parents=True, exist_ok=True)
-    lengths = {number: min(PART_LENGTH, len(items) - PART_LENGTH * number) for number in mine}
-    with tqdm(total=sum(lengths.values()) * n_views, desc=f"Encoding {name}", disable=not (mine and state.is_main_process)) as bar:
-        for number, length in lengths.items():
-            numbers = PART_LENGTH * number + np.arange(length)
-            views = []
+    mine = [path for path in list(parts)[state.process_index :: state.num_processes] if not path.exists()]
+    next(iter(parts)).parent.mkdir(parents=True, exist_ok=True)
+    total = sum(len(parts[path]) for path in mine) * n_views
+    with tqdm(total=total, desc=f"Encoding {name}", disable=not (mine and state.is_main_process)) as bar:
+        for path in mine:
+            numbers, views = parts[path], []
             for view in range(n_views):
                 views.append(encode(numbers, view).float().cpu())
-                bar.update(length)
+                bar.update(len(numbers))
             vectors = torch.stack(views, dim=1).flatten(0, 1)  # (items * views, dim), an item's views in a row
-            columns = {key: items.take(numbers.repeat(n_views))} | ({"view": np.tile(np.arange(n_views), length)} if n_views > 1 else {})
-            write_part(paths[number], columns, name, vectors, dtype)
+            columns = {key: items.take(numbers.repeat(n_views))}
+            columns |= {"view": np.tile(np.arange(n_views), len(numbers))} if n_views > 1 else {}
+            write_part(path, columns, name, vectors, dtype)
     state.wait_for_everyone()
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in parts if not path.exists()]
     if missing:
         raise InputError(f"cache_dir: {missing[0]} is not there, though written: give a folder that all machines share")
 
@@ -176,9 +180,9 @@ def read_part(path: Path) -> Dataset:
         raise InputError(f"{path} cannot be read: {error}. Delete it, and the next run makes it anew") from error
 
 
-def part_paths(folder: Path, n_items: int) -> list[Path]:
+def part_paths(folder: Path, n_items: int, part_length: int) -> list[Path]:
     """Where the parts of `n_items` lie."""
-    return [folder / f"data/part-{number:05d}.arrow" for number in range(-(-n_items // PART_LENGTH))]
+    return [folder / f"data/part-{number:05d}.arrow" for number in range(-(-n_items // part_length))]
 
 
 @contextmanager

@@ -1,0 +1,195 @@
+"""A model as evaluation sees it: what turns images, texts and class names into vectors, and keeps them on disk."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator, PartialState
+from datasets import Dataset, Image, IterableDataset
+from datasets.utils.file_utils import xopen
+from torch.nn.functional import normalize
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from xxhash import xxh3_128
+
+from modeling_altclip import embed_images, embed_texts
+from modeling_altclip.embedding import mean_of_prompts
+from modeling_altclip.processing_altclip import text_length
+
+from .adapters import AdaptedImageProcessor, AdaptedTokenizer
+from .column_cache import cached_column
+from .recipe import InputError
+
+WINDOW = 2048  # rows whose encoded images are held at a time
+PART = 256  # images or texts that a process encodes before another gets the next, and that a kill costs
+CLASSES = 32  # classes likewise: each has up to 80 prompts
+INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration: no vector depends on them
+
+
+class Encoder:
+    """Images, texts and class names to vectors `(items, dim)`, float32 on the CPU.
+
+    Args:
+        normalize: to unit length; otherwise as the projections give them.
+        accelerator: with several processes, each encodes its share and gets all vectors.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, *, normalize: bool = True, accelerator: Accelerator | None = None
+    ):
+        self.model, self.processor, self.normalize, self.accelerator = model, processor, normalize, accelerator
+
+    def images(self, images: Iterable) -> torch.Tensor:
+        options = {"normalize_embeddings": self.normalize, "accelerator": self.accelerator}
+        return embed_images(self.model, self.processor, images, **options)
+
+    def texts(self, texts: list[str]) -> torch.Tensor:
+        return embed_texts(self.model, self.processor, texts, normalize_embeddings=self.normalize, accelerator=self.accelerator)
+
+    def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
+        """One unit vector per class: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4)."""
+        return mean_of_prompts(self.texts([template.format(name) for name in names for template in templates]), len(names))
+
+
+class CachedEncoder(Encoder):
+    """An encoder that keeps what it encoded, by content: a second run, another task with the same images, or one that was killed goes
+    on where it stood. Several processes share the work, and what they get does not depend on how many they are, to the bit.
+
+    Args:
+        cache_dir: a folder that all processes share; one below datasets' own cache by default.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, normalize: bool = True, cache_dir: str | None = None):
+        super().__init__(model.to(PartialState().device), processor, normalize=normalize)
+        self.cache_dir, self.weights = cache_dir, hash_weights(model)
+        self.made_by = {"weights": self.weights, "configuration": settings(model)}
+        self.prepared = {"image": prepared_images(model, processor), "text": prepared_texts(model, processor)}
+
+    def rows(self, rows: Dataset | IterableDataset) -> tuple[torch.Tensor, dict[str, list], str]:
+        """Encode the column `image`, of a stream too.
+
+        Returns:
+            The vectors, the other columns, and the XXH3-128 of all images and columns.
+
+        Raises:
+            InputError: there is no row, or an image cannot be read; the message gives its row.
+        """
+        total = len(rows) if isinstance(rows, Dataset) else None
+        vectors, columns, digest = [], {}, xxh3_128()
+        with tqdm(total=total, desc="Encoding images", unit="image", disable=not PartialState().is_main_process) as bar:
+            for start, window in windows(rows.cast_column("image", Image(decode=False))):
+                images = [row.pop("image") for row in window]
+                digests = [xxh3_128(encoded(image)).hexdigest() for image in images]
+                digest.update("".join([*digests, json.dumps(window, ensure_ascii=False, sort_keys=True)]).encode())
+                vectors.append(self._window(images, digests, start))
+                for name in window[0]:
+                    columns.setdefault(name, []).extend(row[name] for row in window)
+                bar.update(len(window))
+        return normalize(torch.cat(vectors), dim=-1) if self.normalize else torch.cat(vectors), columns, digest.hexdigest()
+
+    def texts(self, texts: list[str]) -> torch.Tensor:
+        """In parts of texts of like length, as the cache cuts them."""
+        rows = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))
+        ordered = [texts[row] for row in rows]
+
+        def encode(numbers: np.ndarray) -> torch.Tensor:
+            return embed_texts(self.model, self.processor, [ordered[number] for number in numbers], normalize_embeddings=False)
+
+        vectors = self._kept("text_embeds", "text", ordered, encode, self.prepared["text"], PART)
+        vectors = vectors[torch.tensor(rows).argsort()]
+        return normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
+        def encode(numbers: np.ndarray) -> torch.Tensor:
+            prompts = [template.format(names[number]) for number in numbers for template in templates]
+            return mean_of_prompts(embed_texts(self.model, self.processor, prompts), len(numbers))
+
+        prepared = self.prepared["text"] + json.dumps(list(templates), ensure_ascii=False)
+        return self._kept("class_embeds", "class", list(names), encode, prepared, CLASSES)
+
+    def _window(self, images: list[dict], digests: list[str], start: int) -> torch.Tensor:
+        def encode(numbers: np.ndarray) -> torch.Tensor:
+            opened = (open_image(images[number], start + number) for number in numbers)
+            return embed_images(self.model, self.processor, opened, normalize_embeddings=False)
+
+        return self._kept("image_embeds", "image", digests, encode, self.prepared["image"], PART)
+
+    def _kept(self, name: str, key: str, keys: list[str], encode, prepared: str, part_length: int) -> torch.Tensor:
+        column = cached_column(
+            name,
+            key,
+            pa.array(keys, pa.large_string()),
+            lambda numbers, _: encode(numbers),
+            self.made_by | {"preparation": prepared},
+            cache_dir=self.cache_dir,
+            part_length=part_length,
+        )
+        return torch.from_numpy(column[range(len(keys))][name])
+
+
+def windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
+    """`(number of the first, rows)`, as many rows at a time as are held."""
+    iterator, start = iter(rows), 0
+    while window := list(islice(iterator, WINDOW)):
+        yield start, window
+        start += len(window)
+    if start == 0:
+        raise InputError("the task has no rows: look at its split, and at limit")
+
+
+def encoded(image: dict) -> bytes:
+    """The bytes of an image, whether they lie in the row or in a file."""
+    if image["bytes"] is not None:
+        return image["bytes"]
+    with xopen(image["path"], "rb") as file:
+        return file.read()
+
+
+def open_image(image: dict, row: int):
+    """A picture, or an `InputError` that names its row."""
+    try:
+        opened = Image().decode_example(image)
+        opened.load()
+        return opened
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"the image of row {row} cannot be read: {error}. Mend it, or leave it out of the dataset") from error
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """SHA-256 over names and bytes of all parameters, so that a result names the very weights it was measured on."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def settings(tower: PreTrainedModel) -> str:
+    """A configuration in writing: weights do not tell of an activation."""
+    return json.dumps({name: value for name, value in tower.config.to_dict().items() if name not in INCIDENTAL}, sort_keys=True)
+
+
+def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
+    """How images become pixels, in writing; of another library's model its full name, which with the weights is all there is to know."""
+    prepare = processor.image_processor
+    if isinstance(prepare, AdaptedImageProcessor):
+        return model.config.name_or_path
+    return f"{type(prepare).__name__} {prepare.to_json_string()}"
+
+
+def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
+    """How texts become tokens, likewise."""
+    return model.config.name_or_path if isinstance(processor.tokenizer, AdaptedTokenizer) else written(processor.tokenizer)
+
+
+def written(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A tokenizer in writing, without the padding and cutting of its last call, and the length that texts are cut at."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps(described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}, sort_keys=True)
+
+
+__all__ = ["CachedEncoder", "Encoder", "hash_weights", "settings", "written"]

@@ -1,0 +1,149 @@
+"""What evaluation encodes, once, and keeps."""
+
+import io
+
+import pytest
+import torch
+from accelerate import PartialState
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+
+from benchmarks import encoder as encoder_module
+from benchmarks.encoder import CachedEncoder, Encoder
+from benchmarks.loading import load_captions, load_model
+from benchmarks.recipe import InputError
+from modeling_altclip import embed_images, embed_texts
+from modeling_altclip.embedding import mean_of_prompts
+
+from .processes import spawn
+
+TEXTS = ["key", "dog face and key", "bell", "key", "umbrella", "红苹果", "fire", "ghost and bell and key"]
+NAMES, TEMPLATES = ["key", "红苹果", "bell"], ["a photo of {}.", "{}"]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Rows in windows of 25, parts of 4."""
+    for name, value in (("WINDOW", 25), ("PART", 4), ("CLASSES", 2)):
+        monkeypatch.setattr(encoder_module, name, value)
+
+
+@pytest.fixture
+def scenes(miniature):
+    """60 scenes, the last three of them equal to the first."""
+    rows = load_captions(str(miniature / "dataset"), "validation")
+    return rows.select([*range(57), 0, 1, 2])
+
+
+@pytest.fixture
+def encoded(folder, tmp_path):
+    """An encoder that counts what it gives its towers."""
+    encoder = CachedEncoder(*load_model(str(folder)), cache_dir=str(tmp_path / "cache"))
+    encoder.seen = {"images": 0, "texts": 0}
+    for name, kind in (("get_image_features", "images"), ("get_text_features", "texts")):
+        plain = getattr(encoder.model, name)
+
+        def forward(plain=plain, kind=kind, **inputs):
+            encoder.seen[kind] += len(next(iter(inputs.values())))
+            return plain(**inputs)
+
+        setattr(encoder.model, name, forward)
+    return encoder
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_are_encoded_once_and_their_columns_kept(encoded, folder, scenes, streaming):
+    rows = scenes.to_iterable_dataset(num_shards=3) if streaming else scenes
+    vectors, columns, data = encoded.rows(rows)
+    torch.testing.assert_close(vectors, embed_images(*load_model(str(folder)), scenes["image"]), atol=1e-6, rtol=1e-5)
+    assert columns["captions"] == scenes["captions"][:] and "image" not in columns
+    assert encoded.seen["images"] == 60  # in windows of 25; equal images lie in different ones
+    again = encoded.rows(scenes)
+    assert encoded.seen["images"] == 60 and torch.equal(again[0], vectors) and again[2] == data
+
+
+def test_equal_images_of_a_window_are_encoded_once(encoded, scenes):
+    rows = scenes.select([0, 1, 0, 1, 0])
+    vectors, *_ = encoded.rows(rows)
+    assert encoded.seen["images"] == 2 and torch.equal(vectors[0], vectors[2]) and not torch.equal(vectors[0], vectors[1])
+
+
+def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, folder):
+    model, processor = load_model(str(folder))
+    torch.testing.assert_close(encoded.texts(TEXTS), embed_texts(model, processor, TEXTS), atol=1e-6, rtol=1e-5)
+    prompts = [template.format(name) for name in NAMES for template in TEMPLATES]
+    expected = mean_of_prompts(embed_texts(model, processor, prompts), 3)
+    torch.testing.assert_close(encoded.classes(NAMES, TEMPLATES), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(Encoder(model, processor).classes(NAMES, TEMPLATES), expected, atol=1e-6, rtol=1e-5)
+    assert encoded.seen["texts"] == 7 + 6
+    encoded.texts(TEXTS), encoded.classes(NAMES, TEMPLATES)
+    assert encoded.seen["texts"] == 7 + 6
+    encoded.classes(NAMES, TEMPLATES[:1])
+    assert encoded.seen["texts"] == 7 + 6 + 3
+
+
+def test_vectors_of_any_length(folder, scenes, tmp_path):
+    model, processor = load_model(str(folder))
+    encoder = CachedEncoder(model, processor, normalize=False, cache_dir=str(tmp_path))
+    expected = embed_images(model, processor, scenes["image"], normalize_embeddings=False)
+    torch.testing.assert_close(encoder.rows(scenes)[0], expected, atol=1e-6, rtol=1e-5)
+    expected = embed_texts(model, processor, TEXTS, normalize_embeddings=False)
+    torch.testing.assert_close(encoder.texts(TEXTS), expected, atol=1e-6, rtol=1e-5)
+    assert (expected.norm(dim=1) - 1).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("change", ["weight", "configuration", "preparation"])
+def test_another_model_has_vectors_of_its_own(encoded, folder, scenes, tmp_path, change):
+    before = encoded.rows(scenes)[0]
+    model, processor = load_model(str(folder))
+    if change == "weight":
+        with torch.no_grad():
+            model.visual_projection.weight[0, 0] += 1
+    elif change == "configuration":
+        model.config.vision_config.hidden_act = "relu"
+    else:
+        processor.image_processor.do_normalize = False
+    other = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
+    folders = set((tmp_path / "cache").iterdir())
+    after = other.rows(scenes)[0]
+    assert set((tmp_path / "cache").iterdir()) > folders
+    assert change == "configuration" or not torch.equal(before, after)
+
+
+def test_the_data_are_told_apart(encoded, scenes):
+    prints = [encoded.rows(rows)[2] for rows in (scenes, scenes.select(range(59)), scenes.select([1, 0, *range(2, 60)]))]
+    captions = [caption | {"en": "other"} if row == 7 else caption for row, caption in enumerate(scenes["captions"])]
+    prints.append(encoded.rows(scenes.remove_columns("captions").add_column("captions", captions))[2])
+    assert len(set(prints)) == 4 and encoded.rows(scenes)[2] == prints[0]
+
+
+def encode_in_two(rank, folder, scenes, out):
+    encoder_module.WINDOW, encoder_module.PART, encoder_module.CLASSES = 25, 4, 2
+    PartialState(cpu=True)
+    encoder, seen = CachedEncoder(*load_model(str(folder)), cache_dir=str(out / "cache")), []
+    plain = encoder.model.get_image_features
+    encoder.model.get_image_features = lambda **inputs: seen.append(len(inputs["pixel_values"])) or plain(**inputs)
+    torch.save((encoder.rows(scenes), encoder.texts(TEXTS), encoder.classes(NAMES, TEMPLATES), sum(seen)), out / f"{rank}.pt")
+
+
+def test_two_processes_get_the_bits_of_one(encoded, folder, scenes, tmp_path):
+    encoded.cache_dir = str(tmp_path / "alone")
+    spawn(encode_in_two, (folder, scenes, tmp_path), 2)
+    alone = encoded.rows(scenes), encoded.texts(TEXTS), encoded.classes(NAMES, TEMPLATES)
+    for rank, share in ((0, 13 + 13 + 6), (1, 12 + 12 + 4)):  # every other part of 4, in windows of 25, 25 and 10
+        (vectors, columns, data), texts, classes, n_seen = torch.load(tmp_path / f"{rank}.pt")
+        assert n_seen == share
+        assert torch.equal(vectors, alone[0][0]) and (columns, data) == alone[0][1:]
+        assert torch.equal(texts, alone[1]) and torch.equal(classes, alone[2])
+
+
+def test_an_unreadable_image_is_named(encoded):
+    good = io.BytesIO()
+    PillowImage.new("RGB", (32, 32)).save(good, "PNG")
+    features = Features({"image": Image(), "label": Value("int64")})
+    images = [{"bytes": good.getvalue(), "path": None}] * 30 + [{"bytes": b"no picture", "path": None}]
+    rows = Dataset.from_dict({"image": images, "label": [0] * 31}, features=features)
+    with pytest.raises(InputError, match="the image of row 30 cannot be read: .*Mend it"):
+        encoded.rows(rows)
+    with pytest.raises(InputError, match="the task has no rows"):
+        encoded.rows(rows.select([]))

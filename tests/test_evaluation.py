@@ -1,0 +1,213 @@
+"""From tasks to scores: by hand on a copy of every task, and through the commands on the miniature."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from datasets import Value, load_dataset
+
+from benchmarks.classes import class_names_of, languages_of
+from benchmarks.encoder import Encoder
+from benchmarks.recipe import InputError
+from benchmarks.retrieval import evaluate_retrieval
+from benchmarks.task import all_task_names, load_task
+from benchmarks.zero_shot import evaluate_zero_shot
+from modeling_altclip import AltCLIPModel
+
+from .conftest import ROOT
+from .replicas import CLASSES, NAMES, N, number_of, write_replica
+
+BASIS = torch.eye(N)
+TAKEN_FOR = [0, 1, 2, 4, 3, 5]  # images 3 and 4 are taken for each other
+
+
+class ByHand(Encoder):
+    """Knows the copies' images by their shade, and takes two of them for each other. Text `de 3.1` is of image 3, `bee` of class 1."""
+
+    def __init__(self):
+        pass
+
+    def images(self, images):
+        return torch.stack([BASIS[TAKEN_FOR[number_of(image)]] for image in images])
+
+    def texts(self, texts):
+        return torch.stack([BASIS[int(re.search(r"(\d)\.", text).group(1))] for text in texts])
+
+    def classes(self, names, templates):
+        """A class is the mean of its images."""
+        of_class = [[image for image, own in enumerate(CLASSES) if NAMES[own] == name] for name in names]
+        return torch.stack([BASIS[images].mean(0) * len(images) ** 0.5 for images in of_class])
+
+
+@pytest.mark.parametrize("name", all_task_names())
+def test_scores_by_hand_on_a_copy_of_every_task(name, tmp_path):
+    """Images 3, of class 1, and 4, of class 0, are mistaken; all others are right."""
+    task = dataclasses.replace(load_task(name), dataset=str(tmp_path), revision=None)
+    if task.layout == "split_per_language":
+        task.languages = ["en", "no", "th"]
+    write_replica(task, tmp_path)
+    rows, encoder = task.rows(limit=N), ByHand()
+    images = encoder.images(rows["image"])
+    if task.kind == "retrieval":
+        language = task.languages[-1]
+        found = evaluate_retrieval(encoder, images, rows["captions"], [language])[language].metrics()
+        assert found["text_to_image_recall@1"] == found["image_to_text_recall@1"] == pytest.approx(4 / 6)
+        assert found["n"] == 6 and found["text_to_image_recall@10"] == 1 and found["n_texts"] in (6, 18)
+        return
+    several = "labels" in rows.column_names
+    labels = rows["labels" if several else "label"][:]
+    if task.metric == "roc_auc":  # two classes: the copy's third is left out
+        kept = [row for row, own in enumerate(labels) if own < 2]
+        found = evaluate_zero_shot(encoder, images[kept], [labels[row] for row in kept], {"en": NAMES[:2]}, {"en": ["{}"]}, task.metric)
+        # Images 2 and 4 look like class 1, and 2 is; of 1, 3 and 5, which look like 0, 3 is 1: two ties count half, two pairs are wrong.
+        assert found["en"].metrics()["roc_auc"] == pytest.approx((2 + 0.5 + 0.5 * 2) / 6)
+        return
+    found = evaluate_zero_shot(encoder, images, labels, {"en": NAMES}, {"en": ["{}"]}, task.metric)["en"].metrics()
+    assert task.metric in found and found["n"] == 6
+    if not several:
+        assert found["accuracy@1"] == pytest.approx(4 / 6)
+        assert found["mean_per_class"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+
+
+def test_a_language_is_measured_on_the_classes_it_names():
+    """Without a name for class 1 its images, 2 and 3, are left out, and 4 is taken for an image of nothing, which ties with all."""
+    images = ByHand().images(load_copies())
+    names = {"en": NAMES, "xx": ["ant", None, "cat"]}
+    found = evaluate_zero_shot(ByHand(), images, CLASSES, names, dict.fromkeys(names, ["{}"]))
+    assert (found["xx"].metrics()["n"], found["xx"].n_classes) == (4, 2)
+    assert found["xx"].labels.tolist() == [1, 0, 0, 0] and found["xx"].ranks.tolist() == [0, 0, 1, 0]
+    with pytest.raises(InputError, match="language 'xx' names none of the classes"):
+        evaluate_zero_shot(ByHand(), images[2:4], CLASSES[2:4], {"xx": ["ant", None, "cat"]}, {"xx": ["{}"]})
+    with pytest.raises(InputError, match="language 'en' has 2 class names, but labels go up to 2"):
+        evaluate_zero_shot(ByHand(), images, CLASSES, {"en": NAMES[:2]}, {"en": ["{}"]})
+    with pytest.raises(InputError, match="language 'xx' has no name for class 1: map_11_point needs them all"):
+        several = [[label] for label in CLASSES]
+        evaluate_zero_shot(ByHand(), images, several, {"xx": names["xx"]}, {"xx": ["{}"]}, "map_11_point")
+
+
+def load_copies():
+    from PIL import Image
+
+    return [Image.new("RGB", (8, 8), (20 * number,) * 3) for number in range(N)]
+
+
+def test_names_come_from_where_the_task_says(miniature, tmp_path):
+    task = load_task("miniature-concepts")
+    given = str(miniature / "dataset/class_names.json")
+    rows = load_dataset(str(miniature / "dataset"), split="validation_concepts")
+    names = class_names_of(task, ["zh"], rows, given)
+    assert len(names["zh"]) == 70 and names["zh"] == json.loads((miniature / "dataset/class_names.json").read_text())["zh"]
+    assert len(languages_of(task, given)) == 19 and languages_of(load_task("imagenet")) == ["en"]
+    assert languages_of(load_task("hateful-memes")) == ["en"] and "ja" in languages_of(load_task("xm3600"))
+    (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
+    listed = dataclasses.replace(task, dataset=str(tmp_path), layout="webdataset", class_names="dataset", n_classes=3)
+    assert class_names_of(dataclasses.replace(listed, n_classes=70), ["en"], rows)["en"][0] == "red-apple"  # the label's own
+    rows = rows.cast_column("label", Value("int64"))
+    assert class_names_of(listed, ["en"], rows) == {"en": NAMES}
+    with pytest.raises(InputError, match="67 of 70 classes without a name"):
+        class_names_of(dataclasses.replace(listed, n_classes=70), ["en"], rows)
+
+
+@pytest.fixture(scope="module")
+def model(miniature, tmp_path_factory):
+    """A saved AltCLIP of the miniature's untrained towers."""
+    from transformers import AutoTokenizer, CLIPImageProcessor
+
+    from modeling_altclip import AltCLIPProcessor
+
+    folder = tmp_path_factory.mktemp("evaluated") / "altclip"
+    torch.manual_seed(0)
+    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(folder)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(miniature / "text_encoder")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def own_tasks(miniature, tmp_path):
+    """A user's own tasks on the miniature: a search and a classification."""
+    shared = f"dataset: {miniature / 'dataset'}\n"
+    (tmp_path / "find.yaml").write_text(
+        shared
+        + "kind: retrieval\nsplit: validation\ncolumns: {image: image, captions: captions}\nmetric: mean_recall\nlanguages: [en, zh, de]\n"
+    )
+    (tmp_path / "sort.yaml").write_text(
+        shared + "kind: zero_shot\nsplit: validation_concepts\ncolumns: {image: image, label: label}\nmetric: accuracy@1\n"
+        f"class_names: {miniature / 'dataset/class_names.json'}\n"
+    )
+    return tmp_path
+
+
+def measured(folder):
+    """All that a run found, by file, but for when and how it was run."""
+    found = {path.name: json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))}
+    return {name: {key: value for key, value in result.items() if key != "command"} for name, result in found.items()}
+
+
+@pytest.mark.parametrize("kind,task,languages", [("retrieval", "find", ["en", "zh"]), ("zero_shot", "sort", ["en", "zh", "th"])])
+def test_two_processes_write_the_numbers_of_one(run, own_tasks, model, kind, task, languages):
+    for processes in (1, 2):
+        flags = ["--models", model, "--tasks", own_tasks / f"{task}.yaml", "--languages", *languages, "--limit", "40"]
+        where = ["--cache_dir", own_tasks / f"cache{processes}", "--output_dir", own_tasks / f"out{processes}"]
+        script = ["python", ROOT / f"benchmarks/run_{kind}.py", *flags, *where, "--n_resamples", "100"]
+        process = run(*script, processes=processes, OMP_NUM_THREADS="1")
+        assert process.returncode == 0, process.stderr[-3000:]
+        assert process.stdout.count("Saved") == 1
+    one, two = (measured(own_tasks / f"out{processes}") for processes in (1, 2))
+    assert one == two and len(one) == len(languages)
+    result = one[f"{task}.zh.json"]
+    assert result["metrics"]["n"] == 40 and (result["prompts"] is None) == (kind == "retrieval")
+
+
+def test_the_images_are_encoded_once_for_all_languages_and_runs(run, own_tasks, model):
+    flags = ["--models", model, "--tasks", own_tasks / "find.yaml", "--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out"]
+    script = ROOT / "benchmarks/run_retrieval.py"
+    first = run("python", script, *flags, "--languages", "en", "zh")
+    assert first.returncode == 0, first.stderr[-3000:]
+    second = run("python", script, *flags)
+    encodings = [process.stderr.count("Encoding image_embeds: 100%") > 0 for process in (first, second)]
+    assert encodings == [True, False] and "Encoding text_embeds" in second.stderr
+    assert "| find | de " in second.stdout and len(list((own_tasks / "out").rglob("*.npz"))) == 3
+
+
+def test_a_stream_gives_the_same_numbers(run, own_tasks, model):
+    for streaming in ("false", "true"):
+        where = ["--cache_dir", own_tasks / f"cache-{streaming}", "--output_dir", own_tasks / streaming]
+        flags = ["--models", model, "--tasks", own_tasks / "find.yaml", "--languages", "en", "--limit", "40", "--streaming", streaming]
+        process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags, *where)
+        assert process.returncode == 0, process.stderr[-3000:]
+    assert measured(own_tasks / "false") == measured(own_tasks / "true") != {}
+
+
+@pytest.mark.parametrize(
+    "script,flags,message",
+    [
+        (
+            "retrieval",
+            ["--tasks", "miniature-concepts"],
+            "task 'miniature-concepts' is of the kind zero_shot: run benchmarks/run_zero_shot.py",
+        ),
+        ("retrieval", ["--tasks", "flickr30"], "no task 'flickr30': did you mean flickr30k"),
+        ("retrieval", ["--tasks", "flickr30k", "multi30k", "--languages", "xx"], "no text in language xx: choose from en "),
+        ("retrieval", ["--tasks", "find.yaml", "--distance", "angle"], "distance is 'angle'"),
+        ("retrieval", ["--tasks", "find.yaml", "--n_resamples", "3"], "n_resamples is 3"),
+        ("zero_shot", ["--tasks", "sort.yaml", "--languages", "xx"], "'xx'"),
+        ("zero_shot", ["--tasks", "sort.yaml", "--templates", "no slot", "{}"], "'no slot' of templates has to have {} once"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_line(run, own_tasks, model, script, flags, message):
+    flags = [own_tasks / flag if flag.endswith(".yaml") else flag for flag in flags]
+    where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out", "--limit", "20"]
+    process = run("python", ROOT / f"benchmarks/run_{script}.py", "--models", model, *where, *flags)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert message in process.stderr.strip().splitlines()[-1]
+
+
+def test_a_dry_run_loads_nothing(run):
+    flags = ["--models", "no/such", "--tasks", "imagenet-a", "imagenet", "--languages", "en", "zh", "--dry_run"]
+    process = run("python", ROOT / "benchmarks/run_zero_shot.py", *flags)
+    assert process.returncode == 0, process.stderr
+    assert "clip-benchmark/wds_imagenet-a" in process.stdout and "50,000 images" in process.stdout
+    assert process.stdout.strip().splitlines()[-1] == "Nothing was loaded. Next: the same command without --dry_run"
