@@ -7,7 +7,16 @@ import pytest
 import yaml
 
 from benchmarks.results import Result
-from training.parallel_experiment import ARMS, ParallelExperimentArguments, accuracy_table, convergence, convergence_table, report
+from training.parallel_experiment import (
+    ARMS,
+    ParallelExperimentArguments,
+    accuracy_table,
+    convergence,
+    convergence_table,
+    report,
+    translation_table,
+    translations_found,
+)
 
 from .conftest import ROOT
 
@@ -25,10 +34,15 @@ def ranking(share):
 
 
 @pytest.fixture
-def arguments(tmp_path):
+def arguments(tmp_path, miniature):
     """Two seeds; English has a tenth a seed more than German, and losses rise by a tenth with the seed."""
     settings = yaml.safe_load(RECIPE.read_text()) | {"recipe": str(ROOT / "training/recipes/parallel/miniature.yaml")}
-    settings |= {"seeds": [1, 2], "unseen": ["de"], "output_dir": str(tmp_path)}
+    settings |= {
+        "seeds": [1, 2],
+        "unseen": ["de"],
+        "output_dir": str(tmp_path),
+        "text_encoder_name_or_path": str(miniature / "text_encoder"),
+    }
     for name in ARMS:
         for seed in (1, 2):
             (tmp_path / f"{name}-{seed}").mkdir()
@@ -38,7 +52,9 @@ def arguments(tmp_path):
                 for prefix in ("", "eval_")
             ]
             (tmp_path / f"{name}-{seed}/trainer_state.json").write_text(json.dumps({"log_history": history}))
-    return ParallelExperimentArguments(**settings)
+    arguments = ParallelExperimentArguments(**settings)
+    arguments.settings["dataset"] = str(miniature / "dataset")
+    return arguments
 
 
 def results_of(arguments):
@@ -57,6 +73,14 @@ def test_accuracies_by_hand():
     table = accuracy_table(scores, ["en", "es", "de"], ["en", "es"])
     cells = [cell.strip() for cell in table.splitlines()[2].strip("|").split("|")]
     assert cells == ["a", "20.0 ± 14.1", "40.0 ± 28.3", "50.0 ± 0.0", "30.0 ± 21.2", "50.0 ± 0.0"]
+
+
+def test_the_language_itself_is_found_and_another_hardly(arguments):
+    """By an encoder that has read nothing."""
+    arguments.unseen = ["de", "en"]
+    found = translations_found(arguments)
+    assert found["en"]["en"] > 0.95 and found["de"]["ja"] < 0.1 and list(found["de"]) == ["en", "es", "ja", "hi"]
+    assert "| de " in translation_table(found).splitlines()[2]
 
 
 def test_convergence_by_hand(arguments):

@@ -11,12 +11,18 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer
 
+from benchmarks.loading import load_captions
+from benchmarks.metrics import retrieval_ranks
 from benchmarks.results import Result, format_table, load_results
 from model_cards.parallel_plots import COLORS, plot_accuracy, plot_ranks, scores_of
+from modeling_altclip.embedding import encode_texts
 
 from .experiment import run, run_once
 
@@ -97,6 +103,34 @@ def curve(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(map(np.array, zip(*((entry["step"], entry[name]) for entry in history if name in entry))))
 
 
+def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict[str, float]]:
+    """How near the text encoder has brought languages before it saw an image: the share of captions of the validation set whose
+    translation is the nearest, by the states of the first token that the models begin with; `{unseen language: {seen: share}}`.
+    """
+    encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path)
+    captions = load_captions(arguments.settings["dataset"], arguments.settings["validation_split"], images=False)["captions"]
+
+    def first_states(**inputs) -> torch.Tensor:
+        return encoder(**inputs).last_hidden_state[:, 0]
+
+    def encoded(language: str) -> torch.Tensor:
+        return normalize(encode_texts(encoder, tokenizer, [caption[language] for caption in captions], first_states), dim=-1)
+
+    seen = {language: encoded(language) for language in arguments.settings["languages"]}
+    rows = torch.arange(len(captions))
+    found = {
+        language: {name: retrieval_ranks(vectors, encoded(language), rows)[0] for name, vectors in seen.items()}
+        for language in arguments.unseen
+    }
+    return {language: {name: (ranks == 0).double().mean().item() for name, ranks in ranked.items()} for language, ranked in found.items()}
+
+
+def translation_table(found: dict[str, dict[str, float]]) -> str:
+    seen = list(next(iter(found.values())))
+    return format_table(["unseen language", *seen], [[language, *shares.values()] for language, shares in found.items()])
+
+
 def convergence(arguments: ParallelExperimentArguments) -> dict[str, list[dict[str, float]]]:
     """For each seed of each arm that is compared: the last `loss` of English captions on the validation set, and how many `images`
     and `captions` it took to reach the last loss of the English-only model of as many images, None where it was not reached.
@@ -161,10 +195,9 @@ def report(results: list[Result], arguments: ParallelExperimentArguments) -> str
     plot_accuracy(compared, seen, output_dir / "accuracy.png")
     plot_ranks(compared, seen, output_dir / "ranks.png")
     tables = [accuracy_table(scores, languages, seen), accuracy_table(scores, languages, seen, "image_to_text_recall@1")]
-    headings = ["Text-to-image accuracy@1", "Image-to-text accuracy@1", "Convergence"]
-    text = "\n\n".join(
-        f"{heading}\n\n{table}" for heading, table in zip(headings, [*tables, convergence_table(convergence(arguments))], strict=True)
-    )
+    tables += [convergence_table(convergence(arguments)), translation_table(translations_found(arguments))]
+    headings = ["Text-to-image accuracy@1", "Image-to-text accuracy@1", "Convergence", "Translations found before any image was seen, %"]
+    text = "\n\n".join(f"{heading}\n\n{table}" for heading, table in zip(headings, tables, strict=True))
     (output_dir / "parallel.md").write_text(text + "\n", "utf-8")
     return text
 
