@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ from modeling_altclip.processing_altclip import text_length
 
 from .adapters import AdaptedImageProcessor, AdaptedTokenizer
 from .column_cache import cached_column
+from .loading import revision_of
 from .recipe import InputError
 
 WINDOW = 2048  # rows whose encoded images are held at a time
@@ -69,27 +72,27 @@ class CachedEncoder(Encoder):
         self.made_by = {"weights": self.weights, "configuration": settings(model)}
         self.prepared = {"image": prepared_images(model, processor), "text": prepared_texts(model, processor)}
 
-    def rows(self, rows: Dataset | IterableDataset) -> tuple[torch.Tensor, dict[str, list], str]:
+    def rows(self, rows: Dataset | IterableDataset) -> tuple[torch.Tensor, dict[str, list], list[str]]:
         """Encode the column `image`, of a stream too.
 
         Returns:
-            The vectors, the other columns, and the XXH3-128 of all images and columns.
+            The vectors, the other columns, and the XXH3-128 of each image's encoded bytes.
 
         Raises:
             InputError: there is no row, or an image cannot be read; the message gives its row.
         """
         total = len(rows) if isinstance(rows, Dataset) else None
-        vectors, columns, digest = [], {}, xxh3_128()
+        vectors, columns, all_digests = [], {}, []
         with tqdm(total=total, desc="Encoding images", unit="image", disable=not PartialState().is_main_process) as bar:
             for start, window in windows(rows.cast_column("image", Image(decode=False))):
                 images = [row.pop("image") for row in window]
-                digests = [xxh3_128(encoded(image)).hexdigest() for image in images]
-                digest.update("".join([*digests, json.dumps(window, ensure_ascii=False, sort_keys=True)]).encode())
+                digests = [xxh3_128(encoded(image, row)).hexdigest() for row, image in enumerate(images, start)]
+                all_digests += digests
                 vectors.append(self._window(images, digests, start))
                 for name in window[0]:
                     columns.setdefault(name, []).extend(row[name] for row in window)
                 bar.update(len(window))
-        return normalize(torch.cat(vectors), dim=-1) if self.normalize else torch.cat(vectors), columns, digest.hexdigest()
+        return normalize(torch.cat(vectors), dim=-1) if self.normalize else torch.cat(vectors), columns, all_digests
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         """In parts of texts of like length, as the cache cuts them."""
@@ -141,8 +144,10 @@ def windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
         raise InputError("the task has no rows: look at its split, and at limit")
 
 
-def encoded(image: dict) -> bytes:
+def encoded(image: dict | None, row: int) -> bytes:
     """The bytes of an image, whether they lie in the row or in a file."""
+    if image is None:
+        raise InputError(f"row {row} has no image: leave it out of the dataset")
     if image["bytes"] is not None:
         return image["bytes"]
     with xopen(image["path"], "rb") as file:
@@ -160,11 +165,11 @@ def open_image(image: dict, row: int):
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of all parameters, so that a result names the very weights it was measured on."""
+    """SHA-256 over names and bytes of all parameters and kept buffers, so that a result names the very weights it was measured on."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -174,16 +179,25 @@ def settings(tower: PreTrainedModel) -> str:
 
 
 def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """How images become pixels, in writing; of another library's model its full name, which with the weights is all there is to know."""
+    """How images become pixels, in writing."""
     prepare = processor.image_processor
     if isinstance(prepare, AdaptedImageProcessor):
-        return model.config.name_or_path
+        return adapted(model)
     return f"{type(prepare).__name__} {prepare.to_json_string()}"
 
 
 def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
     """How texts become tokens, likewise."""
-    return model.config.name_or_path if isinstance(processor.tokenizer, AdaptedTokenizer) else written(processor.tokenizer)
+    return adapted(model) if isinstance(processor.tokenizer, AdaptedTokenizer) else written(processor.tokenizer)
+
+
+def adapted(model: PreTrainedModel) -> str:
+    """What there is to know of another library's model beside its weights: the library, and the settings in its folder or the commit."""
+    name = model.config.name_or_path
+    known = [name, version("open_clip_torch" if "open_clip:" in name else "sentence-transformers"), str(revision_of(name))]
+    for folder in (Path(part.rpartition(":")[2]) for part in name.split("+")):
+        known += [f"{path.name} {path.read_text('utf-8')}" for path in sorted(folder.rglob("*.json")) if folder.is_dir()]
+    return xxh3_128("\n".join(known).encode()).hexdigest()
 
 
 def written(tokenizer: PreTrainedTokenizerBase) -> str:

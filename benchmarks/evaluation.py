@@ -1,20 +1,26 @@
 """What both benchmark scripts share: their arguments, and the way from models and tasks to results and a table."""
 
+import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
+from xxhash import xxh3_128
 
 from .classes import languages_of
 from .encoder import CachedEncoder
 from .loading import check_languages, load_model, revision_of
+from .outcomes import Outcomes
+from .prompts import hash_prompts
 from .recipe import InputError
-from .results import Result, format_table
+from .results import Result, format_table, model_name
 from .task import Task, describe, load_task
 from .uncertainty import intervals
 
@@ -42,8 +48,11 @@ class EvaluationArguments:
     dry_run: bool = field(default=False, metadata={"help": "Say what would be loaded, from where and how large, and stop."})
 
 
-Score = Callable[[CachedEncoder, torch.Tensor, dict[str, list], Task, list[str], Dataset | IterableDataset], tuple[dict, dict]]
-"""`(encoder, image_embeds, columns, task, languages, rows)` to `({language: outcomes}, {language: hash of what was asked})`."""
+Ask = Callable[[Task, list[str], Dataset | IterableDataset | None], dict[str, Any]]
+"""`(task, languages, rows)` to what is asked in each language, such as class names; without rows, as far as that can be known."""
+Score = Callable[[CachedEncoder, torch.Tensor, dict[str, list], Task, dict[str, Any]], dict[str, Outcomes]]
+"""`(encoder, image_embeds, columns, task, asked)` to what came of it in each language."""
+READ = ("config", "data_files", "layout", "columns", "where", "join_words", "class_names", "class_subset")
 
 
 def tasks_of(arguments: EvaluationArguments, kind: str, class_names: str | None = None) -> list[tuple[Task, list[str]]]:
@@ -51,12 +60,13 @@ def tasks_of(arguments: EvaluationArguments, kind: str, class_names: str | None 
     names every one, since names may come from anywhere.
 
     Raises:
-        InputError: no such task, one of another kind, or a language in which none has captions.
+        InputError: no such task, one of another kind, two of one name, or a language in which none has captions.
     """
     tasks = [load_task(name) for name in arguments.tasks]
     for task in tasks:
         if task.kind != kind:
             raise InputError(f"task {task.name!r} is of the kind {task.kind}: run benchmarks/run_{task.kind}.py")
+    refuse_equal([task.name for task in tasks], "tasks")
     tasks = [task if arguments.dataset is None else replace(task, dataset=arguments.dataset, revision=None) for task in tasks]
     if arguments.languages is None or kind == "zero_shot":
         return [(task, arguments.languages or languages_of(task, class_names)) for task in tasks]
@@ -66,16 +76,38 @@ def tasks_of(arguments: EvaluationArguments, kind: str, class_names: str | None 
     return [(task, languages) for task, languages in asked if languages]
 
 
+def refuse_equal(names: list[str], what: str) -> None:
+    """Results are files of a model's and a task's name."""
+    equal = {name for name in names if names.count(name) > 1}
+    if equal:
+        raise InputError(f"{what}: several are called {', '.join(sorted(equal))}, and would overwrite each other's results: run them apart")
+
+
 def evaluate(
-    arguments: EvaluationArguments, kind: str, score: Score, *, class_names: str | None = None, normalize: bool = True, suffix: str = ""
+    arguments: EvaluationArguments,
+    kind: str,
+    ask: Ask,
+    score: Score,
+    *,
+    class_names: str | None = None,
+    normalize: bool = True,
+    suffix: str = "",
+    templates: str | list[str] | None = None,
 ) -> None:
     """Measure every model on every task, keep the results and show them; or with `dry_run` say what would be measured.
 
     Args:
         class_names: the user's JSON file, whose languages are then measured.
         suffix: behind a task's name in its results, where it was scored in another way than usual.
+        templates: the user's, for the results to name.
     """
     tasks = tasks_of(arguments, kind, class_names)
+    refuse_equal([model_name(model) for model in arguments.models], "models")
+    unknown = [model for model in arguments.english_only if model not in arguments.models]
+    if unknown:
+        raise InputError(f"english_only names {', '.join(unknown)}, of which there is none among the models: spell it as there")
+    for task, languages in tasks:
+        ask(task, languages, None)  # before anything is loaded, what can be known: a name that is missing would cost all encoding
     if arguments.dry_run:
         print("\n\n".join(describe(task, languages) for task, languages in tasks))
         print("Nothing was loaded. Next: the same command without --dry_run")
@@ -87,42 +119,57 @@ def evaluate(
         encoder = CachedEncoder(model, processor, normalize=normalize, cache_dir=arguments.cache_dir)
         for task, languages in tasks:
             spoken = [language for language in languages if name not in arguments.english_only or language == "en"]
-            if spoken:
-                results += measure(name, encoder, task, spoken, score, arguments, suffix)
+            found = measure(name, encoder, task, spoken, ask, score, arguments) if spoken else []
+            for result, outcomes in found:
+                result.task += suffix
+                result.templates = templates or (task.templates if kind == "zero_shot" else None)
+                if PartialState().is_main_process:
+                    result.save(Path(arguments.output_dir), outcomes)
+                results.append(result)
+    if not results:
+        raise InputError(f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for")
     if PartialState().is_main_process:
         show(results, arguments)
 
 
 def measure(
-    name: str, encoder: CachedEncoder, task: Task, languages: list[str], score: Score, arguments: EvaluationArguments, suffix: str
-) -> list[Result]:
+    name: str, encoder: CachedEncoder, task: Task, languages: list[str], ask: Ask, score: Score, arguments: EvaluationArguments
+) -> list[tuple[Result, Outcomes]]:
     """One model on one task, in all languages with one pass over the images."""
     rows = task.rows(languages, arguments.limit, arguments.streaming)
-    image_embeds, columns, data = encoder.rows(rows)
-    outcomes, prompts = score(encoder, image_embeds, columns, task, languages, rows)
-    results = []
-    for language, outcome in outcomes.items():
+    asked = ask(task, languages, rows)
+    image_embeds, columns, digests = encoder.rows(rows)
+    repeated = len(digests) - len(set(digests))
+    if repeated and task.kind == "retrieval":
+        warnings.warn(f"{repeated} of {len(digests)} images of {task.name} stand there twice: their texts compete", stacklevel=2)
+    found = []
+    for language, outcomes in score(encoder, image_embeds, columns, task, asked).items():
         result = Result(
             model=name,
-            task=task.name + suffix,
+            task=task.name,
             kind=task.kind,
             language=language,
             metric=task.metric,
-            metrics=outcome.metrics(),
-            intervals=intervals(outcome, arguments.n_resamples),
+            metrics=outcomes.metrics(),
+            intervals=intervals(outcomes, arguments.n_resamples),
             dataset=task.dataset,
             revision=task.commit(),
             split=task.split,
-            data=data,
+            data=hash_data(digests, columns, language),
+            definition={name: getattr(task, name) for name in READ},
             weights=encoder.weights,
             model_revision=revision_of(name),
-            prompts=prompts[language],
+            prompts=hash_prompts(*asked[language]) if asked[language] else None,
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         )
-        if PartialState().is_main_process:
-            result.save(Path(arguments.output_dir), outcome)
-        results.append(result)
-    return results
+        found.append((result, outcomes))
+    return found
+
+
+def hash_data(digests: list[str], columns: dict[str, list], language: str) -> str:
+    """XXH3-128 of the images and of one language's captions, or of the labels: equal where two models were asked about the same."""
+    answers = [caption[language] for caption in columns["captions"]] if "captions" in columns else list(columns.values())
+    return xxh3_128(json.dumps([digests, answers], ensure_ascii=False).encode()).hexdigest()
 
 
 def show(results: list[Result], arguments: EvaluationArguments) -> None:
@@ -136,7 +183,8 @@ def show(results: list[Result], arguments: EvaluationArguments) -> None:
     header = list(dict.fromkeys(name for row in rows for name in row if name != "95 %")) + ["95 %"]
     print(format_table(header, [[row.get(name, "") for name in header] for row in rows]))
     where = arguments.output_dir
-    print(f"Saved {len(results)} results below {where}. Next: python benchmarks/run_report.py --results {where}")
+    report = f"python benchmarks/run_report.py --results {where} --output_dir {where}-report"
+    print(f"Saved {len(results)} results below {where}. Next: {report}")
 
 
 def short(metric: str) -> str:

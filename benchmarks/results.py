@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def package_versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "datasets")}
+    return {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pillow")}
+
+
+def model_name(model: str) -> str:
+    """Of a folder or Hub id the last part; of another library's model all of it, since its last part may be of its images alone."""
+    return re.sub("[:/]+", "-", model) if ":" in model else Path(model).name or Path(model).resolve().name
 
 
 @dataclass(kw_only=True)
@@ -26,8 +31,9 @@ class Result:
 
     `metrics` are fractions, except counts (`n`, the number of images, and `n_texts`) and ranks; `intervals` their 95 % intervals,
     `{metric: [low, high]}`. `kind` is `retrieval` or `zero_shot` and `metric` the task's main one. `revision` is the dataset's commit,
-    `data` the XXH3-128 of the images, captions and labels themselves; `weights` the SHA-256 of the model's parameters and
-    `model_revision` its commit; `prompts` the SHA-256 of the class names and their templates.
+    `data` the XXH3-128 of the images and of the language's captions, or of the labels, themselves, and `definition` what the task says of
+    how they are read; `weights` is the SHA-256 of the model's parameters and `model_revision` its commit; `templates` are the sentences, or
+    the name of their set, and `prompts` the SHA-256 of these and the class names.
     """
 
     model: str
@@ -41,8 +47,10 @@ class Result:
     split: str
     revision: str | None = None
     data: str | None = None
+    definition: dict = field(default_factory=dict)
     weights: str
     model_revision: str | None = None
+    templates: str | list[str] | None = None
     prompts: str | None = None
     command: str
     versions: dict[str, str] = field(default_factory=package_versions)
@@ -50,19 +58,23 @@ class Result:
 
     @property
     def model_name(self) -> str:
-        """Of a folder or Hub id the last part; of another library's model all of it, since its last part may be of its images alone."""
-        return re.sub("[:/]+", "-", self.model) if ":" in self.model else Path(self.model).name
+        return model_name(self.model)
 
     def save(self, folder: Path, outcomes: Outcomes | None = None) -> Path:
         """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem; a killed run leaves no half
         of a file, and no `.json` without its `.npz`.
 
         Raises:
-            InputError: a result of another model, whose name ends alike, lies there.
+            InputError: a result of another model, whose name ends alike, or of another task of the same name lies there.
         """
         path = Path(folder) / self.model_name / f"{self.task}.{self.language}.json"
-        if path.exists() and (other := read_result(path).model) != self.model:
-            raise InputError(f"{path} is a result of model {other!r}, not of {self.model!r}: give another output_dir")
+        if path.exists():
+            other = read_result(path)
+            for what in ("model", "dataset", "split"):
+                if getattr(other, what) != getattr(self, what):
+                    raise InputError(
+                        f"{path} is a result of {what} {getattr(other, what)!r}, not of {getattr(self, what)!r}: give another output_dir"
+                    )
         path.parent.mkdir(parents=True, exist_ok=True)
         if outcomes is not None:
             partial = path.with_suffix(".partial.npz")

@@ -21,12 +21,14 @@ class RetrievalArguments(EvaluationArguments):
 
 
 def main(arguments: RetrievalArguments, _: TableArguments) -> None:
-    def score(encoder, image_embeds, columns, task, languages, rows):
-        outcomes = evaluate_retrieval(encoder, image_embeds, columns["captions"], languages, distance=arguments.distance)
-        return outcomes, dict.fromkeys(languages)
+    def ask(task, languages, rows):
+        return dict.fromkeys(languages)
+
+    def score(encoder, image_embeds, columns, task, asked):
+        return evaluate_retrieval(encoder, image_embeds, columns["captions"], list(asked), distance=arguments.distance)
 
     unit = arguments.distance == "cosine"
-    evaluate(arguments, "retrieval", score, normalize=unit, suffix="" if unit else f"-{arguments.distance}")
+    evaluate(arguments, "retrieval", ask, score, normalize=unit, suffix="" if unit else f"-{arguments.distance}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Zero-shot classification of one or more models, on any of the tasks, in any language that class names come in.
 
 python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
-python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks imagenet-1k imagenet-sketch --languages en zh
+python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks imagenet imagenet-sketch --languages en zh
 python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks my/task.yaml --class_names names.json --templates "A photo of {}."
 """
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 
 from benchmarks.classes import class_names_of
 from benchmarks.evaluation import EvaluationArguments, evaluate
-from benchmarks.prompts import hash_prompts, load_templates
+from benchmarks.prompts import load_templates
 from benchmarks.recipe import launch
 from benchmarks.report import TableArguments
-from benchmarks.task import Task
 from benchmarks.zero_shot import evaluate_zero_shot
 
 
@@ -24,21 +23,26 @@ class ZeroShotArguments(EvaluationArguments):
     templates: list[str] | None = field(default=None, metadata={"help": "A set's name, or prompts with '{}'; a task's own by default."})
 
 
-def chosen(arguments: ZeroShotArguments, task: Task) -> str | list[str]:
-    """A set's name, or sentences: what was asked for, or what the task says."""
-    asked = arguments.templates or task.templates
-    return asked[0] if len(asked) == 1 and "{" not in asked[0] else asked
-
-
 def main(arguments: ZeroShotArguments, _: TableArguments) -> None:
-    def score(encoder, image_embeds, columns, task, languages, rows):
-        templates = {language: load_templates(chosen(arguments, task), language) for language in languages}
-        names = class_names_of(task, languages, rows, arguments.class_names)
-        labels = columns["labels" if "labels" in columns else "label"]
-        found = evaluate_zero_shot(encoder, image_embeds, labels, names, templates, task.metric)
-        return found, {language: hash_prompts(templates[language], names[language]) for language in languages}
+    chosen = arguments.templates and one_set(arguments.templates)
 
-    evaluate(arguments, "zero_shot", score, class_names=arguments.class_names)
+    def ask(task, languages, rows):
+        templates = {language: load_templates(chosen or task.templates, language) for language in languages}
+        names = class_names_of(task, languages, rows, arguments.class_names)
+        return {language: (templates[language], names[language]) for language in languages}
+
+    def score(encoder, image_embeds, columns, task, asked):
+        templates, names = ({language: pair[place] for language, pair in asked.items()} for place in (0, 1))
+        labels = columns["labels" if "labels" in columns else "label"]
+        return evaluate_zero_shot(encoder, image_embeds, labels, names, templates, task.metric)
+
+    suffix = f"-{chosen if isinstance(chosen, str) else 'own-templates'}" if chosen else ""
+    evaluate(arguments, "zero_shot", ask, score, class_names=arguments.class_names, suffix=suffix, templates=chosen)
+
+
+def one_set(templates: list[str]) -> str | list[str]:
+    """A set's name, or sentences."""
+    return templates[0] if len(templates) == 1 and "{" not in templates[0] else templates
 
 
 if __name__ == "__main__":

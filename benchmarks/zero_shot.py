@@ -29,11 +29,13 @@ def evaluate_zero_shot(
         metric: `roc_auc` asks how surely an image is of the second of two classes, not which is nearest.
 
     Raises:
-        InputError: a language has fewer names than there are labels, or names none of the classes; several labels an image, or
-            `roc_auc`, and a class without a name.
+        InputError: a label is missing or negative; a language has fewer names than there are labels, or names none of the classes;
+            several labels an image, or `roc_auc`, and a class without a name; `roc_auc` and not two classes with images of both.
     """
     several = isinstance(labels[0], list)
-    check_class_names(class_names, 1 + max(max(own, default=-1) for own in labels) if several else 1 + max(labels))
+    check_class_names(class_names, check_labels(labels))
+    if metric == "roc_auc" and (set(labels) != {0, 1} or any(len(names) != 2 for names in class_names.values())):
+        raise InputError(f"roc_auc needs two classes with images of both, not labels {sorted(set(labels))[:5]} and names {class_names}")
     outcomes = {}
     for language, names in class_names.items():
         classifier = encoder.classes([name for name in names if name is not None], templates[language])
@@ -63,6 +65,15 @@ def class_outcomes(
         raise InputError(f"language {language!r} names none of the classes that the images have")
     own = (named.cumsum(0) - 1)[labels[kept]]
     return ClassOutcomes(class_ranks(image_embeds[kept], classifier, own), own, len(classifier))
+
+
+def check_labels(labels: list[int] | list[list[int]]) -> int:
+    """Every row's labels are classes; gives how many classes there are at least."""
+    for row, own in enumerate(labels):
+        for label in own if isinstance(own, list) else [own]:
+            if label is None or label < 0:
+                raise InputError(f"row {row} has the label {label}, which is no class: leave it out of the dataset")
+    return 1 + max(label for own in labels for label in (own if isinstance(own, list) else [own]))
 
 
 def check_class_names(class_names: dict[str, Names], n_classes: int) -> None:

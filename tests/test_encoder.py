@@ -9,13 +9,15 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 
 from benchmarks import encoder as encoder_module
-from benchmarks.encoder import CachedEncoder, Encoder
+from benchmarks.encoder import CachedEncoder, Encoder, hash_weights
+from benchmarks.evaluation import hash_data
 from benchmarks.loading import load_captions, load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
 
 from .processes import spawn
+from .test_any_model import saved
 
 TEXTS = ["key", "dog face and key", "bell", "key", "umbrella", "红苹果", "fire", "ghost and bell and key"]
 NAMES, TEMPLATES = ["key", "红苹果", "bell"], ["a photo of {}.", "{}"]
@@ -54,12 +56,13 @@ def encoded(folder, tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_rows_are_encoded_once_and_their_columns_kept(encoded, folder, scenes, streaming):
     rows = scenes.to_iterable_dataset(num_shards=3) if streaming else scenes
-    vectors, columns, data = encoded.rows(rows)
+    vectors, columns, digests = encoded.rows(rows)
     torch.testing.assert_close(vectors, embed_images(*load_model(str(folder)), scenes["image"]), atol=1e-6, rtol=1e-5)
     assert columns["captions"] == scenes["captions"][:] and "image" not in columns
     assert encoded.seen["images"] == 60  # in windows of 25; equal images lie in different ones
     again = encoded.rows(scenes)
-    assert encoded.seen["images"] == 60 and torch.equal(again[0], vectors) and again[2] == data
+    assert encoded.seen["images"] == 60 and torch.equal(again[0], vectors) and again[2] == digests
+    assert digests[57:] == digests[:3] and len(set(digests)) == 57
 
 
 def test_equal_images_of_a_window_are_encoded_once(encoded, scenes):
@@ -110,11 +113,15 @@ def test_another_model_has_vectors_of_its_own(encoded, folder, scenes, tmp_path,
     assert change == "configuration" or not torch.equal(before, after)
 
 
-def test_the_data_are_told_apart(encoded, scenes):
-    prints = [encoded.rows(rows)[2] for rows in (scenes, scenes.select(range(59)), scenes.select([1, 0, *range(2, 60)]))]
-    captions = [caption | {"en": "other"} if row == 7 else caption for row, caption in enumerate(scenes["captions"])]
-    prints.append(encoded.rows(scenes.remove_columns("captions").add_column("captions", captions))[2])
-    assert len(set(prints)) == 4 and encoded.rows(scenes)[2] == prints[0]
+def test_the_data_are_told_apart(scenes):
+    """By the images in their order and by a language's captions; those of other languages make no difference."""
+    digests, captions = [str(row) for row in range(60)], scenes["captions"][:]
+    before = hash_data(digests, {"captions": captions}, "en")
+    assert before == hash_data(digests, {"captions": [caption | {"zh": "其他"} for caption in captions]}, "en")
+    others = [hash_data(digests[::-1], {"captions": captions}, "en"), hash_data(digests, {"captions": captions}, "zh")]
+    changed = [caption | {"en": "other"} if row == 7 else caption for row, caption in enumerate(captions)]
+    others += [hash_data(digests, {"captions": changed}, "en"), hash_data(digests, {"label": [0] * 60}, "en")]
+    assert len({before, *others}) == 5
 
 
 def encode_in_two(rank, folder, scenes, out):
@@ -147,3 +154,24 @@ def test_an_unreadable_image_is_named(encoded):
         encoded.rows(rows)
     with pytest.raises(InputError, match="the task has no rows"):
         encoded.rows(rows.select([]))
+    none = Dataset.from_dict({"image": images[:3] + [None], "label": [0] * 4}, features=features)
+    with pytest.raises(InputError, match="row 3 has no image"):
+        encoded.rows(none)
+
+
+def test_buffers_are_weights():
+    """The running statistics of a batch norm decide on vectors."""
+    norm = torch.nn.BatchNorm2d(3)
+    before = hash_weights(norm)
+    norm.running_mean += 1
+    assert hash_weights(norm) != before
+
+
+def test_an_adapted_model_is_known_by_its_settings(tmp_path):
+    """How sentence-transformers pools is written in its folder, not in the weights."""
+    saved("clip", tmp_path / "clip")
+    prints = []
+    for note in ("mean", "cls"):
+        (tmp_path / "clip/pooling.json").write_text(note)
+        prints.append(CachedEncoder(*load_model(f"sentence_transformers:{tmp_path / 'clip'}"), cache_dir=str(tmp_path)).prepared)
+    assert prints[0]["text"] != prints[1]["text"] and prints[0]["image"] != prints[1]["image"]

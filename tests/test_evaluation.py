@@ -87,6 +87,21 @@ def test_a_language_is_measured_on_the_classes_it_names():
         evaluate_zero_shot(ByHand(), images, several, {"xx": names["xx"]}, {"xx": ["{}"]}, "map_11_point")
 
 
+@pytest.mark.parametrize("label", [None, -1])
+def test_a_label_that_is_no_class_is_refused(label):
+    images = ByHand().images(load_copies())
+    for labels in ([0, 1, label, 0, 0, 0], [[0], [1], [0, label], [0], [], [0]]):
+        with pytest.raises(InputError, match=f"row 2 has the label {label}, which is no class"):
+            evaluate_zero_shot(ByHand(), images, labels, {"en": NAMES}, {"en": ["{}"]})
+
+
+def test_roc_auc_needs_two_classes():
+    images = ByHand().images(load_copies())
+    for labels, names in (([0] * 6, NAMES[:2]), ([0, 1] * 3, NAMES)):
+        with pytest.raises(InputError, match="roc_auc needs two classes with images of both"):
+            evaluate_zero_shot(ByHand(), images, labels, {"en": names}, {"en": ["{}"]}, "roc_auc")
+
+
 def load_copies():
     from PIL import Image
 
@@ -203,6 +218,37 @@ def test_bad_input_ends_with_one_clear_line(run, own_tasks, model, script, flags
     process = run("python", ROOT / f"benchmarks/run_{script}.py", "--models", model, *where, *flags)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert message in process.stderr.strip().splitlines()[-1]
+
+
+def test_what_is_missing_is_told_before_anything_is_loaded(run, own_tasks, miniature):
+    """Models that are not there would be told first otherwise."""
+    for flags, message in (
+        (["--tasks", own_tasks / "sort.yaml", "--languages", "en", "xx"], "'xx'"),
+        (["--tasks", own_tasks / "sort.yaml", "--templates", "nosuch"], "no set of templates 'nosuch'"),
+        (["--tasks", own_tasks / "sort.yaml", own_tasks / "sort.yaml"], "tasks: several are called sort"),
+        (["--tasks", own_tasks / "sort.yaml", "--english_only", "other"], "english_only names other"),
+    ):
+        process = run("python", ROOT / "benchmarks/run_zero_shot.py", "--models", "no/such/model", *flags)
+        assert process.returncode == 1 and message in process.stderr.strip().splitlines()[-1], process.stderr
+    assert not (own_tasks / "cache").exists()
+
+
+def test_other_sentences_have_results_of_their_own(run, own_tasks, model):
+    where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out", "--limit", "20", "--languages", "en"]
+    for templates in ([], ["--templates", "full"], ["--templates", "a {}."]):
+        flags = ["--models", model, "--tasks", own_tasks / "sort.yaml", *where, *templates]
+        process = run("python", ROOT / "benchmarks/run_zero_shot.py", *flags)
+        assert process.returncode == 0, process.stderr[-3000:]
+    found = measured(own_tasks / "out")
+    assert list(found) == ["sort-full.en.json", "sort-own-templates.en.json", "sort.en.json"]
+    assert [result["templates"] for result in found.values()] == ["full", ["a {}."], "simple"]
+    assert len({result["prompts"] for result in found.values()}) == 3 and len({result["data"] for result in found.values()}) == 1
+
+
+def test_english_alone_asked_for_other_languages_is_an_error(run, own_tasks, model):
+    flags = ["--models", model, "--english_only", model, "--tasks", own_tasks / "find.yaml", "--languages", "zh"]
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags, "--output_dir", own_tasks / "out")
+    assert process.returncode == 1 and "nothing to measure" in process.stderr.strip().splitlines()[-1]
 
 
 def test_a_dry_run_loads_nothing(run):
