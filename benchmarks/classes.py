@@ -1,10 +1,11 @@
 """The names of a task's classes, from wherever the task or the user says that they come."""
 
+import warnings
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
-from .prompts import load_class_names, read_json
+from .prompts import SOURCE, load_class_names, read_json
 from .task import Task
 
 
@@ -14,14 +15,31 @@ def class_names_of(
     """Names by language, name `i` for label `i`, None for a class that a language does not name.
 
     Args:
-        rows: the task's, whose label may name its classes.
+        rows: the task's, whose label may name its classes, and then says how many there are, if the task does not.
         given: a JSON file, or a list of clip-benchmark's, in place of the task's source.
 
     Raises:
         InputError: as `load_class_names`.
     """
     source, subset = (given, None) if given else (task.class_names, task.class_subset)
-    return load_class_names(source, languages, task.n_classes, dataset_names=task.own_class_names(rows), subset=subset)
+    own = task.own_class_names(rows)
+    n_classes = task.n_classes or (len(own) if own else None)
+    class_names = load_class_names(source, languages, n_classes, dataset_names=own, subset=subset)
+    for language, names in class_names.items():
+        warn_of_another_order(language, names, own or [])
+    return class_names
+
+
+def warn_of_another_order(language: str, names: list[str | None], own: list[str]) -> None:
+    """Labels that were texts or folders are numbered by the alphabet; a user may have listed the same names in another order."""
+    given, own = ([(name or "").replace("_", " ").casefold() for name in each] for each in (names, own))
+    if given != own and sorted(given) == sorted(own):
+        label = next(label for label, pair in enumerate(zip(given, own)) if pair[0] != pair[1])
+        warnings.warn(
+            f"class names of {language!r} are those of the dataset in another order: class {label} is {own[label]!r} there and "
+            f"{given[label]!r} in the list. Name i is of class i: list them in the dataset's order",
+            stacklevel=3,
+        )
 
 
 def languages_of(task: Task, given: str | None = None) -> list[str]:
@@ -31,4 +49,10 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
         return task.languages
     if isinstance(source, dict):
         return list(source)
-    return list(read_json(Path(source))) if source.endswith(".json") and Path(source).exists() else ["en"]
+    name, key = SOURCE.fullmatch(source).groups() if SOURCE.fullmatch(source) else (source, None)
+    if not (name.endswith(".json") and Path(name).exists()):
+        return ["en"]
+    lists = read_json(Path(name))
+    # Where no language has the key, reading any of them says so.
+    keyed = [language for language, of_keys in lists.items() if isinstance(of_keys, dict) and key in of_keys]
+    return keyed or list(lists)

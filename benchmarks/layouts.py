@@ -32,7 +32,9 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.file_download import repo_folder_name
 
 from .recipe import InputError
 
@@ -97,7 +99,10 @@ def full_revision(dataset: str, revision: str | None) -> str | None:
     """The revision as the Hub takes it: of a commit, all forty digits."""
     if revision is None or len(revision) == 40 or not re.fullmatch("[0-9a-f]{7,39}", revision):
         return revision
-    found = [c.commit_id for c in HfApi().list_repo_commits(dataset, repo_type="dataset") if c.commit_id.startswith(revision)]
+    # Of data that was read before the cache knows it, and nothing is asked of the Hub.
+    snapshots = Path(HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"), "snapshots")
+    found = [path.name for path in snapshots.glob(f"{revision}*")]
+    found = found or [c.commit_id for c in HfApi().list_repo_commits(dataset, repo_type="dataset") if c.commit_id.startswith(revision)]
     if len(found) != 1:
         raise InputError(f"dataset {dataset!r} has {len(found)} commits that begin with {revision}: give all digits of `revision`")
     return found[0]
@@ -161,19 +166,18 @@ def check_columns(task: "Task", features: Features) -> None:
 
 
 def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[str]:
-    """The languages to read: those asked for, or the task's, or all that a dict of captions has.
+    """The languages to read: those asked for, or the task's.
 
     Raises:
         InputError: there are no captions in one, or the columns hold other things than texts.
     """
     if task.kind == "zero_shot":
         return []
-    column = task.columns["captions"]
+    column, languages = task.columns["captions"], asked or task.languages
     if isinstance(column, dict) or task.layout == "split_per_language":
         kinds = {name: features[name] for name in (column.values() if isinstance(column, dict) else [column])}
-        languages = asked or task.languages
     elif isinstance(features[column], dict):
-        kinds, languages = features[column], asked or task.languages or list(features[column])
+        kinds = features[column]
         missing = [language for language in languages if language not in kinds]
         if missing:
             raise InputError(f"column {column!r} of {task.dataset!r} has no {', '.join(missing)}; it has {' '.join(kinds)}")
@@ -255,8 +259,8 @@ def captions_by_id(row: dict, captions: dict[str, dict], id: str) -> dict:
 
 
 def captions_of_row(row: dict, column: str | dict[str, str], languages: list[str], lines: bool, joined: bool) -> dict:
-    by_language = row[column] if isinstance(column, str) else {language: row[name] for language, name in column.items()}
-    return {"captions": {language: texts_of(by_language[language], lines=lines, joined=joined) for language in languages}}
+    by_language = row[column] or {} if isinstance(column, str) else {language: row[name] for language, name in column.items()}
+    return {"captions": {language: texts_of(by_language.get(language), lines=lines, joined=joined) for language in languages}}
 
 
 def texts_of(value: str | list[str] | None, *, lines: bool = False, joined: bool = False) -> list[str]:

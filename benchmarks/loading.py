@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
 
@@ -58,10 +59,13 @@ def revision_of(name_or_path: str) -> str | None:
 
 
 def commit_of(repository: str) -> str | None:
-    """The commit at which the cache holds a Hub repository."""
+    """The commit at which the cache holds a Hub repository; None of what cannot be one."""
     if Path(repository).exists():
         return None
-    paths = [try_to_load_from_cache(repository, name) for name in NAMED_FILES]
+    try:
+        paths = [try_to_load_from_cache(repository, name) for name in NAMED_FILES]
+    except HFValidationError:  # an architecture with a file of weights, as open_clip:NAME/FILE
+        return None
     return next((Path(path).parent.name for path in paths if isinstance(path, str)), None)
 
 

@@ -33,15 +33,15 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
     """Sentences in `language` with a slot `{}` for the class name.
 
     Args:
-        which: `simple`, `full` or a theme of ours; the sentences themselves; `FILE.json`, which holds `{language: [sentence, ...]}`, or
-            `FILE.json:SET` of `{language: {set: [...]}}`; `clip_benchmark` (ImageNet's) or `clip_benchmark:DATASET`, where
-            `clip_benchmark:babel_imagenet` has NLLB's translations into 90 languages.
+        which: `simple`, `full` or a theme of ours; the sentences themselves, or the only one; `FILE.json`, which holds
+            `{language: [sentence, ...]}`, or `FILE.json:SET` of `{language: {set: [...]}}`; `clip_benchmark` (ImageNet's) or
+            `clip_benchmark:DATASET`, where `clip_benchmark:babel_imagenet` has NLLB's translations into 90 languages.
 
     Raises:
         InputError: there is no such set, or none in this language; a sentence has no slot; clip-benchmark is not installed.
     """
-    if not isinstance(which, str):
-        return check_templates(list(which), "templates")
+    if not isinstance(which, str) or "{" in which:
+        return check_templates([which] if isinstance(which, str) else list(which), "templates")
     if SOURCE.fullmatch(which):
         templates, origin = read_source(which, language, "zeroshot_classification_templates")
         return check_templates([template.replace("{c}", "{}") for template in templates], origin)

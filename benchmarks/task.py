@@ -20,6 +20,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from . import layouts
 from .caption_files import read_caption_files
 from .loading import check_folder, check_languages
+from .prompts import check_templates
 from .recipe import InputError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ METRICS = {
     "retrieval": ["mean_recall"],
     "zero_shot": ["accuracy@1", "mean_per_class", "map_11_point", "mean_average_precision", "mean_top1_top5", "roc_auc"],
 }
+OF_SEVERAL_LABELS = ["map_11_point", "mean_average_precision"]  # the other metrics of zero_shot are of one label an image
 # Layouts, with the columns that each needs beside its captions or labels; and those of files, with the languages they have.
 TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
 FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
@@ -46,9 +48,10 @@ class Task:
     - `layout`: how images and texts lie there, see `layouts`. `columns`: the columns' names by what is in them: `image` (may be left
       out where only one holds images), `label` or `labels`; `captions`, of a dict by language, or a column for each language.
     - `where`: what annotations of the layout `coco_json` must have. `join_words`: take the spaces out of captions.
-    - `languages`: those of the captions; prompts of a classification come in any.
+    - `languages`: those of the captions, by default those that `columns.captions` gives a column each; prompts of a classification
+      come in any.
     - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, a JSON file, or a dict by language, and `class_subset`; `templates`:
-      `simple`, `full`, a theme, or a list of sentences. See `prompts`.
+      `simple`, `full`, a theme, a sentence with `{}`, or a list of them. See `prompts`.
     - `n_images`, `n_texts` (by language, where known), `n_classes`, `size`: how much there is.
     - `licence`, `gated`, `notes`; `split_differs`: how the images are not those of the paper; `suites`: the lists it is in.
     - `unverified`: the fields whose values nobody has seen on the Hub itself.
@@ -143,7 +146,7 @@ def load_task(name_or_path: str) -> Task:
     """Read a task that comes with the package by its name, or a user's own by the path of its YAML file.
 
     Raises:
-        InputError: there is no such task; it has an unknown key or lacks one; or a value that cannot be.
+        InputError: there is no such task; it is no YAML; it has an unknown key or lacks one; or a value that cannot be.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -153,7 +156,11 @@ def load_task(name_or_path: str) -> Task:
             raise InputError(f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file of your own")
     if not path.is_file():
         raise InputError(f"task {str(path)!r} does not exist: give a YAML file that is there, or the name of one in {FOLDER}")
-    given = yaml.safe_load(path.read_text("utf-8"))
+    try:
+        with path.open("rb") as file:  # so that the parser names the file and the line
+            given = yaml.safe_load(file)
+    except yaml.YAMLError as error:
+        raise InputError(f"task {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
     check_keys(given, str(path))
@@ -197,6 +204,10 @@ def check_values(task: Task) -> None:
             raise InputError(f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False")
     if isinstance(captions, dict) and not task.languages:
         task.languages = list(captions)
+    if task.kind == "retrieval":
+        check_spoken(task, captions)
+    else:
+        check_prompts(task)
     unknown = [name for name in task.unverified if name.split(".")[0] not in vars(task)]
     if unknown:
         raise InputError(f"task {task.file!r} calls {', '.join(unknown)} unverified, which are no keys")
@@ -206,6 +217,28 @@ def check_values(task: Task) -> None:
         check_table(task)
 
 
+def check_spoken(task: Task, captions: str | dict[str, str] | None) -> None:
+    """Languages are known before the rows are, and have a column each, where columns are by language."""
+    if not task.languages:
+        raise InputError(f"task {task.file!r} lacks languages: list those of its captions, as in `languages: [en, de]`")
+    missing = [language for language in task.languages if isinstance(captions, dict) and language not in captions]
+    if missing:
+        raise InputError(f"task {task.file!r}: `columns.captions` has no column for {', '.join(missing)}, which `languages` list")
+
+
+def check_prompts(task: Task) -> None:
+    """Classes have names, and the sentences, where the task writes its own, a place for them."""
+    if task.class_names is None:
+        raise InputError(
+            f"task {task.file!r} lacks class_names: `dataset` where the label names its classes, a JSON file of yours "
+            "with {language: [name, ...]}, or clip_benchmark:KEY"
+        )
+    if isinstance(task.templates, str) and "{" in task.templates:
+        task.templates = [task.templates]
+    if isinstance(task.templates, list):
+        check_templates(task.templates, f"task {task.file!r}")
+
+
 def check_table(task: Task) -> None:
     """A table names the column of its captions or labels, and the others that its layout needs; and the files of its split, or none."""
     answers = [key for key in ("captions", "label", "labels") if key in task.columns]
@@ -213,6 +246,12 @@ def check_table(task: Task) -> None:
     if answers not in wanted:
         names = " or ".join(key for keys in wanted for key in keys)
         raise InputError(f"task {task.file!r}: `columns` of {task.kind} must name {names}, not {', '.join(answers) or 'none'}")
+    if task.kind == "zero_shot" and ("labels" in answers) != (task.metric in OF_SEVERAL_LABELS):
+        fitting = [name for name in METRICS["zero_shot"] if (name in OF_SEVERAL_LABELS) == ("labels" in answers)]
+        raise InputError(
+            f"task {task.file!r}: metric {task.metric} is not of the column {answers[0]}: choose from {', '.join(fitting)}, "
+            f"or name the column {'label, of one class' if answers == ['labels'] else 'labels, of several classes'} an image"
+        )
     missing = [key for key in TABLES[task.layout] if key not in task.columns]
     if missing:
         raise InputError(f"task {task.file!r}: `columns` of layout {task.layout} must name {', '.join(missing)}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from benchmarks.loading import check_languages, load_captions, load_model, load_rows
+from benchmarks.loading import check_languages, load_captions, load_model, load_rows, revision_of
 from benchmarks.recipe import InputError, parse
 from training.arguments import ContrastiveArguments, DiffusionArguments, TeacherArguments, TeacherLearningArguments
 
@@ -63,6 +63,10 @@ def test_missing_folders_are_named(tmp_path):
         load_model("no/such/folder")
     with pytest.raises(InputError, match="dataset 'no/such/folder' does not exist"):
         load_captions("no/such/folder", "train")
+
+
+def test_what_is_no_repository_has_no_commit():
+    assert [revision_of(f"open_clip:ViT-B-32/{path}") for path in ("outputs/x/model.pt", "/tmp/x.pt")] == [None, None]
 
 
 def test_a_model_folder_without_weights_is_named(model, tmp_path):

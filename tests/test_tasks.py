@@ -140,13 +140,25 @@ def test_the_users_own_task(tmp_path):
     columns["picture"] = [{"bytes": image, "path": None} for image in columns["picture"]]
     write_parquet(folder, "test", columns, features)
     task = {"kind": "retrieval", "dataset": str(folder), "split": "test", "metric": "mean_recall", "columns": {"captions": "captions"}}
-    (tmp_path / "signs.yaml").write_text(yaml.safe_dump(task))
+    (tmp_path / "signs.yaml").write_text(yaml.safe_dump(task | {"languages": ["en", "eo"]}))
     task = load_task(str(tmp_path / "signs.yaml"))
     assert task.name == "signs"
     assert answers(task.rows()) == [(1, {"en": ["stop", "halt"], "eo": ["haltu"]}), (2, {"en": ["go"], "eo": []})]
     assert answers(task.rows(["eo"])) == [(1, {"eo": ["haltu"]}), (2, {"eo": []})]
     with pytest.raises(InputError, match="column 'captions' of .* has no de; it has en eo"):
-        task.rows(["de"])
+        replace(task, languages=["en", "eo", "de"]).rows(["de"])
+
+
+def test_a_row_may_lack_its_captions_or_its_image(tmp_path):
+    features = {"image": Image(), "captions": {"en": List(Value("string")), "eo": Value("string")}}
+    columns = {"image": [{"bytes": encoded(1), "path": None}, None], "captions": [None, {"en": ["go"], "eo": "iru"}]}
+    write_parquet(tmp_path, "test", columns, features)
+    changes = {"columns": {"captions": "captions"}, "languages": ["en", "eo"], "n_images": 2, "n_texts": {"en": 1}}
+    task = replace(load_task("multi30k"), dataset=str(tmp_path), revision=None, data_files=None, **changes)
+    for rows in (task.rows(), task.rows(streaming=True)):
+        first, second = rows
+        assert number_of(first["image"]) == 1 and first["captions"] == {"en": [], "eo": []}
+        assert second == {"image": None, "captions": {"en": ["go"], "eo": ["iru"]}}
 
 
 def test_labels_that_are_texts_are_numbered_by_the_alphabet(tmp_path):
@@ -275,6 +287,7 @@ def test_a_folder_written_anew_is_read_anew(name, tmp_path, monkeypatch):
 ON_A_HUB = """
 import json
 from dataclasses import replace
+from benchmarks.layouts import full_revision
 from benchmarks.recipe import InputError
 from benchmarks.task import load_task
 
@@ -294,6 +307,7 @@ print(json.dumps({
     "gated": [said(replace(table, dataset="gated/table", revision=None)), said(replace(load_task("flickr30k-cn"), dataset="gated/zip"))],
     "no commit": said(replace(short, revision="abcdef0")),
     "no revision": said(replace(table, revision="f" * 40)),
+    "again": full_revision.cache_clear() or short.commit(),
 }))
 """
 
@@ -320,11 +334,24 @@ def test_on_a_hub_only_what_is_asked_for_is_fetched(tmp_path, run):
     assert "revision 'ffff" in said["no revision"] and "cannot be loaded" in said["no revision"]
     fetched = [path.split("/resolve/")[1] for path in hub.asked if "/resolve/" in path]
     assert any(path.endswith("test/2.tar") for path in fetched) and not any("train" in path for path in fetched)
+    # What a first part of a revision stands for is asked once: the next run finds it in the cache.
+    listed = [path for path in hub.asked if "wds_imagenet-a/commits" in path]
+    assert said["again"] == said["short"][1] and len(listed) == 2  # and once for what stands for nothing
     streamed = {path.rpartition("/")[2] for path in hub.asked if "wds_imagenet-r/resolve" in path and path.endswith(".tar")}
     assert streamed == {"0.tar"}
 
 
-CAPTIONS = {"kind": "retrieval", "metric": "mean_recall", "layout": "caption_lines", "columns": {}}
+def test_a_commit_in_the_cache_is_not_asked_for_again(tmp_path, monkeypatch):
+    commit = "614c3a5".ljust(40, "0")
+    monkeypatch.setattr("benchmarks.layouts.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="ffline"):  # the tests are
+        replace(load_task("imagenet-a"), dataset="org/other").commit()
+    (tmp_path / "datasets--org--data/snapshots" / commit).mkdir(parents=True)
+    assert replace(load_task("imagenet-a"), dataset="org/data").commit() == commit
+
+
+RETRIEVAL = {"kind": "retrieval", "metric": "mean_recall", "class_names": None}
+CAPTIONS = RETRIEVAL | {"layout": "caption_lines", "columns": {}}
 
 
 @pytest.mark.parametrize(
@@ -348,15 +375,43 @@ CAPTIONS = {"kind": "retrieval", "metric": "mean_recall", "layout": "caption_lin
         ({"revision": 1234567}, "revision is 1234567, which is no str"),
         ({"unverified": ["revison"]}, "calls revison unverified, which are no keys"),
         ({"languages": [False]}, "language False: quote it"),
+        (RETRIEVAL | {"columns": {"captions": "captions"}}, "lacks languages: list those of its captions"),
+        (RETRIEVAL | {"columns": {"captions": {"en": "text"}}, "languages": ["en", "de"]}, "`columns.captions` has no column for de"),
+        ({"columns": {"labels": "labels"}}, "metric accuracy@1 is not of the column labels: choose from map_11_point, mean_average_pre"),
+        ({"columns": {"labels": "labels"}, "metric": "roc_auc"}, "metric roc_auc is not of the column labels"),
+        ({"metric": "map_11_point"}, "map_11_point is not of the column label: choose from accuracy@1, mean_per_class, mean_top1_top5, "),
+        ({"metric": "mean_average_precision"}, ".* or name the column labels, of several classes an image"),
+        ({"class_names": None}, "lacks class_names: `dataset` where the label names its classes"),
+        ({"templates": "a {name}."}, "template 'a {name}.' of task .*mine.yaml' has to have {} once"),
+        ({"templates": ["{}", "no slot"]}, "template 'no slot' of task .*mine.yaml' has to have {} once"),
     ],
 )
 def test_a_bad_task_is_refused(change, message, tmp_path):
     task = {"kind": "zero_shot", "dataset": "a/b", "split": "test", "metric": "accuracy@1", "columns": {"label": "label"}}
+    task |= {"class_names": "dataset"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task))
     assert load_task(str(tmp_path / "mine.yaml")).columns == {"label": "label"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task | change))
-    with pytest.raises(InputError, match=f"task .*mine.yaml.*{message}"):
+    with pytest.raises(InputError, match=f"(task .*mine.yaml.*)?{message}") as refused:
         load_task(str(tmp_path / "mine.yaml"))
+    assert f"task '{tmp_path / 'mine.yaml'}'" in str(refused.value)
+
+
+def test_a_task_that_is_no_yaml_is_refused_by_file_and_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for text, what in (
+        (b"kind: zero_shot\ncolumns: {label: [label}\n", ", line 2, column"),
+        (b"kind: zero_shot\nnotes: \xff\n", "position 23"),
+    ):
+        path.write_bytes(text)
+        with pytest.raises(InputError, match=f"task '{path}' is no YAML: .*{path}.*{what}"):
+            load_task(str(path))
+
+
+def test_templates_may_be_one_sentence(tmp_path):
+    task = {"kind": "zero_shot", "dataset": "a/b", "split": "test", "metric": "accuracy@1", "columns": {"label": "label"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task | {"class_names": "dataset", "templates": "a {}."}))
+    assert load_task(str(tmp_path / "mine.yaml")).templates == ["a {}."]
 
 
 def test_an_unknown_task_is_named(tmp_path):
