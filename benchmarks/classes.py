@@ -10,18 +10,23 @@ from .task import Task
 
 
 def class_names_of(
-    task: Task, languages: list[str], rows: Dataset | IterableDataset, given: str | None = None
+    task: Task, languages: list[str], rows: Dataset | IterableDataset | None, given: str | None = None
 ) -> dict[str, list[str | None]]:
     """Names by language, name `i` for label `i`, None for a class that a language does not name.
 
     Args:
-        rows: the task's, whose label may name its classes, and then says how many there are, if the task does not.
+        rows: the task's, whose label may name its classes, and then says how many there are, if the task does not. Without rows, names
+            that come from them are left out.
         given: a JSON file, or a list of clip-benchmark's, in place of the task's source.
 
     Raises:
         InputError: as `load_class_names`.
     """
     source, subset = (given, None) if given else (task.class_names, task.class_subset)
+    if rows is None:
+        by_language = source if isinstance(source, dict) else dict.fromkeys(languages, source)
+        known = [language for language in languages if language != "en" or by_language.get(language) != "dataset"]
+        return load_class_names(source, known, task.n_classes, subset=subset)
     own = task.own_class_names(rows)
     n_classes = task.n_classes or (len(own) if own else None)
     class_names = load_class_names(source, languages, n_classes, dataset_names=own, subset=subset)

@@ -52,7 +52,7 @@ Ask = Callable[[Task, list[str], Dataset | IterableDataset | None], dict[str, An
 """`(task, languages, rows)` to what is asked in each language, such as class names; without rows, as far as that can be known."""
 Score = Callable[[CachedEncoder, torch.Tensor, dict[str, list], Task, dict[str, Any]], dict[str, Outcomes]]
 """`(encoder, image_embeds, columns, task, asked)` to what came of it in each language."""
-READ = ("config", "data_files", "layout", "columns", "where", "join_words", "class_names", "class_subset")
+READ = ("config", "data_files", "layout", "columns", "where", "join_words", "merge_captions", "class_names", "class_subset")
 
 
 def tasks_of(arguments: EvaluationArguments, kind: str, class_names: str | None = None) -> list[tuple[Task, list[str]]]:

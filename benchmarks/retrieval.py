@@ -9,7 +9,13 @@ from .recipe import InputError
 
 
 def evaluate_retrieval(
-    encoder: Encoder, image_embeds: torch.Tensor, captions: list[dict], languages: list[str], *, distance: str = "cosine"
+    encoder: Encoder,
+    image_embeds: torch.Tensor,
+    captions: list[dict],
+    languages: list[str],
+    *,
+    distance: str = "cosine",
+    merge_captions: bool = False,
 ) -> dict[str, RetrievalOutcomes]:
     """Rank all images for every caption and all captions for every image, language by language.
 
@@ -19,6 +25,7 @@ def evaluate_retrieval(
             images too.
         distance: `cosine`, or `euclidean` between vectors as the projections give them, as the released code of Krasner & Lanuzo
             has it.
+        merge_captions: equal captions are one text, which is found by any of its images; otherwise each has its own alone.
 
     Raises:
         InputError: another distance, or no row has a caption in a language.
@@ -31,10 +38,14 @@ def evaluate_retrieval(
         described = torch.tensor([row for row, own in enumerate(texts) if own])
         if len(described) == 0:
             raise InputError(f"no row has a caption in {language}: leave it out of languages")
-        text_to_image = torch.arange(len(described)).repeat_interleave(torch.tensor([len(own) for own in texts if own]))
-        text_embeds = encoder.texts([text for own in texts for text in own])
-        ranks = retrieval_ranks(image_embeds[described], text_embeds, text_to_image, distance=distance)
-        outcomes[language] = RetrievalOutcomes(*ranks, text_to_image)
+        pairs = [(text, row) for row, own in enumerate(own for own in texts if own) for text in own]
+        asked = list(dict.fromkeys(text for text, _ in pairs)) if merge_captions else [text for text, _ in pairs]
+        row_of_text = {text: row for row, text in enumerate(asked)}
+        text_rows = torch.tensor([row_of_text[text] for text, _ in pairs]) if merge_captions else torch.arange(len(pairs))
+        pairs = torch.stack([text_rows, torch.tensor([row for _, row in pairs])], dim=1)
+        ranks = retrieval_ranks(image_embeds[described], encoder.texts(asked), pairs.unique(dim=0), distance=distance)
+        first_images = torch.full((len(asked),), len(described)).scatter_reduce(0, pairs[:, 0], pairs[:, 1], "amin")
+        outcomes[language] = RetrievalOutcomes(*ranks, first_images)
     return outcomes
 
 

@@ -25,7 +25,8 @@ def main(arguments: RetrievalArguments, _: TableArguments) -> None:
         return dict.fromkeys(languages)
 
     def score(encoder, image_embeds, columns, task, asked):
-        return evaluate_retrieval(encoder, image_embeds, columns["captions"], list(asked), distance=arguments.distance)
+        options = {"distance": arguments.distance, "merge_captions": task.merge_captions}
+        return evaluate_retrieval(encoder, image_embeds, columns["captions"], list(asked), **options)
 
     unit = arguments.distance == "cosine"
     evaluate(arguments, "retrieval", ask, score, normalize=unit, suffix="" if unit else f"-{arguments.distance}")

@@ -29,7 +29,7 @@ def main(arguments: ZeroShotArguments, _: TableArguments) -> None:
     def ask(task, languages, rows):
         templates = {language: load_templates(chosen or task.templates, language) for language in languages}
         names = class_names_of(task, languages, rows, arguments.class_names)
-        return {language: (templates[language], names[language]) for language in languages}
+        return {language: (templates[language], names[language]) for language in names}
 
     def score(encoder, image_embeds, columns, task, asked):
         templates, names = ({language: pair[place] for language, pair in asked.items()} for place in (0, 1))

@@ -48,6 +48,7 @@ class Task:
     - `layout`: how images and texts lie there, see `layouts`. `columns`: the columns' names by what is in them: `image` (may be left
       out where only one holds images), `label` or `labels`; `captions`, of a dict by language, or a column for each language.
     - `where`: what annotations of the layout `coco_json` must have. `join_words`: take the spaces out of captions.
+      `merge_captions`: equal captions are one, of several images; otherwise each is asked for its own image.
     - `languages`: those of the captions, by default those that `columns.captions` gives a column each; prompts of a classification
       come in any.
     - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, a JSON file, or a dict by language, and `class_subset`; `templates`:
@@ -70,6 +71,7 @@ class Task:
     columns: dict = field(default_factory=dict)
     where: dict = field(default_factory=dict)
     join_words: bool = False
+    merge_captions: bool = False
     languages: list[str] = field(default_factory=list)
     class_names: str | dict[str, list[str]] | None = None
     class_subset: str | None = None

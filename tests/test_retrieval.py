@@ -59,6 +59,17 @@ def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, fo
     assert outcomes.text_ranks.tolist() == ((far <= far.diag()[:, None]).sum(1) - 1).tolist()
 
 
+def test_equal_captions_may_be_one(found, miniature):
+    """Rows 10 and 11 share a caption: as two texts each competes with its twin, as one it is found by either image."""
+    rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
+    captions = [{"en": "both" if row in (10, 11) else f"{row} {caption['en']}"} for row, caption in enumerate(rows["captions"])]
+    rows = rows.remove_columns("captions").add_column("captions", captions)
+    two, one = (found(rows, ["en"], merge_captions=merge)["en"] for merge in (False, True))
+    assert (len(two.text_ranks), len(one.text_ranks)) == (60, 59) and one.n_units == 60
+    assert one.text_ranks[10] == two.text_ranks[10:12].min()
+    assert (two.image_ranks[10:12] == one.image_ranks[10:12] + 1).all()
+
+
 def test_what_cannot_be_ranked_is_refused(found, captioned):
     with pytest.raises(InputError, match="distance is 'angle': choose cosine or euclidean"):
         found(captioned, ["en"], distance="angle")
