@@ -1,11 +1,12 @@
 """Models side by side: every number with its interval, the mean over languages, and which models the best cannot be told from."""
 
 from dataclasses import dataclass, replace
+from math import isnan
 
 import torch
 from tqdm import tqdm
 
-from .outcomes import Outcomes
+from .outcomes import Outcomes, RetrievalOutcomes
 from .recipe import InputError
 from .results import Result
 from .uncertainty import Difference, compare, intervals
@@ -16,10 +17,11 @@ SIGNIFICANT = 0.05
 
 @dataclass
 class Number:
-    """What a model scored by one metric on a task in a language: a fraction, or a rank.
+    """What a model scored by one metric on a task in a language: a fraction, or a rank; not a number where the items do not define it.
 
-    `interval` is its 95 % interval. Of all models on the same task and language one is `best`; `tied` says that the paired test does
-    not tell a model from it (p of 5 % or more), `untested` that it was measured on other items, so that no pair can be formed.
+    `interval` is its 95 % interval, None where there is none. Of all models on the same task and language one is `best`; `tied` says
+    that the paired test does not tell a model from it (p of 5 % or more), `untested` that it was measured on other items, so that no
+    pair can be formed.
     """
 
     model: str
@@ -36,7 +38,7 @@ class Number:
 
 class MeanOutcomes(Outcomes):
     """The mean of one model's outcomes over languages, as outcomes: an image is drawn in all languages at once, so that the interval
-    knows that they share their images.
+    knows that they share their images: see `share_images`.
     """
 
     def __init__(self, parts: list[Outcomes]):
@@ -61,7 +63,8 @@ class Comparison:
 
     Args:
         results: as `load_results` reads them, with their outcomes beside them.
-        means: whether the mean over languages is wanted too, as language `mean`; of models with a result in every language of a task.
+        means: whether the mean over languages is wanted too, as language `mean`; of models with a result in every language of a task,
+            all on the same images. `without_mean` are the tasks that have none for want of such images.
 
     Raises:
         InputError: there is no result, two are of the same model, task and language, or one has no outcomes.
@@ -71,6 +74,7 @@ class Comparison:
         self.results: dict[tuple[str, str, str], Result] = {}
         self._outcomes: dict[tuple[str, str, str], Outcomes] = {}
         self._differences: dict[tuple, dict[str, Difference]] = {}
+        self.without_mean: list[str] = []
         for result in results:
             key = result.model, result.task, result.language
             if key in self.results:
@@ -101,7 +105,8 @@ class Comparison:
         for (model, task, language), result in self.results.items():
             for metric in metrics or [result.metric]:
                 if metric in result.metrics:
-                    interval = tuple(result.intervals[metric]) if metric in result.intervals else None
+                    ends = result.intervals.get(metric)
+                    interval = tuple(ends) if ends and not any(map(isnan, ends)) else None
                     number = Number(model, task, language, metric, result.metrics[metric], interval, result.metrics["n"])
                     groups.setdefault((task, language, metric), []).append(number)
         for group in tqdm(groups.values(), desc="Paired tests", unit="column"):
@@ -109,20 +114,38 @@ class Comparison:
         return [number for group in groups.values() for number in group]
 
     def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
-        """By how much `model` is ahead of `other` on the same items, or None where the items are not the same."""
+        """By how much `model` is ahead of `other` on the same items, or None where the items are not the same or define no number."""
         left, right = (model, task, language), (other, task, language)
-        if items_of(self.results[left]) != items_of(self.results[right]):
+        languages = self.languages_of(model, task) if language == MEAN else [language]
+        if any(not same_data(self.results[model, task, each], self.results[other, task, each]) for each in languages):
+            return None
+        if not same_items(self._outcomes[left], self._outcomes[right]):
+            return None
+        if any(isnan(self.results[key].metrics[metric]) for key in (left, right)):
             return None
         if (left, right) not in self._differences:
             self._differences[left, right] = compare(self._outcomes[left], self._outcomes[right])
         return self._differences[left, right][metric]
 
-    def mean_difference(self, model: str, other: str, task: str, languages: list[str], metric: str) -> Difference:
-        """The same for the mean over `languages`."""
+    def mean_difference(self, model: str, other: str, task: str, languages: list[str], metric: str) -> Difference | None:
+        """The same for the mean over `languages`, in each of which there is a difference; None where their images are not the same."""
+        if not self.share_images(model, task, languages):
+            return None
         left, right = (MeanOutcomes([self._outcomes[name, task, language] for language in languages]) for name in (model, other))
         return compare(left, right)[metric]
 
+    def share_images(self, model: str, task: str, languages: list[str]) -> bool:
+        """Whether a model was measured on the same images in all these languages."""
+        return share_images([self._outcomes[model, task, language] for language in languages])
+
+    def languages_of(self, model: str, task: str) -> list[str]:
+        """Those in which a model has a result, without the mean."""
+        return [language for name, of_task, language in self.results if (name, of_task) == (model, task) and language != MEAN]
+
     def _mark(self, group: list[Number]) -> None:
+        group = [number for number in group if not isnan(number.value)]
+        if not group:
+            return
         best = (min if is_rank(group[0].metric) else max)(group, key=lambda number: number.value)
         best.best = True
         for number in group:
@@ -135,19 +158,42 @@ class Comparison:
         languages = list(dict.fromkeys(language for _, of_task, language in self.results if of_task == task))
         for model in self.values("model"):
             keys = [(model, task, language) for language in languages]
-            there = [key for key in keys if key in self.results]
-            if len(there) < max(2, len(languages)) or len({self._outcomes[key].n_units for key in keys}) > 1:
+            if len(languages) < 2 or not self.results.keys() >= set(keys):
+                continue
+            if not self.share_images(model, task, languages):
+                self.without_mean += [task] if task not in self.without_mean else []
                 continue
             outcomes = MeanOutcomes([self._outcomes[key] for key in keys])
             self._outcomes[model, task, MEAN] = outcomes
-            self.results[model, task, MEAN] = replace(
-                self.results[keys[0]], language=MEAN, metrics=outcomes.metrics(), intervals=intervals(outcomes), prompts=None, path=None
-            )
+            whole = {"language": MEAN, "metrics": outcomes.metrics(), "intervals": intervals(outcomes)}
+            self.results[model, task, MEAN] = replace(self.results[keys[0]], **whole, data=None, prompts=None, path=None)
 
 
-def items_of(result: Result) -> tuple:
-    """What two results need to have in common to be compared item by item."""
-    return result.dataset, result.revision, result.split, result.metrics["n"], result.metrics.get("n_texts")
+def same_data(one: Result, other: Result) -> bool:
+    """Whether two results of a task and language are of the same images and captions or labels: by the hash of these, wherever they
+    lay; by the data set's name, revision and split where a result has no hash.
+    """
+    if one.data is not None and other.data is not None:
+        return one.data == other.data
+    return (one.dataset, one.revision, one.split) == (other.dataset, other.revision, other.split)
+
+
+def same_items(one: Outcomes, other: Outcomes) -> bool:
+    """Whether outcomes on the same data can be compared item by item; class names for other classes leave other images of it."""
+    if type(one) is not type(other) or one.n_units != other.n_units:
+        return False
+    return all(torch.equal(values, other.items[name]) for name, values in one.items.items())
+
+
+def share_images(parts: list[Outcomes]) -> bool:
+    """Whether outcomes on one task in several languages can be averaged image by image.
+
+    Rows without a caption, and those of a class without a name, are left out of a language, so that it may be of fewer images. Which
+    ones shows in the labels. Retrieval keeps nothing but their number: equally many are taken to be the same.
+    """
+    if isinstance(parts[0], RetrievalOutcomes):
+        return len({part.n_units for part in parts}) == 1
+    return all(same_items(parts[0], part) for part in parts)
 
 
 def is_rank(metric: str) -> bool:

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import isnan
 from pathlib import Path
 
 import yaml
 
 from .comparison import Number, is_rank
+from .task import Task, all_task_names, load_task
 
 PAPER_RESULTS = Path(__file__).parent / "paper_results.yaml"
 
@@ -36,14 +38,17 @@ class Difference:
     """One of our numbers beside those that were printed for the same model, task, language and metric.
 
     `difference` is ours less `paper[0]`, or less `again[0]` where the paper has none. `within` says whether that printed number lies
-    in our 95 % interval widened by its rounding.
+    in our 95 % interval widened by its rounding; None where that cannot be judged, for the `reason`. `split_differs` is how the task's
+    images are not the paper's.
     """
 
     number: Number
     paper: list[Published]
     again: list[Published]
     difference: float
-    within: bool
+    within: bool | None
+    reason: str = ""
+    split_differs: str | None = None
 
 
 def load_published(path: Path = PAPER_RESULTS) -> list[Published]:
@@ -62,21 +67,41 @@ def load_sources(differences: list[Difference], path: Path = PAPER_RESULTS) -> d
 def compare_with_published(numbers: list[Number], published: list[Published], paper_model: str | None = None) -> list[Difference]:
     """Hold every number against what was printed, model by model and metric by metric; those without a counterpart are left out.
 
+    Of an adapter's model, `m_clip:TEXT+IMAGES`, the numbers are those printed for `TEXT`. A number of other images than the task's,
+    as `limit` leaves them, is not judged.
+
     Args:
         paper_model: the Hub id, or the paper's name where it has none, of the model that all of ours are held against, such as
             `BAAI/AltCLIP` for one that was trained anew; each is held against itself by default.
     """
     differences = []
     for number in numbers:
-        key = (paper_model or number.model, number.task, number.language, number.metric)
+        key = (_printed_name(paper_model or number.model), number.task, number.language, number.metric)
         found = [one for one in published if (one.model, one.task, one.language, one.metric) == key]
         if found:
             paper, again = ([one for one in found if one.kind == kind] for kind in ("paper", "re-evaluation"))
             reference = (paper + again)[0]
             low, high = number.interval or (number.value, number.value)
             within = low - reference.rounding <= reference.value <= high + reference.rounding
-            differences.append(Difference(number, paper, again, number.value - reference.value, within))
+            task = load_task(number.task) if number.task in all_task_names() else None
+            reason = _why_not_judged(number, task)
+            judged = None if reason else within
+            split_differs = task.split_differs if task else None
+            differences.append(Difference(number, paper, again, number.value - reference.value, judged, reason, split_differs))
     return sorted(differences, key=lambda difference: (difference.number.model, difference.number.metric))
+
+
+def _printed_name(model: str) -> str:
+    """`m_clip:M-CLIP/XLM-Roberta-Large-Vit-L-14+openai/clip-vit-large-patch14` is printed as its text tower."""
+    return model.partition(":")[2].partition("+")[0] if ":" in model else model
+
+
+def _why_not_judged(number: Number, task: Task | None) -> str:
+    if isnan(number.value):
+        return "not defined"
+    if task is not None and task.n_images is not None and number.n != task.n_images:
+        return f"n {number.n:,} of {task.n_images:,}"
+    return ""
 
 
 def _read_table(table: dict, content: dict) -> Iterator[Published]:

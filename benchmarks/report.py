@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
+from math import isnan
 from pathlib import Path
 
 from .comparison import MEAN, SIGNIFICANT, Comparison, Number, is_rank
@@ -26,7 +27,7 @@ SHORT = {"text_to_image": "T2I", "image_to_text": "I2T"}
 LEGEND = (
     "Percent ± half the width of the 95 % bootstrap interval over images. **Bold**: the best model. ≈: a paired bootstrap on the same "
     "images does not tell the model from the best (p ≥ 0.05, each pair by itself). °: measured on other items than the best, so not "
-    f"tested. {GAP}: not measured."
+    f"tested. {GAP}: not measured, or not defined on these items."
 )
 
 
@@ -131,11 +132,15 @@ def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableA
 
 def cell(number: Number | None) -> str:
     """`72.4 ±1.4`, with the marks that `LEGEND` explains."""
-    if number is None:
+    if is_gap(number):
         return GAP
     value, half_width = format_value(number), format_half_width(number)
     mark = "≈" if number.tied else "°" if number.untested else ""
     return " ".join(part for part in (f"**{value}**" if number.best else value, half_width, mark) if part)
+
+
+def is_gap(number: Number | None) -> bool:
+    return number is None or isnan(number.value)
 
 
 def format_value(number: Number) -> str:
@@ -160,15 +165,36 @@ def count_gaps(comparison: Comparison, numbers: list[Number]) -> dict[str, tuple
     return lacking
 
 
+def caveats(comparison: Comparison) -> list[str]:
+    """What has to be known of the items behind the numbers: tasks without a mean, and models that were asked with other prompts."""
+    notes = [f"{task}: no mean over languages, which are not of the same images." for task in comparison.without_mean]
+    names, spoken = short_names(comparison.values("model")), {}
+    for (model, task, language), result in comparison.results.items():
+        if result.prompts is not None:
+            spoken.setdefault((task, language), {})[model] = result.prompts
+    others: dict[tuple, list[str]] = {}
+    for (task, language), prompts in spoken.items():
+        first, *rest = prompts
+        differing = [names[model] for model in rest if prompts[model] != prompts[first]]
+        if differing:
+            others.setdefault((task, names[first], ", ".join(differing)), []).append(language)
+    for (task, first, differing), languages in others.items():
+        notes.append(f"{task} in {', '.join(languages)}: asked with other prompts than {first}: {differing}.")
+    return notes
+
+
 def describe(comparison: Comparison) -> list[tuple[str, str]]:
     """`(task and metric, sentences)`: who leads on a task by its own metric, by how much, and in how many languages that is certain."""
     names, found = short_names(comparison.values("model")), []
     for task in comparison.values("task"):
         by_model: dict[str, dict[str, Result]] = {}
-        for (model, of_task, language), result in comparison.results.items():
-            if of_task == task and language != MEAN:
-                by_model.setdefault(model, {})[language] = result
         metric = next(result.metric for key, result in comparison.results.items() if key[1] == task)
+        for (model, of_task, language), result in comparison.results.items():
+            if of_task == task and language != MEAN and not isnan(result.metrics[metric]):
+                by_model.setdefault(model, {})[language] = result
+        if not by_model:
+            found.append((f"{task}, {label(metric, {})}", "It is not defined on the items that were measured."))
+            continue
         means = {model: sum(result.metrics[metric] for result in results.values()) / len(results) for model, results in by_model.items()}
         leader = max(by_model, key=lambda model: (len(by_model[model]), means[model]))
         sentences = [_describe_leader(comparison, names[leader], by_model[leader], metric)]
@@ -183,13 +209,16 @@ def describe(comparison: Comparison) -> list[tuple[str, str]]:
 def _describe_leader(comparison: Comparison, name: str, results: dict[str, Result], metric: str) -> str:
     languages = list(results)
     first = results[languages[0]]
-    whole = comparison.results.get((first.model, first.task, MEAN), first)
-    low, high = whole.intervals[metric]
-    score = f"{name} scores {100 * whole.metrics[metric]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-    if whole is first:
-        return f"{score} in {languages[0]}."
     ordered = sorted(languages, key=lambda language: results[language].metrics[metric])
     ends = [f"{100 * results[language].metrics[metric]:.1f} in {language}" for language in (ordered[0], ordered[-1])]
+    whole = first if len(languages) == 1 else comparison.results.get((first.model, first.task, MEAN))
+    if whole is None or isnan(whole.metrics[metric]):
+        return f"{name} scores from {ends[0]} to {ends[1]} %, of {len(languages)} languages."
+    low, high = whole.intervals[metric]
+    around = "" if isnan(low) else f" ({100 * low:.1f} to {100 * high:.1f})"
+    score = f"{name} scores {100 * whole.metrics[metric]:.1f} %{around}"
+    if whole is first:
+        return f"{score} in {languages[0]}."
     return f"{score} in the mean of {len(languages)} languages, from {ends[0]} to {ends[1]}."
 
 
@@ -201,10 +230,16 @@ def _describe_pair(
         return f"{names[model]} was measured on other items."
     if len(shared) == 1:
         whole = each[0]
-    elif {(leader, task, MEAN), (model, task, MEAN)} <= comparison.results.keys():
+    elif len(shared) == len(comparison.languages_of(leader, task)) and (model, task, MEAN) in comparison.results:
         whole = comparison.difference(leader, model, task, MEAN, metric)
     else:
         whole = comparison.mean_difference(leader, model, task, shared, metric)
+    ahead = sum(one.p < SIGNIFICANT and one.difference > 0 for one in each)
+    behind = sum(one.p < SIGNIFICANT and one.difference < 0 for one in each)
+    sides = " and ".join(f"{side} in {n} of them" for side, n in (("ahead", ahead), ("behind", behind)) if n)
+    if whole is None:
+        by_itself = sides or "in none can it be told"
+        return f"Beside {names[model]} in {len(shared)} languages, which are not of the same images, by itself each: {by_itself}."
     where = f"in {shared[0]}" if len(shared) == 1 else f"in the mean of {len(shared)} languages"
     ends = f"{points(whole.low)} to {points(whole.high)}"
     if whole.p >= SIGNIFICANT:
@@ -214,12 +249,7 @@ def _describe_pair(
         sentence = f"It is {side} {names[model]} by {100 * abs(whole.difference):.1f} points {where} ({ends})"
     if len(shared) == 1:
         return f"{sentence}."
-    ahead = sum(one.p < SIGNIFICANT and one.difference > 0 for one in each)
-    behind = sum(one.p < SIGNIFICANT and one.difference < 0 for one in each)
-    if not ahead and not behind:
-        return f"{sentence}; in no language by itself can it be told."
-    sides = [f"{side} in {n} of them" for side, n in (("ahead", ahead), ("behind", behind)) if n]
-    return f"{sentence}; by itself each, {' and '.join(sides)}."
+    return f"{sentence}; by itself each, {sides}." if sides else f"{sentence}; in no language by itself can it be told."
 
 
 def points(fraction: float) -> str:

@@ -1,6 +1,6 @@
 """The report's pictures: bars per language with their intervals, paired differences, a heat map of language x task, recall curves."""
 
-from math import ceil
+from math import ceil, isnan
 from pathlib import Path
 from statistics import mean
 
@@ -33,7 +33,7 @@ def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -
         plot_languages(comparison, numbers, folder / "languages.png")
         pictures.append(("languages.png", "Each task in each language, with 95 % intervals."))
         models = comparison.values("model")
-        if len(models) > 1 and len(comparison.values("language")) > 2:
+        if len(comparison.values("language")) > 2 and _any_difference(comparison):
             plot_differences(comparison, folder / "differences.png")
             caption = (
                 f"Points by which {short_names(models)[models[-1]]} is ahead of each other model on the same images, with 95 % intervals."
@@ -44,7 +44,8 @@ def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -
         if any(result.kind == "retrieval" for result in comparison.results.values()):
             plot_recall_curves(comparison, folder / "recall.png")
             caption = (
-                "How often the right answer is among the first k. A thin line is a language, a thick one the mean of a model's languages."
+                "How often the right answer is among the first k. A thin line is a language, a thick one the mean of a model's languages, "
+                "where they are of the same images."
             )
             pictures.append(("recall.png", caption))
     return pictures
@@ -66,8 +67,9 @@ def plot_languages(comparison: Comparison, numbers: list[Number], picture: Path)
             color, name = color_of(model, models), names[model]
             if model in lines:
                 (number,) = of_model[model].values()
-                low, high = (100 * end for end in number.interval)
-                axes.axhspan(low, high, color=color, alpha=0.15, linewidth=0, zorder=0.8)
+                if number.interval:
+                    low, high = (100 * end for end in number.interval)
+                    axes.axhspan(low, high, color=color, alpha=0.15, linewidth=0, zorder=0.8)
                 line = axes.axhline(100 * number.value, color=color, linestyle="--", linewidth=1.5, zorder=0.9)  # behind the bars
                 handles[f"{name} in {number.language}"] = line
             elif model in bars:
@@ -112,10 +114,23 @@ def _draw_bars(axes: Axes, numbers: dict[str, Number], languages: list[str], pla
     width = 0.82 / n_bars
     there = [language for language in languages if language in numbers]
     heights = [100 * numbers[language].value for language in there]
-    ends = [[100 * end for end in numbers[language].interval] for language in there]
-    around = [[height - low for height, (low, _) in zip(heights, ends)], [high - height for height, (_, high) in zip(heights, ends)]]
     centres = [languages.index(language) + (place - (n_bars - 1) / 2) * width for language in there]
-    return axes.bar(centres, heights, 0.92 * width, yerr=around, color=color, error_kw={"elinewidth": 1, "ecolor": "#333333"})
+    # Not as errors of the bars, which must not be negative: a number may lie outside the percentile interval of a skewed metric.
+    ends = [(centre, *numbers[language].interval) for centre, language in zip(centres, there) if numbers[language].interval]
+    for centre, low, high in ends:
+        axes.vlines(centre, 100 * low, 100 * high, color="#333333", linewidth=1)
+    return axes.bar(centres, heights, 0.92 * width, color=color)
+
+
+def _any_difference(comparison: Comparison) -> bool:
+    """Whether the last model can be paired with any other in any language."""
+    *others, last = comparison.values("model")
+    return any(
+        comparison.difference(last, model, task, language, result.metric) is not None
+        for (name, task, language), result in comparison.results.items()
+        for model in others
+        if name == last and (model, task, language) in comparison.results
+    )
 
 
 def plot_differences(comparison: Comparison, picture: Path) -> None:
@@ -160,7 +175,8 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes in panels[len(models) :]:
         axes.set_axis_off()
-    low, high = min(values.values()), max(values.values())
+    defined = [value for value in values.values() if not isnan(value)] or [0, 100]
+    low, high = min(defined), max(defined)
     for axes, model in zip(panels, models):
         grid = [[values.get((model, task, language), float("nan")) for language in languages] for task in tasks]
         image = axes.imshow(grid, cmap="YlGnBu", vmin=low, vmax=high, aspect="auto")
@@ -168,7 +184,7 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
         for row, of_task in enumerate(grid):
             for column, value in enumerate(of_task):
                 dark = value > low + 0.6 * (high - low)
-                text = f"{value:.1f}" if value == value else ""
+                text = "" if isnan(value) else f"{value:.1f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "#222222")
         axes.set_title(names[model], fontsize=10)
         axes.set(xticks=range(len(languages)), yticks=range(len(tasks)), xticklabels=languages, yticklabels=tasks)
@@ -198,7 +214,10 @@ def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
                     for curve in curves if len(curves) > 1 else []:
                         axes.plot(DEPTHS, curve, color=color, linewidth=0.6, alpha=0.35)
                     name = f"{names[model]}, {found[0].language}" if len(curves) == 1 else f"{names[model]}, mean of {len(curves)}"
-                    axes.plot(DEPTHS, [mean(column) for column in zip(*curves)], "o-", color=color, markersize=4, label=name)
+                    if comparison.share_images(model, task, [result.language for result in found]):
+                        axes.plot(DEPTHS, [mean(column) for column in zip(*curves)], "o-", color=color, markersize=4, label=name)
+                    else:
+                        axes.plot([], [], color=color, linewidth=0.6, label=f"{names[model]}, {len(curves)} languages")
             axes.set_title(f"{task}, {words}", fontsize=10)
             axes.set(xticks=DEPTHS, ylabel="recall@k, %" if axes is row[0] else None)
             axes.grid(alpha=0.3)

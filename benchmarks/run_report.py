@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.comparison import Comparison
 from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.recipe import launch
-from benchmarks.report import ReportArguments, TableArguments, count_gaps, describe, make_tables, select_results, short_names
+from benchmarks.report import ReportArguments, TableArguments, caveats, count_gaps, describe, make_tables, select_results, short_names
 from benchmarks.report_page import Report
 from benchmarks.report_plots import draw_pictures
 
@@ -23,6 +23,7 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     names = short_names(comparison.values("model"))
     notes = [f"{names[model]} lacks {n} of {total} numbers." for model, (n, total) in count_gaps(comparison, numbers).items()]
     notes += [f"No results at all of {', '.join(absent)}."] if absent else []
+    notes += caveats(comparison)
     differences = compare_with_published(numbers, load_published(), arguments.paper_model)
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from statistics import mean
 
@@ -12,10 +13,10 @@ import yaml
 from matplotlib.axes import Axes
 
 from benchmarks.comparison import MEAN, Comparison, Number
-from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes
+from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, ScoreOutcomes
 from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.recipe import InputError, parse
-from benchmarks.report import ReportArguments, TableArguments, count_gaps, describe, label, make_tables, select_results
+from benchmarks.report import ReportArguments, TableArguments, caveats, count_gaps, describe, label, make_tables, select_results
 from benchmarks.report_page import Report
 from benchmarks.report_plots import draw_pictures
 from benchmarks.results import Result, load_results
@@ -33,13 +34,14 @@ def bare(**given):
     return Result(**known | given)
 
 
-def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes=True):
+def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes=True, labels=None, **given):
     """A result of `n` items, of which every one in `right` (a set of rows) is found first, and the others thirtieth."""
     ranks = torch.tensor([0 if row in right else 29 for row in range(n)])
-    made = ClassOutcomes(ranks, torch.arange(n) % 40, 40) if kind == "zero_shot" else RetrievalOutcomes(ranks, ranks, torch.arange(n))
+    labels = torch.arange(n) % 40 if labels is None else labels
+    made = ClassOutcomes(ranks, labels, 40) if kind == "zero_shot" else RetrievalOutcomes(ranks, ranks, torch.arange(n))
     metric = "accuracy@1" if kind == "zero_shot" else "mean_recall"
     ends = {name: list(pair) for name, pair in intervals(made).items()}
-    result = bare(model=model, task=task, language=language, metrics=made.metrics(), kind=kind, metric=metric)
+    result = bare(model=model, task=task, language=language, metrics=made.metrics(), kind=kind, metric=metric, **given)
     result.intervals, result.revision, result.weights, result.command = ends, "abc", "w" * 64, "run_it.py --flag"
     result.save(folder, made if outcomes else None)
     return result
@@ -135,6 +137,86 @@ def test_the_mean_over_languages_knows_that_they_share_their_images(three):
     assert words.endswith("in no language by itself can it be told.")
 
 
+@pytest.mark.parametrize("means", [True, False])
+def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
+    """Of 30 images 20 have a caption in Chinese: each language is told by itself, and nothing is averaged."""
+    for language, n in (("en", 30), ("zh", 20)):
+        save(tmp_path, "x/good", "scenes", language, set(range(18)), n=n, kind="retrieval")
+        save(tmp_path, "x/bad", "scenes", language, set(range(3)), n=n, kind="retrieval")
+        save(tmp_path, "x/good", "pairs", language, set(range(18)), n=30, kind="retrieval")
+    comparison = compare(tmp_path, means=means)
+    assert comparison.without_mean == (["scenes"] if means else [])
+    assert [(task, language) for _, task, language in comparison.results if language == MEAN] == [("pairs", MEAN)] * means
+    numbers = comparison.numbers()
+    assert {(number.language, number.best) for number in numbers if number.model == "x/good"} >= {("en", True), ("zh", True)}
+    words = dict(describe(comparison))["scenes, mean recall"]
+    assert words == (
+        "good scores from 60.0 in en to 90.0 in zh %, of 2 languages. "
+        "Beside bad in 2 languages, which are not of the same images, by itself each: ahead in 2 of them."
+    )
+    note = "scenes: no mean over languages, which are not of the same images."
+    assert caveats(comparison) == ([note] if means else [])
+    drawn = draw(monkeypatch, "plot")
+    draw_pictures(comparison, numbers, tmp_path)
+    labels = [options["label"] for _, options in drawn["plot"] if "label" in options]
+    assert sorted(labels) == ["bad, 2 languages"] * 2 + ["good, 2 languages"] * 2 + ["good, mean of 2"] * 2
+
+
+def test_equally_many_images_of_other_classes_have_no_mean(tmp_path):
+    """Each language names 20 of 21 classes, not the same ones."""
+    save(tmp_path, "org/model", "photos", "en", set(range(160)), labels=torch.arange(200) % 20)
+    save(tmp_path, "org/model", "photos", "zh", set(range(160)), labels=torch.arange(200) % 21 % 20)
+    comparison = compare(tmp_path, means=True)
+    assert comparison.without_mean == ["photos"] and comparison.values("language") == ["en", "zh"]
+
+
+def test_pairs_are_of_the_same_pictures(tmp_path):
+    """Where a folder lies does not matter, nor what it is called: what counts is what was in it, and which images had a class name."""
+    hits = set(range(150))
+    for language in ("en", "zh"):
+        save(tmp_path, "org/best", "photos", language, set(range(160)), dataset="./photos", data="1" * 32, prompts="a" * 64)
+        save(tmp_path, "org/moved", "photos", language, set(range(159)), dataset="/data/photos", data="1" * 32, prompts="a" * 64)
+        save(tmp_path, "org/worded", "photos", language, hits, dataset="./photos", data="1" * 32, prompts="b" * 64)
+        other = "1" * 32 if language == "en" else "2" * 32
+        save(tmp_path, "org/redrawn", "photos", language, hits, dataset="./photos", data=other, prompts="a" * 64)
+    save(tmp_path, "org/old", "photos", "en", hits, dataset="./photos")
+    save(tmp_path, "org/lost", "photos", "en", hits, dataset="/data/photos")
+    save(tmp_path, "org/named", "photos", "en", hits, dataset="./photos", data="1" * 32, labels=torch.arange(200) % 39)
+    comparison = compare(tmp_path, means=True)
+    untested = {(number.model, number.language) for number in comparison.numbers() if number.untested}
+    assert untested == {("org/redrawn", "zh"), ("org/redrawn", MEAN), ("org/lost", "en"), ("org/named", "en")}
+    assert comparison.difference("org/best", "org/worded", "photos", "en", "accuracy@1").difference == pytest.approx(0.05)
+    assert caveats(comparison) == ["photos in en, zh: asked with other prompts than best: worded."]
+    results = [result for result in comparison.results.values() if result.model in ("org/best", "org/worded")]
+    report = Report("", "", [], [], [], [], [], {}, results)
+    line = "photos, SHA-256 of class names and templates: en aaaaaaaa (best) or bbbbbbbb (worded); zh aaaaaaaa (best) or bbbbbbbb (worded)"
+    assert report.prompts() == [line] and f"- {line}\n" in report.to_markdown() and f"<li>{line}</li>" in report.to_html(tmp_path)
+
+
+def test_what_the_items_do_not_define_is_a_gap(tmp_path):
+    """The area under the curve of images of one class, as a limit may leave them."""
+    for model, scores in (("org/one", torch.arange(50.0)), ("org/two", -torch.arange(50.0))):
+        for language in ("en", "zh"):
+            for task, targets in (("memes", torch.zeros(50, dtype=torch.bool)), ("smiles", torch.arange(50) > 30)):
+                made = ScoreOutcomes(scores, targets)
+                ends = {name: list(pair) for name, pair in intervals(made).items()}
+                given = {"metric": "roc_auc", "metrics": made.metrics(), "intervals": ends}
+                bare(model=model, task=task, language=language, **given).save(tmp_path, made)
+    for tasks in (["memes"], ["memes", "smiles"]):
+        comparison = compare(tmp_path, means=True, tasks=tasks)
+        numbers = comparison.numbers()
+        assert [number for number in numbers if number.task == "memes" and (number.best or number.untested or number.interval)] == []
+        tables = make_tables(comparison, numbers, TableArguments(rows="language", columns="model"))
+        assert [text.split() for text in tables[0].to_markdown().splitlines()[2:]] == [
+            ["|", language, "|", "–", "|", "–", "|"] for language in ("en", "zh", "mean")
+        ]
+        findings = describe(comparison)
+        assert findings[0] == ("memes, ROC AUC", "It is not defined on the items that were measured.") and len(findings) == len(tasks)
+        pictures = draw_pictures(comparison, numbers, tmp_path)
+        report = Report("", "", findings, tables, [], pictures, [], {}, list(comparison.results.values()))
+        assert report.to_html(tmp_path).count('<td class="gap">–</td>') == 6 and "nan" not in report.to_markdown().lower()
+
+
 def test_layouts_of_the_papers(tmp_path):
     """Table 1: tasks across, a table a language; Table 2: metrics across, a table a task; the lists: tasks down, models across."""
     for model in ("a/one", "b/two"):
@@ -212,6 +294,29 @@ def test_our_numbers_beside_the_printed_ones():
     assert not mine.within and mine.difference == pytest.approx(0.9 - 0.745)
 
 
+def test_a_model_of_another_library_is_held_against_its_own_numbers():
+    name = "m_clip:M-CLIP/XLM-Roberta-Large-Vit-L-14+openai/clip-vit-large-patch14"
+    ours = Number(name, "imagenet", "en", "accuracy@1", 0.523, (0.52, 0.526), 50000)
+    (found,) = [one for one in compare_with_published([ours], load_published()) if one.paper]
+    assert found.number.model == name and found.paper[0].value == pytest.approx(0.523) and found.within
+
+
+def test_a_number_of_other_images_is_not_judged():
+    """AltCLIP-M18 on Birdsnap: other images than the paper's, and 100 of them."""
+    published = [one for one in load_published() if (one.model, one.task) == ("BAAI/AltCLIP-m18", "birdsnap")]
+    (printed,) = published
+    whole = Number("BAAI/AltCLIP-m18", "birdsnap", "en", printed.metric, printed.value, (printed.value, printed.value), 1851)
+    part, nothing = replace(whole, n=100), replace(whole, value=float("nan"), interval=None)
+    differences = compare_with_published([whole, part, nothing], published)
+    assert [(one.within, one.reason) for one in differences] == [(True, ""), (None, "n 100 of 1,851"), (None, "not defined")]
+    result = bare(model="BAAI/AltCLIP-m18", task="birdsnap", language="en", metrics={"n": 100})
+    report = Report("", "", [], [], [], [], differences, {}, [result])
+    assert report.agreement() == "1 of 1 numbers are within tolerance of what was printed. 2 more could not be judged."
+    assert [row[-2:] for row in report.difference_table()[1]] == [["+0.0", "yes"], ["+0.0", "n 100 of 1,851"], ["–", "not defined"]]
+    remark = "birdsnap: Of the original 2,443 test images those whose links still work; they show 490 of the 500 classes."
+    assert report.remarks() == [remark] and f"- {remark}" in report.to_markdown()
+
+
 def draw(monkeypatch, *names):
     """What is drawn on axes: `{method: [(arguments, options)]}`."""
     drawn = {name: [] for name in names}
@@ -241,9 +346,8 @@ def test_the_pictures_show_the_numbers(tmp_path, monkeypatch):
 
     heights = [args[1] for args, _ in drawn["bar"]]
     assert heights == [pytest.approx([25, 50, 37.5]), pytest.approx([75, 75, 75])]
-    below, above = drawn["bar"][0][1]["yerr"]
     low, high = of["x/old", "de"].interval
-    assert (below[1], above[1]) == pytest.approx((50 - 100 * low, 100 * high - 50))
+    assert drawn["vlines"][1][0][1:] == pytest.approx((100 * low, 100 * high))
     assert drawn["axhline"][0][0] == (75.0,)  # of one language beside models of two
     grids = [args[0] for args, _ in drawn["imshow"]]
     assert grids[1:] == [[pytest.approx([25, 50, 37.5])], [pytest.approx([75, 75, 75])]]
