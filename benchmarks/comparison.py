@@ -188,8 +188,9 @@ def same_items(one: Outcomes, other: Outcomes) -> bool:
 def share_images(parts: list[Outcomes]) -> bool:
     """Whether outcomes on one task in several languages can be averaged image by image.
 
-    Rows without a caption, and those of a class without a name, are left out of a language, so that it may be of fewer images. Which
-    ones shows in the labels. Retrieval keeps nothing but their number: equally many are taken to be the same.
+    Rows without a caption, and those of a class without a name, are left out of a language, so that it may be of fewer images. The
+    outcomes do not keep which: equal labels, numbered among the named classes, are taken for the same images, and in retrieval equally
+    many.
     """
     if isinstance(parts[0], RetrievalOutcomes):
         return len({part.n_units for part in parts}) == 1

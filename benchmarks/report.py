@@ -213,7 +213,7 @@ def _describe_leader(comparison: Comparison, name: str, results: dict[str, Resul
     ends = [f"{100 * results[language].metrics[metric]:.1f} in {language}" for language in (ordered[0], ordered[-1])]
     whole = first if len(languages) == 1 else comparison.results.get((first.model, first.task, MEAN))
     if whole is None or isnan(whole.metrics[metric]):
-        return f"{name} scores from {ends[0]} to {ends[1]} %, of {len(languages)} languages."
+        return f"In {len(languages)} languages {name} scores, in percent, from {ends[0]} to {ends[1]}."
     low, high = whole.intervals[metric]
     around = "" if isnan(low) else f" ({100 * low:.1f} to {100 * high:.1f})"
     score = f"{name} scores {100 * whole.metrics[metric]:.1f} %{around}"
@@ -257,8 +257,8 @@ def points(fraction: float) -> str:
 
 
 def short_names(models: list[str]) -> dict[str, str]:
-    """The last part of each model's path, where that is enough to tell them apart."""
-    last = [Path(model).name for model in models]
+    """The last part of each model's path, of an adapter's model that of its texts, where that is enough to tell them apart."""
+    last = [Path(model.partition("+")[0] if ":" in model else model).name for model in models]
     return {model: name if last.count(name) == 1 else model for model, name in zip(models, last)}
 
 

@@ -16,8 +16,8 @@ TEMPLATE = "report_page.html"
 TOLERANCE = (
     "Within tolerance: the printed number lies in our 95 % interval, widened by the printed number's rounding. The interval is that of "
     "another draw of images; the same weights on the same images should come closer, unless pictures, prompts or captions are prepared "
-    "differently. The difference is ours less the paper's, or less the re-evaluation where the paper prints none. A number of fewer images "
-    "than the task has is not judged."
+    "differently. The difference is ours less the paper's, or less the re-evaluation where the paper prints none. A number of other images "
+    "than the task has, by their count, is not judged."
 )
 
 

@@ -16,7 +16,17 @@ from benchmarks.comparison import MEAN, Comparison, Number
 from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, ScoreOutcomes
 from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.recipe import InputError, parse
-from benchmarks.report import ReportArguments, TableArguments, caveats, count_gaps, describe, label, make_tables, select_results
+from benchmarks.report import (
+    ReportArguments,
+    TableArguments,
+    caveats,
+    count_gaps,
+    describe,
+    label,
+    make_tables,
+    select_results,
+    short_names,
+)
 from benchmarks.report_page import Report
 from benchmarks.report_plots import draw_pictures
 from benchmarks.results import Result, load_results
@@ -151,7 +161,7 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
     assert {(number.language, number.best) for number in numbers if number.model == "x/good"} >= {("en", True), ("zh", True)}
     words = dict(describe(comparison))["scenes, mean recall"]
     assert words == (
-        "good scores from 60.0 in en to 90.0 in zh %, of 2 languages. "
+        "In 2 languages good scores, in percent, from 60.0 in en to 90.0 in zh. "
         "Beside bad in 2 languages, which are not of the same images, by itself each: ahead in 2 of them."
     )
     note = "scenes: no mean over languages, which are not of the same images."
@@ -193,7 +203,7 @@ def test_pairs_are_of_the_same_pictures(tmp_path):
     assert report.prompts() == [line] and f"- {line}\n" in report.to_markdown() and f"<li>{line}</li>" in report.to_html(tmp_path)
 
 
-def test_what_the_items_do_not_define_is_a_gap(tmp_path):
+def test_what_the_items_do_not_define_is_a_gap(tmp_path, monkeypatch):
     """The area under the curve of images of one class, as a limit may leave them."""
     for model, scores in (("org/one", torch.arange(50.0)), ("org/two", -torch.arange(50.0))):
         for language in ("en", "zh"):
@@ -212,7 +222,9 @@ def test_what_the_items_do_not_define_is_a_gap(tmp_path):
         ]
         findings = describe(comparison)
         assert findings[0] == ("memes, ROC AUC", "It is not defined on the items that were measured.") and len(findings) == len(tasks)
+        drawn = draw(monkeypatch, "imshow")
         pictures = draw_pictures(comparison, numbers, tmp_path)
+        assert {(options["vmin"], options["vmax"]) for _, options in drawn["imshow"]} == {(0, 100)}
         report = Report("", "", findings, tables, [], pictures, [], {}, list(comparison.results.values()))
         assert report.to_html(tmp_path).count('<td class="gap">–</td>') == 6 and "nan" not in report.to_markdown().lower()
 
@@ -439,6 +451,7 @@ def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
 
 
 def test_names_in_tables():
+    assert short_names(["org/model", "m_clip:org/text+org/clip"]) == {"org/model": "model", "m_clip:org/text+org/clip": "text"}
     assert label("image_to_text_recall@10", {}) == "I2T R@10" and label("mean_per_class", {}) == "mean per class"
     assert label("org/model", {"org/model": "model"}) == "model" and label("flickr30k", {}) == "flickr30k"
 
