@@ -8,6 +8,7 @@ Models are compared on equal units, and `items` is what has to be equal.
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +21,21 @@ PERCENTS = (5, 25, 50, 75, 95)
 
 
 class Outcomes:
-    """What all kinds share: metrics from scores, and a file."""
+    """What all kinds share: metrics from scores, and a file.
+
+    A kind names two of its fields: `PER_UNIT` has an entry for each unit, and `ASKED` says what was asked of it.
+    """
+
+    PER_UNIT: ClassVar[str]
+    ASKED: ClassVar[str]
+
+    @property
+    def n_units(self) -> int:
+        return len(getattr(self, self.PER_UNIT))
+
+    @property
+    def items(self) -> dict[str, torch.Tensor]:
+        return {self.ASKED: getattr(self, self.ASKED)}
 
     def metrics(self) -> dict[str, float]:
         """Counts, and every metric of `score` on the items as they are."""
@@ -49,6 +64,8 @@ class RetrievalOutcomes(Outcomes):
     `text_to_image` `(texts,)` is the image with which a text is drawn: its own, or the first of several.
     """
 
+    PER_UNIT, ASKED = "image_ranks", "text_to_image"
+
     text_ranks: torch.Tensor
     image_ranks: torch.Tensor
     text_to_image: torch.Tensor
@@ -57,14 +74,6 @@ class RetrievalOutcomes(Outcomes):
         self._check(text_ranks=len(self.text_to_image), image_ranks=len(self.image_ranks))
         if self.text_to_image.min() < 0 or self.text_to_image.max() >= self.n_units:
             raise InputError(f"text_to_image must be rows from 0 to {self.n_units - 1}, of the {self.n_units} images that have ranks")
-
-    @property
-    def n_units(self) -> int:
-        return len(self.image_ranks)
-
-    @property
-    def items(self) -> dict[str, torch.Tensor]:
-        return {"text_to_image": self.text_to_image}
 
     def counts(self) -> dict[str, int]:
         return {"n": self.n_units, "n_texts": len(self.text_ranks)}
@@ -97,6 +106,8 @@ class RetrievalOutcomes(Outcomes):
 class ClassOutcomes(Outcomes):
     """Of each image the rank, from 0, of its right class `(images,)`, and that class, `labels` `(images,)`, of `n_classes`."""
 
+    PER_UNIT, ASKED = "ranks", "labels"
+
     ranks: torch.Tensor
     labels: torch.Tensor
     n_classes: int
@@ -106,14 +117,6 @@ class ClassOutcomes(Outcomes):
         self._check(ranks=len(self.labels))
         if self.labels.min() < 0 or self.labels.max() >= self.n_classes:
             raise InputError(f"labels must be rows from 0 to {self.n_classes - 1}, of the {self.n_classes} classes")
-
-    @property
-    def n_units(self) -> int:
-        return len(self.ranks)
-
-    @property
-    def items(self) -> dict[str, torch.Tensor]:
-        return {"labels": self.labels}
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`accuracy@1`, `accuracy@5`, their mean `mean_top1_top5`, and `mean_per_class` over the classes that were drawn.
@@ -130,6 +133,8 @@ class ClassOutcomes(Outcomes):
 class MultilabelOutcomes(Outcomes):
     """Of each image a score for every class, float32 `(images, classes)`, and whether it shows it: `targets`, bool, likewise."""
 
+    PER_UNIT, ASKED = "scores", "targets"
+
     scores: torch.Tensor
     targets: torch.Tensor
 
@@ -137,14 +142,6 @@ class MultilabelOutcomes(Outcomes):
         if self.scores.ndim != 2 or self.scores.shape != self.targets.shape or not len(self.scores):
             shapes = f"{tuple(self.scores.shape)} and {tuple(self.targets.shape)}"
             raise InputError(f"scores and targets must both be (images, classes), not {shapes}")
-
-    @property
-    def n_units(self) -> int:
-        return len(self.scores)
-
-    @property
-    def items(self) -> dict[str, torch.Tensor]:
-        return {"targets": self.targets}
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`map_11_point` and `mean_average_precision`: means over the classes that some drawn image shows.
@@ -162,19 +159,13 @@ class MultilabelOutcomes(Outcomes):
 class ScoreOutcomes(Outcomes):
     """Of each image one score `(images,)`, and whether it is of the second of two classes: `targets`, bool `(images,)`."""
 
+    PER_UNIT, ASKED = "scores", "targets"
+
     scores: torch.Tensor
     targets: torch.Tensor
 
     def __post_init__(self):
         self._check(scores=len(self.targets))
-
-    @property
-    def n_units(self) -> int:
-        return len(self.scores)
-
-    @property
-    def items(self) -> dict[str, torch.Tensor]:
-        return {"targets": self.targets}
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`roc_auc`, not a number for a resample of one class. Arguments and result are those of `RetrievalOutcomes.score`."""
