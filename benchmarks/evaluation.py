@@ -142,6 +142,7 @@ def measure(
     repeated = len(digests) - len(set(digests))
     if repeated and task.kind == "retrieval":
         warnings.warn(f"{repeated} of {len(digests)} images of {task.name} stand there twice: their texts compete", stacklevel=2)
+    revision, model_revision = task.commit(), revision_of(name)
     found = []
     for language, outcomes in score(encoder, image_embeds, columns, task, asked).items():
         result = Result(
@@ -153,12 +154,12 @@ def measure(
             metrics=outcomes.metrics(),
             intervals=intervals(outcomes, arguments.n_resamples),
             dataset=task.dataset,
-            revision=task.commit(),
+            revision=revision,
             split=task.split,
             data=hash_data(digests, columns, language),
             definition={name: getattr(task, name) for name in READ},
             weights=encoder.weights,
-            model_revision=revision_of(name),
+            model_revision=model_revision,
             prompts=hash_prompts(*asked[language]) if asked[language] else None,
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         )
