@@ -71,6 +71,18 @@ def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
     assert batch["target"][:, 0].tolist() == [0, 0, 1, 2, 3] and batch["target"].dtype == torch.float32
 
 
+def test_lengths_are_in_tokens(miniature):
+    """A Chinese character makes more tokens than an English one: by characters the order would be another."""
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    captions = [{"en": "dog face and key", "zh": "狗脸和钥匙"}, {"en": None, "zh": "钥匙"}, {"en": "key", "zh": None}]
+    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3}), ["en", "zh"], "target")
+    lengths = dict(zip((cell["text"] for cell in cells.__getitems__(range(4))), cells.lengths(tokenizer)))
+    assert lengths["dog face and key"] / lengths["key"] == pytest.approx(16 / 3) and lengths["狗脸和钥匙"] / lengths["钥匙"] == 2.5
+    for language, texts in (("en", ["dog face and key", "key"]), ("zh", ["狗脸和钥匙", "钥匙"])):
+        n_tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+        assert sum(lengths[text] for text in texts) == pytest.approx(n_tokens), language
+
+
 @pytest.mark.parametrize("side,edge", [(32, 32), (45, 32), (32, 40)])
 def test_images_are_prepared_as_the_processor_does(scenes, side, edge):
     image_processor = CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": 32, "width": 32})

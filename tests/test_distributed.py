@@ -84,10 +84,18 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
         ("stage0", [], []),
         ("stage0", [], SWITCHES),
         ("stage1", [], []),
+        ("stage1", ["--train_sampling_strategy", "group_by_length"], []),
         ("stage2", [], []),
         ("stage2", ["--gradient_accumulation_steps", "2"], [*SWITCHES, "--cache_image_embeds", "false"]),
     ],
-    ids=["stage0", "stage0 in tiles and chunks", "stage1", "stage2", "stage2 accumulated, in tiles and chunks, images live"],
+    ids=[
+        "stage0",
+        "stage0 in tiles and chunks",
+        "stage1",
+        "stage1 by length",
+        "stage2",
+        "stage2 accumulated, in tiles and chunks, images live",
+    ],
 )
 def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stage, shared, switches):
     """One process with the whole batch and no switch, two with half of it and all. Plain SGD without autocast: what Adam would

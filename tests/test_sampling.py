@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.recipe import InputError
-from training.arguments import TeacherLearningArguments
-from training.sampling import ShareSampler, language_shares, share_out
+from training.arguments import ContrastiveArguments, TeacherLearningArguments
+from training.sampling import WINDOW, ShareSampler, language_shares, like_lengths, share_out
 
 LANGUAGES = np.repeat([0, 1, 3], [800, 80, 20])  # language 2 has no cell
 
@@ -61,6 +61,32 @@ def test_replayed_languages_get_their_share_of_all():
     assert drawn[3] == 675 and drawn[0] + drawn[1] == 225 and drawn[0] == pytest.approx(10 * drawn[1], abs=10)
 
 
+def test_batches_of_like_length_come_in_random_order():
+    random = np.random.default_rng(0)
+    lengths, order = random.integers(1, 1000, 4007), random.permutation(4007)
+    drawn = like_lengths(order, lengths[order], 8, random)
+    assert sorted(drawn) == list(range(4007)) and drawn[4000:].tolist() == order[4000:].tolist()
+    batches = lengths[drawn[:4000]].reshape(-1, 8)
+    spreads = [np.ptp(each, axis=1).mean() for each in (batches, lengths[order[:4000]].reshape(-1, 8))]
+    assert spreads[0] < spreads[1] / 20
+    shortest = batches.min(axis=1)[:WINDOW]
+    assert (shortest[1:] > shortest[:-1]).mean() == pytest.approx(0.5, abs=0.2)  # a window's batches neither climb nor fall
+    assert sorted(drawn[: 8 * WINDOW]) == sorted(order[: 8 * WINDOW])
+
+
+def test_like_lengths_keep_the_shares_and_the_epochs():
+    lengths = np.random.default_rng(0).integers(1, 100, len(LANGUAGES))
+
+    def sampler(lengths):
+        return ShareSampler(*language_shares(LANGUAGES, temperature=3.3), 0, lengths, 30)
+
+    plain, alike, again = (sampler(each) for each in (None, lengths, lengths))
+    first = list(alike)
+    assert first == list(again) and first != list(plain) and sorted(first) == sorted(plain)
+    again.set_epoch(1)
+    assert list(again) != first
+
+
 GIVEN = {"output_dir": "", "dataset": "", "teacher_name_or_path": ""}
 ENCODER, FINISHED = {"text_encoder_name_or_path": ""}, {"model_name_or_path": "altclip"}
 
@@ -69,6 +95,7 @@ ENCODER, FINISHED = {"text_encoder_name_or_path": ""}, {"model_name_or_path": "a
     "flags,message",
     [
         (ENCODER | {"temperature": 0.5}, "temperature is 0.5: 1 takes languages as they are, more favours small ones"),
+        (ENCODER | {"train_sampling_strategy": "sequential"}, "train_sampling_strategy is sequential: choose random or group_by_length"),
         (ENCODER | {"objective": "l1"}, "objective is 'l1': choose mse or cosine"),
         ({}, "give text_encoder_name_or_path, or model_name_or_path"),
         (ENCODER | FINISHED, "and not both"),
@@ -82,3 +109,9 @@ ENCODER, FINISHED = {"text_encoder_name_or_path": ""}, {"model_name_or_path": "a
 def test_bad_choices_are_refused(flags, message):
     with pytest.raises(InputError, match=message):
         TeacherLearningArguments(**GIVEN | flags)
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_negatives_of_one_length_are_refused(strategy):
+    with pytest.raises(InputError, match=f"train_sampling_strategy is {strategy}: negatives would be of one length"):
+        ContrastiveArguments(output_dir="", dataset="", model_name_or_path="", train_sampling_strategy=strategy)

@@ -138,11 +138,12 @@ def test_killed_seven_times_equals_uninterrupted(stages, tmp_path, stage):
 
 
 @pytest.mark.slow
-def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run, tmp_path):
+@pytest.mark.parametrize("strategy", [["--temperature", "3"], ["--train_sampling_strategy", "group_by_length"]])
+def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run, tmp_path, strategy):
     """accelerate does not tell the sampler of a resumed run its epoch."""
     folder, _ = stages
     script = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", *beginning("stage1", folder)]
-    flags = ["--dataset", folder / "dataset", "--languages", "en", "zh", "--temperature", "3", "--per_device_train_batch_size", "64"]
+    flags = ["--dataset", folder / "dataset", "--languages", "en", "zh", *strategy, "--per_device_train_batch_size", "64"]
     flags += ["--max_steps", "16", "--save_strategy", "steps", "--save_steps", "12"]  # ten steps an epoch
     weights = []
     for more in ([], ["--resume"]):

@@ -233,6 +233,20 @@ def test_teacher_learning_learns(altclip, scenes, miniature, stage1, objective):
     assert "text_model.transformation.bias" in moved and "text_model.pre_LN.weight" in moved
 
 
+def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, miniature, stage1):
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    cells = CaptionCells(scenes.add_column("target", [[0.0] * 128] * 64), ["en", "zh", "th"], "target")
+    padding, drawn = {}, {}
+    for strategy in ("random", "group_by_length"):
+        stage = stage1(train_sampling_strategy=strategy)
+        trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77))
+        batches = list(trainer.get_train_dataloader())
+        padding[strategy] = sum((batch["attention_mask"] == 0).sum().item() for batch in batches)
+        drawn[strategy] = torch.cat([batch["row_ids"] for batch in batches]).sort().values.tolist()
+    assert padding["group_by_length"] < padding["random"] / 2
+    assert drawn["group_by_length"] == drawn["random"] and len(drawn["random"]) == 192
+
+
 def test_temperature_favours_small_languages(altclip, miniature, stage1):
     """56 cells of English and 8 of Chinese: at a very high temperature both are drawn equally often, and epochs differ."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")

@@ -93,6 +93,11 @@ class PairArguments(StageArguments):
         for name in ("tile_size", "gradient_cache_chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give a positive number, or leave it out")
+        if self.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+            raise InputError(
+                f"train_sampling_strategy is {self.train_sampling_strategy}: negatives would be of one length. Leave it out; length_groups "
+                "saves the padding of batches that are drawn at random"
+            )
         if self.shuffle_buffer < 0:
             raise InputError(f"shuffle_buffer is {self.shuffle_buffer}: give the number of rows, or 0 for none")
         if self.streaming and self.max_steps < 1:
@@ -149,6 +154,8 @@ class TeacherLearningArguments(FrozenTowerArguments):
         super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective is {self.objective!r}: choose {' or '.join(OBJECTIVES)}")
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
+            raise InputError(f"train_sampling_strategy is {self.train_sampling_strategy}: choose random or group_by_length")
         if (self.text_encoder_name_or_path is None) == (self.model_name_or_path is None):
             raise InputError("give text_encoder_name_or_path, or model_name_or_path to go on from a finished model, and not both")
         if self.new_pieces and self.model_name_or_path is None:

@@ -24,6 +24,8 @@ from modeling_altclip.processing_altclip import read_images
 
 from .views import ImageViews
 
+SAMPLE = 1000  # texts of a language that tell how many tokens its characters make
+
 
 def caption_columns(rows: Dataset) -> pa.StructArray:
     """The captions of all rows, one field a language, of texts or of lists of texts.
@@ -141,6 +143,18 @@ class CaptionCells(TorchDataset):
         cells = copy(self)
         cells.column, cells.inputs = column, inputs
         return cells
+
+    def lengths(self, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+        """About how many tokens each cell's text has, `(cells,)`: its characters, at the rate of its language's first texts.
+
+        Characters alone would not do: one of Chinese has as many tokens as two or three of English.
+        """
+        of_column = []
+        for texts in self.texts:
+            sample = [text for text in texts[:SAMPLE].to_pylist() if text] or [" "]
+            n_tokens = sum(map(len, tokenizer(sample, add_special_tokens=False)["input_ids"]))
+            of_column.append(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)) * (n_tokens / sum(map(len, sample))))
+        return np.stack(of_column, axis=1)[tuple(self.cells.T)]
 
     def summary(self) -> str:
         set_aside = ", ".join(f"{count} {reason}" for reason, count in self.set_aside.items() if count) or "nothing"

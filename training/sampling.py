@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+WINDOW = 50  # batches sorted by length together: enough that each is of nearly one length, few enough that all stay random
+
 
 class ShareSampler(Sampler[int]):
     """Draws groups of cells in the shares that are theirs, and the cells of a group in turn.
@@ -16,10 +18,13 @@ class ShareSampler(Sampler[int]):
         groups: the group of each cell, as a number `(cells,)`.
         shares: of each group, in any unit `(groups,)`.
         seed: of all epochs.
+        lengths: of each cell's text, in any unit `(cells,)`: where given, each batch is of like length.
+        batch_size: of the batches then made, over all processes.
     """
 
-    def __init__(self, groups: np.ndarray, shares: np.ndarray, seed: int):
+    def __init__(self, groups: np.ndarray, shares: np.ndarray, seed: int, lengths: np.ndarray | None = None, batch_size: int = 1):
         self.groups, self.seed, self.epoch = groups, seed, 0
+        self.lengths, self.batch_size = lengths, batch_size
         self.counts = share_out(shares, len(groups))
 
     def set_epoch(self, epoch: int) -> None:
@@ -36,7 +41,27 @@ class ShareSampler(Sampler[int]):
             cells = np.flatnonzero(self.groups == group)
             rounds = -(-count // len(cells))
             drawn += [np.concatenate([random.permutation(cells) for _ in range(rounds)])[:count]] if rounds else []
-        yield from random.permutation(np.concatenate(drawn)).tolist()
+        order = random.permutation(np.concatenate(drawn))
+        yield from (order if self.lengths is None else like_lengths(order, self.lengths[order], self.batch_size, random)).tolist()
+
+
+def like_lengths(order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> np.ndarray:
+    """`order` in batches of like length, which come in random order: of `WINDOW` batches at a time the cells are sorted by length.
+
+    transformers' `group_by_length` leaves the batches of a window sorted, longest first, and draws from the process's own random
+    numbers, so that a run cannot be resumed in the middle of an epoch with the same batches.
+
+    Args:
+        order: cells in random order `(cells,)`; those that fill no batch stay at the end.
+        lengths: of their texts, in the same order.
+    """
+    whole = len(order) // batch_size * batch_size
+    parts = []
+    for start in range(0, whole, WINDOW * batch_size):
+        window = slice(start, min(start + WINDOW * batch_size, whole))
+        batches = order[window][lengths[window].argsort(kind="stable")].reshape(-1, batch_size)
+        parts.append(random.permutation(batches).reshape(-1))
+    return np.concatenate([*parts, order[whole:]])
 
 
 def language_shares(

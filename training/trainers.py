@@ -106,12 +106,14 @@ class TeacherLearningTrainer(AltCLIPTrainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         cells, args = self.train_dataset, self.args
-        if args.temperature == 1 and cells.weights is None and not args.replay_languages:
+        of_like_length = args.train_sampling_strategy == "group_by_length"
+        if args.temperature == 1 and cells.weights is None and not args.replay_languages and not of_like_length:
             return super()._get_train_sampler(train_dataset)
         names, languages = np.unique(np.asarray(cells.columns)[cells.cells[:, 1]], return_inverse=True)
         replayed = np.flatnonzero(np.isin(names, args.replay_languages))
         shares = language_shares(languages, cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay)
-        sampler = ShareSampler(*shares, args.seed)
+        lengths = cells.lengths(self.data_collator.tokenizer) if of_like_length else None
+        sampler = ShareSampler(*shares, args.seed, lengths, args.train_batch_size * args.world_size)
         self.add_callback(TellEpoch(sampler))
         return sampler
 
