@@ -6,7 +6,8 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
     from .outcomes import Outcomes
 
 
+# What numbers depend on; of other libraries' models, that library.
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pillow", "open_clip_torch", "timm", "sentence-transformers")
+
+
+@cache
 def package_versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pillow")}
+    """Versions of `PACKAGES`, as far as they are installed."""
+    installed = {distribution.name: distribution.version for distribution in distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def model_name(model: str) -> str:

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import sentence_transformers
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
@@ -13,6 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from benchmarks.encoder import hash_weights
 from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
+from benchmarks.results import package_versions
 from modeling_altclip import embed_images, embed_texts
 
 from .test_any_model import ENCODER, IMAGES, TEXTS, bert_tokenizer, roberta_tokenizer, saved
@@ -46,6 +48,7 @@ def test_sentence_transformers(clip):
         vectors = embed_images(model, processor, IMAGES, batch_size=batch_size)
         torch.testing.assert_close(vectors, theirs.encode(IMAGES, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5, rtol=1e-4)
     assert model.config.model_type == "sentence_transformers" and model.device.type == "cpu"
+    assert package_versions()["sentence-transformers"] == sentence_transformers.__version__  # a result's
 
 
 def test_sentence_transformers_with_the_images_of_another(clip, text_model):
