@@ -109,7 +109,7 @@ def evaluate(
     for task, languages in tasks:
         ask(task, languages, None)  # before anything is loaded, what can be known: a name that is missing would cost all encoding
     if arguments.dry_run:
-        print("\n\n".join(describe(task, languages) for task, languages in tasks))
+        print("\n\n".join(describe(task, languages, class_names) for task, languages in tasks))
         print("Nothing was loaded. Next: the same command without --dry_run")
         return
     PartialState(cpu=not torch.accelerator.is_available())  # otherwise it looks for several processes on accelerators alone
@@ -122,6 +122,8 @@ def evaluate(
             found = measure(name, encoder, task, spoken, ask, score, arguments) if spoken else []
             for result, outcomes in found:
                 result.task += suffix
+                if class_names:
+                    result.definition |= {"class_names": class_names, "class_subset": None}
                 result.templates = templates or (task.templates if kind == "zero_shot" else None)
                 if PartialState().is_main_process:
                     result.save(Path(arguments.output_dir), outcomes)

@@ -3,6 +3,8 @@
 Our sentences are written for this package, in 19 languages: `simple` (the three of `modeling_altclip.PROMPTS`), `full` (those and 21 on
 distance, light, age and manner of drawing, for ImageNet-like tasks) and themes such as `satellite` or `food`, in `prompts/<language>.json`.
 They are not measured on real photographs. Nothing of clip-benchmark is imported or copied: its data files are read where they lie.
+ImageNet's 1,000 classes, which it has in en, zh, it, ja and ar, have Korean names of ours, `class_names/imagenet.json`: a language model
+wrote them from the English and from WordNet's definitions, and no native speaker has proofread them.
 """
 
 import ast
@@ -19,10 +21,13 @@ from modeling_altclip.prompts_altclip import PROMPTS
 from .recipe import InputError
 
 SETS = Path(__file__).parent / "prompts"
-SOURCE = re.compile(r"(.+\.json|clip_benchmark)(?::(.+))?")
+NAMES = Path(__file__).parent / "class_names"
+OURS = "altclip"
+SOURCE = re.compile(rf"(.+\.json|clip_benchmark|{OURS})(?::(.+))?")
 # clip-benchmark names these files by country, and keeps Babel-ImageNet, which is partial, in files of another form.
 COUNTRIES = {"zh": "cn", "ja": "jp"}
 BABEL = "babel_imagenet"
+IMAGENET = 1000
 INSTALL = {
     "clip_benchmark": "pip install --no-deps clip-benchmark==1.6.2",
     "timm": "pip install --no-deps timm",
@@ -66,7 +71,7 @@ def load_class_names(
     Args:
         source: `dataset` (English), `FILE.json` with `{language: [name, ...]}` (null for None) or Babel-ImageNet's
             `{language: [indices, names]}`, `FILE.json:KEY` of `{language: {key: [...]}}`, `clip_benchmark` (ImageNet's) or
-            `clip_benchmark:DATASET`; or a dict that gives each language one of these, or the names.
+            `clip_benchmark:DATASET`, `altclip:imagenet` (ours, in Korean); or a dict that gives each language one of these, or the names.
         n_classes: how many classes the dataset has; by default not checked.
         dataset_names: the dataset's own, of its `ClassLabel`; underscores are read as spaces.
         subset: the rows of the list that the dataset's labels mean, or `imagenet_a` or `imagenet_r`, for their 200 of ImageNet's 1,000.
@@ -79,6 +84,8 @@ def load_class_names(
     for language in languages:
         given = pick(source, language, "class names in", "class_names") if isinstance(source, dict) else source
         names, origin = read_names(given, language, dataset_names)
+        if isinstance(subset, str) and len(names) != IMAGENET:
+            raise InputError(f"class names of {language!r} in {origin}: {len(names)} names, but {subset} is of ImageNet's {IMAGENET:,}")
         if rows is not None and max(rows) >= len(names):
             raise InputError(f"class names of {language!r} in {origin}: {len(names)} names, but the subset means row {max(rows)}")
         names = names if rows is None else [names[row] for row in rows]
@@ -123,20 +130,22 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
             raise InputError(f"class names of {language!r}: the dataset {lack}; give class_names as {{{language!r}: [...]}} in a JSON file")
         return [name.replace("_", " ") for name in dataset_names], "the dataset"
     if not SOURCE.fullmatch(source):
-        raise InputError(f"class_names {source!r} is neither 'dataset', a .json file nor 'clip_benchmark'")
+        raise InputError(f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:imagenet'")
     names, origin = read_source(source, language, "classnames")
     if names and isinstance(names[0], list):
         indices, partial = names
-        names = [None] * 1000
+        names = [None] * IMAGENET
         for index, name in zip(indices, partial, strict=True):
             names[index] = name
     return names, origin
 
 
 def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
-    """The list for `language` that `FILE.json[:KEY]` or `clip_benchmark[:KEY]` means, and the name of its file."""
+    """The list for `language` that `FILE.json[:KEY]`, `clip_benchmark[:KEY]` or `altclip:KEY` means, and the name of its file."""
     name, key = SOURCE.fullmatch(source).groups()
-    if name != "clip_benchmark":
+    if name == OURS:
+        path, key = pick({file.stem: file for file in NAMES.glob("*.json")}, key, kind, OURS), None
+    elif name != "clip_benchmark":
         path = Path(name)
     else:
         folder, key = package_folder("clip_benchmark") / "datasets", key or "imagenet1k"

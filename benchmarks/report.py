@@ -9,6 +9,7 @@ from math import isnan
 from pathlib import Path
 
 from .comparison import MEAN, SIGNIFICANT, Comparison, Number, is_rank
+from .prompts import OURS
 from .recipe import InputError
 from .results import Result, format_table, load_results
 
@@ -166,7 +167,9 @@ def count_gaps(comparison: Comparison, numbers: list[Number]) -> dict[str, tuple
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """What has to be known of the items behind the numbers: tasks without a mean, and models that were asked with other prompts."""
+    """What has to be known of the items behind the numbers: tasks without a mean, models that were asked with other prompts, and names
+    of classes that nobody has proofread.
+    """
     notes = [f"{task}: no mean over languages, which are not of the same images." for task in comparison.without_mean]
     names, spoken = short_names(comparison.values("model")), {}
     for (model, task, language), result in comparison.results.items():
@@ -180,7 +183,20 @@ def caveats(comparison: Comparison) -> list[str]:
             others.setdefault((task, names[first], ", ".join(differing)), []).append(language)
     for (task, first, differing), languages in others.items():
         notes.append(f"{task} in {', '.join(languages)}: asked with other prompts than {first}: {differing}.")
+    unread: dict[str, set[str]] = {}
+    for (_, task, language), result in comparison.results.items():
+        if named_by_us(result):
+            unread.setdefault(language, set()).add(task)
+    for language, tasks in unread.items():
+        notes.append(f"{', '.join(sorted(tasks))} in {language}: the names of classes are ours, by a language model, not proofread.")
     return notes
+
+
+def named_by_us(result: Result) -> bool:
+    """Whether the classes were asked for by names that come with this package."""
+    names = result.definition.get("class_names")
+    source = names.get(result.language) if isinstance(names, dict) else names
+    return isinstance(source, str) and source.startswith(f"{OURS}:")
 
 
 def describe(comparison: Comparison) -> list[tuple[str, str]]:

@@ -51,11 +51,12 @@ class Task:
       `merge_captions`: equal captions are one, of several images; otherwise each is asked for its own image.
     - `languages`: those of the captions, by default those that `columns.captions` gives a column each; prompts of a classification
       come in any.
-    - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, a JSON file, or a dict by language, and `class_subset`; `templates`:
-      `simple`, `full`, a theme, a sentence with `{}`, or a list of them. See `prompts`.
+    - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file, or a dict that gives each language one of
+      these, or the names; and `class_subset`. `templates`: `simple`, `full`, a theme, a sentence with `{}`, or a list of them. See
+      `prompts`.
     - `n_images`, `n_texts` (by language, where known), `n_classes`, `size`: how much there is.
     - `licence`, `gated`, `notes`; `split_differs`: how the images are not those of the paper; `suites`: the lists it is in.
-    - `unverified`: the fields whose values nobody has seen on the Hub itself.
+    - `unverified`: the fields whose values nobody has seen on the Hub itself, and `class_names.LANGUAGE` that no native speaker has read.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Task:
     join_words: bool = False
     merge_captions: bool = False
     languages: list[str] = field(default_factory=list)
-    class_names: str | dict[str, list[str]] | None = None
+    class_names: str | dict[str, str | list[str]] | None = None
     class_subset: str | None = None
     templates: str | list[str] = "simple"
     n_images: int | None = None
@@ -280,8 +281,12 @@ def check_choice(task: Task, key: str, choices: list[str]) -> None:
         raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}; choose from {', '.join(choices)}")
 
 
-def describe(task: Task, languages: list[str] | None = None) -> str:
-    """What would be loaded, from where, how much, on which terms, and what of it nobody has verified; one line each."""
+def describe(task: Task, languages: list[str] | None = None, class_names: str | None = None) -> str:
+    """What would be loaded, from where, how much, on which terms, and what of it nobody has verified; one line each.
+
+    Args:
+        class_names: the user's source of them, in place of the task's.
+    """
     texts = {language: task.n_texts.get(language) for language in languages or task.languages}
     counted = ", ".join(f"{number:,} in {language}" for language, number in texts.items() if number)
     there = Path(task.dataset).is_dir()
@@ -294,6 +299,7 @@ def describe(task: Task, languages: list[str] | None = None) -> str:
         "reads": f"{task.dataset}{pinned}" + (f", config {task.config}" if task.config else "") + f", split {task.split}",
         "files": ", ".join(files) or f"those of split {task.split}",
         "holds": ", ".join([*holds, *([f"texts: {counted}"] if counted else []), task.size or "size not known"]),
+        "names": describe_names(class_names or task.class_names, languages),
         "terms": f"{task.licence or 'licence not known'}; {'gated: accept the terms on its page' if task.gated else 'not gated'}",
         "unverified": ", ".join(task.unverified),
         "differs": task.split_differs,
@@ -301,3 +307,14 @@ def describe(task: Task, languages: list[str] | None = None) -> str:
         "notes": task.notes,
     }
     return "\n".join([task.name, *(f"  {key + ':':<12}{' '.join(value.split())}" for key, value in lines.items() if value)])
+
+
+def describe_names(source: str | dict[str, str | list[str]] | None, languages: list[str] | None) -> str | None:
+    """Where the names of classes come from: the sources, each with its languages."""
+    if not isinstance(source, dict):
+        return source
+    by_source = {}
+    for language in languages or source:
+        given = source[language]
+        by_source.setdefault(given if isinstance(given, str) else "the task's own", []).append(language)
+    return ", ".join(f"{given} in {' '.join(of_it)}" for given, of_it in by_source.items())

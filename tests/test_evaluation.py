@@ -114,7 +114,7 @@ def test_names_come_from_where_the_task_says(miniature, tmp_path):
     rows = load_dataset(str(miniature / "dataset"), split="validation_concepts")
     names = class_names_of(task, ["zh"], rows, given)
     assert len(names["zh"]) == 70 and names["zh"] == json.loads((miniature / "dataset/class_names.json").read_text())["zh"]
-    assert len(languages_of(task, given)) == 19 and languages_of(load_task("imagenet")) == ["en"]
+    assert len(languages_of(task, given)) == 19 and languages_of(load_task("imagenet")) == ["en", "zh", "it", "ja", "ar", "ko"]
     assert languages_of(load_task("hateful-memes")) == ["en"] and "ja" in languages_of(load_task("xm3600"))
     (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
     listed = dataclasses.replace(task, dataset=str(tmp_path), layout="webdataset", class_names="dataset", n_classes=3)
@@ -233,9 +233,11 @@ def test_what_is_missing_is_told_before_anything_is_loaded(run, own_tasks, minia
     assert not (own_tasks / "cache").exists()
 
 
-def test_other_sentences_have_results_of_their_own(run, own_tasks, model):
+def test_other_sentences_have_results_of_their_own(run, own_tasks, model, miniature):
+    names = own_tasks / "names.json"
+    names.write_bytes((miniature / "dataset/class_names.json").read_bytes())
     where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out", "--limit", "20", "--languages", "en"]
-    for templates in ([], ["--templates", "full"], ["--templates", "a {}."]):
+    for templates in ([], ["--templates", "full"], ["--templates", "a {}.", "--class_names", names]):
         flags = ["--models", model, "--tasks", own_tasks / "sort.yaml", *where, *templates]
         process = run("python", ROOT / "benchmarks/run_zero_shot.py", *flags)
         assert process.returncode == 0, process.stderr[-3000:]
@@ -243,6 +245,8 @@ def test_other_sentences_have_results_of_their_own(run, own_tasks, model):
     assert list(found) == ["sort-full.en.json", "sort-own-templates.en.json", "sort.en.json"]
     assert [result["templates"] for result in found.values()] == ["full", ["a {}."], "simple"]
     assert len({result["prompts"] for result in found.values()}) == 3 and len({result["data"] for result in found.values()}) == 1
+    of_task = str(miniature / "dataset/class_names.json")
+    assert [result["definition"]["class_names"] for result in found.values()] == [of_task, str(names), of_task]
 
 
 def test_english_alone_asked_for_other_languages_is_an_error(run, own_tasks, model):
@@ -252,8 +256,9 @@ def test_english_alone_asked_for_other_languages_is_an_error(run, own_tasks, mod
 
 
 def test_a_dry_run_loads_nothing(run):
-    flags = ["--models", "no/such", "--tasks", "imagenet-a", "imagenet", "--languages", "en", "zh", "--dry_run"]
+    flags = ["--models", "no/such", "--tasks", "imagenet-a", "imagenet", "--languages", "en", "zh", "ko", "--dry_run"]
     process = run("python", ROOT / "benchmarks/run_zero_shot.py", *flags)
     assert process.returncode == 0, process.stderr
     assert "clip-benchmark/wds_imagenet-a" in process.stdout and "50,000 images" in process.stdout
+    assert process.stdout.count("clip_benchmark in en zh, altclip:imagenet in ko") == process.stdout.count("class_names.ko") == 2
     assert process.stdout.strip().splitlines()[-1] == "Nothing was loaded. Next: the same command without --dry_run"

@@ -189,7 +189,7 @@ def test_names_of_the_dataset_of_a_file_and_of_a_dict(write):
         load_class_names("dataset", ["en", "zh"], 2, dataset_names=["apple_pie", "soup"])
     with pytest.raises(InputError, match="'en': the dataset does not name its classes"):
         load_class_names("dataset", ["en"], 2)
-    with pytest.raises(InputError, match="class_names 'names.txt' is neither 'dataset', a .json file nor 'clip_benchmark'"):
+    with pytest.raises(InputError, match="class_names 'names.txt' is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:"):
         load_class_names("names.txt", ["en"])
     foods = write({"fi": {"foods": ["piirakka", None]}})
     each = {"en": "dataset", "fi": f"{foods}:foods", "sv": ["paj", "soppa"]}
@@ -208,7 +208,10 @@ def test_babel_imagenet_names_some_classes(clip_benchmark):
 def test_subsets_of_imagenet(clip_benchmark, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # not installed
     assert load_subset("imagenet_a") == [0, 2] and load_subset("imagenet_r") == [1, 2]
-    assert load_class_names("clip_benchmark", ["zh"], 2, subset="imagenet_r") == {"zh": ["金鱼", "大白鲨"]}
+    thousand = {"zh": ["丁鲷", "金鱼", "大白鲨", *map(str, range(997))]}
+    assert load_class_names(thousand, ["zh"], 2, subset="imagenet_r") == {"zh": ["金鱼", "大白鲨"]}
+    with pytest.raises(InputError, match="'zh' in cn_classnames.json: 3 names, but imagenet_r is of ImageNet's 1,000"):
+        load_class_names("clip_benchmark", ["zh"], 2, subset="imagenet_r")
     with pytest.raises(InputError, match="'zh' in cn_classnames.json: 3 names, but the subset means row 7"):
         load_class_names("clip_benchmark", ["zh"], 2, subset=[0, 7])
     with pytest.raises(InputError, match="subset 'imagenet_v2' is neither 'imagenet_a' nor 'imagenet_r'"):

@@ -180,6 +180,18 @@ def test_equally_many_images_of_other_classes_have_no_mean(tmp_path):
     assert comparison.without_mean == ["photos"] and comparison.values("language") == ["en", "zh"]
 
 
+def test_names_that_nobody_proofread_are_said(tmp_path):
+    ours = {"class_names": {"en": "clip_benchmark", "ko": "altclip:imagenet"}}
+    given = {"class_names": {"ko": ["names", "of", "a", "user"]}}
+    for model, definition in {"org/one": ours, "org/two": ours, "org/mine": given}.items():
+        for task in ("photos", "sketches"):
+            save(tmp_path, model, task, "ko", {0}, definition=definition)
+        save(tmp_path, model, "photos", "en", {0}, definition=definition)
+    said = "photos, sketches in ko: the names of classes are ours, by a language model, not proofread."
+    assert caveats(compare(tmp_path)) == [said]
+    assert not caveats(compare(tmp_path, models=["org/mine"])) and not caveats(compare(tmp_path, languages=["en"]))
+
+
 def test_pairs_are_of_the_same_pictures(tmp_path):
     """Where a folder lies does not matter, nor what it is called: what counts is what was in it, and which images had a class name."""
     hits = set(range(150))
