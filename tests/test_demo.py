@@ -79,28 +79,21 @@ def test_the_printed_lines_work(demo):
 
 
 def test_added_languages_reach_english_and_cost_the_old_ones_little(demo):
-    """New ones by the harder R@1. Old ones each by mean recall, since a single R@1 of 1,000 scenes has a standard error of 1.4, and
-    by R@1 in the mean of all.
-    """
+    """New ones within 3 points of English, old ones at most 1 below themselves: by recall in both directions, and by classification."""
     clone, *_ = demo
     make(clone, "add-languages")
 
     def reached(stage, language, task, metric):
         return score(clone, stage, task, language, metric, run="add_languages")
 
-    accuracy, recall = ("miniature-concepts", "accuracy@1"), ("miniature-pairs", "text_to_image_recall@1")
-    for language in ("th", "hi", "uk", "vi"):
-        for measured in (accuracy, recall):
-            assert reached("nine", language, *measured) < reached("nine", "en", *measured) / 2, language  # unknown before
-            assert reached("thirteen", language, *measured) >= reached("thirteen", "en", *measured) - 3, language
-    old = ("en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it")
-    for language in old:
-        for measured in (accuracy, ("miniature-pairs", "mean_recall")):
-            assert reached("thirteen", language, *measured) >= reached("nine", language, *measured) - 1, language
-    for direction in ("text_to_image", "image_to_text"):
-        measured = ("miniature-pairs", f"{direction}_recall@1")
-        lost = [reached("nine", language, *measured) - reached("thirteen", language, *measured) for language in old]
-        assert sum(lost) / len(lost) <= 1 and max(lost) <= 2, lost
+    accuracy = ("miniature-concepts", "accuracy@1")
+    recalls = [("miniature-pairs", name) for name in ("text_to_image_recall@1", "image_to_text_recall@1", "mean_recall")]
+    for measured in (accuracy, *recalls):
+        for language in ("th", "hi", "uk", "vi"):
+            assert reached("nine", language, *measured) < reached("nine", "en", *measured) / 2, (language, measured)  # unknown before
+            assert reached("thirteen", language, *measured) >= reached("thirteen", "en", *measured) - 3, (language, measured)
+        for language in ("en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it"):
+            assert reached("thirteen", language, *measured) >= reached("nine", language, *measured) - 1.001, (language, measured)
 
 
 def test_equal_seeds_give_equal_bytes(demo):
