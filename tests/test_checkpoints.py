@@ -4,8 +4,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from transformers import BertConfig, BertModel, CLIPModel, XLMRobertaConfig, XLM
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPModel, AltCLIPTextModel
 
 from .conftest import TEXT, VISION
+from .environments import build_environment, run_in
 
 # How released files and transformers before 5.6 (A), later ones (B), and later ones without their renaming (C) spell the layers.
 LAYOUTS = {"A": ("layer", "layers"), "B": ("layer", "layer"), "C": ("layers", "layers")}
@@ -228,9 +227,8 @@ print(type(AutoProcessor.from_pretrained(folder)).__name__)
 @pytest.mark.slow
 def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
     """In an environment of its own, with the last release before 5."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     packages = ["torch==2.13.0", "transformers==4.57.6", "pillow", "sentencepiece"]
-    subprocess.run([tmp_path / "venv/bin/pip", "install", "--quiet", *packages], check=True)
+    python = build_environment(tmp_path / "venv", *packages, upon_ours=False)
     folders = []
     for layout in LAYOUTS:
         for form in FORMS:
@@ -243,8 +241,7 @@ def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
             shutil.rmtree(tmp_path / "theirs")
     torch.save(batch, tmp_path / "batch.pt")
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [tmp_path / "venv/bin/python", tmp_path / "script.py", tmp_path / "batch.pt", *folders]
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = run_in(python, tmp_path / "script.py", tmp_path / "batch.pt", *folders, PYTHONPATH="")  # nothing of ours
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.strip() == "AltCLIPProcessor"
     with torch.no_grad():

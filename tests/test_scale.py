@@ -154,7 +154,7 @@ def test_layers_are_found_in_any_tower(model):
 
 @pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_reads_every_configuration(path):
-    """accelerate itself refuses keys that it does not know; DeepSpeed is not here to be run."""
+    """accelerate itself refuses keys that it does not know; test_deepspeed.py runs those of DeepSpeed's."""
     config = load_config_from_file(str(path))
     assert config.num_processes == 8 * config.num_machines
     if path.stem.startswith("zero"):

@@ -54,10 +54,17 @@ class StageArguments(TrainingArguments):
     ddp_broadcast_buffers: bool | None = field(default=False)
     logging_steps: float = field(default=10)
     logging_nan_inf_filter: bool = field(default=False)
+    # transformers' own flag takes one name only.
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": "Trackers that get the log: tensorboard, trackio, several of them, all or none."},
+    )
 
     def __post_init__(self):
         self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be asked for anywhere
         super().__post_init__()
+        if self.deepspeed_plugin is not None:
+            self.adapt_to_deepspeed()
         if (self.eval_strategy != "no") != (self.validation_split is not None):
             raise InputError(
                 f"eval_strategy is {self.eval_strategy.value} and validation_split is {self.validation_split}: give both, such as steps "
@@ -67,6 +74,24 @@ class StageArguments(TrainingArguments):
             raise InputError(f"zero_shot_split is {self.zero_shot_split} and class_names is {self.class_names}: give both or neither")
         if self.zero_shot_split is not None and self.validation_split is None:
             raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well")
+
+    def adapt_to_deepspeed(self) -> None:
+        """Have it train in bf16 as DDP does: its own `bf16` turns all weights and inputs into bf16, what is frozen and targets, too.
+
+        Raises:
+            InputError: fp16 is asked for, which would do the same; or validation, with weights in shares.
+        """
+        plugin = self.deepspeed_plugin
+        if self.mixed_precision == "fp16":
+            raise InputError("fp16 is true, and DeepSpeed would turn frozen weights into fp16 as well: take bf16")
+        if plugin.zero_stage == 3 and self.validation_split is not None:
+            raise InputError(
+                f"validation_split is {self.validation_split}, and under ZeRO-3 no process has the weights: leave it out with "
+                "eval_strategy, or take zero2.yaml or fsdp2.yaml"
+            )
+        autocast = {"enabled": self.mixed_precision == "bf16", "dtype": "bfloat16"}
+        plugin.deepspeed_config |= {"bf16": {"enabled": False}, "torch_autocast": autocast}
+        self.bf16, self.mixed_precision = False, "no"
 
 
 @dataclass(kw_only=True)
@@ -97,6 +122,11 @@ class PairArguments(StageArguments):
             raise InputError(
                 f"train_sampling_strategy is {self.train_sampling_strategy}: negatives would be of one length. Leave it out; length_groups "
                 "saves the padding of batches that are drawn at random"
+            )
+        if self.gradient_cache_chunk is not None and self.deepspeed_plugin is not None:
+            raise InputError(
+                f"gradient_cache_chunk is {self.gradient_cache_chunk}, and DeepSpeed takes a weight's gradient once a step, not once a "
+                "chunk: leave it out, or take ddp.yaml or fsdp2.yaml"
             )
         if self.shuffle_buffer < 0:
             raise InputError(f"shuffle_buffer is {self.shuffle_buffer}: give the number of rows, or 0 for none")

@@ -46,8 +46,9 @@ def main(arguments: TeacherLearningArguments) -> None:
         model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator, validation=validation
     )
     train(trainer, arguments)
-    trained = {f"text_model.{name}": value for name, value in trainer.accelerator.get_state_dict(trainer.model_wrapped).items()}
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process helps; ZeRO-3 gives them to the first alone
     if trainer.is_world_process_zero():
+        trained = {f"text_model.{name}": value for name, value in weights.items()}
         model.save_pretrained(arguments.output_dir, state_dict=model.state_dict() | trained)
         processor.save_pretrained(arguments.output_dir)
     finish(arguments, "the multilingual model", "accelerate launch training/run_stage2.py RECIPE.yaml, with it as model_name_or_path")

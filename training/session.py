@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from transformers import Trainer, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import is_matplotlib_available
 
@@ -26,6 +27,8 @@ def begin(arguments: StageArguments) -> None:
     """Seed everything, and flush denormals: they slowed a step on a CPU from tenths of a second to seconds."""
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
+    # Or transformers would load every model in ZeRO-3's shares, the teacher too, which runs before DeepSpeed begins.
+    unset_hf_deepspeed_config()
 
 
 def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Dataset:

@@ -196,6 +196,10 @@ class ContrastiveTrainer(AltCLIPTrainer):
     @torch.no_grad()
     def bound(self, logit_scale: torch.Tensor) -> None:
         logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        if self.is_deepspeed_enabled:
+            from deepspeed.utils import safe_set_full_fp32_param
+
+            safe_set_full_fp32_param(logit_scale, logit_scale.data)  # or the next step begins from the optimizer's own copy
 
     def embeds(self, outputs: ModelOutput) -> tuple[torch.Tensor | None, torch.Tensor]:
         """The vectors that a loss compares, of a forward's images, if it had any, and texts."""

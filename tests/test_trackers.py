@@ -1,0 +1,46 @@
+"""What the log says, told to tensorboard and trackio. Both bring protobuf, which the tests' own environment has to do without."""
+
+import json
+
+import pytest
+
+from .environments import build_environment, extra, run_in
+
+READ = """
+import json, sys
+import trackio
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trackio.sqlite_storage import SQLiteStorage
+
+events = EventAccumulator(sys.argv[1]).Reload()
+[run] = trackio.Api().runs("huggingface")
+in_tensorboard = [(event.step, tag, event.value) for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
+logs = SQLiteStorage.get_logs(run.project, run.name)
+in_trackio = [(row["train/global_step"], tag, value) for row in logs for tag, value in row.items() if tag.startswith("train/")]
+print(json.dumps([in_tensorboard, in_trackio]))
+"""
+
+
+@pytest.mark.slow
+def test_trackers_get_the_figures_of_the_log(miniature, tmp_path):
+    """Each figure of each step, from a run of stage 1 without a network. trackio's newest release asks for a pillow before our pin."""
+    python = build_environment(tmp_path / "venv", *extra("logging"), unpinned=("pillow",))
+    out = tmp_path / "out"
+    process = run_in(
+        *[python, "training/run_stage1.py", "training/recipes/miniature/stage1.yaml", "--output_dir", out],
+        *["--dataset", miniature / "dataset"],
+        *["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", miniature / "text_encoder"],
+        *["--max_steps", "6", "--logging_steps", "2", "--per_device_train_batch_size", "16", "--report_to", "tensorboard", "trackio"],
+        TRACKIO_DIR=str(tmp_path / "trackio"),
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    [events] = (out / "runs").iterdir()
+    process = run_in(python, "-c", READ, events, TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert process.returncode == 0, process.stderr[-4000:]
+    history = json.loads((out / "trainer_state.json").read_text("utf-8"))["log_history"]
+    rows, names = [row for row in history if "loss" in row], ("loss", "spread", "nearest", "padding")
+    expected = {(row["step"], f"train/{name}"): row[name] for row in rows for name in names}
+    assert len(expected) == 3 * 4 and len(set(expected.values())) > 6
+    for tracked in json.loads(process.stdout.splitlines()[-1]):
+        found = {(step, tag): value for step, tag, value in tracked if (step, tag) in expected}
+        assert found == pytest.approx(expected, rel=1e-6)  # tensorboard keeps them in float32
