@@ -231,7 +231,11 @@ def names_of_labels(task: "Task", rows: Rows) -> list[str]:
     """All labels that are texts, in the order of the alphabet, by which they are numbered."""
     if isinstance(rows, IterableDataset):
         raise InputError(f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out --streaming")
-    return sorted(rows.unique("label"))
+    names = rows.unique("label")
+    if None in names:
+        row = rows["label"][:].index(None)
+        raise InputError(f"row {row} of {task.dataset!r} has the label None, which is no class: leave it out of the dataset")
+    return sorted(names)
 
 
 def middle_frames(task: "Task", rows: Rows) -> Dataset:

@@ -66,10 +66,7 @@ def retrieval_ranks(
     if distance not in DISTANCES:
         raise ValueError(f"distance is {distance!r}: choose {' or '.join(DISTANCES)}")
     pairs = _pairs(text_to_image, len(text_embeds))
-    for rows, embeds, need in ((pairs[:, 1], image_embeds, "image needs a text"), (pairs[:, 0], text_embeds, "text needs an image")):
-        named = torch.unique(rows)
-        if not torch.equal(named, torch.arange(len(embeds))):
-            raise ValueError(f"text_to_image names {len(named)} of the rows 0 to {len(embeds) - 1}: every {need}")
+    _check_pairs(pairs, len(text_embeds), len(image_embeds))
     return _ranks(image_embeds, text_embeds, pairs, distance)
 
 
@@ -98,23 +95,11 @@ def ranks_in_scores(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: shapes disagree, a label is no class, or a value is not finite.
     """
-    if scores.ndim != 2 or not scores.isfinite().all():
-        raise ValueError(f"scores must be finite and (items, classes), not {tuple(scores.shape)}")
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be (items, classes), not {tuple(scores.shape)}")
+    _check_finite(scores)
     _check_labels(labels, *scores.shape)
     return (scores >= scores.gather(1, labels[:, None])).sum(1) - 1
-
-
-def top_k_accuracy(image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: torch.Tensor, ks: tuple[int, ...] = (1, 5)) -> dict:
-    """Share of images whose class is among the `k` nearest of `class_embeds` `(classes, dim)`; ties count as ahead.
-
-    Returns:
-        Fractions `top_k_accuracy` under the names `accuracy@k`.
-
-    Raises:
-        ValueError: as `class_ranks`.
-    """
-    ranks = class_ranks(image_embeds, class_embeds, labels)
-    return {f"accuracy@{k}": (ranks < k).double().mean().item() for k in ks}
 
 
 def mean_per_class_accuracy(ranks: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -191,8 +176,9 @@ def percentiles(values: torch.Tensor, percents: tuple[float, ...], weights: torc
 
 def _hits_and_drawn(scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """From the highest score down: true items, and items, that score as much or more. One column for each score that occurs."""
-    if scores.ndim != 1 or scores.shape != targets.shape or not scores.isfinite().all():
-        raise ValueError(f"scores and targets must be finite and (items,), not {tuple(scores.shape)} and {tuple(targets.shape)}")
+    if scores.ndim != 1 or scores.shape != targets.shape:
+        raise ValueError(f"scores and targets must be (items,), not {tuple(scores.shape)} and {tuple(targets.shape)}")
+    _check_finite(scores)
     weights = torch.ones(len(scores)) if weights is None else weights
     scores, order = scores.sort(descending=True)
     last = torch.cat([scores.diff() != 0, torch.ones(1, dtype=torch.bool)])
@@ -305,6 +291,26 @@ def _check_shapes(left: torch.Tensor, right: torch.Tensor) -> None:
         raise ValueError(f"embeddings must be (rows, dim) with one dim, not {tuple(left.shape)} and {tuple(right.shape)}")
 
 
+def _check_pairs(pairs: torch.Tensor, n_texts: int, n_images: int) -> None:
+    for column, n_rows, what, need in ((1, n_images, "image", "a text"), (0, n_texts, "text", "an image")):
+        rows = pairs[:, column]
+        strange = pairs[(rows < 0) | (rows >= n_rows)].tolist()
+        if strange:
+            text, image = strange[0]
+            raise ValueError(f"text {text} is said to describe image {image}, but the {what}s are the rows 0 to {n_rows - 1}")
+        alone = torch.ones(n_rows, dtype=torch.bool).index_fill(0, rows, False).nonzero()[:, 0].tolist()
+        if alone:
+            raise ValueError(f"{what} {alone[0]}, of {len(alone)} like it among {n_rows}, is paired with none: every {what} needs {need}")
+
+
+def _check_finite(scores: torch.Tensor) -> None:
+    if not scores.isfinite().all():
+        raise ValueError(f"a score of item {(~scores.isfinite()).nonzero()[0, 0]} is not finite")
+
+
 def _check_labels(labels: torch.Tensor, n_items: int, n_classes: int) -> None:
-    if labels.shape != (n_items,) or labels.min() < 0 or labels.max() >= n_classes:
-        raise ValueError(f"labels must be {n_items} class rows from 0 to {n_classes - 1}")
+    if labels.shape != (n_items,):
+        raise ValueError(f"labels must be one for each of {n_items} items, not {tuple(labels.shape)}")
+    strange = ((labels < 0) | (labels >= n_classes)).nonzero()[:, 0]
+    if len(strange):
+        raise ValueError(f"item {strange[0]} has the label {labels[strange[0]]}, but the classes are the rows 0 to {n_classes - 1}")

@@ -126,8 +126,10 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
         return source, "class_names"
     if source == "dataset":
         if language != "en" or not dataset_names:
-            lack = "names its classes in English only" if dataset_names else "does not name its classes"
-            raise InputError(f"class names of {language!r}: the dataset {lack}; give class_names as {{{language!r}: [...]}} in a JSON file")
+            # Names in other languages are asked for before any row was read, and it is known whether there are English ones.
+            lack = "does not name its classes" if language == "en" else "names its classes in English only, if at all"
+            wanted = f"a JSON file with {{{language!r}: [name of class 0, ...]}}"
+            raise InputError(f"class names of {language!r}: the dataset {lack}; give class_names {wanted}")
         return [name.replace("_", " ") for name in dataset_names], "the dataset"
     if not SOURCE.fullmatch(source):
         raise InputError(f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:imagenet'")

@@ -8,10 +8,8 @@ rows = task.rows(["en", "zh"], limit=100)
 import dataclasses
 import difflib
 import logging
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
 
 import pyarrow.compute as pc
 import yaml
@@ -20,20 +18,13 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from . import layouts
 from .caption_files import read_caption_files
 from .loading import check_folder, check_languages
-from .prompts import check_templates
+from .prompts import SOURCE
 from .recipe import InputError
+from .task_checks import FILES, check_known, check_values
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "tasks"
-METRICS = {
-    "retrieval": ["mean_recall"],
-    "zero_shot": ["accuracy@1", "mean_per_class", "map_11_point", "mean_average_precision", "mean_top1_top5", "roc_auc"],
-}
-OF_SEVERAL_LABELS = ["map_11_point", "mean_average_precision"]  # the other metrics of zero_shot are of one label an image
-# Layouts, with the columns that each needs beside its captions or labels; and those of files, with the languages they have.
-TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
-FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
 NOT_IN_YAML = ("name", "file")
 
 
@@ -41,8 +32,11 @@ NOT_IN_YAML = ("name", "file")
 class Task:
     """What a YAML file says of a benchmark; its keys are these fields, but for the first two.
 
+    `dataset` and the JSON files of `class_names` and `templates` are read from beside the YAML file where they exist there, and
+    otherwise from the working directory; `data_files` are the data set's own.
+
     - `name`: the file's stem. `file`: the file.
-    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that stands in the tables, see `METRICS`.
+    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that stands in the tables, see `task_checks.METRICS`.
     - `dataset`: a Hub id or a folder; `revision`, `config`, `split`, `data_files`: as `datasets.load_dataset` has them. A folder
       that users must make themselves has a `preparation` that says how.
     - `layout`: how images and texts lie there, see `layouts`. `columns`: the columns' names by what is in them: `image` (may be left
@@ -54,7 +48,8 @@ class Task:
     - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file, or a dict that gives each language one of
       these, or the names; and `class_subset`. `templates`: `simple`, `full`, a theme, a sentence with `{}`, or a list of them. See
       `prompts`.
-    - `n_images`, `n_texts` (by language, where known), `n_classes`, `size`: how much there is.
+    - `n_images`, `n_texts` (by language, where known), `n_classes`: how much there is. `size`: of the files that are fetched, unless it
+      says of what.
     - `licence`, `gated`, `notes`; `split_differs`: how the images are not those of the paper; `suites`: the lists it is in.
     - `unverified`: the fields whose values nobody has seen on the Hub itself, and `class_names.LANGUAGE` that no native speaker has read.
     """
@@ -169,6 +164,7 @@ def load_task(name_or_path: str) -> Task:
     check_keys(given, str(path))
     task = Task(name=path.stem, file=str(path), **given)
     check_values(task)
+    read_from_beside(task)
     return task
 
 
@@ -182,103 +178,26 @@ def check_keys(given: dict, file: str) -> None:
     fields = [field for field in dataclasses.fields(Task) if field.name not in NOT_IN_YAML]
     known = [field.name for field in fields]
     for key in given:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1)
-            raise InputError(f"task {file!r} has an unknown key {key!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+        check_known(key, known, f"task {file!r}")
     required = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
     missing = [key for key in required if given.get(key) is None]
     if missing:
         raise InputError(f"task {file!r} lacks {', '.join(missing)}")
 
 
-def check_values(task: Task) -> None:
-    """See that the values are of the right types, known ones, and go together."""
-    for key, hint in typing.get_type_hints(Task).items():
-        types = [typing.get_origin(kind) or kind for kind in (hint.__args__ if isinstance(hint, UnionType) else [hint])]
-        if not isinstance(getattr(task, key), tuple(types)):
-            names = " or ".join(kind.__name__ for kind in types if kind is not NoneType)
-            raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}, which is no {names}")
-    check_choice(task, "kind", list(METRICS))
-    check_choice(task, "metric", METRICS[task.kind])
-    check_choice(task, "layout", [*TABLES, *FILES])
-    captions = task.columns.get("captions")
-    for language in [*task.languages, *(captions if isinstance(captions, dict) else [])]:
-        if not isinstance(language, str):
-            raise InputError(f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False")
-    if isinstance(captions, dict) and not task.languages:
-        task.languages = list(captions)
-    if task.kind == "retrieval":
-        check_spoken(task, captions)
-    else:
-        check_prompts(task)
-    unknown = [name for name in task.unverified if name.split(".")[0] not in vars(task)]
-    if unknown:
-        raise InputError(f"task {task.file!r} calls {', '.join(unknown)} unverified, which are no keys")
-    if task.layout in FILES:
-        check_files(task)
-    else:
-        check_table(task)
+def read_from_beside(task: Task) -> None:
+    """Let paths that exist beside the task's file mean what is there."""
+    folder = Path(task.file).parent
 
+    def beside(source):
+        found = SOURCE.fullmatch(source) if isinstance(source, str) else None
+        return str(folder / source) if found and found[1].endswith(".json") and (folder / found[1]).is_file() else source
 
-def check_spoken(task: Task, captions: str | dict[str, str] | None) -> None:
-    """Languages are known before the rows are, and have a column each, where columns are by language."""
-    if not task.languages:
-        raise InputError(f"task {task.file!r} lacks languages: list those of its captions, as in `languages: [en, de]`")
-    missing = [language for language in task.languages if isinstance(captions, dict) and language not in captions]
-    if missing:
-        raise InputError(f"task {task.file!r}: `columns.captions` has no column for {', '.join(missing)}, which `languages` list")
-
-
-def check_prompts(task: Task) -> None:
-    """Classes have names, and the sentences, where the task writes its own, a place for them."""
-    if task.class_names is None:
-        raise InputError(
-            f"task {task.file!r} lacks class_names: `dataset` where the label names its classes, a JSON file of yours "
-            "with {language: [name, ...]}, or clip_benchmark:KEY"
-        )
-    if isinstance(task.templates, str) and "{" in task.templates:
-        task.templates = [task.templates]
-    if isinstance(task.templates, list):
-        check_templates(task.templates, f"task {task.file!r}")
-
-
-def check_table(task: Task) -> None:
-    """A table names the column of its captions or labels, and the others that its layout needs; and the files of its split, or none."""
-    answers = [key for key in ("captions", "label", "labels") if key in task.columns]
-    wanted = {"retrieval": [["captions"]], "zero_shot": [["label"], ["labels"]]}[task.kind]
-    if answers not in wanted:
-        names = " or ".join(key for keys in wanted for key in keys)
-        raise InputError(f"task {task.file!r}: `columns` of {task.kind} must name {names}, not {', '.join(answers) or 'none'}")
-    if task.kind == "zero_shot" and ("labels" in answers) != (task.metric in OF_SEVERAL_LABELS):
-        fitting = [name for name in METRICS["zero_shot"] if (name in OF_SEVERAL_LABELS) == ("labels" in answers)]
-        raise InputError(
-            f"task {task.file!r}: metric {task.metric} is not of the column {answers[0]}: choose from {', '.join(fitting)}, "
-            f"or name the column {'label, of one class' if answers == ['labels'] else 'labels, of several classes'} an image"
-        )
-    missing = [key for key in TABLES[task.layout] if key not in task.columns]
-    if missing:
-        raise InputError(f"task {task.file!r}: `columns` of layout {task.layout} must name {', '.join(missing)}")
-    if task.data_files and task.split not in task.data_files:
-        raise InputError(f"task {task.file!r}: `data_files` are of {', '.join(task.data_files)}, and not of split {task.split!r}")
-
-
-def check_files(task: Task) -> None:
-    """Files of captions and images are named, each."""
-    if task.kind != "retrieval" or not task.languages or task.layout in ("chinese_clip", "coco_json") and len(task.languages) > 1:
-        raise InputError(f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in `languages`")
-    needed = {
-        "chinese_clip": [task.split],
-        "caption_lines": ["names", "images", *task.languages],
-        "coco_json": ["captions", "images"],
-    }[task.layout]
-    missing = [key for key in needed if key not in (task.data_files or {})]
-    if missing:
-        raise InputError(f"task {task.file!r}: `data_files` of layout {task.layout} lack {', '.join(missing)}")
-
-
-def check_choice(task: Task, key: str, choices: list[str]) -> None:
-    if getattr(task, key) not in choices:
-        raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}; choose from {', '.join(choices)}")
+    if (folder / task.dataset).exists():
+        task.dataset = str(folder / task.dataset)
+    names = task.class_names
+    task.class_names = {language: beside(source) for language, source in names.items()} if isinstance(names, dict) else beside(names)
+    task.templates = beside(task.templates)
 
 
 def describe(task: Task, languages: list[str] | None = None, class_names: str | None = None) -> str:

@@ -57,6 +57,12 @@ def test_the_label_says_how_many_classes_there_are(tmp_path):
     assert class_names_of(mine(), ["en"], rows) == {"en": ["cat", "dog", "cow"]}
 
 
+def test_before_rows_are_read_nothing_is_said_of_their_names():
+    with pytest.raises(InputError, match="'zh': the dataset names its classes in English only, if at all; give .* with {'zh': "):
+        class_names_of(mine(), ["en", "zh"], None)
+    assert class_names_of(mine(), ["en"], None) == {}
+
+
 def test_names_in_another_order_are_warned_of():
     rows = labelled(["ant", "red_fox", "wren"])
     with pytest.warns(UserWarning, match="'en' are those of the dataset in another order: class 1 is 'red fox' there and 'wren' in"):

@@ -65,5 +65,18 @@ def test_a_module_describes_itself_and_its_example_holds(load, folder):
     assert str(eval(call, {name: metric})) == answer.strip()  # noqa: S307
 
 
+def test_what_is_wrong_is_named(load):
+    names = ("image_text_retrieval", "zero_shot_classification", "multilabel_precision")
+    retrieval, classification, precision = map(load, names)
+    with pytest.raises(ValueError, match="text 1 is said to describe image 5, but the images are the rows 0 to 1"):
+        retrieval.compute(predictions=torch.eye(2), references=[0, 5], image_embeds=torch.eye(2))
+    with pytest.raises(ValueError, match="a score of item 1 is not finite"):
+        classification.compute(predictions=[[0.9, 0.1], [torch.nan, 0.4]], references=[0, 1])
+    with pytest.raises(ValueError, match="item 1 has the label 2, but the classes are the rows 0 to 1"):
+        classification.compute(predictions=torch.eye(2), references=[0, 2])
+    with pytest.raises(ValueError, match="a score of item 1 is not finite"):
+        precision.compute(predictions=[[0.9, 0.1], [0.6, torch.nan]], references=[[1, 0], [0, 1]])
+
+
 def test_there_are_modules():
     assert len(MODULES) == 3

@@ -19,8 +19,8 @@ from benchmarks.metrics import (
     retrieval_ranks,
     retrieval_recall,
     roc_auc,
-    top_k_accuracy,
 )
+from benchmarks.outcomes import ClassOutcomes
 
 MEASURE = """
 import torch
@@ -59,7 +59,7 @@ def test_a_collapsed_model_scores_nothing():
     collapsed = normalize(torch.ones(50, 8), dim=-1)
     recall = retrieval_recall(collapsed, collapsed, torch.arange(50))
     assert set(recall.values()) == {0.0}
-    assert top_k_accuracy(collapsed, collapsed[:20], torch.zeros(50, dtype=torch.long)) == {"accuracy@1": 0.0, "accuracy@5": 0.0}
+    assert class_ranks(collapsed, collapsed[:20], torch.zeros(50, dtype=torch.long)).tolist() == [19] * 50
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 1000])
@@ -115,10 +115,9 @@ def test_an_unknown_distance_is_refused():
         retrieval_ranks(torch.eye(2), torch.eye(2), torch.arange(2), distance="manhattan")
 
 
-def test_top_k_accuracy_by_hand():
-    scores = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.6], [0.3, 0.2, 0.1]])
-    accuracy = top_k_accuracy(scores, torch.eye(3), torch.tensor([0, 0, 2]), ks=(1, 2))
-    assert accuracy == {"accuracy@1": pytest.approx(1 / 3), "accuracy@2": pytest.approx(2 / 3)}
+def test_class_ranks_by_hand():
+    scores, labels = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.6], [0.3, 0.2, 0.1]]), torch.tensor([0, 0, 2])
+    assert class_ranks(scores, torch.eye(3), labels).tolist() == ranks_in_scores(scores, labels).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -126,16 +125,23 @@ def test_top_k_accuracy_by_hand():
     [
         (torch.eye(2), torch.eye(3), [0, 1, 1], "one dim"),
         (torch.eye(3), torch.eye(3), [0, 1], "3 texts"),
-        (torch.eye(3), torch.eye(3), [0, 1, 1], "every image needs a text"),
-        (torch.eye(3), torch.eye(3), [0, 1, 5], "every image needs a text"),
+        (torch.eye(3), torch.eye(3), [0, 1, 1], "image 2, of 1 like it among 3, is paired with none: every image needs a text"),
+        (torch.eye(3), torch.eye(3), [0, 1, 5], "text 2 is said to describe image 5, but the images are the rows 0 to 2"),
+        (torch.eye(3), torch.eye(3), [[0, 0], [1, 1], [3, 2]], "text 3 is said to describe image 2, but the texts are the rows 0 to 2"),
+        (
+            torch.eye(3),
+            torch.eye(3),
+            [[0, 0], [0, 1], [0, 2]],
+            "text 1, of 2 like it among 3, is paired with none: every text",
+        ),
         (torch.eye(3), torch.full((3, 3), torch.nan), [0, 1, 2], "not finite"),
     ],
 )
 def test_bad_input_is_refused(images, texts, owners, message):
     with pytest.raises(ValueError, match=message):
         retrieval_recall(images, texts, torch.tensor(owners))
-    with pytest.raises(ValueError):
-        top_k_accuracy(torch.eye(2), torch.eye(2), torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match="item 1 has the label 2, but the classes are the rows 0 to 1"):
+        class_ranks(torch.eye(2), torch.eye(2), torch.tensor([0, 2]))
 
 
 def definition(images, texts, pairs):
@@ -243,9 +249,10 @@ def test_accuracies_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark)
     labels = torch.randint(28, (2000,)).clamp(max=20)  # uneven, and nine classes without an image
     images = normalize(classes[labels] + 0.3 * torch.randn(2000, 32), dim=-1)
     scores, ranks = images @ classes.T, class_ranks(images, classes, labels)
-    accuracy = top_k_accuracy(images, classes, labels)
+    accuracy = ClassOutcomes(ranks, labels, 30).metrics()
     expected = dict(zip(("accuracy@1", "accuracy@5"), theirs.accuracy(100 * scores, labels, topk=(1, 5))))
-    assert accuracy == pytest.approx(expected, abs=1e-6) and 0.2 < accuracy["accuracy@1"] < accuracy["accuracy@5"] < 0.99
+    found = {name: accuracy[name] for name in expected}
+    assert found == pytest.approx(expected, abs=1e-6) and 0.2 < accuracy["accuracy@1"] < accuracy["accuracy@5"] < 0.99
     assert accuracy["accuracy@5"] == pytest.approx(top_k_accuracy_score(labels, scores, k=5, labels=range(30)), abs=1e-6)
     assert torch.equal(ranks_in_scores(scores, labels), ranks)
     by_class = mean_per_class_accuracy(ranks, labels).item()
@@ -290,8 +297,10 @@ def test_percentiles_are_torchs():
     [
         (lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [0, 1], [2, 2]])), "every text needs an image"),
         (lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [1, 1], [2, 1]])), "every image needs a text"),
-        (lambda: ranks_in_scores(torch.tensor([[torch.nan]]), torch.tensor([0])), "scores must be finite"),
-        (lambda: ranks_in_scores(torch.eye(2), torch.tensor([0, 2])), "labels must be 2 class rows from 0 to 1"),
+        (lambda: ranks_in_scores(torch.tensor([[torch.nan]]), torch.tensor([0])), "a score of item 0 is not finite"),
+        (lambda: ranks_in_scores(torch.ones(2), torch.tensor([0, 1])), r"scores must be \(items, classes\), not \(2,\)"),
+        (lambda: ranks_in_scores(torch.eye(2), torch.tensor([0, 2])), "item 1 has the label 2, but the classes are the rows 0 to 1"),
+        (lambda: ranks_in_scores(torch.eye(2), torch.tensor([0])), r"labels must be one for each of 2 items, not \(1,\)"),
         (lambda: average_precision(torch.ones(3), torch.ones(2)), r"\(3,\) and \(2,\)"),
         (lambda: roc_auc(torch.full((2,), torch.inf), torch.ones(2)), "finite"),
     ],

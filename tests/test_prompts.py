@@ -185,7 +185,7 @@ def test_classes_without_a_name_are_listed(clip_benchmark, write):
 
 def test_names_of_the_dataset_of_a_file_and_of_a_dict(write):
     assert load_class_names("dataset", ["en"], 2, dataset_names=["apple_pie", "soup"]) == {"en": ["apple pie", "soup"]}
-    with pytest.raises(InputError, match="'zh': the dataset names its classes in English only"):
+    with pytest.raises(InputError, match="'zh': the dataset names its classes in English only, if at all; give .* JSON file with {'zh': "):
         load_class_names("dataset", ["en", "zh"], 2, dataset_names=["apple_pie", "soup"])
     with pytest.raises(InputError, match="'en': the dataset does not name its classes"):
         load_class_names("dataset", ["en"], 2)

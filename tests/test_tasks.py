@@ -11,8 +11,11 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
+from benchmarks.classes import class_names_of, languages_of
+from benchmarks.prompts import load_templates
 from benchmarks.recipe import InputError
-from benchmarks.task import METRICS, Task, all_task_names, describe, load_task
+from benchmarks.task import Task, all_task_names, describe, load_task
+from benchmarks.task_checks import METRICS
 
 from . import replicas
 from .replicas import CLASSES, NAMES, SEVERAL, Hub, N, captions_of, encoded, npy, number_of, write_parquet, write_replica, write_tar
@@ -82,6 +85,7 @@ def test_what_is_not_pinned_is_called_unverified(name):
     if not task.preparation:
         assert (task.revision is not None and len(task.revision) == 40) or "revision" in task.unverified
     assert task.kind == "retrieval" or task.class_names
+    assert task.licence, "what its authors, its card or mteb say of it, be it that nothing is stated"
     assert task.metric in METRICS[task.kind]
 
 
@@ -149,6 +153,36 @@ def test_the_users_own_task(tmp_path):
         replace(task, languages=["en", "eo", "de"]).rows(["de"])
 
 
+def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch):
+    """From any working directory, and before what it has of the same name; what does not lie there, from it."""
+    own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    images = {"image": [{"bytes": encoded(number), "path": None} for number in (1, 2)], "label": [1, 0]}
+    write_parquet(own / "data/signs", "test", images, {"image": Image(), "label": Value("int64")})
+    for folder, name in ((own, "stop"), (elsewhere, "another")):
+        folder.mkdir(exist_ok=True)
+        (folder / "names.json").write_text(json.dumps({"en": {"signs": [name, "go"]}, "de": {"signs": ["halt", "los"]}}))
+    (own / "sentences.json").write_text(json.dumps({"en": ["{}!"]}))
+    (elsewhere / "there.json").write_text(json.dumps({"en": ["there", "too"]}))
+    task = {"kind": "zero_shot", "dataset": "data/signs", "split": "test", "metric": "accuracy@1", "columns": {"label": "label"}}
+    task |= {"class_names": "names.json:signs", "templates": "sentences.json"}
+    (own / "signs.yaml").write_text(yaml.safe_dump(task))
+    (own / "each.yaml").write_text(yaml.safe_dump(task | {"class_names": {"en": "names.json:signs", "de": ["a", "b"], "fr": "there.json"}}))
+    for folder, prefix in ((own, ""), (tmp_path, "own/"), (elsewhere, "../own/")):
+        monkeypatch.chdir(folder)
+        task = load_task(f"{prefix}signs.yaml")
+        assert task.dataset == f"{prefix}data/signs" and answers(task.rows()) == [(1, 1), (2, 0)]
+        assert class_names_of(task, ["en"], None) == {"en": ["stop", "go"]} and languages_of(task) == ["en", "de"]
+        assert load_templates(task.templates, "en") == ["{}!"]
+        assert f"reads:      {prefix}data/signs, split test" in describe(task)
+        assert load_task(f"{prefix}each.yaml").class_names == {"en": f"{prefix}names.json:signs", "de": ["a", "b"], "fr": "there.json"}
+
+
+def test_the_packages_own_paths_are_read_from_the_working_directory():
+    assert load_task("xtd").dataset == "data/xtd"
+    task = load_task("miniature-concepts")
+    assert task.dataset == "outputs/miniature/dataset" and task.class_names.startswith("outputs/miniature/dataset/")
+
+
 def test_a_row_may_lack_its_captions_or_its_image(tmp_path):
     features = {"image": Image(), "captions": {"en": List(Value("string")), "eo": Value("string")}}
     columns = {"image": [{"bytes": encoded(1), "path": None}, None], "captions": [None, {"en": ["go"], "eo": "iru"}]}
@@ -170,6 +204,9 @@ def test_labels_that_are_texts_are_numbered_by_the_alphabet(tmp_path):
     assert rows["label"] == [1, 0] and rows.features["label"] == ClassLabel(names=["ant", "wren"])
     with pytest.raises(InputError, match="labels of .* are texts.*leave out --streaming"):
         task.rows(streaming=True)
+    write_parquet(tmp_path, "test", {"image": images, "kind": ["wren", "ant", None]}, features)
+    with pytest.raises(InputError, match=f"row 2 of '{tmp_path}' has the label None, which is no class: leave it out"):
+        task.rows()
 
 
 def test_names_of_classes_come_with_the_data(tmp_path):
@@ -364,6 +401,23 @@ CAPTIONS = RETRIEVAL | {"layout": "caption_lines", "columns": {}}
         ({"layout": "tabel"}, "layout is 'tabel'; choose from table, webdataset"),
         ({"columns": {"captions": {"en": "text"}}}, "`columns` of zero_shot must name label or labels, not captions"),
         ({"columns": {"label": "a", "labels": "b"}}, "`columns` of zero_shot must name label or labels, not label, labels"),
+        ({"columns": {"label": "label", "imgae": "image"}}, "`columns` has an unknown key 'imgae': did you mean 'image'"),
+        ({"columns": {"lable": "label"}}, "`columns` has an unknown key 'lable': did you mean 'label'"),
+        ({"columns": {"label": "label", "video": ["a"]}}, "`columns` has an unknown key 'video': choose from image, captions, label, lab"),
+        ({"columns": {"label": ["label", "image"]}}, r"columns.label is \['label', 'image'\]; it must be the name of a column"),
+        ({"columns": {"label": "label", "image": None}}, "columns.image is None; it must be the name of a column"),
+        (
+            {"layout": "frames", "columns": {"label": "label", "video": "id", "frame": "n"}},
+            "columns.video is 'id'; it must be a list of names of columns",
+        ),
+        (
+            RETRIEVAL | {"columns": {"captions": ["en", "de"]}, "languages": ["en"]},
+            r"columns.captions is \['en', 'de'\]; it must be the name of a column, or {language: name}",
+        ),
+        (
+            RETRIEVAL | {"layout": "split_per_language", "columns": {"id": "n", "image": "i", "captions": {"en": "text"}}},
+            "columns.captions is {'en': 'text'}; it must be the name of a column",
+        ),
         ({"layout": "frames"}, "`columns` of layout frames must name video, frame"),
         ({"data_files": {"train": "*.tar"}}, "`data_files` are of train, and not of split 'test'"),
         ({"layout": "coco_json"}, "layout coco_json is of retrieval, with one language in `languages`"),
