@@ -1,12 +1,11 @@
 """Models side by side: every number with its interval, the mean over languages, and which models the best cannot be told from."""
 
 from dataclasses import dataclass, replace
-from math import isnan
 
 import torch
 from tqdm import tqdm
 
-from .outcomes import Outcomes, RetrievalOutcomes
+from .outcomes import Outcomes
 from .recipe import InputError
 from .results import Result
 from .uncertainty import Difference, compare, intervals
@@ -17,11 +16,11 @@ SIGNIFICANT = 0.05
 
 @dataclass
 class Number:
-    """What a model scored by one metric on a task in a language: a fraction, or a rank; not a number where the items do not define it.
+    """What a model scored by one metric on a task in a language: a fraction, or a rank.
 
-    `interval` is its 95 % interval, None where there is none. Of all models on the same task and language one is `best`; `tied` says
+    `interval` is its 95 % interval, None where there is none. Of several models on the same task and language one is `best`; `tied` says
     that the paired test does not tell a model from it (p of 5 % or more), `untested` that it was measured on other items, so that no
-    pair can be formed.
+    pair can be formed. `result` is where it stands; of a mean, that of its first language.
     """
 
     model: str
@@ -34,11 +33,12 @@ class Number:
     best: bool = False
     tied: bool = False
     untested: bool = False
+    result: Result | None = None
 
 
 class MeanOutcomes(Outcomes):
     """The mean of one model's outcomes over languages, as outcomes: an image is drawn in all languages at once, so that the interval
-    knows that they share their images: see `share_images`.
+    knows that they share their images: see `Comparison.can_average`.
     """
 
     def __init__(self, parts: list[Outcomes]):
@@ -52,6 +52,10 @@ class MeanOutcomes(Outcomes):
     def items(self) -> dict[str, torch.Tensor]:
         return {f"{name} of part {place}": values for place, part in enumerate(self.parts) for name, values in part.items.items()}
 
+    def differing(self, other: "MeanOutcomes") -> dict[str, torch.Tensor]:
+        by_language = [part.differing(like) for part, like in zip(self.parts, other.parts)]
+        return {name: torch.stack([units[name] for units in by_language]).any(0) for name in by_language[0]}
+
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """Means of the parts' scores; arguments and result are theirs."""
         by_language = [part.score(weights) for part in self.parts]
@@ -64,7 +68,7 @@ class Comparison:
     Args:
         results: as `load_results` reads them, with their outcomes beside them.
         means: whether the mean over languages is wanted too, as language `mean`; of models with a result in every language of a task,
-            all on the same images. `without_mean` are the tasks that have none for want of such images.
+            all of the same weights on the same images. `without_mean` are the tasks that have none for want of such images.
 
     Raises:
         InputError: there is no result, two are of the same model, task and language, or one has no outcomes.
@@ -106,45 +110,43 @@ class Comparison:
             for metric in metrics or [result.metric]:
                 if metric in result.metrics:
                     ends = result.intervals.get(metric)
-                    interval = tuple(ends) if ends and not any(map(isnan, ends)) else None
-                    number = Number(model, task, language, metric, result.metrics[metric], interval, result.metrics["n"])
+                    interval = tuple(ends) if ends else None
+                    number = Number(model, task, language, metric, result.metrics[metric], interval, result.metrics["n"], result=result)
                     groups.setdefault((task, language, metric), []).append(number)
         for group in tqdm(groups.values(), desc="Paired tests", unit="column"):
             self._mark(group)
         return [number for group in groups.values() for number in group]
 
     def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
-        """By how much `model` is ahead of `other` on the same items, or None where the items are not the same or define no number."""
+        """By how much `model` is ahead of `other` on the same items, or None where the items are not the same."""
         left, right = (model, task, language), (other, task, language)
         languages = self.languages_of(model, task) if language == MEAN else [language]
         if any(not same_data(self.results[model, task, each], self.results[other, task, each]) for each in languages):
             return None
         if not same_items(self._outcomes[left], self._outcomes[right]):
             return None
-        if any(isnan(self.results[key].metrics[metric]) for key in (left, right)):
-            return None
         if (left, right) not in self._differences:
             self._differences[left, right] = compare(self._outcomes[left], self._outcomes[right])
         return self._differences[left, right][metric]
 
     def mean_difference(self, model: str, other: str, task: str, languages: list[str], metric: str) -> Difference | None:
-        """The same for the mean over `languages`, in each of which there is a difference; None where their images are not the same."""
-        if not self.share_images(model, task, languages):
+        """The same for the mean over `languages`, in each of which there is a difference; None where either has no such mean."""
+        if not all(self.can_average(name, task, languages) for name in (model, other)):
             return None
         left, right = (MeanOutcomes([self._outcomes[name, task, language] for language in languages]) for name in (model, other))
         return compare(left, right)[metric]
 
-    def share_images(self, model: str, task: str, languages: list[str]) -> bool:
-        """Whether a model was measured on the same images in all these languages."""
-        return share_images([self._outcomes[model, task, language] for language in languages])
+    def can_average(self, model: str, task: str, languages: list[str]) -> bool:
+        """Whether one model, of the same weights, was measured on the same images in all these languages."""
+        results = [self.results[model, task, language] for language in languages]
+        return share_images(results) and len({result.weights for result in results}) == 1
 
     def languages_of(self, model: str, task: str) -> list[str]:
         """Those in which a model has a result, without the mean."""
         return [language for name, of_task, language in self.results if (name, of_task) == (model, task) and language != MEAN]
 
     def _mark(self, group: list[Number]) -> None:
-        group = [number for number in group if not isnan(number.value)]
-        if not group:
+        if len(group) == 1:
             return
         best = (min if is_rank(group[0].metric) else max)(group, key=lambda number: number.value)
         best.best = True
@@ -160,8 +162,9 @@ class Comparison:
             keys = [(model, task, language) for language in languages]
             if len(languages) < 2 or not self.results.keys() >= set(keys):
                 continue
-            if not self.share_images(model, task, languages):
-                self.without_mean += [task] if task not in self.without_mean else []
+            if not share_images([self.results[key] for key in keys]) and task not in self.without_mean:
+                self.without_mean.append(task)
+            if not self.can_average(model, task, languages):
                 continue
             outcomes = MeanOutcomes([self._outcomes[key] for key in keys])
             self._outcomes[model, task, MEAN] = outcomes
@@ -170,31 +173,29 @@ class Comparison:
 
 
 def same_data(one: Result, other: Result) -> bool:
-    """Whether two results of a task and language are of the same images and captions or labels: by the hash of these, wherever they
+    """Whether two results of a task and language are of the same images and captions or labels: by the hashes of these, wherever they
     lay; by the data set's name, revision and split where a result has no hash.
     """
+    if one.images is not None and other.images is not None and one.images != other.images:
+        return False
     if one.data is not None and other.data is not None:
         return one.data == other.data
     return (one.dataset, one.revision, one.split) == (other.dataset, other.revision, other.split)
 
 
 def same_items(one: Outcomes, other: Outcomes) -> bool:
-    """Whether outcomes on the same data can be compared item by item; class names for other classes leave other images of it."""
+    """Whether outcomes on the same data can be compared item by item; class names for other classes give its images other labels."""
     if type(one) is not type(other) or one.n_units != other.n_units:
         return False
     return all(torch.equal(values, other.items[name]) for name, values in one.items.items())
 
 
-def share_images(parts: list[Outcomes]) -> bool:
-    """Whether outcomes on one task in several languages can be averaged image by image.
-
-    Rows without a caption, and those of a class without a name, are left out of a language, so that it may be of fewer images. The
-    outcomes do not keep which: equal labels, numbered among the named classes, are taken for the same images, and in retrieval equally
-    many.
+def share_images(results: list[Result]) -> bool:
+    """Whether results in several languages are known to be of the same images: rows without a caption, and those of a class without a
+    name, are left out of a language. One result is of its own, whether it says so or not.
     """
-    if isinstance(parts[0], RetrievalOutcomes):
-        return len({part.n_units for part in parts}) == 1
-    return all(same_items(parts[0], part) for part in parts)
+    images = {result.images for result in results}
+    return len(results) == 1 or len(images) == 1 and None not in images
 
 
 def is_rank(metric: str) -> bool:

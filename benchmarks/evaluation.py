@@ -159,6 +159,8 @@ def measure(
             revision=revision,
             split=task.split,
             data=hash_data(digests, columns, language),
+            n_rows=len(digests),
+            images=hash_json([digests[row] for row in outcomes.rows.tolist()]),
             definition={name: getattr(task, name) for name in READ},
             weights=encoder.weights,
             model_revision=model_revision,
@@ -172,7 +174,11 @@ def measure(
 def hash_data(digests: list[str], columns: dict[str, list], language: str) -> str:
     """XXH3-128 of the images and of one language's captions, or of the labels: equal where two models were asked about the same."""
     answers = [caption[language] for caption in columns["captions"]] if "captions" in columns else list(columns.values())
-    return xxh3_128(json.dumps([digests, answers], ensure_ascii=False).encode()).hexdigest()
+    return hash_json([digests, answers])
+
+
+def hash_json(values: list) -> str:
+    return xxh3_128(json.dumps(values, ensure_ascii=False).encode()).hexdigest()
 
 
 def show(results: list[Result], arguments: EvaluationArguments) -> None:

@@ -6,9 +6,11 @@ Models are compared on equal units, and `items` is what has to be equal.
 """
 
 import dataclasses
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,16 +20,25 @@ from .recipe import InputError
 
 DEPTHS = range(1, 11)
 PERCENTS = (5, 25, 50, 75, 95)
+SIX = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
 
 
+@dataclass
 class Outcomes:
     """What all kinds share: metrics from scores, and a file.
 
-    A kind names two of its fields: `PER_UNIT` has an entry for each unit, and `ASKED` says what was asked of it.
+    A kind names two of its fields: `PER_UNIT` has an entry for each unit, and `ASKED` says what was asked of it. `rows` `(units,)` are
+    the units' rows in the dataset, where some were left out; all of them by default.
     """
 
     PER_UNIT: ClassVar[str]
     ASKED: ClassVar[str]
+
+    rows: torch.Tensor | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        self.rows = torch.arange(self.n_units) if self.rows is None else self.rows
+        self._check(rows=self.n_units)
 
     @property
     def n_units(self) -> int:
@@ -45,6 +56,11 @@ class Outcomes:
     def counts(self) -> dict[str, int]:
         return {"n": self.n_units}
 
+    def differing(self, other: "Outcomes") -> dict[str, torch.Tensor]:
+        """`{metric: bool (units,)}`: the units that may count otherwise in it than they do for another model."""
+        differ = (getattr(self, self.PER_UNIT) != getattr(other, self.PER_UNIT)).reshape(self.n_units, -1).any(1)
+        return dict.fromkeys(self.metrics().keys() - self.counts().keys(), differ)
+
     def save(self, path: Path) -> None:
         """Write the fields as arrays of one `.npz` file."""
         fields = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
@@ -61,7 +77,9 @@ class Outcomes:
 class RetrievalOutcomes(Outcomes):
     """Ranks in both directions, from 0: `text_ranks` `(texts,)`, `image_ranks` `(images,)`.
 
-    `text_to_image` `(texts,)` is the image with which a text is drawn: its own, or the first of several.
+    `text_to_image` is the image with which a text is drawn `(texts,)`; or `(pairs, 2)`, a text's row and an image's row in each, where
+    a text may be of several. Such a text is drawn by the share that each of them has in it: as often as its images in the mean, so that
+    it counts once where each of them does.
     """
 
     PER_UNIT, ASKED = "image_ranks", "text_to_image"
@@ -71,12 +89,31 @@ class RetrievalOutcomes(Outcomes):
     text_to_image: torch.Tensor
 
     def __post_init__(self):
-        self._check(text_ranks=len(self.text_to_image), image_ranks=len(self.image_ranks))
-        if self.text_to_image.min() < 0 or self.text_to_image.max() >= self.n_units:
+        texts, images = self._pairs
+        self._check(text_ranks=len(texts.unique()), image_ranks=len(self.image_ranks))
+        super().__post_init__()
+        if images.min() < 0 or images.max() >= self.n_units:
             raise InputError(f"text_to_image must be rows from 0 to {self.n_units - 1}, of the {self.n_units} images that have ranks")
+
+    @property
+    def _pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of texts, and of the image in each pair."""
+        several = self.text_to_image.ndim == 2
+        return tuple(self.text_to_image.T) if several else (torch.arange(len(self.text_to_image)), self.text_to_image)
 
     def counts(self) -> dict[str, int]:
         return {"n": self.n_units, "n_texts": len(self.text_ranks)}
+
+    def differing(self, other: "RetrievalOutcomes") -> dict[str, torch.Tensor]:
+        every, none, found = torch.arange(self.n_units), torch.zeros(self.n_units, dtype=torch.bool), {}
+        for direction, ranks, others, (queries, images) in (
+            ("text_to_image", self.text_ranks, other.text_ranks, self._pairs),
+            ("image_to_text", self.image_ranks, other.image_ranks, (every, every)),
+        ):
+            differ = {f"recall@{k}": (ranks < k) != (others < k) for k in DEPTHS}
+            differ |= {f"rank_p{percent}": ranks != others for percent in PERCENTS}
+            found |= {f"{direction}_{name}": none.index_fill(0, images[one[queries]], True) for name, one in differ.items()}
+        return found | {"mean_recall": torch.stack([found[name] for name in SIX]).any(0)}
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """Recall at depths 1 to 10 and percentiles of ranks, of both directions; `mean_recall` is that of depths 1, 5 and 10.
@@ -88,7 +125,11 @@ class RetrievalOutcomes(Outcomes):
             `{metric: (resamples,)}`, recalls as fractions and percentiles as ranks from 0.
         """
         weights = weights.double()
-        drawn_texts = weights[:, self.text_to_image]
+        texts, images = self._pairs
+        drawn_texts = weights[:, images]
+        if self.text_to_image.ndim == 2:
+            shares = 1 / texts.bincount().double()[texts]
+            drawn_texts = weights.new_zeros(len(weights), len(self.text_ranks)).index_add(1, texts, drawn_texts * shares)
         recalls, ranks = {}, {}
         for direction, of_query, drawn in (
             ("text_to_image", self.text_ranks, drawn_texts),
@@ -98,8 +139,7 @@ class RetrievalOutcomes(Outcomes):
             recalls |= {f"{direction}_recall@{k}": found[:, column] for column, k in enumerate(DEPTHS)}
             places = percentiles(of_query, PERCENTS, drawn)
             ranks |= {f"{direction}_rank_p{percent}": places[:, column] for column, percent in enumerate(PERCENTS)}
-        six = [recalls[f"{direction}_recall@{k}"] for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
-        return recalls | {"mean_recall": torch.stack(six).mean(0)} | ranks
+        return recalls | {"mean_recall": torch.stack([recalls[name] for name in SIX]).mean(0)} | ranks
 
 
 @dataclass
@@ -115,8 +155,13 @@ class ClassOutcomes(Outcomes):
     def __post_init__(self):
         self.n_classes = int(self.n_classes)
         self._check(ranks=len(self.labels))
+        super().__post_init__()
         if self.labels.min() < 0 or self.labels.max() >= self.n_classes:
             raise InputError(f"labels must be rows from 0 to {self.n_classes - 1}, of the {self.n_classes} classes")
+
+    def differing(self, other: "ClassOutcomes") -> dict[str, torch.Tensor]:
+        first, five = ((self.ranks < k) != (other.ranks < k) for k in (1, 5))
+        return {"accuracy@1": first, "accuracy@5": five, "mean_per_class": first, "mean_top1_top5": first | five}
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`accuracy@1`, `accuracy@5`, their mean `mean_top1_top5`, and `mean_per_class` over the classes that were drawn.
@@ -142,6 +187,7 @@ class MultilabelOutcomes(Outcomes):
         if self.scores.ndim != 2 or self.scores.shape != self.targets.shape or not len(self.scores):
             shapes = f"{tuple(self.scores.shape)} and {tuple(self.targets.shape)}"
             raise InputError(f"scores and targets must both be (images, classes), not {shapes}")
+        super().__post_init__()
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`map_11_point` and `mean_average_precision`: means over the classes that some drawn image shows.
@@ -166,6 +212,7 @@ class ScoreOutcomes(Outcomes):
 
     def __post_init__(self):
         self._check(scores=len(self.targets))
+        super().__post_init__()
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`roc_auc`, not a number for a resample of one class. Arguments and result are those of `RetrievalOutcomes.score`."""
@@ -176,11 +223,14 @@ def load_outcomes(path: Path) -> Outcomes:
     """Read what `save` wrote.
 
     Raises:
-        InputError: the file does not exist.
+        InputError: the file does not exist, or is not whole.
     """
     if not Path(path).is_file():
         raise InputError(f"{str(path)!r} holds no outcomes: evaluate again to write it")
     kinds = {kind.__name__: kind for kind in (RetrievalOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)}
-    with np.load(path) as arrays:
-        fields = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "kind"}
-        return kinds[str(arrays["kind"])](**fields)
+    try:
+        with np.load(path) as arrays:
+            fields = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "kind"}
+            return kinds[str(arrays["kind"])](**fields)
+    except (BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}): delete it and evaluate again to write it") from error

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from math import isnan
 from pathlib import Path
 
 import yaml
@@ -68,7 +67,8 @@ def compare_with_published(numbers: list[Number], published: list[Published], pa
     """Hold every number against what was printed, model by model and metric by metric; those without a counterpart are left out.
 
     Of an adapter's model, `m_clip:TEXT+IMAGES`, the numbers are those printed for `TEXT`. A number of other images than the task's,
-    as `limit` leaves them, is not judged.
+    as `limit` leaves them, is not judged; one of all of them is, though a language may have the task's own names for a part of the
+    classes, and so of the images.
 
     Args:
         paper_model: the Hub id, or the paper's name where it has none, of the model that all of ours are held against, such as
@@ -97,11 +97,12 @@ def _printed_name(model: str) -> str:
 
 
 def _why_not_judged(number: Number, task: Task | None) -> str:
-    if isnan(number.value):
-        return "not defined"
-    if task is not None and task.n_images is not None and number.n != task.n_images:
-        return f"n {number.n:,} of {task.n_images:,}"
-    return ""
+    if task is None or task.n_images is None or number.n == task.n_images:
+        return ""
+    names, result = task.class_names, number.result
+    if names and result and result.n_rows == task.n_images and result.definition.get("class_names") == names:
+        return ""
+    return f"n {number.n:,} of {task.n_images:,}"
 
 
 def _read_table(table: dict, content: dict) -> Iterator[Published]:

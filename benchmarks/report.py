@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
-from math import isnan
 from pathlib import Path
 
 from .comparison import MEAN, SIGNIFICANT, Comparison, Number, is_rank
@@ -26,9 +25,10 @@ LABELS = {
 }
 SHORT = {"text_to_image": "T2I", "image_to_text": "I2T"}
 LEGEND = (
-    "Percent ± half the width of the 95 % bootstrap interval over images. **Bold**: the best model. ≈: a paired bootstrap on the same "
-    "images does not tell the model from the best (p ≥ 0.05, each pair by itself). °: measured on other items than the best, so not "
-    f"tested. {GAP}: not measured, or not defined on these items."
+    "Percent ± half the width of the 95 % bootstrap interval over images; ±0.0 at 0 or 100 % says that these images all agree, and not "
+    "that others would. **Bold**: the best of several models. ≈: a paired bootstrap on the same images does not tell the model from the "
+    "best (p ≥ 0.05, each pair by itself; fewer than six images on which they differ are never enough). °: measured on other items than "
+    f"the best, so not tested. {GAP}: not measured."
 )
 
 
@@ -105,7 +105,9 @@ def select_results(
 
 
 def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableArguments) -> list[Table]:
-    """Lay numbers out in rows and columns, a table for each of the axes' other values; a model that lacks one is shown with a gap."""
+    """Lay numbers out in rows and columns, a table for each of the axes' other values; a model that lacks one is shown with a gap. The
+    metric stands in a table's heading, or where its tasks have several, beside each of them.
+    """
     names, own = short_names(comparison.values("model")), arguments.metrics is None
     order = {axis: comparison.values(axis) for axis in AXES[:3]} | {"metric": arguments.metrics or [""]}
     cells = {tuple(getattr(number, axis) if axis != "metric" or not own else "" for axis in AXES): number for number in numbers}
@@ -119,29 +121,28 @@ def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableA
                 axis: [value for value in order[axis] if axis == "model" or any(place[AXES.index(axis)] == value for place in here)]
                 for axis in (arguments.rows, arguments.columns)
             }
+            metrics = list(dict.fromkeys(number.metric for number in here.values()))
+            titles = dict(names)
+            if own and len(metrics) > 1:
+                titles |= {number.task: f"{number.task}, {label(number.metric, {})}" for number in here.values()}
             rows = []
             for row in shown[arguments.rows]:
                 places = [at | {arguments.rows: row, arguments.columns: column} for column in shown[arguments.columns]]
-                rows.append((label(row, names), [here.get(tuple(place[axis] for axis in AXES)) for place in places]))
-            metrics = list(dict.fromkeys(number.metric for number in here.values()))
+                rows.append((label(row, titles), [here.get(tuple(place[axis] for axis in AXES)) for place in places]))
             heading = [label(name, names) for axis, name in at.items() if name and axis != "metric"]
             heading += [label(metrics[0], {})] if len(metrics) == 1 else []
-            columns = [label(column, names) for column in shown[arguments.columns]]
+            columns = [label(column, titles) for column in shown[arguments.columns]]
             tables.append(Table(", ".join(heading), arguments.rows, columns, rows))
     return tables
 
 
 def cell(number: Number | None) -> str:
     """`72.4 ±1.4`, with the marks that `LEGEND` explains."""
-    if is_gap(number):
+    if number is None:
         return GAP
     value, half_width = format_value(number), format_half_width(number)
     mark = "≈" if number.tied else "°" if number.untested else ""
     return " ".join(part for part in (f"**{value}**" if number.best else value, half_width, mark) if part)
-
-
-def is_gap(number: Number | None) -> bool:
-    return number is None or isnan(number.value)
 
 
 def format_value(number: Number) -> str:
@@ -167,11 +168,12 @@ def count_gaps(comparison: Comparison, numbers: list[Number]) -> dict[str, tuple
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """What has to be known of the items behind the numbers: tasks without a mean, models that were asked with other prompts, and names
-    of classes that nobody has proofread.
+    """What has to be known of the items behind the numbers: tasks without a mean, models that are several, models that were asked with
+    other prompts, and names of classes that nobody has proofread.
     """
-    notes = [f"{task}: no mean over languages, which are not of the same images." for task in comparison.without_mean]
+    notes = [f"{task}: no mean over languages, which are not known to be of the same images." for task in comparison.without_mean]
     names, spoken = short_names(comparison.values("model")), {}
+    notes += _other_weights(comparison, names)
     for (model, task, language), result in comparison.results.items():
         if result.prompts is not None:
             spoken.setdefault((task, language), {})[model] = result.prompts
@@ -192,6 +194,21 @@ def caveats(comparison: Comparison) -> list[str]:
     return notes
 
 
+def _other_weights(comparison: Comparison, names: dict[str, str]) -> list[str]:
+    """Models whose weights changed between one result and another."""
+    notes = []
+    for model, name in names.items():
+        measured: dict[str, dict[str, list[str]]] = {}
+        for (of_model, task, language), result in comparison.results.items():
+            if of_model == model and language != MEAN:
+                measured.setdefault(result.weights[:8], {}).setdefault(task, []).append(language)
+        if len(measured) > 1:
+            where = [", ".join(f"{task} in {' '.join(languages)}" for task, languages in tasks.items()) for tasks in measured.values()]
+            each = "; ".join(f"{one} ({tasks})" for one, tasks in zip(measured, where))
+            notes.append(f"{name} was measured with different weights, of which there is no mean: {each}. Evaluate one of them on all.")
+    return notes
+
+
 def named_by_us(result: Result) -> bool:
     """Whether the classes were asked for by names that come with this package."""
     names = result.definition.get("class_names")
@@ -206,11 +223,8 @@ def describe(comparison: Comparison) -> list[tuple[str, str]]:
         by_model: dict[str, dict[str, Result]] = {}
         metric = next(result.metric for key, result in comparison.results.items() if key[1] == task)
         for (model, of_task, language), result in comparison.results.items():
-            if of_task == task and language != MEAN and not isnan(result.metrics[metric]):
+            if of_task == task and language != MEAN:
                 by_model.setdefault(model, {})[language] = result
-        if not by_model:
-            found.append((f"{task}, {label(metric, {})}", "It is not defined on the items that were measured."))
-            continue
         means = {model: sum(result.metrics[metric] for result in results.values()) / len(results) for model, results in by_model.items()}
         leader = max(by_model, key=lambda model: (len(by_model[model]), means[model]))
         sentences = [_describe_leader(comparison, names[leader], by_model[leader], metric)]
@@ -228,11 +242,10 @@ def _describe_leader(comparison: Comparison, name: str, results: dict[str, Resul
     ordered = sorted(languages, key=lambda language: results[language].metrics[metric])
     ends = [f"{100 * results[language].metrics[metric]:.1f} in {language}" for language in (ordered[0], ordered[-1])]
     whole = first if len(languages) == 1 else comparison.results.get((first.model, first.task, MEAN))
-    if whole is None or isnan(whole.metrics[metric]):
+    if whole is None:
         return f"In {len(languages)} languages {name} scores, in percent, from {ends[0]} to {ends[1]}."
     low, high = whole.intervals[metric]
-    around = "" if isnan(low) else f" ({100 * low:.1f} to {100 * high:.1f})"
-    score = f"{name} scores {100 * whole.metrics[metric]:.1f} %{around}"
+    score = f"{name} scores {100 * whole.metrics[metric]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     if whole is first:
         return f"{score} in {languages[0]}."
     return f"{score} in the mean of {len(languages)} languages, from {ends[0]} to {ends[1]}."
@@ -246,7 +259,7 @@ def _describe_pair(
         return f"{names[model]} was measured on other items."
     if len(shared) == 1:
         whole = each[0]
-    elif len(shared) == len(comparison.languages_of(leader, task)) and (model, task, MEAN) in comparison.results:
+    elif shared == comparison.languages_of(leader, task) and {(leader, task, MEAN), (model, task, MEAN)} <= comparison.results.keys():
         whole = comparison.difference(leader, model, task, MEAN, metric)
     else:
         whole = comparison.mean_difference(leader, model, task, shared, metric)
@@ -255,7 +268,7 @@ def _describe_pair(
     sides = " and ".join(f"{side} in {n} of them" for side, n in (("ahead", ahead), ("behind", behind)) if n)
     if whole is None:
         by_itself = sides or "in none can it be told"
-        return f"Beside {names[model]} in {len(shared)} languages, which are not of the same images, by itself each: {by_itself}."
+        return f"Beside {names[model]} in {len(shared)} languages, of which there is no mean, by itself each: {by_itself}."
     where = f"in {shared[0]}" if len(shared) == 1 else f"in the mean of {len(shared)} languages"
     ends = f"{points(whole.low)} to {points(whole.high)}"
     if whole.p >= SIGNIFICANT:

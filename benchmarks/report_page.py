@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from .comparison import Number
 from .published import Difference, Published
-from .report import GAP, LEGEND, Table, format_half_width, format_value, is_gap, label, short_names
+from .report import GAP, LEGEND, Table, format_half_width, format_value, label, short_names
 from .results import Result, format_table
 
 TEMPLATE = "report_page.html"
@@ -64,7 +64,7 @@ class Report:
     def to_html(self, folder: Path) -> str:
         """One file that needs no other: the pictures are in it."""
         environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        environment.globals.update(format_value=format_value, format_half_width=format_half_width, shade=shade, is_gap=is_gap, gap=GAP)
+        environment.globals.update(format_value=format_value, format_half_width=format_half_width, shade=shade, gap=GAP)
         images = [(base64.b64encode((folder / name).read_bytes()).decode(), caption) for name, caption in self.pictures]
         legend = LEGEND.replace("**", "")
         return environment.get_template(TEMPLATE).render(report=self, images=images, legend=legend, tolerance=TOLERANCE)
@@ -86,8 +86,8 @@ class Report:
             number, unit = difference.number, 1 if "_rank_" in difference.number.metric else 100
             row = [self.names[number.model], number.task, number.language, label(number.metric, {})]
             row += [_printed(difference.paper, unit), _printed(difference.again, unit)]
-            apart = GAP if is_gap(number) else f"{unit * difference.difference:+.1f}".replace("-", "−")
-            row += [GAP if is_gap(number) else f"{format_value(number)} {format_half_width(number)}".strip(), apart]
+            apart = f"{unit * difference.difference:+.1f}".replace("-", "−")
+            row += [f"{format_value(number)} {format_half_width(number)}".strip(), apart]
             rows.append([*row, difference.reason or ("yes" if difference.within else "**no**")])
         return ["model", "task", "language", "metric", "paper", "measured again by", "ours", "difference", "within tolerance"], rows
 
@@ -95,14 +95,16 @@ class Report:
         """Header and rows of two tables: the data and the models."""
         data, models = {}, {}
         for result in self.results:
-            languages = data.setdefault((result.task, result.dataset, result.revision or GAP, result.split), {})
-            languages[result.language] = result.metrics["n"]
+            languages, counts = data.setdefault((result.task, result.dataset, result.revision or GAP, result.split), (set(), set()))
+            languages.add(result.language)
+            counts.add(result.metrics["n"])
             versions = ", ".join(f"{package} {version}" for package, version in result.versions.items())
             models.setdefault((result.model, result.weights[:16], versions), None)
         rows = []
-        for key, languages in data.items():
-            counts = sorted(set(languages.values()))
-            rows.append([*key, len(languages), f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"])
+        for key, (languages, counts) in data.items():
+            few = len(counts) <= 4
+            images = " or ".join(f"{n:,}" for n in sorted(counts)) if few else f"{len(counts)} counts, {min(counts):,} to {max(counts):,}"
+            rows.append([*key, len(languages), images])
         header = ["task", "dataset", "revision", "split", "languages", "images"]
         return [(header, rows), (["model", "SHA-256 of its weights", "versions"], [list(key) for key in models])]
 
@@ -137,7 +139,7 @@ class Report:
 
 def shade(number: Number, table: Table) -> str:
     """A cell's background: the bluer the higher among the table's numbers of the same metric."""
-    peers = [other.value for _, row in table.rows for other in row if not is_gap(other) and other.metric == number.metric]
+    peers = [other.value for _, row in table.rows for other in row if other and other.metric == number.metric]
     low, high = min(peers), max(peers)
     share = (number.value - low) / (high - low) if high > low else 0.5
     return f"rgba(47, 109, 179, {0.04 + 0.24 * share:.2f})"

@@ -45,7 +45,7 @@ def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -
             plot_recall_curves(comparison, folder / "recall.png")
             caption = (
                 "How often the right answer is among the first k. A thin line is a language, a thick one the mean of a model's languages, "
-                "where they are of the same images."
+                "where there is one."
             )
             pictures.append(("recall.png", caption))
     return pictures
@@ -82,7 +82,8 @@ def plot_languages(comparison: Comparison, numbers: list[Number], picture: Path)
 def panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, list[tuple[Axes, tuple[str, list[str]]]]]:
     """A figure with a panel a task, `height` inches each, its languages across with the mean set apart; and `(axes, (task, languages))`."""
     tasks, languages = comparison.values("task"), comparison.values("language")
-    n_rows = ceil(len(tasks) / max(1, min(4, 12 // len(languages))))
+    title = max(map(len, tasks)) + 22  # characters, with the metric; 140 have room on 11 inches
+    n_rows = ceil(len(tasks) / max(1, min(4, 12 // len(languages), 140 // title)))
     n_columns = ceil(len(tasks) / n_rows)
     width = max(11 / n_columns, 0.5 * len(languages))
     figure = Figure(figsize=(width * n_columns, height * n_rows + 0.5), layout="constrained")
@@ -175,8 +176,7 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes in panels[len(models) :]:
         axes.set_axis_off()
-    defined = [value for value in values.values() if not isnan(value)] or [0, 100]
-    low, high = min(defined), max(defined)
+    low, high = min(values.values()), max(values.values())
     for axes, model in zip(panels, models):
         grid = [[values.get((model, task, language), float("nan")) for language in languages] for task in tasks]
         image = axes.imshow(grid, cmap="YlGnBu", vmin=low, vmax=high, aspect="auto")
@@ -214,7 +214,7 @@ def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
                     for curve in curves if len(curves) > 1 else []:
                         axes.plot(DEPTHS, curve, color=color, linewidth=0.6, alpha=0.35)
                     name = f"{names[model]}, {found[0].language}" if len(curves) == 1 else f"{names[model]}, mean of {len(curves)}"
-                    if comparison.share_images(model, task, [result.language for result in found]):
+                    if comparison.can_average(model, task, [result.language for result in found]):
                         axes.plot(DEPTHS, [mean(column) for column in zip(*curves)], "o-", color=color, markersize=4, label=name)
                     else:
                         axes.plot([], [], color=color, linewidth=0.6, label=f"{names[model]}, {len(curves)} languages")

@@ -39,9 +39,10 @@ class Result:
 
     `metrics` are fractions, except counts (`n`, the number of images, and `n_texts`) and ranks; `intervals` their 95 % intervals,
     `{metric: [low, high]}`. `kind` is `retrieval` or `zero_shot` and `metric` the task's main one. `revision` is the dataset's commit,
-    `data` the XXH3-128 of the images and of the language's captions, or of the labels, themselves, and `definition` what the task says of
-    how they are read; `weights` is the SHA-256 of the model's parameters and `model_revision` its commit; `templates` are the sentences, or
-    the name of their set, and `prompts` the SHA-256 of these and the class names.
+    `data` the XXH3-128 of the images and of the language's captions, or of the labels, themselves, `n_rows` how many images that are and
+    `images` the XXH3-128 of those `n` that count, which have a caption or a class name in the language, and `definition` what the task
+    says of how they are read; `weights` is the SHA-256 of the model's parameters and `model_revision` its commit; `templates` are the
+    sentences, or the name of their set, and `prompts` the SHA-256 of these and the class names.
     """
 
     model: str
@@ -55,6 +56,8 @@ class Result:
     split: str
     revision: str | None = None
     data: str | None = None
+    n_rows: int | None = None
+    images: str | None = None
     definition: dict = field(default_factory=dict)
     weights: str
     model_revision: str | None = None
@@ -109,11 +112,11 @@ class Result:
 
 
 def read_result(path: Path) -> Result:
-    """Read one file that `Result.save` wrote; another file is an `InputError`."""
+    """Read one file that `Result.save` wrote; another file, or half of one, is an `InputError`."""
     try:
         return Result(**json.loads(path.read_text("utf-8")), path=path)
-    except (TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a result: {error}") from error
+    except (TypeError, ValueError) as error:  # no JSON, no text in UTF-8, or other fields
+        raise InputError(f"{path} is not a result ({error}): delete it, or move it to another folder, and evaluate again") from error
 
 
 def load_results(folder: Path) -> list[Result]:

@@ -44,8 +44,7 @@ def evaluate_retrieval(
         text_rows = torch.tensor([row_of_text[text] for text, _ in pairs]) if merge_captions else torch.arange(len(pairs))
         pairs = torch.stack([text_rows, torch.tensor([row for _, row in pairs])], dim=1)
         ranks = retrieval_ranks(image_embeds[described], encoder.texts(asked), pairs.unique(dim=0), distance=distance)
-        first_images = torch.full((len(asked),), len(described)).scatter_reduce(0, pairs[:, 0], pairs[:, 1], "amin")
-        outcomes[language] = RetrievalOutcomes(*ranks, first_images)
+        outcomes[language] = RetrievalOutcomes(*ranks, pairs.unique(dim=0) if merge_captions else pairs[:, 1], rows=described)
     return outcomes
 
 

@@ -64,7 +64,7 @@ def class_outcomes(
     if not kept.any():
         raise InputError(f"language {language!r} names none of the classes that the images have")
     own = (named.cumsum(0) - 1)[labels[kept]]
-    return ClassOutcomes(class_ranks(image_embeds[kept], classifier, own), own, len(classifier))
+    return ClassOutcomes(class_ranks(image_embeds[kept], classifier, own), own, len(classifier), rows=kept.nonzero()[:, 0])
 
 
 def check_labels(labels: list[int] | list[list[int]]) -> int:

@@ -6,10 +6,11 @@ import re
 
 import pytest
 import torch
-from datasets import Value, load_dataset
+from datasets import Dataset, Features, Image, Value, load_dataset
 
 from benchmarks.classes import class_names_of, languages_of
 from benchmarks.encoder import Encoder
+from benchmarks.loading import load_captions
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.task import all_task_names, load_task
@@ -77,6 +78,7 @@ def test_a_language_is_measured_on_the_classes_it_names():
     names = {"en": NAMES, "xx": ["ant", None, "cat"]}
     found = evaluate_zero_shot(ByHand(), images, CLASSES, names, dict.fromkeys(names, ["{}"]))
     assert (found["xx"].metrics()["n"], found["xx"].n_classes) == (4, 2)
+    assert (found["xx"].rows.tolist(), found["en"].rows.tolist()) == ([0, 1, 4, 5], [0, 1, 2, 3, 4, 5])
     assert found["xx"].labels.tolist() == [1, 0, 0, 0] and found["xx"].ranks.tolist() == [0, 0, 1, 0]
     with pytest.raises(InputError, match="language 'xx' names none of the classes"):
         evaluate_zero_shot(ByHand(), images[2:4], CLASSES[2:4], {"xx": ["ant", None, "cat"]}, {"xx": ["{}"]})
@@ -172,6 +174,7 @@ def test_two_processes_write_the_numbers_of_one(run, own_tasks, model, kind, tas
         assert process.stdout.count("Saved") == 1
     one, two = (measured(own_tasks / f"out{processes}") for processes in (1, 2))
     assert one == two and len(one) == len(languages)
+    assert {(result["n_rows"], result["images"]) for result in one.values()} == {(40, one[f"{task}.zh.json"]["images"])}
     result = one[f"{task}.zh.json"]
     assert result["metrics"]["n"] == 40 and (result["prompts"] is None) == (kind == "retrieval")
 
@@ -194,6 +197,28 @@ def test_a_stream_gives_the_same_numbers(run, own_tasks, model):
         process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags, *where)
         assert process.returncode == 0, process.stderr[-3000:]
     assert measured(own_tasks / "false") == measured(own_tasks / "true") != {}
+
+
+def test_languages_of_other_images_have_no_mean(run, own_tasks, model, miniature):
+    """Of 12 images the first 6 have a caption in English alone, the last 6 in Chinese: equally many, and not one in common."""
+    rows = load_captions(str(miniature / "dataset"), "validation").select(range(12))
+    halves = {"en": range(6), "zh": range(6, 12)}
+    captions = [{one: text if row in halves[one] else None for one, text in zip(halves, ("a", "b"))} for row in range(12)]
+    features = Features({"image": Image(), "captions": {"en": Value("string"), "zh": Value("string")}})
+    (own_tasks / "halves").mkdir()
+    Dataset.from_dict({"image": rows["image"][:], "captions": captions}, features=features).to_parquet(own_tasks / "halves/test.parquet")
+    task = "kind: retrieval\nsplit: test\ncolumns: {image: image, captions: captions}\nmetric: mean_recall\nlanguages: [en, zh]\n"
+    (own_tasks / "halves.yaml").write_text(f"dataset: {own_tasks / 'halves'}\n{task}")
+    out = own_tasks / "out"
+    flags = ["--models", model, "--tasks", own_tasks / "halves.yaml", "--cache_dir", own_tasks / "cache", "--output_dir", out]
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
+    assert process.returncode == 0, process.stderr[-3000:]
+    english, chinese = measured(out).values()
+    assert (english["n_rows"], english["metrics"]["n"], chinese["metrics"]["n"]) == (12, 6, 6) and english["images"] != chinese["images"]
+    process = run("python", ROOT / "benchmarks/run_report.py", "--results", out, "--output_dir", out, "--columns", "language")
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert re.search(r"\| model +\| en +\| zh +\|\n", process.stdout)
+    assert "halves: no mean over languages, which are not known to be of the same images." in process.stdout
 
 
 @pytest.mark.parametrize(

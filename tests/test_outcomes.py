@@ -119,6 +119,51 @@ def test_saved_and_read(kind, tmp_path):
         assert torch.as_tensor(getattr(read, name)).dtype == torch.as_tensor(value).dtype
 
 
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])
+def test_half_a_file_is_refused(share, tmp_path):
+    outcomes_of("class").save(tmp_path / "outcomes.npz")
+    whole = (tmp_path / "outcomes.npz").read_bytes()
+    (tmp_path / "outcomes.npz").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"outcomes.npz' cannot be read .*: delete it and evaluate again"):
+        load_outcomes(tmp_path / "outcomes.npz")
+
+
+def test_a_text_of_several_images_is_drawn_with_each():
+    """Text 0 is of images 0 and 1, text 1 of image 1 and text 2 of image 2: a draw of one image of two brings half of the text."""
+    pairs = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 2]])
+    outcomes = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), pairs)
+    alone = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), torch.arange(3))
+    assert outcomes.metrics() == alone.metrics() and outcomes.metrics()["text_to_image_recall@1"] == pytest.approx(1 / 3)
+    drawn = torch.tensor([[3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 0, 2], [1, 1, 1]])
+    scores = outcomes.score(drawn)
+    assert scores["text_to_image_recall@1"].tolist() == pytest.approx([1, 1 / 3, 0, 0.5 / 2.5, 1 / 3])
+    assert all(values.isfinite().all() for values in scores.values())
+    with pytest.raises(InputError, match="rows from 0 to 2"):
+        RetrievalOutcomes(torch.zeros(3), torch.zeros(3), pairs + torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_that_differ_are_those_that_move_a_metric(kind):
+    """Each unit by itself: if a metric of it changes, the unit is among those that differ."""
+    one, other = outcomes_of(kind), outcomes_of(kind)
+    if kind == "retrieval":
+        other.text_ranks, other.image_ranks = other.text_ranks.roll(1), other.image_ranks.roll(1)
+    else:
+        getattr(other, other.PER_UNIT).copy_(getattr(other, other.PER_UNIT).roll(1, 0))
+    differing = one.differing(other)
+    alone = torch.eye(60)
+    scores, others = one.score(alone), other.score(alone)
+    assert differing.keys() == scores.keys()
+    for name, units in differing.items():
+        moved = (scores[name] - others[name]).nan_to_num() != 0
+        assert units.dtype == torch.bool and not (moved & ~units).any(), name
+    if kind in ("retrieval", "class"):
+        recall = "text_to_image_recall@1" if kind == "retrieval" else "accuracy@1"
+        assert 0 < differing[recall].sum() < 60
+    if kind == "class":
+        assert torch.equal(differing["accuracy@1"], scores["accuracy@1"] != others["accuracy@1"])
+
+
 @pytest.mark.parametrize(
     "make,message",
     [

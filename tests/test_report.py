@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.comparison import MEAN, Comparison, Number
-from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, ScoreOutcomes
+from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes
 from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.recipe import InputError, parse
 from benchmarks.report import (
@@ -28,8 +29,9 @@ from benchmarks.report import (
     short_names,
 )
 from benchmarks.report_page import Report
-from benchmarks.report_plots import draw_pictures
+from benchmarks.report_plots import draw_pictures, plot_languages
 from benchmarks.results import Result, load_results
+from benchmarks.task import load_task
 from benchmarks.uncertainty import intervals
 
 from .conftest import ROOT
@@ -40,19 +42,20 @@ RECALL = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to
 
 def bare(**given):
     """A result that is empty but for what is given."""
-    known = {"kind": "zero_shot", "metric": "", "dataset": "org/data", "split": "test", "weights": "", "command": "", "metrics": {}}
+    known = {"kind": "zero_shot", "metric": "", "dataset": "org/data", "split": "test", "weights": "w" * 64, "command": "", "metrics": {}}
     return Result(**known | given)
 
 
 def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes=True, labels=None, **given):
-    """A result of `n` items, of which every one in `right` (a set of rows) is found first, and the others thirtieth."""
+    """A result of the first `n` items, of which every one in `right` (a set of rows) is found first, and the others thirtieth."""
     ranks = torch.tensor([0 if row in right else 29 for row in range(n)])
     labels = torch.arange(n) % 40 if labels is None else labels
     made = ClassOutcomes(ranks, labels, 40) if kind == "zero_shot" else RetrievalOutcomes(ranks, ranks, torch.arange(n))
     metric = "accuracy@1" if kind == "zero_shot" else "mean_recall"
     ends = {name: list(pair) for name, pair in intervals(made).items()}
+    given = {"images": f"first {n}"} | given
     result = bare(model=model, task=task, language=language, metrics=made.metrics(), kind=kind, metric=metric, **given)
-    result.intervals, result.revision, result.weights, result.command = ends, "abc", "w" * 64, "run_it.py --flag"
+    result.intervals, result.revision, result.command = ends, "abc", "run_it.py --flag"
     result.save(folder, made if outcomes else None)
     return result
 
@@ -162,9 +165,9 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
     words = dict(describe(comparison))["scenes, mean recall"]
     assert words == (
         "In 2 languages good scores, in percent, from 60.0 in en to 90.0 in zh. "
-        "Beside bad in 2 languages, which are not of the same images, by itself each: ahead in 2 of them."
+        "Beside bad in 2 languages, of which there is no mean, by itself each: ahead in 2 of them."
     )
-    note = "scenes: no mean over languages, which are not of the same images."
+    note = "scenes: no mean over languages, which are not known to be of the same images."
     assert caveats(comparison) == ([note] if means else [])
     drawn = draw(monkeypatch, "plot")
     draw_pictures(comparison, numbers, tmp_path)
@@ -172,12 +175,63 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
     assert sorted(labels) == ["bad, 2 languages"] * 2 + ["good, 2 languages"] * 2 + ["good, mean of 2"] * 2
 
 
-def test_equally_many_images_of_other_classes_have_no_mean(tmp_path):
-    """Each language names 20 of 21 classes, not the same ones."""
-    save(tmp_path, "org/model", "photos", "en", set(range(160)), labels=torch.arange(200) % 20)
-    save(tmp_path, "org/model", "photos", "zh", set(range(160)), labels=torch.arange(200) % 21 % 20)
+@pytest.mark.parametrize("images", [("first half", "second half"), (None, None), (None, "all")])
+def test_equally_many_images_that_are_not_known_to_be_the_same_have_no_mean(tmp_path, images):
+    """Two classes or captions for one, and two for the other; the models are paired on equal images alone."""
+    for kind in ("zero_shot", "retrieval"):
+        for language, of_language in zip(("en", "zh"), images):
+            save(tmp_path, "org/model", kind, language, set(range(160)), kind=kind, images=of_language)
+            save(tmp_path, "org/other", kind, language, set(range(90)), kind=kind, images="first half")
     comparison = compare(tmp_path, means=True)
-    assert comparison.without_mean == ["photos"] and comparison.values("language") == ["en", "zh"]
+    assert comparison.without_mean == ["retrieval", "zero_shot"] and ("org/other", "zero_shot", MEAN) in comparison.results
+    assert ("org/model", "zero_shot", MEAN) not in comparison.results
+    assert not comparison.can_average("org/model", "retrieval", ["en", "zh"]) and comparison.can_average("org/model", "retrieval", ["zh"])
+    tested = images[1] in (None, "first half")
+    assert (comparison.difference("org/model", "org/other", "retrieval", "zh", "mean_recall") is not None) == tested
+    assert comparison.mean_difference("org/other", "org/model", "retrieval", ["en", "zh"], "mean_recall") is None
+
+
+def test_a_model_whose_weights_changed_has_no_mean(tmp_path):
+    """Its folder holds another model when Chinese is measured."""
+    for language, weights in (("en", "1" * 64), ("zh", "2" * 64)):
+        save(tmp_path, "m/x", "photos", language, set(range(160)), weights=weights)
+        save(tmp_path, "m/y", "photos", language, set(range(90)))
+    comparison = compare(tmp_path, means=True)
+    assert [key[0] for key in comparison.results if key[2] == MEAN] == ["m/y"] and comparison.without_mean == []
+    assert caveats(comparison) == [
+        "x was measured with different weights, of which there is no mean: 11111111 (photos in en); 22222222 (photos in zh). "
+        "Evaluate one of them on all."
+    ]
+    assert "Beside y in 2 languages, of which there is no mean" in describe(comparison)[0][1]
+
+
+def test_one_model_alone_is_not_the_best(three):
+    alone = compare(three, models=["org/far"]).numbers()
+    assert [(number.value, number.best) for number in alone] == [(0.5, False)]
+    best = {(number.model, number.language) for number in compare(three, models=["org/far", "org/near"]).numbers() if number.best}
+    assert best == {("org/near", "en")}
+
+
+def test_tasks_of_several_metrics_say_which(tmp_path):
+    """Beside each task, in rows or columns; in the heading where all have one."""
+    save(tmp_path, "org/model", "photos", "en", {0})
+    save(tmp_path, "org/model", "scenes", "en", {0}, kind="retrieval")
+    comparison = compare(tmp_path)
+    (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="model", columns="task"))
+    assert (table.heading, table.columns) == ("en", ["photos, top-1 accuracy", "scenes, mean recall"])
+    (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="task", columns="model"))
+    assert [name for name, _ in table.rows] == ["photos, top-1 accuracy", "scenes, mean recall"]
+    (table,) = make_tables(comparison, comparison.numbers(["accuracy@1"]), TableArguments(columns="task", metrics=["accuracy@1"]))
+    assert (table.heading, table.columns) == ("en, top-1 accuracy", ["photos"])
+
+
+def test_the_page_says_how_many_images_each_number_is_of():
+    def images(*counts):
+        given = [bare(model=f"m/{place}", task="a", language="en", metrics={"n": n}) for place, n in enumerate(counts)]
+        return Report("", "", [], [], [], [], [], {}, given).provenance()[0][1][0][-2:]
+
+    assert images(1000, 40) == images(40, 1000) == [1, "40 or 1,000"] and images(1000, 1000) == [1, "1,000"]
+    assert images(*range(1000, 1009)) == [1, "9 counts, 1,000 to 1,008"]
 
 
 def test_names_that_nobody_proofread_are_said(tmp_path):
@@ -213,32 +267,6 @@ def test_pairs_are_of_the_same_pictures(tmp_path):
     report = Report("", "", [], [], [], [], [], {}, results)
     line = "photos, SHA-256 of class names and templates: en aaaaaaaa (best) or bbbbbbbb (worded); zh aaaaaaaa (best) or bbbbbbbb (worded)"
     assert report.prompts() == [line] and f"- {line}\n" in report.to_markdown() and f"<li>{line}</li>" in report.to_html(tmp_path)
-
-
-def test_what_the_items_do_not_define_is_a_gap(tmp_path, monkeypatch):
-    """The area under the curve of images of one class, as a limit may leave them."""
-    for model, scores in (("org/one", torch.arange(50.0)), ("org/two", -torch.arange(50.0))):
-        for language in ("en", "zh"):
-            for task, targets in (("memes", torch.zeros(50, dtype=torch.bool)), ("smiles", torch.arange(50) > 30)):
-                made = ScoreOutcomes(scores, targets)
-                ends = {name: list(pair) for name, pair in intervals(made).items()}
-                given = {"metric": "roc_auc", "metrics": made.metrics(), "intervals": ends}
-                bare(model=model, task=task, language=language, **given).save(tmp_path, made)
-    for tasks in (["memes"], ["memes", "smiles"]):
-        comparison = compare(tmp_path, means=True, tasks=tasks)
-        numbers = comparison.numbers()
-        assert [number for number in numbers if number.task == "memes" and (number.best or number.untested or number.interval)] == []
-        tables = make_tables(comparison, numbers, TableArguments(rows="language", columns="model"))
-        assert [text.split() for text in tables[0].to_markdown().splitlines()[2:]] == [
-            ["|", language, "|", "–", "|", "–", "|"] for language in ("en", "zh", "mean")
-        ]
-        findings = describe(comparison)
-        assert findings[0] == ("memes, ROC AUC", "It is not defined on the items that were measured.") and len(findings) == len(tasks)
-        drawn = draw(monkeypatch, "imshow")
-        pictures = draw_pictures(comparison, numbers, tmp_path)
-        assert {(options["vmin"], options["vmax"]) for _, options in drawn["imshow"]} == {(0, 100)}
-        report = Report("", "", findings, tables, [], pictures, [], {}, list(comparison.results.values()))
-        assert report.to_html(tmp_path).count('<td class="gap">–</td>') == 6 and "nan" not in report.to_markdown().lower()
 
 
 def test_layouts_of_the_papers(tmp_path):
@@ -330,15 +358,26 @@ def test_a_number_of_other_images_is_not_judged():
     published = [one for one in load_published() if (one.model, one.task) == ("BAAI/AltCLIP-m18", "birdsnap")]
     (printed,) = published
     whole = Number("BAAI/AltCLIP-m18", "birdsnap", "en", printed.metric, printed.value, (printed.value, printed.value), 1851)
-    part, nothing = replace(whole, n=100), replace(whole, value=float("nan"), interval=None)
-    differences = compare_with_published([whole, part, nothing], published)
-    assert [(one.within, one.reason) for one in differences] == [(True, ""), (None, "n 100 of 1,851"), (None, "not defined")]
+    differences = compare_with_published([whole, replace(whole, n=100)], published)
+    assert [(one.within, one.reason) for one in differences] == [(True, ""), (None, "n 100 of 1,851")]
     result = bare(model="BAAI/AltCLIP-m18", task="birdsnap", language="en", metrics={"n": 100})
     report = Report("", "", [], [], [], [], differences, {}, [result])
-    assert report.agreement() == "1 of 1 numbers are within tolerance of what was printed. 2 more could not be judged."
-    assert [row[-2:] for row in report.difference_table()[1]] == [["+0.0", "yes"], ["+0.0", "n 100 of 1,851"], ["–", "not defined"]]
+    assert report.agreement() == "1 of 1 numbers are within tolerance of what was printed. 1 more could not be judged."
+    assert [row[-2:] for row in report.difference_table()[1]] == [["+0.0", "yes"], ["+0.0", "n 100 of 1,851"]]
     remark = "birdsnap: Of the original 2,443 test images those whose links still work; they show 490 of the 500 classes."
     assert report.remarks() == [remark] and f"- {remark}" in report.to_markdown()
+
+
+def test_a_number_of_the_classes_that_a_language_names_is_judged():
+    """Babel-ImageNet names 885 of 1,000 classes in Chinese: 44,250 of the 50,000 images that were read."""
+    published = [one for one in load_published() if (one.model, one.task, one.language) == ("BAAI/AltCLIP-m9", "babel-imagenet", "zh")]
+    own = {"class_names": load_task("babel-imagenet").class_names}
+    reasons = []
+    for n_rows, definition in ((50000, own), (44250, own), (50000, {"class_names": "mine.json"})):
+        result = bare(model="BAAI/AltCLIP-m9", task="babel-imagenet", language="zh", n_rows=n_rows, definition=definition)
+        number = Number(result.model, result.task, "zh", "accuracy@1", published[0].value, (0, 1), 44250, result=result)
+        reasons += [(one.within, one.reason) for one in compare_with_published([number], published)]
+    assert reasons == [(True, "")] + [(None, "n 44,250 of 50,000")] * 2
 
 
 def draw(monkeypatch, *names):
@@ -382,6 +421,18 @@ def test_the_pictures_show_the_numbers(tmp_path, monkeypatch):
     assert [round(value, 9) for value, _ in dots] == [0, 50, 25, 37.5] and [face == "white" for _, face in dots] == [True] + [False] * 3
     curves = [list(args[1]) for args, _ in drawn["plot"] if len(args) > 2]
     assert curves == [[75] * 10, [37.5] * 10, [75] * 10] * 2
+
+
+def test_titles_of_panels_do_not_overlap(tmp_path, monkeypatch):
+    for task in (f"concepts-in-an-unseen-style-{number}" for number in range(4)):
+        save(tmp_path, "x/new", task, "en", {0}, n=8)
+    comparison, figures = compare(tmp_path), []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    plot_languages(comparison, comparison.numbers(), tmp_path / "languages.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    assert len(titles) == 4 and not any(one.overlaps(other) for place, one in enumerate(titles) for other in titles[:place])
 
 
 class Tags(HTMLParser):
@@ -458,7 +509,10 @@ def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
     with pytest.raises(InputError, match="no outcomes beside the result"):
         compare(copy)
     (copy / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="config.json is not a result"):
+    with pytest.raises(InputError, match="config.json is not a result .*: delete it, or move it to another folder"):
+        compare(copy)
+    (copy / "config.json").write_bytes("à".encode("latin-1"))
+    with pytest.raises(InputError, match="config.json is not a result .*can't decode"):
         compare(copy)
 
 

@@ -11,6 +11,7 @@ from benchmarks.outcomes import RetrievalOutcomes
 from benchmarks.recipe import InputError
 from benchmarks.results import Result, load_results
 from benchmarks.retrieval import evaluate_retrieval
+from benchmarks.uncertainty import intervals
 from model_cards.parallel_plots import plot_accuracy, plot_ranks, scores_of
 from modeling_altclip import embed_images, embed_texts
 
@@ -46,6 +47,7 @@ def test_rows_with_several_captions_and_with_none(found, captioned):
     assert (scores["zh"]["n"], scores["zh"]["n_texts"]) == (58, 58)
     kept = captioned.select([row for row in range(60) if row not in (3, 4)])
     assert scores["zh"] == found(kept, ["zh"])["zh"].metrics()
+    assert found(captioned, ["zh"])["zh"].rows.tolist() == [row for row in range(60) if row not in (3, 4)]
 
 
 def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, folder, miniature):
@@ -68,6 +70,16 @@ def test_equal_captions_may_be_one(found, miniature):
     assert (len(two.text_ranks), len(one.text_ranks)) == (60, 59) and one.n_units == 60
     assert one.text_ranks[10] == two.text_ranks[10:12].min()
     assert (two.image_ranks[10:12] == one.image_ranks[10:12] + 1).all()
+
+
+def test_captions_of_many_images_have_an_interval(found, miniature):
+    """Two captions for thirty images: a resample that draws no first image of either draws them with the others."""
+    rows = load_captions(str(miniature / "dataset"), "validation").select(range(30))
+    rows = rows.remove_columns("captions").add_column("captions", [{"en": ["day", "night"][row % 2]} for row in range(30)])
+    outcomes = found(rows, ["en"], merge_captions=True)["en"]
+    assert (outcomes.n_units, len(outcomes.text_ranks), outcomes.text_to_image.shape) == (30, 2, (30, 2))
+    ends = intervals(outcomes, 400)
+    assert all(low <= high for low, high in ends.values())
 
 
 def test_what_cannot_be_ranked_is_refused(found, captioned):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import uncertainty
+from benchmarks.comparison import MeanOutcomes
 from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes
 from benchmarks.recipe import InputError
 from benchmarks.uncertainty import compare, intervals, resamples
@@ -107,6 +108,27 @@ def test_p_is_that_of_the_sign_test():
         "accuracy@1"
     ]
     assert 0.04 < difference.p < 0.09 and difference.low < 0 < difference.high
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
+def test_five_images_are_never_enough(n):
+    """All of one model right and all of the other wrong: a resample knows of nothing else, the exact sign test does."""
+    right, wrong = classes(n, n), classes(0, n)
+    for first, second in ((right, wrong), (wrong, right)):
+        assert compare(first, second, 100)["accuracy@1"].p == pytest.approx(2 * 0.5**n)
+    texts, images = torch.arange(n).repeat_interleave(5), torch.zeros(n)
+    found, lost = (RetrievalOutcomes(texts * 0 + rank, images + rank, texts) for rank in (0, 20))
+    assert {difference.p for difference in compare(found, lost, 1000).values()} == {2 * 0.5**n}
+    mean = compare(MeanOutcomes([right, right]), MeanOutcomes([wrong, wrong]), 100)["accuracy@1"]
+    assert mean.p == pytest.approx(2 * 0.5**n)
+
+
+def test_images_that_a_metric_does_not_see_do_not_make_it_surer():
+    """Of 400 images five are found by one model alone; all others are ranked otherwise, too, but not found."""
+    better, worse = classes(300), classes(295)
+    better.ranks[300:] = 20
+    found = compare(better, worse)
+    assert found["accuracy@1"].p == found["accuracy@5"].p == pytest.approx(0.0625)
 
 
 def test_chance_is_rarely_significant():
