@@ -111,7 +111,8 @@ def cached_column(
         part_length: items that one process encodes and writes at a time, 2,048 by default.
 
     Raises:
-        InputError: another dtype, or it cannot hold a value; there are no rows; or the cache is not whole afterwards.
+        InputError: another dtype, or it cannot hold a value; a vector is not finite; there are no rows; or the cache is not whole
+            afterwards.
     """
     if dtype not in STORED_AS:
         raise InputError(f"cache_dtype is {dtype!r}: choose from {', '.join(STORED_AS)}")
@@ -159,6 +160,12 @@ def write_parts(parts: dict[Path, np.ndarray], name: str, key: str, items: pa.Ar
 
 def write_part(path: Path, columns: dict, name: str, vectors: torch.Tensor, dtype: str) -> None:
     """One Arrow stream, as `datasets` maps it into memory."""
+    n_bad = (~vectors.isfinite().all(dim=1)).sum().item()
+    if n_bad:
+        raise InputError(
+            f"{n_bad} of {len(vectors)} {name} are not finite: the model diverged, or half precision overflowed. "
+            "Give an earlier checkpoint, or one in float32"
+        )
     stored = to_stored(vectors, dtype)
     if dtype != "bfloat16" and not np.isfinite(stored).all():
         raise InputError(

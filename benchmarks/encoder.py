@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from datasets import Dataset, Image, IterableDataset
 from datasets.utils.file_utils import xopen
+from PIL import UnidentifiedImageError
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -30,6 +31,7 @@ from .recipe import InputError
 WINDOW = 2048  # rows whose encoded images are held at a time
 PART = 256  # images or texts that a process encodes before another gets the next, and that a kill costs
 CLASSES = 32  # classes likewise: each has up to 80 prompts
+REMEDY = "measure a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
 INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration: no vector depends on them
 
 
@@ -116,7 +118,7 @@ class CachedEncoder(Encoder):
 
     def _window(self, images: list[dict], digests: list[str], start: int) -> torch.Tensor:
         def encode(numbers: np.ndarray) -> torch.Tensor:
-            opened = (open_image(images[number], start + number) for number in numbers)
+            opened = (open_image(images[number], digests[number], start + number) for number in numbers)
             return embed_images(self.model, self.processor, opened, normalize_embeddings=False)
 
         return self._kept("image_embeds", "image", digests, encode, self.prepared["image"], PART)
@@ -147,21 +149,27 @@ def windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
 def encoded(image: dict | None, row: int) -> bytes:
     """The bytes of an image, whether they lie in the row or in a file."""
     if image is None:
-        raise InputError(f"row {row} has no image: leave it out of the dataset")
+        raise InputError(f"row {row} has no image: {REMEDY}")
     if image["bytes"] is not None:
         return image["bytes"]
-    with xopen(image["path"], "rb") as file:
-        return file.read()
+    try:
+        with xopen(image["path"], "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"the image of row {row} cannot be read: {error}. Put it there, or {REMEDY}") from error
 
 
-def open_image(image: dict, row: int):
-    """A picture, or an `InputError` that names its row."""
+def open_image(image: dict, digest: str, row: int):
+    """A picture, or an `InputError` that names its row, and its file or the XXH3-128 of its bytes."""
     try:
         opened = Image().decode_example(image)
         opened.load()
         return opened
     except (OSError, SyntaxError) as error:
-        raise InputError(f"the image of row {row} cannot be read: {error}. Mend it, or leave it out of the dataset") from error
+        reason = "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error  # which would name an address
+        raise InputError(
+            f"the image of row {row} ({image['path'] or f'XXH3-128 {digest}'}) cannot be read: {reason}. Mend it, or {REMEDY}"
+        ) from error
 
 
 def hash_weights(model: torch.nn.Module) -> str:

@@ -1,10 +1,11 @@
 """What both benchmark scripts share: their arguments, and the way from models and tasks to results and a table."""
 
 import json
+import logging
+import math
 import shlex
 import sys
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
+from safetensors import SafetensorError, safe_open
 from xxhash import xxh3_128
 
 from .classes import languages_of
 from .encoder import CachedEncoder
-from .loading import check_languages, load_model, revision_of
+from .loading import check_folder, check_languages, check_model, library_of, load_model, revision_of
 from .outcomes import Outcomes
 from .prompts import hash_prompts
 from .recipe import InputError
-from .results import Result, format_table, model_name
+from .results import Result, format_table, model_name, path_of, refuse_another
 from .task import Task, describe, load_task
-from .uncertainty import intervals
+from .uncertainty import check_resamples, intervals
+
+logger = logging.getLogger(__name__)
 
 SHORT = {"text_to_image_recall": "T2I R", "image_to_text_recall": "I2T R", "mean_recall": "mean recall", "accuracy": "top-"}
 SHOWN = {
@@ -46,6 +50,9 @@ class EvaluationArguments:
     cache_dir: str | None = field(default=None, metadata={"help": "Where vectors are kept; below datasets' cache by default."})
     output_dir: str = field(default="outputs/results", metadata={"help": "Where the JSON files go."})
     dry_run: bool = field(default=False, metadata={"help": "Say what would be loaded, from where and how large, and stop."})
+
+    def __post_init__(self):
+        check_resamples(self.n_resamples)
 
 
 Ask = Callable[[Task, list[str], Dataset | IterableDataset | None], dict[str, Any]]
@@ -102,36 +109,104 @@ def evaluate(
         templates: the user's, for the results to name.
     """
     tasks = tasks_of(arguments, kind, class_names)
+    check(arguments, tasks, ask, suffix)
+    absent = [task for task, _ in tasks if task.preparation and not Path(task.dataset).is_dir()]
+    if arguments.dry_run:
+        print("\n\n".join([describe_models(arguments), *(describe(task, languages, class_names) for task, languages in tasks)]))
+        first = f"prepare {', '.join(task.name for task in absent)}, or leave that out of --tasks; then " if absent else ""
+        print(f"Nothing was loaded. Next: {first}the same command without --dry_run")
+        return
+    if absent:
+        raise InputError(how_to_prepare(absent, arguments.tasks))
+    PartialState(cpu=not torch.accelerator.is_available())  # otherwise it looks for several processes on accelerators alone
+    results = []
+    try:
+        for task, result, outcomes in measure_all(arguments, tasks, ask, score, normalize):
+            result.task, result.limit = result.task + suffix, arguments.limit
+            if class_names:
+                result.definition |= {"class_names": class_names, "class_subset": None}
+            result.templates = templates or (task.templates if kind == "zero_shot" else None)
+            if PartialState().is_main_process:
+                result.save(Path(arguments.output_dir), outcomes)
+            results.append(result)
+    finally:  # what was measured before an error is there, and is shown
+        if results and PartialState().is_main_process:
+            show(results, arguments)
+
+
+def check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], ask: Ask, suffix: str) -> None:
+    """Before anything is loaded, all that can be known: told later, it would cost the encoding.
+
+    Raises:
+        InputError: two models of one name; a model, a folder or a name of a class that is not there; nothing to measure; or a result of
+            something else where one would go.
+    """
     refuse_equal([model_name(model) for model in arguments.models], "models")
     unknown = [model for model in arguments.english_only if model not in arguments.models]
     if unknown:
         raise InputError(f"english_only names {', '.join(unknown)}, of which there is none among the models: spell it as there")
+    if not any(read_by(model, languages, arguments) for model in arguments.models for _, languages in tasks):
+        raise InputError(f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for")
     for task, languages in tasks:
-        ask(task, languages, None)  # before anything is loaded, what can be known: a name that is missing would cost all encoding
-    if arguments.dry_run:
-        print("\n\n".join(describe(task, languages, class_names) for task, languages in tasks))
-        print("Nothing was loaded. Next: the same command without --dry_run")
-        return
-    PartialState(cpu=not torch.accelerator.is_available())  # otherwise it looks for several processes on accelerators alone
-    results = []
+        if not task.preparation:
+            check_folder("dataset", task.dataset)
+        prompts = {language: hash_prompts(*asked) for language, asked in ask(task, languages, None).items() if asked}
+        for model in arguments.models:
+            known = {"model": model, "dataset": task.dataset, "split": task.split, "limit": arguments.limit}
+            for language in read_by(model, languages, arguments):
+                of_language = {"prompts": prompts[language]} if language in prompts else {}
+                refuse_another(path_of(Path(arguments.output_dir), model, task.name + suffix, language), known | of_language)
+    for model in arguments.models:
+        check_model(model)
+
+
+def read_by(model: str, languages: list[str], arguments: EvaluationArguments) -> list[str]:
+    """Those of the languages that a model is measured in."""
+    return [language for language in languages if model not in arguments.english_only or language == "en"]
+
+
+def how_to_prepare(absent: list[Task], given: list[str]) -> str:
+    """What is to be done by hand, of all tasks, and how to do without."""
+    names = [task.name for task in absent]
+    # Two tasks may be of one folder.
+    advice = dict.fromkeys(f"dataset {task.dataset!r} does not exist. {' '.join(task.preparation.split())}" for task in absent)
+    others = [name for name in given if Path(name).stem not in names]
+    return " ".join([*advice, *([f"Or leave out {' '.join(names)}: --tasks {' '.join(others)}"] if others else [])])
+
+
+def describe_models(arguments: EvaluationArguments) -> str:
+    """A line for each model: where it is from, its size where a folder tells, and whether it reads English alone."""
+    lines = ["models"]
+    for model in arguments.models:
+        library = library_of(model)
+        files = sorted(Path(model).glob("model.safetensors")) or sorted(Path(model).glob("model-*-of-*.safetensors"))
+        known = ["a folder" if Path(model).is_dir() else f"with {library}" if library else "from the Hub"]
+        known += [f"{sum(map(count_values, files)):,} parameters"] if files else []
+        known += ["English alone"] if model in arguments.english_only else []
+        lines.append(f"  {model}: {', '.join(known)}")
+    return "\n".join(lines)
+
+
+def count_values(path: Path) -> int:
+    """How many numbers a safetensors file holds, by its header; a file of another form is an `InputError`."""
+    try:
+        with safe_open(path, "pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read: {error}. Fetch it again, whole") from error
+
+
+def measure_all(
+    arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], ask: Ask, score: Score, normalize: bool
+) -> Iterator[tuple[Task, Result, Outcomes]]:
+    """Every model on every task, one after the other."""
     for name in arguments.models:
         model, processor = load_model(name)
         encoder = CachedEncoder(model, processor, normalize=normalize, cache_dir=arguments.cache_dir)
         for task, languages in tasks:
-            spoken = [language for language in languages if name not in arguments.english_only or language == "en"]
-            found = measure(name, encoder, task, spoken, ask, score, arguments) if spoken else []
-            for result, outcomes in found:
-                result.task += suffix
-                if class_names:
-                    result.definition |= {"class_names": class_names, "class_subset": None}
-                result.templates = templates or (task.templates if kind == "zero_shot" else None)
-                if PartialState().is_main_process:
-                    result.save(Path(arguments.output_dir), outcomes)
-                results.append(result)
-    if not results:
-        raise InputError(f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for")
-    if PartialState().is_main_process:
-        show(results, arguments)
+            if spoken := read_by(name, languages, arguments):
+                for result, outcomes in measure(name, encoder, task, spoken, ask, score, arguments):
+                    yield task, result, outcomes
 
 
 def measure(
@@ -143,7 +218,7 @@ def measure(
     image_embeds, columns, digests = encoder.rows(rows)
     repeated = len(digests) - len(set(digests))
     if repeated and task.kind == "retrieval":
-        warnings.warn(f"{repeated} of {len(digests)} images of {task.name} stand there twice: their texts compete", stacklevel=2)
+        logger.warning("%s: %s of %s images stand there twice: their texts compete", task.name, repeated, len(digests))
     revision, model_revision = task.commit(), revision_of(name)
     found = []
     for language, outcomes in score(encoder, image_embeds, columns, task, asked).items():
@@ -186,7 +261,7 @@ def show(results: list[Result], arguments: EvaluationArguments) -> None:
     rows = []
     for result in results:
         row = {"model": result.model_name, "task": result.task, "language": result.language, "n": result.metrics["n"]}
-        row |= {short(name): result.metrics[name] for name in SHOWN[result.kind] if name in result.metrics}
+        row |= {short(name): result.metrics[name] for name in [*SHOWN[result.kind], result.metric] if name in result.metrics}
         low, high = (f"{100 * bound:.1f}" for bound in result.intervals[result.metric])
         rows.append(row | {"95 %": f"{short(result.metric)} {low} to {high}"})
     header = list(dict.fromkeys(name for row in rows for name in row if name != "95 %")) + ["95 %"]

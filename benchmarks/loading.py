@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedMod
 
 import modeling_altclip  # noqa: F401  (AutoModel then builds our AltCLIP)
 
-from .adapters import load_adapted
+from .adapters import INSTALL, load_adapted
 from .recipe import InputError
 
 NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
@@ -29,10 +29,9 @@ def load_model(name_or_path: str, *, attn_implementation: str | None = None) -> 
     Raises:
         InputError: the folder is missing, or has no configuration, weights or processor, or not all of them; or a library is.
     """
-    library, colon, name = name_or_path.partition(":")
-    if colon and len(library) > 1 and not Path(name_or_path).exists():  # C: is no library
-        return load_adapted(library, name)
-    check_folder("model", name_or_path)
+    check_model(name_or_path)
+    if library := library_of(name_or_path):
+        return load_adapted(library, name_or_path.removeprefix(f"{library}:"))
     try:
         model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attn_implementation)
         processor = AutoProcessor.from_pretrained(name_or_path)
@@ -41,6 +40,25 @@ def load_model(name_or_path: str, *, attn_implementation: str | None = None) -> 
     if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
         lower_case(processor.tokenizer)
     return model, processor
+
+
+def check_model(name_or_path: str) -> None:
+    """What can be known of a model before it is loaded.
+
+    Raises:
+        InputError: the folder does not exist, or what stands before a colon is no library that there is an adapter for.
+    """
+    library = library_of(name_or_path)
+    if library is None:
+        check_folder("model", name_or_path)
+    elif library not in INSTALL:
+        raise InputError(f"model {name_or_path!r} has an unknown prefix: choose from {', '.join(f'{known}:' for known in INSTALL)}")
+
+
+def library_of(name_or_path: str) -> str | None:
+    """The library that a model is of, before the first colon; None of transformers' own, and of a folder, which may lie below C:."""
+    library, colon, _ = name_or_path.partition(":")
+    return library if colon and len(library) > 1 and not Path(name_or_path).exists() else None
 
 
 def lower_case(tokenizer: GemmaTokenizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,8 @@ from .recipe import InputError
 if TYPE_CHECKING:
     from .outcomes import Outcomes
 
+
+logger = logging.getLogger(__name__)
 
 # What numbers depend on; of other libraries' models, that library.
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pillow", "open_clip_torch", "timm", "sentence-transformers")
@@ -39,10 +42,11 @@ class Result:
 
     `metrics` are fractions, except counts (`n`, the number of images, and `n_texts`) and ranks; `intervals` their 95 % intervals,
     `{metric: [low, high]}`. `kind` is `retrieval` or `zero_shot` and `metric` the task's main one. `revision` is the dataset's commit,
-    `data` the XXH3-128 of the images and of the language's captions, or of the labels, themselves, `n_rows` how many images that are and
-    `images` the XXH3-128 of those `n` that count, which have a caption or a class name in the language, and `definition` what the task
-    says of how they are read; `weights` is the SHA-256 of the model's parameters and `model_revision` its commit; `templates` are the
-    sentences, or the name of their set, and `prompts` the SHA-256 of these and the class names.
+    `limit` how many rows were asked for, if not all, `n_rows` how many there were, `data` the XXH3-128 of their images and of the
+    language's captions, or of the labels, themselves, `images` that of the `n` images that count, which have a caption or a class name in
+    the language, and `definition` what the task says of how they are read; `weights` is the SHA-256 of the model's parameters and
+    `model_revision` its commit; `templates` are the sentences, or the name of their set, and `prompts` the SHA-256 of these and the class
+    names.
     """
 
     model: str
@@ -55,6 +59,7 @@ class Result:
     dataset: str
     split: str
     revision: str | None = None
+    limit: int | None = None
     data: str | None = None
     n_rows: int | None = None
     images: str | None = None
@@ -73,19 +78,17 @@ class Result:
 
     def save(self, folder: Path, outcomes: Outcomes | None = None) -> Path:
         """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem; a killed run leaves no half
-        of a file, and no `.json` without its `.npz`.
+        of a file, and no `.json` without its `.npz`. A result of other weights gives way to it, as when a model was trained anew; one of
+        images or texts that have changed since, with a warning.
 
         Raises:
-            InputError: a result of another model, whose name ends alike, or of another task of the same name lies there.
+            InputError: as `refuse_another`.
         """
-        path = Path(folder) / self.model_name / f"{self.task}.{self.language}.json"
-        if path.exists():
-            other = read_result(path)
-            for what in ("model", "dataset", "split"):
-                if getattr(other, what) != getattr(self, what):
-                    raise InputError(
-                        f"{path} is a result of {what} {getattr(other, what)!r}, not of {getattr(self, what)!r}: give another output_dir"
-                    )
+        path = path_of(folder, self.model, self.task, self.language)
+        refuse_another(path, {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")})
+        if path.exists() and (other := read_result(path)).data != self.data:
+            before, now = (f"{one.metric} {one.metrics.get(one.metric)} of n {one.metrics.get('n')}" for one in (other, self))
+            logger.warning("%s: the images or texts are not those of the result that lay there: %s gives way to %s", path, before, now)
         path.parent.mkdir(parents=True, exist_ok=True)
         if outcomes is not None:
             partial = path.with_suffix(".partial.npz")
@@ -109,6 +112,31 @@ class Result:
         if path is None or not path.is_file():
             raise InputError(f"no outcomes beside the result {self.path}: evaluate {self.model!r} on {self.task!r} again")
         return load_outcomes(path)
+
+
+def path_of(folder: Path, model: str, task: str, language: str) -> Path:
+    """Where a result lies."""
+    return Path(folder) / model_name(model) / f"{task}.{language}.json"
+
+
+def refuse_another(path: Path, measured: dict) -> None:
+    """See that a result at `path`, if one lies there, is of what is measured now.
+
+    Args:
+        measured: fields of a `Result` with their values, as far as they are known.
+
+    Raises:
+        InputError: it is of another model, whose name ends alike, of another task of the same name, of more or fewer rows, or of other
+            prompts.
+    """
+    if not path.exists():
+        return
+    other = read_result(path)
+    for what, value in measured.items():
+        if getattr(other, what) != value:
+            before, now = ("none" if one is None else repr(one) for one in (getattr(other, what), value))
+            differs = "other templates or class names" if what == "prompts" else f"{what} {before}, not of {now}"
+            raise InputError(f"{path} is a result of {differs}: give another output_dir, or delete it")
 
 
 def read_result(path: Path) -> Result:

@@ -30,8 +30,7 @@ def evaluate_retrieval(
     Raises:
         InputError: another distance, or no row has a caption in a language.
     """
-    if distance not in DISTANCES:
-        raise InputError(f"distance is {distance!r}: choose {' or '.join(DISTANCES)}")
+    check_distance(distance)
     outcomes = {}
     for language in languages:
         texts = [texts_of(caption[language]) for caption in captions]
@@ -46,6 +45,11 @@ def evaluate_retrieval(
         ranks = retrieval_ranks(image_embeds[described], encoder.texts(asked), pairs.unique(dim=0), distance=distance)
         outcomes[language] = RetrievalOutcomes(*ranks, pairs.unique(dim=0) if merge_captions else pairs[:, 1], rows=described)
     return outcomes
+
+
+def check_distance(distance: str) -> None:
+    if distance not in DISTANCES:
+        raise InputError(f"distance is {distance!r}: choose {' or '.join(DISTANCES)}")
 
 
 def texts_of(caption: str | list[str] | None) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from benchmarks.evaluation import EvaluationArguments, evaluate
 from benchmarks.recipe import launch
 from benchmarks.report import TableArguments
-from benchmarks.retrieval import evaluate_retrieval
+from benchmarks.retrieval import check_distance, evaluate_retrieval
 
 
 @dataclass(kw_only=True)
@@ -18,6 +18,10 @@ class RetrievalArguments(EvaluationArguments):
     """Ranks depend on how far apart two vectors are said to be."""
 
     distance: str = field(default="cosine", metadata={"help": "cosine, or euclidean between vectors that are not normalised."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_distance(self.distance)
 
 
 def main(arguments: RetrievalArguments, _: TableArguments) -> None:

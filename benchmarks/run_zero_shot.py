@@ -6,10 +6,11 @@ python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks my/task.yaml --
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from benchmarks.classes import class_names_of
 from benchmarks.evaluation import EvaluationArguments, evaluate
-from benchmarks.prompts import load_templates
+from benchmarks.prompts import SOURCE, load_templates
 from benchmarks.recipe import launch
 from benchmarks.report import TableArguments
 from benchmarks.zero_shot import evaluate_zero_shot
@@ -36,13 +37,21 @@ def main(arguments: ZeroShotArguments, _: TableArguments) -> None:
         labels = columns["labels" if "labels" in columns else "label"]
         return evaluate_zero_shot(encoder, image_embeds, labels, names, templates, task.metric)
 
-    suffix = f"-{chosen if isinstance(chosen, str) else 'own-templates'}" if chosen else ""
+    suffix = suffix_of(chosen) if chosen else ""
     evaluate(arguments, "zero_shot", ask, score, class_names=arguments.class_names, suffix=suffix, templates=chosen)
 
 
 def one_set(templates: list[str]) -> str | list[str]:
     """A set's name, or sentences."""
     return templates[0] if len(templates) == 1 and "{" not in templates[0] else templates
+
+
+def suffix_of(templates: str | list[str]) -> str:
+    """What a task's name has behind it, in the names of files and in tables: of a file its stem, no path."""
+    if not isinstance(templates, str):
+        return "-own-templates"
+    name, key = SOURCE.fullmatch(templates).groups() if SOURCE.fullmatch(templates) else (templates, None)
+    return f"-{Path(name).stem}" + (f"-{key}" if key else "")
 
 
 if __name__ == "__main__":

@@ -72,9 +72,14 @@ def resamples(n_units: int, n_resamples: int, seed: int) -> Iterator[torch.Tenso
         yield torch.stack([draw.bincount(minlength=n_units) for draw in draws])
 
 
-def _scores(outcomes: Outcomes, n_resamples: int, seed: int) -> dict[str, torch.Tensor]:
+def check_resamples(n_resamples: int) -> None:
+    """A script can tell before it measures what `intervals` would refuse."""
     if n_resamples < 40:
         raise InputError(f"n_resamples is {n_resamples}: draw 40 at least for the ends of a 95 % interval, better 1000")
+
+
+def _scores(outcomes: Outcomes, n_resamples: int, seed: int) -> dict[str, torch.Tensor]:
+    check_resamples(n_resamples)
     scores = {}
     for weights in resamples(outcomes.n_units, n_resamples, seed):
         for name, values in outcomes.score(weights).items():

@@ -29,8 +29,9 @@ def evaluate_zero_shot(
         metric: `roc_auc` asks how surely an image is of the second of two classes, not which is nearest.
 
     Raises:
-        InputError: a label is missing or negative; a language has fewer names than there are labels, or names none of the classes;
-            several labels an image, or `roc_auc`, and a class without a name; `roc_auc` and not two classes with images of both.
+        InputError: a label is missing or negative, or no row has one; a language has fewer names than there are labels, or names none
+            of the classes; several labels an image, or `roc_auc`, and a class without a name; `roc_auc` and not two classes with images
+            of both.
     """
     several = isinstance(labels[0], list)
     check_class_names(class_names, check_labels(labels))
@@ -73,7 +74,12 @@ def check_labels(labels: list[int] | list[list[int]]) -> int:
         for label in own if isinstance(own, list) else [own]:
             if label is None or label < 0:
                 raise InputError(f"row {row} has the label {label}, which is no class: leave it out of the dataset")
-    return 1 + max(label for own in labels for label in (own if isinstance(own, list) else [own]))
+    highest = max((label for own in labels for label in (own if isinstance(own, list) else [own])), default=None)
+    if highest is None:
+        raise InputError(
+            f"labels of all rows, 0 to {len(labels) - 1}, are empty: name the column that has classes in columns.labels of the task"
+        )
+    return 1 + highest
 
 
 def check_class_names(class_names: dict[str, Names], n_classes: int) -> None:

@@ -269,6 +269,9 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     with pytest.raises(InputError, match="values that float16 cannot hold, the largest is 1e.05: choose another cache_dtype"):
         cached_column("target", "text", keys, lambda *_: torch.tensor([[1e5]]), {}, cache_dir=str(tmp_path), dtype="float16")
     assert not list(tmp_path.rglob("*.arrow"))
+    for dtype in ("float32", "float16", "bfloat16"):
+        with pytest.raises(InputError, match="1 of 1 target are not finite: the model diverged"):
+            cached_column("target", "text", keys, lambda *_: torch.tensor([[torch.nan]]), {}, cache_dir=str(tmp_path), dtype=dtype)
     kept = cached_column("target", "text", keys, lambda *_: torch.tensor([[1e5]]), {}, cache_dir=str(tmp_path), dtype="bfloat16")
     assert kept[[0]]["target"] == pytest.approx(1e5, rel=2**-8)
 

@@ -7,6 +7,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
+from xxhash import xxh3_128
 
 from benchmarks import encoder as encoder_module
 from benchmarks.encoder import CachedEncoder, Encoder, hash_weights
@@ -150,8 +151,20 @@ def test_an_unreadable_image_is_named(encoded):
     features = Features({"image": Image(), "label": Value("int64")})
     images = [{"bytes": good.getvalue(), "path": None}] * 30 + [{"bytes": b"no picture", "path": None}]
     rows = Dataset.from_dict({"image": images, "label": [0] * 31}, features=features)
-    with pytest.raises(InputError, match="the image of row 30 cannot be read: .*Mend it"):
+    digest = xxh3_128(b"no picture").hexdigest()
+    message = (
+        rf"the image of row 30 \(XXH3-128 {digest}\) cannot be read: Pillow knows no such format. Mend it, or .* --dataset, .* --limit"
+    )
+    with pytest.raises(InputError, match=message):
         encoded.rows(rows)
+    images[30]["path"] = "scenes/30.png"
+    with pytest.raises(InputError, match=r"the image of row 30 \(scenes/30.png\) cannot be read"):
+        encoded.rows(Dataset.from_dict({"image": images, "label": [0] * 31}, features=features))
+    images[30] = {"bytes": None, "path": "no/such.png"}
+    with pytest.raises(
+        InputError, match="the image of row 30 cannot be read: .*No such file.*'no/such.png'. Put it there, or .* --dataset"
+    ):
+        encoded.rows(Dataset.from_dict({"image": images, "label": [0] * 31}, features=features))
     with pytest.raises(InputError, match="the task has no rows"):
         encoded.rows(rows.select([]))
     none = Dataset.from_dict({"image": images[:3] + [None], "label": [0] * 4}, features=features)

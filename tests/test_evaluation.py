@@ -97,6 +97,11 @@ def test_a_label_that_is_no_class_is_refused(label):
             evaluate_zero_shot(ByHand(), images, labels, {"en": NAMES}, {"en": ["{}"]})
 
 
+def test_labels_that_are_all_empty_are_refused():
+    with pytest.raises(InputError, match="labels of all rows, 0 to 5, are empty: name the column that has classes in columns.labels"):
+        evaluate_zero_shot(ByHand(), ByHand().images(load_copies()), [[]] * 6, {"en": NAMES}, {"en": ["{}"]}, "map_11_point")
+
+
 def test_roc_auc_needs_two_classes():
     images = ByHand().images(load_copies())
     for labels, names in (([0] * 6, NAMES[:2]), ([0, 1] * 3, NAMES)):
@@ -252,10 +257,41 @@ def test_what_is_missing_is_told_before_anything_is_loaded(run, own_tasks, minia
         (["--tasks", own_tasks / "sort.yaml", "--templates", "nosuch"], "no set of templates 'nosuch'"),
         (["--tasks", own_tasks / "sort.yaml", own_tasks / "sort.yaml"], "tasks: several are called sort"),
         (["--tasks", own_tasks / "sort.yaml", "--english_only", "other"], "english_only names other"),
+        (["--tasks", own_tasks / "sort.yaml", "--dataset", "no/such/folder"], "dataset 'no/such/folder' does not exist"),
     ):
         process = run("python", ROOT / "benchmarks/run_zero_shot.py", "--models", "no/such/model", *flags)
         assert process.returncode == 1 and message in process.stderr.strip().splitlines()[-1], process.stderr
+
+
+@pytest.mark.parametrize("dry", [["--dry_run"], []])
+def test_what_is_missing_is_told_before_the_first_model(run, own_tasks, model, dry):
+    find, where = own_tasks / "find.yaml", ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out"]
+    (own_tasks / "nowhere.yaml").write_text(find.read_text().replace("dataset: ", "dataset: /no/such"))
+    for models, flags, message in (
+        ([model, "outputs/no/such"], ["--tasks", find], "model 'outputs/no/such' does not exist"),
+        ([model, "openclip:ViT"], ["--tasks", find], "model 'openclip:ViT' has an unknown prefix: choose from open_clip:"),
+        ([model], ["--tasks", find, own_tasks / "nowhere.yaml"], "dataset '/no/such"),
+        ([model], ["--tasks", find, "--distance", "angle"], "distance is 'angle'"),
+        ([model], ["--tasks", find, "--n_resamples", "3"], "n_resamples is 3"),
+    ):
+        process = run("python", ROOT / "benchmarks/run_retrieval.py", "--models", *models, *flags, *where, *dry)
+        assert process.returncode == 1 and message in process.stderr.strip().splitlines()[-1], process.stderr
     assert not (own_tasks / "cache").exists()
+
+
+def test_all_folders_that_are_to_be_prepared_are_told_at_once(run, own_tasks, model):
+    """Before the first model; a dry run says so, and goes on."""
+    where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out"]
+    flags = ["--models", model, "--tasks", own_tasks / "find.yaml", "xtd", "coco-cn-5k", *where]
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
+    error = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 1 and not (own_tasks / "cache").exists()
+    assert "dataset 'data/xtd' does not exist. Clone " in error and "dataset 'data/coco-cn' does not exist. Put " in error
+    assert error.endswith(f"Or leave out xtd coco-cn-5k: --tasks {own_tasks / 'find.yaml'}")
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags, "--dry_run")
+    assert process.returncode == 0 and process.stdout.strip().splitlines()[-1] == (
+        "Nothing was loaded. Next: prepare xtd, coco-cn-5k, or leave that out of --tasks; then the same command without --dry_run"
+    )
 
 
 def test_other_sentences_have_results_of_their_own(run, own_tasks, model, miniature):
@@ -274,6 +310,72 @@ def test_other_sentences_have_results_of_their_own(run, own_tasks, model, miniat
     assert [result["definition"]["class_names"] for result in found.values()] == [of_task, str(names), of_task]
 
 
+def test_a_file_of_templates_is_named_by_its_stem(run, own_tasks, model):
+    (own_tasks / "mine.json").write_text('{"en": {"short": ["a {}."]}}')
+    where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out", "--limit", "20", "--languages", "en"]
+    flags = ["--models", model, "--tasks", own_tasks / "sort.yaml", *where, "--templates", f"{own_tasks / 'mine.json'}:short"]
+    process = run("python", ROOT / "benchmarks/run_zero_shot.py", *flags)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert [str(path.relative_to(own_tasks)) for path in own_tasks.rglob("out/**/*.json")] == ["out/altclip/sort-mine-short.en.json"]
+    assert str(own_tasks) not in process.stdout.split("Saved")[0]
+
+
+def test_a_result_of_something_else_is_kept(run, own_tasks, model, miniature):
+    """And told of before anything is encoded, so that the cache stays as it is."""
+    names = own_tasks / "names.json"
+    names.write_text(json.dumps({"en": json.loads((miniature / "dataset/class_names.json").read_text())["en"][::-1]}))
+    flags = ["--models", model, "--tasks", own_tasks / "sort.yaml", "--languages", "en", "--output_dir", own_tasks / "out"]
+    script = ["python", ROOT / "benchmarks/run_zero_shot.py", *flags]
+    for _ in ("once", "twice"):
+        process = run(*script, "--limit", "20", "--cache_dir", own_tasks / "cache")
+        assert process.returncode == 0, process.stderr[-3000:]
+    before = measured(own_tasks / "out")
+    for others, message in (
+        (["--limit", "10"], "sort.en.json is a result of limit 20, not of 10: give another output_dir"),
+        (["--limit", "20", "--class_names", names], "sort.en.json is a result of other templates or class names"),
+        (["--limit", "20", "--dataset", miniature], "sort.en.json is a result of dataset"),
+    ):
+        process = run(*script, *others, "--cache_dir", own_tasks / "other_cache")
+        assert process.returncode == 1 and message in process.stderr.strip().splitlines()[-1], process.stderr
+    assert measured(own_tasks / "out") == before and not (own_tasks / "other_cache").exists()
+
+
+def test_an_error_leaves_the_table_of_what_was_measured(run, own_tasks, model):
+    """A split can only be looked up when its task's turn comes."""
+    (own_tasks / "broken.yaml").write_text((own_tasks / "find.yaml").read_text().replace("split: validation", "split: nosuch"))
+    where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out", "--limit", "20", "--languages", "en"]
+    flags = ["--models", model, "--tasks", own_tasks / "find.yaml", own_tasks / "broken.yaml", *where]
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
+    assert process.returncode == 1 and "has no split 'nosuch'" in process.stderr.strip().splitlines()[-1]
+    assert "| altclip | find | en " in process.stdout and "Saved 1 results" in process.stdout
+
+
+def test_equal_images_are_warned_of_without_a_line_of_code(run, own_tasks, model, miniature):
+    rows = load_dataset(str(miniature / "dataset"), split="validation").select([0, 1, 2, 0])
+    (own_tasks / "twice").mkdir()
+    rows.to_parquet(own_tasks / "twice/validation.parquet")
+    where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out", "--languages", "en", "--dataset", own_tasks / "twice"]
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", "--models", model, "--tasks", own_tasks / "find.yaml", *where)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "find: 1 of 4 images stand there twice: their texts compete" in process.stderr.splitlines()
+    assert "measure(" not in process.stderr and "Warning" not in process.stderr
+
+
+def test_the_tables_have_the_metric_of_the_task(run, own_tasks, model):
+    task = own_tasks / "both.yaml"
+    task.write_text((own_tasks / "sort.yaml").read_text().replace("accuracy@1", "mean_top1_top5"))
+    where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out", "--limit", "20", "--languages", "en"]
+    process = run("python", ROOT / "benchmarks/run_zero_shot.py", "--models", model, "--tasks", task, *where)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert [cell.strip() for cell in process.stdout.splitlines()[0].split("|")[5:-1]] == [
+        "top-1",
+        "top-5",
+        "mean_per_class",
+        "mean_top1_top5",
+        "95 %",
+    ]
+
+
 def test_english_alone_asked_for_other_languages_is_an_error(run, own_tasks, model):
     flags = ["--models", model, "--english_only", model, "--tasks", own_tasks / "find.yaml", "--languages", "zh"]
     process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags, "--output_dir", own_tasks / "out")
@@ -286,4 +388,27 @@ def test_a_dry_run_loads_nothing(run):
     assert process.returncode == 0, process.stderr
     assert "clip-benchmark/wds_imagenet-a" in process.stdout and "50,000 images" in process.stdout
     assert process.stdout.count("clip_benchmark in en zh, altclip:imagenet in ko") == process.stdout.count("class_names.ko") == 2
+    assert process.stdout.splitlines()[:2] == ["models", "  no/such: from the Hub"]
     assert process.stdout.strip().splitlines()[-1] == "Nothing was loaded. Next: the same command without --dry_run"
+
+
+def test_a_dry_run_names_the_models(run, own_tasks, model):
+    """With the parameters that are on the disk, of one file or of several."""
+    loaded = AltCLIPModel.from_pretrained(model)
+    loaded.save_pretrained(own_tasks / "sharded", max_shard_size="1MB")
+    flags = ["--models", model, own_tasks / "sharded", "open_clip:ViT-B-32/x", "org/name", "--english_only", "org/name", "--dry_run"]
+    flags += ["--tasks", own_tasks / "find.yaml", "--output_dir", own_tasks / "out"]
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
+    assert process.returncode == 0, process.stderr
+    size = f"a folder, {loaded.num_parameters():,} parameters"
+    assert len(list((own_tasks / "sharded").glob("*.safetensors"))) > 1
+    assert process.stdout.splitlines()[:5] == [
+        "models",
+        f"  {model}: {size}",
+        f"  {own_tasks / 'sharded'}: {size}",
+        "  open_clip:ViT-B-32/x: with open_clip",
+        "  org/name: from the Hub, English alone",
+    ]
+    (own_tasks / "sharded/model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
+    assert process.returncode == 1 and "model.safetensors cannot be read" in process.stderr.strip().splitlines()[-1]

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from statistics import mean
@@ -84,10 +85,26 @@ def test_results_keep_what_came_of_each_item(tmp_path):
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["photos.zh.json", "photos.zh.npz"]
     with pytest.raises(InputError, match="photos.zh.json is a result of model 'org/model', not of 'you/model': give another output_dir"):
         save(tmp_path, "you/model", "photos", "zh", {0}, n=8)
+    for given, message in (({"limit": 8}, "limit none, not of 8"), ({"prompts": "b" * 64}, "other templates or class names")):
+        with pytest.raises(InputError, match=f"photos.zh.json is a result of {message}: give another output_dir, or delete it"):
+            save(tmp_path, "org/model", "photos", "zh", {0}, n=8, **given)
+    assert load_results(tmp_path) == [result]
     assert bare(model="org/model", task="scenes", language="zh").save(tmp_path).name == "scenes.zh.json"
     assert bare(model="m_clip:org/text+org/clip", task="a", language="en").save(tmp_path).parent.name == "m_clip-org-text+org-clip"
     with pytest.raises(InputError, match="no outcomes beside .*: evaluate 'org/model' on 'scenes' again"):
         load_results(tmp_path)[-1].outcomes()
+
+
+def test_a_result_gives_way_to_one_of_other_weights_or_with_a_warning_of_other_images(tmp_path, caplog):
+    """As when a model was trained anew, or a folder of images was written anew."""
+    before = bare(model="org/model", task="photos", language="en", metric="accuracy@1", metrics={"n": 8, "accuracy@1": 0.5}, data="1")
+    for again in (before, replace(before, weights="other")):
+        again.save(tmp_path)
+    assert not caplog.text and load_results(tmp_path)[0].weights == "other"
+    replace(before, data="2", metrics={"n": 9, "accuracy@1": 0.4}).save(tmp_path)
+    assert "photos.en.json: the images or texts are not those" in caplog.text
+    assert "accuracy@1 0.5 of n 8 gives way to accuracy@1 0.4 of n 9" in caplog.text
+    assert load_results(tmp_path)[0].metrics["n"] == 9
 
 
 def test_a_killed_run_leaves_no_result_without_its_items(tmp_path, monkeypatch):
@@ -534,3 +551,14 @@ def test_the_command(three, run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     process = run("python", ROOT / "benchmarks/run_report.py", recipe, "--results", tmp_path / "none")
     assert process.returncode == 1 and "run_report.py: error: results folder" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "flags,known", [("--limit 3 --output_dir x/y-z --streaming", "--output_dir x/y-z"), ("--tasks a-b c --limit 3", "--tasks a-b c")]
+)
+def test_make_gives_the_report_the_flags_it_knows(flags, known):
+    """It would read the recipe's folder otherwise, where nothing is."""
+    command = ["make", "--dry-run", "paper-table-2", "MODEL=org/name", f"FLAGS={flags}"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[-2].endswith(f"run_retrieval.py benchmarks/recipes/paper_table_2.yaml --models org/name {flags}")
+    assert lines[-1].strip().endswith(f"run_report.py benchmarks/recipes/paper_table_2.yaml --models org/name {known}")

@@ -59,13 +59,11 @@ class AdaptedProcessor:
 
 
 def load_adapted(library: str, name: str) -> tuple[AdaptedModel, AdaptedProcessor]:
-    """Load `name` with the adapter of a library.
+    """Load `name` with the adapter of a library, one of `INSTALL`.
 
     Raises:
-        InputError: there is no such adapter, its library is not installed, or it cannot load the model.
+        InputError: the library is not installed, or cannot load the model.
     """
-    if library not in INSTALL:
-        raise InputError(f"model '{library}:{name}' has an unknown prefix: choose from {', '.join(f'{known}:' for known in INSTALL)}")
     try:
         if library == "open_clip":
             from .from_open_clip import load
