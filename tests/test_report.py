@@ -558,7 +558,7 @@ def test_the_command(three, run, tmp_path):
 )
 def test_make_gives_the_report_the_flags_it_knows(flags, known):
     """It would read the recipe's folder otherwise, where nothing is."""
-    command = ["make", "--dry-run", "paper-table-2", "MODEL=org/name", f"FLAGS={flags}"]
+    command = ["make", "--no-print-directory", "--dry-run", "paper-table-2", "MODEL=org/name", f"FLAGS={flags}"]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[-2].endswith(f"run_retrieval.py benchmarks/recipes/paper_table_2.yaml --models org/name {flags}")
     assert lines[-1].strip().endswith(f"run_report.py benchmarks/recipes/paper_table_2.yaml --models org/name {known}")
