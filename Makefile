@@ -44,8 +44,8 @@ parallel: outputs/miniature/altclip/README.md  ## English captions alone beside 
 
 # With data from the Hub: make paper-table-2 MODEL=BAAI/AltCLIP. FLAGS=--dry_run says what would be loaded, and loads nothing.
 RECIPE = $(if $(MODEL),benchmarks/recipes/$(subst -,_,$@).yaml,$(error name a model: make $@ MODEL=BAAI/AltCLIP)) --models $(MODEL)
-# Of the flags the report gets those that it knows, with what stands behind each up to the next.
-KNOWN = $(shell printf '%s\n' "$(FLAGS)" | grep -oE -- '--(output_dir|tasks|languages|models)[ =]([^-]|-[^-])*')
+# Of the flags the report gets those that are its own too, with what stands behind each up to the next.
+KNOWN = $(shell printf '%s\n' "$(FLAGS)" | grep -oE -- '--(output_dir|tasks|languages|models|metrics|rows|columns|title|paper_model)[ =]([^-]|-[^-])*')
 REPORT = $(if $(findstring --dry_run,$(FLAGS)),,$(BIN)/python benchmarks/run_report.py $(RECIPE) $(KNOWN))
 
 $(PAPER): export HF_HUB_OFFLINE := 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
-from .prompts import SOURCE, load_class_names, read_json
+from .prompts import NAMES, OURS, SOURCE, load_class_names, read_json
 from .task import Task
 
 
@@ -55,6 +55,8 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
     if isinstance(source, dict):
         return list(source)
     name, key = SOURCE.fullmatch(source).groups() if SOURCE.fullmatch(source) else (source, None)
+    if name == OURS:
+        name, key = str(NAMES / f"{key}.json"), None
     if not (name.endswith(".json") and Path(name).exists()):
         return ["en"]
     lists = read_json(Path(name))

@@ -130,6 +130,7 @@ class RetrievalOutcomes(Outcomes):
         if self.text_to_image.ndim == 2:
             shares = 1 / texts.bincount().double()[texts]
             drawn_texts = weights.new_zeros(len(weights), len(self.text_ranks)).index_add(1, texts, drawn_texts * shares)
+            drawn_texts = drawn_texts.round(decimals=9)  # nine ninths are more than one, and a percentile would be the next rank below
         recalls, ranks = {}, {}
         for direction, of_query, drawn in (
             ("text_to_image", self.text_ranks, drawn_texts),

@@ -82,7 +82,8 @@ class Table:
 def select_results(
     folders: Iterable[str], models: list[str] | None, tasks: list[str] | None, languages: list[str] | None
 ) -> tuple[list[Result], list[str]]:
-    """Results of the given models, tasks and languages (all by default) in the order given, and which of those named have none.
+    """Results of the given models, tasks and languages (all by default) in the order given, and which of those named have none. A task is
+    named as in its results, or by its YAML file.
 
     Raises:
         InputError: there is none at all, or a folder does not exist.
@@ -94,11 +95,14 @@ def select_results(
                 f"results folder {folder!r} does not exist: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py"
             )
         results += load_results(Path(folder))
+    tasks = tasks and [Path(task).stem if task.endswith((".yaml", ".yml")) else task for task in tasks]
     asked = {"model": models, "task": tasks, "language": languages}
     kept = [result for result in results if all(names is None or getattr(result, axis) in names for axis, names in asked.items())]
     if not kept:
         wanted = "; ".join(f"{axis} {' '.join(names)}" for axis, names in asked.items() if names)
-        raise InputError(f"no results in {' '.join(folders)} for {wanted or 'any model'}: evaluate first, or name others")
+        there = "; ".join(f"{axis} {' '.join(sorted({getattr(result, axis) for result in results}))}" for axis in asked)
+        others = f", or name what is there: {there}" if results else ""
+        raise InputError(f"no results in {' '.join(folders)} for {wanted or 'any model'}: evaluate first{others}")
     order = {axis: names or list(dict.fromkeys(getattr(result, axis) for result in kept)) for axis, names in asked.items()}
     absent = [name for axis, names in order.items() for name in names if not any(getattr(result, axis) == name for result in kept)]
     return sorted(kept, key=lambda result: [names.index(getattr(result, axis)) for axis, names in order.items()]), absent

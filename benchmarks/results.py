@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,11 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pi
 @cache
 def package_versions() -> dict[str, str]:
     """Versions of `PACKAGES`, as far as they are installed."""
-    installed = {distribution.name: distribution.version for distribution in distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def model_name(model: str) -> str:

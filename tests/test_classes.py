@@ -80,7 +80,7 @@ def test_languages_are_those_of_the_file_that_have_the_key(tmp_path):
     with pytest.raises(InputError, match="in 'zh' has no key 'cars': there are pets, food"):
         class_names_of(mine(), languages_of(mine(), f"{path}:cars"), labelled(["cat"]), f"{path}:cars")
     path.write_text(json.dumps({"zh": ["猫"], "fr": ["chat"]}))
-    assert languages_of(mine(), str(path)) == ["zh", "fr"]
+    assert languages_of(mine(), str(path)) == ["zh", "fr"] and languages_of(mine(), "altclip:imagenet") == ["ko"]
     assert languages_of(mine(), "clip_benchmark:pets") == languages_of(mine(), "absent.json:pets") == ["en"]
 
 

@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer, CLIPImageProcessor
 
-from training.data import CaptionCells, Collator, prepare_images
+from training.data import SAMPLE, CaptionCells, Collator, prepare_images
 
 CAPTIONS = [{"en": "dog face", "zh": "狗脸"}, {"en": "key", "zh": None}, {"en": "dog face", "zh": ""}, {"en": None, "zh": "钥匙"}]
 
@@ -81,6 +81,15 @@ def test_lengths_are_in_tokens(miniature):
     for language, texts in (("en", ["dog face and key", "key"]), ("zh", ["狗脸和钥匙", "钥匙"])):
         n_tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
         assert sum(lengths[text] for text in texts) == pytest.approx(n_tokens), language
+
+
+def test_lengths_where_a_language_comes_late(miniature):
+    """As where sources lie end to end: its first texts are not in the first rows."""
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    captions = [{"en": "key", "zh": None}] * SAMPLE + [{"en": None, "zh": "狗脸和钥匙"}, {"en": None, "zh": "钥匙"}]
+    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0]] * len(captions)}), ["en", "zh"], "target")
+    alone = CaptionCells(Dataset.from_dict({"captions": captions[SAMPLE:], "target": [[0.0]] * 2}), ["zh"], "target")
+    assert cells.lengths(tokenizer)[-2:].tolist() == alone.lengths(tokenizer).tolist() != [0, 0]
 
 
 @pytest.mark.parametrize("side,edge", [(32, 32), (45, 32), (32, 40)])

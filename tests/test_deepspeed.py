@@ -125,7 +125,7 @@ def test_a_run_under_zero_resumes_to_the_same_bytes(train, tmp_path, stage, zero
     "stage,zero,flags,message",
     [
         ("stage2", "zero2", ["--gradient_cache_chunk", "3"], "gradient_cache_chunk is 3, and DeepSpeed takes"),
-        ("stage1", "zero2", ["--bf16", "false", "--fp16", "true"], "fp16 is true, and DeepSpeed"),
+        ("stage1", "zero2", ["--bf16", "false", "--fp16", "true"], "mixed precision is fp16, and DeepSpeed"),
         ("stage1", "zero3", ["--validation_split", "validation", "--eval_strategy", "steps"], "under ZeRO-3 no process has the weights"),
         ("stage2", "zero3", [], "zero_stage is 3, under which logit_scale is empty"),
     ],

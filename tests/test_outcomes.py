@@ -1,5 +1,6 @@
 """Outcomes: metrics by hand and as scikit-learn has them, weights as repetition, and files."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
@@ -140,6 +141,16 @@ def test_a_text_of_several_images_is_drawn_with_each():
     assert all(values.isfinite().all() for values in scores.values())
     with pytest.raises(InputError, match="rows from 0 to 2"):
         RetrievalOutcomes(torch.zeros(3), torch.zeros(3), pairs + torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("n", range(2, 30))
+def test_ranks_of_texts_of_many_images_are_numpys(n):
+    """The n-th parts of a weight do not always add up to one."""
+    ranks = torch.arange(0, 42, 2)
+    pairs = torch.tensor([[0, image] for image in range(n)] + [[text, n + text - 1] for text in range(1, 21)])
+    metrics = RetrievalOutcomes(ranks, torch.zeros(n + 20, dtype=torch.long), pairs).metrics()
+    for percent in (5, 25, 50, 75, 95):
+        assert metrics[f"text_to_image_rank_p{percent}"] == np.percentile(ranks.numpy(), percent), percent
 
 
 @pytest.mark.parametrize("kind", KINDS)

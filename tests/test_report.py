@@ -506,9 +506,10 @@ def test_the_page_is_one_file_that_says_what_the_results_say(three):
 def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
     with pytest.raises(InputError, match="results folder 'nowhere' does not exist"):
         select_results(["nowhere"], None, None, None)
-    with pytest.raises(InputError, match="no results in .* for language fr: evaluate first, or name others"):
+    with pytest.raises(InputError, match="no results in .* for language fr: .*name what is there: model .*; task .*; language .*en"):
         select_results([str(three)], None, None, ["fr"])
     assert select_results([str(three)], None, ["photos", "scenes"], ["en", "de"])[1] == ["scenes", "de"]
+    assert select_results([str(three)], None, ["my/photos.yaml"], ["en"]) == select_results([str(three)], None, ["photos"], ["en"])
     with pytest.raises(InputError, match="no result has the metric mean_recall: choose from accuracy@1"):
         compare(three).numbers(["mean_recall"])
     with pytest.raises(InputError, match="columns is 'split': choose from model task language metric"):

@@ -63,7 +63,7 @@ class StageArguments(TrainingArguments):
     def __post_init__(self):
         self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be asked for anywhere
         super().__post_init__()
-        if self.deepspeed_plugin is not None:
+        if self.deepspeed_plugin is not None and not self.dry_run:
             self.adapt_to_deepspeed()
         if (self.eval_strategy != "no") != (self.validation_split is not None):
             raise InputError(
@@ -83,7 +83,7 @@ class StageArguments(TrainingArguments):
         """
         plugin = self.deepspeed_plugin
         if self.mixed_precision == "fp16":
-            raise InputError("fp16 is true, and DeepSpeed would turn frozen weights into fp16 as well: take bf16")
+            raise InputError("mixed precision is fp16, and DeepSpeed would turn frozen weights into fp16 as well: take bf16")
         if plugin.zero_stage == 3 and self.validation_split is not None:
             raise InputError(
                 f"validation_split is {self.validation_split}, and under ZeRO-3 no process has the weights: leave it out with "

@@ -151,7 +151,8 @@ class CaptionCells(TorchDataset):
         """
         of_column = []
         for texts in self.texts:
-            sample = [text for text in texts[:SAMPLE].to_pylist() if text] or [" "]
+            present = np.flatnonzero(has_text(texts))[:SAMPLE]  # where sources lie end to end, the first rows may speak other languages
+            sample = texts.take(pa.array(present)).to_pylist() or [" "]
             n_tokens = sum(map(len, tokenizer(sample, add_special_tokens=False)["input_ids"]))
             of_column.append(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)) * (n_tokens / sum(map(len, sample))))
         return np.stack(of_column, axis=1)[tuple(self.cells.T)]
