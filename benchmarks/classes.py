@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
-from .prompts import NAMES, OURS, SOURCE, load_class_names, read_json
+from .prompts import NAMES, OURS, load_class_names, read_json, split_source
 from .task import Task
 
 
@@ -54,7 +54,7 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
         return task.languages
     if isinstance(source, dict):
         return list(source)
-    name, key = SOURCE.fullmatch(source).groups() if SOURCE.fullmatch(source) else (source, None)
+    name, key = split_source(source)
     if name == OURS:
         name, key = str(NAMES / f"{key}.json"), None
     if not (name.endswith(".json") and Path(name).exists()):

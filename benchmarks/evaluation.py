@@ -19,7 +19,7 @@ from xxhash import xxh3_128
 from .classes import languages_of
 from .encoder import CachedEncoder
 from .loading import check_folder, check_languages, check_model, library_of, load_model, revision_of
-from .outcomes import Outcomes
+from .outcomes import SIX, Outcomes
 from .prompts import hash_prompts
 from .recipe import InputError
 from .results import Result, format_table, model_name, path_of, refuse_another
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SHORT = {"text_to_image_recall": "T2I R", "image_to_text_recall": "I2T R", "mean_recall": "mean recall", "accuracy": "top-"}
 SHOWN = {
-    "retrieval": [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)] + ["mean_recall"],
+    "retrieval": [*SIX, "mean_recall"],
     "zero_shot": ["accuracy@1", "accuracy@5", "mean_per_class", "map_11_point", "roc_auc"],
 }
 
@@ -110,7 +110,7 @@ def evaluate(
     """
     tasks = tasks_of(arguments, kind, class_names)
     check(arguments, tasks, ask, suffix)
-    absent = [task for task, _ in tasks if task.preparation and not Path(task.dataset).is_dir()]
+    absent = [task for task, _ in tasks if task.to_prepare]
     if arguments.dry_run:
         print("\n\n".join([describe_models(arguments), *(describe(task, languages, class_names) for task, languages in tasks)]))
         first = f"prepare {', '.join(task.name for task in absent)}, or leave that out of --tasks; then " if absent else ""
@@ -122,7 +122,7 @@ def evaluate(
     results = []
     try:
         for task, result, outcomes in measure_all(arguments, tasks, ask, score, normalize):
-            result.task, result.limit = result.task + suffix, arguments.limit
+            result.task += suffix
             if class_names:
                 result.definition |= {"class_names": class_names, "class_subset": None}
             result.templates = templates or (task.templates if kind == "zero_shot" else None)
@@ -148,7 +148,7 @@ def check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], a
     if not any(read_by(model, languages, arguments) for model in arguments.models for _, languages in tasks):
         raise InputError(f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for")
     for task, languages in tasks:
-        if not task.preparation:
+        if not task.to_prepare:
             check_folder("dataset", task.dataset)
         prompts = {language: hash_prompts(*asked) for language, asked in ask(task, languages, None).items() if asked}
         for model in arguments.models:
@@ -168,8 +168,7 @@ def read_by(model: str, languages: list[str], arguments: EvaluationArguments) ->
 def how_to_prepare(absent: list[Task], given: list[str]) -> str:
     """What is to be done by hand, of all tasks, and how to do without."""
     names = [task.name for task in absent]
-    # Two tasks may be of one folder.
-    advice = dict.fromkeys(f"dataset {task.dataset!r} does not exist. {' '.join(task.preparation.split())}" for task in absent)
+    advice = dict.fromkeys(task.to_prepare for task in absent)  # two tasks may be of one folder
     others = [name for name in given if Path(name).stem not in names]
     return " ".join([*advice, *([f"Or leave out {' '.join(names)}: --tasks {' '.join(others)}"] if others else [])])
 
@@ -233,6 +232,7 @@ def measure(
             dataset=task.dataset,
             revision=revision,
             split=task.split,
+            limit=arguments.limit,
             data=hash_data(digests, columns, language),
             n_rows=len(digests),
             images=hash_json([digests[row] for row in outcomes.rows.tolist()]),

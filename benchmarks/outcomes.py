@@ -28,11 +28,13 @@ class Outcomes:
     """What all kinds share: metrics from scores, and a file.
 
     A kind names two of its fields: `PER_UNIT` has an entry for each unit, and `ASKED` says what was asked of it. `rows` `(units,)` are
-    the units' rows in the dataset, where some were left out; all of them by default.
+    the units' rows in the dataset, where some were left out; all of them by default. `METRICS` are a kind's whose metrics all depend on
+    the same.
     """
 
     PER_UNIT: ClassVar[str]
     ASKED: ClassVar[str]
+    METRICS: ClassVar[tuple[str, ...]]
 
     rows: torch.Tensor | None = field(default=None, kw_only=True)
 
@@ -59,7 +61,7 @@ class Outcomes:
     def differing(self, other: "Outcomes") -> dict[str, torch.Tensor]:
         """`{metric: bool (units,)}`: the units that may count otherwise in it than they do for another model."""
         differ = (getattr(self, self.PER_UNIT) != getattr(other, self.PER_UNIT)).reshape(self.n_units, -1).any(1)
-        return dict.fromkeys(self.metrics().keys() - self.counts().keys(), differ)
+        return dict.fromkeys(self.METRICS, differ)
 
     def save(self, path: Path) -> None:
         """Write the fields as arrays of one `.npz` file."""
@@ -180,6 +182,7 @@ class MultilabelOutcomes(Outcomes):
     """Of each image a score for every class, float32 `(images, classes)`, and whether it shows it: `targets`, bool, likewise."""
 
     PER_UNIT, ASKED = "scores", "targets"
+    METRICS = "map_11_point", "mean_average_precision"
 
     scores: torch.Tensor
     targets: torch.Tensor
@@ -197,7 +200,7 @@ class MultilabelOutcomes(Outcomes):
         """
         columns = list(zip(self.scores.T, self.targets.T))
         means = {}
-        for name, precision in (("map_11_point", interpolated_average_precision), ("mean_average_precision", average_precision)):
+        for name, precision in zip(self.METRICS, (interpolated_average_precision, average_precision)):
             means[name] = torch.stack([precision(scores, targets, weights) for scores, targets in columns]).nanmean(0)
         return means
 
@@ -207,6 +210,7 @@ class ScoreOutcomes(Outcomes):
     """Of each image one score `(images,)`, and whether it is of the second of two classes: `targets`, bool `(images,)`."""
 
     PER_UNIT, ASKED = "scores", "targets"
+    METRICS = ("roc_auc",)
 
     scores: torch.Tensor
     targets: torch.Tensor

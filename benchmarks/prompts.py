@@ -120,6 +120,12 @@ def load_subset(name: str) -> list[int]:
     return [row for row, wnid in enumerate(constants["all_imagenet_wordnet_ids"]) if wnid in constants[f"{name}_wnids"]]
 
 
+def split_source(source: str) -> tuple[str, str | None]:
+    """The file or package, and the key behind its colon, if it is such a source; otherwise all of it, as it stands."""
+    found = SOURCE.fullmatch(source)
+    return found.groups() if found else (source, None)
+
+
 def read_names(source: str | list, language: str, dataset_names: list[str] | None) -> tuple[list, str]:
     """Names as they stand, and where."""
     if isinstance(source, list):
@@ -144,7 +150,7 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
 
 def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
     """The list for `language` that `FILE.json[:KEY]`, `clip_benchmark[:KEY]` or `altclip:KEY` means, and the name of its file."""
-    name, key = SOURCE.fullmatch(source).groups()
+    name, key = split_source(source)
     if name == OURS:
         path, key = pick({file.stem: file for file in NAMES.glob("*.json")}, key, kind, OURS), None
     elif name != "clip_benchmark":

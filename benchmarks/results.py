@@ -89,8 +89,8 @@ class Result:
             InputError: as `refuse_another`.
         """
         path = path_of(folder, self.model, self.task, self.language)
-        refuse_another(path, {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")})
-        if path.exists() and (other := read_result(path)).data != self.data:
+        other = refuse_another(path, {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")})
+        if other is not None and other.data != self.data:
             before, now = (f"{one.metric} {one.metrics.get(one.metric)} of n {one.metrics.get('n')}" for one in (other, self))
             logger.warning("%s: the images or texts are not those of the result that lay there: %s gives way to %s", path, before, now)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +123,8 @@ def path_of(folder: Path, model: str, task: str, language: str) -> Path:
     return Path(folder) / model_name(model) / f"{task}.{language}.json"
 
 
-def refuse_another(path: Path, measured: dict) -> None:
-    """See that a result at `path`, if one lies there, is of what is measured now.
+def refuse_another(path: Path, measured: dict) -> Result | None:
+    """The result at `path`, None if none lies there; it has to be of what is measured now.
 
     Args:
         measured: fields of a `Result` with their values, as far as they are known.
@@ -134,13 +134,14 @@ def refuse_another(path: Path, measured: dict) -> None:
             prompts.
     """
     if not path.exists():
-        return
+        return None
     other = read_result(path)
     for what, value in measured.items():
         if getattr(other, what) != value:
             before, now = ("none" if one is None else repr(one) for one in (getattr(other, what), value))
             differs = "other templates or class names" if what == "prompts" else f"{what} {before}, not of {now}"
             raise InputError(f"{path} is a result of {differs}: give another output_dir, or delete it")
+    return other
 
 
 def read_result(path: Path) -> Result:

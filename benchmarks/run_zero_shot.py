@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.classes import class_names_of
 from benchmarks.evaluation import EvaluationArguments, evaluate
-from benchmarks.prompts import SOURCE, load_templates
+from benchmarks.prompts import load_templates, split_source
 from benchmarks.recipe import launch
 from benchmarks.report import TableArguments
 from benchmarks.zero_shot import evaluate_zero_shot
@@ -50,7 +50,7 @@ def suffix_of(templates: str | list[str]) -> str:
     """What a task's name has behind it, in the names of files and in tables: of a file its stem, no path."""
     if not isinstance(templates, str):
         return "-own-templates"
-    name, key = SOURCE.fullmatch(templates).groups() if SOURCE.fullmatch(templates) else (templates, None)
+    name, key = split_source(templates)
     return f"-{Path(name).stem}" + (f"-{key}" if key else "")
 
 

@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 from . import layouts
 from .caption_files import read_caption_files
 from .loading import check_folder, check_languages
-from .prompts import SOURCE
+from .prompts import split_source
 from .recipe import InputError
 from .task_checks import FILES, check_known, check_values
 
@@ -84,6 +84,13 @@ class Task:
     suites: list[str] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
 
+    @property
+    def to_prepare(self) -> str | None:
+        """What users must do first, if they have not: make the folder that the task reads."""
+        if self.preparation is None or Path(self.dataset).is_dir():
+            return None
+        return f"dataset {self.dataset!r} does not exist. {' '.join(self.preparation.split())}"
+
     def rows(self, languages: list[str] | None = None, limit: int | None = None, streaming: bool = False) -> Dataset | IterableDataset:
         """The images with their captions or labels, in the form that `layouts` describes, however the data set has them.
 
@@ -97,8 +104,8 @@ class Task:
         """
         if self.languages and self.kind == "retrieval":
             languages = check_languages(languages, self.languages)
-        if self.preparation and not Path(self.dataset).is_dir():
-            raise InputError(f"dataset {self.dataset!r} does not exist. {self.preparation.strip()}")
+        if self.to_prepare:
+            raise InputError(self.to_prepare)
         check_folder("dataset", self.dataset)
         read = read_caption_files if self.layout in FILES else layouts.read_table
         rows = read(self, languages, limit, streaming)
@@ -190,8 +197,8 @@ def read_from_beside(task: Task) -> None:
     folder = Path(task.file).parent
 
     def beside(source):
-        found = SOURCE.fullmatch(source) if isinstance(source, str) else None
-        return str(folder / source) if found and found[1].endswith(".json") and (folder / found[1]).is_file() else source
+        name = split_source(source)[0] if isinstance(source, str) else ""
+        return str(folder / source) if name.endswith(".json") and (folder / name).is_file() else source
 
     if (folder / task.dataset).exists():
         task.dataset = str(folder / task.dataset)
