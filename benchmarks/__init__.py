@@ -4,3 +4,5 @@ A `task` says where images and texts lie; an `encoder` turns them into vectors, 
 item, `metrics` and `uncertainty` what that is worth; `results` keeps it and `report` tells it. `run_retrieval.py`, `run_zero_shot.py`
 and `run_report.py` are the commands.
 """
+
+import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)

@@ -20,6 +20,7 @@ from .classes import languages_of
 from .encoder import CachedEncoder
 from .loading import check_folder, check_languages, check_model, library_of, load_model, revision_of
 from .outcomes import SIX, Outcomes
+from .processes import fix_threads
 from .prompts import hash_prompts
 from .recipe import InputError
 from .results import Result, format_table, model_name, path_of, refuse_another
@@ -118,6 +119,7 @@ def evaluate(
         return
     if absent:
         raise InputError(how_to_prepare(absent, arguments.tasks))
+    fix_threads()
     PartialState(cpu=not torch.accelerator.is_available())  # otherwise it looks for several processes on accelerators alone
     results = []
     try:
@@ -241,6 +243,7 @@ def measure(
             model_revision=model_revision,
             prompts=hash_prompts(*asked[language]) if asked[language] else None,
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            threads=torch.get_num_threads(),
         )
         found.append((result, outcomes))
     return found

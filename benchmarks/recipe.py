@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from .processes import warn_if_launched_alone
+
 
 class InputError(ValueError):
     """Something the user can mend. Scripts print its message alone and exit with status 1."""
@@ -49,6 +51,7 @@ def recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
 
 def launch(main: Callable, *argument_types: type) -> None:
     """Run a script's `main` on its parsed arguments."""
+    warn_if_launched_alone()
     try:
         main(*parse(*argument_types))
     except InputError as error:

@@ -50,7 +50,7 @@ class Result:
     language's captions, or of the labels, themselves, `images` that of the `n` images that count, which have a caption or a class name in
     the language, and `definition` what the task says of how they are read; `weights` is the SHA-256 of the model's parameters and
     `model_revision` its commit; `templates` are the sentences, or the name of their set, and `prompts` the SHA-256 of these and the class
-    names.
+    names; `threads` how many each process computed with, which the last bits of a float depend on.
     """
 
     model: str
@@ -74,6 +74,7 @@ class Result:
     prompts: str | None = None
     command: str
     versions: dict[str, str] = field(default_factory=package_versions)
+    threads: int | None = None
     path: Path | None = field(default=None, compare=False, repr=False)  # where it was read from
 
     @property

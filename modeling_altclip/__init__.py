@@ -5,6 +5,8 @@ transformers' own, and of "altclip_dual_encoder"; every other model type is left
 gives ours for these models.
 """
 
+from . import reproducibility  # noqa: F401, I001  (before torch is loaded)
+
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 

@@ -11,6 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
+
+# isort: split
 import pytest
 import torch
 from transformers import AutoProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, XLMRobertaConfig, XLMRobertaModel

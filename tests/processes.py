@@ -16,7 +16,7 @@ from subprocess import CompletedProcess
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["transformers.trainer", "benchmarks.zero_shot", "training.session", "training.trainers"])
+FORKS.set_forkserver_preload(["modeling_altclip", "transformers.trainer", "benchmarks.zero_shot", "training.session", "training.trainers"])
 TIMEOUT = 300  # seconds
 
 

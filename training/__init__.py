@@ -5,3 +5,5 @@
 dataset. `trainers` holds one `transformers.Trainer` per stage, `validation` scores a model
 as it trains. `run_stage0.py` to `run_stage2.py` are the commands.
 """
+
+import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)

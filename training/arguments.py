@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from benchmarks.recipe import InputError
@@ -62,6 +63,7 @@ class StageArguments(TrainingArguments):
 
     def __post_init__(self):
         self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be asked for anywhere
+        self.unsupported_precision = self.drop_unsupported_precision()
         super().__post_init__()
         if self.deepspeed_plugin is not None and not self.dry_run:
             self.adapt_to_deepspeed()
@@ -74,6 +76,18 @@ class StageArguments(TrainingArguments):
             raise InputError(f"zero_shot_split is {self.zero_shot_split} and class_names is {self.class_names}: give both or neither")
         if self.zero_shot_split is not None and self.validation_split is None:
             raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well")
+
+    def drop_unsupported_precision(self) -> str | None:
+        """Return the name of the precision that is asked for and left out; None where it is kept.
+
+        A recipe's `bf16` or `fp16` is meant for a GPU. A recipe that is meant for a CPU says `use_cpu` as well.
+        """
+        if self.use_cpu or torch.accelerator.is_available():
+            return None
+        asked = [name for name in ("bf16", "fp16") if getattr(self, name)]
+        for name in asked:
+            setattr(self, name, False)
+        return " and ".join(asked) or None
 
     def adapt_to_deepspeed(self) -> None:
         """Have it train in bf16 as DDP does: its own `bf16` turns all weights and inputs into bf16, what is frozen and targets, too.

@@ -5,6 +5,9 @@ accelerate launch training/run_diffusion.py training/recipes/altdiffusion/diffus
 Needs the extra `diffusion`.
 """
 
+import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
+
+# isort: split
 from diffusers import StableDiffusionPipeline
 from transformers import AutoTokenizer
 

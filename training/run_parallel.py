@@ -5,6 +5,9 @@ accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml -
 accelerate launch training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 
+import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
+
+# isort: split
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from benchmarks.recipe import launch

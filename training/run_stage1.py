@@ -45,7 +45,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     trainer = TeacherLearningTrainer(
         model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator, validation=validation
     )
-    train(trainer, arguments)
+    train(trainer, arguments, model)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process helps; ZeRO-3 gives them to the first alone
     if trainer.is_world_process_zero():
         trained = {f"text_model.{name}": value for name, value in weights.items()}

@@ -6,29 +6,52 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from torch import nn
 from transformers import Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import is_matplotlib_available
 
 from benchmarks.loading import check_languages, load_rows
+from benchmarks.processes import fix_threads
 from benchmarks.recipe import InputError
 
 from .arguments import PairArguments, StageArguments
 from .captions import find_form, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
+from .output_folder import check_room, claim, examples_per_step
 from .pictures import check_policy, keep_readable
 from .streaming import CellStream, open_files
 from .views import ImageViews
 
 
 def begin(arguments: StageArguments) -> None:
-    """Seed everything, and flush denormals: they slowed a step on a CPU from tenths of a second to seconds."""
+    """Claim the output folder, fix the threads, seed everything, and say what a step is made of.
+
+    Denormals are flushed: they slowed a step on a CPU from tenths of a second to seconds.
+    """
+    n_threads = fix_threads()
+    claim(arguments)
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
+    say(arguments, describe_step(arguments, n_threads))
+    if arguments.unsupported_precision is not None:
+        say(arguments, f"Without a GPU {arguments.unsupported_precision} is left out: this training computes in float32.")
     # Or transformers would load every model in ZeRO-3's shares, the teacher too, which runs before DeepSpeed begins.
     unset_hf_deepspeed_config()
+
+
+def describe_step(arguments: StageArguments, n_threads: int) -> str:
+    """Return processes x batch x accumulation = examples a step, and what a process computes on."""
+    n_processes = arguments.world_size
+    processes = "1 process" if n_processes == 1 else f"{n_processes} processes"
+    accumulated = arguments.gradient_accumulation_steps
+    threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
+    return (
+        f"{processes} x {arguments.per_device_train_batch_size} examples x {accumulated} accumulated "
+        f"= {examples_per_step(arguments)} examples a step, on {arguments.device.type} with {threads} a process."
+    )
 
 
 def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Dataset:
@@ -85,12 +108,16 @@ def reports(arguments: PairArguments) -> list[Path]:
     return sorted(Path(arguments.output_dir).glob("bad_rows.*.jsonl"))
 
 
-def train(trainer: Trainer, arguments: StageArguments) -> None:
+def train(trainer: Trainer, arguments: StageArguments, whole_model: nn.Module | None = None) -> None:
     """Train, from the last checkpoint where `resume` asks for it, and keep the loss curve in `trainer_state.json`.
 
+    Args:
+        whole_model: what is saved at the end, where that is more than the trainer's model.
+
     Raises:
-        InputError: `resume` finds no checkpoint.
+        InputError: `resume` finds no checkpoint, or the disk has no room for what is to be saved.
     """
+    check_room(trainer, trainer.model if whole_model is None else whole_model)
     checkpoint = None
     if arguments.resume:
         checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)

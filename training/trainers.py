@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
 from .losses import OBJECTIVES, contrastive_loss, gather_rows
+from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
 from .sampling import ShareSampler, language_shares
 from .sharding import make_shardable, set_scalars_apart
 from .streaming import CellStream
@@ -89,6 +91,18 @@ class AltCLIPTrainer(Trainer):
 
     def scores(self) -> dict[str, float]:
         return self.validation.scores(self.accelerator)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As the Trainer's; a full disk ends the run with one line, and leaves no half of a checkpoint."""
+        name = f"checkpoint-{self.state.global_step}"
+        with saving(name, Path(self.args.output_dir, name), bytes_of_checkpoint(self)):
+            super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
+        """As the Trainer's; a full disk ends the run with one line."""
+        folder = Path(output_dir or self.args.output_dir)
+        with saving("the model", folder, bytes_of_weights(self.model)):
+            super().save_model(output_dir, _internal_call)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All but biases, norms, class embedding and temperature; stock rules would decay the last two."""

@@ -1,0 +1,114 @@
+"""A run's folder: one run's alone, and with room for what it saves."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.recipe import InputError
+from training.arguments import TeacherArguments
+from training.output_folder import count_checkpoints, is_full, saving
+
+from .conftest import ROOT
+
+SMALL = ["--max_steps", "4", "--per_device_train_batch_size", "16", "--save_strategy", "steps", "--save_steps", "2"]
+
+
+@pytest.fixture
+def train(run, miniature, tmp_path):
+    """Train stage 0 for four steps on two threads, with a checkpoint after two; give the finished process."""
+
+    def train(*flags, folder=tmp_path / "out"):
+        script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
+        data = ["--model_name_or_path", miniature / "clip", "--dataset", miniature / "dataset", "--output_dir", folder]
+        return run("python", script, recipe, *data, *SMALL, *flags, OMP_NUM_THREADS="2")
+
+    return train
+
+
+def test_a_step_is_described_and_the_run_recorded(train, tmp_path):
+    process = train("--gradient_accumulation_steps", "3", "--save_strategy", "no")
+    assert process.returncode == 0, process.stderr
+    line = r"1 process x 16 examples x 3 accumulated = 48 examples a step, on cpu with 2 threads a process\."
+    assert re.search(line, process.stdout)
+    record = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
+    assert record["settings"]["examples_per_step"] == 48
+    assert record["settings"]["seed"] == 42
+    assert record["machine"]["threads"] == 2 and record["machine"]["processes"] == 1
+
+
+def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
+    assert train().returncode == 0
+    again = train()
+    assert again.returncode == 1
+    assert "holds checkpoints of another run, checkpoint-4 among them: add --resume" in again.stderr
+    assert "Traceback" not in again.stderr
+    shutil.rmtree(tmp_path / "out/checkpoint-4")
+    for changed, message in (
+        (["--learning_rate", "5e-4"], "resume: learning_rate was 0.002 when the run in"),
+        (["--per_device_train_batch_size", "8"], "resume: examples_per_step was 16 when the run in"),
+    ):
+        other = train("--resume", *changed)
+        assert other.returncode == 1 and message in other.stderr, other.stderr
+    assert train("--resume", "--logging_steps", "1", "--dataloader_num_workers", "1").returncode == 0
+
+
+def test_a_training_that_could_not_save_its_end_is_not_begun(train, tmp_path):
+    process = train("--max_steps", "2000000", "--save_steps", "1")
+    assert process.returncode == 1
+    assert re.search(r"has [\d.]+ GB free, and this training saves a model of 0\.01 GB and 2000000 checkpoints", process.stderr)
+    assert "save_total_limit 1" in process.stderr and "Traceback" not in process.stderr
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def limited(*words, limit):
+    """The command line of a script whose files may not grow beyond `limit` bytes."""
+    code = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    return ["python", "-c", code, *words]
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(run, train, miniature, tmp_path):
+    """A limit on the size of a file stands for the full disk: the optimizer's states do not fit below it."""
+    weights = (miniature / "clip/model.safetensors").stat().st_size
+    script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
+    data = ["--model_name_or_path", miniature / "clip", "--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
+    assert train("--max_steps", "2").returncode == 0
+    process = run(*limited(script, recipe, *data, *SMALL, "--resume", limit=int(1.5 * weights)))
+    assert process.returncode == 1, process.stderr[-3000:]
+    assert re.search(r"checkpoint-4 could not be saved to .*: .* It needs [\d.]+ GB, [\d.]+ GB are free", process.stderr)
+    assert "Traceback" not in process.stderr
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert train("--resume").returncode == 0
+
+
+def test_other_errors_are_left_as_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="of another kind"), saving("the model", tmp_path, 1):
+        raise RuntimeError("of another kind")
+    with pytest.raises(InputError, match=r"the model could not be saved .* No space left"), saving("the model", tmp_path, 1):
+        raise OSError(28, "No space left on device")
+    assert not is_full(ValueError()) and is_full(RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file"))
+
+
+@pytest.mark.parametrize(
+    "given,there,expected",
+    [
+        ({"save_strategy": "no", "max_steps": 10}, 0, 0),
+        ({"save_strategy": "steps", "save_steps": 4, "max_steps": 10}, 0, 3),
+        ({"save_strategy": "steps", "save_steps": 4, "max_steps": 10}, 1, 2),
+        ({"save_strategy": "steps", "save_steps": 0.25, "max_steps": 100}, 0, 4),
+        ({"save_strategy": "steps", "save_steps": 1, "max_steps": 100, "save_total_limit": 2}, 0, 3),
+        ({"save_strategy": "epoch", "num_train_epochs": 3}, 0, 3),
+    ],
+)
+def test_checkpoints_that_will_lie_on_the_disk_are_counted(tmp_path, given, there, expected):
+    for number in range(there):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+    arguments = TeacherArguments(output_dir=str(tmp_path), dataset="", model_name_or_path="", use_cpu=True, **given)
+    trainer = SimpleNamespace(args=arguments, train_dataset=range(20))
+    assert count_checkpoints(trainer) == expected

@@ -1,0 +1,91 @@
+"""What makes results repeatable stands before torch is loaded, in every script and in the library."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+# Those that measure speed run one thread beside another library's, and promise no bits.
+SPEED = ("run_parallel_cost.py", "run_classifier_speed.py", "run_metric_speed.py", "run_pipeline_speed.py")
+FOUND = [*sorted((ROOT / "training").glob("run_*.py")), *sorted((ROOT / "benchmarks").glob("run_*.py"))]
+SCRIPTS = [path for path in FOUND if path.name not in SPEED]
+# Tells what is set when torch begins to load.
+WATCH = """
+import os, runpy, sys
+from importlib.abc import MetaPathFinder
+
+class Watch(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            print("torch finds", os.environ.get("MKL_CBWR"), os.environ.get("GOMP_SPINCOUNT"))
+            raise SystemExit
+
+sys.meta_path.insert(0, Watch())
+sys.argv = sys.argv[1:]
+if sys.argv[0].endswith(".py"):
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def found_by_torch(*words, **given):
+    unset = {name: value for name, value in os.environ.items() if name not in ("MKL_CBWR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = unset | {"PYTHONPATH": str(ROOT)} | given
+    process = subprocess.run([sys.executable, "-c", WATCH, *words], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_is_repeatable_before_it_loads_torch(script):
+    assert found_by_torch(str(script)) == "torch finds AUTO 2000"
+
+
+@pytest.mark.parametrize("module", ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards"])
+def test_so_is_every_package(module):
+    assert found_by_torch(module) == "torch finds AUTO 2000"
+
+
+def test_what_the_user_sets_is_left():
+    assert found_by_torch("modeling_altclip", MKL_CBWR="COMPATIBLE", GOMP_SPINCOUNT="7") == "torch finds COMPATIBLE 7"
+    assert found_by_torch("modeling_altclip", OMP_WAIT_POLICY="PASSIVE") == "torch finds AUTO None"
+
+
+# The same product of buffers at other addresses: a linear layer, a vector, a batch.
+ALIGNED = """
+import modeling_altclip
+import torch
+
+def placed(values, offset):
+    buffer = torch.empty(values.numel() + 64)
+    first = (64 - buffer.data_ptr() % 64) % 64 // 4 + offset
+    return buffer[first : first + values.numel()].view(values.shape).copy_(values)
+
+def products(rows, weight):
+    yield torch.nn.functional.linear(rows, weight, weight[:, 0])
+    yield rows @ weight[0]
+    yield torch.bmm(rows[None], weight.t()[None])
+
+torch.manual_seed(0)
+for n_rows in (1, 3, 16, 33):
+    for width in (20, 128, 513):
+        rows, weight = torch.randn(n_rows, width), torch.randn(96, width)
+        expected = list(products(placed(rows, 0), placed(weight, 0)))
+        for offset in (1, 3, 4, 8):
+            for found, right in zip(products(placed(rows, offset), placed(weight, 5)), expected):
+                assert torch.equal(found, right), (n_rows, width, offset)
+print("equal")
+"""
+
+
+def test_products_do_not_depend_on_where_a_buffer_lies():
+    """As they do on some AMD processors without MKL_CBWR."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run([sys.executable, "-c", ALIGNED], env=environment, capture_output=True, text=True)
+    assert process.stdout.strip() == "equal", process.stderr
