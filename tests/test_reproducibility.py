@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from .conftest import ROOT
 
@@ -40,6 +42,23 @@ def found_by_torch(*words, **given):
     process = subprocess.run([sys.executable, "-c", WATCH, *words], env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return process.stdout.strip()
+
+
+def launched(*launcher):
+    """Run a script by a launcher until it refuses its recipe."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "WORLD_SIZE", "RANK")}
+    words = [Path(sys.executable).parent / launcher[0], *launcher[1:], ROOT / "training/run_stage1.py", "none.yaml"]
+    process = subprocess.run(words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True)
+    assert "recipe 'none.yaml' does not exist" in process.stderr
+    return process.stderr
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate starts several processes where it finds several GPUs")
+def test_a_launcher_that_starts_fewer_processes_than_asked_is_warned_of():
+    warning = "accelerate was asked for several processes and started one"
+    assert warning in launched("accelerate", "launch", "--quiet", "--num_processes", "2")
+    assert warning not in launched("accelerate", "launch", "--quiet", "--num_processes", "1")
+    assert warning not in launched("torchrun", "--nproc_per_node", "2")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -1,0 +1,97 @@
+"""Every command of the README and the docs, as printed, in a folder where the names in it stand for small things made here.
+
+What the commands name on the Hub, such as BAAI/AltCLIP-m9, is a folder of that name; what is nowhere to be had without a
+network is to be refused in one clear line.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from .conftest import ROOT
+from .mixed_pictures import write_pictures
+
+pytestmark = pytest.mark.slow
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training/recipes/accelerate/README.md"]
+# Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
+ELSEWHERE = re.compile(r"(make (demo|ablation|add-languages|parallel|install|test|style)|pip|hf |git |srun|export|cd |#SBATCH|source |.*(_node 8|--config_file))")
+# Trainings are as printed but for their length, and do not wait for GPUs that are not here.
+SHORT = "--max_steps 2 --save_strategy no --per_device_train_batch_size 4"
+# What a command may say where it ends: one line of ours.
+REFUSAL = re.compile(r"^[\w.]+: error: \S.{20,}$")
+
+
+def commands():
+    """The lines of all blocks of shell, with what a backslash continues joined; and the cells of the table of launch lines."""
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        lines += re.findall(r"`((?:accelerate launch|torchrun) [^`]*)`", text)
+        for line in lines:
+            line = line.partition("   #")[0].strip()
+            if line and not line.startswith("#") and not ELSEWHERE.match(line):
+                found.append(pytest.param(line, id=f"{page.name}: {line[:90]}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, miniature, run):
+    """The sources, with what the commands name beside them."""
+    clone = tmp_path_factory.mktemp("documented") / "clone"
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".venv*", ".git", "outputs", "*.egg-info", "__pycache__"))
+    (clone / ".venv/bin").mkdir(parents=True)
+    (clone / ".venv/installed").touch()
+    for name in ("python", "accelerate"):
+        (clone / ".venv/bin" / name).symlink_to(Path(sys.executable).parent / name)
+    write_pictures(clone / "pictures")
+    write_pictures(clone / "YOUR/IMAGES")
+    parallel = clone / "YOUR/PARALLEL"
+    rows = load_dataset(str(miniature / "dataset"), split="validation").select_columns(["captions"])
+    rows = rows.map(lambda row: {"captions": row["captions"] | {"sw": row["captions"]["en"] + " sw"}})
+    rows.to_parquet(parallel / "train.parquet")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def model(clone, miniature):
+    """A small AltCLIP where the one of the Hub would be."""
+    import torch
+    from transformers import AutoTokenizer, CLIPImageProcessor
+
+    from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+
+    torch.manual_seed(0)
+    size = {"height": 32, "width": 32}
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    processor = AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(miniature / "text_encoder"))
+    small = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
+    for name in ("BAAI/AltCLIP-m9", "BAAI/AltCLIP", "outputs/altclip/stage1", "outputs/altclip/stage2"):
+        small.save_pretrained(clone / name)
+        processor.save_pretrained(clone / name)
+    for name, source in (("openai/clip-vit-large-patch14", "clip"), ("FacebookAI/xlm-roberta-large", "text_encoder")):
+        shutil.copytree(miniature / source, clone / name)
+    return clone / "BAAI/AltCLIP-m9"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_as_printed(clone, model, command):
+    training = re.search(r"training/run_(stage\d|parallel|diffusion)\.py", command)
+    if training and "--dry_run" not in command:
+        command += f" {SHORT}"
+    words = shlex.join(shlex.split(command)).replace("RECIPE.yaml", "training/recipes/altclip/stage1.yaml --dataset YOUR/PARALLEL")
+    environment = os.environ | {"PYTHONPATH": str(clone), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    process = subprocess.run(words, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
+    said = process.stderr.strip().splitlines()
+    assert "Traceback" not in process.stderr, process.stderr[-3000:]
+    if process.returncode:
+        assert [line for line in said if REFUSAL.match(line)], (command, said[-5:])
