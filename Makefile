@@ -1,5 +1,7 @@
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
 
 # Everything runs without a network once it is installed, and keeps its caches inside the clone.
 export HF_HUB_OFFLINE := 1
@@ -10,9 +12,9 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages parallel test test-slow style install $(PAPER)
+.PHONY: demo ablation add-languages parallel test test-slow test-lowest test-python test-only style install $(PAPER)
 
-demo: .venv/installed  ## the miniature: data, three stages, evaluation, model card
+demo: $(VENV)/installed  ## the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
 	$(BIN)/accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
@@ -50,15 +52,15 @@ REPORT = $(if $(findstring --dry_run,$(FLAGS)),,$(BIN)/python benchmarks/run_rep
 
 $(PAPER): export HF_HUB_OFFLINE := 0
 
-$(ZERO_SHOT): .venv/installed  ## the papers' tables of classification
+$(ZERO_SHOT): $(VENV)/installed  ## the papers' tables of classification
 	$(BIN)/python benchmarks/run_zero_shot.py $(RECIPE) $(FLAGS)
 	$(REPORT)
 
-$(RETRIEVAL): .venv/installed  ## and of retrieval
+$(RETRIEVAL): $(VENV)/installed  ## and of retrieval
 	$(BIN)/python benchmarks/run_retrieval.py $(RECIPE) $(FLAGS)
 	$(REPORT)
 
-paper-table-4: .venv/installed  ## and of both
+paper-table-4: $(VENV)/installed  ## and of both
 	$(BIN)/python benchmarks/run_retrieval.py $(RECIPE) --tasks flickr30k flickr30k-cn $(FLAGS)
 	$(BIN)/python benchmarks/run_zero_shot.py $(RECIPE) --tasks imagenet $(FLAGS)
 	$(REPORT)
@@ -67,22 +69,37 @@ outputs/miniature/altclip/README.md:
 	$(MAKE) demo
 
 # Two files of tests at a time, with a thread each: most of them wait for a script to be imported.
-test: .venv/installed  ## the tests
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 \
+	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+
+test: $(VENV)/installed  ## the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+	$(PYTEST)
 
-test-slow: .venv/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
+test-slow: $(VENV)/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
 	$(BIN)/python -m pytest -m slow
 
-style: .venv/installed  ## mend formatting and what else can be mended
+# In environments of their own, beside .venv.
+test-lowest:  ## the tests with the lowest versions that setup.cfg admits
+	$(MAKE) test-only VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+test-python:  ## the tests with another interpreter: make test-python PYTHON=python3.12
+	@echo "$(PYTHON) gets an environment of its own, .venv-$(notdir $(PYTHON))."
+	@echo "What is not there yet is downloaded now: PyPI's torch for Linux is the build for CUDA, 3 GB with its libraries."
+	$(MAKE) test-only VENV=.venv-$(notdir $(PYTHON))
+
+test-only: $(VENV)/installed
+	$(PYTEST)
+
+style: $(VENV)/installed  ## mend formatting and what else can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-install: .venv/installed  ## the environment alone
+install: $(VENV)/installed  ## the environment alone
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
+$(VENV)/installed: setup.cfg pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps clip-benchmark==1.6.2  # what metrics are held against; it would bring torchvision
 	touch $@

@@ -17,14 +17,18 @@ Reading 2,048 random rows of 150,000 takes 18 ms on one core, opening the cache 
 
 import json
 import os
+import re
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 import datasets
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -36,6 +40,9 @@ from xxhash import xxh3_128
 
 from .recipe import InputError
 
+DAY = 24 * 60 * 60  # seconds
+# Of a file that is being written. Earlier versions named no writer.
+TEMPORARY = re.compile(r".+-[0-9a-f]{32}\.((?P<host>.+)\.(?P<pid>\d+)\.)?[0-9a-f]{32}\.tmp")
 PART_LENGTH = 2048  # items: 6 MB of 768 floats. What a kill costs, and 10 million items are 5,000 files, of the Hub's 10,000 in a folder
 STORED_AS = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
 CARD = """---
@@ -194,14 +201,43 @@ def part_paths(folder: Path, n_items: int, part_length: int) -> list[Path]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when it is whole and on the disk. A kill leaves a `.tmp` beside the cache, which nothing reads."""
+    """A file of a cache that gets its name when it is whole and on the disk.
+
+    Until then it lies beside the cache as `CACHE.HOST.PID.UUID.tmp`, which nothing reads. An error removes it; what a kill leaves,
+    the next file to be written there does.
+    """
     folder = path.parent.parent if path.parent.name == "data" else path.parent
-    temporary = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    remove_abandoned(folder.parent)
+    temporary = folder.with_name(f"{folder.name}.{host()}.{os.getpid()}.{uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(cache_dir: Path) -> None:
+    """Remove what `whole_file` left of killed runs: of processes of this host that live no more, and whatever is older than a day.
+
+    Machines may share `cache_dir` and write to it meanwhile; of another's processes nothing but the age of their files is known.
+    """
+    for path in cache_dir.glob("*.tmp"):
+        name = TEMPORARY.fullmatch(path.name)
+        if name is None:
+            continue  # another's
+        dead = name["host"] == host() and not psutil.pid_exists(int(name["pid"]))
+        with suppress(FileNotFoundError, PermissionError):  # another process was quicker, or it is another user's
+            if dead or time.time() - path.stat().st_mtime > DAY:
+                path.unlink()
+
+
+def host() -> str:
+    """Which processes can be told by their numbers: those of a machine, or of a container, which may bear its machine's name."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}-{namespace.stat().st_ino}" if namespace.exists() else socket.gethostname()
 
 
 def write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:

@@ -270,7 +270,7 @@ def show(results: list[Result], arguments: EvaluationArguments) -> None:
     header = list(dict.fromkeys(name for row in rows for name in row if name != "95 %")) + ["95 %"]
     print(format_table(header, [[row.get(name, "") for name in header] for row in rows]))
     where = arguments.output_dir
-    report = f"python benchmarks/run_report.py --results {where} --output_dir {where}-report"
+    report = shlex.join(["python", "benchmarks/run_report.py", "--results", where, "--output_dir", f"{where}-report"])
     print(f"Saved {len(results)} results below {where}. Next: {report}")
 
 

@@ -51,8 +51,14 @@ def recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
 
 def launch(main: Callable, *argument_types: type) -> None:
     """Run a script's `main` on its parsed arguments."""
+    print_all_letters()
     warn_if_launched_alone()
     try:
         main(*parse(*argument_types))
     except InputError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+
+
+def print_all_letters() -> None:
+    """Print letters that standard output cannot encode, as under `PYTHONIOENCODING=ascii`, by their numbers; they would be an error."""
+    sys.stdout.reconfigure(errors="backslashreplace")

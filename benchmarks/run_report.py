@@ -5,6 +5,7 @@ python benchmarks/run_report.py benchmarks/recipes/paper_table_2.yaml --models B
 python benchmarks/run_report.py --results outputs/mine outputs/theirs --output_dir outputs/report --rows language --columns model
 """
 
+import shlex
 from pathlib import Path
 
 from benchmarks.comparison import Comparison
@@ -41,7 +42,8 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     for one in report.tables:
         print(f"\n{one.heading}\n{one.to_markdown()}")
     print("\n" + "\n".join([*notes, *([report.agreement()] if differences else [])]))
-    print(f"Saved the report of {len(results)} results. Next: open {folder / 'index.html'}")
+    page = shlex.quote(str(folder / "index.html"))
+    print(f"Saved the report of {len(results)} results. Next: open {page}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m model_cards model_cards/recipes/miniature.yaml
 """
 
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ def main(arguments: CardArguments) -> None:
 
     for task in dict.fromkeys(result.task for result in results):
         print(f"\n{task}:\n{stage_table(results, stages, task)}")
-    print(f"\nSaved the model, its card and plots to {output_dir}. Next: hf upload YOUR/MODEL {output_dir}")
+    print(f"\nSaved the model, its card and plots to {output_dir}. Next: hf upload YOUR/MODEL {shlex.quote(str(output_dir))}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,21 @@
+"""What every process of the tests begins with, before libraries are imported: where all goes that it writes."""
+
+import os
+import tempfile
+
+# One folder takes all that a run of the tests writes, and goes with it: temporary files, the folders of pytest, caches.
+# Workers of pytest-xdist and the scripts that tests start inherit its name.
+IS_FIRST = "ALTCLIP_TESTS" not in os.environ
+FOLDER = tempfile.mkdtemp(prefix="altclip-tests-") if IS_FIRST else os.environ["ALTCLIP_TESTS"]
+TEMPORARY = os.path.join(FOLDER, "tmp")
+os.makedirs(TEMPORARY, exist_ok=True)
+tempfile.tempdir = TEMPORARY
+os.environ |= {
+    "ALTCLIP_TESTS": FOLDER,
+    "TMPDIR": TEMPORARY,
+    "PYTEST_DEBUG_TEMPROOT": FOLDER,
+    "HF_HOME": os.path.join(FOLDER, "huggingface"),
+    "HF_DATASETS_CACHE": os.path.join(FOLDER, "datasets"),
+    "HF_HUB_OFFLINE": "1",
+    "TORCHINDUCTOR_CACHE_DIR": os.path.join(FOLDER, "inductor"),
+}

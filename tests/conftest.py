@@ -1,14 +1,10 @@
 """Small models and a small miniature, made on the spot; nothing is downloaded."""
 
 import os
-import tempfile
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-# Nothing of the tests stays in the cache of the clone.
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="altclip-tests-")
-
+import shutil
 import subprocess
 import sys
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
@@ -20,9 +16,13 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPConfig, CLIPImageProc
 
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
+from . import FOLDER, IS_FIRST, TEMPORARY
 from .processes import run_script
 
 ROOT = Path(__file__).parent.parent
+# What libraries have in the temporary folder, whatever is done: torchrun leaves empty folders of its logs, and multiprocessing
+# removes its own only when Python ends.
+OF_LIBRARIES = ("torchelastic_*", "pymp-*")
 TEXT = {
     "vocab_size": 120,
     "hidden_size": 32,
@@ -34,6 +34,30 @@ TEXT = {
     "project_dim": 24,
 }
 VISION = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Fail a run that leaves something in the temporary folder: a user's would stay there for ever."""
+    if IS_FIRST and left_behind():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    if left_behind():
+        terminalreporter.section("left in the temporary folder", red=True)
+        terminalreporter.line("\n".join(left_behind()))
+
+
+def pytest_configure():
+    if IS_FIRST:  # at the end, when multiprocessing (-100) has removed its own
+        Finalize(None, shutil.rmtree, args=(FOLDER,), kwargs={"ignore_errors": True}, exitpriority=-200)
+
+
+def left_behind() -> list[str]:
+    """Names of what tests, and the scripts that they ran, have left."""
+    paths = Path(TEMPORARY).iterdir()
+    return sorted(path.name for path in paths if not any(path.match(pattern) for pattern in OF_LIBRARIES))
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -221,10 +224,49 @@ def test_after_a_kill_only_what_is_missing_is_made(tmp_path, at):
         spawn(killed, (tmp_path / "killed", at), 1)
     (folder,) = (path for path in (tmp_path / "killed").iterdir() if path.is_dir())
     assert [path.name for path in folder.rglob("*.*")] == ["part-00000.arrow"]
+    assert len(list((tmp_path / "killed").glob("*.tmp"))) == (at == "named")
     seen = []
     column = cached(tmp_path / "killed", seen=seen)
+    assert list((tmp_path / "killed").iterdir()) == [folder]
     assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 11)]
     assert files(column.folder) == files(cached(tmp_path / "whole").folder)
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    """Of dead processes of this host at once; of others, and of a version that named no writer, after a day; never others' files."""
+    folder = cached(tmp_path / "other").folder
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    digits, here = "0123456789abcdef" * 2, column_cache.host()
+    kept = {
+        f"{folder.name}.{here}.{os.getpid()}.{digits}.tmp": 0,
+        f"{folder.name}.elsewhere.local.{dead.pid}.{digits}.tmp": 0,
+        f"{folder.name}.{digits}.tmp": 0,
+        f"notes.{here}.{dead.pid}.{digits}.tmp": 2,
+        "mine.tmp": 2,
+    }
+    removed = {
+        f"{folder.name}.{here}.{dead.pid}.{digits}.tmp": 0,
+        f"image_embeds-{digits}.{here}.{dead.pid}.{digits}.tmp": 0,
+        f"{folder.name}.elsewhere.local.{os.getpid()}.{digits}.tmp": 2,
+        f"{folder.name}.{'f' * 32}.tmp": 2,
+    }
+    (tmp_path / "cache").mkdir()
+    for name, days in (kept | removed).items():
+        path = tmp_path / "cache" / name
+        path.touch()
+        then = time.time() - days * column_cache.DAY
+        os.utime(path, (then, then))
+    cached(tmp_path / "cache")
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {folder.name, *kept}
+
+
+def test_an_error_leaves_no_half_of_a_file(tmp_path):
+    path = tmp_path / f"target-{'0' * 32}" / "README.md"
+    path.parent.mkdir()
+    with pytest.raises(OSError, match="no space"), column_cache.whole_file(path):
+        raise OSError("no space")
+    assert [left for left in tmp_path.rglob("*") if left != path.parent] == []
 
 
 def test_a_part_that_is_lost_is_made_anew(tmp_path):

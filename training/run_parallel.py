@@ -5,6 +5,8 @@ accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml -
 accelerate launch training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 
+import shlex
+
 import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
 
 # isort: split
@@ -34,7 +36,8 @@ def main(arguments: ParallelArguments) -> None:
     train(trainer, arguments)
     trainer.settle()
     trainer.save_model()
-    finish(arguments, "the dual encoder", "python benchmarks/run_retrieval.py --tasks my/task.yaml --models " + arguments.output_dir)
+    evaluate = "python benchmarks/run_retrieval.py --tasks my/task.yaml --models"
+    finish(arguments, "the dual encoder", f"{evaluate} {shlex.quote(arguments.output_dir)}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ accelerate launch training/run_stage2.py training/recipes/miniature/stage2.yaml
 accelerate launch training/run_stage2.py RECIPE.yaml --dataset FOLDER_OF_TARS --streaming --cache_image_embeds false --shuffle_buffer 1000
 """
 
+import shlex
+
 from benchmarks.loading import load_model
 from benchmarks.recipe import launch
 from training.arguments import ContrastiveArguments
@@ -39,7 +41,8 @@ def main(arguments: ContrastiveArguments) -> None:
         trainer.add_callback(TellEpoch(cells.inputs))
     train(trainer, arguments)
     trainer.save_model()
-    finish(arguments, "the model", "python benchmarks/run_retrieval.py --tasks my/task.yaml --models " + arguments.output_dir)
+    evaluate = "python benchmarks/run_retrieval.py --tasks my/task.yaml --models"
+    finish(arguments, "the model", f"{evaluate} {shlex.quote(arguments.output_dir)}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python training/run_translation.py --dataset my/captions --splits train --target
     --models '{"de": "Helsinki-NLP/opus-mt-en-de"}'
 """
 
+import shlex
 from collections import Counter
 
 from benchmarks.recipe import launch
@@ -34,7 +35,7 @@ def main(arguments: TranslationArguments) -> None:
     print(f"Translated {len(sentences)} distinct sentences; set aside as empty: {empty}.")
     print(
         f"Saved {sum(map(len, splits.values()))} rows to {arguments.output_dir}. "
-        f"Next: accelerate launch training/run_parallel.py RECIPE.yaml --dataset {arguments.output_dir}"
+        f"Next: accelerate launch training/run_parallel.py RECIPE.yaml --dataset {shlex.quote(arguments.output_dir)}"
     )
 
 

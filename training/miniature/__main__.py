@@ -24,6 +24,8 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.recipe import print_all_letters
+
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
 
@@ -130,6 +132,7 @@ def train_vocabulary(captions: list[dict[str, str]], arguments: argparse.Namespa
 
 
 def main() -> None:
+    print_all_letters()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/miniature"))
     parser.add_argument("--train_size", type=int, help="draw fewer training scenes")
