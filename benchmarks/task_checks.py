@@ -1,12 +1,11 @@
 """What a task may say, and whether what one says goes together: known before anything of its data is."""
 
-import difflib
 import typing
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING
 
 from .prompts import check_templates
-from .recipe import InputError
+from .recipe import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from .task import Task
@@ -26,8 +25,8 @@ IN_SEVERAL = {"captions": (str | dict, "the name of a column, or {language: name
 
 def check_known(key: str, known: list[str], where: str) -> None:
     if key not in known:
-        close = difflib.get_close_matches(str(key), known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
+        close = did_you_mean(key, known)
+        hint = f"did you mean {close!r}?" if close else f"choose from {', '.join(known)}"
         raise InputError(f"{where} has an unknown key {key!r}: {hint}")
 
 

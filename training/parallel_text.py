@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from datasets import Dataset, Features, Translation, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from benchmarks.loading import check_folder, load_rows
-from benchmarks.recipe import InputError
+from benchmarks.recipe import InputError, read_yaml
 
 from .data import caption_columns, has_text
 
@@ -71,9 +70,7 @@ def read_sources(dataset: str) -> list[dict]:
     """The sources that a `.yaml` file lists, its paths relative to it; or the one that is named."""
     if not dataset.endswith((".yaml", ".yml")):
         return [{"data": dataset}]
-    if not Path(dataset).is_file():
-        raise InputError(f"dataset {dataset!r} does not exist")
-    sources = yaml.safe_load(Path(dataset).read_text("utf-8"))
+    sources = read_yaml(Path(dataset), "dataset")
     for source in sources if isinstance(sources, list) else [None]:
         if not isinstance(source, dict) or "data" not in source or set(source) - SOURCE_KEYS:
             raise InputError(

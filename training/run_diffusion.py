@@ -1,6 +1,6 @@
 """AltDiffusion: lead Stable Diffusion by AltCLIP's text tower, training only keys and values of cross-attention (paper 5.4).
 
-accelerate launch training/run_diffusion.py training/recipes/altdiffusion/diffusion.yaml
+accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusion/diffusion.yaml
 
 Needs the extra `diffusion`.
 """

@@ -1,8 +1,8 @@
 """Parallel multilingual pre-training: two encoders learn from images with captions in several languages at once (Krasner & Lanuzo).
 
-accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml
-accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml --languages en --output_dir outputs/parallel/english
-accelerate launch training/run_parallel.py training/recipes/parallel/miniature.yaml
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml --languages en --output_dir outputs/parallel/english
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 
 from transformers import AutoImageProcessor, AutoTokenizer

@@ -1,6 +1,6 @@
 """Stage 0: train an English CLIP, the teacher. Skip it where a trained CLIP is at hand.
 
-accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml
+accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 """
 
 from benchmarks.loading import load_model
@@ -26,7 +26,8 @@ def main(arguments: TeacherArguments) -> None:
     )
     train(trainer, arguments)
     trainer.save_model()
-    finish(arguments, "the English teacher", "accelerate launch training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path")
+    following = "accelerate launch --quiet training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path"
+    finish(arguments, "the English teacher", following)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage 1, teacher learning: a multilingual text tower learns to give an English CLIP's text vectors (paper 3.1).
 
-accelerate launch training/run_stage1.py training/recipes/altclip/stage1.yaml
-accelerate launch training/run_stage1.py training/recipes/miniature/stage1.yaml
+accelerate launch --quiet training/run_stage1.py training/recipes/altclip/stage1.yaml
+accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
 """
 
 from benchmarks.loading import check_languages, load_model
@@ -51,7 +51,8 @@ def main(arguments: TeacherLearningArguments) -> None:
         trained = {f"text_model.{name}": value for name, value in weights.items()}
         model.save_pretrained(arguments.output_dir, state_dict=model.state_dict() | trained)
         processor.save_pretrained(arguments.output_dir)
-    finish(arguments, "the multilingual model", "accelerate launch training/run_stage2.py RECIPE.yaml, with it as model_name_or_path")
+    following = "accelerate launch --quiet training/run_stage2.py RECIPE.yaml, with it as model_name_or_path"
+    finish(arguments, "the multilingual model", following)
 
 
 if __name__ == "__main__":

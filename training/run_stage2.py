@@ -1,8 +1,8 @@
 """Stage 2, contrastive learning: the text tower learns from images in many languages, the image tower stays (paper 3.2).
 
-accelerate launch training/run_stage2.py training/recipes/altclip/stage2.yaml
-accelerate launch training/run_stage2.py training/recipes/miniature/stage2.yaml
-accelerate launch training/run_stage2.py RECIPE.yaml --dataset FOLDER_OF_TARS --streaming --cache_image_embeds false --shuffle_buffer 1000
+accelerate launch --quiet training/run_stage2.py training/recipes/altclip/stage2.yaml
+accelerate launch --quiet training/run_stage2.py training/recipes/miniature/stage2.yaml
+accelerate launch --quiet training/run_stage2.py RECIPE.yaml --dataset TARS --streaming --cache_image_embeds false --shuffle_buffer 1000
 """
 
 from benchmarks.loading import load_model

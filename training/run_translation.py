@@ -34,7 +34,7 @@ def main(arguments: TranslationArguments) -> None:
     print(f"Translated {len(sentences)} distinct sentences; set aside as empty: {empty}.")
     print(
         f"Saved {sum(map(len, splits.values()))} rows to {arguments.output_dir}. "
-        f"Next: accelerate launch training/run_parallel.py RECIPE.yaml --dataset {arguments.output_dir}"
+        f"Next: accelerate launch --quiet training/run_parallel.py RECIPE.yaml --dataset {arguments.output_dir}"
     )
 
 
