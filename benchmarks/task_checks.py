@@ -4,6 +4,8 @@ import typing
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING
 
+from modeling_altclip.languages_altclip import name_languages
+
 from .prompts import check_templates
 from .recipe import InputError, did_you_mean
 
@@ -44,6 +46,10 @@ def check_values(task: "Task") -> None:
     for language in [*task.languages, *(captions if isinstance(captions, dict) else [])]:
         if not isinstance(language, str):
             raise InputError(f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False")
+    try:
+        name_languages(task.languages)
+    except ValueError as error:
+        raise InputError(f"task {task.file!r}, languages: {error}") from error
     if isinstance(captions, dict) and not task.languages:
         task.languages = list(captions)
     if task.kind == "retrieval":

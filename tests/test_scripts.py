@@ -232,7 +232,7 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
 @pytest.mark.parametrize(
     "flags,message",
     [
-        (["--teacher_name_or_path", "no/such/folder"], "model 'no/such/folder' does not exist: give a folder"),
+        (["--teacher_name_or_path", "no/such/folder"], "teacher_name_or_path 'no/such/folder' does not exist: give a folder"),
         (["--dataset", "outputs/no/such"], "dataset 'outputs/no/such' does not exist"),
         (["--languages", "en", "xx"], "no text in language xx: choose from en zh"),
         (["--resume"], "holds no whole checkpoint: set save_steps"),

@@ -17,7 +17,9 @@ def main(arguments: TeacherArguments) -> None:
     if arguments.dry_run:
         return report(arguments)
     begin(arguments)
-    model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
+    model, processor = load_model(
+        arguments.model_name_or_path, argument="model_name_or_path", attn_implementation=arguments.attn_implementation
+    )
     cells = load_cells(arguments, ["en"])
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])

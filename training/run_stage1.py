@@ -23,12 +23,13 @@ def main(arguments: TeacherLearningArguments) -> None:
     if arguments.dry_run:
         return report(arguments)
     begin(arguments)
-    teacher, teacher_processor = load_model(arguments.teacher_name_or_path)
+    teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
     spoken = list(rows.features["captions"])
     new = check_languages(arguments.languages, spoken)
     replayed = check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
+    arguments.replay_languages = replayed  # by which the trainer draws
     targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
     say(arguments, f"Cached {targets}")
     held = held_vectors(arguments, rows, replayed)

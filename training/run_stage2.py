@@ -22,7 +22,9 @@ def main(arguments: ContrastiveArguments) -> None:
     if arguments.dry_run:
         return report(arguments)
     begin(arguments)
-    model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
+    model, processor = load_model(
+        arguments.model_name_or_path, argument="model_name_or_path", attn_implementation=arguments.attn_implementation
+    )
     freeze_all_but(model, arguments.trainable)
     cells = load_cells(arguments, arguments.languages, arguments.image_views)
     if arguments.cache_image_embeds:
@@ -30,7 +32,9 @@ def main(arguments: ContrastiveArguments) -> None:
         cells = cells.with_inputs("image_embeds", vectors)
         say(arguments, f"Cached {vectors}")
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
-    teacher = load_model(arguments.teacher_name_or_path) if arguments.teacher_name_or_path else (model, processor)
+    teacher = model, processor
+    if arguments.teacher_name_or_path is not None:
+        teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     validation = load_validation(arguments, model, processor, cells.languages, teacher)
     trainer = ContrastiveTrainer(
         model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor, validation=validation

@@ -7,6 +7,7 @@ python training/run_translation.py --dataset my/captions --splits train --target
 
 from collections import Counter
 
+from benchmarks.kinds import TRANSLATOR, check_kind
 from benchmarks.recipe import launch
 from training.translations import (
     TranslationArguments,
@@ -22,6 +23,8 @@ from training.translations import (
 
 def main(arguments: TranslationArguments) -> None:
     check_output(arguments)
+    for name_or_path in arguments.models.values() if arguments.models else [arguments.model_name_or_path]:
+        check_kind("model", name_or_path, TRANSLATOR)
     splits = {split.partition("[")[0]: read_split(arguments, split) for split in arguments.splits}
     sentences = distinct_sentences(list(splits.values()), arguments.source_language)
     translations, made_by = {}, {}

@@ -13,8 +13,10 @@ from transformers.utils import is_matplotlib_available
 
 from benchmarks.loading import check_languages, load_rows
 from benchmarks.recipe import InputError
+from modeling_altclip.languages_altclip import canonical
 
 from .arguments import PairArguments, StageArguments
+from .beginnings import check_models
 from .captions import find_form, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
@@ -24,7 +26,11 @@ from .views import ImageViews
 
 
 def begin(arguments: StageArguments) -> None:
-    """Seed everything, and flush denormals: they slowed a step on a CPU from tenths of a second to seconds."""
+    """See that all models are of the right kinds, and seed everything.
+
+    Denormals are flushed: they slowed a step on a CPU from tenths of a second to seconds.
+    """
+    check_models(arguments)
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
     # Or transformers would load every model in ZeRO-3's shares, the teacher too, which runs before DeepSpeed begins.
@@ -69,7 +75,7 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
         raise InputError(
             f"column {form.column!r} of {arguments.dataset!r} tells its languages row by row: name those to train on by --languages"
         )
-    languages = check_languages(languages, form.spoken or languages)
+    languages = check_languages(languages, form.spoken or [canonical(language) for language in languages])
     with arguments.main_process_first(desc="clearing reports"):
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         if arguments.local_process_index == 0 and not arguments.resume:
