@@ -5,6 +5,9 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
+from modeling_altclip.languages_altclip import is_english
+
+from .loading import find_language
 from .prompts import NAMES, OURS, load_class_names, read_json, split_source
 from .task import Task
 
@@ -25,7 +28,7 @@ def class_names_of(
     source, subset = (given, None) if given else (task.class_names, task.class_subset)
     if rows is None:
         by_language = source if isinstance(source, dict) else dict.fromkeys(languages, source)
-        known = [language for language in languages if language != "en" or by_language.get(language) != "dataset"]
+        known = [language for language in languages if not is_english(language) or source_of(language, by_language) != "dataset"]
         return load_class_names(source, known, task.n_classes, subset=subset)
     own = task.own_class_names(rows)
     n_classes = task.n_classes or (len(own) if own else None)
@@ -33,6 +36,12 @@ def class_names_of(
     for language, names in class_names.items():
         warn_of_another_order(language, names, own or [])
     return class_names
+
+
+def source_of(language: str, by_language: dict[str, str | list]) -> str | list | None:
+    """Where a language's names come from; None where the task does not say."""
+    key = find_language(language, by_language)
+    return None if key is None else by_language[key]
 
 
 def warn_of_another_order(language: str, names: list[str | None], own: list[str]) -> None:

@@ -16,9 +16,11 @@ from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError, safe_open
 from xxhash import xxh3_128
 
+from modeling_altclip.languages_altclip import is_english, spell
+
 from .classes import languages_of
 from .encoder import CachedEncoder
-from .loading import check_folder, check_languages, check_model, library_of, load_model, revision_of
+from .loading import check_folder, check_language, check_model, find_language, library_of, load_model, revision_of
 from .outcomes import SIX, Outcomes
 from .processes import fix_threads
 from .prompts import hash_prompts
@@ -76,12 +78,20 @@ def tasks_of(arguments: EvaluationArguments, kind: str, class_names: str | None 
             raise InputError(f"task {task.name!r} is of the kind {task.kind}: run benchmarks/run_{task.kind}.py")
     refuse_equal([task.name for task in tasks], "tasks")
     tasks = [task if arguments.dataset is None else replace(task, dataset=arguments.dataset, revision=None) for task in tasks]
-    if arguments.languages is None or kind == "zero_shot":
-        return [(task, arguments.languages or languages_of(task, class_names)) for task in tasks]
+    if arguments.languages is None:
+        return [(task, languages_of(task, class_names)) for task in tasks]
+    asked = [spell(language) for language in arguments.languages]
+    if kind == "zero_shot":
+        return [(task, asked) for task in tasks]
     spoken = list(dict.fromkeys(language for task in tasks for language in task.languages))
-    asked = check_languages(arguments.languages, spoken)
-    asked = [(task, [language for language in asked if language in task.languages]) for task in tasks]
-    return [(task, languages) for task, languages in asked if languages]
+    for language in asked:
+        if not any(find_language(language, task.languages) for task in tasks):
+            check_language(language, spoken)
+    chosen = []
+    for task in tasks:
+        there = [find_language(language, task.languages) for language in asked]
+        chosen.append((task, list(dict.fromkeys(language for language in there if language is not None))))
+    return [(task, languages) for task, languages in chosen if languages]
 
 
 def refuse_equal(names: list[str], what: str) -> None:
@@ -164,7 +174,7 @@ def check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], a
 
 def read_by(model: str, languages: list[str], arguments: EvaluationArguments) -> list[str]:
     """Those of the languages that a model is measured in."""
-    return [language for language in languages if model not in arguments.english_only or language == "en"]
+    return [language for language in languages if model not in arguments.english_only or is_english(language)]
 
 
 def how_to_prepare(absent: list[Task], given: list[str]) -> str:

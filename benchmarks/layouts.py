@@ -36,6 +36,9 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.file_download import repo_folder_name
 
+from modeling_altclip.languages_altclip import match_language
+
+from .loading import check_language
 from .recipe import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +66,12 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
         captions_of = partial(captions_by_id, captions=captions_of_splits(task, languages), id=task.columns["id"])
     else:
         lines = task.layout == "webdataset"
-        captions_of = partial(captions_of_row, column=task.columns["captions"], languages=languages, lines=lines, joined=task.join_words)
+        column, kinds = task.columns["captions"], rows.features
+        if isinstance(column, str):
+            keys = {language: match_language(language, kinds[column]) for language in languages}
+        else:
+            keys = {language: column[language] for language in languages}
+        captions_of = partial(captions_of_row, column=column, keys=keys, lines=lines, joined=task.join_words)
     return with_captions(first(rows, limit), captions_of, languages)
 
 
@@ -178,9 +186,8 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
         kinds = {name: features[name] for name in (column.values() if isinstance(column, dict) else [column])}
     elif isinstance(features[column], dict):
         kinds = features[column]
-        missing = [language for language in languages if language not in kinds]
-        if missing:
-            raise InputError(f"column {column!r} of {task.dataset!r} has no {', '.join(missing)}; it has {' '.join(kinds)}")
+        for language in languages:
+            check_language(language, kinds, f"column {column!r} of {task.dataset!r} has no")
     else:
         raise InputError(
             f"column {column!r} of {task.dataset!r} must hold {{language: texts}}, not {features[column]}: say which language it is in, "
@@ -262,9 +269,10 @@ def captions_by_id(row: dict, captions: dict[str, dict], id: str) -> dict:
     return {"captions": {language: texts.get(row[id], []) for language, texts in captions.items()}}
 
 
-def captions_of_row(row: dict, column: str | dict[str, str], languages: list[str], lines: bool, joined: bool) -> dict:
-    by_language = row[column] or {} if isinstance(column, str) else {language: row[name] for language, name in column.items()}
-    return {"captions": {language: texts_of(by_language.get(language), lines=lines, joined=joined) for language in languages}}
+def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str], lines: bool, joined: bool) -> dict:
+    """A row's texts by language, of the dict in one column, or of a column each; `keys` are the dict's or the columns' names."""
+    fields = row[column] or {} if isinstance(column, str) else row
+    return {"captions": {language: texts_of(fields.get(key), lines=lines, joined=joined) for language, key in keys.items()}}
 
 
 def texts_of(value: str | list[str] | None, *, lines: bool = False, joined: bool = False) -> list[str]:

@@ -1,5 +1,6 @@
 """Models and captioned datasets from a folder here or from the Hub, with errors a user can act on."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,49 +11,68 @@ from huggingface_hub.errors import HFValidationError
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
 
-import modeling_altclip  # noqa: F401  (AutoModel then builds our AltCLIP)
+from modeling_altclip.languages_altclip import match_language
 
 from .adapters import INSTALL, load_adapted
+from .kinds import TWO_TOWERS, Kind, check_folder, check_kind, check_tokenizer, readable
 from .recipe import InputError
 
 NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
 
 
-def load_model(name_or_path: str, *, attn_implementation: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load_model(
+    name_or_path: str, *, argument: str = "model", kind: Kind = TWO_TOWERS, attn_implementation: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
 
     Args:
         name_or_path: a folder that `save_pretrained` wrote or a Hub id; or a model of another library, as `open_clip:NAME`,
             `sentence_transformers:NAME` or `m_clip:NAME` (see `adapters`), which is a small module with the same two methods.
+        argument: what the model was given as, for messages.
+        kind: what it has to be.
         attn_implementation: transformers', for its own models.
 
     Raises:
-        InputError: the folder is missing, or has no configuration, weights or processor, or not all of them; or a library is.
+        InputError: the folder is missing, or has no configuration, weights or processor, or not all of them; it is of another
+            kind; or a library is missing.
     """
-    check_model(name_or_path)
-    if library := library_of(name_or_path):
+    if library := check_library(name_or_path):
         return load_adapted(library, name_or_path.removeprefix(f"{library}:"))
-    try:
+    check_kind(argument, name_or_path, kind)
+    with readable(argument, name_or_path):
         model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attn_implementation)
         processor = AutoProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"model {name_or_path!r} cannot be loaded: {error}") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise InputError(
+            f"{argument} {name_or_path!r} has no processor of texts and images, only a {type(processor).__name__}: "
+            "save an AltCLIPProcessor(image_processor, tokenizer) there"
+        )
+    check_tokenizer(argument, name_or_path, processor.tokenizer)
     if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
         lower_case(processor.tokenizer)
     return model, processor
 
 
 def check_model(name_or_path: str) -> None:
-    """What can be known of a model before it is loaded.
+    """What can be known of a model to evaluate before anything is loaded; of the Hub's, nothing.
 
     Raises:
-        InputError: the folder does not exist, or what stands before a colon is no library that there is an adapter for.
+        InputError: the folder does not exist, or holds a model of another kind; or what stands before a colon is no library that
+            there is an adapter for.
     """
-    library = library_of(name_or_path)
-    if library is None:
+    if check_library(name_or_path) is None:
         check_folder("model", name_or_path)
-    elif library not in INSTALL:
-        raise InputError(f"model {name_or_path!r} has an unknown prefix: choose from {', '.join(f'{known}:' for known in INSTALL)}")
+        if Path(name_or_path).exists():
+            check_kind("model", name_or_path, TWO_TOWERS)
+
+
+def check_library(name_or_path: str) -> str | None:
+    """The library that a model is of, where it is not transformers; one that there is no adapter for is an `InputError`."""
+    library = library_of(name_or_path)
+    if library is not None and library not in INSTALL:
+        choices = ", ".join(f"{known}:" for known in INSTALL)
+        raise InputError(f"model {name_or_path!r} has an unknown prefix: choose from {choices}")
+    return library
 
 
 def library_of(name_or_path: str) -> str | None:
@@ -130,16 +150,27 @@ def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:
 
 
 def check_languages(asked: list[str] | None, spoken: list[str]) -> list[str]:
-    """Give the languages `asked` for, or all that are `spoken`; one that is not spoken is an `InputError`."""
-    unknown = [language for language in asked or [] if language not in spoken]
-    if unknown:
-        raise InputError(f"no text in language {', '.join(unknown)}: choose from {' '.join(spoken)}")
-    return asked or spoken
+    """Give the languages `asked` for, or all that are `spoken`, each in the spelling it is spoken under.
+
+    Raises:
+        InputError: one is not spoken, may be one of several, or is a country's code, say; the message asks what was meant.
+    """
+    if not asked:
+        return spoken
+    return list(dict.fromkeys(check_language(language, spoken) for language in asked))
 
 
-def check_folder(what: str, name_or_path: str) -> None:
-    """Tell a mistyped folder from a Hub id: more than one slash, or a first part that is a folder here, means a path."""
-    path = Path(name_or_path)
-    looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
-    if looks_local and not path.exists():
-        raise InputError(f"{what} {name_or_path!r} does not exist: give a folder that is there, or a Hub id like 'org/name'")
+def check_language(asked: str, spoken: Iterable[str], lacking: str = "no text in language") -> str:
+    """The one that is `spoken` of what `match_language` takes for the language asked for; none is an `InputError`."""
+    try:
+        return match_language(asked, spoken)
+    except ValueError as error:
+        raise InputError(f"{lacking} {asked}: {error}") from error
+
+
+def find_language(asked: str, spoken: Iterable[str]) -> str | None:
+    """The same, but None where there is none."""
+    try:
+        return match_language(asked, spoken)
+    except ValueError:
+        return None

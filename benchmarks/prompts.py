@@ -16,6 +16,7 @@ import warnings
 from collections import defaultdict
 from pathlib import Path
 
+from modeling_altclip.languages_altclip import is_english, match_language
 from modeling_altclip.prompts_altclip import PROMPTS
 
 from .recipe import InputError
@@ -50,9 +51,11 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
     if SOURCE.fullmatch(which):
         templates, origin = read_source(which, language, "zeroshot_classification_templates")
         return check_templates([template.replace("{c}", "{}") for template in templates], origin)
+    try:
+        language = match_language(language, PROMPTS)
+    except ValueError as error:
+        raise InputError(f"templates {which!r}: none are written in {language!r}: {error}, or give a JSON file of yours") from error
     path = SETS / f"{language}.json"
-    if language not in PROMPTS:
-        raise InputError(f"templates {which!r}: none are written in {language!r}, only in {' '.join(PROMPTS)}; give a JSON file of yours")
     sets = {"simple": []} | json.loads(path.read_text("utf-8"))
     chosen = pick(sets, which, "set of templates", path.name)
     return [*PROMPTS[language], *chosen] if which in ("simple", "full") else chosen
@@ -82,7 +85,7 @@ def load_class_names(
     rows = load_subset(subset) if isinstance(subset, str) else subset
     class_names = {}
     for language in languages:
-        given = pick(source, language, "class names in", "class_names") if isinstance(source, dict) else source
+        given = pick_language(source, language, "class names in", "class_names") if isinstance(source, dict) else source
         names, origin = read_names(given, language, dataset_names)
         if isinstance(subset, str) and len(names) != IMAGENET:
             raise InputError(f"class names of {language!r} in {origin}: {len(names)} names, but {subset} is of ImageNet's {IMAGENET:,}")
@@ -131,9 +134,9 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
     if isinstance(source, list):
         return source, "class_names"
     if source == "dataset":
-        if language != "en" or not dataset_names:
+        if not is_english(language) or not dataset_names:
             # Names in other languages are asked for before any row was read, and it is known whether there are English ones.
-            lack = "does not name its classes" if language == "en" else "names its classes in English only, if at all"
+            lack = "does not name its classes" if is_english(language) else "names its classes in English only, if at all"
             wanted = f"a JSON file with {{{language!r}: [name of class 0, ...]}}"
             raise InputError(f"class names of {language!r}: the dataset {lack}; give class_names {wanted}")
         return [name.replace("_", " ") for name in dataset_names], "the dataset"
@@ -160,11 +163,10 @@ def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
         if key != BABEL:
             codes = [file.name.partition("_")[0] for file in sorted(folder.glob(f"*_{kind}.json"))]
             files = {{country: code for code, country in COUNTRIES.items()}.get(code, code): code for code in codes}
-            path = folder / f"{pick(files, language, f'{kind} in', 'clip_benchmark')}_{kind}.json"
+            path = folder / f"{pick_language(files, language, f'{kind} in', 'clip_benchmark')}_{kind}.json"
             return pick(read_json(path), key, "dataset", path.name), path.name
         path, key = folder / (f"{BABEL}.json" if kind == "classnames" else "nllb_dist13b_prompts.json"), None
-    by_language = {code.lower(): value for code, value in read_json(path).items()}
-    found = pick(by_language, language.lower(), "language", path.name)
+    found = pick_language(read_json(path), language, "language", path.name)
     if isinstance(found, dict):
         return pick(found, key, "key", f"{path.name} in {language!r}"), path.name
     if key is not None:
@@ -196,6 +198,16 @@ def pick(table: dict, key: str | None, what: str, origin: str):
     if key not in table:
         raise InputError(f"{origin} has no {what} {key!r}: there are {some(list(table), 40)}")
     return table[key]
+
+
+def pick_language(table: dict, language: str, what: str, origin: str):
+    """The value of the key that is the language; one that may have been meant is asked about."""
+    try:
+        return table[match_language(language, table)]
+    except ValueError as error:
+        if "did you mean" in str(error) or "it may be" in str(error):
+            raise InputError(f"{origin} has no {what} {language!r}: {error}") from error
+        return pick(table, language, what, origin)
 
 
 def check_templates(templates: list[str], origin: str) -> list[str]:

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from .comparison import MEAN, SIGNIFICANT, Comparison, Number, is_rank
+from .loading import find_language
 from .prompts import OURS
 from .recipe import InputError
 from .results import Result, format_table, load_results
@@ -96,6 +97,9 @@ def select_results(
             )
         results += load_results(Path(folder))
     tasks = tasks and [Path(task).stem if task.endswith((".yaml", ".yml")) else task for task in tasks]
+    if languages is not None:
+        there = list(dict.fromkeys(result.language for result in results))
+        languages = [find_language(language, there) or language for language in languages]
     asked = {"model": models, "task": tasks, "language": languages}
     kept = [result for result in results if all(names is None or getattr(result, axis) in names for axis, names in asked.items())]
     if not kept:

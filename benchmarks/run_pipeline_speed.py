@@ -6,20 +6,31 @@ python benchmarks/run_pipeline_speed.py --images 8 --labels 10 --width 64 --laye
 CPU seconds of one thread, each pipeline called once after a warm-up; scores have to agree.
 """
 
-import argparse
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, XLMRobertaTokenizer, ZeroShotImageClassificationPipeline
 
+from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPZeroShotPipeline
 
 WORDS = "red green tall small old wooden dog cat house river tree boat bridge child market lamp".split()
 
 
-def main(arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class SpeedArguments:
+    """What to measure."""
+
+    images: int = field(default=64, metadata={"help": "Number of images."})
+    labels: int = field(default=100, metadata={"help": "Number of labels."})
+    width: int = field(default=768, metadata={"help": "Of both towers; 768 and 12 layers are base size."})
+    layers: int = field(default=12, metadata={"help": "Of both towers."})
+
+
+def main(arguments: SpeedArguments) -> None:
     torch.set_num_threads(1)
     parts = build(arguments.width, arguments.layers)
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.images, 256, 320, 3), dtype=np.uint8)
@@ -62,9 +73,4 @@ def difference(ours: list, theirs: list) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--labels", type=int, default=100)
-    parser.add_argument("--width", type=int, default=768, help="of both towers; 768 and 12 layers are base size")
-    parser.add_argument("--layers", type=int, default=12)
-    main(parser.parse_args())
+    launch(main, SpeedArguments)

@@ -2,7 +2,7 @@
 
 python benchmarks/run_retrieval.py benchmarks/recipes/miniature_retrieval.yaml
 python benchmarks/run_retrieval.py --models BAAI/AltCLIP-m9 --tasks xm3600 flickr30k my/task.yaml --languages en zh ja
-accelerate launch benchmarks/run_retrieval.py --models BAAI/AltCLIP --tasks mscoco-5k
+accelerate launch --quiet benchmarks/run_retrieval.py --models BAAI/AltCLIP --tasks mscoco-5k
 """
 
 from dataclasses import dataclass, field

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.compute as pc
-import yaml
 from datasets import ClassLabel, Dataset, IterableDataset
 
 from . import layouts
 from .caption_files import read_caption_files
 from .loading import check_folder, check_languages
 from .prompts import split_source
-from .recipe import InputError
+from .recipe import InputError, read_yaml
 from .task_checks import FILES, check_known, check_values
 
 logger = logging.getLogger(__name__)
@@ -159,13 +158,7 @@ def load_task(name_or_path: str) -> Task:
         if name_or_path not in all_task_names():
             close = difflib.get_close_matches(name_or_path, all_task_names(), 3, 0.5) or all_task_names()
             raise InputError(f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file of your own")
-    if not path.is_file():
-        raise InputError(f"task {str(path)!r} does not exist: give a YAML file that is there, or the name of one in {FOLDER}")
-    try:
-        with path.open("rb") as file:  # so that the parser names the file and the line
-            given = yaml.safe_load(file)
-    except yaml.YAMLError as error:
-        raise InputError(f"task {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
+    given = read_yaml(path, "task")
     if not isinstance(given, dict):
         raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
     check_keys(given, str(path))

@@ -1,12 +1,13 @@
 """What a task may say, and whether what one says goes together: known before anything of its data is."""
 
-import difflib
 import typing
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING
 
+from modeling_altclip.languages_altclip import name_languages
+
 from .prompts import check_templates
-from .recipe import InputError
+from .recipe import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from .task import Task
@@ -26,8 +27,8 @@ IN_SEVERAL = {"captions": (str | dict, "the name of a column, or {language: name
 
 def check_known(key: str, known: list[str], where: str) -> None:
     if key not in known:
-        close = difflib.get_close_matches(str(key), known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
+        close = did_you_mean(key, known)
+        hint = f"did you mean {close!r}?" if close else f"choose from {', '.join(known)}"
         raise InputError(f"{where} has an unknown key {key!r}: {hint}")
 
 
@@ -45,6 +46,10 @@ def check_values(task: "Task") -> None:
     for language in [*task.languages, *(captions if isinstance(captions, dict) else [])]:
         if not isinstance(language, str):
             raise InputError(f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False")
+    try:
+        name_languages(task.languages)
+    except ValueError as error:
+        raise InputError(f"task {task.file!r}, languages: {error}") from error
     if isinstance(captions, dict) and not task.languages:
         task.languages = list(captions)
     if task.kind == "retrieval":

@@ -8,8 +8,9 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.loading import check_folder, load_model, load_rows
-from benchmarks.recipe import launch
+from benchmarks.kinds import TWO_TOWERS, check_folder, check_kind
+from benchmarks.loading import load_model, load_rows
+from benchmarks.recipe import InputError, launch
 from benchmarks.results import load_results
 
 from .card import render_card, stage_table
@@ -34,6 +35,11 @@ class CardArguments:
 
 def main(arguments: CardArguments) -> None:
     check_folder("results", arguments.results)
+    for stage in arguments.stages:
+        check_folder("stages", stage)
+        if not Path(stage, "trainer_state.json").is_file():
+            raise InputError(f"stages has {stage!r}, which holds no trainer_state.json: give folders that training scripts wrote")
+    check_kind("stages", arguments.stages[-1], TWO_TOWERS)
     folders, output_dir = [Path(stage) for stage in arguments.stages], Path(arguments.output_dir)
     stages, results = [folder.name for folder in folders], load_results(Path(arguments.results))
     model, _ = load_model(arguments.stages[-1])

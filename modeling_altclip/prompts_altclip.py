@@ -4,6 +4,8 @@ Where a language inflects its nouns, the name stands after a colon or a dash, so
 dictionary. Written for this package; not measured on real photographs.
 """
 
+from .languages_altclip import match_language
+
 PROMPTS = {
     "en": ("A photo of {}.", "A picture showing {}.", "There is {} in this photo."),
     "zh": ("一张{}的照片。", "一幅{}的图片。", "这张照片里有{}。"),
@@ -31,16 +33,20 @@ def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tu
     """The sentences meant by one sentence, by a list of them, or by a language code such as `zh`.
 
     Raises:
-        ValueError: a sentence has no place for the name, or there is no sentence in the language.
+        ValueError: a sentence has no place for the name, or there is no sentence in the language; the message asks which one
+            was meant by `cn` or `chinese`.
     """
-    if isinstance(hypothesis_template, str) and hypothesis_template in PROMPTS:
-        return PROMPTS[hypothesis_template]
+    if isinstance(hypothesis_template, str) and "{" not in hypothesis_template:
+        try:
+            return PROMPTS[match_language(hypothesis_template, PROMPTS)]
+        except ValueError as error:
+            raise ValueError(
+                f"hypothesis_template {hypothesis_template!r} has no {{}} for the label, and is no language we have sentences in: {error}"
+            ) from error
     templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
     for template in templates:
         if template.format("a") == template.format("b"):
-            raise ValueError(
-                f"hypothesis_template {template!r} has no {{}} for the label, and is no language we have sentences in: {' '.join(PROMPTS)}"
-            )
+            raise ValueError(f"hypothesis_template {template!r} has no {{}} for the label")
     if not templates:
         raise ValueError("hypothesis_template is an empty list: give a sentence with {} in it")
     return templates

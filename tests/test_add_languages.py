@@ -137,4 +137,4 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
 
 def test_what_is_no_altclip_is_refused(miniature, run, tmp_path):
     process = add(run, miniature, miniature / "clip", tmp_path / "more", "--languages", "th")
-    assert process.returncode == 1 and "is a clip: give a finished AltCLIP" in process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 1 and "is a model of the type 'clip': give an AltCLIP" in process.stderr.strip().splitlines()[-1]

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training/recipes/accelerate/README.md"]
 # Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
-    r"(make (demo|ablation|add-languages|parallel|install|test|style)|pip|hf |git |srun|export|cd |#SBATCH|source |.*(_node 8|--config_file))"
+    r"make (demo|ablation|add-languages|parallel|install|test|style)|pip|hf |git |srun|export|cd |#SBATCH|source |"
+    r".*(_node 8|--config_file)"
 )
 # Trainings are as printed but for their length, and do not wait for GPUs that are not here.
 SHORT = "--max_steps 2 --save_strategy no --per_device_train_batch_size 4"

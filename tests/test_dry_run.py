@@ -233,7 +233,8 @@ def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
 
 def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_path):
     stand_ins(LARGE, XLMR_LARGE)
-    with pytest.raises(InputError, match="is a 'clip', but a xlm-roberta or roberta or camembert has to stand here"):
+    message = "text_encoder_name_or_path '.*clip' is a model of the type 'clip': give an XLM-R, a RoBERTa or a CamemBERT"
+    with pytest.raises(InputError, match=message):
         dry_run("stage1", "altclip", "--teacher_name_or_path", tmp_path / "clip", "--text_encoder_name_or_path", tmp_path / "clip")
 
 

@@ -1,11 +1,12 @@
 """Recipes and flags, and what is said of bad ones."""
 
+import re
 from dataclasses import dataclass, field
 
 import pytest
 
 from benchmarks.loading import check_languages, load_captions, load_model, load_rows, revision_of
-from benchmarks.recipe import InputError, parse
+from benchmarks.recipe import InputError, launch, parse
 from training.arguments import ContrastiveArguments, DiffusionArguments, TeacherArguments, TeacherLearningArguments
 
 from .conftest import ROOT
@@ -41,9 +42,98 @@ def test_a_bad_recipe_is_refused(tmp_path, text, message):
         parse(Arguments, arguments=[write(tmp_path / "r.yaml", text)])
 
 
-def test_a_missing_recipe_is_refused():
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (b"rate: 1\nnames: [a\nflag: true\n", "recipe '.*' is no YAML, line 3, column 5: "),
+        (b"rate: 1\n  flag: 2\n", "recipe '.*' is no YAML, line 2, column 7: mapping values are not allowed here"),
+        (b"rate: !!python/object:os.x 1\n", "recipe '.*' is no YAML, line 1, column 7: could not determine a constructor"),
+        (b"rate: \x01\n", "recipe '.*' is no YAML: unacceptable character"),
+        ("names: [\u4f60]\n".encode("gbk"), "recipe '.*' is not UTF-8, at byte 8: save it as UTF-8"),
+        ("rate: 1\n".encode("utf-16"), "recipe '.*' is not UTF-8, at byte 0"),
+        (b"", "recipe '.*' must be a mapping of flags to values"),
+        (b"1: 2\n", "recipe '.*' has an unknown key 1"),
+        (b"rate: [1, 2]\n", r"recipe '.*': rate is the list \[1, 2\]: give one value"),
+        (b"rate: many\n", "argument --rate: invalid float value: 'many'"),
+        (b"flag: perhaps\n", "argument --flag: Truthy value expected: got perhaps"),
+        (b"names: []\n", "argument --names: expected at least one argument"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_refused_in_one_line(tmp_path, content, message):
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=f"^{message}[^\n]*$"):
+        parse(Arguments, arguments=[str(tmp_path / "r.yaml")])
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "r.yaml").write_bytes("rate: 2\n".encode("utf-8-sig"))
+    assert parse(Arguments, arguments=[str(tmp_path / "r.yaml")])[0].rate == 2
+
+
+def test_a_missing_recipe_is_refused(tmp_path):
     with pytest.raises(InputError, match="recipe 'nowhere.yaml' does not exist"):
         parse(Arguments, arguments=["nowhere.yaml"])
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(InputError, match="recipe '.*folder.yaml' is a folder"):
+        parse(Arguments, arguments=[str(tmp_path / "folder.yaml")])
+    with pytest.raises(InputError, match="argument 'recipe' is no recipe: give a file RECIPE.yaml, or flags"):
+        parse(Arguments, arguments=["recipe", "--rate", "1"])
+
+
+@dataclass
+class Required:
+    source_language: str
+    rate: float = 1.0
+
+    def __post_init__(self):
+        if self.rate < 0:
+            raise ValueError("rate is negative,\nwhich it may not be")
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ("--rat 2", "unknown flag --rat: did you mean --rate?"),
+        ("--source_langauge en", "unknown flag --source_langauge: did you mean --source_language?"),
+        ("--source-langage=en", "unknown flag --source-langage: did you mean --source_language?"),
+        ("--source_lang en", "unknown flag --source_lang: did you mean --source_language?"),  # argparse would guess
+        ("--zzz 2", "unknown flag --zzz: see --help"),
+        ("--rate 2", "missing --source_language: give them as flags"),
+        ("--source_language en --rate", "argument --rate: expected one argument"),
+        ("--source_language en --rate high", "argument --rate: invalid float value: 'high'"),
+        ("--source_language en more", "argument 'more' belongs to no flag"),
+        ("--source_language en -rate 2", "argument '-rate' belongs to no flag"),
+        ("--source_language en --rate -2", "rate is negative"),
+    ],
+)
+def test_a_bad_flag_is_refused(flags, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse(Required, arguments=flags.split())
+
+
+def test_both_spellings_of_a_flag_are_taken():
+    assert parse(Required, arguments=["--source-language=en", "--rate", "-0"])[0] == Required("en", -0.0)
+    assert parse(Arguments, arguments=["--names", "{} and --flag", "--flag"])[0] == Arguments(names=["{} and --flag"], flag=True)
+
+
+@pytest.mark.parametrize("value", ["--lr_scheduler_type", "--optim", "--save_strategy", "--report_to_nobody"])
+def test_values_that_transformers_refuses_are_one_line(value, tmp_path):
+    recipe = str(ROOT / "training/recipes/miniature/stage2.yaml")
+    with pytest.raises(InputError, match=f"{value}"):
+        parse(ContrastiveArguments, arguments=[recipe, "--output_dir", str(tmp_path), value, "nonsense"])
+
+
+def test_launch_prints_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/somewhere/training/__main__.py", "--source_language", "en", "--rate", "-1"])
+    with pytest.raises(SystemExit) as ended:
+        launch(print, Required)
+    assert ended.value.code == "training: error: rate is negative, which it may not be"
+
+
+def test_help_still_helps(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(ContrastiveArguments, arguments=["-h"])
+    assert ended.value.code == 0 and "--cache_image_embeds" in capsys.readouterr().out
 
 
 STAGES = {"stage0": TeacherArguments, "stage1": TeacherLearningArguments, "stage2": ContrastiveArguments, "diffusion": DiffusionArguments}

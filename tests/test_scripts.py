@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -66,8 +67,9 @@ def finished(stages, run):
 
 def test_every_stage_says_what_it_saved_and_what_comes_next(stages):
     _, said = stages
-    assert re.fullmatch(r"Saved the English teacher to .*teacher\. Next: accelerate launch training/run_stage1\.py .*", said["stage0"])
-    assert re.fullmatch(r"Saved the multilingual model to .*stage1\. Next: accelerate launch training/run_stage2\.py .*", said["stage1"])
+    launch = r"accelerate launch --quiet training/run_"
+    assert re.fullmatch(rf"Saved the English teacher to .*teacher\. Next: {launch}stage1\.py .*", said["stage0"])
+    assert re.fullmatch(rf"Saved the multilingual model to .*stage1\. Next: {launch}stage2\.py .*", said["stage1"])
     assert re.fullmatch(r"Saved the model to .*stage2\. Next: python benchmarks/run_retrieval\.py .*", said["stage2"])
 
 
@@ -230,7 +232,7 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
 @pytest.mark.parametrize(
     "flags,message",
     [
-        (["--teacher_name_or_path", "no/such/folder"], "model 'no/such/folder' does not exist: give a folder"),
+        (["--teacher_name_or_path", "no/such/folder"], "teacher_name_or_path 'no/such/folder' does not exist: give a folder"),
         (["--dataset", "outputs/no/such"], "dataset 'outputs/no/such' does not exist"),
         (["--languages", "en", "xx"], "no text in language xx: choose from en zh"),
         (["--resume"], "holds no whole checkpoint: set save_steps"),
@@ -249,6 +251,18 @@ def test_an_unknown_recipe_key_ends_a_script_with_one_clear_line(run, tmp_path):
     process = run("python", ROOT / "training/run_stage2.py", tmp_path / "r.yaml")
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "unknown key 'learning_rte': did you mean 'learning_rate'?" in process.stderr.strip().splitlines()[-1]
+
+
+def test_the_documented_launcher_adds_nothing_to_the_one_line():
+    """Without --quiet accelerate adds a traceback of its own."""
+    launcher = [Path(sys.executable).parent / "accelerate", "launch", "--quiet", "--num_processes", "1", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # left out, they are warned of before the script begins
+    flags = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", "--learnig_rate", "3"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run([*launcher, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    lines = [line for line in process.stderr.splitlines() if not line.startswith("[transformers]")]
+    assert process.returncode == 1
+    assert lines == ["run_stage1.py: error: unknown flag --learnig_rate: did you mean --learning_rate?"]
 
 
 def test_a_model_folder_without_weights_ends_a_benchmark_with_one_clear_line(stages, run, tmp_path):

@@ -165,7 +165,7 @@ def test_bad_settings_are_refused(flags, message, tmp_path):
 def test_bad_encoders_and_data_are_refused(miniature, processor, tmp_path, rows):
     with pytest.raises(InputError, match="does not exist"):
         load_for_masking(str(tmp_path / "nothing"))
-    with pytest.raises(InputError, match="cannot be loaded for masked language modelling"):
+    with pytest.raises(InputError, match="is a model of the type 'clip': give a text encoder that was made for masked texts"):
         load_for_masking(str(miniature / "clip"))
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 120}
     half = BertModel(BertConfig(**shape))

@@ -162,7 +162,7 @@ def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path
     flags += ["--model_name_or_path", translator, "--language_codes", json.dumps(CODES), "--max_length", "40"]
     process = run("python", ROOT / "training/run_translation.py", *flags)
     assert process.returncode == 0, process.stderr
-    assert f"Saved 3 rows to {tmp_path}/out. Next: accelerate launch training/run_parallel.py" in process.stdout
+    assert f"Saved 3 rows to {tmp_path}/out. Next: accelerate launch --quiet training/run_parallel.py" in process.stdout
     rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
     assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS] and list(rows["number"]) == [7, 8, 9]
     dog, cat = (by_hand(translator, text) for text in ("a dog", "a cat"))

@@ -12,6 +12,7 @@ They stand in the column that `text_column` names, or in the first there is of `
 first tar, and drops without a word a language that a dict has in later rows only; lists name theirs in every row.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, List, Translation, Value, concatenate_datasets
 
 from benchmarks.recipe import InputError
+from modeling_altclip.languages_altclip import canonical, name_languages
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 NAMED = {"language", "text"}
@@ -30,11 +32,13 @@ class Form(NamedTuple):
     - `column`: the column of the texts.
     - `language`: the language of all of them, where only the recipe says it.
     - `spoken`: the languages, where the columns' types say them.
+    - `names`: the canonical code of each language, `{"pt_BR": "pt-BR"}`, where another stands in the data.
     """
 
     column: str
     language: str | None
     spoken: list[str] | None
+    names: dict[str, str] = {}
 
 
 def find_form(features: Features, dataset: str, text_column: str | None = None, languages: list[str] | None = None) -> Form:
@@ -50,9 +54,9 @@ def find_form(features: Features, dataset: str, text_column: str | None = None, 
         raise InputError(f"dataset {dataset!r} has no column {wanted}; it has {', '.join(fields)}")
     column, feature = there[0], fields[there[0]]
     if isinstance(feature, Translation):
-        return Form(column, None, list(feature.languages))
+        return by_keys(column, feature.languages, dataset)
     if isinstance(feature, dict) and set(feature) != NAMED and all(map(is_text, feature.values())):
-        return Form(column, None, list(feature))
+        return by_keys(column, feature, dataset)
     named = feature.feature if isinstance(feature, List) else feature
     if isinstance(named, dict) and set(named) == NAMED or is_text(feature) and "language" in fields:
         return Form(column, None, None)
@@ -63,7 +67,22 @@ def find_form(features: Features, dataset: str, text_column: str | None = None, 
             f"column {column!r} of {dataset!r} is in one language, and no column 'language' says which: "
             f"name it by --languages, which has {' '.join(languages or []) or 'none'}"
         )
-    return Form(column, languages[0], languages)
+    (language,) = named_languages(languages, "--languages").values()
+    return Form(column, language, [language])
+
+
+def by_keys(column: str, languages: Iterable[str], dataset: str) -> Form:
+    """The form of a dict whose keys are languages."""
+    names = named_languages(languages, dataset)
+    return Form(column, None, list(names.values()), names)
+
+
+def named_languages(languages: Iterable[str], data: str) -> dict[str, str]:
+    """The canonical codes of the languages of some data, as `name_languages`; a mistake is an `InputError`."""
+    try:
+        return name_languages(languages)
+    except ValueError as error:
+        raise InputError(f"languages of {data!r}: {error}") from error
 
 
 def with_json(row: dict) -> dict:
@@ -95,7 +114,8 @@ def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
     for language, texts in pairs:
         texts = [text for text in ([texts] if isinstance(texts, str) else texts or []) if text]
         if language and texts:
-            captions.setdefault(language, []).extend(texts)
+            code = canonical(language)
+            captions.setdefault(form.names.get(language) or form.names.get(code) or code, []).extend(texts)
     return captions
 
 
@@ -110,10 +130,13 @@ def pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tupl
 
 def with_captions(rows: Dataset, form: Form) -> Dataset:
     """Rows of `image` and `captions`, `{language: text}` or `{language: texts}`; the images are not read."""
-    if form.column == "captions" and isinstance(rows.features.get("captions"), dict) and form.spoken:
+    as_they_are = form.spoken is not None and form.spoken == list(form.names)
+    if form.column == "captions" and isinstance(rows.features.get("captions"), dict) and as_they_are:
         return rows.select_columns(["image", "captions"])
     texts = rows.select_columns([column for column in (form.column, "language", "json") if column in rows.features])
-    languages = form.spoken or languages_of(texts, form)
+    if form.spoken is None:
+        form = form._replace(names=named_languages(languages_of(texts, form), form.column))
+    languages = form.spoken or list(form.names.values())
     captions = texts.map(
         partial(gather, form=form, languages=languages),
         remove_columns=texts.column_names,

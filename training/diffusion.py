@@ -4,12 +4,18 @@ The UNet reads the text tower's vectors of all 77 tokens. Where its cross-attent
 the autoencoder, the text tower and the rest of the UNet stay as they are.
 """
 
+from pathlib import Path
+
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from torch import nn
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedTokenizerBase
+
+from benchmarks.kinds import UNREADABLE, check_folder
+from benchmarks.recipe import InputError
+from modeling_altclip import AltCLIPTextModel
 
 from .trainers import AltCLIPTrainer
 
@@ -56,6 +62,29 @@ class DiffusionTrainer(AltCLIPTrainer):
         target = self.scheduler.get_velocity(latents, noise, steps) if velocity else noise
         loss = mse_loss(predicted.float(), target.float())
         return (loss, predicted) if return_outputs else loss
+
+
+def load_pipeline(name_or_path: str, text_encoder: AltCLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> StableDiffusionPipeline:
+    """Stable Diffusion with another text encoder and tokenizer in the place of its own.
+
+    Raises:
+        InputError: there is no such pipeline, it is not whole, or its cross-attention has another width than the text encoder.
+    """
+    check_folder("diffusion_name_or_path", name_or_path)
+    if Path(name_or_path).is_dir() and not Path(name_or_path, "model_index.json").exists():
+        raise InputError(f"diffusion_name_or_path {name_or_path!r} has no model_index.json, so it is no StableDiffusionPipeline's folder")
+    parts = {"text_encoder": text_encoder, "tokenizer": tokenizer, "safety_checker": None, "requires_safety_checker": False}
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(name_or_path, **parts)
+    except UNREADABLE as error:
+        raise InputError(f"diffusion_name_or_path {name_or_path!r} cannot be loaded: {error}") from error
+    read, given = pipeline.unet.config.cross_attention_dim, text_encoder.config.project_dim
+    if read != given:
+        raise InputError(
+            f"diffusion_name_or_path {name_or_path!r} reads texts of {read} values, and model_name_or_path gives {given}: "
+            "take an AltCLIP whose teacher is the text encoder of that Stable Diffusion"
+        )
+    return pipeline
 
 
 def keys_and_values_alone(unet: nn.Module) -> nn.Module:

@@ -9,15 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from benchmarks.loading import check_folder
-from benchmarks.recipe import InputError
+from benchmarks.kinds import load_tokenizer
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
-from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 
 from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments
+from .beginnings import check_models
 from .first_rows import first_captions
 from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .session import say
@@ -55,8 +54,10 @@ def report(arguments: StageArguments) -> None:
     Raises:
         InputError: data, model or tokenizer are not there or do not fit the stage.
     """
+    check_models(arguments)
     texts, described = first_captions(arguments)
-    tokenizer = load(AutoTokenizer, tokenizer_of(arguments))
+    argument = tokenizer_argument(arguments)
+    tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
         model, trained = untrained(arguments)
         lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=arguments.max_text_length)["input_ids"]]
@@ -76,14 +77,12 @@ def report(arguments: StageArguments) -> None:
 def untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedModel]:
     """The stage's model by its configurations, and the part of it that the Trainer gets. Loads no weights."""
     if isinstance(arguments, TeacherLearningArguments) and arguments.model_name_or_path is None:
-        teacher, encoder = load(AutoConfig, arguments.teacher_name_or_path), load(AutoConfig, arguments.text_encoder_name_or_path)
-        for config, model_types in ((teacher, TEACHERS), (encoder, TEXT_ENCODERS)):
-            if config.model_type not in model_types:
-                raise InputError(f"{config.name_or_path} is a {config.model_type!r}, but a {' or '.join(model_types)} has to stand here")
+        teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path)
+        encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path)
         model = AltCLIPModel(AltCLIPConfig.from_teacher(teacher, encoder, dropout=arguments.dropout))
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
         return model, model.text_model
-    config = load(AutoConfig, arguments.model_name_or_path)
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path)
     model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
     if isinstance(arguments, TeacherLearningArguments):
         return model, model.text_model
@@ -92,22 +91,10 @@ def untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedMod
     return model, model
 
 
-def load(auto_class: type, name_or_path: str) -> AutoConfig | PreTrainedTokenizerBase:
-    """A configuration or tokenizer.
-
-    Raises:
-        InputError: it is not there.
-    """
-    check_folder("model", name_or_path)
-    try:
-        return auto_class.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {name_or_path!r} has no configuration or tokenizer that can be loaded: {error}") from error
-
-
-def tokenizer_of(arguments: StageArguments) -> str:
+def tokenizer_argument(arguments: StageArguments) -> str:
+    """The argument that names the model whose tokenizer is taken."""
     new = isinstance(arguments, TeacherLearningArguments) and arguments.model_name_or_path is None
-    return arguments.text_encoder_name_or_path if new else arguments.model_name_or_path
+    return "text_encoder_name_or_path" if new else "model_name_or_path"
 
 
 def images_live(arguments: StageArguments) -> bool:

@@ -9,6 +9,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from benchmarks.loading import check_folder, check_languages
 from benchmarks.recipe import InputError
+from modeling_altclip.languages_altclip import canonical
 
 from .arguments import StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
@@ -29,7 +30,8 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
     rows = with_image(stream(arguments.dataset, arguments.split), arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, asked)
     captions = [read_captions(row, form) for row in first(rows, arguments.dataset)]
-    texts, languages = seen_texts(captions, asked, form.spoken or asked)
+    spoken = form.spoken or [canonical(language) for language in asked or []]
+    texts, languages = seen_texts(captions, asked, spoken)
     return texts, f"columns {', '.join(rows.features)}; captions in {' '.join(languages)}"
 
 

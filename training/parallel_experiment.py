@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from torch.nn.functional import normalize
@@ -20,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.loading import load_captions
 from benchmarks.metrics import retrieval_ranks
+from benchmarks.recipe import read_yaml
 from benchmarks.results import Result, format_table, load_results
 from model_cards.parallel_plots import COLORS, plot_accuracy, plot_ranks, scores_of
 from modeling_altclip.embedding import encode_texts
@@ -59,7 +59,7 @@ class ParallelExperimentArguments:
     output_dir: str = field(default="outputs/parallel", metadata={"help": "Where models, results, tables and figures go."})
 
     def __post_init__(self):
-        self.settings = yaml.safe_load(Path(self.recipe).read_text("utf-8"))
+        self.settings = read_yaml(Path(self.recipe), "recipe")
 
 
 def train_arm(name: str, seed: int, arguments: ParallelExperimentArguments) -> str:

@@ -20,18 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from datasets import Dataset, Features, Translation, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from benchmarks.loading import check_folder, load_rows
-from benchmarks.recipe import InputError
+from benchmarks.recipe import InputError, read_yaml
+from modeling_altclip.languages_altclip import CODE, is_english
 
+from .captions import named_languages
 from .data import caption_columns, has_text
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
-LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?")
 NO_LANGUAGES = {"url", "uri", "key", "src", "tgt", "ref", "doc"}  # names of columns that look like codes
 
 
@@ -58,7 +58,9 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     parts = [read_source(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
     languages = list(dict.fromkeys(language for rows in parts for language in rows.features["captions"]))
     if "en" not in languages:
-        raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}")
+        english = [language for language in languages if is_english(language)]
+        several = f"; name one of {' and '.join(english)} en" if english else ""
+        raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}{several}")
     rows = parts[0] if len(parts) == 1 else concatenate_datasets([speak(rows, languages) for rows in parts])
     if any("weight" in source for source in chosen):
         weights = [float(source.get("weight", 1)) for source in chosen]
@@ -71,9 +73,7 @@ def read_sources(dataset: str) -> list[dict]:
     """The sources that a `.yaml` file lists, its paths relative to it; or the one that is named."""
     if not dataset.endswith((".yaml", ".yml")):
         return [{"data": dataset}]
-    if not Path(dataset).is_file():
-        raise InputError(f"dataset {dataset!r} does not exist")
-    sources = yaml.safe_load(Path(dataset).read_text("utf-8"))
+    sources = read_yaml(Path(dataset), "dataset")
     for source in sources if isinstance(sources, list) else [None]:
         if not isinstance(source, dict) or "data" not in source or set(source) - SOURCE_KEYS:
             raise InputError(
@@ -163,20 +163,37 @@ def from_lines(rows: Callable[..., Iterator[dict]], **arguments) -> Dataset:
 def with_captions(rows: Dataset, name: str) -> Dataset:
     """Rows of `captions` alone, made of whatever column holds the texts."""
     for column in ("captions", "translation"):
-        if isinstance(rows.features.get(column), dict):
-            return rows.select_columns([column]).rename_columns({column: "captions"} if column != "captions" else {})
-        if isinstance(rows.features.get(column), Translation):
-            features = spoken(rows.features[column].languages)
-            return rows.map(lambda row, column=column: {"captions": row[column]}, remove_columns=rows.column_names, features=features)
+        feature = rows.features.get(column)
+        if isinstance(feature, dict | Translation):
+            languages = feature.languages if isinstance(feature, Translation) else feature
+            names = named_languages(languages, name)
+            if isinstance(feature, dict) and list(names) == list(names.values()):
+                return rows.select_columns([column]).rename_columns({column: "captions"} if column != "captions" else {})
+            return renamed(rows, column, names)
     texts = [column for column, feature in rows.features.items() if isinstance(feature, Value) and "string" in feature.dtype]
-    languages = [column for column in texts if LANGUAGE.fullmatch(column) and column not in NO_LANGUAGES]
+    languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in NO_LANGUAGES]
     if not languages:
         raise InputError(f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}")
+    names = named_languages(languages, name)
 
     def gather(batch: dict) -> dict:
-        return {"captions": [dict(zip(languages, texts)) for texts in zip(*(batch[language] for language in languages))]}
+        columns = [batch[language] for language in names]
+        return {"captions": [dict(zip(names.values(), texts)) for texts in zip(*columns)]}
 
-    return rows.map(gather, batched=True, remove_columns=rows.column_names, features=spoken(languages), desc="Reading captions")
+    features = spoken(list(names.values()))
+    return rows.map(gather, batched=True, remove_columns=rows.column_names, features=features, desc="Reading captions")
+
+
+def renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
+    """Rows of `captions` under the names of `names`, from a column of captions under its keys."""
+    feature = rows.features[column]
+    kinds = {name: Value("string") if isinstance(feature, Translation) else feature[key] for key, name in names.items()}
+
+    def rename(row: dict) -> dict:
+        captions = row[column] or {}
+        return {"captions": {name: captions.get(key) for key, name in names.items()}}
+
+    return rows.map(rename, remove_columns=rows.column_names, features=Features({"captions": kinds}), desc="Reading captions")
 
 
 def speak(rows: Dataset, languages: list[str]) -> Dataset:

@@ -5,7 +5,7 @@ python training/run_ablation.py training/recipes/ablation/miniature.yaml
 
 from pathlib import Path
 
-from benchmarks.loading import check_folder
+from benchmarks.kinds import TEACHER, TEXT_TOWER, check_folder, check_kind
 from benchmarks.recipe import launch
 from benchmarks.results import load_results
 from benchmarks.task import load_task
@@ -13,8 +13,9 @@ from training.ablation import ROWS, AblationArguments, ablation_table, evaluate,
 
 
 def main(arguments: AblationArguments) -> None:
-    for what in ("teacher_name_or_path", "text_encoder_name_or_path", "dataset"):
-        check_folder(what, getattr(arguments, what))
+    check_kind("teacher_name_or_path", arguments.teacher_name_or_path, TEACHER)
+    check_kind("text_encoder_name_or_path", arguments.text_encoder_name_or_path, TEXT_TOWER)
+    check_folder("dataset", arguments.dataset)
     languages = load_task(arguments.retrieval).languages
     models = [train_row(row, seed, languages, arguments) for seed in arguments.seeds for row in ROWS]
     evaluate(models, arguments)

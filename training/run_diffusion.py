@@ -1,34 +1,26 @@
 """AltDiffusion: lead Stable Diffusion by AltCLIP's text tower, training only keys and values of cross-attention (paper 5.4).
 
-accelerate launch training/run_diffusion.py training/recipes/altdiffusion/diffusion.yaml
+accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusion/diffusion.yaml
 
 Needs the extra `diffusion`.
 """
 
-import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
-
-# isort: split
-from diffusers import StableDiffusionPipeline
-from transformers import AutoTokenizer
-
-from benchmarks.loading import check_folder, check_languages, load_captions
+from benchmarks.kinds import load_tokenizer, readable
+from benchmarks.loading import check_languages, load_captions
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from training.arguments import DiffusionArguments
 from training.data import CaptionCells
-from training.diffusion import DiffusionCollator, DiffusionTrainer
+from training.diffusion import DiffusionCollator, DiffusionTrainer, load_pipeline
 from training.session import begin, finish, train
 
 
 def main(arguments: DiffusionArguments) -> None:
     begin(arguments)
-    for name_or_path in (arguments.diffusion_name_or_path, arguments.model_name_or_path):
-        check_folder("model", name_or_path)
-    text_encoder = AltCLIPTextModel.from_pretrained(arguments.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, model_max_length=arguments.max_text_length)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        arguments.diffusion_name_or_path, text_encoder=text_encoder, tokenizer=tokenizer, safety_checker=None, requires_safety_checker=False
-    )
+    with readable("model_name_or_path", arguments.model_name_or_path):
+        text_encoder = AltCLIPTextModel.from_pretrained(arguments.model_name_or_path)
+    tokenizer = load_tokenizer("model_name_or_path", arguments.model_name_or_path, model_max_length=arguments.max_text_length)
+    pipeline = load_pipeline(arguments.diffusion_name_or_path, text_encoder, tokenizer)
     rows = load_captions(arguments.dataset, arguments.split)
     cells = CaptionCells(rows, check_languages(arguments.languages, list(rows.features["captions"])), "image")
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor

@@ -1,8 +1,8 @@
 """Parallel multilingual pre-training: two encoders learn from images with captions in several languages at once (Krasner & Lanuzo).
 
-accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml
-accelerate launch training/run_parallel.py training/recipes/parallel/coco.yaml --languages en --output_dir outputs/parallel/english
-accelerate launch training/run_parallel.py training/recipes/parallel/miniature.yaml
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml --languages en --output_dir outputs/parallel/english
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 
 import shlex
@@ -10,8 +10,9 @@ import shlex
 import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
 
 # isort: split
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor
 
+from benchmarks.kinds import load_tokenizer, readable
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import ParallelArguments
@@ -23,9 +24,13 @@ from training.validation import load_validation
 
 def main(arguments: ParallelArguments) -> None:
     begin(arguments)
-    model = build_dual_encoder(arguments)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
-    processor = AltCLIPProcessor(AutoImageProcessor.from_pretrained(arguments.image_encoder_name_or_path), tokenizer)
+    images, texts = arguments.image_encoder_name_or_path, arguments.text_encoder_name_or_path
+    tokenizer = load_tokenizer("text_encoder_name_or_path", texts, model_max_length=arguments.max_text_length)
+    with readable("image_encoder_name_or_path", images):
+        image_processor = AutoImageProcessor.from_pretrained(images)
+    with readable("image_encoder_name_or_path or text_encoder_name_or_path", images):
+        model = build_dual_encoder(arguments)
+    processor = AltCLIPProcessor(image_processor, tokenizer)
     rows = CaptionRows(load_cells(arguments, arguments.languages))
     collator = RowCollator(tokenizer, arguments.max_text_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, rows.languages)

@@ -1,6 +1,6 @@
 """Stage 0: train an English CLIP, the teacher. Skip it where a trained CLIP is at hand.
 
-accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml
+accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 """
 
 from benchmarks.loading import load_model
@@ -17,7 +17,9 @@ def main(arguments: TeacherArguments) -> None:
     if arguments.dry_run:
         return report(arguments)
     begin(arguments)
-    model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
+    model, processor = load_model(
+        arguments.model_name_or_path, argument="model_name_or_path", attn_implementation=arguments.attn_implementation
+    )
     cells = load_cells(arguments, ["en"])
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])
@@ -26,7 +28,8 @@ def main(arguments: TeacherArguments) -> None:
     )
     train(trainer, arguments)
     trainer.save_model()
-    finish(arguments, "the English teacher", "accelerate launch training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path")
+    following = "accelerate launch --quiet training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path"
+    finish(arguments, "the English teacher", following)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage 1, teacher learning: a multilingual text tower learns to give an English CLIP's text vectors (paper 3.1).
 
-accelerate launch training/run_stage1.py training/recipes/altclip/stage1.yaml
-accelerate launch training/run_stage1.py training/recipes/miniature/stage1.yaml
+accelerate launch --quiet training/run_stage1.py training/recipes/altclip/stage1.yaml
+accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
 """
 
 from benchmarks.loading import check_languages, load_model
@@ -23,12 +23,13 @@ def main(arguments: TeacherLearningArguments) -> None:
     if arguments.dry_run:
         return report(arguments)
     begin(arguments)
-    teacher, teacher_processor = load_model(arguments.teacher_name_or_path)
+    teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
     spoken = list(rows.features["captions"])
     new = check_languages(arguments.languages, spoken)
     replayed = check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
+    arguments.replay_languages = replayed  # by which the trainer draws
     targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
     say(arguments, f"Cached {targets}")
     held = held_vectors(arguments, rows, replayed)
@@ -51,7 +52,8 @@ def main(arguments: TeacherLearningArguments) -> None:
         trained = {f"text_model.{name}": value for name, value in weights.items()}
         model.save_pretrained(arguments.output_dir, state_dict=model.state_dict() | trained)
         processor.save_pretrained(arguments.output_dir)
-    finish(arguments, "the multilingual model", "accelerate launch training/run_stage2.py RECIPE.yaml, with it as model_name_or_path")
+    following = "accelerate launch --quiet training/run_stage2.py RECIPE.yaml, with it as model_name_or_path"
+    finish(arguments, "the multilingual model", following)
 
 
 if __name__ == "__main__":

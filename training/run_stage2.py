@@ -1,8 +1,8 @@
 """Stage 2, contrastive learning: the text tower learns from images in many languages, the image tower stays (paper 3.2).
 
-accelerate launch training/run_stage2.py training/recipes/altclip/stage2.yaml
-accelerate launch training/run_stage2.py training/recipes/miniature/stage2.yaml
-accelerate launch training/run_stage2.py RECIPE.yaml --dataset FOLDER_OF_TARS --streaming --cache_image_embeds false --shuffle_buffer 1000
+accelerate launch --quiet training/run_stage2.py training/recipes/altclip/stage2.yaml
+accelerate launch --quiet training/run_stage2.py training/recipes/miniature/stage2.yaml
+accelerate launch --quiet training/run_stage2.py RECIPE.yaml --dataset TARS --streaming --cache_image_embeds false --shuffle_buffer 1000
 """
 
 import shlex
@@ -24,7 +24,9 @@ def main(arguments: ContrastiveArguments) -> None:
     if arguments.dry_run:
         return report(arguments)
     begin(arguments)
-    model, processor = load_model(arguments.model_name_or_path, attn_implementation=arguments.attn_implementation)
+    model, processor = load_model(
+        arguments.model_name_or_path, argument="model_name_or_path", attn_implementation=arguments.attn_implementation
+    )
     freeze_all_but(model, arguments.trainable)
     cells = load_cells(arguments, arguments.languages, arguments.image_views)
     if arguments.cache_image_embeds:
@@ -32,7 +34,9 @@ def main(arguments: ContrastiveArguments) -> None:
         cells = cells.with_inputs("image_embeds", vectors)
         say(arguments, f"Cached {vectors}")
     collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
-    teacher = load_model(arguments.teacher_name_or_path) if arguments.teacher_name_or_path else (model, processor)
+    teacher = model, processor
+    if arguments.teacher_name_or_path is not None:
+        teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     validation = load_validation(arguments, model, processor, cells.languages, teacher)
     trainer = ContrastiveTrainer(
         model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor, validation=validation

@@ -1,6 +1,6 @@
 """Pre-train a text encoder on text alone, in many languages, before it is trained with images (Conneau & Lample 2019).
 
-accelerate launch training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
+accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 """
 
 from benchmarks.loading import check_languages

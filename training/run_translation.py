@@ -8,6 +8,7 @@ python training/run_translation.py --dataset my/captions --splits train --target
 import shlex
 from collections import Counter
 
+from benchmarks.kinds import TRANSLATOR, check_kind
 from benchmarks.recipe import launch
 from training.translations import (
     TranslationArguments,
@@ -23,6 +24,8 @@ from training.translations import (
 
 def main(arguments: TranslationArguments) -> None:
     check_output(arguments)
+    for name_or_path in arguments.models.values() if arguments.models else [arguments.model_name_or_path]:
+        check_kind("model", name_or_path, TRANSLATOR)
     splits = {split.partition("[")[0]: read_split(arguments, split) for split in arguments.splits}
     sentences = distinct_sentences(list(splits.values()), arguments.source_language)
     translations, made_by = {}, {}
@@ -35,7 +38,7 @@ def main(arguments: TranslationArguments) -> None:
     print(f"Translated {len(sentences)} distinct sentences; set aside as empty: {empty}.")
     print(
         f"Saved {sum(map(len, splits.values()))} rows to {arguments.output_dir}. "
-        f"Next: accelerate launch training/run_parallel.py RECIPE.yaml --dataset {shlex.quote(arguments.output_dir)}"
+        f"Next: accelerate launch --quiet training/run_parallel.py RECIPE.yaml --dataset {shlex.quote(arguments.output_dir)}"
     )
 
 

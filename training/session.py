@@ -15,8 +15,10 @@ from transformers.utils import is_matplotlib_available
 from benchmarks.loading import check_languages, load_rows
 from benchmarks.processes import fix_threads
 from benchmarks.recipe import InputError
+from modeling_altclip.languages_altclip import canonical
 
 from .arguments import PairArguments, StageArguments
+from .beginnings import check_models
 from .captions import find_form, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
@@ -27,11 +29,12 @@ from .views import ImageViews
 
 
 def begin(arguments: StageArguments) -> None:
-    """Claim the output folder, fix the threads, seed everything, and say what a step is made of.
+    """See that models are of the right kinds, claim the output folder, fix the threads, seed everything, and say what a step is.
 
     Denormals are flushed: they slowed a step on a CPU from tenths of a second to seconds.
     """
     n_threads = fix_threads()
+    check_models(arguments)
     claim(arguments)
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
@@ -92,7 +95,7 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
         raise InputError(
             f"column {form.column!r} of {arguments.dataset!r} tells its languages row by row: name those to train on by --languages"
         )
-    languages = check_languages(languages, form.spoken or languages)
+    languages = check_languages(languages, form.spoken or [canonical(language) for language in languages])
     with arguments.main_process_first(desc="clearing reports"):
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         if arguments.local_process_index == 0 and not arguments.resume:

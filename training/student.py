@@ -2,12 +2,12 @@
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from benchmarks.column_cache import CachedColumn
-from benchmarks.loading import check_folder, load_model
-from benchmarks.recipe import InputError
-from modeling_altclip import AltCLIPConfig, AltCLIPModel
+from benchmarks.kinds import load_tokenizer, readable
+from benchmarks.loading import load_model
+from modeling_altclip import AltCLIPModel
 
 from .arguments import TeacherLearningArguments
 from .data import texts_of
@@ -24,19 +24,19 @@ def build_student(arguments: TeacherLearningArguments, rows: Dataset, new: list[
         new: the languages that the model is to learn.
 
     Raises:
-        InputError: the finished model is no AltCLIP, or its tokenizer cannot be extended.
+        InputError: a model or tokenizer cannot be loaded, or the tokenizer cannot be extended.
     """
     name = arguments.model_name_or_path
     if name is None:
-        model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, arguments.text_encoder_name_or_path, dropout=arguments.dropout)
-        return model, AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path, model_max_length=arguments.max_text_length)
-    check_folder("model", name)
-    config = AutoConfig.from_pretrained(name)
-    if not isinstance(config, AltCLIPConfig):
-        raise InputError(f"model_name_or_path {name!r} is a {config.model_type}: give a finished AltCLIP")
-    config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = arguments.dropout
-    model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(name, model_max_length=arguments.max_text_length)
+        teacher, encoder = arguments.teacher_name_or_path, arguments.text_encoder_name_or_path
+        tokenizer = load_tokenizer("text_encoder_name_or_path", encoder, model_max_length=arguments.max_text_length)
+        with readable("text_encoder_name_or_path", encoder):
+            return AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout), tokenizer
+    with readable("model_name_or_path", name):
+        config = AutoConfig.from_pretrained(name)
+        config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = arguments.dropout
+        model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
+    tokenizer = load_tokenizer("model_name_or_path", name, model_max_length=arguments.max_text_length)
     if arguments.new_pieces:
         tokenizer = extend_tokenizer(tokenizer, texts_of(rows, new), arguments.new_pieces)
         model.resize_token_embeddings(len(tokenizer))

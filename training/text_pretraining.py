@@ -15,14 +15,13 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import (
     AutoModelForMaskedLM,
-    AutoTokenizer,
     DataCollatorForLanguageModeling,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
 )
 
-from benchmarks.loading import check_folder
+from benchmarks.kinds import MASKED, check_kind, load_tokenizer, readable
 from benchmarks.recipe import InputError
 
 from .data import caption_columns, has_text
@@ -118,12 +117,10 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
         InputError: the folder is missing, it is no encoder that `AutoModelForMaskedLM` knows, or the encoder's weights are not
             all there.
     """
-    check_folder("text encoder", name_or_path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    check_kind("text_encoder_name_or_path", name_or_path, MASKED)
+    tokenizer = load_tokenizer("text_encoder_name_or_path", name_or_path)
+    with readable("text_encoder_name_or_path", name_or_path):
         model, info = AutoModelForMaskedLM.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True, **config)
-    except (OSError, ValueError) as error:
-        raise InputError(f"text encoder {name_or_path!r} cannot be loaded for masked language modelling: {error}") from error
     missing = sorted(name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
     if missing:
         raise InputError(f"text encoder {name_or_path!r} lacks weights of {type(model.base_model).__name__}: {', '.join(missing)}")

@@ -23,13 +23,15 @@ from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.encoder import hash_weights
-from benchmarks.loading import check_folder, load_rows
+from benchmarks.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
+from benchmarks.loading import check_language, load_rows
 from benchmarks.recipe import InputError
+from modeling_altclip.languages_altclip import canonical
 
-from .captions import find_form, with_captions, with_image
+from .captions import find_form, named_languages, with_captions, with_image
 
 SHARD_ROWS = 2000  # some 300 MB of COCO's images
 CARD = """---
@@ -73,6 +75,7 @@ class TranslationArguments:
         for name in ("models", "language_codes"):
             if isinstance(given := getattr(self, name), str):
                 setattr(self, name, json.loads(given))
+        named_languages(self.target_languages, "--target_languages")
         if (self.model_name_or_path is None) == (self.models is None):
             raise InputError("give model_name_or_path, one model for all languages, or models, {language: model}, and not both")
         without = [language for language in self.target_languages if self.models is not None and language not in self.models]
@@ -100,9 +103,8 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
     form = find_form(rows.features, arguments.dataset, arguments.text_column, [arguments.source_language])
     captions = with_captions(rows, form).select_columns(["captions"])
     spoken = list(captions.features["captions"])
-    there = [language for language in arguments.target_languages if language in spoken]
-    if arguments.source_language not in spoken:
-        raise InputError(f"captions of {arguments.dataset!r} have no {arguments.source_language}, they have {' '.join(spoken)}")
+    there = [language for language in arguments.target_languages if canonical(language) in spoken]
+    arguments.source_language = check_language(arguments.source_language, spoken, f"captions of {arguments.dataset!r} have no")
     if there:
         raise InputError(f"captions of {arguments.dataset!r} have {' '.join(there)} already: take it out of target_languages")
     if arguments.split_lines or arguments.captions_per_image:
@@ -143,12 +145,10 @@ def load_translator(name_or_path: str, dtype: str) -> tuple[PreTrainedModel, Pre
     Raises:
         InputError: it cannot be loaded.
     """
-    check_folder("model", name_or_path)
-    try:
+    check_kind("model", name_or_path, TRANSLATOR)
+    with readable("model", name_or_path):
         model = AutoModelForSeq2SeqLM.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {name_or_path!r} cannot be loaded: {error}") from error
+    tokenizer = load_tokenizer("model", name_or_path)
     return model.eval().to(PartialState().device), tokenizer, hash_weights(model)
 
 

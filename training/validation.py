@@ -1,6 +1,5 @@
 """What a model in training is worth: retrieval and classification in every language, on rows that it does not train on."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import Encoder
-from benchmarks.loading import check_folder, load_rows
+from benchmarks.loading import find_language, load_rows
+from benchmarks.prompts import read_json
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
@@ -132,14 +132,15 @@ def load_validation(
     text_column = arguments.text_column if isinstance(arguments, PairArguments) else None
     captioned = load_captioned(dataset, arguments.validation_split, languages, text_column)
     texts = caption_columns(captioned)
-    spoken = [name for name in languages if name in captioned.features["captions"] and has_text(texts.field(name)).any()]
+    there = dict.fromkeys(find_language(language, captioned.features["captions"]) for language in languages)
+    spoken = [name for name in there if name is not None and has_text(texts.field(name)).any()]
     if not spoken:
         raise InputError(f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in {' '.join(languages)}")
     classified = class_names = None
     if arguments.zero_shot_split is not None:
-        check_folder("class_names file", arguments.class_names)
-        named = json.loads(Path(arguments.class_names).read_text("utf-8"))
-        class_names = {language: named[language] for language in languages if language in named}
+        named = read_json(Path(arguments.class_names))
+        keys = {language: find_language(language, named) for language in languages}
+        class_names = {language: named[key] for language, key in keys.items() if key is not None}
         if not class_names:
             raise InputError(f"class_names {arguments.class_names!r} are in {' '.join(named)}, and none in {' '.join(languages)}")
         classified = load_rows(dataset, arguments.zero_shot_split, ["image", "label"])

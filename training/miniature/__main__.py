@@ -3,9 +3,9 @@
 python -m training.miniature --output_dir outputs/miniature
 """
 
-import argparse
 import io
 import json
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -24,7 +24,8 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.recipe import print_all_letters
+from benchmarks.loading import check_languages
+from benchmarks.recipe import launch
 
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
@@ -126,36 +127,45 @@ def write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None
     tokenizer.save_pretrained(folder)
 
 
-def train_vocabulary(captions: list[dict[str, str]], arguments: argparse.Namespace) -> PreTrainedTokenizerBase:
-    languages = arguments.languages or list(read_concepts()["languages"])
-    return train_multilingual_tokenizer((caption[language] for caption in captions for language in languages), arguments.vocab_size)
+@dataclass(kw_only=True)
+class MiniatureArguments:
+    """What to draw, and for whom."""
+
+    output_dir: str = field(default="outputs/miniature", metadata={"help": "Where the dataset and the towers go."})
+    train_size: int | None = field(default=None, metadata={"help": "Draw fewer training scenes."})
+    seed: int = field(default=42, metadata={"help": "Of the towers' first weights."})
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Languages that the multilingual vocabulary is made of; all by default."}
+    )
+    vocab_size: int = field(default=MULTILINGUAL_VOCABULARY, metadata={"help": "Pieces of the multilingual vocabulary."})
+    text_encoder_only: bool = field(default=False, metadata={"help": "Write no dataset and no CLIP."})
+
+    def __post_init__(self):
+        self.languages = check_languages(self.languages, list(read_concepts()["languages"]))
 
 
-def main() -> None:
-    print_all_letters()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/miniature"))
-    parser.add_argument("--train_size", type=int, help="draw fewer training scenes")
-    parser.add_argument("--seed", type=int, default=42, help="of the towers' first weights")
-    parser.add_argument("--languages", nargs="+", help="that the multilingual vocabulary is made of; all by default")
-    parser.add_argument("--vocab_size", type=int, default=MULTILINGUAL_VOCABULARY, help="of the multilingual vocabulary")
-    parser.add_argument("--text_encoder_only", action="store_true", help="write no dataset and no CLIP")
-    arguments = parser.parse_args()
+def train_vocabulary(captions: list[dict[str, str]], arguments: MiniatureArguments) -> PreTrainedTokenizerBase:
+    texts = (caption[language] for caption in captions for language in arguments.languages)
+    return train_multilingual_tokenizer(texts, arguments.vocab_size)
 
+
+def main(arguments: MiniatureArguments) -> None:
     set_seed(arguments.seed)
+    output_dir = Path(arguments.output_dir)
     if arguments.text_encoder_only:
         captions = [EmojiScenes("train")[index]["captions"] for index in range(TOKENIZER_ROWS)]
-        write_text_encoder(arguments.output_dir / "text_encoder", train_vocabulary(captions, arguments))
-        print(f"Saved text_encoder to {arguments.output_dir}. Next: training/run_stage1.py, with it as text_encoder_name_or_path")
+        write_text_encoder(output_dir / "text_encoder", train_vocabulary(captions, arguments))
+        print(f"Saved text_encoder to {output_dir}. Next: training/run_stage1.py, with it as text_encoder_name_or_path")
         return
-    train = write_dataset(arguments.output_dir / "dataset", arguments.train_size)
-    draw_sheet(arguments.output_dir / "scenes.png")
+    train = write_dataset(output_dir / "dataset", arguments.train_size)
+    draw_sheet(output_dir / "scenes.png")
     captions = train["captions"][:TOKENIZER_ROWS]
-    write_clip(arguments.output_dir / "clip", train_english_tokenizer([caption["en"] for caption in captions], ENGLISH_VOCABULARY))
-    write_text_encoder(arguments.output_dir / "text_encoder", train_vocabulary(captions, arguments))
-    print(f"Saved dataset, clip and text_encoder to {arguments.output_dir}. Look at {arguments.output_dir}/scenes.png.")
-    print("Next: accelerate launch training/run_stage0.py training/recipes/miniature/stage0.yaml")
+    english_tokenizer = train_english_tokenizer([caption["en"] for caption in captions], ENGLISH_VOCABULARY)
+    write_clip(output_dir / "clip", english_tokenizer)
+    write_text_encoder(output_dir / "text_encoder", train_vocabulary(captions, arguments))
+    print(f"Saved dataset, clip and text_encoder to {output_dir}. Look at {output_dir}/scenes.png.")
+    print("Next: accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, MiniatureArguments)

@@ -1,0 +1,257 @@
+"""A model of the wrong kind, or a damaged one, is refused in one line that says what it is and what is needed."""
+
+import re
+import shutil
+
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+
+from benchmarks.kinds import TRANSLATOR, check_kind, load_tokenizer
+from benchmarks.loading import check_model, load_model
+from benchmarks.recipe import InputError, parse
+from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
+from training.arguments import (
+    ContrastiveArguments,
+    DiffusionArguments,
+    ParallelArguments,
+    TeacherArguments,
+    TeacherLearningArguments,
+    TextPretrainingArguments,
+)
+from training.beginnings import check_models
+from training.translations import load_translator
+
+from .conftest import ROOT, VISION
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+# What each stage's models are given as, the recipe and the kinds that it takes, with what is said to be needed in place of others.
+CLIPS, ENCODERS = "a CLIP or an AltCLIP", "an XLM-R, a RoBERTa or a CamemBERT"
+STAGES = [
+    (TeacherArguments, "model_name_or_path", "a CLIP, an AltCLIP or a dual encoder", {"clip", "altclip", "dual"}),
+    (TeacherLearningArguments, "teacher_name_or_path", CLIPS, {"clip", "altclip"}),
+    (TeacherLearningArguments, "text_encoder_name_or_path", ENCODERS, {"xlmr", "sentences"}),
+    (TeacherLearningArguments, "model_name_or_path", "an AltCLIP, as stage 1 makes it", {"altclip"}),
+    (ContrastiveArguments, "model_name_or_path", "an AltCLIP, as stage 1 makes it, or a dual encoder", {"altclip", "dual"}),
+    (ContrastiveArguments, "teacher_name_or_path", "a model with an image and a text tower", {"altclip", "dual", "clip", "siglip"}),
+    (ParallelArguments, "image_encoder_name_or_path", "an image encoder, such as a ViT", {"vit", "clip", "siglip"}),
+    (ParallelArguments, "text_encoder_name_or_path", "a text encoder, such as", {"bert", "xlmr", "sentences", "gpt2"}),
+    (DiffusionArguments, "model_name_or_path", "an AltCLIP, as stage 1 makes it", {"altclip"}),
+    (TextPretrainingArguments, "text_encoder_name_or_path", "a text encoder that was made for masked", {"bert", "xlmr", "sentences"}),
+]
+TYPES = {
+    "bert": "'bert'",
+    "xlmr": "'xlm-roberta'",
+    "clip": "'clip'",
+    "altclip": "'altclip'",
+    "dual": "'altclip_dual_encoder'",
+    "siglip": "'siglip'",
+    "vit": "'vit'",
+    "gpt2": "'gpt2'",
+}
+
+
+@pytest.fixture(scope="module")
+def zoo(miniature, tmp_path_factory):
+    """Folders of small random models of all kinds, each with a tokenizer where it reads texts; and of what is no model."""
+    folder = tmp_path_factory.mktemp("zoo")
+    torch.manual_seed(0)
+    shutil.copytree(miniature / "clip", folder / "clip")
+    shutil.copytree(miniature / "text_encoder", folder / "xlmr")
+    shutil.copytree(miniature / "text_encoder", folder / "sentences")
+    (folder / "sentences/modules.json").write_text("[]")
+    shutil.copytree(miniature / "text_encoder", folder / "half")
+    weights = (folder / "half/model.safetensors").read_bytes()
+    (folder / "half/model.safetensors").write_bytes(weights[: len(weights) // 2])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "xlmr")
+    siglip = transformers.SiglipConfig(text_config=dict(SMALL), vision_config=VISION | {"intermediate_size": 32})
+    gpt2 = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40)
+    models = {
+        "bert": transformers.BertModel(transformers.BertConfig(**SMALL)),
+        "siglip": transformers.SiglipModel(siglip),
+        "vit": transformers.ViTModel(transformers.ViTConfig(**VISION)),
+        "gpt2": transformers.GPT2Model(gpt2),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "vit/tokenizer.json").unlink()
+    dual = AltCLIPDualEncoderModel.from_towers(str(folder / "vit"), str(folder / "bert"), projection_dim=8)
+    dual.save_pretrained(folder / "dual")
+    altclip = AltCLIPModel.from_teacher(str(folder / "clip"), str(folder / "xlmr"))
+    altclip.save_pretrained(folder / "altclip")
+    images = transformers.AutoProcessor.from_pretrained(folder / "clip").image_processor
+    AltCLIPProcessor(images, tokenizer).save_pretrained(folder / "altclip")
+
+    (folder / "empty").mkdir()
+    (folder / "rows").mkdir()
+    Dataset.from_dict({"text": ["a"]}).to_parquet(folder / "rows/train.parquet")
+    for name, config in {
+        "broken": "{",
+        "list": "[]",
+        "typeless": "{}",
+        "unknown": '{"model_type": "nonsense"}',
+        "words": '{"model_type": "bert", "hidden_size": "wide"}',
+        "bytes": "\udcff",
+    }.items():
+        shutil.copytree(folder / "altclip", folder / name)
+        (folder / name / "config.json").write_text(config, "utf-8", errors="surrogateescape")
+    return folder
+
+
+def arguments_of(stage, argument, name_or_path, zoo, tmp_path):
+    """A stage's arguments that are right but for one."""
+    given = {"model_name_or_path": zoo / "altclip", "output_dir": tmp_path / "out", "dataset": "some/rows"}
+    if stage is TeacherLearningArguments:
+        given |= {"teacher_name_or_path": zoo / "clip"}
+        if argument != "model_name_or_path":
+            del given["model_name_or_path"]
+            given["text_encoder_name_or_path"] = zoo / "xlmr"
+    if stage is ParallelArguments:
+        given |= {"image_encoder_name_or_path": zoo / "vit", "text_encoder_name_or_path": zoo / "xlmr"}
+        del given["model_name_or_path"]
+    if stage is DiffusionArguments:
+        given["diffusion_name_or_path"] = "some/diffusion"
+    if stage is TextPretrainingArguments:
+        del given["model_name_or_path"]
+    given[argument] = name_or_path
+    flags = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    return parse(stage, arguments=[*flags, "--use_cpu", "true"])[0]
+
+
+@pytest.mark.parametrize("stage,argument,needed,right", STAGES, ids=lambda value: getattr(value, "__name__", None))
+def test_each_stage_takes_its_kinds_and_names_others(zoo, tmp_path, stage, argument, needed, right):
+    for name, model_type in (TYPES | {"sentences": "'xlm-roberta'"}).items():
+        arguments = arguments_of(stage, argument, zoo / name, zoo, tmp_path)
+        if name in right:
+            check_models(arguments)
+            continue
+        with pytest.raises(InputError) as refused:
+            check_models(arguments)
+        what = "sentence encoder" if name == "sentences" else "model"
+        said = f"{argument} '{zoo / name}' is a {what} of the type {model_type}: give {needed}"
+        assert str(refused.value).startswith(said), name
+
+
+NO_MODELS = {
+    "nowhere": "does not exist: give a folder that is there",
+    "empty": "has no config.json, so it is no model's folder: it is empty",
+    "rows": "has no config.json, so it is no model's folder: it holds train.parquet",
+    "clip/config.json": "is a file: give the folder of the model",
+    "broken": "cannot be loaded: ",
+    "list": "cannot be loaded: ",
+    "typeless": "cannot be loaded: ",
+    "unknown": "cannot be loaded: .*nonsense",
+    "words": "cannot be loaded: .*hidden_size",
+    "bytes": "cannot be loaded: ",
+}
+
+
+@pytest.mark.parametrize("name,message", NO_MODELS.items())
+@pytest.mark.parametrize(
+    "stage,argument", [(TeacherLearningArguments, "teacher_name_or_path"), (ParallelArguments, "text_encoder_name_or_path")]
+)
+def test_what_is_no_model_is_refused(zoo, tmp_path, stage, argument, name, message):
+    with pytest.raises(InputError, match=f"^{argument} '{zoo / name}' {message}"):
+        check_models(arguments_of(stage, argument, zoo / name, zoo, tmp_path))
+    with pytest.raises(InputError, match=f"^model '{zoo / name}' {message}"):
+        check_model(str(zoo / name))
+
+
+@pytest.mark.parametrize("name", ["bert", "xlmr", "vit", "gpt2", "sentences"])
+def test_what_has_one_tower_is_not_evaluated(zoo, name):
+    for check in (check_model, load_model):
+        with pytest.raises(InputError, match="give a model with an image and a text tower"):
+            check(str(zoo / name))
+
+
+def test_what_does_not_translate_is_refused(zoo):
+    with pytest.raises(InputError, match="is a model of the type 'altclip': give a translation model"):
+        load_translator(str(zoo / "altclip"), "float32")
+    with pytest.raises(InputError, match="is a model of the type 'gpt2': give a translation model"):
+        check_kind("model", str(zoo / "gpt2"), TRANSLATOR)
+
+
+def damaged(zoo, folder, name, file, content=None):
+    """A copy of a model with one file cut in half, or replaced, or without it."""
+    shutil.copytree(zoo / name, folder / "damaged")
+    path = folder / "damaged" / file
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if content else whole[: len(whole) // 2])
+    return folder / "damaged"
+
+
+DAMAGE = [
+    ("model.safetensors", None),
+    ("model.safetensors", b""),
+    ("model.safetensors", b"not a tensor in it"),
+    ("tokenizer.json", None),
+    ("tokenizer.json", b""),
+    ("tokenizer.json", b"{}"),
+    ("processor_config.json", None),
+    ("processor_config.json", b""),
+]
+
+
+@pytest.mark.parametrize("file,content", DAMAGE)
+@pytest.mark.parametrize("name", ["clip", "altclip"])
+def test_a_damaged_model_is_named_in_one_line(zoo, tmp_path, name, file, content):
+    folder = damaged(zoo, tmp_path, name, file, content)
+    with pytest.raises(InputError, match=f"^teacher_name_or_path '{folder}' [^\n]+$"):
+        load_model(str(folder), argument="teacher_name_or_path")
+
+
+@pytest.mark.parametrize("name", ["xlmr", "bert", "altclip", "clip", "gpt2"])
+def test_a_missing_tokenizer_is_none_that_knows_no_word(zoo, tmp_path, name):
+    assert len(load_tokenizer("model", str(zoo / name))) > 100
+    folder = damaged(zoo, tmp_path, name, "tokenizer.json")
+    with pytest.raises(InputError, match=f"^model '{folder}' (has no tokenizer: get|cannot be loaded)"):
+        load_tokenizer("model", str(folder))
+
+
+SCRIPTS = [
+    ("training/run_stage0.py", {"model_name_or_path": "bert"}),
+    ("training/run_stage1.py", {"teacher_name_or_path": "vit", "text_encoder_name_or_path": "xlmr"}),
+    ("training/run_stage1.py", {"teacher_name_or_path": "clip", "text_encoder_name_or_path": "half"}),
+    ("training/run_stage2.py", {"model_name_or_path": "clip"}),
+    ("training/run_stage2.py", {"model_name_or_path": "clip", "dry_run": "true"}),
+    ("training/run_stage2.py", {"model_name_or_path": "altclip", "teacher_name_or_path": "half"}),
+    ("training/run_parallel.py", {"image_encoder_name_or_path": "vit", "text_encoder_name_or_path": "half"}),
+    ("training/run_parallel.py", {"image_encoder_name_or_path": "bert", "text_encoder_name_or_path": "xlmr"}),
+    ("training/run_text_pretraining.py", {"text_encoder_name_or_path": "half"}),
+    ("training/run_text_pretraining.py", {"text_encoder_name_or_path": "gpt2"}),
+    ("training/run_diffusion.py", {"model_name_or_path": "clip", "diffusion_name_or_path": "altclip"}),
+    ("training/run_diffusion.py", {"model_name_or_path": "altclip", "diffusion_name_or_path": "clip"}),
+    ("benchmarks/run_retrieval.py", {"models": "sentences", "tasks": "miniature-pairs"}),
+    ("benchmarks/run_zero_shot.py", {"models": "half", "tasks": "miniature-concepts"}),
+]
+
+
+@pytest.mark.parametrize("script,given", SCRIPTS, ids=lambda value: value if isinstance(value, str) else "-".join(value.values()))
+def test_scripts_end_with_one_line(zoo, miniature, run, tmp_path, script, given):
+    """`half` is a text encoder whose weights are cut short; it is found when it is loaded."""
+    flags = ["--class_names", miniature / "dataset/class_names.json"] if script == "benchmarks/run_zero_shot.py" else []
+    for name, value in given.items():
+        flags += [f"--{name}", zoo / value if (zoo / value).exists() else value]
+    data = ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
+    steps = ["--max_steps", "1", "--use_cpu", "true"] if script.startswith("training") else []
+    process = run("python", ROOT / script, *flags, *data, *steps)
+    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+    said = process.stderr.strip().splitlines()[-1]
+    assert re.match(rf"{script.partition('/')[2]}: error: \w+ '{zoo}/\w+' (is a|cannot be loaded|has no|is no)", said), said
+
+
+def test_a_card_is_of_folders_that_training_wrote(zoo, miniature, run, tmp_path):
+    flags = ["--title", "t", "--repo", "r", "--results", tmp_path, "--output_dir", tmp_path / "out", "--dataset", miniature / "dataset"]
+    flags += ["--example_split", "train", "--plot_task", "miniature-pairs"]
+    (zoo / "bert/trainer_state.json").write_text('{"log_history": []}')
+    for stage, message in (
+        ("altclip", "stages has '.*altclip', which holds no trainer_state.json"),
+        ("bert", "stages '.*bert' is a model of the type 'bert': give a model with an image"),
+    ):
+        process = run("python", "-m", "model_cards", *flags, "--stages", zoo / stage)
+        assert process.returncode == 1 and "Traceback" not in process.stderr
+        assert re.match(f"model_cards: error: {message}", process.stderr.strip().splitlines()[-1])

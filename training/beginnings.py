@@ -1,0 +1,53 @@
+"""The models that a stage begins with: all are looked at, by their configurations, before the first of them is loaded."""
+
+from benchmarks.kinds import (
+    ALTCLIP,
+    IMAGE_ENCODER,
+    MASKED,
+    OURS,
+    TEACHER,
+    TEXT_ENCODER,
+    TEXT_TOWER,
+    TRAINABLE,
+    TWO_TOWERS,
+    check_kind,
+)
+
+from .arguments import (
+    ContrastiveArguments,
+    DiffusionArguments,
+    ParallelArguments,
+    StageArguments,
+    TeacherArguments,
+    TeacherLearningArguments,
+    TextPretrainingArguments,
+)
+
+# By stage and argument, the kind of model that is needed.
+KINDS = {
+    TeacherArguments: {"model_name_or_path": TRAINABLE},
+    TeacherLearningArguments: {
+        "teacher_name_or_path": TEACHER,
+        "text_encoder_name_or_path": TEXT_TOWER,
+        "model_name_or_path": ALTCLIP,
+    },
+    ContrastiveArguments: {"model_name_or_path": OURS, "teacher_name_or_path": TWO_TOWERS},
+    ParallelArguments: {"image_encoder_name_or_path": IMAGE_ENCODER, "text_encoder_name_or_path": TEXT_ENCODER},
+    DiffusionArguments: {"model_name_or_path": ALTCLIP},
+    TextPretrainingArguments: {"text_encoder_name_or_path": MASKED},
+}
+
+
+def check_models(arguments: StageArguments) -> None:
+    """See that every model which the arguments name is there, and of the kind that is needed in its place.
+
+    Raises:
+        InputError: one is not; the message names the argument, what it is and what is needed.
+    """
+    for argument, kind in KINDS[type(arguments)].items():
+        name_or_path = getattr(arguments, argument)
+        if name_or_path is not None:
+            check_kind(argument, name_or_path, kind)
+
+
+__all__ = ["check_models"]
