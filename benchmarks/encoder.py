@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from datasets import Dataset, Image, IterableDataset
 from datasets.utils.file_utils import xopen
+from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
@@ -21,6 +22,7 @@ from xxhash import xxh3_128
 
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
+from modeling_altclip.images_altclip import background_of, read_image
 from modeling_altclip.processing_altclip import text_length
 
 from .adapters import AdaptedImageProcessor, AdaptedTokenizer
@@ -118,7 +120,8 @@ class CachedEncoder(Encoder):
 
     def _window(self, images: list[dict], digests: list[str], start: int) -> torch.Tensor:
         def encode(numbers: np.ndarray) -> torch.Tensor:
-            opened = (open_image(images[number], digests[number], start + number) for number in numbers)
+            background = background_of(self.processor.image_processor)
+            opened = (open_image(images[number], digests[number], start + number, background) for number in numbers)
             return embed_images(self.model, self.processor, opened, normalize_embeddings=False)
 
         return self._kept("image_embeds", "image", digests, encode, self.prepared["image"], PART)
@@ -159,13 +162,11 @@ def encoded(image: dict | None, row: int) -> bytes:
         raise InputError(f"the image of row {row} cannot be read: {error}. Put it there, or {REMEDY}") from error
 
 
-def open_image(image: dict, digest: str, row: int):
-    """A picture, or an `InputError` that names its row, and its file or the XXH3-128 of its bytes."""
+def open_image(image: dict, digest: str, row: int, background: tuple[int, int, int] | None) -> PillowImage.Image:
+    """A picture in RGB, or an `InputError` that names its row, and its file or the XXH3-128 of its bytes."""
     try:
-        opened = Image().decode_example(image)
-        opened.load()
-        return opened
-    except (OSError, SyntaxError) as error:
+        return read_image(Image().decode_example(image), background=background)
+    except Exception as error:  # decoders raise whatever they like
         reason = "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error  # which would name an address
         raise InputError(
             f"the image of row {row} ({image['path'] or f'XXH3-128 {digest}'}) cannot be read: {reason}. Mend it, or {REMEDY}"
@@ -187,11 +188,12 @@ def settings(tower: PreTrainedModel) -> str:
 
 
 def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """How images become pixels, in writing."""
+    """How images become pixels, in writing, the background of transparent ones included."""
     prepare = processor.image_processor
+    on = f" on {background_of(prepare)}"
     if isinstance(prepare, AdaptedImageProcessor):
-        return adapted(model)
-    return f"{type(prepare).__name__} {prepare.to_json_string()}"
+        return adapted(model) + on
+    return f"{type(prepare).__name__} {prepare.to_json_string()}{on}"
 
 
 def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
@@ -214,4 +216,4 @@ def written(tokenizer: PreTrainedTokenizerBase) -> str:
     return json.dumps(described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}, sort_keys=True)
 
 
-__all__ = ["CachedEncoder", "Encoder", "hash_weights", "settings", "written"]
+__all__ = ["CachedEncoder", "Encoder", "hash_weights", "prepared_images", "settings", "written"]

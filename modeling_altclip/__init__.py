@@ -12,7 +12,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig
-from .embedding import embed_images, embed_texts
+from .embedding import ImageEmbeddings, embed_images, embed_texts
 from .modeling_altclip import AltCLIPModel, AltCLIPTextModel
 from .modeling_altclip_dual_encoder import AltCLIPDualEncoderModel
 from .pipeline_altclip import AltCLIPZeroShotPipeline
@@ -39,6 +39,7 @@ __all__ = [
     "AltCLIPTextConfig",
     "AltCLIPTextModel",
     "AltCLIPZeroShotPipeline",
+    "ImageEmbeddings",
     "embed_images",
     "embed_texts",
 ]

@@ -1,10 +1,12 @@
 """Texts and images to vectors, for any model with `get_text_features` and `get_image_features`: AltCLIP, CLIP, SigLIP."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import islice
 from math import ceil
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +15,30 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from .processing_altclip import check_texts, read_images, text_length
+from .images_altclip import background_of, find_images, read_images
+from .processing_altclip import check_texts, text_length
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Of an iterator this many batches are looked at together: enough to sort texts by length, little enough to hold.
 WINDOW = 64
+
+
+class SkippedImage(NamedTuple):
+    """An image that cannot be read: its index in what was given, its name (in a list the index once more), and why."""
+
+    index: int
+    name: int | str
+    reason: str
+
+
+class ImageEmbeddings(NamedTuple):
+    """What `embed_images` gives with names: vectors `(images, projection_dim)`, a name for each, and what was skipped."""
+
+    embeddings: torch.Tensor | np.ndarray
+    names: list[int] | list[str]
+    skipped: list[SkippedImage]
 
 
 def embed_texts(
@@ -60,41 +79,108 @@ def embed_texts(
 def embed_images(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    images: Iterable,
+    images: Iterable | str | Path,
     *,
     batch_size: int = 256,
     show_progress: bool = False,
     convert_to_numpy: bool = False,
     normalize_embeddings: bool = True,
     accelerator: "Accelerator | None" = None,
-) -> torch.Tensor | np.ndarray:
-    """Embed `images`: whatever `AltCLIPProcessor` reads, in a list, a `datasets` column or any iterable, read batch by batch.
+    return_names: bool = False,
+    errors: str | None = None,
+) -> torch.Tensor | np.ndarray | ImageEmbeddings:
+    """Embed `images`: whatever `AltCLIPProcessor` reads, batch by batch, on the image processor's background.
 
     Args:
+        images: a list, a `datasets` column or any iterable; or a folder or a glob such as `photos/**/*.jpg`, whose
+            pictures are taken in the order of their names (see `find_images`).
         normalize_embeddings: as for `embed_texts`.
         accelerator: as for `embed_texts`.
+        return_names: give an `ImageEmbeddings`: the vectors, and the files' names below the folder or the indices.
+        errors: what becomes of an image that cannot be read. "raise" refuses it; "skip" leaves it out, and lists it
+            in the `ImageEmbeddings` that it gives. By default it is refused in a list, and in a folder skipped with
+            a warning.
 
     Returns:
-        Vectors in the order given, float32 on the CPU, shape `(len(images), projection_dim)`.
+        Vectors in the order given, float32 on the CPU, shape `(len(images), projection_dim)`, or an `ImageEmbeddings`.
 
     Raises:
-        ValueError: an image cannot be read, or there is none; the message gives its index.
+        ValueError: there is no image, or one cannot be read, or none can; the message gives its index or name.
     """
+    if errors not in (None, "raise", "skip"):
+        raise ValueError(f"errors is {errors!r}: choose 'raise' or 'skip'")
+    files = list(find_images(images).items()) if isinstance(images, str | Path) else None
+    reasons = None if errors == "raise" or (errors is None and files is None) else {}
+    background = background_of(processor.image_processor)
 
     def encode(batch: list[tuple]) -> torch.Tensor:
-        indices, batch = zip(*batch)
-        inputs = processor.image_processor(images=read_images(batch, indices), return_tensors="pt")
+        names, batch = zip(*batch)
+        batch = read_images(batch, names, background=background, skipped=reasons)
+        inputs = processor.image_processor(images=batch, return_tensors="pt")
         return model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output
 
     n_processes = 1 if accelerator is None else accelerator.num_processes
-    with encoding(model, "images", images, show_progress) as bar:
-        windows = [
-            encode_shared(list(enumerate(window, start)), encode, batch_size, accelerator, bar)
-            for start, window in in_windows(images, batch_size * n_processes, "images")
-        ]
+    names, windows = [], []
+    with encoding(model, "images", images if files is None else files, show_progress) as bar:
+        items = one_by_one(images) if files is None else files
+        for start, window in in_windows(items, batch_size * n_processes, "images"):
+            named = list(enumerate(window, start)) if files is None else window
+            names += [name for name, _ in named]
+            windows.append(encode_shared(named, encode, batch_size, accelerator, bar))
     vectors = torch.cat(windows)
     vectors = normalize(vectors, dim=-1) if normalize_embeddings else vectors
-    return vectors.numpy() if convert_to_numpy else vectors
+    embedded = leave_out(vectors, names, gather_reasons(reasons or {}, n_processes))
+    if embedded.skipped and errors is None:
+        warnings.warn(f"{summary_of(embedded.skipped, len(names))}. errors='skip' lists them", stacklevel=2)
+    if convert_to_numpy:
+        embedded = embedded._replace(embeddings=embedded.embeddings.numpy())
+    return embedded if return_names or errors == "skip" else embedded.embeddings
+
+
+def leave_out(vectors: torch.Tensor, names: list, reasons: dict[int | str, str]) -> ImageEmbeddings:
+    """The vectors `(images, dim)` without those that stand for images which cannot be read, by the `reasons` why.
+
+    Raises:
+        ValueError: no image can be read.
+    """
+    if not reasons:
+        return ImageEmbeddings(vectors, names, [])
+    skipped = [SkippedImage(index, name, reasons[name]) for index, name in enumerate(names) if name in reasons]
+    if len(skipped) == len(names):
+        raise ValueError(summary_of(skipped, len(names)))
+    is_kept = [name not in reasons for name in names]
+    kept_names = [name for name, kept in zip(names, is_kept) if kept]
+    return ImageEmbeddings(vectors[torch.tensor(is_kept)], kept_names, skipped)
+
+
+def summary_of(skipped: list[SkippedImage], n_images: int) -> str:
+    """How many images were skipped, and why the first of them was."""
+    first = skipped[0]
+    return f"{len(skipped)} of {n_images} images cannot be read, images[{first.name!r}] first: {first.reason}"
+
+
+def gather_reasons(reasons: dict[int | str, str], n_processes: int) -> dict[int | str, str]:
+    """Those of all processes, each of which has read its share."""
+    if n_processes == 1:
+        return reasons
+    from accelerate.utils import gather_object
+
+    return dict(gather_object(list(reasons.items())))
+
+
+def one_by_one(images: Iterable) -> Iterable:
+    """The items, and of a sequence such as a column of `datasets` the error in the place of one that it cannot decode."""
+    if isinstance(images, list | tuple) or not isinstance(images, Sequence):
+        return images
+
+    def items() -> Iterator:
+        for index in range(len(images)):
+            try:
+                yield images[index]
+            except Exception as error:
+                yield error
+
+    return items()
 
 
 def encode_texts(
@@ -148,7 +234,8 @@ def encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress: 
     Raises:
         ValueError: `items` is one item, not several.
     """
-    if isinstance(items, str | Image.Image):
+    is_array = isinstance(items, np.ndarray | torch.Tensor) and items.ndim < 4
+    if isinstance(items, str | Image.Image) or (is_array and unit == "images"):
         raise ValueError(f"{unit} is a single {type(items).__name__}: put it into a list")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -196,4 +283,4 @@ def encode_shared(
     return gathered.view(n_processes, n_rows, -1).transpose(0, 1).flatten(0, 1)[: len(items)]
 
 
-__all__ = ["embed_images", "embed_texts"]
+__all__ = ["ImageEmbeddings", "SkippedImage", "embed_images", "embed_texts"]

@@ -10,8 +10,9 @@ from torch.nn.functional import normalize
 from transformers import ZeroShotImageClassificationPipeline
 
 from .embedding import encode_texts, mean_of_prompts
+from .images_altclip import background_of, read_images
 from .modeling_altclip import AltCLIPModel
-from .processing_altclip import check_texts, read_images, text_length
+from .processing_altclip import check_texts, text_length
 from .prompts_altclip import read_templates
 
 KEPT_LABEL_SETS = 32
@@ -20,7 +21,8 @@ KEPT_LABEL_SETS = 32
 class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
     """What `pipeline("zero-shot-image-classification")` gives for AltCLIP models; other models get transformers' own class.
 
-    Scores equal transformers'. Texts are cut at the model's text length, and images may be whatever `read_image` reads.
+    Scores equal transformers'. Texts are cut at the model's text length, and images may be whatever `read_image`
+    reads, on the image processor's background where they are transparent.
     """
 
     def __new__(cls, *args, model=None, **kwargs):
@@ -73,7 +75,8 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
 
     def preprocess(self, image, timeout: float | None = None) -> dict[str, torch.Tensor]:
         index, image = image if isinstance(image, tuple) else (0, image)
-        return self.image_processor(images=read_images([image], [index], timeout), return_tensors="pt").to(self.dtype)
+        images = read_images([image], [index], timeout, background_of(self.image_processor))
+        return self.image_processor(images=images, return_tensors="pt").to(self.dtype)
 
     def _forward(self, model_inputs, candidate_labels, templates, tokenizer_kwargs=None) -> dict[str, torch.Tensor]:
         self.forget_if_changed()

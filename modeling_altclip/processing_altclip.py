@@ -5,21 +5,19 @@ What it cannot read it refuses, naming the index; a batch with a hole in it woul
 
 import json
 from collections.abc import Sequence
-from os.path import isfile
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.image_utils import load_image
+
+from .images_altclip import DROP_ALPHA, WHITE, background_of, read_background, read_image, read_images
 
 TEXT_LENGTH = 77
 ENCODER_LENGTH = 512
 TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
+AS_STATED = object()  # None says that alpha is dropped
 
 
 class AltCLIPProcessor(NativeAltCLIPProcessor):
@@ -30,7 +28,30 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
 
     Beside a model, the files name no processor class: plain transformers then gives its own by the model's type, and
     `AutoProcessor` gives this one where the package is imported. Saved alone they name transformers' class.
+
+    Args:
+        background: the color that transparent images are composited on: a name or hex code that `PIL.ImageColor`
+            knows, or three integers from 0 to 255; None drops alpha, as transformers does. By default what
+            `image_processor` states, or white. It is kept as an attribute of `image_processor`, so that it reaches
+            pipelines and training, and is saved with it.
+
+    Raises:
+        ValueError: `background` is no such color.
     """
+
+    def __init__(self, image_processor=None, tokenizer=None, background=AS_STATED):
+        super().__init__(image_processor, tokenizer)
+        self.background = getattr(image_processor, "background", WHITE) if background is AS_STATED else background
+
+    @property
+    def background(self) -> tuple[int, int, int] | None:
+        """Red, green and blue that transparent images are composited on; None where alpha is dropped."""
+        return background_of(self.image_processor)
+
+    @background.setter
+    def background(self, background: str | Sequence[int] | None) -> None:
+        read_background(background)
+        self.image_processor.background = DROP_ALPHA if background is None else background
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         """Prepare texts, images or both, one or a list of each.
@@ -47,8 +68,14 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
             defaults = {"padding": True, "truncation": True, "max_length": length}
             kwargs["text_kwargs"] = {name: value for name, value in defaults.items() if name not in kwargs} | given
         if images is not None:
-            images = images if isinstance(images, list | tuple) else [images]
-            images = read_images([image for one in images for image in (one if isinstance(one, list | tuple) else [one])])
+            images = flat(images)
+            options = kwargs.get("images_kwargs", {})
+            keeps_range = options.get("do_rescale", kwargs.get("do_rescale")) is False
+            if keeps_range and all(is_scaled(image) for image in images):
+                # So one tells transformers that floats lie within [0, 1]. The reader sees that, and gives 8 bits.
+                kwargs.pop("do_rescale", None)
+                kwargs["images_kwargs"] = options | {"do_rescale": True}
+            images = read_images(images, background=self.background)
         return super().__call__(images=images, text=text, **kwargs)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -63,6 +90,24 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
+
+
+def flat(images) -> list:
+    """One list of one image, of a list, of a list of lists, or of a batch in one array."""
+    if isinstance(images, list | tuple):
+        nested = [image if isinstance(image, list | tuple) else [image] for image in images]
+        return [image for group in nested for image in group]
+    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
+        return list(images)
+    return [images]
+
+
+def is_scaled(image) -> bool:
+    """Whether it is an array or tensor of floats within [0, 1]."""
+    if not isinstance(image, np.ndarray | torch.Tensor) or 0 in image.shape:
+        return False
+    is_float = image.dtype.kind == "f" if isinstance(image, np.ndarray) else image.is_floating_point()
+    return bool(is_float and image.max() <= 1)
 
 
 def text_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> int:
@@ -87,59 +132,6 @@ def check_texts(texts: Sequence[str], name: str, start: int = 0) -> None:
     for index, text in enumerate(texts, start):
         if not isinstance(text, str):
             raise ValueError(f"{name}[{index}] is {text!r}, not a string: drop it or write it out")
-
-
-def read_images(images: Sequence, indices: Sequence[int] | None = None, timeout: float | None = None) -> list:
-    """Read every image with `read_image`; `indices` is what errors call them, if not 0, 1, 2.
-
-    Raises:
-        ValueError: there is none, or one cannot be read, for whatever reason; the message gives its index.
-    """
-    if len(images) == 0:
-        raise ValueError("images is empty: give at least one image")
-    read = []
-    for index, image in zip(indices or range(len(images)), images):
-        try:
-            read.append(read_image(image, timeout))
-        except Exception as error:
-            raise ValueError(f"images[{index}] cannot be read: {error}") from error
-    return read
-
-
-def read_image(image, timeout: float | None = None):
-    """An image as the image processor takes it: PIL images in RGB, upright; arrays and tensors as they are.
-
-    Reads PIL images of every mode, paths, `file://` and `http(s)://` addresses and base64 text. An animation gives the frame
-    it stands at, the first when it is just opened. Transparency is dropped, as transformers does. Greys of 16 bits are
-    scaled, where PIL alone would clip them to white, and greys without a channel get three. `timeout`, in seconds, is for
-    addresses.
-    """
-    if isinstance(image, str) and image.startswith("file://"):
-        image = url2pathname(urlsplit(image).path)
-    if isinstance(image, Path) or (isinstance(image, str) and isfile(image)):
-        image = Image.open(image)
-    if isinstance(image, Image.Image):
-        if 0 in image.size:
-            raise ValueError(f"its size is {image.width}x{image.height} pixels")
-        return load_image(to_8_bits(image) if image.mode.startswith("I") else image)
-    if isinstance(image, str):
-        return load_image(image, timeout=timeout)
-    if not isinstance(image, np.ndarray | torch.Tensor):
-        raise ValueError(f"it is a {type(image).__name__}, not an image, array, path or address")
-    if 0 in image.shape or not 2 <= len(image.shape) <= 4:
-        raise ValueError(f"its shape is {tuple(image.shape)}")
-    if isinstance(image, np.ndarray) and image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.ndim == 2:
-        image = image[None].repeat(3, axis=0) if isinstance(image, np.ndarray) else image[None].expand(3, -1, -1)
-    return image
-
-
-def to_8_bits(image: Image.Image) -> Image.Image:
-    """Greys of PIL's modes I;16 and I. The latter has 32 bits, and holds 8-bit or 16-bit greys, as its largest value tells."""
-    pixels = np.asarray(ImageOps.exif_transpose(image))
-    wide = image.mode != "I" or pixels.max() > 255
-    return Image.fromarray((pixels >> 8 if wide else pixels).astype(np.uint8))
 
 
 __all__ = ["AltCLIPProcessor", "check_texts", "read_image", "read_images", "text_length"]

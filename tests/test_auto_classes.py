@@ -102,6 +102,7 @@ def test_files_say_nothing_that_native_would_not_read(folder):
     assert {path.name for path in folder.glob("*.py")} == {
         "checkpoint_altclip.py",
         "configuration_altclip.py",
+        "images_altclip.py",
         "modeling_altclip.py",
         "processing_altclip.py",
     }

@@ -1,11 +1,20 @@
 """Captioned rows to cells to batches."""
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoTokenizer, CLIPImageProcessor
+from PIL import Image as PillowImage
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    EfficientNetImageProcessor,
+    SiglipImageProcessor,
+    ViTImageProcessor,
+)
 
-from training.data import SAMPLE, CaptionCells, Collator, prepare_images
+from training.data import SAMPLE, CaptionCells, Collator, prepare_images, unchanged_size
 
 CAPTIONS = [{"en": "dog face", "zh": "狗脸"}, {"en": "key", "zh": None}, {"en": "dog face", "zh": ""}, {"en": None, "zh": "钥匙"}]
 
@@ -99,3 +108,73 @@ def test_images_are_prepared_as_the_processor_does(scenes, side, edge):
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(prepare_images(images, image_processor), expected, atol=1e-6, rtol=1e-6)
     assert expected.shape == (5, 3, 32, 32)
+
+
+PICTURES = [PillowImage.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for seed in (0, 1)]
+SIZE_32 = {"height": 32, "width": 32}
+CLIP_OPTIONS = {"size": {"shortest_edge": 32}, "crop_size": SIZE_32}
+
+
+@pytest.mark.parametrize("seen", [PICTURES, [picture.resize((48, 32)) for picture in PICTURES]], ids=["whole", "wide"])
+@pytest.mark.parametrize(
+    "image_processor",
+    [
+        *(
+            CLIPImageProcessor(**CLIP_OPTIONS | options)
+            for options in (
+                {},
+                {"do_normalize": False},
+                {"do_rescale": False},
+                {"do_rescale": False, "do_normalize": False},
+                {"rescale_factor": 1 / 127},
+                {"do_center_crop": False, "size": SIZE_32},
+                {"do_resize": False},
+                {"size": {"shortest_edge": 24}},
+                {"size": {"shortest_edge": 48}},
+                {"crop_size": {"height": 16, "width": 24}},
+                {"crop_size": {"height": 48, "width": 48}},
+                {"resample": 0},
+                {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+            )
+        ),
+        ViTImageProcessor(size=SIZE_32),
+        ViTImageProcessor(size=SIZE_32, do_resize=False, do_center_crop=True, crop_size=SIZE_32),
+        SiglipImageProcessor(size=SIZE_32),
+        ConvNextImageProcessor(size={"shortest_edge": 32}),  # zooms in by 8/7 before it crops
+        EfficientNetImageProcessor(size=SIZE_32),  # divides by the deviation twice
+    ],
+    ids=lambda image_processor: type(image_processor).__name__,
+)
+def test_training_prepares_images_as_every_processor_does(image_processor, seen):
+    expected = image_processor(images=seen, return_tensors="pt")["pixel_values"]
+    found = prepare_images(seen, image_processor)
+    torch.testing.assert_close(found.float(), expected.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_fast_way_is_taken():
+    assert unchanged_size(CLIPImageProcessor(**CLIP_OPTIONS)) == (32, 32)
+    assert unchanged_size(ViTImageProcessor(size={"height": 16, "width": 32})) == (32, 16)
+    assert unchanged_size(CLIPImageProcessor(**CLIP_OPTIONS, do_resize=False)) == (32, 32)
+    assert unchanged_size(CLIPImageProcessor(**CLIP_OPTIONS, do_normalize=False)) is None
+    assert unchanged_size(ConvNextImageProcessor(size={"shortest_edge": 32})) is None
+
+
+@pytest.mark.parametrize("background,color", [("white", (255, 255, 255)), ("blue", (0, 0, 255)), (None, (0, 90, 0))])
+@pytest.mark.parametrize("side", [32, 40])
+def test_training_composites_transparent_images(background, color, side):
+    """Crops of palettes and of transparent colors too, on the fast way and on the processor's."""
+    image = PillowImage.new("RGBA", (side, side), (200, 30, 60, 255))
+    image.paste((0, 90, 0, 0), (0, 0, 16, side))
+    flat = image.convert("RGB")
+    keyed = flat.copy()
+    keyed.info["transparency"] = (0, 90, 0)
+    palette = image.convert("P")
+    palette.putpalette([200, 30, 60, 0, 90, 0])
+    palette.putdata([int(alpha == 0) for alpha in image.getchannel("A").get_flattened_data()])
+    palette.info["transparency"] = 1
+    flat.paste(color, (0, 0, 16, side))
+    image_processor = CLIPImageProcessor(**CLIP_OPTIONS, background=background or "none")
+    for given in (image, keyed, palette):
+        found = prepare_images([given, given.crop((8, 8, side - 8, side - 8))], image_processor)
+        expected = prepare_images([flat, flat.crop((8, 8, side - 8, side - 8))], image_processor)
+        assert torch.equal(found, expected)

@@ -60,6 +60,31 @@ def embed_a_share(rank, folder, start):
     torch.save((embeds, seen), folder / f"{rank}.pt")
 
 
+BROKEN = [*IMAGES[:2], None, IMAGES[2], "gone.png", *IMAGES[3:]]
+
+
+def embed_what_can_be_read(rank, folder, start):
+    accelerator = Accelerator(cpu=True)
+    options = {"errors": "skip", "batch_size": 2, "accelerator": accelerator}
+    found = [embed_images(*load_model(str(start)), given, **options) for given in (BROKEN, iter(BROKEN), BROKEN[:5])]
+    torch.save([(one.embeddings, one.names, one.skipped) for one in found], folder / f"{rank}.pt")
+
+
+def test_two_processes_skip_like_one(folder, tmp_path):
+    """Each reads half; both list what either could not read, and get the vectors of the rest in order."""
+    spawn(embed_what_can_be_read, (tmp_path, folder), 2)
+    expected = embed_images(*load_model(str(folder)), IMAGES)
+    for rank in range(2):
+        whole, streamed, few = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        for vectors, names, skipped in (whole, streamed):
+            torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=1e-5)
+            assert names == [0, 1, 3, 5, 6]
+            assert skipped[0] == (2, 2, "it is a NoneType, not an image, array, path or address")
+            assert skipped[1] == (4, 4, "file does not exist: gone.png")
+        assert few[1] == [0, 1, 3] and [one.index for one in few[2]] == [2, 4]
+        torch.testing.assert_close(few[0], expected[:3], atol=1e-6, rtol=1e-5)
+
+
 def test_two_processes_embed_like_one(miniature, processor, tmp_path):
     """Each encodes half of the distinct texts, an odd number; both get all vectors, in order."""
     torch.manual_seed(0)

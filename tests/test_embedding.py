@@ -1,5 +1,7 @@
 """embed_texts and embed_images: order, equality with the plain forward, bad input."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
 from transformers import SiglipConfig, SiglipModel
 
-from modeling_altclip import AltCLIPModel, embed_images, embed_texts
+from modeling_altclip import AltCLIPModel, ImageEmbeddings, embed_images, embed_texts
 
 
 @pytest.fixture
@@ -124,3 +126,123 @@ def test_bad_input_is_named(model, processor):
         embed_texts(model, processor, iter([]))
     with pytest.raises(ValueError, match="no images to embed"):
         embed_images(model, processor, [])
+    for one in (np.zeros((32, 32, 3), np.uint8), torch.zeros(3, 32, 32), np.zeros((32, 32))):
+        with pytest.raises(ValueError, match="images is a single .*: put it into a list"):
+            embed_images(model, processor, one)
+    with pytest.raises(ValueError, match="images is 'no/such', and the file does not exist"):
+        embed_images(model, processor, "no/such")
+    with pytest.raises(ValueError, match="errors is 'ignore': choose 'raise' or 'skip'"):
+        embed_images(model, processor, [PillowImage.new("RGB", (32, 32))], errors="ignore")
+
+
+COLORS = ("red", "green", "blue", "yellow")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four pictures in a folder and those below it, and what else lies in folders."""
+    (tmp_path / "photos/more").mkdir(parents=True)
+    for color in COLORS:
+        PillowImage.new("RGB", (40, 32), color).save(tmp_path / f"photos/{'more/' if color == 'blue' else ''}{color}.png")
+    for name in (".DS_Store", "notes.txt", "more/metadata.jsonl"):
+        (tmp_path / "photos" / name).write_bytes(b"no picture")
+    return tmp_path / "photos"
+
+
+NAMES = ["green.png", "more/blue.png", "red.png", "yellow.png"]
+
+
+def test_a_folder_and_a_glob(model, processor, photos):
+    expected = embed_images(model, processor, [photos / name for name in NAMES])
+    for where in (photos, str(photos), f"{photos}/**/*.png"):
+        assert torch.equal(embed_images(model, processor, where), expected)
+    found = embed_images(model, processor, photos, return_names=True, batch_size=2, convert_to_numpy=True)
+    assert isinstance(found, ImageEmbeddings) and found.names == NAMES and found.skipped == []
+    assert isinstance(found.embeddings, np.ndarray) and np.allclose(found.embeddings, expected, atol=1e-6)
+    assert embed_images(model, processor, f"{photos}/*.png", return_names=True).names == ["green.png", "red.png", "yellow.png"]
+
+
+@pytest.fixture
+def broken(photos):
+    """The folder with three more files that cannot be read."""
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "more/cut.png").write_bytes((photos / "red.png").read_bytes()[:-40])
+    (photos / "more/drawing.svg").write_text("<svg/>")
+    return photos
+
+
+def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, broken):
+    expected = embed_images(model, processor, [broken / name for name in NAMES])
+    with pytest.warns(
+        UserWarning, match=r"3 of 7 images cannot be read, images\['empty.jpg'\] first: cannot identify.*errors='skip' lists"
+    ):
+        assert torch.equal(embed_images(model, processor, broken), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batch_size in (1, 3, 256):
+            found = embed_images(model, processor, broken, errors="skip", batch_size=batch_size)
+            torch.testing.assert_close(found.embeddings, expected, atol=1e-5, rtol=1e-5)
+            assert found.names == NAMES
+            assert [(skipped.index, skipped.name) for skipped in found.skipped] == [
+                (0, "empty.jpg"),
+                (3, "more/cut.png"),
+                (4, "more/drawing.svg"),
+            ]
+            assert "SVG is a drawing" in found.skipped[2].reason and "truncated" in found.skipped[1].reason
+    with pytest.raises(ValueError, match=r"images\['empty.jpg'\] cannot be read: cannot identify"):
+        embed_images(model, processor, broken, errors="raise")
+    with pytest.raises(ValueError, match=r"2 of 2 images cannot be read, images\['cut.png'\] first: .*truncated"):
+        embed_images(model, processor, f"{broken}/more/[cd]*", errors="skip")
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_bad_images_of_a_list_are_skipped_where_that_is_asked(model, processor, photos, kind):
+    images = [photos / "red.png", None, photos / "gone.png", np.zeros((6, 6, 7)), PillowImage.new("RGB", (32, 32), "green"), ""]
+    found = embed_images(model, processor, kind(images), errors="skip", batch_size=2)
+    torch.testing.assert_close(found.embeddings, embed_images(model, processor, [images[0], images[4]]), atol=1e-5, rtol=1e-5)
+    assert found.names == [0, 4]
+    assert [skipped.index for skipped in found.skipped] == [skipped.name for skipped in found.skipped] == [1, 2, 3, 5]
+    assert found.skipped[0].reason == "it is a NoneType, not an image, array, path or address"
+    assert found.skipped[1].reason == f"file does not exist: {photos}/gone.png"
+    with pytest.raises(ValueError, match=r"images\[1\] cannot be read: it is a NoneType"):
+        embed_images(model, processor, kind(images))
+    with pytest.raises(ValueError, match=r"2 of 2 images cannot be read, images\[0\] first: it is a NoneType"):
+        embed_images(model, processor, [None, None], errors="skip")
+
+
+def test_bad_images_of_a_column(model, processor, photos):
+    """`datasets` raises where it decodes them."""
+    images = [str(photos / "red.png"), None, {"bytes": b"no picture", "path": None}, str(photos / "green.png")]
+    column = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))["image"]
+    found = embed_images(model, processor, column, errors="skip", return_names=True)
+    expected = embed_images(model, processor, [images[0], images[3]])
+    torch.testing.assert_close(found.embeddings, expected, atol=1e-5, rtol=1e-5)
+    assert found.names == [0, 3] and [skipped.index for skipped in found.skipped] == [1, 2]
+    column = Dataset.from_dict({"image": images[2:]}, features=Features({"image": Image()}))["image"]
+    with pytest.raises(ValueError, match=r"images\[0\] cannot be read: cannot identify image file"):
+        embed_images(model, processor, column)
+
+
+def test_a_batch_in_one_array(model, processor):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 32, 3), dtype=np.uint8)
+    expected = embed_images(model, processor, [PillowImage.fromarray(image) for image in pixels])
+    for batch in (pixels, torch.from_numpy(pixels), torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255):
+        torch.testing.assert_close(embed_images(model, processor, batch), expected)
+
+
+def test_transparent_images_are_embedded_on_the_background(model, processor):
+    """Of every model: CLIP's processors have no such setting."""
+    image = PillowImage.new("RGBA", (40, 32), (200, 30, 60, 255))
+    image.paste((0, 90, 0, 0), (0, 0, 20, 32))
+    grounds = {None: (0, 90, 0), "white": (255, 255, 255), "#102030": (16, 32, 48)}
+    for background, color in grounds.items():
+        processor.background = background
+        flat = image.convert("RGB")
+        flat.paste(color, (0, 0, 20, 32))
+        expected = embed_images(model, processor, [flat])
+        for given in (image, np.asarray(image), torch.from_numpy(np.array(image)) / 255):
+            torch.testing.assert_close(embed_images(model, processor, [given]), expected)
+    del processor.image_processor.background
+    assert not torch.allclose(embed_images(model, processor, [image]), expected, atol=1e-3)
+    flat.paste((255, 255, 255), (0, 0, 20, 32))
+    torch.testing.assert_close(embed_images(model, processor, [image]), embed_images(model, processor, [flat]))

@@ -188,3 +188,49 @@ def test_an_adapted_model_is_known_by_its_settings(tmp_path):
         (tmp_path / "clip/pooling.json").write_text(note)
         prints.append(CachedEncoder(*load_model(f"sentence_transformers:{tmp_path / 'clip'}"), cache_dir=str(tmp_path)).prepared)
     assert prints[0]["text"] != prints[1]["text"] and prints[0]["image"] != prints[1]["image"]
+
+
+def half_clear(background=None):
+    """The bytes of a picture that is clear on its left, or lies on a background there."""
+    image = PillowImage.new("RGBA", (32, 32), (200, 30, 60, 255))
+    image.paste((0, 90, 0, 0) if background is None else (*background, 255), (0, 0, 16, 32))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def rows_of(*images):
+    return Dataset.from_dict({"image": list(images)}, features=Features({"image": Image()}))
+
+
+def test_transparent_images_are_kept_by_their_background(encoded):
+    """What was made on another background, or before there was one, is not read."""
+    colors = {"white": (255, 255, 255), "blue": (0, 0, 255), None: (0, 90, 0)}
+    for background, color in colors.items():
+        encoded.processor.background = background
+        again = CachedEncoder(encoded.model, encoded.processor, cache_dir=encoded.cache_dir)
+        before = encoded.seen["images"]
+        vectors, *_ = again.rows(rows_of(half_clear(), half_clear(color)))
+        assert encoded.seen["images"] == before + 2
+        torch.testing.assert_close(vectors[0], vectors[1])
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "open_clip"])
+def test_other_models_see_transparent_images_on_white(tmp_path, kind):
+    if kind == "open_clip":
+        model, processor = load_model(f"open_clip:{open_clip_folder(tmp_path / 'model')}")
+    else:
+        saved(kind, tmp_path / "model")
+        model, processor = load_model(str(tmp_path / "model"))
+    encoder = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
+    assert encoder.prepared["image"].endswith("on (255, 255, 255)")
+    clear, white, black = encoder.rows(rows_of(half_clear(), half_clear((255, 255, 255)), half_clear((0, 0, 0))))[0]
+    torch.testing.assert_close(clear, white)
+    assert not torch.allclose(clear, black, atol=1e-4)
+
+
+def test_whatever_a_decoder_raises_names_the_row(encoded):
+    negative = io.BytesIO()
+    PillowImage.fromarray(torch.full((8, 8), -1.0).numpy()).save(negative, "TIFF")
+    with pytest.raises(InputError, match=r"the image of row 1 \(XXH3-128 .*\) cannot be read: its values lie within \[-1.0, -1.0\]"):
+        encoded.rows(rows_of(half_clear(), {"bytes": negative.getvalue(), "path": None}))

@@ -124,7 +124,7 @@ def test_what_makes_a_teacher_vector_makes_a_new_cache(scenes, clip, tmp_path, c
     assert (change == "configuration") == np.array_equal(after[range(32)]["target"], before[range(32)]["target"])
 
 
-@pytest.mark.parametrize("change", ["weight", "projection", "preparation", "views", "row"])
+@pytest.mark.parametrize("change", ["weight", "projection", "preparation", "background", "views", "row"])
 def test_what_makes_an_image_vector_makes_a_new_cache(scenes, clip, tmp_path, change):
     model, processor = clip
     before = image_vectors(ImageViews(scenes, 1), model, processor, cache_dir=str(tmp_path))
@@ -134,6 +134,8 @@ def test_what_makes_an_image_vector_makes_a_new_cache(scenes, clip, tmp_path, ch
         model.visual_projection.weight.data[0] += 1e-3
     elif change == "preparation":
         processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+    elif change == "background":
+        processor.image_processor.background = "black"
     elif change == "row":
         scenes = scenes.select([*range(23), 23, *range(7), 23])
         scenes = scenes.select([30, *range(1, 32)])
@@ -142,7 +144,7 @@ def test_what_makes_an_image_vector_makes_a_new_cache(scenes, clip, tmp_path, ch
     after = image_vectors(views, model, processor, cache_dir=str(tmp_path))
     assert after.folder != before.folder and sum(images) >= 23
     same = np.array_equal(after[range(32)]["image_embeds"], before[range(32)]["image_embeds"])
-    assert same == (change == "views")
+    assert same == (change in ("views", "background"))  # no scene is transparent
 
 
 def png(color):

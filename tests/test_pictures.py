@@ -2,13 +2,19 @@
 
 import io
 import json
+import zipfile
 
 import pytest
+import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
+from transformers import CLIPImageProcessor
+from xxhash import xxh3_128
 
 from benchmarks.recipe import InputError
-from training.pictures import keep_readable
+from training.data import prepare_images
+from training.pictures import keep_readable, read_picture
+from training.views import ImageViews
 
 from .conftest import ROOT
 
@@ -85,3 +91,39 @@ def test_stage_2_meets_a_bad_picture(folder, run, tmp_path, policy):
     else:
         assert process.returncode == 0, process.stderr
         assert "Set aside 1 rows with bad images" in process.stdout and "from 3 rows" in process.stdout
+
+
+def test_transparent_pictures_reach_the_background_of_the_processor(tmp_path):
+    """Decoded as they are, in a table and in a stream, and composited where an image processor prepares them."""
+    buffer = io.BytesIO()
+    PillowImage.new("RGBA", (8, 8), (255, 0, 0, 0)).save(buffer, "PNG")
+    image = {"bytes": buffer.getvalue(), "path": None}
+    rows = Dataset.from_dict({"image": [image]}, features=Features({"image": Image(mode="RGB")}))
+    good, _ = keep_readable(rows, "error", str(tmp_path))
+    streamed, problem = read_picture(image)
+    assert problem == ""
+    for background, value in (("white", 1), ("black", 0), ("none", [1, 0, 0])):
+        options = {"size": {"height": 8, "width": 8}, "do_center_crop": False, "do_normalize": False}
+        image_processor = CLIPImageProcessor(**options, background=background)
+        for picture in (good[0]["image"], streamed, ImageViews(good, 2)[[0]]["image"][0]):
+            pixels = prepare_images([picture], image_processor)
+            assert pixels[0, :, 0, 0].tolist() == torch.tensor(value).expand(3).tolist()
+
+
+def test_a_picture_that_decodes_to_no_shades_is_set_aside(rows, tmp_path):
+    buffer = io.BytesIO()
+    PillowImage.fromarray(torch.full((8, 8), torch.nan).numpy()).save(buffer, "TIFF")
+    rows = Dataset.from_dict({"image": [{"bytes": encoded(), "path": None}, {"bytes": buffer.getvalue(), "path": None}]})
+    good, n_bad = keep_readable(rows, "set_aside", str(tmp_path))
+    assert len(good) == 1 and n_bad == 1 and "infinite or no numbers" in (tmp_path / "bad_rows.jsonl").read_text()
+
+
+def test_pictures_in_a_zip(tmp_path):
+    """Known by their bytes, as those beside it."""
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("a.png", encoded("red"))
+    (tmp_path / "a.png").write_bytes(encoded("red"))
+    images = [f"zip://a.png::{tmp_path}/pictures.zip", str(tmp_path / "a.png")]
+    rows = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
+    digests = ImageViews(rows, 1).digests
+    assert digests == [xxh3_128(encoded("red")).hexdigest()] * 2

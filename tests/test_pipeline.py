@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel, ZeroShotImageClassificationPipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from modeling_altclip import AltCLIPModel, AltCLIPZeroShotPipeline
+from modeling_altclip import AltCLIPModel, AltCLIPProcessor, AltCLIPZeroShotPipeline
 from modeling_altclip.prompts_altclip import PROMPTS, read_templates
 
 TASK = "zero-shot-image-classification"
@@ -270,3 +270,26 @@ def test_a_saved_pipeline_is_no_remote_code(classify, processor, tmp_path):
     classify.save_pretrained(tmp_path)
     assert "custom_pipelines" not in (tmp_path / "config.json").read_text()
     assert_same(pipeline(TASK, model=str(tmp_path))(IMAGES[0], LABELS), classify(IMAGES[0], LABELS))
+
+
+def test_transparent_images_stand_on_the_background(folder):
+    """Set in the processor's files, where the pipeline finds it."""
+    image = Image.new("RGBA", (32, 32), (200, 30, 60, 255))
+    image.paste((0, 90, 0, 0), (0, 0, 16, 32))
+    answers = []
+    for background, color in (("white", (255, 255, 255)), ("blue", (0, 0, 255)), (None, (0, 90, 0))):
+        AltCLIPProcessor.from_pretrained(folder, background=background).save_pretrained(folder)
+        classify = pipeline(TASK, model=str(folder))
+        flat = image.convert("RGB")
+        flat.paste(color, (0, 0, 16, 32))
+        expected = classify(flat, LABELS)
+        for given in (image, np.asarray(image), np.asarray(image) / 255):
+            assert_same(classify([given], LABELS)[0], expected)
+        assert_same(classify(image, LABELS), expected)
+        answers.append(scores(expected))
+    assert answers[0] != answers[1] != answers[2] != answers[0]
+
+
+def test_a_path_that_leads_nowhere_is_named(classify):
+    with pytest.raises(ValueError, match=r"images\[0\] cannot be read: file does not exist: gone.png"):
+        classify(["gone.png"], LABELS)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from transformers import AltCLIPProcessor as NativeProcessor
 from transformers import AutoProcessor
 
 from modeling_altclip import AltCLIPProcessor
-from modeling_altclip.processing_altclip import read_image, text_length
+from modeling_altclip.images_altclip import read_background, read_image
+from modeling_altclip.processing_altclip import text_length
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(PIXELS)
@@ -105,7 +107,7 @@ def test_base64_text():
         ({"bytes": b""}, "it is a dict, not an image"),
         (Image.new("RGB", (0, 4)), "its size is 0x4 pixels"),
         (np.zeros((0, 4, 3)), r"its shape is \(0, 4, 3\)"),
-        ("no/such/file.png", "Incorrect image source"),
+        ("no/such/file.png", "file does not exist: no/such/file.png"),
         ("http://127.0.0.1:9/picture.png", ".*"),
         (__file__, "cannot identify image file"),
     ],
@@ -130,6 +132,66 @@ def test_an_image_that_cannot_be_read_is_named(processor, bad, message):
 def test_bad_lists_are_refused(processor, given, message):
     with pytest.raises(ValueError, match=message):
         processor(**given)
+
+
+def test_transparency_is_composited_and_floats_are_scaled(processor):
+    rgba = np.dstack([PIXELS, np.where(PIXELS[..., 0] > 127, 255, 0).astype(np.uint8)])
+    for background, color in ((None, None), ("black", 0), ("white", 255)):
+        processor.background = background
+        flat = PIXELS if color is None else np.where(rgba[..., 3:] == 0, color, PIXELS).astype(np.uint8)
+        expected = processor(images=Image.fromarray(flat), return_tensors="pt")["pixel_values"]
+        for given in (Image.fromarray(rgba), rgba, rgba / 255, torch.from_numpy(rgba).permute(2, 0, 1) / 255):
+            assert torch.equal(processor(images=given, return_tensors="pt")["pixel_values"], expected)
+
+
+def test_transformers_way_to_give_floats(processor):
+    """There one says `do_rescale=False`, and gets the pixels of the picture."""
+    expected = processor(images=PICTURE, return_tensors="pt")["pixel_values"]
+    floats = torch.from_numpy(PIXELS).permute(2, 0, 1) / 255
+    for given in ({"do_rescale": False}, {"images_kwargs": {"do_rescale": False}}, {"do_rescale": True}, {}):
+        assert torch.equal(
+            processor(images=[floats, PIXELS / 255], return_tensors="pt", **given)["pixel_values"], expected.repeat(2, 1, 1, 1)
+        )
+    unscaled = processor(images=[PICTURE], do_rescale=False, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor(images=[PIXELS], do_rescale=False, return_tensors="pt")["pixel_values"], unscaled)
+    assert unscaled.max() > 100
+
+
+@pytest.mark.parametrize("background,saved", [("white", "white"), ("#102030", "#102030"), ((1, 2, 3), [1, 2, 3]), (None, "none")])
+def test_the_background_is_saved_and_loaded(model, processor, tmp_path, background, saved):
+    model.save_pretrained(tmp_path)
+    AltCLIPProcessor(processor.image_processor, processor.tokenizer, background=background).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "processor_config.json").read_text())
+    assert config["image_processor"]["background"] == saved and "background" not in config
+    loaded, expected = AutoProcessor.from_pretrained(tmp_path), read_background(background)
+    assert loaded.background == expected and AltCLIPProcessor.from_pretrained(tmp_path).background == expected
+    assert AltCLIPProcessor.from_pretrained(tmp_path, background="red").background == (255, 0, 0)
+    native = NativeProcessor.from_pretrained(tmp_path)  # which drops alpha
+    assert type(native) is NativeProcessor
+    ours, theirs = (one(images=PICTURE, return_tensors="pt")["pixel_values"] for one in (loaded, native))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_processor_that_says_nothing_composites_on_white(processor, tmp_path):
+    """As those of released checkpoints."""
+    del processor.image_processor.background
+    NativeProcessor(processor.image_processor, processor.tokenizer).save_pretrained(tmp_path)
+    assert "background" not in (tmp_path / "processor_config.json").read_text()
+    loaded = AltCLIPProcessor.from_pretrained(tmp_path)
+    assert loaded.background == (255, 255, 255)
+    clear = loaded(images=Image.new("RGBA", (32, 32)), return_tensors="pt")["pixel_values"]
+    assert torch.equal(clear, loaded(images=Image.new("RGB", (32, 32), "white"), return_tensors="pt")["pixel_values"])
+
+
+def test_a_bad_background_is_refused(processor):
+    with pytest.raises(ValueError, match="background is 'whit': give a color"):
+        AltCLIPProcessor(processor.image_processor, processor.tokenizer, background="whit")
+    with pytest.raises(ValueError, match="background is 'whit': give a color"):
+        processor.background = "whit"
+    assert processor.background == (255, 255, 255)
+    processor.image_processor.background = 3
+    with pytest.raises(ValueError, match="background is 3: give a color"):
+        AltCLIPProcessor(processor.image_processor, processor.tokenizer)
 
 
 def test_saved_and_loaded(model, processor, tmp_path):

@@ -16,14 +16,16 @@ import torch
 from datasets import Dataset, List
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
-from transformers import PreTrainedTokenizerBase
+from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SiglipImageProcessor, ViTImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from benchmarks.column_cache import CachedColumn
-from modeling_altclip.processing_altclip import read_images
+from modeling_altclip.images_altclip import background_of, read_images
 
 from .views import ImageViews
 
+# They resize, crop, scale and normalise, and do nothing besides: others may zoom in before they crop, or normalise twice.
+PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
 SAMPLE = 1000  # texts of a language that tell how many tokens its characters make
 
 
@@ -206,17 +208,34 @@ class Collator:
 
 
 def prepare_images(images: list[Image.Image], image_processor: BaseImageProcessor) -> torch.Tensor:
-    """What `image_processor` makes of the images, `(images, channels, height, width)`.
+    """What `image_processor` makes of the images, on its background: `(images, channels, height, width)`.
 
-    Where all have the model's size already, so that only scaling and normalising is left, it is done for all at once: on
-    32-pixel images the processor took four times as long. Made for processors that resize the shortest edge and crop, as CLIP's,
-    or resize to a height and a width, as ViT's and SigLIP's.
+    Where all have the size that it makes, so that only scaling and normalising is left, that is done for all at once:
+    on 32-pixel images the processor took four times as long.
     """
-    size, crop = image_processor.size, image_processor.crop_size
-    wanted = (size["shortest_edge"],) * 2 if size.get("shortest_edge") else (size["width"], size["height"])
-    whole = crop is None or (crop["width"], crop["height"]) == wanted
-    if not (whole and all(image.size == wanted and image.mode == "RGB" for image in images)):
-        return image_processor(images=read_images(images), return_tensors="pt")["pixel_values"]
+    images = read_images(images, background=background_of(image_processor))
+    size = unchanged_size(image_processor)
+    if size is None or any(image.size != size for image in images):
+        return image_processor(images=images, return_tensors="pt")["pixel_values"]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))
+    mean = torch.tensor(image_processor.image_mean)[:, None, None]
+    std = torch.tensor(image_processor.image_std)[:, None, None]
     return (pixels.float() * image_processor.rescale_factor - mean) / std
+
+
+def unchanged_size(image_processor: BaseImageProcessor) -> tuple[int, int] | None:
+    """The width and height of images that an image processor only scales and normalises; None where it does more or less."""
+    scales_and_normalizes = image_processor.do_rescale and image_processor.do_normalize
+    if type(image_processor) not in PLAIN_PROCESSORS or not scales_and_normalizes or image_processor.do_pad:
+        return None
+    sizes = set()
+    if image_processor.do_resize:
+        resized = image_processor.size
+        if resized.get("longest_edge"):
+            return None
+        edge = resized.get("shortest_edge")
+        sizes.add((edge, edge) if edge else (resized["width"], resized["height"]))
+    if image_processor.do_center_crop:
+        cropped = image_processor.crop_size
+        sizes.add((cropped["width"], cropped["height"]))
+    return sizes.pop() if len(sizes) == 1 else None

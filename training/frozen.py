@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from benchmarks.column_cache import CachedColumn, cached_column
-from benchmarks.encoder import settings, written
+from benchmarks.encoder import prepared_images, settings, written
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
@@ -76,8 +76,7 @@ def image_vectors(
         chunks = (rows[start : start + DECODED].tolist() for start in range(0, len(rows), DECODED))
         return embed_images(model, processor, (image for chunk in chunks for image in views[chunk]["image"]))
 
-    prepare = processor.image_processor
-    prepared = f"{type(prepare).__name__} {prepare.to_json_string()}" + (f", crops of {SMALLEST_AREA}" if views.n_views > 1 else "")
+    prepared = prepared_images(model, processor) + (f", crops of {SMALLEST_AREA}" if views.n_views > 1 else "")
     tower, projection = model.vision_model, model.visual_projection
     made_by = {"weights": tower, "projection": projection, "configuration": settings(tower), "preparation": prepared}
     digests = pa.array(views.digests, pa.large_string())

@@ -9,7 +9,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PillowImage
 
 from benchmarks.recipe import InputError
-from modeling_altclip.processing_altclip import read_image
+from modeling_altclip.images_altclip import read_image
 
 POLICIES = ("set_aside", "error")
 
@@ -35,7 +35,7 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset,
         batched=True,
         remove_columns=["image"],
         features=Features({"problem": Value("string")}),
-        new_fingerprint=Hasher.hash([rows._fingerprint, "problem", files_of(encoded)]),
+        new_fingerprint=Hasher.hash([rows._fingerprint, "unreadable", files_of(encoded)]),
         desc="Decoding images",
     )["problem"][:]
     bad = [number for number, what in enumerate(found) if what]
@@ -69,11 +69,16 @@ def problem(image: dict | None) -> str:
 
 
 def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
-    """An undecoded image, `{"bytes", "path"}`, upright and in RGB, and nothing; or none, and what keeps it from being read."""
+    """An undecoded image, `{"bytes", "path"}`, as Pillow decodes it, and nothing; or none, and what keeps it from being read.
+
+    It is left to `prepare_images` to put it on the background of an image processor.
+    """
     if image is None:
         return None, "there is no image"
     try:
-        return read_image(Image().decode_example(image)), ""
+        decoded = Image().decode_example(image)
+        read_image(decoded)
+        return decoded, ""
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
 

@@ -5,13 +5,13 @@ That makes an augmented picture something a frozen tower can encode beforehand, 
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Image
+from datasets.utils.file_utils import xopen
 from PIL.Image import Image as PillowImage
 from transformers import TrainerCallback
 from xxhash import xxh3_128
@@ -54,7 +54,10 @@ class ImageViews:
 def digest(image: pa.StructScalar) -> str:
     """Of one encoded picture, `{"bytes", "path"}`."""
     inside = image["bytes"].as_buffer()
-    return xxh3_128(Path(image["path"].as_py()).read_bytes() if inside is None else inside).hexdigest()
+    if inside is not None:
+        return xxh3_128(inside).hexdigest()
+    with xopen(image["path"].as_py(), "rb") as file:  # which also reads files within a zip
+        return xxh3_128(file.read()).hexdigest()
 
 
 def crop(image: PillowImage, digest: str, view: int) -> PillowImage:

@@ -1,0 +1,300 @@
+"""Images of every kind to RGB: the one reader that processor, pipeline, embedding, training and evaluation share.
+
+On purpose it differs from transformers in two ways. What is transparent is composited on a background, white by
+default, where transformers drops alpha and shows whatever it hid. Floats within [0, 1] are scaled as such, where
+transformers divides them by 255 once more.
+"""
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Sequence
+from glob import glob
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from transformers.image_utils import httpx  # the client that transformers reads addresses with
+
+WHITE = "white"
+DROP_ALPHA = "none"  # None as it is written into a file: transformers does not save attributes that are None
+TRANSPARENT_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBa")  # the first four by a palette or a key
+UNREAD_EXTENSIONS = (".svg", ".svgz", ".heic", ".heif", ".jxl")  # pictures all the same: named, not passed over
+ADDRESSES = ("http://", "https://", "file://", "data:")
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+WILDCARD = re.compile(r"[*?[]")
+LONGEST_NAME = 255  # characters; more of base64's alone were meant as an image
+SHOWN = 1000  # characters of a string in an error
+
+
+def read_background(background: str | Sequence[int] | None) -> tuple[int, int, int] | None:
+    """Read the color that transparent images are composited on.
+
+    Args:
+        background: a name or hex code that `PIL.ImageColor` knows, three integers from 0 to 255, or None.
+
+    Returns:
+        Red, green and blue, or None for None and "none": alpha is dropped, as transformers does.
+
+    Raises:
+        ValueError: it is no such color.
+    """
+    if background is None or background == DROP_ALPHA:
+        return None
+    try:
+        color = ImageColor.getrgb(background) if isinstance(background, str) else tuple(background)
+    except (TypeError, ValueError):
+        color = ()
+    if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+        raise ValueError(
+            f"background is {background!r}: give a color that PIL.ImageColor knows, such as 'white' or '#ffffff', "
+            "three integers from 0 to 255, or None to drop alpha as transformers does"
+        )
+    return color
+
+
+def background_of(image_processor) -> tuple[int, int, int] | None:
+    """Read the background that an image processor of any model asks for; white where it says nothing.
+
+    Raises:
+        ValueError: as `read_background`.
+    """
+    return read_background(getattr(image_processor, "background", WHITE))
+
+
+def read_images(
+    images: Sequence,
+    indices: Sequence[int | str] | None = None,
+    timeout: float | None = None,
+    background: str | Sequence[int] | None = WHITE,
+    skipped: dict[int | str, str] | None = None,
+) -> list[Image.Image]:
+    """Read every image with `read_image`.
+
+    Args:
+        indices: what errors call the images, if not 0, 1, 2.
+        timeout, background: as for `read_image`.
+        skipped: gets `{index: reason}` of images that cannot be read; a grey one stands in the place of each.
+            Without it they are refused.
+
+    Raises:
+        ValueError: there is no image, or one cannot be read, for whatever reason; the message gives its index.
+    """
+    if len(images) == 0:
+        raise ValueError("images is empty: give at least one image")
+    background = read_background(background)
+    read = []
+    for index, image in zip(indices or range(len(images)), images):
+        try:
+            read.append(read_image(image, timeout, background))
+        except Exception as error:
+            if skipped is None:
+                raise ValueError(f"images[{index!r}] cannot be read: {error}") from error
+            skipped[index] = str(error) or type(error).__name__
+            read.append(Image.new("RGB", (32, 32), "grey"))
+    return read
+
+
+def read_image(image, timeout: float | None = None, background: str | Sequence[int] | None = WHITE) -> Image.Image:
+    """Read an image as RGB of 8 bits, upright.
+
+    Reads PIL images of every mode; paths, `file://` and `http(s)://` addresses, `data:` URLs and base64 text; arrays
+    and tensors of one image, `(height, width)` or with 1 to 4 channels first or last: grey, grey and alpha, RGB, RGBA.
+    Where both ends could be channels, those of arrays stand last and those of tensors first. An animation gives the
+    frame it stands at, the first when it is just opened.
+
+    Floats within [0, 1] are scaled as such. Unsigned integers of 16 bits, and values over 255 of any other type, are
+    scaled from 16 bits.
+
+    Args:
+        timeout: seconds, for addresses.
+        background: what transparent pixels are composited on, as `read_background` takes it; None drops alpha.
+
+    Raises:
+        ValueError: it is no image, has no pixels, or values out of range. Errors of Pillow and of the network are
+            left as they are.
+    """
+    background = read_background(background)
+    if isinstance(image, Exception):
+        raise image  # what decoding it raised, as a column of `datasets` does
+    if isinstance(image, str | Path):
+        with open_image(str(image), timeout) as opened:
+            return to_rgb(opened, background)
+    if isinstance(image, np.ndarray | torch.Tensor):
+        image = from_array(image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"it is a {type(image).__name__}, not an image, array, path or address")
+    return to_rgb(image, background)
+
+
+def open_image(source: str, timeout: float | None = None) -> Image.Image:
+    """Open what a path, an address, a `data:` URL or base64 text leads to."""
+    if source.startswith(("http://", "https://")):
+        response = httpx.get(source, timeout=timeout, follow_redirects=True)
+        return Image.open(BytesIO(response.raise_for_status().content))
+    if source.startswith("data:"):
+        return Image.open(BytesIO(base64.decodebytes(source.partition(",")[2].encode())))
+    path = url2pathname(urlsplit(source).path) if source.startswith("file://") else source
+    if os.path.isdir(path):
+        raise ValueError(f"it is a folder, not a file: {path}")
+    if not os.path.isfile(path):
+        return open_base64(path)
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        if path.lower().endswith((".svg", ".svgz")):
+            raise ValueError(f"SVG is a drawing, without pixels: render it to a PNG first: {path}") from error
+        raise
+
+
+def open_base64(text: str) -> Image.Image:
+    """Open an image in base64. What holds none, and is as short as a path or has other signs in it, was meant as one."""
+    try:
+        return Image.open(BytesIO(base64.b64decode("".join(text.split()), validate=True)))
+    except (binascii.Error, ValueError, UnidentifiedImageError) as error:
+        if len(text) <= LONGEST_NAME or not BASE64.fullmatch(text):
+            raise ValueError(f"file does not exist: {text[:SHOWN]}") from error
+        raise ValueError(f"it is neither a file nor an image in base64: {text[:SHOWN]}") from error
+
+
+def from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
+    """One image of an array or tensor, in mode L, LA, RGB or RGBA."""
+    axes = (2, 0)
+    if isinstance(image, torch.Tensor):
+        axes = (0, 2)
+        image = image.detach().cpu()
+        image = (image.double() if image.is_floating_point() else image).numpy()
+    if 0 in image.shape or image.ndim not in (2, 3):
+        raise ValueError(f"its shape is {image.shape}: give one image, (height, width), or 1 to 4 channels beside these")
+    if image.ndim == 3:
+        image = np.moveaxis(image, channel_axis(image.shape, axes), 2)
+    pixels = to_8_bits(image)
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+
+
+def channel_axis(shape: tuple[int, ...], axes: tuple[int, int]) -> int:
+    """Which of the two `axes` holds the channels: one of three before one of 1, 2 or 4, and the first of two alike."""
+    for counts in ((3,), (1, 2, 4)):
+        for axis in axes:
+            if shape[axis] in counts:
+                return axis
+    raise ValueError(f"its shape is {shape}: neither its first axis nor its last holds 1 to 4 channels")
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Values of any type to 8 bits, by the range of the type, or by that of the values where the type does not tell."""
+    kind = pixels.dtype.kind
+    if pixels.dtype == np.uint8:
+        return pixels
+    if kind == "b":
+        return pixels.astype(np.uint8) * 255
+    if kind not in "iuf":
+        raise ValueError(f"its values are of type {pixels.dtype}: give integers or floats")
+    if not np.isfinite(pixels).all():
+        raise ValueError("it has values that are infinite or no numbers")
+    low, high = pixels.min().item(), pixels.max().item()
+    overshoots = kind == "f" and (1 < high < 2 or 255 < high < 510)  # as resizing leaves it; scaled, it would be black
+    if low < 0 or high > 65535 or overshoots:
+        raise ValueError(
+            f"its values lie within [{low}, {high}]: give shades within [0, 1], [0, 255] or [0, 65535], and clip what overshoots"
+        )
+    if kind == "f" and high <= 1:
+        return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+    is_16_bits = kind == "u" and pixels.dtype.itemsize == 2
+    if is_16_bits or high > 255:
+        return (pixels // 256).astype(np.uint8)
+    return np.rint(pixels).astype(np.uint8)
+
+
+def to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
+    """A PIL image of any mode, upright, and on the background where it is transparent."""
+    if 0 in image.size:
+        raise ValueError(f"its size is {image.width}x{image.height} pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = grey_of_8_bits(image)
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow takes premultiplied grey no further
+    if background is None or image.mode not in TRANSPARENT_MODES or not image.has_transparency_data:
+        opaque = image.convert("RGB")
+        opaque.info.pop("transparency", None)  # or the image processor would composite it
+        return opaque
+    if "transparency" in image.info:
+        image.info["transparency"] = key_of_8_bits(image)
+    ground = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+
+
+def grey_of_8_bits(image: Image.Image) -> Image.Image:
+    """Greys of PIL's modes I;16, I and F, where PIL alone would clip them, with alpha where one of them is transparent."""
+    pixels = np.asarray(image)
+    shades = to_8_bits(pixels)
+    if "transparency" not in image.info:
+        return Image.fromarray(shades)
+    alpha = to_8_bits(pixels != image.info["transparency"])
+    return Image.fromarray(np.dstack([shades, alpha]))
+
+
+def key_of_8_bits(image: Image.Image) -> int | bytes | tuple[int, ...]:
+    """The shade or color that is transparent, which Pillow leaves in the bits of the file, in those of the pixels."""
+    key = image.info["transparency"]
+    if isinstance(key, tuple) and max(key) > 255:
+        return tuple(value >> 8 for value in key)
+    if image.mode == "L" and 0 < key < 16:
+        # Shades of 2 bits are multiples of 85 and those of 4 bits of 17: no pixel is as dark as such a key.
+        divisor = np.gcd.reduce(np.unique(np.asarray(image)))
+        if key < 4 and divisor % 85 == 0:
+            return key * 85
+        if divisor % 17 == 0:
+            return key * 17
+    return key
+
+
+def find_images(where: str | Path) -> dict[str, str]:
+    """Find the pictures in a folder and those below it, or that a glob such as `photos/**/*.jpg` matches.
+
+    Pictures are told by their extension: those that Pillow knows, and a few that it does not, such as SVG. Hidden
+    files and folders are left out.
+
+    Returns:
+        `{name: path}`, sorted by name. A name is the path below the folder, or below the folder that stands before a
+        glob's wildcards, with `/`.
+
+    Raises:
+        ValueError: there is no such folder, or no picture in it.
+    """
+    where = str(where)
+    is_address = where.startswith(ADDRESSES) or (len(where) > LONGEST_NAME and BASE64.fullmatch(where))
+    if is_address or os.path.isfile(where):
+        raise ValueError("images is a single file or address: put it into a list")
+    if os.path.isdir(where):
+        root, paths = where, files_below(where)
+    elif WILDCARD.search(where):
+        root, paths = os.path.dirname(WILDCARD.split(where)[0]), glob(where, recursive=True)
+    else:
+        raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list of images")
+    formats = Image.registered_extensions()
+    known = [extension for extension, name in formats.items() if name in Image.OPEN]
+    extensions = (*known, *UNREAD_EXTENSIONS)
+    pictures = [path for path in paths if path.lower().endswith(extensions) and os.path.isfile(path)]
+    if not pictures:
+        raise ValueError(f"images is {where!r}, and none of its {len(paths)} files has the extension of a picture")
+    names = [Path(os.path.relpath(path, root or ".")).as_posix() for path in pictures]
+    return dict(sorted(zip(names, pictures)))
+
+
+def files_below(folder: str) -> list[str]:
+    """The files in a folder and in those below it that are not hidden."""
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [os.path.join(parent, name) for name in files if not name.startswith(".")]
+    return paths
+
+
+__all__ = ["background_of", "find_images", "read_background", "read_image", "read_images"]

@@ -1,0 +1,393 @@
+"""What becomes of every kind of image, pixel by pixel, and of what is none."""
+
+import base64
+import http.server
+import io
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_altclip.images_altclip import find_images, read_background, read_image, read_images
+
+RED, WHITE, BLACK, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 0), (0, 0, 255)
+GREYS = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def row(image, **options):
+    """The pixels of an image's first row."""
+    return [tuple(pixel) for pixel in np.asarray(read_image(image, **options))[0].tolist()]
+
+
+def write_png(depth, color_type, pixels, transparency):
+    """A PNG of one row of two pixels, as its specification has it, with a transparent color."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 2, 1, depth, color_type, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"tRNS", transparency) + chunk(b"IDAT", zlib.compress(b"\0" + pixels))
+    return Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")))
+
+
+def palette(transparency=None, mode="RGB"):
+    """Two pixels, red and blue, of a palette."""
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, 255, *BLUE, 0] if mode == "RGBA" else [*RED, *BLUE], mode)
+    image.putdata([0, 1])
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+def with_key(mode, pixels, key):
+    image = Image.new(mode, (2, 1))
+    image.putdata(pixels)
+    image.info["transparency"] = key
+    return image
+
+
+def alpha(mode):
+    """Two pixels, the first at half its strength, the second hidden altogether."""
+    image = Image.new("RGBA", (2, 1))
+    image.putdata([(200, 100, 40, 128), (10, 20, 30, 0)])
+    if mode == "PA":
+        greys = Image.new("P", (2, 1))
+        greys.putpalette([200, 100, 40, 10, 20, 30])
+        greys.putdata([0, 1])
+        greys.putalpha(image.getchannel("A"))
+        return greys
+    if mode in ("LA", "La"):
+        greys = Image.new("LA", (2, 1))
+        greys.putdata([(200, 128), (10, 0)])
+        return greys.convert(mode)
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La", "PA"])
+@pytest.mark.parametrize("background", [WHITE, BLACK, (10, 200, 30)])
+def test_alpha_is_composited(mode, background):
+    image = alpha(mode)
+    assert image.mode == mode
+    color = (200, 200, 200) if mode in ("LA", "La") else (200, 100, 40)
+    expected = [round((value * 128 + ground * 127) / 255) for value, ground in zip(color, background)]
+    tolerance = 1 if mode in ("RGBa", "La") else 0  # premultiplied values are rounded
+    pixels = row(image, background=background)
+    assert np.abs(np.subtract(pixels[0], expected)).max() <= tolerance and pixels[1] == background
+
+
+def test_white_is_the_default_and_none_drops_alpha():
+    image = alpha("RGBA")
+    assert row(image)[1] == row(image, background="#ffffff")[1] == row(image, background=[255, 255, 255])[1] == WHITE
+    for background in (None, "none"):
+        assert row(image, background=background) == [(200, 100, 40), (10, 20, 30)]
+        assert row(alpha("LA"), background=background) == [(200, 200, 200), (10, 10, 10)]
+        assert row(palette(transparency=1), background=background) == [RED, BLUE]
+        assert len(row(alpha("La"), background=background)) == 2
+    for given in (with_key("RGB", [RED, BLUE], RED), palette(transparency=1)):
+        assert "transparency" not in read_image(given, background=None).info  # transformers would composite it
+
+
+@pytest.mark.parametrize(
+    "image,expected",
+    [
+        (palette(), [RED, BLUE]),
+        (palette(transparency=1), [RED, WHITE]),
+        (palette(transparency=b"\x80\x00"), [(255, 127, 127), WHITE]),
+        (palette(mode="RGBA"), [RED, WHITE]),
+        (with_key("L", [5, 10], 5), [WHITE, (10, 10, 10)]),
+        (with_key("L", [0, 10], 0), [WHITE, (10, 10, 10)]),
+        (with_key("1", [0, 255], 0), [WHITE, WHITE]),
+        (with_key("RGB", [RED, BLUE], RED), [WHITE, BLUE]),
+        (with_key("RGB", [BLACK, BLUE], BLACK), [WHITE, BLUE]),
+        (with_key("CMYK", [(0, 255, 255, 0), (255, 255, 0, 0)], 0), [RED, BLUE]),  # it says so, but has no alpha
+    ],
+)
+def test_a_transparent_palette_or_color_is_composited(image, expected):
+    assert row(image) == expected
+
+
+@pytest.mark.parametrize(
+    "depth,color_type,pixels,transparency,expected",
+    [
+        (1, 0, b"\x40", struct.pack(">H", 0), [WHITE, WHITE]),
+        (1, 0, b"\x40", struct.pack(">H", 1), [BLACK, WHITE]),
+        (2, 0, b"\x90", struct.pack(">H", 1), [(170, 170, 170), WHITE]),
+        (4, 0, b"\x5a", struct.pack(">H", 5), [WHITE, (170, 170, 170)]),
+        (4, 0, b"\x2f", struct.pack(">H", 2), [WHITE, WHITE]),
+        (8, 0, b"\x05\x0a", struct.pack(">H", 5), [WHITE, (10, 10, 10)]),
+        (8, 2, bytes([1, 2, 3, 4, 5, 6]), struct.pack(">3H", 1, 2, 3), [WHITE, (4, 5, 6)]),
+        (16, 0, struct.pack(">2H", 1000, 40000), struct.pack(">H", 1000), [WHITE, (156, 156, 156)]),
+        (16, 2, struct.pack(">6H", 1000, 2000, 3000, 40000, 256, 0), struct.pack(">3H", 1000, 2000, 3000), [WHITE, (156, 1, 0)]),
+    ],
+)
+def test_a_transparent_color_of_png_files_of_every_depth(depth, color_type, pixels, transparency, expected):
+    """Pillow leaves the color in the bits of the file, and finds no pixel like it."""
+    image = write_png(depth, color_type, pixels, transparency)
+    assert row(image, background="white") == expected
+    opaque = np.asarray(image.convert("RGB"))[0].tolist() if depth != 16 else None
+    assert opaque is None or [list(pixel) for pixel in row(image, background=None)] == opaque
+
+
+@pytest.mark.parametrize("depth,color_type,pixel", [(16, 4, (51400, 0)), (16, 6, (51400, 25700, 0, 0))])
+def test_16_bits_with_alpha(depth, color_type, pixel):
+    pixels = struct.pack(f">{2 * len(pixel)}H", *pixel[:-1], 65535, *pixel)
+    image = write_png(depth, color_type, pixels, b"")
+    color = (200, 200, 200) if color_type == 4 else (200, 100, 0)
+    assert row(image) == [color, WHITE] and row(image, background=None) == [color, color]
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_frames_of_an_animation_are_composited(tmp_path, format):
+    frames = [Image.new("RGBA", (8, 8), (*color, 255)) for color in (RED, BLUE)]
+    for frame in frames:
+        frame.paste((0, 0, 0, 0), (0, 0, 4, 4))
+        frame.paste((0, 0, 0, 1 if format == "WEBP" else 0), (0, 4, 4, 8))  # its encoder would crop what is all clear
+    path = tmp_path / f"animated.{format.lower()}"
+    frames[0].save(path, format, save_all=True, append_images=frames[1:], disposal=2, lossless=True)
+    assert row(path)[0] == WHITE and row(path)[-1] == RED
+    with Image.open(path) as animation:
+        animation.seek(1)
+        assert row(animation)[0] == WHITE and row(animation)[-1] == BLUE and row(animation, background="black")[0] == BLACK
+
+
+def test_a_turned_image_is_composited_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    image = Image.new("RGBA", (2, 1), (*RED, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert np.asarray(read_image(tmp_path / "turned.png")).tolist() == [[list(WHITE)], [list(RED)]]
+    greys = Image.fromarray(np.array([[1000, 40000]], np.uint16))
+    greys.save(tmp_path / "grey.png", exif=exif)
+    assert np.asarray(read_image(tmp_path / "grey.png"))[:, 0, 0].tolist() == [3, 156]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "RGBX"])
+def test_colors_of_other_spaces(mode):
+    colors = Image.fromarray(np.array([[RED, BLUE, (90, 90, 90), WHITE]], np.uint8)).convert(mode)
+    assert row(colors) == [tuple(pixel) for pixel in np.asarray(colors.convert("RGB"))[0].tolist()]
+    rounding = 25 if mode == "LAB" else 3  # which has no such blue
+    assert np.abs(np.subtract(row(colors), [RED, BLUE, (90, 90, 90), WHITE])).max() <= rounding
+
+
+SHADES = {
+    "I": GREYS.astype(np.int32),
+    "I of 16 bits": GREYS.astype(np.int32) * 257,
+    "I;16": GREYS.astype(np.uint16) * 257,
+    "I;16B": (GREYS.astype(np.uint16) * 257).astype(">u2"),
+    "F": GREYS.astype(np.float32),
+    "F within [0, 1]": (GREYS / 255).astype(np.float32),
+    "F of 16 bits": GREYS.astype(np.float32) * 257,
+    "L": GREYS,
+    "float16": (GREYS / 255).astype(np.float16),
+    "float64": GREYS / 255,
+    "int64": GREYS.astype(np.int64),
+}
+
+
+@pytest.mark.parametrize("name", SHADES)
+def test_shades_of_every_range(tmp_path, name):
+    shades = SHADES[name]
+    assert np.array_equal(np.asarray(read_image(shades))[..., 1], GREYS)
+    assert np.array_equal(np.asarray(read_image(shades[..., None]))[..., 1], GREYS)
+    if shades.dtype.byteorder != ">":
+        assert np.array_equal(np.asarray(read_image(torch.from_numpy(shades)))[..., 2], GREYS)
+    if name.split()[0] in ("I", "I;16", "I;16B", "F", "L"):
+        image = Image.fromarray(shades)
+        assert image.mode == name.split()[0] and np.array_equal(np.asarray(read_image(image))[..., 0], GREYS)
+        image.save(tmp_path / "shades.tiff")
+        assert np.array_equal(np.asarray(read_image(tmp_path / "shades.tiff"))[..., 0], GREYS)
+
+
+def test_bool_is_black_and_white():
+    drawn = GREYS > 127
+    for image in (drawn, torch.from_numpy(drawn), Image.fromarray(drawn)):
+        assert np.array_equal(np.asarray(read_image(image))[..., 0], drawn * 255)
+
+
+FORMS = {
+    "uint8": PIXELS,
+    "int32": PIXELS.astype(np.int32),
+    "uint16": PIXELS.astype(np.uint16) * 257,
+    "int64 of 16 bits": PIXELS.astype(np.int64) * 257,
+    "float32 within [0, 1]": (PIXELS / 255).astype(np.float32),
+    "float64 within [0, 1]": PIXELS / 255,
+    "float32": PIXELS.astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_colors_as_arrays_and_tensors_with_channels_at_either_end(name):
+    last = FORMS[name]
+    first = np.ascontiguousarray(last.transpose(2, 0, 1))
+    for image in (last, first, torch.from_numpy(last), torch.from_numpy(first)):
+        read = read_image(image)
+        assert read.mode == "RGB" and np.array_equal(np.asarray(read), PIXELS)
+    opacity = np.full(GREYS.shape, last.max(), last.dtype)
+    opacity[0] = 0
+    transparent = np.dstack([last, opacity])
+    for image in (transparent, np.ascontiguousarray(transparent.transpose(2, 0, 1)), torch.from_numpy(transparent)):
+        assert (np.asarray(read_image(image))[0] == 255).all() and np.array_equal(np.asarray(read_image(image))[1:], PIXELS[1:])
+        assert np.array_equal(np.asarray(read_image(image, background=None)), PIXELS)
+
+
+def test_bfloat16_and_gradients():
+    tensor = (torch.from_numpy(PIXELS).permute(2, 0, 1) / 255).requires_grad_()
+    assert np.array_equal(np.asarray(read_image(tensor)), PIXELS)
+    assert np.abs(np.asarray(read_image(tensor.bfloat16())).astype(int) - PIXELS).max() <= 1
+
+
+def test_grey_with_alpha():
+    pixels = np.dstack([GREYS, np.where(GREYS > 99, 255, 0).astype(np.uint8)])
+    expected = np.where(GREYS > 99, GREYS, 255)
+    for image in (pixels, pixels.transpose(2, 0, 1), torch.from_numpy(pixels)):
+        assert np.array_equal(np.asarray(read_image(image))[..., 0], expected)
+
+
+def test_which_axis_holds_the_channels_where_both_could():
+    image = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
+    assert np.array_equal(np.asarray(read_image(image)), image)
+    assert np.array_equal(np.asarray(read_image(torch.from_numpy(image))), image.transpose(1, 2, 0))
+    few_rows = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    for given in (few_rows, torch.from_numpy(few_rows)):  # three channels before four
+        assert np.array_equal(np.asarray(read_image(given)), few_rows)
+
+
+@pytest.mark.parametrize(
+    "bad,message",
+    [
+        (np.zeros((8, 9, 5), np.uint8), r"its shape is \(8, 9, 5\): neither"),
+        (torch.zeros(6, 8, 9), r"its shape is \(6, 8, 9\): neither"),
+        (np.zeros((2, 8, 9, 3), np.uint8), r"its shape is \(2, 8, 9, 3\): give one image"),
+        (np.zeros(8), r"its shape is \(8,\): give one image"),
+        (np.full((8, 9), np.nan), "infinite or no numbers"),
+        (torch.full((3, 8, 9), torch.inf), "infinite or no numbers"),
+        (np.full((8, 9), -0.1), r"its values lie within \[-0.1, -0.1\]: give shades within \[0, 1\]"),
+        (torch.full((3, 8, 9), 1.02), "clip what overshoots"),
+        (np.full((8, 9, 3), 256.5), "clip what overshoots"),
+        (np.full((8, 9), 70000), r"within \[70000, 70000\]"),
+        (np.full((8, 9), -1, np.int16), r"within \[-1, -1\]"),
+        (np.zeros((8, 9), complex), "its values are of type complex128"),
+        (np.array([["a"]]), "its values are of type <U1"),
+        (Image.fromarray(np.full((8, 9), -1, np.int32)), r"within \[-1, -1\]"),
+        (Image.fromarray(np.full((8, 9), np.nan, np.float32)), "infinite or no numbers"),
+    ],
+)
+def test_an_array_that_is_no_image_is_named(bad, message):
+    with pytest.raises(ValueError, match=rf"images\[1\] cannot be read: .*{message}"):
+        read_images([PIXELS, bad])
+
+
+def encoded(image, format="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def test_strings(tmp_path):
+    png = encoded(alpha("RGBA"))
+    (tmp_path / "a b.png").write_bytes(png)
+    text = base64.b64encode(png).decode()
+    path = tmp_path / "a b.png"
+    for given in (path, str(path), path.as_uri(), text, base64.encodebytes(png).decode(), f"data:image/png;base64,{text}"):
+        assert row(given) == row(alpha("RGBA")) and row(given, background="black")[1] == BLACK
+
+
+@pytest.mark.parametrize(
+    "missing", ["dog.png", "photos/dog", "dog", "C:/photos/dog.png", "dogs", "", "a" * 200, "photos/" + "x-" * 300 + ".jpg"]
+)
+def test_a_string_that_is_no_file(missing):
+    with pytest.raises(ValueError) as caught:
+        read_images([missing])
+    assert str(caught.value) == f"images[0] cannot be read: file does not exist: {missing}"
+
+
+def test_paths_that_lead_to_no_image(tmp_path):
+    (tmp_path / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    broken = base64.b64encode(encoded(Image.fromarray(PIXELS))).decode()[:-403]
+    for given, message in (
+        (tmp_path, f"it is a folder, not a file: {tmp_path}"),
+        (tmp_path / "gone.png", f"file does not exist: {tmp_path}/gone.png"),
+        (f"file://{tmp_path}/gone.png", f"file does not exist: {tmp_path}/gone.png"),
+        (tmp_path / "drawing.svg", "SVG is a drawing, without pixels: render it to a PNG first"),
+        (broken, "it is neither a file nor an image in base64: iVBOR"),
+    ):
+        with pytest.raises(ValueError, match=rf"images\[0\] cannot be read: {message}"):
+            read_images([given])
+
+
+def test_addresses():
+    png = encoded(alpha("RGBA"))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/a.png" else 404)
+            self.end_headers()
+            self.wfile.write(png)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert row(f"{address}/a.png", timeout=60) == row(alpha("RGBA"))
+        with pytest.raises(ValueError, match=r"images\[0\] cannot be read: .*404"):
+            read_images([f"{address}/gone.png"], timeout=60)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("bad", ["whit", "#12", "#ffffff80", (255, 255), (255, 255, 256), (0.5, 0.5, 0.5), 7, [255, 255, "255"]])
+def test_a_bad_background_is_refused(bad):
+    with pytest.raises(ValueError, match="background is .*: give a color that PIL.ImageColor knows, such as 'white'"):
+        read_background(bad)
+    with pytest.raises(ValueError, match="^background is"):
+        read_images([PIXELS], background=bad)
+
+
+def test_pictures_of_a_folder_and_of_a_glob(tmp_path):
+    names = ["b.PNG", "a-1.jpg", "a/b.webp", "a/c/d.tiff", "drawing.svg", "phone.heic"]
+    others = [".DS_Store", "notes.txt", "metadata.jsonl", ".hidden.png", ".thumbnails/a.png", "a/._b.webp", "png"]
+    for name in (*names, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    for where in (tmp_path, str(tmp_path), f"{tmp_path}/", f"{tmp_path}/**"):
+        assert find_images(where) == {name: str(tmp_path / name) for name in sorted(names)}
+        assert list(find_images(where)) == sorted(names)
+    assert list(find_images(f"{tmp_path}/a/**/*.*")) == ["b.webp", "c/d.tiff"]
+    assert list(find_images(tmp_path / "*.[jP]*")) == ["a-1.jpg", "b.PNG"]
+    (tmp_path / "1 [x]").mkdir()
+    (tmp_path / "1 [x]/e.gif").write_bytes(b"")
+    assert list(find_images(tmp_path / "1 [x]")) == ["e.gif"]
+
+
+@pytest.mark.parametrize(
+    "where,message",
+    [
+        ("{}/gone", "images is '.*/gone', and the file does not exist: give a folder, a glob or a list"),
+        ("{}/*.png", r"images is '.*\*.png', and none of its 0 files has the extension of a picture"),
+        ("{}/empty", "images is '.*/empty', and none of its 1 files has the extension of a picture"),
+        ("{}/a.jpg", "images is a single file or address: put it into a list"),
+        ("https://localhost/a.png?b", "images is a single file or address: put it into a list"),
+        ("data:image/png;base64,AAAA", "images is a single file or address: put it into a list"),
+        ("AAAA" * 100, "images is a single file or address: put it into a list"),
+    ],
+)
+def test_what_is_no_folder(tmp_path, where, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.txt").write_bytes(b"")
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        find_images(where.format(tmp_path))
