@@ -39,6 +39,7 @@ from huggingface_hub.file_download import repo_folder_name
 from modeling_altclip.languages_altclip import match_language
 
 from .loading import check_language
+from .picture_folders import refuse_left_out, refuse_missing, source_of
 from .recipe import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
     check_columns(task, rows.features)
     languages = spoken(task, rows.features, languages)
     rows = with_image(task, rows)
+    if isinstance(rows, Dataset):
+        refuse_missing(rows, task.dataset)
     if task.layout == "frames":
         rows = middle_frames(task, rows)
     if task.kind == "zero_shot":
@@ -78,6 +81,9 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
 def open_split(task: "Task", split: str, streaming: bool = False, columns: list[str] | None = None) -> Rows:
     """One split and nothing of the others, of a folder or from the Hub; `columns` of it alone, where its files are parquet."""
     try:
+        source = source_of(task.dataset, task.config)
+        if source["path"] == "imagefolder" and not task.data_files:
+            return load_dataset(**source, split=split, streaming=streaming)
         files = files_of_split(task, split)
         options = {"revision": full_revision(task.dataset, task.revision), "data_files": files}
         options |= {"columns": columns} if columns else {}
@@ -97,6 +103,8 @@ def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
         or load_dataset_builder(task.dataset, task.config, revision=full_revision(task.dataset, task.revision)).config.data_files
     )
     by_split = {str(name): paths for name, paths in (files or {}).items()}
+    if Path(task.dataset).is_dir() and not task.data_files:
+        refuse_left_out(task.dataset, by_split)
     if split not in by_split:
         raise InputError(f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of {task.file}")
     return {split: by_split[split] if task.data_files else list(by_split[split])}

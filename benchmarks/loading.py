@@ -15,6 +15,7 @@ from modeling_altclip.languages_altclip import match_language
 
 from .adapters import INSTALL, load_adapted
 from .kinds import TWO_TOWERS, Kind, check_folder, check_kind, check_tokenizer, readable
+from .picture_folders import refuse_left_out, source_of
 from .recipe import InputError
 
 NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
@@ -115,7 +116,12 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     """
     check_folder("dataset", dataset)
     try:
-        rows = load_dataset(dataset, name, data_files=files_of(dataset, name, split), split=split)
+        source = source_of(dataset, name)
+        if source["path"] == dataset:
+            source["data_files"] = files_of(dataset, name, split)
+        rows = load_dataset(**source, split=split)
+    except InputError:
+        raise
     except (OSError, ValueError, DatasetGenerationError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
         raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error.__cause__ or error}") from error
     missing = [column for column in columns if column not in rows.column_names]
@@ -134,6 +140,7 @@ def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]]
         return None
     files = load_dataset_builder(dataset, name).config.data_files
     by_split = {str(name): list(paths) for name, paths in files.items()}
+    refuse_left_out(dataset, by_split)
     return {split: by_split[split]} if split in by_split else by_split
 
 

@@ -8,6 +8,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from benchmarks.loading import check_folder, check_languages
+from benchmarks.picture_folders import source_of
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
 
@@ -92,7 +93,8 @@ def stream(dataset: str, split: str, name: str | None = None, **files) -> Iterab
     if not files:
         check_folder("dataset", dataset)
     try:
-        return load_dataset(dataset, name, split=split, streaming=True, **files)
+        source = {"path": dataset, **files} if files else source_of(dataset, name)
+        return load_dataset(**source, split=split, streaming=True)
     except (OSError, ValueError, DatasetGenerationError) as error:
         raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {error}") from error
 

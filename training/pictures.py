@@ -8,21 +8,26 @@ from datasets import Dataset, Features, Image, Value
 from datasets.fingerprint import Hasher
 from PIL import Image as PillowImage
 
+from benchmarks.loading import load_rows
+from benchmarks.picture_folders import has_metadata, pictures_without_row
 from benchmarks.recipe import InputError
 from modeling_altclip.images_altclip import read_image
 
 POLICIES = ("set_aside", "error")
+NO_ROW = "no row of the metadata names it"
 
 
-def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset, int]:
+def keep_readable(rows: Dataset, policy: str, output_dir: str, dataset: str = "") -> tuple[Dataset, int]:
     """Decode every image of the column `image` once; `datasets` keeps what was found for the next run.
 
     Args:
         policy: `set_aside` leaves out rows whose image cannot be decoded, `error` refuses them.
-        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and what is wrong.
+        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and what is wrong; and
+            a line a picture that no row names, whose number is null.
+        dataset: the folder that the rows are of, to look for such pictures.
 
     Returns:
-        The good rows and the number of bad ones.
+        The good rows and the number of bad ones, pictures without a row among them.
 
     Raises:
         InputError: another policy; or there is a bad row, and `error` was asked for, or no good one.
@@ -39,16 +44,42 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str) -> tuple[Dataset,
         desc="Decoding images",
     )["problem"][:]
     bad = [number for number, what in enumerate(found) if what]
-    if not bad:
+    without_row = pictures_without_row(dataset, paths_of(encoded))
+    if not bad and not without_row:
         return rows, 0
     report = Path(output_dir, "bad_rows.jsonl")
     report.parent.mkdir(parents=True, exist_ok=True)
     paths = [(encoded[number]["image"] or {}).get("path") for number in bad]
     lines = [{"row": number, "path": path, "problem": found[number]} for number, path in zip(bad, paths)]
+    lines += [{"row": None, "path": path, "problem": NO_ROW} for path in without_row]
     report.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
-    if policy == "error" or len(bad) == len(rows):
+    if bad and (policy == "error" or len(bad) == len(rows)):
         raise InputError(f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All are in {report}")
-    return rows.select([number for number, what in enumerate(found) if not what]), len(bad)
+    if policy == "error" and without_row:
+        raise InputError(f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in {report}")
+    return rows.select([number for number, what in enumerate(found) if not what]), len(lines)
+
+
+def name_without_row(dataset: str, split: str, policy: str, report: Path | None) -> None:
+    """Name the pictures of a folder that no row of its metadata names, before it is streamed.
+
+    Args:
+        policy: as in `keep_readable`.
+        report: the file that gets a line a picture; None of a process that writes none.
+
+    Raises:
+        InputError: there is one, and `error` was asked for.
+    """
+    if not has_metadata(Path(dataset)):
+        return
+    rows = load_rows(dataset, split, ["image"]).cast_column("image", Image(decode=False))
+    without_row = pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
+    if policy == "error" and without_row:
+        raise InputError(f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first")
+    if report is not None:
+        lines = [{"file": dataset, "row": None, "path": path, "problem": NO_ROW} for path in without_row]
+        with report.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def check_policy(policy: str) -> None:
@@ -57,9 +88,15 @@ def check_policy(policy: str) -> None:
         raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(POLICIES)}")
 
 
+def paths_of(encoded: Dataset) -> list[str | None]:
+    """The path of each undecoded image, where it has one."""
+    chunks = encoded.with_format("arrow")["image"][:].chunks
+    return [path for chunk in chunks for path in chunk.field("path").to_pylist()]
+
+
 def files_of(encoded: Dataset) -> list[tuple]:
     """Size and time of every file that an image lies in: a mended file is decoded anew."""
-    paths = (path for chunk in encoded.with_format("arrow")["image"][:].chunks for path in chunk.field("path").to_pylist())
+    paths = paths_of(encoded)
     return [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths if path is not None and os.path.isfile(path)]
 
 
@@ -83,4 +120,4 @@ def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-__all__ = ["check_policy", "keep_readable", "read_picture"]
+__all__ = ["NO_ROW", "check_policy", "keep_readable", "name_without_row", "read_picture"]

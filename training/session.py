@@ -23,7 +23,7 @@ from .captions import find_form, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
 from .output_folder import check_room, claim, examples_per_step
-from .pictures import check_policy, keep_readable
+from .pictures import check_policy, keep_readable, name_without_row
 from .streaming import CellStream, open_files
 from .views import ImageViews
 
@@ -63,7 +63,7 @@ def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Data
     form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
     with arguments.main_process_first(desc="decoding images"):
         rows = with_captions(rows, form)
-        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir)
+        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, arguments.dataset)
     if n_bad:
         say(arguments, f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.")
     return rows
@@ -102,6 +102,9 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
             for report in reports(arguments):
                 report.unlink(missing_ok=True)  # another machine may be quicker
     report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
+    if not arguments.resume:
+        first = report if arguments.process_index == 0 else None
+        name_without_row(arguments.dataset, arguments.split, arguments.bad_rows, first)
     shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
     return CellStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)
 

@@ -18,6 +18,7 @@ from PIL import Image as PillowImage
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from benchmarks.loading import check_folder
+from benchmarks.picture_folders import refuse_left_out, source_of
 from benchmarks.recipe import InputError
 
 from .captions import Form, read_captions, with_image
@@ -39,8 +40,12 @@ def open_files(dataset: str, split: str, process_index: int = 0, n_processes: in
     """
     check_folder("dataset", dataset)
     try:
-        builder = load_dataset_builder(dataset)
+        builder = load_dataset_builder(**source_of(dataset))
+        if Path(dataset).is_dir():
+            refuse_left_out(dataset, builder.config.data_files)
         rows = builder.as_streaming_dataset(split=split)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error}") from error
     rows = with_image(rows, dataset)

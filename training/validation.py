@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import Encoder
 from benchmarks.loading import find_language, load_rows
+from benchmarks.picture_folders import refuse_missing
 from benchmarks.prompts import read_json
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
@@ -103,6 +104,7 @@ def with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
 def load_captioned(dataset: str, split: str, languages: list[str], text_column: str | None = None) -> Dataset:
     """Rows of `image` and `captions`, `{language: text}`, of captions in any form; the first where a row has several in a language."""
     rows = with_image(load_rows(dataset, split, []), dataset)
+    refuse_missing(rows, dataset)
     rows = with_captions(rows, find_form(rows.features, dataset, text_column, languages)).cast_column("image", Image())
     names = list(rows.features["captions"])
     if all(isinstance(feature, Value) for feature in rows.features["captions"].values()):
@@ -144,6 +146,7 @@ def load_validation(
         if not class_names:
             raise InputError(f"class_names {arguments.class_names!r} are in {' '.join(named)}, and none in {' '.join(languages)}")
         classified = load_rows(dataset, arguments.zero_shot_split, ["image", "label"])
+        refuse_missing(classified.cast_column("image", Image(decode=False)), dataset)
         check_class_names(class_names, max(classified["label"]) + 1)
     return Validation(
         model,

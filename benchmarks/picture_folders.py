@@ -1,0 +1,101 @@
+"""Folders of pictures: what `datasets` would leave out of them without a word is read, or told.
+
+`datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone, without its
+caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split, `train`, whatever its pictures are called.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from datasets import Dataset
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from .recipe import InputError
+
+
+def source_of(dataset: str, name: str | None = None) -> dict:
+    """The arguments by which `load_dataset` finds a dataset, in a folder or on the Hub; `name` is its configuration."""
+    if name is None and has_metadata(Path(dataset)):
+        return {"path": "imagefolder", "data_dir": dataset, "data_files": {"train": ["**"]}}
+    return {"path": dataset, "name": name}
+
+
+def has_metadata(folder: Path) -> bool:
+    """Whether a folder's pictures have their captions in one file beside them, and no card or folder says other splits."""
+    card = folder / "README.md"
+    if card.is_file() and "configs:" in card.read_text("utf-8", errors="replace"):
+        return False
+    beside = any((folder / name).is_file() for name in ImageFolder.METADATA_FILENAMES)
+    return beside and not any(path.name in ImageFolder.METADATA_FILENAMES for path in folder.glob("*/**/metadata.*"))
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """All pictures of a folder and of the folders in it, hidden ones aside, as `datasets` has it."""
+    endings = {ending.lower() for ending in ImageFolder.EXTENSIONS}
+    found = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in endings and not hidden and path.is_file():
+            found.append(path)
+    return found
+
+
+def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
+    """Refuse a folder some of whose pictures are in no split, since a name among them looks like a split's.
+
+    Args:
+        files: of each split.
+
+    Raises:
+        InputError: it names the picture that was taken for a split.
+    """
+    folder = Path(os.path.abspath(dataset))
+    card = folder / "README.md"
+    if card.is_file() and "configs:" in card.read_text("utf-8", errors="replace"):
+        return
+    taken = {os.path.abspath(path): split for split, paths in files.items() for path in paths}
+    pictures = pictures_below(folder)
+    n_left = sum(str(path) not in taken for path in pictures)
+    named = [path for path in pictures if str(path) in taken]
+    if n_left and named:
+        split = taken[str(named[0])]
+        raise InputError(
+            f"dataset {dataset!r}: {n_left} of {len(pictures)} pictures would be left out, since the name of "
+            f"{str(named[0].relative_to(folder))!r} is taken for that of the split {split!r}: rename it"
+        )
+
+
+def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
+    """The pictures of a folder with metadata that no row of it names; there are none in datasets of other forms.
+
+    Args:
+        paths: of the rows' pictures.
+    """
+    folder = Path(dataset)
+    if not (folder.is_dir() and has_metadata(folder)):
+        return []
+    in_rows = {os.path.abspath(path) for path in paths if path}
+    return [str(path) for path in pictures_below(folder) if os.path.abspath(path) not in in_rows]
+
+
+def refuse_missing(rows: Dataset, dataset: str) -> None:
+    """Refuse rows of undecoded `image` of which a file is not there, before any of them is read.
+
+    Raises:
+        InputError: it counts them and names the first.
+    """
+    column = rows.select_columns(["image"]).with_format("arrow")["image"][:]
+    missing = []
+    for chunk in column.chunks:
+        for path, content in zip(chunk.field("path").to_pylist(), chunk.field("bytes").is_null().to_pylist()):
+            if content and path is not None and "://" not in path and not Path(path).is_file():
+                missing.append(path)
+    if missing:
+        raise InputError(
+            f"dataset {dataset!r} names {len(missing)} of {len(rows)} pictures that are not there, {missing[0]} first: "
+            "put them there, or take them out of its metadata"
+        )
+
+
+__all__ = ["has_metadata", "pictures_without_row", "refuse_left_out", "refuse_missing", "source_of"]

@@ -1,0 +1,160 @@
+"""Folders of pictures with metadata: what is missing is counted and named, and no name of a picture hides the others."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image as PillowImage
+
+from benchmarks.loading import load_rows
+from benchmarks.recipe import InputError
+from benchmarks.task import load_task
+from training.arguments import ContrastiveArguments
+from training.first_rows import first_captions
+from training.session import load_pictures, stream_pictures
+from training.validation import load_captioned
+
+
+def write(folder, pictures, rows, name="metadata.jsonl"):
+    """Pictures, and metadata with a row for each of `rows`."""
+    folder.mkdir()
+    for number, picture in enumerate(pictures):
+        (folder / picture).parent.mkdir(exist_ok=True)
+        PillowImage.new("RGB", (8, 8), (9 * number, 3, 90)).save(folder / picture)
+    if name == "metadata.csv":
+        lines = ["file_name,text,language", *(f"{row},picture {number},en" for number, row in enumerate(rows))]
+    else:
+        lines = [json.dumps({"file_name": row, "captions": {"en": f"picture {number}"}}) for number, row in enumerate(rows)]
+    (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+def arguments(folder, tmp_path, bad_rows="set_aside"):
+    """What reading pictures asks of a stage's arguments."""
+    return SimpleNamespace(
+        dataset=str(folder),
+        split="train",
+        text_column=None,
+        bad_rows=bad_rows,
+        output_dir=str(tmp_path / "out"),
+        resume=False,
+        shuffle_buffer=0,
+        seed=0,
+        process_index=0,
+        local_process_index=0,
+        world_size=1,
+        dataloader_num_workers=0,
+        main_process_first=lambda **_: nullcontext(),
+    )
+
+
+def reported(tmp_path, name="bad_rows.jsonl"):
+    lines = [json.loads(line) for line in (tmp_path / "out" / name).read_text("utf-8").splitlines()]
+    return {(line["row"], Path(line["path"]).name, line["problem"].partition(":")[0]) for line in lines}
+
+
+BAD = {(1, "gone.png", "FileNotFoundError"), (None, "c.png", "no row of the metadata names it")}
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_missing_pictures_and_missing_rows_are_counted_and_named(tmp_path, capsys, name):
+    folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png", "gone.png", "b.png"], name)
+    assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
+    assert "Set aside 2 rows with bad images, listed in" in capsys.readouterr().out
+    assert reported(tmp_path) == BAD
+    with pytest.raises(InputError, match="1 of 3 images cannot be decoded, row 1 first: FileNotFoundError.*gone.png"):
+        load_pictures(arguments(folder, tmp_path, "error"), None)
+
+
+def test_a_picture_without_row_is_refused_where_errors_are_asked_for(tmp_path):
+    folder = write(tmp_path / "pictures", ["a.png", "b.png"], ["b.png"])
+    for read in (load_pictures, stream_pictures):
+        with pytest.raises(InputError, match="1 pictures have no row in the metadata, .*a.png first"):
+            read(arguments(folder, tmp_path, "error"), ["en"])
+
+
+def test_a_stream_names_the_same(tmp_path):
+    folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png", "gone.png", "b.png"])
+    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
+    assert [next(cells)["text"] for _ in range(4)] == ["picture 0", "picture 2"] * 2
+    assert reported(tmp_path, "bad_rows.0.jsonl") == BAD
+    with pytest.raises(InputError, match="1 pictures have no row|cannot be decoded"):
+        next(iter(stream_pictures(arguments(folder, tmp_path, "error"), ["en"])))
+
+
+TASK = """kind: retrieval
+dataset: {dataset}
+split: train
+metric: mean_recall
+languages: [en]
+columns: {{captions: captions}}
+"""
+
+
+def test_evaluation_and_validation_refuse_missing_pictures_at_once(tmp_path):
+    folder = write(tmp_path / "pictures", ["a.png"], ["a.png", "gone.png", "lost.png"])
+    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=folder), "utf-8")
+    for read in (load_task(str(tmp_path / "mine.yaml")).rows, lambda: load_captioned(str(folder), "train", ["en"])):
+        with pytest.raises(InputError, match="names 2 of 3 pictures that are not there, .*gone.png first"):
+            read()
+
+
+NAMES = ["train station.png", "test tube.png", "train.png", "dev board.png", "a [b] *.png", "图 片.png", "train/x.png", "c#d%20.png"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_hides_the_others(tmp_path, name):
+    names = ["harbour.png", "market.png", name]
+    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=tmp_path / "pictures"), "utf-8")
+    folder = write(tmp_path / "pictures", names, names)
+    (folder / "notes.txt").write_text("hi")
+    captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
+    assert captions == [{"en": "picture 0"}, {"en": "picture 1"}, {"en": "picture 2"}]
+    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
+    assert {next(cells)["text"] for _ in range(3)} == {"picture 0", "picture 1", "picture 2"}
+    assert len(load_task(str(tmp_path / "mine.yaml")).rows()) == 3
+    flags = {"dataset": str(folder), "output_dir": str(tmp_path), "model_name_or_path": "m", "use_cpu": True}
+    assert set(first_captions(ContrastiveArguments(**flags))[0]) == {"picture 0", "picture 1", "picture 2"}
+
+
+@pytest.mark.parametrize("name", ["dog/train1.png", "dog/test bench.png"])
+def test_a_folder_of_classes_says_what_was_taken_for_a_split(tmp_path, name):
+    for number, picture in enumerate(["cat/a.png", "dog/b.png", name]):
+        (tmp_path / "pictures" / picture).parent.mkdir(parents=True, exist_ok=True)
+        PillowImage.new("RGB", (8, 8), (9 * number, 3, 90)).save(tmp_path / "pictures" / picture)
+    message = f"2 of 3 pictures would be left out, since the name of '{name}' is taken for that of the split"
+    with pytest.raises(InputError, match=message):
+        load_rows(str(tmp_path / "pictures"), "train", ["image"])
+
+
+def test_folders_of_splits_stay_splits(tmp_path):
+    for split, picture in (("train", "a.png"), ("test", "train b.png")):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        write(tmp_path / "pictures" / split, [picture], [picture])
+    assert len(load_rows(str(tmp_path / "pictures"), "train", ["image"])) == 1
+    assert len(load_rows(str(tmp_path / "pictures"), "test", ["image"])) == 1
+
+
+@pytest.mark.parametrize(
+    "metadata,message",
+    [
+        (b'{"file_name": "a.png", "text": "x"}\n{"file_name": "a.png",\n', "cannot be loaded: JSON parse error"),
+        ('{"file_name": "a.png", "text": "狗"}\n'.encode("gbk"), "cannot be loaded: .*utf-8"),
+        (b'{"file_name": "/etc/a.png", "text": "x"}\n', "cannot be loaded: .*must be a relative path"),
+        (b'{"name": "a.png", "text": "x"}\n', "cannot be loaded: `file_name`.*must be present"),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_one_line(tmp_path, metadata, message):
+    folder = write(tmp_path / "pictures", ["a.png"], [])
+    (folder / "metadata.jsonl").write_bytes(metadata)
+    with pytest.raises(InputError, match=message):
+        load_rows(str(folder), "train", ["image"])
+
+
+def test_blank_lines_a_byte_order_mark_and_repeated_pictures_are_read(tmp_path):
+    folder = write(tmp_path / "pictures", ["a.png", "b.png"], [])
+    lines = '\ufeff{"file_name": "a.png", "text": "x"}\n\n{"file_name": "b.png", "text": "y"}\n{"file_name": "a.png", "text": "z"}\n'
+    (folder / "metadata.jsonl").write_text(lines, "utf-8")
+    assert load_rows(str(folder), "train", ["image"])["text"][:] == ["x", "y", "z"]
