@@ -6,18 +6,19 @@ A forked script shares the hash seed of its siblings; a test that two runs give 
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import torch
+from torch.distributed import TCPStore
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["modeling_altclip", "transformers.trainer", "benchmarks.zero_shot", "training.session", "training.trainers"])
-TIMEOUT = 300  # seconds
+TIMEOUT = 1800  # seconds: what hangs is ended, and what is slow on a busy machine is not
 
 
 def run_script(words: list[str], environment: dict[str, str], processes: int = 1) -> CompletedProcess:
@@ -25,10 +26,10 @@ def run_script(words: list[str], environment: dict[str, str], processes: int = 1
 
     What they print is that of all; the exit code is the first that is not 0.
     """
-    environment = environment | (told_of_each_other(processes) if processes > 1 else {})
-    with tempfile.TemporaryDirectory() as folder:
+    meeting = told_of_each_other(processes) if processes > 1 else nullcontext({})
+    with meeting as told, tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "stdout"), Path(folder, "stderr")
-        started = [FORKS.Process(target=_run, args=(rank, words, environment, outputs)) for rank in range(processes)]
+        started = [FORKS.Process(target=_run, args=(rank, words, environment | told, outputs)) for rank in range(processes)]
         for process in started:
             process.start()
         for process in started:
@@ -42,15 +43,20 @@ def run_script(words: list[str], environment: dict[str, str], processes: int = 1
 
 def spawn(function: Callable, arguments: tuple, processes: int, *, together: bool = True) -> None:
     """Call `function(rank, *arguments)` in each of `processes`, which are told of each other if they run `together`."""
-    told = told_of_each_other(processes) if together else {}
-    torch.multiprocessing.start_processes(_call, (function, arguments, told), processes, start_method="forkserver")
+    meeting = told_of_each_other(processes) if together else nullcontext({})
+    with meeting as told:
+        torch.multiprocessing.start_processes(_call, (function, arguments, told), processes, start_method="forkserver")
 
 
-def told_of_each_other(processes: int) -> dict[str, str]:
-    """What `torchrun` tells all of them."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    return {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+@contextmanager
+def told_of_each_other(processes: int) -> Iterator[dict[str, str]]:
+    """What `torchrun` tells all of them. As there, the store at which they meet is kept here, not by the first of them: a port that
+    was only looked up could be another program's by the time the first process opens it.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    yield told | {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
 
 
 def _begin(rank: int, environment: dict[str, str]) -> None:

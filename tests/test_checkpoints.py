@@ -59,7 +59,7 @@ def test_reads_every_layout_and_writes_what_native_reads_whole(model, batch, tmp
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
         ours, theirs = model(**batch).logits_per_image, native.eval()(**batch).logits_per_image
-    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @matrix
@@ -247,4 +247,4 @@ def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
     with torch.no_grad():
         expected = model(**batch).logits_per_image
     for folder in folders:
-        torch.testing.assert_close(torch.load(folder / "logits.pt"), expected, atol=2e-6, rtol=0)
+        torch.testing.assert_close(torch.load(folder / "logits.pt"), expected, atol=1e-5, rtol=1e-5)

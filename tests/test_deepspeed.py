@@ -95,21 +95,21 @@ def test_zero_trains_like_one_process_and_saves_an_ordinary_model(train, tmp_pat
 
 @pytest.mark.parametrize("stage,zero", [("stage1", "zero3"), ("stage2", "zero2")])
 def test_a_run_under_zero_resumes_to_the_same_bytes(train, tmp_path, stage, zero):
-    """With the recipe's own AdamW and bf16, which is autocast: weights stay in float32, and its first loss is that of one process."""
+    """With the recipe's own AdamW, and bf16, which is autocast: weights stay in float32, and its first loss is that of one process."""
     losses = []
     for bf16 in ("true", "false"):
         process = train(stage, None, tmp_path / bf16, "--bf16", bf16, "--max_steps", "1")
         assert process.returncode == 0, process.stderr[-4000:]
         losses.append(history(tmp_path / bf16)[0]["loss"])
     first, resumed = tmp_path / "first", tmp_path / "resumed"
-    process = train(stage, zero, first, "--save_strategy", "steps", "--save_steps", "2")
+    process = train(stage, zero, first, "--bf16", "true", "--save_strategy", "steps", "--save_steps", "2")
     assert process.returncode == 0, process.stderr[-4000:]
     resumed.mkdir()
     shutil.move(first / "checkpoint-2", resumed)
     state = resumed / "checkpoint-2/trainer_state.json"
     state.write_text(state.read_text("utf-8").replace('"step": 1', '"step": -1'))  # a run from the start would not have it
     assert abs(history(first)[0]["loss"] - losses[0]) < abs(losses[1] - losses[0]) / 4
-    process = train(stage, zero, resumed, "--resume")
+    process = train(stage, zero, resumed, "--bf16", "true", "--resume")
     assert process.returncode == 0, process.stderr[-4000:]
     assert [row["step"] for row in history(resumed)] == [-1, 2, 3, 4]
     one, two = (load_file(folder / "model.safetensors") for folder in (first, resumed))

@@ -89,7 +89,7 @@ def test_low_rank_adapters_on_either_tower(model, batch, tmp_path, modules, wher
         after = adapted(**batch).logits_per_image
         assert (after - before).abs().max() > 1e-4
         again = PeftModel.from_pretrained(adapted.unload(), tmp_path)
-        torch.testing.assert_close(again(**batch).logits_per_image, after)
+        torch.testing.assert_close(again(**batch).logits_per_image, after, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(again.merge_and_unload()(**batch).logits_per_image, after, atol=1e-5, rtol=1e-5)
 
 

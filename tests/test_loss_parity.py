@@ -77,8 +77,9 @@ def measure(loss_name, dtype, chunk=None, tile_size=None, scale=1.0):
 def test_parity(loss_name, dtype, switch):
     value, gradients = measure(loss_name, dtype)
     other, others = measure(loss_name, dtype, **SWITCHES[switch])
-    tolerance = 1e-6 if dtype is torch.float32 else 1e-2  # an embedding's last bit is 0.4 % in bfloat16, in the plain loss too
-    assert other.item() == pytest.approx(value.item(), abs=1e-6 * max(1, abs(value.item())))
+    # Sums in another order differ by a few last bits: 1e-7 each in float32, 4e-3 of an embedding in bfloat16, in the plain loss too.
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-2
+    assert other.item() == pytest.approx(value.item(), rel=1e-5)
     for name, gradient in gradients.items():
         if name == "bias" and loss_name.startswith("InfoNCE"):
             continue
@@ -92,7 +93,7 @@ def test_an_outer_factor_reaches_every_gradient(loss_name):
     _, gradients = measure(loss_name, torch.float32)
     _, scaled = measure(loss_name, torch.float32, chunk=4, tile_size=5, scale=0.25)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(scaled[name], gradient * 0.25, atol=1e-7, rtol=1e-5)
+        assert (scaled[name] - gradient * 0.25).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_dropout_is_on(tmp_path):
@@ -124,7 +125,9 @@ def test_two_losses_before_one_backward():
     for order, weight in ((chunks, 1), (chunks[::-1], 2)):
         embeds = [torch.cat(parts) for parts in zip(*(model(**chunk) for chunk in order))]
         (weight * loss(*embeds, model.scale)).backward()
+    assert together.keys() == {name for name, _ in model.named_parameters()} - {"bias"}  # which this loss does not use
     for name, gradient in together.items():
+        assert gradient.abs().max() > 0, name
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
 
 

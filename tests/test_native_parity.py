@@ -9,15 +9,21 @@ from transformers import AltCLIPTextModel as NativeTextModel
 from modeling_altclip import AltCLIPModel
 
 OUTPUTS = ("loss", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
-# Where this was written, all differences were zero in float32; in bfloat16 the largest was 2e-4.
-OUTPUT_TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-3}
-GRADIENT_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2e-3}
+# In last bits of a tensor's largest value. All differences were zero in float32 where this was written, but a processor's kernels may
+# depend on where a tensor lies in memory, and then add up in another order.
+OUTPUT_BITS = {torch.float32: 32, torch.bfloat16: 4}
+GRADIENT_BITS = {torch.float32: 256, torch.bfloat16: 16}
 MASKS = {
     "unpadded": lambda mask: None,
     "int mask": lambda mask: mask,
     "bool mask": lambda mask: mask.bool(),
     "float mask": lambda mask: mask.float(),
 }
+
+
+def assert_near(ours, theirs, bits, name=""):
+    allowed = bits * torch.finfo(theirs.dtype).eps * theirs.abs().max()
+    assert (ours - theirs).abs().max() <= allowed, name
 
 
 @pytest.fixture
@@ -49,16 +55,16 @@ def test_outputs_and_gradients(model, native, batch, texts, attention, dtype, tr
         seen.append((outputs, gradients))
     (ours, our_gradients), (theirs, their_gradients) = seen
     for name in OUTPUTS:
-        torch.testing.assert_close(ours[name], theirs[name], atol=OUTPUT_TOLERANCE[dtype], rtol=0)
+        assert_near(ours[name], theirs[name], OUTPUT_BITS[dtype], name)
     tokens, native_tokens = ours.text_model_output.last_hidden_state, theirs.text_model_output.last_hidden_state
-    torch.testing.assert_close(tokens, native_tokens, atol=OUTPUT_TOLERANCE[dtype], rtol=0)
+    assert_near(tokens, native_tokens, OUTPUT_BITS[dtype])
     assert our_gradients.keys() == their_gradients.keys()
-    still = [name for name, gradient in our_gradients.items() if gradient is None or gradient.abs().max() == 0]
+    # The bias of a key adds the same to all scores of a query: its gradient is rounding alone.
+    compared = {name: gradient for name, gradient in our_gradients.items() if not name.endswith(("key.bias", "k_proj.bias"))}
+    still = [name for name, gradient in compared.items() if gradient is None or gradient.abs().max() == 0]
     assert not still, f"no gradient reaches {still}"
-    for name, gradient in our_gradients.items():
-        torch.testing.assert_close(
-            gradient, their_gradients[name], atol=GRADIENT_TOLERANCE[dtype], rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    for name, gradient in compared.items():
+        assert_near(gradient, their_gradients[name], GRADIENT_BITS[dtype], name)
 
 
 def test_dropout_is_on_where_it_is_compared(model, batch):
@@ -102,13 +108,13 @@ def test_tuples_and_inner_states_equal_native(model, native, batch):
 
     assert all(isinstance(part, tuple) for part in ours[-2:]) and len(flat(ours)) == len(flat(theirs)) == 9
     for one, other in zip(flat(ours), flat(theirs)):
-        torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
+        assert_near(one, other, OUTPUT_BITS[torch.float32])
     for tower in ("text_model_output", "vision_model_output"):
         for name, length in (("hidden_states", 3), ("attentions", 2)):
             one, other = our_outputs[tower][name], their_outputs[tower][name]
             assert len(one) == len(other) == length
             for layer, other_layer in zip(one, other):
-                torch.testing.assert_close(layer, other_layer, atol=2e-6, rtol=0)
+                assert_near(layer, other_layer, OUTPUT_BITS[torch.float32])
 
 
 def test_takes_a_configuration_of_native(model, native, batch, tmp_path):
@@ -116,7 +122,7 @@ def test_takes_a_configuration_of_native(model, native, batch, tmp_path):
     loaded = AltCLIPModel.from_pretrained(tmp_path / "ours", config=native.config, attn_implementation="eager").eval()
     assert loaded.text_model.roberta.config._attn_implementation == "eager"
     with torch.no_grad():
-        torch.testing.assert_close(loaded(**batch).logits_per_image, native(**batch).logits_per_image, atol=1e-5, rtol=0)
+        torch.testing.assert_close(loaded(**batch).logits_per_image, native(**batch).logits_per_image, atol=1e-5, rtol=1e-5)
 
 
 def test_native_reads_our_text_tower_alone(model, tmp_path):

@@ -184,11 +184,12 @@ def test_switches_leave_loss_and_gradients_as_they_are(trainer_of, switches):
         trainer = trainer_of(freeze_epochs=0, **given)
         loss = trainer.compute_loss(trainer.model.train(), batch_of(trainer, [0, 1, 2, 3, 4]))
         loss.backward()
-        gradients.append((loss.detach(), [parameter.grad for parameter in trainer.model.parameters()]))
+        gradients.append((loss.detach(), {name: parameter.grad for name, parameter in trainer.model.named_parameters()}))
     (plain, plain_gradients), (loss, others) = gradients
     torch.testing.assert_close(loss, plain)
-    for one, other in zip(others, plain_gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for name, gradient in plain_gradients.items():
+        assert gradient.abs().max() > 0 or name.endswith("key.bias"), name  # it adds the same to all scores of a query
+        torch.testing.assert_close(others[name], gradient, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("languages", [["en"], LANGUAGES], ids=str)
@@ -299,14 +300,17 @@ def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting, la
         assert process.returncode == 0, process.stderr[-4000:]
         assert "Training on 16 images with 56 captions in en es ja hi" in process.stdout
         weights[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
+    before = ViTModel.from_pretrained(encoders["image_encoder_name_or_path"], add_pooling_layer=False).state_dict()
+    after = load_model(str(tmp_path / "1"))[0].vision_model.encoder.state_dict()
+    assert sum(not torch.equal(value, after[name]) for name, value in before.items()) > 20
     for name, value in weights[1].items():
         torch.testing.assert_close(weights[2][name], value, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
     model, processor = load_model(str(tmp_path / "2"))
     assert abs(model.logit_scale.item()) < 0.5 if setting == "released" else model.logit_scale.item() > 2
     assert model.config.projection_bias and processor.tokenizer("鍵")["input_ids"]
     histories = [json.loads((tmp_path / f"{processes}/trainer_state.json").read_text())["log_history"] for processes in (1, 2)]
-    losses = [[entry["eval_mean_recall"] for entry in history if "eval_caption_loss" in entry] for history in histories]
-    assert losses[0] == losses[1] and len(losses[0]) == 2
+    recalls = [[entry["eval_mean_recall"] for entry in history if "eval_caption_loss" in entry] for history in histories]
+    assert recalls[0] == pytest.approx(recalls[1], abs=0.05) and len(recalls[0]) == 2  # of 16 images: rounding may move a few ranks
 
 
 def test_freezing_under_fsdp_is_refused(trainer_of, monkeypatch):

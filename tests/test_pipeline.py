@@ -233,7 +233,7 @@ def test_two_streams_with_labels_of_their_own(classify):
 
 def test_top_k(classify, model, processor):
     ranked = classify(IMAGES[0], LABELS)
-    assert classify(IMAGES[0], LABELS, top_k=2) == ranked[:2]
+    assert_same(classify(IMAGES[0], LABELS, top_k=2), ranked[:2])
     assert len(classify(IMAGES[0], LABELS)) == 4
     parts = {"model": model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
     assert_same(pipeline(TASK, **parts, top_k=1, hypothesis_template="{}")(IMAGES[0], LABELS), classify(IMAGES[0], LABELS, "{}")[:1])

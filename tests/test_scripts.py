@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,10 @@ from training.session import last_whole_checkpoint
 
 from .conftest import ROOT
 
+WRITES = 7  # of one checkpoint, at least
 SMALL = {
     "stage0": ["--max_steps", "6", "--per_device_train_batch_size", "16"],
-    "stage1": ["--max_steps", "6", "--per_device_train_batch_size", "32"],
+    "stage1": ["--max_steps", "6", "--per_device_train_batch_size", "32", "--bf16", "true"],
     "stage2": ["--max_steps", "6", "--per_device_train_batch_size", "16"],
 }
 
@@ -98,25 +98,22 @@ def beginning(stage, folder):
 
 
 def train_with_kills(command, output_dir, n_kills, chance):
-    """Start a run; kill it as soon as it writes one more checkpoint, or a moment later; go on from the last whole one, and so on."""
+    """Run `script ...` to its end, but first kill it `n_kills` times, each time in the midst of a write, anywhere from
+    the beginning of one checkpoint to the end of the next, and go on from the last whole one.
+    """
     environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)}
     for number in range(n_kills + 1):
         resume = ["--resume"] if last_whole_checkpoint(output_dir) else []
-        before = {path.name for path in output_dir.glob("checkpoint-*")}
-        with open(output_dir.parent / "log", "w") as log:
-            process = subprocess.Popen([*map(str, command), *resume], cwd=ROOT, env=environment, stdout=log, stderr=log)
-            while number < n_kills and process.poll() is None and before >= {path.name for path in output_dir.glob("checkpoint-*")}:
-                time.sleep(0.002)
-            if number < n_kills:
-                time.sleep(chance.choice([0, 0.01, 0.03, 0.1]))
-                process.kill()
-            assert process.wait(timeout=300) == (-signal.SIGKILL if number < n_kills else 0), (output_dir.parent / "log").read_text()
+        killed = [ROOT / "tests/killed_at.py", chance.randint(1, 2 * WRITES)] if number < n_kills else []
+        words = [sys.executable, *killed, *command, *resume]
+        process = subprocess.run([*map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert process.returncode == (-signal.SIGKILL if killed else 0), process.stderr
 
 
 def resumable(stage, folder, output_dir, *flags):
     script, recipe = ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"
     saving = ["--save_strategy", "steps", "--save_steps", "1", "--dataset", folder / "dataset", "--output_dir", output_dir]
-    return [sys.executable, script, recipe, *beginning(stage, folder), "--logging_steps", "2", *SMALL[stage], *saving, *flags]
+    return [script, recipe, *beginning(stage, folder), "--logging_steps", "2", *SMALL[stage], *saving, *flags]
 
 
 @pytest.mark.parametrize("stage,folder_name", [("stage0", "teacher"), ("stage1", "stage1"), ("stage2", "stage2")])

@@ -90,7 +90,9 @@ def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniatu
         trainer = contrastive(altclip, scenes, miniature, arguments(logging_steps=1, optim="sgd", learning_rate=0.1), cached=cached)
         trainer.train()
         weights[cached], losses[cached] = snapshot(altclip), [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[True] == pytest.approx(losses[False], abs=1e-5)
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5) and len(losses[True]) == 3
+    moved = {name for name, value in weights[False].items() if not torch.equal(value, start[name])}
+    assert "logit_scale" in moved and len(moved) > 20
     for name, value in weights[True].items():
         torch.testing.assert_close(value, weights[False][name], atol=1e-4, rtol=1e-4)
 
