@@ -156,3 +156,33 @@ def test_stage_1_says_what_it_left_out(sources, miniature, run, tmp_path):
     assert process.returncode == 0, process.stderr
     assert "1 rows without English" in process.stdout
     assert "Training on 8 examples from 4 rows; set aside: 4 empty." in process.stdout
+
+
+def test_text_in_another_encoding_is_named(tmp_path):
+    content = {".tsv": "en\tzh\ndog\t狗\n", ".csv": "en,zh\ndog,狗\n", ".jsonl": '{"en": "dog", "zh": "狗"}\n'}
+    for encoding in ("gbk", "utf-16"):
+        for suffix, text in content.items():
+            path = tmp_path / f"{encoding}{suffix}"
+            path.write_bytes(text.encode(encoding))
+            with pytest.raises(InputError, match=f"dataset '{path}' (is not|cannot be read).*UTF-8"):
+                load_parallel_text(str(path), "train")
+        for language, text in (("en", "dog\n"), ("zh", "狗\n")):
+            (tmp_path / f"{encoding}.{language}").write_bytes(text.encode(encoding))
+        with pytest.raises(InputError, match="is not UTF-8"):
+            load_parallel_text(f"{tmp_path}/{encoding}.{{en,zh}}", "train")
+
+
+@pytest.mark.parametrize("column,values,spoken", [("id", "17 a-18", False), ("no", "1 2", False), ("id", "anjing kucing", True)])
+def test_a_column_of_numbers_is_no_language(tmp_path, column, values, spoken):
+    path = tmp_path / "pairs.tsv"
+    first, second = values.split()
+    path.write_text(f"{column}\ten\n{first}\tdog\n{second}\tcat\n", "utf-8")
+    rows, _ = load_parallel_text(str(path), "train")
+    assert list(rows.features["captions"]) == ([column, "en"] if spoken else ["en"])
+
+
+def test_blank_english_is_no_english(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("en\tzh\n \u3000\xa0\t狗\ncat\t猫\n", "utf-8")
+    rows, without = load_parallel_text(str(path), "train")
+    assert rows["captions"][:] == [{"en": "cat", "zh": "猫"}] and without == 1

@@ -55,8 +55,8 @@ def texts_of(rows: Dataset, languages: list[str]) -> Iterator[str]:
 
 
 def has_text(texts: pa.Array) -> np.ndarray:
-    """Which of the texts are there and not empty."""
-    return np.asarray(pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False))
+    """Which of the texts are there and hold more than white space."""
+    return np.asarray(pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False))
 
 
 def join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:

@@ -32,6 +32,7 @@ from .data import caption_columns, has_text
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
+NUMBERS = {"id", "no"}  # Indonesian and Norwegian; or the number of a row, if every value has a digit
 NO_LANGUAGES = {"url", "uri", "key", "src", "tgt", "ref", "doc"}  # names of columns that look like codes
 
 
@@ -55,7 +56,7 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
             f"kinds {' '.join(sorted(set(kinds) - known))} name no source of {dataset!r}: it has {' '.join(sorted(known)) or 'none'}"
         )
     chosen = [source for source in sources if not kinds or source.get("kind") in kinds]
-    parts = [read_source(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
+    parts = [read_utf8(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
     languages = list(dict.fromkeys(language for rows in parts for language in rows.features["captions"]))
     if "en" not in languages:
         english = [language for language in languages if is_english(language)]
@@ -89,6 +90,16 @@ def read_sources(dataset: str) -> list[dict]:
 def is_here(folder: Path, data: str) -> bool:
     """Whether a source lies beside the file that names it; a Hub id does not."""
     return not Path(data).is_absolute() and any(folder.glob(re.sub(r"\{.*\}", "*", data)))
+
+
+def read_utf8(data: str, name: str | None, split: str) -> Dataset:
+    """`read_source`, where text in another encoding, as Excel writes it, is an `InputError`."""
+    try:
+        return read_source(data, name, split)
+    except UnicodeDecodeError as error:
+        raise InputError(f"dataset {data!r} is not UTF-8, {error}: save it as UTF-8") from error
+    except DatasetGenerationError as error:
+        raise InputError(f"dataset {data!r} cannot be read, {error.__cause__}: is it whole, and UTF-8?") from error
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
@@ -172,6 +183,7 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
             return renamed(rows, column, names)
     texts = [column for column, feature in rows.features.items() if isinstance(feature, Value) and "string" in feature.dtype]
     languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in NO_LANGUAGES]
+    languages = [column for column in languages if column.lower() not in NUMBERS or not all_numbered(rows[column][:])]
     if not languages:
         raise InputError(f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}")
     names = named_languages(languages, name)
@@ -182,6 +194,11 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
 
     features = spoken(list(names.values()))
     return rows.map(gather, batched=True, remove_columns=rows.column_names, features=features, desc="Reading captions")
+
+
+def all_numbered(values: list[str | None]) -> bool:
+    """Whether every value has a digit, as numbers of rows have and sentences seldom."""
+    return all(re.search(r"\d", value) for value in values if value)
 
 
 def renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
