@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -48,12 +49,15 @@ def recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
 
 
 def launch(main: Callable, *argument_types: type) -> None:
-    """Run a script's `main` on its parsed arguments."""
+    """Run a script's `main` on its parsed arguments, and leave the group of processes that it joined."""
     print_all_letters()
     try:
         main(*parse(*argument_types))
     except InputError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    # Threads of the group may still hold tensors. One that returns them while Python ends is broken off, which aborts the process.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def print_all_letters() -> None:
