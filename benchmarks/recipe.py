@@ -11,6 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import NoReturn
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -147,7 +148,10 @@ def read_yaml(path: Path, what: str) -> object:
 
 
 def launch(main: Callable, *argument_types: type) -> None:
-    """Run a script's `main` on its parsed arguments. An `InputError` is one line, whatever the library said that it quotes."""
+    """Run a script's `main` on its parsed arguments, and leave the group of processes that it joined.
+
+    An `InputError` is one line, whatever the library said that it quotes.
+    """
     print_all_letters()
     warn_if_launched_alone()
     try:
@@ -156,6 +160,9 @@ def launch(main: Callable, *argument_types: type) -> None:
         script = Path(sys.argv[0])
         name = script.parent.name if script.name == "__main__.py" else script.name
         sys.exit(f"{name}: error: {' '.join(str(error).split())}")
+    # Threads of the group may still hold tensors. One that returns them while Python ends is broken off, which aborts the process.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def print_all_letters() -> None:

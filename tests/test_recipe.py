@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
 from benchmarks.loading import check_languages, load_captions, load_model, load_rows, revision_of
 from benchmarks.recipe import InputError, launch, parse
@@ -177,3 +178,14 @@ def test_an_unknown_language_is_named():
     with pytest.raises(InputError, match="no text in language xx: choose from en zh"):
         check_languages(["en", "xx"], ["en", "zh"])
     assert check_languages(None, ["en", "zh"]) == ["en", "zh"]
+
+
+def test_a_script_leaves_its_group_of_processes(monkeypatch):
+    """Python may end before the threads of a group do, and a process was aborted then, after all was saved."""
+
+    def main(arguments):
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+    monkeypatch.setattr("sys.argv", ["script.py", "--rate", "3"])
+    launch(main, Arguments)
+    assert not torch.distributed.is_initialized()
