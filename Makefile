@@ -70,7 +70,7 @@ outputs/miniature/altclip/README.md:
 test: .venv/installed  ## the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
 
 test-slow: .venv/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
 	$(BIN)/python -m pytest -m slow
