@@ -70,7 +70,7 @@ outputs/miniature/altclip/README.md:
 
 # Two files of tests at a time, with a thread each: most of them wait for a script to be imported.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 \
-	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+	-o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/installed  ## the tests
 	$(BIN)/ruff check .

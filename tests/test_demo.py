@@ -1,4 +1,8 @@
-"""The whole demo, twice, from a clone: what it reaches and costs, that equal seeds give equal bytes; and languages added. 17 minutes."""
+"""The whole demo, twice, from a clone: what it reaches and costs, that equal seeds give equal bytes; and languages added.
+
+Training goes a little otherwise on another processor, and no number here is to turn on that. What is compared is compared on the same
+scenes, with the 95 % interval of the difference: a mean over languages must surely be near enough, and no language surely too far.
+"""
 
 import hashlib
 import json
@@ -10,28 +14,40 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from benchmarks.comparison import MeanOutcomes
+from benchmarks.outcomes import load_outcomes
+from benchmarks.uncertainty import compare
 from training.miniature.scenes import read_concepts
 
 from .conftest import ROOT
 
 pytestmark = pytest.mark.slow
 LANGUAGES = list(read_concepts()["languages"])
+OLD = ["en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it"]
+NEW = ["th", "hi", "uk", "vi"]
+MEASURED = {
+    "miniature-pairs": ["text_to_image_recall@1", "image_to_text_recall@1", "mean_recall"],
+    "miniature-concepts": ["accuracy@1"],
+}
+OPERATIONS = 35e12  # of the three stages; when this was written they took 29.4e12
+MEMORY = 4  # GiB
+
+
+def shell(clone):
+    """Two threads on any machine: their number decides on the order of sums and on memory."""
+    return os.environ | {"PYTHONPATH": str(clone), "OMP_NUM_THREADS": "2"}
 
 
 def make(clone, target="demo"):
-    """Run a target with the interpreter of the tests; give CPU seconds and the largest process's memory in GiB."""
+    """Run a target with the interpreter of the tests; give what it said and the largest process's memory in GiB."""
     (clone / ".venv").mkdir(exist_ok=True)
     (clone / ".venv/installed").touch()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"PYTHONPATH": str(clone)}
-    process = subprocess.run(
-        ["make", target, f"BIN={Path(sys.executable).parent}"], cwd=clone, env=environment, capture_output=True, text=True
-    )
+    command = ["make", target, f"BIN={Path(sys.executable).parent}"]
+    process = subprocess.run(command, cwd=clone, env=shell(clone), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-4000:]
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return process.stdout, seconds, after.ru_maxrss / 2**20
+    return process.stdout, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
 
 
 @pytest.fixture(scope="module")
@@ -41,59 +57,102 @@ def demo(tmp_path_factory):
     return clone, *make(clone)
 
 
+@pytest.fixture(scope="module")
+def added(demo):
+    clone, *_ = demo
+    make(clone, "add-languages")
+    return clone
+
+
 def score(clone, stage, task, language, metric, run="miniature"):
     path = clone / "outputs" / run / "results" / stage / f"{task}.{language}.json"
     return 100 * json.loads(path.read_text())["metrics"][metric]
 
 
+def of_languages(clone, run, stage, task, languages):
+    """What came of each scene, over languages: a scene is drawn in all of them at once."""
+    folder = clone / "outputs" / run / "results" / stage
+    return MeanOutcomes([load_outcomes(folder / f"{task}.{language}.npz") for language in languages])
+
+
+def assert_not_behind(clone, run, stage, languages, reference, points):
+    """The mean over `languages` is surely less than `points` behind that over `reference`, and none of them is surely further behind.
+
+    Args:
+        reference: the other stage, and of each of `languages` the language of it that stands against it.
+    """
+    other_stage, others = reference
+    for task, metrics in MEASURED.items():
+        against = of_languages(clone, run, other_stage, task, others)
+        pooled = compare(of_languages(clone, run, stage, task, languages), against)
+        for metric in metrics:
+            assert 100 * pooled[metric].low > -points, (task, metric, pooled[metric])
+        for language, other in zip(languages, others):
+            one = of_languages(clone, run, stage, task, [language])
+            alone = compare(one, of_languages(clone, run, other_stage, task, [other]))
+            for metric in metrics:
+                assert 100 * alone[metric].high > -points, (task, metric, language, alone[metric])
+
+
 def test_floors(demo):
     clone, *_ = demo
-    recall = {(stage, lang): score(clone, stage, "miniature-pairs", lang, "text_to_image_recall@1") for stage, lang in reached()}
-    accuracy = {(stage, lang): score(clone, stage, "miniature-concepts", lang, "accuracy@1") for stage, lang in reached()}
-    assert accuracy["teacher", "en"] >= 92
+    assert score(clone, "teacher", "miniature-concepts", "en", "accuracy@1") >= 91
     for language in LANGUAGES:
-        assert accuracy["stage1", language] >= accuracy["teacher", "en"] - 3, language
-        assert recall["stage1", language] >= recall["teacher", "en"] - 3, language
-        assert recall["stage2", language] >= 57, language
-        assert accuracy["stage2", language] >= 91, language
+        assert score(clone, "stage2", "miniature-pairs", language, "text_to_image_recall@1") >= 57, language
+        assert score(clone, "stage2", "miniature-concepts", language, "accuracy@1") >= 91, language
         assert score(clone, "stage2", "miniature-pairs-unseen-style", language, "text_to_image_recall@1") > 11, language
         assert score(clone, "stage2", "miniature-concepts-unseen-style", language, "accuracy@1") > 28, language
 
 
-def reached():
-    return [("teacher", "en")] + [(stage, language) for stage in ("stage1", "stage2") for language in LANGUAGES]
+def test_every_language_learns_what_the_teacher_knows(demo):
+    clone, *_ = demo
+    assert_not_behind(clone, "miniature", "stage1", LANGUAGES, ("teacher", ["en"] * len(LANGUAGES)), 3)
 
 
-def test_cost(demo):
-    _, _, seconds, memory = demo
-    assert seconds <= 12 * 60 and memory <= 4
+def test_memory(demo):
+    _, _, memory = demo
+    assert memory <= MEMORY
+
+
+def test_operations(demo):
+    """Of four steps of each stage, times the steps of its recipe: neither load nor processor changes them."""
+    clone, *_ = demo
+    operations = 0
+    for stage in ("stage0", "stage1", "stage2"):
+        recipe = clone / f"training/recipes/miniature/{stage}.yaml"
+        counted = [sys.executable, "tests/count_operations.py", f"training/run_{stage}.py", recipe]
+        flags = ["--output_dir", clone / "outputs/counted", "--max_steps", "4"]
+        process = subprocess.run([*counted, *flags], cwd=clone, env=shell(clone), capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr[-4000:]
+        of_four_steps = int(process.stdout.splitlines()[-1])
+        operations += of_four_steps / 4 * yaml.safe_load(recipe.read_text())["max_steps"]
+    assert 0.5 * OPERATIONS < operations <= OPERATIONS
 
 
 def test_the_printed_lines_work(demo):
-    clone, said, *_ = demo
+    clone, said, _ = demo
     lines = [line.replace(".venv/bin/python", sys.executable) for line in said.splitlines() if line.startswith(".venv/bin/python")]
     assert len(lines) == 3
     outputs = [subprocess.run(line, shell=True, cwd=clone, capture_output=True, text=True, check=True).stdout for line in lines]
-    assert "parameters" in outputs[0] and "cactus and balloon" in outputs[2]
+    assert "parameters" in outputs[0]
     assert [json.loads(line.replace("'", '"'))["label"] for line in outputs[1].splitlines()] == ["red apple", "红苹果", "manzana roja"]
+    # One sentence of a thousand may find another scene, but none without either of what it names.
+    assert "found.png shows:" in outputs[2] and ("cactus" in outputs[2] or "balloon" in outputs[2])
+    assert (clone / "found.png").is_file()
 
 
-def test_added_languages_reach_english_and_cost_the_old_ones_little(demo):
-    """New ones within 3 points of English, old ones at most 1 below themselves: by recall in both directions, and by classification."""
-    clone, *_ = demo
-    make(clone, "add-languages")
+def test_added_languages_are_learned(added):
+    """Before, the model knew at most half as much of them as of English."""
+    for task, metrics in MEASURED.items():
+        for metric in metrics:
+            english = score(added, "nine", task, "en", metric, run="add_languages")
+            for language in NEW:
+                assert score(added, "nine", task, language, metric, run="add_languages") < english / 2, (task, metric, language)
+    assert_not_behind(added, "add_languages", "thirteen", NEW, ("thirteen", ["en"] * len(NEW)), 3)
 
-    def reached(stage, language, task, metric):
-        return score(clone, stage, task, language, metric, run="add_languages")
 
-    accuracy = ("miniature-concepts", "accuracy@1")
-    recalls = [("miniature-pairs", name) for name in ("text_to_image_recall@1", "image_to_text_recall@1", "mean_recall")]
-    for measured in (accuracy, *recalls):
-        for language in ("th", "hi", "uk", "vi"):
-            assert reached("nine", language, *measured) < reached("nine", "en", *measured) / 2, (language, measured)  # unknown before
-            assert reached("thirteen", language, *measured) >= reached("thirteen", "en", *measured) - 3, (language, measured)
-        for language in ("en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it"):
-            assert reached("thirteen", language, *measured) >= reached("nine", language, *measured) - 1.001, (language, measured)
+def test_added_languages_cost_the_old_ones_little(added):
+    assert_not_behind(added, "add_languages", "thirteen", OLD, ("nine", OLD), 1)
 
 
 def test_equal_seeds_give_equal_bytes(demo):
