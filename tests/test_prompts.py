@@ -122,7 +122,7 @@ def test_sets_of_ours():
     assert load_templates("satellite", "de") == ["Ein Satellitenbild: {}.", "Ein Gelände aus der Luft: {}."]
     with pytest.raises(InputError, match="en.json has no set of templates 'satelite': there are simple, full, texture, satellite"):
         load_templates("satelite", "en")
-    with pytest.raises(InputError, match="none are written in 'fi', only in en zh es"):
+    with pytest.raises(InputError, match="none are written in 'fi': choose from en zh es"):
         load_templates("full", "fi")
 
 
