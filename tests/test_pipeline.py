@@ -244,7 +244,10 @@ def test_top_k(classify, model, processor):
     [
         ({"candidate_labels": []}, "candidate_labels is empty"),
         ({"candidate_labels": ["key", None]}, r"candidate_labels\[1\] is None"),
-        ({"hypothesis_template": "a photo"}, "'a photo' has no {} for the label, and is no language we have sentences in: choose from en zh"),
+        (
+            {"hypothesis_template": "a photo"},
+            "'a photo' has no {} for the label, and is no language we have sentences in: choose from en zh",
+        ),
         ({"hypothesis_template": []}, "hypothesis_template is an empty list"),
         ({"image": []}, "images is empty"),
         ({"image": [IMAGES[0], None]}, r"images\[1\] cannot be read: it is a NoneType, not an image"),
