@@ -159,7 +159,7 @@ def test_clip_benchmark_is_read_and_not_imported(clip_benchmark):
     for which, language, message in (
         ("clip_benchmark", "ja", "clip_benchmark has no zeroshot_classification_templates in 'ja': there are zh, en"),
         ("clip_benchmark:food101", "zh", "cn_zero.*has no dataset 'food101': there are imagenet1k"),
-        ("clip_benchmark:babel_imagenet", "fi", "nllb.* has no language 'fi': there are ko"),
+        ("clip_benchmark:babel_imagenet", "fi", "nllb.* has no language 'fi': there are KO"),
     ):
         with pytest.raises(InputError, match=message):
             load_templates(which, language)

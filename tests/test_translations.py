@@ -247,7 +247,7 @@ def test_bad_arguments_are_refused(given, flags, message):
 def test_what_cannot_be_translated_is_refused(given, translator):
     with pytest.raises(InputError, match="have zh already: take it out of target_languages"):
         read_split(given(target_languages=["es", "zh"]), "train")
-    with pytest.raises(InputError, match="have no fr, they have en zh"):
+    with pytest.raises(InputError, match="have no fr: choose from en zh"):
         read_split(given(source_language="fr"), "train")
     with pytest.raises(InputError, match="no token for language 'es': name it by language_codes, as one of eng_Latn jpn_Jpan spa_Latn"):
         translate_all(["cat"], "es", given(language_codes={"en": "eng_Latn"}))
