@@ -215,13 +215,11 @@ def test_transparent_images_are_kept_by_their_background(encoded):
         torch.testing.assert_close(vectors[0], vectors[1])
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "open_clip"])
-def test_other_models_see_transparent_images_on_white(tmp_path, kind):
-    if kind == "open_clip":
-        model, processor = load_model(f"open_clip:{open_clip_folder(tmp_path / 'model')}")
-    else:
-        saved(kind, tmp_path / "model")
-        model, processor = load_model(str(tmp_path / "model"))
+@pytest.mark.parametrize("family", ["clip", "chinese_clip", "siglip_2", "siglip_2_naflex", "sentence_transformers"])
+def test_other_models_see_transparent_images_on_white(tmp_path, family):
+    saved("clip" if family == "sentence_transformers" else family, tmp_path / "model")
+    prefix = "sentence_transformers:" if family == "sentence_transformers" else ""
+    model, processor = load_model(f"{prefix}{tmp_path / 'model'}")
     encoder = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
     assert encoder.prepared["image"].endswith("on (255, 255, 255)")
     clear, white, black = encoder.rows(rows_of(half_clear(), half_clear((255, 255, 255)), half_clear((0, 0, 0))))[0]
