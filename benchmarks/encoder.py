@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -121,8 +121,8 @@ class CachedEncoder(Encoder):
     def _window(self, images: list[dict], digests: list[str], start: int) -> torch.Tensor:
         def encode(numbers: np.ndarray) -> torch.Tensor:
             background = background_of(self.processor.image_processor)
-            opened = (open_image(images[number], digests[number], start + number, background) for number in numbers)
-            return embed_images(self.model, self.processor, opened, normalize_embeddings=False)
+            read = (open_image(images[row], digests[row], start + row, background) for row in numbers)
+            return embed_images(self.model, self.processor, read, normalize_embeddings=False)
 
         return self._kept("image_embeds", "image", digests, encode, self.prepared["image"], PART)
 
@@ -162,7 +162,7 @@ def encoded(image: dict | None, row: int) -> bytes:
         raise InputError(f"the image of row {row} cannot be read: {error}. Put it there, or {REMEDY}") from error
 
 
-def open_image(image: dict, digest: str, row: int, background: tuple[int, int, int] | None) -> PillowImage.Image:
+def open_image(image: dict, digest: str, row: int, background: Sequence[int] | None) -> PillowImage.Image:
     """A picture in RGB, or an `InputError` that names its row, and its file or the XXH3-128 of its bytes."""
     try:
         return read_image(Image().decode_example(image), background=background)

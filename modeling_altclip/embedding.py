@@ -26,7 +26,7 @@ WINDOW = 64
 
 
 class SkippedImage(NamedTuple):
-    """An image that cannot be read: its index in what was given, its name (in a list the index once more), and why."""
+    """An image that cannot be read: its index in what was given, its name (in a list the index), and why."""
 
     index: int
     name: int | str
@@ -34,7 +34,7 @@ class SkippedImage(NamedTuple):
 
 
 class ImageEmbeddings(NamedTuple):
-    """What `embed_images` gives with names: vectors `(images, projection_dim)`, a name for each, and what was skipped."""
+    """What `embed_images` gives with names: vectors `(images, projection_dim)`, names, and what was skipped."""
 
     embeddings: torch.Tensor | np.ndarray
     names: list[int] | list[str]
@@ -92,20 +92,20 @@ def embed_images(
     """Embed `images`: whatever `AltCLIPProcessor` reads, batch by batch, on the image processor's background.
 
     Args:
-        images: a list, a `datasets` column or any iterable; or a folder or a glob such as `photos/**/*.jpg`, whose
-            pictures are taken in the order of their names (see `find_images`).
+        images: a list, a `datasets` column or any iterable; or a folder or a glob such as `photos/**/*.jpg`,
+            whose pictures are taken in the order of their names (see `find_images`).
         normalize_embeddings: as for `embed_texts`.
         accelerator: as for `embed_texts`.
-        return_names: give an `ImageEmbeddings`: the vectors, and the files' names below the folder or the indices.
-        errors: what becomes of an image that cannot be read. "raise" refuses it; "skip" leaves it out, and lists it
-            in the `ImageEmbeddings` that it gives. By default it is refused in a list, and in a folder skipped with
-            a warning.
+        return_names: give an `ImageEmbeddings`: vectors, and the files' names below the folder, or indices.
+        errors: what becomes of an image that cannot be read. "raise" refuses it; "skip" leaves it out, and
+            lists it in the `ImageEmbeddings` that it gives. By default it is refused in a list, and in a folder
+            skipped with a warning.
 
     Returns:
-        Vectors in the order given, float32 on the CPU, shape `(len(images), projection_dim)`, or an `ImageEmbeddings`.
+        Vectors in the order given, float32 on the CPU, `(images, projection_dim)`, or an `ImageEmbeddings`.
 
     Raises:
-        ValueError: there is no image, or one cannot be read, or none can; the message gives its index or name.
+        ValueError: there is no image, or one cannot be read, or none can; the message gives index or name.
     """
     if errors not in (None, "raise", "skip"):
         raise ValueError(f"errors is {errors!r}: choose 'raise' or 'skip'")
@@ -138,14 +138,15 @@ def embed_images(
 
 
 def leave_out(vectors: torch.Tensor, names: list, reasons: dict[int | str, str]) -> ImageEmbeddings:
-    """The vectors `(images, dim)` without those that stand for images which cannot be read, by the `reasons` why.
+    """The vectors `(images, dim)` without those that stand for images which cannot be read, and the reasons.
 
     Raises:
         ValueError: no image can be read.
     """
     if not reasons:
         return ImageEmbeddings(vectors, names, [])
-    skipped = [SkippedImage(index, name, reasons[name]) for index, name in enumerate(names) if name in reasons]
+    unread = [(index, name) for index, name in enumerate(names) if name in reasons]
+    skipped = [SkippedImage(index, name, reasons[name]) for index, name in unread]
     if len(skipped) == len(names):
         raise ValueError(summary_of(skipped, len(names)))
     is_kept = [name not in reasons for name in names]
@@ -169,7 +170,7 @@ def gather_reasons(reasons: dict[int | str, str], n_processes: int) -> dict[int 
 
 
 def one_by_one(images: Iterable) -> Iterable:
-    """The items, and of a sequence such as a column of `datasets` the error in the place of one that it cannot decode."""
+    """The items; where a sequence such as a column of `datasets` cannot decode one, its error."""
     if isinstance(images, list | tuple) or not isinstance(images, Sequence):
         return images
 

@@ -1,8 +1,8 @@
-"""Images of every kind to RGB: the one reader that processor, pipeline, embedding, training and evaluation share.
+"""Images of every kind to RGB: one reader for processor, pipeline, embedding, training and evaluation.
 
-On purpose it differs from transformers in two ways. What is transparent is composited on a background, white by
-default, where transformers drops alpha and shows whatever it hid. Floats within [0, 1] are scaled as such, where
-transformers divides them by 255 once more.
+On purpose it differs from transformers in two ways. What is transparent is composited on a background, white
+by default, where `load_image` drops alpha and shows whatever it hid. Floats within [0, 1] are scaled as such,
+where image processors divide them by 255 once more.
 """
 
 import base64
@@ -24,7 +24,7 @@ from transformers.image_utils import httpx  # the client that transformers reads
 WHITE = "white"
 DROP_ALPHA = "none"  # None as it is written into a file: transformers does not save attributes that are None
 TRANSPARENT_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBa")  # the first four by a palette or a key
-UNREAD_EXTENSIONS = (".svg", ".svgz", ".heic", ".heif", ".jxl")  # pictures all the same: named, not passed over
+UNREAD_EXTENSIONS = (".svg", ".svgz", ".heic", ".heif", ".jxl")  # pictures too: named, not passed over
 ADDRESSES = ("http://", "https://", "file://", "data:")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 WILDCARD = re.compile(r"[*?[]")
@@ -52,7 +52,7 @@ def read_background(background: str | Sequence[int] | None) -> tuple[int, int, i
         color = ()
     if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
         raise ValueError(
-            f"background is {background!r}: give a color that PIL.ImageColor knows, such as 'white' or '#ffffff', "
+            f"background is {background!r}: give a color that PIL.ImageColor knows, such as 'white', "
             "three integers from 0 to 255, or None to drop alpha as transformers does"
         )
     return color
@@ -83,7 +83,7 @@ def read_images(
             Without it they are refused.
 
     Raises:
-        ValueError: there is no image, or one cannot be read, for whatever reason; the message gives its index.
+        ValueError: there is no image, or one cannot be read, whatever the reason; the message gives its index.
     """
     if len(images) == 0:
         raise ValueError("images is empty: give at least one image")
@@ -103,21 +103,21 @@ def read_images(
 def read_image(image, timeout: float | None = None, background: str | Sequence[int] | None = WHITE) -> Image.Image:
     """Read an image as RGB of 8 bits, upright.
 
-    Reads PIL images of every mode; paths, `file://` and `http(s)://` addresses, `data:` URLs and base64 text; arrays
-    and tensors of one image, `(height, width)` or with 1 to 4 channels first or last: grey, grey and alpha, RGB, RGBA.
-    Where both ends could be channels, those of arrays stand last and those of tensors first. An animation gives the
-    frame it stands at, the first when it is just opened.
+    Reads PIL images of every mode; paths, `file://` and `http(s)://` addresses, `data:` URLs and base64 text;
+    arrays and tensors of one image, `(height, width)` or with 1 to 4 channels first or last: grey, grey and
+    alpha, RGB, RGBA. Where both ends could be channels, those of arrays stand last and those of tensors first. An
+    animation gives the frame it stands at, the first when it is just opened.
 
-    Floats within [0, 1] are scaled as such. Unsigned integers of 16 bits, and values over 255 of any other type, are
-    scaled from 16 bits.
+    Floats within [0, 1] are scaled as such. Unsigned integers of 16 bits, and values over 255 of other types,
+    are scaled from 16 bits.
 
     Args:
         timeout: seconds, for addresses.
-        background: what transparent pixels are composited on, as `read_background` takes it; None drops alpha.
+        background: what transparent pixels are composited on (see `read_background`); None drops alpha.
 
     Raises:
-        ValueError: it is no image, has no pixels, or values out of range. Errors of Pillow and of the network are
-            left as they are.
+        ValueError: it is no image, has no pixels, or values out of range. Errors of Pillow and of the network
+            are left as they are.
     """
     background = read_background(background)
     if isinstance(image, Exception):
@@ -153,7 +153,7 @@ def open_image(source: str, timeout: float | None = None) -> Image.Image:
 
 
 def open_base64(text: str) -> Image.Image:
-    """Open an image in base64. What holds none, and is as short as a path or has other signs in it, was meant as one."""
+    """Open an image in base64. What holds none, and is short or has other signs, was meant as a path."""
     try:
         return Image.open(BytesIO(base64.b64decode("".join(text.split()), validate=True)))
     except (binascii.Error, ValueError, UnidentifiedImageError) as error:
@@ -170,7 +170,7 @@ def from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
         image = image.detach().cpu()
         image = (image.double() if image.is_floating_point() else image).numpy()
     if 0 in image.shape or image.ndim not in (2, 3):
-        raise ValueError(f"its shape is {image.shape}: give one image, (height, width), or 1 to 4 channels beside these")
+        raise ValueError(f"its shape is {image.shape}: give one image, with 1 to 4 channels if any")
     if image.ndim == 3:
         image = np.moveaxis(image, channel_axis(image.shape, axes), 2)
     pixels = to_8_bits(image)
@@ -178,7 +178,7 @@ def from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
 
 
 def channel_axis(shape: tuple[int, ...], axes: tuple[int, int]) -> int:
-    """Which of the two `axes` holds the channels: one of three before one of 1, 2 or 4, and the first of two alike."""
+    """Which of two `axes` holds the channels: one of three before one of 1, 2 or 4, or else the first."""
     for counts in ((3,), (1, 2, 4)):
         for axis in axes:
             if shape[axis] in counts:
@@ -187,7 +187,7 @@ def channel_axis(shape: tuple[int, ...], axes: tuple[int, int]) -> int:
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Values of any type to 8 bits, by the range of the type, or by that of the values where the type does not tell."""
+    """Values of any type to 8 bits, by the range of the type, or where that does not tell, of the values."""
     kind = pixels.dtype.kind
     if pixels.dtype == np.uint8:
         return pixels
@@ -198,11 +198,10 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     if not np.isfinite(pixels).all():
         raise ValueError("it has values that are infinite or no numbers")
     low, high = pixels.min().item(), pixels.max().item()
-    overshoots = kind == "f" and (1 < high < 2 or 255 < high < 510)  # as resizing leaves it; scaled, it would be black
+    # As resizing leaves floats. Scaled by the next range, they would be nearly black.
+    overshoots = kind == "f" and (1 < high < 2 or 255 < high < 510)
     if low < 0 or high > 65535 or overshoots:
-        raise ValueError(
-            f"its values lie within [{low}, {high}]: give shades within [0, 1], [0, 255] or [0, 65535], and clip what overshoots"
-        )
+        raise ValueError(f"its values lie within [{low}, {high}]: clip them to [0, 1], [0, 255] or [0, 65535]")
     if kind == "f" and high <= 1:
         return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
     is_16_bits = kind == "u" and pixels.dtype.itemsize == 2
@@ -231,7 +230,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image
 
 
 def grey_of_8_bits(image: Image.Image) -> Image.Image:
-    """Greys of PIL's modes I;16, I and F, where PIL alone would clip them, with alpha where one of them is transparent."""
+    """Greys of PIL's modes I;16, I and F, which PIL alone would clip; with alpha where one is transparent."""
     pixels = np.asarray(image)
     shades = to_8_bits(pixels)
     if "transparency" not in image.info:
@@ -241,7 +240,7 @@ def grey_of_8_bits(image: Image.Image) -> Image.Image:
 
 
 def key_of_8_bits(image: Image.Image) -> int | bytes | tuple[int, ...]:
-    """The shade or color that is transparent, which Pillow leaves in the bits of the file, in those of the pixels."""
+    """The transparent shade or color in 8 bits; Pillow leaves it in the bits of the file."""
     key = image.info["transparency"]
     if isinstance(key, tuple) and max(key) > 255:
         return tuple(value >> 8 for value in key)
@@ -258,12 +257,12 @@ def key_of_8_bits(image: Image.Image) -> int | bytes | tuple[int, ...]:
 def find_images(where: str | Path) -> dict[str, str]:
     """Find the pictures in a folder and those below it, or that a glob such as `photos/**/*.jpg` matches.
 
-    Pictures are told by their extension: those that Pillow knows, and a few that it does not, such as SVG. Hidden
-    files and folders are left out.
+    Pictures are told by their extension: those that Pillow knows, and a few that it does not, such as SVG.
+    Hidden files and folders are left out.
 
     Returns:
-        `{name: path}`, sorted by name. A name is the path below the folder, or below the folder that stands before a
-        glob's wildcards, with `/`.
+        `{name: path}`, sorted by name: the path below the folder, or below that before a glob's wildcards,
+        with `/`.
 
     Raises:
         ValueError: there is no such folder, or no picture in it.
@@ -277,13 +276,13 @@ def find_images(where: str | Path) -> dict[str, str]:
     elif WILDCARD.search(where):
         root, paths = os.path.dirname(WILDCARD.split(where)[0]), glob(where, recursive=True)
     else:
-        raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list of images")
+        raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list")
     formats = Image.registered_extensions()
     known = [extension for extension, name in formats.items() if name in Image.OPEN]
     extensions = (*known, *UNREAD_EXTENSIONS)
     pictures = [path for path in paths if path.lower().endswith(extensions) and os.path.isfile(path)]
     if not pictures:
-        raise ValueError(f"images is {where!r}, and none of its {len(paths)} files has the extension of a picture")
+        raise ValueError(f"images is {where!r}, and none of its {len(paths)} files is a picture by its name")
     names = [Path(os.path.relpath(path, root or ".")).as_posix() for path in pictures]
     return dict(sorted(zip(names, pictures)))
 

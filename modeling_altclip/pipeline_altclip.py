@@ -21,8 +21,8 @@ KEPT_LABEL_SETS = 32
 class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
     """What `pipeline("zero-shot-image-classification")` gives for AltCLIP models; other models get transformers' own class.
 
-    Scores equal transformers'. Texts are cut at the model's text length, and images may be whatever `read_image`
-    reads, on the image processor's background where they are transparent.
+    Scores equal transformers'. Texts are cut at the model's text length, and images may be whatever
+    `read_image` reads, on the image processor's background where they are transparent.
     """
 
     def __new__(cls, *args, model=None, **kwargs):

@@ -30,10 +30,10 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
     `AutoProcessor` gives this one where the package is imported. Saved alone they name transformers' class.
 
     Args:
-        background: the color that transparent images are composited on: a name or hex code that `PIL.ImageColor`
-            knows, or three integers from 0 to 255; None drops alpha, as transformers does. By default what
-            `image_processor` states, or white. It is kept as an attribute of `image_processor`, so that it reaches
-            pipelines and training, and is saved with it.
+        background: the color that transparent images are composited on: a name or hex code that
+            `PIL.ImageColor` knows, or three integers from 0 to 255; None drops alpha, as `load_image` does.
+            By default what `image_processor` states, or white. It is kept as an attribute of that, so that it
+            reaches pipelines and training, and is saved with it.
 
     Raises:
         ValueError: `background` is no such color.
@@ -41,7 +41,8 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
 
     def __init__(self, image_processor=None, tokenizer=None, background=AS_STATED):
         super().__init__(image_processor, tokenizer)
-        self.background = getattr(image_processor, "background", WHITE) if background is AS_STATED else background
+        stated = getattr(image_processor, "background", WHITE)
+        self.background = stated if background is AS_STATED else background
 
     @property
     def background(self) -> tuple[int, int, int] | None:
@@ -72,7 +73,7 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
             options = kwargs.get("images_kwargs", {})
             keeps_range = options.get("do_rescale", kwargs.get("do_rescale")) is False
             if keeps_range and all(is_scaled(image) for image in images):
-                # So one tells transformers that floats lie within [0, 1]. The reader sees that, and gives 8 bits.
+                # So one tells transformers that floats lie within [0, 1]. The reader sees it, gives 8 bits.
                 kwargs.pop("do_rescale", None)
                 kwargs["images_kwargs"] = options | {"do_rescale": True}
             images = read_images(images, background=self.background)

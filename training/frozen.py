@@ -76,7 +76,8 @@ def image_vectors(
         chunks = (rows[start : start + DECODED].tolist() for start in range(0, len(rows), DECODED))
         return embed_images(model, processor, (image for chunk in chunks for image in views[chunk]["image"]))
 
-    prepared = prepared_images(model, processor) + (f", crops of {SMALLEST_AREA}" if views.n_views > 1 else "")
+    crops = f", crops of {SMALLEST_AREA}" if views.n_views > 1 else ""
+    prepared = prepared_images(model, processor) + crops
     tower, projection = model.vision_model, model.visual_projection
     made_by = {"weights": tower, "projection": projection, "configuration": settings(tower), "preparation": prepared}
     digests = pa.array(views.digests, pa.large_string())

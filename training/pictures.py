@@ -106,7 +106,7 @@ def problem(image: dict | None) -> str:
 
 
 def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
-    """An undecoded image, `{"bytes", "path"}`, as Pillow decodes it, and nothing; or none, and what keeps it from being read.
+    """An undecoded image, `{"bytes", "path"}`, as Pillow decodes it, and ""; or none, and what is wrong.
 
     It is left to `prepare_images` to put it on the background of an image processor.
     """
