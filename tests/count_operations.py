@@ -1,4 +1,6 @@
-"""Run a script and print how many floating-point operations its matrix products take: `python count_operations.py SCRIPT ...`.
+"""Run a script and print how many floating-point operations its matrix products take.
+
+python count_operations.py SCRIPT ...
 
 They depend on the work alone: on no processor, and on nothing else that runs on it.
 """

@@ -1,4 +1,6 @@
-"""Run a script and kill it at its N-th write into a checkpoint, when half of it is on the disk: `python killed_at.py N SCRIPT ...`.
+"""Run a script and kill it at its N-th write into a checkpoint, when half of it is on the disk.
+
+python killed_at.py N SCRIPT ...
 
 What is counted is what the script does, so that it is killed at the same point on any machine, however busy.
 """

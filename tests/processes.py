@@ -29,7 +29,8 @@ def run_script(words: list[str], environment: dict[str, str], processes: int = 1
     meeting = told_of_each_other(processes) if processes > 1 else nullcontext({})
     with meeting as told, tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "stdout"), Path(folder, "stderr")
-        started = [FORKS.Process(target=_run, args=(rank, words, environment | told, outputs)) for rank in range(processes)]
+        given = words, environment | told, outputs
+        started = [FORKS.Process(target=_run, args=(rank, *given)) for rank in range(processes)]
         for process in started:
             process.start()
         for process in started:
@@ -50,8 +51,10 @@ def spawn(function: Callable, arguments: tuple, processes: int, *, together: boo
 
 @contextmanager
 def told_of_each_other(processes: int) -> Iterator[dict[str, str]]:
-    """What `torchrun` tells all of them. As there, the store at which they meet is kept here, not by the first of them: a port that
-    was only looked up could be another program's by the time the first process opens it.
+    """Give what `torchrun` tells all of them, environment variables by name.
+
+    As there, the store at which they meet is kept by the process that starts them: a port that was only looked
+    up could be another program's by the time the first of them opens it.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     told = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}

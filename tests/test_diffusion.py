@@ -61,7 +61,7 @@ def test_equal_vectors_draw_equal_pictures(altclip, processor, tmp_path, normali
     english, chinese = next(pair for pair in pairs if all(len(tokenizer(name)["input_ids"]) == 3 for name in pair))
     pipeline = build(altclip.text_model, tokenizer)
     before = draw(pipeline, english)
-    assert np.abs(before - draw(pipeline, chinese)).max() > 1e-3
+    assert np.abs(before - draw(pipeline, chinese)).max() > 1e-4
     embeddings = altclip.get_input_embeddings().weight.data
     embeddings[tokenizer(chinese)["input_ids"][1]] = embeddings[tokenizer(english)["input_ids"][1]]
     assert np.abs(draw(pipeline, chinese) - before).max() < 1e-5 and np.abs(draw(pipeline, english) - before).max() < 1e-5

@@ -8,7 +8,9 @@ from modeling_altclip import AltCLIPModel
 
 
 def assert_same(model, other, batch):
-    """Weights equal to the bit, and logits but for rounding: weights that are read lie elsewhere in memory, on which kernels may depend."""
+    """Weights equal to the bit, and logits but for rounding: weights that were read lie elsewhere in memory, on
+    which a processor's kernels may depend.
+    """
     weights = other.state_dict()
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

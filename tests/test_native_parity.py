@@ -9,8 +9,8 @@ from transformers import AltCLIPTextModel as NativeTextModel
 from modeling_altclip import AltCLIPModel
 
 OUTPUTS = ("loss", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
-# In last bits of a tensor's largest value. All differences were zero in float32 where this was written, but a processor's kernels may
-# depend on where a tensor lies in memory, and then add up in another order.
+# In last bits of a tensor's largest value. All differences were zero in float32 where this was written, but a
+# processor's kernels may depend on where a tensor lies in memory, and then add up in another order.
 OUTPUT_BITS = {torch.float32: 32, torch.bfloat16: 4}
 GRADIENT_BITS = {torch.float32: 256, torch.bfloat16: 16}
 MASKS = {
