@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +45,10 @@ def claim(arguments: StageArguments) -> None:
             other settings.
     """
     folder = Path(arguments.output_dir)
-    checkpoints = sort_checkpoints(folder) if folder.is_dir() else []
+    checkpoints = finished_checkpoints(folder)
     if checkpoints and not arguments.resume:
         raise InputError(
-            f"output_dir {str(folder)!r} holds checkpoints of another run, {Path(checkpoints[-1]).name} among them: "
+            f"output_dir {str(folder)!r} holds checkpoints of another run, {checkpoints[-1].name} among them: "
             "add --resume to go on with that run, or give another output_dir"
         )
     record = describe(arguments)
@@ -57,6 +58,20 @@ def claim(arguments: StageArguments) -> None:
         if arguments.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def finished_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints that have their `trainer_state.json`, which the Trainer writes last: a kill leaves half of one."""
+    found = []
+    for checkpoint in sort_checkpoints(folder) if folder.is_dir() else []:
+        if not re.search(r"checkpoint-\d+$", checkpoint):
+            continue
+        try:
+            json.loads(Path(checkpoint, "trainer_state.json").read_text("utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        found.append(Path(checkpoint))
+    return found
 
 
 def describe(arguments: StageArguments) -> dict[str, dict]:
@@ -202,4 +217,12 @@ def is_full(error: BaseException) -> bool:
     return False
 
 
-__all__ = ["bytes_of_checkpoint", "bytes_of_weights", "check_room", "claim", "examples_per_step", "saving"]
+__all__ = [
+    "bytes_of_checkpoint",
+    "bytes_of_weights",
+    "check_room",
+    "claim",
+    "examples_per_step",
+    "finished_checkpoints",
+    "saving",
+]

@@ -1,7 +1,5 @@
 """How a stage's run begins and ends: seeds, resuming, and the line that says what is where and what to do next."""
 
-import json
-import re
 from pathlib import Path
 
 import torch
@@ -9,7 +7,6 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import is_matplotlib_available
 
 from benchmarks.loading import check_languages, load_rows
@@ -22,7 +19,7 @@ from .beginnings import check_models
 from .captions import find_form, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
-from .output_folder import check_room, claim, examples_per_step
+from .output_folder import check_room, claim, examples_per_step, finished_checkpoints
 from .pictures import check_policy, keep_readable, name_without_row
 from .streaming import CellStream, open_files
 from .views import ImageViews
@@ -162,14 +159,10 @@ def last_whole_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
 
     The Trainer writes `trainer_state.json` last, and every process its own random numbers.
     """
-    for folder in reversed([folder for folder in sort_checkpoints(output_dir) if re.search(r"checkpoint-\d+$", folder)]):
-        numbers = ["rng_state.pth"] if n_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(n_processes)]
-        try:
-            json.loads(Path(folder, "trainer_state.json").read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        if all(Path(folder, name).exists() for name in numbers):
-            return folder
+    numbers = ["rng_state.pth"] if n_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(n_processes)]
+    for folder in reversed(finished_checkpoints(Path(output_dir))):
+        if all((folder / name).exists() for name in numbers):
+            return str(folder)
     return None
 
 
