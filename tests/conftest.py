@@ -22,7 +22,8 @@ from .processes import run_script
 ROOT = Path(__file__).parent.parent
 # What libraries have in the temporary folder, whatever is done: torchrun leaves empty folders of its logs, and multiprocessing
 # removes its own only when Python ends.
-OF_LIBRARIES = ("torchelastic_*", "pymp-*")
+# torch.compile makes its folder where a process of its own does not inherit the name of ours.
+OF_LIBRARIES = ("torchelastic_*", "pymp-*", "torchinductor_*")
 TEXT = {
     "vocab_size": 120,
     "hidden_size": 32,
