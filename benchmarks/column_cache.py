@@ -73,6 +73,7 @@ class CachedColumn:
         self.folder, self.name, self.dtype, self.item_of_row, self.n_views, self.view = folder, name, dtype, item_of_row, n_views, 0
         parts = concatenate_datasets([read_part(path) for path in paths])
         self.vectors = parts.select_columns([name]).with_format("arrow")
+        self.dim = parts.features[name].length
 
     def set_epoch(self, epoch: int) -> None:
         """Take the views in turn, one an epoch."""
@@ -84,7 +85,7 @@ class CachedColumn:
     def __getitem__(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         places = self.item_of_row[rows] * self.n_views + self.view
         stored = self.vectors[places][self.name].combine_chunks().flatten().to_numpy()
-        return {self.name: to_float32(stored, self.dtype).reshape(len(places), -1)}
+        return {self.name: to_float32(stored, self.dtype).reshape(len(places), self.dim)}
 
     def __str__(self) -> str:
         size = sum(path.stat().st_size for path in self.folder.glob("data/*.arrow"))
@@ -247,7 +248,7 @@ def write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
     card = CARD.format(
         column=column.name,
         n_items=len(column.vectors) // column.n_views,
-        dim=column.vectors.features[column.name].length,
+        dim=column.dim,
         dtype=column.dtype,
         bits=", its bits kept as uint16: `torch.tensor(row, dtype=torch.uint16).view(torch.bfloat16)`"
         if column.dtype == "bfloat16"

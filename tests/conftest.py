@@ -22,7 +22,7 @@ from .processes import run_script
 ROOT = Path(__file__).parent.parent
 # What libraries have in the temporary folder, whatever is done: torchrun leaves empty folders of its logs, and multiprocessing
 # removes its own only when Python ends.
-# torch.compile makes its folder where a process of its own does not inherit the name of ours.
+# torch.compile keeps one of its caches in the temporary folder whatever TORCHINDUCTOR_CACHE_DIR says.
 OF_LIBRARIES = ("torchelastic_*", "pymp-*", "torchinductor_*")
 TEXT = {
     "vocab_size": 120,

@@ -74,6 +74,11 @@ def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_vie
     assert [len(part) for part in column.vectors.data["target"].chunks] == [4 * n_views, 4 * n_views, 3 * n_views]
 
 
+def test_no_rows_are_no_vectors(tmp_path):
+    """As where a batch holds no example of an added language, or none of a replayed one."""
+    assert cached(tmp_path)[[]]["target"].shape == (0, DIM)
+
+
 def test_vectors_are_mapped_into_memory(tmp_path):
     """Here, and in the workers that read batches, which get a copy of the column by pickle."""
     before = pa.total_allocated_bytes()

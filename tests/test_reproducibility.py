@@ -108,3 +108,19 @@ def test_products_do_not_depend_on_where_a_buffer_lies():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.run([sys.executable, "-c", ALIGNED], env=environment, capture_output=True, text=True)
     assert process.stdout.strip() == "equal", process.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
+def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, beginnings, tmp_path, stage):
+    """In large batches, so that texts are there more than twice: sums of two do not depend on their order."""
+    weights = []
+    for number in range(2):
+        output_dir = tmp_path / str(number)
+        command = [sys.executable, ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]]
+        flags = ["--dataset", miniature / "dataset", "--split", "train", "--output_dir", output_dir, "--max_steps", "10"]
+        flags += ["--use_cpu", "false", "--per_device_train_batch_size", "512"]
+        process = subprocess.run([str(word) for word in [*command, *flags]], cwd=ROOT, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr[-3000:]
+        weights.append((output_dir / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

@@ -18,6 +18,7 @@ Its learning rate falls once an epoch; here with every step.
 from collections.abc import Callable
 
 import torch
+from torch.nn.functional import embedding
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.utils import ModelOutput
@@ -89,7 +90,7 @@ class ParallelTrainer(ContrastiveTrainer):
         languages = gather_unequal(inputs["languages"])
 
         def loss(image_embeds, text_embeds, logit_scale):
-            text_embeds = text_embeds.index_select(0, text_rows)
+            text_embeds = embedding(text_rows, text_embeds)
             self.watch.see(inputs | {"row_ids": ids[owners]}, groups, text_embeds, image_embeds.index_select(0, owners))
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_unequal(text_embeds.float())
             scale = self.scale(logit_scale)

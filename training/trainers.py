@@ -10,7 +10,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding, normalize
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.utils import ModelOutput
@@ -134,8 +134,9 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         groups, rows = by_length(inputs, self.args.length_groups)
         vectors = torch.cat([model(**group).pooler_output for group in groups])
-        # Not by brackets: on a CPU their backward adds up in any order, and equal seeds would give other weights.
-        vectors = vectors.index_select(0, rows[inputs["text_rows"]]).float()
+        # Neither by brackets nor by index_select: the gradient of the one is summed in any order on a CPU, of the other on a GPU,
+        # and equal seeds would give other weights.
+        vectors = embedding(rows[inputs["text_rows"]], vectors).float()
         self.watch.see(inputs, groups, vectors, inputs["target"])
         return OBJECTIVES[self.args.objective](vectors, inputs["target"])
 
@@ -200,7 +201,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
         row_ids = gather_rows(inputs["row_ids"])
 
         def loss(image_embeds, text_embeds, logit_scale):
-            text_embeds = text_embeds.index_select(0, text_rows)
+            text_embeds = embedding(text_rows, text_embeds)
             self.watch.see(inputs, groups, text_embeds, image_embeds)
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_rows(text_embeds.float())
             return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
