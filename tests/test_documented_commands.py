@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from PIL import Image
 
 from .conftest import ROOT
 from .mixed_pictures import write_pictures
@@ -99,3 +100,26 @@ def test_a_command_as_printed(clone, model, command):
     assert "Traceback" not in process.stderr, process.stderr[-3000:]
     if process.returncode:
         assert [line for line in said if REFUSAL.match(line)], (command, said[-5:])
+
+
+LOADED = """
+import modeling_altclip
+from transformers import AutoModel, AutoProcessor
+from modeling_altclip import *
+from modeling_altclip.embedding import SkippedImage
+model, processor = AutoModel.from_pretrained("BAAI/AltCLIP-m9"), AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
+"""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text("utf-8")], ids=lambda page: page.name)
+def test_python_as_printed(model, page, tmp_path):
+    """All snippets of a page, one after another, in a folder with two photos; where a comment gives a list, it is what comes out."""
+    (tmp_path / "BAAI").symlink_to(model.parent)
+    if page.name == "README.md":
+        for name in ("dog.jpg", "cat.jpg"):
+            Image.new("RGB", (60, 40)).save(tmp_path / name)
+    snippets = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    checked = re.sub(r"^(\S.*?)  # (\[.*\])(, .*)?$", r"assert \1 == \2, \1", "\n".join(snippets), flags=re.MULTILINE)
+    code = ("" if page.name == "README.md" else LOADED) + checked
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]

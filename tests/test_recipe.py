@@ -124,6 +124,21 @@ def test_values_that_transformers_refuses_are_one_line(value, tmp_path):
         parse(ContrastiveArguments, arguments=[recipe, "--output_dir", str(tmp_path), value, "nonsense"])
 
 
+@pytest.mark.parametrize(
+    "names,message",
+    [
+        ("tensorbord", "report_to knows no 'tensorbord': did you mean tensorboard?"),
+        ("none wandb", "report_to knows no 'none': choose from"),
+        ("neptune", "report_to is neptune, which is not installed"),
+    ],
+)
+def test_a_tracker_that_cannot_be_had_is_refused(names, message, tmp_path):
+    recipe = str(ROOT / "training/recipes/miniature/stage2.yaml")
+    flags = ["--output_dir", str(tmp_path), "--report_to", *names.split()]
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse(ContrastiveArguments, arguments=[recipe, *flags])
+
+
 def test_launch_prints_one_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["/somewhere/training/__main__.py", "--source_language", "en", "--rate", "-1"])
     with pytest.raises(SystemExit) as ended:

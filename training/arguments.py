@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from benchmarks.recipe import InputError
+from benchmarks.recipe import InputError, did_you_mean
 
 from .losses import OBJECTIVES
 
@@ -65,6 +66,7 @@ class StageArguments(TrainingArguments):
         self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be asked for anywhere
         self.unsupported_precision = self.drop_unsupported_precision()
         super().__post_init__()
+        self.check_trackers()
         if self.deepspeed_plugin is not None and not self.dry_run:
             self.adapt_to_deepspeed()
         if (self.eval_strategy != "no") != (self.validation_split is not None):
@@ -76,6 +78,20 @@ class StageArguments(TrainingArguments):
             raise InputError(f"zero_shot_split is {self.zero_shot_split} and class_names is {self.class_names}: give both or neither")
         if self.zero_shot_split is not None and self.validation_split is None:
             raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well")
+
+    def check_trackers(self) -> None:
+        """See that every tracker of `report_to` is one of transformers' and installed.
+
+        Raises:
+            InputError: one is not.
+        """
+        for name in self.report_to:
+            if name not in INTEGRATION_TO_CALLBACK:
+                close = did_you_mean(name, INTEGRATION_TO_CALLBACK)
+                hint = f"did you mean {close}?" if close else f"choose from {', '.join(INTEGRATION_TO_CALLBACK)}"
+                raise InputError(f"report_to knows no {name!r}: {hint}")
+            if name not in get_available_reporting_integrations():
+                raise InputError(f"report_to is {name}, which is not installed: install it, or take none")
 
     def drop_unsupported_precision(self) -> str | None:
         """Return the name of the precision that is asked for and left out; None where it is kept.

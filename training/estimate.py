@@ -19,6 +19,7 @@ from .arguments import ContrastiveArguments, PairArguments, StageArguments, Teac
 from .beginnings import check_models
 from .first_rows import first_captions
 from .freezing import IMAGE_PARTS, freeze_all_but, learns
+from .output_folder import examples_per_step
 from .session import say
 
 GIB = 2**30
@@ -185,7 +186,7 @@ def size(model: nn.Module) -> int:
 
 def step_lines(arguments: StageArguments, lengths: list[int], trained: PreTrainedModel) -> list[tuple[str, str]]:
     n_processes, per_device = processes(arguments), arguments.per_device_train_batch_size
-    n_examples = per_device * arguments.gradient_accumulation_steps * n_processes
+    n_examples = examples_per_step(arguments, n_processes)
     n_images = 0 if isinstance(arguments, TeacherLearningArguments) else n_examples
     mean = sum(lengths) / len(lengths)
     vectors = "" if images_live(arguments) or not n_images else ", as vectors made once before training"

@@ -24,13 +24,40 @@ from .arguments import StageArguments
 RECORD = "run.json"
 # Of transformers' own arguments those that the weights depend on; of ours all but these.
 LEARNING = (
-    *("seed", "data_seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
-    *("adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "train_sampling_strategy"),
+    "seed",
+    "data_seed",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "max_grad_norm",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+    "train_sampling_strategy",
 )
 WITHOUT_EFFECT = {
-    *("resume", "dry_run", "dry_run_processes", "cache_dir", "bad_rows", "report_to", "logging_steps", "logging_nan_inf_filter"),
-    *("validation_split", "validation_dataset", "zero_shot_split", "class_names", "english_tolerance", "metric_for_best_model"),
-    *("remove_unused_columns", "ddp_find_unused_parameters", "ddp_broadcast_buffers", "attn_implementation"),
+    "resume",
+    "dry_run",
+    "dry_run_processes",
+    "cache_dir",
+    "bad_rows",
+    "report_to",
+    "logging_steps",
+    "logging_nan_inf_filter",
+    "validation_split",
+    "validation_dataset",
+    "zero_shot_split",
+    "class_names",
+    "english_tolerance",
+    "metric_for_best_model",
+    "remove_unused_columns",
+    "ddp_find_unused_parameters",
+    "ddp_broadcast_buffers",
+    "attn_implementation",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save keeps no errno, and says this of a short write.
@@ -99,9 +126,10 @@ def plain(value):
     return value if isinstance(value, int | float | list | dict | None) else str(value)
 
 
-def examples_per_step(arguments: StageArguments) -> int:
-    """Return the size of the batch that one update of the weights is made of, over all processes."""
-    return arguments.world_size * arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+def examples_per_step(arguments: StageArguments, n_processes: int | None = None) -> int:
+    """Return the size of the batch that one update of the weights is made of, over all processes: by default those that run."""
+    of_process = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return of_process * (n_processes or arguments.world_size)
 
 
 def compare(record: dict[str, dict], folder: Path) -> None:
@@ -153,7 +181,7 @@ def count_checkpoints(trainer: Trainer) -> int:
         n_steps = n_epochs * math.ceil(len(trainer.train_dataset) / examples_per_step(arguments))
     every = {"steps": arguments.save_steps, "epoch": max(1, n_steps // n_epochs), "best": n_steps}[strategy]
     every = every if every >= 1 else every * n_steps  # below 1 it is a share of all steps
-    there = len(sort_checkpoints(arguments.output_dir)) if Path(arguments.output_dir).is_dir() else 0
+    there = len(finished_checkpoints(Path(arguments.output_dir)))
     count = max(0, math.ceil(n_steps / every) - there)
     if arguments.save_total_limit is None:
         return count
