@@ -39,7 +39,7 @@ from huggingface_hub.file_download import repo_folder_name
 from modeling_altclip.languages_altclip import match_language
 
 from .loading import check_language
-from .picture_folders import refuse_left_out, refuse_missing, source_of
+from .picture_folders import refuse_left_out, refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
     rows = with_image(task, rows)
     if isinstance(rows, Dataset):
         refuse_missing(rows, task.dataset)
+        warn_of_pictures_without_row(rows, task.dataset)
     if task.layout == "frames":
         rows = middle_frames(task, rows)
     if task.kind == "zero_shot":

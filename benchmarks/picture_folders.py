@@ -5,6 +5,7 @@ caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read 
 """
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]
     return [str(path) for path in pictures_below(folder) if os.path.abspath(path) not in in_rows]
 
 
+def warn_of_pictures_without_row(rows: Dataset, dataset: str) -> None:
+    """Warn where a folder has pictures that no row of undecoded `image` names: they are not evaluated."""
+    column = rows.select_columns(["image"]).with_format("arrow")["image"][:]
+    paths = []
+    for chunk in column.chunks:
+        paths += chunk.field("path").to_pylist()
+    without_row = pictures_without_row(dataset, paths)
+    if without_row:
+        count = f"{len(without_row)} pictures of dataset {dataset!r}"
+        warnings.warn(f"{count} have no row in its metadata and are left out, {without_row[0]} first", stacklevel=4)
+
+
 def refuse_missing(rows: Dataset, dataset: str) -> None:
     """Refuse rows of undecoded `image` of which a file is not there, before any of them is read.
 
@@ -98,4 +111,4 @@ def refuse_missing(rows: Dataset, dataset: str) -> None:
         )
 
 
-__all__ = ["has_metadata", "pictures_without_row", "refuse_left_out", "refuse_missing", "source_of"]
+__all__ = ["has_metadata", "pictures_without_row", "refuse_left_out", "refuse_missing", "source_of", "warn_of_pictures_without_row"]

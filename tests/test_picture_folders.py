@@ -101,6 +101,13 @@ def test_evaluation_and_validation_refuse_missing_pictures_at_once(tmp_path):
             read()
 
 
+def test_evaluation_tells_of_pictures_without_row(tmp_path):
+    folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png"])
+    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=folder), "utf-8")
+    with pytest.warns(UserWarning, match="2 pictures of dataset .* have no row in its metadata and are left out, .*b.png first"):
+        assert len(load_task(str(tmp_path / "mine.yaml")).rows()) == 1
+
+
 NAMES = ["train station.png", "test tube.png", "train.png", "dev board.png", "a [b] *.png", "图 片.png", "train/x.png", "c#d%20.png"]
 
 

@@ -6,8 +6,9 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from transformers import AutoProcessor, AutoTokenizer, set_seed
+from transformers import AutoProcessor, set_seed
 
+from benchmarks.kinds import load_tokenizer
 from benchmarks.results import Result, format_table
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
@@ -76,7 +77,7 @@ def save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> Non
     encoder = arguments.text_encoder_name_or_path
     AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0).save_pretrained(folder)
     image_processor = AutoProcessor.from_pretrained(arguments.teacher_name_or_path).image_processor
-    AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(encoder)).save_pretrained(folder)
+    AltCLIPProcessor(image_processor, load_tokenizer("text_encoder_name_or_path", encoder)).save_pretrained(folder)
 
 
 def evaluate(models: list[str], arguments: AblationArguments) -> None:

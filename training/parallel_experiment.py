@@ -15,8 +15,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
+from benchmarks.kinds import load_tokenizer
 from benchmarks.loading import load_captions
 from benchmarks.metrics import retrieval_ranks
 from benchmarks.recipe import read_yaml
@@ -108,7 +109,7 @@ def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict
     translation is the nearest, by the states of the first token that the models begin with; `{unseen language: {seen: share}}`.
     """
     encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.text_encoder_name_or_path)
+    tokenizer = load_tokenizer("text_encoder_name_or_path", arguments.text_encoder_name_or_path)
     captions = load_captions(arguments.settings["dataset"], arguments.settings["validation_split"], images=False)["captions"]
 
     def first_states(**inputs) -> torch.Tensor:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
 from modeling_altclip.modeling_altclip_dual_encoder import pool
 
+from ..kinds import load_tokenizer
 from ..loading import load_model
 from ..recipe import InputError
 from . import AdaptedModel, AdaptedProcessor
@@ -70,4 +71,5 @@ def load(name: str) -> tuple[MCLIPModel, AdaptedProcessor]:
     missing = [key for key in differing.missing_keys if not key.startswith("image_model.")]
     if missing or differing.unexpected_keys:
         raise InputError(f"the weights of {text_name} are not M-CLIP's: missing are {missing[:3]}, unknown {differing.unexpected_keys[:3]}")
-    return model.float(), AdaptedProcessor(AutoTokenizer.from_pretrained(text_name), image_side.image_processor)
+    tokenizer = load_tokenizer("models", text_name)
+    return model.float(), AdaptedProcessor(tokenizer, image_side.image_processor)
