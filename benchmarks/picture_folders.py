@@ -24,11 +24,15 @@ def source_of(dataset: str, name: str | None = None) -> dict:
 
 def has_metadata(folder: Path) -> bool:
     """Whether a folder's pictures have their captions in one file beside them, and no card or folder says other splits."""
-    card = folder / "README.md"
-    if card.is_file() and "configs:" in card.read_text("utf-8", errors="replace"):
+    if has_card_of_splits(folder):
         return False
     beside = any((folder / name).is_file() for name in ImageFolder.METADATA_FILENAMES)
     return beside and not any(path.name in ImageFolder.METADATA_FILENAMES for path in folder.glob("*/**/metadata.*"))
+
+
+def has_card_of_splits(folder: Path) -> bool:
+    card = folder / "README.md"
+    return card.is_file() and "configs:" in card.read_text("utf-8", errors="replace")
 
 
 def pictures_below(folder: Path) -> list[Path]:
@@ -52,8 +56,7 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
         InputError: it names the picture that was taken for a split.
     """
     folder = Path(os.path.abspath(dataset))
-    card = folder / "README.md"
-    if card.is_file() and "configs:" in card.read_text("utf-8", errors="replace"):
+    if has_card_of_splits(folder):
         return
     taken = {os.path.abspath(path): split for split, paths in files.items() for path in paths}
     pictures = pictures_below(folder)
@@ -65,6 +68,12 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
             f"dataset {dataset!r}: {n_left} of {len(pictures)} pictures would be left out, since the name of "
             f"{str(named[0].relative_to(folder))!r} is taken for that of the split {split!r}: rename it"
         )
+
+
+def paths_of(encoded: Dataset) -> list[str | None]:
+    """The path of each undecoded image, where it has one."""
+    chunks = encoded.with_format("arrow")["image"][:].chunks
+    return [path for chunk in chunks for path in chunk.field("path").to_pylist()]
 
 
 def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
@@ -82,11 +91,7 @@ def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]
 
 def warn_of_pictures_without_row(rows: Dataset, dataset: str) -> None:
     """Warn where a folder has pictures that no row of undecoded `image` names: they are not evaluated."""
-    column = rows.select_columns(["image"]).with_format("arrow")["image"][:]
-    paths = []
-    for chunk in column.chunks:
-        paths += chunk.field("path").to_pylist()
-    without_row = pictures_without_row(dataset, paths)
+    without_row = pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
     if without_row:
         count = f"{len(without_row)} pictures of dataset {dataset!r}"
         warnings.warn(f"{count} have no row in its metadata and are left out, {without_row[0]} first", stacklevel=4)
@@ -111,4 +116,12 @@ def refuse_missing(rows: Dataset, dataset: str) -> None:
         )
 
 
-__all__ = ["has_metadata", "pictures_without_row", "refuse_left_out", "refuse_missing", "source_of", "warn_of_pictures_without_row"]
+__all__ = [
+    "has_metadata",
+    "paths_of",
+    "pictures_without_row",
+    "refuse_left_out",
+    "refuse_missing",
+    "source_of",
+    "warn_of_pictures_without_row",
+]

@@ -9,7 +9,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PillowImage
 
 from benchmarks.loading import load_rows
-from benchmarks.picture_folders import has_metadata, pictures_without_row
+from benchmarks.picture_folders import has_metadata, paths_of, pictures_without_row
 from benchmarks.recipe import InputError
 from modeling_altclip.images_altclip import read_image
 
@@ -86,12 +86,6 @@ def check_policy(policy: str) -> None:
     """One that is unknown is an `InputError`."""
     if policy not in POLICIES:
         raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(POLICIES)}")
-
-
-def paths_of(encoded: Dataset) -> list[str | None]:
-    """The path of each undecoded image, where it has one."""
-    chunks = encoded.with_format("arrow")["image"][:].chunks
-    return [path for chunk in chunks for path in chunk.field("path").to_pylist()]
 
 
 def files_of(encoded: Dataset) -> list[tuple]:
