@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from xxhash import xxh3_128
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
 from modeling_altclip.images_altclip import background_of, read_image
-from modeling_altclip.processing_altclip import text_length
+from modeling_altclip.texts_altclip import text_length
 
 from .adapters import AdaptedImageProcessor, AdaptedTokenizer
 from .column_cache import cached_column
@@ -212,8 +213,19 @@ def adapted(model: PreTrainedModel) -> str:
 
 def written(tokenizer: PreTrainedTokenizerBase) -> str:
     """A tokenizer in writing, without the padding and cutting of its last call, and the length that texts are cut at."""
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    if tokenizer.is_fast:
+        described = json.loads(tokenizer.backend_tokenizer.to_str())
+    else:
+        described = {"class": type(tokenizer).__name__, "files": saved_files(tokenizer)}
     return json.dumps(described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}, sort_keys=True)
+
+
+def saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """The XXH3-128 of each file that a tokenizer written in Python saves: it has no other whole description."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {path.name: xxh3_128(path.read_bytes()).hexdigest() for path in files}
 
 
 __all__ = ["CachedEncoder", "Encoder", "hash_weights", "prepared_images", "settings", "written"]

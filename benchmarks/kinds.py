@@ -98,13 +98,15 @@ def check_kind(argument: str, name_or_path: str, kind: Kind) -> PreTrainedConfig
 
 
 def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, with `options` of `AutoTokenizer.from_pretrained`.
+    """A model's tokenizer, with `options` of `AutoTokenizer.from_pretrained`; it pads on the right, whatever its files say.
+
+    Plain transformers' AltCLIP, which reads what is trained with it, pools whatever stands first.
 
     Raises:
         InputError: it cannot be loaded, or is not there.
     """
     with readable(argument, name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="right", **options)
     check_tokenizer(argument, name_or_path, tokenizer)
     return tokenizer
 
@@ -114,6 +116,24 @@ def check_tokenizer(argument: str, name_or_path: str, tokenizer: PreTrainedToken
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError(
             f"{argument} {name_or_path!r} has no tokenizer: get its tokenizer.json too, or save the one it was trained with there"
+        )
+
+
+def check_end_of_text(argument: str, name_or_path: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a CLIP that looks for another token at a text's end than its tokenizer writes there.
+
+    It would pool the first token, which is the same in every text (mlfoundations/open_clip#1151). Configurations from before
+    transformers 4.31 state 2 as the end of texts, and CLIP then takes the token of the highest id for it.
+    """
+    text_config = config.get_text_config()
+    if text_config.model_type != "clip_text_model":
+        return
+    looked_for = len(tokenizer) - 1 if text_config.eos_token_id == 2 else text_config.eos_token_id
+    if looked_for != tokenizer.eos_token_id:
+        raise InputError(
+            f"{argument} {name_or_path!r} looks for token {looked_for} at the end of texts, and its tokenizer writes "
+            f"{tokenizer.eos_token_id} there: set eos_token_id of its text_config to {tokenizer.eos_token_id}, or get the tokenizer "
+            "that it was trained with"
         )
 
 

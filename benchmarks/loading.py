@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedMod
 from modeling_altclip.languages_altclip import match_language
 
 from .adapters import INSTALL, load_adapted
-from .kinds import TWO_TOWERS, Kind, check_folder, check_kind, check_tokenizer, readable
+from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_folder, check_kind, check_tokenizer, readable
 from .picture_folders import refuse_left_out, source_of
 from .recipe import InputError
 
@@ -49,6 +49,7 @@ def load_model(
             "save an AltCLIPProcessor(image_processor, tokenizer) there"
         )
     check_tokenizer(argument, name_or_path, processor.tokenizer)
+    check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
     if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
         lower_case(processor.tokenizer)
     return model, processor

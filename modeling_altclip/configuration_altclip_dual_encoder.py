@@ -5,7 +5,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_altclip import check_towers
 
-POOLINGS = ("cls", "mean", "pooler")
+POOLINGS = ("cls", "last", "mean", "pooler")
 
 
 class AltCLIPDualEncoderConfig(PreTrainedConfig):
@@ -13,8 +13,9 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
 
     Args:
         text_config, vision_config: configurations of encoders that `AutoModel` builds.
-        text_pooling, vision_pooling: what stands for a whole text or image: `cls`, the first token's last state; `mean`, the mean
-            of the last states, without padding; `pooler`, what the encoder's own pooler makes (CLIP's and SigLIP's image towers).
+        text_pooling, vision_pooling: what stands for a whole text or image: `cls`, the first token's last state; `last`, that of the
+            last token; `mean`, the mean of the last states, without padding; `pooler`, what the encoder's own pooler makes (CLIP's
+            and SigLIP's image towers).
         projection_dim: the width of the shared space.
         projection_bias: whether the projections to it have biases: CLIP's have none, Krasner & Lanuzo's do.
         logit_scale_init_value: the log of 1 / temperature.
@@ -41,12 +42,29 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             if getattr(self, name) not in POOLINGS:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(POOLINGS)}")
         super().__post_init__(**kwargs)
+        check_widths(self.text_config, self.vision_config)
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPDualEncoderConfig":
         """Build from the contents of a config.json, which has to describe both towers."""
         check_towers(config_dict.get("text_config") or {}, config_dict.get("vision_config") or {})
         return super().from_dict(config_dict, **kwargs)
+
+
+def check_widths(*towers: PreTrainedConfig) -> None:
+    """Refuse towers that are no encoders of tokens or patches.
+
+    Raises:
+        ValueError: one states no `hidden_size`, as convolutional networks do, or has a decoder too.
+    """
+    for tower in towers:
+        if tower.is_encoder_decoder:
+            raise ValueError(f"a {tower.model_type!r} is an encoder with a decoder, and cannot be a tower: take an encoder alone")
+        if getattr(tower, "hidden_size", None) is None:
+            raise ValueError(
+                f"a {tower.model_type!r} states no hidden_size, as networks of convolutions do, and cannot be a tower: take an "
+                "encoder of tokens or patches, such as a ViT, a DINOv2 or a Swin"
+            )
 
 
 __all__ = ["AltCLIPDualEncoderConfig"]

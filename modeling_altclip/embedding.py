@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import islice
 from math import ceil
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,13 +17,17 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from .images_altclip import background_of, find_images, read_images
-from .processing_altclip import check_texts, text_length
+from .texts_altclip import check_texts, text_options, tokenize
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Of an iterator this many batches are looked at together: enough to sort texts by length, little enough to hold.
 WINDOW = 64
+
+# Of each model that embeds just now, by its id: how many threads it embeds for, and its modules' modes before.
+IN_EVAL_MODE: dict[int, tuple[int, list[tuple[torch.nn.Module, bool]]]] = {}
+SWITCHING_MODES = Lock()
 
 
 class SkippedImage(NamedTuple):
@@ -53,6 +58,8 @@ def embed_texts(
     accelerator: "Accelerator | None" = None,
 ) -> torch.Tensor | np.ndarray:
     """Embed `texts`, cut at the model's text length. Equal texts are encoded once, texts of like length together.
+
+    Threads may share the model and the processor.
 
     Args:
         texts: a list, or any iterable, of which 64 batches are held at a time.
@@ -200,11 +207,10 @@ def encode_texts(
     `model` is the one that `forward` runs: it is in eval mode meanwhile. `tokenizer_kwargs` override how texts are padded and
     cut. See `embed_texts` for the rest.
     """
-    padding = "max_length" if "siglip" in model.config.model_type else True  # SigLIP was trained with padding that it attends to
-    options = {"padding": padding, "truncation": True, "max_length": text_length(tokenizer, model.config)} | tokenizer_kwargs
+    options = text_options(tokenizer, model) | tokenizer_kwargs
 
     def encode(batch: list[str]) -> torch.Tensor:
-        inputs = tokenizer(batch, return_tensors="pt", **options)
+        inputs = tokenize(tokenizer, batch, return_tensors="pt", **options)
         return forward(**inputs.to(model.device))
 
     windows = []
@@ -238,15 +244,31 @@ def encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress: 
     is_array = isinstance(items, np.ndarray | torch.Tensor) and items.ndim < 4
     if isinstance(items, str | Image.Image) or (is_array and unit == "images"):
         raise ValueError(f"{unit} is a single {type(items).__name__}: put it into a list")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     total = len(items) if isinstance(items, Sized) else None
+    progress = tqdm(total=total, desc=f"Embedding {unit}", unit=unit[:-1], disable=not show_progress)
+    with eval_mode(model), torch.inference_mode(), progress as bar:
+        yield bar
+
+
+@contextmanager
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Keep `model` in eval mode as long as any thread is in here; the last one out puts each module's own mode back."""
+    with SWITCHING_MODES:
+        n_threads, modes = IN_EVAL_MODE.get(id(model), (0, []))
+        if n_threads == 0:
+            modes = [(module, module.training) for module in model.modules()]
+            model.eval()
+        IN_EVAL_MODE[id(model)] = n_threads + 1, modes
     try:
-        with torch.inference_mode(), tqdm(total=total, desc=f"Embedding {unit}", unit=unit[:-1], disable=not show_progress) as bar:
-            yield bar
+        yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with SWITCHING_MODES:
+            n_threads, modes = IN_EVAL_MODE.pop(id(model))
+            if n_threads > 1:
+                IN_EVAL_MODE[id(model)] = n_threads - 1, modes
+            else:
+                for module, training in modes:
+                    module.training = training
 
 
 def in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, list]]:

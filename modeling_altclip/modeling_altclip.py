@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .checkpoint_altclip import AltCLIPPreTrainedModel, check_model_type, load_whole, rename_layers
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
+from .pooling_altclip import first_state
 
 TEACHERS, TEXT_ENCODERS = ("clip", "altclip"), ("xlm-roberta", "roberta", "camembert")  # model types that `from_teacher` joins
 
@@ -95,7 +96,7 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         """Encode `input_ids` of shape `(texts, tokens)`; pass `attention_mask` whenever there is padding.
 
         `last_hidden_state` is `(texts, tokens, project_dim)`. `pooler_output`, `(texts, project_dim)`, is made of the first
-        token: the vector that stage 1 compares with the teacher's.
+        token that is not padding: the vector that stage 1 compares with the teacher's.
         """
         outputs = self.roberta(
             input_ids=input_ids,
@@ -107,13 +108,21 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
             **kwargs,
         )
         normalized = self.transformation(self.pre_LN(outputs.last_hidden_state))
-        tokens = normalized if self.config.normalize_tokens else self.transformation(outputs.last_hidden_state)
         return BaseModelOutputWithPooling(
-            last_hidden_state=tokens,
-            pooler_output=normalized[:, 0],
+            last_hidden_state=normalized if self.config.normalize_tokens else self.final_layer_norm(outputs.last_hidden_state),
+            pooler_output=first_state(normalized, attention_mask),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    @property
+    def text_model(self) -> "AltCLIPTextModel":
+        """The model itself: with `clip_skip`, diffusers' pipelines look for `text_model.final_layer_norm`."""
+        return self
+
+    def final_layer_norm(self, states: torch.Tensor) -> torch.Tensor:
+        """Map states of any of XLM-R's layers, `(texts, tokens, hidden_size)`, as `last_hidden_state` is made of the last one's."""
+        return self.transformation(self.pre_LN(states) if self.config.normalize_tokens else states)
 
 
 class AltCLIPModel(AltCLIPPreTrainedModel):

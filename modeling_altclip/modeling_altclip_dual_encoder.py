@@ -3,21 +3,26 @@
 Everything but the towers is `AltCLIPModel`'s. Plain transformers does not know the type, and so never half-loads it.
 """
 
-import json
+import warnings
 from copy import deepcopy
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import cached_file
 
 from .checkpoint_altclip import load_whole
-from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig
+from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_widths
 from .modeling_altclip import AltCLIPModel
-
-# Image towers whose pooler was trained with a text tower, and holds what is to be compared with texts.
-POOLER_OF_ITS_OWN = ("clip_vision_model", "siglip_vision_model")
+from .pooling_altclip import (
+    check_image_encoder,
+    check_text_encoder,
+    default_image_pooling,
+    default_text_pooling,
+    pool,
+    stated_pooling,
+    unread_modules,
+)
 
 
 class PooledTower(nn.Module):
@@ -47,16 +52,6 @@ class PooledTower(nn.Module):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.encoder.set_input_embeddings(value)
-
-
-def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """States `(batch, tokens, width)` to vectors `(batch, width)`: the first one, or the mean of those that are not padding."""
-    if pooling == "cls":
-        return states[:, 0]
-    if attention_mask is None:
-        return states.mean(dim=1)
-    weights = attention_mask[..., None].to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
@@ -113,47 +108,48 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         """Put two encoders side by side. They keep their weights; both projections are new and start random.
 
         Args:
-            vision_name_or_path: an image encoder (ViT, DINOv2), or a CLIP or SigLIP, whose image tower is taken.
-            text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT).
+            vision_name_or_path: an image encoder (ViT, DINOv2, Swin), or a CLIP or SigLIP, whose image tower is taken.
+            text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT, Qwen3).
             projection_dim, projection_bias: as in the configuration.
-            vision_pooling: by default `pooler` for the image towers of CLIP and SigLIP, and else `cls`.
-            text_pooling: by default what the checkpoint's sentence-transformers files say (mE5: the mean), and else `cls`.
+            vision_pooling: by default `pooler` for the image towers of CLIP and SigLIP, `cls` for those with a class token, and
+                else `mean`.
+            text_pooling: by default what the checkpoint's sentence-transformers files say (mE5: the mean); without them `last`
+                for encoders that read from left to right, and else `cls`.
 
         Raises:
-            ValueError: a checkpoint is not whole.
+            ValueError: a checkpoint is not whole, or no tower of tokens or patches; or a pooling does not suit its tower.
         """
         vision_config = AutoConfig.from_pretrained(vision_name_or_path)
         vision_config = getattr(vision_config, "vision_config", vision_config)
         text_config = AutoConfig.from_pretrained(text_name_or_path)
-        vision_pooling = vision_pooling or ("pooler" if vision_config.model_type in POOLER_OF_ITS_OWN else "cls")
-        text_pooling = text_pooling or stated_pooling(text_name_or_path)
         text_config.name_or_path = vision_config.name_or_path = ""  # a folder of this machine, and no concern of config.json
+        check_widths(text_config, vision_config)
+        text_pooling = text_pooling or stated_pooling(text_name_or_path)
+        image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
+        text_encoder = load_encoder(text_name_or_path, text_config, text_pooling)
         config = AltCLIPDualEncoderConfig(
             text_config=text_config,
             vision_config=vision_config,
-            text_pooling=text_pooling,
-            vision_pooling=vision_pooling,
+            text_pooling=text_pooling or default_text_pooling(text_encoder),
+            vision_pooling=vision_pooling or default_image_pooling(image_encoder),
             projection_dim=projection_dim,
             projection_bias=projection_bias,
         )
+        check_image_encoder(image_encoder, config.vision_pooling)
+        check_text_encoder(text_encoder, config.text_pooling)
+        unread = unread_modules(text_name_or_path)
+        if unread:
+            warnings.warn(f"{text_name_or_path} has more than an encoder and its pooling; left out: {', '.join(unread)}", stacklevel=2)
         model = cls(config)
-        for tower, name_or_path in ((model.vision_model, vision_name_or_path), (model.text_model, text_name_or_path)):
-            unread = () if tower.pooling == "pooler" else ("pooler.",)
-            encoder = load_whole(AutoModel, name_or_path, unread=unread, config=deepcopy(tower.config))
+        for tower, encoder in ((model.vision_model, image_encoder), (model.text_model, text_encoder)):
             tower.encoder.load_state_dict(without_idle_parts(encoder, tower.pooling).state_dict())
         return model
 
 
-def stated_pooling(name_or_path: str) -> str:
-    """The pooling that the checkpoint's sentence-transformers files ask for, in either of their spellings; without them, `cls`."""
-    path = cached_file(name_or_path, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return "cls"
-    with open(path, encoding="utf-8") as file:
-        stated = json.load(file)
-    spelled_out = [name for name, on in stated.items() if name.startswith("pooling_mode_") and on]
-    names = [name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for name in spelled_out]
-    return stated.get("pooling_mode") or names[0]
+def load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:
+    """Load a tower with all that its pooling reads: one that is not stated yet never is a pooler that the checkpoint lacks."""
+    unread = () if pooling == "pooler" else ("pooler.",)
+    return load_whole(AutoModel, name_or_path, unread=unread, config=deepcopy(config))
 
 
 __all__ = ["AltCLIPDualEncoderModel"]

@@ -4,6 +4,7 @@ transformers' pipeline encodes every label again for every image: 64 images and 
 """
 
 from collections.abc import Iterator, Sequence
+from threading import Lock
 
 import torch
 from torch.nn.functional import normalize
@@ -12,10 +13,11 @@ from transformers import ZeroShotImageClassificationPipeline
 from .embedding import encode_texts, mean_of_prompts
 from .images_altclip import background_of, read_images
 from .modeling_altclip import AltCLIPModel
-from .processing_altclip import check_texts, text_length
 from .prompts_altclip import read_templates
+from .texts_altclip import check_texts, text_length
 
 KEPT_LABEL_SETS = 32
+KEEPING = Lock()  # threads may share a pipeline
 
 
 class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
@@ -93,17 +95,21 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         """One unit vector a label, shape `(labels, projection_dim)`, kept until something changes that a text passes."""
         tokenizer = self.tokenizer
         key = labels, templates, repr(tokenizer_kwargs), id(tokenizer), len(tokenizer), text_length(tokenizer)
-        if key not in self.label_embeds:
+        kept = self.label_embeds.get(key)
+        if kept is not None:
+            return kept
 
-            def forward(**inputs) -> torch.Tensor:
-                return self.model.get_text_features(**inputs).pooler_output
+        def forward(**inputs) -> torch.Tensor:
+            return self.model.get_text_features(**inputs).pooler_output
 
-            prompts = [template.format(label) for label in labels for template in templates]
-            vectors = encode_texts(self.model, tokenizer, prompts, forward, **tokenizer_kwargs)
-            if len(self.label_embeds) == KEPT_LABEL_SETS:
+        prompts = [template.format(label) for label in labels for template in templates]
+        vectors = encode_texts(self.model, tokenizer, prompts, forward, **tokenizer_kwargs)
+        embeds = mean_of_prompts(vectors, len(labels)).to(self.device)
+        with KEEPING:
+            if len(self.label_embeds) >= KEPT_LABEL_SETS:
                 self.label_embeds.pop(next(iter(self.label_embeds)))
-            self.label_embeds[key] = mean_of_prompts(vectors, len(labels)).to(self.device)
-        return self.label_embeds[key]
+            self.label_embeds[key] = embeds
+        return embeds
 
     def forget_if_changed(self, thoroughly: bool = False) -> None:
         """Drop all labels if the model trains, or if anything has changed that a text passes.
@@ -113,7 +119,8 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         writes = writes_to_texts(self.model)
         sums = sums_of_weights(self.model) if thoroughly or writes != self.writes else self.sums
         if self.model.training or sums is None or (writes, sums) != (self.writes, self.sums):
-            self.label_embeds.clear()
+            with KEEPING:
+                self.label_embeds.clear()
         self.writes, self.sums = writes, sums
 
 

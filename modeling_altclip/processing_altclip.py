@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
-from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import BatchFeature
 
-from .images_altclip import DROP_ALPHA, WHITE, background_of, read_background, read_image, read_images
+from .images_altclip import DROP_ALPHA, WHITE, background_of, read_background, read_images
+from .texts_altclip import TOKENIZING, check_texts, text_length
 
-TEXT_LENGTH = 77
-ENCODER_LENGTH = 512
-TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
 AS_STATED = object()  # None says that alpha is dropped
 
 
@@ -77,7 +75,13 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
                 kwargs.pop("do_rescale", None)
                 kwargs["images_kwargs"] = options | {"do_rescale": True}
             images = read_images(images, background=self.background)
-        return super().__call__(images=images, text=text, **kwargs)
+        if text is None:
+            return super().__call__(images=images, **kwargs)
+        with TOKENIZING:
+            prepared = super().__call__(text=text, **kwargs)
+        if images is not None:
+            prepared.update(super().__call__(images=images, **kwargs))
+        return prepared
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Save both parts, best after the model: only then can its type tell the processor's class."""
@@ -111,28 +115,4 @@ def is_scaled(image) -> bool:
     return bool(is_float and image.max() <= 1)
 
 
-def text_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> int:
-    """Tokens at which texts are cut: the least that the tokenizer and the model of `config` state, or 77 as in the paper.
-
-    512, as XLM-R's tokenizers state, is as good as nothing: it is what the encoder can read, not what a CLIP was trained with.
-    SigLIP 2's tokenizers state nothing, but the model has 64 positions. Encoders with relative positions have no number of them.
-    """
-    stated, trained = [tokenizer.model_max_length], TEXT_LENGTH
-    if config is not None:
-        stated.append(getattr(config.get_text_config(), "max_position_embeddings", ENCODER_LENGTH))
-        trained = TRAINED_LENGTHS.get(config.model_type, TEXT_LENGTH)
-    return min((length for length in stated if length < ENCODER_LENGTH), default=trained)
-
-
-def check_texts(texts: Sequence[str], name: str, start: int = 0) -> None:
-    """Refuse what is no list of strings, or is empty; `start` is the index of its first text."""
-    if not isinstance(texts, list | tuple):
-        raise ValueError(f"{name} is a {type(texts).__name__}: give a list of strings")
-    if not texts:
-        raise ValueError(f"{name} is empty: give at least one string")
-    for index, text in enumerate(texts, start):
-        if not isinstance(text, str):
-            raise ValueError(f"{name}[{index}] is {text!r}, not a string: drop it or write it out")
-
-
-__all__ = ["AltCLIPProcessor", "check_texts", "read_image", "read_images", "text_length"]
+__all__ = ["AltCLIPProcessor"]

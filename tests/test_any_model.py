@@ -15,7 +15,7 @@ from benchmarks.encoder import hash_weights
 from benchmarks.loading import load_model, revision_of
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPModel, embed_images, embed_texts
-from modeling_altclip.processing_altclip import text_length
+from modeling_altclip.texts_altclip import text_length
 
 from .conftest import TEXT, VISION
 
@@ -155,7 +155,7 @@ def test_vectors_are_those_of_the_models_own_forward(family, tmp_path):
     for batch_size in (1, 3, 100):
         torch.testing.assert_close(embed_texts(model, processor, TEXTS, batch_size=batch_size), text_embeds, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(embed_images(model, processor, IMAGES, batch_size=batch_size), image_embeds, atol=1e-5, rtol=1e-4)
-    assert text_length(processor.tokenizer, model.config) == length
+    assert text_length(processor.tokenizer, model) == length
 
 
 def test_our_altclip_in_its_own_files(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +12,37 @@ from transformers import (
     AutoModel,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
+    BeitConfig,
+    BeitModel,
     BertConfig,
     BertForMaskedLM,
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    ConvNextConfig,
+    ConvNextModel,
     Dinov2Config,
     Dinov2Model,
+    GPT2Config,
+    GPT2Model,
+    MobileViTConfig,
+    MobileViTModel,
     ModernBertConfig,
     ModernBertModel,
+    Qwen3Config,
+    Qwen3Model,
+    ResNetConfig,
+    ResNetModel,
     SiglipConfig,
     SiglipModel,
+    SwinConfig,
+    SwinModel,
+    T5Config,
+    T5Model,
     ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
     XLMRobertaConfig,
     XLMRobertaModel,
@@ -29,7 +50,7 @@ from transformers import (
 )
 
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images, embed_texts
-from modeling_altclip.modeling_altclip_dual_encoder import stated_pooling
+from modeling_altclip.pooling_altclip import pool, stated_pooling
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PICTURE = {"image_size": 32, "patch_size": 8}
@@ -50,6 +71,16 @@ def build(name):
         "mE5": lambda: XLMRobertaModel(XLMRobertaConfig(**text, max_position_embeddings=90)),
         "bert": lambda: BertForMaskedLM(BertConfig(**text)),
         "modernbert": lambda: ModernBertModel(ModernBertConfig(**text, **ends)),
+        "qwen3": lambda: Qwen3Model(Qwen3Config(**text, num_key_value_heads=2, head_dim=8, pad_token_id=0)),
+        "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4)),
+        "clip-text": lambda: CLIPTextModel(CLIPTextConfig(**text)),
+        "t5": lambda: T5Model(T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)),
+        "beit": lambda: BeitModel(BeitConfig(**vision)),
+        "swin": lambda: SwinModel(SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)),
+        "convnext": lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])),
+        "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])),
+        "mobilevit": lambda: MobileViTModel(MobileViTConfig(image_size=64)),
+        "vit-mae": lambda: ViTMAEModel(ViTMAEConfig(**vision)),
     }[name]()
 
 
@@ -173,14 +204,105 @@ def test_layers_stay_whole_on_one_device(towers):
     [
         ({"pooling_mode_cls_token": True}, "cls"),
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}, "last"),
         ({"pooling_mode": "mean"}, "mean"),
-        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": ["lasttoken"]}, "last"),
+        ({"word_embedding_dimension": 32}, "mean"),
+        (None, None),
     ],
 )
 def test_pooling_that_a_checkpoint_states(tmp_path, stated, expected):
     (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling/config.json").write_text(json.dumps(stated))
+    if stated is not None:
+        (tmp_path / "1_Pooling/config.json").write_text(json.dumps(stated))
     assert stated_pooling(str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    "stated,named",
+    [
+        ({"pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len_tokens"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weightedmean_tokens"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls_token and mean_tokens"),
+        ({"pooling_mode": ["cls", "mean"]}, "cls and mean"),
+        ({"pooling_mode": "max"}, "max"),
+    ],
+)
+def test_poolings_that_there_are_not_are_refused(tmp_path, stated, named):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps(stated))
+    with pytest.raises(ValueError, match=f"asks for the pooling {named}: give text_pooling one of cls, last, mean"):
+        stated_pooling(str(tmp_path))
+
+
+def test_the_rest_of_sentence_transformers_files_is_heeded(towers, tmp_path):
+    """Its pooling may lie elsewhere; a dense layer and a prompt, without which vectors are others, are named when they are left out."""
+    folder = Path(towers("xlm-r"))
+    (folder / "pool").mkdir()
+    (folder / "pool/config.json").write_text(json.dumps({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}))
+    kinds = {"": "Transformer", "pool": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    with pytest.warns(UserWarning, match="left out: Dense, the prompt 'query: '"):
+        model = AltCLIPDualEncoderModel.from_towers(towers("vit"), str(folder))
+    assert model.config.text_pooling == "mean"
+
+
+@pytest.mark.parametrize("text", ["qwen3", "gpt2", "clip-text"])
+def test_encoders_that_read_from_left_to_right_are_pooled_by_their_last_token(towers, text):
+    """Their first state is one for all texts that begin alike. Padding may stand on either side."""
+    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers(text), projection_dim=16).eval()
+    assert model.config.text_pooling == "last"
+    ids = torch.tensor([[5, 20, 21, 22, 23], [5, 30, 31, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        vectors = model.get_text_features(ids, mask).pooler_output
+        alone = model.get_text_features(ids[1:, :3], mask[1:, :3]).pooler_output
+        expected = model.text_projection(model.text_model.encoder(input_ids=ids[1:, :3]).last_hidden_state[:, -1])
+    assert (vectors[0] - vectors[1]).abs().max() > 1e-4
+    torch.testing.assert_close(vectors[1:], alone, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(alone, expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="text_pooling is 'cls', but a .* reads from left to right"):
+        AltCLIPDualEncoderModel.from_towers(towers("vit"), towers(text), text_pooling="cls")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last", "mean"])
+def test_padding_on_the_left_is_left_out(pooling):
+    states = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    pooled = pool(states, mask, pooling)
+    torch.testing.assert_close(pooled[:1], pool(states[:1, 2:], None, pooling))
+    torch.testing.assert_close(pooled[1:], pool(states[1:, :3], None, pooling))
+
+
+@pytest.mark.parametrize("vision,pooling", [("swin", "mean"), ("vit", "cls"), ("dinov2", "cls"), ("beit", "cls"), ("clip", "pooler")])
+def test_image_towers_without_a_class_token_are_pooled_by_the_mean(towers, vision, pooling):
+    model = AltCLIPDualEncoderModel.from_towers(towers(vision), towers("bert"))
+    assert model.config.vision_pooling == pooling
+    assert model.get_image_features(torch.zeros(2, 3, 32, 32)).pooler_output.shape == (2, 512)
+
+
+@pytest.mark.parametrize(
+    "vision,pooling,message",
+    [
+        ("swin", "cls", "vision_pooling is 'cls', but a 'swin' has no class token: choose 'mean'"),
+        ("convnext", None, "a 'convnext' states no hidden_size"),
+        ("resnet", None, "a 'resnet' states no hidden_size"),
+        ("mobilevit", None, "a 'mobilevit' .*cannot be a(n image)? tower"),
+        ("vit-mae", None, "gives other states of the same image at each call"),
+    ],
+)
+def test_image_towers_that_are_none_are_refused(towers, vision, pooling, message):
+    with pytest.raises(ValueError, match=message):
+        AltCLIPDualEncoderModel.from_towers(towers(vision), towers("bert"), vision_pooling=pooling)
+
+
+def test_an_encoder_with_a_decoder_is_no_text_tower(towers):
+    with pytest.raises(ValueError, match="a 't5' is an encoder with a decoder, and cannot be a tower"):
+        AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("t5"))
 
 
 def test_a_teacher_is_not_for_these_towers(towers):
@@ -196,7 +318,7 @@ def test_the_mean_of_nothing_is_zero(towers, batch):
 
 
 def test_an_odd_pooling_is_refused(towers):
-    with pytest.raises(ValueError, match="text_pooling is 'max': choose from cls, mean, pooler"):
+    with pytest.raises(ValueError, match="text_pooling is 'max': choose from cls, last, mean, pooler"):
         AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("xlm-r"), text_pooling="max")
     with pytest.raises(ValueError, match="vision_pooling is 'first'"):
         AltCLIPDualEncoderConfig(vision_pooling="first")

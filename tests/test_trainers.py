@@ -1,8 +1,11 @@
 """What is trained and what is not, and how the Trainer's habits are kept from bending a loss."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset, load_dataset
+from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer
 
 from benchmarks.loading import load_model
@@ -200,18 +203,24 @@ def test_only_matrices_are_decayed(altclip, scenes, miniature, arguments):
     ]
 
 
-def test_logit_scale_is_bounded(altclip, scenes, miniature, arguments):
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(altclip, scenes, miniature, arguments, tmp_path, accumulation):
+    """It begins above the bound, and would rise at every step: what is learned already has a lower loss with a larger scale."""
     altclip.logit_scale.data.fill_(10.0)
     scales = []
 
-    class Watching(ContrastiveTrainer):
+    class Rising(ContrastiveTrainer):
         def compute_loss(self, model, inputs, **kwargs):
-            loss = super().compute_loss(model, inputs, **kwargs)
             scales.append(model.logit_scale.item())
-            return loss
+            return super().compute_loss(model, inputs, **kwargs) * 0 - model.logit_scale
 
-    contrastive(altclip, scenes, miniature, arguments(), trainer_class=Watching).train()
-    assert max(scales) <= MAX_LOGIT_SCALE + 1e-6
+    args = arguments(gradient_accumulation_steps=accumulation, learning_rate=0.1, save_strategy="steps", save_steps=1)
+    trainer = contrastive(altclip, scenes, miniature, args, trainer_class=Rising)
+    trainer.train()
+    trainer.save_model()
+    folders = [Path(args.output_dir), *Path(args.output_dir).glob("checkpoint-*")]
+    saved = [load_file(folder / "model.safetensors")["logit_scale"].item() for folder in folders]
+    assert len(saved) > 2 and max(scales + saved) == pytest.approx(MAX_LOGIT_SCALE, abs=1e-6)
 
 
 def test_unknown_trainable_part_is_refused(altclip):

@@ -194,7 +194,8 @@ class Collator:
 
     def encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
         distinct, text_rows = np.unique(texts, return_inverse=True)
-        encoded = self.tokenizer(distinct.tolist(), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        padding = {"padding": True, "padding_side": "right"}
+        encoded = self.tokenizer(distinct.tolist(), truncation=True, max_length=self.max_length, return_tensors="pt", **padding)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {"text_rows": torch.from_numpy(text_rows)}
 
     def described(self, examples: list[dict]) -> dict[str, torch.Tensor]:

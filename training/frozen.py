@@ -41,7 +41,8 @@ def teacher_vectors(
         language: that the teacher reads: English, or any that a finished AltCLIP knows.
 
     Raises:
-        InputError: a row has no English caption, which all cells of its other languages learn from; or as `cached_column`.
+        InputError: a row has no English caption, which all cells of its other languages learn from; the teacher gives different
+            texts one vector; or as `cached_column`.
     """
     if language not in rows.features["captions"]:
         raise InputError(f"captions have no {language!r} for the teacher to read: they have {' '.join(rows.features['captions'])}")
@@ -55,12 +56,27 @@ def teacher_vectors(
         return teacher.text_model(**inputs).pooler_output
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
-        return encode_texts(teacher, tokenizer, texts.take(pa.array(rows)).to_pylist(), forward)
+        vectors = encode_texts(teacher, tokenizer, texts.take(pa.array(rows)).to_pylist(), forward)
+        check_distinct(vectors)
+        return vectors
 
     tower = teacher.text_model
     made_by = {"weights": tower, "configuration": settings(tower), "tokenizer": written(tokenizer)}
     with on_device(teacher):
         return cached_column("target", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype)
+
+
+def check_distinct(vectors: torch.Tensor) -> None:
+    """Refuse vectors `(texts, dim)` of different texts that are all one: a teacher of these teaches nothing, by any loss.
+
+    Raises:
+        InputError: they are.
+    """
+    if len(vectors) > 1 and (vectors == vectors[0]).all():
+        raise InputError(
+            f"the teacher gives {len(vectors)} different texts one vector: its tokenizer is that of another model, or its "
+            "text tower pools a token that all texts begin with"
+        )
 
 
 def image_vectors(

@@ -18,21 +18,22 @@ from modeling_altclip import AltCLIPProcessor
 from training.arguments import ParallelArguments
 from training.caption_rows import CaptionRows, RowCollator
 from training.parallel import FreezeEncoders, ParallelTrainer, build_dual_encoder
-from training.session import begin, finish, load_cells, train
+from training.session import begin, cut_length, finish, load_cells, train
 from training.validation import load_validation
 
 
 def main(arguments: ParallelArguments) -> None:
     begin(arguments)
     images, texts = arguments.image_encoder_name_or_path, arguments.text_encoder_name_or_path
-    tokenizer = load_tokenizer("text_encoder_name_or_path", texts, model_max_length=arguments.max_text_length)
+    tokenizer = load_tokenizer("text_encoder_name_or_path", texts)
     with readable("image_encoder_name_or_path", images):
         image_processor = AutoImageProcessor.from_pretrained(images)
     with readable("image_encoder_name_or_path or text_encoder_name_or_path", images):
         model = build_dual_encoder(arguments)
     processor = AltCLIPProcessor(image_processor, tokenizer)
     rows = CaptionRows(load_cells(arguments, arguments.languages))
-    collator = RowCollator(tokenizer, arguments.max_text_length, processor.image_processor)
+    tokenizer.model_max_length = cut_length(arguments, model)
+    collator = RowCollator(tokenizer, tokenizer.model_max_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, rows.languages)
     trainer = ParallelTrainer(
         model=model, args=arguments, train_dataset=rows, data_collator=collator, processing_class=processor, validation=validation

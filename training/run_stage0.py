@@ -8,7 +8,7 @@ from benchmarks.recipe import launch
 from training.arguments import TeacherArguments
 from training.data import Collator
 from training.estimate import report
-from training.session import begin, finish, load_cells, train
+from training.session import begin, cut_length, finish, load_cells, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -21,7 +21,7 @@ def main(arguments: TeacherArguments) -> None:
         arguments.model_name_or_path, argument="model_name_or_path", attn_implementation=arguments.attn_implementation
     )
     cells = load_cells(arguments, ["en"])
-    collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
+    collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])
     trainer = ContrastiveTrainer(
         model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor, validation=validation

@@ -13,7 +13,7 @@ from training.estimate import report
 from training.freezing import freeze_all_but
 from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text
-from training.session import begin, finish, say, train
+from training.session import begin, cut_length, finish, say, train
 from training.student import build_student, held_vectors
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
@@ -39,7 +39,8 @@ def main(arguments: TeacherLearningArguments) -> None:
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     languages, sifting = new + replayed, {"sift": arguments.sift, "max_characters": arguments.max_characters}
     cells = CaptionCells(rows, languages, "target", inputs=targets, held=held, **sifting)
-    collator = Collator(tokenizer, arguments.max_text_length)
+    tokenizer.model_max_length = cut_length(arguments, model)
+    collator = Collator(tokenizer, tokenizer.model_max_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
     model.to(arguments.device)  # all of it, for validation: the Trainer gets the text tower alone
     validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))

@@ -14,7 +14,7 @@ from training.data import Collator
 from training.estimate import report
 from training.freezing import freeze_all_but
 from training.frozen import image_vectors
-from training.session import begin, finish, load_cells, say, train
+from training.session import begin, cut_length, finish, load_cells, say, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 from training.views import TellEpoch
@@ -33,7 +33,7 @@ def main(arguments: ContrastiveArguments) -> None:
         vectors = image_vectors(cells.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
         cells = cells.with_inputs("image_embeds", vectors)
         say(arguments, f"Cached {vectors}")
-    collator = Collator(processor.tokenizer, arguments.max_text_length, processor.image_processor)
+    collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
     teacher = model, processor
     if arguments.teacher_name_or_path is not None:
         teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")

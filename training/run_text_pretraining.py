@@ -7,7 +7,7 @@ from benchmarks.loading import check_languages
 from benchmarks.recipe import launch
 from training.arguments import TextPretrainingArguments
 from training.parallel_text import load_parallel_text
-from training.session import begin, finish, say, train
+from training.session import begin, cut_length, finish, say, train
 from training.text_pretraining import MaskingCollator, Translations, load_for_masking, save_encoder
 from training.trainers import AltCLIPTrainer
 from training.views import TellEpoch
@@ -23,7 +23,7 @@ def main(arguments: TextPretrainingArguments) -> None:
     say(arguments, f"Set aside {n_without_english} rows without English.")
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
     translations = Translations(rows, languages, arguments.pairs, arguments.seed, arguments.max_characters)
-    collator = MaskingCollator(tokenizer, arguments.max_text_length, arguments.mask_probability)
+    collator = MaskingCollator(tokenizer, cut_length(arguments, model), arguments.mask_probability)
     told = [TellEpoch(translations)]
     trainer = AltCLIPTrainer(model=model, args=arguments, train_dataset=translations, data_collator=collator, callbacks=told)
     train(trainer, arguments)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
@@ -13,6 +13,7 @@ from benchmarks.loading import check_languages, load_rows
 from benchmarks.processes import fix_threads
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
+from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import PairArguments, StageArguments
 from .beginnings import check_models
@@ -52,6 +53,15 @@ def describe_step(arguments: StageArguments, n_threads: int) -> str:
         f"{processes} x {arguments.per_device_train_batch_size} examples x {accumulated} accumulated "
         f"= {examples_per_step(arguments)} examples a step, on {arguments.device.type} with {threads} a process."
     )
+
+
+def cut_length(arguments: StageArguments, model: PreTrainedModel) -> int:
+    """Return the tokens that texts are cut at: `max_text_length`, or what the text tower reads, where that is less; says so."""
+    readable = readable_tokens(model)
+    if arguments.max_text_length <= readable:
+        return arguments.max_text_length
+    say(arguments, f"Texts are cut at {readable} tokens, as many as the text encoder reads, not at {arguments.max_text_length}.")
+    return readable
 
 
 def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Dataset:

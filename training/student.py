@@ -29,14 +29,14 @@ def build_student(arguments: TeacherLearningArguments, rows: Dataset, new: list[
     name = arguments.model_name_or_path
     if name is None:
         teacher, encoder = arguments.teacher_name_or_path, arguments.text_encoder_name_or_path
-        tokenizer = load_tokenizer("text_encoder_name_or_path", encoder, model_max_length=arguments.max_text_length)
+        tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
         with readable("text_encoder_name_or_path", encoder):
             return AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout), tokenizer
     with readable("model_name_or_path", name):
         config = AutoConfig.from_pretrained(name)
         config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = arguments.dropout
         model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
-    tokenizer = load_tokenizer("model_name_or_path", name, model_max_length=arguments.max_text_length)
+    tokenizer = load_tokenizer("model_name_or_path", name)
     if arguments.new_pieces:
         tokenizer = extend_tokenizer(tokenizer, texts_of(rows, new), arguments.new_pieces)
         model.resize_token_embeddings(len(tokenizer))

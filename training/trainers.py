@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.functional import embedding, normalize
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.utils import ModelOutput
 
 from benchmarks.recipe import InputError
@@ -141,12 +141,29 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         return OBJECTIVES[self.args.objective](vectors, inputs["target"])
 
 
+class BoundedScale(TrainerCallback):
+    """Keep the logit scale within CLIP's bound: before the first step, and after each, so that what is saved keeps it too."""
+
+    def __init__(self, trainer: "ContrastiveTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.trainer.bound_scale()
+
+    def on_optimizer_step(self, args, state, control, **kwargs) -> None:
+        self.trainer.bound_scale()
+
+
 class ContrastiveTrainer(AltCLIPTrainer):
     """Stages 0 and 2. The model is a CLIP or AltCLIP; batches carry `pixel_values`, or `image_embeds` from a frozen tower.
 
     Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come from all processes.
     `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as they are.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(BoundedScale(self))
 
     def get_train_dataloader(self) -> DataLoader:
         """As the Trainer's, but a `CellStream` reads its own process's files already. With several processes accelerate would have
@@ -175,8 +192,6 @@ class ContrastiveTrainer(AltCLIPTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)
-        if unwrapped.logit_scale.requires_grad:
-            self.bound(unwrapped.logit_scale)
         eval_frozen_parts(unwrapped)
         alone = isinstance(unwrapped, AltCLIPModel)  # which reads texts without images; transformers' CLIP does not
         if alone and "pixel_values" in inputs and not learns(unwrapped, *IMAGE_PARTS):
@@ -207,6 +222,12 @@ class ContrastiveTrainer(AltCLIPTrainer):
             return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
 
         return loss
+
+    def bound_scale(self) -> None:
+        """Bound the scale, where it is trained."""
+        logit_scale = self.accelerator.unwrap_model(self.model_wrapped).logit_scale
+        if logit_scale.requires_grad:
+            self.bound(logit_scale)
 
     @torch.no_grad()
     def bound(self, logit_scale: torch.Tensor) -> None:

@@ -49,9 +49,11 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], n
     Raises:
         InputError: the tokenizer is none of XLM-R's kind, or has tokens beside its pieces; or `n_pieces` are too few.
     """
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    if not isinstance(tokenizer, XLMRobertaTokenizer) or state["model"]["type"] != "Unigram":
+    if not isinstance(tokenizer, XLMRobertaTokenizer):
         raise InputError(f"new_pieces extends tokenizers of XLM-R's kind, not a {type(tokenizer).__name__}: leave it out")
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] != "Unigram":
+        raise InputError(f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: leave it out")
     texts = list(texts)
     known = [tuple(piece) for piece in state["model"]["vocab"]]
     added = sorted(set(tokenizer.get_added_vocab()) - {piece for piece, _ in known})

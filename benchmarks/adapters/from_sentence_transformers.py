@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_altclip.processing_altclip import ENCODER_LENGTH
+from modeling_altclip.texts_altclip import ENCODER_LENGTH
 
 from ..recipe import InputError
 from . import AdaptedImageProcessor, AdaptedModel, AdaptedProcessor, AdaptedTokenizer

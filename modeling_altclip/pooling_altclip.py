@@ -1,0 +1,151 @@
+"""How an encoder's last states become one vector, and which of the ways suits an encoder."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+# Image towers whose pooler was trained with a text tower, and holds what is to be compared with texts.
+POOLER_OF_ITS_OWN = ("clip_vision_model", "siglip_vision_model")
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what image encoders call it
+
+# sentence-transformers' names, from before version 5.5 and since.
+POOLING_OF = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
+
+
+def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """Make vectors `(batch, width)` of states `(batch, tokens, width)`, padding left out.
+
+    Args:
+        attention_mask: `(batch, tokens)`, 1 for words and 0 for padding, on either side; None where there is no padding.
+        pooling: `cls`, the first state; `last`, the last one; `mean`, their mean.
+    """
+    if pooling == "cls":
+        return first_state(states, attention_mask)
+    if attention_mask is None:
+        return states[:, -1] if pooling == "last" else states.mean(dim=1)
+    if pooling == "last":
+        return first_state(states.flip(1), attention_mask.flip(1))
+    weights = attention_mask[..., None].to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def first_state(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The state `(batch, width)` of each first token that is not padding, which may stand on the left.
+
+    Args:
+        attention_mask: as for `pool`; of any other shape, as attention kernels take them, it does not tell of padding.
+    """
+    if attention_mask is None or attention_mask.ndim != 2:
+        return states[:, 0]
+    first = attention_mask.long().argmax(dim=1)
+    rows = first[:, None, None].expand(-1, 1, states.shape[-1])
+    return states.gather(1, rows).squeeze(1)
+
+
+def default_image_pooling(encoder: PreTrainedModel) -> str:
+    """The pooling of an image tower that nobody has stated one for: a pooler of its own, its class token, or else the mean."""
+    if encoder.config.model_type in POOLER_OF_ITS_OWN:
+        return "pooler"
+    return "cls" if has_class_token(encoder) else "mean"
+
+
+def default_text_pooling(encoder: PreTrainedModel) -> str:
+    """Likewise of a text tower: the last token where it reads from left to right, and else the first, as in XLM-R and BERT."""
+    return "last" if reads_from_left_to_right(encoder) else "cls"
+
+
+def has_class_token(encoder: nn.Module) -> bool:
+    """Whether an image tower puts a token of its own before the patches."""
+    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in encoder.named_parameters())
+
+
+@torch.no_grad()
+def reads_from_left_to_right(encoder: PreTrainedModel) -> bool:
+    """Whether the first state of a text knows nothing of what follows, as in GPT-2, Qwen or CLIP: looked at with two short texts."""
+    n_tokens = 8
+    begun_alike = torch.arange(5, 5 + n_tokens).repeat(2, 1)
+    begun_alike[1, 1:] += n_tokens
+    states = encoder(input_ids=begun_alike, attention_mask=torch.ones_like(begun_alike)).last_hidden_state[:, 0]
+    return torch.allclose(states[0], states[1], rtol=1e-5, atol=1e-6)
+
+
+def check_text_encoder(encoder: PreTrainedModel, pooling: str) -> None:
+    """Refuse a pooling that would give many texts one vector.
+
+    Raises:
+        ValueError: it is the first token's, of an encoder that reads from left to right.
+    """
+    if pooling == "cls" and reads_from_left_to_right(encoder):
+        raise ValueError(
+            f"text_pooling is 'cls', but a {encoder.config.model_type!r} reads from left to right: its first state is the same for all "
+            "texts that begin alike. Choose 'last' or 'mean'."
+        )
+
+
+@torch.no_grad()
+def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
+    """Refuse an image tower that has no states of patches, or other states at each call; looked at with one image.
+
+    Raises:
+        ValueError: it is one of these, or the pooling is that of a class token, and there is none.
+    """
+    kind = encoder.config.model_type
+    if pooling == "cls" and not has_class_token(encoder):
+        raise ValueError(f"vision_pooling is 'cls', but a {kind!r} has no class token: choose 'mean'")
+    size = getattr(encoder.config, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    pixels = torch.linspace(-1, 1, encoder.config.num_channels * height * width).view(1, -1, height, width)
+    once, again = (encoder(pixel_values=pixels).last_hidden_state for _ in range(2))
+    if once.ndim != 3:
+        raise ValueError(
+            f"a {kind!r} gives a map of shape {tuple(once.shape)}, not one state for each patch, and cannot be an image tower: "
+            "take a ViT, a DINOv2 or a Swin"
+        )
+    if once.shape != again.shape or not torch.allclose(once, again, rtol=1e-4, atol=1e-5):
+        raise ValueError(f"a {kind!r} gives other states of the same image at each call, as one that masks patches at random: take a ViT")
+
+
+def stated_pooling(name_or_path: str) -> str | None:
+    """The pooling that a checkpoint's sentence-transformers files ask for, in either of their spellings; None without such files.
+
+    Raises:
+        ValueError: they ask for several poolings, whose vectors would be joined, or for one that there is not here.
+    """
+    modules = read_json(name_or_path, "modules.json") or []
+    folders = [module["path"] for module in modules if module["type"].endswith(".Pooling")]
+    stated = read_json(name_or_path, f"{folders[0] if folders else '1_Pooling'}/config.json")
+    if stated is None:
+        return None
+    named = stated.get("pooling_mode")
+    if named is None:
+        named = [name.removeprefix("pooling_mode_") for name, is_on in stated.items() if name.startswith("pooling_mode_") and is_on]
+    names = [named] if isinstance(named, str) else named
+    if not names:
+        return "mean"  # sentence-transformers' own default
+    if len(names) > 1 or names[0] not in POOLING_OF:
+        choices = ", ".join(sorted(set(POOLING_OF.values())))
+        raise ValueError(f"{name_or_path} asks for the pooling {' and '.join(names)}: give text_pooling one of {choices}")
+    return POOLING_OF[names[0]]
+
+
+def unread_modules(name_or_path: str) -> list[str]:
+    """What a checkpoint's sentence-transformers files do to texts or vectors beside pooling, and a tower leaves out."""
+    modules = read_json(name_or_path, "modules.json") or []
+    unread = [module["type"].rpartition(".")[2] for module in modules]
+    unread = [name for name in unread if name not in ("Transformer", "Pooling", "Normalize")]
+    settings = read_json(name_or_path, "config_sentence_transformers.json") or {}
+    prompt = settings.get("default_prompt_name")
+    return [*unread, *([] if prompt is None else [f"the prompt {settings['prompts'][prompt]!r}"])]
+
+
+def read_json(name_or_path: str, name: str) -> dict | list | None:
+    """The contents of one of a checkpoint's files; None where there is none."""
+    path = cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else json.loads(Path(path).read_text("utf-8"))
+
+
+__all__ = ["pool"]

@@ -1,0 +1,118 @@
+"""Texts on their way to a tokenizer: what is refused, where they are padded and cut, and how threads share one tokenizer."""
+
+import math
+from collections.abc import Sequence
+from threading import Lock
+
+from torch import nn
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+TEXT_LENGTH = 77
+ENCODER_LENGTH = 512
+TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
+
+TOKENIZING = Lock()
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options) -> BatchEncoding:
+    """Call `tokenizer` with `options`, from one thread at a time.
+
+    A fast tokenizer keeps how it pads and cuts in itself, and sets it anew at each call. The call of another thread in between
+    would cut these texts at a length of its own, without an error (huggingface/tokenizers#537).
+    """
+    with TOKENIZING:
+        return tokenizer(texts, **options)
+
+
+def text_options(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> dict[str, str | bool | int]:
+    """How `tokenizer` has to pad and cut texts for `model`, as options of its call.
+
+    They are padded on the right, whatever the tokenizer states: many encoders number positions from the left, padding included.
+    SigLIP was trained with padding that it attends to, on the side that its tokenizer states. Canine reads characters by fours.
+    """
+    options = {"truncation": True, "max_length": text_length(tokenizer, model)}
+    if "siglip" in model.config.model_type:
+        return options | {"padding": "max_length"}
+    options |= {"padding": True, "padding_side": "right"}
+    read_at_once = getattr(model.config.get_text_config(), "downsampling_rate", None)
+    if read_at_once is not None:
+        options["pad_to_multiple_of"] = read_at_once
+        options["max_length"] -= options["max_length"] % read_at_once
+    return options
+
+
+def text_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> int:
+    """Give the number of tokens that texts are cut at: the least that tokenizer and `model` state, or 77 as in the paper.
+
+    512, as XLM-R's tokenizers state, is as good as nothing: it is what the encoder can read, not what a CLIP was trained with.
+    SigLIP 2's tokenizers state nothing, but the model has 64 positions. Encoders with relative positions have no number of them.
+
+    Args:
+        model: tells how many tokens it reads. Without it, what a tokenizer of XLM-R's kind states, unless it is the paper's 77,
+            is taken for the number of the encoder's positions, of which two are never read (see `readable_tokens`).
+    """
+    stated = tokenizer.model_max_length
+    if model is None:
+        if stated >= ENCODER_LENGTH:
+            return TEXT_LENGTH
+        return stated if stated == TEXT_LENGTH else stated - positions_before_texts(tokenizer)
+    lengths = [stated] if stated < ENCODER_LENGTH else []
+    if number_of_positions(model) < ENCODER_LENGTH:
+        lengths.append(readable_tokens(model))
+    return min(lengths, default=TRAINED_LENGTHS.get(model.config.model_type, TEXT_LENGTH))
+
+
+def number_of_positions(model: PreTrainedModel) -> float:
+    """Give how many positions the text tower has, as its configuration states; infinite where they are relative."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
+
+
+def readable_tokens(model: PreTrainedModel) -> float:
+    """Give how many tokens the text tower can read; infinite where its positions are relative.
+
+    XLM-R and its kin (RoBERTa, CamemBERT, MPNet, Xmod) number positions from the one behind their padding's, so that they read
+    two tokens fewer than they have positions (huggingface/transformers#14243). That padding is a row of the position embeddings.
+    """
+    unread = 0
+    for name, module in model.named_modules():
+        is_of_positions = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if is_of_positions and module.padding_idx is not None:
+            unread = module.padding_idx + 1
+    return number_of_positions(model) - unread
+
+
+def positions_before_texts(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give how many positions an encoder of XLM-R's kind keeps for padding, by its tokenizer: 2, and 0 for all other kinds.
+
+    Vocabularies of this kind begin with `<s> <pad> </s>`.
+    """
+    return 2 if (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 1) else 0
+
+
+def check_texts(texts: Sequence[str], name: str, start: int = 0) -> None:
+    """Refuse what no tokenizer reads; `start` is the index of the first text.
+
+    Raises:
+        ValueError: it is no list of strings, or is empty, or a text holds half of a surrogate pair, as text that was cut
+            within an escape such as `\\ud83d\\ude00` does. The message gives the index.
+    """
+    if not isinstance(texts, list | tuple):
+        raise ValueError(f"{name} is a {type(texts).__name__}: give a list of strings")
+    if not texts:
+        raise ValueError(f"{name} is empty: give at least one string")
+    for index, text in enumerate(texts, start):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{index}] is {text!r}, not a string: drop it or write it out")
+        check_text(text, f"{name}[{index}]")
+
+
+def check_text(text: str, name: str) -> None:
+    """Refuse a text with half of a surrogate pair, which has no bytes in UTF-8; see `check_texts`."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise ValueError(f"{name} is {text!r}: {half!r} is half of a character. Read the text anew from its source, or drop it") from None
+
+
+__all__ = ["check_text", "check_texts", "text_length", "tokenize"]

@@ -1,0 +1,189 @@
+"""Texts on their way to vectors: padding on either side, positions that encoders do not read, odd tokenizers, and threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertJapaneseTokenizer,
+    CamembertConfig,
+    CanineConfig,
+    CanineTokenizer,
+    MPNetConfig,
+    RobertaConfig,
+    ViTConfig,
+    XLMRobertaConfig,
+    XLMRobertaXLConfig,
+    XmodConfig,
+)
+
+from benchmarks.encoder import CachedEncoder, written
+from modeling_altclip import (
+    AltCLIPDualEncoderConfig,
+    AltCLIPDualEncoderModel,
+    AltCLIPModel,
+    AltCLIPProcessor,
+    AltCLIPZeroShotPipeline,
+    embed_texts,
+)
+from modeling_altclip.texts_altclip import readable_tokens
+from training.data import Collator
+
+ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXTS = ["dog face", "dog face and key and red apple and bell and fish", "key"]
+LONG = "dog face and key " * 40
+
+
+@pytest.fixture
+def model(miniature):
+    torch.manual_seed(0)
+    return AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).eval()
+
+
+def dual_encoder(text_config):
+    torch.manual_seed(0)
+    vision = ViTConfig(image_size=32, patch_size=8, **ENCODER)
+    return AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text_config, vision_config=vision, projection_dim=16)).eval()
+
+
+def one_by_one(model, processor, texts):
+    return torch.cat([embed_texts(model, processor, [text]) for text in texts])
+
+
+@pytest.mark.parametrize("text_tower", ["altclip", "bert"])
+def test_a_tokenizer_that_pads_on_the_left_changes_nothing(model, processor, text_tower):
+    """BERT counts positions from the left, padding included: there the doors have to pad on the right."""
+    if text_tower == "bert":
+        model = dual_encoder(BertConfig(vocab_size=len(processor.tokenizer), **ENCODER))
+    expected = one_by_one(model, processor, TEXTS)
+    processor.tokenizer.padding_side = "left"
+    torch.testing.assert_close(embed_texts(model, processor, TEXTS), expected, atol=1e-5, rtol=1e-4)
+    batch = Collator(processor.tokenizer, 77).encode(TEXTS)
+    assert batch["attention_mask"][:, 0].all()
+
+
+def test_the_text_tower_pools_the_first_token_behind_padding_on_the_left(model, processor):
+    expected = one_by_one(model, processor, TEXTS)
+    inputs = processor(text=TEXTS, padding_side="left", return_tensors="pt")
+    assert not inputs["attention_mask"][0, 0]
+    with torch.no_grad():
+        vectors = torch.nn.functional.normalize(model.get_text_features(**inputs).pooler_output, dim=-1)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config_class", [RobertaConfig, CamembertConfig, XLMRobertaConfig, XLMRobertaXLConfig, XmodConfig, MPNetConfig, BertConfig]
+)
+def test_texts_are_cut_at_what_an_encoder_reads(processor, config_class):
+    """All but BERT number positions from the one behind their padding's, and read two tokens fewer than they have positions."""
+    positions = 40
+    config = config_class(vocab_size=len(processor.tokenizer), max_position_embeddings=positions, pad_token_id=1, **ENCODER)
+    if config_class is XmodConfig:
+        config.default_language = config.languages[0]
+    model = dual_encoder(config)
+    assert readable_tokens(model) == (positions if config_class is BertConfig else positions - 2)
+    torch.testing.assert_close(
+        embed_texts(model, processor, [LONG, *TEXTS])[1:], embed_texts(model, processor, TEXTS), atol=1e-5, rtol=1e-4
+    )
+    processor.tokenizer.model_max_length = positions  # a tokenizer that states the configuration's number
+    with torch.no_grad():
+        assert model.get_text_features(**processor(text=[LONG], return_tensors="pt")).pooler_output.isfinite().all()
+
+
+def test_a_text_tower_of_77_positions_is_not_overrun(processor):
+    model = dual_encoder(XLMRobertaConfig(vocab_size=len(processor.tokenizer), max_position_embeddings=77, pad_token_id=1, **ENCODER))
+    assert processor.tokenizer.model_max_length == 77
+    assert embed_texts(model, processor, [LONG]).isfinite().all()
+
+
+def japanese_tokenizer(folder):
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "犬", "猫"]), "utf-8")
+    return BertJapaneseTokenizer(str(folder / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character")
+
+
+@pytest.mark.parametrize("name", ["Japanese BERT", "Canine"])
+def test_tokenizers_written_in_python(processor, tmp_path, name):
+    if name == "Canine":
+        tokenizer, config = CanineTokenizer(model_max_length=77), CanineConfig(**ENCODER)
+    else:
+        tokenizer, config = japanese_tokenizer(tmp_path / "ja"), BertConfig(vocab_size=20, **ENCODER)
+    assert not tokenizer.is_fast
+    model, processor = dual_encoder(config), AltCLIPProcessor(processor.image_processor, tokenizer)
+    encoder = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
+    texts = ["犬", "猫犬", "犬" * 200]
+    torch.testing.assert_close(encoder.texts(texts), embed_texts(model, processor, texts), atol=1e-5, rtol=1e-4)
+
+
+def test_tokenizers_written_in_python_are_told_apart(tmp_path):
+    tokenizer = japanese_tokenizer(tmp_path / "one")
+    described = written(tokenizer)
+    assert described == written(japanese_tokenizer(tmp_path / "elsewhere"))
+    tokenizer(["犬"], padding="max_length", max_length=9)
+    assert described == written(tokenizer)
+    (tmp_path / "one/vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "猫", "犬"]), "utf-8")
+    other = BertJapaneseTokenizer(str(tmp_path / "one/vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character")
+    assert described != written(other)
+
+
+@pytest.mark.parametrize("half", ["cut \ud83d", "\ude00 cut"])
+def test_half_of_a_character_is_refused_by_its_index(model, processor, half):
+    texts = ["dog face", half]
+    classify = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    with pytest.raises(ValueError, match=r"texts\[1\] is .* is half of a character"):
+        embed_texts(model, processor, texts)
+    with pytest.raises(ValueError, match=r"text\[1\] is .* is half of a character"):
+        processor(text=texts, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"candidate_labels\[1\] is .* is half of a character"):
+        classify(Image.new("RGB", (40, 40)), texts)
+    assert len(embed_texts(model, processor, ["\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")])) == 1  # a whole one
+
+
+def in_threads(calls):
+    """The results of the calls, each of which runs in a thread of its own, all begun together."""
+    ready = Barrier(len(calls))
+
+    def run(call):
+        ready.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def test_threads_share_a_model_and_a_processor(model, processor):
+    """Some cut texts at a length of their own, through the same tokenizer; some embed while the model is put into eval mode and back."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    long = [f"{LONG} {text}" for text in TEXTS]
+    expected = embed_texts(model, processor, long)
+
+    def embeds():
+        return max((embed_texts(model, processor, long) - expected).abs().max().item() for _ in range(20))
+
+    def shapes():
+        return {processor(text=long, max_length=6, return_tensors="pt")["input_ids"].shape[1] for _ in range(100)}
+
+    results = in_threads([embeds, shapes] * 4)
+    assert max(results[::2]) < 1e-5
+    assert set().union(*results[1::2]) == {6}
+    assert all(module.training for module in model.modules())
+
+
+def test_threads_share_a_pipeline(model, processor):
+    """More sets of labels than the pipeline keeps, so that some are dropped while others are made."""
+    classify = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    picture = Image.new("RGB", (40, 40), "red")
+    sets = [[f"dog face {number}", f"key {number}", "bell"] for number in range(40)]
+    expected = [[entry["score"] for entry in classify(picture, labels)] for labels in sets]
+
+    def work():
+        return [[entry["score"] for entry in classify(picture, labels)] for labels in sets]
+
+    for scores in in_threads([work] * 4):
+        torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-4)
