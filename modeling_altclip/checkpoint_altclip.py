@@ -1,6 +1,7 @@
 """Checkpoints are read in every spelling that is around, whole or not at all, and written in the one that everybody reads."""
 
 import re
+from os import PathLike
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -28,8 +29,16 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"position_ids$"]
 
     @classmethod
-    def from_pretrained(cls, name_or_path, *args, key_mapping=None, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
-        """Load a checkpoint in any of its spellings, whole or not at all.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike,
+        *model_args,
+        key_mapping: dict[str, str] | None = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs,
+    ):
+        """Load a checkpoint in any of its spellings, whole or not at all; with transformers' own arguments.
 
         Args:
             ignore_mismatched_sizes: let the head, that is the projections, `transformation` and `pre_LN`, start afresh where its
@@ -39,8 +48,8 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
             ValueError: weights are missing, left over or of another shape; the message lists them.
         """
         model, info = super().from_pretrained(
-            name_or_path,
-            *args,
+            pretrained_model_name_or_path,
+            *model_args,
             key_mapping=cls.key_mapping | (key_mapping or {}),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -55,12 +64,20 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in refused.items() if names)
         if listed:
             raise ValueError(
-                f"{name_or_path} is not a whole checkpoint of {cls.__name__} as its configuration describes it. {listed}. "
+                f"{pretrained_model_name_or_path} is not a whole checkpoint of {cls.__name__} as its configuration describes it. {listed}. "
                 "Get the whole checkpoint, or build a model from CLIP and a text encoder with AltCLIPModel.from_teacher."
             )
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        *args,
+        save_original_format: bool = False,
+        **kwargs,
+    ) -> None:
         """Save under our own names, with the code that reads them. transformers would else give back the spelling it read, old
         mistakes included.
 
@@ -69,7 +86,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         if self._auto_class is not None:
             reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
             self.config.auto_map = {"AutoModelForZeroShotImageClassification": reference}  # transformers adds AutoModel
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, save_original_format=save_original_format, **kwargs)
 
 
 def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str, *_) -> None:

@@ -7,6 +7,7 @@ transformers' `AltCLIPModel`, in the layout of the released checkpoints (`text_m
 """
 
 from dataclasses import dataclass
+from os import PathLike
 
 import torch
 from torch import nn
@@ -77,11 +78,13 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.roberta.set_input_embeddings(value)
 
-    def save_pretrained(self, save_directory, *args, state_dict: dict | None = None, **kwargs) -> None:
+    def save_pretrained(
+        self, save_directory: str | PathLike, is_main_process: bool = True, state_dict: dict | None = None, *args, **kwargs
+    ) -> None:
         """Save the tower alone under the names that transformers 5.6 and later read for it; a whole model needs no such choice."""
         state_dict = state_dict or self.state_dict()
         spelled = {name.replace("roberta.encoder.layer.", "roberta.encoder.layers."): value for name, value in state_dict.items()}
-        super().save_pretrained(save_directory, *args, state_dict=spelled, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, spelled, *args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -198,14 +201,30 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_text_features(self, input_ids=None, attention_mask=None, **kwargs) -> BaseModelOutputWithPooling:
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
         """Text tower and projection: `pooler_output` is `(texts, projection_dim)`, not normalised, as in transformers 5."""
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        outputs = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            return_dict=True,
+            **kwargs,
+        )
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
     @can_return_tuple
-    def get_image_features(self, pixel_values=None, interpolate_pos_encoding=False, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(
+        self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False, **kwargs
+    ) -> BaseModelOutputWithPooling:
         """Image tower and projection: `pooler_output` is `(images, projection_dim)`, not normalised, as in transformers 5."""
         outputs = self.vision_model(
             pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs

@@ -1,12 +1,14 @@
 """Ours against transformers' own AltCLIP: the same weights, the same numbers."""
 
+import inspect
+
 import pytest
 import torch
 from transformers import AltCLIPConfig as NativeConfig
 from transformers import AltCLIPModel as NativeModel
 from transformers import AltCLIPTextModel as NativeTextModel
 
-from modeling_altclip import AltCLIPModel
+from modeling_altclip import AltCLIPModel, AltCLIPTextModel
 
 OUTPUTS = ("loss", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
 # In last bits of a tensor's largest value. All differences were zero in float32 where this was written, but a
@@ -130,3 +132,32 @@ def test_native_reads_our_text_tower_alone(model, tmp_path):
     native, info = NativeTextModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert torch.equal(native.roberta.encoder.layers[1].output.dense.weight, model.text_model.roberta.encoder.layer[1].output.dense.weight)
+
+
+COMMON = ("from_pretrained", "save_pretrained", "forward")
+OF_WHOLE_MODELS = ("get_text_features", "get_image_features")
+
+
+@pytest.mark.parametrize(
+    "ours,theirs,method",
+    [
+        *((AltCLIPModel, NativeModel, method) for method in (*COMMON, *OF_WHOLE_MODELS)),
+        *((AltCLIPTextModel, NativeTextModel, method) for method in COMMON),
+    ],
+)
+def test_methods_take_transformers_arguments(ours, theirs, method):
+    """By position as by name: ours have them in the same order, or hand on what follows `*args`."""
+    by_position = []
+    for parameters in (inspect.signature(getattr(kind, method)).parameters.values() for kind in (ours, theirs)):
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        by_position.append([parameter for parameter in parameters if parameter.kind in kinds])
+    given = [parameter.name for parameter in by_position[0] if parameter.kind != inspect.Parameter.VAR_POSITIONAL]
+    assert given == [parameter.name for parameter in by_position[1]][: len(given)]
+    hands_on = any(parameter.kind == inspect.Parameter.VAR_POSITIONAL for parameter in by_position[0])
+    assert hands_on or len(given) == len(by_position[1])
+
+
+def test_a_checkpoint_is_loaded_by_transformers_name_of_the_argument(model, tmp_path):
+    model.save_pretrained(save_directory=tmp_path, is_main_process=True)
+    loaded = AltCLIPModel.from_pretrained(pretrained_model_name_or_path=tmp_path)
+    assert torch.equal(loaded.logit_scale, model.logit_scale)
