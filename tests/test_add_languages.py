@@ -16,7 +16,7 @@ from training.data import CaptionCells
 from training.frozen import teacher_vectors
 from training.miniature.scenes import EmojiScenes
 from training.miniature.vocabulary import train_multilingual_tokenizer
-from training.student import held_vectors
+from training.student import held_vectors, languages_to_replay
 from training.vocabulary import extend_tokenizer, frequent
 
 from .conftest import ROOT
@@ -88,7 +88,7 @@ def finished(miniature, processor, narrow, tmp_path):
 def add(run, miniature, finished, output_dir, *flags):
     script = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/add_languages/miniature.yaml"]
     return run(
-        *["python", *script, "--model_name_or_path", finished, "--teacher_name_or_path", finished, "--dataset", miniature / "dataset"],
+        *["python", *script, "--model_name_or_path", finished, "--dataset", miniature / "dataset"],
         *["--output_dir", output_dir, "--max_steps", "3", "--per_device_train_batch_size", "32", *flags],
     )
 
@@ -107,6 +107,20 @@ def test_a_finished_model_learns_more(miniature, run, finished, tmp_path):
     embeddings = "text_model.roberta.embeddings.word_embeddings.weight"
     assert (new[embeddings][:n_old] - old[embeddings]).abs().max() < 0.02  # three steps from where they were
     assert after.config.text_config.hidden_dropout_prob == 0
+
+
+def test_by_default_a_model_is_its_own_teacher_and_keeps_all_that_the_text_has_beside(finished, tmp_path):
+    given = {"output_dir": str(tmp_path), "dataset": "", "languages": ["th"], "use_cpu": True}
+    arguments = TeacherLearningArguments(model_name_or_path=str(finished), **given)
+    assert arguments.teacher_name_or_path == str(finished)
+    assert languages_to_replay(arguments, ["en", "th", "zh"], ["th"]) == ["en", "zh"]
+    arguments.replay_languages = []
+    assert languages_to_replay(arguments, ["en", "th", "zh"], ["th"]) == []
+    arguments.replay_languages = ["ru"]
+    with pytest.raises(InputError, match="'ru'|ru"):
+        languages_to_replay(arguments, ["en", "th", "zh"], ["th"])
+    with pytest.raises(InputError, match="teacher_name_or_path is missing: give the CLIP"):
+        TeacherLearningArguments(text_encoder_name_or_path="x", **given)
 
 
 def test_old_languages_are_held_to_what_they_were(finished, tmp_path):

@@ -185,10 +185,12 @@ class TeacherArguments(PairArguments):
 class TeacherLearningArguments(FrozenTowerArguments):
     """Stage 1: the multilingual text tower learns the teacher's vectors. `dataset` may be any parallel text (`parallel_text.py`).
 
-    To add languages to a finished model, it is `model_name_or_path` and teacher at once.
+    To add languages to a finished model, it is `model_name_or_path`, and teacher too unless another is named.
     """
 
-    teacher_name_or_path: str = field(metadata={"help": "The `CLIPModel` whose text tower is imitated."})
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "The `CLIPModel` whose text tower is imitated; model_name_or_path by default, where that is given."}
+    )
     text_encoder_name_or_path: str | None = field(default=None, metadata={"help": "The XLM-R that becomes the text tower."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "In its place: a finished AltCLIP, whose text tower learns more languages."}
@@ -196,9 +198,12 @@ class TeacherLearningArguments(FrozenTowerArguments):
     new_pieces: int = field(
         default=0, metadata={"help": "Pieces that the finished model's tokenizer gets, at most, for characters that it does not know."}
     )
-    replay_languages: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Languages that the finished model knows already and is to keep: held to the vectors it gives them."},
+    replay_languages: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Languages that the finished model knows already and is to keep, held to the vectors it gives them; by default all "
+            "that the text has beside `languages`, and [] for none."
+        },
     )
     replay: float = field(default=0.2, metadata={"help": "Their share of the examples drawn."})
     kinds: list[str] | None = field(default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."})
@@ -218,6 +223,10 @@ class TeacherLearningArguments(FrozenTowerArguments):
             raise InputError(f"train_sampling_strategy is {self.train_sampling_strategy}: choose random or group_by_length")
         if (self.text_encoder_name_or_path is None) == (self.model_name_or_path is None):
             raise InputError("give text_encoder_name_or_path, or model_name_or_path to go on from a finished model, and not both")
+        if self.teacher_name_or_path is None:
+            self.teacher_name_or_path = self.model_name_or_path
+        if self.teacher_name_or_path is None:
+            raise InputError("teacher_name_or_path is missing: give the CLIP whose text tower is to be imitated")
         if self.new_pieces and self.model_name_or_path is None:
             raise InputError(
                 f"new_pieces is {self.new_pieces} without model_name_or_path: a new tower takes its encoder's tokenizer as it is"
@@ -228,7 +237,7 @@ class TeacherLearningArguments(FrozenTowerArguments):
             )
         if self.replay_languages and not 0 < self.replay < 1:
             raise InputError(f"replay is {self.replay}: give a share between 0 and 1, or no replay_languages")
-        twice = sorted(set(self.replay_languages) & set(self.languages or []))
+        twice = sorted(set(self.replay_languages or []) & set(self.languages or []))
         if self.replay_languages and (self.languages is None or twice):
             raise InputError(f"replay_languages need languages beside them that are others; both name {' '.join(twice) or 'all'}")
         if self.temperature < 1:
@@ -249,9 +258,27 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
     )
     cache_image_embeds: bool = field(default=True, metadata={"help": "Run the frozen image tower once, before training."})
     image_views: int = field(default=1, metadata={"help": "Views of an image, one an epoch in turn: itself, then random crops."})
+    hold: float = field(
+        default=0.0,
+        metadata={"help": "Weight of a loss that holds texts to the vectors that the model gave them before, so that it forgets less."},
+    )
+    hold_dataset: str | None = field(
+        default=None, metadata={"help": "Parallel text that is held, in all its languages; by default the captions themselves."}
+    )
+    hold_split: str = field(default="train", metadata={"help": "Its split."})
+    guard_dataset: str | None = field(
+        default=None, metadata={"help": "Images and captions that the model knows: what it loses on them is said at the end, in points."}
+    )
+    guard_split: str = field(default="test", metadata={"help": "Their split."})
 
     def __post_init__(self):
         super().__post_init__()
+        if self.hold < 0:
+            raise InputError(f"hold is {self.hold}: 0 holds no texts, and 30 is what the recipe for one's own pictures takes")
+        if self.hold_dataset is not None and self.hold == 0:
+            raise InputError(f"hold_dataset is {self.hold_dataset!r} and hold is 0: give its weight too, as --hold 30")
+        if self.streaming and self.hold and self.hold_dataset is None:
+            raise InputError(f"hold is {self.hold}, and the captions of a stream are not known beforehand: name texts by hold_dataset")
         if self.streaming and self.cache_image_embeds:
             raise InputError("cache_image_embeds is true, and streamed images are encoded as they come: add --cache_image_embeds false")
         if self.streaming and self.image_views > 1:

@@ -46,7 +46,10 @@ def of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], st
     spoken = sorted({language for caption in captions for language in caption})
     if "en" not in spoken:
         raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(spoken) or 'none'}")
-    texts, languages = seen_texts(captions, arguments.languages and arguments.languages + arguments.replay_languages)
+    asked = arguments.languages
+    if asked is not None and arguments.model_name_or_path is not None:
+        asked = None if arguments.replay_languages is None else asked + arguments.replay_languages
+    texts, languages = seen_texts(captions, asked)
     return texts, f"captions in {' '.join(languages)}"
 
 

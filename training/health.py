@@ -26,6 +26,7 @@ class Watch:
     - `distinct`: distinct texts per caption of the batch.
     - `spread`: one minus the squared length of the mean of unit text vectors; 0 where all texts have one vector.
     - `nearest`: the share of captions whose nearest counterpart in the batch is a right one.
+    - `held_moved`: where texts are held, one minus their mean cosine with their vectors from before.
     """
 
     def __init__(self):
@@ -51,7 +52,11 @@ class Watch:
             "nearest": (rows[nearest] == rows).float().mean(),
         }
         for name, figure in figures.items():
-            self.seen.setdefault(name, []).append(figure)
+            self.note(name, figure)
+
+    def note(self, name: str, figure: torch.Tensor) -> None:
+        """Take one more figure of a batch, a scalar."""
+        self.seen.setdefault(name, []).append(figure.detach())
 
     def report(self, progress: float) -> dict[str, float]:
         """Means since the last report, with a warning where they look ill; `progress` is the share of steps that are done."""

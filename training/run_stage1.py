@@ -14,7 +14,7 @@ from training.freezing import freeze_all_but
 from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text
 from training.session import begin, cut_length, finish, say, train
-from training.student import build_student, held_vectors
+from training.student import build_student, held_vectors, languages_to_replay
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
@@ -28,7 +28,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
     spoken = list(rows.features["captions"])
     new = check_languages(arguments.languages, spoken)
-    replayed = check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
+    replayed = languages_to_replay(arguments, spoken, new)
     arguments.replay_languages = replayed  # by which the trainer draws
     targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
     say(arguments, f"Cached {targets}")

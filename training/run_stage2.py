@@ -14,6 +14,8 @@ from training.data import Collator
 from training.estimate import report
 from training.freezing import freeze_all_but
 from training.frozen import image_vectors
+from training.guard import load_guard, say_what_was_kept
+from training.held_texts import hold_texts
 from training.session import begin, cut_length, finish, load_cells, say, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
@@ -38,13 +40,22 @@ def main(arguments: ContrastiveArguments) -> None:
     if arguments.teacher_name_or_path is not None:
         teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     validation = load_validation(arguments, model, processor, cells.languages, teacher)
+    held = hold_texts(arguments, model, processor, cells)
+    guard = load_guard(arguments, model, processor)
     trainer = ContrastiveTrainer(
-        model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor, validation=validation
+        model=model,
+        args=arguments,
+        train_dataset=cells,
+        data_collator=collator,
+        processing_class=processor,
+        validation=validation,
+        held=held,
     )
     if not arguments.streaming:
         trainer.add_callback(TellEpoch(cells.inputs))
     train(trainer, arguments)
     trainer.save_model()
+    say_what_was_kept(arguments, model, processor, held, guard)
     evaluate = "python benchmarks/run_retrieval.py --tasks my/task.yaml --models"
     finish(arguments, "the model", f"{evaluate} {shlex.quote(arguments.output_dir)}")
 

@@ -6,7 +6,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from benchmarks.column_cache import CachedColumn
 from benchmarks.kinds import load_tokenizer, readable
-from benchmarks.loading import load_model
+from benchmarks.loading import check_languages, load_model
 from modeling_altclip import AltCLIPModel
 
 from .arguments import TeacherLearningArguments
@@ -41,6 +41,19 @@ def build_student(arguments: TeacherLearningArguments, rows: Dataset, new: list[
         tokenizer = extend_tokenizer(tokenizer, texts_of(rows, new), arguments.new_pieces)
         model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
+
+
+def languages_to_replay(arguments: TeacherLearningArguments, spoken: list[str], new: list[str]) -> list[str]:
+    """The languages that a finished model is to keep: those asked for, or all that the text has beside the `new` ones.
+
+    Raises:
+        InputError: one that is asked for is not in the text.
+    """
+    if arguments.model_name_or_path is None:
+        return []
+    if arguments.replay_languages is None:
+        return [language for language in spoken if language not in new]
+    return check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
 
 
 def held_vectors(arguments: TeacherLearningArguments, rows: Dataset, replayed: list[str]) -> dict[str, CachedColumn]:

@@ -21,6 +21,7 @@ from modeling_altclip import AltCLIPModel
 from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .health import Watch, check_loss
+from .held_texts import HeldTexts, moved
 from .losses import OBJECTIVES, contrastive_loss, gather_rows
 from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
 from .sampling import ShareSampler, language_shares
@@ -124,7 +125,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         if args.temperature == 1 and cells.weights is None and not args.replay_languages and not of_like_length:
             return super()._get_train_sampler(train_dataset)
         names, languages = np.unique(np.asarray(cells.columns)[cells.cells[:, 1]], return_inverse=True)
-        replayed = np.flatnonzero(np.isin(names, args.replay_languages))
+        replayed = np.flatnonzero(np.isin(names, args.replay_languages or []))
         shares = language_shares(languages, cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay)
         lengths = cells.lengths(self.data_collator.tokenizer) if of_like_length else None
         sampler = ShareSampler(*shares, args.seed, lengths, args.train_batch_size * args.world_size)
@@ -161,8 +162,9 @@ class ContrastiveTrainer(AltCLIPTrainer):
     `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as they are.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, held: HeldTexts | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.held = held
         self.add_callback(BoundedScale(self))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -198,6 +200,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
             inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
         groups, rows = by_length(inputs, self.n_groups(inputs))
         loss = self.loss_of(inputs, groups, rows[inputs["text_rows"]])
+        if self.held is not None:
+            groups, loss = self.with_held(groups, loss)
         if self.args.gradient_cache_chunk is not None:
             return self.in_chunks(model, unwrapped.logit_scale, groups, inputs, loss)
         if "image_embeds" in inputs:
@@ -222,6 +226,26 @@ class ContrastiveTrainer(AltCLIPTrainer):
             return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
 
         return loss
+
+    def with_held(self, groups: list[dict], loss: Callable) -> tuple[list[dict], Callable]:
+        """Encode some of the held texts behind a batch's own, and add to its loss how far they have moved.
+
+        Returns:
+            The groups of all texts, and the loss of their vectors: the batch's first, then those of the held.
+        """
+        texts, before = self.held.draw(self.args.train_batch_size, self.state.global_step, self.accelerator.process_index)
+        inputs = {name: value.to(self.args.device) for name, value in self.data_collator.encode(texts).items()}
+        held_groups, rows = by_length(inputs, len(groups))
+        before = before.to(self.args.device)
+        rows, n_own = rows[inputs["text_rows"]], sum(len(group["input_ids"]) for group in groups)
+
+        def with_distance(image_embeds, text_embeds, logit_scale):
+            own, held = text_embeds[:n_own], text_embeds[n_own:]
+            distance = moved(embedding(rows, held), before)
+            self.watch.note("held_moved", distance)
+            return loss(image_embeds, own, logit_scale) + self.args.hold * distance
+
+        return [*groups, *held_groups], with_distance
 
     def bound_scale(self) -> None:
         """Bound the scale, where it is trained."""

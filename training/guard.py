@@ -1,0 +1,73 @@
+"""What fine-tuning has cost of that which a model knew: its retrieval on a guard set, before and after, in points."""
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
+
+from benchmarks.encoder import Encoder
+from benchmarks.recipe import InputError
+
+from .arguments import ContrastiveArguments
+from .data import caption_columns, has_text
+from .frozen import on_device
+from .held_texts import HeldTexts
+from .session import say
+from .validation import load_captioned, mean_recall
+
+RECORD = "kept.json"
+
+
+class Guard:
+    """Images and captions that a model knows, and its mean recall on them before training, as fractions by language."""
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, captioned: Dataset, languages: list[str]):
+        self.captioned, self.languages = captioned, languages
+        self.before = self.scores(model, processor)
+
+    def scores(self, model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, float]:
+        with on_device(model):
+            encoder = Encoder(model, processor, accelerator=Accelerator())
+            return mean_recall(encoder, encoder.images(self.captioned["image"]), self.captioned, self.languages)
+
+
+def load_guard(arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin) -> Guard | None:
+    """The guard set that the recipe names, in all languages that it has; None where it names none.
+
+    Raises:
+        InputError: it cannot be read, or has no captions.
+    """
+    if arguments.guard_dataset is None:
+        return None
+    captioned = load_captioned(arguments.guard_dataset, arguments.guard_split, None)
+    texts = caption_columns(captioned)
+    languages = [name for name in captioned.features["captions"] if has_text(texts.field(name)).any()]
+    if not languages:
+        raise InputError(f"guard_split {arguments.guard_split!r} of {arguments.guard_dataset!r} has no caption in any language")
+    return Guard(model, processor, captioned, languages)
+
+
+def say_what_was_kept(
+    arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin, held: HeldTexts | None, guard: Guard | None
+) -> None:
+    """Print, and keep in `kept.json`, what of the model's knowledge is left; say how to see it where nothing watches."""
+    kept = {}
+    if held is not None:
+        kept["found_again"] = held.found_again(model, processor)
+        share = f"{kept['found_again']:.1%} of {len(held.watched)}"
+        say(arguments, f"Of texts that were watched, {share} are still nearest to their own vectors from before.")
+    if guard is None:
+        say(arguments, "How much the model has forgotten was not measured: name pictures that it knows by --guard_dataset.")
+    else:
+        kept["before"], kept["after"] = guard.before, guard.scores(model, processor)
+        lost = {language: 100 * (kept["before"][language] - kept["after"][language]) for language in guard.languages}
+        worst = max(lost, key=lost.get)
+        mean = sum(lost.values()) / len(lost)
+        say(arguments, f"On the guard set mean recall has lost {mean:.1f} points, and {lost[worst]:.1f} at most, in {worst!r}.")
+    if arguments.process_index == 0 and kept:
+        Path(arguments.output_dir, RECORD).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+
+
+__all__ = ["Guard", "load_guard", "say_what_was_kept"]
