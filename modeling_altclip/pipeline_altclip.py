@@ -13,7 +13,7 @@ from .embedding import encode_texts, mean_of_prompts
 from .images_altclip import background_of, read_images
 from .modeling_altclip import AltCLIPModel
 from .processing_altclip import check_texts, text_length
-from .prompts_altclip import read_templates
+from .prompts_altclip import fill_template, read_templates
 
 KEPT_LABEL_SETS = 32
 
@@ -98,7 +98,7 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
             def forward(**inputs) -> torch.Tensor:
                 return self.model.get_text_features(**inputs).pooler_output
 
-            prompts = [template.format(label) for label in labels for template in templates]
+            prompts = [fill_template(template, label) for label in labels for template in templates]
             vectors = encode_texts(self.model, tokenizer, prompts, forward, **tokenizer_kwargs)
             if len(self.label_embeds) == KEPT_LABEL_SETS:
                 self.label_embeds.pop(next(iter(self.label_embeds)))

@@ -149,6 +149,18 @@ def test_sentences_of_a_user(write):
         load_templates([], "fi")
 
 
+def test_a_file_may_have_the_slot_of_clip_benchmark(write):
+    assert load_templates(write({"fi": ["Kuva: {c}.", "{}!"]}), "fi") == ["Kuva: {}.", "{}!"]
+    sets = write({"fi": {"food": ["{c}"]}}, "sets.json")
+    assert load_templates(f"{sets}:food", "fi") == ["{}"]
+    for sentence in ("{c} and {c}", "{c} and {}", "{c.__class__}", "{c} {", "{x}", "no slot", 7):
+        with pytest.raises(InputError, match=f"template {re.escape(repr(sentence))} of mine.json has to have"):
+            load_templates(write({"fi": ["{c}", sentence]}), "fi")
+    for sentences, message in ((["x"], "template 'x'"), ([], "no sentences"), ("{c}", "'{c}' is no list of sentences")):
+        with pytest.raises(InputError, match=message):
+            load_templates(write({"fi": sentences}), "fi")
+
+
 def test_clip_benchmark_is_read_and_not_imported(clip_benchmark):
     assert load_templates("clip_benchmark", "en") == ["a {}.", "the {}."]
     assert load_templates("clip_benchmark:imagenet1k", "zh") == ["{}的照片。"]
