@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import yaml
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, Json, List, Value
 
 from benchmarks.classes import class_names_of, languages_of
 from benchmarks.prompts import load_templates
@@ -151,6 +151,33 @@ def test_the_users_own_task(tmp_path):
     assert answers(task.rows(["eo"])) == [(1, {"eo": ["haltu"]}), (2, {"eo": []})]
     with pytest.raises(InputError, match="column 'captions' of .* has no de: choose from en eo"):
         replace(task, languages=["en", "eo", "de"]).rows(["de"])
+
+
+@pytest.mark.parametrize(
+    "kind", [Json(), {"en": Json(), "eo": List(Value("string"))}, {"en": List(Value("string")), "eo": Value("null")}], ids=str
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_captions_of_rows_that_lack_a_language(tmp_path, kind, streaming):
+    """Keys of each row's own, cells of several forms, or a language without any text."""
+    has_eo = not (isinstance(kind, dict) and kind["eo"] == Value("null"))
+    captions = [{"en": ["stop", "halt"]}, {"en": ["go"] if not has_eo else "go"} | ({"eo": ["iru"]} if has_eo else {}), None]
+    images = [{"bytes": encoded(number), "path": None} for number in (1, 2, 3)]
+    write_parquet(tmp_path / "signs", "test", {"image": images, "captions": captions}, {"image": Image(), "captions": kind})
+    task = {"kind": "retrieval", "dataset": "signs", "split": "test", "metric": "mean_recall", "columns": {"captions": "captions"}}
+    (tmp_path / "signs.yaml").write_text(yaml.safe_dump(task | {"languages": ["en", "eo"]}))
+    rows = load_task(str(tmp_path / "signs.yaml")).rows(streaming=streaming)
+    eo = ["iru"] if has_eo else []
+    assert answers(rows) == [(1, {"en": ["stop", "halt"], "eo": []}), (2, {"en": ["go"], "eo": eo}), (3, {"en": [], "eo": []})]
+
+
+@pytest.mark.parametrize("value", ["a text", {"en": 7}, {"en": ["a", 7]}], ids=repr)
+def test_captions_that_are_no_texts_are_refused(tmp_path, value):
+    images = [{"bytes": encoded(number), "path": None} for number in (1, 2)]
+    write_parquet(tmp_path / "signs", "test", {"image": images, "captions": [{"en": "a"}, value]}, {"image": Image(), "captions": Json()})
+    task = {"kind": "retrieval", "dataset": "signs", "split": "test", "metric": "mean_recall", "columns": {"captions": "captions"}}
+    (tmp_path / "signs.yaml").write_text(yaml.safe_dump(task | {"languages": ["en"]}))
+    with pytest.raises(InputError, match="has 'a text' in a row, and no|a caption is .*7.*, which is no text"):
+        load_task(str(tmp_path / "signs.yaml")).rows()
 
 
 def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch):

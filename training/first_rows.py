@@ -74,8 +74,10 @@ def read_head(data: str, name: str | None, split: str) -> Dataset:
         return Dataset.from_pandas(pd.read_csv(data, dtype=str, keep_default_na=False, nrows=N_ROWS))
     if suffix in BUILDERS:
         check_folder("dataset", str(Path(data).absolute()))
-        return Dataset.from_list(first(stream(BUILDERS[suffix], "train", data_files=data), data))
-    return Dataset.from_list(first(stream(data, split, name), data))
+        rows = stream(BUILDERS[suffix], "train", data_files=data)
+    else:
+        rows = stream(data, split, name)
+    return Dataset.from_list(first(rows, data), rows.features)
 
 
 def head(path: str) -> list[str]:
