@@ -39,9 +39,10 @@ from huggingface_hub.file_download import repo_folder_name
 
 from modeling_altclip.languages_altclip import canonical, match_language
 
-from .loading import check_language
+from .loading import check_language, open_rows
 from .picture_folders import refuse_left_out, refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
+from .tars import name_pictures
 
 if TYPE_CHECKING:
     from .task import Task
@@ -91,7 +92,10 @@ def open_split(task: "Task", split: str, streaming: bool = False, columns: list[
         files = files_of_split(task, split)
         options = {"revision": full_revision(task.dataset, task.revision), "data_files": files}
         options |= {"columns": columns} if columns else {}
-        return load_dataset(task.dataset, task.config, split=split, streaming=streaming, **options)
+        options |= {"path": task.dataset, "name": task.config, "streaming": streaming}
+        if task.layout != "webdataset":
+            return load_dataset(split=split, **options)
+        return name_pictures(open_rows(split, **options), task.columns.get("image"))
     except READING as error:
         raise reading_error(task, error, split) from error
 

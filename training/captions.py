@@ -8,8 +8,7 @@
 | a text, or a list of texts | the one that `languages` names |
 
 They stand in the column that `text_column` names, or in the first there is of `captions`, `translation`, `caption`, `text` and
-`txt`. The fields of a column `json`, as webdataset has it, count as columns. `datasets` learns those from the first five rows of the
-first tar, and drops without a word a language that a dict has in later rows only; lists name theirs in every row.
+`txt`. The fields of a column `json`, as webdataset has it, count as columns.
 """
 
 from collections.abc import Iterable
@@ -21,9 +20,9 @@ from datasets import Dataset, Features, Image, IterableDataset, Json, List, Tran
 
 from benchmarks.layouts import may_hold_texts
 from benchmarks.recipe import InputError
+from benchmarks.tars import TEXT_COLUMNS
 from modeling_altclip.languages_altclip import canonical, name_languages
 
-TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 NAMED = {"language", "text"}
 
 

@@ -4,10 +4,10 @@ from itertools import islice
 from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetGenerationError
 
-from benchmarks.loading import check_folder, check_languages
+from benchmarks.loading import check_folder, check_languages, open_rows
 from benchmarks.picture_folders import source_of
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
@@ -96,7 +96,7 @@ def stream(dataset: str, split: str, name: str | None = None, **files) -> Iterab
         check_folder("dataset", dataset)
     try:
         source = {"path": dataset, **files} if files else source_of(dataset, name)
-        return load_dataset(**source, split=split, streaming=True)
+        return open_rows(split, streaming=True, **source)
     except (OSError, ValueError, DatasetGenerationError) as error:
         raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {error}") from error
 
