@@ -19,7 +19,7 @@ from pathlib import Path
 from modeling_altclip.languages_altclip import is_english, match_language
 from modeling_altclip.prompts_altclip import ONE_SLOT, PROMPTS, has_one_slot
 
-from .recipe import InputError
+from .recipe import InputError, read_text
 
 SETS = Path(__file__).parent / "prompts"
 NAMES = Path(__file__).parent / "class_names"
@@ -177,8 +177,9 @@ def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
 def read_json(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"file {str(path)!r} does not exist")
+    text = read_text(path, "file")
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(text)
     except ValueError as error:
         raise InputError(f"file {str(path)!r} is no JSON: {error}") from None
     if not isinstance(content, dict):

@@ -3,7 +3,7 @@
 `datasets` learns the columns from the first five samples of the first tar and takes each ending for a column of its own: where that
 sample is `a.jpg`, all that stands in `b.png` or `c.JPG` is lost without a word, and so is a caption, or a language, that only later
 samples have. Here a sample's picture is in one column, whatever its ending, and columns are those that any sample has; of a
-stream those of its first samples, and a caption that only a later one has is refused.
+stream those of the first samples of its first tar, and a caption that only another one has is refused.
 
 All names of a sample are equal before the first dot, as everywhere. What stands between that dot and the last is a part of
 the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pictures (`a.jpg` and `a.seg.png`): each is a column then.
@@ -11,7 +11,7 @@ the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pic
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice, starmap
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +24,7 @@ from .recipe import InputError
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 ENDINGS = {*WebDataset.IMAGE_EXTENSIONS, "avif", "heic", "heif", "jxl"}  # what Pillow cannot decode is named as a bad picture
-N_SEEN = 100  # samples of a stream that tell its columns
+N_SEEN = 100  # samples of a stream's first tar that tell its columns
 MOST_KEYS = 1000  # of a dict; with more they are no names of columns
 AS_JSON = object()  # a field whose values have no type in common
 
@@ -55,19 +55,15 @@ class PictureTars(WebDataset):
         files = dl_manager.download(self.config.data_files)
         tars = {split: {"tar_paths": paths, "tar_iterators": list(map(dl_manager.iter_archive, paths))} for split, paths in files.items()}
         if not self.info.features:
-            samples = (sample for of_split in tars.values() for sample in all_samples(**of_split))
-            self.info.features = learn_features(islice(samples, N_SEEN) if dl_manager.is_streaming else samples)
+            every = [tar for of_split in tars.values() for tar in zip(*of_split.values())]
+            some = islice(samples_of(*every[0]), N_SEEN)  # of a stream no other tar is fetched for it
+            self.info.features = learn_features(some if dl_manager.is_streaming else chain(*starmap(samples_of, every)))
         return [SplitGenerator(name=split, gen_kwargs=of_split) for split, of_split in tars.items()]
 
     def _generate_examples(self, tar_paths: list[str], tar_iterators: list) -> Iterator[tuple[Key, dict]]:
         for number, (path, iterator) in enumerate(zip(tar_paths, tar_iterators)):
             for row, sample in enumerate(samples_of(path, iterator)):
                 yield Key(number, row), to_row(sample, self.info.features)
-
-
-def all_samples(tar_paths: list[str], tar_iterators: list) -> Iterator[Sample]:
-    for path, iterator in zip(tar_paths, tar_iterators):
-        yield from samples_of(path, iterator)
 
 
 def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
@@ -203,8 +199,8 @@ def to_row(sample: Sample, features: Features) -> dict:
     missed = [name for name in pictures_of(sample) if name not in columns] + missed_texts(sample, features)
     if missed:
         raise InputError(
-            f"{sample['__url__']}: the sample {sample['__key__']!r} has {', '.join(missed)}, which the first {N_SEEN} samples have not: "
-            "put one that has it first, or leave out --streaming"
+            f"{sample['__url__']}: the sample {sample['__key__']!r} has {', '.join(missed)}, which none of the first tar's "
+            f"first {N_SEEN} has: put one that has it there, or leave out --streaming"
         )
     return {name: sample.get(name) for name in features}
 

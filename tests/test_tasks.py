@@ -294,12 +294,18 @@ def test_files_that_do_not_agree_are_named(tmp_path):
     (tmp_path / task.data_files["pl"]).write_text("jeden\ndwa")
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt has 2 lines, XTD10/test_image_names.txt 6"):
         task.rows(["pl"])
+    (tmp_path / task.data_files["pl"]).write_bytes("狗\n".encode("gbk"))
+    with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, at byte 0: save it as UTF-8"):
+        task.rows(["pl"])
     next((tmp_path / "images").rglob("*000002.jpg")).unlink()
     with pytest.raises(InputError, match="images lacks 1 of 6 images: COCO_val2014_000000000002.jpg"):
         task.rows(["de"])
     task = replica("coco-cn-5k", tmp_path / "coco")
     with pytest.raises(InputError, match="captions.json is no JSON in COCO's form, or has no 'sauce': see .*coco-cn-5k.yaml"):
         replace(task, where={"sauce": "zhm"}).rows()
+    (tmp_path / "coco" / task.data_files["captions"]).write_bytes('{"狗": 1}'.encode("utf-16"))
+    with pytest.raises(InputError, match="captions.json' is not UTF-8, at byte 0: save it as UTF-8"):
+        task.rows()
     (tmp_path / "zip").mkdir()
     task = replica("flickr30k-cn", tmp_path / "zip")
     (tmp_path / "zip/Flickr30k-CN.zip").write_bytes(b"no zip")
