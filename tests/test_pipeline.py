@@ -290,6 +290,7 @@ def test_a_template_has_one_slot_or_is_refused(classify, template):
 
 def test_nothing_of_a_label_or_template_is_formatted():
     assert fill_template("a {} in %s", "{x.__class__} {} %d") == "a {x.__class__} {} %d in %s"
+    assert fill_template("{x.__class__} {}", "key") == "{x.__class__} key"  # had it not been checked
 
 
 def test_other_models_get_the_stock_pipeline(processor, tmp_path):

@@ -155,6 +155,7 @@ def test_a_stream_refuses_captions_that_only_later_samples_have(tmp_path, monkey
             InputError, match="the sample '4' has (txt|captions in zh|png), which none of the first tar's first 3 has: put one"
         ):
             in_a_stream(tmp_path / name, tmp_path)
+    assert on_disk(tmp_path / "a language", tmp_path, [])[4] == {"en": ["a"], "zh": ["b"]}  # there all samples tell the columns
 
 
 def test_several_pictures_of_a_sample_are_columns(tmp_path):
