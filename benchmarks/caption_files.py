@@ -23,7 +23,7 @@ from datasets import Dataset, Features, Image, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
 from .layouts import Rows, captions_by_id, fetch, first, reading_error, texts_of, with_captions
-from .recipe import InputError
+from .recipe import InputError, read_text
 
 if TYPE_CHECKING:
     from .task import Task
@@ -98,15 +98,16 @@ def read_caption_lines(task: "Task", languages: list[str]) -> tuple[dict[str, Pa
 
 
 def lines_of(task: "Task", key: str) -> list[str]:
-    return fetch(task, task.data_files[key]).read_text("utf-8").removesuffix("\n").split("\n")
+    return read_text(fetch(task, task.data_files[key]), "file").removesuffix("\n").split("\n")
 
 
 def read_coco(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict]:
     """The same of a JSON file in COCO's form; images without a caption that `where` allows are left out."""
     (language,) = languages
     path, captions = fetch(task, task.data_files["captions"]), defaultdict(list)
+    text = read_text(path, "file")
     try:
-        coco = json.loads(path.read_text("utf-8"))
+        coco = json.loads(text)
         for annotation in coco["annotations"]:
             if all(annotation[key] == value for key, value in task.where.items()):
                 captions[str(annotation["image_id"])] += texts_of(annotation["caption"], joined=task.join_words)

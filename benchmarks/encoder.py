@@ -24,11 +24,13 @@ from xxhash import xxh3_128
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
 from modeling_altclip.images_altclip import background_of, read_image
+from modeling_altclip.prompts_altclip import fill_template
 from modeling_altclip.texts_altclip import text_length
 
 from .adapters import AdaptedImageProcessor, AdaptedTokenizer
 from .column_cache import cached_column
 from .loading import revision_of
+from .prompts import check_templates
 from .recipe import InputError
 
 WINDOW = 2048  # rows whose encoded images are held at a time
@@ -59,8 +61,13 @@ class Encoder:
         return embed_texts(self.model, self.processor, texts, normalize_embeddings=self.normalize, accelerator=self.accelerator)
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
-        """One unit vector per class: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4)."""
-        return mean_of_prompts(self.texts([template.format(name) for name in names for template in templates]), len(names))
+        """One unit vector per class: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4).
+
+        Raises:
+            InputError: a template does not have `{}` once, where the name goes, and no other braces.
+        """
+        check_templates(templates, "templates")
+        return mean_of_prompts(self.texts([fill_template(template, name) for name in names for template in templates]), len(names))
 
 
 class CachedEncoder(Encoder):
@@ -112,8 +119,10 @@ class CachedEncoder(Encoder):
         return normalize(vectors, dim=-1) if self.normalize else vectors
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
+        check_templates(templates, "templates")
+
         def encode(numbers: np.ndarray) -> torch.Tensor:
-            prompts = [template.format(names[number]) for number in numbers for template in templates]
+            prompts = [fill_template(template, names[number]) for number in numbers for template in templates]
             return mean_of_prompts(embed_texts(self.model, self.processor, prompts), len(numbers))
 
         prepared = self.prepared["text"] + json.dumps(list(templates), ensure_ascii=False)

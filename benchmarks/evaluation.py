@@ -49,7 +49,7 @@ class EvaluationArguments:
     dataset: str | None = field(default=None, metadata={"help": "Folder or Hub id to read all tasks from, in place of their own."})
     limit: int | None = field(default=None, metadata={"help": "The first so many images of a task."})
     streaming: bool = field(default=False, metadata={"help": "Read rows as they come, without a copy of the dataset on the disk."})
-    n_resamples: int = field(default=1000, metadata={"help": "Resamples of the items, for the 95 % intervals."})
+    n_resamples: int = field(default=1000, metadata={"help": "Resamples of the items, for the 95 %% intervals."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where vectors are kept; below datasets' cache by default."})
     output_dir: str = field(default="outputs/results", metadata={"help": "Where the JSON files go."})
     dry_run: bool = field(default=False, metadata={"help": "Say what would be loaded, from where and how large, and stop."})

@@ -24,6 +24,7 @@ from datasets import (
     Features,
     Image,
     IterableDataset,
+    Json,
     List,
     Value,
     concatenate_datasets,
@@ -36,11 +37,12 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.file_download import repo_folder_name
 
-from modeling_altclip.languages_altclip import match_language
+from modeling_altclip.languages_altclip import canonical, match_language
 
-from .loading import check_language
+from .loading import check_language, open_rows
 from .picture_folders import refuse_left_out, refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
+from .tars import name_pictures
 
 if TYPE_CHECKING:
     from .task import Task
@@ -71,10 +73,12 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
     else:
         lines = task.layout == "webdataset"
         column, kinds = task.columns["captions"], rows.features
-        if isinstance(column, str):
-            keys = {language: match_language(language, kinds[column]) for language in languages}
-        else:
+        if isinstance(column, dict):
             keys = {language: column[language] for language in languages}
+        elif isinstance(kinds[column], Json):
+            keys = {language: None for language in languages}
+        else:
+            keys = {language: match_language(language, kinds[column]) for language in languages}
         captions_of = partial(captions_of_row, column=column, keys=keys, lines=lines, joined=task.join_words)
     return with_captions(first(rows, limit), captions_of, languages)
 
@@ -88,7 +92,10 @@ def open_split(task: "Task", split: str, streaming: bool = False, columns: list[
         files = files_of_split(task, split)
         options = {"revision": full_revision(task.dataset, task.revision), "data_files": files}
         options |= {"columns": columns} if columns else {}
-        return load_dataset(task.dataset, task.config, split=split, streaming=streaming, **options)
+        options |= {"path": task.dataset, "name": task.config, "streaming": streaming}
+        if task.layout != "webdataset":
+            return load_dataset(split=split, **options)
+        return name_pictures(open_rows(split, **options), task.columns.get("image"))
     except READING as error:
         raise reading_error(task, error, split) from error
 
@@ -193,6 +200,8 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
     column, languages = task.columns["captions"], asked or task.languages
     if isinstance(column, dict) or task.layout == "split_per_language":
         kinds = {name: features[name] for name in (column.values() if isinstance(column, dict) else [column])}
+    elif isinstance(features[column], Json):
+        return languages  # each row has its own
     elif isinstance(features[column], dict):
         kinds = features[column]
         for language in languages:
@@ -203,10 +212,15 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
             f"`captions: {{en: {column}}}`, in {task.file}"
         )
     for name, kind in kinds.items():
-        text = kind.feature if isinstance(kind, List) else kind
-        if not (isinstance(text, Value) and "string" in text.dtype):
+        if not may_hold_texts(kind):
             raise InputError(f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of {task.file}")
     return languages
+
+
+def may_hold_texts(kind) -> bool:
+    """Whether a column's cells hold a text or a list of texts, or nothing; or, as JSON of several forms, what each row says."""
+    text = kind.feature if isinstance(kind, List) else kind
+    return isinstance(text, Json) or isinstance(text, Value) and ("string" in text.dtype or text.dtype == "null")
 
 
 def with_image(task: "Task", rows: Rows) -> Rows:
@@ -278,9 +292,17 @@ def captions_by_id(row: dict, captions: dict[str, dict], id: str) -> dict:
     return {"captions": {language: texts.get(row[id], []) for language, texts in captions.items()}}
 
 
-def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str], lines: bool, joined: bool) -> dict:
-    """A row's texts by language, of the dict in one column, or of a column each; `keys` are the dict's or the columns' names."""
+def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str | None], lines: bool, joined: bool) -> dict:
+    """A row's texts by language, of the dict in one column, or of a column each.
+
+    Args:
+        keys: the dict's or the columns' names; None where each row has keys of its own.
+    """
     fields = row[column] or {} if isinstance(column, str) else row
+    if isinstance(column, str) and not isinstance(fields, dict):
+        raise InputError(f"column {column!r} has {fields!r} in a row, and no {{language: texts}}: mend it")
+    own = {canonical(key): key for key in fields} if None in keys.values() else {}
+    keys = {language: own.get(canonical(language)) if key is None else key for language, key in keys.items()}
     return {"captions": {language: texts_of(fields.get(key), lines=lines, joined=joined) for language, key in keys.items()}}
 
 
@@ -292,6 +314,8 @@ def texts_of(value: str | list[str] | None, *, lines: bool = False, joined: bool
         joined: spaces are taken out, which some Chinese captions have between words.
     """
     texts = [value] if isinstance(value, str) else value or []
+    if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
+        raise InputError(f"a caption is {value!r}, which is no text: mend it")
     if lines:
         texts = [line.replace("\\n", "\n") for text in texts for line in text.split("\n")]
     texts = [text.replace(" ", "") if joined else text.strip() for text in texts if text]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_dataset, load_dataset_builder
+from datasets import Dataset, IterableDataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -17,6 +17,7 @@ from .adapters import INSTALL, load_adapted
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_folder, check_kind, check_tokenizer, readable
 from .picture_folders import refuse_left_out, source_of
 from .recipe import InputError
+from .tars import of_tars
 
 NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
 
@@ -120,7 +121,7 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
         source = source_of(dataset, name)
         if source["path"] == dataset:
             source["data_files"] = files_of(dataset, name, split)
-        rows = load_dataset(**source, split=split)
+        rows = open_rows(split, **source)
     except InputError:
         raise
     except (OSError, ValueError, DatasetGenerationError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
@@ -129,6 +130,17 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     if missing:
         raise InputError(f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}")
     return rows
+
+
+def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | IterableDataset:
+    """What `load_dataset` gives, where tars of pictures are read as `tars` has it."""
+    tars = of_tars(load_dataset_builder(**source))
+    if tars is None:
+        return load_dataset(**source, split=split, streaming=streaming)
+    if streaming:
+        return tars.as_streaming_dataset(split=split)
+    tars.download_and_prepare()
+    return tars.as_dataset(split=split)
 
 
 def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]] | None:

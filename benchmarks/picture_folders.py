@@ -1,7 +1,8 @@
 """Folders of pictures: what `datasets` would leave out of them without a word is read, or told.
 
 `datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone, without its
-caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split, `train`, whatever its pictures are called.
+caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split, `train`, whatever its pictures are called;
+where there is none, and of tars and parquet files, a name that hides others is refused.
 """
 
 import os
@@ -13,6 +14,8 @@ from datasets import Dataset
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from .recipe import InputError
+
+PICTURES = {ending.lower() for ending in ImageFolder.EXTENSIONS}
 
 
 def source_of(dataset: str, name: str | None = None) -> dict:
@@ -37,7 +40,11 @@ def has_card_of_splits(folder: Path) -> bool:
 
 def pictures_below(folder: Path) -> list[Path]:
     """All pictures of a folder and of the folders in it, hidden ones aside, as `datasets` has it."""
-    endings = {ending.lower() for ending in ImageFolder.EXTENSIONS}
+    return files_below(folder, PICTURES)
+
+
+def files_below(folder: Path, endings: set[str]) -> list[Path]:
+    """The same of all files with one of these endings, whatever the case of its letters."""
     found = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
@@ -47,27 +54,29 @@ def pictures_below(folder: Path) -> list[Path]:
 
 
 def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
-    """Refuse a folder some of whose pictures are in no split, since a name among them looks like a split's.
+    """Refuse a folder some of whose pictures, tars or parquet files are in no split, since a name among them looks like a split's.
 
     Args:
         files: of each split.
 
     Raises:
-        InputError: it names the picture that was taken for a split.
+        InputError: it names the file that was taken for a split.
     """
     folder = Path(os.path.abspath(dataset))
     if has_card_of_splits(folder):
         return
-    taken = {os.path.abspath(path): split for split, paths in files.items() for path in paths}
-    pictures = pictures_below(folder)
-    n_left = sum(str(path) not in taken for path in pictures)
-    named = [path for path in pictures if str(path) in taken]
-    if n_left and named:
-        split = taken[str(named[0])]
-        raise InputError(
-            f"dataset {dataset!r}: {n_left} of {len(pictures)} pictures would be left out, since the name of "
-            f"{str(named[0].relative_to(folder))!r} is taken for that of the split {split!r}: rename it"
-        )
+    taken = {os.path.abspath(path): str(split) for split, paths in files.items() for path in paths}
+    endings = {"pictures": PICTURES, "tars": {".tar"}, "parquet files": {".parquet"}}
+    for what, of_it in endings.items():
+        there = files_below(folder, of_it)
+        n_left = sum(str(path) not in taken for path in there)
+        named = [path for path in there if str(path) in taken]
+        if n_left and named:
+            split = taken[str(named[0])]
+            raise InputError(
+                f"dataset {dataset!r}: {n_left} of {len(there)} {what} would be left out, since the name of "
+                f"{str(named[0].relative_to(folder))!r} is taken for that of the split {split!r}: rename it"
+            )
 
 
 def paths_of(encoded: Dataset) -> list[str | None]:

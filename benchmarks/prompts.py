@@ -17,9 +17,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from modeling_altclip.languages_altclip import is_english, match_language
-from modeling_altclip.prompts_altclip import PROMPTS
+from modeling_altclip.prompts_altclip import ONE_SLOT, PROMPTS, has_one_slot
 
-from .recipe import InputError
+from .recipe import InputError, read_text
 
 SETS = Path(__file__).parent / "prompts"
 NAMES = Path(__file__).parent / "class_names"
@@ -40,8 +40,9 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
 
     Args:
         which: `simple`, `full` or a theme of ours; the sentences themselves, or the only one; `FILE.json`, which holds
-            `{language: [sentence, ...]}`, or `FILE.json:SET` of `{language: {set: [...]}}`; `clip_benchmark` (ImageNet's) or
-            `clip_benchmark:DATASET`, where `clip_benchmark:babel_imagenet` has NLLB's translations into 90 languages.
+            `{language: [sentence, ...]}`, or `FILE.json:SET` of `{language: {set: [...]}}`, with `{}` or, as clip-benchmark writes it,
+            `{c}`; `clip_benchmark` (ImageNet's) or `clip_benchmark:DATASET`, where `clip_benchmark:babel_imagenet` has NLLB's
+            translations into 90 languages.
 
     Raises:
         InputError: there is no such set, or none in this language; a sentence has no slot; clip-benchmark is not installed.
@@ -49,8 +50,7 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
     if not isinstance(which, str) or "{" in which:
         return check_templates([which] if isinstance(which, str) else list(which), "templates")
     if SOURCE.fullmatch(which):
-        templates, origin = read_source(which, language, "zeroshot_classification_templates")
-        return check_templates([template.replace("{c}", "{}") for template in templates], origin)
+        return check_templates(*read_source(which, language, "zeroshot_classification_templates"), of_file=True)
     try:
         language = match_language(language, PROMPTS)
     except ValueError as error:
@@ -177,8 +177,9 @@ def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
 def read_json(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"file {str(path)!r} does not exist")
+    text = read_text(path, "file")
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(text)
     except ValueError as error:
         raise InputError(f"file {str(path)!r} is no JSON: {error}") from None
     if not isinstance(content, dict):
@@ -210,14 +211,23 @@ def pick_language(table: dict, language: str, what: str, origin: str):
         return pick(table, language, what, origin)
 
 
-def check_templates(templates: list[str], origin: str) -> list[str]:
-    """Every sentence has one slot, and no other braces."""
+def check_templates(templates: list[str], origin: str, *, of_file: bool = False) -> list[str]:
+    """The sentences, each with one slot `{}` and no other braces; a file may write it as clip-benchmark does, `{c}`.
+
+    Raises:
+        InputError: there is none, or one is of another form.
+    """
+    if not isinstance(templates, list | tuple):
+        raise InputError(f"{origin}: {templates!r} is no list of sentences")
     if not templates:
         raise InputError(f"{origin}: no sentences")
+    read = []
     for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1 or re.search("[{}]", template.replace("{}", "")):
-            raise InputError(f"template {template!r} of {origin} has to have {{}} once, where the class name goes, and no other braces")
-    return templates
+        plain = template.replace("{c}", "{}") if of_file and isinstance(template, str) else template
+        if not has_one_slot(plain):
+            raise InputError(f"template {template!r} of {origin} {ONE_SLOT}")
+        read.append(plain)
+    return read
 
 
 def check_names(names: list, n_classes: int | None, origin: str, dataset_names: list[str] | None) -> list[str | None]:

@@ -137,14 +137,20 @@ def read_yaml(path: Path, what: str) -> object:
     if not path.is_file():
         raise InputError(f"{what} {str(path)!r} does not exist: give a YAML file that is there")
     try:
-        return yaml.safe_load(path.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8") from error
+        return yaml.safe_load(read_text(path, what))
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
         raise InputError(f"{what} {str(path)!r} is no YAML, {place}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise InputError(f"{what} {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def read_text(path: Path, what: str) -> str:
+    """What a text file holds; one in another encoding, as Excel writes it, is an `InputError`."""
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8") from error
 
 
 def launch(main: Callable, *argument_types: type) -> None:

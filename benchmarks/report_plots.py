@@ -4,13 +4,15 @@ from math import ceil, isnan
 from pathlib import Path
 from statistics import mean
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 from .comparison import MEAN, SIGNIFICANT, Comparison, Number
+from .extras import of_extra
 from .report import label, short_names
+
+with of_extra("plots"):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 matplotlib.use("Agg")
 

@@ -24,6 +24,7 @@ from benchmarks.encoder import Encoder
 from benchmarks.prompts import load_class_names, load_templates, package_folder
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
+from modeling_altclip.prompts_altclip import fill_template
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
@@ -55,10 +56,10 @@ def main(arguments: SpeedArguments) -> None:
     torch.set_num_threads(1)
     templates = load_templates("clip_benchmark", "en")
     all_names = load_class_names("clip_benchmark", ["en"])["en"]
-    tokenizer = train_tokenizer([template.format(name) for name in all_names for template in templates])
+    tokenizer = train_tokenizer([fill_template(template, name) for name in all_names for template in templates])
     model, names = build_model(arguments, len(tokenizer)), all_names[: arguments.classes]
     processor, peer, theirs = AltCLIPProcessor(CLIPImageProcessor(), tokenizer), CLIPLike(model, tokenizer), load_peer()
-    n_tokens = [len(tokenizer(template.format(name)).input_ids) for name in names for template in templates]
+    n_tokens = [len(tokenizer(fill_template(template, name)).input_ids) for name in names for template in templates]
     print(f"{len(names)} classes x {len(templates)} prompts of {sum(n_tokens) / len(n_tokens):.1f} tokens, one thread")
 
     def build_ours(n: int) -> torch.Tensor:

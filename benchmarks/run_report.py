@@ -13,10 +13,11 @@ from benchmarks.published import compare_with_published, load_published, load_so
 from benchmarks.recipe import launch
 from benchmarks.report import ReportArguments, TableArguments, caveats, count_gaps, describe, make_tables, select_results, short_names
 from benchmarks.report_page import Report
-from benchmarks.report_plots import draw_pictures
 
 
 def main(arguments: ReportArguments, table: TableArguments) -> None:
+    from benchmarks.report_plots import draw_pictures  # needs the extra `plots`, which --help does without
+
     folder = Path(arguments.output_dir)
     results, absent = select_results(arguments.results or [arguments.output_dir], arguments.models, arguments.tasks, arguments.languages)
     comparison = Comparison(results, means="language" in (table.rows, table.columns))

@@ -18,7 +18,7 @@ from . import layouts
 from .caption_files import read_caption_files
 from .loading import check_folder, check_languages
 from .prompts import split_source
-from .recipe import InputError, read_yaml
+from .recipe import InputError, read_text, read_yaml
 from .task_checks import FILES, check_known, check_values
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Task:
         if isinstance(kind, ClassLabel):
             return kind.names
         if self.layout == "webdataset" and self.class_names == "dataset":
-            return self.fetch("classnames.txt").read_text("utf-8").splitlines()
+            return read_text(self.fetch("classnames.txt"), "file").splitlines()
         return None
 
     def commit(self) -> str | None:

@@ -14,7 +14,6 @@ from benchmarks.recipe import InputError, launch
 from benchmarks.results import load_results
 
 from .card import render_card, stage_table
-from .plots import plot_losses, plot_recall
 
 
 @dataclass(kw_only=True)
@@ -34,6 +33,8 @@ class CardArguments:
 
 
 def main(arguments: CardArguments) -> None:
+    from .plots import plot_losses, plot_recall  # needs the extra `plots`, which --help does without
+
     check_folder("results", arguments.results)
     for stage in arguments.stages:
         check_folder("stages", stage)

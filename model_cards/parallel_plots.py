@@ -12,11 +12,13 @@ from math import ceil
 from pathlib import Path
 from statistics import mean
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
-
+from benchmarks.extras import of_extra
 from benchmarks.results import Result
+
+with of_extra("plots"):
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
 matplotlib.use("Agg")
 

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
-
+from benchmarks.extras import of_extra
 from benchmarks.results import Result
 
 from .card import score_of
+
+with of_extra("plots"):
+    import matplotlib
+    from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 

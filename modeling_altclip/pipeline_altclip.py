@@ -13,7 +13,7 @@ from transformers import ZeroShotImageClassificationPipeline
 from .embedding import encode_texts, mean_of_prompts
 from .images_altclip import background_of, read_images
 from .modeling_altclip import AltCLIPModel
-from .prompts_altclip import read_templates
+from .prompts_altclip import fill_template, read_templates
 from .texts_altclip import check_texts, text_length
 
 KEPT_LABEL_SETS = 32
@@ -102,7 +102,7 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         def forward(**inputs) -> torch.Tensor:
             return self.model.get_text_features(**inputs).pooler_output
 
-        prompts = [template.format(label) for label in labels for template in templates]
+        prompts = [fill_template(template, label) for label in labels for template in templates]
         vectors = encode_texts(self.model, tokenizer, prompts, forward, **tokenizer_kwargs)
         embeds = mean_of_prompts(vectors, len(labels)).to(self.device)
         with KEEPING:

@@ -4,6 +4,8 @@ Where a language inflects its nouns, the name stands after a colon or a dash, so
 dictionary. Written for this package; not measured on real photographs.
 """
 
+import re
+
 from .languages_altclip import match_language
 
 PROMPTS = {
@@ -27,14 +29,15 @@ PROMPTS = {
     "de": ("Ein Foto: {}.", "Ein Bild von {}.", "Auf diesem Foto ist zu sehen: {}."),
     "bn": ("{} এর ছবি।", "{} এর একটি আলোকচিত্র।", "এই ছবিতে আছে {}।"),
 }
+ONE_SLOT = "has to have {} once, where the name goes, and no other braces"
 
 
 def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """The sentences meant by one sentence, by a list of them, or by a language code such as `zh`.
 
     Raises:
-        ValueError: a sentence has no place for the name, or there is no sentence in the language; the message asks which one
-            was meant by `cn` or `chinese`.
+        ValueError: a sentence does not have `{}` once and no other braces; there is none; or none is in the language, and the message
+            asks which one was meant by `cn` or `chinese`.
     """
     if isinstance(hypothesis_template, str) and "{" not in hypothesis_template:
         try:
@@ -43,13 +46,25 @@ def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tu
             raise ValueError(
                 f"hypothesis_template {hypothesis_template!r} has no {{}} for the label, and is no language we have sentences in: {error}"
             ) from error
+    if not isinstance(hypothesis_template, str | list | tuple):
+        raise ValueError(f"hypothesis_template is {hypothesis_template!r}: give a sentence with {{}} in it, or a list of them")
     templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
-    for template in templates:
-        if template.format("a") == template.format("b"):
-            raise ValueError(f"hypothesis_template {template!r} has no {{}} for the label")
     if not templates:
         raise ValueError("hypothesis_template is an empty list: give a sentence with {} in it")
+    for template in templates:
+        if not has_one_slot(template):
+            raise ValueError(f"hypothesis_template {template!r} {ONE_SLOT}")
     return templates
 
 
-__all__ = ["PROMPTS", "read_templates"]
+def has_one_slot(template: object) -> bool:
+    """Whether a template is a text with `{}` once, where the name goes, and no other braces."""
+    return isinstance(template, str) and template.count("{}") == 1 and not re.search("[{}]", template.replace("{}", ""))
+
+
+def fill_template(template: str, name: str) -> str:
+    """Put a name in the place of `{}`. Nothing is formatted: `{x.__class__}`, of a template or a name, is no more than letters."""
+    return template.replace("{}", name)
+
+
+__all__ = ["ONE_SLOT", "PROMPTS", "fill_template", "has_one_slot", "read_templates"]

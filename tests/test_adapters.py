@@ -142,7 +142,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
 
 def test_open_clip_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)  # as if it were not installed
-    with pytest.raises(InputError, match="needs more than is installed .*: pip install open_clip_torch, and the torchvision"):
+    with pytest.raises(InputError, match='needs more than is installed .*: pip install "altclip\\[open-clip\\]", and the torchvision'):
         load_model("open_clip:ViT-B-32/openai")
 
 

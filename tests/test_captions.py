@@ -1,7 +1,7 @@
 """Captions of every form, read to the same cells."""
 
 import pytest
-from datasets import Dataset, Features, Image, List, Translation, Value
+from datasets import Dataset, Features, Image, Json, List, Translation, Value
 
 from benchmarks.recipe import InputError
 from training.captions import find_form, read_captions, with_captions, with_image
@@ -64,6 +64,24 @@ FORMS = {
         {"txt": TEXTS},
         ["en"],
         [{"en": ["key", "a key"]}, {"en": ["dog"]}, {}],
+    ),
+    "dicts of their own": (
+        {"captions": [{"en": "key", "zh": ["钥匙"]}, {"zh": "狗", "en": " "}, {}]},
+        {"captions": Json()},
+        None,
+        EXPECTED,
+    ),
+    "dict of cells of their own": (
+        {"captions": [{"en": ["key", "a key"], "zh": "钥匙"}, {"en": None, "zh": "狗"}, None]},
+        {"captions": {"en": Json(), "zh": TEXT}},
+        None,
+        SEVERAL,
+    ),
+    "list of pairs of their own": (
+        {"captions": [[*pairs(("en", "key")), {"language": "zh", "text": "钥匙", "by": "a model"}], pairs(("zh", "狗")), []]},
+        {"captions": List(Json())},
+        None,
+        EXPECTED,
     ),
     "Translation": ({"translation": DICTS}, {"translation": Translation(["en", "zh"])}, None, EXPECTED),
     "json of webdataset": (
@@ -128,6 +146,19 @@ def test_captions_that_cannot_be_read_are_refused(features, arguments, message):
 def test_lists_of_unequal_length_are_refused():
     rows = made({"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]}, {"captions": TEXTS, "language": TEXTS})
     with pytest.raises(InputError, match="a row has 1 languages, en, and 2 texts: mend it"):
+        with_captions(rows, find_form(rows.features, "pictures"))
+
+
+def test_a_language_without_any_text_has_a_place():
+    rows = made({"captions": [{"en": "key", "zh": None}] * 3}, {"captions": {"en": TEXT, "zh": Value("null")}})
+    given = with_captions(rows, find_form(rows.features, "pictures"))
+    assert CaptionCells(given, ["en", "zh"], "image").set_aside == {"empty": 3}
+
+
+@pytest.mark.parametrize("value", [{"en": 7}, {"en": {"a": "b"}}, {"en": ["a", 7]}, "a text", 7, [{"text": "a"}, "b"]], ids=repr)
+def test_what_is_no_text_is_refused(value):
+    rows = made({"captions": [{"en": "a"}, value, {"en": "b"}]}, {"captions": Json()})
+    with pytest.raises(InputError, match="column 'captions' has .* in a row, (which is no text|and no {language: text})"):
         with_captions(rows, find_form(rows.features, "pictures"))
 
 

@@ -86,6 +86,13 @@ def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, folder):
     assert encoded.seen["texts"] == 7 + 6 + 3
 
 
+@pytest.mark.parametrize("templates", [["{} and {}"], ["{}", "{c}"], ["{x.__class__}"], ["a {"], ["no slot"], [], "a {}"], ids=repr)
+def test_classes_want_templates_with_one_slot(encoded, folder, templates):
+    for encoder in (encoded, Encoder(*load_model(str(folder)))):
+        with pytest.raises(InputError, match="has to have {} once|templates: "):
+            encoder.classes(NAMES, templates)
+
+
 def test_vectors_of_any_length(folder, scenes, tmp_path):
     model, processor = load_model(str(folder))
     encoder = CachedEncoder(model, processor, normalize=False, cache_dir=str(tmp_path))

@@ -1,5 +1,10 @@
 """The `evaluate` modules: loaded by path without a network, with the numbers of the functions."""
 
+import ast
+import os
+import subprocess
+import sys
+
 import evaluate
 import pytest
 import torch
@@ -37,6 +42,20 @@ def test_retrieval(load):
     assert metric.compute(image_embeds=image_embeds.tolist()) == expected
 
 
+def test_retrieval_with_ties_and_twins(load, monkeypatch):
+    """Few distinct vectors, so that most are tied or equal, in more than one block; and vectors that have all become one."""
+    torch.manual_seed(1)
+    corners = normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6], [-1.0, 0.0], [0.0, -1.0]]), dim=-1)
+    owners = torch.cat([torch.arange(40), torch.randint(40, (30,))])
+    drawn = [(corners[torch.randint(6, (40,))], corners[torch.randint(6, (70,))]), (corners[:1].repeat(40, 1), corners[:1].repeat(70, 1))]
+    metric = load("image_text_retrieval")
+    monkeypatch.setattr(sys.modules[type(metric).__module__], "BLOCK_ROWS", 4)
+    for image_embeds, text_embeds in drawn:
+        expected = RetrievalOutcomes(*retrieval_ranks(image_embeds, text_embeds, owners), owners).metrics()
+        assert metric.compute(predictions=text_embeds, references=owners, image_embeds=image_embeds) == pytest.approx(expected)
+    assert expected["mean_recall"] == 0
+
+
 def test_classification(load):
     torch.manual_seed(0)
     scores, labels = torch.randn(60, 9), torch.randint(7, (60,))
@@ -63,6 +82,23 @@ def test_a_module_describes_itself_and_its_example_holds(load, folder):
     assert f"benchmarks/evaluate_modules/{folder.name}" in metric.inputs_description
     name = call.split(".")[0]
     assert str(eval(call, {name: metric})) == answer.strip()  # noqa: S307
+
+
+def test_a_module_needs_no_package_of_ours(tmp_path):
+    """From any folder: `evaluate` would say that a package which somebody else has named `benchmarks` has to be installed."""
+    script = f"import evaluate, sys\nfor path in {[str(path) for path in MODULES]}:\n    print(evaluate.load(path, cache_dir='.').name)\n"
+    script += "assert not {'benchmarks', 'modeling_altclip'} & sys.modules.keys()"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+        "HF_MODULES_CACHE": str(tmp_path / "modules")
+    }
+    process = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == [path.name for path in MODULES]
+    for path in MODULES:
+        tree = ast.parse((path / f"{path.name}.py").read_text("utf-8"))
+        named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        named += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert set(named) == {"evaluate", "torch", "datasets"}
 
 
 def test_what_is_wrong_is_named(load):

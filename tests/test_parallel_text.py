@@ -10,7 +10,8 @@ from benchmarks import loading
 from benchmarks.recipe import InputError
 from training import parallel_text
 from training.data import CaptionCells
-from training.parallel_text import load_parallel_text
+from training.first_rows import read_head
+from training.parallel_text import load_parallel_text, with_captions
 
 from .conftest import ROOT
 
@@ -44,7 +45,7 @@ def test_every_form_gives_the_same_rows(written, name):
 def test_hub_translations_are_read(monkeypatch):
     features = Features({"translation": Translation(["en", "zh"]), "id": Value("string")})
     rows = Dataset.from_dict({"translation": [{"en": "key", "zh": "钥匙"}], "id": ["1"]}, features=features)
-    monkeypatch.setattr(loading, "load_dataset", lambda path, name, data_files, split: rows)
+    monkeypatch.setattr(loading, "open_rows", lambda split, path, name, data_files: rows)
     assert list(parallel_text.read_source("Helsinki-NLP/opus-100", "en-zh", "train")["captions"]) == [{"en": "key", "zh": "钥匙"}]
 
 
@@ -186,3 +187,76 @@ def test_blank_english_is_no_english(tmp_path):
     path.write_text("en\tzh\n \u3000\xa0\t狗\ncat\t猫\n", "utf-8")
     rows, without = load_parallel_text(str(path), "train")
     assert rows["captions"][:] == [{"en": "cat", "zh": "猫"}] and without == 1
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+LACKING = {
+    "a language in later rows only": [{"en": "dog"}, {"en": "cat", "zh": "猫"}],
+    "a language missing later": [{"en": "dog", "zh": "狗"}, {"en": "cat"}],
+    "other languages in each row": [{"en": "dog", "zh": "狗"}, {"en": "cat", "fr": "chat"}, {"en": "key", "pt_BR": "chave"}],
+    "null for a text": [{"en": "dog", "zh": None}, {"en": "cat", "zh": "猫"}],
+    "null throughout": [{"en": "dog", "zh": None}, {"en": "cat", "zh": None}],
+    "an empty row": [{}, {"en": "cat", "zh": "猫"}],
+    "lists of one text": [{"en": ["dog"], "zh": "狗"}, {"en": "cat", "zh": ["猫"]}],
+    "lists of one text, of some languages": [{"en": ["dog"], "zh": ["狗"]}, {"en": ["cat"]}],
+}
+
+
+@pytest.mark.parametrize("column", ["captions", "translation", None])
+@pytest.mark.parametrize("rows", LACKING.values(), ids=LACKING)
+def test_a_language_that_a_row_lacks_is_empty(tmp_path, rows, column):
+    if column is None and any(isinstance(text, list) for row in rows for text in row.values()):
+        pytest.skip("columns hold texts")
+    path = lines(tmp_path / "t.jsonl", [{column: row} if column else row for row in rows])
+    found, n_without_english = load_parallel_text(path, "train")
+    one = [{language: text[0] if isinstance(text, list) else text for language, text in row.items()} for row in rows]
+    expected = [{language.replace("_", "-"): text for language, text in row.items() if text} for row in one if row]
+    assert [{language: text for language, text in row.items() if text} for row in found["captions"]] == expected
+    assert n_without_english == len(rows) - len(expected)
+    languages = list(found.features["captions"])
+    assert set(languages) == {language.replace("_", "-") for row in rows for language in row}
+    cells = CaptionCells(found.add_column("target", [[0.0]] * len(found)), languages, "target")
+    assert cells.set_aside["empty"] == len(found) * len(languages) - sum(map(len, expected))
+    other_form = Dataset.from_list([{"captions": row} for row in one if row])
+    other_form.to_parquet(tmp_path / "t.parquet")
+    in_parquet = load_parallel_text(str(tmp_path / "t.parquet"), "train")[0]["captions"]
+    assert [{language: text for language, text in row.items() if text} for row in in_parquet] == expected
+
+
+def test_a_dry_run_reads_rows_that_lack_a_language(tmp_path):
+    for number, rows in enumerate(LACKING.values()):
+        path = lines(tmp_path / f"{number}.jsonl", [{"translation": row} for row in rows])
+        head = with_captions(read_head(path, None, "train"), path)
+        texts = {text for row in head["captions"] for text in row.values() if text}
+        assert texts == {text[0] if isinstance(text, list) else text for row in rows for text in row.values() if text}
+
+
+@pytest.mark.parametrize(
+    "rows,message",
+    [
+        ([{"captions": {"en": ["dog", "a dog"], "zh": "狗"}}, {"captions": {"en": "cat"}}], "has several texts in en in a row"),
+        ([{"captions": {"en": "dog"}}, {"captions": {"en": 7}}], "column 'captions' has 7 in a row, which is no text: mend it"),
+        ([{"captions": {"en": "dog"}}, {"captions": "cat"}], r"column 'captions' has 'cat' in a row, and no \{language: text\}"),
+        ([{"captions": {"en": None}}, {"captions": {}}], "column 'captions' has no text in any row"),
+        ([{"en": "dog", "zh": "狗"}, {"en": "cat", "zh": 7}], "column 'zh' of .* has 7 in a row, which is no text"),
+        ([{"captions": {"en": "dog", "cn": "狗"}}, {"captions": {"en": "cat"}}], "'cn' is a country's code .*did you mean 'zh'"),
+    ],
+)
+def test_rows_of_another_form_are_named(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        load_parallel_text(lines(tmp_path / "t.jsonl", rows), "train")
+
+
+def test_a_language_far_down_is_read_or_named(tmp_path):
+    """`datasets` learns columns and languages from the first 10 MB of a file."""
+    long = "x" * 1_000_000
+    for wrap in (lambda row: row, lambda row: {"translation": row}):
+        path = lines(tmp_path / "t.jsonl", [wrap({"en": long, "zh": "狗"})] * 11 + [wrap({"en": "cat"})])
+        assert load_parallel_text(path, "train")[0]["captions"][-1] == {"en": "cat", "zh": None}
+        path = lines(tmp_path / "more.jsonl", [wrap({"en": long, "zh": "狗"})] * 11 + [wrap({"en": "cat", "fr": "chat"})])
+        with pytest.raises(InputError, match="(?s)later rows differ from earlier ones, .*fr: string.*: write null where a text is missing"):
+            load_parallel_text(path, "train")

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset, Image
 from PIL import Image as PillowImage
 
 from benchmarks.loading import load_rows
@@ -14,7 +15,11 @@ from benchmarks.task import load_task
 from training.arguments import ContrastiveArguments
 from training.first_rows import first_captions
 from training.session import load_pictures, stream_pictures
+from training.streaming import open_files
 from training.validation import load_captioned
+
+from .replicas import write_tar
+from .test_pictures import encoded
 
 
 def write(folder, pictures, rows, name="metadata.jsonl"):
@@ -134,6 +139,24 @@ def test_a_folder_of_classes_says_what_was_taken_for_a_split(tmp_path, name):
     message = f"2 of 3 pictures would be left out, since the name of '{name}' is taken for that of the split"
     with pytest.raises(InputError, match=message):
         load_rows(str(tmp_path / "pictures"), "train", ["image"])
+
+
+@pytest.mark.parametrize("ending,what", [("tar", "tars"), ("parquet", "parquet files")])
+def test_files_of_data_say_what_was_taken_for_a_split(tmp_path, ending, what):
+    for number, name in enumerate(["market", "test tube", "harbour"]):
+        path = tmp_path / f"data/{name}.{ending}"
+        if ending == "tar":
+            write_tar(path, {f"{number}.png": encoded("red"), f"{number}.txt": b"x"})
+        else:
+            image = [{"bytes": encoded("red"), "path": None}]
+            path.parent.mkdir(exist_ok=True)
+            Dataset.from_dict({"image": image, "captions": [{"en": "x"}]}).cast_column("image", Image()).to_parquet(path)
+    message = f"2 of 3 {what} would be left out, since the name of 'test tube.{ending}' is taken for that of the split 'test': rename it"
+    for read in (lambda: load_rows(str(tmp_path / "data"), "test", []), lambda: open_files(str(tmp_path / "data"), "test")):
+        with pytest.raises(InputError, match=message):
+            read()
+    (tmp_path / f"data/test tube.{ending}").rename(tmp_path / f"data/tube.{ending}")
+    assert len(load_rows(str(tmp_path / "data"), "train", [])) == 3
 
 
 def test_folders_of_splits_stay_splits(tmp_path):

@@ -1,6 +1,7 @@
 """The zero-shot pipeline: transformers' scores, labels encoded once, and a cache that never lies."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel, ZeroShotImageClassificationPipel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor, AltCLIPZeroShotPipeline
-from modeling_altclip.prompts_altclip import PROMPTS, read_templates
+from modeling_altclip.prompts_altclip import PROMPTS, fill_template, read_templates
 
 TASK = "zero-shot-image-classification"
 LABELS = ["dog face", "红苹果", "llave", "umbrella with rain drops"]
@@ -257,6 +258,39 @@ def test_top_k(classify, model, processor):
 def test_bad_input_is_refused(classify, given, message):
     with pytest.raises(ValueError, match=message):
         classify(**{"image": IMAGES[0], "candidate_labels": LABELS} | given)
+
+
+SLOTLESS = [
+    "{} and {}",
+    "a {c}",
+    "a {label}",
+    "a {0}",
+    "a {x.__class__}",
+    "{0[0]}",
+    "a {",
+    "a {}{",
+    "} {}",
+    "This is {{}}.",
+    "{!r}",
+    "{:>9}",
+]
+
+
+@pytest.mark.parametrize("template", [*SLOTLESS, [], ["{}", "no slot"], ["{}", None], ["zh"], 7, {"{}"}], ids=repr)
+def test_a_template_has_one_slot_or_is_refused(classify, template):
+    """Also where it was given when the pipeline was made."""
+    at_fault = template[-1] if isinstance(template, list) and template else template
+    message = "hypothesis_template is an empty list" if template == [] else f"hypothesis_template (is )?{re.escape(repr(at_fault))}"
+    with pytest.raises(ValueError, match=message):
+        classify(IMAGES[0], LABELS, hypothesis_template=template)
+    classify.hypothesis_template = template
+    with pytest.raises(ValueError, match=message):
+        classify(IMAGES[0], LABELS)
+
+
+def test_nothing_of_a_label_or_template_is_formatted():
+    assert fill_template("a {} in %s", "{x.__class__} {} %d") == "a {x.__class__} {} %d in %s"
+    assert fill_template("{x.__class__} {}", "key") == "{x.__class__} key"  # had it not been checked
 
 
 def test_other_models_get_the_stock_pipeline(processor, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import unicodedata
 import warnings
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -131,12 +132,15 @@ def test_sentences_of_a_user(write):
     assert load_templates(write({"fi": ["Kuva: {}."]}), "fi") == ["Kuva: {}."]
     sets = write({"fi": {"food": ["Ruoka: {}."], "car": ["Auto: {}."]}})
     assert load_templates(f"{sets}:food", "fi") == ["Ruoka: {}."]
+    gbk = write({}, "gbk.json")
+    Path(gbk).write_bytes('{"fi": ["{}狗"]}'.encode("gbk"))
     for which, message in {
         sets: "mine.json in 'fi' has no key None: there are food, car",
         f"{sets}:bird": "has no key 'bird': there are food, car",
         write({"sv": ["{}"]}, "sv.json"): "sv.json has no language 'fi': there are sv",
         write({"fi": ["{}"]}, "one.json") + ":food": "one list for 'fi', no 'food'",
         write("{", "bad.json"): "bad.json' is no JSON",
+        gbk: "gbk.json' is not UTF-8, at byte 11: save it as UTF-8",
         write([], "list.json"): r"has to be a mapping \{language",
         "absent.json": "'absent.json' does not exist",
     }.items():
@@ -147,6 +151,18 @@ def test_sentences_of_a_user(write):
             load_templates(["{}", sentence], "fi")
     with pytest.raises(InputError, match="templates: no sentences"):
         load_templates([], "fi")
+
+
+def test_a_file_may_have_the_slot_of_clip_benchmark(write):
+    assert load_templates(write({"fi": ["Kuva: {c}.", "{}!"]}), "fi") == ["Kuva: {}.", "{}!"]
+    sets = write({"fi": {"food": ["{c}"]}}, "sets.json")
+    assert load_templates(f"{sets}:food", "fi") == ["{}"]
+    for sentence in ("{c} and {c}", "{c} and {}", "{c.__class__}", "{c} {", "{x}", "no slot", 7):
+        with pytest.raises(InputError, match=f"template {re.escape(repr(sentence))} of mine.json has to have"):
+            load_templates(write({"fi": ["{c}", sentence]}), "fi")
+    for sentences, message in ((["x"], "template 'x'"), ([], "no sentences"), ("{c}", "'{c}' is no list of sentences")):
+        with pytest.raises(InputError, match=message):
+            load_templates(write({"fi": sentences}), "fi")
 
 
 def test_clip_benchmark_is_read_and_not_imported(clip_benchmark):

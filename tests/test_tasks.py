@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import yaml
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, Json, List, Value
 
 from benchmarks.classes import class_names_of, languages_of
 from benchmarks.prompts import load_templates
@@ -153,6 +153,33 @@ def test_the_users_own_task(tmp_path):
         replace(task, languages=["en", "eo", "de"]).rows(["de"])
 
 
+@pytest.mark.parametrize(
+    "kind", [Json(), {"en": Json(), "eo": List(Value("string"))}, {"en": List(Value("string")), "eo": Value("null")}], ids=str
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_captions_of_rows_that_lack_a_language(tmp_path, kind, streaming):
+    """Keys of each row's own, cells of several forms, or a language without any text."""
+    has_eo = not (isinstance(kind, dict) and kind["eo"] == Value("null"))
+    captions = [{"en": ["stop", "halt"]}, {"en": ["go"] if not has_eo else "go"} | ({"eo": ["iru"]} if has_eo else {}), None]
+    images = [{"bytes": encoded(number), "path": None} for number in (1, 2, 3)]
+    write_parquet(tmp_path / "signs", "test", {"image": images, "captions": captions}, {"image": Image(), "captions": kind})
+    task = {"kind": "retrieval", "dataset": "signs", "split": "test", "metric": "mean_recall", "columns": {"captions": "captions"}}
+    (tmp_path / "signs.yaml").write_text(yaml.safe_dump(task | {"languages": ["en", "eo"]}))
+    rows = load_task(str(tmp_path / "signs.yaml")).rows(streaming=streaming)
+    eo = ["iru"] if has_eo else []
+    assert answers(rows) == [(1, {"en": ["stop", "halt"], "eo": []}), (2, {"en": ["go"], "eo": eo}), (3, {"en": [], "eo": []})]
+
+
+@pytest.mark.parametrize("value", ["a text", {"en": 7}, {"en": ["a", 7]}], ids=repr)
+def test_captions_that_are_no_texts_are_refused(tmp_path, value):
+    images = [{"bytes": encoded(number), "path": None} for number in (1, 2)]
+    write_parquet(tmp_path / "signs", "test", {"image": images, "captions": [{"en": "a"}, value]}, {"image": Image(), "captions": Json()})
+    task = {"kind": "retrieval", "dataset": "signs", "split": "test", "metric": "mean_recall", "columns": {"captions": "captions"}}
+    (tmp_path / "signs.yaml").write_text(yaml.safe_dump(task | {"languages": ["en"]}))
+    with pytest.raises(InputError, match="has 'a text' in a row, and no|a caption is .*7.*, which is no text"):
+        load_task(str(tmp_path / "signs.yaml")).rows()
+
+
 def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch):
     """From any working directory, and before what it has of the same name; what does not lie there, from it."""
     own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
@@ -267,12 +294,18 @@ def test_files_that_do_not_agree_are_named(tmp_path):
     (tmp_path / task.data_files["pl"]).write_text("jeden\ndwa")
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt has 2 lines, XTD10/test_image_names.txt 6"):
         task.rows(["pl"])
+    (tmp_path / task.data_files["pl"]).write_bytes("狗\n".encode("gbk"))
+    with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, at byte 0: save it as UTF-8"):
+        task.rows(["pl"])
     next((tmp_path / "images").rglob("*000002.jpg")).unlink()
     with pytest.raises(InputError, match="images lacks 1 of 6 images: COCO_val2014_000000000002.jpg"):
         task.rows(["de"])
     task = replica("coco-cn-5k", tmp_path / "coco")
     with pytest.raises(InputError, match="captions.json is no JSON in COCO's form, or has no 'sauce': see .*coco-cn-5k.yaml"):
         replace(task, where={"sauce": "zhm"}).rows()
+    (tmp_path / "coco" / task.data_files["captions"]).write_bytes('{"狗": 1}'.encode("utf-16"))
+    with pytest.raises(InputError, match="captions.json' is not UTF-8, at byte 0: save it as UTF-8"):
+        task.rows()
     (tmp_path / "zip").mkdir()
     task = replica("flickr30k-cn", tmp_path / "zip")
     (tmp_path / "zip/Flickr30k-CN.zip").write_bytes(b"no zip")

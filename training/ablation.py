@@ -5,14 +5,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
 from transformers import AutoProcessor, set_seed
 
+from benchmarks.extras import of_extra
 from benchmarks.kinds import load_tokenizer
 from benchmarks.results import Result, format_table
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
 from .experiment import run, run_once
+
+with of_extra("plots"):
+    from matplotlib.figure import Figure
 
 
 class Row(NamedTuple):

@@ -2,14 +2,13 @@
 
 | a row has | its languages are |
 |---|---|
-| a dict: `{"en": "a dog", "zh": "狗"}`, with a text or a list of texts a language; or a `Translation` | the keys |
+| a dict: `{"en": "a dog", "zh": "狗"}`, with a text or a list of texts a language; or a `Translation` | the keys, of each row its own |
 | a list: `[{"language": "en", "text": "a dog"}, ...]`, or `{"language": [...], "text": [...]}` | named beside the texts |
 | a text, or a list of texts, beside a column `language` that holds one code, or a list of as many | in `language` |
 | a text, or a list of texts | the one that `languages` names |
 
 They stand in the column that `text_column` names, or in the first there is of `captions`, `translation`, `caption`, `text` and
-`txt`. The fields of a column `json`, as webdataset has it, count as columns. `datasets` learns those from the first five rows of the
-first tar, and drops without a word a language that a dict has in later rows only; lists name theirs in every row.
+`txt`. The fields of a column `json`, as webdataset has it, count as columns.
 """
 
 from collections.abc import Iterable
@@ -17,12 +16,13 @@ from functools import partial
 from typing import NamedTuple
 
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Image, IterableDataset, List, Translation, Value, concatenate_datasets
+from datasets import Dataset, Features, Image, IterableDataset, Json, List, Translation, Value, concatenate_datasets
 
+from benchmarks.layouts import may_hold_texts
 from benchmarks.recipe import InputError
+from benchmarks.tars import TEXT_COLUMNS
 from modeling_altclip.languages_altclip import canonical, name_languages
 
-TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 NAMED = {"language", "text"}
 
 
@@ -55,10 +55,10 @@ def find_form(features: Features, dataset: str, text_column: str | None = None, 
     column, feature = there[0], fields[there[0]]
     if isinstance(feature, Translation):
         return by_keys(column, feature.languages, dataset)
-    if isinstance(feature, dict) and set(feature) != NAMED and all(map(is_text, feature.values())):
+    if isinstance(feature, dict) and set(feature) != NAMED and all(map(may_hold_texts, feature.values())):
         return by_keys(column, feature, dataset)
     named = feature.feature if isinstance(feature, List) else feature
-    if isinstance(named, dict) and set(named) == NAMED or is_text(feature) and "language" in fields:
+    if isinstance(named, Json) or isinstance(named, dict) and set(named) == NAMED or is_text(feature) and "language" in fields:
         return Form(column, None, None)
     if not is_text(feature):
         raise InputError(f"column {column!r} of {dataset!r} must hold texts, {{language: text}} or [{{language, text}}], not {feature}")
@@ -97,26 +97,40 @@ def is_text(feature) -> bool:
 
 
 def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
-    """One row's texts by language, in their order; empty ones are left out."""
+    """One row's texts by language, in their order; empty ones, and those of white space alone, are left out.
+
+    Raises:
+        InputError: the row has something else than texts, or does not say their languages.
+    """
     row = with_json(row)
     value = row.get(form.column)  # a tar's row may lack its json
     if not value:
         return {}
-    if isinstance(value, list) and isinstance(value[0], dict):
-        pairs = [(item["language"], item["text"]) for item in value]
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        pairs = [(item.get("language"), item.get("text")) for item in value]
     elif isinstance(value, dict) and set(value) == NAMED:
         pairs = pair(value["language"], value["text"])
     elif isinstance(value, dict):
         pairs = value.items()
+    elif form.language is None and "language" not in row:
+        raise InputError(f"column {form.column!r} has {value!r} in a row, and no {{language: text}} as other rows: mend it")
     else:
         pairs = pair(form.language or row["language"], value)
     captions: dict[str, list[str]] = {}
     for language, texts in pairs:
-        texts = [text for text in ([texts] if isinstance(texts, str) else texts or []) if text]
+        texts = texts_in(texts, form.column)
         if language and texts:
             code = canonical(language)
             captions.setdefault(form.names.get(language) or form.names.get(code) or code, []).extend(texts)
     return captions
+
+
+def texts_in(cell: str | list[str] | None, column: str) -> list[str]:
+    """The texts of a cell that have letters."""
+    texts = [cell] if isinstance(cell, str) else cell or []
+    if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
+        raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
+    return [text for text in texts if text and text.strip()]
 
 
 def pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tuple]:
@@ -131,19 +145,30 @@ def pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tupl
 def with_captions(rows: Dataset, form: Form) -> Dataset:
     """Rows of `image` and `captions`, `{language: text}` or `{language: texts}`; the images are not read."""
     as_they_are = form.spoken is not None and form.spoken == list(form.names)
-    if form.column == "captions" and isinstance(rows.features.get("captions"), dict) and as_they_are:
+    feature = rows.features.get("captions")
+    if form.column == "captions" and isinstance(feature, dict) and all(map(is_text, feature.values())) and as_they_are:
         return rows.select_columns(["image", "captions"])
+    return concatenate_datasets([rows.select_columns(["image"]), gather_captions(rows, form)], axis=1)
+
+
+def gather_captions(rows: Dataset, form: Form) -> Dataset:
+    """Rows of `captions` alone, `{language: texts}`, with a place for each language that some row has.
+
+    Raises:
+        InputError: as `read_captions`; or no row has a text.
+    """
     texts = rows.select_columns([column for column in (form.column, "language", "json") if column in rows.features])
     if form.spoken is None:
         form = form._replace(names=named_languages(languages_of(texts, form), form.column))
     languages = form.spoken or list(form.names.values())
-    captions = texts.map(
+    if not languages:
+        raise InputError(f"column {form.column!r} has no text in any row")
+    return texts.map(
         partial(gather, form=form, languages=languages),
         remove_columns=texts.column_names,
         features=Features({"captions": {language: List(Value("string")) for language in languages}}),
         desc="Reading captions",
     )
-    return concatenate_datasets([rows.select_columns(["image"]), captions], axis=1)
 
 
 def gather(row: dict, form: Form, languages: list[str]) -> dict:
@@ -181,4 +206,4 @@ def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | Itera
     return rows if pictures == ["image"] else rows.rename_column(pictures[0], "image")
 
 
-__all__ = ["Form", "find_form", "read_captions", "with_captions", "with_image"]
+__all__ = ["Form", "find_form", "gather_captions", "read_captions", "with_captions", "with_image"]

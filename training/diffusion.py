@@ -7,17 +7,20 @@ the autoencoder, the text tower and the rest of the UNet stay as they are.
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from diffusers.image_processor import VaeImageProcessor
 from torch import nn
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedTokenizerBase
 
+from benchmarks.extras import of_extra
 from benchmarks.kinds import UNREADABLE, check_folder
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPTextModel
 
 from .trainers import AltCLIPTrainer
+
+with of_extra("diffusion"):
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    from diffusers.image_processor import VaeImageProcessor
 
 KEYS_AND_VALUES = (".attn2.to_k.", ".attn2.to_v.")
 

@@ -4,10 +4,10 @@ from itertools import islice
 from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetGenerationError
 
-from benchmarks.loading import check_folder, check_languages
+from benchmarks.loading import check_folder, check_languages, open_rows
 from benchmarks.picture_folders import source_of
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
@@ -77,8 +77,10 @@ def read_head(data: str, name: str | None, split: str) -> Dataset:
         return Dataset.from_pandas(pd.read_csv(data, dtype=str, keep_default_na=False, nrows=N_ROWS))
     if suffix in BUILDERS:
         check_folder("dataset", str(Path(data).absolute()))
-        return Dataset.from_list(first(stream(BUILDERS[suffix], "train", data_files=data), data))
-    return Dataset.from_list(first(stream(data, split, name), data))
+        rows = stream(BUILDERS[suffix], "train", data_files=data)
+    else:
+        rows = stream(data, split, name)
+    return Dataset.from_list(first(rows, data), rows.features)
 
 
 def head(path: str) -> list[str]:
@@ -97,7 +99,7 @@ def stream(dataset: str, split: str, name: str | None = None, **files) -> Iterab
         check_folder("dataset", dataset)
     try:
         source = {"path": dataset, **files} if files else source_of(dataset, name)
-        return load_dataset(**source, split=split, streaming=True)
+        return open_rows(split, streaming=True, **source)
     except (OSError, ValueError, DatasetGenerationError) as error:
         raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {error}") from error
 

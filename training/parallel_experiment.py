@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from torch.nn.functional import normalize
 from transformers import AutoModel
 
+from benchmarks.extras import of_extra
 from benchmarks.kinds import load_tokenizer
 from benchmarks.loading import load_captions
 from benchmarks.metrics import retrieval_ranks
@@ -26,6 +25,10 @@ from model_cards.parallel_plots import COLORS, plot_accuracy, plot_ranks, scores
 from modeling_altclip.embedding import encode_texts
 
 from .experiment import run, run_once
+
+with of_extra("plots"):
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
 
 class Arm(NamedTuple):

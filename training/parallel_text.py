@@ -20,14 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, Features, Translation, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Json, Translation, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from datasets.table import CastError
 
+from benchmarks.layouts import may_hold_texts
 from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError, read_yaml
 from modeling_altclip.languages_altclip import CODE, is_english
 
-from .captions import named_languages
+from .captions import Form, by_keys, gather_captions, is_text, named_languages
 from .data import caption_columns, has_text
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
@@ -99,7 +101,12 @@ def read_utf8(data: str, name: str | None, split: str) -> Dataset:
     except UnicodeDecodeError as error:
         raise InputError(f"dataset {data!r} is not UTF-8, {error}: save it as UTF-8") from error
     except DatasetGenerationError as error:
-        raise InputError(f"dataset {data!r} cannot be read, {error.__cause__}: is it whole, and UTF-8?") from error
+        cause = error.__cause__
+        if isinstance(cause, TypeError | CastError):  # `datasets` learns columns and languages from the first 10 MB
+            raise InputError(
+                f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is missing"
+            ) from error
+        raise InputError(f"dataset {data!r} cannot be read, {cause}: is it whole, and UTF-8?") from error
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
@@ -175,13 +182,17 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
     """Rows of `captions` alone, made of whatever column holds the texts."""
     for column in ("captions", "translation"):
         feature = rows.features.get(column)
+        if isinstance(feature, Json):
+            return one_text_each(rows, Form(column, None, None), name)
+        if isinstance(feature, dict) and not all(is_text(kind) and isinstance(kind, Value) for kind in feature.values()):
+            return one_text_each(rows, by_keys(column, feature, name), name)
         if isinstance(feature, dict | Translation):
             languages = feature.languages if isinstance(feature, Translation) else feature
             names = named_languages(languages, name)
             if isinstance(feature, dict) and list(names) == list(names.values()):
                 return rows.select_columns([column]).rename_columns({column: "captions"} if column != "captions" else {})
             return renamed(rows, column, names)
-    texts = [column for column, feature in rows.features.items() if isinstance(feature, Value) and "string" in feature.dtype]
+    texts = [column for column in rows.column_names if is_column_of_texts(rows, column)]
     languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in NO_LANGUAGES]
     languages = [column for column in languages if column.lower() not in NUMBERS or not all_numbered(rows[column][:])]
     if not languages:
@@ -190,15 +201,44 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
 
     def gather(batch: dict) -> dict:
         columns = [batch[language] for language in names]
+        for language, values in zip(names, columns):
+            strange = [value for value in values if not isinstance(value, str | None)]
+            if strange:
+                raise InputError(f"column {language!r} of {name!r} has {strange[0]!r} in a row, which is no text: mend it")
         return {"captions": [dict(zip(names.values(), texts)) for texts in zip(*columns)]}
 
     features = spoken(list(names.values()))
     return rows.map(gather, batched=True, remove_columns=rows.column_names, features=features, desc="Reading captions")
 
 
-def all_numbered(values: list[str | None]) -> bool:
+def one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
+    """Rows of `captions` from a column whose rows have languages of their own, or cells of several forms.
+
+    Raises:
+        InputError: a row has several texts in one language.
+    """
+
+    def only(row: dict) -> dict:
+        several = [language for language, texts in row["captions"].items() if len(texts) > 1]
+        if several:
+            raise InputError(f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each language")
+        return {"captions": {language: texts[0] if texts else None for language, texts in row["captions"].items()}}
+
+    gathered = gather_captions(rows, form)
+    return gathered.map(only, features=spoken(list(gathered.features["captions"])), desc="Reading captions")
+
+
+def is_column_of_texts(rows: Dataset, column: str) -> bool:
+    """Whether a column holds a text a row, or none; one that `datasets` keeps as JSON, since rows differ, has to have one at least."""
+    feature = rows.features[column]
+    if isinstance(feature, Json):
+        return any(isinstance(value, str) for value in rows[column][:])
+    return isinstance(feature, Value) and may_hold_texts(feature)
+
+
+def all_numbered(values: list) -> bool:
     """Whether every value has a digit, as numbers of rows have and sentences seldom."""
-    return all(re.search(r"\d", value) for value in values if value)
+    return all(re.search(r"\d", str(value)) for value in values if value)
 
 
 def renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:

@@ -11,11 +11,12 @@ from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from training.arguments import DiffusionArguments
 from training.data import CaptionCells
-from training.diffusion import DiffusionCollator, DiffusionTrainer, load_pipeline
 from training.session import begin, cut_length, finish, train
 
 
 def main(arguments: DiffusionArguments) -> None:
+    from training.diffusion import DiffusionCollator, DiffusionTrainer, load_pipeline  # which --help does without
+
     begin(arguments)
     with readable("model_name_or_path", arguments.model_name_or_path):
         text_encoder = AltCLIPTextModel.from_pretrained(arguments.model_name_or_path)

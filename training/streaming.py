@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from benchmarks.loading import check_folder
 from benchmarks.picture_folders import refuse_left_out, source_of
 from benchmarks.recipe import InputError
+from benchmarks.tars import of_tars
 
 from .captions import Form, read_captions, with_image
 from .pictures import read_picture
@@ -41,6 +42,7 @@ def open_files(dataset: str, split: str, process_index: int = 0, n_processes: in
     check_folder("dataset", dataset)
     try:
         builder = load_dataset_builder(**source_of(dataset))
+        builder = of_tars(builder) or builder
         if Path(dataset).is_dir():
             refuse_left_out(dataset, builder.config.data_files)
         rows = builder.as_streaming_dataset(split=split)

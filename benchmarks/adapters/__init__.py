@@ -11,8 +11,8 @@ from transformers import BatchFeature
 from ..recipe import InputError
 
 INSTALL = {
-    "open_clip": "pip install open_clip_torch, and the torchvision that pairs with your torch",
-    "sentence_transformers": "pip install 'sentence-transformers>=6'",
+    "open_clip": 'pip install "altclip[open-clip]", and the torchvision that pairs with your torch',
+    "sentence_transformers": 'pip install "altclip[sentence-transformers]"',
     "m_clip": "pip install sentencepiece protobuf",
 }
 

@@ -3,7 +3,7 @@
 Maintainers run this once; users get the committed result. Sprites come from the `@iconify-json/*` packages, names and
 list patterns from Unicode CLDR, all from npm at pinned versions::
 
-    pip install resvg-py==0.5.0
+    pip install "altclip[asset]"
     npm install --prefix build/npm $(python training/miniature/build_asset.py --packages)
     python training/miniature/build_asset.py build/npm
 
@@ -18,7 +18,6 @@ import math
 import re
 from pathlib import Path
 
-import resvg_py
 from PIL import Image
 
 ASSET = Path(__file__).parent / "asset"
@@ -58,6 +57,8 @@ FXEMOJI_NAMES = {
 
 def draw_sprite(icons: dict, name: str) -> Image.Image:
     """Rasterise one icon of an iconify set to an RGBA square of `SPRITE_SIZE`, keeping its aspect ratio."""
+    import resvg_py  # of the extra `asset`: nothing else needs it
+
     icon = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
     size = {side: icon.get(side, icons.get(side, 16)) for side in ("width", "height")}
     box = f"{icon.get('left', 0)} {icon.get('top', 0)} {size['width']} {size['height']}"

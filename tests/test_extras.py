@@ -1,0 +1,60 @@
+"""Without the library of an extra: its modules say which extra to install, and no other module misses it."""
+
+import configparser
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+WITHOUT = """
+import sys
+for name in {missing}:
+    sys.modules[name] = None
+{then}
+"""
+NEED = {
+    "matplotlib": ("plots", ["benchmarks.report_plots", "model_cards.plots", "model_cards.parallel_plots"]),
+    "diffusers": ("diffusion", ["training.diffusion"]),
+}
+EXPERIMENTS = ["training.ablation", "training.parallel_experiment"]
+
+
+def run_without(missing, then, *words):
+    script = WITHOUT.format(missing=missing, then=then)
+    return subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_module_names_the_extra_that_it_needs():
+    """An error of an import, as whoever tries to import it expects."""
+    modules = [(module, library, extra) for library, (extra, names) in NEED.items() for module in names]
+    modules += [(module, "matplotlib", "plots") for module in EXPERIMENTS]
+    then = f"""
+import importlib
+for module, library, extra in {modules}:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        assert str(error) == f'{{library}} is not installed: pip install "altclip[{{extra}}]"', error
+    else:
+        sys.exit(f"{{module}} does without {{library}}")
+"""
+    process = run_without(list(NEED), then)
+    assert process.returncode == 0, process.stderr
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    for library, (extra, _) in NEED.items():
+        assert library in extras["options.extras_require"][extra]
+
+
+RUN = "import runpy; sys.argv = sys.argv[1:]; sys.path[0] = '.'; "
+REPORT = ["benchmarks/run_report.py", "--results", "nowhere", "--output_dir", "nowhere"]
+
+
+@pytest.mark.parametrize("words,message", [(REPORT, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"')])
+def test_a_script_ends_with_one_line(words, message):
+    process = run_without(list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", *words)
+    assert (process.returncode, process.stderr.strip().splitlines()[-1]) == (1, message) and "Traceback" not in process.stderr
+    process = run_without(list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", words[0], "--help")
+    assert process.returncode == 0 and "usage" in process.stdout

@@ -1,0 +1,34 @@
+"""`--help` of everything that can be run: found by looking, so that a new script is asked too."""
+
+import pytest
+
+from .conftest import ROOT
+
+PACKAGES = ("modeling_altclip", "benchmarks", "model_cards", "training")
+
+
+def entry_points():
+    """The words behind `python` for each file that can be run."""
+    found = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = path.relative_to(ROOT)
+            if path.name == "__main__.py":
+                found.append(["-m", ".".join(name.parts[:-1])])
+            elif 'if __name__ == "__main__":' in path.read_text("utf-8"):
+                found.append([str(name)])
+    return found
+
+
+@pytest.mark.parametrize("words", entry_points(), ids=" ".join)
+def test_every_script_tells_of_its_flags(run, words):
+    words = words if words[0] == "-m" else [ROOT / words[0]]
+    process = run("python", *words, "--help")
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "usage: " in process.stdout and process.stdout.count("\n  -") >= 2  # --help, and a flag of its own
+    assert "%%" not in process.stdout and "%(" not in process.stdout
+
+
+def test_all_scripts_are_found():
+    names = {words[-1].rpartition("/")[2] for words in entry_points()}
+    assert {"run_zero_shot.py", "run_stage2.py", "build_asset.py", "model_cards", "training.miniature"} <= names
