@@ -29,40 +29,36 @@ class Facts:
 
 
 def eval_results(sections: list[Section], label: str) -> list[EvalResult]:
-    """Return a stage's results in the form of the Hub's model-index: each task's main metric, per language."""
-    entries = []
-    for section in sections:
-        for language, result in section.of(label).items():
-            interval = result.intervals.get(result.metric)
-            entries.append(
-                EvalResult(
-                    task_type=TASK_TYPES[result.kind],
-                    dataset_type=public_path(result.dataset),
-                    dataset_name=section.title,
-                    dataset_config=language,
-                    dataset_split=result.split,
-                    dataset_revision=result.revision,
-                    dataset_args=None if result.limit is None else {"limit": result.limit},
-                    metric_type=result.metric,
-                    metric_value=round(result.metrics[result.metric], 4),
-                    metric_name=result.metric,
-                    metric_args=interval and {"confidence_interval_95": [round(bound, 4) for bound in interval]},
-                )
-            )
-    keep_apart(entries)
-    return entries
+    """Return a stage's results in the form of the Hub's model-index: each task's main metric, per language.
 
-
-def keep_apart(entries: list[EvalResult]) -> None:
-    """Let the configuration of those entries say more that huggingface_hub would make one.
-
-    It tells entries of a model-index by dataset, split, configuration and kind of task, and not by name: whenever it writes a card,
-    here or at anybody's who loads this one and saves it, the others would go under the first one's name.
+    huggingface_hub tells entries apart by dataset, split, configuration and kind of task, and not by name: those that share all of
+    these would be one, under the first one's name, whenever it writes a card, here or at anybody's who loads this one and saves it.
+    The configuration of such entries therefore says more than their language.
     """
-    counts = Counter(entry.unique_identifier for entry in entries)
-    for entry in entries:
+    entries = [(section, as_entry(section, result)) for section in sections for result in section.of(label).values()]
+    counts = Counter(entry.unique_identifier for _, entry in entries)
+    for section, entry in entries:
         if counts[entry.unique_identifier] > 1:
-            entry.dataset_config = f"{entry.dataset_name}, {entry.dataset_config}"
+            entry.dataset_config = f"{section.title}, {entry.dataset_config}"
+    return [entry for _, entry in entries]
+
+
+def as_entry(section: Section, result: Result) -> EvalResult:
+    """Return a result as an entry of a model-index, which says with its metric how it differs from others of its task."""
+    interval = result.intervals.get(result.metric)
+    return EvalResult(
+        task_type=TASK_TYPES[result.kind],
+        dataset_type=public_path(result.dataset),
+        dataset_name=result.task,
+        dataset_config=result.language,
+        dataset_split=result.split,
+        dataset_revision=result.revision,
+        dataset_args=None if result.limit is None else {"limit": result.limit},
+        metric_type=result.metric,
+        metric_value=round(result.metrics[result.metric], 4),
+        metric_name=f"{result.metric}, {section.variation}" if section.variation else result.metric,
+        metric_args=interval and {"confidence_interval_95": [round(bound, 4) for bound in interval]},
+    )
 
 
 def render_card(

@@ -15,8 +15,8 @@ from .stages import is_hub_id
 def join_to_weights(results: list[Result], stages: list[str], labels: list[str], weights: list[str]) -> list[Result]:
     """Return the results that were measured on the stages' weights, each with its stage's label as `model`.
 
-    What counts is the hash, whatever the folder was called when it was evaluated. Where several stages have the same weights, a result
-    is of the one that it names, or of all of them.
+    What counts is the hash, whatever the folder was called when it was evaluated. Where several stages have the same weights, a
+    result is of the one that it names, or of all of them.
 
     Args:
         stages: folders or Hub ids.
@@ -63,7 +63,7 @@ def stage_of(result: Result, labels: Iterable[str]) -> str | None:
 
 
 def shown(result: Result) -> str:
-    """Return the metric that a card's table shows: how often the first image found is the right one, or what the task is judged by."""
+    """Return the metric of a card's tables: how often the first image found is the right one, or what the task is judged by."""
     return "text_to_image_recall@1" if result.kind == "retrieval" else result.metric
 
 
@@ -71,12 +71,16 @@ def shown(result: Result) -> str:
 class Section:
     """Figures that may stand beside one another: of one task, asked in one way, of each stage and language at most one.
 
-    `title` names the task and what sets these figures apart from others of that name.
+    `variation` says what sets these figures apart from others of that task's name, such as a limit; mostly nothing.
     """
 
     results: dict[tuple[str, str], Result] = field(default_factory=dict)
     """`{(label of the stage, language): result}`"""
-    title: str = ""
+    variation: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.first.task}, {self.variation}" if self.variation else self.first.task
 
     @property
     def first(self) -> Result:
@@ -94,7 +98,7 @@ class Section:
         return {language: result for (stage, language), result in self.results.items() if stage == label}
 
     def table(self, labels: list[str]) -> str:
-        """Return a row for each language of the last stage: what every stage scored, in percent, then the 95 % intervals; and the means."""
+        """Return a row for each language of the last stage, and one of means: what each stage scored, in percent, then 95 % intervals."""
         metric = shown(self.first)
         by_stage = {label: self.of(label) for label in labels if self.of(label)}
         languages = list(by_stage[labels[-1]])
@@ -103,8 +107,9 @@ class Section:
         for language in languages:
             values = [_value(its.get(language), metric) for its in by_stage.values()]
             rows.append([language, *values, *(_interval(by_stage[label].get(language), metric) for label in with_interval)])
-        means = [_mean([its[language] for language in languages if language in its], metric, len(languages)) for its in by_stage.values()]
-        rows.append(["mean", *means, *("" for _ in with_interval)])
+        if len(languages) > 1:
+            means = [_mean(its, languages, metric) for its in by_stage.values()]
+            rows.append(["mean", *means, *("" for _ in with_interval)])
         return format_table(["language", *by_stage, *(f"95 % of {label}" for label in with_interval)], rows)
 
 
@@ -115,7 +120,7 @@ def asked(result: Result) -> list:
 
 def items(result: Result) -> list:
     """Return what has to be equal of two results in one row: the images with their captions or labels, and the prompts."""
-    return [result.data, result.prompts]
+    return [result.data, result.n_rows, result.images, result.prompts]
 
 
 def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
@@ -135,7 +140,7 @@ def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
             sections.append(section)
         section.results[label, result.language] = result
     sections = [section for section in sections if section.of(labels[-1])]
-    _give_titles(sections)
+    _tell_apart(sections)
     return sections
 
 
@@ -151,28 +156,27 @@ def _is_known(label: str, result: Result, sections: list[Section]) -> bool:
     return False
 
 
-def _give_titles(sections: list[Section]) -> None:
-    """Call each section by its task, by its limit where it has one, and by all in which it differs from others of that task."""
+def _tell_apart(sections: list[Section]) -> None:
+    """Give each section its variation: its limit where it has one, and all in which it differs from others of that task."""
     titles: list[str] = []
     for section in sections:
         namesakes = [other.first for other in sections if other.first.task == section.first.task]
-        parts = [section.first.task]
+        parts = []
         for what, value in _varied(section.first).items():
             differs = len({json.dumps(_varied(other)[what], sort_keys=True) for other in namesakes}) > 1
             if value is not None and (differs or what == "limit"):
                 parts.append(_in_words(what, value))
-        title = ", ".join(parts)
-        if title in titles:  # only images, captions or prompts differ, of which there are hashes alone
+        section.variation = ", ".join(parts)
+        if section.title in titles:  # only images, captions or prompts differ, of which there are hashes alone
             hashes = {"data": section.first.data, "prompts": section.first.prompts}
-            title = ", ".join([title, *(f"{what} {value[:8]}" for what, value in hashes.items() if value)])
-        if title in titles:
-            title += f" ({titles.count(title) + 1})"
-        section.title = title
-        titles.append(title)
+            section.variation = ", ".join(parts + [f"{what} {value[:8]}" for what, value in hashes.items() if value])
+        if section.title in titles:
+            section.variation = ", ".join([*parts, f"number {1 + len(titles)}"])
+        titles.append(section.title)
 
 
 def _varied(result: Result) -> dict:
-    """Return the ways in which two results of one task's name may have been asked otherwise, in words that a title has."""
+    """Return the ways in which two results of one task's name may have been asked otherwise, by the words that a title has."""
     return {
         "limit": result.limit,
         "dataset": result.dataset,
@@ -215,12 +219,12 @@ def _interval(result: Result | None, metric: str) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def _mean(results: list[Result], metric: str, n_languages: int) -> str:
+def _mean(results: dict[str, Result], languages: list[str], metric: str) -> str:
     """Return the mean over languages, where there is a figure in each of them and all are of the same images."""
-    if len(results) < n_languages or len({result.images for result in results}) > 1:
+    there = [results[language] for language in languages if language in results]
+    if len(there) < len(languages) or len({result.images for result in there}) > 1:
         return ""
-    of_all = replace(results[0], metrics={metric: mean(result.metrics[metric] for result in results)})
-    return _value(of_all, metric)
+    return _value(replace(there[0], metrics={metric: mean(result.metrics[metric] for result in there)}), metric)
 
 
 __all__ = ["Section", "join_to_weights", "make_sections", "shown", "stage_of"]

@@ -100,13 +100,15 @@ def make(zoo, tmp_path):
 
 
 def entries_of(card):
-    """`{(name, configuration, value)}` of a card's model-index, as it stands there and as whoever loads and saves it writes it."""
+    """`{(task, metric with what sets it apart, value)}` of a card's model-index, as it stands there and as whoever loads and saves the
+    card writes it.
+    """
     found = []
     for text in (str(card), str(ModelCard(str(card)))):
         index = yaml.safe_load(text.split("---")[1]).get("model-index", [{"results": []}])
         rows = [(entry, metric) for entry in index[0]["results"] for metric in entry["metrics"]]
-        found.append({(entry["dataset"]["name"], metric["value"]) for entry, metric in rows})
-        assert len(rows) == len({(entry["dataset"]["name"], entry["dataset"]["config"]) for entry, _ in rows})
+        found.append({(entry["dataset"]["name"], metric["name"], metric["value"]) for entry, metric in rows})
+        assert len(rows) == len({json.dumps(entry["dataset"]) for entry, _ in rows}) == len(index[0]["results"])
     assert found[0] == found[1]
     return found[0]
 
@@ -130,7 +132,7 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
     text, folder = make(stages, results)
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0" and card.data.language == ["en", "zh"] and card.data.model_name == "T"
-    assert entries_of(card) == {("pairs", round(0.1 * len(stages), 4)), ("pairs", 0.7)}
+    assert entries_of(card) == {("pairs", "mean_recall", round(0.1 * len(stages), 4)), ("pairs", "mean_recall", 0.7)}
     values = " +\\| ".join(f"{10 * (1 + place)}\\.0" for place in range(len(stages)))
     assert re.search(rf"\| en +\| {values} +\|", text) and re.search(r"\| zh-Hans +\|( +\|)* 70\.0 +\|", text)
     assert all(hashes[stage][:16] in text for stage in stages)
@@ -209,9 +211,10 @@ def test_results_that_differ_in_one_thing_are_two_entries(differing, of_kind):
     card = render_card("T", "me/T", results, ["altclip"], "apache-2.0", "about")
     values = [round(0.1 * (1 + number), 4) for number in range(len(differing))] + [0.9]
     found = entries_of(card)
-    assert sorted(value for _, value in found) == values
-    assert len({name for name, _ in found}) == len(differing)  # English and Chinese of one kind share a table
-    assert all(f"### {name}, " in card.text for name, _ in found) and "/secret" not in str(card)
+    assert {(task, value) for task, _, value in found} == set(zip([result.task for result in results], values))
+    said = {(task, metric.partition(", ")[2]) for task, metric, _ in found}
+    assert len(said) == len(differing) == card.text.count("### ")  # English and Chinese of one kind share a table
+    assert all("### " + ", ".join(filter(None, words)) + ", " in card.text for words in said) and "/secret" not in str(card)
 
 
 def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, capsys):
@@ -221,13 +224,13 @@ def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, cap
     assert re.search(r"\| en +\| 50\.0 \(first 100\) +\|", text) and "### pairs, first 100, " in text and "25.0" not in text
     assert "Left out 1 results that are there twice, or that the model itself has none of" in capsys.readouterr().out
     (entry,) = ModelCard(text).data.eval_results
-    assert entry.dataset_args == {"limit": 100} and entry.dataset_name == "pairs, first 100"
+    assert entry.dataset_args == {"limit": 100} and entry.metric_name == "mean_recall, first 100"
 
 
 def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
     one = retrieval("stage2", hashes["stage2"])
     text, _ = make(["stage2"], [one, one])
-    assert text.count("### pairs") == 1 and entries_of(text) == {("pairs", 0.5)}
+    assert text.count("### pairs") == 1 and entries_of(text) == {("pairs", "mean_recall", 0.5)}
     with pytest.raises(InputError, match="are of the same weights, task and language, and differ: delete one"):
         make(["stage2"], [one, retrieval("stage2", hashes["stage2"], 0.6)])
 
@@ -257,7 +260,7 @@ def test_weights_that_changed_are_refused_where_another_stage_has_the_old_ones(z
 def test_a_result_counts_whatever_its_folder_was_called(hashes, make, capsys):
     results = [retrieval("elsewhere/before-it-was-renamed", hashes["stage2"], 0.5), retrieval("laion/other", "e" * 64, 0.75)]
     text, _ = make(["clip", "stage2"], results)
-    assert entries_of(text) == {("pairs", 0.5)} and "75.0" not in text
+    assert entries_of(text) == {("pairs", "mean_recall", 0.5)} and "75.0" not in text
     assert "Left out 1 results of other models: other." in capsys.readouterr().out
 
 
