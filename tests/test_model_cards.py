@@ -227,6 +227,18 @@ def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, cap
     assert entry.dataset_args == {"limit": 100} and entry.metric_name == "mean_recall, first 100"
 
 
+@pytest.mark.parametrize("what", ["prompts", "data", "images", "n_rows"])
+def test_figures_of_other_questions_stand_in_no_row(what):
+    """The teacher was asked about other images, or in other words, in one of two languages."""
+    results = []
+    for language, alike in (("en", False), ("zh", True)):
+        results.append(retrieval("x/teacher", "1" * 64, 0.25, language=language, **{what: "3"}))
+        results.append(retrieval("x/mine", "2" * 64, 0.5, language=language, **{what: "3" if alike else "4"}))
+    card = render_card("T", "me/T", results, ["teacher", "mine"], "apache-2.0", "about").text
+    rows = re.findall(r"^\| (en|zh) +\|(.*)\|$", card, re.M)
+    assert [(language, re.findall(r"\d\d\.0", cells)) for language, cells in rows] == [("zh", ["25.0", "50.0"]), ("en", ["50.0"])]
+
+
 def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
     one = retrieval("stage2", hashes["stage2"])
     text, _ = make(["stage2"], [one, one])
@@ -409,6 +421,22 @@ def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
     text, _ = make([tmp_path / "stage2"], base_model=["me/clip"], datasets=["org/images=mit", "org/other"])
     data = ModelCard(text).data
     assert (data.base_model, data.datasets, data.dataset_licenses) == (["me/clip"], ["org/images", "org/other"], {"org/images": "mit"})
+
+
+def test_a_record_that_leads_back_to_itself_ends(zoo, make, tmp_path):
+    """As of a model that was trained in the folder it began in."""
+    shutil.copytree(zoo / "stage2", tmp_path / "stage2")
+    record(tmp_path / "stage2", model_name_or_path=str(tmp_path / "stage2"), dataset="org/images")
+    text, _ = make([tmp_path / "stage2"])
+    assert ModelCard(text).data.datasets == ["org/images"] and ModelCard(text).data.base_model is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}', "{}"])
+def test_half_a_record_is_refused(zoo, make, tmp_path, content):
+    shutil.copytree(zoo / "stage2", tmp_path / "stage2")
+    (tmp_path / "stage2/run.json").write_text(content)
+    with pytest.raises(InputError, match="run.json is not a training's record"):
+        make([tmp_path / "stage2"])
 
 
 @pytest.fixture
