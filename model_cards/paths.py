@@ -4,8 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
-# A path from the root, as it stands in a word: alone, behind a flag's `=`, a library's `:` or a `+`. Addresses have a second slash.
-FROM_ROOT = re.compile(r"(?<![^=:+,])/(?!/)[^=:+,]*")
+# A path from the root, as it stands in a word: alone, behind a flag's `=`, a library's `:` or a `+`, or in quotes and brackets.
+# Addresses have a second slash.
+FROM_ROOT = re.compile(r"""(?<![^=:+,"'({\[])/(?!/)[^=:+,"')}\]]*""")
 
 
 def public_path(name: str) -> str:

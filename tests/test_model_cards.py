@@ -23,7 +23,7 @@ from benchmarks.results import Result
 from model_cards.__main__ import CardArguments, main
 from model_cards.card import render_card
 from model_cards.paths import public_command, public_path
-from model_cards.stages import label_stages
+from model_cards.stages import find_origin, label_stages
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
 
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -431,6 +431,16 @@ def test_a_record_that_leads_back_to_itself_ends(zoo, make, tmp_path):
     assert ModelCard(text).data.datasets == ["org/images"] and ModelCard(text).data.base_model is None
 
 
+def test_a_lora_came_of_its_base(zoo, tmp_path):
+    """From the Hub, or from a folder whose record leads there."""
+    shutil.copytree(zoo / "stage2", tmp_path / "stage2")
+    record(tmp_path / "stage2", model_name_or_path="org/altclip", dataset="org/images")
+    for base, datasets in (("org/altclip", []), (str(tmp_path / "stage2"), ["org/images"])):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        origin = find_origin([str(tmp_path)])
+        assert origin.base_model == ["org/altclip"] and origin.hub_datasets == datasets
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}', "{}"])
 def test_half_a_record_is_refused(zoo, make, tmp_path, content):
     shutil.copytree(zoo / "stage2", tmp_path / "stage2")
@@ -571,6 +581,8 @@ def test_paths_say_nothing_of_this_machine(tmp_path, monkeypatch):
         "https://example.org/a/b": "https://example.org/a/b",
         "open_clip:/home/me/model": "open_clip:model",
         "m_clip:/home/me/text+/home/me/images": "m_clip:text+images",
+        '{"data": "/home/me/data"}': '{"data": "data"}',
+        "yes / no": "yes / no",
     }
     assert {word: public_path(word) for word in words} == words
     assert public_command("run.py --models '/home/my own/model' --tasks=/x/t.yaml") == "run.py --models model --tasks=t.yaml"
