@@ -15,6 +15,7 @@ from modeling_altclip.languages_altclip import match_language
 
 from .adapters import INSTALL, load_adapted
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_folder, check_kind, check_tokenizer, readable
+from .low_rank import base_of, is_low_rank, merge_low_rank
 from .picture_folders import refuse_left_out, source_of
 from .recipe import InputError
 from .tars import of_tars
@@ -28,18 +29,22 @@ def load_model(
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
 
     Args:
-        name_or_path: a folder that `save_pretrained` wrote or a Hub id; or a model of another library, as `open_clip:NAME`,
-            `sentence_transformers:NAME` or `m_clip:NAME` (see `adapters`), which is a small module with the same two methods.
+        name_or_path: a folder that `save_pretrained` wrote or a Hub id; the folder of a LoRA, which is merged into its base; or a
+            model of another library, as `open_clip:NAME`, `sentence_transformers:NAME` or `m_clip:NAME` (see `adapters`), which is a
+            small module with the same two methods.
         argument: what the model was given as, for messages.
         kind: what it has to be.
         attn_implementation: transformers', for its own models.
 
     Raises:
         InputError: the folder is missing, or has no configuration, weights or processor, or not all of them; it is of another
-            kind; or a library is missing.
+            kind; a LoRA names no base or does not fit it; or a library is missing.
     """
     if library := check_library(name_or_path):
         return load_adapted(library, name_or_path.removeprefix(f"{library}:"))
+    if is_low_rank(name_or_path):
+        base = load_model(base_of(name_or_path, argument), argument=argument, kind=kind, attn_implementation=attn_implementation)
+        return merge_low_rank(name_or_path, *base, argument)
     check_kind(argument, name_or_path, kind)
     with readable(argument, name_or_path):
         model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attn_implementation)
@@ -56,17 +61,35 @@ def load_model(
     return model, processor
 
 
-def check_model(name_or_path: str) -> None:
+def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, state_dict: dict | None = None) -> None:
+    """Save what `load_model` gives as one whole folder: weights, processor, and of our own classes the code that reads both.
+
+    The model goes first, since the processor's files name no class where they lie beside a `config.json` that tells it. Copying such
+    files one by one would leave out the code that they name.
+
+    Args:
+        state_dict: weights to save in place of the model's own, as where these are in shares.
+    """
+    model.save_pretrained(folder, state_dict=state_dict)
+    processor.save_pretrained(folder)
+
+
+def check_model(name_or_path: str, argument: str = "model") -> None:
     """What can be known of a model to evaluate before anything is loaded; of the Hub's, nothing.
+
+    Args:
+        argument: what the model was given as, for messages.
 
     Raises:
         InputError: the folder does not exist, or holds a model of another kind; or what stands before a colon is no library that
             there is an adapter for.
     """
     if check_library(name_or_path) is None:
-        check_folder("model", name_or_path)
-        if Path(name_or_path).exists():
-            check_kind("model", name_or_path, TWO_TOWERS)
+        check_folder(argument, name_or_path)
+        if is_low_rank(name_or_path):
+            check_model(base_of(name_or_path, argument), argument)
+        elif Path(name_or_path).exists():
+            check_kind(argument, name_or_path, TWO_TOWERS)
 
 
 def check_library(name_or_path: str) -> str | None:

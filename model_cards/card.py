@@ -1,106 +1,128 @@
 """The model card: every number in it comes from a results file."""
 
-from collections import defaultdict
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from benchmarks.results import Result, format_table
+from benchmarks.results import Result
+
+from .figures import Section, make_sections, shown, stage_of
+from .paths import public_command, public_path
+from .stages import Origin
 
 TEMPLATE = Path(__file__).parent / "template.md"
 TASK_TYPES = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image-classification"}
 
 
-def score_of(results: list[Result]) -> dict:
-    """`{(model name, task, language): metrics}`, the model named by the last part of its path."""
-    return {(Path(result.model).name, result.task, result.language): result.metrics for result in results}
+@dataclass(kw_only=True)
+class Facts:
+    """What a card says of a model beside its figures.
+
+    `model_type` is its configuration's, `origin` what it came of, `pictures` the names of the plots that lie beside the card.
+    """
+
+    model_type: str = "altclip"
+    origin: Origin = field(default_factory=Origin)
+    pictures: list[str] = field(default_factory=list)
 
 
-def shown(result: Result) -> str:
-    """The metric that a card's table shows: how often the first image found is the right one, or what the task is judged by."""
-    return "text_to_image_recall@1" if result.kind == "retrieval" else result.metric
+def eval_results(sections: list[Section], label: str) -> list[EvalResult]:
+    """Return a stage's results in the form of the Hub's model-index: each task's main metric, per language.
+
+    huggingface_hub tells entries apart by dataset, split, configuration and kind of task, and not by name: those that share all of
+    these would be one, under the first one's name, whenever it writes a card, here or at anybody's who loads this one and saves it.
+    The configuration of such entries therefore says more than their language.
+    """
+    entries = [(section, as_entry(section, result)) for section in sections for result in section.of(label).values()]
+    counts = Counter(entry.unique_identifier for _, entry in entries)
+    for section, entry in entries:
+        if counts[entry.unique_identifier] > 1:
+            entry.dataset_config = f"{section.title}, {entry.dataset_config}"
+    return [entry for _, entry in entries]
 
 
-def stage_table(results: list[Result], stages: list[str], task: str) -> str:
-    """One row per language, one column per stage: what each stage scored, in percent, and the mean over languages."""
-    scores = score_of(results)
-    (column,) = {shown(result) for result in results if result.task == task}
-    languages = list(dict.fromkeys(result.language for result in results if Path(result.model).name == stages[-1]))
-    by_stage, rows = defaultdict(list), []
-    for language in languages:
-        row = [language]
-        for stage in stages:
-            metrics = scores.get((stage, task, language))
-            row.append(metrics[column] if metrics else "")
-            by_stage[stage] += [metrics[column]] if metrics else []
-        rows.append(row)
-    rows.append(["mean", *(mean(by_stage[stage]) for stage in stages)])
-    return format_table(["language", *stages], rows)
+def as_entry(section: Section, result: Result) -> EvalResult:
+    """Return a result as an entry of a model-index, which says with its metric how it differs from others of its task."""
+    interval = result.intervals.get(result.metric)
+    return EvalResult(
+        task_type=TASK_TYPES[result.kind],
+        dataset_type=public_path(result.dataset),
+        dataset_name=result.task,
+        dataset_config=result.language,
+        dataset_split=result.split,
+        dataset_revision=result.revision,
+        dataset_args=None if result.limit is None else {"limit": result.limit},
+        metric_type=result.metric,
+        metric_value=round(result.metrics[result.metric], 4),
+        metric_name=f"{result.metric}, {section.variation}" if section.variation else result.metric,
+        metric_args=interval and {"confidence_interval_95": [round(bound, 4) for bound in interval]},
+    )
 
 
-def eval_results(results: list[Result], model: str) -> list[EvalResult]:
-    """The model's results in the form of the Hub's model-index: each task's main metric, per language."""
-    entries = []
-    for result in results:
-        if Path(result.model).name == model:
-            entries.append(
-                EvalResult(
-                    task_type=TASK_TYPES[result.kind],
-                    dataset_type=result.dataset,
-                    dataset_name=result.task,
-                    dataset_config=result.language,
-                    dataset_split=result.split,
-                    dataset_revision=result.revision,
-                    metric_type=result.metric,
-                    metric_value=round(result.metrics[result.metric], 4),
-                    metric_name=result.metric,
-                )
-            )
-    return entries
-
-
-def render_card(title: str, repo: str, results: list[Result], stages: list[str], license: str, about: str) -> ModelCard:
+def render_card(
+    title: str, repo: str, results: list[Result], stages: list[str], license: str, about: str, facts: Facts | None = None
+) -> ModelCard:
     """Render the card of the model of the last stage.
 
     Args:
         title: what the model is called.
         repo: where it loads from, a Hub id or a folder.
-        results: of all stages, read by `benchmarks.results.load_results`.
-        stages: model folder names in training order, the English teacher first.
+        results: of the stages' own weights, as `join_to_weights` gives them; those of no stage are left out.
+        stages: what the stages are called, in training order, the English teacher first, the model last.
         license: an identifier of the Hub.
         about: a paragraph on what the model is, and is not, for.
+        facts: what else is known of it; by default that it is an AltCLIP.
 
     Raises:
-        ValueError: there is no result of the last stage.
+        InputError: two results are of the same stage, asked alike of the same items, and differ.
     """
-    own = [result for result in results if Path(result.model).name == stages[-1]]
-    if not own:
-        raise ValueError(f"no result of {stages[-1]!r}: evaluate it with benchmarks/run_retrieval.py and benchmarks/run_zero_shot.py")
-    languages = list(dict.fromkeys(result.language for result in own))
+    facts = facts or Facts()
+    origin = facts.origin
+    sections = make_sections(results, stages)
+    own = [result for section in sections for result in section.of(stages[-1]).values()]
+    languages = list(dict.fromkeys(result.language for result in own)) or origin.languages
+    tags = ["clip", "image-text-retrieval"]
+    tags += ["altclip"] * facts.model_type.startswith("altclip") + ["multilingual"] * (len(languages) > 1)
+    licences = {dataset: licence for dataset, licence in origin.datasets.items() if licence}
     data = ModelCardData(
-        language=languages,
+        base_model=origin.base_model or None,
+        datasets=origin.hub_datasets or None,
+        dataset_licenses=licences or None,
+        # The Hub knows languages by ISO 639's codes alone.
+        language=list(dict.fromkeys(language.partition("-")[0] for language in languages)) or None,
         license=license,
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        tags=["altclip", "clip", "multilingual", "image-text-retrieval"],
-        model_name=title,
-        eval_results=eval_results(results, stages[-1]),
+        tags=tags,
+        model_name=title if own else None,
+        eval_results=eval_results(sections, stages[-1]) or None,
     )
-    sections = [
-        {"title": f"{task}, {metric}, %", "table": stage_table(results, stages, task)}
-        for task, metric in dict.fromkeys((result.task, shown(result)) for result in own)
-    ]
-    commands = list(dict.fromkeys(result.command for result in own))
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         title=title,
-        repo=repo,
+        repo=public_path(repo),
         about=about,
-        sections=sections,
-        commands=commands,
+        facts=facts,
+        stages=stages,
         n_languages=len(languages),
-        weights=own[0].weights,
-        versions=own[0].versions,
+        sections=[{"title": f"{section.title}, {shown(section.first)}, %", "table": section.table(stages)} for section in sections],
+        measured=describe_weights(sections, stages),
+        versions=list(dict.fromkeys(", ".join(f"{name} {version}" for name, version in result.versions.items()) for result in own)),
+        commands=list(dict.fromkeys(public_command(result.command) for result in own)),
     )
+
+
+def describe_weights(sections: list[Section], stages: list[str]) -> list[str]:
+    """Return a line for each set of weights whose figures are shown: its stage, its hash, and its commit on the Hub."""
+    lines = []
+    for result in (result for section in sections for result in section.results.values()):
+        commit = f", commit `{result.model_revision[:8]}`" if result.model_revision else ""
+        lines.append((stage_of(result, stages), f"weights `{result.weights[:16]}`{commit}"))
+    in_order = sorted(dict.fromkeys(lines), key=lambda line: stages.index(line[0]))
+    return [f"{label}: {weights}" for label, weights in in_order]
+
+
+__all__ = ["Facts", "eval_results", "render_card"]

@@ -1,12 +1,12 @@
-"""The card's pictures: how the losses fell, and what stage 2 changed in each language."""
+"""The card's pictures: how the losses fell, and what the last stage changed in each language."""
 
 import json
 from pathlib import Path
 
 from benchmarks.extras import of_extra
-from benchmarks.results import Result
+from modeling_altclip.languages_altclip import is_english
 
-from .card import score_of
+from .figures import Section, shown
 
 with of_extra("plots"):
     import matplotlib
@@ -15,14 +15,17 @@ with of_extra("plots"):
 matplotlib.use("Agg")
 
 
-def plot_losses(stage_folders: list[Path], picture: Path) -> None:
-    """Draw each stage's training loss over its steps, side by side, from the `trainer_state.json` it left."""
-    figure = Figure(figsize=(4 * len(stage_folders), 3), layout="constrained")
-    for axes, folder in zip(figure.subplots(1, len(stage_folders), squeeze=False)[0], stage_folders):
-        history = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
-        steps, losses = zip(*((entry["step"], entry["loss"]) for entry in history if "loss" in entry))
+def plot_losses(logs: dict[str, list[dict]], picture: Path) -> None:
+    """Draw each stage's training loss over its steps, side by side.
+
+    Args:
+        logs: `{stage: log}`, as `stages.read_log` gives it; each has losses.
+    """
+    figure = Figure(figsize=(4 * len(logs), 3), layout="constrained")
+    for axes, (stage, log) in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs.items()):
+        steps, losses = zip(*((entry["step"], entry["loss"]) for entry in log if "loss" in entry))
         axes.plot(steps, losses, color="tab:blue")
-        axes.set(title=folder.name, xlabel="step", ylabel="training loss")
+        axes.set(title=stage, xlabel="step", ylabel="training loss")
         axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=120)
 
@@ -50,20 +53,33 @@ def plot_training(folder: Path, picture: Path) -> None:
     figure.savefig(picture, dpi=100)
 
 
-def plot_recall(results: list[Result], stages: list[str], task: str, picture: Path) -> None:
-    """Draw text-to-image recall@1 per language before and after the last of three stages, and the English teacher as a line."""
-    scores, column = score_of(results), "text_to_image_recall@1"
-    teacher, before, after = stages
-    languages = list(dict.fromkeys(result.language for result in results if Path(result.model).name == after))
-    heights = {stage: [100 * scores[stage, task, language][column] for language in languages] for stage in (before, after)}
-    figure = Figure(figsize=(max(6, 0.5 * len(languages)), 3.5), layout="constrained")
+def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
+    """Draw text-to-image recall@1 of the last stage per language, that of the stage before it, and the English teacher as a line.
+
+    Args:
+        section: figures of a retrieval task, of the last stage at least.
+        stages: in training order. Of three or more the first is the teacher and the last but one stands beside the last; of two the
+            first is the teacher.
+    """
+    metric = shown(section.first)
+
+    def percent(stage: str) -> dict[str, float]:
+        return {language: 100 * result.metrics[metric] for language, result in section.of(stage).items()}
+
+    after = percent(stages[-1])
+    before = {language: value for language, value in percent(stages[-2]).items() if language in after} if len(stages) > 2 else {}
+    places = {language: place for place, language in enumerate(after)}
+    figure = Figure(figsize=(max(6, 0.5 * len(after)), 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.vlines(range(len(languages)), heights[before], heights[after], color="lightgrey", linewidth=3)
-    axes.scatter(range(len(languages)), heights[before], color="white", edgecolor="tab:blue", zorder=2, label=f"after {before}")
-    axes.scatter(range(len(languages)), heights[after], color="tab:blue", zorder=2, label=f"after {after}")
-    english = 100 * scores[teacher, task, "en"][column]
-    axes.axhline(english, color="black", linestyle="--", linewidth=1, label="English teacher, English")
-    axes.set(xticks=range(len(languages)), xticklabels=languages, ylabel="text-to-image recall@1, %")
-    figure.legend(loc="outside upper center", ncols=3, title=task)
+    if before:
+        where = [places[language] for language in before]
+        axes.vlines(where, list(before.values()), [after[language] for language in before], color="lightgrey", linewidth=3)
+        axes.scatter(where, list(before.values()), color="white", edgecolor="tab:blue", zorder=2, label=f"after {stages[-2]}")
+    axes.scatter(range(len(after)), list(after.values()), color="tab:blue", zorder=2, label=f"after {stages[-1]}" if before else stages[-1])
+    english = [value for language, value in percent(stages[0]).items() if is_english(language)]
+    if english and len(stages) > 1:
+        axes.axhline(english[0], color="black", linestyle="--", linewidth=1, label="English teacher, English")
+    axes.set(xticks=range(len(after)), xticklabels=list(after), ylabel="text-to-image recall@1, %")
+    figure.legend(loc="outside upper center", ncols=3, title=section.title)
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(picture, dpi=120)

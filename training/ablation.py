@@ -9,6 +9,7 @@ from transformers import AutoProcessor, set_seed
 
 from benchmarks.extras import of_extra
 from benchmarks.kinds import load_tokenizer
+from benchmarks.loading import save_model
 from benchmarks.results import Result, format_table
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
@@ -78,9 +79,9 @@ def save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> Non
     """The model that stage 1 would begin with."""
     set_seed(seed)
     encoder = arguments.text_encoder_name_or_path
-    AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0).save_pretrained(folder)
+    model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0)
     image_processor = AutoProcessor.from_pretrained(arguments.teacher_name_or_path).image_processor
-    AltCLIPProcessor(image_processor, load_tokenizer("text_encoder_name_or_path", encoder)).save_pretrained(folder)
+    save_model(model, AltCLIPProcessor(image_processor, load_tokenizer("text_encoder_name_or_path", encoder)), folder)
 
 
 def evaluate(models: list[str], arguments: AblationArguments) -> None:

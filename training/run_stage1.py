@@ -4,7 +4,7 @@ accelerate launch --quiet training/run_stage1.py training/recipes/altclip/stage1
 accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
 """
 
-from benchmarks.loading import check_languages, load_model
+from benchmarks.loading import check_languages, load_model, save_model
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
@@ -51,8 +51,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process helps; ZeRO-3 gives them to the first alone
     if trainer.is_world_process_zero():
         trained = {f"text_model.{name}": value for name, value in weights.items()}
-        model.save_pretrained(arguments.output_dir, state_dict=model.state_dict() | trained)
-        processor.save_pretrained(arguments.output_dir)
+        save_model(model, processor, arguments.output_dir, state_dict=model.state_dict() | trained)
     following = "accelerate launch --quiet training/run_stage2.py RECIPE.yaml, with it as model_name_or_path"
     finish(arguments, "the multilingual model", following)
 
