@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages parallel test test-slow test-lowest test-python test-only style install $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel test test-slow test-lowest test-python test-only style install $(PAPER)
 
 demo: $(VENV)/installed  ## the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -39,6 +39,12 @@ add-languages: outputs/miniature/altclip/README.md  ## a model of nine languages
 	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/add_languages/miniature.yaml
 	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/add_languages_retrieval.yaml
 	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/add_languages_zero_shot.yaml
+
+own-pictures: outputs/miniature/altclip/README.md  ## the finished miniature learns 400 pictures of another style; what that gives, and costs
+	$(BIN)/python -m training.miniature.own_pictures
+	$(BIN)/accelerate launch --quiet training/run_stage2.py training/recipes/own_pictures/miniature.yaml
+	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/own_pictures.yaml
+	$(BIN)/python benchmarks/run_report.py benchmarks/recipes/own_pictures_report.yaml
 
 parallel: outputs/miniature/altclip/README.md  ## English captions alone beside four languages at once, with three seeds each
 	$(BIN)/accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml

@@ -69,6 +69,13 @@ def added(demo):
     return clone
 
 
+@pytest.fixture(scope="module")
+def fine_tuned(demo):
+    clone, *_ = demo
+    make(clone, "own-pictures")
+    return clone
+
+
 def score(clone, stage, task, language, metric, run="miniature"):
     path = clone / "outputs" / run / "results" / stage / f"{task}.{language}.json"
     return 100 * json.loads(path.read_text())["metrics"][metric]
@@ -161,6 +168,18 @@ def test_added_languages_are_learned(added):
 
 def test_added_languages_cost_the_old_ones_little(added):
     assert_not_behind(added, "add_languages", "thirteen", OLD, ("nine", OLD), 1)
+
+
+def test_fine_tuning_on_own_pictures_gains_there_and_loses_little_elsewhere(fine_tuned):
+    """In the three languages of the captions, and in two that the fine-tuning never saw."""
+    spoken, others = ["en", "zh", "es"], ["ru", "ja"]
+    stages, run, metric = ("fine_tuned", "altclip"), "own_pictures", "text_to_image_recall@1"
+    there = [of_languages(fine_tuned, run, stage, "miniature-pairs-unseen-style", spoken) for stage in stages]
+    assert compare(*there)[metric].low > 0
+    elsewhere = [of_languages(fine_tuned, run, stage, "miniature-pairs", spoken + others) for stage in stages]
+    assert 100 * compare(*elsewhere)[metric].low > -2
+    kept = json.loads((fine_tuned / "outputs/own_pictures/fine_tuned/kept.json").read_text("utf-8"))
+    assert set(kept["before"]) == set(LANGUAGES) and kept["found_again"] > 0.9
 
 
 def test_equal_seeds_give_equal_bytes(demo):

@@ -85,7 +85,7 @@ def write_caption(concepts: list[int], language: str) -> str:
 
 
 class EmojiScenes(Dataset):
-    """The scenes of one split, each drawn when it is asked for.
+    """The scenes of one split, by its name or as described, each drawn when it is asked for.
 
     An item is `{"image": 32 x 32 RGB PIL image, "concepts": concept ids from left to right, "captions": {language: text}}`.
 
@@ -93,10 +93,10 @@ class EmojiScenes(Dataset):
         ValueError: there is no such split.
     """
 
-    def __init__(self, split: str):
-        if split not in SPLITS:
+    def __init__(self, split: str | Split):
+        if not isinstance(split, Split) and split not in SPLITS:
             raise ValueError(f"split {split!r} is not one of {list(SPLITS)}")
-        self.split = SPLITS[split]
+        self.split = split if isinstance(split, Split) else SPLITS[split]
 
     def __len__(self) -> int:
         return self.split.size

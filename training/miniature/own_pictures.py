@@ -1,0 +1,45 @@
+"""Draw what stands for somebody's own pictures: 400 scenes in a style that the miniature never saw, with captions in three languages.
+
+python -m training.miniature.own_pictures --output_dir outputs/own_pictures
+
+They lie as a user's would: a folder of files, and `metadata.jsonl` beside them. No scene shows a pair of concepts that a test asks for.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from benchmarks.recipe import launch
+
+from .scenes import UNSEEN_STYLE, EmojiScenes, Split
+
+LANGUAGES = ("en", "zh", "es")
+SCENES = Split(seed=8, content="mixed", size=400, styles=UNSEEN_STYLE)
+
+
+@dataclass(kw_only=True)
+class OwnPicturesArguments:
+    """Where the pictures go."""
+
+    output_dir: str = field(default="outputs/own_pictures", metadata={"help": "The folder, of which `pictures` is made."})
+
+
+def main(arguments: OwnPicturesArguments) -> None:
+    folder = Path(arguments.output_dir, "pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes = EmojiScenes(SCENES)
+    lines = []
+    for index in tqdm(range(len(scenes)), desc="Drawing pictures", unit="picture"):
+        scene, name = scenes[index], f"{index:03}.png"
+        scene["image"].save(folder / name)
+        captions = {language: scene["captions"][language] for language in LANGUAGES}
+        lines.append(json.dumps({"file_name": name, "captions": captions}, ensure_ascii=False))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    print(f"Saved {len(scenes)} pictures and their captions to {folder}.")
+    print("Next: accelerate launch --quiet training/run_stage2.py training/recipes/own_pictures/miniature.yaml")
+
+
+if __name__ == "__main__":
+    launch(main, OwnPicturesArguments)
