@@ -18,9 +18,9 @@ from training.arguments import (
     ParallelArguments,
     TeacherArguments,
     TeacherLearningArguments,
-    TextPretrainingArguments,
 )
 from training.beginnings import check_models
+from training.text_pretraining import TextPretrainingArguments
 from training.translations import load_translator
 
 from .conftest import ROOT, VISION

@@ -9,9 +9,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPDualEncoderModel
-from training.arguments import TextPretrainingArguments
 from training.parallel_text import load_parallel_text
-from training.text_pretraining import MaskingCollator, Translations, load_for_masking
+from training.text_pretraining import MaskingCollator, TextPretrainingArguments, Translations, load_for_masking
 
 from .conftest import ROOT, VISION
 

@@ -336,24 +336,3 @@ class DiffusionArguments(StageArguments):
         for name in ("dry_run", "validation_split"):
             if getattr(self, name):
                 raise InputError(f"{name} is {getattr(self, name)}, and diffusion knows none: leave it out")
-
-
-@dataclass(kw_only=True)
-class TextPretrainingArguments(StageArguments):
-    """Masked language modelling in many languages, before any image. `dataset` may be any parallel text (`parallel_text.py`)."""
-
-    text_encoder_name_or_path: str = field(metadata={"help": "An encoder that `AutoModelForMaskedLM` knows; untrained, or to go on from."})
-    pairs: float = field(default=1.0, metadata={"help": "Share of sequences that hold two translations; others hold one text."})
-    mask_probability: float = field(default=0.15, metadata={"help": "Share of tokens to be named (0.15 in BERT, XLM and XLM-R)."})
-    max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
-    dropout: float | None = field(default=None, metadata={"help": "Of the encoder, from now on; its own by default."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("dry_run", "validation_split"):
-            if getattr(self, name):
-                raise InputError(f"{name} is {getattr(self, name)}, and text pre-training knows none: leave it out")
-        if not 0 <= self.pairs <= 1:
-            raise InputError(f"pairs is {self.pairs}: give a share between 0 and 1")
-        if not 0 < self.mask_probability < 1:
-            raise InputError(f"mask_probability is {self.mask_probability}: give a share between 0 and 1, such as 0.15")

@@ -20,8 +20,8 @@ from .arguments import (
     StageArguments,
     TeacherArguments,
     TeacherLearningArguments,
-    TextPretrainingArguments,
 )
+from .text_pretraining import TextPretrainingArguments
 
 # By stage and argument, the kind of model that is needed.
 KINDS = {
