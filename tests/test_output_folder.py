@@ -52,7 +52,10 @@ def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
     ):
         other = train("--resume", *changed)
         assert other.returncode == 1 and message in other.stderr, other.stderr
+    begun = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
     assert train("--resume", "--logging_steps", "1", "--dataloader_num_workers", "1").returncode == 0
+    resumed = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
+    assert resumed == begun | {"resumed_on": [begun["machine"]]}
 
 
 def test_a_training_that_could_not_save_its_end_is_not_begun(train, tmp_path):

@@ -298,6 +298,8 @@ def test_languages_that_no_column_tells_must_be_named(scenes, arguments, tmp_pat
     with pytest.raises(InputError, match="column 'text' .* tells its languages row by row: name those to train on by --languages"):
         stream_pictures(arguments(tmp_path / "rows"), None)
     assert next(iter(stream_pictures(arguments(tmp_path / "rows"), ["es"])))["text"] == "clave"
+    with pytest.raises(InputError, match="'--languages': .*did you mean 'zh'"):
+        stream_pictures(arguments(tmp_path / "rows"), ["es", "cn"])
 
 
 def test_data_that_is_not_there_is_refused(scenes, arguments, tmp_path):

@@ -79,8 +79,10 @@ def claim(arguments: StageArguments) -> None:
             "add --resume to go on with that run, or give another output_dir"
         )
     record = describe(arguments)
-    if arguments.resume:
-        compare(record, folder)
+    begun = read_record(folder) if arguments.resume else None
+    if begun is not None:
+        compare(record, begun, folder)
+        record = begun | {"resumed_on": [*begun.get("resumed_on", []), record["machine"]]}
     with arguments.main_process_first(desc="writing the record of the run"):
         if arguments.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,10 @@ def finished_checkpoints(folder: Path) -> list[Path]:
 
 
 def describe(arguments: StageArguments) -> dict[str, dict]:
-    """Return what a run's weights depend on: its `settings`, which must not change, and its `machine`, which may."""
+    """Return what a run's weights depend on: its `settings`, which must not change, and its `machine`, which may.
+
+    In the record of a run that was resumed, `resumed_on` lists the machines that went on with it.
+    """
     inherited = {field.name for field in fields(TrainingArguments)}
     own = [field.name for field in fields(arguments) if field.name not in inherited]
     settings = {}
@@ -132,15 +137,18 @@ def examples_per_step(arguments: StageArguments, n_processes: int | None = None)
     return of_process * (n_processes or arguments.world_size)
 
 
-def compare(record: dict[str, dict], folder: Path) -> None:
-    """Compare a run that resumes with the record of the one that began.
+def read_record(folder: Path) -> dict | None:
+    """Return the record of the run that a folder is of; None where it was begun before there were records."""
+    path = folder / RECORD
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> None:
+    """Compare a run that resumes with the record of the one that began in `folder`.
 
     Raises:
         InputError: settings differ that the weights depend on.
     """
-    if not (folder / RECORD).is_file():
-        return  # begun before there were records
-    begun = json.loads((folder / RECORD).read_text("utf-8"))
     for name, value in record["settings"].items():
         before = begun["settings"].get(name, value)
         if before != value:

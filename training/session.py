@@ -12,12 +12,11 @@ from transformers.utils import is_matplotlib_available
 from benchmarks.loading import check_languages, load_rows
 from benchmarks.processes import fix_threads
 from benchmarks.recipe import InputError
-from modeling_altclip.languages_altclip import canonical
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import PairArguments, StageArguments
 from .beginnings import check_models
-from .captions import find_form, with_captions, with_image
+from .captions import find_form, named_languages, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
 from .output_folder import check_room, claim, examples_per_step, finished_checkpoints
@@ -102,7 +101,7 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
         raise InputError(
             f"column {form.column!r} of {arguments.dataset!r} tells its languages row by row: name those to train on by --languages"
         )
-    languages = check_languages(languages, form.spoken or [canonical(language) for language in languages])
+    languages = check_languages(languages, form.spoken or list(named_languages(languages, "--languages").values()))
     with arguments.main_process_first(desc="clearing reports"):
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         if arguments.local_process_index == 0 and not arguments.resume:
