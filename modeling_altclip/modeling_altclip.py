@@ -98,9 +98,10 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
             ValueError: `normalize_tokens` was changed after the model was made, and a pipeline may name the other class.
         """
         if (self.native_class is None) == ("__module__" in vars(self)):
+            given = f"normalize_tokens={self.config.normalize_tokens}"
             raise ValueError(
-                f"normalize_tokens is {self.config.normalize_tokens}, which was set after the model was made: a pipeline would name a class "
-                f"that does not heed it. Load the model with from_pretrained(..., normalize_tokens={self.config.normalize_tokens})."
+                f"{given} was set after the model was made, and a pipeline may name the class that does not heed it: "
+                f"make the model anew, with from_pretrained(..., {given})"
             )
         if not self._hf_peft_config_loaded:  # adapters alone have their own way
             state_dict = {native_name(name): value for name, value in (state_dict or self.state_dict()).items()}

@@ -96,7 +96,7 @@ print(type(pipeline.text_encoder).__module__, pipeline.text_encoder.config.use_a
 def test_a_tower_that_is_changed_later_is_not_saved(altclip, tmp_path):
     """A pipeline that was built before names the class that always normalizes."""
     altclip.text_model.config.normalize_tokens = False
-    with pytest.raises(ValueError, match="normalize_tokens is False, .*normalize_tokens=False"):
+    with pytest.raises(ValueError, match="normalize_tokens=False was set after the model was made"):
         altclip.text_model.save_pretrained(tmp_path)
     altclip.save_pretrained(tmp_path)  # all of it is no pipeline's
 
