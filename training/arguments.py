@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.trainer_utils import SaveStrategy
 
 from benchmarks.recipe import InputError, did_you_mean
 
@@ -51,7 +52,7 @@ class StageArguments(TrainingArguments):
     )
     metric_for_best_model: str | None = field(default="mean_recall")
     # None is for "not given": with load_best_model_at_end, checkpoints are then saved when they are scored.
-    save_strategy: str | None = field(
+    save_strategy: SaveStrategy | None = field(
         default=None, metadata={"help": "no, steps, epoch or best. By default steps, or with load_best_model_at_end as eval_strategy."}
     )
     save_steps: float | None = field(
@@ -99,7 +100,7 @@ class StageArguments(TrainingArguments):
         if keeps_best and self.save_strategy in (None, "no"):
             self.save_strategy = scored_by
             self.save_steps = scored_every if scored_by == "steps" else 500
-            return f"every {scored_every} steps" if scored_by == "steps" else "every epoch"
+            return f"every {scored_every:g} steps" if scored_by == "steps" else "every epoch"
         if self.save_steps is None:
             self.save_steps = scored_every if keeps_best and self.save_strategy == scored_by == "steps" else 500
         self.save_strategy = self.save_strategy or "steps"
