@@ -1,15 +1,25 @@
-"""Checkpoints are read in every spelling that is around, whole or not at all, and written in the one that everybody reads."""
+"""Checkpoints, and adapters for them, are read in every spelling that is around, whole or not at all, and written in the one that
+everybody reads.
+"""
 
 import re
+from collections.abc import Iterable
+from itertools import chain
 from os import PathLike
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from .configuration_altclip import AltCLIPConfig
 
 # The only weights that may differ in shape from a checkpoint's, where a caller asks for it: they are trained anew.
 HEAD = re.compile(r"(?:text_projection|visual_projection|(?:text_model\.)?(?:transformation|pre_LN))\.")
+
+# DoRA's are saved without the last part of their name, which transformers does not put back.
+MAGNITUDES = WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
+OF_ANOTHER = "It was trained on another model, or is spelled for one."
 
 
 class AltCLIPPreTrainedModel(PreTrainedModel):
@@ -19,6 +29,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
     base_model_prefix = "altclip"
     input_modalities = ("image", "text")
     # transformers 5.6 and later spell `layer` and `layers` otherwise than the released files do; every spelling is read.
+    native_class: type | None = None  # transformers' own class of the same weights
     key_mapping = {
         r"^text_model\.roberta\.encoder\.layers\.": "text_model.roberta.encoder.layer.",
         r"^vision_model\.encoder\.layer\.": "vision_model.encoder.layers.",
@@ -60,8 +71,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
             for name, there, here in sorted(info["mismatched_keys"])
             if not (ignore_mismatched_sizes and HEAD.match(name))
         ]
-        refused = {"missing": sorted(info["missing_keys"]), "left over": sorted(info["unexpected_keys"]), "of another shape": misshaped}
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in refused.items() if names)
+        listed = listing(info["missing_keys"], info["unexpected_keys"], misshaped)
         if listed:
             raise ValueError(
                 f"{pretrained_model_name_or_path} is not a whole checkpoint of {cls.__name__} as its configuration describes it. {listed}. "
@@ -83,10 +93,50 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
 
         The folder serves plain transformers, which does not look at the code, and `trust_remote_code=True`, which runs it.
         """
+        if self._hf_peft_config_loaded and self.native_class is not None:
+            # Only adapters are saved now. They fit transformers' own class, which peft can load without this package.
+            named = {"base_model_class": self.native_class.__name__, "parent_library": self.native_class.__module__}
+            for adapter in self.peft_config.values():
+                adapter.auto_mapping = named if adapter.task_type is None else None
         if self._auto_class is not None:
             reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
             self.config.auto_map = {"AutoModelForZeroShotImageClassification": reference}  # transformers adds AutoModel
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, save_original_format=save_original_format, **kwargs)
+
+    @property
+    def _checkpoint_conversion_mapping(self) -> dict[str, str]:
+        """Spellings of an adapter's names; `PeftModel.from_pretrained` looks for them here."""
+        return self.key_mapping
+
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, *args, load_config=None, **kwargs):
+        """Load an adapter in any of its spellings, whole or not at all; with transformers' own arguments.
+
+        Raises:
+            ValueError: weights are missing, left over or of another shape; the message lists them, and the adapter is taken off.
+        """
+        known = load_config.weight_mapping if load_config else get_model_conversion_mapping(self, key_mapping=self.key_mapping)
+        kwargs["weight_mapping"] = [*known, MAGNITUDES]
+        info = super().load_adapter(peft_model_id, adapter_name, *args, load_config=load_config, **kwargs)
+        listed = listing(info.missing_keys, info.unexpected_keys, [name for name, *_ in info.mismatched_keys])
+        if listed:
+            self.delete_adapter(adapter_name or "default")
+            raise ValueError(f"{peft_model_id or 'the adapter'} is not a whole adapter of {type(self).__name__}. {listed}. {OF_ANOTHER}")
+        return info
+
+    def get_adapter_state_dict(self, *args, **kwargs) -> dict:
+        """Give an adapter's weights by the names of transformers' own class, as they are saved."""
+        return {native_name(name): value for name, value in super().get_adapter_state_dict(*args, **kwargs).items()}
+
+
+def listing(missing: Iterable[str], left_over: Iterable[str], misshaped: Iterable[str] = ()) -> str:
+    """Weights that do not fit, by kind, for an error; empty where all fit."""
+    refused = {"missing": missing, "left over": left_over, "of another shape": misshaped}
+    return "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in refused.items() if names)
+
+
+def native_name(name: str) -> str:
+    """The name of a weight in transformers 5.6 and later, whose text tower has `layers`."""
+    return name.replace("roberta.encoder.layer.", "roberta.encoder.layers.")
 
 
 def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str, *_) -> None:
@@ -96,6 +146,35 @@ def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str,
         for pattern, replacement in module.key_mapping.items():
             new = re.sub(pattern, replacement, new)
         state_dict[prefix + new] = state_dict.pop(old)
+    if getattr(module, "peft_config", None):
+        check_adapter(module, {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)})
+
+
+def check_adapter(model: AltCLIPPreTrainedModel, given: set[str]) -> None:
+    """Before a `PeftModel` hands on an adapter's weights: peft would load those that fit, and leave the others untrained.
+
+    Args:
+        given: the names of the weights. Those of a whole model, its own weights among them, are torch's to check.
+
+    Raises:
+        ValueError: weights are missing or left over; the message lists them.
+    """
+    weights = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    here = {name for name, _ in weights}
+    adapter_of = {name: adapter for name in here for adapter in model.peft_config if f".{adapter}." in f"{name}."}
+    if not given or here - adapter_of.keys() <= given:
+        return
+    ignored = model._keys_to_ignore_on_load_unexpected
+    left_over = {name for name in given - here if not any(re.search(pattern, name) for pattern in ignored)}
+    # Other kinds of adapters have weights that are not saved.
+    loaded = {adapter_of[name] for name in given & adapter_of.keys()}
+    missing = {name for name, adapter in adapter_of.items() if adapter in loaded and "lora_" in name} - given
+    listed = listing(missing, left_over)
+    if listed:
+        raise ValueError(
+            f"This is not a whole adapter of {type(model).__name__}. {listed}. {OF_ANOTHER} The method load_adapter of a PeftModel "
+            "knows other spellings with key_mapping=model.get_base_model().key_mapping. Load the model anew: it is half changed."
+        )
 
 
 def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """AltCLIP's configuration: transformers' own, plus what its text tower needs to be a plain `XLMRobertaModel`."""
 
+from copy import deepcopy
 from typing import ClassVar
 
 from transformers import AltCLIPConfig as NativeAltCLIPConfig
@@ -22,6 +23,12 @@ class AltCLIPTextConfig(NativeAltCLIPTextConfig):
     is_decoder: ClassVar[bool] = False
     add_cross_attention: ClassVar[bool] = False
     use_attention_mask: ClassVar[bool] = True
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
+        """Save that of a tower alone: it may be a pipeline's, where transformers' own class needs to be told of the masks."""
+        alone = deepcopy(self)
+        alone.use_attention_mask = True
+        super(AltCLIPTextConfig, alone).save_pretrained(save_directory, push_to_hub, **kwargs)
 
 
 class AltCLIPConfig(NativeAltCLIPConfig):

@@ -12,12 +12,14 @@ from os import PathLike
 import torch
 from torch import nn
 from transformers import AltCLIPConfig as NativeAltCLIPConfig
+from transformers import AltCLIPModel as NativeAltCLIPModel
+from transformers import AltCLIPTextModel as NativeAltCLIPTextModel
 from transformers import CLIPModel, CLIPVisionModel, PreTrainedModel, XLMRobertaModel  # noqa: F401  (see AltCLIPTextModel)
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .checkpoint_altclip import AltCLIPPreTrainedModel, check_model_type, load_whole, rename_layers
+from .checkpoint_altclip import AltCLIPPreTrainedModel, check_model_type, load_whole, native_name, rename_layers
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
 from .pooling_altclip import first_state
 
@@ -54,14 +56,16 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width, in that order (paper 3.1).
 
     `from_pretrained` takes the checkpoint of a text tower or of a whole AltCLIP. Stable Diffusion's pipelines take the model
-    as their `text_encoder`: `last_hidden_state` is what the paper's AltDiffusion draws from (paper 5.4). To load a saved
-    pipeline, diffusers looks beside this class for one that it knows how to load, `PreTrainedModel`.
+    as their `text_encoder`: `last_hidden_state` is what the paper's AltDiffusion draws from (paper 5.4). A saved pipeline names
+    transformers' own class, and is loaded without this package. With `normalize_tokens=False` that class would give other
+    vectors, so this one is named; to load it, diffusers looks beside it for a class that it knows how to load, `PreTrainedModel`.
     """
 
     config_class = AltCLIPTextConfig
     base_model_prefix = "roberta"
     input_modalities = ("text",)
-    key_mapping = {r"^text_model\.": "", r"^(?:text_model\.)?roberta\.encoder\.layers\.": "roberta.encoder.layer."}
+    # peft takes the first that matches, transformers all that do.
+    key_mapping = {r"^(?:text_model\.)?roberta\.encoder\.layers\.": "roberta.encoder.layer.", r"^text_model\.": ""}
     _keys_to_ignore_on_load_unexpected = [r"position_ids$", r"^vision_model\.", r"^(?:text|visual)_projection\.", r"^logit_scale$"]
 
     def __init__(self, config: AltCLIPTextConfig):
@@ -71,6 +75,13 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         self.pre_LN = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
         self.register_load_state_dict_pre_hook(rename_layers)
+        if self.native_class is not None:
+            self.__module__ = self.native_class.__module__  # diffusers asks the instance where to load it from
+
+    @property
+    def native_class(self) -> type | None:
+        """transformers' own class, where it gives the same vectors."""
+        return NativeAltCLIPTextModel if self.config.normalize_tokens else None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.roberta.get_input_embeddings()
@@ -81,10 +92,20 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     def save_pretrained(
         self, save_directory: str | PathLike, is_main_process: bool = True, state_dict: dict | None = None, *args, **kwargs
     ) -> None:
-        """Save the tower alone under the names that transformers 5.6 and later read for it; a whole model needs no such choice."""
-        state_dict = state_dict or self.state_dict()
-        spelled = {name.replace("roberta.encoder.layer.", "roberta.encoder.layers."): value for name, value in state_dict.items()}
-        super().save_pretrained(save_directory, is_main_process, spelled, *args, **kwargs)
+        """Save the tower alone under the names that transformers 5.6 and later read for it; a whole model needs no such choice.
+
+        Raises:
+            ValueError: `normalize_tokens` was changed after the model was made, and a pipeline may name the other class.
+        """
+        if (self.native_class is None) == ("__module__" in vars(self)):
+            given = f"normalize_tokens={self.config.normalize_tokens}"
+            raise ValueError(
+                f"{given} was set after the model was made, and a pipeline may name the class that does not heed it: "
+                f"make the model anew, with from_pretrained(..., {given})"
+            )
+        if not self._hf_peft_config_loaded:  # adapters alone have their own way
+            state_dict = {native_name(name): value for name, value in (state_dict or self.state_dict()).items()}
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -143,6 +164,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
     torch.Size([2, 768])
     ```
     """
+
+    native_class = NativeAltCLIPModel
 
     def __init__(self, config: AltCLIPConfig | NativeAltCLIPConfig):
         if type(config) is NativeAltCLIPConfig:

@@ -72,6 +72,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
 
     config_class = AltCLIPDualEncoderConfig
     base_model_prefix = "altclip_dual_encoder"
+    native_class = None
     key_mapping = {}
 
     def __init__(self, config: AltCLIPDualEncoderConfig):

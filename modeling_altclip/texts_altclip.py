@@ -24,6 +24,50 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options
         return tokenizer(texts, **options)
 
 
+def needed_options(tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated: dict) -> dict[str, bool | str | int]:
+    """Tell what a call of `tokenizer` lacks, so that an encoder can read the texts, and tensors can be made of them.
+
+    Mostly it lacks nothing. A text that is longer than `text_length` is cut, unless the call says how texts are cut. Texts of
+    several lengths are padded where torch's tensors are asked for, which transformers refuses, unless it says how they are
+    padded; of arrays transformers makes an array of arrays. The caller holds `TOKENIZING`.
+
+    Args:
+        stated: the options of the call, and those that the tokenizer's files state.
+    """
+    truncation, max_length = stated.get("truncation"), stated.get("max_length")
+    if truncation == "do_not_truncate":
+        truncation = False
+    if truncation is None and max_length is not None and "padding" not in stated:
+        truncation = True  # as tokenizers take a max_length alone
+    may_be_too_long = truncation is None or (truncation and max_length is None)
+    is_stacked = stated.get("return_tensors") == "pt" and "padding" not in stated
+    if not may_be_too_long and not is_stacked:
+        return {}
+
+    lengths, longest = lengths_of(tokenizer, text, stated), text_length(tokenizer)
+    # Tokenizers refuse to cut at one number and to pad to multiples of another.
+    limit = max_length or longest - longest % (stated.get("pad_to_multiple_of") or 1)
+    needed = {}
+    if may_be_too_long and max(lengths) > longest:
+        truncation = truncation or True
+        needed = {"truncation": truncation, "max_length": limit}
+    if truncation:
+        lengths = [min(length, limit) for length in lengths]
+    if is_stacked and len(set(lengths)) > 1:
+        needed["padding"] = True
+        if truncation:
+            needed |= {"truncation": truncation, "max_length": limit}
+    return needed
+
+
+def lengths_of(tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated: dict) -> list[int]:
+    """Count the tokens of each text, or pair of texts, before it is cut or padded. The caller holds `TOKENIZING`."""
+    options = {name: stated[name] for name in ("text_pair", "add_special_tokens", "is_split_into_words") if name in stated}
+    ids = tokenizer(text, **options, padding=False, truncation=False, verbose=False)["input_ids"]
+    rows = ids if ids and isinstance(ids[0], list) else [ids]  # one text gives one list
+    return [len(row) for row in rows]
+
+
 def text_options(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> dict[str, str | bool | int]:
     """How `tokenizer` has to pad and cut texts for `model`, as options of its call.
 

@@ -1,10 +1,13 @@
 """AltCLIP's text tower in Stable Diffusion: drawing, saving, and training keys and values alone. Everything is random and tiny."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from transformers import AltCLIPTextModel as NativeTextModel
 
 from modeling_altclip import AltCLIPModel, AltCLIPTextModel
 from training.miniature.scenes import read_concepts
@@ -54,22 +57,48 @@ def draw(pipeline, prompt):
 @pytest.mark.parametrize("normalize_tokens", [True, False])
 def test_equal_vectors_draw_equal_pictures(altclip, processor, tmp_path, normalize_tokens):
     """A name and its Chinese name, each one token, are given one vector: as if stage 1 had succeeded perfectly."""
-    altclip.text_model.config.normalize_tokens = normalize_tokens
+    altclip.save_pretrained(tmp_path / "altclip")
+    text_model = AltCLIPTextModel.from_pretrained(tmp_path / "altclip", normalize_tokens=normalize_tokens).eval()
     tokenizer = processor.tokenizer
     names = read_concepts()["languages"]
     pairs = zip(names["en"]["names"], names["zh"]["names"])
     english, chinese = next(pair for pair in pairs if all(len(tokenizer(name)["input_ids"]) == 3 for name in pair))
-    pipeline = build(altclip.text_model, tokenizer)
+    pipeline = build(text_model, tokenizer)
     before = draw(pipeline, english)
     assert np.abs(before - draw(pipeline, chinese)).max() > 1e-4
-    embeddings = altclip.get_input_embeddings().weight.data
+    embeddings = text_model.get_input_embeddings().weight.data
     embeddings[tokenizer(chinese)["input_ids"][1]] = embeddings[tokenizer(english)["input_ids"][1]]
     assert np.abs(draw(pipeline, chinese) - before).max() < 1e-5 and np.abs(draw(pipeline, english) - before).max() < 1e-5
-    pipeline.save_pretrained(tmp_path)
-    loaded = StableDiffusionPipeline.from_pretrained(tmp_path)
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    named = json.loads((tmp_path / "pipeline/model_index.json").read_text())["text_encoder"]
+    assert named == ["transformers" if normalize_tokens else "modeling_altclip.modeling_altclip", "AltCLIPTextModel"]
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     loaded.set_progress_bar_config(disable=True)
-    assert type(loaded.text_encoder) is AltCLIPTextModel and loaded.text_encoder.config.normalize_tokens is normalize_tokens
+    assert type(loaded.text_encoder) is (NativeTextModel if normalize_tokens else AltCLIPTextModel)
     assert np.abs(draw(loaded, chinese) - before).max() < 1e-5
+    loaded.text_encoder = AltCLIPTextModel.from_pretrained(tmp_path / "pipeline/text_encoder")  # ours, where it is wanted
+    assert np.abs(draw(loaded, chinese) - before).max() < 1e-5
+
+
+def test_a_saved_pipeline_needs_transformers_alone(altclip, processor, run, tmp_path):
+    build(altclip.text_model, processor.tokenizer).save_pretrained(tmp_path / "pipeline")
+    code = """
+import sys
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+assert "modeling_altclip" not in sys.modules
+print(type(pipeline.text_encoder).__module__, pipeline.text_encoder.config.use_attention_mask)
+"""
+    process = run("python", "-c", code, tmp_path / "pipeline", cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1")
+    assert process.stdout.strip() == "transformers.models.altclip.modeling_altclip True", process.stderr[-2000:]
+
+
+def test_a_tower_that_is_changed_later_is_not_saved(altclip, tmp_path):
+    """A pipeline that was built before names the class that always normalizes."""
+    altclip.text_model.config.normalize_tokens = False
+    with pytest.raises(ValueError, match="normalize_tokens=False was set after the model was made"):
+        altclip.text_model.save_pretrained(tmp_path)
+    altclip.save_pretrained(tmp_path)  # all of it is no pipeline's
 
 
 def test_tokens_with_and_without_the_norm(altclip, processor):

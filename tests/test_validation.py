@@ -95,9 +95,10 @@ EVALUATE = ["--validation_split", "validation", "--eval_strategy", "steps", "--e
 def test_the_best_checkpoint_is_what_is_saved(miniature, run, folder, tmp_path):
     """A rate at which the last steps are surely not the best."""
     names = ["--zero_shot_split", "validation_concepts", "--class_names", miniature / "dataset/class_names.json"]
-    best = ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true", "--learning_rate", "0.1"]
+    best = ["--load_best_model_at_end", "true", "--learning_rate", "0.1"]  # the recipe saves no checkpoints
     process = stage2(run, folder, miniature / "dataset", tmp_path / "out", *EVALUATE, *names, *best)
     assert process.returncode == 0, process.stderr[-3000:]
+    assert "A checkpoint is saved every 2 steps, as it is scored" in process.stdout
     state = json.loads((tmp_path / "out/trainer_state.json").read_text())
     found = {entry["step"]: entry for entry in state["log_history"] if "eval_mean_recall" in entry}
     assert list(found) == [2, 4, 6] and {"eval_accuracy_zh", "eval_english_lost"} <= set(found[2])
@@ -153,6 +154,46 @@ def test_two_processes_score_like_one(miniature, run, folder, tmp_path):
     (found,) = [entry for entry in history if "eval_mean_recall" in entry]
     expected = Validation(*load_model(str(folder)), load_captions(str(miniature / "dataset"), "validation"), ["en", "zh"]).scores()
     assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected, abs=0.005)  # of 250 scenes, a rank or two
+
+
+BEST = {"validation_split": "v", "load_best_model_at_end": True}
+
+
+@pytest.mark.parametrize(
+    "flags,expected",
+    [
+        ({}, ("steps", 500)),
+        ({"save_steps": 30}, ("steps", 30)),
+        ({"save_strategy": "epoch"}, ("epoch", 500)),
+        ({"validation_split": "v", "eval_strategy": "steps", "eval_steps": 20}, ("steps", 500)),
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20}, ("steps", 20)),
+        (BEST | {"eval_strategy": "steps", "eval_steps": 0.1}, ("steps", 0.1)),
+        (BEST | {"eval_strategy": "steps", "logging_steps": 7}, ("steps", 7)),
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_steps": 30}, ("steps", 20)),  # a recipe's
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "no"}, ("steps", 20)),
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "steps"}, ("steps", 20)),
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "steps", "save_steps": 40}, ("steps", 40)),
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "best"}, ("best", 500)),
+        (BEST | {"eval_strategy": "epoch"}, ("epoch", 500)),
+    ],
+)
+def test_checkpoints_are_saved_where_they_are_scored(tmp_path, flags, expected):
+    """Where the best is asked for, and no strategy is given."""
+    arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **flags)
+    assert (arguments.save_strategy.value, arguments.save_steps) == expected
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "epoch"}, "save and eval strategy to match"),
+        (BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "steps", "save_steps": 30}, "round multiple"),
+        ({"load_best_model_at_end": True}, "save and eval strategy to match"),
+    ],
+)
+def test_a_save_strategy_that_misses_the_best_is_refused(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **flags)
 
 
 @pytest.mark.parametrize(

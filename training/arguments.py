@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.trainer_utils import SaveStrategy
 
 from benchmarks.recipe import InputError, did_you_mean
 
@@ -50,6 +51,13 @@ class StageArguments(TrainingArguments):
         default=0.03, metadata={"help": "Warn where English has lost more mean recall than this against the teacher."}
     )
     metric_for_best_model: str | None = field(default="mean_recall")
+    # None is for "not given": with load_best_model_at_end, checkpoints are then saved when they are scored.
+    save_strategy: SaveStrategy | None = field(
+        default=None, metadata={"help": "no, steps, epoch or best. By default steps, or with load_best_model_at_end as eval_strategy."}
+    )
+    save_steps: float | None = field(
+        default=None, metadata={"help": "Steps between checkpoints. By default 500, or with load_best_model_at_end as eval_steps."}
+    )
 
     remove_unused_columns: bool = field(default=False)
     ddp_find_unused_parameters: bool | None = field(default=False)
@@ -65,6 +73,7 @@ class StageArguments(TrainingArguments):
     def __post_init__(self):
         self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be asked for anywhere
         self.unsupported_precision = self.drop_unsupported_precision()
+        self.saves_where_scored = self.save_where_scored()
         super().__post_init__()
         self.check_trackers()
         if self.deepspeed_plugin is not None and not self.dry_run:
@@ -78,6 +87,24 @@ class StageArguments(TrainingArguments):
             raise InputError(f"zero_shot_split is {self.zero_shot_split} and class_names is {self.class_names}: give both or neither")
         if self.zero_shot_split is not None and self.validation_split is None:
             raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well")
+
+    def save_where_scored(self) -> str | None:
+        """Save a checkpoint at every evaluation, where the best one is asked for and no `save_strategy` is given, or "no".
+
+        Returns:
+            When checkpoints are saved, to be said; None where it is as given.
+        """
+        scored_by = getattr(self.eval_strategy, "value", self.eval_strategy)
+        scored_every = self.eval_steps or self.logging_steps  # as transformers takes it
+        keeps_best = self.load_best_model_at_end and scored_by != "no"
+        if keeps_best and self.save_strategy in (None, "no"):
+            self.save_strategy = scored_by
+            self.save_steps = scored_every if scored_by == "steps" else 500
+            return f"every {scored_every:g} steps" if scored_by == "steps" else "every epoch"
+        if self.save_steps is None:
+            self.save_steps = scored_every if keeps_best and self.save_strategy == scored_by == "steps" else 500
+        self.save_strategy = self.save_strategy or "steps"
+        return None
 
     def check_trackers(self) -> None:
         """See that every tracker of `report_to` is one of transformers' and installed.

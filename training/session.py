@@ -38,6 +38,8 @@ def begin(arguments: StageArguments) -> None:
     say(arguments, describe_step(arguments, n_threads))
     if arguments.unsupported_precision is not None:
         say(arguments, f"Without a GPU {arguments.unsupported_precision} is left out: this training computes in float32.")
+    if arguments.saves_where_scored is not None:
+        say(arguments, f"A checkpoint is saved {arguments.saves_where_scored}, as it is scored, so that the best can be kept.")
     # Or transformers would load every model in ZeRO-3's shares, the teacher too, which runs before DeepSpeed begins.
     unset_hf_deepspeed_config()
 

@@ -1,0 +1,190 @@
+"""Adapters of peft, between our classes and transformers' own: whole or not at all, by every way of loading, in both directions."""
+
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModel, IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AltCLIPModel as NativeModel
+from transformers import AltCLIPTextModel as NativeTextModel
+
+from modeling_altclip import AltCLIPModel, AltCLIPTextModel
+
+PAIRS = {"whole": (AltCLIPModel, NativeModel), "text tower": (AltCLIPTextModel, NativeTextModel)}
+TEXT, VISION = ["query", "value"], ["q_proj", "fc2"]
+
+
+@pytest.fixture
+def bases(model, tmp_path):
+    """The folders that adapters are for, which both classes load."""
+    model.save_pretrained(tmp_path / "whole")
+    model.text_model.save_pretrained(tmp_path / "text tower")
+    return tmp_path
+
+
+def settings(kind, modules):
+    if kind == "IA3":
+        return IA3Config(target_modules=modules, feedforward_modules=[name for name in modules if name == "fc2"])
+    return LoraConfig(target_modules=modules, r=2, use_dora=kind == "DoRA", modules_to_save=["transformation"] if kind == "head" else None)
+
+
+def trained(model):
+    """As after training: no weight of an adapter is as it began."""
+    torch.manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def vectors(model, batch):
+    """What a model makes of a batch: logits, or vectors of texts."""
+    with torch.no_grad():
+        outputs = model.eval()(**batch)
+    return outputs.logits_per_image if "pixel_values" in batch else outputs.pooler_output
+
+
+def saved_by_peft(model_class, base, folder, kind, modules):
+    adapted = trained(get_peft_model(model_class.from_pretrained(base), settings(kind, modules)))
+    adapted.save_pretrained(folder)
+    return adapted
+
+
+def saved_by_transformers(model_class, base, folder, kind, modules):
+    adapted = model_class.from_pretrained(base)
+    adapted.add_adapter(settings(kind, modules))
+    trained(adapted).save_pretrained(folder)
+    return adapted
+
+
+def loaded_by_peft(model_class, base, folder):
+    return PeftModel.from_pretrained(model_class.from_pretrained(base), folder)
+
+
+def loaded_by_transformers(model_class, base, folder):
+    model = model_class.from_pretrained(base)
+    model.load_adapter(folder)
+    return model
+
+
+def loaded_with_its_base(model_class, base, folder):
+    return model_class.from_pretrained(folder)
+
+
+SAVED = {"peft": saved_by_peft, "transformers": saved_by_transformers}
+LOADED = {"peft": loaded_by_peft, "transformers": loaded_by_transformers, "with its base": loaded_with_its_base}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("saver", SAVED)
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA", "IA3", "head"])
+@pytest.mark.parametrize("part", PAIRS)
+@pytest.mark.parametrize("trained_on", ["ours", "theirs"])
+def test_adapters_fit_both(bases, batch, tmp_path, trained_on, part, kind, saver):
+    ours, theirs = PAIRS[part]
+    base = bases / part
+    modules = TEXT + VISION if part == "whole" else TEXT
+    if part != "whole":
+        batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    model_class = ours if trained_on == "ours" else theirs
+    expected = vectors(SAVED[saver](model_class, base, tmp_path / "adapter", kind, modules), batch)
+    untrained = vectors(ours.from_pretrained(base), batch)
+    assert (expected - untrained).abs().max() > 5e-4
+    fits_theirs = tmp_path / "adapter"
+    if trained_on == "ours" and saver == "peft":
+        fits_theirs = tmp_path / "handed on"
+        loaded_by_transformers(ours, base, tmp_path / "adapter").save_pretrained(fits_theirs)
+    for how, load in LOADED.items():
+        torch.testing.assert_close(vectors(load(ours, base, tmp_path / "adapter"), batch), expected, atol=1e-5, rtol=1e-5)
+        if kind != "DoRA" or how == "peft":  # transformers does not load DoRA onto its own classes
+            torch.testing.assert_close(vectors(load(theirs, base, fits_theirs), batch), expected, atol=1e-5, rtol=1e-5)
+    if (trained_on, saver) != ("theirs", "transformers"):  # these files name no class
+        loaded = AutoPeftModel.from_pretrained(fits_theirs)
+        assert type(loaded.get_base_model()) is theirs
+        torch.testing.assert_close(vectors(loaded, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_files_name_what_transformers_has(bases, batch, tmp_path):
+    """So that AutoPeftModel loads them without this package; peft's own files name the class that was trained."""
+    base, folder = bases / "whole", tmp_path / "adapter"
+    expected = vectors(saved_by_peft(AltCLIPModel, base, folder, "LoRA", TEXT), batch)
+    with pytest.raises(ValueError, match="not in the import allowlist"):
+        AutoPeftModel.from_pretrained(folder)
+    allowed = AutoPeftModel.from_pretrained(folder, import_allowlist=["modeling_altclip"])
+    assert type(allowed.get_base_model()) is AltCLIPModel
+    torch.testing.assert_close(vectors(allowed, batch), expected, atol=1e-5, rtol=1e-5)
+
+    loaded_by_transformers(AltCLIPModel, base, folder).save_pretrained(tmp_path / "handed on")
+    config = json.loads((tmp_path / "handed on/adapter_config.json").read_text())
+    native = {"base_model_class": "AltCLIPModel", "parent_library": "transformers.models.altclip.modeling_altclip"}
+    assert config["auto_mapping"] == native and config["base_model_name_or_path"] == str(base)
+    names = load_file(tmp_path / "handed on/adapter_model.safetensors")
+    assert all(".roberta.encoder.layers." in name for name in names) and len(names) == 8
+    loaded = AutoPeftModel.from_pretrained(tmp_path / "handed on")
+    assert type(loaded.get_base_model()) is NativeModel
+    torch.testing.assert_close(vectors(loaded, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def lacking(weights):
+    return {name: weight for name, weight in weights.items() if "layers.1.attention.self.query" not in name}
+
+
+def strange(weights):
+    return {name.replace("self.query", "self.asked"): weight for name, weight in weights.items()}
+
+
+def overfull(weights):
+    return weights | {"base_model.model.text_model.stray.lora_A.weight": torch.zeros(2, 3)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "damage,named", [(lacking, "missing: .*1.attention.self.query"), (strange, "left over: .*asked"), (overfull, "stray")]
+)
+@pytest.mark.parametrize("how", LOADED)
+def test_half_an_adapter_is_none(bases, batch, tmp_path, how, damage, named):
+    base, folder = bases / "whole", tmp_path / "adapter"
+    saved_by_peft(NativeModel, base, folder, "LoRA", TEXT + VISION)
+    save_file(damage(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=f"not a whole adapter of AltCLIPModel. .*{named}") as error:
+        LOADED[how](AltCLIPModel, base, folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_refused_adapter_is_taken_off(bases, batch, tmp_path):
+    base, folder = bases / "whole", tmp_path / "adapter"
+    saved_by_peft(NativeModel, base, folder, "LoRA", TEXT)
+    save_file(strange(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
+    model = AltCLIPModel.from_pretrained(base)
+    before = vectors(model, batch)
+    with pytest.raises(ValueError, match="not a whole adapter"):
+        model.load_adapter(folder)
+    assert torch.equal(vectors(model, batch), before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_second_adapter(bases, batch, tmp_path):
+    """peft's own method is told of the spellings, or refuses."""
+    base = bases / "whole"
+    saved_by_peft(AltCLIPModel, base, tmp_path / "first", "LoRA", TEXT)
+    expected = vectors(saved_by_peft(NativeModel, base, tmp_path / "second", "LoRA", ["key"]), batch)
+    model = loaded_by_peft(AltCLIPModel, base, tmp_path / "first")
+    with pytest.raises(ValueError, match="left over: .*key.lora_A.*key_mapping=model.get_base_model"):
+        model.load_adapter(tmp_path / "second", "second")
+    model = loaded_by_peft(AltCLIPModel, base, tmp_path / "first")
+    model.load_adapter(tmp_path / "second", "second", key_mapping=model.get_base_model().key_mapping)
+    model.set_adapter("second")
+    torch.testing.assert_close(vectors(model, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_state_dicts_of_adapted_models_load_as_ever(model, batch):
+    adapted = trained(get_peft_model(model, settings("LoRA", TEXT)))
+    expected, state = vectors(adapted, batch), {name: value.clone() for name, value in adapted.state_dict().items()}
+    for parameter in adapted.parameters():
+        parameter.data.zero_()
+    adapted.load_state_dict(state)
+    assert torch.equal(vectors(adapted, batch), expected)
+    scale = {"base_model.model.logit_scale": torch.tensor(1.0)}
+    adapted.load_state_dict(scale, strict=False)
+    assert adapted.get_base_model().logit_scale == 1
