@@ -15,11 +15,11 @@ from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProce
 from training.arguments import (
     ContrastiveArguments,
     DiffusionArguments,
-    ParallelArguments,
     TeacherArguments,
     TeacherLearningArguments,
 )
 from training.beginnings import check_models
+from training.parallel import ParallelArguments
 from training.text_pretraining import TextPretrainingArguments
 from training.translations import load_translator
 

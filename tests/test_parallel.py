@@ -16,11 +16,10 @@ from transformers import AutoTokenizer, ViTConfig, ViTImageProcessor, ViTModel
 from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPProcessor
-from training.arguments import ParallelArguments
 from training.caption_rows import CaptionRows, RowCollator
 from training.data import CaptionCells
 from training.losses import caption_losses, contrastive_loss
-from training.parallel import FreezeEncoders, ParallelTrainer, build_dual_encoder, by_language
+from training.parallel import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder, by_language
 from training.validation import Validation
 
 from .conftest import ROOT

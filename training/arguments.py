@@ -11,8 +11,6 @@ from benchmarks.recipe import InputError, did_you_mean
 
 from .losses import OBJECTIVES
 
-PARALLEL_SETTINGS = ("paper", "released")
-
 
 @dataclass(kw_only=True)
 class StageArguments(TrainingArguments):
@@ -317,38 +315,6 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
             raise InputError(f"trainable names {learning[0]}, whose vectors are cached: set cache_image_embeds to false")
         if self.image_views > 1 and self.dataloader_persistent_workers:
             raise InputError("image_views above 1 needs workers that begin anew with each epoch: leave out dataloader_persistent_workers")
-
-
-@dataclass(kw_only=True)
-class ParallelArguments(PairArguments):
-    """Parallel multilingual pre-training (`parallel.py`): two encoders, and images with captions in several languages at once."""
-
-    image_encoder_name_or_path: str = field(metadata={"help": "An image encoder, or a CLIP whose image tower is taken."})
-    text_encoder_name_or_path: str = field(metadata={"help": "A text encoder that reads the languages."})
-    projection_dim: int = field(default=512, metadata={"help": "Width of the space that the interface layers lead to."})
-    image_pooling: str | None = field(default=None, metadata={"help": "cls, mean or pooler; by default what the encoder was made for."})
-    text_pooling: str | None = field(default=None, metadata={"help": "As image_pooling."})
-    freeze_epochs: float = field(default=0.5, metadata={"help": "Epochs, parts of one too, in which the interface layers learn alone."})
-    setting: str = field(default="paper", metadata={"help": "paper (cosines, both directions) or released (as the authors' code)."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.setting not in PARALLEL_SETTINGS:
-            raise InputError(f"setting is {self.setting!r}: choose {' or '.join(PARALLEL_SETTINGS)}")
-        if self.freeze_epochs < 0:
-            raise InputError(f"freeze_epochs is {self.freeze_epochs}: give a number of epochs, or 0 for none")
-        for name in ("dry_run", "streaming"):
-            if getattr(self, name):
-                raise InputError(f"{name} is {getattr(self, name)}, and parallel training knows none: leave it out")
-        if self.setting == "released" and self.tile_size is not None:
-            raise InputError(f"tile_size is {self.tile_size}, and the released loss has no tiles: leave it out")
-        self.ddp_find_unused_parameters = self.freeze_epochs > 0
-        often = self.length_groups > 1 or self.gradient_cache_chunk is not None
-        if often and self.ddp_find_unused_parameters and self.world_size > 1:
-            raise InputError(
-                "length_groups and gradient_cache_chunk run the model several times a step, which DDP cannot follow while encoders are "
-                "frozen: leave them out, or set freeze_epochs to 0"
-            )
 
 
 @dataclass(kw_only=True)

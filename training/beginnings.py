@@ -16,11 +16,11 @@ from benchmarks.kinds import (
 from .arguments import (
     ContrastiveArguments,
     DiffusionArguments,
-    ParallelArguments,
     StageArguments,
     TeacherArguments,
     TeacherLearningArguments,
 )
+from .parallel import ParallelArguments
 from .text_pretraining import TextPretrainingArguments
 
 # By stage and argument, the kind of model that is needed.

@@ -16,6 +16,7 @@ Its learning rate falls once an epoch; here with every step.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn.functional import embedding
@@ -26,14 +27,47 @@ from transformers.utils import ModelOutput
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPDualEncoderModel
 
-from .arguments import ParallelArguments
+from .arguments import PairArguments
 from .caption_rows import CaptionRows
 from .data import CaptionCells
 from .losses import caption_losses, contrastive_loss, gather_rows, gather_unequal
 from .trainers import TEXTS, ContrastiveTrainer
 
+SETTINGS = ("paper", "released")
 ENCODERS = ("text_model", "vision_model")
 LEAST_TEMPERATURE = 1e-3  # below zero, a linear one would push right pairs apart
+
+
+@dataclass(kw_only=True)
+class ParallelArguments(PairArguments):
+    """Parallel multilingual pre-training: two encoders, and images with captions in several languages at once."""
+
+    image_encoder_name_or_path: str = field(metadata={"help": "An image encoder, or a CLIP whose image tower is taken."})
+    text_encoder_name_or_path: str = field(metadata={"help": "A text encoder that reads the languages."})
+    projection_dim: int = field(default=512, metadata={"help": "Width of the space that the interface layers lead to."})
+    image_pooling: str | None = field(default=None, metadata={"help": "cls, mean or pooler; by default what the encoder was made for."})
+    text_pooling: str | None = field(default=None, metadata={"help": "As image_pooling."})
+    freeze_epochs: float = field(default=0.5, metadata={"help": "Epochs, parts of one too, in which the interface layers learn alone."})
+    setting: str = field(default="paper", metadata={"help": "paper (cosines, both directions) or released (as the authors' code)."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.setting not in SETTINGS:
+            raise InputError(f"setting is {self.setting!r}: choose {' or '.join(SETTINGS)}")
+        if self.freeze_epochs < 0:
+            raise InputError(f"freeze_epochs is {self.freeze_epochs}: give a number of epochs, or 0 for none")
+        for name in ("dry_run", "streaming"):
+            if getattr(self, name):
+                raise InputError(f"{name} is {getattr(self, name)}, and parallel training knows none: leave it out")
+        if self.setting == "released" and self.tile_size is not None:
+            raise InputError(f"tile_size is {self.tile_size}, and the released loss has no tiles: leave it out")
+        self.ddp_find_unused_parameters = self.freeze_epochs > 0
+        often = self.length_groups > 1 or self.gradient_cache_chunk is not None
+        if often and self.ddp_find_unused_parameters and self.world_size > 1:
+            raise InputError(
+                "length_groups and gradient_cache_chunk run the model several times a step, which DDP cannot follow while encoders are "
+                "frozen: leave them out, or set freeze_epochs to 0"
+            )
 
 
 def build_dual_encoder(arguments: ParallelArguments) -> AltCLIPDualEncoderModel:
@@ -160,4 +194,4 @@ def by_language(seen: list[tuple[torch.Tensor, torch.Tensor]], names: list[str])
     return means | {f"caption_loss_{names[number]}": losses[languages == number].mean().item() for number in languages.unique().tolist()}
 
 
-__all__ = ["FreezeEncoders", "ParallelTrainer", "build_dual_encoder"]
+__all__ = ["FreezeEncoders", "ParallelArguments", "ParallelTrainer", "build_dual_encoder"]

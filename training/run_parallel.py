@@ -15,9 +15,8 @@ from transformers import AutoImageProcessor
 from benchmarks.kinds import load_tokenizer, readable
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPProcessor
-from training.arguments import ParallelArguments
 from training.caption_rows import CaptionRows, RowCollator
-from training.parallel import FreezeEncoders, ParallelTrainer, build_dual_encoder
+from training.parallel import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
 from training.session import begin, cut_length, finish, load_cells, train
 from training.validation import load_validation
 
