@@ -24,14 +24,27 @@ from .pooling_altclip import (
     unread_modules,
 )
 
+# What a model of transformers gathers from its parts when it is built. The second are plans by the names of modules.
+SETTINGS_OF_PARTS = ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
+
 
 class PooledTower(nn.Module):
-    """An encoder and the way its last states become one vector, `pooler_output` of shape `(batch, hidden_size)`."""
+    """An encoder and the way its last states become one vector, `pooler_output` of shape `(batch, hidden_size)`.
+
+    The whole model looks at its own parts alone for what they ask of a device map, a dtype or parallelism: the tower hands on
+    what its encoder asks for.
+    """
 
     def __init__(self, config: PreTrainedConfig, pooling: str):
         super().__init__()
         self.config, self.pooling = config, pooling
         self.encoder = without_idle_parts(AutoModel.from_config(config), pooling)
+        self._supports_sdpa = self.encoder._supports_sdpa
+        for name in SETTINGS_OF_PARTS:
+            setattr(self, name, getattr(self.encoder, name))
+        for name in PLANS_OF_PARTS:
+            setattr(self, name, {f"encoder.{part}": plan for part, plan in getattr(self.encoder, name).items()})
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs) -> BaseModelOutputWithPooling:
         """Encode `input_ids` or `pixel_values`. Inputs that are None or False are left out: not every encoder knows them."""
@@ -73,6 +86,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
     config_class = AltCLIPDualEncoderConfig
     base_model_prefix = "altclip_dual_encoder"
     key_mapping = {}
+    _no_split_modules = []  # the towers name theirs
 
     def __init__(self, config: AltCLIPDualEncoderConfig):
         super(AltCLIPModel, self).__init__(config)
@@ -82,8 +96,6 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=config.projection_bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
-        whole = {part for tower in (self.text_model, self.vision_model) for part in tower.encoder._no_split_modules or ()}
-        self._no_split_modules = sorted(whole)
 
     @classmethod
     def from_teacher(cls, *_, **__):
@@ -93,6 +105,21 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             NotImplementedError: always.
         """
         raise NotImplementedError("a teacher's towers make an AltCLIPModel: call that class's from_teacher, or from_towers here")
+
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach what the towers' embeddings give, as checkpointing and adapters need it.
+
+        transformers takes that for one tensor, and fails on Swin, whose embeddings give the size of the image beside it.
+        """
+
+        def require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            states.requires_grad_(True)
+
+        self._require_grads_hooks = []
+        for tower in (self.text_model, self.vision_model):
+            hook = tower.get_input_embeddings().register_forward_hook(require_grads)
+            self._require_grads_hooks.append(hook)
 
     @classmethod
     def from_towers(
