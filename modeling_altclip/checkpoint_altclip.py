@@ -83,6 +83,8 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
 
         The folder serves plain transformers, which does not look at the code, and `trust_remote_code=True`, which runs it.
         """
+        for name in self.config.sub_configs:
+            getattr(self.config, name).name_or_path = ""  # where a tower was loaded from is a folder of some machine
         if self._auto_class is not None:
             reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
             self.config.auto_map = {"AutoModelForZeroShotImageClassification": reference}  # transformers adds AutoModel

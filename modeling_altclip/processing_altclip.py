@@ -13,7 +13,7 @@ from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature
 
 from .images_altclip import DROP_ALPHA, WHITE, background_of, read_background, read_images
-from .texts_altclip import TOKENIZING, check_texts, text_length
+from .texts_altclip import TOKENIZING, check_texts, forget_calls, text_length
 
 AS_STATED = object()  # None says that alpha is dropped
 
@@ -84,8 +84,13 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         return prepared
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Save both parts, best after the model: only then can its type tell the processor's class."""
+        """Save both parts, best after the model: only then can its type tell the processor's class.
+
+        The files say nothing of earlier calls, or of how the parts were loaded.
+        """
+        forget_calls(self.tokenizer)
         files = super().save_pretrained(save_directory)
+        vars(self).pop("auto_map", None)  # set by saving, for the file; a processor that is read back has none
         if Path(save_directory, "config.json").exists():
             for name in ("processor_config.json", "tokenizer_config.json"):
                 path = Path(save_directory, name)
