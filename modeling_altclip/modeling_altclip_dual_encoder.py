@@ -9,6 +9,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, WeightRenaming, WeightTransform
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .checkpoint_altclip import load_whole
@@ -96,6 +98,16 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=config.projection_bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
+        self.register_load_state_dict_pre_hook(rename_tower_weights)
+
+    def save_pretrained(self, *args, save_original_format: bool = True, **kwargs) -> None:
+        """Save the towers' weights under the names that each tower's own `save_pretrained` gives them.
+
+        Those are the names of the Hub, and stay as they are; inside, they change with transformers' version. Either is read.
+        A tower whose weights transformers fuses (a mixture of experts) keeps the names from inside.
+        """
+        self._weight_conversions = None  # else transformers gives back the names that it read
+        super().save_pretrained(*args, save_original_format=save_original_format and not fuses_weights(self), **kwargs)
 
     @classmethod
     def from_teacher(cls, *_, **__):
@@ -171,6 +183,35 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         for tower, encoder in ((model.vision_model, image_encoder), (model.text_model, text_encoder)):
             tower.encoder.load_state_dict(without_idle_parts(encoder, tower.pooling).state_dict())
         return model
+
+
+def tower_conversions(model: AltCLIPDualEncoderModel) -> list[WeightTransform]:
+    """What transformers does to the towers' weights between a file and the model."""
+    conversions = get_model_conversion_mapping(model, add_legacy=False)
+    # A prefix is one of whole checkpoints, with which a tower was read, and never of ours.
+    return [conversion for conversion in conversions if not isinstance(conversion, PrefixChange)]
+
+
+def fuses_weights(model: AltCLIPDualEncoderModel) -> bool:
+    """Whether transformers makes some of the model's weights of several in a file, so that names alone do not tell them."""
+    names = [name for name, _ in model.named_parameters()]
+    for conversion in tower_conversions(model):
+        if isinstance(conversion, WeightRenaming):
+            continue
+        split = conversion.reverse_transform()
+        if any(split.rename_source_key(name)[1] is not None for name in names):
+            return True
+    return False
+
+
+def rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefix: str, *_) -> None:
+    """Before `load_state_dict`: take the names in files too. So a trainer reads them that goes on from a checkpoint."""
+    renamings = [conversion for conversion in tower_conversions(model) if isinstance(conversion, WeightRenaming)]
+    for old in [name for name in state_dict if name.startswith(prefix)]:
+        new = old.removeprefix(prefix)
+        for renaming in renamings:
+            new, _ = renaming.rename_source_key(new)
+        state_dict[prefix + new] = state_dict.pop(old)
 
 
 def load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:
