@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel test test-slow test-lowest test-python test-only style install $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel test test-slow test-upstream test-lowest test-python test-only style install $(PAPER)
 
 demo: $(VENV)/installed  ## the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -85,6 +85,10 @@ test: $(VENV)/installed  ## the tests
 
 test-slow: $(VENV)/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
 	$(BIN)/python -m pytest -m slow
+
+# FLAGS=--sdist=FILE for transformers' sdist where it is there already; other flags are pytest's.
+test-upstream: $(VENV)/installed  ## transformers' own common tests, on our models
+	OMP_NUM_THREADS=1 $(BIN)/python tests/upstream/run_upstream.py $(FLAGS)
 
 # In environments of their own, beside .venv.
 test-lowest:  ## the tests with the lowest versions that setup.cfg admits

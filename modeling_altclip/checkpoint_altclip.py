@@ -93,6 +93,8 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
 
         The folder serves plain transformers, which does not look at the code, and `trust_remote_code=True`, which runs it.
         """
+        for name in self.config.sub_configs:
+            getattr(self.config, name).name_or_path = ""  # where a tower was loaded from is a folder of some machine
         if self._hf_peft_config_loaded and self.native_class is not None:
             # Only adapters are saved now. They fit transformers' own class, which peft can load without this package.
             named = {"base_model_class": self.native_class.__name__, "parent_library": self.native_class.__module__}

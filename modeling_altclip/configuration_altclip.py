@@ -69,7 +69,8 @@ class AltCLIPConfig(NativeAltCLIPConfig):
             dropout: of the text tower; the encoder's own by default.
         """
         taught = clip.text_config.hidden_size if isinstance(clip, CLIPConfig) else clip.text_config.project_dim
-        text_config = {key: value for key, value in encoder.to_dict().items() if key in AltCLIPTextConfig().to_dict()}
+        known = AltCLIPTextConfig().to_dict().keys() - {"_name_or_path"}  # a folder of this machine, and no concern of config.json
+        text_config = {key: value for key, value in encoder.to_dict().items() if key in known}
         if dropout is not None:
             text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         return cls(

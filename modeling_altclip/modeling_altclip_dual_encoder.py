@@ -9,6 +9,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, WeightRenaming, WeightTransform
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .checkpoint_altclip import load_whole
@@ -24,14 +26,27 @@ from .pooling_altclip import (
     unread_modules,
 )
 
+# What a model of transformers gathers from its parts when it is built. The second are plans by the names of modules.
+SETTINGS_OF_PARTS = ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
+
 
 class PooledTower(nn.Module):
-    """An encoder and the way its last states become one vector, `pooler_output` of shape `(batch, hidden_size)`."""
+    """An encoder and the way its last states become one vector, `pooler_output` of shape `(batch, hidden_size)`.
+
+    The whole model looks at its own parts alone for what they ask of a device map, a dtype or parallelism: the tower hands on
+    what its encoder asks for.
+    """
 
     def __init__(self, config: PreTrainedConfig, pooling: str):
         super().__init__()
         self.config, self.pooling = config, pooling
         self.encoder = without_idle_parts(AutoModel.from_config(config), pooling)
+        self._supports_sdpa = self.encoder._supports_sdpa
+        for name in SETTINGS_OF_PARTS:
+            setattr(self, name, getattr(self.encoder, name))
+        for name in PLANS_OF_PARTS:
+            setattr(self, name, {f"encoder.{part}": plan for part, plan in getattr(self.encoder, name).items()})
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs) -> BaseModelOutputWithPooling:
         """Encode `input_ids` or `pixel_values`. Inputs that are None or False are left out: not every encoder knows them."""
@@ -74,6 +89,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
     base_model_prefix = "altclip_dual_encoder"
     native_class = None
     key_mapping = {}
+    _no_split_modules = []  # the towers name theirs
 
     def __init__(self, config: AltCLIPDualEncoderConfig):
         super(AltCLIPModel, self).__init__(config)
@@ -83,8 +99,16 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=config.projection_bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
-        whole = {part for tower in (self.text_model, self.vision_model) for part in tower.encoder._no_split_modules or ()}
-        self._no_split_modules = sorted(whole)
+        self.register_load_state_dict_pre_hook(rename_tower_weights)
+
+    def save_pretrained(self, *args, save_original_format: bool = True, **kwargs) -> None:
+        """Save the towers' weights under the names that each tower's own `save_pretrained` gives them.
+
+        Those are the names of the Hub, and stay as they are; inside, they change with transformers' version. Either is read.
+        A tower whose weights transformers fuses (a mixture of experts) keeps the names from inside.
+        """
+        self._weight_conversions = None  # else transformers gives back the names that it read
+        super().save_pretrained(*args, save_original_format=save_original_format and not fuses_weights(self), **kwargs)
 
     @classmethod
     def from_teacher(cls, *_, **__):
@@ -94,6 +118,21 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             NotImplementedError: always.
         """
         raise NotImplementedError("a teacher's towers make an AltCLIPModel: call that class's from_teacher, or from_towers here")
+
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach what the towers' embeddings give, as checkpointing and adapters need it.
+
+        transformers takes that for one tensor, and fails on Swin, whose embeddings give the size of the image beside it.
+        """
+
+        def require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            states.requires_grad_(True)
+
+        self._require_grads_hooks = []
+        for tower in (self.text_model, self.vision_model):
+            hook = tower.get_input_embeddings().register_forward_hook(require_grads)
+            self._require_grads_hooks.append(hook)
 
     @classmethod
     def from_towers(
@@ -145,6 +184,35 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         for tower, encoder in ((model.vision_model, image_encoder), (model.text_model, text_encoder)):
             tower.encoder.load_state_dict(without_idle_parts(encoder, tower.pooling).state_dict())
         return model
+
+
+def tower_conversions(model: AltCLIPDualEncoderModel) -> list[WeightTransform]:
+    """What transformers does to the towers' weights between a file and the model."""
+    conversions = get_model_conversion_mapping(model, add_legacy=False)
+    # A prefix is one of whole checkpoints, with which a tower was read, and never of ours.
+    return [conversion for conversion in conversions if not isinstance(conversion, PrefixChange)]
+
+
+def fuses_weights(model: AltCLIPDualEncoderModel) -> bool:
+    """Whether transformers makes some of the model's weights of several in a file, so that names alone do not tell them."""
+    names = [name for name, _ in model.named_parameters()]
+    for conversion in tower_conversions(model):
+        if isinstance(conversion, WeightRenaming):
+            continue
+        split = conversion.reverse_transform()
+        if any(split.rename_source_key(name)[1] is not None for name in names):
+            return True
+    return False
+
+
+def rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefix: str, *_) -> None:
+    """Before `load_state_dict`: take the names in files too. So a trainer reads them that goes on from a checkpoint."""
+    renamings = [conversion for conversion in tower_conversions(model) if isinstance(conversion, WeightRenaming)]
+    for old in [name for name in state_dict if name.startswith(prefix)]:
+        new = old.removeprefix(prefix)
+        for renaming in renamings:
+            new, _ = renaming.rename_source_key(new)
+        state_dict[prefix + new] = state_dict.pop(old)
 
 
 def load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:

@@ -14,7 +14,7 @@ from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature
 
 from .images_altclip import DROP_ALPHA, WHITE, background_of, read_background, read_images
-from .texts_altclip import TOKENIZING, check_texts, needed_options
+from .texts_altclip import TOKENIZING, check_texts, forget_calls, needed_options
 
 AS_STATED = object()  # None says that alpha is dropped
 
@@ -91,8 +91,10 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         """Save both parts, best after the model: only then can its type tell the processor's class.
 
         The image processor's settings are written twice: into `processor_config.json`, which transformers prefers, and into
-        `preprocessor_config.json`, where transformers.js looks for them.
+        `preprocessor_config.json`, where transformers.js looks for them. The files say nothing of earlier calls, or of how the
+        parts were loaded.
         """
+        forget_calls(self.tokenizer)
         # transformers notes down in both that this class reads the folder, and leaves the note there.
         noted = (self, self.image_processor)
         notes = [deepcopy(vars(part).get("auto_map")) for part in noted]

@@ -9,6 +9,8 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 TEXT_LENGTH = 77
 ENCODER_LENGTH = 512
+# Among a tokenizer's keywords: how an earlier call padded and cut, which tokenizer.json hands on, and how it was loaded.
+LEFT_BY_CALLS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "is_local", "local_files_only")
 TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
 
 TOKENIZING = Lock()
@@ -66,6 +68,19 @@ def lengths_of(tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated
     ids = tokenizer(text, **options, padding=False, truncation=False, verbose=False)["input_ids"]
     rows = ids if ids and isinstance(ids[0], list) else [ids]  # one text gives one list
     return [len(row) for row in rows]
+
+
+def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take out of a tokenizer how calls have padded and cut, and how it was loaded, so that its files do not say so.
+
+    Read back, the length of some call would be taken for a length that the tokenizer states, by transformers' processors too.
+    """
+    with TOKENIZING:
+        for name in LEFT_BY_CALLS:
+            tokenizer.init_kwargs.pop(name, None)
+        if tokenizer.is_fast:
+            tokenizer.backend_tokenizer.no_padding()
+            tokenizer.backend_tokenizer.no_truncation()
 
 
 def text_options(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> dict[str, str | bool | int]:
@@ -159,4 +174,4 @@ def check_text(text: str, name: str) -> None:
         raise ValueError(f"{name} is {text!r}: {half!r} is half of a character. Read the text anew from its source, or drop it") from None
 
 
-__all__ = ["check_text", "check_texts", "text_length", "tokenize"]
+__all__ = ["check_text", "check_texts", "forget_calls", "text_length", "tokenize"]

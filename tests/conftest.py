@@ -19,6 +19,7 @@ from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 from . import FOLDER, IS_FIRST, TEMPORARY
 from .processes import run_script
 
+collect_ignore = ["upstream"]  # run by `make test-upstream`, beside transformers' own tests
 ROOT = Path(__file__).parent.parent
 # What libraries have in the temporary folder, whatever is done: torchrun leaves empty folders of its logs, and multiprocessing
 # removes its own only when Python ends.

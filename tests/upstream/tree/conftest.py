@@ -1,0 +1,54 @@
+"""Where our models differ from what transformers' common tests ask, and why.
+
+A test on this list is run all the same and has to fail: one that passes fails the run, and is struck from the list. The list is
+printed at the end of the run. A test that transformers itself skips, for want of a GPU or since it is about other models, is
+counted as skipped.
+"""
+
+import pytest
+
+HALF = "half a checkpoint is refused, and the weights that it lacks are named; transformers starts them at random"
+TWO_TOWERS = "each tower has states and attentions of its own; test_get_text_features_* and test_get_image_features_* look at them"
+BACKGROUND = "`background` is a property, since the image processor keeps it; the test asks for attributes that hide a default"
+LENGTH = "texts are padded to the longest and cut at the model's text length, whatever length is among a tokenizer's keywords"
+
+# Names of classes of tests and of tests, and why they fail.
+DUAL_ENCODERS = ("ViTAndXLMRobertaTest", "Dinov2AndModernBertTest", "CLIPVisionAndBertTest", "SwinAndQwen3Test")
+EVERY_WHOLE_MODEL = ("AltCLIPModelTest", *DUAL_ENCODERS)
+EXCEPTIONS = (
+    (("AltCLIPTextModelTest", *EVERY_WHOLE_MODEL), ("test_model_weights_reload_no_missing_tied_weights",), HALF),
+    (("AltCLIPTextModelTest",), ("test_correct_missing_keys",), HALF),
+    (
+        EVERY_WHOLE_MODEL,
+        ("test_attention_outputs", "test_hidden_states_output", "test_retain_grad_hidden_states_attentions"),
+        TWO_TOWERS,
+    ),
+    (("AltCLIPProcessorTest",), ("test_init_arguments_not_in_class_attributes",), BACKGROUND),
+    (("AltCLIPProcessorTest",), ("test_subprocessor_defaults_preserved_by_kwargs_0_images",), LENGTH),
+)
+
+
+def exception_of(test: pytest.Item) -> str | None:
+    """Why this test fails here; None where it has to pass."""
+    for classes, names, reason in EXCEPTIONS:
+        if test.cls.__name__ in classes and test.name in names:
+            return reason
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    for test in items:
+        reason = exception_of(test)
+        if reason is not None:
+            test.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print each exception that has failed as it has to, below its reason."""
+    terminalreporter.section("exceptions: what fails here, and why")
+    failed = [report.nodeid.partition("::")[2] for report in terminalreporter.stats.get("xfailed", [])]
+    for classes, names, reason in EXCEPTIONS:
+        terminalreporter.line(f"{reason}:")
+        for name in names:
+            seen = [class_name for class_name in classes if f"{class_name}::{name}" in failed]
+            terminalreporter.line(f"    {name} of {', '.join(seen) or 'none that was run'}")

@@ -1,0 +1,13 @@
+"""Stand-in for transformers' file of this name: the settings that `ConfigTester` gives to every configuration, and reads back."""
+
+config_common_kwargs = {
+    "return_dict": False,
+    "output_hidden_states": True,
+    "output_attentions": True,
+    "dtype": "float16",
+    "chunk_size_feed_forward": 5,
+    "architectures": ["AltCLIPModel"],
+    "id2label": {0: "label"},
+    "label2id": {"label": 0},
+    "problem_type": "regression",
+}
