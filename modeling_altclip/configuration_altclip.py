@@ -30,6 +30,11 @@ class AltCLIPTextConfig(NativeAltCLIPTextConfig):
         alone.use_attention_mask = True
         super(AltCLIPTextConfig, alone).save_pretrained(save_directory, push_to_hub, **kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPTextConfig":
+        """Build from the contents of a config.json; what a tower alone says of masks, the class says itself."""
+        return super().from_dict({name: value for name, value in config_dict.items() if name != "use_attention_mask"}, **kwargs)
+
 
 class AltCLIPConfig(NativeAltCLIPConfig):
     """Both towers, `projection_dim` (the width of the shared space) and `logit_scale_init_value` (the log of 1 / temperature).

@@ -10,7 +10,6 @@ import pytest
 HALF = "half a checkpoint is refused, and the weights that it lacks are named; transformers starts them at random"
 TWO_TOWERS = "each tower has states and attentions of its own; test_get_text_features_* and test_get_image_features_* look at them"
 BACKGROUND = "`background` is a property, since the image processor keeps it; the test asks for attributes that hide a default"
-LENGTH = "texts are padded to the longest and cut at the model's text length, whatever length is among a tokenizer's keywords"
 
 # Names of classes of tests and of tests, and why they fail.
 DUAL_ENCODERS = ("ViTAndXLMRobertaTest", "Dinov2AndModernBertTest", "CLIPVisionAndBertTest", "SwinAndQwen3Test")
@@ -24,7 +23,6 @@ EXCEPTIONS = (
         TWO_TOWERS,
     ),
     (("AltCLIPProcessorTest",), ("test_init_arguments_not_in_class_attributes",), BACKGROUND),
-    (("AltCLIPProcessorTest",), ("test_subprocessor_defaults_preserved_by_kwargs_0_images",), LENGTH),
 )
 
 
