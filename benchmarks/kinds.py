@@ -123,18 +123,16 @@ def check_end_of_text(argument: str, name_or_path: str, config: PreTrainedConfig
     """Refuse a CLIP that looks for another token at a text's end than its tokenizer writes there.
 
     It would pool the first token, which is the same in every text (mlfoundations/open_clip#1151). Configurations from before
-    transformers 4.31 state 2 as the end of texts, and CLIP then takes the token of the highest id for it.
+    transformers 4.31 state 2 as the end of texts, and CLIP then pools the token of the highest id, whatever that is.
     """
     text_config = config.get_text_config()
-    if text_config.model_type != "clip_text_model":
+    if text_config.model_type != "clip_text_model" or text_config.eos_token_id in (2, tokenizer.eos_token_id):
         return
-    looked_for = len(tokenizer) - 1 if text_config.eos_token_id == 2 else text_config.eos_token_id
-    if looked_for != tokenizer.eos_token_id:
-        raise InputError(
-            f"{argument} {name_or_path!r} looks for token {looked_for} at the end of texts, and its tokenizer writes "
-            f"{tokenizer.eos_token_id} there: set eos_token_id of its text_config to {tokenizer.eos_token_id}, or get the tokenizer "
-            "that it was trained with"
-        )
+    raise InputError(
+        f"{argument} {name_or_path!r} looks for token {text_config.eos_token_id} at the end of texts, and its tokenizer writes "
+        f"{tokenizer.eos_token_id} there: set eos_token_id of its text_config to {tokenizer.eos_token_id}, or get the tokenizer "
+        "that it was trained with"
+    )
 
 
 @contextmanager

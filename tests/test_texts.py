@@ -1,5 +1,7 @@
 """Texts on their way to vectors: padding on either side, positions that encoders do not read, odd tokenizers, and threads."""
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -21,6 +23,8 @@ from transformers import (
 )
 
 from benchmarks.encoder import CachedEncoder, written
+from benchmarks.loading import load_model
+from benchmarks.recipe import InputError
 from modeling_altclip import (
     AltCLIPDualEncoderConfig,
     AltCLIPDualEncoderModel,
@@ -31,6 +35,7 @@ from modeling_altclip import (
 )
 from modeling_altclip.texts_altclip import readable_tokens
 from training.data import Collator
+from training.frozen import check_distinct
 
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXTS = ["dog face", "dog face and key and red apple and bell and fish", "key"]
@@ -140,6 +145,29 @@ def test_half_of_a_character_is_refused_by_its_index(model, processor, half):
     with pytest.raises(ValueError, match=r"candidate_labels\[1\] is .* is half of a character"):
         classify(Image.new("RGB", (40, 40)), texts)
     assert len(embed_texts(model, processor, ["\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")])) == 1  # a whole one
+
+
+@pytest.mark.parametrize("end,is_refused", [(49407, True), (None, True), (2, False), ("the tokenizer's", False)])
+def test_a_teacher_that_looks_for_another_end_of_texts_is_refused(miniature, tmp_path, end, is_refused):
+    """It would pool the first token of every text. 2 stands in configurations of old, by which CLIP pools the highest id."""
+    shutil.copytree(miniature / "clip", tmp_path / "clip")
+    path = tmp_path / "clip/config.json"
+    config = json.loads(path.read_text("utf-8"))
+    if end != "the tokenizer's":
+        config["text_config"]["eos_token_id"] = end
+    path.write_text(json.dumps(config), "utf-8")
+    if is_refused:
+        with pytest.raises(InputError, match=f"looks for token {end} at the end of texts, and its tokenizer writes"):
+            load_model(str(tmp_path / "clip"))
+    else:
+        load_model(str(tmp_path / "clip"))
+
+
+def test_a_teacher_that_gives_all_texts_one_vector_is_refused():
+    check_distinct(torch.tensor([[1.0, 2.0], [1.0, 2.5]]))
+    check_distinct(torch.tensor([[1.0, 2.0]]))
+    with pytest.raises(InputError, match="the teacher gives 3 different texts one vector"):
+        check_distinct(torch.ones(3, 2))
 
 
 def in_threads(calls):

@@ -12,8 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from benchmarks.recipe import launch
-
-from .scenes import UNSEEN_STYLE, EmojiScenes, Split
+from training.miniature.scenes import UNSEEN_STYLE, EmojiScenes, Split
 
 LANGUAGES = ("en", "zh", "es")
 SCENES = Split(seed=8, content="mixed", size=400, styles=UNSEEN_STYLE)
