@@ -551,11 +551,10 @@ def test_a_lora_that_cannot_be_loaded_is_refused_in_one_line(zoo, make, tmp_path
 
 
 def test_half_a_lora_is_refused(zoo, tmp_path):
-    """peft warns of it, and leaves the rest random."""
     shutil.copytree(zoo / "lora", tmp_path / "lora")
     weights = load_file(tmp_path / "lora/adapter_model.safetensors")
     save_file(dict(list(weights.items())[2:]), tmp_path / "lora/adapter_model.safetensors")
-    with pytest.raises(InputError, match="does not fit its base .*Found missing adapter keys"):
+    with pytest.raises(InputError, match="does not fit its base .* not a whole adapter of AltCLIPModel"):
         load_model(str(tmp_path / "lora"))
 
 
