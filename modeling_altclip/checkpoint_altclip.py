@@ -3,7 +3,7 @@ everybody reads.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from os import PathLike
 
@@ -28,8 +28,8 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
     config_class = AltCLIPConfig
     base_model_prefix = "altclip"
     input_modalities = ("image", "text")
-    # transformers 5.6 and later spell `layer` and `layers` otherwise than the released files do; every spelling is read.
     native_class: type | None = None  # transformers' own class of the same weights
+    # transformers 5.6 and later spell `layer` and `layers` otherwise than the released files do; every spelling is read.
     key_mapping = {
         r"^text_model\.roberta\.encoder\.layers\.": "text_model.roberta.encoder.layer.",
         r"^vision_model\.encoder\.layer\.": "vision_model.encoder.layers.",
@@ -141,13 +141,22 @@ def native_name(name: str) -> str:
     return name.replace("roberta.encoder.layer.", "roberta.encoder.layers.")
 
 
+def rename_weights(state_dict: dict, prefix: str, new_name: Callable[[str], str]) -> None:
+    """Rename, in place, the weights below `prefix`; `new_name` gives that of a weight, both without the prefix."""
+    for old in [name for name in state_dict if name.startswith(prefix)]:
+        new = new_name(old.removeprefix(prefix))
+        state_dict[prefix + new] = state_dict.pop(old)
+
+
 def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str, *_) -> None:
     """Before `load_state_dict`: take transformers' own state dicts too."""
-    for old in [name for name in state_dict if name.startswith(prefix)]:
-        new = old.removeprefix(prefix)
+
+    def new_name(name: str) -> str:
         for pattern, replacement in module.key_mapping.items():
-            new = re.sub(pattern, replacement, new)
-        state_dict[prefix + new] = state_dict.pop(old)
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    rename_weights(state_dict, prefix, new_name)
     if getattr(module, "peft_config", None):
         check_adapter(module, {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)})
 
@@ -210,4 +219,4 @@ def load_whole(model_class: type, name_or_path: str, *, unread: tuple[str, ...] 
     return model
 
 
-__all__ = ["AltCLIPPreTrainedModel", "check_model_type", "load_whole", "rename_layers"]
+__all__ = ["AltCLIPPreTrainedModel", "check_model_type", "load_whole", "rename_layers", "rename_weights"]

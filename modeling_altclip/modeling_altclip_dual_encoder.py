@@ -13,7 +13,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange, WeightRenaming, WeightTransform
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .checkpoint_altclip import load_whole
+from .checkpoint_altclip import load_whole, rename_weights
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_widths
 from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
@@ -167,16 +167,19 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         text_pooling = text_pooling or stated_pooling(text_name_or_path)
         image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
         text_encoder = load_encoder(text_name_or_path, text_config, text_pooling)
+        if text_pooling is None:
+            text_pooling = default_text_pooling(text_encoder)
+        else:
+            check_text_encoder(text_encoder, text_pooling)
         config = AltCLIPDualEncoderConfig(
             text_config=text_config,
             vision_config=vision_config,
-            text_pooling=text_pooling or default_text_pooling(text_encoder),
+            text_pooling=text_pooling,
             vision_pooling=vision_pooling or default_image_pooling(image_encoder),
             projection_dim=projection_dim,
             projection_bias=projection_bias,
         )
         check_image_encoder(image_encoder, config.vision_pooling)
-        check_text_encoder(text_encoder, config.text_pooling)
         unread = unread_modules(text_name_or_path)
         if unread:
             warnings.warn(f"{text_name_or_path} has more than an encoder and its pooling; left out: {', '.join(unread)}", stacklevel=2)
@@ -208,11 +211,13 @@ def fuses_weights(model: AltCLIPDualEncoderModel) -> bool:
 def rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefix: str, *_) -> None:
     """Before `load_state_dict`: take the names in files too. So a trainer reads them that goes on from a checkpoint."""
     renamings = [conversion for conversion in tower_conversions(model) if isinstance(conversion, WeightRenaming)]
-    for old in [name for name in state_dict if name.startswith(prefix)]:
-        new = old.removeprefix(prefix)
+
+    def new_name(name: str) -> str:
         for renaming in renamings:
-            new, _ = renaming.rename_source_key(new)
-        state_dict[prefix + new] = state_dict.pop(old)
+            name, _ = renaming.rename_source_key(name)
+        return name
+
+    rename_weights(state_dict, prefix, new_name)
 
 
 def load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:

@@ -25,10 +25,10 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     """
     if pooling == "cls":
         return first_state(states, attention_mask)
-    if attention_mask is None:
-        return states[:, -1] if pooling == "last" else states.mean(dim=1)
     if pooling == "last":
-        return first_state(states.flip(1), attention_mask.flip(1))
+        return last_state(states, attention_mask)
+    if attention_mask is None:
+        return states.mean(dim=1)
     weights = attention_mask[..., None].to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
@@ -41,8 +41,20 @@ def first_state(states: torch.Tensor, attention_mask: torch.Tensor | None) -> to
     """
     if attention_mask is None or attention_mask.ndim != 2:
         return states[:, 0]
-    first = attention_mask.long().argmax(dim=1)
-    rows = first[:, None, None].expand(-1, 1, states.shape[-1])
+    return states_at(states, attention_mask.long().argmax(dim=1))
+
+
+def last_state(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The same of each last token."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return states[:, -1]
+    from_the_end = attention_mask.flip(1).long().argmax(dim=1)
+    return states_at(states, states.shape[1] - 1 - from_the_end)
+
+
+def states_at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """One state `(batch, width)` of each text: that of the token at its place `(batch,)`."""
+    rows = places[:, None, None].expand(-1, 1, states.shape[-1])
     return states.gather(1, rows).squeeze(1)
 
 

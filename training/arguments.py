@@ -299,9 +299,9 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.hold < 0:
-            raise InputError(f"hold is {self.hold}: 0 holds no texts, and 30 is what the recipe for one's own pictures takes")
+            raise InputError(f"hold is {self.hold}: 0 holds no texts, and 100 is what the recipe for one's own pictures takes")
         if self.hold_dataset is not None and self.hold == 0:
-            raise InputError(f"hold_dataset is {self.hold_dataset!r} and hold is 0: give its weight too, as --hold 30")
+            raise InputError(f"hold_dataset is {self.hold_dataset!r} and hold is 0: give its weight too, as --hold 100")
         if self.streaming and self.hold and self.hold_dataset is None:
             raise InputError(f"hold is {self.hold}, and the captions of a stream are not known beforehand: name texts by hold_dataset")
         if self.streaming and self.cache_image_embeds:
