@@ -1,5 +1,7 @@
 """AltCLIP's configuration: transformers' own, plus what its text tower needs to be a plain `XLMRobertaModel`."""
 
+from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
+
 from copy import deepcopy
 from typing import ClassVar
 

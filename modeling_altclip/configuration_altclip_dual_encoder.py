@@ -1,5 +1,7 @@
 """The configuration of a CLIP made of any image encoder and any text encoder."""
 
+from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
+
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 

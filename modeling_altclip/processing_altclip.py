@@ -3,6 +3,8 @@
 What it cannot read it refuses, naming the index; a batch with a hole in it would shift every later result.
 """
 
+from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
+
 import json
 from collections.abc import Sequence
 from copy import deepcopy

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel, CLIPModel, XLMRobertaConfig, XLM
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPModel, AltCLIPTextModel
 
 from .conftest import TEXT, VISION
-from .environments import build_environment, run_in
+from .environments import OF_TRANSFORMERS, build_environment, run_in
 
 # How released files and transformers before 5.6 (A), later ones (B), and later ones without their renaming (C) spell the layers.
 LAYOUTS = {"A": ("layer", "layers"), "B": ("layer", "layer"), "C": ("layers", "layers")}
@@ -227,8 +227,8 @@ print(type(AutoProcessor.from_pretrained(folder)).__name__)
 @pytest.mark.slow
 def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
     """In an environment of its own, with the last release before 5."""
-    packages = ["torch==2.13.0", "transformers==4.57.6", "pillow", "sentencepiece"]
-    python = build_environment(tmp_path / "venv", *packages, upon_ours=False)
+    packages = ["torch", "transformers==4.57.6", "pillow", "sentencepiece"]
+    python = build_environment(tmp_path / "venv", *packages, upon=None, unpinned=OF_TRANSFORMERS)
     folders = []
     for layout in LAYOUTS:
         for form in FORMS:

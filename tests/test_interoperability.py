@@ -1,13 +1,9 @@
 """A saved folder in other people's tools: sentence-transformers, mteb, peft; and as the teacher of our own stage 1."""
 
-import mteb
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, load_dataset
-from mteb.abstasks.task_metadata import TaskMetadata
-from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
-from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from datasets import load_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
 
@@ -15,6 +11,7 @@ from benchmarks.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 from training.frozen import teacher_vectors
 
+from .clients.mteb_task import mteb_accuracy
 from .conftest import ROOT
 
 
@@ -35,44 +32,11 @@ def test_mteb(folder, scenes, tmp_path):
     """Their wrapper, a task of ours that is in memory alone, and an accuracy that our own metric confirms."""
     names = [caption["en"] for caption in scenes["captions"]]
     labels = sorted(set(names))
-
-    class Scenes(AbsTaskZeroShotClassification):
-        metadata = TaskMetadata(
-            name="Scenes",
-            description="Emoji.",
-            reference="https://example.org",
-            dataset={"path": "in/memory", "revision": "1"},
-            type="ZeroShotClassification",
-            category="i2t",
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="accuracy",
-            date=("2024-01-01", "2024-01-02"),
-            domains=["Web"],
-            task_subtypes=["Object recognition"],
-            license="apache-2.0",
-            annotations_creators="derived",
-            dialect=[],
-            modalities=["text", "image"],
-            sample_creation="created",
-            bibtex_citation="",
-        )
-
-        def load_data(self, **_):
-            rows = {"image": scenes["image"][:], "label": [labels.index(name) for name in names]}
-            self.dataset = DatasetDict({"test": Dataset.from_dict(rows)})
-            self.data_loaded = True
-
-        def get_candidate_labels(self):
-            return labels
-
-    encoder = SentenceTransformerEncoderWrapper(SentenceTransformer(str(folder)))
-    encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
-    result = mteb.evaluate(encoder, Scenes(), cache=None, encode_kwargs={"batch_size": 8})
+    found = mteb_accuracy(SentenceTransformer(str(folder)), scenes["image"][:], [labels.index(name) for name in names], labels)
     model, processor = load_model(str(folder))
     similarity = embed_images(model, processor, scenes["image"]) @ embed_texts(model, processor, labels).t()
     expected = (similarity.argmax(dim=1) == torch.tensor([labels.index(name) for name in names])).float().mean()
-    assert result.task_results[0].get_score() == pytest.approx(expected.item())
+    assert found == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize(
