@@ -28,7 +28,8 @@ class Outcomes:
     """What all kinds share: metrics from scores, and a file.
 
     A kind names two of its fields: `PER_UNIT` has an entry for each unit, and `ASKED` says what was asked of it. `rows` `(units,)` are
-    the units' rows in the dataset, where some were left out; all of them by default. `METRICS` are a kind's whose metrics all depend on
+    the units' rows in the dataset, where some were left out; all of them by default. `digests` int64 `(units,)` tell the same image in
+    another language's outcomes, see `shorten`; None in a file of an earlier version. `METRICS` are a kind's whose metrics all depend on
     the same.
     """
 
@@ -37,10 +38,13 @@ class Outcomes:
     METRICS: ClassVar[tuple[str, ...]]
 
     rows: torch.Tensor | None = field(default=None, kw_only=True)
+    digests: torch.Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         self.rows = torch.arange(self.n_units) if self.rows is None else self.rows
         self._check(rows=self.n_units)
+        if self.digests is not None:
+            self._check(digests=self.n_units)
 
     @property
     def n_units(self) -> int:
@@ -64,9 +68,10 @@ class Outcomes:
         return dict.fromkeys(self.METRICS, differ)
 
     def save(self, path: Path) -> None:
-        """Write the fields as arrays of one `.npz` file."""
-        fields = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        np.savez_compressed(path, kind=type(self).__name__, **fields)
+        """Write the fields, but for those that are None, as arrays of one `.npz` file."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        arrays = {name: np.asarray(value) for name, value in fields.items() if value is not None}
+        np.savez_compressed(path, kind=type(self).__name__, **arrays)
 
     def _check(self, **lengths: int) -> None:
         """Each named tensor has one entry for each item."""
@@ -222,6 +227,13 @@ class ScoreOutcomes(Outcomes):
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`roc_auc`, not a number for a resample of one class. Arguments and result are those of `RetrievalOutcomes.score`."""
         return {"roc_auc": roc_auc(self.scores, self.targets, weights)}
+
+
+def shorten(digests: list[str]) -> torch.Tensor:
+    """The first 64 bits of each hexadecimal digest, int64 `(digests,)`: eight bytes an image, and too many for two of a million other
+    images to agree.
+    """
+    return torch.from_numpy(np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64).view(np.int64))
 
 
 def load_outcomes(path: Path) -> Outcomes:

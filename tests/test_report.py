@@ -184,7 +184,7 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
         "In 2 languages good scores, in percent, from 60.0 in en to 90.0 in zh. "
         "Beside bad in 2 languages, of which there is no mean, by itself each: ahead in 2 of them."
     )
-    note = "scenes: no mean over languages, which are not known to be of the same images."
+    note = "scenes: no mean over languages, which are not known to be of the same images: evaluate again to know which all have."
     assert caveats(comparison) == ([note] if means else [])
     drawn = draw(monkeypatch, "plot")
     draw_pictures(comparison, numbers, tmp_path)
