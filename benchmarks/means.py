@@ -83,7 +83,7 @@ def units_of_all(outcomes: list[Outcomes]) -> list[torch.Tensor] | None:
     An image that stands several times in a dataset is shared as often as every language has it: the first one of a language is that of
     another, the second one the second.
     """
-    if any(part.digests is None for part in outcomes):
+    if any(len(part.digests) == 0 for part in outcomes):
         return None
     images = [_count_occurrences(part.digests.numpy()) for part in outcomes]
     in_all = np.ones(len(images[0]), dtype=bool)

@@ -29,8 +29,8 @@ class Outcomes:
 
     A kind names two of its fields: `PER_UNIT` has an entry for each unit, and `ASKED` says what was asked of it. `rows` `(units,)` are
     the units' rows in the dataset, where some were left out; all of them by default. `digests` int64 `(units,)` tell the same image in
-    another language's outcomes, see `shorten`; None in a file of an earlier version. `METRICS` are a kind's whose metrics all depend on
-    the same.
+    another language's outcomes, see `shorten`; empty where that is not known, as in a file of an earlier version. `METRICS` are a
+    kind's whose metrics all depend on the same.
     """
 
     PER_UNIT: ClassVar[str]
@@ -42,8 +42,9 @@ class Outcomes:
 
     def __post_init__(self):
         self.rows = torch.arange(self.n_units) if self.rows is None else self.rows
+        self.digests = torch.empty(0, dtype=torch.long) if self.digests is None else self.digests
         self._check(rows=self.n_units)
-        if self.digests is not None:
+        if len(self.digests):
             self._check(digests=self.n_units)
 
     @property
@@ -68,10 +69,9 @@ class Outcomes:
         return dict.fromkeys(self.METRICS, differ)
 
     def save(self, path: Path) -> None:
-        """Write the fields, but for those that are None, as arrays of one `.npz` file."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        arrays = {name: np.asarray(value) for name, value in fields.items() if value is not None}
-        np.savez_compressed(path, kind=type(self).__name__, **arrays)
+        """Write the fields as arrays of one `.npz` file."""
+        fields = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        np.savez_compressed(path, kind=type(self).__name__, **fields)
 
     def _check(self, **lengths: int) -> None:
         """Each named tensor has one entry for each item."""
