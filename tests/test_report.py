@@ -315,6 +315,27 @@ def test_of_some_models_it_is_not_known_which_images_languages_share(different):
     assert not comparison.can_average("x/good", "scenes", ["en", "zh"]) and comparison.can_average("x/good", "scenes", ["zh"])
 
 
+def test_a_model_of_other_captions_or_fewer_languages_beside_one_with_a_mean_of_shared_images(different):
+    """Other captions of the same images are not paired; what is lacking is a language, and no mean; one with all captions is told apart."""
+    for model, chinese in (("x/good", "1"), ("x/recaptioned", "2"), ("x/whole", "1")):
+        for language, pictures in (("en", list(range(30))), ("zh", list(range(30 if model == "x/whole" else 20)))):
+            data = "0" if language == "en" else chinese
+            save(different, model, "more", language, {0}, kind="retrieval", pictures=pictures, data=data)
+    save(different, "x/english", "more", "en", {0}, kind="retrieval", pictures=list(range(30)), data="0")
+    comparison = compare(different, means=True, tasks=["more"])
+    numbers = comparison.numbers()
+    assert {(number.model, number.language) for number in numbers if number.language not in ("en", "zh")} == {
+        ("x/good", SHARED_MEAN),
+        ("x/recaptioned", SHARED_MEAN),
+        ("x/whole", MEAN),
+    }
+    assert comparison.difference("x/good", "x/recaptioned", "more", SHARED_MEAN, "mean_recall") is None
+    assert comparison.mean_difference("x/good", "x/whole", "more", ["en", "zh"], "mean_recall") is None
+    assert count_gaps(comparison, numbers) == {"x/english": (1, 2)}
+    (note,) = caveats(comparison)
+    assert note.startswith("more, good, recaptioned: no mean over all images")
+
+
 def test_different_weights_have_no_mean_of_shared_images(tmp_path):
     for language, weights, pictures in (("en", "1" * 64, [1, 2, 3]), ("zh", "2" * 64, [2, 3, 4])):
         save(tmp_path, "m/x", "photos", language, {0}, weights=weights, pictures=pictures)
