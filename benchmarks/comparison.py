@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
+from .means import MEAN, MEANS, SHARED_MEAN, MeanOutcomes, explain_refusal, share_images, units_of_all
 from .outcomes import Outcomes
 from .recipe import InputError
 from .results import Result
 from .uncertainty import Difference, compare, intervals
 
-MEAN = "mean"
 SIGNIFICANT = 0.05
 
 
@@ -20,7 +20,7 @@ class Number:
 
     `interval` is its 95 % interval, None where there is none. Of several models on the same task and language one is `best`; `tied` says
     that the paired test does not tell a model from it (p of 5 % or more), `untested` that it was measured on other items, so that no
-    pair can be formed. `result` is where it stands; of a mean, that of its first language.
+    pair can be formed. `n` is the number of images. `result` is where it stands; of a mean, that of its first language.
     """
 
     model: str
@@ -36,39 +36,15 @@ class Number:
     result: Result | None = None
 
 
-class MeanOutcomes(Outcomes):
-    """The mean of one model's outcomes over languages, as outcomes: an image is drawn in all languages at once, so that the interval
-    knows that they share their images: see `Comparison.can_average`.
-    """
-
-    def __init__(self, parts: list[Outcomes]):
-        self.parts = parts
-
-    @property
-    def n_units(self) -> int:
-        return self.parts[0].n_units
-
-    @property
-    def items(self) -> dict[str, torch.Tensor]:
-        return {f"{name} of part {place}": values for place, part in enumerate(self.parts) for name, values in part.items.items()}
-
-    def differing(self, other: "MeanOutcomes") -> dict[str, torch.Tensor]:
-        by_language = [part.differing(like) for part, like in zip(self.parts, other.parts)]
-        return {name: torch.stack([units[name] for units in by_language]).any(0) for name in by_language[0]}
-
-    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Means of the parts' scores; arguments and result are theirs."""
-        by_language = [part.score(weights) for part in self.parts]
-        return {name: torch.stack([scores[name] for scores in by_language]).mean(0) for name in by_language[0]}
-
-
 class Comparison:
     """Results of several models; paired tests are made when they are asked for, and once.
 
     Args:
         results: as `load_results` reads them, with their outcomes beside them.
         means: whether the mean over languages is wanted too, as language `mean`; of models with a result in every language of a task,
-            all of the same weights on the same images. `without_mean` are the tasks that have none for want of such images.
+            all of the same weights on the same images. Where languages have different images there is the mean over those that all of
+            them have instead, as language `mean of shared images`, if that is known and there are any. `refusals` says why by task and
+            model, and `without_mean` are these tasks.
 
     Raises:
         InputError: there is no result, two are of the same model, task and language, or one has no outcomes.
@@ -78,7 +54,7 @@ class Comparison:
         self.results: dict[tuple[str, str, str], Result] = {}
         self._outcomes: dict[tuple[str, str, str], Outcomes] = {}
         self._differences: dict[tuple, dict[str, Difference]] = {}
-        self.without_mean: list[str] = []
+        self.refusals: dict[str, dict[str, str]] = {}
         for result in results:
             key = result.model, result.task, result.language
             if key in self.results:
@@ -90,10 +66,15 @@ class Comparison:
             for task in self.values("task"):
                 self._add_means(task)
 
+    @property
+    def without_mean(self) -> list[str]:
+        """The tasks whose languages are not known to be of the same images, of some model."""
+        return list(self.refusals)
+
     def values(self, axis: str) -> list[str]:
-        """The models, tasks or languages, in the order of the results; the mean comes last of the languages."""
+        """The models, tasks or languages, in the order of the results; means come last of the languages."""
         place = ("model", "task", "language").index(axis)
-        return sorted(dict.fromkeys(key[place] for key in self.results), key=lambda value: value == MEAN)
+        return sorted(dict.fromkeys(key[place] for key in self.results), key=_means_last)
 
     def numbers(self, metrics: list[str] | None = None) -> list[Number]:
         """All numbers, by `metrics` or by each task's own, with the best of each task, language and metric marked.
@@ -120,7 +101,7 @@ class Comparison:
     def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
         """By how much `model` is ahead of `other` on the same items, or None where the items are not the same."""
         left, right = (model, task, language), (other, task, language)
-        languages = self.languages_of(model, task) if language == MEAN else [language]
+        languages = self.languages_of(model, task) if language in MEANS else [language]
         if any(not same_data(self.results[model, task, each], self.results[other, task, each]) for each in languages):
             return None
         if not same_items(self._outcomes[left], self._outcomes[right]):
@@ -131,19 +112,37 @@ class Comparison:
 
     def mean_difference(self, model: str, other: str, task: str, languages: list[str], metric: str) -> Difference | None:
         """The same for the mean over `languages`, in each of which there is a difference; None where either has no such mean."""
-        if not all(self.can_average(name, task, languages) for name in (model, other)):
+        left, right = (self.mean_outcomes(name, task, languages) for name in (model, other))
+        if left is None or right is None or not same_items(left, right):
             return None
-        left, right = (MeanOutcomes([self._outcomes[name, task, language] for language in languages]) for name in (model, other))
         return compare(left, right)[metric]
+
+    def mean_outcomes(self, model: str, task: str, languages: list[str]) -> MeanOutcomes | None:
+        """One model's mean over these languages, on the images that all of them have; `is_whole` says whether these are all images.
+
+        None where its weights changed between languages, where it is not known which images languages share, or where they share none.
+        """
+        units = self._units_of_all(model, task, languages)
+        weights = {self.results[model, task, language].weights for language in languages}
+        if units is None or len(units[0]) == 0 or len(weights) > 1:
+            return None
+        return MeanOutcomes([self._outcomes[model, task, language] for language in languages], units)
 
     def can_average(self, model: str, task: str, languages: list[str]) -> bool:
         """Whether one model, of the same weights, was measured on the same images in all these languages."""
-        results = [self.results[model, task, language] for language in languages]
-        return share_images(results) and len({result.weights for result in results}) == 1
+        mean = self.mean_outcomes(model, task, languages)
+        return mean is not None and mean.is_whole
 
     def languages_of(self, model: str, task: str) -> list[str]:
-        """Those in which a model has a result, without the mean."""
-        return [language for name, of_task, language in self.results if (name, of_task) == (model, task) and language != MEAN]
+        """Those in which a model has a result, without means."""
+        return [language for name, of_task, language in self.results if (name, of_task) == (model, task) and language not in MEANS]
+
+    def _units_of_all(self, model: str, task: str, languages: list[str]) -> list[torch.Tensor] | None:
+        """By language, the units of the images that all languages have; None where that is not known."""
+        outcomes = [self._outcomes[model, task, language] for language in languages]
+        if share_images([self.results[model, task, language] for language in languages]):
+            return [torch.arange(part.n_units) for part in outcomes]
+        return units_of_all(outcomes)
 
     def _mark(self, group: list[Number]) -> None:
         if len(group) == 1:
@@ -162,14 +161,24 @@ class Comparison:
             keys = [(model, task, language) for language in languages]
             if len(languages) < 2 or not self.results.keys() >= set(keys):
                 continue
-            if not share_images([self.results[key] for key in keys]) and task not in self.without_mean:
-                self.without_mean.append(task)
-            if not self.can_average(model, task, languages):
-                continue
-            outcomes = MeanOutcomes([self._outcomes[key] for key in keys])
-            self._outcomes[model, task, MEAN] = outcomes
-            whole = {"language": MEAN, "metrics": outcomes.metrics(), "intervals": intervals(outcomes)}
-            self.results[model, task, MEAN] = replace(self.results[keys[0]], **whole, data=None, prompts=None, path=None)
+            outcomes = [self._outcomes[key] for key in keys]
+            units = self._units_of_all(model, task, languages)
+            mean = self.mean_outcomes(model, task, languages)
+            if units is None or not MeanOutcomes(outcomes, units).is_whole:  # whatever the weights
+                self.refusals.setdefault(task, {})[model] = explain_refusal(languages, outcomes, units, mean)
+            if mean is not None:
+                self._add_mean(MEAN if mean.is_whole else SHARED_MEAN, mean, self.results[keys[0]])
+
+    def _add_mean(self, name: str, mean: MeanOutcomes, first: Result) -> None:
+        """Add a mean as the result of a language; the rest is that of the first language's result."""
+        whole = {"language": name, "metrics": mean.metrics(), "intervals": intervals(mean)}
+        key = first.model, first.task, name
+        self._outcomes[key] = mean
+        self.results[key] = replace(first, **whole, data=None, images=None, prompts=None, path=None)
+
+
+def _means_last(value: str) -> int:
+    return 1 + MEANS.index(value) if value in MEANS else 0
 
 
 def same_data(one: Result, other: Result) -> bool:
@@ -188,14 +197,6 @@ def same_items(one: Outcomes, other: Outcomes) -> bool:
     if type(one) is not type(other) or one.n_units != other.n_units:
         return False
     return all(torch.equal(values, other.items[name]) for name, values in one.items.items())
-
-
-def share_images(results: list[Result]) -> bool:
-    """Whether results in several languages are known to be of the same images: rows without a caption, and those of a class without a
-    name, are left out of a language. One result is of its own, whether it says so or not.
-    """
-    images = {result.images for result in results}
-    return len(results) == 1 or len(images) == 1 and None not in images
 
 
 def is_rank(metric: str) -> bool:

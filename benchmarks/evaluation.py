@@ -21,7 +21,7 @@ from modeling_altclip.languages_altclip import is_english, spell
 from .classes import languages_of
 from .encoder import CachedEncoder
 from .loading import check_folder, check_language, check_model, find_language, library_of, load_model, revision_of
-from .outcomes import SIX, Outcomes
+from .outcomes import SIX, Outcomes, shorten
 from .processes import fix_threads
 from .prompts import hash_prompts
 from .recipe import InputError
@@ -233,6 +233,8 @@ def measure(
     revision, model_revision = task.commit(), revision_of(name)
     found = []
     for language, outcomes in score(encoder, image_embeds, columns, task, asked).items():
+        counted = [digests[row] for row in outcomes.rows.tolist()]
+        outcomes = replace(outcomes, digests=shorten(counted))
         result = Result(
             model=name,
             task=task.name,
@@ -247,7 +249,7 @@ def measure(
             limit=arguments.limit,
             data=hash_data(digests, columns, language),
             n_rows=len(digests),
-            images=hash_json([digests[row] for row in outcomes.rows.tolist()]),
+            images=hash_json(counted),
             definition={name: getattr(task, name) for name in READ},
             weights=encoder.weights,
             model_revision=model_revision,

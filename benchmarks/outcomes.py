@@ -28,8 +28,9 @@ class Outcomes:
     """What all kinds share: metrics from scores, and a file.
 
     A kind names two of its fields: `PER_UNIT` has an entry for each unit, and `ASKED` says what was asked of it. `rows` `(units,)` are
-    the units' rows in the dataset, where some were left out; all of them by default. `METRICS` are a kind's whose metrics all depend on
-    the same.
+    the units' rows in the dataset, where some were left out; all of them by default. `digests` int64 `(units,)` tell the same image in
+    another language's outcomes, see `shorten`; empty where that is not known, as in a file of an earlier version. `METRICS` are a
+    kind's whose metrics all depend on the same.
     """
 
     PER_UNIT: ClassVar[str]
@@ -37,10 +38,14 @@ class Outcomes:
     METRICS: ClassVar[tuple[str, ...]]
 
     rows: torch.Tensor | None = field(default=None, kw_only=True)
+    digests: torch.Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         self.rows = torch.arange(self.n_units) if self.rows is None else self.rows
+        self.digests = torch.empty(0, dtype=torch.long) if self.digests is None else self.digests
         self._check(rows=self.n_units)
+        if len(self.digests):
+            self._check(digests=self.n_units)
 
     @property
     def n_units(self) -> int:
@@ -222,6 +227,13 @@ class ScoreOutcomes(Outcomes):
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`roc_auc`, not a number for a resample of one class. Arguments and result are those of `RetrievalOutcomes.score`."""
         return {"roc_auc": roc_auc(self.scores, self.targets, weights)}
+
+
+def shorten(digests: list[str]) -> torch.Tensor:
+    """The first 64 bits of each hexadecimal digest, int64 `(digests,)`: eight bytes an image, and too many for two of a million other
+    images to agree.
+    """
+    return torch.from_numpy(np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64).view(np.int64))
 
 
 def load_outcomes(path: Path) -> Outcomes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from .comparison import Number, is_rank
+from .means import MEANS
 from .task import Task, all_task_names, load_task
 
 PAPER_RESULTS = Path(__file__).parent / "paper_results.yaml"
@@ -64,7 +65,8 @@ def load_sources(differences: list[Difference], path: Path = PAPER_RESULTS) -> d
 
 
 def compare_with_published(numbers: list[Number], published: list[Published], paper_model: str | None = None) -> list[Difference]:
-    """Hold every number against what was printed, model by model and metric by metric; those without a counterpart are left out.
+    """Hold every number against what was printed, model by model and metric by metric; those without a counterpart are left out. Means
+    over languages are: those in print are over other languages, each of which has images of its own.
 
     Of an adapter's model, `m_clip:TEXT+IMAGES`, the numbers are those printed for `TEXT`. A number of other images than the task's,
     as `limit` leaves them, is not judged; one of all of them is, though a language may have the task's own names for a part of the
@@ -76,6 +78,8 @@ def compare_with_published(numbers: list[Number], published: list[Published], pa
     """
     differences = []
     for number in numbers:
+        if number.language in MEANS:
+            continue
         key = (_printed_name(paper_model or number.model), number.task, number.language, number.metric)
         found = [one for one in published if (one.model, one.task, one.language, one.metric) == key]
         if found:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from .comparison import MEAN, SIGNIFICANT, Comparison, Number, is_rank
+from .comparison import SIGNIFICANT, Comparison, Number, is_rank
 from .loading import find_language
+from .means import MEAN, MEANS, SHARED_MEAN, list_refusals
 from .prompts import OURS
 from .recipe import InputError
 from .results import Result, format_table, load_results
@@ -130,7 +131,7 @@ def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableA
                 for axis in (arguments.rows, arguments.columns)
             }
             metrics = list(dict.fromkeys(number.metric for number in here.values()))
-            titles = dict(names)
+            titles = names | _title_of_shared_mean(here.values())
             if own and len(metrics) > 1:
                 titles |= {number.task: f"{number.task}, {label(number.metric, {})}" for number in here.values()}
             rows = []
@@ -142,6 +143,12 @@ def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableA
             columns = [label(column, titles) for column in shown[arguments.columns]]
             tables.append(Table(", ".join(heading), arguments.rows, columns, rows))
     return tables
+
+
+def _title_of_shared_mean(numbers: Iterable[Number]) -> dict[str, str]:
+    """`mean of 20 shared images`, where a table's are of equally many."""
+    counts = {number.n for number in numbers if number.language == SHARED_MEAN}
+    return {SHARED_MEAN: f"mean of {counts.pop():,} shared images"} if len(counts) == 1 else {}
 
 
 def cell(number: Number | None) -> str:
@@ -166,7 +173,7 @@ def format_half_width(number: Number) -> str:
 
 def count_gaps(comparison: Comparison, numbers: list[Number]) -> dict[str, tuple[int, int]]:
     """`{model: (numbers it lacks, numbers that any model has)}` of the models that lack some."""
-    wanted = {(number.task, number.language, number.metric) for number in numbers if number.language != MEAN}
+    wanted = {(number.task, number.language, number.metric) for number in numbers if number.language not in MEANS}
     lacking = {}
     for model in comparison.values("model"):
         there = {(number.task, number.language, number.metric) for number in numbers if number.model == model}
@@ -179,8 +186,11 @@ def caveats(comparison: Comparison) -> list[str]:
     """What has to be known of the items behind the numbers: tasks without a mean, models that are several, models that were asked with
     other prompts, and names of classes that nobody has proofread.
     """
-    notes = [f"{task}: no mean over languages, which are not known to be of the same images." for task in comparison.without_mean]
     names, spoken = short_names(comparison.values("model")), {}
+    notes = []
+    for task, refusals in comparison.refusals.items():
+        averaged = [name for model, name in names.items() if (model, task, MEAN) in comparison.results]
+        notes += list_refusals(task, {names[model]: reason for model, reason in refusals.items()}, averaged)
     notes += _other_weights(comparison, names)
     for (model, task, language), result in comparison.results.items():
         if result.prompts is not None:
@@ -208,7 +218,7 @@ def _other_weights(comparison: Comparison, names: dict[str, str]) -> list[str]:
     for model, name in names.items():
         measured: dict[str, dict[str, list[str]]] = {}
         for (of_model, task, language), result in comparison.results.items():
-            if of_model == model and language != MEAN:
+            if of_model == model and language not in MEANS:
                 measured.setdefault(result.weights[:8], {}).setdefault(task, []).append(language)
         if len(measured) > 1:
             where = [", ".join(f"{task} in {' '.join(languages)}" for task, languages in tasks.items()) for tasks in measured.values()]
@@ -231,7 +241,7 @@ def describe(comparison: Comparison) -> list[tuple[str, str]]:
         by_model: dict[str, dict[str, Result]] = {}
         metric = next(result.metric for key, result in comparison.results.items() if key[1] == task)
         for (model, of_task, language), result in comparison.results.items():
-            if of_task == task and language != MEAN:
+            if of_task == task and language not in MEANS:
                 by_model.setdefault(model, {})[language] = result
         means = {model: sum(result.metrics[metric] for result in results.values()) / len(results) for model, results in by_model.items()}
         leader = max(by_model, key=lambda model: (len(by_model[model]), means[model]))
@@ -251,12 +261,24 @@ def _describe_leader(comparison: Comparison, name: str, results: dict[str, Resul
     ends = [f"{100 * results[language].metrics[metric]:.1f} in {language}" for language in (ordered[0], ordered[-1])]
     whole = first if len(languages) == 1 else comparison.results.get((first.model, first.task, MEAN))
     if whole is None:
-        return f"In {len(languages)} languages {name} scores, in percent, from {ends[0]} to {ends[1]}."
+        words = f"In {len(languages)} languages {name} scores, in percent, from {ends[0]} to {ends[1]}"
+        shared = comparison.results.get((first.model, first.task, SHARED_MEAN))
+        return f"{words}{_describe_shared_mean(shared, metric)}." if shared else f"{words}."
     low, high = whole.intervals[metric]
     score = f"{name} scores {100 * whole.metrics[metric]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     if whole is first:
         return f"{score} in {languages[0]}."
     return f"{score} in the mean of {len(languages)} languages, from {ends[0]} to {ends[1]}."
+
+
+def _describe_shared_mean(result: Result, metric: str) -> str:
+    low, high = result.intervals[metric]
+    score = f"{100 * result.metrics[metric]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"; in their mean {_on_shared(result.metrics['n'])}, {score}"
+
+
+def _on_shared(n: int) -> str:
+    return f"on the {n:,} images that all have"
 
 
 def _describe_pair(
@@ -265,10 +287,11 @@ def _describe_pair(
     each = [comparison.difference(leader, model, task, language, metric) for language in shared]
     if None in each:
         return f"{names[model]} was measured on other items."
+    there = [mean for mean in MEANS if {(leader, task, mean), (model, task, mean)} <= comparison.results.keys()]
     if len(shared) == 1:
         whole = each[0]
-    elif shared == comparison.languages_of(leader, task) and {(leader, task, MEAN), (model, task, MEAN)} <= comparison.results.keys():
-        whole = comparison.difference(leader, model, task, MEAN, metric)
+    elif there and shared == comparison.languages_of(leader, task):
+        whole = comparison.difference(leader, model, task, there[0], metric)
     else:
         whole = comparison.mean_difference(leader, model, task, shared, metric)
     ahead = sum(one.p < SIGNIFICANT and one.difference > 0 for one in each)
@@ -277,7 +300,7 @@ def _describe_pair(
     if whole is None:
         by_itself = sides or "in none can it be told"
         return f"Beside {names[model]} in {len(shared)} languages, of which there is no mean, by itself each: {by_itself}."
-    where = f"in {shared[0]}" if len(shared) == 1 else f"in the mean of {len(shared)} languages"
+    where = f"in {shared[0]}" if len(shared) == 1 else _where_is_mean(comparison, leader, task, shared)
     ends = f"{points(whole.low)} to {points(whole.high)}"
     if whole.p >= SIGNIFICANT:
         sentence = f"It cannot be told from {names[model]} {where} ({points(whole.difference)} points, {ends})"
@@ -287,6 +310,11 @@ def _describe_pair(
     if len(shared) == 1:
         return f"{sentence}."
     return f"{sentence}; by itself each, {sides}." if sides else f"{sentence}; in no language by itself can it be told."
+
+
+def _where_is_mean(comparison: Comparison, model: str, task: str, languages: list[str]) -> str:
+    mean, words = comparison.mean_outcomes(model, task, languages), f"in the mean of {len(languages)} languages"
+    return words if mean.is_whole else f"{words}, {_on_shared(mean.n_units)}"
 
 
 def points(fraction: float) -> str:

@@ -4,9 +4,11 @@ from math import ceil, isnan
 from pathlib import Path
 from statistics import mean
 
-from .comparison import MEAN, SIGNIFICANT, Comparison, Number
+from .comparison import SIGNIFICANT, Comparison, Number
 from .extras import of_extra
+from .means import MEANS, SHARED_MEAN
 from .report import label, short_names
+from .results import Result
 
 with of_extra("plots"):
     import matplotlib
@@ -47,7 +49,7 @@ def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -
             plot_recall_curves(comparison, folder / "recall.png")
             caption = (
                 "How often the right answer is among the first k. A thin line is a language, a thick one the mean of a model's languages, "
-                "where there is one."
+                "where there is one: over all images, or over those that all languages have, where it says so."
             )
             pictures.append(("recall.png", caption))
     return pictures
@@ -94,13 +96,19 @@ def panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, list
         axes.set_axis_off()
     spoken = [[language for language in languages if any(key[1:] == (task, language) for key in comparison.results)] for task in tasks]
     for axes, shown in zip(panels, spoken):
-        axes.set(xticks=range(len(shown)), xticklabels=shown, xlim=(-0.6, len(shown) - 0.4))
-        if MEAN in shown:
-            axes.axvline(len(shown) - 1.5, color="#bbbbbb", linewidth=1)
+        axes.set(xticks=range(len(shown)), xticklabels=map(tick, shown), xlim=(-0.6, len(shown) - 0.4))
+        n_languages = sum(language not in MEANS for language in shown)
+        if n_languages < len(shown):
+            axes.axvline(n_languages - 0.5, color="#bbbbbb", linewidth=1)
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
     return figure, list(zip(panels, zip(tasks, spoken)))
+
+
+def tick(language: str) -> str:
+    """How a language or mean is called below its place, where there is room for a word."""
+    return language.replace(" ", "\n") if language == SHARED_MEAN else language
 
 
 def _add_legend(figure: Figure, handles: dict[str, object]) -> None:
@@ -189,7 +197,7 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
                 text = "" if isnan(value) else f"{value:.1f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "#222222")
         axes.set_title(names[model], fontsize=10)
-        axes.set(xticks=range(len(languages)), yticks=range(len(tasks)), xticklabels=languages, yticklabels=tasks)
+        axes.set(xticks=range(len(languages)), yticks=range(len(tasks)), xticklabels=map(tick, languages), yticklabels=tasks)
         axes.set_xticks([place - 0.5 for place in range(1, len(languages))], minor=True)
         axes.set_yticks([place - 0.5 for place in range(1, len(tasks))], minor=True)
         axes.grid(which="minor", color="white", linewidth=1.5)
@@ -197,6 +205,20 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
         axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=figure.axes, label="%", shrink=0.8, pad=0.01)
     figure.savefig(picture, dpi=130)
+
+
+def _thick_curve(comparison: Comparison, found: list[Result], curves: list[list[float]], direction: str) -> tuple[list[float] | None, str]:
+    """A model's curve over its languages and what it is of: the mean, on the images that all languages have, or None."""
+    languages = [result.language for result in found]
+    if len(found) == 1:
+        return curves[0], languages[0]
+    outcomes = comparison.mean_outcomes(found[0].model, found[0].task, languages)
+    if outcomes is None:
+        return None, f"{len(found)} languages"
+    if outcomes.is_whole:
+        return [mean(column) for column in zip(*curves)], f"mean of {len(found)}"
+    metrics = outcomes.metrics()
+    return [100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS], f"mean of {len(found)} on {outcomes.n_units:,} shared images"
 
 
 def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
@@ -209,17 +231,18 @@ def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
     for row, task in zip(figure.subplots(len(tasks), 2, sharex=True, sharey="row", squeeze=False), tasks):
         for axes, (direction, words) in zip(row, (("text_to_image", "text to image"), ("image_to_text", "image to text"))):
             for place, model in enumerate(models):
-                found = [result for key, result in comparison.results.items() if key[:2] == (model, task) and key[2] != MEAN]
+                found = [result for key, result in comparison.results.items() if key[:2] == (model, task) and key[2] not in MEANS]
                 curves = [[100 * result.metrics[f"{direction}_recall@{k}"] for k in DEPTHS] for result in found]
                 if curves:
                     color = COLORS[place % len(COLORS)]
                     for curve in curves if len(curves) > 1 else []:
                         axes.plot(DEPTHS, curve, color=color, linewidth=0.6, alpha=0.35)
-                    name = f"{names[model]}, {found[0].language}" if len(curves) == 1 else f"{names[model]}, mean of {len(curves)}"
-                    if comparison.can_average(model, task, [result.language for result in found]):
-                        axes.plot(DEPTHS, [mean(column) for column in zip(*curves)], "o-", color=color, markersize=4, label=name)
+                    thick, what = _thick_curve(comparison, found, curves, direction)
+                    style = {"color": color, "label": f"{names[model]}, {what}"}
+                    if thick is None:
+                        axes.plot([], [], linewidth=0.6, **style)
                     else:
-                        axes.plot([], [], color=color, linewidth=0.6, label=f"{names[model]}, {len(curves)} languages")
+                        axes.plot(DEPTHS, thick, "o-", markersize=4, **style)
             axes.set_title(f"{task}, {words}", fontsize=10)
             axes.set(xticks=DEPTHS, ylabel="recall@k, %" if axes is row[0] else None)
             axes.grid(alpha=0.3)

@@ -108,7 +108,10 @@ def render_card(
         facts=facts,
         stages=stages,
         n_languages=len(languages),
-        sections=[{"title": f"{section.title}, {shown(section.first)}, %", "table": section.table(stages)} for section in sections],
+        sections=[
+            {"title": f"{section.title}, {shown(section.first)}, %", "table": f"{section.table(stages)}\n\n{section.remark()}".rstrip()}
+            for section in sections
+        ],
         measured=describe_weights(sections, stages),
         versions=list(dict.fromkeys(", ".join(f"{name} {version}" for name, version in result.versions.items()) for result in own)),
         commands=list(dict.fromkeys(public_command(result.command) for result in own)),

@@ -112,6 +112,13 @@ class Section:
             rows.append(["mean", *means, *("" for _ in with_interval)])
         return format_table(["language", *by_stage, *(f"95 % of {label}" for label in with_interval)], rows)
 
+    def remark(self) -> str:
+        """Return why a mean is missing below languages that all have a figure, or nothing."""
+        stages = dict.fromkeys(stage for stage, _ in self.results)
+        if any(len({result.images for result in self.of(stage).values()}) > 1 for stage in stages):
+            return "No mean over languages that have different images."
+        return ""
+
 
 def asked(result: Result) -> list:
     """Return what has to be equal of two results in one table, whatever their language."""

@@ -9,9 +9,12 @@ import torch
 from datasets import Dataset, Features, Image, Value, load_dataset
 
 from benchmarks.classes import class_names_of, languages_of
+from benchmarks.comparison import Comparison
 from benchmarks.encoder import Encoder
 from benchmarks.loading import load_captions
+from benchmarks.means import SHARED_MEAN
 from benchmarks.recipe import InputError
+from benchmarks.results import load_results
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.task import all_task_names, load_task
 from benchmarks.zero_shot import evaluate_zero_shot
@@ -205,25 +208,35 @@ def test_a_stream_gives_the_same_numbers(run, own_tasks, model):
 
 
 def test_languages_of_other_images_have_no_mean(run, own_tasks, model, miniature):
-    """Of 12 images the first 6 have a caption in English alone, the last 6 in Chinese: equally many, and not one in common."""
+    """Of 12 images the first 6 have a caption in English alone, the last 6 in Chinese: equally many, and not one in common. German has
+    one of images 4 to 8, of which 4 and 5 are English too.
+    """
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(12))
-    halves = {"en": range(6), "zh": range(6, 12)}
-    captions = [{one: text if row in halves[one] else None for one, text in zip(halves, ("a", "b"))} for row in range(12)]
-    features = Features({"image": Image(), "captions": {"en": Value("string"), "zh": Value("string")}})
+    halves = {"en": range(6), "zh": range(6, 12), "de": range(4, 9)}
+    captions = [{one: text if row in halves[one] else None for one, text in zip(halves, "abc")} for row in range(12)]
+    features = Features({"image": Image(), "captions": dict.fromkeys(halves, Value("string"))})
     (own_tasks / "halves").mkdir()
     Dataset.from_dict({"image": rows["image"][:], "captions": captions}, features=features).to_parquet(own_tasks / "halves/test.parquet")
-    task = "kind: retrieval\nsplit: test\ncolumns: {image: image, captions: captions}\nmetric: mean_recall\nlanguages: [en, zh]\n"
+    task = "kind: retrieval\nsplit: test\ncolumns: {image: image, captions: captions}\nmetric: mean_recall\nlanguages: [en, zh, de]\n"
     (own_tasks / "halves.yaml").write_text(f"dataset: {own_tasks / 'halves'}\n{task}")
     out = own_tasks / "out"
     flags = ["--models", model, "--tasks", own_tasks / "halves.yaml", "--cache_dir", own_tasks / "cache", "--output_dir", out]
     process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
     assert process.returncode == 0, process.stderr[-3000:]
-    english, chinese = measured(out).values()
+    _, english, chinese = measured(out).values()
     assert (english["n_rows"], english["metrics"]["n"], chinese["metrics"]["n"]) == (12, 6, 6) and english["images"] != chinese["images"]
     process = run("python", ROOT / "benchmarks/run_report.py", "--results", out, "--output_dir", out, "--columns", "language")
     assert process.returncode == 0, process.stderr[-3000:]
-    assert re.search(r"\| model +\| en +\| zh +\|\n", process.stdout)
-    assert "halves: no mean over languages, which are not known to be of the same images." in process.stdout
+    assert re.search(r"\| model +\| de +\| en +\| zh +\|\n", process.stdout)
+    assert "halves: no mean over languages, which have no image in common." in process.stdout
+
+    results = {result.language: result for result in load_results(out)}
+    found = Comparison([results["en"], results["de"]], means=True).results
+    (shared,) = [result for result in found.values() if result.language == SHARED_MEAN]
+    of_english, of_german = results["en"].outcomes(), results["de"].outcomes()
+    assert torch.equal(of_english.digests[4:], of_german.digests[:2]) and len(of_english.digests.unique()) == 6
+    by_hand = [(of_english.image_ranks[4:] < 1).double().mean(), (of_german.image_ranks[:2] < 1).double().mean()]
+    assert shared.metrics["image_to_text_recall@1"] == pytest.approx(sum(by_hand).item() / 2) and shared.metrics["n"] == 2
 
 
 @pytest.mark.parametrize(

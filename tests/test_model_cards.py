@@ -1,5 +1,6 @@
 """Model cards: of any number of stages, with the figures of their own weights alone, in folders that are whole."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -184,7 +185,10 @@ def test_a_mean_is_of_the_same_images(hashes, make):
         retrieval("stage2", hashes["stage2"], 0.6, language="zh", images="b"),
     ]
     text, _ = make(["stage2"], results)
-    assert re.search(r"\| mean +\| +\|", text)
+    remark = "No mean over languages that have different images."
+    assert re.search(rf"\| mean +\| +\|\n\n{remark}\n", text)
+    text, _ = make(["stage2"], [dataclasses.replace(result, images="a") for result in results])
+    assert re.search(r"\| mean +\| 55.0 +\|\n", text) and remark not in text
 
 
 SIBLINGS = {

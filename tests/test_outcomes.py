@@ -1,5 +1,7 @@
 """Outcomes: metrics by hand and as scikit-learn has them, weights as repetition, and files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,13 +113,24 @@ def test_a_weight_repeats(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_read(kind, tmp_path):
-    outcomes = outcomes_of(kind)
+    outcomes = replace(outcomes_of(kind), digests=torch.arange(60) - 2**63)
     outcomes.save(tmp_path / "outcomes.npz")
     read = load_outcomes(tmp_path / "outcomes.npz")
     assert type(read) is type(outcomes) and read.metrics() == outcomes.metrics()
     for name, value in vars(outcomes).items():
         assert torch.equal(torch.as_tensor(getattr(read, name)), torch.as_tensor(value))
         assert torch.as_tensor(getattr(read, name)).dtype == torch.as_tensor(value).dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_an_earlier_version_is_read(kind, tmp_path):
+    """It has no digests."""
+    outcomes = outcomes_of(kind)
+    outcomes.save(tmp_path / "outcomes.npz")
+    with np.load(tmp_path / "outcomes.npz") as arrays:
+        np.savez(tmp_path / "earlier.npz", **{name: arrays[name] for name in arrays.files if name != "digests"})
+    read = load_outcomes(tmp_path / "earlier.npz")
+    assert len(read.digests) == 0 and read.digests.dtype == torch.long and read.metrics() == outcomes.metrics()
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])

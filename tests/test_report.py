@@ -14,8 +14,9 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.comparison import MEAN, Comparison, Number
-from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes
+from benchmarks.comparison import Comparison, Number
+from benchmarks.means import MEAN, SHARED_MEAN
+from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, load_outcomes
 from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.recipe import InputError, parse
 from benchmarks.report import (
@@ -30,7 +31,7 @@ from benchmarks.report import (
     short_names,
 )
 from benchmarks.report_page import Report
-from benchmarks.report_plots import draw_pictures, plot_languages
+from benchmarks.report_plots import draw_pictures, plot_heat_map, plot_languages, plot_recall_curves
 from benchmarks.results import Result, load_results
 from benchmarks.task import load_task
 from benchmarks.uncertainty import intervals
@@ -47,14 +48,19 @@ def bare(**given):
     return Result(**known | given)
 
 
-def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes=True, labels=None, **given):
-    """A result of the first `n` items, of which every one in `right` (a set of rows) is found first, and the others thirtieth."""
+def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes=True, labels=None, pictures=None, **given):
+    """A result of the first `n` items, of which every one in `right` (a set of rows) is found first, and the others thirtieth.
+
+    `pictures` are numbers that tell the same image in another language.
+    """
+    n = n if pictures is None else len(pictures)
     ranks = torch.tensor([0 if row in right else 29 for row in range(n)])
     labels = torch.arange(n) % 40 if labels is None else labels
     made = ClassOutcomes(ranks, labels, 40) if kind == "zero_shot" else RetrievalOutcomes(ranks, ranks, torch.arange(n))
+    made = made if pictures is None else replace(made, digests=torch.tensor(pictures))
     metric = "accuracy@1" if kind == "zero_shot" else "mean_recall"
     ends = {name: list(pair) for name, pair in intervals(made).items()}
-    given = {"images": f"first {n}"} | given
+    given = {"images": f"first {n}" if pictures is None else str(pictures)} | given
     result = bare(model=model, task=task, language=language, metrics=made.metrics(), kind=kind, metric=metric, **given)
     result.intervals, result.revision, result.command = ends, "abc", "run_it.py --flag"
     result.save(folder, made if outcomes else None)
@@ -184,12 +190,166 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
         "In 2 languages good scores, in percent, from 60.0 in en to 90.0 in zh. "
         "Beside bad in 2 languages, of which there is no mean, by itself each: ahead in 2 of them."
     )
-    note = "scenes: no mean over languages, which are not known to be of the same images."
+    note = "scenes: no mean over languages, which are not known to be of the same images: evaluate again to know which all have."
     assert caveats(comparison) == ([note] if means else [])
     drawn = draw(monkeypatch, "plot")
     draw_pictures(comparison, numbers, tmp_path)
     labels = [options["label"] for _, options in drawn["plot"] if "label" in options]
     assert sorted(labels) == ["bad, 2 languages"] * 2 + ["good, 2 languages"] * 2 + ["good, mean of 2"] * 2
+
+
+SHARED_NOTE = (
+    "scenes: no mean over all images, since the 2 languages have different ones; 'mean of shared images' is over the 20 that all have; "
+    "each of these, and each of its texts, is ranked among all of its language, from 24 images in zh to 30 in en."
+)
+
+
+@pytest.fixture
+def different(tmp_path):
+    """English has pictures 0 to 29 and Chinese 10 to 33, backwards. Of the 20 that both have `good` finds 10 to 21, `bad` 10 and 11."""
+    english, chinese = list(range(30)), list(range(33, 9, -1))
+    for model, first_lost in (("x/good", 22), ("x/bad", 12)):
+        for language, pictures in (("en", english), ("zh", chinese)):
+            right = {row for row, picture in enumerate(pictures) if 10 <= picture < first_lost or picture >= 30}
+            save(tmp_path, model, "scenes", language, right, kind="retrieval", pictures=pictures)
+        save(tmp_path, model, "pairs", "en", set(range(9)), n=30, kind="retrieval")
+        save(tmp_path, model, "pairs", "zh", set(range(9)), n=30, kind="retrieval")
+    return tmp_path
+
+
+def test_languages_of_different_images_have_a_mean_over_those_that_all_have(different):
+    comparison = compare(different, means=True)
+    numbers = {(number.model, number.task, number.language): number for number in comparison.numbers()}
+    assert comparison.values("language") == ["en", "zh", MEAN, SHARED_MEAN] and comparison.without_mean == ["scenes"]
+    assert {key[1:] for key in numbers if key[2] in (MEAN, SHARED_MEAN)} == {("pairs", MEAN), ("scenes", SHARED_MEAN)}
+    good, bad = numbers["x/good", "scenes", SHARED_MEAN], numbers["x/bad", "scenes", SHARED_MEAN]
+    assert (good.value, bad.value) == pytest.approx((12 / 20, 2 / 20)) and (good.n, good.best, bad.tied) == (20, True, False)
+    assert numbers["x/good", "scenes", "en"].value == pytest.approx(12 / 30)
+    assert numbers["x/good", "scenes", "zh"].value == pytest.approx(16 / 24)
+    assert good.interval == pytest.approx(intervals(ClassOutcomes(torch.arange(20) // 12 * 9, torch.zeros(20).long(), 1))["accuracy@1"])
+    assert caveats(comparison) == [SHARED_NOTE] and count_gaps(comparison, list(numbers.values())) == {}
+    words = dict(describe(comparison))["scenes, mean recall"]
+    low, high = (f"{100 * end:.1f}" for end in good.interval)
+    assert words.startswith(
+        f"In 2 languages good scores, in percent, from 40.0 in en to 66.7 in zh; in their mean on the 20 images that all have, 60.0 "
+        f"({low} to {high}). It is ahead of bad by 50.0 points in the mean of 2 languages, on the 20 images that all have (+"
+    )
+
+
+def test_pictures_name_a_mean_of_shared_images(different, monkeypatch):
+    comparison = compare(different, means=True)
+    drawn, figures = draw(monkeypatch, "plot"), []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    numbers = comparison.numbers()
+    plot_languages(comparison, numbers, different / "languages.png")
+    plot_heat_map(comparison, numbers, different / "heat_map.png")
+    plot_recall_curves(comparison, different / "recall.png")
+    ticks = [[text.get_text() for text in axes.get_xticklabels()] for figure in figures[:2] for axes in figure.axes[:2]]
+    shared = "mean\nof\nshared\nimages"
+    assert ticks == [["en", "zh", "mean"], ["en", "zh", shared]] + [["en", "zh", "mean", shared]] * 2
+    labels = {options["label"]: args[1] for args, options in drawn["plot"] if "label" in options}
+    assert labels["good, mean of 2 on 20 shared images"] == pytest.approx([60] * 10) and "good, mean of 2" in labels
+    assert not any(label.endswith("2 languages") for label in labels)
+
+
+def test_a_mean_of_shared_images_is_named_so_wherever_it_stands(different):
+    """Never in the column or row of a mean over all images; with their number where a table's are of equally many."""
+    comparison = compare(different, means=True)
+    numbers = comparison.numbers()
+    tables = make_tables(comparison, numbers, TableArguments(rows="model", columns="language"))
+    assert [(table.heading, table.columns[2:]) for table in tables] == [
+        ("pairs, mean recall", ["mean"]),
+        ("scenes, mean recall", ["mean of 20 shared images"]),
+    ]
+    tables = make_tables(comparison, numbers, TableArguments(rows="language", columns="task"))
+    for table in tables:
+        assert [name for name, _ in table.rows] == ["en", "zh", "mean", "mean of 20 shared images"]
+        assert [[number is None for number in row] for _, row in table.rows[2:]] == [[False, True], [True, False]]
+    results = [result for result in comparison.results.values() if result.path]
+    Report("", "", describe(comparison), tables, caveats(comparison), [], [], {}, results).save(different)
+    with (different / "numbers.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["language"] not in ("en", "zh")]
+    assert [(row["task"], row["language"], row["n"]) for row in rows[:2]] == [("pairs", "mean", "30"), ("scenes", SHARED_MEAN, "20")]
+    page = (different / "index.html").read_text("utf-8")
+    assert page.count('<tr class="mean">') == 4 and page.count("<th>mean of 20 shared images</th>") == 2
+    assert SHARED_NOTE in (different / "report.md").read_text("utf-8")
+
+    for language, pictures in (("en", [1, 2, 3]), ("zh", [2, 3, 4])):
+        save(different, "x/good", "others", language, {0}, kind="retrieval", pictures=pictures)
+    comparison = compare(different, means=True, models=["x/good"])
+    (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="language", columns="task"))
+    assert table.rows[-1][0] == SHARED_MEAN and [number and number.n for number in table.rows[-1][1]] == [2, None, 20]
+
+
+def test_means_are_not_held_against_printed_ones(different):
+    """Those are over the languages, and the images, of whoever printed them."""
+    printed = next(one for one in load_published() if one.language == "mean")
+    published = [
+        replace(printed, model="x/good", task=task, language=language, metric="mean_recall")
+        for task in ("scenes", "pairs")
+        for language in ("en", MEAN, SHARED_MEAN)
+    ]
+    found = compare_with_published(compare(different, means=True).numbers(), published)
+    assert {(difference.number.task, difference.number.language) for difference in found} == {("scenes", "en"), ("pairs", "en")}
+
+
+def test_of_some_models_it_is_not_known_which_images_languages_share(different):
+    """Of one whose results are of an earlier version, of one that shares none, and of one with other images in Chinese."""
+    for path in (different / "bad").glob("scenes.*.npz"):
+        replace(load_outcomes(path), digests=None).save(path)
+    for model, chinese in (("x/none", range(40, 64)), ("x/other", range(6, 30))):
+        save(different, model, "scenes", "en", {0}, kind="retrieval", pictures=list(range(30)))
+        save(different, model, "scenes", "zh", {0}, kind="retrieval", pictures=list(chinese))
+    comparison = compare(different, means=True, tasks=["scenes"])
+    numbers = {number.model: number for number in comparison.numbers() if number.language == SHARED_MEAN}
+    assert numbers.keys() == {"x/good", "x/other"} and numbers["x/good"].best and numbers["x/other"].untested
+    among = "each of these, and each of its texts, is ranked among all of its language, from 24 images in zh to 30 in en."
+    different_ones = "no mean over all images, since the 2 languages have different ones; 'mean of shared images' is over the"
+    assert caveats(comparison) == [
+        "scenes, bad: no mean over languages, which are not known to be of the same images: evaluate again to know which all have.",
+        f"scenes, good: {different_ones} 20 that all have; {among}",
+        "scenes, none: no mean over languages, which have no image in common.",
+        f"scenes, other: {different_ones} 24 that all have; {among}",
+    ]
+    assert "Beside bad in 2 languages, of which there is no mean, by itself each" in describe(comparison)[0][1]
+    assert not comparison.can_average("x/good", "scenes", ["en", "zh"]) and comparison.can_average("x/good", "scenes", ["zh"])
+
+
+def test_a_model_of_other_captions_or_fewer_languages_beside_one_with_a_mean_of_shared_images(different):
+    """Other captions of the same images are not paired; what is lacking is a language, and no mean; one with all captions is told apart."""
+    for model, chinese in (("x/good", "1"), ("x/recaptioned", "2"), ("x/whole", "1")):
+        for language, pictures in (("en", list(range(30))), ("zh", list(range(30 if model == "x/whole" else 20)))):
+            data = "0" if language == "en" else chinese
+            save(different, model, "more", language, {0}, kind="retrieval", pictures=pictures, data=data)
+    save(different, "x/english", "more", "en", {0}, kind="retrieval", pictures=list(range(30)), data="0")
+    comparison = compare(different, means=True, tasks=["more"])
+    numbers = comparison.numbers()
+    assert {(number.model, number.language) for number in numbers if number.language not in ("en", "zh")} == {
+        ("x/good", SHARED_MEAN),
+        ("x/recaptioned", SHARED_MEAN),
+        ("x/whole", MEAN),
+    }
+    assert comparison.difference("x/good", "x/recaptioned", "more", SHARED_MEAN, "mean_recall") is None
+    assert comparison.mean_difference("x/good", "x/whole", "more", ["en", "zh"], "mean_recall") is None
+    assert count_gaps(comparison, numbers) == {"x/english": (1, 2)}
+    (note,) = caveats(comparison)
+    assert note.startswith("more, good, recaptioned: no mean over all images")
+
+
+def test_different_weights_have_no_mean_of_shared_images(tmp_path):
+    for language, weights, pictures in (("en", "1" * 64, [1, 2, 3]), ("zh", "2" * 64, [2, 3, 4])):
+        save(tmp_path, "m/x", "photos", language, {0}, weights=weights, pictures=pictures)
+    comparison = compare(tmp_path, means=True)
+    assert comparison.values("language") == ["en", "zh"]
+    assert caveats(comparison)[0] == "photos: no mean over all images, since the 2 languages have different ones."
+
+
+def test_equal_images_in_another_order_have_the_mean_over_all(tmp_path):
+    save(tmp_path, "m/x", "photos", "en", {0, 1}, pictures=[1, 2, 3, 4], images=None)
+    save(tmp_path, "m/x", "photos", "zh", {0}, pictures=[4, 2, 1, 3])
+    comparison = compare(tmp_path, means=True)
+    assert comparison.values("language") == ["en", "zh", MEAN] and comparison.without_mean == caveats(comparison) == []
+    assert comparison.results["m/x", "photos", MEAN].metrics["accuracy@1"] == pytest.approx((0.5 + 0.25) / 2)
 
 
 @pytest.mark.parametrize("images", [("first half", "second half"), (None, None), (None, "all")])
