@@ -58,7 +58,7 @@ def read_chinese_clip(task: "Task", streaming: bool) -> tuple[Rows, dict]:
             with archive.open(texts) as lines:
                 for row in map(json.loads, lines):
                     for number in row["image_ids"]:
-                        captions[str(number)] += texts_of(row["text"], joined=task.join_words)
+                        captions[str(number)] += texts_of(row["text"], "text", joined=task.join_words)
         # Rows are kept by these arguments: a file that was written anew has another date.
         arguments = {"path": str(path), "member": images, "written": path.stat().st_mtime_ns}
         make = IterableDataset.from_generator if streaming else Dataset.from_generator
@@ -93,7 +93,7 @@ def read_caption_lines(task: "Task", languages: list[str]) -> tuple[dict[str, Pa
             raise InputError(
                 f"{task.data_files[language]} has {len(lines)} lines, {task.data_files['names']} {len(names)}: see {task.file}"
             )
-        captions[language] = {name: texts_of(line, joined=task.join_words) for name, line in zip(names, lines)}
+        captions[language] = {name: texts_of(line, language, joined=task.join_words) for name, line in zip(names, lines)}
     return images_by_name(task, {name: name for name in names}), captions
 
 
@@ -110,7 +110,7 @@ def read_coco(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict
         coco = json.loads(text)
         for annotation in coco["annotations"]:
             if all(annotation[key] == value for key, value in task.where.items()):
-                captions[str(annotation["image_id"])] += texts_of(annotation["caption"], joined=task.join_words)
+                captions[str(annotation["image_id"])] += texts_of(annotation["caption"], "caption", joined=task.join_words)
         names = {str(image["id"]): image["file_name"] for image in coco["images"] if str(image["id"]) in captions}
     except (ValueError, KeyError) as error:
         raise InputError(f"{path} is no JSON in COCO's form, or has no {error}: see {task.file}") from error

@@ -284,7 +284,7 @@ def captions_of_splits(task: "Task", languages: list[str]) -> dict[str, dict]:
     captions = {}
     for language in languages:
         rows = open_split(task, language, streaming=True, columns=[id, column])
-        captions[language] = {row[id]: texts_of(row[column], joined=task.join_words) for row in rows}
+        captions[language] = {row[id]: texts_of(row[column], column, joined=task.join_words) for row in rows}
     return captions
 
 
@@ -303,22 +303,36 @@ def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str
         raise InputError(f"column {column!r} has {fields!r} in a row, and no {{language: texts}}: mend it")
     own = {canonical(key): key for key in fields} if None in keys.values() else {}
     keys = {language: own.get(canonical(language)) if key is None else key for language, key in keys.items()}
-    return {"captions": {language: texts_of(fields.get(key), lines=lines, joined=joined) for language, key in keys.items()}}
+    captions = {}
+    for language, key in keys.items():
+        own_column = column if isinstance(column, str) else key
+        captions[language] = texts_of(fields.get(key), own_column, lines=lines, joined=joined)
+    return {"captions": captions}
 
 
-def texts_of(value: str | list[str] | None, *, lines: bool = False, joined: bool = False) -> list[str]:
-    """The texts of a cell that holds one or several, empty ones left out.
+def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
+    """Give the texts of a cell that holds one or several; empty ones, and those of white space alone, are left out.
+
+    Raises:
+        InputError: the cell has something else than texts.
+    """
+    texts = [cell] if isinstance(cell, str) else cell or []
+    if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
+        raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
+    return [text for text in texts if text and text.strip()]
+
+
+def texts_of(cell: str | list[str | None] | None, column: str, *, lines: bool = False, joined: bool = False) -> list[str]:
+    """Give the texts of a cell, as `read_texts`, without white space around them.
 
     Args:
         lines: each line is a text, as `clip_benchmark` writes them, with a newline inside of one as a backslash and an n.
         joined: spaces are taken out, which some Chinese captions have between words.
     """
-    texts = [value] if isinstance(value, str) else value or []
-    if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
-        raise InputError(f"a caption is {value!r}, which is no text: mend it")
+    texts = read_texts(cell, column)
     if lines:
         texts = [line.replace("\\n", "\n") for text in texts for line in text.split("\n")]
-    texts = [text.replace(" ", "") if joined else text.strip() for text in texts if text]
+    texts = [text.replace(" ", "") if joined else text.strip() for text in texts]
     return [text for text in texts if text]
 
 

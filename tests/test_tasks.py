@@ -12,10 +12,12 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Image, Json, List, Value
 
 from benchmarks.classes import class_names_of, languages_of
+from benchmarks.layouts import texts_of
 from benchmarks.prompts import load_templates
 from benchmarks.recipe import InputError
 from benchmarks.task import Task, all_task_names, describe, load_task
 from benchmarks.task_checks import METRICS
+from training.captions import Form, read_captions
 
 from . import replicas
 from .replicas import CLASSES, NAMES, SEVERAL, Hub, N, captions_of, encoded, npy, number_of, write_parquet, write_replica, write_tar
@@ -170,14 +172,30 @@ def test_captions_of_rows_that_lack_a_language(tmp_path, kind, streaming):
     assert answers(rows) == [(1, {"en": ["stop", "halt"], "eo": []}), (2, {"en": ["go"], "eo": eo}), (3, {"en": [], "eo": []})]
 
 
-@pytest.mark.parametrize("value", ["a text", {"en": 7}, {"en": ["a", 7]}], ids=repr)
+@pytest.mark.parametrize("value", ["a text", {"en": 7}, {"en": {"a": "b"}}, {"en": ["a", 7]}], ids=repr)
 def test_captions_that_are_no_texts_are_refused(tmp_path, value):
     images = [{"bytes": encoded(number), "path": None} for number in (1, 2)]
     write_parquet(tmp_path / "signs", "test", {"image": images, "captions": [{"en": "a"}, value]}, {"image": Image(), "captions": Json()})
     task = {"kind": "retrieval", "dataset": "signs", "split": "test", "metric": "mean_recall", "columns": {"captions": "captions"}}
     (tmp_path / "signs.yaml").write_text(yaml.safe_dump(task | {"languages": ["en"]}))
-    with pytest.raises(InputError, match="has 'a text' in a row, and no|a caption is .*7.*, which is no text"):
+    with pytest.raises(InputError, match="column 'captions' has .* in a row, (which is no text|and no {language: texts})") as error:
         load_task(str(tmp_path / "signs.yaml")).rows()
+    if isinstance(value, dict):
+        assert f"has {value['en']!r} in a row" in str(error.value)
+
+
+def test_training_and_evaluation_read_and_refuse_texts_alike():
+    for cell, texts in {" a ": [" a "], "　\n": [], "": []}.items():
+        for given in (cell, [cell, None]):
+            assert read_captions({"captions": {"en": given}}, Form("captions", None, None)).get("en", []) == texts
+            assert texts_of(given, "captions") == [text.strip() for text in texts]
+    for cell in (7, [7], {"a": "b"}, [["a"]]):
+        with pytest.raises(InputError) as of_training:
+            read_captions({"captions": {"en": cell}}, Form("captions", None, None))
+        with pytest.raises(InputError) as of_evaluation:
+            texts_of(cell, "captions")
+        assert str(of_training.value) == str(of_evaluation.value)
+        assert str(of_training.value) == f"column 'captions' has {cell!r} in a row, which is no text: mend it"
 
 
 def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch):

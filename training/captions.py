@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, Json, List, Translation, Value, concatenate_datasets
 
-from benchmarks.layouts import may_hold_texts
+from benchmarks.layouts import may_hold_texts, read_texts
 from benchmarks.recipe import InputError
 from benchmarks.tars import TEXT_COLUMNS
 from modeling_altclip.languages_altclip import canonical, name_languages
@@ -118,19 +118,11 @@ def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
         pairs = pair(form.language or row["language"], value)
     captions: dict[str, list[str]] = {}
     for language, texts in pairs:
-        texts = texts_in(texts, form.column)
+        texts = read_texts(texts, form.column)
         if language and texts:
             code = canonical(language)
             captions.setdefault(form.names.get(language) or form.names.get(code) or code, []).extend(texts)
     return captions
-
-
-def texts_in(cell: str | list[str] | None, column: str) -> list[str]:
-    """The texts of a cell that have letters."""
-    texts = [cell] if isinstance(cell, str) else cell or []
-    if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
-        raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
-    return [text for text in texts if text and text.strip()]
 
 
 def pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tuple]:
