@@ -29,9 +29,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options
 def needed_options(tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated: dict) -> dict[str, bool | str | int]:
     """Tell what a call of `tokenizer` lacks, so that an encoder can read the texts, and tensors can be made of them.
 
-    Mostly it lacks nothing. A text that is longer than `text_length` is cut, unless the call says how texts are cut. Texts of
-    several lengths are padded where torch's tensors are asked for, which transformers refuses, unless it says how they are
-    padded; of arrays transformers makes an array of arrays. The caller holds `TOKENIZING`.
+    A text that is longer than `text_length` is cut, unless the call says how texts are cut. Texts of several lengths are padded
+    where torch's tensors are asked for, which transformers refuses, unless it says how they are padded; of arrays transformers
+    makes an array of arrays. The caller holds `TOKENIZING`.
 
     Args:
         stated: the options of the call, and those that the tokenizer's files state.
@@ -46,6 +46,31 @@ def needed_options(tokenizer: PreTrainedTokenizerBase, text: str | list[str], st
     if not may_be_too_long and not is_stacked:
         return {}
 
+    # To cut shorter texts, or to pad texts of one length, would then change more than their lengths: tokens have to be counted first.
+    is_padded_by_number = stated.get("padding") == "max_length" or bool(stated.get("pad_to_multiple_of"))
+    ignores_max_length = may_be_too_long and max_length is not None
+    cannot_pad = is_stacked and tokenizer.pad_token is None
+    if is_padded_by_number or ignores_max_length or cannot_pad:
+        return needed_for_lengths(tokenizer, text, stated, truncation, may_be_too_long, is_stacked)
+
+    needed = {"padding": True} if is_stacked else {}
+    if may_be_too_long:
+        needed |= {"truncation": truncation or True, "max_length": text_length(tokenizer)}
+    elif truncation:
+        needed |= {"truncation": truncation, "max_length": max_length}
+    return needed
+
+
+def needed_for_lengths(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | list[str],
+    stated: dict,
+    truncation: bool | str | None,
+    may_be_too_long: bool,
+    is_stacked: bool,
+) -> dict[str, bool | str | int]:
+    """Tell the same where it depends on the number of tokens of each text, by tokenizing them once more."""
+    max_length = stated.get("max_length")
     lengths, longest = lengths_of(tokenizer, text, stated), text_length(tokenizer)
     # Tokenizers refuse to cut at one number and to pad to multiples of another.
     limit = max_length or longest - longest % (stated.get("pad_to_multiple_of") or 1)

@@ -120,6 +120,22 @@ def test_texts(tmp_path, stated):
     assert n_equal > 500
 
 
+@pytest.mark.parametrize("given", [{}, {"return_tensors": "pt"}, {"return_tensors": "pt", "padding": True}, {"truncation": True}], ids=str)
+def test_texts_are_tokenized_once(tmp_path, monkeypatch, given):
+    ours, _ = both(tmp_path, model_max_length=77)
+    calls, encode = [], type(ours.tokenizer)._encode_plus
+
+    def counted(tokenizer, *args, **kwargs):
+        calls.append(args)
+        return encode(tokenizer, *args, **kwargs)
+
+    monkeypatch.setattr(type(ours.tokenizer), "_encode_plus", counted)
+    for text in ("a dog", ["a dog", "a cat"], ["a", "a longer one"], LONG, [LONG, "a"]):
+        calls.clear()
+        ours(text=text, **given)
+        assert len(calls) == 1
+
+
 def rows(prepared):
     ids = prepared["input_ids"]
     return [ids] if isinstance(ids, list) and not isinstance(ids[0], list) else ids
