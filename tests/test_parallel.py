@@ -309,7 +309,9 @@ def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting, la
     assert abs(model.logit_scale.item()) < 0.5 if setting == "released" else model.logit_scale.item() > 2
     assert model.config.projection_bias and processor.tokenizer("鍵")["input_ids"]
     histories = [json.loads((tmp_path / f"{processes}/trainer_state.json").read_text())["log_history"] for processes in (1, 2)]
-    recalls = [[entry["eval_mean_recall"] for entry in history if "eval_caption_loss" in entry] for history in histories]
+    scored = [[entry for entry in history if "eval_caption_loss" in entry] for history in histories]
+    recalls, losses = ([[entry[name] for entry in history] for history in scored] for name in ("eval_mean_recall", "eval_caption_loss"))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
     assert recalls[0] == pytest.approx(recalls[1], abs=0.05) and len(recalls[0]) == 2  # of 16 images: rounding may move a few ranks
 
 

@@ -168,11 +168,14 @@ class ParallelTrainer(ContrastiveTrainer):
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
-        """`by_language` of the validation set, in batches as large as a process's in training. Every process looks at all of it."""
+        """`by_language` of the validation set, in batches as large as those of all processes in training, so that a caption has as many
+        candidates. Every process looks at all of it.
+        """
+        batch_size = self.args.per_device_train_batch_size * self.args.world_size
         rows = CaptionRows(CaptionCells(self.validation.captioned, self.validation.languages, "image"))
         seen = []
         self.model.eval()
-        for inputs in DataLoader(rows, self.args.per_device_train_batch_size, collate_fn=self.data_collator, drop_last=True):
+        for inputs in DataLoader(rows, batch_size, collate_fn=self.data_collator, drop_last=True):
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 outputs = self.model(**{name: inputs[name] for name in (*TEXTS, "pixel_values")})
