@@ -1,12 +1,29 @@
 """What every process of the tests begins with, before libraries are imported: where all goes that it writes."""
 
 import os
+import shutil
 import tempfile
+from pathlib import Path
+
+import psutil
+
+PREFIX = "altclip-tests-"
+
+
+def remove_left_overs() -> None:
+    """Remove the folders of runs that were killed before they could do so: each has its process's number in its name."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
 
 # One folder takes all that a run of the tests writes, and goes with it: temporary files, the folders of pytest, caches.
 # Workers of pytest-xdist and the scripts that tests start inherit its name.
 IS_FIRST = "ALTCLIP_TESTS" not in os.environ
-FOLDER = tempfile.mkdtemp(prefix="altclip-tests-") if IS_FIRST else os.environ["ALTCLIP_TESTS"]
+if IS_FIRST:
+    remove_left_overs()
+FOLDER = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-") if IS_FIRST else os.environ["ALTCLIP_TESTS"]
 TEMPORARY = os.path.join(FOLDER, "tmp")
 os.makedirs(TEMPORARY, exist_ok=True)
 tempfile.tempdir = TEMPORARY

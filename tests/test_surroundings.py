@@ -8,9 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
+from . import remove_left_overs
 from .conftest import ROOT
 
 PACKAGES = ("modeling_altclip", "benchmarks", "model_cards", "training")
@@ -167,3 +169,14 @@ def test_the_lowest_versions_are_those_of_the_ranges():
 def same(version, floor):
     """2 and 2.0.0 are the same version."""
     return re.sub(r"(\.0)+$", "", version) == re.sub(r"(\.0)+$", "", floor)
+
+
+def test_folders_of_killed_runs_go_with_the_next(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = [f"altclip-tests-{number}-abc" for number in (dead.pid, os.getpid())] + ["altclip-tests-of-mine", "another-1-abc"]
+    for name in names:
+        (tmp_path / name / "tmp").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    remove_left_overs()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
