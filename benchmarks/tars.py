@@ -10,9 +10,11 @@ the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pic
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, starmap
 from pathlib import Path
+from tarfile import TarError
 
 import pyarrow as pa
 from datasets import Dataset, DatasetBuilder, Features, Image, IterableDataset, Json, SplitGenerator
@@ -78,7 +80,9 @@ def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
             sample = next(found)
         except StopIteration:
             return
-        except ValueError as error:  # of a text that is not UTF-8, of JSON that is none
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: the sample behind {last!r} is not UTF-8, {error}: save it as UTF-8") from error
+        except (ValueError, EOFError, TarError, zlib.error) as error:  # of JSON that is none, of half a tar
             raise InputError(f"{path}: the sample behind {last!r} cannot be read, {error}: mend it") from error
         last = sample["__key__"]
         yield from split_sample(sample)
@@ -109,6 +113,7 @@ def part_of(sample: Sample, fields: list[str], stem: str) -> Sample:
                 f"{sample['__url__']}: the sample {sample['__key__']!r} has {short!r} twice: rename one of {' and '.join(fields)}"
             )
         content = sample[name]
+        content = content.removeprefix("\ufeff") if isinstance(content, str) else content  # a byte order mark
         part[short] = {"path": f"{sample['__key__']}.{name}", "bytes": content} if is_picture(name) else content
     key = f"{sample['__key__']}.{stem}" if stem else sample["__key__"]
     return part | {"__key__": key, "__url__": sample["__url__"]}

@@ -22,6 +22,7 @@ from benchmarks.layouts import may_hold_texts
 from benchmarks.recipe import InputError
 from benchmarks.tars import TEXT_COLUMNS
 from modeling_altclip.languages_altclip import canonical, name_languages
+from modeling_altclip.texts_altclip import is_blank
 
 NAMED = {"language", "text"}
 
@@ -126,11 +127,11 @@ def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
 
 
 def texts_in(cell: str | list[str] | None, column: str) -> list[str]:
-    """The texts of a cell that have letters."""
+    """The texts of a cell that are not blank."""
     texts = [cell] if isinstance(cell, str) else cell or []
     if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
         raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
-    return [text for text in texts if text and text.strip()]
+    return [text for text in texts if text and not is_blank(text)]
 
 
 def pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tuple]:

@@ -4,9 +4,8 @@ from itertools import islice
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
-from datasets.exceptions import DatasetGenerationError
 
-from benchmarks.loading import check_folder, check_languages, open_rows
+from benchmarks.loading import READING, check_folder, check_languages, open_rows, what_is_wrong
 from benchmarks.picture_folders import source_of
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
@@ -100,8 +99,8 @@ def stream(dataset: str, split: str, name: str | None = None, **files) -> Iterab
     try:
         source = {"path": dataset, **files} if files else source_of(dataset, name)
         return open_rows(split, streaming=True, **source)
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {error}") from error
+    except READING as error:
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {what_is_wrong(dataset, error)}") from error
 
 
 def first(rows: IterableDataset, dataset: str) -> list[dict]:
@@ -112,8 +111,8 @@ def first(rows: IterableDataset, dataset: str) -> list[dict]:
     """
     try:
         taken = list(rows.take(N_ROWS))
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        raise InputError(f"dataset {dataset!r} cannot be read: {error}") from error
+    except READING as error:
+        raise InputError(f"dataset {dataset!r} cannot be read: {what_is_wrong(dataset, error)}") from error
     if not taken:
         raise InputError(f"dataset {dataset!r} has no rows")
     return taken
