@@ -23,6 +23,7 @@ from .tars import of_tars
 
 # Of the Hub, of an unknown split or a text that is not UTF-8, of rows that cannot be read, of half a zip.
 READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
+WILDCARDS = set("*?[]")
 TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
 NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
 
@@ -167,7 +168,8 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
                 pass
         except UnicodeDecodeError as wrong:
             return f"{path} is not UTF-8, {wrong}: save it as UTF-8"
-    return str(error.__cause__ or error)
+    wildcards = f" (`datasets` takes {' '.join(sorted(WILDCARDS))} in a folder's name for wildcards: rename it)"
+    return f"{error.__cause__ or error}{wildcards if Path(dataset).is_dir() and WILDCARDS & set(dataset) else ''}"
 
 
 def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | IterableDataset:

@@ -8,6 +8,7 @@ where there is none, and of other files of data, a name that hides others is ref
 import os
 import warnings
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 
 from datasets import Dataset
@@ -21,7 +22,7 @@ PICTURES = {ending.lower() for ending in ImageFolder.EXTENSIONS}
 def source_of(dataset: str, name: str | None = None) -> dict:
     """The arguments by which `load_dataset` finds a dataset, in a folder or on the Hub; `name` is its configuration."""
     if name is None and has_metadata(Path(dataset)):
-        return {"path": "imagefolder", "data_dir": dataset, "data_files": {"train": ["**"]}}
+        return {"path": "imagefolder", "data_dir": escape(dataset), "data_files": {"train": ["**"]}}
     return {"path": dataset, "name": name}
 
 

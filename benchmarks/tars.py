@@ -10,6 +10,8 @@ the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pic
 """
 
 import hashlib
+import os
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, starmap
@@ -79,6 +81,7 @@ def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
         try:
             sample = next(found)
         except StopIteration:
+            warn_of_half(path)
             return
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: the sample behind {last!r} is not UTF-8, {error}: save it as UTF-8") from error
@@ -86,6 +89,18 @@ def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
             raise InputError(f"{path}: the sample behind {last!r} cannot be read, {error}: mend it") from error
         last = sample["__key__"]
         yield from split_sample(sample)
+
+
+def warn_of_half(path: str) -> None:
+    """Warn of a tar here that does not end in two empty blocks, as whole ones do: Python reads what there is without a word."""
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        file.seek(257)
+        is_plain = file.read(5) == b"ustar"
+        file.seek(max(0, os.path.getsize(path) - 1024))
+        if is_plain and file.read().strip(b"\0"):
+            warnings.warn(f"{path} does not end as tars do: if it was cut short, its last samples are missing", stacklevel=2)
 
 
 def split_sample(sample: Sample) -> list[Sample]:

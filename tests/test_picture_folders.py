@@ -132,6 +132,19 @@ def test_no_name_hides_the_others(tmp_path, name):
     assert set(first_captions(ContrastiveArguments(**flags))[0]) == {"picture 0", "picture 1", "picture 2"}
 
 
+def test_a_folder_may_be_called_like_a_glob(tmp_path):
+    names = ["a.png", "b.png"]
+    folder = write(tmp_path / "photos [2023] *", names, names)
+    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=f"'{folder}'"), "utf-8")
+    assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
+    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
+    assert {next(cells)["text"] for _ in range(2)} == {"picture 0", "picture 1"}
+    assert len(load_task(str(tmp_path / "mine.yaml")).rows()) == 2
+    (folder / "metadata.jsonl").rename(folder / "notes.txt")
+    with pytest.raises(InputError, match=r"takes \* \? \[ \] in a folder's name for wildcards: rename it"):
+        load_rows(str(folder), "train", ["image"])
+
+
 @pytest.mark.parametrize("name", ["dog/train1.png", "dog/test bench.png"])
 def test_a_folder_of_classes_says_what_was_taken_for_a_split(tmp_path, name):
     for number, picture in enumerate(["cat/a.png", "dog/b.png", name]):

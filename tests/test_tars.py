@@ -225,3 +225,13 @@ def test_half_a_tar_is_one_line(tmp_path, name, length):
     for read in (on_disk, in_a_stream):
         with pytest.raises(InputError, match=f"{name}: the sample behind None cannot be read, .*: mend it"):
             read(tmp_path / "tars", tmp_path)
+
+
+def test_a_tar_that_was_cut_between_two_samples_is_warned_of(tmp_path, recwarn):
+    write_tar(tmp_path / "tars/train/0.tar", samples("0.png", "1.png", "2.png"))
+    assert len(on_disk(tmp_path / "tars", tmp_path)) == 3 and "does not end" not in str([str(warned.message) for warned in recwarn])
+    (tmp_path / "half/train").mkdir(parents=True)
+    (tmp_path / "half/train/0.tar").write_bytes((tmp_path / "tars/train/0.tar").read_bytes()[: 8 * 512])  # two pictures, two texts
+    for read in (on_disk, in_a_stream):
+        with pytest.warns(UserWarning, match="0.tar does not end as tars do: if it was cut short, its last samples are missing"):
+            assert sorted(read(tmp_path / "half", tmp_path)) == [0, 1]
