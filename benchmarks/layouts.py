@@ -31,15 +31,15 @@ from datasets import (
     load_dataset,
     load_dataset_builder,
 )
-from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.file_download import repo_folder_name
 
 from modeling_altclip.languages_altclip import canonical, match_language
+from modeling_altclip.texts_altclip import is_blank
 
-from .loading import check_language, open_rows
+from .loading import READING, check_language, open_rows, what_is_wrong
 from .picture_folders import refuse_left_out, refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
 from .tars import name_pictures
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from .task import Task
 
 Rows = Dataset | IterableDataset
-READING = (OSError, ValueError, DatasetGenerationError)  # Hub errors are OSErrors, an unknown split is a ValueError
 
 
 def read_table(task: "Task", languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
@@ -175,7 +174,7 @@ def reading_error(task: "Task", error: Exception, split: str | None = None) -> I
         return InputError(f"dataset {task.dataset!r} is gated: accept its terms at {page} and log in with `hf auth login`")
     given = {"revision": task.revision, "config": task.config, "data_files": task.data_files, "split": split or task.split}
     where = ", ".join(f"{key} {value!r}" for key, value in given.items() if value)
-    return InputError(f"dataset {task.dataset!r} ({where}: see {task.file}) cannot be loaded: {error.__cause__ or error}")
+    return InputError(f"dataset {task.dataset!r} ({where}: see {task.file}) cannot be loaded: {what_is_wrong(task.dataset, error)}")
 
 
 def check_columns(task: "Task", features: Features) -> None:
@@ -311,7 +310,7 @@ def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str
 
 
 def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
-    """Give the texts of a cell that holds one or several; empty ones, and those of white space alone, are left out.
+    """Give the texts of a cell that holds one or several; blank ones are left out.
 
     Raises:
         InputError: the cell has something else than texts.
@@ -319,7 +318,7 @@ def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
     texts = [cell] if isinstance(cell, str) else cell or []
     if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
         raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
-    return [text for text in texts if text and text.strip()]
+    return [text for text in texts if text and not is_blank(text)]
 
 
 def texts_of(cell: str | list[str | None] | None, column: str, *, lines: bool = False, joined: bool = False) -> list[str]:
@@ -333,7 +332,7 @@ def texts_of(cell: str | list[str | None] | None, column: str, *, lines: bool = 
     if lines:
         texts = [line.replace("\\n", "\n") for text in texts for line in text.split("\n")]
     texts = [text.replace(" ", "") if joined else text.strip() for text in texts]
-    return [text for text in texts if text]
+    return [text for text in texts if not is_blank(text)]
 
 
 def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:

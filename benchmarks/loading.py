@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import torch
 from datasets import Dataset, IterableDataset, load_dataset, load_dataset_builder
@@ -16,10 +17,14 @@ from modeling_altclip.languages_altclip import match_language
 from .adapters import INSTALL, load_adapted
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_folder, check_kind, check_tokenizer, readable
 from .low_rank import base_of, is_low_rank, merge_low_rank
-from .picture_folders import refuse_left_out, source_of
+from .picture_folders import files_below, refuse_left_out, source_of
 from .recipe import InputError
 from .tars import of_tars
 
+# Of the Hub, of an unknown split or a text that is not UTF-8, of rows that cannot be read, of half a zip.
+READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
+WILDCARDS = set("*?[]")
+TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
 NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
 
 
@@ -147,12 +152,24 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
         rows = open_rows(split, **source)
     except InputError:
         raise
-    except (OSError, ValueError, DatasetGenerationError) as error:  # Hub errors are OSErrors, an unknown split is a ValueError
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error.__cause__ or error}") from error
+    except READING as error:
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}") from error
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
         raise InputError(f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}")
     return rows
+
+
+def what_is_wrong(dataset: str, error: Exception) -> str:
+    """Say what is wrong with a dataset that cannot be read; a folder's text that is not UTF-8 is named, which `datasets` does not do."""
+    for path in files_below(Path(dataset), TEXTS) if Path(dataset).is_dir() else []:
+        try:
+            for _ in path.open(encoding="utf-8"):
+                pass
+        except UnicodeDecodeError as wrong:
+            return f"{path} is not UTF-8, {wrong}: save it as UTF-8"
+    wildcards = f" (`datasets` takes {' '.join(sorted(WILDCARDS))} in a folder's name for wildcards: rename it)"
+    return f"{error.__cause__ or error}{wildcards if Path(dataset).is_dir() and WILDCARDS & set(dataset) else ''}"
 
 
 def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | IterableDataset:

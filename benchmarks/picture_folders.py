@@ -2,12 +2,13 @@
 
 `datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone, without its
 caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split, `train`, whatever its pictures are called;
-where there is none, and of tars and parquet files, a name that hides others is refused.
+where there is none, and of other files of data, a name that hides others is refused.
 """
 
 import os
 import warnings
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 
 from datasets import Dataset
@@ -21,7 +22,7 @@ PICTURES = {ending.lower() for ending in ImageFolder.EXTENSIONS}
 def source_of(dataset: str, name: str | None = None) -> dict:
     """The arguments by which `load_dataset` finds a dataset, in a folder or on the Hub; `name` is its configuration."""
     if name is None and has_metadata(Path(dataset)):
-        return {"path": "imagefolder", "data_dir": dataset, "data_files": {"train": ["**"]}}
+        return {"path": "imagefolder", "data_dir": escape(dataset), "data_files": {"train": ["**"]}}
     return {"path": dataset, "name": name}
 
 
@@ -30,7 +31,8 @@ def has_metadata(folder: Path) -> bool:
     if has_card_of_splits(folder):
         return False
     beside = any((folder / name).is_file() for name in ImageFolder.METADATA_FILENAMES)
-    return beside and not any(path.name in ImageFolder.METADATA_FILENAMES for path in folder.glob("*/**/metadata.*"))
+    below = (path.name for path in folder.rglob("metadata.*") if path.parent != folder)
+    return beside and not any(name in ImageFolder.METADATA_FILENAMES for name in below)
 
 
 def has_card_of_splits(folder: Path) -> bool:
@@ -54,7 +56,10 @@ def files_below(folder: Path, endings: set[str]) -> list[Path]:
 
 
 def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
-    """Refuse a folder some of whose pictures, tars or parquet files are in no split, since a name among them looks like a split's.
+    """Refuse a folder some of whose files of data are in no split, since a name among them looks like a split's.
+
+    Those are pictures, tars and parquet files, and tables where they are no metadata of pictures. Pictures behind a link to a folder,
+    which `datasets` does not follow, are refused too.
 
     Args:
         files: of each split.
@@ -67,6 +72,9 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
         return
     taken = {os.path.abspath(path): str(split) for split, paths in files.items() for path in paths}
     endings = {"pictures": PICTURES, "tars": {".tar"}, "parquet files": {".parquet"}}
+    if not any(Path(path).suffix.lower() in PICTURES for path in taken):
+        endings |= {"tables": {".csv"}, "tables of tabs": {".tsv"}, "files of JSON": {".jsonl"}}
+    refuse_links(folder)
     for what, of_it in endings.items():
         there = files_below(folder, of_it)
         n_left = sum(str(path) not in taken for path in there)
@@ -77,6 +85,14 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
                 f"dataset {dataset!r}: {n_left} of {len(there)} {what} would be left out, since the name of "
                 f"{str(named[0].relative_to(folder))!r} is taken for that of the split {split!r}: rename it"
             )
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder with a link to another one that has pictures; one to a folder that it lies in is passed over."""
+    for link in sorted(folder.rglob("*")):
+        leads_elsewhere = link.is_symlink() and link.is_dir() and not link.parent.resolve().is_relative_to(link.resolve())
+        if leads_elsewhere and pictures_below(link):
+            raise InputError(f"{str(link)!r} is a link to a folder, whose pictures would be left out: put the folder itself there")
 
 
 def paths_of(encoded: Dataset) -> list[str | None]:

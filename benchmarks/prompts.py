@@ -18,6 +18,7 @@ from pathlib import Path
 
 from modeling_altclip.languages_altclip import is_english, match_language
 from modeling_altclip.prompts_altclip import ONE_SLOT, PROMPTS, has_one_slot
+from modeling_altclip.texts_altclip import is_blank
 
 from .recipe import InputError, read_text
 
@@ -143,7 +144,7 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
     if not SOURCE.fullmatch(source):
         raise InputError(f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:imagenet'")
     names, origin = read_source(source, language, "classnames")
-    if names and isinstance(names[0], list):
+    if isinstance(names, list) and names and isinstance(names[0], list):
         indices, partial = names
         names = [None] * IMAGENET
         for index, name in zip(indices, partial, strict=True):
@@ -232,10 +233,12 @@ def check_templates(templates: list[str], origin: str, *, of_file: bool = False)
 
 def check_names(names: list, n_classes: int | None, origin: str, dataset_names: list[str] | None) -> list[str | None]:
     """Names without spaces around them, one for every class. Equal names are warned of: no text tells such classes apart."""
+    if not isinstance(names, list):
+        raise InputError(f"{origin}: {names!r} is no list of names")
     n_classes = len(names) if n_classes is None else n_classes
     names = [name.strip() if isinstance(name, str) else name for name in names]
     titles = [f"{label} ({title})" for label, title in enumerate(dataset_names or [])]
-    missing = [label for label in range(n_classes) if label >= len(names) or not isinstance(names[label], str | None) or names[label] == ""]
+    missing = [label for label in range(n_classes) if label >= len(names) or not is_name(names[label])]
     if missing:
         listed = some([titles[label] if label < len(titles) else str(label) for label in missing])
         raise InputError(
@@ -252,6 +255,11 @@ def check_names(names: list, n_classes: int | None, origin: str, dataset_names: 
     if equal:
         warnings.warn(f"{origin}: {len(equal)} names stand for several classes, which no text tells apart: {some(equal)}", stacklevel=3)
     return names
+
+
+def is_name(name: object) -> bool:
+    """Whether it is a text that is not blank, or None, for a class that is left out."""
+    return name is None or isinstance(name, str) and not is_blank(name)
 
 
 def some(items: list[str], most: int = 10) -> str:

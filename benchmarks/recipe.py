@@ -94,11 +94,27 @@ def recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
             raise InputError(f"recipe {str(path)!r} has an unknown key {key!r}" + (f": did you mean {close!r}?" if close else ""))
         if isinstance(value, list) and not known[key]:
             raise InputError(f"recipe {str(path)!r}: {key} is the list {value}: give one value")
+        check_written(key, value, argument_types, str(path))
         if isinstance(value, list):
             flags += [f"--{key}", *map(str, value)]
         elif value is not None:
             flags.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags
+
+
+def check_written(key: str, value: object, argument_types: tuple[type, ...], path: str) -> None:
+    """Refuse what YAML took for something else than was written: `no`, `on` and `yes` for booleans, nothing in a list for null."""
+    hints = [typing.get_type_hints(argument_type).get(key) for argument_type in argument_types]
+    if isinstance(value, list) and None in value:
+        raise InputError(f"recipe {path!r}: {key} is {value}: leave out what is null, or quote it")
+    is_boolean = isinstance(value, bool) or isinstance(value, list) and any(isinstance(item, bool) for item in value)
+    if is_boolean and not any(takes_boolean(hint) for hint in hints):
+        raise InputError(f"recipe {path!r}: {key} is {value}: quote it, YAML takes a bare no, off, yes or on for a boolean")
+
+
+def takes_boolean(hint: object) -> bool:
+    """Whether a type is a boolean, or one of several types that is."""
+    return hint is bool or any(map(takes_boolean, typing.get_args(hint)))
 
 
 def known_names(argument_types: tuple[type, ...]) -> dict[str, bool]:

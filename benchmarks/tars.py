@@ -10,9 +10,13 @@ the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pic
 """
 
 import hashlib
+import os
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, starmap
 from pathlib import Path
+from tarfile import TarError
 
 import pyarrow as pa
 from datasets import Dataset, DatasetBuilder, Features, Image, IterableDataset, Json, SplitGenerator
@@ -77,11 +81,26 @@ def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
         try:
             sample = next(found)
         except StopIteration:
+            warn_of_half(path)
             return
-        except ValueError as error:  # of a text that is not UTF-8, of JSON that is none
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: the sample behind {last!r} is not UTF-8, {error}: save it as UTF-8") from error
+        except (ValueError, EOFError, TarError, zlib.error) as error:  # of JSON that is none, of half a tar
             raise InputError(f"{path}: the sample behind {last!r} cannot be read, {error}: mend it") from error
         last = sample["__key__"]
         yield from split_sample(sample)
+
+
+def warn_of_half(path: str) -> None:
+    """Warn of a tar here that does not end in two empty blocks, as whole ones do: Python reads what there is without a word."""
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        file.seek(257)
+        is_plain = file.read(5) == b"ustar"
+        file.seek(max(0, os.path.getsize(path) - 1024))
+        if is_plain and file.read().strip(b"\0"):
+            warnings.warn(f"{path} does not end as tars do: if it was cut short, its last samples are missing", stacklevel=2)
 
 
 def split_sample(sample: Sample) -> list[Sample]:
@@ -109,6 +128,7 @@ def part_of(sample: Sample, fields: list[str], stem: str) -> Sample:
                 f"{sample['__url__']}: the sample {sample['__key__']!r} has {short!r} twice: rename one of {' and '.join(fields)}"
             )
         content = sample[name]
+        content = content.removeprefix("\ufeff") if isinstance(content, str) else content  # a byte order mark
         part[short] = {"path": f"{sample['__key__']}.{name}", "bytes": content} if is_picture(name) else content
     key = f"{sample['__key__']}.{stem}" if stem else sample["__key__"]
     return part | {"__key__": key, "__url__": sample["__url__"]}

@@ -134,11 +134,13 @@ def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
     """Sort results into sections, the order of the results kept; only those with figures of the last stage.
 
     Raises:
-        InputError: two results are of the same stage, asked alike of the same items, and differ.
+        InputError: two results are of the same stage, asked alike of the same items, and differ; or a figure is no fraction.
     """
     sections: list[Section] = []
     for result in results:
         label = stage_of(result, labels)
+        if label is not None:
+            _check_fractions(result)
         if label is None or _is_known(label, result, sections):
             continue
         section = next((section for section in sections if section.takes(label, result)), None)
@@ -149,6 +151,15 @@ def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
     sections = [section for section in sections if section.of(labels[-1])]
     _tell_apart(sections)
     return sections
+
+
+def _check_fractions(result: Result) -> None:
+    """See that what a card shows of a result is a fraction: neither a percentage nor what came of no images, which is no number."""
+    for metric in {result.metric, shown(result)}:
+        value = result.metrics.get(metric)
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
+            where = result.path or f"a result of {result.task} in {result.language}"
+            raise InputError(f"{where} has the {metric} {value}, which is no fraction from 0 to 1: evaluate again, or delete it")
 
 
 def _is_known(label: str, result: Result, sections: list[Section]) -> bool:

@@ -14,11 +14,12 @@ from glob import glob
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.request import url2pathname, urlopen
 
 import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 from transformers.image_utils import httpx  # the client that transformers reads addresses with
 
 WHITE = "white"
@@ -26,6 +27,7 @@ DROP_ALPHA = "none"  # None as it is written into a file: transformers does not 
 TRANSPARENT_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBa")  # the first four by a palette or a key
 UNREAD_EXTENSIONS = (".svg", ".svgz", ".heic", ".heif", ".jxl")  # pictures too: named, not passed over
 ADDRESSES = ("http://", "https://", "file://", "data:")
+CHANNEL_AXES = {"channels_first": (0,), "channels_last": (2,)}
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 WILDCARD = re.compile(r"[*?[]")
 LONGEST_NAME = 255  # characters; more of base64's alone were meant as an image
@@ -73,12 +75,13 @@ def read_images(
     timeout: float | None = None,
     background: str | Sequence[int] | None = WHITE,
     skipped: dict[int | str, str] | None = None,
+    input_data_format: str | None = None,
 ) -> list[Image.Image]:
     """Read every image with `read_image`.
 
     Args:
         indices: what errors call the images, if not 0, 1, 2.
-        timeout, background: as for `read_image`.
+        timeout, background, input_data_format: as for `read_image`.
         skipped: gets `{index: reason}` of images that cannot be read; a grey one stands in the place of each.
             Without it they are refused.
 
@@ -91,7 +94,7 @@ def read_images(
     read = []
     for index, image in zip(indices or range(len(images)), images):
         try:
-            read.append(read_image(image, timeout, background))
+            read.append(read_image(image, timeout, background, input_data_format))
         except Exception as error:
             if skipped is None:
                 raise ValueError(f"images[{index!r}] cannot be read: {error}") from error
@@ -100,7 +103,9 @@ def read_images(
     return read
 
 
-def read_image(image, timeout: float | None = None, background: str | Sequence[int] | None = WHITE) -> Image.Image:
+def read_image(
+    image, timeout: float | None = None, background: str | Sequence[int] | None = WHITE, input_data_format: str | None = None
+) -> Image.Image:
     """Read an image as RGB of 8 bits, upright.
 
     Reads PIL images of every mode; paths, `file://` and `http(s)://` addresses, `data:` URLs and base64 text;
@@ -114,6 +119,7 @@ def read_image(image, timeout: float | None = None, background: str | Sequence[i
     Args:
         timeout: seconds, for addresses.
         background: what transparent pixels are composited on (see `read_background`); None drops alpha.
+        input_data_format: which axis of arrays and tensors holds the channels, `channels_first` or `channels_last`.
 
     Raises:
         ValueError: it is no image, has no pixels, or values out of range. Errors of Pillow and of the network
@@ -126,7 +132,7 @@ def read_image(image, timeout: float | None = None, background: str | Sequence[i
         with open_image(str(image), timeout) as opened:
             return to_rgb(opened, background)
     if isinstance(image, np.ndarray | torch.Tensor):
-        image = from_array(image)
+        image = from_array(image, input_data_format)
     if not isinstance(image, Image.Image):
         raise ValueError(f"it is a {type(image).__name__}, not an image, array, path or address")
     return to_rgb(image, background)
@@ -134,12 +140,14 @@ def read_image(image, timeout: float | None = None, background: str | Sequence[i
 
 def open_image(source: str, timeout: float | None = None) -> Image.Image:
     """Open what a path, an address, a `data:` URL or base64 text leads to."""
-    if source.startswith(("http://", "https://")):
+    scheme = source[: max(map(len, ADDRESSES))].lower()
+    if scheme.startswith(("http://", "https://")):
         response = httpx.get(source, timeout=timeout, follow_redirects=True)
         return Image.open(BytesIO(response.raise_for_status().content))
-    if source.startswith("data:"):
-        return Image.open(BytesIO(base64.decodebytes(source.partition(",")[2].encode())))
-    path = url2pathname(urlsplit(source).path) if source.startswith("file://") else source
+    if scheme.startswith("data:"):
+        with urlopen(source) as response:
+            return Image.open(BytesIO(response.read()))
+    path = url2pathname(urlsplit(source).path) if scheme.startswith("file://") else source
     if os.path.isdir(path):
         raise ValueError(f"it is a folder, not a file: {path}")
     if not os.path.isfile(path):
@@ -162,8 +170,10 @@ def open_base64(text: str) -> Image.Image:
         raise ValueError(f"it is neither a file nor an image in base64: {text[:SHOWN]}") from error
 
 
-def from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
+def from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None = None) -> Image.Image:
     """One image of an array or tensor, in mode L, LA, RGB or RGBA."""
+    if input_data_format is not None and input_data_format not in CHANNEL_AXES:
+        raise ValueError(f"input_data_format is {input_data_format!r}: choose from {', '.join(CHANNEL_AXES)}")
     axes = (2, 0)
     if isinstance(image, torch.Tensor):
         axes = (0, 2)
@@ -172,17 +182,19 @@ def from_array(image: np.ndarray | torch.Tensor) -> Image.Image:
     if 0 in image.shape or image.ndim not in (2, 3):
         raise ValueError(f"its shape is {image.shape}: give one image, with 1 to 4 channels if any")
     if image.ndim == 3:
-        image = np.moveaxis(image, channel_axis(image.shape, axes), 2)
+        image = np.moveaxis(image, channel_axis(image.shape, CHANNEL_AXES.get(input_data_format, axes)), 2)
     pixels = to_8_bits(image)
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 
 
-def channel_axis(shape: tuple[int, ...], axes: tuple[int, int]) -> int:
-    """Which of two `axes` holds the channels: one of three before one of 1, 2 or 4, or else the first."""
+def channel_axis(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """Which of the `axes` that may holds the channels: one of three before one of 1, 2 or 4, or else the first."""
     for counts in ((3,), (1, 2, 4)):
         for axis in axes:
             if shape[axis] in counts:
                 return axis
+    if len(axes) == 1:
+        raise ValueError(f"its shape is {shape}: axis {axes[0]}, where input_data_format says that channels are, has none of 1 to 4")
     raise ValueError(f"its shape is {shape}: neither its first axis nor its last holds 1 to 4 channels")
 
 
@@ -214,9 +226,11 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image
     """A PIL image of any mode, upright, and on the background where it is transparent."""
     if 0 in image.size:
         raise ValueError(f"its size is {image.width}x{image.height} pixels")
+    is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0  # 0 is white there
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = grey_of_8_bits(image)
+        image = ImageOps.invert(image) if is_negative else image  # of 8 bits and fewer Pillow does it
     if image.mode == "La":
         image = image.convert("LA")  # Pillow takes premultiplied grey no further
     if background is None or image.mode not in TRANSPARENT_MODES or not image.has_transparency_data:
@@ -258,7 +272,7 @@ def find_images(where: str | Path) -> dict[str, str]:
     """Find the pictures in a folder and those below it, or that a glob such as `photos/**/*.jpg` matches.
 
     Pictures are told by their extension: those that Pillow knows, and a few that it does not, such as SVG.
-    Hidden files and folders are left out.
+    Hidden files and folders are left out, links to folders are followed.
 
     Returns:
         `{name: path}`, sorted by name: the path below the folder, or below that before a glob's wildcards,
@@ -268,13 +282,14 @@ def find_images(where: str | Path) -> dict[str, str]:
         ValueError: there is no such folder, or no picture in it.
     """
     where = str(where)
-    is_address = where.startswith(ADDRESSES) or (len(where) > LONGEST_NAME and BASE64.fullmatch(where))
+    is_address = where.lower().startswith(ADDRESSES) or (len(where) > LONGEST_NAME and BASE64.fullmatch(where))
     if is_address or os.path.isfile(where):
         raise ValueError("images is a single file or address: put it into a list")
     if os.path.isdir(where):
         root, paths = where, files_below(where)
     elif WILDCARD.search(where):
-        root, paths = os.path.dirname(WILDCARD.split(where)[0]), glob(where, recursive=True)
+        root = os.path.dirname(WILDCARD.split(where)[0])
+        paths = [path for path in glob(where, recursive=True) if not leads_back(os.path.dirname(path), root)]
     else:
         raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list")
     formats = Image.registered_extensions()
@@ -288,12 +303,24 @@ def find_images(where: str | Path) -> dict[str, str]:
 
 
 def files_below(folder: str) -> list[str]:
-    """The files in a folder and in those below it that are not hidden."""
+    """The files in a folder and in those below it that are not hidden; links to folders are followed, once."""
     paths = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in shown if not leads_back(os.path.join(parent, name), folder)]
         paths += [os.path.join(parent, name) for name in files if not name.startswith(".")]
     return paths
+
+
+def leads_back(folder: str, root: str) -> bool:
+    """Whether a folder below `root`, or one on the way to it, is a link to one further up the same way."""
+    passed = [os.path.realpath(root)]
+    for part in Path(os.path.relpath(folder, root or ".")).parts:
+        root = os.path.join(root, part)
+        if os.path.realpath(root) in passed:
+            return True
+        passed.append(os.path.realpath(root))
+    return False
 
 
 __all__ = ["background_of", "find_images", "read_background", "read_image", "read_images"]

@@ -71,12 +71,16 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         if images is not None:
             images = flat(images)
             options = kwargs.get("images_kwargs", {})
-            keeps_range = options.get("do_rescale", kwargs.get("do_rescale")) is False
-            if keeps_range and all(is_scaled(image) for image in images):
+            stated = kwargs | options
+            scaled = [is_scaled(image) for image in images]
+            if stated.get("do_rescale") is False and any(scaled):
                 # So one tells transformers that floats lie within [0, 1]. The reader sees it, gives 8 bits.
+                if not all(scaled):
+                    other = scaled.index(False)
+                    raise ValueError(f"do_rescale is False, and images[{other}] holds no floats within [0, 1] as others do: leave it out")
                 kwargs.pop("do_rescale", None)
                 kwargs["images_kwargs"] = options | {"do_rescale": True}
-            images = read_images(images, background=self.background)
+            images = read_images(images, background=self.background, input_data_format=stated.get("input_data_format"))
         if text is None:
             return super().__call__(images=images, **kwargs)
         with TOKENIZING:

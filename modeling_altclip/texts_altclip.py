@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from threading import Lock
+from unicodedata import category
 
 from torch import nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -173,6 +174,11 @@ def positions_before_texts(tokenizer: PreTrainedTokenizerBase) -> int:
     return 2 if (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 1) else 0
 
 
+def is_blank(text: str) -> bool:
+    """Tell whether a text shows nothing: white space, control signs and characters without width, such as U+200B, alone."""
+    return all(character.isspace() or category(character) in ("Cc", "Cf") for character in text)
+
+
 def check_texts(texts: Sequence[str], name: str, start: int = 0) -> None:
     """Refuse what no tokenizer reads; `start` is the index of the first text.
 
@@ -199,4 +205,4 @@ def check_text(text: str, name: str) -> None:
         raise ValueError(f"{name} is {text!r}: {half!r} is half of a character. Read the text anew from its source, or drop it") from None
 
 
-__all__ = ["check_text", "check_texts", "forget_calls", "text_length", "tokenize"]
+__all__ = ["check_text", "check_texts", "forget_calls", "is_blank", "text_length", "tokenize"]

@@ -259,6 +259,49 @@ def test_which_axis_holds_the_channels_where_both_could():
         assert np.array_equal(np.asarray(read_image(given)), few_rows)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 3), (1, 5, 3), (4, 3, 2), (3, 4, 1), (1, 1, 3), (2, 3, 4)])
+@pytest.mark.parametrize("make", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+def test_which_axis_holds_the_channels_where_the_caller_says_so(shape, make):
+    image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    for stated, last in (("channels_first", image.transpose(1, 2, 0)), ("channels_last", image)):
+        expected = np.asarray(read_image(np.dstack([last] * 3) if last.shape[2] == 1 else last, input_data_format="channels_last"))
+        assert expected.shape[:2] == last.shape[:2]
+        assert np.array_equal(np.asarray(read_images([make(image)], input_data_format=stated)[0]), expected)
+
+
+@pytest.mark.parametrize(
+    "stated,message",
+    [
+        ("channels_first", r"its shape is \(8, 9, 3\): axis 0, where input_data_format says"),
+        ("first", "input_data_format is 'first': choose"),
+    ],
+)
+def test_an_axis_that_cannot_hold_the_channels_is_named(stated, message):
+    with pytest.raises(ValueError, match=rf"images\[0\] cannot be read: {message}"):
+        read_images([np.zeros((8, 9, 3), np.uint8)], input_data_format=stated)
+
+
+def write_tiff(white, bits, kind, pixels):
+    """A TIFF of greys, as its specification has it, with 0 as black or as white."""
+    height, width = pixels.shape
+    n_tags = 10
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, int(not white)), (273, 14 + 12 * n_tags)]
+    tags += [(277, 1), (278, height), (279, pixels.nbytes), (339, kind)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return Image.open(io.BytesIO(b"II*\0" + struct.pack("<IH", 8, n_tags) + entries + bytes(4) + pixels.tobytes()))
+
+
+@pytest.mark.parametrize("white", [False, True])
+@pytest.mark.parametrize(
+    "mode,bits,kind,scale,dtype",
+    [("L", 8, 1, 1, "u1"), ("I;16", 16, 1, 257, "<u2"), ("F", 32, 3, 1 / 255, "f4"), ("F", 32, 3, 257, "f4")],
+)
+def test_greys_of_tiffs_where_0_is_white(white, mode, bits, kind, scale, dtype):
+    shades = 255 - GREYS if white else GREYS
+    image = write_tiff(white, bits, kind, (shades * np.float64(scale)).astype(dtype))
+    assert image.mode == mode and np.abs(np.asarray(read_image(image))[..., 0].astype(int) - GREYS).max() <= 1
+
+
 @pytest.mark.parametrize(
     "bad,message",
     [
@@ -295,7 +338,15 @@ def test_strings(tmp_path):
     (tmp_path / "a b.png").write_bytes(png)
     text = base64.b64encode(png).decode()
     path = tmp_path / "a b.png"
-    for given in (path, str(path), path.as_uri(), text, base64.encodebytes(png).decode(), f"data:image/png;base64,{text}"):
+    quoted = text.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
+    addresses = [
+        path.as_uri(),
+        f"FILE://{path.as_uri()[7:]}",
+        f"data:image/png;base64,{text}",
+        f"DATA:;base64,{text}",
+        f"data:;base64,{quoted}",
+    ]
+    for given in (path, str(path), *addresses, text, base64.encodebytes(png).decode()):
         assert row(given) == row(alpha("RGBA")) and row(given, background="black")[1] == BLACK
 
 
@@ -339,7 +390,7 @@ def test_addresses():
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
-        assert row(f"{address}/a.png", timeout=60) == row(alpha("RGBA"))
+        assert row(f"{address}/a.png", timeout=60) == row(f"HTTP{address[4:]}/a.png", timeout=60) == row(alpha("RGBA"))
         with pytest.raises(ValueError, match=r"images\[0\] cannot be read: .*404"):
             read_images([f"{address}/gone.png"], timeout=60)
     finally:
@@ -371,6 +422,21 @@ def test_pictures_of_a_folder_and_of_a_glob(tmp_path):
     (tmp_path / "1 [x]").mkdir()
     (tmp_path / "1 [x]/e.gif").write_bytes(b"")
     assert list(find_images(tmp_path / "1 [x]")) == ["e.gif"]
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path):
+    for name in ("photos/a.png", "photos/sub/b.png", "elsewhere/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "photos/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "photos/loop").symlink_to(tmp_path / "photos", target_is_directory=True)
+    (tmp_path / "photos/sub/up").symlink_to("..", target_is_directory=True)
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "photos", target_is_directory=True)
+    (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
+    assert list(find_images(tmp_path / "photos")) == ["a.png", "linked/c.png", "sub/b.png"]
+    (tmp_path / "photos/sub/up").unlink()
+    (tmp_path / "elsewhere/back").unlink()  # Python's glob goes round each of several loops in all of the others
+    assert list(find_images(f"{tmp_path}/photos/**")) == ["a.png", "linked/c.png", "sub/b.png"]
 
 
 @pytest.mark.parametrize(

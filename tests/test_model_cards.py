@@ -84,6 +84,14 @@ def zero_shot(model, weights, value=0.5, **more):
     return Result(model=str(model), weights=weights, kind="zero_shot", metric="accuracy@1", metrics=metrics, **given | more)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 55.0, -0.1, None])
+def test_a_figure_that_is_no_fraction_is_refused(value):
+    for measured in (retrieval, zero_shot):
+        result = measured("x/altclip", "0" * 64, value)
+        with pytest.raises(InputError, match=f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again"):
+            render_card("T", "me/T", [result], ["altclip"], "apache-2.0", "about")
+
+
 @pytest.fixture
 def make(zoo, tmp_path):
     """Make the card of stages of the zoo, or of others, from results; give its text and its folder."""

@@ -1,5 +1,7 @@
 """Parallel text of every form, several at once, and what is set aside."""
 
+import bz2
+import gzip
 import json
 
 import pandas as pd
@@ -173,13 +175,87 @@ def test_text_in_another_encoding_is_named(tmp_path):
             load_parallel_text(f"{tmp_path}/{encoding}.{{en,zh}}", "train")
 
 
-@pytest.mark.parametrize("column,values,spoken", [("id", "17 a-18", False), ("no", "1 2", False), ("id", "anjing kucing", True)])
-def test_a_column_of_numbers_is_no_language(tmp_path, column, values, spoken):
+@pytest.mark.parametrize(
+    "column,values,is_language",
+    [
+        ("id", "17 a-18", False),
+        ("id", "img_a b/c.png", False),
+        ("no", "1 2", False),
+        ("id", "anjing anak-anak", True),
+        ("tag", "noun verb", False),
+        ("it", "cane gatto", True),
+        ("is", "hundur 7", True),
+    ],
+)
+def test_a_column_that_names_rows_is_no_language(tmp_path, column, values, is_language):
     path = tmp_path / "pairs.tsv"
     first, second = values.split()
     path.write_text(f"{column}\ten\n{first}\tdog\n{second}\tcat\n", "utf-8")
     rows, _ = load_parallel_text(str(path), "train")
-    assert list(rows.features["captions"]) == ([column, "en"] if spoken else ["en"])
+    assert list(rows.features["captions"]) == ([column, "en"] if is_language else ["en"])
+
+
+@pytest.mark.parametrize("column,values", [("it", "0 1"), ("in", "2.5 -1"), ("is", "true False"), ("to", "12:30 2020-01-01")])
+def test_numbers_beside_sentences_are_no_language(tmp_path, column, values):
+    path = tmp_path / "pairs.tsv"
+    first, second = values.split()
+    path.write_text(f"{column}\ten\tzh\n{first}\tdog\t狗\n{second}\t7\t\n", "utf-8")
+    with pytest.warns(UserWarning, match=f"column '{column}' of .* has numbers alone and is not read as a language"):
+        rows, _ = load_parallel_text(str(path), "train")
+    assert list(rows.features["captions"]) == ["en", "zh"]
+    for language, texts in (("en", "dog\ncat\n"), (column, f"{first}\n{second}\n")):
+        (tmp_path / f"m.{language}").write_text(texts)
+    moses, _ = load_parallel_text(f"{tmp_path}/m.{{en, {column}}}", "train")  # its name says that it is one
+    assert moses["captions"][0] == {"en": "dog", column: first}
+
+
+FORMS = {
+    "quotes": ("t.csv", b'en,zh\n"a dog, ""running""\nhere",x\n', [('a dog, "running"\nhere', "x")]),
+    "CRLF and a byte order mark": ("t.csv", b"\xef\xbb\xbfen,zh\r\na,x\r\n", [("a", "x")]),
+    "spaces around names": ("t.csv", b"en, zh\na,x\n", [("a", "x")]),
+    "blank lines": ("t.csv", b"en,zh\n\na,x\n\n", [("a", "x")]),
+    "a blank line of tabs": ("t.tsv", b"en \tzh\na\tx\n\n", [("a", "x")]),
+    "capitals": ("t.TSV", b"en\tzh\na\tx\n", [("a", "x")]),
+    "capitals of JSON": ("t.JSONL", b'{"en": "a", "zh": "x"}\n', [("a", "x")]),
+    "JSON by its other name": ("t.ndjson", b'{"en": "a", "zh": "x"}\n', [("a", "x")]),
+    "compressed": ("t.tsv.gz", gzip.compress(b"en\tzh\na\tx\n"), [("a", "x")]),
+    "compressed JSON": ("t.jsonl.gz", gzip.compress(b'{"en": "a", "zh": "x"}\n'), [("a", "x")]),
+    "compressed otherwise": ("t.csv.bz2", bz2.compress(b"en,zh\na,x\n"), [("a", "x")]),
+    "a folder of tables": ("folder/t.csv", b'en,zh\nNA,007\n"b, c",null\n', [("NA", "007"), ("b, c", "null")]),
+    "a folder of tables with tabs": ("folder/t.tsv", b'en\tzh\n"a\tx\nb"\ty\n', [('"a', "x"), ('b"', "y")]),
+}
+
+
+@pytest.mark.parametrize("name,content,expected", FORMS.values(), ids=FORMS)
+def test_tables_as_others_write_them(tmp_path, name, content, expected):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    path = str(tmp_path / name.partition("/")[0])
+    for rows in (load_parallel_text(path, "train")[0], with_captions(read_head(path, None, "train"), path)):
+        assert [(row["en"], row["zh"]) for row in rows["captions"]] == expected
+
+
+@pytest.mark.parametrize(
+    "name,content,message",
+    [
+        ("t.csv", "en,zh\na dog, running,x\n", "has 3 fields in line 2, and 2 names in its first"),
+        ("t.csv", "en,zh\na,x\na dog, running,x\n", "has 3 fields in line 3, and 2 names"),
+        ("t.csv", "en,zh\na\n", "has 1 fields in line 2, and 2 names"),
+        ("t.csv", 'en,zh\n"a,x\nb,y\n', "is no table of commas, line 3: unexpected end of data"),
+        ("t.csv", "en,en\na,b\n", "has two columns 'en': rename one"),
+        ("t.tsv", "zh\ten\tzh \na\tb\tc\n", "has two columns 'zh': rename one"),
+        ("t.csv", "en,zh\n", "cannot be read, .*does it have rows"),
+        ("t.tsv", "en\tzh\n", "cannot be read, .*does it have rows"),
+        ("t.jsonl", "\n", "cannot be read, .*does it have rows"),
+        ("t.json", "[]", "cannot be read, .*does it have rows"),
+        ("folder/t.csv", "en,zh\na dog, running,x\n", "has 3 fields in line 2, and 2 names"),
+    ],
+)
+def test_tables_that_would_be_read_wrongly_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_parallel_text(str(tmp_path / name.partition("/")[0]), "train")
 
 
 def test_blank_english_is_no_english(tmp_path):

@@ -155,6 +155,19 @@ def test_transformers_way_to_give_floats(processor):
     unscaled = processor(images=[PICTURE], do_rescale=False, return_tensors="pt")["pixel_values"]
     assert torch.equal(processor(images=[PIXELS], do_rescale=False, return_tensors="pt")["pixel_values"], unscaled)
     assert unscaled.max() > 100
+    with pytest.raises(ValueError, match=r"do_rescale is False, and images\[1\] holds no floats within \[0, 1\] as others do"):
+        processor(images=[PIXELS / 255, PIXELS], do_rescale=False, return_tensors="pt")
+
+
+def test_the_caller_may_say_which_axis_holds_the_channels(processor):
+    """Three rows of RGB, or three channels of three columns: the values do not tell."""
+    image = PIXELS[:3]
+    first, last = (np.moveaxis(image, 0, 2), image)
+    for stated, meant in (("channels_first", first), ("channels_last", last)):
+        expected = processor(images=Image.fromarray(np.ascontiguousarray(meant)), return_tensors="pt")["pixel_values"]
+        for given in ({"input_data_format": stated}, {"images_kwargs": {"input_data_format": stated}}):
+            for one in (image, torch.from_numpy(image)):
+                assert torch.equal(processor(images=[one], return_tensors="pt", **given)["pixel_values"], expected)
 
 
 @pytest.mark.parametrize("background,saved", [("white", "white"), ("#102030", "#102030"), ((1, 2, 3), [1, 2, 3]), (None, "none")])

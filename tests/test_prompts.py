@@ -184,7 +184,7 @@ def test_clip_benchmark_is_read_and_not_imported(clip_benchmark):
 def test_classes_without_a_name_are_listed(clip_benchmark, write):
     with pytest.raises(InputError, match=r"'en' in en_classnames.json: 1 of 3 classes without a name: 1\. "):
         load_class_names("clip_benchmark:clevr_closest_object_distance", ["en"], 3)
-    names = write({"en": ["cat"], "fi": [f"luokka {i}" for i in range(14)], "sv": ["katt", 7, " "], "da": [None]})
+    names = write({"en": ["cat"], "fi": [f"luokka {i}" for i in range(14)], "sv": ["katt", 7, " "], "da": [None], "fr": "chat"})
     with pytest.raises(InputError, match=r"'en' in mine.json: 2 of 3 classes without a name: 1 \(dog\), 2 \(cow\)\. "):
         load_class_names(names, ["en"], 3, dataset_names=["cat", "dog", "cow"])
     with pytest.raises(InputError, match="29 of 30 classes without a name: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 19 more"):
@@ -193,6 +193,11 @@ def test_classes_without_a_name_are_listed(clip_benchmark, write):
         load_class_names(names, ["fi"], 2)
     with pytest.raises(InputError, match="2 of 3 classes without a name: 1, 2"):
         load_class_names(names, ["sv"])
+    for invisible in ("\u3000", "\u200b", "\ufeff"):
+        with pytest.raises(InputError, match="1 of 2 classes without a name: 1"):
+            load_class_names({"en": ["cat", invisible]}, ["en"])
+    with pytest.raises(InputError, match="'fr' in mine.json: 'chat' is no list of names"):
+        load_class_names(names, ["fr"])
     with pytest.raises(InputError, match="'da' in mine.json: no class has a name"):
         load_class_names(names, ["da"], 1)
     with pytest.raises(InputError, match="mine.json has no language 'no'"):

@@ -34,6 +34,38 @@ def test_flags_override_the_recipe(tmp_path):
     assert arguments == Arguments(rate=3.0, names=["c"], flag=True)
 
 
+@dataclass
+class Written:
+    """Fields of every type that a recipe's words may be taken for."""
+
+    languages: list[str] | None = None
+    dataset: str = "x"
+    shuffle: bool = False
+    report: bool | None = None
+    n: int = 1
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("languages: [no, en]", r"languages is \[False, 'en'\]: quote it, YAML takes a bare no"),
+        ("dataset: on", "dataset is True: quote it"),
+        ("n: yes", "n is True: quote it"),
+        ("languages: [en, ~]", r"languages is \['en', None\]: leave out what is null, or quote it"),
+    ],
+)
+def test_words_that_yaml_takes_for_others_are_refused(tmp_path, text, message):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        parse(Written, arguments=[str(tmp_path / "recipe.yaml")])
+
+
+def test_quoted_words_and_booleans_are_read(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("languages: ['no', en]\ndataset: 'on'\nshuffle: yes\nreport: no\n")
+    (written,) = parse(Written, arguments=[str(tmp_path / "recipe.yaml")])
+    assert (written.languages, written.dataset, written.shuffle, written.report) == (["no", "en"], "on", True, False)
+
+
 @pytest.mark.parametrize(
     "text,message",
     [("rat: 1\n", "unknown key 'rat': did you mean 'rate'"), ("zzz: 1\n", "unknown key 'zzz'"), ("- 1\n", "must be a mapping")],

@@ -1,5 +1,6 @@
 """Tars of pictures whose names or columns are not all alike: in training, in evaluation, on the disk and as streams."""
 
+import gzip
 import io
 import json
 
@@ -187,7 +188,7 @@ def test_a_task_may_name_any_of_the_endings(tmp_path):
         ({"a.b.jpg": picture(0), "a.b.txt": b"x", "a.txt": b"y"}, "the sample 'a' has 'txt' twice"),
         ({"a.jpg": picture(0), "b.jpg": picture(1), "a.txt": b"x", "b.txt": b"y"}, "files of 'a' do not stand together: write the tar in"),
         ({"a.txt": b"x", "b.txt": b"y", "a.jpg": picture(0), "b.jpg": picture(1)}, "files of 'a' do not stand together: write the tar in"),
-        ({"0.jpg": picture(0), "0.txt": b"x", "1.txt": "狗".encode("gbk")}, "0.tar: the sample behind '0' cannot be read, .*utf-8"),
+        ({"0.jpg": picture(0), "0.txt": b"x", "1.txt": "狗".encode("gbk")}, "0.tar: the sample behind '0' is not UTF-8, .*save it"),
         ({"README": b"x"}, "the tars hold no file that has a name and an ending"),
         ({"a.txt": b"x"}, "has no column image; its columns are txt"),
     ],
@@ -205,3 +206,32 @@ def test_a_bad_picture_is_named_as_in_the_tar(tmp_path):
     assert set(on_disk(tmp_path / "tars", tmp_path)) == {0, 1}
     (line,) = map(json.loads, (tmp_path / "out/bad_rows.jsonl").read_text("utf-8").splitlines())
     assert (line["row"], line["path"]) == (2, "c.2.HEIC")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
+    members = samples("0.png", "1.png") | {"0.txt": "\ufeffpicture 0".encode()}
+    write_tar(tmp_path / "tars/train/0.tar", members)
+    for read in WAYS.values():
+        assert read(tmp_path / "tars", tmp_path)[0] == {"en": ["picture 0"]}
+
+
+@pytest.mark.parametrize("name,length", [("0.tar", 0), ("0.tar", 600), ("0.tar.gz", 60)])
+def test_half_a_tar_is_one_line(tmp_path, name, length):
+    write_tar(tmp_path / "whole.tar", samples("0.png", "1.png"))
+    content = (tmp_path / "whole.tar").read_bytes()
+    content = gzip.compress(content) if name.endswith("gz") else content
+    (tmp_path / "tars/train").mkdir(parents=True)
+    (tmp_path / "tars/train" / name).write_bytes(content[:length])
+    for read in (on_disk, in_a_stream):
+        with pytest.raises(InputError, match=f"{name}: the sample behind None cannot be read, .*: mend it"):
+            read(tmp_path / "tars", tmp_path)
+
+
+def test_a_tar_that_was_cut_between_two_samples_is_warned_of(tmp_path, recwarn):
+    write_tar(tmp_path / "tars/train/0.tar", samples("0.png", "1.png", "2.png"))
+    assert len(on_disk(tmp_path / "tars", tmp_path)) == 3 and "does not end" not in str([str(warned.message) for warned in recwarn])
+    (tmp_path / "half/train").mkdir(parents=True)
+    (tmp_path / "half/train/0.tar").write_bytes((tmp_path / "tars/train/0.tar").read_bytes()[: 8 * 512])  # two pictures, two texts
+    for read in (on_disk, in_a_stream):
+        with pytest.warns(UserWarning, match="0.tar does not end as tars do: if it was cut short, its last samples are missing"):
+            assert sorted(read(tmp_path / "half", tmp_path)) == [0, 1]

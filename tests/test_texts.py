@@ -4,7 +4,9 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from unicodedata import category
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -33,8 +35,8 @@ from modeling_altclip import (
     AltCLIPZeroShotPipeline,
     embed_texts,
 )
-from modeling_altclip.texts_altclip import readable_tokens
-from training.data import Collator
+from modeling_altclip.texts_altclip import is_blank, readable_tokens
+from training.data import Collator, has_text
 from training.frozen import check_distinct
 
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -215,3 +217,17 @@ def test_threads_share_a_pipeline(model, processor):
 
     for scores in in_threads([work] * 4):
         torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", " \t\n", "\u3000\xa0", "\u200b", "\ufeff", "\u200e \u200f", "\xad", "\x00"])
+def test_what_shows_nothing_is_blank(text):
+    assert is_blank(text) and not is_blank(f"{text}狗{text}")
+
+
+def test_rows_are_blank_as_texts_are():
+    """Of every character that both know; Arrow's tables of Unicode are newer than those of some Pythons."""
+    characters = [chr(code) for code in range(0x20000) if not 0xD800 <= code < 0xE000]
+    there = has_text(pa.array([*characters, None, "a\u200b"], pa.large_string()))
+    differ = [character for character, has in zip(characters, there) if has == is_blank(character)]
+    assert all(category(character) == "Cn" for character in differ) and len(differ) < 100
+    assert there[-2:].tolist() == [False, True]

@@ -26,6 +26,7 @@ from .views import ImageViews
 
 # They resize, crop, scale and normalise, and no more: others zoom in before they crop, or normalise twice.
 PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
+SHOWN = r"[^\s\pZ\p{Cc}\p{Cf}]"  # a character that is neither white space nor without width
 SAMPLE = 1000  # texts of a language that tell how many tokens its characters make
 
 
@@ -55,8 +56,8 @@ def texts_of(rows: Dataset, languages: list[str]) -> Iterator[str]:
 
 
 def has_text(texts: pa.Array) -> np.ndarray:
-    """Which of the texts are there and hold more than white space."""
-    return np.asarray(pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False))
+    """Which of the texts are there and not blank, as `is_blank` has it."""
+    return np.asarray(pc.fill_null(pc.match_substring_regex(texts, SHOWN), False))
 
 
 def join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:

@@ -3,18 +3,17 @@
 from itertools import islice
 from pathlib import Path
 
-import pandas as pd
 from datasets import Dataset, IterableDataset
-from datasets.exceptions import DatasetGenerationError
 
-from benchmarks.loading import check_folder, check_languages, open_rows
+from benchmarks.loading import READING, check_folder, check_languages, open_rows, what_is_wrong
 from benchmarks.picture_folders import source_of
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
 
 from .arguments import StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
-from .parallel_text import BUILDERS, lines_of, moses_paths, read_sources, with_captions
+from .parallel_text import BUILDERS, moses_paths, read_sources, with_captions
+from .text_tables import TABLES, lines_of, rows_of_table, suffix_of, tables_in
 
 N_ROWS = 8
 
@@ -67,16 +66,16 @@ def seen_texts(
 
 def read_head(data: str, name: str | None, split: str) -> Dataset:
     """The first rows of a source of parallel text, of any kind that `parallel_text` reads."""
-    suffix = Path(data).suffix
     if paths := moses_paths(data):
-        return Dataset.from_dict({language: head(path) for language, path in paths.items()})
-    if suffix == ".tsv":
-        columns, *lines = [line.split("\t") for line in head(data)]
-        return Dataset.from_list([dict(zip(columns, line)) for line in lines])
-    if suffix == ".csv":
-        return Dataset.from_pandas(pd.read_csv(data, dtype=str, keep_default_na=False, nrows=N_ROWS))
-    if suffix in BUILDERS:
+        texts = zip(*map(head, paths.values()))
+        return Dataset.from_dict({"captions": [dict(zip(paths, row)) for row in texts]})
+    suffix = suffix_of(data)
+    if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
+    tables = [data] if suffix in TABLES else tables_in(data, name, split)
+    if tables:
+        return Dataset.from_list(list(islice(rows_of_table(tables[0]), N_ROWS)))
+    if suffix in BUILDERS:
         rows = stream(BUILDERS[suffix], "train", data_files=data)
     else:
         rows = stream(data, split, name)
@@ -100,8 +99,8 @@ def stream(dataset: str, split: str, name: str | None = None, **files) -> Iterab
     try:
         source = {"path": dataset, **files} if files else source_of(dataset, name)
         return open_rows(split, streaming=True, **source)
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {error}") from error
+    except READING as error:
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {what_is_wrong(dataset, error)}") from error
 
 
 def first(rows: IterableDataset, dataset: str) -> list[dict]:
@@ -112,8 +111,8 @@ def first(rows: IterableDataset, dataset: str) -> list[dict]:
     """
     try:
         taken = list(rows.take(N_ROWS))
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        raise InputError(f"dataset {dataset!r} cannot be read: {error}") from error
+    except READING as error:
+        raise InputError(f"dataset {dataset!r} cannot be read: {what_is_wrong(dataset, error)}") from error
     if not taken:
         raise InputError(f"dataset {dataset!r} has no rows")
     return taken

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from benchmarks.encoder import CachedEncoder
 from benchmarks.recipe import InputError
 from modeling_altclip import embed_texts
+from modeling_altclip.texts_altclip import is_blank
 
 from .arguments import ContrastiveArguments
 from .data import CaptionCells, texts_of
@@ -67,7 +68,7 @@ def hold_texts(arguments: ContrastiveArguments, model: PreTrainedModel, processo
     else:
         rows, _ = load_parallel_text(arguments.hold_dataset, arguments.hold_split)
         texts = set(texts_of(rows, list(rows.features["captions"])))
-    texts = sorted(text for text in texts if text.strip())
+    texts = sorted(text for text in texts if not is_blank(text))
     if len(texts) < 2:
         raise InputError(
             f"hold is {arguments.hold}, and {len(texts)} texts are there to be held: name more by hold_dataset, or set it to 0"

@@ -1,7 +1,7 @@
 """Parallel text from wherever it lies, as rows of `captions`, `{language: text}`, with English for the teacher to read.
 
 What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; a Moses pair, one file a language, as
-`corpus.{en,fr}`; or a `.yaml` file that lists several of these as
+`corpus.{en,fr}`; each of these texts in `.gz` or `.bz2` too; or a `.yaml` file that lists several of these as
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
@@ -14,12 +14,11 @@ A table has its texts in `captions` or `translation`, as `{language: text}`, or 
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from itertools import islice
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from datasets import Dataset, Features, Json, Translation, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
@@ -31,11 +30,15 @@ from modeling_altclip.languages_altclip import CODE, is_english
 
 from .captions import Form, by_keys, gather_captions, is_text, named_languages
 from .data import caption_columns, has_text
+from .text_tables import TABLES, from_lines, lines_of, read_table, suffix_of, tables_in
 
-BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
-NUMBERS = {"id", "no"}  # Indonesian and Norwegian; or the number of a row, if every value has a digit
-NO_LANGUAGES = {"url", "uri", "key", "src", "tgt", "ref", "doc"}  # names of columns that look like codes
+OF_ROWS = {"id", "no"}  # Indonesian and Norwegian; or the number or name of a row
+ROW_NAME = re.compile(r".*\d.*|\S+[_/.]\S+", re.DOTALL)
+NUMBER = re.compile(r"[\s.,:/+-]*\d[\d\s.,:/+-]*|true|false", re.IGNORECASE)
+# Names of columns that look like codes.
+NO_LANGUAGES = {*"url uri key src tgt ref doc idx row num len set tag pos cat cls lbl img sha uid".split()}
 
 
 def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> tuple[Dataset, int]:
@@ -107,44 +110,38 @@ def read_utf8(data: str, name: str | None, split: str) -> Dataset:
                 f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is missing"
             ) from error
         raise InputError(f"dataset {data!r} cannot be read, {cause}: is it whole, and UTF-8?") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"dataset {data!r} cannot be read, {error}: is it whole, and does it have rows?") from error
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
     """One source as rows of `captions` alone."""
-    suffix = Path(data).suffix
     if paths := moses_paths(data):
         return read_moses(paths)
-    if suffix in (".tsv", ".csv", *BUILDERS):
+    suffix = suffix_of(data)
+    if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
         if Path(data).stat().st_size == 0:
             raise InputError(f"dataset {data!r} is empty")
-    if suffix == ".tsv":
-        return with_captions(read_table(data), data)
-    if suffix == ".csv":
-        return with_captions(Dataset.from_pandas(pd.read_csv(data, dtype=str, keep_default_na=False)), data)
-    if suffix in BUILDERS:
-        return with_captions(load_dataset(BUILDERS[suffix], data_files=data, split="train"), data)
-    return with_captions(load_rows(data, split, [], name), data)
+    if suffix in TABLES:
+        rows = read_table(data)
+    elif suffix in BUILDERS:
+        rows = load_dataset(BUILDERS[suffix], data_files=data, split="train")
+    elif tables := tables_in(data, name, split):
+        rows = concatenate_datasets([read_table(table) for table in tables])
+    else:
+        rows = load_rows(data, split, [], name)
+    if len(rows) == 0:
+        raise InputError(f"dataset {data!r} has no rows")
+    return with_captions(rows, data)
 
 
 def moses_paths(data: str) -> dict[str, str]:
     """The file of each language that `corpus.{en,fr}` stands for; none of a name without braces."""
     pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
-    return {language: pair[1] + language + pair[3] for language in pair[2].split(",")} if pair else {}
-
-
-def read_table(path: str) -> Dataset:
-    """A table of tabs and lines, its first line naming the columns: no quotes, and every value a text, `NA` and `007` too."""
-    columns = next(lines_of(path)).split("\t")
-
-    def rows(path: str, changed: int) -> Iterator[dict]:
-        for number, line in enumerate(islice(lines_of(path), 1, None), 2):
-            values = line.split("\t")
-            if len(values) != len(columns):
-                raise InputError(f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: mend it")
-            yield dict(zip(columns, values))
-
-    return from_lines(rows, path=path, changed=os.stat(path).st_mtime_ns)
+    return {language.strip(): pair[1] + language.strip() + pair[3] for language in pair[2].split(",")} if pair else {}
 
 
 def read_moses(paths: dict[str, str]) -> Dataset:
@@ -157,25 +154,10 @@ def read_moses(paths: dict[str, str]) -> Dataset:
 
     def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
         for texts in zip(*map(lines_of, paths.values())):
-            yield dict(zip(paths, texts))
+            yield {"captions": dict(zip(paths, texts))}
 
-    rows = from_lines(rows, paths=paths, changed=tuple(os.stat(path).st_mtime_ns for path in paths.values()))
+    rows = from_lines(rows, spoken(list(paths)), paths=paths, changed=tuple(os.stat(path).st_mtime_ns for path in paths.values()))
     return with_captions(rows, ", ".join(paths.values()))
-
-
-def lines_of(path: str) -> Iterator[str]:
-    """Lines as every other tool counts them: ended by a line feed alone, with or without a carriage return before it."""
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
-        for line in file:
-            yield line.removesuffix("\n").removesuffix("\r")
-
-
-def from_lines(rows: Callable[..., Iterator[dict]], **arguments) -> Dataset:
-    """Rows kept on disk by `datasets`, under a name that changes with `arguments`; lists among them it would take for shards."""
-    try:
-        return Dataset.from_generator(rows, gen_kwargs=arguments)
-    except DatasetGenerationError as error:
-        raise error.__cause__ from None
 
 
 def with_captions(rows: Dataset, name: str) -> Dataset:
@@ -194,7 +176,7 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
             return renamed(rows, column, names)
     texts = [column for column in rows.column_names if is_column_of_texts(rows, column)]
     languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in NO_LANGUAGES]
-    languages = [column for column in languages if column.lower() not in NUMBERS or not all_numbered(rows[column][:])]
+    languages = without_numbers(rows, languages, name)
     if not languages:
         raise InputError(f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}")
     names = named_languages(languages, name)
@@ -236,9 +218,26 @@ def is_column_of_texts(rows: Dataset, column: str) -> bool:
     return isinstance(feature, Value) and may_hold_texts(feature)
 
 
-def all_numbered(values: list) -> bool:
-    """Whether every value has a digit, as numbers of rows have and sentences seldom."""
-    return all(re.search(r"\d", str(value)) for value in values if value)
+def without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
+    """The columns that may be languages, without those that number the rows: `id`, or `it` with 0 and 1 beside sentences."""
+    columns = [column for column in columns if column.lower() not in OF_ROWS or not all_match(ROW_NAME, rows, column)]
+    of_numbers = [column for column in columns if all_match(NUMBER, rows, column)]
+    if len(of_numbers) == len(columns):
+        return columns  # numbers may be what is translated
+    for column in of_numbers:
+        warnings.warn(f"column {column!r} of {name!r} has numbers alone and is not read as a language", stacklevel=2)
+    return [column for column in columns if column not in of_numbers]
+
+
+def all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
+    """Whether a column has values, and all of them are of a form."""
+    found = False
+    for batch in rows.select_columns([column]).iter(1000):
+        values = [str(value).strip() for value in batch[column] if value]
+        if not all(map(pattern.fullmatch, values)):
+            return False
+        found |= bool(values)
+    return found
 
 
 def renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:

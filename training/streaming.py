@@ -17,7 +17,7 @@ from datasets import Features, IterableDataset, Value, concatenate_datasets, loa
 from PIL import Image as PillowImage
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
-from benchmarks.loading import check_folder
+from benchmarks.loading import READING, check_folder, what_is_wrong
 from benchmarks.picture_folders import refuse_left_out, source_of
 from benchmarks.recipe import InputError
 from benchmarks.tars import of_tars
@@ -48,8 +48,8 @@ def open_files(dataset: str, split: str, process_index: int = 0, n_processes: in
         rows = builder.as_streaming_dataset(split=split)
     except InputError:
         raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {error}") from error
+    except READING as error:
+        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}") from error
     rows = with_image(rows, dataset)
     n_files, n_readers = rows.num_shards, n_processes * max(1, n_workers)
     if n_files < n_readers:

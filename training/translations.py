@@ -30,6 +30,7 @@ from benchmarks.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from benchmarks.loading import check_language, load_rows
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
+from modeling_altclip.texts_altclip import is_blank
 
 from .captions import find_form, named_languages, with_captions, with_image
 
@@ -121,7 +122,7 @@ def cut(texts: str | list[str] | None, arguments: TranslationArguments) -> list[
     """A row's texts in one language: their lines where `split_lines` asks for them, and no more than `captions_per_image`."""
     texts = as_list(texts)
     if arguments.split_lines:
-        texts = [line.strip() for text in texts for line in (text or "").splitlines() if line.strip()]
+        texts = [line.strip() for text in texts for line in (text or "").splitlines() if not is_blank(line)]
     return texts[: arguments.captions_per_image]
 
 
@@ -132,7 +133,7 @@ def as_list(texts: str | list[str] | None) -> list[str | None]:
 def distinct_sentences(splits: list[Dataset], language: str) -> list[str]:
     """Each sentence once, the longest first: batches of like length, and one that is too large for memory fails at once."""
     captions = (caption[language] for rows in splits for caption in rows.select_columns(["captions"])["captions"])
-    sentences = {text for texts in captions for text in as_list(texts) if text and text.strip()}
+    sentences = {text for texts in captions for text in as_list(texts) if text and not is_blank(text)}
     if not sentences:
         raise InputError(f"there is no caption in {language} to translate")
     return sorted(sentences, key=lambda text: (-len(text), text))
