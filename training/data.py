@@ -21,6 +21,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from benchmarks.column_cache import CachedColumn
 from modeling_altclip.images_altclip import background_of, read_images
+from modeling_altclip.texts_altclip import tokenize
 
 from .views import ImageViews
 
@@ -155,7 +156,7 @@ class CaptionCells(TorchDataset):
         for texts in self.texts:
             present = np.flatnonzero(has_text(texts))[:SAMPLE]  # where sources lie end to end, the first rows may speak other languages
             sample = texts.take(pa.array(present)).to_pylist() or [" "]
-            n_tokens = sum(map(len, tokenizer(sample, add_special_tokens=False)["input_ids"]))
+            n_tokens = sum(map(len, tokenize(tokenizer, sample, add_special_tokens=False)["input_ids"]))
             of_column.append(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)) * (n_tokens / sum(map(len, sample))))
         return np.stack(of_column, axis=1)[tuple(self.cells.T)]
 
@@ -195,7 +196,7 @@ class Collator:
     def encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
         distinct, text_rows = np.unique(texts, return_inverse=True)
         padding = {"padding": True, "padding_side": "right"}
-        encoded = self.tokenizer(distinct.tolist(), truncation=True, max_length=self.max_length, return_tensors="pt", **padding)
+        encoded = tokenize(self.tokenizer, distinct.tolist(), truncation=True, max_length=self.max_length, return_tensors="pt", **padding)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {"text_rows": torch.from_numpy(text_rows)}
 
     def described(self, examples: list[dict]) -> dict[str, torch.Tensor]:
