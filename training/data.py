@@ -220,8 +220,8 @@ def prepare_images(images: list[Image.Image], image_processor: BaseImageProcesso
     if size is None or any(image.size != size for image in images):
         return image_processor(images=images, return_tensors="pt")["pixel_values"]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-    mean = torch.tensor(image_processor.image_mean)[:, None, None]
-    std = torch.tensor(image_processor.image_std)[:, None, None]
+    mean = torch.tensor(image_processor.image_mean).view(-1, 1, 1)  # one for each channel, or one for all
+    std = torch.tensor(image_processor.image_std).view(-1, 1, 1)
     return (pixels.float() * image_processor.rescale_factor - mean) / std
 
 
