@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from .images_altclip import background_of, find_images, read_images
-from .texts_altclip import check_texts, text_options, tokenize
+from .texts_altclip import check_texts, check_tokens, readable_tokens, text_options, tokenize, vocabulary_size
+from .threads_altclip import lock_of_threads
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,7 +28,7 @@ WINDOW = 64
 
 # Of each model that embeds just now, by its id: how many threads it embeds for, and its modules' modes before.
 IN_EVAL_MODE: dict[int, tuple[int, list[tuple[torch.nn.Module, bool]]]] = {}
-SWITCHING_MODES = Lock()
+SWITCHING_MODES = lock_of_threads()
 
 
 class SkippedImage(NamedTuple):
@@ -70,7 +71,8 @@ def embed_texts(
         Vectors in the order given, float32 on the CPU, shape `(len(texts), projection_dim)`.
 
     Raises:
-        ValueError: a text is not a string, or there is none; the message gives its index.
+        ValueError: a text is not a string, or has no token or one that the model does not know; the message gives its index. Or there
+            is none.
     """
 
     def forward(**inputs) -> torch.Tensor:
@@ -209,17 +211,21 @@ def encode_texts(
     """
     options = text_options(tokenizer, model) | tokenizer_kwargs
 
-    def encode(batch: list[str]) -> torch.Tensor:
+    n_tokens, n_ids = readable_tokens(model), vocabulary_size(model)
+
+    def encode(batch: list[str], index_of: dict[str, int]) -> torch.Tensor:
         inputs = tokenize(tokenizer, batch, return_tensors="pt", **options)
+        check_tokens(inputs, [f"texts[{index_of[text]}]" for text in batch], n_tokens, n_ids)
         return forward(**inputs.to(model.device))
 
     windows = []
     with encoding(model, "texts", texts, show_progress) as bar:
         for start, window in in_windows(texts, batch_size * WINDOW, "texts"):
             check_texts(window, "texts", start)
-            distinct = sorted(set(window), key=lambda text: (len(text), text))
+            index_of = {text: index for index, text in reversed(list(enumerate(window, start)))}  # the first of equal ones
+            distinct = sorted(index_of, key=lambda text: (len(text), text))
             row_of = {text: row for row, text in enumerate(distinct)}
-            vectors = encode_shared(distinct, encode, batch_size, accelerator, bar)
+            vectors = encode_shared(distinct, partial(encode, index_of=index_of), batch_size, accelerator, bar)
             windows.append(vectors[torch.tensor([row_of[text] for text in window])])
             bar.update(len(window) - len(distinct))
     return torch.cat(windows)

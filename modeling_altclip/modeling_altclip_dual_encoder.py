@@ -5,6 +5,7 @@ Everything but the towers is `AltCLIPModel`'s. Plain transformers does not know 
 
 import warnings
 from copy import deepcopy
+from inspect import signature
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_
 from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
     check_image_encoder,
+    check_modality,
     check_text_encoder,
     default_image_pooling,
     default_text_pooling,
@@ -25,6 +27,7 @@ from .pooling_altclip import (
     stated_pooling,
     unread_modules,
 )
+from .texts_altclip import positions_before_texts
 
 # What a model of transformers gathers from its parts when it is built. The second are plans by the names of modules.
 SETTINGS_OF_PARTS = ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
@@ -42,6 +45,7 @@ class PooledTower(nn.Module):
         super().__init__()
         self.config, self.pooling = config, pooling
         self.encoder = without_idle_parts(AutoModel.from_config(config), pooling)
+        self.counts_padding = counts_padding(self.encoder)
         self._supports_sdpa = self.encoder._supports_sdpa
         for name in SETTINGS_OF_PARTS:
             setattr(self, name, getattr(self.encoder, name))
@@ -53,6 +57,8 @@ class PooledTower(nn.Module):
         inputs = {name: value for name, value in inputs.items() if value is not None and value is not False}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
+            if self.counts_padding and attention_mask.ndim == 2:
+                inputs.setdefault("position_ids", positions_of(attention_mask))
         outputs = self.encoder(**inputs)
         pooled = outputs.pooler_output if self.pooling == "pooler" else pool(outputs.last_hidden_state, attention_mask, self.pooling)
         return BaseModelOutputWithPooling(
@@ -69,15 +75,29 @@ class PooledTower(nn.Module):
         self.encoder.set_input_embeddings(value)
 
 
+def counts_padding(encoder: PreTrainedModel) -> bool:
+    """Whether an encoder numbers positions from the left, padding included, unless it is told them: as BERT and GPT-2, not as XLM-R."""
+    return "position_ids" in signature(encoder.forward).parameters and positions_before_texts(encoder) == 0
+
+
+def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Number the positions of tokens `(texts, tokens)` from each text's first one, which padding on the left may precede."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    first = attention_mask.long().argmax(dim=1, keepdim=True)
+    return (places - first).clamp(min=0)
+
+
 def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
-    """Drop a pooler that nobody reads (BERT's, ViT's), and freeze a mask token that no image has (DINOv2's).
+    """Drop a pooler that nobody reads (BERT's, ViT's), and freeze what cannot be dropped: the head that SigLIP and AIMv2 pool with,
+    where another pooling is asked for, and a mask token that no image has (DINOv2's).
 
     A parameter that gets no gradient would stop distributed training.
     """
     if pooling != "pooler" and "pooler" in dict(encoder.named_children()):
         encoder.pooler = None
     for name, parameter in encoder.named_parameters():
-        if name.endswith("mask_token"):
+        is_unread_head = pooling != "pooler" and ".head." in f".{name}"
+        if is_unread_head or name.endswith("mask_token"):
             parameter.requires_grad_(False)
     return encoder
 
@@ -157,7 +177,8 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
                 for encoders that read from left to right, and else `cls`.
 
         Raises:
-            ValueError: a checkpoint is not whole, or no tower of tokens or patches; or a pooling does not suit its tower.
+            ValueError: a checkpoint is not whole, or no tower of tokens or patches, or reads something else; or a pooling does not suit
+                its tower.
         """
         vision_config = AutoConfig.from_pretrained(vision_name_or_path)
         vision_config = getattr(vision_config, "vision_config", vision_config)
@@ -167,6 +188,8 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         text_pooling = text_pooling or stated_pooling(text_name_or_path)
         image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
         text_encoder = load_encoder(text_name_or_path, text_config, text_pooling)
+        check_modality(image_encoder, vision_name_or_path, "image")
+        check_modality(text_encoder, text_name_or_path, "text")
         if text_pooling is None:
             text_pooling = default_text_pooling(text_encoder)
         else:

@@ -4,7 +4,6 @@ transformers' pipeline encodes every label again for every image: 64 images and 
 """
 
 from collections.abc import Iterator, Sequence
-from threading import Lock
 
 import torch
 from torch.nn.functional import normalize
@@ -15,9 +14,10 @@ from .images_altclip import background_of, read_images
 from .modeling_altclip import AltCLIPModel
 from .prompts_altclip import fill_template, read_templates
 from .texts_altclip import check_texts, text_length
+from .threads_altclip import lock_of_threads
 
 KEPT_LABEL_SETS = 32
-KEEPING = Lock()  # threads may share a pipeline
+KEEPING = lock_of_threads()  # threads may share a pipeline
 
 
 class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):

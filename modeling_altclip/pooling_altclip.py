@@ -1,16 +1,17 @@
 """How an encoder's last states become one vector, and which of the ways suits an encoder."""
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import ModelOutput, cached_file
 
 # Image towers whose pooler was trained with a text tower, and holds what is to be compared with texts.
 POOLER_OF_ITS_OWN = ("clip_vision_model", "siglip_vision_model")
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what image encoders call it
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what the embeddings of image encoders call it
 
 # sentence-transformers' names, from before version 5.5 and since.
 POOLING_OF = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
@@ -72,7 +73,8 @@ def default_text_pooling(encoder: PreTrainedModel) -> str:
 
 def has_class_token(encoder: nn.Module) -> bool:
     """Whether an image tower puts a token of its own before the patches."""
-    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in encoder.named_parameters())
+    # That of a pooler, as AIMv2 has one, stands before no patch.
+    return any(name.endswith(f"embeddings.{token}") for name, _ in encoder.named_parameters() for token in CLASS_TOKENS)
 
 
 @torch.no_grad()
@@ -81,6 +83,7 @@ def reads_from_left_to_right(encoder: PreTrainedModel) -> bool:
     n_tokens = 8
     begun_alike = torch.arange(5, 5 + n_tokens).repeat(2, 1)
     begun_alike[1, 1:] += n_tokens
+    begun_alike %= getattr(encoder.config, "vocab_size", 2**31)  # Canine has none
     states = encoder(input_ids=begun_alike, attention_mask=torch.ones_like(begun_alike)).last_hidden_state[:, 0]
     return torch.allclose(states[0], states[1], rtol=1e-5, atol=1e-6)
 
@@ -89,13 +92,42 @@ def check_text_encoder(encoder: PreTrainedModel, pooling: str) -> None:
     """Refuse a pooling that would give many texts one vector.
 
     Raises:
-        ValueError: it is the first token's, of an encoder that reads from left to right.
+        ValueError: it is the first token's, of an encoder that reads from left to right; or a pooler's that there is not.
     """
+    if pooling == "pooler":
+        token = torch.zeros(1, 1, dtype=torch.long)
+        check_pooler(encoder, encoder(input_ids=token, attention_mask=torch.ones_like(token)), "text_pooling")
     if pooling == "cls" and reads_from_left_to_right(encoder):
         raise ValueError(
             f"text_pooling is 'cls', but a {encoder.config.model_type!r} reads from left to right: its first state is the same for all "
             "texts that begin alike. Choose 'last' or 'mean'."
         )
+
+
+def check_pooler(encoder: PreTrainedModel, outputs: ModelOutput, argument: str) -> None:
+    """Refuse the pooling `pooler` for an encoder without one.
+
+    Raises:
+        ValueError: its outputs hold no `pooler_output`.
+    """
+    if outputs.get("pooler_output") is None:
+        raise ValueError(f"{argument} is 'pooler', but a {encoder.config.model_type!r} has no pooler: choose 'cls', 'last' or 'mean'")
+
+
+def check_modality(encoder: PreTrainedModel, name_or_path: str, modality: str) -> None:
+    """Refuse an encoder that reads something else, or more, than one tower is given.
+
+    Raises:
+        ValueError: it does not read `modality`, or needs more inputs than that.
+    """
+    kind = encoder.config.model_type
+    if modality not in encoder.input_modalities:
+        raise ValueError(f"{name_or_path} is a {kind!r}, which does not read {modality}s, and cannot be the tower of {modality}s")
+    inputs = signature(encoder.forward).parameters.values()
+    needed = [one.name for one in inputs if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    others = [name for name in needed if name not in ("input_ids", "pixel_values")]
+    if others:
+        raise ValueError(f"{name_or_path} is a {kind!r}, which needs {' and '.join(others)} too, and cannot be a tower")
 
 
 @torch.no_grad()
@@ -111,7 +143,10 @@ def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
     size = getattr(encoder.config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     pixels = torch.linspace(-1, 1, encoder.config.num_channels * height * width).view(1, -1, height, width)
-    once, again = (encoder(pixel_values=pixels).last_hidden_state for _ in range(2))
+    outputs = [encoder(pixel_values=pixels) for _ in range(2)]
+    if pooling == "pooler":
+        check_pooler(encoder, outputs[0], "vision_pooling")
+    once, again = (output.last_hidden_state for output in outputs)
     if once.ndim != 3:
         raise ValueError(
             f"a {kind!r} gives a map of shape {tuple(once.shape)}, not one state for each patch, and cannot be an image tower: "
@@ -129,19 +164,23 @@ def stated_pooling(name_or_path: str) -> str | None:
     """
     modules = read_json(name_or_path, "modules.json") or []
     folders = [module["path"] for module in modules if module["type"].endswith(".Pooling")]
-    stated = read_json(name_or_path, f"{folders[0] if folders else '1_Pooling'}/config.json")
-    if stated is None:
+    stated = [read_json(name_or_path, f"{folder}/config.json") for folder in folders or ["1_Pooling"]]
+    if not folders and stated == [None]:
         return None
-    named = stated.get("pooling_mode")
-    if named is None:
-        named = [name.removeprefix("pooling_mode_") for name, is_on in stated.items() if name.startswith("pooling_mode_") and is_on]
-    names = [named] if isinstance(named, str) else named
-    if not names:
-        return "mean"  # sentence-transformers' own default
+    names = [name for one in stated for name in poolings_of(one or {})]
     if len(names) > 1 or names[0] not in POOLING_OF:
         choices = ", ".join(sorted(set(POOLING_OF.values())))
         raise ValueError(f"{name_or_path} asks for the pooling {' and '.join(names)}: give text_pooling one of {choices}")
     return POOLING_OF[names[0]]
+
+
+def poolings_of(stated: dict) -> list[str]:
+    """The poolings that the settings of one of sentence-transformers' modules ask for; the mean, as its own default, if none."""
+    named = stated.get("pooling_mode")
+    if named is None:
+        named = [name.removeprefix("pooling_mode_") for name, is_on in stated.items() if name.startswith("pooling_mode_") and is_on]
+    names = [named] if isinstance(named, str) else named
+    return names or ["mean"]
 
 
 def unread_modules(name_or_path: str) -> list[str]:
@@ -151,7 +190,11 @@ def unread_modules(name_or_path: str) -> list[str]:
     unread = [name for name in unread if name not in ("Transformer", "Pooling", "Normalize")]
     settings = read_json(name_or_path, "config_sentence_transformers.json") or {}
     prompt = settings.get("default_prompt_name")
-    return [*unread, *([] if prompt is None else [f"the prompt {settings['prompts'][prompt]!r}"])]
+    if prompt is not None:
+        unread.append(f"the prompt {(settings.get('prompts') or {}).get(prompt, prompt)!r}")
+    if (read_json(name_or_path, "sentence_bert_config.json") or {}).get("do_lower_case"):
+        unread.append("small letters for all texts")
+    return unread
 
 
 def read_json(name_or_path: str, name: str) -> dict | list | None:

@@ -68,6 +68,9 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         if text is not None:
             check_texts([text] if isinstance(text, str) else text, "text")
             text = text if isinstance(text, str) else list(text)
+            pair = kwargs.get("text_pair", kwargs.get("text_kwargs", {}).get("text_pair"))
+            if pair is not None:
+                check_texts([pair] if isinstance(pair, str) else pair, "text_pair")
         if images is not None:
             images = flat(images)
             options = kwargs.get("images_kwargs", {})

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from threading import Lock
 from unicodedata import category
 
+import torch
 from torch import nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from .threads_altclip import lock_of_threads
 
 TEXT_LENGTH = 77
 ENCODER_LENGTH = 512
@@ -14,17 +16,17 @@ ENCODER_LENGTH = 512
 LEFT_BY_CALLS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "is_local", "local_files_only")
 TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
 
-TOKENIZING = Lock()
+TOKENIZING = lock_of_threads()
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options) -> BatchEncoding:
-    """Call `tokenizer` with `options`, from one thread at a time.
+def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: str | Sequence[str], **options) -> BatchEncoding:
+    """Call `tokenizer` with texts, or texts and what goes with them in pairs, from one thread at a time.
 
     A fast tokenizer keeps how it pads and cuts in itself, and sets it anew at each call. The call of another thread in between
     would cut these texts at a length of its own, without an error (huggingface/tokenizers#537).
     """
     with TOKENIZING:
-        return tokenizer(texts, **options)
+        return tokenizer(*texts, **options)
 
 
 def needed_options(tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated: dict) -> dict[str, bool | str | int]:
@@ -140,7 +142,7 @@ def text_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | Non
     if model is None:
         if stated >= ENCODER_LENGTH:
             return TEXT_LENGTH
-        return stated if stated == TEXT_LENGTH else stated - positions_before_texts(tokenizer)
+        return stated if stated == TEXT_LENGTH else stated - positions_by_tokenizer(tokenizer)
     lengths = [stated] if stated < ENCODER_LENGTH else []
     if number_of_positions(model) < ENCODER_LENGTH:
         lengths.append(readable_tokens(model))
@@ -158,16 +160,20 @@ def readable_tokens(model: PreTrainedModel) -> float:
     XLM-R and its kin (RoBERTa, CamemBERT, MPNet, Xmod) number positions from the one behind their padding's, so that they read
     two tokens fewer than they have positions (huggingface/transformers#14243). That padding is a row of the position embeddings.
     """
-    unread = 0
+    return number_of_positions(model) - positions_before_texts(model)
+
+
+def positions_before_texts(model: nn.Module) -> int:
+    """Give how many positions an encoder keeps for padding, and never numbers a token with; 0 for most."""
     for name, module in model.named_modules():
         is_of_positions = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
         if is_of_positions and module.padding_idx is not None:
-            unread = module.padding_idx + 1
-    return number_of_positions(model) - unread
+            return module.padding_idx + 1
+    return 0
 
 
-def positions_before_texts(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give how many positions an encoder of XLM-R's kind keeps for padding, by its tokenizer: 2, and 0 for all other kinds.
+def positions_by_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The same by a tokenizer: 2 for encoders of XLM-R's kind, and 0 for all others.
 
     Vocabularies of this kind begin with `<s> <pad> </s>`.
     """
@@ -177,6 +183,37 @@ def positions_before_texts(tokenizer: PreTrainedTokenizerBase) -> int:
 def is_blank(text: str) -> bool:
     """Tell whether a text shows nothing: white space, control signs and characters without width, such as U+200B, alone."""
     return all(character.isspace() or category(character) in ("Cc", "Cf") for character in text)
+
+
+def vocabulary_size(model: PreTrainedModel) -> float:
+    """Give how many tokens the text tower has embeddings of; infinite where it needs none, as Canine, which hashes characters."""
+    return getattr(model.config.get_text_config(), "vocab_size", math.inf)
+
+
+def check_tokens(inputs: dict[str, torch.Tensor], names: Sequence[str], n_tokens: float, n_ids: float) -> None:
+    """Refuse tokens that a model cannot read: torch would end with an index of its own, or give a vector of padding.
+
+    Args:
+        inputs: `input_ids`, and mostly `attention_mask`, both `(texts, tokens)`, as the tokenizer gives them.
+        names: what each text is called in messages.
+        n_tokens: how many tokens of a text the model reads.
+        n_ids: the size of its vocabulary.
+
+    Raises:
+        ValueError: a text has no token, too many, or one that the model does not know.
+    """
+    if "attention_mask" in inputs:
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        for name, length in zip(names, lengths):
+            if length == 0:
+                raise ValueError(f"{name} has no token, and so no vector: drop it, or take a tokenizer that adds special tokens")
+            if length > n_tokens:
+                raise ValueError(f"{name} has {length} tokens, but the model reads {n_tokens} at most: let texts be cut at these")
+    for row, place in (inputs["input_ids"] >= n_ids).nonzero().tolist():
+        raise ValueError(
+            f"{names[row]} has the token {inputs['input_ids'][row, place]}, but the model's vocabulary ends before {n_ids}: take the "
+            "tokenizer that it was trained with, or call model.resize_token_embeddings(len(tokenizer)) and train the new embeddings"
+        )
 
 
 def check_texts(texts: Sequence[str], name: str, start: int = 0) -> None:
@@ -205,4 +242,14 @@ def check_text(text: str, name: str) -> None:
         raise ValueError(f"{name} is {text!r}: {half!r} is half of a character. Read the text anew from its source, or drop it") from None
 
 
-__all__ = ["check_text", "check_texts", "forget_calls", "is_blank", "text_length", "tokenize"]
+__all__ = [
+    "check_text",
+    "check_texts",
+    "check_tokens",
+    "forget_calls",
+    "is_blank",
+    "readable_tokens",
+    "text_length",
+    "tokenize",
+    "vocabulary_size",
+]

@@ -135,6 +135,7 @@ CLIP_OPTIONS = {"size": {"shortest_edge": 32}, "crop_size": SIZE_32}
                 {"crop_size": {"height": 48, "width": 48}},
                 {"resample": 0},
                 {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+                {"image_mean": 0.5, "image_std": 0.25},  # one for all channels
             )
         ),
         ViTImageProcessor(size=SIZE_32),

@@ -50,7 +50,7 @@ from transformers import (
 )
 
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images, embed_texts
-from modeling_altclip.pooling_altclip import pool, stated_pooling
+from modeling_altclip.pooling_altclip import pool, stated_pooling, unread_modules
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PICTURE = {"image_size": 32, "patch_size": 8}
@@ -246,9 +246,18 @@ def test_the_rest_of_sentence_transformers_files_is_heeded(towers, tmp_path):
     (folder / "modules.json").write_text(json.dumps(modules))
     prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    with pytest.warns(UserWarning, match="left out: Dense, the prompt 'query: '"):
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    with pytest.warns(UserWarning, match="left out: Dense, the prompt 'query: ', small letters for all texts"):
         model = AltCLIPDualEncoderModel.from_towers(towers("vit"), str(folder))
     assert model.config.text_pooling == "mean"
+    for without in ({"prompts": {}}, {}):
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(without | {"default_prompt_name": "query"}))
+        assert "the prompt 'query'" in unread_modules(str(folder))
+    (folder / "pool/config.json").unlink()
+    assert stated_pooling(str(folder)) == "mean"  # asked for, and not described
+    (folder / "modules.json").write_text(json.dumps([*modules, modules[1]]))
+    with pytest.raises(ValueError, match="asks for the pooling mean and mean"):
+        stated_pooling(str(folder))
 
 
 @pytest.mark.parametrize("text", ["qwen3", "gpt2", "clip-text"])

@@ -3,13 +3,15 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from multiprocessing import get_context
+from threading import Barrier, Event
 from unicodedata import category
 
 import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertJapaneseTokenizer,
@@ -146,7 +148,53 @@ def test_half_of_a_character_is_refused_by_its_index(model, processor, half):
         processor(text=texts, return_tensors="pt")
     with pytest.raises(ValueError, match=r"candidate_labels\[1\] is .* is half of a character"):
         classify(Image.new("RGB", (40, 40)), texts)
+    with pytest.raises(ValueError, match=r"text_pair\[1\] is .* is half of a character"):
+        processor(text=["key", "bell"], text_pair=texts)
     assert len(embed_texts(model, processor, ["\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")])) == 1  # a whole one
+
+
+def without_special_tokens(tokenizer):
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+
+
+def test_tokens_that_a_model_cannot_read_are_refused_by_their_index(model, processor):
+    """torch would say "index out of range in self", or make a vector of padding that depends on the batch."""
+    classify = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    with pytest.raises(ValueError, match=r"texts\[1\] has 60 tokens, but the model reads \d+ at most"):
+        model.config.text_config.max_position_embeddings, positions = 40, model.config.text_config.max_position_embeddings
+        classify(Image.new("RGB", (40, 40)), ["key", LONG], tokenizer_kwargs={"max_length": 60})
+    model.config.text_config.max_position_embeddings = positions
+    processor.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(ValueError, match=r"texts\[2\] has the token \d+, but the model's vocabulary ends before \d+: take the tokenizer"):
+        embed_texts(model, processor, iter(["key", "dog face", "zebra"]))
+    without_special_tokens(processor.tokenizer)
+    for texts in ([""], [*TEXTS, ""]):
+        with pytest.raises(ValueError, match=rf"texts\[{len(texts) - 1}\] has no token, and so no vector"):
+            embed_texts(model, processor, texts)
+
+
+def test_a_fork_leaves_no_lock_behind(processor):
+    """Workers of a data loader are forked, maybe while a thread of this process has texts cut."""
+    ended = Event()
+
+    def work():
+        while not ended.is_set():
+            processor(text=TEXTS)
+
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(work)
+        workers = [get_context("fork").Process(target=processor, kwargs={"text": TEXTS}) for _ in range(5)]
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join(20)
+            assert [worker.exitcode for worker in workers] == [0] * len(workers)
+        finally:
+            ended.set()
+            for worker in workers:
+                worker.kill()
+        busy.result()
 
 
 @pytest.mark.parametrize("end,is_refused", [(49407, True), (None, True), (2, False), ("the tokenizer's", False)])
@@ -199,9 +247,15 @@ def test_threads_share_a_model_and_a_processor(model, processor):
     def shapes():
         return {processor(text=long, max_length=6, return_tensors="pt")["input_ids"].shape[1] for _ in range(100)}
 
-    results = in_threads([embeds, shapes] * 4)
-    assert max(results[::2]) < 1e-5
-    assert set().union(*results[1::2]) == {6}
+    collator = Collator(processor.tokenizer, 10)
+
+    def batches():
+        return {collator.encode(long)["input_ids"].shape[1] for _ in range(100)}
+
+    results = in_threads([embeds, shapes, batches] * 3)
+    assert max(results[::3]) < 1e-5
+    assert set().union(*results[1::3]) == {6}
+    assert set().union(*results[2::3]) == {10}
     assert all(module.training for module in model.modules())
 
 

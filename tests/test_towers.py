@@ -3,11 +3,26 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import (
+    Aimv2VisionConfig,
+    Aimv2VisionModel,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    GPT2Config,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+    ViTConfig,
+    XLMRobertaConfig,
+)
 
-from modeling_altclip import AltCLIPDualEncoderModel
+from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel
+from modeling_altclip.modeling_altclip_dual_encoder import positions_of
 
-from .test_dual_encoder import batch, towers  # noqa: F401  (fixtures)
+from .test_dual_encoder import PICTURE, SMALL, batch, towers  # noqa: F401  (fixtures)
 
 PAIRS = [("vit", "xlm-r"), ("dinov2", "modernbert"), ("clip", "bert"), ("swin", "qwen3"), ("siglip", "gpt2"), ("beit", "clip-text")]
 
@@ -84,3 +99,69 @@ def test_activations_are_checkpointed(towers, batch, vision):  # noqa: F811
             torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4)
             compared += 1
     assert compared > 20 or vision == "swin"
+
+
+TEXT_TOWERS = {
+    "bert": BertConfig(vocab_size=99, **SMALL),
+    "electra": ElectraConfig(vocab_size=99, embedding_size=16, **SMALL),
+    "distilbert": DistilBertConfig(vocab_size=99, dim=32, hidden_dim=48, n_layers=2, n_heads=4),
+    "gpt2": GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4),
+    "xlm-r": XLMRobertaConfig(vocab_size=99, **SMALL),
+}
+
+
+@pytest.mark.parametrize("name,pooling", [(name, "last" if name == "gpt2" else "cls") for name in TEXT_TOWERS])
+def test_padding_on_the_left_moves_no_position(name, pooling):
+    """BERT and GPT-2 count positions from the left, padding included; on the right nothing changes, to the bit."""
+    vision = ViTConfig(**SMALL, **PICTURE)
+    torch.manual_seed(0)
+    config = AltCLIPDualEncoderConfig(text_config=TEXT_TOWERS[name], vision_config=vision, text_pooling=pooling, projection_dim=16)
+    tower = AltCLIPDualEncoderModel(config).eval().text_model
+    ids, padding = torch.tensor([[5, 10, 11, 6]]), torch.ones(1, 3, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        expected = tower(input_ids=ids, attention_mask=mask).pooler_output
+        on_left = tower(input_ids=torch.cat([padding, ids], 1), attention_mask=torch.cat([0 * padding, mask], 1)).pooler_output
+        right = {"input_ids": torch.cat([ids, padding], 1), "attention_mask": torch.cat([mask, 0 * padding], 1)}
+        on_right = tower(**right).last_hidden_state
+        of_encoder = tower.encoder(**right).last_hidden_state
+    torch.testing.assert_close(on_left, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(on_right, of_encoder)
+
+
+def test_positions_are_numbered_from_the_first_token():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    assert positions_of(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_class_token_of_a_pooler_is_none_of_the_patches(towers, tmp_path):  # noqa: F811
+    """AIMv2 pools with a token of its own, and has none before its patches; not asked for, that head does not stop DDP."""
+    torch.manual_seed(0)
+    folder = saved(Aimv2VisionModel(Aimv2VisionConfig(**SMALL, **PICTURE)), tmp_path / "aimv2")
+    model = AltCLIPDualEncoderModel.from_towers(folder, towers("xlm-r"))
+    assert model.config.vision_pooling == "mean"
+    model.get_image_features(torch.randn(2, 3, 32, 32)).pooler_output.sum().backward()
+    learning = [parameter for parameter in model.vision_model.parameters() if parameter.requires_grad]
+    assert learning and all(parameter.grad is not None for parameter in learning)
+    with pytest.raises(ValueError, match="vision_pooling is 'cls', but a 'aimv2_vision_model' has no class token"):
+        AltCLIPDualEncoderModel.from_towers(folder, towers("xlm-r"), vision_pooling="cls")
+
+
+def test_towers_that_read_something_else_are_refused(towers, tmp_path):  # noqa: F811
+    vit, bert = towers("vit"), saved(BertModel(BertConfig(vocab_size=12, **SMALL)), tmp_path / "few")
+    siglip2 = saved(Siglip2VisionModel(Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL)), tmp_path / "siglip2")
+    distil = saved(DistilBertModel(TEXT_TOWERS["distilbert"]), tmp_path / "distil")
+    with pytest.raises(ValueError, match="is a 'vit', which does not read texts, and cannot be the tower of texts"):
+        AltCLIPDualEncoderModel.from_towers(vit, vit)
+    with pytest.raises(ValueError, match="is a 'bert', which does not read images"):
+        AltCLIPDualEncoderModel.from_towers(bert, bert)
+    with pytest.raises(ValueError, match="needs pixel_attention_mask and spatial_shapes too, and cannot be a tower"):
+        AltCLIPDualEncoderModel.from_towers(siglip2, bert)
+    with pytest.raises(ValueError, match="text_pooling is 'pooler', but a 'distilbert' has no pooler"):
+        AltCLIPDualEncoderModel.from_towers(vit, distil, text_pooling="pooler")
+    assert AltCLIPDualEncoderModel.from_towers(vit, bert).config.text_pooling == "cls"  # a vocabulary of twelve is enough

@@ -21,6 +21,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from benchmarks.column_cache import CachedColumn
 from modeling_altclip.images_altclip import background_of, read_images
+from modeling_altclip.texts_altclip import tokenize
 
 from .views import ImageViews
 
@@ -156,7 +157,7 @@ class CaptionCells(TorchDataset):
         for texts in self.texts:
             present = np.flatnonzero(has_text(texts))[:SAMPLE]  # where sources lie end to end, the first rows may speak other languages
             sample = texts.take(pa.array(present)).to_pylist() or [" "]
-            n_tokens = sum(map(len, tokenizer(sample, add_special_tokens=False)["input_ids"]))
+            n_tokens = sum(map(len, tokenize(tokenizer, sample, add_special_tokens=False)["input_ids"]))
             of_column.append(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)) * (n_tokens / sum(map(len, sample))))
         return np.stack(of_column, axis=1)[tuple(self.cells.T)]
 
@@ -196,7 +197,7 @@ class Collator:
     def encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
         distinct, text_rows = np.unique(texts, return_inverse=True)
         padding = {"padding": True, "padding_side": "right"}
-        encoded = self.tokenizer(distinct.tolist(), truncation=True, max_length=self.max_length, return_tensors="pt", **padding)
+        encoded = tokenize(self.tokenizer, distinct.tolist(), truncation=True, max_length=self.max_length, return_tensors="pt", **padding)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {"text_rows": torch.from_numpy(text_rows)}
 
     def described(self, examples: list[dict]) -> dict[str, torch.Tensor]:
@@ -220,8 +221,8 @@ def prepare_images(images: list[Image.Image], image_processor: BaseImageProcesso
     if size is None or any(image.size != size for image in images):
         return image_processor(images=images, return_tensors="pt")["pixel_values"]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-    mean = torch.tensor(image_processor.image_mean)[:, None, None]
-    std = torch.tensor(image_processor.image_std)[:, None, None]
+    mean = torch.tensor(image_processor.image_mean).view(-1, 1, 1)  # one for each channel, or one for all
+    std = torch.tensor(image_processor.image_std).view(-1, 1, 1)
     return (pixels.float() * image_processor.rescale_factor - mean) / std
 
 

@@ -15,6 +15,7 @@ from benchmarks.extras import of_extra
 from benchmarks.kinds import UNREADABLE, check_folder
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPTextModel
+from modeling_altclip.texts_altclip import tokenize
 
 from .trainers import AltCLIPTrainer
 
@@ -37,9 +38,8 @@ class DiffusionCollator:
         self.tokenizer, self.size, self.max_length, self.images = tokenizer, size, max_length, VaeImageProcessor()
 
     def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
-        texts = self.tokenizer(
-            [cell["text"] for cell in cells], padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
+        options = {"padding": "max_length", "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
+        texts = tokenize(self.tokenizer, [cell["text"] for cell in cells], **options)
         images = [cell["image"].convert("RGB") for cell in cells]
         pixel_values = self.images.preprocess(images, height=self.size, width=self.size)
         return {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"], "pixel_values": pixel_values}

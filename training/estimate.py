@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmarks.kinds import load_tokenizer
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
+from modeling_altclip.texts_altclip import tokenize
 
 from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments
 from .beginnings import check_models
@@ -61,7 +62,7 @@ def report(arguments: StageArguments) -> None:
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
         model, trained = untrained(arguments)
-        lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=arguments.max_text_length)["input_ids"]]
+        lengths = [len(ids) for ids in tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)["input_ids"]]
         bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
         memory = {name: estimate(trained, arguments, n_tokens) for name, n_tokens in bounds.items()}
     lines = [

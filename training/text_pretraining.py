@@ -24,6 +24,7 @@ from transformers import (
 
 from benchmarks.kinds import MASKED, check_kind, load_tokenizer, readable
 from benchmarks.recipe import InputError
+from modeling_altclip.texts_altclip import tokenize
 
 from .arguments import StageArguments
 from .data import caption_columns, has_text
@@ -127,7 +128,7 @@ class MaskingCollator:
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         cut = {"truncation": "longest_first", "max_length": self.max_length}
-        encoded = [self.tokenizer(*example["texts"], **cut, return_special_tokens_mask=True) for example in examples]
+        encoded = [tokenize(self.tokenizer, *example["texts"], **cut, return_special_tokens_mask=True) for example in examples]
         # Left to itself, it would draw from random numbers that a resumed run has used up already: a batch is fetched ahead.
         self.mask.generator = torch.Generator().manual_seed(examples[0]["seed"])
         return self.mask(encoded)

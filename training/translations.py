@@ -30,7 +30,7 @@ from benchmarks.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from benchmarks.loading import check_language, load_rows
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical
-from modeling_altclip.texts_altclip import is_blank
+from modeling_altclip.texts_altclip import is_blank, tokenize
 
 from .captions import find_form, named_languages, with_captions, with_image
 
@@ -185,7 +185,7 @@ def translate(
         tokenizer.src_lang = arguments.code(arguments.source_language)
         options["forced_bos_token_id"] = language_token(tokenizer, arguments.code(language))
     limits = {"padding": True, "truncation": True, "max_length": arguments.max_length}
-    inputs = tokenizer(texts, return_tensors="pt", **limits).to(model.device)
+    inputs = tokenize(tokenizer, texts, return_tensors="pt", **limits).to(model.device)
     with torch.inference_mode():
         generated = model.generate(
             **inputs, num_beams=arguments.num_beams, do_sample=False, max_new_tokens=arguments.max_length, max_length=None, **options
