@@ -17,7 +17,9 @@ import torch
 from torch.distributed import TCPStore
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["modeling_altclip", "transformers.trainer", "benchmarks.zero_shot", "training.session", "training.trainers"])
+FORKS.set_forkserver_preload(
+    ["training.session", "training.trainers", "benchmarks.zero_shot", "benchmarks.evaluation", "model_cards.plots"]
+)
 TIMEOUT = 1800  # seconds: what hangs is ended, and what is slow on a busy machine is not
 
 

@@ -1,12 +1,16 @@
 """What makes results repeatable stands before torch is loaded, in every script and in the library."""
 
+import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+
+from benchmarks.processes import warn_if_launched_alone
 
 from .conftest import ROOT
 
@@ -44,21 +48,30 @@ def found_by_torch(*words, **given):
     return process.stdout.strip()
 
 
-def launched(*launcher):
-    """Run a script by a launcher until it refuses its recipe."""
+def launched(launcher, *script):
+    """Run a script by a launcher to its end, whatever that is."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "WORLD_SIZE", "RANK")}
-    words = [Path(sys.executable).parent / launcher[0], *launcher[1:], ROOT / "training/run_stage1.py", "none.yaml"]
-    process = subprocess.run(words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True)
-    assert "recipe 'none.yaml' does not exist" in process.stderr
-    return process.stderr
+    words = [Path(sys.executable).parent / launcher[0], *launcher[1:], *script]
+    return subprocess.run(words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate starts several processes where it finds several GPUs")
 def test_a_launcher_that_starts_fewer_processes_than_asked_is_warned_of():
-    warning = "accelerate was asked for several processes and started one"
-    assert warning in launched("accelerate", "launch", "--quiet", "--num_processes", "2")
-    assert warning not in launched("accelerate", "launch", "--quiet", "--num_processes", "1")
-    assert warning not in launched("torchrun", "--nproc_per_node", "2")
+    process = launched(["accelerate", "launch", "--quiet", "--num_processes", "2"], ROOT / "training/run_stage1.py", "none.yaml")
+    assert "recipe 'none.yaml' does not exist" in process.stderr
+    assert "accelerate was asked for several processes and started one" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "launcher", [["accelerate", "launch", "--quiet", "--num_processes", "1"], ["torchrun", "--nproc_per_node", "2"]], ids=" ".join
+)
+def test_one_that_starts_as_many_is_not(launcher, tmp_path, monkeypatch):
+    """What it tells each of its processes is all that is looked at."""
+    process = launched(launcher, ROOT / "tests/tell_environment.py", tmp_path / "told.json")
+    assert process.returncode == 0, process.stderr
+    monkeypatch.setattr(os, "environ", json.loads((tmp_path / "told.json").read_text("utf-8")))
+    with warnings.catch_warnings(action="error"):
+        warn_if_launched_alone()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
