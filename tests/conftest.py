@@ -1,5 +1,6 @@
 """Small models and a small miniature, made on the spot; nothing is downloaded."""
 
+import gc
 import json
 import os
 import shutil
@@ -55,6 +56,12 @@ def pytest_terminal_summary(terminalreporter):
 def pytest_configure():
     if IS_FIRST:  # at the end, when multiprocessing (-100) has removed its own
         Finalize(None, shutil.rmtree, args=(FOLDER,), kwargs={"ignore_errors": True}, exitpriority=-200)
+
+
+def pytest_collection_finish():
+    """Set apart what imports have made. Each training searches all objects for garbage, which took longer than a small one trains."""
+    gc.collect()
+    gc.freeze()
 
 
 def left_behind() -> list[str]:

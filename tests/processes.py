@@ -3,6 +3,7 @@
 A forked script shares the hash seed of its siblings; a test that two runs give equal bytes starts a process of its own.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -65,6 +66,7 @@ def told_of_each_other(processes: int) -> Iterator[dict[str, str]]:
 
 
 def _begin(rank: int, environment: dict[str, str]) -> None:
+    gc.freeze()  # what was imported before the fork is no garbage, and takes long to search
     multiprocessing.set_start_method(None, force=True)  # a script's own workers start as ever
     os.environ |= environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {})
 
