@@ -1,5 +1,7 @@
 """Small models and a small miniature, made on the spot; nothing is downloaded."""
 
+import gc
+import json
 import os
 import shutil
 import subprocess
@@ -54,6 +56,12 @@ def pytest_terminal_summary(terminalreporter):
 def pytest_configure():
     if IS_FIRST:  # at the end, when multiprocessing (-100) has removed its own
         Finalize(None, shutil.rmtree, args=(FOLDER,), kwargs={"ignore_errors": True}, exitpriority=-200)
+
+
+def pytest_collection_finish():
+    """Set apart what imports have made. Each training searches all objects for garbage, which took longer than a small one trains."""
+    gc.collect()
+    gc.freeze()
 
 
 def left_behind() -> list[str]:
@@ -115,6 +123,27 @@ def run():
         return subprocess.run([sys.executable, *words], cwd=cwd, env=given, capture_output=True, text=True, timeout=300)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_under_fsdp2(tmp_path_factory):
+    """Run `SCRIPT ...` in two processes under FSDP2, with all that fsdp2.yaml says; give the finished process.
+
+    accelerate's launcher is asked once what it tells scripts of that file. The processes themselves are forked, as those of `run`.
+    """
+    told = tmp_path_factory.mktemp("fsdp2") / "told.json"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "training/recipes/accelerate/fsdp2.yaml"]
+    launcher += ["--num_processes", "2", "--main_process_port", "0"]
+    subprocess.run([*launcher, ROOT / "tests/tell_environment.py", told], check=True)
+    of_accelerate = {
+        name: value for name, value in json.loads(told.read_text("utf-8")).items() if name.startswith(("ACCELERATE_", "FSDP_"))
+    }
+
+    def run_under_fsdp2(*command: str) -> subprocess.CompletedProcess:
+        words = [str(part) for part in (ROOT / "tests/fsdp_on_cpu.py", *command)]
+        return run_script(words, os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | of_accelerate, processes=2)
+
+    return run_under_fsdp2
 
 
 @pytest.fixture(scope="session")

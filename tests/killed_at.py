@@ -44,6 +44,7 @@ def halved(save):
 kill_at = int(sys.argv[1])
 sys.argv = sys.argv[2:]
 sys.path[0] = os.path.dirname(sys.argv[0])
-torch.save, safetensors.torch.save_file = halved(torch.save), halved(safetensors.torch.save_file)
+# Not `save_file`: libraries that are imported already have names of their own for it.
+torch.save, safetensors.torch.serialize_file = halved(torch.save), halved(safetensors.torch.serialize_file)
 sys.addaudithook(watch)
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -3,6 +3,7 @@
 A forked script shares the hash seed of its siblings; a test that two runs give equal bytes starts a process of its own.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -17,7 +18,9 @@ import torch
 from torch.distributed import TCPStore
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["modeling_altclip", "transformers.trainer", "benchmarks.zero_shot", "training.session", "training.trainers"])
+FORKS.set_forkserver_preload(
+    ["training.session", "training.trainers", "benchmarks.zero_shot", "benchmarks.evaluation", "model_cards.plots"]
+)
 TIMEOUT = 1800  # seconds: what hangs is ended, and what is slow on a busy machine is not
 
 
@@ -63,6 +66,7 @@ def told_of_each_other(processes: int) -> Iterator[dict[str, str]]:
 
 
 def _begin(rank: int, environment: dict[str, str]) -> None:
+    gc.freeze()  # what was imported before the fork is no garbage, and takes long to search
     multiprocessing.set_start_method(None, force=True)  # a script's own workers start as ever
     os.environ |= environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {})
 

@@ -211,9 +211,10 @@ def test_several_images_by_hand():
     assert image_ranks.tolist() == [1, 0, 0]
 
 
-def test_memory_does_not_grow_with_the_product(run):
+def test_memory_does_not_grow_with_the_product(run, tmp_path):
     """The scores alone are 610 MB. Threads and kernels keep buffers of their own beside a tile's."""
-    process = run("python", "-c", MEASURE)
+    (tmp_path / "measure.py").write_text(MEASURE)
+    process = run("python", tmp_path / "measure.py")
     assert process.returncode == 0, process.stderr
     of_retrieval, of_classes = map(float, process.stdout.split())
     assert of_retrieval < 100 and of_classes < 100

@@ -66,14 +66,15 @@ def test_a_training_that_could_not_save_its_end_is_not_begun(train, tmp_path):
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
-def limited(*words, limit):
-    """The command line of a script whose files may not grow beyond `limit` bytes."""
-    code = (
-        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
-        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    return ["python", "-c", code, *words]
+# Runs a script whose files may not grow beyond a number of bytes.
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_a_full_disk_leaves_the_last_whole_checkpoint(run, train, miniature, tmp_path):
@@ -82,7 +83,8 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(run, train, miniature, tmp
     script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
     data = ["--model_name_or_path", miniature / "clip", "--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
     assert train("--max_steps", "2").returncode == 0
-    process = run(*limited(script, recipe, *data, *SMALL, "--resume", limit=int(1.5 * weights)))
+    (tmp_path / "limited.py").write_text(LIMITED)
+    process = run("python", tmp_path / "limited.py", int(1.5 * weights), script, recipe, *data, *SMALL, "--resume")
     assert process.returncode == 1, process.stderr[-3000:]
     assert re.search(r"checkpoint-4 could not be saved to .*: .* It needs [\d.]+ GB, [\d.]+ GB are free", process.stderr)
     assert "Traceback" not in process.stderr

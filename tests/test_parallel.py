@@ -24,7 +24,6 @@ from training.parallel import FreezeEncoders, ParallelArguments, ParallelTrainer
 from training.validation import Validation
 
 from .conftest import ROOT
-from .test_scale import FSDP2
 
 LANGUAGES = ["en", "es", "ja", "hi"]
 CAPTIONS = [
@@ -261,11 +260,11 @@ def test_bad_choices_are_refused(encoders, tmp_path, given, message):
 
 
 @pytest.mark.parametrize(
-    "setting,launcher,freeze_epochs",
-    [("paper", [], 0.5), ("released", [], 0.5), ("paper", FSDP2, 0)],
+    "setting,under_fsdp2,freeze_epochs",
+    [("paper", False, 0.5), ("released", False, 0.5), ("paper", True, 0)],
     ids=["paper", "released", "paper under FSDP2"],
 )
-def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting, launcher, freeze_epochs):
+def test_two_processes_train_like_one(run, run_under_fsdp2, encoders, rows, tmp_path, setting, under_fsdp2, freeze_epochs):
     """Through the script, over the boundary at which encoders thaw; the processes have unequally many captions."""
     rows = rows.select([0, 1, 3, 5] * 4)
     (tmp_path / "rows").mkdir()
@@ -276,27 +275,16 @@ def test_two_processes_train_like_one(run, encoders, rows, tmp_path, setting, la
         Path(encoder, "config.json").write_text(json.dumps(config | dropouts))
     flags = [part for name, value in encoders.items() for part in (f"--{name}", value)]
     weights = {}
-    for processes, launched in ((1, []), (2, launcher)):
-        process = run(
-            *["python", *launched, ROOT / "training/run_parallel.py", ROOT / "training/recipes/parallel/miniature.yaml", *flags],
-            *["--dataset", tmp_path / "rows", "--split", "train", "--output_dir", tmp_path / str(processes), "--setting", setting],
-            *["--freeze_epochs", freeze_epochs],
-            *[
-                "--max_steps",
-                "4",
-                "--per_device_train_batch_size",
-                str(8 // processes),
-                "--bf16",
-                "false",
-                "--length_groups",
-                "1",
-                "--projection_dim",
-                "16",
-            ],
-            *["--optim", "sgd", "--learning_rate", "0.05", "--warmup_steps", "0", "--eval_steps", "2", "--validation_split", "train"],
-            processes=1 if launched else processes,
-            OMP_NUM_THREADS="1",
-        )
+    for processes in (1, 2):
+        command = [ROOT / "training/run_parallel.py", ROOT / "training/recipes/parallel/miniature.yaml", *flags, "--setting", setting]
+        command += ["--dataset", tmp_path / "rows", "--split", "train", "--output_dir", tmp_path / str(processes), "--max_steps", "4"]
+        command += ["--per_device_train_batch_size", str(8 // processes), "--freeze_epochs", freeze_epochs, "--projection_dim", "16"]
+        command += ["--bf16", "false", "--length_groups", "1", "--optim", "sgd", "--learning_rate", "0.05", "--warmup_steps", "0"]
+        command += ["--eval_steps", "2", "--validation_split", "train"]
+        if under_fsdp2 and processes == 2:
+            process = run_under_fsdp2(*command)
+        else:
+            process = run("python", *command, processes=processes, OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr[-4000:]
         assert "Training on 16 images with 56 captions in en es ja hi" in process.stdout
         weights[processes] = load_file(tmp_path / str(processes) / "model.safetensors")

@@ -1,12 +1,16 @@
 """What makes results repeatable stands before torch is loaded, in every script and in the library."""
 
+import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+
+from benchmarks.processes import warn_if_launched_alone
 
 from .conftest import ROOT
 
@@ -44,21 +48,30 @@ def found_by_torch(*words, **given):
     return process.stdout.strip()
 
 
-def launched(*launcher):
-    """Run a script by a launcher until it refuses its recipe."""
+def launched(launcher, *script):
+    """Run a script by a launcher to its end, whatever that is."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "WORLD_SIZE", "RANK")}
-    words = [Path(sys.executable).parent / launcher[0], *launcher[1:], ROOT / "training/run_stage1.py", "none.yaml"]
-    process = subprocess.run(words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True)
-    assert "recipe 'none.yaml' does not exist" in process.stderr
-    return process.stderr
+    words = [Path(sys.executable).parent / launcher[0], *launcher[1:], *script]
+    return subprocess.run(words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate starts several processes where it finds several GPUs")
 def test_a_launcher_that_starts_fewer_processes_than_asked_is_warned_of():
-    warning = "accelerate was asked for several processes and started one"
-    assert warning in launched("accelerate", "launch", "--quiet", "--num_processes", "2")
-    assert warning not in launched("accelerate", "launch", "--quiet", "--num_processes", "1")
-    assert warning not in launched("torchrun", "--nproc_per_node", "2")
+    process = launched(["accelerate", "launch", "--quiet", "--num_processes", "2"], ROOT / "training/run_stage1.py", "none.yaml")
+    assert "recipe 'none.yaml' does not exist" in process.stderr
+    assert "accelerate was asked for several processes and started one" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "launcher", [["accelerate", "launch", "--quiet", "--num_processes", "1"], ["torchrun", "--nproc_per_node", "2"]], ids=" ".join
+)
+def test_one_that_starts_as_many_is_not(launcher, tmp_path, monkeypatch):
+    """What it tells each of its processes is all that is looked at."""
+    process = launched(launcher, ROOT / "tests/tell_environment.py", tmp_path / "told.json")
+    assert process.returncode == 0, process.stderr
+    monkeypatch.setattr(os, "environ", json.loads((tmp_path / "told.json").read_text("utf-8")))
+    with warnings.catch_warnings(action="error"):
+        warn_if_launched_alone()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -76,38 +89,30 @@ def test_what_the_user_sets_is_left():
     assert found_by_torch("modeling_altclip", OMP_WAIT_POLICY="PASSIVE") == "torch finds AUTO None"
 
 
-# The same product of buffers at other addresses: a linear layer, a vector, a batch.
-ALIGNED = """
-import modeling_altclip
-import torch
-
 def placed(values, offset):
+    """The same values in a buffer that begins `offset` floats behind a cache line."""
     buffer = torch.empty(values.numel() + 64)
     first = (64 - buffer.data_ptr() % 64) % 64 // 4 + offset
     return buffer[first : first + values.numel()].view(values.shape).copy_(values)
 
+
 def products(rows, weight):
+    """Of a linear layer, of a vector, of a batch."""
     yield torch.nn.functional.linear(rows, weight, weight[:, 0])
     yield rows @ weight[0]
     yield torch.bmm(rows[None], weight.t()[None])
 
-torch.manual_seed(0)
-for n_rows in (1, 3, 16, 33):
-    for width in (20, 128, 513):
-        rows, weight = torch.randn(n_rows, width), torch.randn(96, width)
-        expected = list(products(placed(rows, 0), placed(weight, 0)))
-        for offset in (1, 3, 4, 8):
-            for found, right in zip(products(placed(rows, offset), placed(weight, 5)), expected):
-                assert torch.equal(found, right), (n_rows, width, offset)
-print("equal")
-"""
 
-
-def test_products_do_not_depend_on_where_a_buffer_lies():
-    """As they do on some AMD processors without MKL_CBWR."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.run([sys.executable, "-c", ALIGNED], env=environment, capture_output=True, text=True)
-    assert process.stdout.strip() == "equal", process.stderr
+@pytest.mark.parametrize("n_rows", [1, 3, 16, 33])
+@pytest.mark.parametrize("width", [20, 128, 513])
+def test_products_do_not_depend_on_where_a_buffer_lies(n_rows, width):
+    """As they do on some AMD processors without MKL_CBWR, which the tests' own process has before it loads torch."""
+    torch.manual_seed(0)
+    rows, weight = torch.randn(n_rows, width), torch.randn(96, width)
+    expected = list(products(placed(rows, 0), placed(weight, 0)))
+    for offset in (1, 3, 4, 8):
+        for found, right in zip(products(placed(rows, offset), placed(weight, 5)), expected):
+            assert torch.equal(found, right), offset
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

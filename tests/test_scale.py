@@ -110,10 +110,6 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
     torch.testing.assert_close(tower.weight.grad, expected, atol=2e-3 * expected.abs().max().item(), rtol=2e-2)
 
 
-FSDP2 = ["-m", "accelerate.commands.launch", "--config_file", CONFIGURATIONS / "fsdp2.yaml", "--num_processes", "2"]
-FSDP2 += ["--main_process_port", "0", ROOT / "tests/fsdp_on_cpu.py"]
-
-
 @pytest.mark.parametrize(
     "stage,switches",
     [
@@ -123,18 +119,15 @@ FSDP2 += ["--main_process_port", "0", ROOT / "tests/fsdp_on_cpu.py"]
     ],
     ids=["stage0", "stage1", "stage2 in tiles and chunks, frozen images live"],
 )
-def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(miniature, run, tmp_path, beginnings, stage, switches):
+def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(miniature, run, run_under_fsdp2, tmp_path, beginnings, stage, switches):
     """Two processes with half of the batch each, activation checkpointing and all that fsdp2.yaml says, against one with none of it."""
     weights = {}
-    for processes, launcher in ((1, []), (2, FSDP2)):
-        process = run(
-            *["python", *launcher, ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"],
-            *[*beginnings[stage], "--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), "--max_steps", "2"],
-            *["--per_device_train_batch_size", str(16 // processes), "--bf16", "false", "--optim", "sgd", "--learning_rate", "0.5"],
-            *["--warmup_steps", "0", *(switches if processes == 2 else [])],
-            *["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"],
-            OMP_NUM_THREADS="1",
-        )
+    for processes in (1, 2):
+        command = [ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]]
+        command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), "--max_steps", "2"]
+        command += ["--per_device_train_batch_size", str(16 // processes), "--bf16", "false", "--optim", "sgd", "--learning_rate", "0.5"]
+        command += ["--warmup_steps", "0", "--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"]
+        process = run("python", *command, OMP_NUM_THREADS="1") if processes == 1 else run_under_fsdp2(*command, *switches)
         assert process.returncode == 0, process.stderr[-4000:]
         assert ("FSDP2-wrapped module" in process.stderr) == (processes == 2)  # torch says so of its own accord
         weights[processes] = load_file(tmp_path / str(processes) / "model.safetensors")

@@ -1,0 +1,9 @@
+"""Write what a launcher tells the first of its processes, environment variables by name: `python tell_environment.py FILE`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+if os.environ.get("RANK", "0") == "0":
+    Path(sys.argv[1]).write_text(json.dumps(dict(os.environ)), encoding="utf-8")
