@@ -22,7 +22,8 @@ from zipfile import BadZipFile, ZipFile
 from datasets import Dataset, Features, Image, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
-from .layouts import Rows, captions_by_id, fetch, first, reading_error, texts_of, with_captions
+from .cells import texts_of
+from .layouts import Rows, captions_by_id, fetch, first, reading_error, with_captions
 from .recipe import InputError, read_text
 
 if TYPE_CHECKING:

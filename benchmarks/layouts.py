@@ -37,8 +37,8 @@ from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.file_download import repo_folder_name
 
 from modeling_altclip.languages_altclip import canonical, match_language
-from modeling_altclip.texts_altclip import is_blank
 
+from .cells import may_hold_texts, texts_of
 from .loading import READING, check_language, open_rows, what_is_wrong
 from .picture_folders import refuse_left_out, refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
@@ -216,12 +216,6 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
     return languages
 
 
-def may_hold_texts(kind) -> bool:
-    """Whether a column's cells hold a text or a list of texts, or nothing; or, as JSON of several forms, what each row says."""
-    text = kind.feature if isinstance(kind, List) else kind
-    return isinstance(text, Json) or isinstance(text, Value) and ("string" in text.dtype or text.dtype == "null")
-
-
 def with_image(task: "Task", rows: Rows) -> Rows:
     """The same rows with their pictures, undecoded, in the column `image`, whatever it was called."""
     named, kinds = task.columns.get("image"), rows.features
@@ -307,32 +301,6 @@ def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str
         own_column = column if isinstance(column, str) else key
         captions[language] = texts_of(fields.get(key), own_column, lines=lines, joined=joined)
     return {"captions": captions}
-
-
-def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
-    """Give the texts of a cell that holds one or several; blank ones are left out.
-
-    Raises:
-        InputError: the cell has something else than texts.
-    """
-    texts = [cell] if isinstance(cell, str) else cell or []
-    if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
-        raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
-    return [text for text in texts if text and not is_blank(text)]
-
-
-def texts_of(cell: str | list[str | None] | None, column: str, *, lines: bool = False, joined: bool = False) -> list[str]:
-    """Give the texts of a cell, as `read_texts`, without white space around them.
-
-    Args:
-        lines: each line is a text, as `clip_benchmark` writes them, with a newline inside of one as a backslash and an n.
-        joined: spaces are taken out, which some Chinese captions have between words.
-    """
-    texts = read_texts(cell, column)
-    if lines:
-        texts = [line.replace("\\n", "\n") for text in texts for line in text.split("\n")]
-    texts = [text.replace(" ", "") if joined else text.strip() for text in texts]
-    return [text for text in texts if not is_blank(text)]
 
 
 def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:

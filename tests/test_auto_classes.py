@@ -112,6 +112,7 @@ def test_files_say_nothing_that_native_would_not_read(folder):
         "pooling_altclip.py",
         "processing_altclip.py",
         "texts_altclip.py",
+        "threads_altclip.py",
         "versions_altclip.py",
     }
 

@@ -100,7 +100,7 @@ def test_activation_checkpointing_changes_no_gradient(model, batch):
         part.register_forward_pre_hook(lambda module, _: runs.append(type(module).__name__))
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         torch.manual_seed(5)
         model.train().zero_grad()
         model(**batch, return_loss=True).loss.backward()

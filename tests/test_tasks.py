@@ -11,8 +11,8 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Image, Json, List, Value
 
+from benchmarks.cells import texts_of
 from benchmarks.classes import class_names_of, languages_of
-from benchmarks.layouts import texts_of
 from benchmarks.prompts import load_templates
 from benchmarks.recipe import InputError
 from benchmarks.task import Task, all_task_names, describe, load_task

@@ -84,7 +84,7 @@ def test_activations_are_checkpointed(towers, batch, vision):  # noqa: F811
     model(**batch, return_loss=True).loss.backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, Json, List, Translation, Value, concatenate_datasets
 
-from benchmarks.layouts import may_hold_texts, read_texts
+from benchmarks.cells import may_hold_texts, read_texts
 from benchmarks.recipe import InputError
 from benchmarks.tars import TEXT_COLUMNS
 from modeling_altclip.languages_altclip import canonical, name_languages

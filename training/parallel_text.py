@@ -23,7 +23,7 @@ from datasets import Dataset, Features, Json, Translation, Value, concatenate_da
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
-from benchmarks.layouts import may_hold_texts
+from benchmarks.cells import may_hold_texts
 from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError, read_yaml
 from modeling_altclip.languages_altclip import CODE, is_english
