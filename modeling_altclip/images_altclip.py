@@ -288,8 +288,8 @@ def find_images(where: str | Path) -> dict[str, str]:
     if os.path.isdir(where):
         root, paths = where, files_below(where)
     elif WILDCARD.search(where):
-        root = os.path.dirname(WILDCARD.split(where)[0])
-        paths = [path for path in glob(where, recursive=True) if not leads_back(os.path.dirname(path), root)]
+        root = os.path.dirname(WILDCARD.split(where)[0]) or "."
+        paths = [path for path in glob(where, recursive=True) if not leads_back(os.path.dirname(path) or ".", root)]
     else:
         raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list")
     formats = Image.registered_extensions()
@@ -298,7 +298,7 @@ def find_images(where: str | Path) -> dict[str, str]:
     pictures = [path for path in paths if path.lower().endswith(extensions) and os.path.isfile(path)]
     if not pictures:
         raise ValueError(f"images is {where!r}, and none of its {len(paths)} files is a picture by its name")
-    names = [Path(os.path.relpath(path, root or ".")).as_posix() for path in pictures]
+    names = [Path(os.path.relpath(path, root)).as_posix() for path in pictures]
     return dict(sorted(zip(names, pictures)))
 
 
@@ -315,7 +315,7 @@ def files_below(folder: str) -> list[str]:
 def leads_back(folder: str, root: str) -> bool:
     """Whether a folder below `root`, or one on the way to it, is a link to one further up the same way."""
     passed = [os.path.realpath(root)]
-    for part in Path(os.path.relpath(folder, root or ".")).parts:
+    for part in Path(os.path.relpath(folder, root)).parts:
         root = os.path.join(root, part)
         if os.path.realpath(root) in passed:
             return True

@@ -3,6 +3,7 @@
 import base64
 import http.server
 import io
+import os
 import struct
 import threading
 import zlib
@@ -422,6 +423,18 @@ def test_pictures_of_a_folder_and_of_a_glob(tmp_path):
     (tmp_path / "1 [x]").mkdir()
     (tmp_path / "1 [x]/e.gif").write_bytes(b"")
     assert list(find_images(tmp_path / "1 [x]")) == ["e.gif"]
+
+
+@pytest.mark.parametrize("where", ["*.png", "**/*.png", "photos/*.png", "photos", ".", "./*.png", "../here/**", "[p]hotos/*"])
+def test_a_folder_and_a_glob_may_be_relative(tmp_path, monkeypatch, where):
+    for name in ("here/a.png", "here/photos/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "here")
+    at_top = ["a.png"] if where in ("*.png", "./*.png") else ["a.png", "photos/b.png"]
+    below = {"photos/*.png": ["b.png"], "photos": ["b.png"], "[p]hotos/*": ["photos/b.png"]}
+    found = find_images(where)
+    assert list(found) == below.get(where, at_top) and all(os.path.isfile(path) for path in found.values())
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path):
