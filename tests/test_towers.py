@@ -89,7 +89,7 @@ def test_activations_are_checkpointed(towers, batch, vision):  # noqa: F811
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    assert model.is_activation_checkpointing
+    assert model.is_gradient_checkpointing
     model(**batch, return_loss=True).loss.backward()
     model.disable_input_require_grads()
     assert not model._require_grads_hooks
