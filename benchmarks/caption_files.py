@@ -11,7 +11,6 @@ Images of the last two are found by name in any folder below the one named.
 
 import base64
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +22,7 @@ from datasets import Dataset, Features, Image, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
 from .cells import texts_of
+from .json_files import parse_json, read_json
 from .layouts import Rows, captions_by_id, fetch, first, reading_error, with_captions
 from .recipe import InputError, read_text
 
@@ -57,7 +57,8 @@ def read_chinese_clip(task: "Task", streaming: bool) -> tuple[Rows, dict]:
         with ZipFile(path) as archive:
             images, texts = (member(archive, f"{task.split}_{name}", task) for name in ("imgs.tsv", "texts.jsonl"))
             with archive.open(texts) as lines:
-                for row in map(json.loads, lines):
+                for line in lines:
+                    row = parse_json(line, f"{archive.filename}: a line of {texts}")
                     for number in row["image_ids"]:
                         captions[str(number)] += texts_of(row["text"], "text", joined=task.join_words)
         # Rows are kept by these arguments: a file that was written anew has another date.
@@ -106,14 +107,13 @@ def read_coco(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict
     """The same of a JSON file in COCO's form; images without a caption that `where` allows are left out."""
     (language,) = languages
     path, captions = fetch(task, task.data_files["captions"]), defaultdict(list)
-    text = read_text(path, "file")
+    coco = read_json(path, "file")
     try:
-        coco = json.loads(text)
         for annotation in coco["annotations"]:
             if all(annotation[key] == value for key, value in task.where.items()):
                 captions[str(annotation["image_id"])] += texts_of(annotation["caption"], "caption", joined=task.join_words)
         names = {str(image["id"]): image["file_name"] for image in coco["images"] if str(image["id"]) in captions}
-    except (ValueError, KeyError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path} is no JSON in COCO's form, or has no {error}: see {task.file}") from error
     return images_by_name(task, names), {language: dict(captions)}
 

@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset
 from modeling_altclip.languages_altclip import is_english
 
 from .loading import find_language
-from .prompts import NAMES, OURS, load_class_names, read_json, split_source
+from .prompts import NAMES, OURS, load_class_names, read_lists, split_source
 from .task import Task
 
 
@@ -68,7 +68,7 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
         name, key = str(NAMES / f"{key}.json"), None
     if not (name.endswith(".json") and Path(name).exists()):
         return ["en"]
-    lists = read_json(Path(name))
+    lists = read_lists(Path(name))
     # Where no language has the key, reading any of them says so.
     keyed = [language for language, of_keys in lists.items() if isinstance(of_keys, dict) and key in of_keys]
     return keyed or list(lists)

@@ -12,6 +12,7 @@ the number of its class, or `labels`, the numbers of several. Every image comes 
 | `chinese_clip`, `caption_lines`, `coco_json` | files of their own: see `caption_files` |
 """
 
+import os
 import re
 from collections.abc import Callable
 from functools import cache, partial
@@ -39,6 +40,7 @@ from huggingface_hub.file_download import repo_folder_name
 from modeling_altclip.languages_altclip import canonical, match_language
 
 from .cells import may_hold_texts, texts_of
+from .json_files import refuse_repeated_keys
 from .loading import READING, check_language, open_rows, what_is_wrong
 from .picture_folders import refuse_left_out, refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
@@ -103,7 +105,7 @@ def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
     """The split's files: `datasets` would prepare all splits, and of a folder written anew show what it kept of it.
 
     Raises:
-        InputError: there is no such split.
+        InputError: there is no such split, or as `refuse_left_out` and `refuse_repeated_keys`.
     """
     files = (
         task.data_files
@@ -114,7 +116,9 @@ def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
         refuse_left_out(task.dataset, by_split)
     if split not in by_split:
         raise InputError(f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of {task.file}")
-    return {split: by_split[split] if task.data_files else list(by_split[split])}
+    files = [by_split[split]] if isinstance(by_split[split], str) else list(by_split[split])
+    refuse_repeated_keys(os.path.join(task.dataset, file) for file in files)
+    return {split: by_split[split] if task.data_files else files}
 
 
 @cache

@@ -1,6 +1,7 @@
 """Models and captioned datasets from a folder here or from the Hub, with errors a user can act on."""
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -15,6 +16,7 @@ from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedMod
 from modeling_altclip.languages_altclip import match_language
 
 from .adapters import INSTALL, load_adapted
+from .json_files import refuse_repeated_keys
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_folder, check_kind, check_tokenizer, readable
 from .low_rank import base_of, is_low_rank, merge_low_rank
 from .picture_folders import files_below, refuse_left_out, source_of
@@ -188,13 +190,18 @@ def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]]
 
     A folder with a card is otherwise kept under the card alone: rows that were written anew would be read as they were before.
     The other splits are left where they lie, unless `split` is a slice such as `train[:100]`, which only `datasets` can read.
+
+    Raises:
+        InputError: as `refuse_left_out` and `refuse_repeated_keys`.
     """
     if not Path(dataset).is_dir():
         return None
     files = load_dataset_builder(dataset, name).config.data_files
     by_split = {str(name): list(paths) for name, paths in files.items()}
     refuse_left_out(dataset, by_split)
-    return {split: by_split[split]} if split in by_split else by_split
+    by_split = {split: by_split[split]} if split in by_split else by_split
+    refuse_repeated_keys(chain(*by_split.values()))
+    return by_split
 
 
 def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:

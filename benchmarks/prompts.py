@@ -20,7 +20,8 @@ from modeling_altclip.languages_altclip import is_english, match_language
 from modeling_altclip.prompts_altclip import ONE_SLOT, PROMPTS, has_one_slot
 from modeling_altclip.texts_altclip import is_blank
 
-from .recipe import InputError, read_text
+from .json_files import read_json
+from .recipe import InputError
 
 SETS = Path(__file__).parent / "prompts"
 NAMES = Path(__file__).parent / "class_names"
@@ -57,7 +58,7 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
     except ValueError as error:
         raise InputError(f"templates {which!r}: none are written in {language!r}: {error}, or give a JSON file of yours") from error
     path = SETS / f"{language}.json"
-    sets = {"simple": []} | json.loads(path.read_text("utf-8"))
+    sets = {"simple": []} | read_lists(path)
     chosen = pick(sets, which, "set of templates", path.name)
     return [*PROMPTS[language], *chosen] if which in ("simple", "full") else chosen
 
@@ -165,9 +166,9 @@ def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
             codes = [file.name.partition("_")[0] for file in sorted(folder.glob(f"*_{kind}.json"))]
             files = {{country: code for code, country in COUNTRIES.items()}.get(code, code): code for code in codes}
             path = folder / f"{pick_language(files, language, f'{kind} in', 'clip_benchmark')}_{kind}.json"
-            return pick(read_json(path), key, "dataset", path.name), path.name
+            return pick(read_lists(path), key, "dataset", path.name), path.name
         path, key = folder / (f"{BABEL}.json" if kind == "classnames" else "nllb_dist13b_prompts.json"), None
-    found = pick_language(read_json(path), language, "language", path.name)
+    found = pick_language(read_lists(path), language, "language", path.name)
     if isinstance(found, dict):
         return pick(found, key, "key", f"{path.name} in {language!r}"), path.name
     if key is not None:
@@ -175,14 +176,9 @@ def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
     return found, path.name
 
 
-def read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise InputError(f"file {str(path)!r} does not exist")
-    text = read_text(path, "file")
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"file {str(path)!r} is no JSON: {error}") from None
+def read_lists(path: Path) -> dict:
+    """What a JSON file of names or sentences holds, by language."""
+    content = read_json(path, "file")
     if not isinstance(content, dict):
         raise InputError(f"file {str(path)!r} has to be a mapping {{language: [...]}}")
     return content

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import yaml
-
 from .comparison import Number, is_rank
 from .means import MEANS
+from .recipe import read_yaml
 from .task import Task, all_task_names, load_task
 
 PAPER_RESULTS = Path(__file__).parent / "paper_results.yaml"
@@ -53,13 +52,13 @@ class Difference:
 
 def load_published(path: Path = PAPER_RESULTS) -> list[Published]:
     """Read all printed numbers, each model under its Hub id where the file knows one."""
-    content = yaml.safe_load(path.read_text("utf-8"))
+    content = read_yaml(path, "file")
     return [number for table in content["tables"] for number in _read_table(table, content)]
 
 
 def load_sources(differences: list[Difference], path: Path = PAPER_RESULTS) -> dict[str, str]:
     """What each source tag stands for, of those that the differences name."""
-    sources = yaml.safe_load(path.read_text("utf-8"))["sources"]
+    sources = read_yaml(path, "file")["sources"]
     named = {one.source for difference in differences for one in difference.paper + difference.again}
     return {tag: source["title"] for tag, source in sources.items() if tag in named}
 

@@ -146,19 +146,36 @@ def read_yaml(path: Path, what: str) -> object:
         what: the file's part, for messages: `recipe`, `task`.
 
     Raises:
-        InputError: it does not exist, is a folder, is not UTF-8, or is no YAML; the message names the line.
+        InputError: it does not exist, is a folder, is not UTF-8, is no YAML, or gives a key twice; the message names the line.
     """
     if path.is_dir():
         raise InputError(f"{what} {str(path)!r} is a folder: give a YAML file in it")
     if not path.is_file():
         raise InputError(f"{what} {str(path)!r} does not exist: give a YAML file that is there")
     try:
-        return yaml.safe_load(read_text(path, what))
+        return yaml.load(read_text(path, what), UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
         raise InputError(f"{what} {str(path)!r} is no YAML, {place}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise InputError(f"{what} {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of equal keys, with an error where a mapping has two."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # Here, since constructors put the keys that are merged by `<<`, which may be given anew, among a mapping's own.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice: delete one", key_node.start_mark)
+            seen.add(key)
+        return node
 
 
 def read_text(path: Path, what: str) -> str:

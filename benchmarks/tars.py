@@ -10,10 +10,12 @@ the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pic
 """
 
 import hashlib
+import json
 import os
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, islice, starmap
 from pathlib import Path
 from tarfile import TarError
@@ -24,6 +26,7 @@ from datasets.builder import Key
 from datasets.features.features import cast_to_python_objects
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from .json_files import unique_keys
 from .recipe import InputError
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
@@ -53,7 +56,9 @@ def of_tars(builder: DatasetBuilder) -> "PictureTars | None":
 
 
 class PictureTars(WebDataset):
-    """`datasets`' own reader of webdataset, with columns of its own."""
+    """`datasets`' own reader of webdataset, with columns of its own, and an error where an object of JSON has a key twice."""
+
+    DECODERS = WebDataset.DECODERS | dict.fromkeys(("json", "jsn"), partial(json.loads, object_pairs_hook=unique_keys))
 
     def _split_generators(self, dl_manager) -> list[SplitGenerator]:
         files = dl_manager.download(self.config.data_files)
@@ -76,7 +81,7 @@ def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
     Raises:
         InputError: a file cannot be read, or files of a sample have names that mean the same.
     """
-    found, last = WebDataset._get_pipeline_from_tar(path, iterator), None
+    found, last = PictureTars._get_pipeline_from_tar(path, iterator), None
     while True:
         try:
             sample = next(found)

@@ -24,6 +24,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
 from benchmarks.cells import may_hold_texts
+from benchmarks.json_files import refuse_repeated_keys
 from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError, read_yaml
 from modeling_altclip.languages_altclip import CODE, is_english
@@ -128,6 +129,7 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
     if suffix in TABLES:
         rows = read_table(data)
     elif suffix in BUILDERS:
+        refuse_repeated_keys([data])
         rows = load_dataset(BUILDERS[suffix], data_files=data, split="train")
     elif tables := tables_in(data, name, split):
         rows = concatenate_datasets([read_table(table) for table in tables])

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.encoder import hash_weights
+from benchmarks.json_files import parse_json
 from benchmarks.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from benchmarks.loading import check_language, load_rows
 from benchmarks.recipe import InputError
@@ -75,7 +76,7 @@ class TranslationArguments:
     def __post_init__(self):
         for name in ("models", "language_codes"):
             if isinstance(given := getattr(self, name), str):
-                setattr(self, name, json.loads(given))
+                setattr(self, name, parse_json(given, name))
         named_languages(self.target_languages, "--target_languages")
         if (self.model_name_or_path is None) == (self.models is None):
             raise InputError("give model_name_or_path, one model for all languages, or models, {language: model}, and not both")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from benchmarks.encoder import Encoder
 from benchmarks.loading import find_language, load_rows
 from benchmarks.picture_folders import refuse_missing
-from benchmarks.prompts import read_json
+from benchmarks.prompts import read_lists
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
@@ -140,7 +140,7 @@ def load_validation(
         raise InputError(f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in {' '.join(languages)}")
     classified = class_names = None
     if arguments.zero_shot_split is not None:
-        named = read_json(Path(arguments.class_names))
+        named = read_lists(Path(arguments.class_names))
         keys = {language: find_language(language, named) for language in languages}
         class_names = {language: named[key] for language, key in keys.items() if key is not None}
         if not class_names:
