@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from .endings import JSON, suffix_of
 from .recipe import InputError, read_text
-
-ENDINGS = (".jsonl", ".ndjson", ".json")
-COMPRESSED = (".gz", ".bz2")
 
 
 def read_json(path: Path, what: str) -> object:
@@ -55,14 +53,8 @@ def refuse_repeated_keys(paths: Iterable[str]) -> None:
         InputError: there is one; the message names the file and, where each line is an object, the line.
     """
     for path in paths:
-        if is_json(path) and os.path.isfile(path):
+        if suffix_of(path) in JSON and os.path.isfile(path):
             check_keys(path)
-
-
-def is_json(path: str) -> bool:
-    name = Path(path)
-    name = name.with_suffix("") if name.suffix in COMPRESSED else name
-    return name.suffix.lower() in ENDINGS
 
 
 def check_keys(path: str) -> None:
@@ -82,6 +74,13 @@ def check_keys(path: str) -> None:
         raise InputError(f"{path!r}, line {n_read + 1}: {error}") from error
 
 
+def holds_rows(path: Path) -> bool:
+    """Whether a file of JSON is a list, or has an object in each line; one object alone holds settings or names."""
+    with io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig", errors="replace") as file:
+        first, second = file.readline().strip(), file.readline().strip()
+    return first.startswith("[") or bool(second) and first.startswith("{") and first.endswith("}")
+
+
 def check_whole(path: str) -> None:
     with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig") as file:
         try:
@@ -92,4 +91,4 @@ def check_whole(path: str) -> None:
             raise InputError(f"{path!r}: {error}") from error
 
 
-__all__ = ["parse_json", "read_json", "refuse_repeated_keys", "unique_keys"]
+__all__ = ["holds_rows", "parse_json", "read_json", "refuse_repeated_keys", "unique_keys"]

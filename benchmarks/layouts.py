@@ -41,8 +41,9 @@ from modeling_altclip.languages_altclip import canonical, match_language
 
 from .cells import may_hold_texts, texts_of
 from .json_files import refuse_repeated_keys
+from .left_out import refuse_left_out
 from .loading import READING, check_language, open_rows, what_is_wrong
-from .picture_folders import refuse_left_out, refuse_missing, source_of, warn_of_pictures_without_row
+from .picture_folders import refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
 from .tars import name_pictures
 

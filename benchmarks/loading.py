@@ -16,10 +16,12 @@ from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedMod
 from modeling_altclip.languages_altclip import match_language
 
 from .adapters import INSTALL, load_adapted
+from .endings import files_below
 from .json_files import refuse_repeated_keys
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_folder, check_kind, check_tokenizer, readable
+from .left_out import odd_endings, refuse_left_out
 from .low_rank import base_of, is_low_rank, merge_low_rank
-from .picture_folders import files_below, refuse_left_out, source_of
+from .picture_folders import source_of
 from .recipe import InputError
 from .tars import of_tars
 
@@ -170,6 +172,9 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
                 pass
         except UnicodeDecodeError as wrong:
             return f"{path} is not UTF-8, {wrong}: save it as UTF-8"
+    odd = odd_endings(Path(dataset)) if Path(dataset).is_dir() else None
+    if odd:
+        return odd
     wildcards = f" (`datasets` takes {' '.join(sorted(WILDCARDS))} in a folder's name for wildcards: rename it)"
     return f"{error.__cause__ or error}{wildcards if Path(dataset).is_dir() and WILDCARDS & set(dataset) else ''}"
 

@@ -2,21 +2,21 @@
 
 `datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone, without its
 caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split, `train`, whatever its pictures are called;
-where there is none, and of other files of data, a name that hides others is refused.
+where there is none, see `left_out`.
 """
 
 import os
 import warnings
 from collections.abc import Iterable
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
 
 from datasets import Dataset
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from .endings import PICTURES, files_below, is_hidden, suffix_of
 from .recipe import InputError
-
-PICTURES = {ending.lower() for ending in ImageFolder.EXTENSIONS}
 
 
 def source_of(dataset: str, name: str | None = None) -> dict:
@@ -45,56 +45,6 @@ def pictures_below(folder: Path) -> list[Path]:
     return files_below(folder, PICTURES)
 
 
-def files_below(folder: Path, endings: set[str]) -> list[Path]:
-    """The same of all files with one of these endings, whatever the case of its letters."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in endings and not hidden and path.is_file():
-            found.append(path)
-    return found
-
-
-def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
-    """Refuse a folder some of whose files of data are in no split, since a name among them looks like a split's.
-
-    Those are pictures, tars and parquet files, and tables where they are no metadata of pictures. Pictures behind a link to a folder,
-    which `datasets` does not follow, are refused too.
-
-    Args:
-        files: of each split.
-
-    Raises:
-        InputError: it names the file that was taken for a split.
-    """
-    folder = Path(os.path.abspath(dataset))
-    if has_card_of_splits(folder):
-        return
-    taken = {os.path.abspath(path): str(split) for split, paths in files.items() for path in paths}
-    endings = {"pictures": PICTURES, "tars": {".tar"}, "parquet files": {".parquet"}}
-    if not any(Path(path).suffix.lower() in PICTURES for path in taken):
-        endings |= {"tables": {".csv"}, "tables of tabs": {".tsv"}, "files of JSON": {".jsonl"}}
-    refuse_links(folder)
-    for what, of_it in endings.items():
-        there = files_below(folder, of_it)
-        n_left = sum(str(path) not in taken for path in there)
-        named = [path for path in there if str(path) in taken]
-        if n_left and named:
-            split = taken[str(named[0])]
-            raise InputError(
-                f"dataset {dataset!r}: {n_left} of {len(there)} {what} would be left out, since the name of "
-                f"{str(named[0].relative_to(folder))!r} is taken for that of the split {split!r}: rename it"
-            )
-
-
-def refuse_links(folder: Path) -> None:
-    """Refuse a folder with a link to another one that has pictures; one to a folder that it lies in is passed over."""
-    for link in sorted(folder.rglob("*")):
-        leads_elsewhere = link.is_symlink() and link.is_dir() and not link.parent.resolve().is_relative_to(link.resolve())
-        if leads_elsewhere and pictures_below(link):
-            raise InputError(f"{str(link)!r} is a link to a folder, whose pictures would be left out: put the folder itself there")
-
-
 def paths_of(encoded: Dataset) -> list[str | None]:
     """The path of each undecoded image, where it has one."""
     chunks = encoded.with_format("arrow")["image"][:].chunks
@@ -102,24 +52,72 @@ def paths_of(encoded: Dataset) -> list[str | None]:
 
 
 def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
-    """The pictures of a folder with metadata that no row of it names; there are none in datasets of other forms.
+    """The pictures of a folder, and of zips in it, that no row of its metadata names; there are none in datasets of other forms.
+
+    A picture is looked for in the metadata beside it or above it. Those of metadata of which no row is given are another split's.
 
     Args:
         paths: of the rows' pictures.
     """
-    folder = Path(dataset)
-    if not (folder.is_dir() and has_metadata(folder)):
+    folder = Path(dataset).resolve()  # as `datasets` has it
+    if not folder.is_dir() or has_card_of_splits(folder):
         return []
-    in_rows = {os.path.abspath(path) for path in paths if path}
-    return [str(path) for path in pictures_below(folder) if os.path.abspath(path) not in in_rows]
+    metadata, pictures = files_of_pictures(folder)
+    if not metadata:
+        return []
+    in_rows = {normal(path) for path in paths if path}
+    read = {metadata_of(path, metadata) for path in in_rows} | {None}
+    return [path for path in pictures if path not in in_rows and metadata_of(path, metadata) in read]
+
+
+def is_named_by_metadata(dataset: str) -> bool:
+    """Whether it is a folder that has metadata anywhere, in a zip too."""
+    folder = Path(dataset).resolve()
+    return folder.is_dir() and not has_card_of_splits(folder) and bool(files_of_pictures(folder)[0])
+
+
+def files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
+    """The folders that have metadata, and all pictures, of a folder and the zips in it; what a zip has as `zip://NAME::ZIP`."""
+    metadata = {str(path.parent) for path in folder.rglob("metadata.*") if path.name in ImageFolder.METADATA_FILENAMES}
+    pictures = list(map(str, pictures_below(folder)))
+    for path in files_below(folder, {".zip"}):
+        with ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not is_hidden(PurePosixPath(name))]
+        metadata |= {f"zip://{parent_of(name)}::{path}" for name in names if PurePosixPath(name).name in ImageFolder.METADATA_FILENAMES}
+        pictures += [f"zip://{name}::{path}" for name in names if suffix_of(name) in PICTURES]
+    return metadata, pictures
+
+
+def metadata_of(path: str, metadata: set[str]) -> str | None:
+    """The nearest folder at or above a picture, in its zip or around that, that has metadata; None where there is none."""
+    inside, _, around = path.removeprefix("zip://").partition("::") if path.startswith("zip://") else ("", "", path)
+    while inside:
+        inside = parent_of(inside)
+        if f"zip://{inside}::{around}" in metadata:
+            return f"zip://{inside}::{around}"
+    return next((str(parent) for parent in Path(around).parents if str(parent) in metadata), None)
+
+
+def parent_of(name: str) -> str:
+    """The folder of a file in a zip, "" for the zip itself."""
+    return name.rpartition("/")[0]
+
+
+def normal(path: str) -> str:
+    """A row's path, in a zip or not, without `..` and doubled slashes."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def say_without_row(without_row: list[str], dataset: str) -> str:
+    """How many pictures no row names, and the first of them."""
+    return f"{len(without_row)} pictures of dataset {dataset!r} have no row in its metadata and are left out, {without_row[0]} first"
 
 
 def warn_of_pictures_without_row(rows: Dataset, dataset: str) -> None:
     """Warn where a folder has pictures that no row of undecoded `image` names: they are not evaluated."""
     without_row = pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
     if without_row:
-        count = f"{len(without_row)} pictures of dataset {dataset!r}"
-        warnings.warn(f"{count} have no row in its metadata and are left out, {without_row[0]} first", stacklevel=4)
+        warnings.warn(say_without_row(without_row, dataset), stacklevel=4)
 
 
 def refuse_missing(rows: Dataset, dataset: str) -> None:
@@ -142,11 +140,14 @@ def refuse_missing(rows: Dataset, dataset: str) -> None:
 
 
 __all__ = [
+    "has_card_of_splits",
     "has_metadata",
+    "is_named_by_metadata",
     "paths_of",
+    "pictures_below",
     "pictures_without_row",
-    "refuse_left_out",
     "refuse_missing",
+    "say_without_row",
     "source_of",
     "warn_of_pictures_without_row",
 ]

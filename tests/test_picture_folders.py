@@ -1,9 +1,11 @@
 """Folders of pictures with metadata: what is missing is counted and named, and no name of a picture hides the others."""
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import pytest
 from datasets import Dataset, Image
@@ -88,6 +90,71 @@ def test_a_stream_names_the_same(tmp_path):
     assert reported(tmp_path, "bad_rows.0.jsonl") == BAD
     with pytest.raises(InputError, match="1 pictures have no row|cannot be decoded"):
         next(iter(stream_pictures(arguments(folder, tmp_path, "error"), ["en"])))
+
+
+def archive(path, pictures, rows=None):
+    """A zip of pictures, with metadata of some where `rows` are given."""
+    path.parent.mkdir(exist_ok=True)
+    with ZipFile(path, "w") as file:
+        for picture in pictures:
+            file.writestr(picture, encoded("red"))
+        if rows is not None:
+            lines = [json.dumps({"file_name": row, "captions": {"en": row}}) for row in rows]
+            file.writestr("metadata.jsonl", "\n".join(lines))
+
+
+def in_one_zip(folder):
+    archive(folder / "p.zip", ["a.png", "sub/b.JpG", "__MACOSX/._a.png", "notes.txt"], ["a.png"])
+
+
+def in_a_zip_without_metadata(folder):
+    archive(folder / "p.zip", ["a.png"], ["a.png"])
+    archive(folder / "q.zip", ["b.png"])
+
+
+def beside_a_zip(folder):
+    archive(folder / "p.zip", ["a.png"], ["a.png"])
+    (folder / "b.png").write_bytes(encoded("red"))
+
+
+def in_a_zip_beside_metadata(folder):
+    write(folder, ["a.png"], ["a.png"])
+    archive(folder / "p.zip", ["b.png"])
+
+
+def behind_a_link(folder):
+    there = folder.parent / "there"
+    write(there, ["a.png", "b.png"], ["a.png"])
+    folder.symlink_to(there, target_is_directory=True)
+
+
+def below_metadata_of_a_split(folder):
+    folder.mkdir()
+    write(folder / "train", ["a.png", "b.png"], ["a.png"])
+    write(folder / "test", ["c.png", "d.png"], ["c.png"])
+
+
+@pytest.mark.parametrize(
+    "make", [in_one_zip, in_a_zip_without_metadata, beside_a_zip, in_a_zip_beside_metadata, behind_a_link, below_metadata_of_a_split]
+)
+def test_pictures_that_no_row_names_are_told_wherever_they_lie(tmp_path, capsys, make):
+    make(tmp_path / "pictures")
+    task = tmp_path / "mine.yaml"
+    task.write_text(TASK.format(dataset=tmp_path / "pictures"), "utf-8")
+    message = "1 pictures of dataset .* have no row in its metadata and are left out, .*b.(png|JpG).* first"
+    assert len(load_pictures(arguments(tmp_path / "pictures", tmp_path), None)) == 1
+    assert re.search(message, capsys.readouterr().out)
+    stream_pictures(arguments(tmp_path / "pictures", tmp_path), ["en"])
+    assert re.search(message, capsys.readouterr().out)
+    with pytest.warns(UserWarning, match=message):
+        assert len(load_task(str(task)).rows()) == 1
+
+
+def test_where_all_are_named_nothing_is_told(tmp_path, capsys, recwarn):
+    archive(tmp_path / "pictures/p.zip", ["a.png", "sub/b.png"], ["a.png", "sub/b.png"])
+    archive(tmp_path / "pictures/q.zip", ["a.png"], ["a.png"])
+    assert len(load_pictures(arguments(tmp_path / "pictures", tmp_path), None)) == 3
+    assert "left out" not in capsys.readouterr().out and not recwarn.list
 
 
 TASK = """kind: retrieval

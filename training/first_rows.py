@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
+from benchmarks.endings import suffix_of
 from benchmarks.loading import READING, check_folder, check_languages, open_rows, what_is_wrong
 from benchmarks.picture_folders import source_of
 from benchmarks.recipe import InputError
@@ -13,7 +14,7 @@ from modeling_altclip.languages_altclip import canonical
 from .arguments import StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
 from .parallel_text import BUILDERS, moses_paths, read_sources, with_captions
-from .text_tables import TABLES, lines_of, rows_of_table, suffix_of, tables_in
+from .text_tables import TABLES, lines_of, rows_of_table, tables_in
 
 N_ROWS = 8
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
@@ -9,7 +10,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PillowImage
 
 from benchmarks.loading import load_rows
-from benchmarks.picture_folders import has_metadata, paths_of, pictures_without_row
+from benchmarks.picture_folders import is_named_by_metadata, paths_of, pictures_without_row
 from benchmarks.recipe import InputError
 from modeling_altclip.images_altclip import read_image
 
@@ -17,14 +18,14 @@ POLICIES = ("set_aside", "error")
 NO_ROW = "no row of the metadata names it"
 
 
-def keep_readable(rows: Dataset, policy: str, output_dir: str, dataset: str = "") -> tuple[Dataset, int]:
+def keep_readable(rows: Dataset, policy: str, output_dir: str, without_row: Sequence[str] = ()) -> tuple[Dataset, int]:
     """Decode every image of the column `image` once; `datasets` keeps what was found for the next run.
 
     Args:
         policy: `set_aside` leaves out rows whose image cannot be decoded, `error` refuses them.
         output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and what is wrong; and
             a line a picture that no row names, whose number is null.
-        dataset: the folder that the rows are of, to look for such pictures.
+        without_row: the paths of such pictures.
 
     Returns:
         The good rows and the number of bad ones, pictures without a row among them.
@@ -44,7 +45,6 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str, dataset: str = ""
         desc="Decoding images",
     )["problem"][:]
     bad = [number for number, what in enumerate(found) if what]
-    without_row = pictures_without_row(dataset, paths_of(encoded))
     if not bad and not without_row:
         return rows, 0
     report = Path(output_dir, "bad_rows.jsonl")
@@ -60,26 +60,35 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str, dataset: str = ""
     return rows.select([number for number, what in enumerate(found) if not what]), len(lines)
 
 
-def name_without_row(dataset: str, split: str, policy: str, report: Path | None) -> None:
+def find_without_row(rows: Dataset, dataset: str) -> list[str]:
+    """The pictures of a folder that no row of `image`, undecoded, names."""
+    return pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
+
+
+def name_without_row(dataset: str, split: str, policy: str, report: Path | None) -> list[str]:
     """Name the pictures of a folder that no row of its metadata names, before it is streamed.
 
     Args:
         policy: as in `keep_readable`.
         report: the file that gets a line a picture; None of a process that writes none.
 
+    Returns:
+        Their paths.
+
     Raises:
         InputError: there is one, and `error` was asked for.
     """
-    if not has_metadata(Path(dataset)):
-        return
+    if not is_named_by_metadata(dataset):
+        return []
     rows = load_rows(dataset, split, ["image"]).cast_column("image", Image(decode=False))
-    without_row = pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
+    without_row = find_without_row(rows, dataset)
     if policy == "error" and without_row:
         raise InputError(f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first")
     if report is not None:
         lines = [{"file": dataset, "row": None, "path": path, "problem": NO_ROW} for path in without_row]
         with report.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return without_row
 
 
 def check_policy(policy: str) -> None:
@@ -114,4 +123,4 @@ def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-__all__ = ["NO_ROW", "check_policy", "keep_readable", "name_without_row", "read_picture"]
+__all__ = ["NO_ROW", "check_policy", "find_without_row", "keep_readable", "name_without_row", "read_picture"]

@@ -10,6 +10,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
 from benchmarks.loading import check_languages, load_rows
+from benchmarks.picture_folders import say_without_row
 from benchmarks.processes import fix_threads
 from benchmarks.recipe import InputError
 from modeling_altclip.texts_altclip import readable_tokens
@@ -20,7 +21,7 @@ from .captions import find_form, named_languages, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
 from .output_folder import check_room, claim, examples_per_step, finished_checkpoints
-from .pictures import check_policy, keep_readable, name_without_row
+from .pictures import check_policy, find_without_row, keep_readable, name_without_row
 from .streaming import CellStream, open_files
 from .views import ImageViews
 
@@ -69,9 +70,12 @@ def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Data
     """The captioned images to train on, without those that cannot be decoded; says how many those are and where they stand."""
     rows = with_image(load_rows(arguments.dataset, arguments.split, []), arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
+    without_row = find_without_row(rows, arguments.dataset)
+    if without_row:
+        say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
     with arguments.main_process_first(desc="decoding images"):
         rows = with_captions(rows, form)
-        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, arguments.dataset)
+        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
     if n_bad:
         say(arguments, f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.")
     return rows
@@ -112,7 +116,9 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
     report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
     if not arguments.resume:
         first = report if arguments.process_index == 0 else None
-        name_without_row(arguments.dataset, arguments.split, arguments.bad_rows, first)
+        without_row = name_without_row(arguments.dataset, arguments.split, arguments.bad_rows, first)
+        if without_row:
+            say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
     shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
     return CellStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)
 

@@ -17,8 +17,9 @@ from datasets import Features, IterableDataset, Value, concatenate_datasets, loa
 from PIL import Image as PillowImage
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
+from benchmarks.left_out import refuse_left_out
 from benchmarks.loading import READING, check_folder, what_is_wrong
-from benchmarks.picture_folders import refuse_left_out, source_of
+from benchmarks.picture_folders import source_of
 from benchmarks.recipe import InputError
 from benchmarks.tars import of_tars
 

@@ -10,18 +10,12 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
+from benchmarks.endings import suffix_of
 from benchmarks.loading import files_of
 from benchmarks.picture_folders import has_metadata
 from benchmarks.recipe import InputError
 
 TABLES = (".tsv", ".csv")
-COMPRESSED = (".gz", ".bz2")
-
-
-def suffix_of(data: str) -> str:
-    """The ending that says what a file holds, in small letters: of a compressed file, the one before its last."""
-    path = Path(data)
-    return (Path(path.stem) if path.suffix in COMPRESSED else path).suffix.lower()
 
 
 def lines_of(path: str) -> Iterator[str]:
@@ -95,4 +89,4 @@ def from_lines(rows: Callable[..., Iterator[dict]], features: Features, **argume
         raise error.__cause__ from None
 
 
-__all__ = ["TABLES", "from_lines", "lines_of", "read_table", "rows_of_table", "suffix_of", "tables_in"]
+__all__ = ["TABLES", "from_lines", "lines_of", "read_table", "rows_of_table", "tables_in"]
