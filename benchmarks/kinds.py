@@ -135,6 +135,19 @@ def check_end_of_text(argument: str, name_or_path: str, config: PreTrainedConfig
     )
 
 
+def check_vocabulary(argument: str, name_or_path: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding of, on which torch would end in the middle of a training."""
+    n_embeddings = getattr(config.get_text_config(), "vocab_size", None)  # Canine, which hashes characters, states none
+    if n_embeddings is None:
+        return
+    n_tokens = max(tokenizer.get_vocab().values()) + 1
+    if n_tokens > n_embeddings:
+        raise InputError(
+            f"{argument} {name_or_path!r}: its tokenizer, a {type(tokenizer).__name__}, has {n_tokens} tokens, and the model embeddings of "
+            f"{n_embeddings}: get the tokenizer that it was trained with, or call model.resize_token_embeddings({n_tokens}) and save it"
+        )
+
+
 @contextmanager
 def readable(argument: str, name_or_path: str) -> Iterator[None]:
     """Let what is wrong with a model, or with its tokenizer or processor, be an `InputError` that names the argument."""

@@ -18,7 +18,7 @@ from training.arguments import (
     TeacherArguments,
     TeacherLearningArguments,
 )
-from training.beginnings import check_models
+from training.beginnings import check_models, check_tokenizers
 from training.parallel import ParallelArguments
 from training.text_pretraining import TextPretrainingArguments
 from training.translations import load_translator
@@ -132,6 +132,34 @@ def test_each_stage_takes_its_kinds_and_names_others(zoo, tmp_path, stage, argum
         what = "sentence encoder" if name == "sentences" else "model"
         said = f"{argument} '{zoo / name}' is a {what} of the type {model_type}: give {needed}"
         assert str(refused.value).startswith(said), name
+
+
+@pytest.mark.parametrize(
+    "stage,argument,name",
+    [
+        (TeacherArguments, "model_name_or_path", "clip"),
+        (TeacherLearningArguments, "teacher_name_or_path", "clip"),
+        (TeacherLearningArguments, "text_encoder_name_or_path", "xlmr"),
+        (TeacherLearningArguments, "model_name_or_path", "altclip"),
+        (ContrastiveArguments, "model_name_or_path", "altclip"),
+        (ParallelArguments, "text_encoder_name_or_path", "xlmr"),
+        (DiffusionArguments, "model_name_or_path", "altclip"),
+        (TextPretrainingArguments, "text_encoder_name_or_path", "xlmr"),
+    ],
+)
+def test_a_tokenizer_larger_than_the_embeddings_is_refused_before_the_start(zoo, tmp_path, stage, argument, name):
+    arguments = arguments_of(stage, argument, zoo / name, zoo, tmp_path)
+    check_tokenizers(arguments)
+    larger = tmp_path / "larger"
+    shutil.copytree(zoo / name, larger)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(larger)
+    n_embeddings = transformers.AutoConfig.from_pretrained(larger).get_text_config().vocab_size
+    n_added = n_embeddings + 1 - len(tokenizer)
+    tokenizer.add_tokens([f"[{number}]" for number in range(n_added)])
+    tokenizer.save_pretrained(larger)
+    message = rf"^{argument} '{larger}': its tokenizer, a \w+, has {n_embeddings + 1} tokens, and the model embeddings of {n_embeddings}: "
+    with pytest.raises(InputError, match=message):
+        check_tokenizers(arguments_of(stage, argument, larger, zoo, tmp_path))
 
 
 NO_MODELS = {

@@ -1,5 +1,7 @@
 """The models that a stage begins with: all are looked at, by their configurations, before the first of them is loaded."""
 
+from transformers import AutoConfig
+
 from benchmarks.kinds import (
     ALTCLIP,
     IMAGE_ENCODER,
@@ -11,6 +13,8 @@ from benchmarks.kinds import (
     TRAINABLE,
     TWO_TOWERS,
     check_kind,
+    check_vocabulary,
+    load_tokenizer,
 )
 
 from .arguments import (
@@ -50,4 +54,17 @@ def check_models(arguments: StageArguments) -> None:
             check_kind(argument, name_or_path, kind)
 
 
-__all__ = ["check_models"]
+def check_tokenizers(arguments: StageArguments) -> None:
+    """See that every model which the arguments name, and `check_models` has let pass, has embeddings of all tokens of its tokenizer.
+
+    Raises:
+        InputError: one has not, or has no tokenizer; the message names both sizes.
+    """
+    for argument, kind in KINDS[type(arguments)].items():
+        name_or_path = getattr(arguments, argument)
+        if name_or_path is not None and kind != IMAGE_ENCODER:
+            config = AutoConfig.from_pretrained(name_or_path)
+            check_vocabulary(argument, name_or_path, config, load_tokenizer(argument, name_or_path))
+
+
+__all__ = ["check_models", "check_tokenizers"]

@@ -17,7 +17,7 @@ from modeling_altclip import AltCLIPConfig, AltCLIPModel
 from modeling_altclip.texts_altclip import tokenize
 
 from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments
-from .beginnings import check_models
+from .beginnings import check_models, check_tokenizers
 from .first_rows import first_captions
 from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .output_folder import examples_per_step
@@ -57,6 +57,7 @@ def report(arguments: StageArguments) -> None:
         InputError: data, model or tokenizer are not there or do not fit the stage.
     """
     check_models(arguments)
+    check_tokenizers(arguments)
     texts, described = first_captions(arguments)
     argument = tokenizer_argument(arguments)
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))

@@ -16,7 +16,7 @@ from benchmarks.recipe import InputError
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import PairArguments, StageArguments
-from .beginnings import check_models
+from .beginnings import check_models, check_tokenizers
 from .captions import find_form, named_languages, with_captions, with_image
 from .data import CaptionCells
 from .health import FrozenWeights
@@ -33,6 +33,7 @@ def begin(arguments: StageArguments) -> None:
     """
     n_threads = fix_threads()
     check_models(arguments)
+    check_tokenizers(arguments)
     claim(arguments)
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
