@@ -20,6 +20,7 @@ from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
     check_image_encoder,
     check_modality,
+    check_states,
     check_text_encoder,
     default_image_pooling,
     default_text_pooling,
@@ -32,6 +33,7 @@ from .texts_altclip import positions_before_texts
 # What a model of transformers gathers from its parts when it is built. The second are plans by the names of modules.
 SETTINGS_OF_PARTS = ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
 PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
+ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
 
 
 class PooledTower(nn.Module):
@@ -58,7 +60,7 @@ class PooledTower(nn.Module):
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
             if self.counts_padding and attention_mask.ndim == 2:
-                inputs.setdefault("position_ids", positions_of(attention_mask))
+                inputs.setdefault("position_ids", positions_of(attention_mask) + first_position(self.encoder).to(attention_mask.device))
         outputs = self.encoder(**inputs)
         pooled = outputs.pooler_output if self.pooling == "pooler" else pool(outputs.last_hidden_state, attention_mask, self.pooling)
         return BaseModelOutputWithPooling(
@@ -80,6 +82,14 @@ def counts_padding(encoder: PreTrainedModel) -> bool:
     return "position_ids" in signature(encoder.forward).parameters and positions_before_texts(encoder) == 0
 
 
+def first_position(encoder: PreTrainedModel) -> torch.Tensor:
+    """The position `()` that an encoder gives a text's first token: 0 for most, but 2 in Nyströmformer, YOSO and MRA."""
+    for name, positions in encoder.named_buffers():
+        if name.endswith("position_ids"):
+            return positions.flatten()[0]
+    return torch.tensor(0)
+
+
 def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
     """Number the positions of tokens `(texts, tokens)` from each text's first one, which padding on the left may precede."""
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
@@ -89,14 +99,14 @@ def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
 
 def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
     """Drop a pooler that nobody reads (BERT's, ViT's), and freeze what cannot be dropped: the head that SigLIP and AIMv2 pool with,
-    where another pooling is asked for, and a mask token that no image has (DINOv2's).
+    or a pooler that is always called, where another pooling is asked for, and a mask token that no image has (DINOv2's).
 
     A parameter that gets no gradient would stop distributed training.
     """
-    if pooling != "pooler" and "pooler" in dict(encoder.named_children()):
+    if pooling != "pooler" and "pooler" in dict(encoder.named_children()) and encoder.config.model_type not in ALWAYS_POOLED:
         encoder.pooler = None
     for name, parameter in encoder.named_parameters():
-        is_unread_head = pooling != "pooler" and ".head." in f".{name}"
+        is_unread_head = pooling != "pooler" and (".head." in f".{name}" or name.startswith("pooler."))
         if is_unread_head or name.endswith("mask_token"):
             parameter.requires_grad_(False)
     return encoder
@@ -190,6 +200,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         text_encoder = load_encoder(text_name_or_path, text_config, text_pooling)
         check_modality(image_encoder, vision_name_or_path, "image")
         check_modality(text_encoder, text_name_or_path, "text")
+        check_states(text_encoder)
         if text_pooling is None:
             text_pooling = default_text_pooling(text_encoder)
         else:

@@ -88,6 +88,24 @@ def reads_from_left_to_right(encoder: PreTrainedModel) -> bool:
     return torch.allclose(states[0], states[1], rtol=1e-5, atol=1e-6)
 
 
+@torch.no_grad()
+def check_states(encoder: PreTrainedModel) -> None:
+    """Refuse a text encoder whose last states cannot be pooled: there are none, or those of words depend on the padding behind them.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    kind = encoder.config.model_type
+    token = torch.zeros(1, 1, dtype=torch.long)
+    if encoder(input_ids=token, attention_mask=torch.ones_like(token)).get("last_hidden_state") is None:
+        raise ValueError(f"a {kind!r} gives no state for each token, and cannot be a text tower: take an XLM-R or a BERT")
+    if "attention_mask" not in signature(encoder.forward).parameters and not reads_from_left_to_right(encoder):
+        raise ValueError(
+            f"a {kind!r} has no attention_mask and reads padding as it reads words, so that a text's vector would depend on the texts "
+            "beside it: take an XLM-R or a BERT"
+        )
+
+
 def check_text_encoder(encoder: PreTrainedModel, pooling: str) -> None:
     """Refuse a pooling that would give many texts one vector.
 

@@ -9,18 +9,30 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    CpmAntConfig,
+    CpmAntModel,
     DistilBertConfig,
     DistilBertModel,
+    DPRConfig,
+    DPRQuestionEncoder,
     ElectraConfig,
+    FNetConfig,
+    FNetModel,
     GPT2Config,
+    IBertConfig,
+    NystromformerConfig,
     Siglip2VisionConfig,
     Siglip2VisionModel,
+    SqueezeBertConfig,
+    SqueezeBertModel,
     ViTConfig,
     XLMRobertaConfig,
+    YosoConfig,
 )
 
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel
 from modeling_altclip.modeling_altclip_dual_encoder import positions_of
+from modeling_altclip.texts_altclip import readable_tokens
 
 from .test_dual_encoder import PICTURE, SMALL, batch, towers  # noqa: F401  (fixtures)
 
@@ -127,6 +139,51 @@ def test_padding_on_the_left_moves_no_position(name, pooling):
         of_encoder = tower.encoder(**right).last_hidden_state
     torch.testing.assert_close(on_left, expected, atol=1e-5, rtol=1e-4)
     assert torch.equal(on_right, of_encoder)
+
+
+@pytest.mark.parametrize("text_config", [NystromformerConfig, YosoConfig, IBertConfig, BertConfig])
+def test_a_tower_numbers_positions_as_its_encoder_does(text_config):
+    """Nyströmformer and YOSO begin with 2, I-BERT behind its padding's."""
+    torch.manual_seed(0)
+    text, vision = text_config(vocab_size=99, **SMALL), ViTConfig(**SMALL, **PICTURE)
+    tower = AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision)).eval().text_model
+    inputs = {"input_ids": torch.arange(10, 20)[None], "attention_mask": torch.ones(1, 10, dtype=torch.long)}
+    with torch.no_grad():
+        assert torch.equal(tower(**inputs).last_hidden_state, tower.encoder(**inputs).last_hidden_state)
+
+
+def test_i_bert_reads_fewer_tokens_than_it_has_positions():
+    encoder = AutoModel.from_config(IBertConfig(vocab_size=99, max_position_embeddings=64, **SMALL))
+    assert readable_tokens(encoder) == 62
+
+
+@pytest.mark.parametrize(
+    "encoder,reason",
+    [
+        (lambda: FNetModel(FNetConfig(vocab_size=99, **SMALL)), "a 'fnet' has no attention_mask and reads padding"),
+        (
+            lambda: CpmAntModel(
+                CpmAntConfig(vocab_size=99, hidden_size=32, num_attention_heads=4, dim_head=8, dim_ff=48, num_hidden_layers=1)
+            ),
+            "a 'cpmant' has no attention_mask and reads padding",
+        ),
+        (lambda: DPRQuestionEncoder(DPRConfig(vocab_size=99, **SMALL)), "a 'dpr' gives no state for each token"),
+    ],
+)
+def test_text_encoders_whose_states_cannot_be_pooled_are_refused(towers, tmp_path, encoder, reason):  # noqa: F811
+    with pytest.raises(ValueError, match=reason):
+        AltCLIPDualEncoderModel.from_towers(towers("vit"), saved(encoder(), tmp_path / "text"))
+
+
+def test_a_pooler_that_is_always_called_stays_and_does_not_learn(towers, tmp_path):  # noqa: F811
+    """SqueezeBERT cannot do without its pooler; what nobody reads would stop DDP."""
+    config = SqueezeBertConfig(vocab_size=99, embedding_size=32, **SMALL)
+    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), saved(SqueezeBertModel(config), tmp_path / "text"))
+    ids = torch.arange(10, 20)[None]
+    model.get_text_features(input_ids=ids, attention_mask=torch.ones_like(ids)).pooler_output.sum().backward()
+    learning = {name: parameter for name, parameter in model.text_model.named_parameters() if parameter.requires_grad}
+    assert learning and all(parameter.grad is not None for parameter in learning.values())
+    assert not any("pooler" in name for name in learning)
 
 
 def test_positions_are_numbered_from_the_first_token():
