@@ -18,6 +18,7 @@ from .checkpoint_altclip import load_whole, rename_weights
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_widths
 from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
+    POOLED_BY_NORM,
     check_image_encoder,
     check_modality,
     check_states,
@@ -99,14 +100,18 @@ def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
 
 def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
     """Drop a pooler that nobody reads (BERT's, ViT's), and freeze what cannot be dropped: the head that SigLIP and AIMv2 pool with,
-    or a pooler that is always called, where another pooling is asked for, and a mask token that no image has (DINOv2's).
+    the last norm of CLIP's image tower, or a pooler that is always called, where another pooling is asked for; and a mask token that
+    no image has (DINOv2's).
 
     A parameter that gets no gradient would stop distributed training.
     """
     if pooling != "pooler" and "pooler" in dict(encoder.named_children()) and encoder.config.model_type not in ALWAYS_POOLED:
         encoder.pooler = None
+    idle = [".head.", ".pooler."]
+    if encoder.config.model_type in POOLED_BY_NORM:
+        idle.append(".post_layernorm.")
     for name, parameter in encoder.named_parameters():
-        is_unread_head = pooling != "pooler" and (".head." in f".{name}" or name.startswith("pooler."))
+        is_unread_head = pooling != "pooler" and any(part in f".{name}" for part in idle)
         if is_unread_head or name.endswith("mask_token"):
             parameter.requires_grad_(False)
     return encoder
@@ -181,8 +186,8 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             vision_name_or_path: an image encoder (ViT, DINOv2, Swin), or a CLIP or SigLIP, whose image tower is taken.
             text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT, Qwen3).
             projection_dim, projection_bias: as in the configuration.
-            vision_pooling: by default `pooler` for the image towers of CLIP and SigLIP, `cls` for those with a class token, and
-                else `mean`.
+            vision_pooling: by default `pooler` for the image towers of CLIP, its kin (Chinese-CLIP, MLCD) and SigLIP, `cls` for
+                those with a class token, and else `mean`.
             text_pooling: by default what the checkpoint's sentence-transformers files say (mE5: the mean); without them `last`
                 for encoders that read from left to right, and else `cls`.
 

@@ -9,8 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
-# Image towers whose pooler was trained with a text tower, and holds what is to be compared with texts.
-POOLER_OF_ITS_OWN = ("clip_vision_model", "siglip_vision_model")
+# Image towers of CLIP's kind, whose last layer norm is the pooler's alone.
+POOLED_BY_NORM = ("clip_vision_model", "chinese_clip_vision_model", "mlcd", "mlcd_vision_model")
+# Image towers whose pooler was trained, and holds what is to be compared with texts.
+POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model")
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what the embeddings of image encoders call it
 
 # sentence-transformers' names, from before version 5.5 and since.
@@ -210,6 +212,8 @@ def unread_modules(name_or_path: str) -> list[str]:
     prompt = settings.get("default_prompt_name")
     if prompt is not None:
         unread.append(f"the prompt {(settings.get('prompts') or {}).get(prompt, prompt)!r}")
+    if settings.get("truncate_dim") is not None:
+        unread.append(f"a cut of vectors at {settings['truncate_dim']} values")
     if (read_json(name_or_path, "sentence_bert_config.json") or {}).get("do_lower_case"):
         unread.append("small letters for all texts")
     return unread

@@ -9,6 +9,8 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    ChineseCLIPVisionConfig,
+    CLIPVisionConfig,
     CpmAntConfig,
     CpmAntModel,
     DistilBertConfig,
@@ -20,9 +22,11 @@ from transformers import (
     FNetModel,
     GPT2Config,
     IBertConfig,
+    MLCDVisionConfig,
     NystromformerConfig,
     Siglip2VisionConfig,
     Siglip2VisionModel,
+    SiglipVisionConfig,
     SqueezeBertConfig,
     SqueezeBertModel,
     ViTConfig,
@@ -32,6 +36,7 @@ from transformers import (
 
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel
 from modeling_altclip.modeling_altclip_dual_encoder import positions_of
+from modeling_altclip.pooling_altclip import default_image_pooling
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .test_dual_encoder import PICTURE, SMALL, batch, towers  # noqa: F401  (fixtures)
@@ -184,6 +189,19 @@ def test_a_pooler_that_is_always_called_stays_and_does_not_learn(towers, tmp_pat
     learning = {name: parameter for name, parameter in model.text_model.named_parameters() if parameter.requires_grad}
     assert learning and all(parameter.grad is not None for parameter in learning.values())
     assert not any("pooler" in name for name in learning)
+
+
+@pytest.mark.parametrize("vision_config", [CLIPVisionConfig, ChineseCLIPVisionConfig, MLCDVisionConfig, SiglipVisionConfig])
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_all_that_learns_in_an_image_tower_of_clips_kind_is_read(vision_config, pooling):
+    """The layer norm behind CLIP's class token is its pooler's; without a gradient it would stop DDP."""
+    vision = vision_config(**SMALL, **PICTURE)
+    assert default_image_pooling(AutoModel.from_config(vision)) == "pooler"
+    text = BertConfig(vocab_size=99, **SMALL)
+    model = AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision, vision_pooling=pooling))
+    model.get_image_features(torch.randn(2, 3, 32, 32)).pooler_output.square().sum().backward()
+    idle = [name for name, weight in model.vision_model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert not idle
 
 
 def test_positions_are_numbered_from_the_first_token():
