@@ -26,6 +26,7 @@ from .pooling_altclip import (
     default_image_pooling,
     default_text_pooling,
     pool,
+    positions_of,
     stated_pooling,
     unread_modules,
 )
@@ -49,6 +50,7 @@ class PooledTower(nn.Module):
         self.config, self.pooling = config, pooling
         self.encoder = without_idle_parts(AutoModel.from_config(config), pooling)
         self.counts_padding = counts_padding(self.encoder)
+        self.positions_before = positions_before_texts(self.encoder)
         self._supports_sdpa = self.encoder._supports_sdpa
         for name in SETTINGS_OF_PARTS:
             setattr(self, name, getattr(self.encoder, name))
@@ -62,6 +64,9 @@ class PooledTower(nn.Module):
             inputs["attention_mask"] = attention_mask
             if self.counts_padding and attention_mask.ndim == 2:
                 inputs.setdefault("position_ids", positions_of(attention_mask) + first_position(self.encoder).to(attention_mask.device))
+            elif self.positions_before > 0 and "inputs_embeds" in inputs and attention_mask.ndim == 2:
+                # By tokens XLM-R leaves padding out, which embeddings do not tell.
+                inputs.setdefault("position_ids", positions_of(attention_mask) + self.positions_before)
         outputs = self.encoder(**inputs)
         pooled = outputs.pooler_output if self.pooling == "pooler" else pool(outputs.last_hidden_state, attention_mask, self.pooling)
         return BaseModelOutputWithPooling(
@@ -89,13 +94,6 @@ def first_position(encoder: PreTrainedModel) -> torch.Tensor:
         if name.endswith("position_ids"):
             return positions.flatten()[0]
     return torch.tensor(0)
-
-
-def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Number the positions of tokens `(texts, tokens)` from each text's first one, which padding on the left may precede."""
-    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    first = attention_mask.long().argmax(dim=1, keepdim=True)
-    return (places - first).clamp(min=0)
 
 
 def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:

@@ -33,7 +33,8 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     if attention_mask is None:
         return states.mean(dim=1)
     weights = attention_mask[..., None].to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    total = (states * weights).sum(dim=1, dtype=torch.promote_types(states.dtype, torch.float32))  # half precision would overflow
+    return (total / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)).to(states.dtype)
 
 
 def first_state(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -59,6 +60,13 @@ def states_at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """One state `(batch, width)` of each text: that of the token at its place `(batch,)`."""
     rows = places[:, None, None].expand(-1, 1, states.shape[-1])
     return states.gather(1, rows).squeeze(1)
+
+
+def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Number the positions of tokens `(texts, tokens)` from each text's first one, which padding on the left may precede."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    first = attention_mask.long().argmax(dim=1, keepdim=True)
+    return (places - first).clamp(min=0)
 
 
 def default_image_pooling(encoder: PreTrainedModel) -> str:

@@ -34,9 +34,16 @@ from transformers import (
     YosoConfig,
 )
 
-from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel
+from modeling_altclip import (
+    AltCLIPConfig,
+    AltCLIPDualEncoderConfig,
+    AltCLIPDualEncoderModel,
+    AltCLIPModel,
+    AltCLIPTextConfig,
+    AltCLIPTextModel,
+)
 from modeling_altclip.modeling_altclip_dual_encoder import positions_of
-from modeling_altclip.pooling_altclip import default_image_pooling
+from modeling_altclip.pooling_altclip import default_image_pooling, pool
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .test_dual_encoder import PICTURE, SMALL, batch, towers  # noqa: F401  (fixtures)
@@ -189,6 +196,48 @@ def test_a_pooler_that_is_always_called_stays_and_does_not_learn(towers, tmp_pat
     learning = {name: parameter for name, parameter in model.text_model.named_parameters() if parameter.requires_grad}
     assert learning and all(parameter.grad is not None for parameter in learning.values())
     assert not any("pooler" in name for name in learning)
+
+
+@pytest.mark.parametrize("name", ["bert", "xlm-r", "altclip"])
+def test_padding_of_embeddings_moves_no_position(name):
+    """What XLM-R leaves out by its token, an embedding does not tell; on the right nothing changes, to the bit."""
+    torch.manual_seed(0)
+    if name == "altclip":
+        tower = AltCLIPTextModel(AltCLIPTextConfig(vocab_size=99, project_dim=16, max_position_embeddings=40, **SMALL)).eval()
+        encoder = tower.roberta
+    else:
+        config = AltCLIPDualEncoderConfig(text_config=TEXT_TOWERS[name], vision_config=ViTConfig(**SMALL, **PICTURE), text_pooling="mean")
+        tower = AltCLIPDualEncoderModel(config).eval().text_model
+        encoder = tower.encoder
+    ids, padding = torch.tensor([[5, 10, 11, 6]]), torch.ones(1, 3, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    right = torch.cat([mask, 0 * padding], 1)
+
+    def embedded(*parts):
+        return encoder.get_input_embeddings()(torch.cat(parts, 1))
+
+    with torch.no_grad():
+        expected = tower(input_ids=ids, attention_mask=mask).pooler_output
+        on_left = tower(inputs_embeds=embedded(padding, ids), attention_mask=right.flip(1)).pooler_output
+        on_right = tower(inputs_embeds=embedded(ids, padding), attention_mask=right)
+        of_encoder = encoder(inputs_embeds=embedded(ids, padding), attention_mask=right).last_hidden_state
+    torch.testing.assert_close(on_left, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(on_right.pooler_output, expected, atol=1e-5, rtol=1e-4)
+    if name != "altclip":
+        assert torch.equal(on_right.last_hidden_state, of_encoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_mean_of_many_states_does_not_overflow(dtype):
+    states, mask = torch.full((1, 100, 4), 1000.0, dtype=dtype), torch.ones(1, 100, dtype=torch.long)
+    mask[0, 90:] = 0
+    assert torch.equal(pool(states, mask, "mean"), states[:, 0])
+
+
+def test_a_logit_scale_may_be_a_whole_number():
+    """As JSON may have it."""
+    text, vision = {"vocab_size": 99, **SMALL}, SMALL | PICTURE
+    assert AltCLIPModel(AltCLIPConfig(text_config=text, vision_config=vision, logit_scale_init_value=3)).logit_scale.item() == 3
 
 
 @pytest.mark.parametrize("vision_config", [CLIPVisionConfig, ChineseCLIPVisionConfig, MLCDVisionConfig, SiglipVisionConfig])
