@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from .images_altclip import background_of, find_images, read_images
+from .images_altclip import background_of, find_images, needed_scaling, read_images
 from .texts_altclip import check_texts, check_tokens, readable_tokens, text_options, tokenize, vocabulary_size
 from .threads_altclip import lock_of_threads
 
@@ -124,8 +124,9 @@ def embed_images(
 
     def encode(batch: list[tuple]) -> torch.Tensor:
         names, batch = zip(*batch)
+        needed = needed_scaling(processor.image_processor, batch, names)
         batch = read_images(batch, names, background=background, skipped=reasons)
-        inputs = processor.image_processor(images=batch, return_tensors="pt")
+        inputs = processor.image_processor(images=batch, return_tensors="pt", **needed)
         return model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output
 
     n_processes = 1 if accelerator is None else accelerator.num_processes

@@ -69,6 +69,41 @@ def background_of(image_processor) -> tuple[int, int, int] | None:
     return read_background(getattr(image_processor, "background", WHITE))
 
 
+def needed_scaling(image_processor, images: Sequence, names: Sequence | None = None, do_rescale: bool | None = None) -> dict[str, bool]:
+    """Tell what a call of an image processor lacks once `images` have been read, as options of the call.
+
+    With `do_rescale=False` one tells transformers that floats lie within [0, 1] already. The reader sees it, and gives 8 bits, which
+    have to be scaled.
+
+    Args:
+        images: as they are given, before they are read.
+        names: what errors call them, if not 0, 1, 2.
+        do_rescale: of the call; by default what `image_processor` states.
+
+    Raises:
+        ValueError: it is False, and only some of the images are floats within [0, 1].
+    """
+    if do_rescale is None:
+        do_rescale = getattr(image_processor, "do_rescale", True)  # those of other libraries state nothing
+    scaled = [is_scaled(image) for image in images]
+    if do_rescale is not False or not any(scaled):
+        return {}
+    if not all(scaled):
+        other = (names or range(len(images)))[scaled.index(False)]
+        raise ValueError(
+            f"do_rescale is False, and images[{other!r}] holds no floats within [0, 1] as others do: leave it out, or set it to True"
+        )
+    return {"do_rescale": True}
+
+
+def is_scaled(image) -> bool:
+    """Whether it is an array or tensor of floats within [0, 1]."""
+    if not isinstance(image, np.ndarray | torch.Tensor) or 0 in image.shape:
+        return False
+    is_float = image.dtype.kind == "f" if isinstance(image, np.ndarray) else image.is_floating_point()
+    return bool(is_float and image.max() <= 1)
+
+
 def read_images(
     images: Sequence,
     indices: Sequence[int | str] | None = None,
@@ -323,4 +358,4 @@ def leads_back(folder: str, root: str) -> bool:
     return False
 
 
-__all__ = ["background_of", "find_images", "read_background", "read_image", "read_images"]
+__all__ = ["background_of", "find_images", "needed_scaling", "read_background", "read_image", "read_images"]

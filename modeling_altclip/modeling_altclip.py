@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .checkpoint_altclip import AltCLIPPreTrainedModel, check_model_type, load_whole, native_name, rename_layers
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
-from .pooling_altclip import first_state
+from .pooling_altclip import first_state, positions_of
 
 TEACHERS, TEXT_ENCODERS = ("clip", "altclip"), ("xlm-roberta", "roberta", "camembert")  # model types that `from_teacher` joins
 
@@ -122,6 +122,9 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         `last_hidden_state` is `(texts, tokens, project_dim)`. `pooler_output`, `(texts, project_dim)`, is made of the first
         token that is not padding: the vector that stage 1 compares with the teacher's.
         """
+        if inputs_embeds is not None and position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # By tokens XLM-R leaves padding out, which embeddings do not tell.
+            position_ids = positions_of(attention_mask) + self.config.pad_token_id + 1
         outputs = self.roberta(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -175,7 +178,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         self.vision_model = CLIPVisionModel._from_config(config.vision_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text_config.project_dim, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
         self.register_load_state_dict_pre_hook(rename_layers)
 

@@ -18,12 +18,15 @@ from .checkpoint_altclip import load_whole, rename_weights
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_widths
 from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
+    POOLED_BY_NORM,
     check_image_encoder,
     check_modality,
+    check_states,
     check_text_encoder,
     default_image_pooling,
     default_text_pooling,
     pool,
+    positions_of,
     stated_pooling,
     unread_modules,
 )
@@ -32,6 +35,7 @@ from .texts_altclip import positions_before_texts
 # What a model of transformers gathers from its parts when it is built. The second are plans by the names of modules.
 SETTINGS_OF_PARTS = ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
 PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
+ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
 
 
 class PooledTower(nn.Module):
@@ -46,6 +50,7 @@ class PooledTower(nn.Module):
         self.config, self.pooling = config, pooling
         self.encoder = without_idle_parts(AutoModel.from_config(config), pooling)
         self.counts_padding = counts_padding(self.encoder)
+        self.positions_before = positions_before_texts(self.encoder)
         self._supports_sdpa = self.encoder._supports_sdpa
         for name in SETTINGS_OF_PARTS:
             setattr(self, name, getattr(self.encoder, name))
@@ -58,7 +63,10 @@ class PooledTower(nn.Module):
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
             if self.counts_padding and attention_mask.ndim == 2:
-                inputs.setdefault("position_ids", positions_of(attention_mask))
+                inputs.setdefault("position_ids", positions_of(attention_mask) + first_position(self.encoder).to(attention_mask.device))
+            elif self.positions_before > 0 and "inputs_embeds" in inputs and attention_mask.ndim == 2:
+                # By tokens XLM-R leaves padding out, which embeddings do not tell.
+                inputs.setdefault("position_ids", positions_of(attention_mask) + self.positions_before)
         outputs = self.encoder(**inputs)
         pooled = outputs.pooler_output if self.pooling == "pooler" else pool(outputs.last_hidden_state, attention_mask, self.pooling)
         return BaseModelOutputWithPooling(
@@ -80,23 +88,28 @@ def counts_padding(encoder: PreTrainedModel) -> bool:
     return "position_ids" in signature(encoder.forward).parameters and positions_before_texts(encoder) == 0
 
 
-def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Number the positions of tokens `(texts, tokens)` from each text's first one, which padding on the left may precede."""
-    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    first = attention_mask.long().argmax(dim=1, keepdim=True)
-    return (places - first).clamp(min=0)
+def first_position(encoder: PreTrainedModel) -> torch.Tensor:
+    """The position `()` that an encoder gives a text's first token: 0 for most, but 2 in Nyströmformer, YOSO and MRA."""
+    for name, positions in encoder.named_buffers():
+        if name.endswith("position_ids"):
+            return positions.flatten()[0]
+    return torch.tensor(0)
 
 
 def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
     """Drop a pooler that nobody reads (BERT's, ViT's), and freeze what cannot be dropped: the head that SigLIP and AIMv2 pool with,
-    where another pooling is asked for, and a mask token that no image has (DINOv2's).
+    the last norm of CLIP's image tower, or a pooler that is always called, where another pooling is asked for; and a mask token that
+    no image has (DINOv2's).
 
     A parameter that gets no gradient would stop distributed training.
     """
-    if pooling != "pooler" and "pooler" in dict(encoder.named_children()):
+    if pooling != "pooler" and "pooler" in dict(encoder.named_children()) and encoder.config.model_type not in ALWAYS_POOLED:
         encoder.pooler = None
+    idle = [".head.", ".pooler."]
+    if encoder.config.model_type in POOLED_BY_NORM:
+        idle.append(".post_layernorm.")
     for name, parameter in encoder.named_parameters():
-        is_unread_head = pooling != "pooler" and ".head." in f".{name}"
+        is_unread_head = pooling != "pooler" and any(part in f".{name}" for part in idle)
         if is_unread_head or name.endswith("mask_token"):
             parameter.requires_grad_(False)
     return encoder
@@ -171,8 +184,8 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             vision_name_or_path: an image encoder (ViT, DINOv2, Swin), or a CLIP or SigLIP, whose image tower is taken.
             text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT, Qwen3).
             projection_dim, projection_bias: as in the configuration.
-            vision_pooling: by default `pooler` for the image towers of CLIP and SigLIP, `cls` for those with a class token, and
-                else `mean`.
+            vision_pooling: by default `pooler` for the image towers of CLIP, its kin (Chinese-CLIP, MLCD) and SigLIP, `cls` for
+                those with a class token, and else `mean`.
             text_pooling: by default what the checkpoint's sentence-transformers files say (mE5: the mean); without them `last`
                 for encoders that read from left to right, and else `cls`.
 
@@ -190,6 +203,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         text_encoder = load_encoder(text_name_or_path, text_config, text_pooling)
         check_modality(image_encoder, vision_name_or_path, "image")
         check_modality(text_encoder, text_name_or_path, "text")
+        check_states(text_encoder)
         if text_pooling is None:
             text_pooling = default_text_pooling(text_encoder)
         else:

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from transformers import ZeroShotImageClassificationPipeline
 
 from .embedding import encode_texts, mean_of_prompts
-from .images_altclip import background_of, read_images
+from .images_altclip import background_of, needed_scaling, read_images
 from .modeling_altclip import AltCLIPModel
 from .prompts_altclip import fill_template, read_templates
 from .texts_altclip import check_texts, text_length
@@ -77,8 +77,9 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
 
     def preprocess(self, image, timeout: float | None = None) -> dict[str, torch.Tensor]:
         index, image = image if isinstance(image, tuple) else (0, image)
+        needed = needed_scaling(self.image_processor, [image])
         images = read_images([image], [index], timeout, background_of(self.image_processor))
-        return self.image_processor(images=images, return_tensors="pt").to(self.dtype)
+        return self.image_processor(images=images, return_tensors="pt", **needed).to(self.dtype)
 
     def _forward(self, model_inputs, candidate_labels, templates, tokenizer_kwargs=None) -> dict[str, torch.Tensor]:
         self.forget_if_changed()

@@ -9,8 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
-# Image towers whose pooler was trained with a text tower, and holds what is to be compared with texts.
-POOLER_OF_ITS_OWN = ("clip_vision_model", "siglip_vision_model")
+# Image towers of CLIP's kind, whose last layer norm is the pooler's alone.
+POOLED_BY_NORM = ("clip_vision_model", "chinese_clip_vision_model", "mlcd", "mlcd_vision_model")
+# Image towers whose pooler was trained, and holds what is to be compared with texts.
+POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model")
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what the embeddings of image encoders call it
 
 # sentence-transformers' names, from before version 5.5 and since.
@@ -31,7 +33,8 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     if attention_mask is None:
         return states.mean(dim=1)
     weights = attention_mask[..., None].to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    total = (states * weights).sum(dim=1, dtype=torch.promote_types(states.dtype, torch.float32))  # half precision would overflow
+    return (total / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)).to(states.dtype)
 
 
 def first_state(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -57,6 +60,13 @@ def states_at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """One state `(batch, width)` of each text: that of the token at its place `(batch,)`."""
     rows = places[:, None, None].expand(-1, 1, states.shape[-1])
     return states.gather(1, rows).squeeze(1)
+
+
+def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Number the positions of tokens `(texts, tokens)` from each text's first one, which padding on the left may precede."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    first = attention_mask.long().argmax(dim=1, keepdim=True)
+    return (places - first).clamp(min=0)
 
 
 def default_image_pooling(encoder: PreTrainedModel) -> str:
@@ -86,6 +96,24 @@ def reads_from_left_to_right(encoder: PreTrainedModel) -> bool:
     begun_alike %= getattr(encoder.config, "vocab_size", 2**31)  # Canine has none
     states = encoder(input_ids=begun_alike, attention_mask=torch.ones_like(begun_alike)).last_hidden_state[:, 0]
     return torch.allclose(states[0], states[1], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def check_states(encoder: PreTrainedModel) -> None:
+    """Refuse a text encoder whose last states cannot be pooled: there are none, or those of words depend on the padding behind them.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    kind = encoder.config.model_type
+    token = torch.zeros(1, 1, dtype=torch.long)
+    if encoder(input_ids=token, attention_mask=torch.ones_like(token)).get("last_hidden_state") is None:
+        raise ValueError(f"a {kind!r} gives no state for each token, and cannot be a text tower: take an XLM-R or a BERT")
+    if "attention_mask" not in signature(encoder.forward).parameters and not reads_from_left_to_right(encoder):
+        raise ValueError(
+            f"a {kind!r} has no attention_mask and reads padding as it reads words, so that a text's vector would depend on the texts "
+            "beside it: take an XLM-R or a BERT"
+        )
 
 
 def check_text_encoder(encoder: PreTrainedModel, pooling: str) -> None:
@@ -192,6 +220,8 @@ def unread_modules(name_or_path: str) -> list[str]:
     prompt = settings.get("default_prompt_name")
     if prompt is not None:
         unread.append(f"the prompt {(settings.get('prompts') or {}).get(prompt, prompt)!r}")
+    if settings.get("truncate_dim") is not None:
+        unread.append(f"a cut of vectors at {settings['truncate_dim']} values")
     if (read_json(name_or_path, "sentence_bert_config.json") or {}).get("do_lower_case"):
         unread.append("small letters for all texts")
     return unread

@@ -15,7 +15,7 @@ import torch
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature
 
-from .images_altclip import DROP_ALPHA, WHITE, background_of, read_background, read_images
+from .images_altclip import DROP_ALPHA, WHITE, background_of, needed_scaling, read_background, read_images
 from .texts_altclip import TOKENIZING, check_texts, forget_calls, needed_options
 
 AS_STATED = object()  # None says that alpha is dropped
@@ -75,14 +75,10 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
             images = flat(images)
             options = kwargs.get("images_kwargs", {})
             stated = kwargs | options
-            scaled = [is_scaled(image) for image in images]
-            if stated.get("do_rescale") is False and any(scaled):
-                # So one tells transformers that floats lie within [0, 1]. The reader sees it, gives 8 bits.
-                if not all(scaled):
-                    other = scaled.index(False)
-                    raise ValueError(f"do_rescale is False, and images[{other}] holds no floats within [0, 1] as others do: leave it out")
+            needed = needed_scaling(self.image_processor, images, do_rescale=stated.get("do_rescale"))
+            if needed:
                 kwargs.pop("do_rescale", None)
-                kwargs["images_kwargs"] = options | {"do_rescale": True}
+                kwargs["images_kwargs"] = options | needed
             images = read_images(images, background=self.background, input_data_format=stated.get("input_data_format"))
         if text is None:
             return super().__call__(images=images, **kwargs)
@@ -139,14 +135,6 @@ def flat(images) -> list:
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
         return list(images)
     return [images]
-
-
-def is_scaled(image) -> bool:
-    """Whether it is an array or tensor of floats within [0, 1]."""
-    if not isinstance(image, np.ndarray | torch.Tensor) or 0 in image.shape:
-        return False
-    is_float = image.dtype.kind == "f" if isinstance(image, np.ndarray) else image.is_floating_point()
-    return bool(is_float and image.max() <= 1)
 
 
 __all__ = ["AltCLIPProcessor"]

@@ -7,6 +7,7 @@ from unicodedata import category
 import torch
 from torch import nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.ibert.quant_modules import QuantEmbedding
 
 from .threads_altclip import lock_of_threads
 
@@ -157,7 +158,7 @@ def number_of_positions(model: PreTrainedModel) -> float:
 def readable_tokens(model: PreTrainedModel) -> float:
     """Give how many tokens the text tower can read; infinite where its positions are relative.
 
-    XLM-R and its kin (RoBERTa, CamemBERT, MPNet, Xmod) number positions from the one behind their padding's, so that they read
+    XLM-R and its kin (RoBERTa, CamemBERT, MPNet, Xmod, I-BERT) number positions from the one behind their padding's, so that they read
     two tokens fewer than they have positions (huggingface/transformers#14243). That padding is a row of the position embeddings.
     """
     return number_of_positions(model) - positions_before_texts(model)
@@ -166,7 +167,7 @@ def readable_tokens(model: PreTrainedModel) -> float:
 def positions_before_texts(model: nn.Module) -> int:
     """Give how many positions an encoder keeps for padding, and never numbers a token with; 0 for most."""
     for name, module in model.named_modules():
-        is_of_positions = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        is_of_positions = name.endswith("position_embeddings") and isinstance(module, nn.Embedding | QuantEmbedding)
         if is_of_positions and module.padding_idx is not None:
             return module.padding_idx + 1
     return 0

@@ -51,6 +51,16 @@ def test_sentence_transformers(clip):
     assert package_versions()["sentence-transformers"] == sentence_transformers.__version__  # a result's
 
 
+def test_sentence_transformers_with_vectors_that_are_cut(clip, tmp_path):
+    """A width that the files state holds for texts and images, as `encode` has it."""
+    SentenceTransformer(str(clip), device="cpu", truncate_dim=12).save_pretrained(str(tmp_path / "cut"))
+    theirs = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    model, processor = load_model(f"sentence_transformers:{tmp_path / 'cut'}")
+    for vectors, items in ((embed_texts(model, processor, TEXTS), TEXTS), (embed_images(model, processor, IMAGES), IMAGES)):
+        assert vectors.shape[1] == 12
+        torch.testing.assert_close(vectors, theirs.encode(items, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5, rtol=1e-4)
+
+
 def test_sentence_transformers_with_the_images_of_another(clip, text_model):
     model, processor = load_model(f"sentence_transformers:{text_model}+{clip}")
     texts = SentenceTransformer(str(text_model), device="cpu").encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True)

@@ -244,10 +244,10 @@ def test_the_rest_of_sentence_transformers_files_is_heeded(towers, tmp_path):
     kinds = {"": "Transformer", "pool": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
     modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
     (folder / "modules.json").write_text(json.dumps(modules))
-    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
-    with pytest.warns(UserWarning, match="left out: Dense, the prompt 'query: ', small letters for all texts"):
+    with pytest.warns(UserWarning, match="left out: Dense, the prompt 'query: ', a cut of vectors at 16 values, small letters"):
         model = AltCLIPDualEncoderModel.from_towers(towers("vit"), str(folder))
     assert model.config.text_pooling == "mean"
     for without in ({"prompts": {}}, {}):

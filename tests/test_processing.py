@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AltCLIPProcessor as NativeProcessor
-from transformers import AutoProcessor
+from transformers import AutoProcessor, CLIPImageProcessorPil
 
-from modeling_altclip import AltCLIPProcessor
+from modeling_altclip import AltCLIPProcessor, AltCLIPZeroShotPipeline, embed_images
 from modeling_altclip.images_altclip import read_background, read_image
 from modeling_altclip.texts_altclip import text_length
+
+from .test_any_model import bert_tokenizer
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(PIXELS)
@@ -157,6 +159,28 @@ def test_transformers_way_to_give_floats(processor):
     assert unscaled.max() > 100
     with pytest.raises(ValueError, match=r"do_rescale is False, and images\[1\] holds no floats within \[0, 1\] as others do"):
         processor(images=[PIXELS / 255, PIXELS], do_rescale=False, return_tensors="pt")
+
+
+def test_transformers_way_to_give_floats_may_be_saved(model):
+    """Where the image processor itself states `do_rescale=False`, floats are still the picture's pixels, by every way in."""
+    size = model.config.vision_config.image_size
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    processor = AltCLIPProcessor(image_processor, bert_tokenizer(model_max_length=30))
+    floats = np.float32(PIXELS / 255)
+    expected = processor(images=PICTURE, return_tensors="pt")["pixel_values"]
+    vector = embed_images(model, processor, [PICTURE])
+    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    parts = {"image_processor": image_processor, "tokenizer": processor.tokenizer}
+    by_labels = AltCLIPZeroShotPipeline(model=model.eval(), **parts)
+    scores = by_labels([PICTURE], ["dog", "key"])
+    image_processor.do_rescale = False
+    for given in ({}, {"do_rescale": False}, {"do_rescale": True}):
+        assert torch.equal(processor(images=floats, return_tensors="pt", **given)["pixel_values"], expected)
+    assert torch.equal(embed_images(model, processor, [floats]), vector)
+    assert by_labels([floats], ["dog", "key"]) == scores
+    assert processor(images=PICTURE, return_tensors="pt")["pixel_values"].max() > 100
+    with pytest.raises(ValueError, match=r"images\[1\] holds no floats within"):
+        embed_images(model, processor, [floats, PIXELS])
 
 
 def test_the_caller_may_say_which_axis_holds_the_channels(processor):

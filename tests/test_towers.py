@@ -9,18 +9,42 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    ChineseCLIPVisionConfig,
+    CLIPVisionConfig,
+    CpmAntConfig,
+    CpmAntModel,
     DistilBertConfig,
     DistilBertModel,
+    DPRConfig,
+    DPRQuestionEncoder,
     ElectraConfig,
+    FNetConfig,
+    FNetModel,
     GPT2Config,
+    IBertConfig,
+    MLCDVisionConfig,
+    NystromformerConfig,
     Siglip2VisionConfig,
     Siglip2VisionModel,
+    SiglipVisionConfig,
+    SqueezeBertConfig,
+    SqueezeBertModel,
     ViTConfig,
     XLMRobertaConfig,
+    YosoConfig,
 )
 
-from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel
+from modeling_altclip import (
+    AltCLIPConfig,
+    AltCLIPDualEncoderConfig,
+    AltCLIPDualEncoderModel,
+    AltCLIPModel,
+    AltCLIPTextConfig,
+    AltCLIPTextModel,
+)
 from modeling_altclip.modeling_altclip_dual_encoder import positions_of
+from modeling_altclip.pooling_altclip import default_image_pooling, pool
+from modeling_altclip.texts_altclip import readable_tokens
 
 from .test_dual_encoder import PICTURE, SMALL, batch, towers  # noqa: F401  (fixtures)
 
@@ -127,6 +151,106 @@ def test_padding_on_the_left_moves_no_position(name, pooling):
         of_encoder = tower.encoder(**right).last_hidden_state
     torch.testing.assert_close(on_left, expected, atol=1e-5, rtol=1e-4)
     assert torch.equal(on_right, of_encoder)
+
+
+@pytest.mark.parametrize("text_config", [NystromformerConfig, YosoConfig, IBertConfig, BertConfig])
+def test_a_tower_numbers_positions_as_its_encoder_does(text_config):
+    """Nyströmformer and YOSO begin with 2, I-BERT behind its padding's."""
+    torch.manual_seed(0)
+    text, vision = text_config(vocab_size=99, **SMALL), ViTConfig(**SMALL, **PICTURE)
+    tower = AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision)).eval().text_model
+    inputs = {"input_ids": torch.arange(10, 20)[None], "attention_mask": torch.ones(1, 10, dtype=torch.long)}
+    with torch.no_grad():
+        assert torch.equal(tower(**inputs).last_hidden_state, tower.encoder(**inputs).last_hidden_state)
+
+
+def test_i_bert_reads_fewer_tokens_than_it_has_positions():
+    encoder = AutoModel.from_config(IBertConfig(vocab_size=99, max_position_embeddings=64, **SMALL))
+    assert readable_tokens(encoder) == 62
+
+
+@pytest.mark.parametrize(
+    "encoder,reason",
+    [
+        (lambda: FNetModel(FNetConfig(vocab_size=99, **SMALL)), "a 'fnet' has no attention_mask and reads padding"),
+        (
+            lambda: CpmAntModel(
+                CpmAntConfig(vocab_size=99, hidden_size=32, num_attention_heads=4, dim_head=8, dim_ff=48, num_hidden_layers=1)
+            ),
+            "a 'cpmant' has no attention_mask and reads padding",
+        ),
+        (lambda: DPRQuestionEncoder(DPRConfig(vocab_size=99, **SMALL)), "a 'dpr' gives no state for each token"),
+    ],
+)
+def test_text_encoders_whose_states_cannot_be_pooled_are_refused(towers, tmp_path, encoder, reason):  # noqa: F811
+    with pytest.raises(ValueError, match=reason):
+        AltCLIPDualEncoderModel.from_towers(towers("vit"), saved(encoder(), tmp_path / "text"))
+
+
+def test_a_pooler_that_is_always_called_stays_and_does_not_learn(towers, tmp_path):  # noqa: F811
+    """SqueezeBERT cannot do without its pooler; what nobody reads would stop DDP."""
+    config = SqueezeBertConfig(vocab_size=99, embedding_size=32, **SMALL)
+    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), saved(SqueezeBertModel(config), tmp_path / "text"))
+    ids = torch.arange(10, 20)[None]
+    model.get_text_features(input_ids=ids, attention_mask=torch.ones_like(ids)).pooler_output.sum().backward()
+    learning = {name: parameter for name, parameter in model.text_model.named_parameters() if parameter.requires_grad}
+    assert learning and all(parameter.grad is not None for parameter in learning.values())
+    assert not any("pooler" in name for name in learning)
+
+
+@pytest.mark.parametrize("name", ["bert", "xlm-r", "altclip"])
+def test_padding_of_embeddings_moves_no_position(name):
+    """What XLM-R leaves out by its token, an embedding does not tell; on the right nothing changes, to the bit."""
+    torch.manual_seed(0)
+    if name == "altclip":
+        tower = AltCLIPTextModel(AltCLIPTextConfig(vocab_size=99, project_dim=16, max_position_embeddings=40, **SMALL)).eval()
+        encoder = tower.roberta
+    else:
+        config = AltCLIPDualEncoderConfig(text_config=TEXT_TOWERS[name], vision_config=ViTConfig(**SMALL, **PICTURE), text_pooling="mean")
+        tower = AltCLIPDualEncoderModel(config).eval().text_model
+        encoder = tower.encoder
+    ids, padding = torch.tensor([[5, 10, 11, 6]]), torch.ones(1, 3, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    right = torch.cat([mask, 0 * padding], 1)
+
+    def embedded(*parts):
+        return encoder.get_input_embeddings()(torch.cat(parts, 1))
+
+    with torch.no_grad():
+        expected = tower(input_ids=ids, attention_mask=mask).pooler_output
+        on_left = tower(inputs_embeds=embedded(padding, ids), attention_mask=right.flip(1)).pooler_output
+        on_right = tower(inputs_embeds=embedded(ids, padding), attention_mask=right)
+        of_encoder = encoder(inputs_embeds=embedded(ids, padding), attention_mask=right).last_hidden_state
+    torch.testing.assert_close(on_left, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(on_right.pooler_output, expected, atol=1e-5, rtol=1e-4)
+    if name != "altclip":
+        assert torch.equal(on_right.last_hidden_state, of_encoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_mean_of_many_states_does_not_overflow(dtype):
+    states, mask = torch.full((1, 100, 4), 1000.0, dtype=dtype), torch.ones(1, 100, dtype=torch.long)
+    mask[0, 90:] = 0
+    assert torch.equal(pool(states, mask, "mean"), states[:, 0])
+
+
+def test_a_logit_scale_may_be_a_whole_number():
+    """As JSON may have it."""
+    text, vision = {"vocab_size": 99, **SMALL}, SMALL | PICTURE
+    assert AltCLIPModel(AltCLIPConfig(text_config=text, vision_config=vision, logit_scale_init_value=3)).logit_scale.item() == 3
+
+
+@pytest.mark.parametrize("vision_config", [CLIPVisionConfig, ChineseCLIPVisionConfig, MLCDVisionConfig, SiglipVisionConfig])
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_all_that_learns_in_an_image_tower_of_clips_kind_is_read(vision_config, pooling):
+    """The layer norm behind CLIP's class token is its pooler's; without a gradient it would stop DDP."""
+    vision = vision_config(**SMALL, **PICTURE)
+    assert default_image_pooling(AutoModel.from_config(vision)) == "pooler"
+    text = BertConfig(vocab_size=99, **SMALL)
+    model = AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision, vision_pooling=pooling))
+    model.get_image_features(torch.randn(2, 3, 32, 32)).pooler_output.square().sum().backward()
+    idle = [name for name, weight in model.vision_model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert not idle
 
 
 def test_positions_are_numbered_from_the_first_token():

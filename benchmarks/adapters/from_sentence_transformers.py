@@ -4,6 +4,7 @@ sentence_transformers:sentence-transformers/clip-ViT-L-14
 sentence_transformers:sentence-transformers/clip-ViT-B-32-multilingual-v1+sentence-transformers/clip-ViT-B-32
 """
 
+import torch
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -30,11 +31,16 @@ class SentenceTransformersModel(AdaptedModel):
 
     def get_text_features(self, **features) -> BaseModelOutputWithPooling:
         """`(batch, dim)` in `pooler_output`."""
-        return BaseModelOutputWithPooling(pooler_output=self.text_encoder(features)["sentence_embedding"])
+        return BaseModelOutputWithPooling(pooler_output=embedding_of(self.text_encoder, features))
 
     def get_image_features(self, **features) -> BaseModelOutputWithPooling:
         """`(batch, dim)` in `pooler_output`."""
-        return BaseModelOutputWithPooling(pooler_output=self.image_encoder(features)["sentence_embedding"])
+        return BaseModelOutputWithPooling(pooler_output=embedding_of(self.image_encoder, features))
+
+
+def embedding_of(encoder: SentenceTransformer, features: dict) -> torch.Tensor:
+    """Vectors `(batch, dim)` as `encode` gives them: cut at the width that the model's files state, if they do."""
+    return encoder(features)["sentence_embedding"][:, : encoder.truncate_dim]
 
 
 def load(name: str) -> tuple[SentenceTransformersModel, AdaptedProcessor]:
