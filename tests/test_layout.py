@@ -1,4 +1,4 @@
-"""The floors: who may import whom, and names and sizes that keep the code readable."""
+"""The floors: who may import whom, and names and sizes that keep the code readable. A file is as long as its subject."""
 
 import ast
 
@@ -33,7 +33,6 @@ def test_source(path):
         assert top not in MAY_IMPORT or top == package or top in MAY_IMPORT[package], f"imports {name}: against the floors"
         assert not name.split(".")[-1].startswith("run_"), f"imports a script, {name}"
     assert path.stem not in SHADOWING
-    assert len(path.read_text("utf-8").splitlines()) <= 350
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, f"{node.name} does not fit a screen"
