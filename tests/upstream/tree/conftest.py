@@ -5,7 +5,13 @@ printed at the end of the run. A test that transformers itself skips, for want o
 counted as skipped.
 """
 
+import random
+
+import numpy as np
 import pytest
+import torch
+
+from tests import test_modeling_common, test_processing_common
 
 HALF = "half a checkpoint is refused, and the weights that it lacks are named; transformers starts them at random"
 TWO_TOWERS = "each tower has states and attentions of its own; test_get_text_features_* and test_get_image_features_* look at them"
@@ -32,6 +38,15 @@ def exception_of(test: pytest.Item) -> str | None:
         if test.cls.__name__ in classes and test.name in names:
             return reason
     return None
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run():
+    """Seed all that weights and inputs are drawn from: the common tests leave it to chance, and some compare within thin margins."""
+    for generator in (random, test_modeling_common.global_rng, test_processing_common.global_rng):
+        generator.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items):

@@ -71,7 +71,13 @@ class AltCLIPModelTester:
             "image_size": 30,
             "patch_size": 10,
         }
-        return AltCLIPConfig(text_config=self.text_model_tester.get_config(), vision_config=vision_config, projection_dim=16)
+        return AltCLIPConfig(
+            text_config=self.text_model_tester.get_config(),
+            vision_config=vision_config,
+            projection_dim=16,
+            # A scale of 1: the common tests allow logits in half precision an error of 0.005, and CLIP's scale of 14 is of errors too.
+            logit_scale_init_value=0.0,
+        )
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()

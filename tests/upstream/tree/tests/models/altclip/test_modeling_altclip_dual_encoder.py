@@ -42,7 +42,8 @@ class DualEncoderTester:
 
     def get_config(self) -> AltCLIPDualEncoderConfig:
         towers = {name: dict(config) for name, config in self.towers.items()}
-        return AltCLIPDualEncoderConfig(**towers, **self.poolings, projection_dim=16)
+        # The scale is 1, as in the tester of AltCLIP.
+        return AltCLIPDualEncoderConfig(**towers, **self.poolings, projection_dim=16, logit_scale_init_value=0.0)
 
     def prepare_config_and_inputs_for_common(self):
         inputs = {
