@@ -67,7 +67,8 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
 
 def files_of_kinds(folder: Path) -> dict[str, list[Path]]:
     """A folder's files of data by their kind, those of JSON only where they hold rows."""
-    there = {kind: files_below(folder, endings) for kind, endings in KINDS.items()}
+    found = files_below(folder, set().union(*KINDS.values()))
+    there = {kind: [path for path in found if suffix_of(path) in endings] for kind, endings in KINDS.items()}
     there["files of JSON"] = [path for path in there["files of JSON"] if suffix_of(path) != ".json" or holds_rows(path)]
     return there
 

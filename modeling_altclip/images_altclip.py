@@ -85,8 +85,10 @@ def needed_scaling(image_processor, images: Sequence, names: Sequence | None = N
     """
     if do_rescale is None:
         do_rescale = getattr(image_processor, "do_rescale", True)  # those of other libraries state nothing
+    if do_rescale is not False:
+        return {}
     scaled = [is_scaled(image) for image in images]
-    if do_rescale is not False or not any(scaled):
+    if not any(scaled):
         return {}
     if not all(scaled):
         other = (names or range(len(images)))[scaled.index(False)]
