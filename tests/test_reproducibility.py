@@ -129,3 +129,19 @@ def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, beginnings, tmp_path, 
         assert process.returncode == 0, process.stderr[-3000:]
         weights.append((output_dir / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="without a GPU alone")
+def test_processes_on_a_cpu_find_one_another_without_a_flag(tmp_path):
+    """As the documented `torchrun --nproc_per_node 2` starts them: each took itself for the only one, and both wrote the model."""
+    script = tmp_path / "tell.py"
+    script.write_text(
+        "from training.arguments import TeacherLearningArguments\n"
+        "given = TeacherLearningArguments(teacher_name_or_path='', text_encoder_name_or_path='', dataset='', "
+        f"output_dir={str(tmp_path)!r})\n"
+        "print(f'{given.process_index} of {given.world_size}', flush=True)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    process = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert sorted(process.stdout.split("\n")[:2]) == ["0 of 2", "1 of 2"]

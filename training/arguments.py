@@ -71,6 +71,8 @@ class StageArguments(TrainingArguments):
     def __post_init__(self):
         self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be asked for anywhere
         self.unsupported_precision = self.drop_unsupported_precision()
+        # Without it accelerate looks for other processes on accelerators alone: each of torchrun's would train by itself.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self.saves_where_scored = self.save_where_scored()
         super().__post_init__()
         self.check_trackers()
