@@ -4,6 +4,15 @@ import os
 import warnings
 
 import torch
+from accelerate.utils.environment import get_int_from_env
+
+# How launchers tell: torchrun and accelerate, and three kinds of MPI.
+NUMBERS_OF_PROCESSES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+
+
+def launched_processes() -> int:
+    """Return how many processes the launcher started, of which this is one; 1 without a launcher."""
+    return get_int_from_env(NUMBERS_OF_PROCESSES, 1)
 
 
 def warn_if_launched_alone() -> None:
@@ -32,4 +41,4 @@ def fix_threads() -> int:
     return n_threads
 
 
-__all__ = ["fix_threads", "warn_if_launched_alone"]
+__all__ = ["fix_threads", "launched_processes", "warn_if_launched_alone"]

@@ -15,7 +15,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from .processes import warn_if_launched_alone
+from .processes import launched_processes, warn_if_launched_alone
 
 
 class InputError(ValueError):
@@ -186,14 +186,19 @@ def read_text(path: Path, what: str) -> str:
         raise InputError(f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8") from error
 
 
-def launch(main: Callable, *argument_types: type) -> None:
+def launch(main: Callable, *argument_types: type, one_process: bool = False) -> None:
     """Run a script's `main` on its parsed arguments, and leave the group of processes that it joined.
 
     An `InputError` is one line, whatever the library said that it quotes.
+
+    Args:
+        one_process: refuse to be one of several processes, each of which would do the whole work and write the same files.
     """
     print_all_letters()
     warn_if_launched_alone()
     try:
+        if one_process and launched_processes() > 1:
+            raise InputError(f"{launched_processes()} processes were started, and this script runs in one: start it with `python`")
         main(*parse(*argument_types))
     except InputError as error:
         script = Path(sys.argv[0])

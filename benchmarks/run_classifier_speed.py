@@ -114,4 +114,4 @@ def timed(build: Callable[[int], torch.Tensor], n: int) -> tuple[torch.Tensor, f
 
 
 if __name__ == "__main__":
-    launch(main, SpeedArguments)
+    launch(main, SpeedArguments, one_process=True)

@@ -128,4 +128,4 @@ def clip_benchmark() -> ModuleType:
 
 
 if __name__ == "__main__":
-    launch(main, SpeedArguments)
+    launch(main, SpeedArguments, one_process=True)

@@ -73,4 +73,4 @@ def difference(ours: list, theirs: list) -> float:
 
 
 if __name__ == "__main__":
-    launch(main, SpeedArguments)
+    launch(main, SpeedArguments, one_process=True)

@@ -48,4 +48,4 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, ReportArguments, TableArguments)
+    launch(main, ReportArguments, TableArguments, one_process=True)

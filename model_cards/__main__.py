@@ -166,4 +166,4 @@ def choose_drawings(
 
 
 if __name__ == "__main__":
-    launch(main, CardArguments)
+    launch(main, CardArguments, one_process=True)

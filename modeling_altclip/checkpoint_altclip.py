@@ -92,10 +92,12 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         mistakes included.
 
         The folder serves plain transformers, which does not look at the code, and `trust_remote_code=True`, which runs it.
+        Of a model with an adapter, a `PeftModel`'s base model among them, only the adapter is saved, for transformers' own class.
         """
         for name in self.config.sub_configs:
             getattr(self.config, name).name_or_path = ""  # where a tower was loaded from is a folder of some machine
-        if self._hf_peft_config_loaded and self.native_class is not None:
+        self._hf_peft_config_loaded = self.has_adapter  # a PeftModel does not tell transformers of it
+        if self.has_adapter and self.native_class is not None:
             # Only adapters are saved now. They fit transformers' own class, which peft can load without this package.
             named = {"base_model_class": self.native_class.__name__, "parent_library": self.native_class.__module__}
             for adapter in self.peft_config.values():
@@ -104,6 +106,11 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
             reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
             self.config.auto_map = {"AutoModelForZeroShotImageClassification": reference}  # transformers adds AutoModel
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, save_original_format=save_original_format, **kwargs)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether layers of peft are in this model, put there by transformers or by a `PeftModel`."""
+        return bool(getattr(self, "peft_config", None))
 
     @property
     def _checkpoint_conversion_mapping(self) -> dict[str, str]:
@@ -157,7 +164,7 @@ def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str,
         return name
 
     rename_weights(state_dict, prefix, new_name)
-    if getattr(module, "peft_config", None):
+    if module.has_adapter:
         check_adapter(module, {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)})
 
 

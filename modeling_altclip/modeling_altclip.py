@@ -103,7 +103,7 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
                 f"{given} was set after the model was made, and a pipeline may name the class that does not heed it: "
                 f"make the model anew, with from_pretrained(..., {given})"
             )
-        if not self._hf_peft_config_loaded:  # adapters alone have their own way
+        if not self.has_adapter:  # adapters alone have their own way
             state_dict = {native_name(name): value for name, value in (state_dict or self.state_dict()).items()}
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import infer_auto_device_map
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from transformers import (
     AutoModel,
@@ -317,6 +318,25 @@ def test_an_encoder_with_a_decoder_is_no_text_tower(towers):
 def test_a_teacher_is_not_for_these_towers(towers):
     with pytest.raises(NotImplementedError, match="from_towers"):
         AltCLIPDualEncoderModel.from_teacher(towers("clip"), towers("xlm-r"))
+
+
+def test_the_adapter_of_a_peft_model_is_saved_alone(towers, batch, tmp_path):
+    """No other class has these towers, so that the files name ours."""
+    AltCLIPDualEncoderModel.from_towers(towers("clip"), towers("xlm-r"), projection_dim=16).save_pretrained(tmp_path / "base")
+    model = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base")
+    settings = LoraConfig(target_modules=["query", "q_proj"], r=2, init_lora_weights=False)
+    adapted = get_peft_model(model, settings).eval()
+    adapted.get_base_model().save_pretrained(tmp_path / "adapter")
+    assert {path.name for path in (tmp_path / "adapter").glob("*.safetensors")} == {"adapter_model.safetensors"}
+
+    base = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base")
+    loaded = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base").eval()
+    loaded.load_adapter(tmp_path / "adapter")
+    wrapped = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        expected = adapted(**batch).logits_per_image
+        torch.testing.assert_close(loaded(**batch).logits_per_image, expected)
+        torch.testing.assert_close(wrapped(**batch).logits_per_image, expected)
 
 
 def test_the_mean_of_nothing_is_zero(towers, batch):

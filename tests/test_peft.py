@@ -88,13 +88,14 @@ def test_adapters_fit_both(bases, batch, tmp_path, trained_on, part, kind, saver
     if part != "whole":
         batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     model_class = ours if trained_on == "ours" else theirs
-    expected = vectors(SAVED[saver](model_class, base, tmp_path / "adapter", kind, modules), batch)
+    adapted = SAVED[saver](model_class, base, tmp_path / "adapter", kind, modules)
+    expected = vectors(adapted, batch)
     untrained = vectors(ours.from_pretrained(base), batch)
     assert (expected - untrained).abs().max() > 5e-4
     fits_theirs = tmp_path / "adapter"
     if trained_on == "ours" and saver == "peft":
-        fits_theirs = tmp_path / "handed on"
-        loaded_by_transformers(ours, base, tmp_path / "adapter").save_pretrained(fits_theirs)
+        fits_theirs = tmp_path / "for both"
+        adapted.get_base_model().save_pretrained(fits_theirs)
     for how, load in LOADED.items():
         torch.testing.assert_close(vectors(load(ours, base, tmp_path / "adapter"), batch), expected, atol=1e-5, rtol=1e-5)
         if kind != "DoRA" or how == "peft":  # transformers does not load DoRA onto its own classes
@@ -124,6 +125,20 @@ def test_files_name_what_transformers_has(bases, batch, tmp_path):
     loaded = AutoPeftModel.from_pretrained(tmp_path / "handed on")
     assert type(loaded.get_base_model()) is NativeModel
     torch.testing.assert_close(vectors(loaded, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_merged_model_is_saved_whole(bases, batch, tmp_path):
+    """Also after its adapter alone was saved; with it the folder had held layers of peft, which nobody could load."""
+    adapted = saved_by_peft(AltCLIPModel, bases / "whole", tmp_path / "adapter", "LoRA", TEXT + VISION)
+    expected = vectors(adapted, batch)
+    adapted.get_base_model().save_pretrained(tmp_path / "for both")
+    assert not (tmp_path / "for both/model.safetensors").exists()
+    merged = adapted.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    for model_class in (AltCLIPModel, NativeModel):
+        model = model_class.from_pretrained(tmp_path / "merged")
+        torch.testing.assert_close(vectors(model, batch), expected, atol=1e-5, rtol=1e-5)
 
 
 def lacking(weights):

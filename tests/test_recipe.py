@@ -178,6 +178,32 @@ def test_launch_prints_one_line(monkeypatch, capsys):
     assert ended.value.code == "training: error: rate is negative, which it may not be"
 
 
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_a_script_of_one_process_refuses_to_be_one_of_several(monkeypatch, variable):
+    """Each would do the whole work, and write the same files."""
+    monkeypatch.setattr("sys.argv", ["script.py", "--rate", "3"])
+    done = []
+    monkeypatch.setenv(variable, "1")
+    launch(done.append, Arguments, one_process=True)
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(SystemExit) as ended:
+        launch(done.append, Arguments, one_process=True)
+    assert "2 processes were started, and this script runs in one" in ended.value.code
+    launch(done.append, Arguments)
+    assert len(done) == 2
+
+
+def test_every_script_says_how_many_processes_it_has():
+    """A stage's arguments and an evaluation's join their processes (test_reproducibility.py, test_encoder.py); no other script does."""
+    joined = set()
+    for package in ("benchmarks", "model_cards", "training"):
+        for path in (ROOT / package).rglob("*.py"):
+            calls = re.findall(r"^    launch\(main.*", path.read_text("utf-8"), re.MULTILINE)
+            joined |= {path.name for call in calls if "one_process=True" not in call}
+    stages = {f"run_{name}.py" for name in ("stage0", "stage1", "stage2", "parallel", "diffusion", "text_pretraining")}
+    assert joined == stages | {"run_retrieval.py", "run_zero_shot.py"}
+
+
 def test_help_still_helps(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         parse(ContrastiveArguments, arguments=["-h"])

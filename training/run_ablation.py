@@ -28,4 +28,4 @@ def main(arguments: AblationArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, AblationArguments)
+    launch(main, AblationArguments, one_process=True)

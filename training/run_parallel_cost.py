@@ -101,4 +101,4 @@ def measure(parts: dict, model: torch.nn.Module, arguments: CostArguments) -> di
 
 
 if __name__ == "__main__":
-    launch(main, CostArguments)
+    launch(main, CostArguments, one_process=True)

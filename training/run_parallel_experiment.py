@@ -17,4 +17,4 @@ def main(arguments: ParallelExperimentArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, ParallelExperimentArguments)
+    launch(main, ParallelExperimentArguments, one_process=True)

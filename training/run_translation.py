@@ -3,6 +3,8 @@
 python training/run_translation.py training/recipes/parallel/coco_translations.yaml
 python training/run_translation.py --dataset my/captions --splits train --target_languages de --output_dir outputs/de \\
     --models '{"de": "Helsinki-NLP/opus-mt-en-de"}'
+
+It runs in one process: for several GPUs start it once for each, with some of the target_languages and an output_dir of its own.
 """
 
 import shlex
@@ -43,4 +45,4 @@ def main(arguments: TranslationArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, TranslationArguments)
+    launch(main, TranslationArguments, one_process=True)

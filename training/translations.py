@@ -260,11 +260,9 @@ def with_translations(rows: Dataset, translations: dict[str, dict[str, str]], so
 
 
 def check_output(arguments: TranslationArguments) -> None:
-    """One finished dataset is not written over, and one process writes."""
+    """One finished dataset is not written over."""
     if Path(arguments.output_dir, "data").exists():
         raise InputError(f"output_dir {arguments.output_dir} holds a dataset already: delete its folder data, or give another")
-    if PartialState().num_processes > 1:
-        raise InputError("translation runs in one process: for several GPUs give each some of target_languages and an output_dir")
 
 
 def save(splits: dict[str, Dataset], output_dir: str) -> None:

@@ -168,4 +168,4 @@ def main(arguments: MiniatureArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, MiniatureArguments)
+    launch(main, MiniatureArguments, one_process=True)

@@ -41,4 +41,4 @@ def main(arguments: OwnPicturesArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, OwnPicturesArguments)
+    launch(main, OwnPicturesArguments, one_process=True)
