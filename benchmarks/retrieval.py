@@ -2,6 +2,8 @@
 
 import torch
 
+from modeling_altclip.texts_altclip import is_blank
+
 from .encoder import Encoder
 from .metrics import DISTANCES, retrieval_ranks
 from .outcomes import RetrievalOutcomes
@@ -53,5 +55,6 @@ def check_distance(distance: str) -> None:
 
 
 def texts_of(caption: str | list[str] | None) -> list[str]:
-    """A row's texts in one language, without empty ones."""
-    return [text for text in ([caption] if isinstance(caption, str) else caption or []) if text]
+    """A row's texts in one language, without blank ones."""
+    texts = [caption] if isinstance(caption, str) else caption or []
+    return [text for text in texts if text and not is_blank(text)]
