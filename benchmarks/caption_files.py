@@ -55,7 +55,9 @@ def read_chinese_clip(task: "Task", streaming: bool) -> tuple[Rows, dict]:
     captions = defaultdict(list)
     try:
         with ZipFile(path) as archive:
-            images, texts = (member(archive, f"{task.split}_{name}", task) for name in ("imgs.tsv", "texts.jsonl"))
+            images, texts = (
+                member(archive, f"{task.split}_{name}", task) for name in ("imgs.tsv", "texts.jsonl")
+            )
             with archive.open(texts) as lines:
                 for line in lines:
                     row = parse_json(line, f"{archive.filename}: a line of {texts}")
@@ -74,7 +76,9 @@ def member(archive: ZipFile, name: str, task: "Task") -> str:
     """The one file of the archive that is so called, in whatever folder."""
     found = [path for path in archive.namelist() if Path(path).name == name]
     if len(found) != 1:
-        raise InputError(f"{archive.filename} has {len(found)} files {name}, of {', '.join(archive.namelist())}: mend {task.file}")
+        raise InputError(
+            f"{archive.filename} has {len(found)} files {name}, of {', '.join(archive.namelist())}: mend {task.file}"
+        )
     return found[0]
 
 
@@ -95,7 +99,9 @@ def read_caption_lines(task: "Task", languages: list[str]) -> tuple[dict[str, Pa
             raise InputError(
                 f"{task.data_files[language]} has {len(lines)} lines, {task.data_files['names']} {len(names)}: see {task.file}"
             )
-        captions[language] = {name: texts_of(line, language, joined=task.join_words) for name, line in zip(names, lines)}
+        captions[language] = {
+            name: texts_of(line, language, joined=task.join_words) for name, line in zip(names, lines)
+        }
     return images_by_name(task, {name: name for name in names}), captions
 
 
@@ -111,8 +117,12 @@ def read_coco(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict
     try:
         for annotation in coco["annotations"]:
             if all(annotation[key] == value for key, value in task.where.items()):
-                captions[str(annotation["image_id"])] += texts_of(annotation["caption"], "caption", joined=task.join_words)
-        names = {str(image["id"]): image["file_name"] for image in coco["images"] if str(image["id"]) in captions}
+                captions[str(annotation["image_id"])] += texts_of(
+                    annotation["caption"], "caption", joined=task.join_words
+                )
+        names = {
+            str(image["id"]): image["file_name"] for image in coco["images"] if str(image["id"]) in captions
+        }
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is no JSON in COCO's form, or has no {error}: see {task.file}") from error
     return images_by_name(task, names), {language: dict(captions)}
@@ -124,5 +134,7 @@ def images_by_name(task: "Task", names: dict[str, str]) -> dict[str, Path]:
     there = {path.name: path for path in folder.rglob("*")}
     missing = [name for name in names.values() if Path(name).name not in there]
     if missing:
-        raise InputError(f"{folder} lacks {len(missing)} of {len(names)} images: {', '.join(missing[:5])} ... See {task.file}")
+        raise InputError(
+            f"{folder} lacks {len(missing)} of {len(names)} images: {', '.join(missing[:5])} ... See {task.file}"
+        )
     return {id: there[Path(name).name] for id, name in names.items()}

@@ -10,7 +10,9 @@ from .recipe import InputError
 def may_hold_texts(kind) -> bool:
     """Whether a column's cells hold a text or a list of texts, or nothing; or, as JSON of several forms, what each row says."""
     text = kind.feature if isinstance(kind, List) else kind
-    return isinstance(text, Json) or isinstance(text, Value) and ("string" in text.dtype or text.dtype == "null")
+    return (
+        isinstance(text, Json) or isinstance(text, Value) and ("string" in text.dtype or text.dtype == "null")
+    )
 
 
 def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
@@ -25,7 +27,9 @@ def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
     return [text for text in texts if text and not is_blank(text)]
 
 
-def texts_of(cell: str | list[str | None] | None, column: str, *, lines: bool = False, joined: bool = False) -> list[str]:
+def texts_of(
+    cell: str | list[str | None] | None, column: str, *, lines: bool = False, joined: bool = False
+) -> list[str]:
     """Give the texts of a cell, as `read_texts`, without white space around them.
 
     Args:

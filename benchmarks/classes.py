@@ -28,7 +28,11 @@ def class_names_of(
     source, subset = (given, None) if given else (task.class_names, task.class_subset)
     if rows is None:
         by_language = source if isinstance(source, dict) else dict.fromkeys(languages, source)
-        known = [language for language in languages if not is_english(language) or source_of(language, by_language) != "dataset"]
+        known = [
+            language
+            for language in languages
+            if not is_english(language) or source_of(language, by_language) != "dataset"
+        ]
         return load_class_names(source, known, task.n_classes, subset=subset)
     own = task.own_class_names(rows)
     n_classes = task.n_classes or (len(own) if own else None)

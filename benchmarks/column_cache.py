@@ -69,8 +69,17 @@ class CachedColumn:
     Rows of the same item share a vector. Of several views of an item an epoch takes the one that `set_epoch` chose.
     """
 
-    def __init__(self, folder: Path, paths: list[Path], name: str, dtype: str, item_of_row: np.ndarray, n_views: int):
-        self.folder, self.name, self.dtype, self.item_of_row, self.n_views, self.view = folder, name, dtype, item_of_row, n_views, 0
+    def __init__(
+        self, folder: Path, paths: list[Path], name: str, dtype: str, item_of_row: np.ndarray, n_views: int
+    ):
+        self.folder, self.name, self.dtype, self.item_of_row, self.n_views, self.view = (
+            folder,
+            name,
+            dtype,
+            item_of_row,
+            n_views,
+            0,
+        )
         parts = concatenate_datasets([read_part(path) for path in paths])
         self.vectors = parts.select_columns([name]).with_format("arrow")
         self.dim = parts.features[name].length
@@ -125,26 +134,52 @@ def cached_column(
     if dtype not in STORED_AS:
         raise InputError(f"cache_dtype is {dtype!r}: choose from {', '.join(STORED_AS)}")
     if len(keys) == 0:
-        raise InputError(f"there are no rows to make {name} of: the dataset is empty, or nothing of it is left")
+        raise InputError(
+            f"there are no rows to make {name} of: the dataset is empty, or nothing of it is left"
+        )
     distinct = keys.dictionary_encode()
     item_of_row = distinct.indices.to_numpy().astype(np.int64)
     first_rows = np.unique(item_of_row, return_index=True)[1]
     part_length = part_length or PART_LENGTH
-    made_by = {"items": distinct.dictionary} | made_by | {"form": f"{name}, {dtype}, {n_views} views, parts of {part_length}"}
+    made_by = (
+        {"items": distinct.dictionary}
+        | made_by
+        | {"form": f"{name}, {dtype}, {n_views} views, parts of {part_length}"}
+    )
     prints = {part: fingerprint(value) for part, value in made_by.items()}
     name_of_folder = f"{name}-{fingerprint(json.dumps(prints))}"
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE, "frozen_towers"), name_of_folder)
 
     paths = part_paths(folder, len(distinct.dictionary), part_length)
-    parts = dict(zip(paths, np.array_split(np.arange(len(distinct.dictionary)), part_length * np.arange(1, len(paths)))))
-    write_parts(parts, name, key, distinct.dictionary, lambda items, view: encode(first_rows[items], view), dtype, n_views)
+    parts = dict(
+        zip(
+            paths, np.array_split(np.arange(len(distinct.dictionary)), part_length * np.arange(1, len(paths)))
+        )
+    )
+    write_parts(
+        parts,
+        name,
+        key,
+        distinct.dictionary,
+        lambda items, view: encode(first_rows[items], view),
+        dtype,
+        n_views,
+    )
     column = CachedColumn(folder, list(parts), name, dtype, item_of_row, n_views)
     if PartialState().is_main_process and not (folder / "README.md").exists():
         write_card(column, key, prints)
     return column
 
 
-def write_parts(parts: dict[Path, np.ndarray], name: str, key: str, items: pa.Array, encode: Callable, dtype: str, n_views: int) -> None:
+def write_parts(
+    parts: dict[Path, np.ndarray],
+    name: str,
+    key: str,
+    items: pa.Array,
+    encode: Callable,
+    dtype: str,
+    n_views: int,
+) -> None:
     """Write the parts that are missing, each process every n-th of all, and wait for one another."""
     state = PartialState()
     mine = [path for path in list(parts)[state.process_index :: state.num_processes] if not path.exists()]
@@ -156,14 +191,18 @@ def write_parts(parts: dict[Path, np.ndarray], name: str, key: str, items: pa.Ar
             for view in range(n_views):
                 views.append(encode(numbers, view).float().cpu())
                 bar.update(len(numbers))
-            vectors = torch.stack(views, dim=1).flatten(0, 1)  # (items * views, dim), an item's views in a row
+            vectors = torch.stack(views, dim=1).flatten(
+                0, 1
+            )  # (items * views, dim), an item's views in a row
             columns = {key: items.take(numbers.repeat(n_views))}
             columns |= {"view": np.tile(np.arange(n_views), len(numbers))} if n_views > 1 else {}
             write_part(path, columns, name, vectors, dtype)
     state.wait_for_everyone()
     missing = [path for path in parts if not path.exists()]
     if missing:
-        raise InputError(f"cache_dir: {missing[0]} is not there, though written: give a folder that all machines share")
+        raise InputError(
+            f"cache_dir: {missing[0]} is not there, though written: give a folder that all machines share"
+        )
 
 
 def write_part(path: Path, columns: dict, name: str, vectors: torch.Tensor, dtype: str) -> None:
@@ -192,7 +231,9 @@ def read_part(path: Path) -> Dataset:
     try:
         return Dataset.from_file(str(path))
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path} cannot be read: {error}. Delete it, and the next run makes it anew") from error
+        raise InputError(
+            f"{path} cannot be read: {error}. Delete it, and the next run makes it anew"
+        ) from error
 
 
 def part_paths(folder: Path, n_items: int, part_length: int) -> list[Path]:
@@ -230,7 +271,9 @@ def remove_abandoned(cache_dir: Path) -> None:
         if name is None:
             continue  # another's
         dead = name["host"] == host() and not psutil.pid_exists(int(name["pid"]))
-        with suppress(FileNotFoundError, PermissionError):  # another process was quicker, or it is another user's
+        with suppress(
+            FileNotFoundError, PermissionError
+        ):  # another process was quicker, or it is another user's
             if dead or time.time() - path.stat().st_mtime > DAY:
                 path.unlink()
 
@@ -244,7 +287,11 @@ def host() -> str:
 def write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
     """The card: what `load_dataset` reads, and the fingerprint of all that made the vectors."""
     of_which = "text." if key == "text" else "image, by the XXH3-128 of its encoded bytes."
-    views = f" Each has {column.n_views} views: 0 shows it as it is, others are crops." if column.n_views > 1 else ""
+    views = (
+        f" Each has {column.n_views} views: 0 shows it as it is, others are crops."
+        if column.n_views > 1
+        else ""
+    )
     card = CARD.format(
         column=column.name,
         n_items=len(column.vectors) // column.n_views,
@@ -269,7 +316,9 @@ def fingerprint(made_of: nn.Module | torch.Tensor | pa.Array | str) -> str:
             digest.update(f"{name} {fingerprint(value)}".encode())
     elif isinstance(made_of, torch.Tensor):
         digest.update(f"{made_of.dtype} {tuple(made_of.shape)}".encode())
-        values = made_of.detach().cpu().flatten().clone()  # numpy takes the right to resize from a tensor's memory: FSDP needs it
+        values = (
+            made_of.detach().cpu().flatten().clone()
+        )  # numpy takes the right to resize from a tensor's memory: FSDP needs it
         digest.update(values.view(torch.uint8).numpy())
     elif isinstance(made_of, pa.Array):
         digest.update(np.asarray(pc.binary_length(made_of)))
@@ -288,7 +337,11 @@ def to_stored(vectors: torch.Tensor, dtype: str) -> np.ndarray:
 
 def to_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
     """What `to_stored` kept. A bfloat16 is the upper half of a float32."""
-    return (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else stored.astype(np.float32)
+    return (
+        (stored.astype(np.uint32) << 16).view(np.float32)
+        if dtype == "bfloat16"
+        else stored.astype(np.float32)
+    )
 
 
 __all__ = ["CachedColumn", "cached_column"]

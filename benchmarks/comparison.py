@@ -58,10 +58,14 @@ class Comparison:
         for result in results:
             key = result.model, result.task, result.language
             if key in self.results:
-                raise InputError(f"{self.results[key].path} and {result.path} are of the same model, task and language: keep one")
+                raise InputError(
+                    f"{self.results[key].path} and {result.path} are of the same model, task and language: keep one"
+                )
             self.results[key], self._outcomes[key] = result, result.outcomes()
         if not self.results:
-            raise InputError("no results: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py, or give other results")
+            raise InputError(
+                "no results: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py, or give other results"
+            )
         if means:
             for task in self.values("task"):
                 self._add_means(task)
@@ -85,14 +89,25 @@ class Comparison:
         known = {name for result in self.results.values() for name in result.metrics}
         unknown = [name for name in metrics or [] if name not in known]
         if unknown:
-            raise InputError(f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}")
+            raise InputError(
+                f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}"
+            )
         groups: dict[tuple[str, str, str], list[Number]] = {}
         for (model, task, language), result in self.results.items():
             for metric in metrics or [result.metric]:
                 if metric in result.metrics:
                     ends = result.intervals.get(metric)
                     interval = tuple(ends) if ends else None
-                    number = Number(model, task, language, metric, result.metrics[metric], interval, result.metrics["n"], result=result)
+                    number = Number(
+                        model,
+                        task,
+                        language,
+                        metric,
+                        result.metrics[metric],
+                        interval,
+                        result.metrics["n"],
+                        result=result,
+                    )
                     groups.setdefault((task, language, metric), []).append(number)
         for group in tqdm(groups.values(), desc="Paired tests", unit="column"):
             self._mark(group)
@@ -102,7 +117,10 @@ class Comparison:
         """By how much `model` is ahead of `other` on the same items, or None where the items are not the same."""
         left, right = (model, task, language), (other, task, language)
         languages = self.languages_of(model, task) if language in MEANS else [language]
-        if any(not same_data(self.results[model, task, each], self.results[other, task, each]) for each in languages):
+        if any(
+            not same_data(self.results[model, task, each], self.results[other, task, each])
+            for each in languages
+        ):
             return None
         if not same_items(self._outcomes[left], self._outcomes[right]):
             return None
@@ -110,7 +128,9 @@ class Comparison:
             self._differences[left, right] = compare(self._outcomes[left], self._outcomes[right])
         return self._differences[left, right][metric]
 
-    def mean_difference(self, model: str, other: str, task: str, languages: list[str], metric: str) -> Difference | None:
+    def mean_difference(
+        self, model: str, other: str, task: str, languages: list[str], metric: str
+    ) -> Difference | None:
         """The same for the mean over `languages`, in each of which there is a difference; None where either has no such mean."""
         left, right = (self.mean_outcomes(name, task, languages) for name in (model, other))
         if left is None or right is None or not same_items(left, right):
@@ -135,7 +155,11 @@ class Comparison:
 
     def languages_of(self, model: str, task: str) -> list[str]:
         """Those in which a model has a result, without means."""
-        return [language for name, of_task, language in self.results if (name, of_task) == (model, task) and language not in MEANS]
+        return [
+            language
+            for name, of_task, language in self.results
+            if (name, of_task) == (model, task) and language not in MEANS
+        ]
 
     def _units_of_all(self, model: str, task: str, languages: list[str]) -> list[torch.Tensor] | None:
         """By language, the units of the images that all languages have; None where that is not known."""
@@ -151,7 +175,9 @@ class Comparison:
         best.best = True
         for number in group:
             if number is not best:
-                difference = self.difference(best.model, number.model, number.task, number.language, number.metric)
+                difference = self.difference(
+                    best.model, number.model, number.task, number.language, number.metric
+                )
                 number.untested = difference is None
                 number.tied = difference is not None and difference.p >= SIGNIFICANT
 

@@ -37,7 +37,12 @@ WINDOW = 2048  # rows whose encoded images are held at a time
 PART = 256  # images or texts that a process encodes before another gets the next, and that a kill costs
 CLASSES = 32  # classes likewise: each has up to 80 prompts
 REMEDY = "measure a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
-INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration: no vector depends on them
+INCIDENTAL = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "transformers_version",
+)  # of a configuration: no vector depends on them
 
 
 class Encoder:
@@ -49,16 +54,32 @@ class Encoder:
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, *, normalize: bool = True, accelerator: Accelerator | None = None
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        normalize: bool = True,
+        accelerator: Accelerator | None = None,
     ):
-        self.model, self.processor, self.normalize, self.accelerator = model, processor, normalize, accelerator
+        self.model, self.processor, self.normalize, self.accelerator = (
+            model,
+            processor,
+            normalize,
+            accelerator,
+        )
 
     def images(self, images: Iterable) -> torch.Tensor:
         options = {"normalize_embeddings": self.normalize, "accelerator": self.accelerator}
         return embed_images(self.model, self.processor, images, **options)
 
     def texts(self, texts: list[str]) -> torch.Tensor:
-        return embed_texts(self.model, self.processor, texts, normalize_embeddings=self.normalize, accelerator=self.accelerator)
+        return embed_texts(
+            self.model,
+            self.processor,
+            texts,
+            normalize_embeddings=self.normalize,
+            accelerator=self.accelerator,
+        )
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
         """One unit vector per class: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4).
@@ -67,7 +88,10 @@ class Encoder:
             InputError: a template does not have `{}` once, where the name goes, and no other braces.
         """
         check_templates(templates, "templates")
-        return mean_of_prompts(self.texts([fill_template(template, name) for name in names for template in templates]), len(names))
+        return mean_of_prompts(
+            self.texts([fill_template(template, name) for name in names for template in templates]),
+            len(names),
+        )
 
 
 class CachedEncoder(Encoder):
@@ -78,7 +102,14 @@ class CachedEncoder(Encoder):
         cache_dir: a folder that all processes share; one below datasets' own cache by default.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, normalize: bool = True, cache_dir: str | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        normalize: bool = True,
+        cache_dir: str | None = None,
+    ):
         super().__init__(model.to(PartialState().device), processor, normalize=normalize)
         self.cache_dir, self.weights = cache_dir, hash_weights(model)
         self.made_by = {"weights": self.weights, "configuration": settings(model)}
@@ -95,16 +126,24 @@ class CachedEncoder(Encoder):
         """
         total = len(rows) if isinstance(rows, Dataset) else None
         vectors, columns, all_digests = [], {}, []
-        with tqdm(total=total, desc="Encoding images", unit="image", disable=not PartialState().is_main_process) as bar:
+        with tqdm(
+            total=total, desc="Encoding images", unit="image", disable=not PartialState().is_main_process
+        ) as bar:
             for start, window in windows(rows.cast_column("image", Image(decode=False))):
                 images = [row.pop("image") for row in window]
-                digests = [xxh3_128(encoded(image, row)).hexdigest() for row, image in enumerate(images, start)]
+                digests = [
+                    xxh3_128(encoded(image, row)).hexdigest() for row, image in enumerate(images, start)
+                ]
                 all_digests += digests
                 vectors.append(self._window(images, digests, start))
                 for name in window[0]:
                     columns.setdefault(name, []).extend(row[name] for row in window)
                 bar.update(len(window))
-        return normalize(torch.cat(vectors), dim=-1) if self.normalize else torch.cat(vectors), columns, all_digests
+        return (
+            normalize(torch.cat(vectors), dim=-1) if self.normalize else torch.cat(vectors),
+            columns,
+            all_digests,
+        )
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         """In parts of texts of like length, as the cache cuts them."""
@@ -112,7 +151,12 @@ class CachedEncoder(Encoder):
         ordered = [texts[row] for row in rows]
 
         def encode(numbers: np.ndarray) -> torch.Tensor:
-            return embed_texts(self.model, self.processor, [ordered[number] for number in numbers], normalize_embeddings=False)
+            return embed_texts(
+                self.model,
+                self.processor,
+                [ordered[number] for number in numbers],
+                normalize_embeddings=False,
+            )
 
         vectors = self._kept("text_embeds", "text", ordered, encode, self.prepared["text"], PART)
         vectors = vectors[torch.tensor(rows).argsort()]
@@ -136,7 +180,9 @@ class CachedEncoder(Encoder):
 
         return self._kept("image_embeds", "image", digests, encode, self.prepared["image"], PART)
 
-    def _kept(self, name: str, key: str, keys: list[str], encode, prepared: str, part_length: int) -> torch.Tensor:
+    def _kept(
+        self, name: str, key: str, keys: list[str], encode, prepared: str, part_length: int
+    ) -> torch.Tensor:
         column = cached_column(
             name,
             key,
@@ -169,7 +215,9 @@ def encoded(image: dict | None, row: int) -> bytes:
         with xopen(image["path"], "rb") as file:
             return file.read()
     except OSError as error:
-        raise InputError(f"the image of row {row} cannot be read: {error}. Put it there, or {REMEDY}") from error
+        raise InputError(
+            f"the image of row {row} cannot be read: {error}. Put it there, or {REMEDY}"
+        ) from error
 
 
 def open_image(image: dict, digest: str, row: int, background: Sequence[int] | None) -> PillowImage.Image:
@@ -177,7 +225,9 @@ def open_image(image: dict, digest: str, row: int, background: Sequence[int] | N
     try:
         return read_image(Image().decode_example(image), background=background)
     except Exception as error:  # decoders raise whatever they like
-        reason = "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error  # which would name an address
+        reason = (
+            "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error
+        )  # which would name an address
         raise InputError(
             f"the image of row {row} ({image['path'] or f'XXH3-128 {digest}'}) cannot be read: {reason}. Mend it, or {REMEDY}"
         ) from error
@@ -194,7 +244,10 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 def settings(tower: PreTrainedModel) -> str:
     """A configuration in writing: weights do not tell of an activation."""
-    return json.dumps({name: value for name, value in tower.config.to_dict().items() if name not in INCIDENTAL}, sort_keys=True)
+    return json.dumps(
+        {name: value for name, value in tower.config.to_dict().items() if name not in INCIDENTAL},
+        sort_keys=True,
+    )
 
 
 def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
@@ -208,15 +261,25 @@ def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
 
 def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
     """How texts become tokens, likewise."""
-    return adapted(model) if isinstance(processor.tokenizer, AdaptedTokenizer) else written(processor.tokenizer)
+    return (
+        adapted(model) if isinstance(processor.tokenizer, AdaptedTokenizer) else written(processor.tokenizer)
+    )
 
 
 def adapted(model: PreTrainedModel) -> str:
     """What there is to know of another library's model beside its weights: the library, and the settings in its folder or the commit."""
     name = model.config.name_or_path
-    known = [name, version("open_clip_torch" if "open_clip:" in name else "sentence-transformers"), str(revision_of(name))]
+    known = [
+        name,
+        version("open_clip_torch" if "open_clip:" in name else "sentence-transformers"),
+        str(revision_of(name)),
+    ]
     for folder in (Path(part.rpartition(":")[2]) for part in name.split("+")):
-        known += [f"{path.name} {path.read_text('utf-8')}" for path in sorted(folder.rglob("*.json")) if folder.is_dir()]
+        known += [
+            f"{path.name} {path.read_text('utf-8')}"
+            for path in sorted(folder.rglob("*.json"))
+            if folder.is_dir()
+        ]
     return xxh3_128("\n".join(known).encode()).hexdigest()
 
 
@@ -226,7 +289,10 @@ def written(tokenizer: PreTrainedTokenizerBase) -> str:
         described = json.loads(tokenizer.backend_tokenizer.to_str())
     else:
         described = {"class": type(tokenizer).__name__, "files": saved_files(tokenizer)}
-    return json.dumps(described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}, sort_keys=True)
+    return json.dumps(
+        described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)},
+        sort_keys=True,
+    )
 
 
 def saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -20,7 +20,15 @@ from modeling_altclip.languages_altclip import is_english, spell
 
 from .classes import languages_of
 from .encoder import CachedEncoder
-from .loading import check_folder, check_language, check_model, find_language, library_of, load_model, revision_of
+from .loading import (
+    check_folder,
+    check_language,
+    check_model,
+    find_language,
+    library_of,
+    load_model,
+    revision_of,
+)
 from .outcomes import SIX, Outcomes, shorten
 from .processes import fix_threads
 from .prompts import hash_prompts
@@ -31,7 +39,12 @@ from .uncertainty import check_resamples, intervals
 
 logger = logging.getLogger(__name__)
 
-SHORT = {"text_to_image_recall": "T2I R", "image_to_text_recall": "I2T R", "mean_recall": "mean recall", "accuracy": "top-"}
+SHORT = {
+    "text_to_image_recall": "T2I R",
+    "image_to_text_recall": "I2T R",
+    "mean_recall": "mean recall",
+    "accuracy": "top-",
+}
 SHOWN = {
     "retrieval": [*SIX, "mean_recall"],
     "zero_shot": ["accuracy@1", "accuracy@5", "mean_per_class", "map_11_point", "roc_auc"],
@@ -42,17 +55,35 @@ SHOWN = {
 class EvaluationArguments:
     """What to evaluate on what."""
 
-    models: list[str] = field(metadata={"help": "Folders or Hub ids, or open_clip:, sentence_transformers: or m_clip: and a name."})
-    tasks: list[str] = field(metadata={"help": "Names of tasks in benchmarks/tasks, or YAML files of your own."})
-    languages: list[str] | None = field(default=None, metadata={"help": "Language codes; all that a task has by default."})
-    english_only: list[str] = field(default_factory=list, metadata={"help": "Those of the models that read English alone."})
-    dataset: str | None = field(default=None, metadata={"help": "Folder or Hub id to read all tasks from, in place of their own."})
+    models: list[str] = field(
+        metadata={"help": "Folders or Hub ids, or open_clip:, sentence_transformers: or m_clip: and a name."}
+    )
+    tasks: list[str] = field(
+        metadata={"help": "Names of tasks in benchmarks/tasks, or YAML files of your own."}
+    )
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Language codes; all that a task has by default."}
+    )
+    english_only: list[str] = field(
+        default_factory=list, metadata={"help": "Those of the models that read English alone."}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id to read all tasks from, in place of their own."}
+    )
     limit: int | None = field(default=None, metadata={"help": "The first so many images of a task."})
-    streaming: bool = field(default=False, metadata={"help": "Read rows as they come, without a copy of the dataset on the disk."})
-    n_resamples: int = field(default=1000, metadata={"help": "Resamples of the items, for the 95 %% intervals."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where vectors are kept; below datasets' cache by default."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read rows as they come, without a copy of the dataset on the disk."}
+    )
+    n_resamples: int = field(
+        default=1000, metadata={"help": "Resamples of the items, for the 95 %% intervals."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Where vectors are kept; below datasets' cache by default."}
+    )
     output_dir: str = field(default="outputs/results", metadata={"help": "Where the JSON files go."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be loaded, from where and how large, and stop."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Say what would be loaded, from where and how large, and stop."}
+    )
 
     def __post_init__(self):
         check_resamples(self.n_resamples)
@@ -62,10 +93,22 @@ Ask = Callable[[Task, list[str], Dataset | IterableDataset | None], dict[str, An
 """`(task, languages, rows)` to what is asked in each language, such as class names; without rows, as far as that can be known."""
 Score = Callable[[CachedEncoder, torch.Tensor, dict[str, list], Task, dict[str, Any]], dict[str, Outcomes]]
 """`(encoder, image_embeds, columns, task, asked)` to what came of it in each language."""
-READ = ("config", "data_files", "layout", "columns", "where", "join_words", "merge_captions", "class_names", "class_subset")
+READ = (
+    "config",
+    "data_files",
+    "layout",
+    "columns",
+    "where",
+    "join_words",
+    "merge_captions",
+    "class_names",
+    "class_subset",
+)
 
 
-def tasks_of(arguments: EvaluationArguments, kind: str, class_names: str | None = None) -> list[tuple[Task, list[str]]]:
+def tasks_of(
+    arguments: EvaluationArguments, kind: str, class_names: str | None = None
+) -> list[tuple[Task, list[str]]]:
     """The tasks, each with its languages: all that it has by default; of those asked for, those it has captions in, and for class
     names every one, since names may come from anywhere.
 
@@ -75,9 +118,14 @@ def tasks_of(arguments: EvaluationArguments, kind: str, class_names: str | None 
     tasks = [load_task(name) for name in arguments.tasks]
     for task in tasks:
         if task.kind != kind:
-            raise InputError(f"task {task.name!r} is of the kind {task.kind}: run benchmarks/run_{task.kind}.py")
+            raise InputError(
+                f"task {task.name!r} is of the kind {task.kind}: run benchmarks/run_{task.kind}.py"
+            )
     refuse_equal([task.name for task in tasks], "tasks")
-    tasks = [task if arguments.dataset is None else replace(task, dataset=arguments.dataset, revision=None) for task in tasks]
+    tasks = [
+        task if arguments.dataset is None else replace(task, dataset=arguments.dataset, revision=None)
+        for task in tasks
+    ]
     if arguments.languages is None:
         return [(task, languages_of(task, class_names)) for task in tasks]
     asked = [spell(language) for language in arguments.languages]
@@ -98,7 +146,9 @@ def refuse_equal(names: list[str], what: str) -> None:
     """Results are files of a model's and a task's name."""
     equal = {name for name in names if names.count(name) > 1}
     if equal:
-        raise InputError(f"{what}: several are called {', '.join(sorted(equal))}, and would overwrite each other's results: run them apart")
+        raise InputError(
+            f"{what}: several are called {', '.join(sorted(equal))}, and would overwrite each other's results: run them apart"
+        )
 
 
 def evaluate(
@@ -123,14 +173,27 @@ def evaluate(
     check(arguments, tasks, ask, suffix)
     absent = [task for task, _ in tasks if task.to_prepare]
     if arguments.dry_run:
-        print("\n\n".join([describe_models(arguments), *(describe(task, languages, class_names) for task, languages in tasks)]))
-        first = f"prepare {', '.join(task.name for task in absent)}, or leave that out of --tasks; then " if absent else ""
+        print(
+            "\n\n".join(
+                [
+                    describe_models(arguments),
+                    *(describe(task, languages, class_names) for task, languages in tasks),
+                ]
+            )
+        )
+        first = (
+            f"prepare {', '.join(task.name for task in absent)}, or leave that out of --tasks; then "
+            if absent
+            else ""
+        )
         print(f"Nothing was loaded. Next: {first}the same command without --dry_run")
         return
     if absent:
         raise InputError(how_to_prepare(absent, arguments.tasks))
     fix_threads()
-    PartialState(cpu=not torch.accelerator.is_available())  # otherwise it looks for several processes on accelerators alone
+    PartialState(
+        cpu=not torch.accelerator.is_available()
+    )  # otherwise it looks for several processes on accelerators alone
     results = []
     try:
         for task, result, outcomes in measure_all(arguments, tasks, ask, score, normalize):
@@ -156,18 +219,27 @@ def check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], a
     refuse_equal([model_name(model) for model in arguments.models], "models")
     unknown = [model for model in arguments.english_only if model not in arguments.models]
     if unknown:
-        raise InputError(f"english_only names {', '.join(unknown)}, of which there is none among the models: spell it as there")
+        raise InputError(
+            f"english_only names {', '.join(unknown)}, of which there is none among the models: spell it as there"
+        )
     if not any(read_by(model, languages, arguments) for model in arguments.models for _, languages in tasks):
-        raise InputError(f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for")
+        raise InputError(
+            f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for"
+        )
     for task, languages in tasks:
         if not task.to_prepare:
             check_folder("dataset", task.dataset)
-        prompts = {language: hash_prompts(*asked) for language, asked in ask(task, languages, None).items() if asked}
+        prompts = {
+            language: hash_prompts(*asked) for language, asked in ask(task, languages, None).items() if asked
+        }
         for model in arguments.models:
             known = {"model": model, "dataset": task.dataset, "split": task.split, "limit": arguments.limit}
             for language in read_by(model, languages, arguments):
                 of_language = {"prompts": prompts[language]} if language in prompts else {}
-                refuse_another(path_of(Path(arguments.output_dir), model, task.name + suffix, language), known | of_language)
+                refuse_another(
+                    path_of(Path(arguments.output_dir), model, task.name + suffix, language),
+                    known | of_language,
+                )
     for model in arguments.models:
         check_model(model)
 
@@ -182,7 +254,9 @@ def how_to_prepare(absent: list[Task], given: list[str]) -> str:
     names = [task.name for task in absent]
     advice = dict.fromkeys(task.to_prepare for task in absent)  # two tasks may be of one folder
     others = [name for name in given if Path(name).stem not in names]
-    return " ".join([*advice, *([f"Or leave out {' '.join(names)}: --tasks {' '.join(others)}"] if others else [])])
+    return " ".join(
+        [*advice, *([f"Or leave out {' '.join(names)}: --tasks {' '.join(others)}"] if others else [])]
+    )
 
 
 def describe_models(arguments: EvaluationArguments) -> str:
@@ -190,7 +264,9 @@ def describe_models(arguments: EvaluationArguments) -> str:
     lines = ["models"]
     for model in arguments.models:
         library = library_of(model)
-        files = sorted(Path(model).glob("model.safetensors")) or sorted(Path(model).glob("model-*-of-*.safetensors"))
+        files = sorted(Path(model).glob("model.safetensors")) or sorted(
+            Path(model).glob("model-*-of-*.safetensors")
+        )
         known = ["a folder" if Path(model).is_dir() else f"with {library}" if library else "from the Hub"]
         known += [f"{sum(map(count_values, files)):,} parameters"] if files else []
         known += ["English alone"] if model in arguments.english_only else []
@@ -208,7 +284,11 @@ def count_values(path: Path) -> int:
 
 
 def measure_all(
-    arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], ask: Ask, score: Score, normalize: bool
+    arguments: EvaluationArguments,
+    tasks: list[tuple[Task, list[str]]],
+    ask: Ask,
+    score: Score,
+    normalize: bool,
 ) -> Iterator[tuple[Task, Result, Outcomes]]:
     """Every model on every task, one after the other."""
     for name in arguments.models:
@@ -221,7 +301,13 @@ def measure_all(
 
 
 def measure(
-    name: str, encoder: CachedEncoder, task: Task, languages: list[str], ask: Ask, score: Score, arguments: EvaluationArguments
+    name: str,
+    encoder: CachedEncoder,
+    task: Task,
+    languages: list[str],
+    ask: Ask,
+    score: Score,
+    arguments: EvaluationArguments,
 ) -> list[tuple[Result, Outcomes]]:
     """One model on one task, in all languages with one pass over the images."""
     rows = task.rows(languages, arguments.limit, arguments.streaming)
@@ -229,7 +315,9 @@ def measure(
     image_embeds, columns, digests = encoder.rows(rows)
     repeated = len(digests) - len(set(digests))
     if repeated and task.kind == "retrieval":
-        logger.warning("%s: %s of %s images stand there twice: their texts compete", task.name, repeated, len(digests))
+        logger.warning(
+            "%s: %s of %s images stand there twice: their texts compete", task.name, repeated, len(digests)
+        )
     revision, model_revision = task.commit(), revision_of(name)
     found = []
     for language, outcomes in score(encoder, image_embeds, columns, task, asked).items():
@@ -263,7 +351,11 @@ def measure(
 
 def hash_data(digests: list[str], columns: dict[str, list], language: str) -> str:
     """XXH3-128 of the images and of one language's captions, or of the labels: equal where two models were asked about the same."""
-    answers = [caption[language] for caption in columns["captions"]] if "captions" in columns else list(columns.values())
+    answers = (
+        [caption[language] for caption in columns["captions"]]
+        if "captions" in columns
+        else list(columns.values())
+    )
     return hash_json([digests, answers])
 
 
@@ -275,14 +367,25 @@ def show(results: list[Result], arguments: EvaluationArguments) -> None:
     """A table a kind of metrics: the main one with its interval."""
     rows = []
     for result in results:
-        row = {"model": result.model_name, "task": result.task, "language": result.language, "n": result.metrics["n"]}
-        row |= {short(name): result.metrics[name] for name in [*SHOWN[result.kind], result.metric] if name in result.metrics}
+        row = {
+            "model": result.model_name,
+            "task": result.task,
+            "language": result.language,
+            "n": result.metrics["n"],
+        }
+        row |= {
+            short(name): result.metrics[name]
+            for name in [*SHOWN[result.kind], result.metric]
+            if name in result.metrics
+        }
         low, high = (f"{100 * bound:.1f}" for bound in result.intervals[result.metric])
         rows.append(row | {"95 %": f"{short(result.metric)} {low} to {high}"})
     header = list(dict.fromkeys(name for row in rows for name in row if name != "95 %")) + ["95 %"]
     print(format_table(header, [[row.get(name, "") for name in header] for row in rows]))
     where = arguments.output_dir
-    report = shlex.join(["python", "benchmarks/run_report.py", "--results", where, "--output_dir", f"{where}-report"])
+    report = shlex.join(
+        ["python", "benchmarks/run_report.py", "--results", where, "--output_dir", f"{where}-report"]
+    )
     print(f"Saved {len(results)} results below {where}. Next: {report}")
 
 

@@ -64,7 +64,9 @@ def reads(config: PreTrainedConfig, modality: str) -> bool:
 def has_image_tower(config: PreTrainedConfig) -> bool:
     """Whether it is an image encoder, or has one of its own family beside a text tower, as CLIP and SigLIP have."""
     tower = getattr(config, "vision_config", config)
-    return reads(tower, "image") and (tower is config or tower.model_type == f"{config.model_type}_vision_model")
+    return reads(tower, "image") and (
+        tower is config or tower.model_type == f"{config.model_type}_vision_model"
+    )
 
 
 ALTCLIP = of_types("an AltCLIP, as stage 1 makes it", ("altclip",))
@@ -73,13 +75,17 @@ TRAINABLE = of_types("a CLIP, an AltCLIP or a dual encoder", ("clip", "altclip",
 TEACHER = of_types("a CLIP or an AltCLIP", TEACHERS)
 TEXT_TOWER = of_types("an XLM-R, a RoBERTa or a CamemBERT", TEXT_ENCODERS)
 TWO_TOWERS = Kind("a model with an image and a text tower, such as a CLIP or an AltCLIP", has_two_towers)
-IMAGE_ENCODER = Kind("an image encoder, such as a ViT, or a CLIP, whose image tower is taken", has_image_tower)
+IMAGE_ENCODER = Kind(
+    "an image encoder, such as a ViT, or a CLIP, whose image tower is taken", has_image_tower
+)
 TEXT_ENCODER = Kind("a text encoder, such as an XLM-R or a BERT", lambda config: reads(config, "text"))
 MASKED = Kind(
-    "a text encoder that was made for masked texts, such as an XLM-R or a BERT", lambda config: type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    "a text encoder that was made for masked texts, such as an XLM-R or a BERT",
+    lambda config: type(config) in MODEL_FOR_MASKED_LM_MAPPING,
 )
 TRANSLATOR = Kind(
-    "a translation model, such as an NLLB, an M2M100 or a Marian", lambda config: type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    "a translation model, such as an NLLB, an M2M100 or a Marian",
+    lambda config: type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
 )
 
 
@@ -92,7 +98,11 @@ def check_kind(argument: str, name_or_path: str, kind: Kind) -> PreTrainedConfig
     with readable(argument, name_or_path):
         config = AutoConfig.from_pretrained(name_or_path)
     if not kind.fits(config):
-        what = "sentence encoder of the type" if Path(name_or_path, "modules.json").exists() else "model of the type"
+        what = (
+            "sentence encoder of the type"
+            if Path(name_or_path, "modules.json").exists()
+            else "model of the type"
+        )
         raise InputError(f"{argument} {name_or_path!r} is a {what} {config.model_type!r}: give {kind.name}")
     return config
 
@@ -119,7 +129,9 @@ def check_tokenizer(argument: str, name_or_path: str, tokenizer: PreTrainedToken
         )
 
 
-def check_end_of_text(argument: str, name_or_path: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_end_of_text(
+    argument: str, name_or_path: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Refuse a CLIP that looks for another token at a text's end than its tokenizer writes there.
 
     It would pool the first token, which is the same in every text (mlfoundations/open_clip#1151). Configurations from before
@@ -135,9 +147,13 @@ def check_end_of_text(argument: str, name_or_path: str, config: PreTrainedConfig
     )
 
 
-def check_vocabulary(argument: str, name_or_path: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_vocabulary(
+    argument: str, name_or_path: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Refuse a tokenizer with tokens that the model has no embedding of, on which torch would end in the middle of a training."""
-    n_embeddings = getattr(config.get_text_config(), "vocab_size", None)  # Canine, which hashes characters, states none
+    n_embeddings = getattr(
+        config.get_text_config(), "vocab_size", None
+    )  # Canine, which hashes characters, states none
     if n_embeddings is None:
         return
     n_tokens = max(tokenizer.get_vocab().values()) + 1
@@ -170,7 +186,9 @@ def check_model_folder(argument: str, name_or_path: str) -> None:
     if path.is_dir() and not (path / "config.json").exists():
         there = sorted(entry.name for entry in path.iterdir())
         holds = f"it holds {', '.join(there[:5])}{' ...' * (len(there) > 5)}" if there else "it is empty"
-        raise InputError(f"{argument} {name_or_path!r} has no config.json, so it is no model's folder: {holds}")
+        raise InputError(
+            f"{argument} {name_or_path!r} has no config.json, so it is no model's folder: {holds}"
+        )
 
 
 def check_folder(what: str, name_or_path: str) -> None:
@@ -178,4 +196,6 @@ def check_folder(what: str, name_or_path: str) -> None:
     path = Path(name_or_path)
     looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
     if looks_local and not path.exists():
-        raise InputError(f"{what} {name_or_path!r} does not exist: give a folder that is there, or a Hub id like 'org/name'")
+        raise InputError(
+            f"{what} {name_or_path!r} does not exist: give a folder that is there, or a Hub id like 'org/name'"
+        )

@@ -71,7 +71,9 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
     if task.kind == "zero_shot":
         return with_label(task, rows, limit)
     if task.layout == "split_per_language":
-        captions_of = partial(captions_by_id, captions=captions_of_splits(task, languages), id=task.columns["id"])
+        captions_of = partial(
+            captions_by_id, captions=captions_of_splits(task, languages), id=task.columns["id"]
+        )
     else:
         lines = task.layout == "webdataset"
         column, kinds = task.columns["captions"], rows.features
@@ -110,13 +112,17 @@ def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
     """
     files = (
         task.data_files
-        or load_dataset_builder(task.dataset, task.config, revision=full_revision(task.dataset, task.revision)).config.data_files
+        or load_dataset_builder(
+            task.dataset, task.config, revision=full_revision(task.dataset, task.revision)
+        ).config.data_files
     )
     by_split = {str(name): paths for name, paths in (files or {}).items()}
     if Path(task.dataset).is_dir() and not task.data_files:
         refuse_left_out(task.dataset, by_split)
     if split not in by_split:
-        raise InputError(f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of {task.file}")
+        raise InputError(
+            f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of {task.file}"
+        )
     files = [by_split[split]] if isinstance(by_split[split], str) else list(by_split[split])
     refuse_repeated_keys(os.path.join(task.dataset, file) for file in files)
     return {split: by_split[split] if task.data_files else files}
@@ -130,9 +136,15 @@ def full_revision(dataset: str, revision: str | None) -> str | None:
     # Of data that was read before the cache knows it, and nothing is asked of the Hub.
     snapshots = Path(HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"), "snapshots")
     found = [path.name for path in snapshots.glob(f"{revision}*")]
-    found = found or [c.commit_id for c in HfApi().list_repo_commits(dataset, repo_type="dataset") if c.commit_id.startswith(revision)]
+    found = found or [
+        c.commit_id
+        for c in HfApi().list_repo_commits(dataset, repo_type="dataset")
+        if c.commit_id.startswith(revision)
+    ]
     if len(found) != 1:
-        raise InputError(f"dataset {dataset!r} has {len(found)} commits that begin with {revision}: give all digits of `revision`")
+        raise InputError(
+            f"dataset {dataset!r} has {len(found)} commits that begin with {revision}: give all digits of `revision`"
+        )
     return found[0]
 
 
@@ -146,7 +158,11 @@ def commit_of(task: "Task") -> str | None:
         return None
     try:
         revision = full_revision(task.dataset, task.revision)
-        return revision if revision and len(revision) == 40 else HfApi().dataset_info(task.dataset, revision=revision).sha
+        return (
+            revision
+            if revision and len(revision) == 40
+            else HfApi().dataset_info(task.dataset, revision=revision).sha
+        )
     except (OSError, ValueError) as error:
         raise reading_error(task, error) from error
 
@@ -176,16 +192,27 @@ def reading_error(task: "Task", error: Exception, split: str | None = None) -> I
     # `datasets` raises an error of its own here, without the Hub's as its cause.
     if isinstance(error, GatedRepoError) or "is a gated dataset" in str(error):
         page = f"https://huggingface.co/datasets/{task.dataset}"
-        return InputError(f"dataset {task.dataset!r} is gated: accept its terms at {page} and log in with `hf auth login`")
-    given = {"revision": task.revision, "config": task.config, "data_files": task.data_files, "split": split or task.split}
+        return InputError(
+            f"dataset {task.dataset!r} is gated: accept its terms at {page} and log in with `hf auth login`"
+        )
+    given = {
+        "revision": task.revision,
+        "config": task.config,
+        "data_files": task.data_files,
+        "split": split or task.split,
+    }
     where = ", ".join(f"{key} {value!r}" for key, value in given.items() if value)
-    return InputError(f"dataset {task.dataset!r} ({where}: see {task.file}) cannot be loaded: {what_is_wrong(task.dataset, error)}")
+    return InputError(
+        f"dataset {task.dataset!r} ({where}: see {task.file}) cannot be loaded: {what_is_wrong(task.dataset, error)}"
+    )
 
 
 def check_columns(task: "Task", features: Features) -> None:
     """See that the rows have every column that the task names."""
     for key, named in task.columns.items():
-        for column in named.values() if isinstance(named, dict) else named if isinstance(named, list) else [named]:
+        for column in (
+            named.values() if isinstance(named, dict) else named if isinstance(named, list) else [named]
+        ):
             if column not in features:
                 raise InputError(
                     f"dataset {task.dataset!r}, split {task.split!r} has no column {column!r}; it has {', '.join(features)}: "
@@ -217,7 +244,9 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
         )
     for name, kind in kinds.items():
         if not may_hold_texts(kind):
-            raise InputError(f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of {task.file}")
+            raise InputError(
+                f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of {task.file}"
+            )
     return languages
 
 
@@ -226,8 +255,12 @@ def with_image(task: "Task", rows: Rows) -> Rows:
     named, kinds = task.columns.get("image"), rows.features
     found = [named] if named else [column for column, kind in kinds.items() if isinstance(kind, Image)]
     if len(found) != 1:
-        many = f"images in {' and '.join(found)}" if found else f"no column of images among {', '.join(kinds)}"
-        raise InputError(f"dataset {task.dataset!r}, split {task.split!r} has {many}: name one in columns.image of {task.file}")
+        many = (
+            f"images in {' and '.join(found)}" if found else f"no column of images among {', '.join(kinds)}"
+        )
+        raise InputError(
+            f"dataset {task.dataset!r}, split {task.split!r} has {many}: name one in columns.image of {task.file}"
+        )
     # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
     rows = rows.cast_column(found[0], Image(decode=False))
     return rows if found == ["image"] else rows.rename_column(found[0], "image")
@@ -243,10 +276,14 @@ def with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
     if answer == "labels" and task.layout == "webdataset":
         return with_column(first(rows, limit), places_of_ones, Features({"labels": List(Value("int64"))}))
     if answer == "label" and isinstance(kind, Value) and "string" in kind.dtype:
-        return first(rows.cast_column(answer, ClassLabel(names=names_of_labels(task, rows))), limit).cast_column("image", Image())
+        return first(
+            rows.cast_column(answer, ClassLabel(names=names_of_labels(task, rows))), limit
+        ).cast_column("image", Image())
     number = kind.feature if answer == "labels" and isinstance(kind, List) else kind
     if not (isinstance(number, ClassLabel) or isinstance(number, Value) and "int" in number.dtype):
-        raise InputError(f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: mend columns of {task.file}")
+        raise InputError(
+            f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: mend columns of {task.file}"
+        )
     return first(rows, limit).cast_column("image", Image())
 
 
@@ -258,20 +295,31 @@ def places_of_ones(row: dict) -> dict[str, list[int]]:
 def names_of_labels(task: "Task", rows: Rows) -> list[str]:
     """All labels that are texts, in the order of the alphabet, by which they are numbered."""
     if isinstance(rows, IterableDataset):
-        raise InputError(f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out --streaming")
+        raise InputError(
+            f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out --streaming"
+        )
     names = rows.unique("label")
     if None in names:
         row = rows["label"][:].index(None)
-        raise InputError(f"row {row} of {task.dataset!r} has the label None, which is no class: leave it out of the dataset")
+        raise InputError(
+            f"row {row} of {task.dataset!r} has the label None, which is no class: leave it out of the dataset"
+        )
     return sorted(names)
 
 
 def middle_frames(task: "Task", rows: Rows) -> Dataset:
     """Of the frames of each video the middle one, in the order of the rows."""
     if isinstance(rows, IterableDataset):
-        raise InputError(f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out --streaming")
+        raise InputError(
+            f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out --streaming"
+        )
     video, frame = task.columns["video"], task.columns["frame"]
-    numbers = rows.select_columns([*video, frame]).to_pandas().reset_index(names="row").sort_values(frame, kind="stable")
+    numbers = (
+        rows.select_columns([*video, frame])
+        .to_pandas()
+        .reset_index(names="row")
+        .sort_values(frame, kind="stable")
+    )
     middle = numbers.groupby(video)["row"].agg(lambda of_video: of_video.iloc[len(of_video) // 2])
     return rows.select(sorted(middle))
 
@@ -290,7 +338,9 @@ def captions_by_id(row: dict, captions: dict[str, dict], id: str) -> dict:
     return {"captions": {language: texts.get(row[id], []) for language, texts in captions.items()}}
 
 
-def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str | None], lines: bool, joined: bool) -> dict:
+def captions_of_row(
+    row: dict, column: str | dict[str, str], keys: dict[str, str | None], lines: bool, joined: bool
+) -> dict:
     """A row's texts by language, of the dict in one column, or of a column each.
 
     Args:
@@ -310,7 +360,9 @@ def captions_of_row(row: dict, column: str | dict[str, str], keys: dict[str, str
 
 def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:
     """Rows of `image` and `captions` in these languages."""
-    return with_column(rows, captions_of, Features({"captions": {language: List(Value("string")) for language in languages}}))
+    return with_column(
+        rows, captions_of, Features({"captions": {language: List(Value("string")) for language in languages}})
+    )
 
 
 def with_column(rows: Rows, function: Callable[[dict], dict], features: Features) -> Rows:
@@ -319,7 +371,9 @@ def with_column(rows: Rows, function: Callable[[dict], dict], features: Features
     if isinstance(rows, IterableDataset):
         # Given to `map` itself, the features would say that the image is decoded already.
         return rows.map(function, remove_columns=others).cast(Features({"image": Image(), **features}))
-    made = rows.select_columns(others).map(function, remove_columns=others, features=features, desc="Reading captions or labels")
+    made = rows.select_columns(others).map(
+        function, remove_columns=others, features=features, desc="Reading captions or labels"
+    )
     return concatenate_datasets([rows.select_columns(["image"]), made], axis=1).cast_column("image", Image())
 
 
@@ -327,4 +381,6 @@ def first(rows: Rows, limit: int | None) -> Rows:
     """The first `limit` rows, or all."""
     if limit is None:
         return rows
-    return rows.take(limit) if isinstance(rows, IterableDataset) else rows.select(range(min(limit, len(rows))))
+    return (
+        rows.take(limit) if isinstance(rows, IterableDataset) else rows.select(range(min(limit, len(rows))))
+    )

@@ -52,7 +52,10 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
         raise InputError(f"dataset {dataset!r}: {odd}")
     refuse_links(folder)
     there = files_of_kinds(folder)
-    read = {kind: [Path(path) for path in split_of if suffix_of(path) in endings] for kind, endings in KINDS.items()}
+    read = {
+        kind: [Path(path) for path in split_of if suffix_of(path) in endings]
+        for kind, endings in KINDS.items()
+    }
     for kind, paths in there.items():
         left = [path for path in paths if str(path) not in split_of]
         beside_pictures = has_pictures and kind in ("tables", "files of JSON")
@@ -69,11 +72,15 @@ def files_of_kinds(folder: Path) -> dict[str, list[Path]]:
     """A folder's files of data by their kind, those of JSON only where they hold rows."""
     found = files_below(folder, set().union(*KINDS.values()))
     there = {kind: [path for path in found if suffix_of(path) in endings] for kind, endings in KINDS.items()}
-    there["files of JSON"] = [path for path in there["files of JSON"] if suffix_of(path) != ".json" or holds_rows(path)]
+    there["files of JSON"] = [
+        path for path in there["files of JSON"] if suffix_of(path) != ".json" or holds_rows(path)
+    ]
     return there
 
 
-def refuse_other_kinds(dataset: str, folder: Path, there: dict[str, list[Path]], read: dict[str, list[Path]]) -> None:
+def refuse_other_kinds(
+    dataset: str, folder: Path, there: dict[str, list[Path]], read: dict[str, list[Path]]
+) -> None:
     """Refuse tables, parquet files, tars or zips of which none is read, since there are more files of another kind.
 
     Of pictures and texts beside tables, and of tables beside pictures, it is warned.
@@ -99,7 +106,11 @@ def odd_endings(folder: Path, skip: Iterable[str] = ()) -> str | None:
         skip: endings that may be written in any letters.
     """
     there = files_of_kinds(folder) | {"files of text": [], "unread": files_below(folder, UNREAD)}
-    odd = [path for path in chain(*there.values()) if suffix_of(path) not in skip and not is_known(plain(path).suffix)]
+    odd = [
+        path
+        for path in chain(*there.values())
+        if suffix_of(path) not in skip and not is_known(plain(path).suffix)
+    ]
     if not odd:
         return None
     ending = plain(odd[0]).suffix
@@ -118,11 +129,15 @@ def refuse_links(folder: Path) -> None:
     """Refuse a folder with a link to another one that has data; one to a folder that it lies in is passed over."""
     endings = set().union(*KINDS.values()) - {".txt", ".json"}
     for link in sorted(folder.rglob("*")):
-        leads_elsewhere = link.is_symlink() and link.is_dir() and not link.parent.resolve().is_relative_to(link.resolve())
+        leads_elsewhere = (
+            link.is_symlink() and link.is_dir() and not link.parent.resolve().is_relative_to(link.resolve())
+        )
         found = files_below(link, endings) if leads_elsewhere else []
         if found:
             kind = next(kind for kind, endings in KINDS.items() if suffix_of(found[0]) in endings)
-            raise InputError(f"{str(link)!r} is a link to a folder, whose {kind} would be left out: put the folder itself there")
+            raise InputError(
+                f"{str(link)!r} is a link to a folder, whose {kind} would be left out: put the folder itself there"
+            )
 
 
 __all__ = ["odd_endings", "refuse_left_out"]

@@ -29,11 +29,19 @@ from .tars import of_tars
 READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
 WILDCARDS = set("*?[]")
 TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
-NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")  # of a model's repository there is one of these in the cache
+NAMED_FILES = (
+    "config.json",
+    "modules.json",
+    "open_clip_config.json",
+)  # of a model's repository there is one of these in the cache
 
 
 def load_model(
-    name_or_path: str, *, argument: str = "model", kind: Kind = TWO_TOWERS, attn_implementation: str | None = None
+    name_or_path: str,
+    *,
+    argument: str = "model",
+    kind: Kind = TWO_TOWERS,
+    attn_implementation: str | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
 
@@ -52,11 +60,18 @@ def load_model(
     if library := check_library(name_or_path):
         return load_adapted(library, name_or_path.removeprefix(f"{library}:"))
     if is_low_rank(name_or_path):
-        base = load_model(base_of(name_or_path, argument), argument=argument, kind=kind, attn_implementation=attn_implementation)
+        base = load_model(
+            base_of(name_or_path, argument),
+            argument=argument,
+            kind=kind,
+            attn_implementation=attn_implementation,
+        )
         return merge_low_rank(name_or_path, *base, argument)
     check_kind(argument, name_or_path, kind)
     with readable(argument, name_or_path):
-        model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, attn_implementation=attn_implementation)
+        model = AutoModel.from_pretrained(
+            name_or_path, dtype=torch.float32, attn_implementation=attn_implementation
+        )
         processor = AutoProcessor.from_pretrained(name_or_path)
     if not isinstance(processor, ProcessorMixin):
         raise InputError(
@@ -70,7 +85,9 @@ def load_model(
     return model, processor
 
 
-def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, state_dict: dict | None = None) -> None:
+def save_model(
+    model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, state_dict: dict | None = None
+) -> None:
     """Save what `load_model` gives as one whole folder: weights, processor, and of our own classes the code that reads both.
 
     The model goes first, since the processor's files name no class where they lie beside a `config.json` that tells it. Copying such
@@ -157,10 +174,14 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     except InputError:
         raise
     except READING as error:
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}") from error
+        raise InputError(
+            f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
+        ) from error
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
-        raise InputError(f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}")
+        raise InputError(
+            f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}"
+        )
     return rows
 
 
@@ -175,7 +196,9 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
     odd = odd_endings(Path(dataset)) if Path(dataset).is_dir() else None
     if odd:
         return odd
-    wildcards = f" (`datasets` takes {' '.join(sorted(WILDCARDS))} in a folder's name for wildcards: rename it)"
+    wildcards = (
+        f" (`datasets` takes {' '.join(sorted(WILDCARDS))} in a folder's name for wildcards: rename it)"
+    )
     return f"{error.__cause__ or error}{wildcards if Path(dataset).is_dir() and WILDCARDS & set(dataset) else ''}"
 
 
@@ -217,7 +240,9 @@ def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:
     """
     rows = load_rows(dataset, split, ["captions", "image"] if images else ["captions"])
     if not isinstance(rows.features["captions"], dict):
-        raise InputError(f"column 'captions' of {dataset!r} must hold {{language: text}}, not {rows.features['captions']}")
+        raise InputError(
+            f"column 'captions' of {dataset!r} must hold {{language: text}}, not {rows.features['captions']}"
+        )
     return rows
 
 

@@ -29,11 +29,17 @@ def base_of(name_or_path: str, argument: str = "model") -> str:
     try:
         base = json.loads(Path(name_or_path, CONFIG).read_text("utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:  # no JSON, no text in UTF-8, or a list
-        raise InputError(f"{argument} {name_or_path!r} has a {CONFIG} that cannot be read ({error}): save the LoRA again") from error
+        raise InputError(
+            f"{argument} {name_or_path!r} has a {CONFIG} that cannot be read ({error}): save the LoRA again"
+        ) from error
     if not base:
-        raise InputError(f"{argument} {name_or_path!r} is a LoRA without a base: write its base_model_name_or_path into {CONFIG}")
+        raise InputError(
+            f"{argument} {name_or_path!r} is a LoRA without a base: write its base_model_name_or_path into {CONFIG}"
+        )
     if Path(base).resolve() == Path(name_or_path).resolve():
-        raise InputError(f"{argument} {name_or_path!r} is a LoRA that names itself as its base: save the two in folders of their own")
+        raise InputError(
+            f"{argument} {name_or_path!r} is a LoRA that names itself as its base: save the two in folders of their own"
+        )
     return base
 
 
@@ -57,10 +63,14 @@ def merge_low_rank(
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise InputError(f"{argument} {name_or_path!r} is a LoRA, and peft is not installed: pip install 'altclip[peft]'") from error
+        raise InputError(
+            f"{argument} {name_or_path!r} is a LoRA, and peft is not installed: pip install 'altclip[peft]'"
+        ) from error
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Found missing adapter keys")  # peft would only warn, and leave them random
+            warnings.filterwarnings(
+                "error", "Found missing adapter keys"
+            )  # peft would only warn, and leave them random
             model = PeftModel.from_pretrained(model, name_or_path).merge_and_unload()
         if Path(name_or_path, "processor_config.json").is_file():
             processor = type(processor).from_pretrained(name_or_path)

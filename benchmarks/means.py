@@ -44,7 +44,11 @@ class MeanOutcomes(Outcomes):
 
     @property
     def items(self) -> dict[str, torch.Tensor]:
-        items = {f"{name} of part {place}": values for place, part in enumerate(self.parts) for name, values in part.items.items()}
+        items = {
+            f"{name} of part {place}": values
+            for place, part in enumerate(self.parts)
+            for name, values in part.items.items()
+        }
         return items | {f"units of part {place}": units for place, units in enumerate(self.units)}
 
     def differing(self, other: "MeanOutcomes") -> dict[str, torch.Tensor]:
@@ -56,9 +60,13 @@ class MeanOutcomes(Outcomes):
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """Means of the parts' scores; arguments and result are theirs. A part's other units have the weight 0."""
         by_language = [self._score_part(part, units, weights) for part, units in zip(self.parts, self.units)]
-        return {name: torch.stack([scores[name] for scores in by_language]).mean(0) for name in by_language[0]}
+        return {
+            name: torch.stack([scores[name] for scores in by_language]).mean(0) for name in by_language[0]
+        }
 
-    def _score_part(self, part: Outcomes, units: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _score_part(
+        self, part: Outcomes, units: torch.Tensor, weights: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """A part's scores, of as many resamples at a time as there is room for: it may have many more units than are shared."""
         blocks = []
         for block in weights.split(max(1, BLOCK_WEIGHTS // part.n_units)):
@@ -99,7 +107,12 @@ def _count_occurrences(digests: np.ndarray) -> pd.MultiIndex:
     return pd.MultiIndex.from_arrays([series, series.groupby(series).cumcount()])
 
 
-def explain_refusal(languages: list[str], outcomes: list[Outcomes], units: list[torch.Tensor] | None, mean: MeanOutcomes | None) -> str:
+def explain_refusal(
+    languages: list[str],
+    outcomes: list[Outcomes],
+    units: list[torch.Tensor] | None,
+    mean: MeanOutcomes | None,
+) -> str:
     """Why languages have no mean over all images, and of what the mean is that they have instead, if they have one.
 
     Args:

@@ -17,7 +17,10 @@ DISTANCES = ("cosine", "euclidean")
 
 
 def retrieval_recall(
-    image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_to_image: torch.Tensor, ks: tuple[int, ...] = (1, 5, 10)
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    text_to_image: torch.Tensor,
+    ks: tuple[int, ...] = (1, 5, 10),
 ) -> dict[str, float]:
     """Share of queries whose right answer is among the first `k`, in both directions (paper 5.1).
 
@@ -40,7 +43,11 @@ def retrieval_recall(
 
 
 def retrieval_ranks(
-    image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_to_image: torch.Tensor, *, distance: str = "cosine"
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    text_to_image: torch.Tensor,
+    *,
+    distance: str = "cosine",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How many wrong answers lie before the right one, for each query of both directions: 0 where it is found first.
 
@@ -86,7 +93,9 @@ def class_ranks(image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: 
     """
     _check_shapes(image_embeds, class_embeds)
     _check_labels(labels, len(image_embeds), len(class_embeds))
-    return _ranks(class_embeds, image_embeds, torch.stack([torch.arange(len(labels)), labels], dim=1), "cosine")[0]
+    return _ranks(
+        class_embeds, image_embeds, torch.stack([torch.arange(len(labels)), labels], dim=1), "cosine"
+    )[0]
 
 
 def ranks_in_scores(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -102,7 +111,9 @@ def ranks_in_scores(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (scores >= scores.gather(1, labels[:, None])).sum(1) - 1
 
 
-def mean_per_class_accuracy(ranks: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+def mean_per_class_accuracy(
+    ranks: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """The accuracy of each class that occurs, averaged: a rare class counts as much as a frequent one.
 
     Args:
@@ -121,7 +132,9 @@ def mean_per_class_accuracy(ranks: torch.Tensor, labels: torch.Tensor, weights: 
     return (hits / drawn.index_add(0, labels, by_item)).nanmean(0)
 
 
-def average_precision(scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+def average_precision(
+    scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Area below the steps of precision over recall, as scikit-learn has it. Equal scores enter together.
 
     Args:
@@ -137,7 +150,9 @@ def average_precision(scores: torch.Tensor, targets: torch.Tensor, weights: torc
     return (gained * _precision(hits, drawn)).sum(-1) / hits[..., -1]
 
 
-def interpolated_average_precision(scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+def interpolated_average_precision(
+    scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean over the recalls 0, 0.1 to 1 of the best precision at that recall or beyond (VOC2007's 11 points).
 
     Arguments and result are those of `average_precision`.
@@ -160,7 +175,9 @@ def roc_auc(scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor |
     return torch.trapezoid(hits, drawn - hits) / (hits[..., -1] * (drawn - hits)[..., -1])
 
 
-def percentiles(values: torch.Tensor, percents: tuple[float, ...], weights: torch.Tensor | None = None) -> torch.Tensor:
+def percentiles(
+    values: torch.Tensor, percents: tuple[float, ...], weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Percentiles of `values` `(items,)`, linear between two of them, as `torch.quantile` has them.
 
     Returns:
@@ -170,14 +187,20 @@ def percentiles(values: torch.Tensor, percents: tuple[float, ...], weights: torc
     values, order = values.double().sort()
     upto = weights.double()[..., order].cumsum(-1)
     place = (upto[..., -1:] - 1) * torch.tensor(percents, dtype=torch.double) / 100
-    below, above = (values[torch.searchsorted(upto, end, right=True)] for end in (place.floor(), place.ceil()))
+    below, above = (
+        values[torch.searchsorted(upto, end, right=True)] for end in (place.floor(), place.ceil())
+    )
     return torch.lerp(below, above, place - place.floor())
 
 
-def _hits_and_drawn(scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _hits_and_drawn(
+    scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """From the highest score down: true items, and items, that score as much or more. One column for each score that occurs."""
     if scores.ndim != 1 or scores.shape != targets.shape:
-        raise ValueError(f"scores and targets must be (items,), not {tuple(scores.shape)} and {tuple(targets.shape)}")
+        raise ValueError(
+            f"scores and targets must be (items,), not {tuple(scores.shape)} and {tuple(targets.shape)}"
+        )
     _check_finite(scores)
     weights = torch.ones(len(scores)) if weights is None else weights
     scores, order = scores.sort(descending=True)
@@ -195,23 +218,31 @@ def _pairs(text_to_image: torch.Tensor, n_texts: int) -> torch.Tensor:
     if text_to_image.ndim == 2 and text_to_image.shape[1] == 2:
         return text_to_image
     if text_to_image.shape != (n_texts,):
-        raise ValueError(f"text_to_image has shape {tuple(text_to_image.shape)}, but there are {n_texts} texts")
+        raise ValueError(
+            f"text_to_image has shape {tuple(text_to_image.shape)}, but there are {n_texts} texts"
+        )
     return torch.stack([torch.arange(n_texts), text_to_image], dim=1)
 
 
-def _ranks(images: torch.Tensor, texts: torch.Tensor, pairs: torch.Tensor, distance: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _ranks(
+    images: torch.Tensor, texts: torch.Tensor, pairs: torch.Tensor, distance: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Ranks of texts and of images: how many rivals score as much as the best right answer, or are equal to it.
 
     Two passes over tiles of `BLOCK_ROWS` squared: those that hold a right answer give its score, then all of them count. Texts in
     the order of their images leave few tiles to the first pass.
     """
     image_ids, text_ids = _identities(images), _identities(texts)
-    order = torch.empty(len(texts), dtype=torch.long).scatter_(0, pairs[:, 0], pairs[:, 1]).argsort(stable=True)
+    order = (
+        torch.empty(len(texts), dtype=torch.long).scatter_(0, pairs[:, 0], pairs[:, 1]).argsort(stable=True)
+    )
     columns, rows = order.argsort()[pairs[:, 0]], pairs[:, 1]
     n_blocks = -(-len(images) // BLOCK_ROWS)
     tile_of_pair, by_tile = (columns // BLOCK_ROWS * n_blocks + rows // BLOCK_ROWS).sort()
     columns, rows = columns[by_tile], rows[by_tile]
-    bounds = torch.searchsorted(tile_of_pair, torch.arange(-(-len(texts) // BLOCK_ROWS) * n_blocks + 1)).tolist()
+    bounds = torch.searchsorted(
+        tile_of_pair, torch.arange(-(-len(texts) // BLOCK_ROWS) * n_blocks + 1)
+    ).tolist()
 
     def tiles(needed):
         """Scores of images and texts, the slices they cover, and the right answers' numbers, for each tile that is needed."""
@@ -223,12 +254,20 @@ def _ranks(images: torch.Tensor, texts: torch.Tensor, pairs: torch.Tensor, dista
                 if needed(right):
                     some_images = images[top : top + BLOCK_ROWS]
                     scores = _scores(some_images, some_texts, distance)
-                    yield scores, slice(top, top + len(some_images)), slice(left, left + len(some_texts)), right
+                    yield (
+                        scores,
+                        slice(top, top + len(some_images)),
+                        slice(left, left + len(some_texts)),
+                        right,
+                    )
 
     own = torch.empty(len(pairs), dtype=torch.double)
     for scores, image_slice, text_slice, right in tiles(lambda right: right.start < right.stop):
         own[right] = scores[rows[right] - image_slice.start, columns[right] - text_slice.start].double()
-    of_text, of_image = _Best(own, columns, rows, image_ids, len(texts)), _Best(own, rows, columns, text_ids[order], len(images))
+    of_text, of_image = (
+        _Best(own, columns, rows, image_ids, len(texts)),
+        _Best(own, rows, columns, text_ids[order], len(images)),
+    )
     for scores, image_slice, text_slice, right in tiles(lambda _: True):
         inside = rows[right] - image_slice.start, columns[right] - text_slice.start
         of_text.count(scores, image_slice, text_slice, inside)
@@ -242,16 +281,27 @@ class _Best:
     `own` `(pairs,)` are the scores of the right answers, whose rows are `queries` and `answers`; `ids` tells equal answers.
     """
 
-    def __init__(self, own: torch.Tensor, queries: torch.Tensor, answers: torch.Tensor, ids: torch.Tensor, n_queries: int):
+    def __init__(
+        self,
+        own: torch.Tensor,
+        queries: torch.Tensor,
+        answers: torch.Tensor,
+        ids: torch.Tensor,
+        n_queries: int,
+    ):
         self.ids, self.ranks = ids, torch.zeros(n_queries, dtype=torch.long)
-        self.scores = torch.full((n_queries,), -torch.inf, dtype=torch.double).scatter_reduce(0, queries, own, "amax")
+        self.scores = torch.full((n_queries,), -torch.inf, dtype=torch.double).scatter_reduce(
+            0, queries, own, "amax"
+        )
         best = own == self.scores[queries]
         self.own_ids = torch.zeros_like(self.ranks)
         self.own_ids[queries[best]] = ids[answers[best]]
         _, number, count = ids.unique(return_inverse=True, return_counts=True)
         self.has_twin = count[number] > 1
 
-    def count(self, scores: torch.Tensor, answers: slice, queries: slice, right: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def count(
+        self, scores: torch.Tensor, answers: slice, queries: slice, right: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
         """Add the rivals of one tile `(answers, queries)`; `right` are the places of right answers, which are no rivals."""
         ahead = scores >= self.scores[queries].to(scores.dtype)
         twins = self.has_twin[answers].nonzero()[:, 0]
@@ -288,7 +338,9 @@ def _identities(embeds: torch.Tensor) -> torch.Tensor:
 
 def _check_shapes(left: torch.Tensor, right: torch.Tensor) -> None:
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-        raise ValueError(f"embeddings must be (rows, dim) with one dim, not {tuple(left.shape)} and {tuple(right.shape)}")
+        raise ValueError(
+            f"embeddings must be (rows, dim) with one dim, not {tuple(left.shape)} and {tuple(right.shape)}"
+        )
 
 
 def _check_pairs(pairs: torch.Tensor, n_texts: int, n_images: int) -> None:
@@ -297,10 +349,14 @@ def _check_pairs(pairs: torch.Tensor, n_texts: int, n_images: int) -> None:
         strange = pairs[(rows < 0) | (rows >= n_rows)].tolist()
         if strange:
             text, image = strange[0]
-            raise ValueError(f"text {text} is said to describe image {image}, but the {what}s are the rows 0 to {n_rows - 1}")
+            raise ValueError(
+                f"text {text} is said to describe image {image}, but the {what}s are the rows 0 to {n_rows - 1}"
+            )
         alone = torch.ones(n_rows, dtype=torch.bool).index_fill(0, rows, False).nonzero()[:, 0].tolist()
         if alone:
-            raise ValueError(f"{what} {alone[0]}, of {len(alone)} like it among {n_rows}, is paired with none: every {what} needs {need}")
+            raise ValueError(
+                f"{what} {alone[0]}, of {len(alone)} like it among {n_rows}, is paired with none: every {what} needs {need}"
+            )
 
 
 def _check_finite(scores: torch.Tensor) -> None:
@@ -313,4 +369,6 @@ def _check_labels(labels: torch.Tensor, n_items: int, n_classes: int) -> None:
         raise ValueError(f"labels must be one for each of {n_items} items, not {tuple(labels.shape)}")
     strange = ((labels < 0) | (labels >= n_classes)).nonzero()[:, 0]
     if len(strange):
-        raise ValueError(f"item {strange[0]} has the label {labels[strange[0]]}, but the classes are the rows 0 to {n_classes - 1}")
+        raise ValueError(
+            f"item {strange[0]} has the label {labels[strange[0]]}, but the classes are the rows 0 to {n_classes - 1}"
+        )

@@ -15,7 +15,13 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from .metrics import average_precision, interpolated_average_precision, mean_per_class_accuracy, percentiles, roc_auc
+from .metrics import (
+    average_precision,
+    interpolated_average_precision,
+    mean_per_class_accuracy,
+    percentiles,
+    roc_auc,
+)
 from .recipe import InputError
 
 DEPTHS = range(1, 11)
@@ -65,7 +71,9 @@ class Outcomes:
 
     def differing(self, other: "Outcomes") -> dict[str, torch.Tensor]:
         """`{metric: bool (units,)}`: the units that may count otherwise in it than they do for another model."""
-        differ = (getattr(self, self.PER_UNIT) != getattr(other, self.PER_UNIT)).reshape(self.n_units, -1).any(1)
+        differ = (
+            (getattr(self, self.PER_UNIT) != getattr(other, self.PER_UNIT)).reshape(self.n_units, -1).any(1)
+        )
         return dict.fromkeys(self.METRICS, differ)
 
     def save(self, path: Path) -> None:
@@ -77,7 +85,9 @@ class Outcomes:
         """Each named tensor has one entry for each item."""
         for name, length in lengths.items():
             if len(getattr(self, name)) != length or length == 0:
-                raise InputError(f"{name} has {len(getattr(self, name))} entries for {length} items: give one for each, and one at least")
+                raise InputError(
+                    f"{name} has {len(getattr(self, name))} entries for {length} items: give one for each, and one at least"
+                )
 
 
 @dataclass
@@ -100,13 +110,19 @@ class RetrievalOutcomes(Outcomes):
         self._check(text_ranks=len(texts.unique()), image_ranks=len(self.image_ranks))
         super().__post_init__()
         if images.min() < 0 or images.max() >= self.n_units:
-            raise InputError(f"text_to_image must be rows from 0 to {self.n_units - 1}, of the {self.n_units} images that have ranks")
+            raise InputError(
+                f"text_to_image must be rows from 0 to {self.n_units - 1}, of the {self.n_units} images that have ranks"
+            )
 
     @property
     def _pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of texts, and of the image in each pair."""
         several = self.text_to_image.ndim == 2
-        return tuple(self.text_to_image.T) if several else (torch.arange(len(self.text_to_image)), self.text_to_image)
+        return (
+            tuple(self.text_to_image.T)
+            if several
+            else (torch.arange(len(self.text_to_image)), self.text_to_image)
+        )
 
     def counts(self) -> dict[str, int]:
         return {"n": self.n_units, "n_texts": len(self.text_ranks)}
@@ -119,7 +135,10 @@ class RetrievalOutcomes(Outcomes):
         ):
             differ = {f"recall@{k}": (ranks < k) != (others < k) for k in DEPTHS}
             differ |= {f"rank_p{percent}": ranks != others for percent in PERCENTS}
-            found |= {f"{direction}_{name}": none.index_fill(0, images[one[queries]], True) for name, one in differ.items()}
+            found |= {
+                f"{direction}_{name}": none.index_fill(0, images[one[queries]], True)
+                for name, one in differ.items()
+            }
         return found | {"mean_recall": torch.stack([found[name] for name in SIX]).any(0)}
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -136,8 +155,12 @@ class RetrievalOutcomes(Outcomes):
         drawn_texts = weights[:, images]
         if self.text_to_image.ndim == 2:
             shares = 1 / texts.bincount().double()[texts]
-            drawn_texts = weights.new_zeros(len(weights), len(self.text_ranks)).index_add(1, texts, drawn_texts * shares)
-            drawn_texts = drawn_texts.round(decimals=9)  # nine ninths are more than one, and a percentile would be the next rank below
+            drawn_texts = weights.new_zeros(len(weights), len(self.text_ranks)).index_add(
+                1, texts, drawn_texts * shares
+            )
+            drawn_texts = drawn_texts.round(
+                decimals=9
+            )  # nine ninths are more than one, and a percentile would be the next rank below
         recalls, ranks = {}, {}
         for direction, of_query, drawn in (
             ("text_to_image", self.text_ranks, drawn_texts),
@@ -146,7 +169,9 @@ class RetrievalOutcomes(Outcomes):
             found = drawn @ (of_query[:, None] < torch.tensor(DEPTHS)).double() / drawn.sum(1, keepdim=True)
             recalls |= {f"{direction}_recall@{k}": found[:, column] for column, k in enumerate(DEPTHS)}
             places = percentiles(of_query, PERCENTS, drawn)
-            ranks |= {f"{direction}_rank_p{percent}": places[:, column] for column, percent in enumerate(PERCENTS)}
+            ranks |= {
+                f"{direction}_rank_p{percent}": places[:, column] for column, percent in enumerate(PERCENTS)
+            }
         return recalls | {"mean_recall": torch.stack([recalls[name] for name in SIX]).mean(0)} | ranks
 
 
@@ -165,11 +190,18 @@ class ClassOutcomes(Outcomes):
         self._check(ranks=len(self.labels))
         super().__post_init__()
         if self.labels.min() < 0 or self.labels.max() >= self.n_classes:
-            raise InputError(f"labels must be rows from 0 to {self.n_classes - 1}, of the {self.n_classes} classes")
+            raise InputError(
+                f"labels must be rows from 0 to {self.n_classes - 1}, of the {self.n_classes} classes"
+            )
 
     def differing(self, other: "ClassOutcomes") -> dict[str, torch.Tensor]:
         first, five = ((self.ranks < k) != (other.ranks < k) for k in (1, 5))
-        return {"accuracy@1": first, "accuracy@5": five, "mean_per_class": first, "mean_top1_top5": first | five}
+        return {
+            "accuracy@1": first,
+            "accuracy@5": five,
+            "mean_per_class": first,
+            "mean_top1_top5": first | five,
+        }
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """`accuracy@1`, `accuracy@5`, their mean `mean_top1_top5`, and `mean_per_class` over the classes that were drawn.
@@ -179,7 +211,12 @@ class ClassOutcomes(Outcomes):
         weights = weights.double()
         found = weights @ (self.ranks[:, None] < torch.tensor([1, 5])).double() / weights.sum(1, keepdim=True)
         by_class = mean_per_class_accuracy(self.ranks, self.labels, weights)
-        return {"accuracy@1": found[:, 0], "accuracy@5": found[:, 1], "mean_per_class": by_class, "mean_top1_top5": found.mean(1)}
+        return {
+            "accuracy@1": found[:, 0],
+            "accuracy@5": found[:, 1],
+            "mean_per_class": by_class,
+            "mean_top1_top5": found.mean(1),
+        }
 
 
 @dataclass
@@ -206,7 +243,9 @@ class MultilabelOutcomes(Outcomes):
         columns = list(zip(self.scores.T, self.targets.T))
         means = {}
         for name, precision in zip(self.METRICS, (interpolated_average_precision, average_precision)):
-            means[name] = torch.stack([precision(scores, targets, weights) for scores, targets in columns]).nanmean(0)
+            means[name] = torch.stack(
+                [precision(scores, targets, weights) for scores, targets in columns]
+            ).nanmean(0)
         return means
 
 
@@ -233,7 +272,9 @@ def shorten(digests: list[str]) -> torch.Tensor:
     """The first 64 bits of each hexadecimal digest, int64 `(digests,)`: eight bytes an image, and too many for two of a million other
     images to agree.
     """
-    return torch.from_numpy(np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64).view(np.int64))
+    return torch.from_numpy(
+        np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64).view(np.int64)
+    )
 
 
 def load_outcomes(path: Path) -> Outcomes:
@@ -244,10 +285,14 @@ def load_outcomes(path: Path) -> Outcomes:
     """
     if not Path(path).is_file():
         raise InputError(f"{str(path)!r} holds no outcomes: evaluate again to write it")
-    kinds = {kind.__name__: kind for kind in (RetrievalOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)}
+    kinds = {
+        kind.__name__: kind for kind in (RetrievalOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)
+    }
     try:
         with np.load(path) as arrays:
             fields = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "kind"}
             return kinds[str(arrays["kind"])](**fields)
     except (BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error}): delete it and evaluate again to write it") from error
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error}): delete it and evaluate again to write it"
+        ) from error

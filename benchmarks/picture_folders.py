@@ -78,19 +78,27 @@ def is_named_by_metadata(dataset: str) -> bool:
 
 def files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
     """The folders that have metadata, and all pictures, of a folder and the zips in it; what a zip has as `zip://NAME::ZIP`."""
-    metadata = {str(path.parent) for path in folder.rglob("metadata.*") if path.name in ImageFolder.METADATA_FILENAMES}
+    metadata = {
+        str(path.parent) for path in folder.rglob("metadata.*") if path.name in ImageFolder.METADATA_FILENAMES
+    }
     pictures = list(map(str, pictures_below(folder)))
     for path in files_below(folder, {".zip"}):
         with ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not is_hidden(PurePosixPath(name))]
-        metadata |= {f"zip://{parent_of(name)}::{path}" for name in names if PurePosixPath(name).name in ImageFolder.METADATA_FILENAMES}
+        metadata |= {
+            f"zip://{parent_of(name)}::{path}"
+            for name in names
+            if PurePosixPath(name).name in ImageFolder.METADATA_FILENAMES
+        }
         pictures += [f"zip://{name}::{path}" for name in names if suffix_of(name) in PICTURES]
     return metadata, pictures
 
 
 def metadata_of(path: str, metadata: set[str]) -> str | None:
     """The nearest folder at or above a picture, in its zip or around that, that has metadata; None where there is none."""
-    inside, _, around = path.removeprefix("zip://").partition("::") if path.startswith("zip://") else ("", "", path)
+    inside, _, around = (
+        path.removeprefix("zip://").partition("::") if path.startswith("zip://") else ("", "", path)
+    )
     while inside:
         inside = parent_of(inside)
         if f"zip://{inside}::{around}" in metadata:

@@ -52,11 +52,15 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
     if not isinstance(which, str) or "{" in which:
         return check_templates([which] if isinstance(which, str) else list(which), "templates")
     if SOURCE.fullmatch(which):
-        return check_templates(*read_source(which, language, "zeroshot_classification_templates"), of_file=True)
+        return check_templates(
+            *read_source(which, language, "zeroshot_classification_templates"), of_file=True
+        )
     try:
         language = match_language(language, PROMPTS)
     except ValueError as error:
-        raise InputError(f"templates {which!r}: none are written in {language!r}: {error}, or give a JSON file of yours") from error
+        raise InputError(
+            f"templates {which!r}: none are written in {language!r}: {error}, or give a JSON file of yours"
+        ) from error
     path = SETS / f"{language}.json"
     sets = {"simple": []} | read_lists(path)
     chosen = pick(sets, which, "set of templates", path.name)
@@ -87,14 +91,24 @@ def load_class_names(
     rows = load_subset(subset) if isinstance(subset, str) else subset
     class_names = {}
     for language in languages:
-        given = pick_language(source, language, "class names in", "class_names") if isinstance(source, dict) else source
+        given = (
+            pick_language(source, language, "class names in", "class_names")
+            if isinstance(source, dict)
+            else source
+        )
         names, origin = read_names(given, language, dataset_names)
         if isinstance(subset, str) and len(names) != IMAGENET:
-            raise InputError(f"class names of {language!r} in {origin}: {len(names)} names, but {subset} is of ImageNet's {IMAGENET:,}")
+            raise InputError(
+                f"class names of {language!r} in {origin}: {len(names)} names, but {subset} is of ImageNet's {IMAGENET:,}"
+            )
         if rows is not None and max(rows) >= len(names):
-            raise InputError(f"class names of {language!r} in {origin}: {len(names)} names, but the subset means row {max(rows)}")
+            raise InputError(
+                f"class names of {language!r} in {origin}: {len(names)} names, but the subset means row {max(rows)}"
+            )
         names = names if rows is None else [names[row] for row in rows]
-        class_names[language] = check_names(names, n_classes, f"class names of {language!r} in {origin}", dataset_names)
+        class_names[language] = check_names(
+            names, n_classes, f"class names of {language!r} in {origin}", dataset_names
+        )
     return class_names
 
 
@@ -119,10 +133,19 @@ def load_subset(name: str) -> list[int]:
         indices = package_folder("timm") / "data" / "_info" / f"{name}_indices.txt"
         return [int(line) for line in indices.read_text("utf-8").split()]
     constants = {}
-    for node in ast.walk(ast.parse((package_folder("clip_benchmark") / "datasets" / "builder.py").read_text("utf-8"))):
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in ("all_imagenet_wordnet_ids", f"{name}_wnids"):
+    for node in ast.walk(
+        ast.parse((package_folder("clip_benchmark") / "datasets" / "builder.py").read_text("utf-8"))
+    ):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in (
+            "all_imagenet_wordnet_ids",
+            f"{name}_wnids",
+        ):
             constants[node.targets[0].id] = ast.literal_eval(node.value)
-    return [row for row, wnid in enumerate(constants["all_imagenet_wordnet_ids"]) if wnid in constants[f"{name}_wnids"]]
+    return [
+        row
+        for row, wnid in enumerate(constants["all_imagenet_wordnet_ids"])
+        if wnid in constants[f"{name}_wnids"]
+    ]
 
 
 def split_source(source: str) -> tuple[str, str | None]:
@@ -138,12 +161,18 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
     if source == "dataset":
         if not is_english(language) or not dataset_names:
             # Names in other languages are asked for before any row was read, and it is known whether there are English ones.
-            lack = "does not name its classes" if is_english(language) else "names its classes in English only, if at all"
+            lack = (
+                "does not name its classes"
+                if is_english(language)
+                else "names its classes in English only, if at all"
+            )
             wanted = f"a JSON file with {{{language!r}: [name of class 0, ...]}}"
             raise InputError(f"class names of {language!r}: the dataset {lack}; give class_names {wanted}")
         return [name.replace("_", " ") for name in dataset_names], "the dataset"
     if not SOURCE.fullmatch(source):
-        raise InputError(f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:imagenet'")
+        raise InputError(
+            f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:imagenet'"
+        )
     names, origin = read_source(source, language, "classnames")
     if isinstance(names, list) and names and isinstance(names[0], list):
         indices, partial = names
@@ -164,7 +193,9 @@ def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
         folder, key = package_folder("clip_benchmark") / "datasets", key or "imagenet1k"
         if key != BABEL:
             codes = [file.name.partition("_")[0] for file in sorted(folder.glob(f"*_{kind}.json"))]
-            files = {{country: code for code, country in COUNTRIES.items()}.get(code, code): code for code in codes}
+            files = {
+                {country: code for code, country in COUNTRIES.items()}.get(code, code): code for code in codes
+            }
             path = folder / f"{pick_language(files, language, f'{kind} in', 'clip_benchmark')}_{kind}.json"
             return pick(read_lists(path), key, "dataset", path.name), path.name
         path, key = folder / (f"{BABEL}.json" if kind == "classnames" else "nllb_dist13b_prompts.json"), None
@@ -227,7 +258,9 @@ def check_templates(templates: list[str], origin: str, *, of_file: bool = False)
     return read
 
 
-def check_names(names: list, n_classes: int | None, origin: str, dataset_names: list[str] | None) -> list[str | None]:
+def check_names(
+    names: list, n_classes: int | None, origin: str, dataset_names: list[str] | None
+) -> list[str | None]:
     """Names without spaces around them, one for every class. Equal names are warned of: no text tells such classes apart."""
     if not isinstance(names, list):
         raise InputError(f"{origin}: {names!r} is no list of names")
@@ -241,7 +274,9 @@ def check_names(names: list, n_classes: int | None, origin: str, dataset_names: 
             f"{origin}: {len(missing)} of {n_classes} classes without a name: {listed}. A name is text; null leaves a class out"
         )
     if len(names) > n_classes:
-        raise InputError(f"{origin}: {len(names)} names for {n_classes} classes; too many: {some([repr(n) for n in names[n_classes:]])}")
+        raise InputError(
+            f"{origin}: {len(names)} names for {n_classes} classes; too many: {some([repr(n) for n in names[n_classes:]])}"
+        )
     labels = defaultdict(list)
     for label in named_classes(names):
         labels[names[label]].append(label)
@@ -249,7 +284,10 @@ def check_names(names: list, n_classes: int | None, origin: str, dataset_names: 
         raise InputError(f"{origin}: no class has a name")
     equal = [f"{name!r} ({', '.join(map(str, rows))})" for name, rows in labels.items() if len(rows) > 1]
     if equal:
-        warnings.warn(f"{origin}: {len(equal)} names stand for several classes, which no text tells apart: {some(equal)}", stacklevel=3)
+        warnings.warn(
+            f"{origin}: {len(equal)} names stand for several classes, which no text tells apart: {some(equal)}",
+            stacklevel=3,
+        )
     return names
 
 

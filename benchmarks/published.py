@@ -63,7 +63,9 @@ def load_sources(differences: list[Difference], path: Path = PAPER_RESULTS) -> d
     return {tag: source["title"] for tag, source in sources.items() if tag in named}
 
 
-def compare_with_published(numbers: list[Number], published: list[Published], paper_model: str | None = None) -> list[Difference]:
+def compare_with_published(
+    numbers: list[Number], published: list[Published], paper_model: str | None = None
+) -> list[Difference]:
     """Hold every number against what was printed, model by model and metric by metric; those without a counterpart are left out. Means
     over languages are: those in print are over other languages, each of which has images of its own.
 
@@ -90,7 +92,11 @@ def compare_with_published(numbers: list[Number], published: list[Published], pa
             reason = _why_not_judged(number, task)
             judged = None if reason else within
             split_differs = task.split_differs if task else None
-            differences.append(Difference(number, paper, again, number.value - reference.value, judged, reason, split_differs))
+            differences.append(
+                Difference(
+                    number, paper, again, number.value - reference.value, judged, reason, split_differs
+                )
+            )
     return sorted(differences, key=lambda difference: (difference.number.model, difference.number.metric))
 
 
@@ -114,7 +120,9 @@ def _read_table(table: dict, content: dict) -> Iterator[Published]:
     cells = list(product(*(_as_list(table[axis]) for axis in ("task", "language", "metric"))))
     for name, values in table["scores"].items():
         if len(values) != len(cells):
-            raise ValueError(f"{place} of {source}, {cells[0]}: {name!r} has {len(values)} values for {len(cells)} columns")
+            raise ValueError(
+                f"{place} of {source}, {cells[0]}: {name!r} has {len(values)} values for {len(cells)} columns"
+            )
         for (task, language, metric), value in zip(cells, values):
             if value is not None:
                 unit = 1 if is_rank(metric) else 100

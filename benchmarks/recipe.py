@@ -26,14 +26,18 @@ class Parser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s; flags are never abbreviated, so that none is taken for another."""
 
     def __init__(self, argument_types: tuple[type, ...]):
-        description = "A recipe may stand first, `RECIPE.yaml`, with the same names as keys; flags win over it."
+        description = (
+            "A recipe may stand first, `RECIPE.yaml`, with the same names as keys; flags win over it."
+        )
         super().__init__(argument_types, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # the other spelling, with hyphens
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
-            raise InputError(f"missing {missing}: give them as flags, or without the hyphens as keys of a recipe")
+            raise InputError(
+                f"missing {missing}: give them as flags, or without the hyphens as keys of a recipe"
+            )
         raise InputError(message)
 
 
@@ -49,11 +53,15 @@ def parse(*argument_types: type, arguments: list[str] | None = None) -> tuple:
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments = recipe_flags(Path(arguments[0]), argument_types) + arguments[1:]
     elif arguments and not arguments[0].startswith("-"):
-        raise InputError(f"argument {arguments[0]!r} is no recipe: give a file RECIPE.yaml, or flags that begin with --")
+        raise InputError(
+            f"argument {arguments[0]!r} is no recipe: give a file RECIPE.yaml, or flags that begin with --"
+        )
     # Not `parse_args_into_dataclasses`, which also reads flags from a file beside the script that nobody named.
     given, unread = Parser(argument_types).parse_known_args(arguments)
     if unread:
-        raise InputError(f"argument {unread[0]!r} belongs to no flag: flags begin with --, and a recipe stands first")
+        raise InputError(
+            f"argument {unread[0]!r} belongs to no flag: flags begin with --, and a recipe stands first"
+        )
     return tuple(fill(argument_type, vars(given)) for argument_type in argument_types)
 
 
@@ -64,7 +72,10 @@ def fill(argument_type: type, values: dict):
         return argument_type(**{name: values[name] for name in names})
     except InputError:
         raise
-    except (ValueError, ImportError) as error:  # transformers' own checks of its arguments, and what they need
+    except (
+        ValueError,
+        ImportError,
+    ) as error:  # transformers' own checks of its arguments, and what they need
         raise InputError(error) from error
 
 
@@ -78,7 +89,11 @@ def check_flags(arguments: list[str], argument_types: tuple[type, ...]) -> None:
         is_flag = word.startswith("--") and name and " " not in name
         if is_flag and name.replace("-", "_") not in taken:
             close = did_you_mean(name, known)
-            raise InputError(f"unknown flag --{name}: did you mean --{close}?" if close else f"unknown flag --{name}: see --help")
+            raise InputError(
+                f"unknown flag --{name}: did you mean --{close}?"
+                if close
+                else f"unknown flag --{name}: see --help"
+            )
 
 
 def recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
@@ -91,7 +106,10 @@ def recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
     for key, value in recipe.items():
         if key not in known:
             close = did_you_mean(key, known)
-            raise InputError(f"recipe {str(path)!r} has an unknown key {key!r}" + (f": did you mean {close!r}?" if close else ""))
+            raise InputError(
+                f"recipe {str(path)!r} has an unknown key {key!r}"
+                + (f": did you mean {close!r}?" if close else "")
+            )
         if isinstance(value, list) and not known[key]:
             raise InputError(f"recipe {str(path)!r}: {key} is the list {value}: give one value")
         check_written(key, value, argument_types, str(path))
@@ -107,9 +125,13 @@ def check_written(key: str, value: object, argument_types: tuple[type, ...], pat
     hints = [typing.get_type_hints(argument_type).get(key) for argument_type in argument_types]
     if isinstance(value, list) and None in value:
         raise InputError(f"recipe {path!r}: {key} is {value}: leave out what is null, or quote it")
-    is_boolean = isinstance(value, bool) or isinstance(value, list) and any(isinstance(item, bool) for item in value)
+    is_boolean = (
+        isinstance(value, bool) or isinstance(value, list) and any(isinstance(item, bool) for item in value)
+    )
     if is_boolean and not any(takes_boolean(hint) for hint in hints):
-        raise InputError(f"recipe {path!r}: {key} is {value}: quote it, YAML takes a bare no, off, yes or on for a boolean")
+        raise InputError(
+            f"recipe {path!r}: {key} is {value}: quote it, YAML takes a bare no, off, yes or on for a boolean"
+        )
 
 
 def takes_boolean(hint: object) -> bool:
@@ -156,7 +178,9 @@ def read_yaml(path: Path, what: str) -> object:
         return yaml.load(read_text(path, what), UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
-        raise InputError(f"{what} {str(path)!r} is no YAML, {place}: {error.problem or error.context}") from error
+        raise InputError(
+            f"{what} {str(path)!r} is no YAML, {place}: {error.problem or error.context}"
+        ) from error
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise InputError(f"{what} {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
 
@@ -173,7 +197,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice: delete one", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice: delete one", key_node.start_mark
+                )
             seen.add(key)
         return node
 
@@ -183,7 +209,9 @@ def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8") from error
+        raise InputError(
+            f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8"
+        ) from error
 
 
 def launch(main: Callable, *argument_types: type, one_process: bool = False) -> None:
@@ -198,7 +226,9 @@ def launch(main: Callable, *argument_types: type, one_process: bool = False) -> 
     warn_if_launched_alone()
     try:
         if one_process and launched_processes() > 1:
-            raise InputError(f"{launched_processes()} processes were started, and this script runs in one: start it with `python`")
+            raise InputError(
+                f"{launched_processes()} processes were started, and this script runs in one: start it with `python`"
+            )
         main(*parse(*argument_types))
     except InputError as error:
         script = Path(sys.argv[0])

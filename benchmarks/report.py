@@ -42,7 +42,9 @@ class TableArguments:
 
     title: str = field(default="Results", metadata={"help": "Heading of the report."})
     about: str = field(default="", metadata={"help": "A paragraph below the heading."})
-    metrics: list[str] | None = field(default=None, metadata={"help": "Metrics to show; each task's own by default."})
+    metrics: list[str] | None = field(
+        default=None, metadata={"help": "Metrics to show; each task's own by default."}
+    )
     rows: str = field(default="model", metadata={"help": "model, task, language or metric."})
     columns: str = field(default="task", metadata={"help": "Another of them."})
 
@@ -60,12 +62,20 @@ class TableArguments:
 class ReportArguments:
     """What to report on; the names are those of the scripts that evaluate, so that a recipe serves both."""
 
-    output_dir: str = field(metadata={"help": "Where the report goes, and where the results are unless --results says otherwise."})
-    results: list[str] | None = field(default=None, metadata={"help": "Folders with results; output_dir by default."})
-    models: list[str] | None = field(default=None, metadata={"help": "Models, in the order to show them; all by default."})
+    output_dir: str = field(
+        metadata={"help": "Where the report goes, and where the results are unless --results says otherwise."}
+    )
+    results: list[str] | None = field(
+        default=None, metadata={"help": "Folders with results; output_dir by default."}
+    )
+    models: list[str] | None = field(
+        default=None, metadata={"help": "Models, in the order to show them; all by default."}
+    )
     tasks: list[str] | None = field(default=None, metadata={"help": "Tasks, likewise."})
     languages: list[str] | None = field(default=None, metadata={"help": "Languages, likewise."})
-    paper_model: str | None = field(default=None, metadata={"help": "Hold all models against this one's printed numbers: BAAI/AltCLIP."})
+    paper_model: str | None = field(
+        default=None, metadata={"help": "Hold all models against this one's printed numbers: BAAI/AltCLIP."}
+    )
 
 
 @dataclass
@@ -78,7 +88,9 @@ class Table:
     rows: list[tuple[str, list[Number | None]]]
 
     def to_markdown(self) -> str:
-        return format_table([self.corner, *self.columns], [[name, *map(cell, numbers)] for name, numbers in self.rows])
+        return format_table(
+            [self.corner, *self.columns], [[name, *map(cell, numbers)] for name, numbers in self.rows]
+        )
 
 
 def select_results(
@@ -102,15 +114,33 @@ def select_results(
         there = list(dict.fromkeys(result.language for result in results))
         languages = [find_language(language, there) or language for language in languages]
     asked = {"model": models, "task": tasks, "language": languages}
-    kept = [result for result in results if all(names is None or getattr(result, axis) in names for axis, names in asked.items())]
+    kept = [
+        result
+        for result in results
+        if all(names is None or getattr(result, axis) in names for axis, names in asked.items())
+    ]
     if not kept:
         wanted = "; ".join(f"{axis} {' '.join(names)}" for axis, names in asked.items() if names)
-        there = "; ".join(f"{axis} {' '.join(sorted({getattr(result, axis) for result in results}))}" for axis in asked)
+        there = "; ".join(
+            f"{axis} {' '.join(sorted({getattr(result, axis) for result in results}))}" for axis in asked
+        )
         others = f", or name what is there: {there}" if results else ""
-        raise InputError(f"no results in {' '.join(folders)} for {wanted or 'any model'}: evaluate first{others}")
-    order = {axis: names or list(dict.fromkeys(getattr(result, axis) for result in kept)) for axis, names in asked.items()}
-    absent = [name for axis, names in order.items() for name in names if not any(getattr(result, axis) == name for result in kept)]
-    return sorted(kept, key=lambda result: [names.index(getattr(result, axis)) for axis, names in order.items()]), absent
+        raise InputError(
+            f"no results in {' '.join(folders)} for {wanted or 'any model'}: evaluate first{others}"
+        )
+    order = {
+        axis: names or list(dict.fromkeys(getattr(result, axis) for result in kept))
+        for axis, names in asked.items()
+    }
+    absent = [
+        name
+        for axis, names in order.items()
+        for name in names
+        if not any(getattr(result, axis) == name for result in kept)
+    ]
+    return sorted(
+        kept, key=lambda result: [names.index(getattr(result, axis)) for axis, names in order.items()]
+    ), absent
 
 
 def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableArguments) -> list[Table]:
@@ -119,25 +149,43 @@ def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableA
     """
     names, own = short_names(comparison.values("model")), arguments.metrics is None
     order = {axis: comparison.values(axis) for axis in AXES[:3]} | {"metric": arguments.metrics or [""]}
-    cells = {tuple(getattr(number, axis) if axis != "metric" or not own else "" for axis in AXES): number for number in numbers}
+    cells = {
+        tuple(getattr(number, axis) if axis != "metric" or not own else "" for axis in AXES): number
+        for number in numbers
+    }
     others = [axis for axis in AXES if axis not in (arguments.rows, arguments.columns)]
     tables = []
     for section in product(*(order[axis] for axis in others)):
         at = dict(zip(others, section))
-        here = {place: number for place, number in cells.items() if all(place[AXES.index(axis)] == name for axis, name in at.items())}
+        here = {
+            place: number
+            for place, number in cells.items()
+            if all(place[AXES.index(axis)] == name for axis, name in at.items())
+        }
         if here:
             shown = {
-                axis: [value for value in order[axis] if axis == "model" or any(place[AXES.index(axis)] == value for place in here)]
+                axis: [
+                    value
+                    for value in order[axis]
+                    if axis == "model" or any(place[AXES.index(axis)] == value for place in here)
+                ]
                 for axis in (arguments.rows, arguments.columns)
             }
             metrics = list(dict.fromkeys(number.metric for number in here.values()))
             titles = names | _title_of_shared_mean(here.values())
             if own and len(metrics) > 1:
-                titles |= {number.task: f"{number.task}, {label(number.metric, {})}" for number in here.values()}
+                titles |= {
+                    number.task: f"{number.task}, {label(number.metric, {})}" for number in here.values()
+                }
             rows = []
             for row in shown[arguments.rows]:
-                places = [at | {arguments.rows: row, arguments.columns: column} for column in shown[arguments.columns]]
-                rows.append((label(row, titles), [here.get(tuple(place[axis] for axis in AXES)) for place in places]))
+                places = [
+                    at | {arguments.rows: row, arguments.columns: column}
+                    for column in shown[arguments.columns]
+                ]
+                rows.append(
+                    (label(row, titles), [here.get(tuple(place[axis] for axis in AXES)) for place in places])
+                )
             heading = [label(name, names) for axis, name in at.items() if name and axis != "metric"]
             heading += [label(metrics[0], {})] if len(metrics) == 1 else []
             columns = [label(column, titles) for column in shown[arguments.columns]]
@@ -173,7 +221,9 @@ def format_half_width(number: Number) -> str:
 
 def count_gaps(comparison: Comparison, numbers: list[Number]) -> dict[str, tuple[int, int]]:
     """`{model: (numbers it lacks, numbers that any model has)}` of the models that lack some."""
-    wanted = {(number.task, number.language, number.metric) for number in numbers if number.language not in MEANS}
+    wanted = {
+        (number.task, number.language, number.metric) for number in numbers if number.language not in MEANS
+    }
     lacking = {}
     for model in comparison.values("model"):
         there = {(number.task, number.language, number.metric) for number in numbers if number.model == model}
@@ -208,7 +258,9 @@ def caveats(comparison: Comparison) -> list[str]:
         if named_by_us(result):
             unread.setdefault(language, set()).add(task)
     for language, tasks in unread.items():
-        notes.append(f"{', '.join(sorted(tasks))} in {language}: the names of classes are ours, by a language model, not proofread.")
+        notes.append(
+            f"{', '.join(sorted(tasks))} in {language}: the names of classes are ours, by a language model, not proofread."
+        )
     return notes
 
 
@@ -221,9 +273,14 @@ def _other_weights(comparison: Comparison, names: dict[str, str]) -> list[str]:
             if of_model == model and language not in MEANS:
                 measured.setdefault(result.weights[:8], {}).setdefault(task, []).append(language)
         if len(measured) > 1:
-            where = [", ".join(f"{task} in {' '.join(languages)}" for task, languages in tasks.items()) for tasks in measured.values()]
+            where = [
+                ", ".join(f"{task} in {' '.join(languages)}" for task, languages in tasks.items())
+                for tasks in measured.values()
+            ]
             each = "; ".join(f"{one} ({tasks})" for one, tasks in zip(measured, where))
-            notes.append(f"{name} was measured with different weights, of which there is no mean: {each}. Evaluate one of them on all.")
+            notes.append(
+                f"{name} was measured with different weights, of which there is no mean: {each}. Evaluate one of them on all."
+            )
     return notes
 
 
@@ -243,7 +300,10 @@ def describe(comparison: Comparison) -> list[tuple[str, str]]:
         for (model, of_task, language), result in comparison.results.items():
             if of_task == task and language not in MEANS:
                 by_model.setdefault(model, {})[language] = result
-        means = {model: sum(result.metrics[metric] for result in results.values()) / len(results) for model, results in by_model.items()}
+        means = {
+            model: sum(result.metrics[metric] for result in results.values()) / len(results)
+            for model, results in by_model.items()
+        }
         leader = max(by_model, key=lambda model: (len(by_model[model]), means[model]))
         sentences = [_describe_leader(comparison, names[leader], by_model[leader], metric)]
         for model, results in by_model.items():
@@ -258,7 +318,10 @@ def _describe_leader(comparison: Comparison, name: str, results: dict[str, Resul
     languages = list(results)
     first = results[languages[0]]
     ordered = sorted(languages, key=lambda language: results[language].metrics[metric])
-    ends = [f"{100 * results[language].metrics[metric]:.1f} in {language}" for language in (ordered[0], ordered[-1])]
+    ends = [
+        f"{100 * results[language].metrics[metric]:.1f} in {language}"
+        for language in (ordered[0], ordered[-1])
+    ]
     whole = first if len(languages) == 1 else comparison.results.get((first.model, first.task, MEAN))
     if whole is None:
         words = f"In {len(languages)} languages {name} scores, in percent, from {ends[0]} to {ends[1]}"
@@ -282,12 +345,20 @@ def _on_shared(n: int) -> str:
 
 
 def _describe_pair(
-    comparison: Comparison, leader: str, model: str, task: str, shared: list[str], metric: str, names: dict[str, str]
+    comparison: Comparison,
+    leader: str,
+    model: str,
+    task: str,
+    shared: list[str],
+    metric: str,
+    names: dict[str, str],
 ) -> str:
     each = [comparison.difference(leader, model, task, language, metric) for language in shared]
     if None in each:
         return f"{names[model]} was measured on other items."
-    there = [mean for mean in MEANS if {(leader, task, mean), (model, task, mean)} <= comparison.results.keys()]
+    there = [
+        mean for mean in MEANS if {(leader, task, mean), (model, task, mean)} <= comparison.results.keys()
+    ]
     if len(shared) == 1:
         whole = each[0]
     elif there and shared == comparison.languages_of(leader, task):
@@ -303,17 +374,26 @@ def _describe_pair(
     where = f"in {shared[0]}" if len(shared) == 1 else _where_is_mean(comparison, leader, task, shared)
     ends = f"{points(whole.low)} to {points(whole.high)}"
     if whole.p >= SIGNIFICANT:
-        sentence = f"It cannot be told from {names[model]} {where} ({points(whole.difference)} points, {ends})"
+        sentence = (
+            f"It cannot be told from {names[model]} {where} ({points(whole.difference)} points, {ends})"
+        )
     else:
         side = "ahead of" if whole.difference > 0 else "behind"
         sentence = f"It is {side} {names[model]} by {100 * abs(whole.difference):.1f} points {where} ({ends})"
     if len(shared) == 1:
         return f"{sentence}."
-    return f"{sentence}; by itself each, {sides}." if sides else f"{sentence}; in no language by itself can it be told."
+    return (
+        f"{sentence}; by itself each, {sides}."
+        if sides
+        else f"{sentence}; in no language by itself can it be told."
+    )
 
 
 def _where_is_mean(comparison: Comparison, model: str, task: str, languages: list[str]) -> str:
-    mean, words = comparison.mean_outcomes(model, task, languages), f"in the mean of {len(languages)} languages"
+    mean, words = (
+        comparison.mean_outcomes(model, task, languages),
+        f"in the mean of {len(languages)} languages",
+    )
     return words if mean.is_whole else f"{words}, {_on_shared(mean.n_units)}"
 
 

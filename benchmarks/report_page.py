@@ -46,14 +46,23 @@ class Report:
         self._save_numbers(folder / "numbers.csv")
 
     def to_markdown(self) -> str:
-        parts = [f"# {self.title}", self.about, "\n".join(f"- **{task}**: {sentences}" for task, sentences in self.findings)]
+        parts = [
+            f"# {self.title}",
+            self.about,
+            "\n".join(f"- **{task}**: {sentences}" for task, sentences in self.findings),
+        ]
         for picture, caption in self.pictures:
             parts.append(f"![{caption}]({picture})\n\n*{caption}*")
         parts += ["## Numbers", LEGEND, "\n".join(f"- {note}" for note in self.notes)]
         for table in self.tables:
             parts += [f"### {table.heading}" if table.heading else "", table.to_markdown()]
         if self.differences:
-            parts += ["## Beside what was printed", self.agreement(), TOLERANCE, format_table(*self.difference_table())]
+            parts += [
+                "## Beside what was printed",
+                self.agreement(),
+                TOLERANCE,
+                format_table(*self.difference_table()),
+            ]
             parts.append("\n".join(f"- {line}" for line in self.remarks()))
         parts += ["## Where the numbers come from"]
         parts += [format_table(header, rows) for header, rows in self.provenance()]
@@ -63,11 +72,23 @@ class Report:
 
     def to_html(self, folder: Path) -> str:
         """One file that needs no other: the pictures are in it."""
-        environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        environment.globals.update(format_value=format_value, format_half_width=format_half_width, shade=shade, gap=GAP)
-        images = [(base64.b64encode((folder / name).read_bytes()).decode(), caption) for name, caption in self.pictures]
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.globals.update(
+            format_value=format_value, format_half_width=format_half_width, shade=shade, gap=GAP
+        )
+        images = [
+            (base64.b64encode((folder / name).read_bytes()).decode(), caption)
+            for name, caption in self.pictures
+        ]
         legend = LEGEND.replace("**", "")
-        return environment.get_template(TEMPLATE).render(report=self, images=images, legend=legend, tolerance=TOLERANCE)
+        return environment.get_template(TEMPLATE).render(
+            report=self, images=images, legend=legend, tolerance=TOLERANCE
+        )
 
     def agreement(self) -> str:
         judged = [difference.within for difference in self.differences if difference.within is not None]
@@ -77,8 +98,14 @@ class Report:
 
     def remarks(self) -> list[str]:
         """What the tags of the sources stand for, and how a task's images are not those of the paper."""
-        splits = {one.number.task: " ".join(one.split_differs.split()) for one in self.differences if one.split_differs}
-        return [f"{tag}: {title}" for tag, title in self.sources.items()] + [f"{task}: {words}" for task, words in splits.items()]
+        splits = {
+            one.number.task: " ".join(one.split_differs.split())
+            for one in self.differences
+            if one.split_differs
+        }
+        return [f"{tag}: {title}" for tag, title in self.sources.items()] + [
+            f"{task}: {words}" for task, words in splits.items()
+        ]
 
     def difference_table(self) -> tuple[list[str], list[list[str]]]:
         rows = []
@@ -89,13 +116,25 @@ class Report:
             apart = f"{unit * difference.difference:+.1f}".replace("-", "−")
             row += [f"{format_value(number)} {format_half_width(number)}".strip(), apart]
             rows.append([*row, difference.reason or ("yes" if difference.within else "**no**")])
-        return ["model", "task", "language", "metric", "paper", "measured again by", "ours", "difference", "within tolerance"], rows
+        return [
+            "model",
+            "task",
+            "language",
+            "metric",
+            "paper",
+            "measured again by",
+            "ours",
+            "difference",
+            "within tolerance",
+        ], rows
 
     def provenance(self) -> list[tuple[list[str], list[list[str]]]]:
         """Header and rows of two tables: the data and the models."""
         data, models = {}, {}
         for result in self.results:
-            languages, counts = data.setdefault((result.task, result.dataset, result.revision or GAP, result.split), (set(), set()))
+            languages, counts = data.setdefault(
+                (result.task, result.dataset, result.revision or GAP, result.split), (set(), set())
+            )
             languages.add(result.language)
             counts.add(result.metrics["n"])
             versions = ", ".join(f"{package} {version}" for package, version in result.versions.items())
@@ -103,10 +142,17 @@ class Report:
         rows = []
         for key, (languages, counts) in data.items():
             few = len(counts) <= 4
-            images = " or ".join(f"{n:,}" for n in sorted(counts)) if few else f"{len(counts)} counts, {min(counts):,} to {max(counts):,}"
+            images = (
+                " or ".join(f"{n:,}" for n in sorted(counts))
+                if few
+                else f"{len(counts)} counts, {min(counts):,} to {max(counts):,}"
+            )
             rows.append([*key, len(languages), images])
         header = ["task", "dataset", "revision", "split", "languages", "images"]
-        return [(header, rows), (["model", "SHA-256 of its weights", "versions"], [list(key) for key in models])]
+        return [
+            (header, rows),
+            (["model", "SHA-256 of its weights", "versions"], [list(key) for key in models]),
+        ]
 
     def prompts(self) -> list[str]:
         """Of each task the hash of class names and templates in each language, and whose it is where models have different ones."""
@@ -118,7 +164,11 @@ class Report:
         lines = []
         for task, spoken in found.items():
             each = [
-                f"{language} " + " or ".join(f"{one} ({', '.join(models)})" if len(hashes) > 1 else one for one, models in hashes.items())
+                f"{language} "
+                + " or ".join(
+                    f"{one} ({', '.join(models)})" if len(hashes) > 1 else one
+                    for one, models in hashes.items()
+                )
                 for language, hashes in spoken.items()
             ]
             lines.append(f"{task}, SHA-256 of class names and templates: {'; '.join(each)}")
@@ -130,11 +180,29 @@ class Report:
     def _save_numbers(self, path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["model", "task", "language", "metric", "value", "low", "high", "n", "best", "tied", "untested"])
-            for number in (number for table in self.tables for _, row in table.rows for number in row if number):
+            writer.writerow(
+                [
+                    "model",
+                    "task",
+                    "language",
+                    "metric",
+                    "value",
+                    "low",
+                    "high",
+                    "n",
+                    "best",
+                    "tied",
+                    "untested",
+                ]
+            )
+            for number in (
+                number for table in self.tables for _, row in table.rows for number in row if number
+            ):
                 ends = number.interval or ("", "")
                 key = [number.model, number.task, number.language, number.metric]
-                writer.writerow([*key, number.value, *ends, number.n, number.best, number.tied, number.untested])
+                writer.writerow(
+                    [*key, number.value, *ends, number.n, number.best, number.tied, number.untested]
+                )
 
 
 def shade(number: Number, table: Table) -> str:
@@ -147,5 +215,11 @@ def shade(number: Number, table: Table) -> str:
 
 def _printed(numbers: list[Published], unit: int) -> str:
     """Values with as many digits as their rounding tells, and where they stand."""
-    digits = [0 if unit * number.rounding >= 0.5 else 1 if unit * number.rounding >= 0.05 - 1e-9 else 2 for number in numbers]
-    return "; ".join(f"{unit * number.value:.{n}f} ({number.where})" for number, n in zip(numbers, digits)) or GAP
+    digits = [
+        0 if unit * number.rounding >= 0.5 else 1 if unit * number.rounding >= 0.05 - 1e-9 else 2
+        for number in numbers
+    ]
+    return (
+        "; ".join(f"{unit * number.value:.{n}f} ({number.where})" for number, n in zip(numbers, digits))
+        or GAP
+    )

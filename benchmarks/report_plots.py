@@ -20,7 +20,13 @@ matplotlib.use("Agg")
 
 COLORS = ("#2f6db3", "#e0812b", "#3a9a78", "#b0508f", "#7f7f7f", "#c9a227", "#6a51a3", "#8c3b2f")
 DEPTHS = range(1, 11)
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.titlelocation": "left", "font.size": 10}
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.titlelocation": "left",
+    "font.size": 10,
+}
 
 
 def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -> list[tuple[str, str]]:
@@ -39,10 +45,10 @@ def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -
         models = comparison.values("model")
         if len(comparison.values("language")) > 2 and _any_difference(comparison):
             plot_differences(comparison, folder / "differences.png")
-            caption = (
-                f"Points by which {short_names(models)[models[-1]]} is ahead of each other model on the same images, with 95 % intervals."
+            caption = f"Points by which {short_names(models)[models[-1]]} is ahead of each other model on the same images, with 95 % intervals."
+            pictures.append(
+                ("differences.png", f"{caption} A full dot is a difference that the paired test is sure of.")
             )
-            pictures.append(("differences.png", f"{caption} A full dot is a difference that the paired test is sure of."))
         plot_heat_map(comparison, numbers, folder / "heat_map.png")
         pictures.append(("heat_map.png", "The same at a glance, percent: languages across, tasks down."))
         if any(result.kind == "retrieval" for result in comparison.results.values()):
@@ -64,7 +70,9 @@ def plot_languages(comparison: Comparison, numbers: list[Number], picture: Path)
     handles: dict[str, object] = {}
     for axes, (task, spoken) in panels:
         here = [number for number in numbers if number.task == task]
-        of_model = {model: {number.language: number for number in here if number.model == model} for model in models}
+        of_model = {
+            model: {number.language: number for number in here if number.model == model} for model in models
+        }
         lines = [model for model in models if len(spoken) > 1 and len(of_model[model]) == 1]
         bars = [model for model in models if of_model[model] and model not in lines]
         for model in models:
@@ -74,7 +82,9 @@ def plot_languages(comparison: Comparison, numbers: list[Number], picture: Path)
                 if number.interval:
                     low, high = (100 * end for end in number.interval)
                     axes.axhspan(low, high, color=color, alpha=0.15, linewidth=0, zorder=0.8)
-                line = axes.axhline(100 * number.value, color=color, linestyle="--", linewidth=1.5, zorder=0.9)  # behind the bars
+                line = axes.axhline(
+                    100 * number.value, color=color, linestyle="--", linewidth=1.5, zorder=0.9
+                )  # behind the bars
                 handles[f"{name} in {number.language}"] = line
             elif model in bars:
                 handles[name] = _draw_bars(axes, of_model[model], spoken, bars.index(model), len(bars), color)
@@ -83,7 +93,9 @@ def plot_languages(comparison: Comparison, numbers: list[Number], picture: Path)
     figure.savefig(picture, dpi=130)
 
 
-def panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, list[tuple[Axes, tuple[str, list[str]]]]]:
+def panels_of_tasks(
+    comparison: Comparison, height: float
+) -> tuple[Figure, list[tuple[Axes, tuple[str, list[str]]]]]:
     """A figure with a panel a task, `height` inches each, its languages across with the mean set apart; and `(axes, (task, languages))`."""
     tasks, languages = comparison.values("task"), comparison.values("language")
     title = max(map(len, tasks)) + 22  # characters, with the metric; 140 have room on 11 inches
@@ -94,7 +106,10 @@ def panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, list
     panels = list(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel())
     for axes in panels[len(tasks) :]:
         axes.set_axis_off()
-    spoken = [[language for language in languages if any(key[1:] == (task, language) for key in comparison.results)] for task in tasks]
+    spoken = [
+        [language for language in languages if any(key[1:] == (task, language) for key in comparison.results)]
+        for task in tasks
+    ]
     for axes, shown in zip(panels, spoken):
         axes.set(xticks=range(len(shown)), xticklabels=map(tick, shown), xlim=(-0.6, len(shown) - 0.4))
         n_languages = sum(language not in MEANS for language in shown)
@@ -121,13 +136,19 @@ def color_of(model: str, models: list[str]) -> str:
     return COLORS[models.index(model) % len(COLORS)]
 
 
-def _draw_bars(axes: Axes, numbers: dict[str, Number], languages: list[str], place: int, n_bars: int, color: str):
+def _draw_bars(
+    axes: Axes, numbers: dict[str, Number], languages: list[str], place: int, n_bars: int, color: str
+):
     width = 0.82 / n_bars
     there = [language for language in languages if language in numbers]
     heights = [100 * numbers[language].value for language in there]
     centres = [languages.index(language) + (place - (n_bars - 1) / 2) * width for language in there]
     # Not as errors of the bars, which must not be negative: a number may lie outside the percentile interval of a skewed metric.
-    ends = [(centre, *numbers[language].interval) for centre, language in zip(centres, there) if numbers[language].interval]
+    ends = [
+        (centre, *numbers[language].interval)
+        for centre, language in zip(centres, there)
+        if numbers[language].interval
+    ]
     for centre, low, high in ends:
         axes.vlines(centre, 100 * low, 100 * high, color="#333333", linewidth=1)
     return axes.bar(centres, heights, 0.92 * width, color=color)
@@ -182,22 +203,40 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
     n_rows = ceil(len(models) / max(1, 20 // (2 + len(languages))))
     n_columns = ceil(len(models) / n_rows)
     cells = max(2.2, 0.5 * len(languages))  # inches
-    figure = Figure(figsize=(0.11 * longest + n_columns * cells + 1, (0.36 * len(tasks) + 0.35) * n_rows + 0.4), layout="constrained")
+    figure = Figure(
+        figsize=(0.11 * longest + n_columns * cells + 1, (0.36 * len(tasks) + 0.35) * n_rows + 0.4),
+        layout="constrained",
+    )
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes in panels[len(models) :]:
         axes.set_axis_off()
     low, high = min(values.values()), max(values.values())
     for axes, model in zip(panels, models):
-        grid = [[values.get((model, task, language), float("nan")) for language in languages] for task in tasks]
+        grid = [
+            [values.get((model, task, language), float("nan")) for language in languages] for task in tasks
+        ]
         image = axes.imshow(grid, cmap="YlGnBu", vmin=low, vmax=high, aspect="auto")
         axes.set_facecolor("#eeeeee")
         for row, of_task in enumerate(grid):
             for column, value in enumerate(of_task):
                 dark = value > low + 0.6 * (high - low)
                 text = "" if isnan(value) else f"{value:.1f}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "#222222")
+                axes.text(
+                    column,
+                    row,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if dark else "#222222",
+                )
         axes.set_title(names[model], fontsize=10)
-        axes.set(xticks=range(len(languages)), yticks=range(len(tasks)), xticklabels=map(tick, languages), yticklabels=tasks)
+        axes.set(
+            xticks=range(len(languages)),
+            yticks=range(len(tasks)),
+            xticklabels=map(tick, languages),
+            yticklabels=tasks,
+        )
         axes.set_xticks([place - 0.5 for place in range(1, len(languages))], minor=True)
         axes.set_yticks([place - 0.5 for place in range(1, len(tasks))], minor=True)
         axes.grid(which="minor", color="white", linewidth=1.5)
@@ -207,7 +246,9 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
     figure.savefig(picture, dpi=130)
 
 
-def _thick_curve(comparison: Comparison, found: list[Result], curves: list[list[float]], direction: str) -> tuple[list[float] | None, str]:
+def _thick_curve(
+    comparison: Comparison, found: list[Result], curves: list[list[float]], direction: str
+) -> tuple[list[float] | None, str]:
     """A model's curve over its languages and what it is of: the mean, on the images that all languages have, or None."""
     languages = [result.language for result in found]
     if len(found) == 1:
@@ -218,7 +259,9 @@ def _thick_curve(comparison: Comparison, found: list[Result], curves: list[list[
     if outcomes.is_whole:
         return [mean(column) for column in zip(*curves)], f"mean of {len(found)}"
     metrics = outcomes.metrics()
-    return [100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS], f"mean of {len(found)} on {outcomes.n_units:,} shared images"
+    return [
+        100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS
+    ], f"mean of {len(found)} on {outcomes.n_units:,} shared images"
 
 
 def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
@@ -229,10 +272,18 @@ def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
     names = short_names(models)
     figure = Figure(figsize=(10, 2.9 * len(tasks) + 0.5), layout="constrained")
     for row, task in zip(figure.subplots(len(tasks), 2, sharex=True, sharey="row", squeeze=False), tasks):
-        for axes, (direction, words) in zip(row, (("text_to_image", "text to image"), ("image_to_text", "image to text"))):
+        for axes, (direction, words) in zip(
+            row, (("text_to_image", "text to image"), ("image_to_text", "image to text"))
+        ):
             for place, model in enumerate(models):
-                found = [result for key, result in comparison.results.items() if key[:2] == (model, task) and key[2] not in MEANS]
-                curves = [[100 * result.metrics[f"{direction}_recall@{k}"] for k in DEPTHS] for result in found]
+                found = [
+                    result
+                    for key, result in comparison.results.items()
+                    if key[:2] == (model, task) and key[2] not in MEANS
+                ]
+                curves = [
+                    [100 * result.metrics[f"{direction}_recall@{k}"] for k in DEPTHS] for result in found
+                ]
                 if curves:
                     color = COLORS[place % len(COLORS)]
                     for curve in curves if len(curves) > 1 else []:

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What numbers depend on; of other libraries' models, that library.
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pillow", "open_clip_torch", "timm", "sentence-transformers")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "accelerate",
+    "pillow",
+    "open_clip_torch",
+    "timm",
+    "sentence-transformers",
+)
 
 
 @cache
@@ -90,10 +100,20 @@ class Result:
             InputError: as `refuse_another`.
         """
         path = path_of(folder, self.model, self.task, self.language)
-        other = refuse_another(path, {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")})
+        other = refuse_another(
+            path, {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")}
+        )
         if other is not None and other.data != self.data:
-            before, now = (f"{one.metric} {one.metrics.get(one.metric)} of n {one.metrics.get('n')}" for one in (other, self))
-            logger.warning("%s: the images or texts are not those of the result that lay there: %s gives way to %s", path, before, now)
+            before, now = (
+                f"{one.metric} {one.metrics.get(one.metric)} of n {one.metrics.get('n')}"
+                for one in (other, self)
+            )
+            logger.warning(
+                "%s: the images or texts are not those of the result that lay there: %s gives way to %s",
+                path,
+                before,
+                now,
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         if outcomes is not None:
             partial = path.with_suffix(".partial.npz")
@@ -115,7 +135,9 @@ class Result:
 
         path = self.path.with_suffix(".npz") if self.path else None
         if path is None or not path.is_file():
-            raise InputError(f"no outcomes beside the result {self.path}: evaluate {self.model!r} on {self.task!r} again")
+            raise InputError(
+                f"no outcomes beside the result {self.path}: evaluate {self.model!r} on {self.task!r} again"
+            )
         return load_outcomes(path)
 
 
@@ -140,7 +162,9 @@ def refuse_another(path: Path, measured: dict) -> Result | None:
     for what, value in measured.items():
         if getattr(other, what) != value:
             before, now = ("none" if one is None else repr(one) for one in (getattr(other, what), value))
-            differs = "other templates or class names" if what == "prompts" else f"{what} {before}, not of {now}"
+            differs = (
+                "other templates or class names" if what == "prompts" else f"{what} {before}, not of {now}"
+            )
             raise InputError(f"{path} is a result of {differs}: give another output_dir, or delete it")
     return other
 
@@ -150,7 +174,9 @@ def read_result(path: Path) -> Result:
     try:
         return Result(**json.loads(path.read_text("utf-8")), path=path)
     except (TypeError, ValueError) as error:  # no JSON, no text in UTF-8, or other fields
-        raise InputError(f"{path} is not a result ({error}): delete it, or move it to another folder, and evaluate again") from error
+        raise InputError(
+            f"{path} is not a result ({error}): delete it, or move it to another folder, and evaluate again"
+        ) from error
 
 
 def load_results(folder: Path) -> list[Result]:
@@ -160,7 +186,10 @@ def load_results(folder: Path) -> list[Result]:
 
 def format_table(header: list[str], rows: list[list]) -> str:
     """A Markdown table, padded so that it reads well in a terminal; fractions are shown as percentages."""
-    cells = [[f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in [header, *rows]]
+    cells = [
+        [f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row]
+        for row in [header, *rows]
+    ]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

@@ -40,12 +40,22 @@ def evaluate_retrieval(
         if len(described) == 0:
             raise InputError(f"no row has a caption in {language}: leave it out of languages")
         pairs = [(text, row) for row, own in enumerate(own for own in texts if own) for text in own]
-        asked = list(dict.fromkeys(text for text, _ in pairs)) if merge_captions else [text for text, _ in pairs]
+        asked = (
+            list(dict.fromkeys(text for text, _ in pairs)) if merge_captions else [text for text, _ in pairs]
+        )
         row_of_text = {text: row for row, text in enumerate(asked)}
-        text_rows = torch.tensor([row_of_text[text] for text, _ in pairs]) if merge_captions else torch.arange(len(pairs))
+        text_rows = (
+            torch.tensor([row_of_text[text] for text, _ in pairs])
+            if merge_captions
+            else torch.arange(len(pairs))
+        )
         pairs = torch.stack([text_rows, torch.tensor([row for _, row in pairs])], dim=1)
-        ranks = retrieval_ranks(image_embeds[described], encoder.texts(asked), pairs.unique(dim=0), distance=distance)
-        outcomes[language] = RetrievalOutcomes(*ranks, pairs.unique(dim=0) if merge_captions else pairs[:, 1], rows=described)
+        ranks = retrieval_ranks(
+            image_embeds[described], encoder.texts(asked), pairs.unique(dim=0), distance=distance
+        )
+        outcomes[language] = RetrievalOutcomes(
+            *ranks, pairs.unique(dim=0) if merge_captions else pairs[:, 1], rows=described
+        )
     return outcomes
 
 

@@ -49,18 +49,30 @@ class CLIPLike:
         return self.model.get_text_features(input_ids=tokens, attention_mask=mask).pooler_output
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
-        return self.tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt")["input_ids"]
+        return self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        )["input_ids"]
 
 
 def main(arguments: SpeedArguments) -> None:
     torch.set_num_threads(1)
     templates = load_templates("clip_benchmark", "en")
     all_names = load_class_names("clip_benchmark", ["en"])["en"]
-    tokenizer = train_tokenizer([fill_template(template, name) for name in all_names for template in templates])
+    tokenizer = train_tokenizer(
+        [fill_template(template, name) for name in all_names for template in templates]
+    )
     model, names = build_model(arguments, len(tokenizer)), all_names[: arguments.classes]
-    processor, peer, theirs = AltCLIPProcessor(CLIPImageProcessor(), tokenizer), CLIPLike(model, tokenizer), load_peer()
-    n_tokens = [len(tokenizer(fill_template(template, name)).input_ids) for name in names for template in templates]
-    print(f"{len(names)} classes x {len(templates)} prompts of {sum(n_tokens) / len(n_tokens):.1f} tokens, one thread")
+    processor, peer, theirs = (
+        AltCLIPProcessor(CLIPImageProcessor(), tokenizer),
+        CLIPLike(model, tokenizer),
+        load_peer(),
+    )
+    n_tokens = [
+        len(tokenizer(fill_template(template, name)).input_ids) for name in names for template in templates
+    ]
+    print(
+        f"{len(names)} classes x {len(templates)} prompts of {sum(n_tokens) / len(n_tokens):.1f} tokens, one thread"
+    )
 
     def build_ours(n: int) -> torch.Tensor:
         return Encoder(model, processor).classes(names[:n], templates)
@@ -73,7 +85,9 @@ def main(arguments: SpeedArguments) -> None:
     print(f"ours            {our_seconds:8.2f} CPU s")
     peers, their_seconds = timed(build_theirs, len(names))
     print(f"CLIP_benchmark  {their_seconds:8.2f} CPU s")
-    print(f"ratio {their_seconds / our_seconds:.1f}; largest difference of a class vector {(ours - peers).abs().max():.1e}")
+    print(
+        f"ratio {their_seconds / our_seconds:.1f}; largest difference of a class vector {(ours - peers).abs().max():.1e}"
+    )
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -82,9 +96,14 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=8005, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=8005, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        ),
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     tokens = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), SPECIAL))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=77, **tokens)
 
@@ -92,9 +111,15 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def build_model(arguments: SpeedArguments, vocab_size: int) -> AltCLIPModel:
     """A random text tower of the size asked for, beside an image tower that is not used."""
     torch.manual_seed(0)
-    text = {"hidden_size": arguments.width, "intermediate_size": 4 * arguments.width, "num_hidden_layers": arguments.layers}
+    text = {
+        "hidden_size": arguments.width,
+        "intermediate_size": 4 * arguments.width,
+        "num_hidden_layers": arguments.layers,
+    }
     text |= {"num_attention_heads": arguments.width // 64, "vocab_size": vocab_size, "project_dim": 512}
-    return AltCLIPModel(AltCLIPConfig(text_config=text, vision_config={"num_hidden_layers": 1}, projection_dim=512)).eval()
+    return AltCLIPModel(
+        AltCLIPConfig(text_config=text, vision_config={"num_hidden_layers": 1}, projection_dim=512)
+    ).eval()
 
 
 def load_peer() -> ModuleType:

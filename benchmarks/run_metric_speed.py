@@ -35,8 +35,12 @@ class SpeedArguments:
     texts_per_image: int = field(default=5, metadata={"help": "Texts of each image."})
     dim: int = field(default=512, metadata={"help": "Length of an embedding."})
     threads: int = field(default=1, metadata={"help": "Threads of either process."})
-    batch_size: int = field(default=64, metadata={"help": "Queries that CLIP_benchmark takes at a time; 64 is its default."})
-    ours_alone: bool = field(default=False, metadata={"help": "Leave CLIP_benchmark out, whose memory grows with images x texts."})
+    batch_size: int = field(
+        default=64, metadata={"help": "Queries that CLIP_benchmark takes at a time; 64 is its default."}
+    )
+    ours_alone: bool = field(
+        default=False, metadata={"help": "Leave CLIP_benchmark out, whose memory grows with images x texts."}
+    )
 
 
 def main(arguments: SpeedArguments) -> None:
@@ -52,7 +56,9 @@ def main(arguments: SpeedArguments) -> None:
         theirs = None if arguments.ours_alone else measured("CLIP_benchmark", their_recall, folder, arguments)
     if theirs:
         difference = max(abs(theirs["recall"][name] - value) for name, value in ours["recall"].items())
-        ratios = " ".join(f"{name} 1/{theirs[name] / ours[name]:.1f}" for name in ("CPU s", "wall s", "extra MB"))
+        ratios = " ".join(
+            f"{name} 1/{theirs[name] / ours[name]:.1f}" for name in ("CPU s", "wall s", "extra MB")
+        )
         print(f"ours of theirs: {ratios}; largest difference of a recall {difference:.1e}")
         if difference > 1e-6:
             raise InputError("the recalls differ by more than 1e-6: one of the two is wrong")
@@ -65,7 +71,11 @@ def save_embeddings(folder: Path, arguments: SpeedArguments) -> None:
     text_to_image = torch.arange(arguments.images).repeat_interleave(arguments.texts_per_image)
     noise = torch.randn(len(text_to_image), arguments.dim, generator=generator)
     text_embeds = normalize(0.15 * image_embeds[text_to_image] + 0.05 * noise, dim=-1)
-    for name, tensor in {"image_embeds": image_embeds, "text_embeds": text_embeds, "text_to_image": text_to_image}.items():
+    for name, tensor in {
+        "image_embeds": image_embeds,
+        "text_embeds": text_embeds,
+        "text_to_image": text_to_image,
+    }.items():
         np.save(folder / f"{name}.npy", tensor.numpy())
 
 
@@ -81,13 +91,25 @@ def measured(name: str, recall, folder: str, arguments: SpeedArguments) -> dict:
 def measure(recall, folder: str, arguments: SpeedArguments) -> dict:
     """The result of `recall` and its cost, after a warm-up on a few rows."""
     torch.set_num_threads(arguments.threads)
-    embeds = [torch.from_numpy(np.load(Path(folder, f"{name}.npy"))) for name in ("image_embeds", "text_embeds", "text_to_image")]
+    embeds = [
+        torch.from_numpy(np.load(Path(folder, f"{name}.npy")))
+        for name in ("image_embeds", "text_embeds", "text_to_image")
+    ]
     few = min(64, arguments.images)
-    recall(embeds[0][:few], embeds[1][: few * arguments.texts_per_image], embeds[2][: few * arguments.texts_per_image], arguments)
+    recall(
+        embeds[0][:few],
+        embeds[1][: few * arguments.texts_per_image],
+        embeds[2][: few * arguments.texts_per_image],
+        arguments,
+    )
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     memory, wall, cpu = resident("VmRSS"), time.perf_counter(), time.process_time()
     scores = recall(*embeds, arguments)
-    cost = {"CPU s": time.process_time() - cpu, "wall s": time.perf_counter() - wall, "extra MB": resident("VmHWM") - memory}
+    cost = {
+        "CPU s": time.process_time() - cpu,
+        "wall s": time.perf_counter() - wall,
+        "extra MB": resident("VmHWM") - memory,
+    }
     return cost | {"recall": scores}
 
 
@@ -97,18 +119,31 @@ def resident(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
-def ours_recall(image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_to_image: torch.Tensor, arguments: SpeedArguments) -> dict:
+def ours_recall(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    text_to_image: torch.Tensor,
+    arguments: SpeedArguments,
+) -> dict:
     return retrieval_recall(image_embeds, text_embeds, text_to_image, KS)
 
 
-def their_recall(image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_to_image: torch.Tensor, arguments: SpeedArguments) -> dict:
+def their_recall(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    text_to_image: torch.Tensor,
+    arguments: SpeedArguments,
+) -> dict:
     """What `evaluate` of CLIP_benchmark does once it has the embeddings, by its functions."""
     theirs = clip_benchmark()
     scores = text_embeds @ image_embeds.t()
     positive = torch.zeros_like(scores, dtype=torch.bool)
     positive[torch.arange(len(scores)), text_to_image] = True
     recall = {}
-    for direction, some, right in (("text_to_image", scores, positive), ("image_to_text", scores.T, positive.T)):
+    for direction, some, right in (
+        ("text_to_image", scores, positive),
+        ("image_to_text", scores.T, positive.T),
+    ):
         for k in KS:
             found = theirs.batchify(theirs.recall_at_k, some, right, arguments.batch_size, "cpu", k=k)
             recall[f"{direction}_recall@{k}"] = (found > 0).double().mean().item()
@@ -119,7 +154,9 @@ def clip_benchmark() -> ModuleType:
     """Its retrieval metrics alone, read from their file: the package itself would import torchvision and open_clip."""
     package = importlib.util.find_spec("clip_benchmark")
     if package is None:
-        raise InputError("CLIP_benchmark is not installed: pip install --no-deps clip-benchmark==1.6.2, or --ours_alone")
+        raise InputError(
+            "CLIP_benchmark is not installed: pip install --no-deps clip-benchmark==1.6.2, or --ours_alone"
+        )
     path = Path(package.submodule_search_locations[0], "metrics", "zeroshot_retrieval.py")
     spec = importlib.util.spec_from_file_location("clip_benchmark_retrieval", path)
     module = importlib.util.module_from_spec(spec)

@@ -35,7 +35,9 @@ def main(arguments: SpeedArguments) -> None:
     parts = build(arguments.width, arguments.layers)
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.images, 256, 320, 3), dtype=np.uint8)
     images = [Image.fromarray(image) for image in pixels]
-    labels = [f"{WORDS[number % 16]} {WORDS[number // 16 % 16]} {number}" for number in range(arguments.labels)]
+    labels = [
+        f"{WORDS[number % 16]} {WORDS[number // 16 % 16]} {number}" for number in range(arguments.labels)
+    ]
     n_parameters = sum(parameter.numel() for parameter in parts["model"].parameters())
     print(f"{len(images)} images x {len(labels)} labels, {n_parameters / 1e6:.0f} M parameters, one thread")
 
@@ -43,23 +45,47 @@ def main(arguments: SpeedArguments) -> None:
     print(f"ours               {our_seconds:8.2f} CPU s")
     theirs, their_seconds = timed(ZeroShotImageClassificationPipeline(**parts), images, labels)
     print(f"transformers' own  {their_seconds:8.2f} CPU s")
-    print(f"ratio {their_seconds / our_seconds:.1f}; largest difference of a score {difference(ours, theirs):.1e}")
+    print(
+        f"ratio {their_seconds / our_seconds:.1f}; largest difference of a score {difference(ours, theirs):.1e}"
+    )
 
 
 def build(width: int, layers: int) -> dict:
     """A random AltCLIP with two towers of equal size, XLM-R's vocabulary size, and a tokenizer of the words used here."""
     torch.manual_seed(0)
-    tower = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": width // 64}
+    tower = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+    }
     config = AltCLIPConfig(
-        text_config=tower | {"vocab_size": 250002, "project_dim": 512}, vision_config=tower | {"patch_size": 32}, projection_dim=512
+        text_config=tower | {"vocab_size": 250002, "project_dim": 512},
+        vision_config=tower | {"patch_size": 32},
+        projection_dim=512,
     )
-    letters = [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789."]
-    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters, *((f"▁{word}", -3.0) for word in WORDS)]
+    letters = [
+        (letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789."
+    ]
+    pieces = [
+        ("<s>", 0.0),
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *letters,
+        *((f"▁{word}", -3.0) for word in WORDS),
+    ]
     tokenizer = XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=77)
-    return {"model": AltCLIPModel(config).eval(), "tokenizer": tokenizer, "image_processor": CLIPImageProcessor()}
+    return {
+        "model": AltCLIPModel(config).eval(),
+        "tokenizer": tokenizer,
+        "image_processor": CLIPImageProcessor(),
+    }
 
 
-def timed(classify: ZeroShotImageClassificationPipeline, images: list, labels: list[str]) -> tuple[list, float]:
+def timed(
+    classify: ZeroShotImageClassificationPipeline, images: list, labels: list[str]
+) -> tuple[list, float]:
     """Answers for all images, and the CPU seconds they took."""
     classify(images[:1], candidate_labels=labels[:1])
     start = time.process_time()
@@ -68,7 +94,10 @@ def timed(classify: ZeroShotImageClassificationPipeline, images: list, labels: l
 
 def difference(ours: list, theirs: list) -> float:
     """The largest difference between two pipelines' scores of one label for one image."""
-    by_label = [[{entry["label"]: entry["score"] for entry in answer} for answer in answers] for answers in (ours, theirs)]
+    by_label = [
+        [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
+        for answers in (ours, theirs)
+    ]
     return max(abs(one[label] - other[label]) for one, other in zip(*by_label) for label in one)
 
 

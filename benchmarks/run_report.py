@@ -11,7 +11,16 @@ from pathlib import Path
 from benchmarks.comparison import Comparison
 from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.recipe import launch
-from benchmarks.report import ReportArguments, TableArguments, caveats, count_gaps, describe, make_tables, select_results, short_names
+from benchmarks.report import (
+    ReportArguments,
+    TableArguments,
+    caveats,
+    count_gaps,
+    describe,
+    make_tables,
+    select_results,
+    short_names,
+)
 from benchmarks.report_page import Report
 
 
@@ -19,11 +28,16 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     from benchmarks.report_plots import draw_pictures  # needs the extra `plots`, which --help does without
 
     folder = Path(arguments.output_dir)
-    results, absent = select_results(arguments.results or [arguments.output_dir], arguments.models, arguments.tasks, arguments.languages)
+    results, absent = select_results(
+        arguments.results or [arguments.output_dir], arguments.models, arguments.tasks, arguments.languages
+    )
     comparison = Comparison(results, means="language" in (table.rows, table.columns))
     numbers = comparison.numbers(table.metrics)
     names = short_names(comparison.values("model"))
-    notes = [f"{names[model]} lacks {n} of {total} numbers." for model, (n, total) in count_gaps(comparison, numbers).items()]
+    notes = [
+        f"{names[model]} lacks {n} of {total} numbers."
+        for model, (n, total) in count_gaps(comparison, numbers).items()
+    ]
     notes += [f"No results at all of {', '.join(absent)}."] if absent else []
     notes += caveats(comparison)
     differences = compare_with_published(numbers, load_published(), arguments.paper_model)

@@ -17,7 +17,9 @@ from benchmarks.retrieval import check_distance, evaluate_retrieval
 class RetrievalArguments(EvaluationArguments):
     """Ranks depend on how far apart two vectors are said to be."""
 
-    distance: str = field(default="cosine", metadata={"help": "cosine, or euclidean between vectors that are not normalised."})
+    distance: str = field(
+        default="cosine", metadata={"help": "cosine, or euclidean between vectors that are not normalised."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -33,7 +35,9 @@ def main(arguments: RetrievalArguments, _: TableArguments) -> None:
         return evaluate_retrieval(encoder, image_embeds, columns["captions"], list(asked), **options)
 
     unit = arguments.distance == "cosine"
-    evaluate(arguments, "retrieval", ask, score, normalize=unit, suffix="" if unit else f"-{arguments.distance}")
+    evaluate(
+        arguments, "retrieval", ask, score, normalize=unit, suffix="" if unit else f"-{arguments.distance}"
+    )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,12 @@ from benchmarks.zero_shot import evaluate_zero_shot
 class ZeroShotArguments(EvaluationArguments):
     """Classification needs the names of its classes, too."""
 
-    class_names: str | None = field(default=None, metadata={"help": "JSON: {language: [name of class 0, ...]}; the task's by default."})
-    templates: list[str] | None = field(default=None, metadata={"help": "A set's name, or prompts with '{}'; a task's own by default."})
+    class_names: str | None = field(
+        default=None, metadata={"help": "JSON: {language: [name of class 0, ...]}; the task's by default."}
+    )
+    templates: list[str] | None = field(
+        default=None, metadata={"help": "A set's name, or prompts with '{}'; a task's own by default."}
+    )
 
 
 def main(arguments: ZeroShotArguments, _: TableArguments) -> None:
@@ -38,7 +42,9 @@ def main(arguments: ZeroShotArguments, _: TableArguments) -> None:
         return evaluate_zero_shot(encoder, image_embeds, labels, names, templates, task.metric)
 
     suffix = suffix_of(chosen) if chosen else ""
-    evaluate(arguments, "zero_shot", ask, score, class_names=arguments.class_names, suffix=suffix, templates=chosen)
+    evaluate(
+        arguments, "zero_shot", ask, score, class_names=arguments.class_names, suffix=suffix, templates=chosen
+    )
 
 
 def one_set(templates: list[str]) -> str | list[str]:

@@ -30,7 +30,13 @@ from .json_files import unique_keys
 from .recipe import InputError
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
-ENDINGS = {*WebDataset.IMAGE_EXTENSIONS, "avif", "heic", "heif", "jxl"}  # what Pillow cannot decode is named as a bad picture
+ENDINGS = {
+    *WebDataset.IMAGE_EXTENSIONS,
+    "avif",
+    "heic",
+    "heif",
+    "jxl",
+}  # what Pillow cannot decode is named as a bad picture
 N_SEEN = 100  # samples of a stream's first tar that tell its columns
 MOST_KEYS = 1000  # of a dict; with more they are no names of columns
 AS_JSON = object()  # a field whose values have no type in common
@@ -58,15 +64,22 @@ def of_tars(builder: DatasetBuilder) -> "PictureTars | None":
 class PictureTars(WebDataset):
     """`datasets`' own reader of webdataset, with columns of its own, and an error where an object of JSON has a key twice."""
 
-    DECODERS = WebDataset.DECODERS | dict.fromkeys(("json", "jsn"), partial(json.loads, object_pairs_hook=unique_keys))
+    DECODERS = WebDataset.DECODERS | dict.fromkeys(
+        ("json", "jsn"), partial(json.loads, object_pairs_hook=unique_keys)
+    )
 
     def _split_generators(self, dl_manager) -> list[SplitGenerator]:
         files = dl_manager.download(self.config.data_files)
-        tars = {split: {"tar_paths": paths, "tar_iterators": list(map(dl_manager.iter_archive, paths))} for split, paths in files.items()}
+        tars = {
+            split: {"tar_paths": paths, "tar_iterators": list(map(dl_manager.iter_archive, paths))}
+            for split, paths in files.items()
+        }
         if not self.info.features:
             every = [tar for of_split in tars.values() for tar in zip(*of_split.values())]
             some = islice(samples_of(*every[0]), N_SEEN)  # of a stream no other tar is fetched for it
-            self.info.features = learn_features(some if dl_manager.is_streaming else chain(*starmap(samples_of, every)))
+            self.info.features = learn_features(
+                some if dl_manager.is_streaming else chain(*starmap(samples_of, every))
+            )
         return [SplitGenerator(name=split, gen_kwargs=of_split) for split, of_split in tars.items()]
 
     def _generate_examples(self, tar_paths: list[str], tar_iterators: list) -> Iterator[tuple[Key, dict]]:
@@ -89,9 +102,13 @@ def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
             warn_of_half(path)
             return
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: the sample behind {last!r} is not UTF-8, {error}: save it as UTF-8") from error
+            raise InputError(
+                f"{path}: the sample behind {last!r} is not UTF-8, {error}: save it as UTF-8"
+            ) from error
         except (ValueError, EOFError, TarError, zlib.error) as error:  # of JSON that is none, of half a tar
-            raise InputError(f"{path}: the sample behind {last!r} cannot be read, {error}: mend it") from error
+            raise InputError(
+                f"{path}: the sample behind {last!r} cannot be read, {error}: mend it"
+            ) from error
         last = sample["__key__"]
         yield from split_sample(sample)
 
@@ -105,7 +122,10 @@ def warn_of_half(path: str) -> None:
         is_plain = file.read(5) == b"ustar"
         file.seek(max(0, os.path.getsize(path) - 1024))
         if is_plain and file.read().strip(b"\0"):
-            warnings.warn(f"{path} does not end as tars do: if it was cut short, its last samples are missing", stacklevel=2)
+            warnings.warn(
+                f"{path} does not end as tars do: if it was cut short, its last samples are missing",
+                stacklevel=2,
+            )
 
 
 def split_sample(sample: Sample) -> list[Sample]:
@@ -134,7 +154,9 @@ def part_of(sample: Sample, fields: list[str], stem: str) -> Sample:
             )
         content = sample[name]
         content = content.removeprefix("\ufeff") if isinstance(content, str) else content  # a byte order mark
-        part[short] = {"path": f"{sample['__key__']}.{name}", "bytes": content} if is_picture(name) else content
+        part[short] = (
+            {"path": f"{sample['__key__']}.{name}", "bytes": content} if is_picture(name) else content
+        )
     key = f"{sample['__key__']}.{stem}" if stem else sample["__key__"]
     return part | {"__key__": key, "__url__": sample["__url__"]}
 
@@ -163,7 +185,9 @@ def learn_features(samples: Iterable[Sample]) -> Features:
         pictures |= dict.fromkeys(own)
         several |= len(own) > 1
         if name in with_picture and not (own and with_picture[name]):
-            raise InputError(f"{name[0]}: files of {name[1]!r} do not stand together: write the tar in the order of names")
+            raise InputError(
+                f"{name[0]}: files of {name[1]!r} do not stand together: write the tar in the order of names"
+            )
         with_picture[name] = bool(own)
         kinds = merge(kinds, kind_of({name: content for name, content in sample.items() if name not in own}))
     if not kinds:
@@ -220,7 +244,9 @@ def to_row(sample: Sample, features: Features) -> dict:
     pictures = pictures_of(sample)
     columns = [name for name, feature in features.items() if isinstance(feature, Image)]
     if len(columns) == 1 and len(pictures) == 1:
-        sample = {columns[0]: sample[pictures[0]]} | {name: content for name, content in sample.items() if name not in pictures}
+        sample = {columns[0]: sample[pictures[0]]} | {
+            name: content for name, content in sample.items() if name not in pictures
+        }
     missed = [name for name in pictures_of(sample) if name not in columns] + missed_texts(sample, features)
     if missed:
         raise InputError(
@@ -238,7 +264,9 @@ def missed_texts(sample: Sample, features: Features) -> list[str]:
         if content is not None and feature is None:
             missed.append(name)
         elif isinstance(content, dict) and isinstance(feature, dict):
-            languages = [] if name == "json" else [f"{name} in {key}" for key in content if key not in feature]
+            languages = (
+                [] if name == "json" else [f"{name} in {key}" for key in content if key not in feature]
+            )
             missed += missed_texts(content, feature) if name == "json" else languages
     return missed
 

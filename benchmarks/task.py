@@ -90,7 +90,9 @@ class Task:
             return None
         return f"dataset {self.dataset!r} does not exist. {' '.join(self.preparation.split())}"
 
-    def rows(self, languages: list[str] | None = None, limit: int | None = None, streaming: bool = False) -> Dataset | IterableDataset:
+    def rows(
+        self, languages: list[str] | None = None, limit: int | None = None, streaming: bool = False
+    ) -> Dataset | IterableDataset:
         """The images with their captions or labels, in the form that `layouts` describes, however the data set has them.
 
         Args:
@@ -139,11 +141,16 @@ class Task:
             captions = rows.with_format("arrow")["captions"][:]
             for language, n_texts in self.n_texts.items():
                 if language in rows.features["captions"]:
-                    lengths = [pc.sum(pc.list_value_length(pc.struct_field(chunk, language))).as_py() for chunk in captions.chunks]
+                    lengths = [
+                        pc.sum(pc.list_value_length(pc.struct_field(chunk, language))).as_py()
+                        for chunk in captions.chunks
+                    ]
                     found[f"texts in {language}"] = sum(lengths), n_texts
         for what, (there, expected) in found.items():
             if expected is not None and there != expected:
-                logger.warning("%s: %s has %s %s; %s says %s", self.name, self.dataset, there, what, self.file, expected)
+                logger.warning(
+                    "%s: %s has %s %s; %s says %s", self.name, self.dataset, there, what, self.file, expected
+                )
 
 
 def load_task(name_or_path: str) -> Task:
@@ -157,7 +164,9 @@ def load_task(name_or_path: str) -> Task:
         path = FOLDER / f"{name_or_path}.yaml"
         if name_or_path not in all_task_names():
             close = difflib.get_close_matches(name_or_path, all_task_names(), 3, 0.5) or all_task_names()
-            raise InputError(f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file of your own")
+            raise InputError(
+                f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file of your own"
+            )
     given = read_yaml(path, "task")
     if not isinstance(given, dict):
         raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
@@ -179,7 +188,9 @@ def check_keys(given: dict, file: str) -> None:
     known = [field.name for field in fields]
     for key in given:
         check_known(key, known, f"task {file!r}")
-    required = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
+    required = [
+        field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING
+    ]
     missing = [key for key in required if given.get(key) is None]
     if missing:
         raise InputError(f"task {file!r} lacks {', '.join(missing)}")
@@ -196,7 +207,11 @@ def read_from_beside(task: Task) -> None:
     if (folder / task.dataset).exists():
         task.dataset = str(folder / task.dataset)
     names = task.class_names
-    task.class_names = {language: beside(source) for language, source in names.items()} if isinstance(names, dict) else beside(names)
+    task.class_names = (
+        {language: beside(source) for language, source in names.items()}
+        if isinstance(names, dict)
+        else beside(names)
+    )
     task.templates = beside(task.templates)
 
 
@@ -212,12 +227,21 @@ def describe(task: Task, languages: list[str] | None = None, class_names: str | 
     unread = set(task.languages) - set(texts)
     files = [name for key, name in (task.data_files or {}).items() if key not in unread]
     pinned = f" @ {task.revision}" if task.revision else "" if there or task.preparation else ", not pinned"
-    holds = [f"{number:,} {what}" for what, number in (("images", task.n_images), ("classes", task.n_classes)) if number]
+    holds = [
+        f"{number:,} {what}"
+        for what, number in (("images", task.n_images), ("classes", task.n_classes))
+        if number
+    ]
     lines = {
-        "measures": f"{task.kind}, {task.metric}" + (f", in {' '.join(languages or task.languages)}" if texts else ""),
-        "reads": f"{task.dataset}{pinned}" + (f", config {task.config}" if task.config else "") + f", split {task.split}",
+        "measures": f"{task.kind}, {task.metric}"
+        + (f", in {' '.join(languages or task.languages)}" if texts else ""),
+        "reads": f"{task.dataset}{pinned}"
+        + (f", config {task.config}" if task.config else "")
+        + f", split {task.split}",
         "files": ", ".join(files) or f"those of split {task.split}",
-        "holds": ", ".join([*holds, *([f"texts: {counted}"] if counted else []), task.size or "size not known"]),
+        "holds": ", ".join(
+            [*holds, *([f"texts: {counted}"] if counted else []), task.size or "size not known"]
+        ),
         "names": describe_names(class_names or task.class_names, languages),
         "terms": f"{task.licence or 'licence not known'}; {'gated: accept the terms on its page' if task.gated else 'not gated'}",
         "unverified": ", ".join(task.unverified),
@@ -225,10 +249,14 @@ def describe(task: Task, languages: list[str] | None = None, class_names: str | 
         "first": None if there else task.preparation,
         "notes": task.notes,
     }
-    return "\n".join([task.name, *(f"  {key + ':':<12}{' '.join(value.split())}" for key, value in lines.items() if value)])
+    return "\n".join(
+        [task.name, *(f"  {key + ':':<12}{' '.join(value.split())}" for key, value in lines.items() if value)]
+    )
 
 
-def describe_names(source: str | dict[str, str | list[str]] | None, languages: list[str] | None) -> str | None:
+def describe_names(
+    source: str | dict[str, str | list[str]] | None, languages: list[str] | None
+) -> str | None:
     """Where the names of classes come from: the sources, each with its languages."""
     if not isinstance(source, dict):
         return source

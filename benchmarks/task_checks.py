@@ -14,15 +14,28 @@ if TYPE_CHECKING:
 
 METRICS = {
     "retrieval": ["mean_recall"],
-    "zero_shot": ["accuracy@1", "mean_per_class", "map_11_point", "mean_average_precision", "mean_top1_top5", "roc_auc"],
+    "zero_shot": [
+        "accuracy@1",
+        "mean_per_class",
+        "map_11_point",
+        "mean_average_precision",
+        "mean_top1_top5",
+        "roc_auc",
+    ],
 }
 ANSWERS = ["captions", "label", "labels"]
-OF_SEVERAL_LABELS = ["map_11_point", "mean_average_precision"]  # the other metrics of zero_shot are of one label an image
+OF_SEVERAL_LABELS = [
+    "map_11_point",
+    "mean_average_precision",
+]  # the other metrics of zero_shot are of one label an image
 # Layouts, with the columns that each needs beside its captions or labels; and those of files, with the languages they have.
 TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
 FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
 # Most things are in one column; these are in several, or may be.
-IN_SEVERAL = {"captions": (str | dict, "the name of a column, or {language: name}"), "video": (list, "a list of names of columns")}
+IN_SEVERAL = {
+    "captions": (str | dict, "the name of a column, or {language: name}"),
+    "video": (list, "a list of names of columns"),
+}
 
 
 def check_known(key: str, known: list[str], where: str) -> None:
@@ -35,7 +48,10 @@ def check_known(key: str, known: list[str], where: str) -> None:
 def check_values(task: "Task") -> None:
     """See that the values are of the right types, known ones, and go together."""
     for key, hint in typing.get_type_hints(type(task)).items():
-        types = [typing.get_origin(kind) or kind for kind in (hint.__args__ if isinstance(hint, UnionType) else [hint])]
+        types = [
+            typing.get_origin(kind) or kind
+            for kind in (hint.__args__ if isinstance(hint, UnionType) else [hint])
+        ]
         if not isinstance(getattr(task, key), tuple(types)):
             names = " or ".join(kind.__name__ for kind in types if kind is not NoneType)
             raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}, which is no {names}")
@@ -45,7 +61,9 @@ def check_values(task: "Task") -> None:
     captions = task.columns.get("captions")
     for language in [*task.languages, *(captions if isinstance(captions, dict) else [])]:
         if not isinstance(language, str):
-            raise InputError(f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False")
+            raise InputError(
+                f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False"
+            )
     try:
         name_languages(task.languages)
     except ValueError as error:
@@ -68,10 +86,16 @@ def check_values(task: "Task") -> None:
 def check_spoken(task: "Task", captions: str | dict[str, str] | None) -> None:
     """Languages are known before the rows are, and have a column each, where columns are by language."""
     if not task.languages:
-        raise InputError(f"task {task.file!r} lacks languages: list those of its captions, as in `languages: [en, de]`")
-    missing = [language for language in task.languages if isinstance(captions, dict) and language not in captions]
+        raise InputError(
+            f"task {task.file!r} lacks languages: list those of its captions, as in `languages: [en, de]`"
+        )
+    missing = [
+        language for language in task.languages if isinstance(captions, dict) and language not in captions
+    ]
     if missing:
-        raise InputError(f"task {task.file!r}: `columns.captions` has no column for {', '.join(missing)}, which `languages` list")
+        raise InputError(
+            f"task {task.file!r}: `columns.captions` has no column for {', '.join(missing)}, which `languages` list"
+        )
 
 
 def check_prompts(task: "Task") -> None:
@@ -94,23 +118,33 @@ def check_table(task: "Task") -> None:
     wanted = {"retrieval": [["captions"]], "zero_shot": [["label"], ["labels"]]}[task.kind]
     if answers not in wanted:
         names = " or ".join(key for keys in wanted for key in keys)
-        raise InputError(f"task {task.file!r}: `columns` of {task.kind} must name {names}, not {', '.join(answers) or 'none'}")
+        raise InputError(
+            f"task {task.file!r}: `columns` of {task.kind} must name {names}, not {', '.join(answers) or 'none'}"
+        )
     if task.kind == "zero_shot" and ("labels" in answers) != (task.metric in OF_SEVERAL_LABELS):
-        fitting = [name for name in METRICS["zero_shot"] if (name in OF_SEVERAL_LABELS) == ("labels" in answers)]
+        fitting = [
+            name for name in METRICS["zero_shot"] if (name in OF_SEVERAL_LABELS) == ("labels" in answers)
+        ]
         raise InputError(
             f"task {task.file!r}: metric {task.metric} is not of the column {answers[0]}: choose from {', '.join(fitting)}, "
             f"or name the column {'label, of one class' if answers == ['labels'] else 'labels, of several classes'} an image"
         )
     missing = [key for key in TABLES[task.layout] if key not in task.columns]
     if missing:
-        raise InputError(f"task {task.file!r}: `columns` of layout {task.layout} must name {', '.join(missing)}")
+        raise InputError(
+            f"task {task.file!r}: `columns` of layout {task.layout} must name {', '.join(missing)}"
+        )
     if task.data_files and task.split not in task.data_files:
-        raise InputError(f"task {task.file!r}: `data_files` are of {', '.join(task.data_files)}, and not of split {task.split!r}")
+        raise InputError(
+            f"task {task.file!r}: `data_files` are of {', '.join(task.data_files)}, and not of split {task.split!r}"
+        )
 
 
 def check_columns(task: "Task") -> None:
     """The keys are known, and the values name columns."""
-    in_several = {} if task.layout == "split_per_language" else IN_SEVERAL  # there each language has the same columns
+    in_several = (
+        {} if task.layout == "split_per_language" else IN_SEVERAL
+    )  # there each language has the same columns
     for key, named in task.columns.items():
         check_known(key, ["image", *ANSWERS, *TABLES[task.layout]], f"task {task.file!r}: `columns`")
         kind, what = in_several.get(key, (str, "the name of a column"))
@@ -121,8 +155,15 @@ def check_columns(task: "Task") -> None:
 
 def check_files(task: "Task") -> None:
     """Files of captions and images are named, each."""
-    if task.kind != "retrieval" or not task.languages or task.layout in ("chinese_clip", "coco_json") and len(task.languages) > 1:
-        raise InputError(f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in `languages`")
+    if (
+        task.kind != "retrieval"
+        or not task.languages
+        or task.layout in ("chinese_clip", "coco_json")
+        and len(task.languages) > 1
+    ):
+        raise InputError(
+            f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in `languages`"
+        )
     needed = {
         "chinese_clip": [task.split],
         "caption_lines": ["names", "images", *task.languages],
@@ -130,9 +171,13 @@ def check_files(task: "Task") -> None:
     }[task.layout]
     missing = [key for key in needed if key not in (task.data_files or {})]
     if missing:
-        raise InputError(f"task {task.file!r}: `data_files` of layout {task.layout} lack {', '.join(missing)}")
+        raise InputError(
+            f"task {task.file!r}: `data_files` of layout {task.layout} lack {', '.join(missing)}"
+        )
 
 
 def check_choice(task: "Task", key: str, choices: list[str]) -> None:
     if getattr(task, key) not in choices:
-        raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}; choose from {', '.join(choices)}")
+        raise InputError(
+            f"task {task.file!r}: {key} is {getattr(task, key)!r}; choose from {', '.join(choices)}"
+        )

@@ -39,7 +39,9 @@ def intervals(outcomes: Outcomes, n_resamples: int = 1000, seed: int = 0) -> dic
     return {name: _interval(values) for name, values in scores.items()}
 
 
-def compare(first: Outcomes, second: Outcomes, n_resamples: int = 1000, seed: int = 0) -> dict[str, Difference]:
+def compare(
+    first: Outcomes, second: Outcomes, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, Difference]:
     """How much higher each metric of `first` is than that of `second`, on the same items.
 
     `p` is twice the share of resamples whose difference is 0 or of the other sign, each side's count with one added, at most 1: the
@@ -68,14 +70,19 @@ def resamples(n_units: int, n_resamples: int, seed: int) -> Iterator[torch.Tenso
     generator = torch.Generator().manual_seed(seed)
     block = max(1, BLOCK_WEIGHTS // n_units)
     for start in range(0, n_resamples, block):
-        draws = [torch.randint(n_units, (n_units,), generator=generator) for _ in range(min(block, n_resamples - start))]
+        draws = [
+            torch.randint(n_units, (n_units,), generator=generator)
+            for _ in range(min(block, n_resamples - start))
+        ]
         yield torch.stack([draw.bincount(minlength=n_units) for draw in draws])
 
 
 def check_resamples(n_resamples: int) -> None:
     """A script can tell before it measures what `intervals` would refuse."""
     if n_resamples < 40:
-        raise InputError(f"n_resamples is {n_resamples}: draw 40 at least for the ends of a 95 % interval, better 1000")
+        raise InputError(
+            f"n_resamples is {n_resamples}: draw 40 at least for the ends of a 95 % interval, better 1000"
+        )
 
 
 def _scores(outcomes: Outcomes, n_resamples: int, seed: int) -> dict[str, torch.Tensor]:
@@ -95,9 +102,15 @@ def _interval(values: torch.Tensor) -> tuple[float, float]:
 
 def _check_same_items(first: Outcomes, second: Outcomes) -> None:
     if type(first) is not type(second):
-        raise InputError(f"{type(first).__name__} and {type(second).__name__} are outcomes of different tasks: compare like with like")
+        raise InputError(
+            f"{type(first).__name__} and {type(second).__name__} are outcomes of different tasks: compare like with like"
+        )
     if first.n_units != second.n_units:
-        raise InputError(f"the models were evaluated on {first.n_units} and {second.n_units} images: evaluate both on the same rows")
+        raise InputError(
+            f"the models were evaluated on {first.n_units} and {second.n_units} images: evaluate both on the same rows"
+        )
     for name, values in first.items.items():
         if not torch.equal(values, second.items[name]):
-            raise InputError(f"the models were evaluated on other items, their {name} differ: evaluate both on the same rows in one order")
+            raise InputError(
+                f"the models were evaluated on other items, their {name} differ: evaluate both on the same rows in one order"
+            )

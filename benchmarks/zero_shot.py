@@ -35,14 +35,20 @@ def evaluate_zero_shot(
     """
     several = isinstance(labels[0], list)
     check_class_names(class_names, check_labels(labels))
-    if metric == "roc_auc" and (set(labels) != {0, 1} or any(len(names) != 2 for names in class_names.values())):
-        raise InputError(f"roc_auc needs two classes with images of both, not labels {sorted(set(labels))[:5]} and names {class_names}")
+    if metric == "roc_auc" and (
+        set(labels) != {0, 1} or any(len(names) != 2 for names in class_names.values())
+    ):
+        raise InputError(
+            f"roc_auc needs two classes with images of both, not labels {sorted(set(labels))[:5]} and names {class_names}"
+        )
     outcomes = {}
     for language, names in class_names.items():
         classifier = encoder.classes([name for name in names if name is not None], templates[language])
         if several or metric == "roc_auc":
             if None in names:
-                raise InputError(f"language {language!r} has no name for class {names.index(None)}: {metric} needs them all")
+                raise InputError(
+                    f"language {language!r} has no name for class {names.index(None)}: {metric} needs them all"
+                )
             scores = image_embeds @ classifier.T
         if several:
             targets = torch.zeros(len(labels), len(names), dtype=torch.bool)
@@ -52,7 +58,9 @@ def evaluate_zero_shot(
         elif metric == "roc_auc":
             outcomes[language] = ScoreOutcomes(scores[:, 1] - scores[:, 0], torch.tensor(labels) == 1)
         else:
-            outcomes[language] = class_outcomes(image_embeds, classifier, torch.tensor(labels), names, language)
+            outcomes[language] = class_outcomes(
+                image_embeds, classifier, torch.tensor(labels), names, language
+            )
     return outcomes
 
 
@@ -65,7 +73,9 @@ def class_outcomes(
     if not kept.any():
         raise InputError(f"language {language!r} names none of the classes that the images have")
     own = (named.cumsum(0) - 1)[labels[kept]]
-    return ClassOutcomes(class_ranks(image_embeds[kept], classifier, own), own, len(classifier), rows=kept.nonzero()[:, 0])
+    return ClassOutcomes(
+        class_ranks(image_embeds[kept], classifier, own), own, len(classifier), rows=kept.nonzero()[:, 0]
+    )
 
 
 def check_labels(labels: list[int] | list[list[int]]) -> int:
@@ -73,8 +83,12 @@ def check_labels(labels: list[int] | list[list[int]]) -> int:
     for row, own in enumerate(labels):
         for label in own if isinstance(own, list) else [own]:
             if label is None or label < 0:
-                raise InputError(f"row {row} has the label {label}, which is no class: leave it out of the dataset")
-    highest = max((label for own in labels for label in (own if isinstance(own, list) else [own])), default=None)
+                raise InputError(
+                    f"row {row} has the label {label}, which is no class: leave it out of the dataset"
+                )
+    highest = max(
+        (label for own in labels for label in (own if isinstance(own, list) else [own])), default=None
+    )
     if highest is None:
         raise InputError(
             f"labels of all rows, 0 to {len(labels) - 1}, are empty: name the column that has classes in columns.labels of the task"
@@ -86,4 +100,6 @@ def check_class_names(class_names: dict[str, Names], n_classes: int) -> None:
     """Every language must name every class, or say that it has no name for it."""
     for language, names in class_names.items():
         if len(names) < n_classes:
-            raise InputError(f"language {language!r} has {len(names)} class names, but labels go up to {n_classes - 1}")
+            raise InputError(
+                f"language {language!r} has {len(names)} class names, but labels go up to {n_classes - 1}"
+            )

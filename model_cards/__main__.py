@@ -33,20 +33,33 @@ class CardArguments:
     title: str = field(metadata={"help": "The model's name on its card."})
     repo: str = field(metadata={"help": "Where it loads from: the Hub id it is to get, or the folder."})
     stages: list[str] = field(
-        metadata={"help": "Folders or Hub ids of the stages in training order: the English teacher first, if any, the model last."}
+        metadata={
+            "help": "Folders or Hub ids of the stages in training order: the English teacher first, if any, the model last."
+        }
     )
     output_dir: str = field(metadata={"help": "The folder to make."})
-    results: str | None = field(default=None, metadata={"help": "Folder with the results of all stages; without it no figures are shown."})
-    dataset: str | None = field(default=None, metadata={"help": "Dataset with the example image, if there is to be one."})
+    results: str | None = field(
+        default=None,
+        metadata={"help": "Folder with the results of all stages; without it no figures are shown."},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Dataset with the example image, if there is to be one."}
+    )
     example_split: str | None = field(default=None, metadata={"help": "Its first image becomes the example."})
-    plot_task: str | None = field(default=None, metadata={"help": "Retrieval task whose recall is plotted; the first by default."})
+    plot_task: str | None = field(
+        default=None, metadata={"help": "Retrieval task whose recall is plotted; the first by default."}
+    )
     license: str = field(default="apache-2.0", metadata={"help": "Licence identifier of the Hub."})
     about: str = field(default="", metadata={"help": "A paragraph on what the model is, and is not, for."})
     base_model: list[str] | None = field(
-        default=None, metadata={"help": "Hub ids of the models it was made from; by default those that training recorded."}
+        default=None,
+        metadata={"help": "Hub ids of the models it was made from; by default those that training recorded."},
     )
     datasets: list[str] | None = field(
-        default=None, metadata={"help": "What it was trained on, NAME or NAME=LICENCE each; by default what training recorded."}
+        default=None,
+        metadata={
+            "help": "What it was trained on, NAME or NAME=LICENCE each; by default what training recorded."
+        },
     )
 
 
@@ -71,7 +84,9 @@ def main(arguments: CardArguments) -> None:
 
     drawings = choose_drawings(losses, sections, labels, arguments.plot_task)
     facts = Facts(model_type=model.config.model_type, origin=origin, pictures=list(drawings))
-    card = render_card(arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts)
+    card = render_card(
+        arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts
+    )
     with whole_folder(arguments.output_dir) as folder:
         save_model(model, processor, folder)
         if example is not None:
@@ -83,13 +98,17 @@ def main(arguments: CardArguments) -> None:
     for section in sections:
         print(f"\n{section.title}:\n{section.table(labels)}")
     where = shlex.quote(arguments.output_dir)
-    print(f"\nSaved the model, its card and plots to {arguments.output_dir}. Next: hf upload YOUR/MODEL {where}")
+    print(
+        f"\nSaved the model, its card and plots to {arguments.output_dir}. Next: hf upload YOUR/MODEL {where}"
+    )
 
 
 def check_stages(stages: list[str]) -> None:
     """See, before anything is loaded, that each stage is a model of two towers, and that the last can be saved."""
     if library := check_library(stages[-1]):
-        raise InputError(f"stages ends with {stages[-1]!r}, and a model of {library} is not saved here: give a model of transformers")
+        raise InputError(
+            f"stages ends with {stages[-1]!r}, and a model of {library} is not saved here: give a model of transformers"
+        )
     for stage in stages:
         check_model(stage, argument="stages")
 
@@ -97,7 +116,9 @@ def check_stages(stages: list[str]) -> None:
 def load_example(dataset: str | None, split: str | None) -> Image.Image | None:
     """Load the first image of a split, for people to try the model on; None where none is asked for."""
     if (dataset is None) != (split is None):
-        raise InputError(f"dataset is {dataset} and example_split is {split}: give both for an example image, or neither")
+        raise InputError(
+            f"dataset is {dataset} and example_split is {split}: give both for an example image, or neither"
+        )
     if dataset is None:
         return None
     rows = load_rows(dataset, split, ["image"])
@@ -117,7 +138,9 @@ def read_results(folder: str | None) -> list[Result]:
     if folder is None:
         return []
     if not Path(folder).is_dir():
-        raise InputError(f"results {folder!r} is no folder: give the output_dir of an evaluation, or leave it out")
+        raise InputError(
+            f"results {folder!r} is no folder: give the output_dir of an evaluation, or leave it out"
+        )
     results = load_results(Path(folder))
     if not results:
         print(f"No results lie below {folder}: the card shows no figures.")
@@ -139,7 +162,9 @@ def tell_what_is_left_out(measured: list[Result], results: list[Result], section
     shown = {id(result) for section in sections for result in section.results.values()}
     unmatched = [result for result in results if id(result) not in shown]
     if unmatched:
-        print(f"Left out {len(unmatched)} results that are there twice, or that the model itself has none of to stand beside.")
+        print(
+            f"Left out {len(unmatched)} results that are there twice, or that the model itself has none of to stand beside."
+        )
 
 
 def choose_drawings(

@@ -35,7 +35,9 @@ def eval_results(sections: list[Section], label: str) -> list[EvalResult]:
     these would be one, under the first one's name, whenever it writes a card, here or at anybody's who loads this one and saves it.
     The configuration of such entries therefore says more than their language.
     """
-    entries = [(section, as_entry(section, result)) for section in sections for result in section.of(label).values()]
+    entries = [
+        (section, as_entry(section, result)) for section in sections for result in section.of(label).values()
+    ]
     counts = Counter(entry.unique_identifier for _, entry in entries)
     for section, entry in entries:
         if counts[entry.unique_identifier] > 1:
@@ -62,7 +64,13 @@ def as_entry(section: Section, result: Result) -> EvalResult:
 
 
 def render_card(
-    title: str, repo: str, results: list[Result], stages: list[str], license: str, about: str, facts: Facts | None = None
+    title: str,
+    repo: str,
+    results: list[Result],
+    stages: list[str],
+    license: str,
+    about: str,
+    facts: Facts | None = None,
 ) -> ModelCard:
     """Render the card of the model of the last stage.
 
@@ -109,11 +117,18 @@ def render_card(
         stages=stages,
         n_languages=len(languages),
         sections=[
-            {"title": f"{section.title}, {shown(section.first)}, %", "table": f"{section.table(stages)}\n\n{section.remark()}".rstrip()}
+            {
+                "title": f"{section.title}, {shown(section.first)}, %",
+                "table": f"{section.table(stages)}\n\n{section.remark()}".rstrip(),
+            }
             for section in sections
         ],
         measured=describe_weights(sections, stages),
-        versions=list(dict.fromkeys(", ".join(f"{name} {version}" for name, version in result.versions.items()) for result in own)),
+        versions=list(
+            dict.fromkeys(
+                ", ".join(f"{name} {version}" for name, version in result.versions.items()) for result in own
+            )
+        ),
         commands=list(dict.fromkeys(public_command(result.command) for result in own)),
     )
 

@@ -12,7 +12,9 @@ from .paths import public_path
 from .stages import is_hub_id
 
 
-def join_to_weights(results: list[Result], stages: list[str], labels: list[str], weights: list[str]) -> list[Result]:
+def join_to_weights(
+    results: list[Result], stages: list[str], labels: list[str], weights: list[str]
+) -> list[Result]:
     """Return the results that were measured on the stages' weights, each with its stage's label as `model`.
 
     What counts is the hash, whatever the folder was called when it was evaluated. Where several stages have the same weights, a
@@ -91,7 +93,9 @@ class Section:
         if self.results and asked(result) != asked(self.first):
             return False
         alike = [other for (_, language), other in self.results.items() if language == result.language]
-        return (label, result.language) not in self.results and all(items(other) == items(result) for other in alike)
+        return (label, result.language) not in self.results and all(
+            items(other) == items(result) for other in alike
+        )
 
     def of(self, label: str) -> dict[str, Result]:
         """Return a stage's results by language."""
@@ -102,11 +106,21 @@ class Section:
         metric = shown(self.first)
         by_stage = {label: self.of(label) for label in labels if self.of(label)}
         languages = list(by_stage[labels[-1]])
-        with_interval = [label for label, its in by_stage.items() if any(metric in result.intervals for result in its.values())]
+        with_interval = [
+            label
+            for label, its in by_stage.items()
+            if any(metric in result.intervals for result in its.values())
+        ]
         rows = []
         for language in languages:
             values = [_value(its.get(language), metric) for its in by_stage.values()]
-            rows.append([language, *values, *(_interval(by_stage[label].get(language), metric) for label in with_interval)])
+            rows.append(
+                [
+                    language,
+                    *values,
+                    *(_interval(by_stage[label].get(language), metric) for label in with_interval),
+                ]
+            )
         if len(languages) > 1:
             means = [_mean(its, languages, metric) for its in by_stage.values()]
             rows.append(["mean", *means, *("" for _ in with_interval)])
@@ -122,7 +136,15 @@ class Section:
 
 def asked(result: Result) -> list:
     """Return what has to be equal of two results in one table, whatever their language."""
-    return [result.task, result.kind, result.metric, result.dataset, result.split, *_varied(result).values(), result.definition]
+    return [
+        result.task,
+        result.kind,
+        result.metric,
+        result.dataset,
+        result.split,
+        *_varied(result).values(),
+        result.definition,
+    ]
 
 
 def items(result: Result) -> list:
@@ -159,17 +181,26 @@ def _check_fractions(result: Result) -> None:
         value = result.metrics.get(metric)
         if not (isinstance(value, int | float) and 0 <= value <= 1):
             where = result.path or f"a result of {result.task} in {result.language}"
-            raise InputError(f"{where} has the {metric} {value}, which is no fraction from 0 to 1: evaluate again, or delete it")
+            raise InputError(
+                f"{where} has the {metric} {value}, which is no fraction from 0 to 1: evaluate again, or delete it"
+            )
 
 
 def _is_known(label: str, result: Result, sections: list[Section]) -> bool:
     """Return whether the same figure is there already, as when a model was evaluated in two folders."""
     for section in sections:
         other = section.results.get((label, result.language))
-        if other is None or other.weights != result.weights or asked(other) != asked(result) or items(other) != items(result):
+        if (
+            other is None
+            or other.weights != result.weights
+            or asked(other) != asked(result)
+            or items(other) != items(result)
+        ):
             continue
         if other.metrics != result.metrics:
-            raise InputError(f"{other.path} and {result.path} are of the same weights, task and language, and differ: delete one")
+            raise InputError(
+                f"{other.path} and {result.path} are of the same weights, task and language, and differ: delete one"
+            )
         return True
     return False
 
@@ -185,9 +216,13 @@ def _tell_apart(sections: list[Section]) -> None:
             if value is not None and (differs or what == "limit"):
                 parts.append(_in_words(what, value))
         section.variation = ", ".join(parts)
-        if section.title in titles:  # only images, captions or prompts differ, of which there are hashes alone
+        if (
+            section.title in titles
+        ):  # only images, captions or prompts differ, of which there are hashes alone
             hashes = {"data": section.first.data, "prompts": section.first.prompts}
-            section.variation = ", ".join(parts + [f"{what} {value[:8]}" for what, value in hashes.items() if value])
+            section.variation = ", ".join(
+                parts + [f"{what} {value[:8]}" for what, value in hashes.items() if value]
+            )
         if section.title in titles:
             section.variation = ", ".join([*parts, f"number {1 + len(titles)}"])
         titles.append(section.title)
@@ -242,7 +277,9 @@ def _mean(results: dict[str, Result], languages: list[str], metric: str) -> str:
     there = [results[language] for language in languages if language in results]
     if len(there) < len(languages) or len({result.images for result in there}) > 1:
         return ""
-    return _value(replace(there[0], metrics={metric: mean(result.metrics[metric] for result in there)}), metric)
+    return _value(
+        replace(there[0], metrics={metric: mean(result.metrics[metric] for result in there)}), metric
+    )
 
 
 __all__ = ["Section", "join_to_weights", "make_sections", "shown", "stage_of"]

@@ -10,7 +10,14 @@ from benchmarks.recipe import InputError
 
 CARD = "README.md"
 # What an earlier card may have left and the new one may lack; old shards would be loaded in place of the new weights, or beside them.
-OF_BEFORE = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "loss.png", "recall.png", "example.png")
+OF_BEFORE = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*",
+    "loss.png",
+    "recall.png",
+    "example.png",
+)
 
 
 def check_output(output_dir: str, stages: list[str]) -> None:
@@ -24,7 +31,9 @@ def check_output(output_dir: str, stages: list[str]) -> None:
         raise InputError(f"output_dir {output_dir!r} is a file: give a folder, there already or not")
     for stage in stages:
         if Path(stage).exists() and folder.resolve() == Path(stage).resolve():
-            raise InputError(f"output_dir {output_dir!r} is one of the stages: give another folder for the finished model")
+            raise InputError(
+                f"output_dir {output_dir!r} is one of the stages: give another folder for the finished model"
+            )
 
 
 @contextmanager

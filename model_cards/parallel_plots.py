@@ -48,7 +48,9 @@ def scores_of(results: list[Result], groups: dict[str, list[str]], task: str) ->
         for model in models:
             found = [result for result in results if (Path(result.model).name, result.task) == (model, task)]
             if not found:
-                raise ValueError(f"no result of {model!r} in {task!r}: evaluate it with benchmarks/run_retrieval.py")
+                raise ValueError(
+                    f"no result of {model!r} in {task!r}: evaluate it with benchmarks/run_retrieval.py"
+                )
             for result in found:
                 scores[label].setdefault(result.language, []).append(result.metrics)
     return scores
@@ -70,12 +72,22 @@ def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str
         axes.set_axis_off()
     for axes, language in zip(panels, languages):
         for group, (label, by_language) in enumerate(scores.items()):
-            seeds = [[100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS] for metrics in by_language.get(language, [])]
+            seeds = [
+                [100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS]
+                for metrics in by_language.get(language, [])
+            ]
             if seeds:
                 heights = [mean(column) for column in zip(*seeds)]
                 around = [[height - min(column) for height, column in zip(heights, zip(*seeds))]]
                 around += [[max(column) - height for height, column in zip(heights, zip(*seeds))]]
-                axes.bar(places(DEPTHS, group, scores), heights, width(scores), yerr=around, label=label, **bar_style(group))
+                axes.bar(
+                    places(DEPTHS, group, scores),
+                    heights,
+                    width(scores),
+                    yerr=around,
+                    label=label,
+                    **bar_style(group),
+                )
         axes.set(title=title(language, seen), xticks=DEPTHS)
         axes.grid(axis="y", alpha=0.3)
     figure.supxlabel(f"k: {QUESTIONS[direction]} is among the first k", fontsize=10)
@@ -94,13 +106,27 @@ def plot_ranks(scores: Scores, seen: list[str], picture: Path, direction: str = 
     for group, (label, by_language) in enumerate(scores.items()):
         there = [place for place, language in enumerate(languages) if by_language.get(language)]
         boxes = [box(by_language[languages[place]], direction) for place in there]
-        style = {"boxprops": {"facecolor": COLORS[group], "alpha": 0.75, "label": label}, "medianprops": {"color": "black", "linewidth": 2}}
-        axes.bxp(boxes, places(there, group, scores), widths=0.85 * width(scores), showfliers=False, patch_artist=True, **style)
+        style = {
+            "boxprops": {"facecolor": COLORS[group], "alpha": 0.75, "label": label},
+            "medianprops": {"color": "black", "linewidth": 2},
+        }
+        axes.bxp(
+            boxes,
+            places(there, group, scores),
+            widths=0.85 * width(scores),
+            showfliers=False,
+            patch_artist=True,
+            **style,
+        )
     # Logarithmic, since ranks of a good model and of a poor one are orders apart; linear below 1, where a logarithm has no 0.
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(bottom=0)
-    axes.set(ylabel=f"rank of {QUESTIONS[direction]}, from 0", xticks=range(len(languages)), xlim=(-0.6, len(languages) - 0.4))
+    axes.set(
+        ylabel=f"rank of {QUESTIONS[direction]}, from 0",
+        xticks=range(len(languages)),
+        xlim=(-0.6, len(languages) - 0.4),
+    )
     axes.set_xticklabels([title(language, seen).replace(", ", "\n") for language in languages])
     axes.grid(axis="y", alpha=0.3)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
@@ -111,13 +137,18 @@ def plot_ranks(scores: Scores, seen: list[str], picture: Path, direction: str = 
 def box(seeds: list[dict[str, float]], direction: str) -> dict[str, float]:
     """What `Axes.bxp` draws: each percentile's mean over seeds."""
     parts = {"whislo": 5, "q1": 25, "med": 50, "q3": 75, "whishi": 95}
-    return {part: mean(metrics[f"{direction}_rank_p{percentile}"] for metrics in seeds) for part, percentile in parts.items()}
+    return {
+        part: mean(metrics[f"{direction}_rank_p{percentile}"] for metrics in seeds)
+        for part, percentile in parts.items()
+    }
 
 
 def in_order(scores: Scores, seen: list[str]) -> list[str]:
     """All languages that have results: those seen in training first, in their order there."""
     there = list(dict.fromkeys(language for by_language in scores.values() for language in by_language))
-    return [language for language in seen if language in there] + [language for language in there if language not in seen]
+    return [language for language in seen if language in there] + [
+        language for language in there if language not in seen
+    ]
 
 
 def title(language: str, seen: list[str]) -> str:

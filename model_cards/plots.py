@@ -36,7 +36,11 @@ def plot_training(folder: Path, picture: Path) -> None:
     names = list(dict.fromkeys(name for entry in history for name in entry))
     recalls = [name for name in names if name.startswith("eval_mean_recall_")]
     health = [name for name in ("spread", "nearest", "padding", "distinct") if name in names]
-    panels = [("training loss", ["loss"]), ("batches", health), ("mean recall, validation", ["eval_mean_recall", *recalls])]
+    panels = [
+        ("training loss", ["loss"]),
+        ("batches", health),
+        ("mean recall, validation", ["eval_mean_recall", *recalls]),
+    ]
     panels = [(title, curves) for title, curves in panels if set(curves) & set(names)]
     if not panels:  # a run that ended before it logged
         return
@@ -45,7 +49,12 @@ def plot_training(folder: Path, picture: Path) -> None:
         for name in curves:
             steps, values = zip(*((entry["step"], entry[name]) for entry in history if name in entry))
             bold = name in ("loss", "eval_mean_recall")
-            axes.plot(steps, values, label=name.removeprefix("eval_mean_recall_").removeprefix("eval_"), linewidth=2 if bold else 1)
+            axes.plot(
+                steps,
+                values,
+                label=name.removeprefix("eval_mean_recall_").removeprefix("eval_"),
+                linewidth=2 if bold else 1,
+            )
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if len(curves) > 1:
@@ -67,15 +76,38 @@ def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
         return {language: 100 * result.metrics[metric] for language, result in section.of(stage).items()}
 
     after = percent(stages[-1])
-    before = {language: value for language, value in percent(stages[-2]).items() if language in after} if len(stages) > 2 else {}
+    before = (
+        {language: value for language, value in percent(stages[-2]).items() if language in after}
+        if len(stages) > 2
+        else {}
+    )
     places = {language: place for place, language in enumerate(after)}
     figure = Figure(figsize=(max(6, 0.5 * len(after)), 3.5), layout="constrained")
     axes = figure.subplots()
     if before:
         where = [places[language] for language in before]
-        axes.vlines(where, list(before.values()), [after[language] for language in before], color="lightgrey", linewidth=3)
-        axes.scatter(where, list(before.values()), color="white", edgecolor="tab:blue", zorder=2, label=f"after {stages[-2]}")
-    axes.scatter(range(len(after)), list(after.values()), color="tab:blue", zorder=2, label=f"after {stages[-1]}" if before else stages[-1])
+        axes.vlines(
+            where,
+            list(before.values()),
+            [after[language] for language in before],
+            color="lightgrey",
+            linewidth=3,
+        )
+        axes.scatter(
+            where,
+            list(before.values()),
+            color="white",
+            edgecolor="tab:blue",
+            zorder=2,
+            label=f"after {stages[-2]}",
+        )
+    axes.scatter(
+        range(len(after)),
+        list(after.values()),
+        color="tab:blue",
+        zorder=2,
+        label=f"after {stages[-1]}" if before else stages[-1],
+    )
     english = [value for language, value in percent(stages[0]).items() if is_english(language)]
     if english and len(stages) > 1:
         axes.axhline(english[0], color="black", linestyle="--", linewidth=1, label="English teacher, English")

@@ -40,8 +40,12 @@ def label_stages(names: list[str]) -> list[str]:
         InputError: there is no stage, or one is named twice.
     """
     if not names:
-        raise InputError("stages is empty: give the model's folder, and before it those of the stages that led to it")
-    parts = [Path(name).resolve().parts[1:] if Path(name).exists() else (public_path(name),) for name in names]
+        raise InputError(
+            "stages is empty: give the model's folder, and before it those of the stages that led to it"
+        )
+    parts = [
+        Path(name).resolve().parts[1:] if Path(name).exists() else (public_path(name),) for name in names
+    ]
     depths = [1] * len(names)
     for _ in range(max(map(len, parts))):
         labels = ["/".join(those[-depth:]) for those, depth in zip(parts, depths)]
@@ -67,7 +71,9 @@ def read_log(stage: str) -> list[dict]:
         raise InputError(f"{path} is not a training's log ({error}): delete it, or train again") from error
 
 
-def find_origin(stages: list[str], base_model: list[str] | None = None, datasets: list[str] | None = None) -> Origin:
+def find_origin(
+    stages: list[str], base_model: list[str] | None = None, datasets: list[str] | None = None
+) -> Origin:
     """Return what the last of the stages came of, by the records that training left in the folders of all and of those before them.
 
     Args:

@@ -18,7 +18,10 @@ from .modeling_altclip_dual_encoder import AltCLIPDualEncoderModel
 from .pipeline_altclip import AltCLIPZeroShotPipeline
 from .processing_altclip import AltCLIPProcessor
 
-for config_class, model_class in ((AltCLIPConfig, AltCLIPModel), (AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel)):
+for config_class, model_class in (
+    (AltCLIPConfig, AltCLIPModel),
+    (AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel),
+):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModel.register(config_class, model_class, exist_ok=True)
     AutoModelForZeroShotImageClassification.register(config_class, model_class, exist_ok=True)

@@ -36,7 +36,12 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
     }
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _no_split_modules = ["XLMRobertaEmbeddings", "XLMRobertaLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+    _no_split_modules = [
+        "XLMRobertaEmbeddings",
+        "XLMRobertaLayer",
+        "CLIPEncoderLayer",
+        "CLIPVisionEmbeddings",
+    ]
     _keys_to_ignore_on_load_unexpected = [r"position_ids$"]
 
     @classmethod
@@ -95,17 +100,31 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         Of a model with an adapter, a `PeftModel`'s base model among them, only the adapter is saved, for transformers' own class.
         """
         for name in self.config.sub_configs:
-            getattr(self.config, name).name_or_path = ""  # where a tower was loaded from is a folder of some machine
+            getattr(
+                self.config, name
+            ).name_or_path = ""  # where a tower was loaded from is a folder of some machine
         self._hf_peft_config_loaded = self.has_adapter  # a PeftModel does not tell transformers of it
         if self.has_adapter and self.native_class is not None:
             # Only adapters are saved now. They fit transformers' own class, which peft can load without this package.
-            named = {"base_model_class": self.native_class.__name__, "parent_library": self.native_class.__module__}
+            named = {
+                "base_model_class": self.native_class.__name__,
+                "parent_library": self.native_class.__module__,
+            }
             for adapter in self.peft_config.values():
                 adapter.auto_mapping = named if adapter.task_type is None else None
         if self._auto_class is not None:
             reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-            self.config.auto_map = {"AutoModelForZeroShotImageClassification": reference}  # transformers adds AutoModel
-        super().save_pretrained(save_directory, is_main_process, state_dict, *args, save_original_format=save_original_format, **kwargs)
+            self.config.auto_map = {
+                "AutoModelForZeroShotImageClassification": reference
+            }  # transformers adds AutoModel
+        super().save_pretrained(
+            save_directory,
+            is_main_process,
+            state_dict,
+            *args,
+            save_original_format=save_original_format,
+            **kwargs,
+        )
 
     @property
     def has_adapter(self) -> bool:
@@ -117,24 +136,40 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         """Spellings of an adapter's names; `PeftModel.from_pretrained` looks for them here."""
         return self.key_mapping
 
-    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, *args, load_config=None, **kwargs):
+    def load_adapter(
+        self,
+        peft_model_id: str | None = None,
+        adapter_name: str | None = None,
+        *args,
+        load_config=None,
+        **kwargs,
+    ):
         """Load an adapter in any of its spellings, whole or not at all; with transformers' own arguments.
 
         Raises:
             ValueError: weights are missing, left over or of another shape; the message lists them, and the adapter is taken off.
         """
-        known = load_config.weight_mapping if load_config else get_model_conversion_mapping(self, key_mapping=self.key_mapping)
+        known = (
+            load_config.weight_mapping
+            if load_config
+            else get_model_conversion_mapping(self, key_mapping=self.key_mapping)
+        )
         kwargs["weight_mapping"] = [*known, MAGNITUDES]
         info = super().load_adapter(peft_model_id, adapter_name, *args, load_config=load_config, **kwargs)
         listed = listing(info.missing_keys, info.unexpected_keys, [name for name, *_ in info.mismatched_keys])
         if listed:
             self.delete_adapter(adapter_name or "default")
-            raise ValueError(f"{peft_model_id or 'the adapter'} is not a whole adapter of {type(self).__name__}. {listed}. {OF_ANOTHER}")
+            raise ValueError(
+                f"{peft_model_id or 'the adapter'} is not a whole adapter of {type(self).__name__}. {listed}. {OF_ANOTHER}"
+            )
         return info
 
     def get_adapter_state_dict(self, *args, **kwargs) -> dict:
         """Give an adapter's weights by the names of transformers' own class, as they are saved."""
-        return {native_name(name): value for name, value in super().get_adapter_state_dict(*args, **kwargs).items()}
+        return {
+            native_name(name): value
+            for name, value in super().get_adapter_state_dict(*args, **kwargs).items()
+        }
 
 
 def listing(missing: Iterable[str], left_over: Iterable[str], misshaped: Iterable[str] = ()) -> str:
@@ -177,9 +212,13 @@ def check_adapter(model: AltCLIPPreTrainedModel, given: set[str]) -> None:
     Raises:
         ValueError: weights are missing or left over; the message lists them.
     """
-    weights = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    weights = chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    )
     here = {name for name, _ in weights}
-    adapter_of = {name: adapter for name in here for adapter in model.peft_config if f".{adapter}." in f"{name}."}
+    adapter_of = {
+        name: adapter for name in here for adapter in model.peft_config if f".{adapter}." in f"{name}."
+    }
     if not given or here - adapter_of.keys() <= given:
         return
     ignored = model._keys_to_ignore_on_load_unexpected
@@ -210,7 +249,9 @@ def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:
     return model_type
 
 
-def load_whole(model_class: type, name_or_path: str, *, unread: tuple[str, ...] = (), **kwargs) -> PreTrainedModel:
+def load_whole(
+    model_class: type, name_or_path: str, *, unread: tuple[str, ...] = (), **kwargs
+) -> PreTrainedModel:
     """Load a tower in float32.
 
     Args:
@@ -219,7 +260,9 @@ def load_whole(model_class: type, name_or_path: str, *, unread: tuple[str, ...] 
     Raises:
         ValueError: other weights are missing; the message lists them.
     """
-    model, info = model_class.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True, **kwargs)
+    model, info = model_class.from_pretrained(
+        name_or_path, dtype=torch.float32, output_loading_info=True, **kwargs
+    )
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(unread))
     if missing:
         raise ValueError(f"{name_or_path} lacks weights of {type(model).__name__}: {', '.join(missing)}")

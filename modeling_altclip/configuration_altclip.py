@@ -35,7 +35,9 @@ class AltCLIPTextConfig(NativeAltCLIPTextConfig):
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPTextConfig":
         """Build from the contents of a config.json; what a tower alone says of masks, the class says itself."""
-        return super().from_dict({name: value for name, value in config_dict.items() if name != "use_attention_mask"}, **kwargs)
+        return super().from_dict(
+            {name: value for name, value in config_dict.items() if name != "use_attention_mask"}, **kwargs
+        )
 
 
 class AltCLIPConfig(NativeAltCLIPConfig):
@@ -47,7 +49,10 @@ class AltCLIPConfig(NativeAltCLIPConfig):
     sub_configs_defaults = {"vision_config": AltCLIPVisionConfig, "text_config": AltCLIPTextConfig}
 
     def __post_init__(self, **kwargs):
-        check_towers(self.text_config or kwargs.get("text_config_dict"), self.vision_config or kwargs.get("vision_config_dict"))
+        check_towers(
+            self.text_config or kwargs.get("text_config_dict"),
+            self.vision_config or kwargs.get("vision_config_dict"),
+        )
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -68,15 +73,23 @@ class AltCLIPConfig(NativeAltCLIPConfig):
 
     @classmethod
     def from_teacher(
-        cls, clip: CLIPConfig | NativeAltCLIPConfig, encoder: PreTrainedConfig, *, dropout: float | None = None
+        cls,
+        clip: CLIPConfig | NativeAltCLIPConfig,
+        encoder: PreTrainedConfig,
+        *,
+        dropout: float | None = None,
     ) -> "AltCLIPConfig":
         """What `AltCLIPModel.from_teacher` makes of a teacher's configuration and an encoder's.
 
         Args:
             dropout: of the text tower; the encoder's own by default.
         """
-        taught = clip.text_config.hidden_size if isinstance(clip, CLIPConfig) else clip.text_config.project_dim
-        known = AltCLIPTextConfig().to_dict().keys() - {"_name_or_path"}  # a folder of this machine, and no concern of config.json
+        taught = (
+            clip.text_config.hidden_size if isinstance(clip, CLIPConfig) else clip.text_config.project_dim
+        )
+        known = AltCLIPTextConfig().to_dict().keys() - {
+            "_name_or_path"
+        }  # a folder of this machine, and no concern of config.json
         text_config = {key: value for key, value in encoder.to_dict().items() if key in known}
         if dropout is not None:
             text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
@@ -97,9 +110,13 @@ def check_towers(text_config, vision_config) -> None:
     """
     if text_config is None and vision_config is None:
         return
-    absent = [name for name, given in (("text_config", text_config), ("vision_config", vision_config)) if not given]
+    absent = [
+        name for name, given in (("text_config", text_config), ("vision_config", vision_config)) if not given
+    ]
     if absent:
-        raise ValueError(f"{' and '.join(absent)} missing: the defaults of another model would take its place. Describe both towers.")
+        raise ValueError(
+            f"{' and '.join(absent)} missing: the defaults of another model would take its place. Describe both towers."
+        )
 
 
 __all__ = ["AltCLIPConfig", "AltCLIPTextConfig"]

@@ -61,7 +61,9 @@ def check_widths(*towers: PreTrainedConfig) -> None:
     """
     for tower in towers:
         if tower.is_encoder_decoder:
-            raise ValueError(f"a {tower.model_type!r} is an encoder with a decoder, and cannot be a tower: take an encoder alone")
+            raise ValueError(
+                f"a {tower.model_type!r} is an encoder with a decoder, and cannot be a tower: take an encoder alone"
+            )
         if getattr(tower, "hidden_size", None) is None:
             raise ValueError(
                 f"a {tower.model_type!r} states no hidden_size, as networks of convolutions do, and cannot be a tower: take an "

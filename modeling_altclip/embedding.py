@@ -79,7 +79,13 @@ def embed_texts(
         return model.get_text_features(**inputs).pooler_output
 
     vectors = encode_texts(
-        model, processor.tokenizer, texts, forward, batch_size=batch_size, show_progress=show_progress, accelerator=accelerator
+        model,
+        processor.tokenizer,
+        texts,
+        forward,
+        batch_size=batch_size,
+        show_progress=show_progress,
+        accelerator=accelerator,
     )
     vectors = normalize(vectors, dim=-1) if normalize_embeddings else vectors
     return vectors.numpy() if convert_to_numpy else vectors
@@ -223,10 +229,14 @@ def encode_texts(
     with encoding(model, "texts", texts, show_progress) as bar:
         for start, window in in_windows(texts, batch_size * WINDOW, "texts"):
             check_texts(window, "texts", start)
-            index_of = {text: index for index, text in reversed(list(enumerate(window, start)))}  # the first of equal ones
+            index_of = {
+                text: index for index, text in reversed(list(enumerate(window, start)))
+            }  # the first of equal ones
             distinct = sorted(index_of, key=lambda text: (len(text), text))
             row_of = {text: row for row, text in enumerate(distinct)}
-            vectors = encode_shared(distinct, partial(encode, index_of=index_of), batch_size, accelerator, bar)
+            vectors = encode_shared(
+                distinct, partial(encode, index_of=index_of), batch_size, accelerator, bar
+            )
             windows.append(vectors[torch.tensor([row_of[text] for text in window])])
             bar.update(len(window) - len(distinct))
     return torch.cat(windows)
@@ -296,10 +306,16 @@ def in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, lis
 
 
 def encode_shared(
-    items: list, encode: Callable[[list], torch.Tensor], batch_size: int, accelerator: "Accelerator | None", bar: tqdm
+    items: list,
+    encode: Callable[[list], torch.Tensor],
+    batch_size: int,
+    accelerator: "Accelerator | None",
+    bar: tqdm,
 ) -> torch.Tensor:
     """Encode in batches. Of several processes each takes every n-th item, and all get the vectors of all, in order."""
-    rank, n_processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    rank, n_processes = (
+        (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    )
     n_rows = ceil(len(items) / n_processes)
     share = (items[rank::n_processes] + items[-1:])[:n_rows]  # gathering takes equal shares
     vectors = []

@@ -69,7 +69,9 @@ def background_of(image_processor) -> tuple[int, int, int] | None:
     return read_background(getattr(image_processor, "background", WHITE))
 
 
-def needed_scaling(image_processor, images: Sequence, names: Sequence | None = None, do_rescale: bool | None = None) -> dict[str, bool]:
+def needed_scaling(
+    image_processor, images: Sequence, names: Sequence | None = None, do_rescale: bool | None = None
+) -> dict[str, bool]:
     """Tell what a call of an image processor lacks once `images` have been read, as options of the call.
 
     With `do_rescale=False` one tells transformers that floats lie within [0, 1] already. The reader sees it, and gives 8 bits, which
@@ -141,7 +143,10 @@ def read_images(
 
 
 def read_image(
-    image, timeout: float | None = None, background: str | Sequence[int] | None = WHITE, input_data_format: str | None = None
+    image,
+    timeout: float | None = None,
+    background: str | Sequence[int] | None = WHITE,
+    input_data_format: str | None = None,
 ) -> Image.Image:
     """Read an image as RGB of 8 bits, upright.
 
@@ -231,7 +236,9 @@ def channel_axis(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
             if shape[axis] in counts:
                 return axis
     if len(axes) == 1:
-        raise ValueError(f"its shape is {shape}: axis {axes[0]}, where input_data_format says that channels are, has none of 1 to 4")
+        raise ValueError(
+            f"its shape is {shape}: axis {axes[0]}, where input_data_format says that channels are, has none of 1 to 4"
+        )
     raise ValueError(f"its shape is {shape}: neither its first axis nor its last holds 1 to 4 channels")
 
 
@@ -250,7 +257,9 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     # As resizing leaves floats. Scaled by the next range, they would be nearly black.
     overshoots = kind == "f" and (1 < high < 2 or 255 < high < 510)
     if low < 0 or high > 65535 or overshoots:
-        raise ValueError(f"its values lie within [{low}, {high}]: clip them to [0, 1], [0, 255] or [0, 65535]")
+        raise ValueError(
+            f"its values lie within [{low}, {high}]: clip them to [0, 1], [0, 255] or [0, 65535]"
+        )
     if kind == "f" and high <= 1:
         return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
     is_16_bits = kind == "u" and pixels.dtype.itemsize == 2
@@ -263,7 +272,9 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image
     """A PIL image of any mode, upright, and on the background where it is transparent."""
     if 0 in image.size:
         raise ValueError(f"its size is {image.width}x{image.height} pixels")
-    is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0  # 0 is white there
+    is_negative = (
+        image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
+    )  # 0 is white there
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = grey_of_8_bits(image)
@@ -319,14 +330,18 @@ def find_images(where: str | Path) -> dict[str, str]:
         ValueError: there is no such folder, or no picture in it.
     """
     where = str(where)
-    is_address = where.lower().startswith(ADDRESSES) or (len(where) > LONGEST_NAME and BASE64.fullmatch(where))
+    is_address = where.lower().startswith(ADDRESSES) or (
+        len(where) > LONGEST_NAME and BASE64.fullmatch(where)
+    )
     if is_address or os.path.isfile(where):
         raise ValueError("images is a single file or address: put it into a list")
     if os.path.isdir(where):
         root, paths = where, files_below(where)
     elif WILDCARD.search(where):
         root = os.path.dirname(WILDCARD.split(where)[0]) or "."
-        paths = [path for path in glob(where, recursive=True) if not leads_back(os.path.dirname(path) or ".", root)]
+        paths = [
+            path for path in glob(where, recursive=True) if not leads_back(os.path.dirname(path) or ".", root)
+        ]
     else:
         raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list")
     formats = Image.registered_extensions()

@@ -110,7 +110,9 @@ def name_languages(given: Iterable[str]) -> dict[str, str]:
     for code in given:
         meant = COUNTRIES.get(spell(code))
         if meant is not None:
-            raise ValueError(f"{code!r} is a country's code and no language's: did you mean {meant!r}? Rename it")
+            raise ValueError(
+                f"{code!r} is a country's code and no language's: did you mean {meant!r}? Rename it"
+            )
     names = {code: canonical(code) for code in given}
     english = [code for code in given if is_english(code)]
     if len(english) == 1:

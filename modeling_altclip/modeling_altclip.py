@@ -19,11 +19,20 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .checkpoint_altclip import AltCLIPPreTrainedModel, check_model_type, load_whole, native_name, rename_layers
+from .checkpoint_altclip import (
+    AltCLIPPreTrainedModel,
+    check_model_type,
+    load_whole,
+    native_name,
+    rename_layers,
+)
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
 from .pooling_altclip import first_state, positions_of
 
-TEACHERS, TEXT_ENCODERS = ("clip", "altclip"), ("xlm-roberta", "roberta", "camembert")  # model types that `from_teacher` joins
+TEACHERS, TEXT_ENCODERS = (
+    ("clip", "altclip"),
+    ("xlm-roberta", "roberta", "camembert"),
+)  # model types that `from_teacher` joins
 
 
 @dataclass
@@ -65,8 +74,16 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     base_model_prefix = "roberta"
     input_modalities = ("text",)
     # peft takes the first that matches, transformers all that do.
-    key_mapping = {r"^(?:text_model\.)?roberta\.encoder\.layers\.": "roberta.encoder.layer.", r"^text_model\.": ""}
-    _keys_to_ignore_on_load_unexpected = [r"position_ids$", r"^vision_model\.", r"^(?:text|visual)_projection\.", r"^logit_scale$"]
+    key_mapping = {
+        r"^(?:text_model\.)?roberta\.encoder\.layers\.": "roberta.encoder.layer.",
+        r"^text_model\.": "",
+    }
+    _keys_to_ignore_on_load_unexpected = [
+        r"position_ids$",
+        r"^vision_model\.",
+        r"^(?:text|visual)_projection\.",
+        r"^logit_scale$",
+    ]
 
     def __init__(self, config: AltCLIPTextConfig):
         super().__init__(config)
@@ -76,7 +93,9 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         self.post_init()
         self.register_load_state_dict_pre_hook(rename_layers)
         if self.native_class is not None:
-            self.__module__ = self.native_class.__module__  # diffusers asks the instance where to load it from
+            self.__module__ = (
+                self.native_class.__module__
+            )  # diffusers asks the instance where to load it from
 
     @property
     def native_class(self) -> type | None:
@@ -90,7 +109,12 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         self.roberta.set_input_embeddings(value)
 
     def save_pretrained(
-        self, save_directory: str | PathLike, is_main_process: bool = True, state_dict: dict | None = None, *args, **kwargs
+        self,
+        save_directory: str | PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        *args,
+        **kwargs,
     ) -> None:
         """Save the tower alone under the names that transformers 5.6 and later read for it; a whole model needs no such choice.
 
@@ -104,7 +128,9 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
                 f"make the model anew, with from_pretrained(..., {given})"
             )
         if not self.has_adapter:  # adapters alone have their own way
-            state_dict = {native_name(name): value for name, value in (state_dict or self.state_dict()).items()}
+            state_dict = {
+                native_name(name): value for name, value in (state_dict or self.state_dict()).items()
+            }
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
     @can_return_tuple
@@ -122,7 +148,12 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         `last_hidden_state` is `(texts, tokens, project_dim)`. `pooler_output`, `(texts, project_dim)`, is made of the first
         token that is not padding: the vector that stage 1 compares with the teacher's.
         """
-        if inputs_embeds is not None and position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+        if (
+            inputs_embeds is not None
+            and position_ids is None
+            and attention_mask is not None
+            and attention_mask.ndim == 2
+        ):
             # By tokens XLM-R leaves padding out, which embeddings do not tell.
             position_ids = positions_of(attention_mask) + self.config.pad_token_id + 1
         outputs = self.roberta(
@@ -136,7 +167,9 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         )
         normalized = self.transformation(self.pre_LN(outputs.last_hidden_state))
         return BaseModelOutputWithPooling(
-            last_hidden_state=normalized if self.config.normalize_tokens else self.final_layer_norm(outputs.last_hidden_state),
+            last_hidden_state=normalized
+            if self.config.normalize_tokens
+            else self.final_layer_norm(outputs.last_hidden_state),
             pooler_output=first_state(normalized, attention_mask),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -176,14 +209,18 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         super().__init__(config)
         self.text_model = AltCLIPTextModel._from_config(config.text_config)
         self.vision_model = CLIPVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(
+            config.vision_config.hidden_size, config.projection_dim, bias=False
+        )
         self.text_projection = nn.Linear(config.text_config.project_dim, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
         self.register_load_state_dict_pre_hook(rename_layers)
 
     @classmethod
-    def from_teacher(cls, clip_name_or_path: str, text_encoder_name_or_path: str, *, dropout: float | None = None) -> "AltCLIPModel":
+    def from_teacher(
+        cls, clip_name_or_path: str, text_encoder_name_or_path: str, *, dropout: float | None = None
+    ) -> "AltCLIPModel":
         """Put CLIP's image tower, both projections and logit scale beside a multilingual encoder (paper 3.1 and 4.2).
 
         The encoder keeps its weights; its head is new and starts random. For towers of other kinds there is
@@ -253,7 +290,10 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Image tower and projection: `pooler_output` is `(images, projection_dim)`, not normalised, as in transformers 5."""
         outputs = self.vision_model(
-            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+            pixel_values=pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            return_dict=True,
+            **kwargs,
         )
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
@@ -282,13 +322,22 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         Raises:
             ValueError: neither side is given, or a loss is asked for and one side is missing.
         """
-        missing = [name for name, given in (("input_ids", input_ids), ("pixel_values", pixel_values)) if given is None]
+        missing = [
+            name
+            for name, given in (("input_ids", input_ids), ("pixel_values", pixel_values))
+            if given is None
+        ]
         if len(missing) > (0 if return_loss else 1):
-            raise ValueError(f"{' and '.join(missing)} missing: give texts, images or both, and both for a loss")
+            raise ValueError(
+                f"{' and '.join(missing)} missing: give texts, images or both, and both for a loss"
+            )
         image_embeds = text_embeds = vision_outputs = text_outputs = logits_per_text = loss = None
         if pixel_values is not None:
             vision_outputs = self.vision_model(
-                pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+                pixel_values=pixel_values,
+                interpolate_pos_encoding=interpolate_pos_encoding,
+                return_dict=True,
+                **kwargs,
             )
             image_embeds = unit(self.visual_projection(vision_outputs.pooler_output))
         if input_ids is not None:
@@ -306,7 +355,10 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             logits_per_text = text_embeds @ image_embeds.t().to(device) * self.logit_scale.exp().to(device)
         if return_loss:
             pairs = torch.arange(len(logits_per_text), device=logits_per_text.device)
-            loss = (nn.functional.cross_entropy(logits_per_text, pairs) + nn.functional.cross_entropy(logits_per_text.t(), pairs)) / 2
+            loss = (
+                nn.functional.cross_entropy(logits_per_text, pairs)
+                + nn.functional.cross_entropy(logits_per_text.t(), pairs)
+            ) / 2
         return AltCLIPOutput(
             loss=loss,
             logits_per_image=None if logits_per_text is None else logits_per_text.t(),

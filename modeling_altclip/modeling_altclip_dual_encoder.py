@@ -33,7 +33,12 @@ from .pooling_altclip import (
 from .texts_altclip import positions_before_texts
 
 # What a model of transformers gathers from its parts when it is built. The second are plans by the names of modules.
-SETTINGS_OF_PARTS = ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+SETTINGS_OF_PARTS = (
+    "_no_split_modules",
+    "_skip_keys_device_placement",
+    "_keep_in_fp32_modules",
+    "_keep_in_fp32_modules_strict",
+)
 PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
 ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
 
@@ -55,7 +60,9 @@ class PooledTower(nn.Module):
         for name in SETTINGS_OF_PARTS:
             setattr(self, name, getattr(self.encoder, name))
         for name in PLANS_OF_PARTS:
-            setattr(self, name, {f"encoder.{part}": plan for part, plan in getattr(self.encoder, name).items()})
+            setattr(
+                self, name, {f"encoder.{part}": plan for part, plan in getattr(self.encoder, name).items()}
+            )
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs) -> BaseModelOutputWithPooling:
         """Encode `input_ids` or `pixel_values`. Inputs that are None or False are left out: not every encoder knows them."""
@@ -63,12 +70,19 @@ class PooledTower(nn.Module):
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
             if self.counts_padding and attention_mask.ndim == 2:
-                inputs.setdefault("position_ids", positions_of(attention_mask) + first_position(self.encoder).to(attention_mask.device))
+                inputs.setdefault(
+                    "position_ids",
+                    positions_of(attention_mask) + first_position(self.encoder).to(attention_mask.device),
+                )
             elif self.positions_before > 0 and "inputs_embeds" in inputs and attention_mask.ndim == 2:
                 # By tokens XLM-R leaves padding out, which embeddings do not tell.
                 inputs.setdefault("position_ids", positions_of(attention_mask) + self.positions_before)
         outputs = self.encoder(**inputs)
-        pooled = outputs.pooler_output if self.pooling == "pooler" else pool(outputs.last_hidden_state, attention_mask, self.pooling)
+        pooled = (
+            outputs.pooler_output
+            if self.pooling == "pooler"
+            else pool(outputs.last_hidden_state, attention_mask, self.pooling)
+        )
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=pooled,
@@ -103,7 +117,11 @@ def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedMode
 
     A parameter that gets no gradient would stop distributed training.
     """
-    if pooling != "pooler" and "pooler" in dict(encoder.named_children()) and encoder.config.model_type not in ALWAYS_POOLED:
+    if (
+        pooling != "pooler"
+        and "pooler" in dict(encoder.named_children())
+        and encoder.config.model_type not in ALWAYS_POOLED
+    ):
         encoder.pooler = None
     idle = [".head.", ".pooler."]
     if encoder.config.model_type in POOLED_BY_NORM:
@@ -128,8 +146,12 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         super(AltCLIPModel, self).__init__(config)
         self.text_model = PooledTower(config.text_config, config.text_pooling)
         self.vision_model = PooledTower(config.vision_config, config.vision_pooling)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=config.projection_bias)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=config.projection_bias)
+        self.visual_projection = nn.Linear(
+            config.vision_config.hidden_size, config.projection_dim, bias=config.projection_bias
+        )
+        self.text_projection = nn.Linear(
+            config.text_config.hidden_size, config.projection_dim, bias=config.projection_bias
+        )
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
         self.register_load_state_dict_pre_hook(rename_tower_weights)
@@ -141,7 +163,9 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         A tower whose weights transformers fuses (a mixture of experts) keeps the names from inside.
         """
         self._weight_conversions = None  # else transformers gives back the names that it read
-        super().save_pretrained(*args, save_original_format=save_original_format and not fuses_weights(self), **kwargs)
+        super().save_pretrained(
+            *args, save_original_format=save_original_format and not fuses_weights(self), **kwargs
+        )
 
     @classmethod
     def from_teacher(cls, *_, **__):
@@ -150,7 +174,9 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         Raises:
             NotImplementedError: always.
         """
-        raise NotImplementedError("a teacher's towers make an AltCLIPModel: call that class's from_teacher, or from_towers here")
+        raise NotImplementedError(
+            "a teacher's towers make an AltCLIPModel: call that class's from_teacher, or from_towers here"
+        )
 
     def enable_input_require_grads(self) -> None:
         """Let gradients reach what the towers' embeddings give, as checkpointing and adapters need it.
@@ -196,7 +222,9 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         vision_config = AutoConfig.from_pretrained(vision_name_or_path)
         vision_config = getattr(vision_config, "vision_config", vision_config)
         text_config = AutoConfig.from_pretrained(text_name_or_path)
-        text_config.name_or_path = vision_config.name_or_path = ""  # a folder of this machine, and no concern of config.json
+        text_config.name_or_path = vision_config.name_or_path = (
+            ""  # a folder of this machine, and no concern of config.json
+        )
         check_widths(text_config, vision_config)
         text_pooling = text_pooling or stated_pooling(text_name_or_path)
         image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
@@ -219,7 +247,10 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         check_image_encoder(image_encoder, config.vision_pooling)
         unread = unread_modules(text_name_or_path)
         if unread:
-            warnings.warn(f"{text_name_or_path} has more than an encoder and its pooling; left out: {', '.join(unread)}", stacklevel=2)
+            warnings.warn(
+                f"{text_name_or_path} has more than an encoder and its pooling; left out: {', '.join(unread)}",
+                stacklevel=2,
+            )
         model = cls(config)
         for tower, encoder in ((model.vision_model, image_encoder), (model.text_model, text_encoder)):
             tower.encoder.load_state_dict(without_idle_parts(encoder, tower.pooling).state_dict())
@@ -247,7 +278,9 @@ def fuses_weights(model: AltCLIPDualEncoderModel) -> bool:
 
 def rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefix: str, *_) -> None:
     """Before `load_state_dict`: take the names in files too. So a trainer reads them that goes on from a checkpoint."""
-    renamings = [conversion for conversion in tower_conversions(model) if isinstance(conversion, WeightRenaming)]
+    renamings = [
+        conversion for conversion in tower_conversions(model) if isinstance(conversion, WeightRenaming)
+    ]
 
     def new_name(name: str) -> str:
         for renaming in renamings:

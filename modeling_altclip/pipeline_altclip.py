@@ -37,7 +37,9 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         self.label_embeds, self.writes, self.sums = {}, None, None
         super().__init__(**kwargs)
 
-    def __call__(self, image, candidate_labels: list[str], hypothesis_template: str | list[str] | None = None, **kwargs):
+    def __call__(
+        self, image, candidate_labels: list[str], hypothesis_template: str | list[str] | None = None, **kwargs
+    ):
         """Rank `candidate_labels` for an image, or for each of a list, generator or dataset.
 
         Args:
@@ -56,7 +58,9 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         """
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
         check_texts(labels, "candidate_labels")
-        templates = read_templates(self.hypothesis_template if hypothesis_template is None else hypothesis_template)
+        templates = read_templates(
+            self.hypothesis_template if hypothesis_template is None else hypothesis_template
+        )
         if isinstance(image, list) and not image:
             raise ValueError("images is empty: give at least one image")
         if isinstance(image, list):
@@ -66,13 +70,17 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         self.forget_if_changed(thoroughly=True)
         return super().__call__(image, labels, templates=templates, **kwargs)
 
-    def _sanitize_parameters(self, candidate_labels=None, templates=None, top_k=None, timeout=None, tokenizer_kwargs=None):
+    def _sanitize_parameters(
+        self, candidate_labels=None, templates=None, top_k=None, timeout=None, tokenizer_kwargs=None
+    ):
         def given(**parameters) -> dict:
             return {name: value for name, value in parameters.items() if value is not None}
 
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}: ask for one label at least")
-        texts = given(candidate_labels=candidate_labels, templates=templates, tokenizer_kwargs=tokenizer_kwargs)
+        texts = given(
+            candidate_labels=candidate_labels, templates=templates, tokenizer_kwargs=tokenizer_kwargs
+        )
         return given(timeout=timeout), texts, given(candidate_labels=candidate_labels, top_k=top_k)
 
     def preprocess(self, image, timeout: float | None = None) -> dict[str, torch.Tensor]:
@@ -81,7 +89,9 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         images = read_images([image], [index], timeout, background_of(self.image_processor))
         return self.image_processor(images=images, return_tensors="pt", **needed).to(self.dtype)
 
-    def _forward(self, model_inputs, candidate_labels, templates, tokenizer_kwargs=None) -> dict[str, torch.Tensor]:
+    def _forward(
+        self, model_inputs, candidate_labels, templates, tokenizer_kwargs=None
+    ) -> dict[str, torch.Tensor]:
         self.forget_if_changed()
         text_embeds = self.embed_labels(tuple(candidate_labels), templates, tokenizer_kwargs or {})
         image_embeds = normalize(self.model.get_image_features(**model_inputs).pooler_output.float(), dim=-1)
@@ -92,7 +102,9 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         ranked = sorted(zip(scores, candidate_labels), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked[:top_k]]
 
-    def embed_labels(self, labels: tuple[str, ...], templates: tuple[str, ...], tokenizer_kwargs: dict) -> torch.Tensor:
+    def embed_labels(
+        self, labels: tuple[str, ...], templates: tuple[str, ...], tokenizer_kwargs: dict
+    ) -> torch.Tensor:
         """One unit vector a label, shape `(labels, projection_dim)`, kept until something changes that a text passes."""
         tokenizer = self.tokenizer
         key = labels, templates, repr(tokenizer_kwargs), id(tokenizer), len(tokenizer), text_length(tokenizer)
@@ -134,7 +146,9 @@ def writes_to_texts(model: AltCLIPModel) -> list:
     for module in (*model.text_model.modules(), model.text_projection):
         state = vars(module)
         marks.append((id(module), *module._forward_hooks, *module._forward_pre_hooks))
-        marks.append((repr(state.get("_active_adapter")), state.get("_disable_adapters")))  # peft's layers have these
+        marks.append(
+            (repr(state.get("_active_adapter")), state.get("_disable_adapters"))
+        )  # peft's layers have these
         weights = module.parameters(recurse=False)
         marks += [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
     return marks
@@ -155,7 +169,9 @@ def sums_of_weights(model: AltCLIPModel) -> list[float] | None:
 def uneven_sum(weight: torch.Tensor) -> torch.Tensor:
     """A sum in which every row and column has a factor of its own, so that values which change places are seen."""
     weight = weight if weight.ndim > 1 else weight[None]
-    rows, columns = (torch.arange(1, size + 1, device=weight.device).sqrt() for size in (len(weight), weight[0].numel()))
+    rows, columns = (
+        torch.arange(1, size + 1, device=weight.device).sqrt() for size in (len(weight), weight[0].numel())
+    )
     return (weight.flatten(1) @ columns.to(weight.dtype)).float() @ rows
 
 

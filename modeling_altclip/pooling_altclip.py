@@ -13,7 +13,11 @@ from transformers.utils import ModelOutput, cached_file
 POOLED_BY_NORM = ("clip_vision_model", "chinese_clip_vision_model", "mlcd", "mlcd_vision_model")
 # Image towers whose pooler was trained, and holds what is to be compared with texts.
 POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model")
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what the embeddings of image encoders call it
+CLASS_TOKENS = (
+    "cls_token",
+    "class_token",
+    "class_embedding",
+)  # what the embeddings of image encoders call it
 
 # sentence-transformers' names, from before version 5.5 and since.
 POOLING_OF = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
@@ -33,7 +37,9 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     if attention_mask is None:
         return states.mean(dim=1)
     weights = attention_mask[..., None].to(states.dtype)
-    total = (states * weights).sum(dim=1, dtype=torch.promote_types(states.dtype, torch.float32))  # half precision would overflow
+    total = (states * weights).sum(
+        dim=1, dtype=torch.promote_types(states.dtype, torch.float32)
+    )  # half precision would overflow
     return (total / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)).to(states.dtype)
 
 
@@ -84,7 +90,11 @@ def default_text_pooling(encoder: PreTrainedModel) -> str:
 def has_class_token(encoder: nn.Module) -> bool:
     """Whether an image tower puts a token of its own before the patches."""
     # That of a pooler, as AIMv2 has one, stands before no patch.
-    return any(name.endswith(f"embeddings.{token}") for name, _ in encoder.named_parameters() for token in CLASS_TOKENS)
+    return any(
+        name.endswith(f"embeddings.{token}")
+        for name, _ in encoder.named_parameters()
+        for token in CLASS_TOKENS
+    )
 
 
 @torch.no_grad()
@@ -94,7 +104,9 @@ def reads_from_left_to_right(encoder: PreTrainedModel) -> bool:
     begun_alike = torch.arange(5, 5 + n_tokens).repeat(2, 1)
     begun_alike[1, 1:] += n_tokens
     begun_alike %= getattr(encoder.config, "vocab_size", 2**31)  # Canine has none
-    states = encoder(input_ids=begun_alike, attention_mask=torch.ones_like(begun_alike)).last_hidden_state[:, 0]
+    states = encoder(input_ids=begun_alike, attention_mask=torch.ones_like(begun_alike)).last_hidden_state[
+        :, 0
+    ]
     return torch.allclose(states[0], states[1], rtol=1e-5, atol=1e-6)
 
 
@@ -108,8 +120,12 @@ def check_states(encoder: PreTrainedModel) -> None:
     kind = encoder.config.model_type
     token = torch.zeros(1, 1, dtype=torch.long)
     if encoder(input_ids=token, attention_mask=torch.ones_like(token)).get("last_hidden_state") is None:
-        raise ValueError(f"a {kind!r} gives no state for each token, and cannot be a text tower: take an XLM-R or a BERT")
-    if "attention_mask" not in signature(encoder.forward).parameters and not reads_from_left_to_right(encoder):
+        raise ValueError(
+            f"a {kind!r} gives no state for each token, and cannot be a text tower: take an XLM-R or a BERT"
+        )
+    if "attention_mask" not in signature(encoder.forward).parameters and not reads_from_left_to_right(
+        encoder
+    ):
         raise ValueError(
             f"a {kind!r} has no attention_mask and reads padding as it reads words, so that a text's vector would depend on the texts "
             "beside it: take an XLM-R or a BERT"
@@ -139,7 +155,9 @@ def check_pooler(encoder: PreTrainedModel, outputs: ModelOutput, argument: str) 
         ValueError: its outputs hold no `pooler_output`.
     """
     if outputs.get("pooler_output") is None:
-        raise ValueError(f"{argument} is 'pooler', but a {encoder.config.model_type!r} has no pooler: choose 'cls', 'last' or 'mean'")
+        raise ValueError(
+            f"{argument} is 'pooler', but a {encoder.config.model_type!r} has no pooler: choose 'cls', 'last' or 'mean'"
+        )
 
 
 def check_modality(encoder: PreTrainedModel, name_or_path: str, modality: str) -> None:
@@ -150,12 +168,18 @@ def check_modality(encoder: PreTrainedModel, name_or_path: str, modality: str) -
     """
     kind = encoder.config.model_type
     if modality not in encoder.input_modalities:
-        raise ValueError(f"{name_or_path} is a {kind!r}, which does not read {modality}s, and cannot be the tower of {modality}s")
+        raise ValueError(
+            f"{name_or_path} is a {kind!r}, which does not read {modality}s, and cannot be the tower of {modality}s"
+        )
     inputs = signature(encoder.forward).parameters.values()
-    needed = [one.name for one in inputs if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    needed = [
+        one.name for one in inputs if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
     others = [name for name in needed if name not in ("input_ids", "pixel_values")]
     if others:
-        raise ValueError(f"{name_or_path} is a {kind!r}, which needs {' and '.join(others)} too, and cannot be a tower")
+        raise ValueError(
+            f"{name_or_path} is a {kind!r}, which needs {' and '.join(others)} too, and cannot be a tower"
+        )
 
 
 @torch.no_grad()
@@ -181,7 +205,9 @@ def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
             "take a ViT, a DINOv2 or a Swin"
         )
     if once.shape != again.shape or not torch.allclose(once, again, rtol=1e-4, atol=1e-5):
-        raise ValueError(f"a {kind!r} gives other states of the same image at each call, as one that masks patches at random: take a ViT")
+        raise ValueError(
+            f"a {kind!r} gives other states of the same image at each call, as one that masks patches at random: take a ViT"
+        )
 
 
 def stated_pooling(name_or_path: str) -> str | None:
@@ -198,7 +224,9 @@ def stated_pooling(name_or_path: str) -> str | None:
     names = [name for one in stated for name in poolings_of(one or {})]
     if len(names) > 1 or names[0] not in POOLING_OF:
         choices = ", ".join(sorted(set(POOLING_OF.values())))
-        raise ValueError(f"{name_or_path} asks for the pooling {' and '.join(names)}: give text_pooling one of {choices}")
+        raise ValueError(
+            f"{name_or_path} asks for the pooling {' and '.join(names)}: give text_pooling one of {choices}"
+        )
     return POOLING_OF[names[0]]
 
 
@@ -206,7 +234,11 @@ def poolings_of(stated: dict) -> list[str]:
     """The poolings that the settings of one of sentence-transformers' modules ask for; the mean, as its own default, if none."""
     named = stated.get("pooling_mode")
     if named is None:
-        named = [name.removeprefix("pooling_mode_") for name, is_on in stated.items() if name.startswith("pooling_mode_") and is_on]
+        named = [
+            name.removeprefix("pooling_mode_")
+            for name, is_on in stated.items()
+            if name.startswith("pooling_mode_") and is_on
+        ]
     names = [named] if isinstance(named, str) else named
     return names or ["mean"]
 

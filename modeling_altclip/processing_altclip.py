@@ -79,11 +79,15 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
             if needed:
                 kwargs.pop("do_rescale", None)
                 kwargs["images_kwargs"] = options | needed
-            images = read_images(images, background=self.background, input_data_format=stated.get("input_data_format"))
+            images = read_images(
+                images, background=self.background, input_data_format=stated.get("input_data_format")
+            )
         if text is None:
             return super().__call__(images=images, **kwargs)
         with TOKENIZING:
-            stated = self._merge_kwargs(self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+            stated = self._merge_kwargs(
+                self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+            )
             needed = needed_options(self.tokenizer, text, stated["text_kwargs"])
             text_kwargs = kwargs.get("text_kwargs", {}) | needed
             others = {name: value for name, value in kwargs.items() if name not in needed}

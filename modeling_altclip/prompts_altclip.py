@@ -47,7 +47,9 @@ def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tu
                 f"hypothesis_template {hypothesis_template!r} has no {{}} for the label, and is no language we have sentences in: {error}"
             ) from error
     if not isinstance(hypothesis_template, str | list | tuple):
-        raise ValueError(f"hypothesis_template is {hypothesis_template!r}: give a sentence with {{}} in it, or a list of them")
+        raise ValueError(
+            f"hypothesis_template is {hypothesis_template!r}: give a sentence with {{}} in it, or a list of them"
+        )
     templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
     if not templates:
         raise ValueError("hypothesis_template is an empty list: give a sentence with {} in it")
@@ -59,7 +61,11 @@ def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tu
 
 def has_one_slot(template: object) -> bool:
     """Whether a template is a text with `{}` once, where the name goes, and no other braces."""
-    return isinstance(template, str) and template.count("{}") == 1 and not re.search("[{}]", template.replace("{}", ""))
+    return (
+        isinstance(template, str)
+        and template.count("{}") == 1
+        and not re.search("[{}]", template.replace("{}", ""))
+    )
 
 
 def fill_template(template: str, name: str) -> str:

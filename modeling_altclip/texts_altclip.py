@@ -14,7 +14,14 @@ from .threads_altclip import lock_of_threads
 TEXT_LENGTH = 77
 ENCODER_LENGTH = 512
 # Among a tokenizer's keywords: how an earlier call padded and cut, which tokenizer.json hands on, and how it was loaded.
-LEFT_BY_CALLS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "is_local", "local_files_only")
+LEFT_BY_CALLS = (
+    "max_length",
+    "stride",
+    "truncation_strategy",
+    "pad_to_multiple_of",
+    "is_local",
+    "local_files_only",
+)
 TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
 
 TOKENIZING = lock_of_threads()
@@ -30,7 +37,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: str | Sequence[str], **
         return tokenizer(*texts, **options)
 
 
-def needed_options(tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated: dict) -> dict[str, bool | str | int]:
+def needed_options(
+    tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated: dict
+) -> dict[str, bool | str | int]:
     """Tell what a call of `tokenizer` lacks, so that an encoder can read the texts, and tensors can be made of them.
 
     A text that is longer than `text_length` is cut, unless the call says how texts are cut. Texts of several lengths are padded
@@ -93,7 +102,11 @@ def needed_for_lengths(
 
 def lengths_of(tokenizer: PreTrainedTokenizerBase, text: str | list[str], stated: dict) -> list[int]:
     """Count the tokens of each text, or pair of texts, before it is cut or padded. The caller holds `TOKENIZING`."""
-    options = {name: stated[name] for name in ("text_pair", "add_special_tokens", "is_split_into_words") if name in stated}
+    options = {
+        name: stated[name]
+        for name in ("text_pair", "add_special_tokens", "is_split_into_words")
+        if name in stated
+    }
     ids = tokenizer(text, **options, padding=False, truncation=False, verbose=False)["input_ids"]
     rows = ids if ids and isinstance(ids[0], list) else [ids]  # one text gives one list
     return [len(row) for row in rows]
@@ -167,7 +180,9 @@ def readable_tokens(model: PreTrainedModel) -> float:
 def positions_before_texts(model: nn.Module) -> int:
     """Give how many positions an encoder keeps for padding, and never numbers a token with; 0 for most."""
     for name, module in model.named_modules():
-        is_of_positions = name.endswith("position_embeddings") and isinstance(module, nn.Embedding | QuantEmbedding)
+        is_of_positions = name.endswith("position_embeddings") and isinstance(
+            module, nn.Embedding | QuantEmbedding
+        )
         if is_of_positions and module.padding_idx is not None:
             return module.padding_idx + 1
     return 0
@@ -191,7 +206,9 @@ def vocabulary_size(model: PreTrainedModel) -> float:
     return getattr(model.config.get_text_config(), "vocab_size", math.inf)
 
 
-def check_tokens(inputs: dict[str, torch.Tensor], names: Sequence[str], n_tokens: float, n_ids: float) -> None:
+def check_tokens(
+    inputs: dict[str, torch.Tensor], names: Sequence[str], n_tokens: float, n_ids: float
+) -> None:
     """Refuse tokens that a model cannot read: torch would end with an index of its own, or give a vector of padding.
 
     Args:
@@ -207,9 +224,13 @@ def check_tokens(inputs: dict[str, torch.Tensor], names: Sequence[str], n_tokens
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         for name, length in zip(names, lengths):
             if length == 0:
-                raise ValueError(f"{name} has no token, and so no vector: drop it, or take a tokenizer that adds special tokens")
+                raise ValueError(
+                    f"{name} has no token, and so no vector: drop it, or take a tokenizer that adds special tokens"
+                )
             if length > n_tokens:
-                raise ValueError(f"{name} has {length} tokens, but the model reads {n_tokens} at most: let texts be cut at these")
+                raise ValueError(
+                    f"{name} has {length} tokens, but the model reads {n_tokens} at most: let texts be cut at these"
+                )
     for row, place in (inputs["input_ids"] >= n_ids).nonzero().tolist():
         raise ValueError(
             f"{names[row]} has the token {inputs['input_ids'][row, place]}, but the model's vocabulary ends before {n_ids}: take the "
@@ -240,7 +261,9 @@ def check_text(text: str, name: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = text[error.start]
-        raise ValueError(f"{name} is {text!r}: {half!r} is half of a character. Read the text anew from its source, or drop it") from None
+        raise ValueError(
+            f"{name} is {text!r}: {half!r} is half of a character. Read the text anew from its source, or drop it"
+        ) from None
 
 
 __all__ = [

@@ -14,7 +14,15 @@ import modeling_altclip  # noqa: F401  (its settings have to stand before torch 
 # isort: split
 import pytest
 import torch
-from transformers import AutoProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
@@ -37,7 +45,14 @@ TEXT = {
     "type_vocab_size": 1,
     "project_dim": 24,
 }
-VISION = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+VISION = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
 
 
 @pytest.hookimpl(trylast=True)
@@ -88,7 +103,11 @@ def batch():
     lengths = torch.tensor([3, 9, 5, 12, 2, 7])
     attention_mask = (torch.arange(12)[None] < lengths[:, None]).long()
     input_ids = torch.where(attention_mask.bool(), torch.randint(4, 119, (6, 12)), 1)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": torch.randn(6, 3, 32, 32)}
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "pixel_values": torch.randn(6, 3, 32, 32),
+    }
 
 
 @pytest.fixture
@@ -103,9 +122,13 @@ def towers(tmp_path):
         "vocab_size": 90,
         "eos_token_id": 1,
     }
-    CLIPModel(CLIPConfig(text_config=text, vision_config=dict(VISION), projection_dim=20)).save_pretrained(tmp_path / "clip")
+    CLIPModel(CLIPConfig(text_config=text, vision_config=dict(VISION), projection_dim=20)).save_pretrained(
+        tmp_path / "clip"
+    )
     encoder = {name: value for name, value in TEXT.items() if name != "project_dim"}
-    XLMRobertaModel(XLMRobertaConfig(**encoder, layer_norm_eps=1e-5)).save_pretrained(tmp_path / "text_encoder")
+    XLMRobertaModel(XLMRobertaConfig(**encoder, layer_norm_eps=1e-5)).save_pretrained(
+        tmp_path / "text_encoder"
+    )
     return tmp_path / "clip", tmp_path / "text_encoder"
 
 
@@ -115,12 +138,16 @@ def run():
     code, and a script that wants another folder or other variables, get a new interpreter.
     """
 
-    def run(*command: str, cwd: Path = ROOT, processes: int = 1, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        *command: str, cwd: Path = ROOT, processes: int = 1, **environment: str
+    ) -> subprocess.CompletedProcess:
         words = [str(part) for part in command[1:]]
         given = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)} | environment
         if words[0] != "-c" and cwd == ROOT and environment.keys() <= {"OMP_NUM_THREADS"}:
             return run_script(words, given, processes)
-        return subprocess.run([sys.executable, *words], cwd=cwd, env=given, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            [sys.executable, *words], cwd=cwd, env=given, capture_output=True, text=True, timeout=300
+        )
 
     return run
 
@@ -132,16 +159,26 @@ def run_under_fsdp2(tmp_path_factory):
     accelerate's launcher is asked once what it tells scripts of that file. The processes themselves are forked, as those of `run`.
     """
     told = tmp_path_factory.mktemp("fsdp2") / "told.json"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "training/recipes/accelerate/fsdp2.yaml"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        ROOT / "training/recipes/accelerate/fsdp2.yaml",
+    ]
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
     subprocess.run([*launcher, ROOT / "tests/tell_environment.py", told], check=True)
     of_accelerate = {
-        name: value for name, value in json.loads(told.read_text("utf-8")).items() if name.startswith(("ACCELERATE_", "FSDP_"))
+        name: value
+        for name, value in json.loads(told.read_text("utf-8")).items()
+        if name.startswith(("ACCELERATE_", "FSDP_"))
     }
 
     def run_under_fsdp2(*command: str) -> subprocess.CompletedProcess:
         words = [str(part) for part in (ROOT / "tests/fsdp_on_cpu.py", *command)]
-        return run_script(words, os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | of_accelerate, processes=2)
+        return run_script(
+            words, os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | of_accelerate, processes=2
+        )
 
     return run_under_fsdp2
 
@@ -166,7 +203,9 @@ def processor(miniature):
 def folder(miniature, processor, tmp_path):
     """A saved AltCLIP, model and processor, of the miniature's untrained towers."""
     torch.manual_seed(0)
-    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(tmp_path / "altclip")
+    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(
+        tmp_path / "altclip"
+    )
     processor.save_pretrained(tmp_path / "altclip")
     return tmp_path / "altclip"
 
@@ -177,7 +216,10 @@ def beginnings(miniature, tmp_path):
     torch.manual_seed(0)
     start, encoder = tmp_path / "start", miniature / "text_encoder"
     AltCLIPModel.from_teacher(str(miniature / "clip"), str(encoder), dropout=0.0).save_pretrained(start)
-    image_processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip").image_processor, AutoTokenizer.from_pretrained(encoder)
+    image_processor, tokenizer = (
+        AutoProcessor.from_pretrained(miniature / "clip").image_processor,
+        AutoTokenizer.from_pretrained(encoder),
+    )
     AltCLIPProcessor(image_processor, tokenizer).save_pretrained(start)
     return {
         "stage0": ["--model_name_or_path", miniature / "clip"],

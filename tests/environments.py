@@ -13,7 +13,11 @@ OF_TRANSFORMERS = ("transformers", "huggingface_hub", "tokenizers")  # what goes
 
 
 def build_environment(
-    folder: Path, *asked: str, upon: Path | None = Path(sys.executable), unpinned: tuple[str, ...] = (), **variables: str
+    folder: Path,
+    *asked: str,
+    upon: Path | None = Path(sys.executable),
+    unpinned: tuple[str, ...] = (),
+    **variables: str,
 ) -> Path:
     """A virtual environment with what is `asked` of pip, packages or options; gives its python.
 
@@ -27,7 +31,11 @@ def build_environment(
     python = folder / "bin/python"
     if upon is not None:
         (packages_of(python) / "parent.pth").write_text(f"{packages_of(upon)}\n")
-    pins = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if re.split("[=<]", line)[0] not in unpinned]
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+        if re.split("[=<]", line)[0] not in unpinned
+    ]
     (folder / "constraints.txt").write_text("\n".join(pins))
     asked = "--constraint", folder / "constraints.txt", *asked
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *asked]
@@ -55,4 +63,6 @@ def shell(**variables: str) -> dict[str, str]:
 def run_in(python: Path, *words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
     """Run `python ...` of an environment, from the root of the repository unless told otherwise."""
     command = [python, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, env=shell(**variables), capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        command, cwd=cwd, env=shell(**variables), capture_output=True, text=True, timeout=600
+    )

@@ -19,7 +19,13 @@ from torch.distributed import TCPStore
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["training.session", "training.trainers", "benchmarks.zero_shot", "benchmarks.evaluation", "model_cards.plots"]
+    [
+        "training.session",
+        "training.trainers",
+        "benchmarks.zero_shot",
+        "benchmarks.evaluation",
+        "model_cards.plots",
+    ]
 )
 TIMEOUT = 1800  # seconds: what hangs is ended, and what is slow on a busy machine is not
 
@@ -49,7 +55,9 @@ def spawn(function: Callable, arguments: tuple, processes: int, *, together: boo
     """Call `function(rank, *arguments)` in each of `processes`, which are told of each other if they run `together`."""
     meeting = told_of_each_other(processes) if together else nullcontext({})
     with meeting as told:
-        torch.multiprocessing.start_processes(_call, (function, arguments, told), processes, start_method="forkserver")
+        torch.multiprocessing.start_processes(
+            _call, (function, arguments, told), processes, start_method="forkserver"
+        )
 
 
 @contextmanager
@@ -68,7 +76,9 @@ def told_of_each_other(processes: int) -> Iterator[dict[str, str]]:
 def _begin(rank: int, environment: dict[str, str]) -> None:
     gc.freeze()  # what was imported before the fork is no garbage, and takes long to search
     multiprocessing.set_start_method(None, force=True)  # a script's own workers start as ever
-    os.environ |= environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {})
+    os.environ |= environment | (
+        {"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {}
+    )
 
 
 def _call(rank: int, function: Callable, arguments: tuple, told: dict[str, str]) -> None:

@@ -29,7 +29,9 @@ BROKEN = b"not to be read"
 def encoded(number: int, extension: str = "png") -> bytes:
     buffer = io.BytesIO()
     form = {"jpg": "jpeg", "jpeg": "jpeg"}.get(extension, extension)
-    PillowImage.new("RGB", (8, 8), (20 * number,) * 3).save(buffer, form, **({"lossless": True} if form == "webp" else {"quality": 95}))
+    PillowImage.new("RGB", (8, 8), (20 * number,) * 3).save(
+        buffer, form, **({"lossless": True} if form == "webp" else {"quality": 95})
+    )
     return buffer.getvalue()
 
 
@@ -66,7 +68,9 @@ def write_tars(task, folder: Path) -> None:
             if "label" in answers:
                 members[f"{key}.cls"] = str(CLASSES[number]).encode()
             elif "labels" in answers:
-                members[f"{key}.npy"] = npy(np.array([float(name in SEVERAL[number]) for name in range(3)], dtype=np.float32))
+                members[f"{key}.npy"] = npy(
+                    np.array([float(name in SEVERAL[number]) for name in range(3)], dtype=np.float32)
+                )
             else:
                 members[f"{key}.txt"] = "\n".join(captions_of(number, "en", True)).encode()
         write_tar(folder / "test" / f"{shard}.tar", members)
@@ -114,7 +118,11 @@ def write_table(task, folder: Path) -> None:
         columns[column], features[column] = values, feature
 
     add("id", Value("string"), [f"row-{number}" for number in range(N)])
-    add(task.columns["image"], Image(), [{"bytes": encoded(number), "path": f"{number}.png"} for number in range(N)])
+    add(
+        task.columns["image"],
+        Image(),
+        [{"bytes": encoded(number), "path": f"{number}.png"} for number in range(N)],
+    )
     captions = task.columns.get("captions")
     if "label" in task.columns:
         add(task.columns["label"], ClassLabel(names=NAMES), CLASSES)
@@ -126,7 +134,10 @@ def write_table(task, folder: Path) -> None:
             add(column, Value("string"), [captions_of(number, language, False)[0] for number in range(N)])
     else:
         feature = {language: Value("string") for language in task.languages}
-        texts = [{language: captions_of(number, language, False)[0] for language in task.languages} for number in range(N)]
+        texts = [
+            {language: captions_of(number, language, False)[0] for language in task.languages}
+            for number in range(N)
+        ]
         add(captions, feature, texts)
         add("label", Value("int64"), CLASSES)
     write_parquet(folder, task.split, columns, features)
@@ -144,23 +155,43 @@ def write_image_folder(task, folder: Path) -> None:
 
 def write_languages(task, folder: Path) -> None:
     """Images again in each split, as raw structs; the languages' rows in different orders; other columns of the same texts."""
-    features = {"image_id": Value("string"), "image_locale": Value("string"), "image": {"bytes": Value("binary"), "path": Value("string")}}
-    features |= {name: List(Value("string")) for name in ("captions", "captions_tokenized", "captions_tokenized_lowercase")}
+    features = {
+        "image_id": Value("string"),
+        "image_locale": Value("string"),
+        "image": {"bytes": Value("binary"), "path": Value("string")},
+    }
+    features |= {
+        name: List(Value("string"))
+        for name in ("captions", "captions_tokenized", "captions_tokenized_lowercase")
+    }
     for place, language in enumerate(task.languages):
         order = range(N) if language == task.split else np.roll(range(N), place)
         texts = [captions_of(number, language, True) for number in order]
         # Another language's pictures are never asked for.
-        images = [{"bytes": encoded(number, "jpg") if language == task.split else BROKEN, "path": f"{number}.jpg"} for number in order]
+        images = [
+            {"bytes": encoded(number, "jpg") if language == task.split else BROKEN, "path": f"{number}.jpg"}
+            for number in order
+        ]
         ids = [f"id{number}" for number in order]
         columns = {"image_id": ids, "image_locale": ["xx"] * N, "image": images, "captions": texts}
-        write_parquet(folder, language, columns | {"captions_tokenized": texts, "captions_tokenized_lowercase": texts}, features)
+        write_parquet(
+            folder,
+            language,
+            columns | {"captions_tokenized": texts, "captions_tokenized_lowercase": texts},
+            features,
+        )
     write_card(folder, task.languages, broken="xx")
 
 
 def write_frames(task, folder: Path) -> None:
     """Three frames of each video, of which the middle one is the image; those of a video lie apart."""
     rows = [(frame, number) for frame in (2, 0, 1) for number in range(N)]
-    features = {"image": Image(), "video_id": Value("string"), "clip_id": Value("string"), "frame": Value("int64")}
+    features = {
+        "image": Image(),
+        "video_id": Value("string"),
+        "clip_id": Value("string"),
+        "frame": Value("int64"),
+    }
     columns = {
         "image": [{"bytes": encoded(number if frame == 1 else 12), "path": None} for frame, number in rows],
         "video_id": [f"g{number // 2:02d}" for _, number in rows],
@@ -177,9 +208,17 @@ def write_zip(task, folder: Path) -> None:
     (name,) = task.data_files.values()
     with ZipFile(folder / name, "w") as archive:
         for split in ("train", "valid", "test"):
-            images = "".join(f"{100 + number}\t{base64.b64encode(encoded(number, 'jpg')).decode()}\n" for number in range(N))
-            texts = [(number, text) for number in reversed(range(N)) for text in captions_of(number, "zh", True)]
-            lines = [{"text_id": i, "text": text, "image_ids": [100 + number]} for i, (number, text) in enumerate(texts)]
+            images = "".join(
+                f"{100 + number}\t{base64.b64encode(encoded(number, 'jpg')).decode()}\n"
+                for number in range(N)
+            )
+            texts = [
+                (number, text) for number in reversed(range(N)) for text in captions_of(number, "zh", True)
+            ]
+            lines = [
+                {"text_id": i, "text": text, "image_ids": [100 + number]}
+                for i, (number, text) in enumerate(texts)
+            ]
             folder_in_zip = Path(name).stem
             archive.writestr(f"{folder_in_zip}/{split}_imgs.tsv", images if split == "test" else BROKEN)
             jsonl = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -194,7 +233,10 @@ def write_lines(task, folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(number, "jpg"))
     lines = {"names": names[:N]}
-    lines |= {language: [captions_of(number, language, False)[0] for number in range(N)] for language in task.languages}
+    lines |= {
+        language: [captions_of(number, language, False)[0] for number in range(N)]
+        for language in task.languages
+    }
     for key, texts in lines.items():
         path = folder / task.data_files[key]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +256,9 @@ def write_coco(task, folder: Path) -> None:
         for source in ("cn", "zhm")
         for k, text in enumerate(captions_of(number, "zh", True))
     ]
-    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}), encoding="utf-8")
+    (folder / "captions.json").write_text(
+        json.dumps({"images": images, "annotations": annotations}), encoding="utf-8"
+    )
 
 
 class Hub(ThreadingHTTPServer):
@@ -247,7 +291,9 @@ class HubHandler(BaseHTTPRequestHandler):
         hub = self.server
         hub.asked.append("/".join([dataset, verb, *rest]))
         if dataset.startswith("gated/") and rest[-1:] != ["README.md"]:
-            return self.answer(401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+            return self.answer(
+                401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
+            )
         folder, commit = hub.folders[dataset], hub.commits.get(dataset, "0" * 40)
         if rest and rest[0] not in ("main", commit):
             return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
@@ -255,9 +301,13 @@ class HubHandler(BaseHTTPRequestHandler):
             path = folder.joinpath(*rest[1:])
             if not path.is_file():
                 return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return self.answer(200, path.read_bytes(), {"ETag": f'"{path.stat().st_mtime_ns}"', "X-Repo-Commit": commit})
+            return self.answer(
+                200, path.read_bytes(), {"ETag": f'"{path.stat().st_mtime_ns}"', "X-Repo-Commit": commit}
+            )
         if verb == "commits":
-            body = [{"id": commit, "title": "", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}]
+            body = [
+                {"id": commit, "title": "", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}
+            ]
         elif verb in ("tree", "paths-info"):
             body = self.entries(folder, folder.joinpath(*rest[1:]))
         else:
@@ -274,7 +324,9 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def entries(self, folder: Path, below: Path) -> list[dict]:
         recursive = "recursive=true" in self.path.lower()
-        return [self.entry(folder, path) for path in sorted(below.rglob("*") if recursive else below.glob("*"))]
+        return [
+            self.entry(folder, path) for path in sorted(below.rglob("*") if recursive else below.glob("*"))
+        ]
 
     def entry(self, folder: Path, path: Path) -> dict:
         kind, name = ("directory" if path.is_dir() else "file"), str(path.relative_to(folder))
@@ -286,7 +338,11 @@ class HubHandler(BaseHTTPRequestHandler):
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             begin, end, status = int(first), min(int(last or end) + 1, end), 206
         self.send_response(status)
-        for name, value in {"Content-Length": end - begin, "Content-Type": "application/json", **(headers or {})}.items():
+        for name, value in {
+            "Content-Length": end - begin,
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
             self.send_header(name, str(value))
         if status == 206:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(body)}")

@@ -14,7 +14,14 @@ from .conftest import ROOT
 def result(model, kind, language, figure):
     metric = "mean_recall" if kind == "retrieval" else "accuracy@1"
     known = {"task": "a task", "dataset": "", "split": "", "weights": "", "command": ""}
-    return Result(model=f"outputs/{model}", kind=kind, language=language, metric=metric, metrics={metric: figure}, **known)
+    return Result(
+        model=f"outputs/{model}",
+        kind=kind,
+        language=language,
+        metric=metric,
+        metrics={metric: figure},
+        **known,
+    )
 
 
 @pytest.fixture
@@ -58,8 +65,22 @@ def test_every_row_is_trained_on_what_it_says(miniature, run, tmp_path):
     for stage in ("stage1", "stage2"):
         recipe = (ROOT / f"training/recipes/miniature/{stage}.yaml").read_text()
         (tmp_path / f"{stage}.yaml").write_text(re.sub(r"max_steps: \d+", "max_steps: 2", recipe))
-    flags = ["--stage1", tmp_path / "stage1.yaml", "--stage2", tmp_path / "stage2.yaml", "--dataset", miniature / "dataset", "--seeds", "7"]
-    towers = ["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", miniature / "text_encoder"]
+    flags = [
+        "--stage1",
+        tmp_path / "stage1.yaml",
+        "--stage2",
+        tmp_path / "stage2.yaml",
+        "--dataset",
+        miniature / "dataset",
+        "--seeds",
+        "7",
+    ]
+    towers = [
+        "--teacher_name_or_path",
+        miniature / "clip",
+        "--text_encoder_name_or_path",
+        miniature / "text_encoder",
+    ]
     script = ["python", ROOT / "training/run_ablation.py", ROOT / "training/recipes/ablation/miniature.yaml"]
     process = run(*script, *flags, *towers, "--output_dir", tmp_path / "out")
     assert process.returncode == 0, process.stderr[-3000:]
@@ -70,7 +91,9 @@ def test_every_row_is_trained_on_what_it_says(miniature, run, tmp_path):
     examples = [line.split()[2] for line in process.stdout.splitlines() if line.startswith("Training on")]
     assert examples == ["600", "10800", "11400", "11400", "11400"]
     assert len((tmp_path / "out/ablation.md").read_text().splitlines()) == 7
-    command = json.loads((tmp_path / "out/results/contrastive-7/miniature-pairs.zh.json").read_text())["command"]
+    command = json.loads((tmp_path / "out/results/contrastive-7/miniature-pairs.zh.json").read_text())[
+        "command"
+    ]
     assert "contrastive-7" in command
     again = run(*script, *flags, *towers, "--output_dir", tmp_path / "out")
     assert again.returncode == 0 and "Training on" not in again.stdout

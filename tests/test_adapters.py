@@ -31,9 +31,15 @@ def clip(tmp_path):
 def text_model(tmp_path):
     """As clip-ViT-B-32-multilingual-v1: an encoder, the mean of its states, and a layer to CLIP's width; and a prompt of its own."""
     torch.manual_seed(1)
-    transformers.BertModel(transformers.BertConfig(**ENCODER, vocab_size=250)).save_pretrained(tmp_path / "bert")
+    transformers.BertModel(transformers.BertConfig(**ENCODER, vocab_size=250)).save_pretrained(
+        tmp_path / "bert"
+    )
     bert_tokenizer(model_max_length=128).save_pretrained(tmp_path / "bert")
-    modules = [Transformer(str(tmp_path / "bert")), Pooling(ENCODER["hidden_size"]), Dense(ENCODER["hidden_size"], 20)]
+    modules = [
+        Transformer(str(tmp_path / "bert")),
+        Pooling(ENCODER["hidden_size"]),
+        Dense(ENCODER["hidden_size"], 20),
+    ]
     prompts = {"prompts": {"caption": "Caption: "}, "default_prompt_name": "caption"}
     SentenceTransformer(modules=modules, device="cpu", **prompts).save_pretrained(str(tmp_path / "text"))
     return tmp_path / "text"
@@ -44,9 +50,19 @@ def test_sentence_transformers(clip):
     theirs = SentenceTransformer(str(clip), device="cpu")
     for batch_size in (2, 100):
         texts = embed_texts(model, processor, TEXTS, batch_size=batch_size)
-        torch.testing.assert_close(texts, theirs.encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            texts,
+            theirs.encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True),
+            atol=1e-5,
+            rtol=1e-4,
+        )
         vectors = embed_images(model, processor, IMAGES, batch_size=batch_size)
-        torch.testing.assert_close(vectors, theirs.encode(IMAGES, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            vectors,
+            theirs.encode(IMAGES, convert_to_tensor=True, normalize_embeddings=True),
+            atol=1e-5,
+            rtol=1e-4,
+        )
     assert model.config.model_type == "sentence_transformers" and model.device.type == "cpu"
     assert package_versions()["sentence-transformers"] == sentence_transformers.__version__  # a result's
 
@@ -56,18 +72,32 @@ def test_sentence_transformers_with_vectors_that_are_cut(clip, tmp_path):
     SentenceTransformer(str(clip), device="cpu", truncate_dim=12).save_pretrained(str(tmp_path / "cut"))
     theirs = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
     model, processor = load_model(f"sentence_transformers:{tmp_path / 'cut'}")
-    for vectors, items in ((embed_texts(model, processor, TEXTS), TEXTS), (embed_images(model, processor, IMAGES), IMAGES)):
+    for vectors, items in (
+        (embed_texts(model, processor, TEXTS), TEXTS),
+        (embed_images(model, processor, IMAGES), IMAGES),
+    ):
         assert vectors.shape[1] == 12
-        torch.testing.assert_close(vectors, theirs.encode(items, convert_to_tensor=True, normalize_embeddings=True), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            vectors,
+            theirs.encode(items, convert_to_tensor=True, normalize_embeddings=True),
+            atol=1e-5,
+            rtol=1e-4,
+        )
 
 
 def test_sentence_transformers_with_the_images_of_another(clip, text_model):
     model, processor = load_model(f"sentence_transformers:{text_model}+{clip}")
-    texts = SentenceTransformer(str(text_model), device="cpu").encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True)
-    torch.testing.assert_close(embed_texts(model, processor, TEXTS, batch_size=3), texts, atol=1e-5, rtol=1e-4)
+    texts = SentenceTransformer(str(text_model), device="cpu").encode(
+        TEXTS, convert_to_tensor=True, normalize_embeddings=True
+    )
+    torch.testing.assert_close(
+        embed_texts(model, processor, TEXTS, batch_size=3), texts, atol=1e-5, rtol=1e-4
+    )
     expected = embed_images(*load_model(str(clip)), IMAGES)
     torch.testing.assert_close(embed_images(model, processor, IMAGES), expected, atol=1e-5, rtol=1e-4)
-    with pytest.raises(InputError, match=r"reads no images: add one that does, as in sentence_transformers:.*\+"):
+    with pytest.raises(
+        InputError, match=r"reads no images: add one that does, as in sentence_transformers:.*\+"
+    ):
         load_model(f"sentence_transformers:{text_model}")
 
 
@@ -80,11 +110,20 @@ def m_clip(tmp_path):
     encoder, head = transformers.XLMRobertaModel(config).eval(), torch.nn.Linear(ENCODER["hidden_size"], 20)
     folder = tmp_path / "m_clip"
     roberta_tokenizer(model_max_length=512).save_pretrained(folder)
-    stated = {"model_type": "M-CLIP", "architectures": ["MultilingualCLIP"], "modelBase": str(tmp_path / "xlm-roberta")}
-    (folder / "config.json").write_text(json.dumps(stated | {"transformerDimensions": ENCODER["hidden_size"], "numDims": 20}))
+    stated = {
+        "model_type": "M-CLIP",
+        "architectures": ["MultilingualCLIP"],
+        "modelBase": str(tmp_path / "xlm-roberta"),
+    }
+    (folder / "config.json").write_text(
+        json.dumps(stated | {"transformerDimensions": ENCODER["hidden_size"], "numDims": 20})
+    )
     weights = {f"transformer.{name}": weight for name, weight in encoder.state_dict().items()}
     weights |= {f"LinearTransformation.{name}": weight for name, weight in head.state_dict().items()}
-    torch.save(weights | {"transformer.embeddings.position_ids": torch.arange(514)[None]}, folder / "pytorch_model.bin")
+    torch.save(
+        weights | {"transformer.embeddings.position_ids": torch.arange(514)[None]},
+        folder / "pytorch_model.bin",
+    )
     return folder, encoder, head
 
 
@@ -99,7 +138,12 @@ def test_m_clip(m_clip, clip):
     for batch_size in (3, 100):
         vectors = embed_texts(model, processor, TEXTS, batch_size=batch_size, normalize_embeddings=False)
         torch.testing.assert_close(vectors, torch.stack(expected), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(embed_images(model, processor, IMAGES), embed_images(*load_model(str(clip)), IMAGES), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        embed_images(model, processor, IMAGES),
+        embed_images(*load_model(str(clip)), IMAGES),
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
 def test_m_clip_is_whole_or_an_error(m_clip, clip):
@@ -110,7 +154,8 @@ def test_m_clip_is_whole_or_an_error(m_clip, clip):
         load_model(f"m_clip:{clip}+{clip}")
     weights = torch.load(folder / "pytorch_model.bin")
     torch.save(
-        {name: weight for name, weight in weights.items() if "bias" not in name or "Linear" not in name}, folder / "pytorch_model.bin"
+        {name: weight for name, weight in weights.items() if "bias" not in name or "Linear" not in name},
+        folder / "pytorch_model.bin",
     )
     with pytest.raises(InputError, match=r"missing are \['LinearTransformation.bias'\]"):
         load_model(f"m_clip:{folder}+{clip}")
@@ -142,7 +187,9 @@ def test_weights_are_hashed(clip, text_model, m_clip):
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(InputError, match="unknown prefix: choose from open_clip:, sentence_transformers:, m_clip:"):
+    with pytest.raises(
+        InputError, match="unknown prefix: choose from open_clip:, sentence_transformers:, m_clip:"
+    ):
         load_model("openclip:ViT-B-32")
     with pytest.raises(InputError, match="'C:/no/such/folder' does not exist"):
         load_model("C:/no/such/folder")
@@ -152,7 +199,10 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
 
 def test_open_clip_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)  # as if it were not installed
-    with pytest.raises(InputError, match='needs more than is installed .*: pip install "altclip\\[open-clip\\]", and the torchvision'):
+    with pytest.raises(
+        InputError,
+        match='needs more than is installed .*: pip install "altclip\\[open-clip\\]", and the torchvision',
+    ):
         load_model("open_clip:ViT-B-32/openai")
 
 
@@ -162,7 +212,9 @@ def open_clip_folder(request, tmp_path):
     open_clip = pytest.importorskip("open_clip")
     text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     if request.param == "a text tower of transformers":
-        transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=90).save_pretrained(tmp_path / "text")
+        transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=90).save_pretrained(
+            tmp_path / "text"
+        )
         roberta_tokenizer().save_pretrained(tmp_path / "open_clip")
         tower = str(tmp_path / "text")
         text = {"hf_model_name": tower, "hf_tokenizer_name": tower, "hf_pooler_type": "mean_pooler"}
@@ -170,7 +222,9 @@ def open_clip_folder(request, tmp_path):
     config = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text}
     folder = tmp_path / "open_clip"
     folder.mkdir(exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"interpolation": "bicubic"}}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {"interpolation": "bicubic"}})
+    )
     torch.manual_seed(3)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False).eval()
     with torch.no_grad():
@@ -191,14 +245,21 @@ def test_open_clip(open_clip_folder):
         texts = theirs.encode_text(tokenize(TEXTS), normalize=True)
         vectors = theirs.encode_image(torch.stack([prepare(image) for image in IMAGES]), normalize=True)
     for batch_size in (2, 100):
-        torch.testing.assert_close(embed_texts(model, processor, TEXTS, batch_size=batch_size), texts, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(embed_images(model, processor, IMAGES, batch_size=batch_size), vectors, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            embed_texts(model, processor, TEXTS, batch_size=batch_size), texts, atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            embed_images(model, processor, IMAGES, batch_size=batch_size), vectors, atol=1e-5, rtol=1e-4
+        )
     assert hash_weights(model) == hash_weights(load_model(f"open_clip:{folder}")[0])
 
 
 def test_open_clip_names_its_weights():
     pytest.importorskip("open_clip")
-    with pytest.raises(InputError, match="names no weights: add them, as in open_clip:ViT-B-32/TAG; there are openai, .*laion2b"):
+    with pytest.raises(
+        InputError,
+        match="names no weights: add them, as in open_clip:ViT-B-32/TAG; there are openai, .*laion2b",
+    ):
         load_model("open_clip:ViT-B-32")
     with pytest.raises(InputError, match="'open_clip:ViT-B-33/openai' cannot be loaded"):
         load_model("open_clip:ViT-B-33/openai")

@@ -57,7 +57,9 @@ def test_nothing_is_added_where_everything_is_known(narrow, texts):
 
 
 def test_too_few_pieces_and_other_tokenizers_are_refused(narrow, texts, miniature):
-    with pytest.raises(InputError, match="new_pieces is 3, but the texts have .* characters that the tokenizer does not know"):
+    with pytest.raises(
+        InputError, match="new_pieces is 3, but the texts have .* characters that the tokenizer does not know"
+    ):
         extend_tokenizer(narrow, texts["th"], 3)
     with pytest.raises(InputError, match="tokenizers of XLM-R's kind, not a CLIPTokenizer"):
         extend_tokenizer(CLIPTokenizer.from_pretrained(miniature / "clip"), texts["th"], 100)
@@ -71,7 +73,9 @@ def test_tokens_beside_the_pieces_are_no_pieces_to_take(narrow, texts):
 
 
 def test_what_strays_in_stays_unknown():
-    assert frequent(Counter({"a": 9000, "b": 999, "c": 1})) == ["a", "b"] and frequent(Counter({"a": 2, "b": 1})) == ["a", "b"]
+    assert frequent(Counter({"a": 9000, "b": 999, "c": 1})) == ["a", "b"] and frequent(
+        Counter({"a": 2, "b": 1})
+    ) == ["a", "b"]
 
 
 @pytest.fixture
@@ -102,7 +106,11 @@ def test_a_finished_model_learns_more(miniature, run, finished, tmp_path):
     assert n_new == len(processor.tokenizer) > n_old and 3 not in processor.tokenizer("ลูกโป่ง")["input_ids"]
     assert "Training on 3000 examples from 600 rows" in process.stdout
     old, new = before.state_dict(), after.state_dict()
-    moved = {name for name, value in old.items() if new[name].shape != value.shape or not torch.equal(new[name], value)}
+    moved = {
+        name
+        for name, value in old.items()
+        if new[name].shape != value.shape or not torch.equal(new[name], value)
+    }
     assert moved and all(name.startswith("text_model.") for name in moved)
     embeddings = "text_model.roberta.embeddings.word_embeddings.weight"
     assert (new[embeddings][:n_old] - old[embeddings]).abs().max() < 0.02  # three steps from where they were
@@ -132,15 +140,31 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
     ]
     rows = Dataset.from_dict({"captions": captions})
     arguments = TeacherLearningArguments(
-        **{"output_dir": str(tmp_path), "dataset": "", "languages": ["th"], "replay_languages": ["en", "zh"], "cache_dir": str(tmp_path)},
+        **{
+            "output_dir": str(tmp_path),
+            "dataset": "",
+            "languages": ["th"],
+            "replay_languages": ["en", "zh"],
+            "cache_dir": str(tmp_path),
+        },
         **{"teacher_name_or_path": str(finished), "model_name_or_path": str(finished), "use_cpu": True},
     )
     model, processor = load_model(str(finished))
     english = teacher_vectors(rows, model, processor.tokenizer, cache_dir=str(tmp_path))
     held = held_vectors(arguments, rows, ["en", "zh"])
     cells = CaptionCells(rows, ["th", "en", "zh"], "target", inputs=english, held=held)
-    learned = {cell["text"]: torch.from_numpy(cell["target"]) for cell in cells.__getitems__(list(range(len(cells))))}
-    taught_by = {"key": "key", "bell": "bell", "钥匙": "钥匙", "钥": "钥", "กุญแจ": "key", "กระดิ่ง": "bell", "ลูกกุญแจ": "key"}
+    learned = {
+        cell["text"]: torch.from_numpy(cell["target"]) for cell in cells.__getitems__(list(range(len(cells))))
+    }
+    taught_by = {
+        "key": "key",
+        "bell": "bell",
+        "钥匙": "钥匙",
+        "钥": "钥",
+        "กุญแจ": "key",
+        "กระดิ่ง": "bell",
+        "ลูกกุญแจ": "key",
+    }
     assert set(learned) == set(taught_by) and len(cells) == 8
     with torch.no_grad():
         for text, source in taught_by.items():
@@ -151,4 +175,7 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
 
 def test_what_is_no_altclip_is_refused(miniature, run, tmp_path):
     process = add(run, miniature, miniature / "clip", tmp_path / "more", "--languages", "th")
-    assert process.returncode == 1 and "is a model of the type 'clip': give an AltCLIP" in process.stderr.strip().splitlines()[-1]
+    assert (
+        process.returncode == 1
+        and "is a model of the type 'clip': give an AltCLIP" in process.stderr.strip().splitlines()[-1]
+    )

@@ -14,7 +14,13 @@ from transformers.utils import is_protobuf_available
 from benchmarks.encoder import hash_weights
 from benchmarks.loading import load_model, revision_of
 from benchmarks.recipe import InputError
-from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPModel, embed_images, embed_texts
+from modeling_altclip import (
+    AltCLIPDualEncoderConfig,
+    AltCLIPDualEncoderModel,
+    AltCLIPModel,
+    embed_images,
+    embed_texts,
+)
 from modeling_altclip.texts_altclip import text_length
 
 from .conftest import TEXT, VISION
@@ -23,28 +29,56 @@ CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 TEXTS = ["A Dog", "key", "a photo of a Red Apple and a dog face.", "key", "x", "umbrella " * 20, "Bell, fish"]
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 NOISE = np.random.default_rng(0)
-IMAGES = [Image.fromarray(NOISE.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in ((32, 48), (60, 40), (32, 32), (90, 33))]
+IMAGES = [
+    Image.fromarray(NOISE.integers(0, 255, (*size, 3), dtype=np.uint8))
+    for size in ((32, 48), (60, 40), (32, 32), (90, 33))
+]
 
 
 def clip_tokenizer(**kwargs):
-    pieces = [*CHARACTERS, *(character + "</w>" for character in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
-    return transformers.CLIPTokenizer(vocab={piece: row for row, piece in enumerate(pieces)}, merges=[], **kwargs)
+    pieces = [
+        *CHARACTERS,
+        *(character + "</w>" for character in CHARACTERS),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    return transformers.CLIPTokenizer(
+        vocab={piece: row for row, piece in enumerate(pieces)}, merges=[], **kwargs
+    )
 
 
 def roberta_tokenizer(**kwargs):
-    pieces = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")] + [(character, -2.0) for character in "▁" + CHARACTERS]
+    pieces = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")] + [
+        (character, -2.0) for character in "▁" + CHARACTERS
+    ]
     return transformers.XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], **kwargs)
 
 
 def bert_tokenizer(**kwargs):
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS, *("##" + character for character in CHARACTERS)]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *CHARACTERS,
+        *("##" + character for character in CHARACTERS),
+    ]
     return transformers.BertTokenizer(vocab={piece: row for row, piece in enumerate(pieces)}, **kwargs)
 
 
 def gemma_tokenizer(kind, **kwargs):
     """As both forms of SigLIP 2 were saved: padded on the right, without a mask, and with no length."""
-    vocab = {piece: row for row, piece in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *CHARACTERS])}
-    settings = {"padding_side": "right", "add_bos_token": False, "add_eos_token": True, "model_input_names": ["input_ids"]}
+    vocab = {
+        piece: row
+        for row, piece in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *CHARACTERS])
+    }
+    settings = {
+        "padding_side": "right",
+        "add_bos_token": False,
+        "add_eos_token": True,
+        "model_input_names": ["input_ids"],
+    }
     return kind(vocab=vocab, merges=[], **settings, **kwargs)
 
 
@@ -54,9 +88,13 @@ def image_processor(kind=transformers.CLIPImageProcessor):
 
 def build_altclip():
     config = transformers.AltCLIPConfig(
-        text_config=TEXT | {"vocab_size": 200, "max_position_embeddings": 514}, vision_config=dict(VISION), projection_dim=20
+        text_config=TEXT | {"vocab_size": 200, "max_position_embeddings": 514},
+        vision_config=dict(VISION),
+        projection_dim=20,
     )
-    return transformers.AltCLIPModel(config), transformers.AltCLIPProcessor(image_processor(), roberta_tokenizer(model_max_length=512))
+    return transformers.AltCLIPModel(config), transformers.AltCLIPProcessor(
+        image_processor(), roberta_tokenizer(model_max_length=512)
+    )
 
 
 def build_clip():
@@ -69,20 +107,30 @@ def build_clip():
 def build_metaclip_2():
     text = ENCODER | {"vocab_size": 200, "eos_token_id": 2, "pad_token_id": 1}
     config = transformers.MetaClip2Config(text_config=text, vision_config=dict(VISION), projection_dim=20)
-    return transformers.MetaClip2Model(config), transformers.CLIPProcessor(image_processor(), roberta_tokenizer())
+    return transformers.MetaClip2Model(config), transformers.CLIPProcessor(
+        image_processor(), roberta_tokenizer()
+    )
 
 
 def build_chinese_clip():
-    config = transformers.ChineseCLIPConfig(text_config=ENCODER | {"vocab_size": 250}, vision_config=dict(VISION), projection_dim=20)
+    config = transformers.ChineseCLIPConfig(
+        text_config=ENCODER | {"vocab_size": 250}, vision_config=dict(VISION), projection_dim=20
+    )
     kind = transformers.ChineseCLIPImageProcessor
-    return transformers.ChineseCLIPModel(config), transformers.ChineseCLIPProcessor(image_processor(kind), bert_tokenizer())
+    return transformers.ChineseCLIPModel(config), transformers.ChineseCLIPProcessor(
+        image_processor(kind), bert_tokenizer()
+    )
 
 
 def build_siglip_2():
     """Of one image size: SigLIP's model, Gemma's tokenizer."""
-    config = transformers.SiglipConfig(text_config=ENCODER | {"vocab_size": 200}, vision_config=VISION | ENCODER)
+    config = transformers.SiglipConfig(
+        text_config=ENCODER | {"vocab_size": 200}, vision_config=VISION | ENCODER
+    )
     images = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
-    return transformers.SiglipModel(config), transformers.SiglipProcessor(images, gemma_tokenizer(transformers.GemmaTokenizer))
+    return transformers.SiglipModel(config), transformers.SiglipProcessor(
+        images, gemma_tokenizer(transformers.GemmaTokenizer)
+    )
 
 
 def build_siglip_2_naflex():
@@ -90,13 +138,17 @@ def build_siglip_2_naflex():
     vision = ENCODER | {"patch_size": 8, "num_patches": 16}
     config = transformers.Siglip2Config(text_config=ENCODER | {"vocab_size": 200}, vision_config=vision)
     images = transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
-    return transformers.Siglip2Model(config), transformers.Siglip2Processor(images, gemma_tokenizer(transformers.Siglip2Tokenizer))
+    return transformers.Siglip2Model(config), transformers.Siglip2Processor(
+        images, gemma_tokenizer(transformers.Siglip2Tokenizer)
+    )
 
 
 def build_vision_text_dual_encoder():
     """As clip-italian: the image tower of a CLIP beside a BERT."""
     text, vision = transformers.BertConfig(**ENCODER, vocab_size=250), transformers.CLIPVisionConfig(**VISION)
-    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=20)
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision, text, projection_dim=20
+    )
     images = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
     processor = transformers.VisionTextDualEncoderProcessor(images, bert_tokenizer(model_max_length=512))
     return transformers.VisionTextDualEncoderModel(config), processor
@@ -105,7 +157,9 @@ def build_vision_text_dual_encoder():
 def build_altclip_dual_encoder():
     text, vision = transformers.BertConfig(**ENCODER, vocab_size=250), transformers.ViTConfig(**VISION)
     model = AltCLIPDualEncoderModel(
-        AltCLIPDualEncoderConfig(text_config=text, vision_config=vision, text_pooling="mean", projection_dim=20)
+        AltCLIPDualEncoderConfig(
+            text_config=text, vision_config=vision, text_pooling="mean", projection_dim=20
+        )
     )
     return model, transformers.AltCLIPProcessor(image_processor(), bert_tokenizer(model_max_length=77))
 
@@ -142,7 +196,9 @@ def test_vectors_are_those_of_the_models_own_forward(family, tmp_path):
     text_embeds, image_embeds = [], []
     for number, text in enumerate(TEXTS):
         text = text.lower() if "siglip" in family else text
-        inputs = own_processor.tokenizer([text], padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        inputs = own_processor.tokenizer(
+            [text], padding=padding, truncation=True, max_length=length, return_tensors="pt"
+        )
         pixels = own_processor.image_processor(images=[IMAGES[number % 4]], return_tensors="pt")
         with torch.no_grad():
             outputs = own_model(**inputs, **pixels)
@@ -153,8 +209,12 @@ def test_vectors_are_those_of_the_models_own_forward(family, tmp_path):
 
     model, processor = load_model(str(tmp_path))
     for batch_size in (1, 3, 100):
-        torch.testing.assert_close(embed_texts(model, processor, TEXTS, batch_size=batch_size), text_embeds, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(embed_images(model, processor, IMAGES, batch_size=batch_size), image_embeds, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            embed_texts(model, processor, TEXTS, batch_size=batch_size), text_embeds, atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            embed_images(model, processor, IMAGES, batch_size=batch_size), image_embeds, atol=1e-5, rtol=1e-4
+        )
     assert text_length(processor.tokenizer, model) == length
 
 
@@ -179,9 +239,20 @@ def siglip(tmp_path):
     sentences, pieces = iter(TEXTS * 20), tmp_path / "spiece.model"
     with open(pieces, "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences, model_writer=file, vocab_size=36, bos_id=-1, eos_id=1, unk_id=2, pad_id=0, minloglevel=2
+            sentence_iterator=sentences,
+            model_writer=file,
+            vocab_size=36,
+            bos_id=-1,
+            eos_id=1,
+            unk_id=2,
+            pad_id=0,
+            minloglevel=2,
         )
-    stated = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 64, "model_input_names": ["input_ids"]}
+    stated = {
+        "tokenizer_class": "SiglipTokenizer",
+        "model_max_length": 64,
+        "model_input_names": ["input_ids"],
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
     return tmp_path
 
@@ -192,8 +263,14 @@ def test_the_siglip_of_2023(siglip):
     model, processor = load_model(str(siglip))
     ids = sentencepiece.SentencePieceProcessor(model_file=str(siglip / "spiece.model")).encode("a dog")
     with torch.no_grad():
-        expected = model.eval().get_text_features(input_ids=torch.tensor([[*ids, *[1] * (64 - len(ids))]])).pooler_output
-    got = embed_texts(model, processor, ["A dog!", "a photo of a Red Apple and a dog face."], normalize_embeddings=False)
+        expected = (
+            model.eval()
+            .get_text_features(input_ids=torch.tensor([[*ids, *[1] * (64 - len(ids))]]))
+            .pooler_output
+        )
+    got = embed_texts(
+        model, processor, ["A dog!", "a photo of a Red Apple and a dog face."], normalize_embeddings=False
+    )
     torch.testing.assert_close(got[:1], expected, atol=1e-5, rtol=1e-4)
 
 
@@ -216,6 +293,10 @@ def test_the_revision_is_that_of_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     load_model("org/clip")
     assert revision_of("org/clip") == commits["org/clip"]
-    assert revision_of("sentence_transformers:org/text+org/clip") == "+".join([commits["org/text"], commits["org/clip"]])
-    assert revision_of("m_clip:org/text+open_clip:hf-hub:org/clip") == "+".join([commits["org/text"], commits["org/clip"]])
+    assert revision_of("sentence_transformers:org/text+org/clip") == "+".join(
+        [commits["org/text"], commits["org/clip"]]
+    )
+    assert revision_of("m_clip:org/text+open_clip:hf-hub:org/clip") == "+".join(
+        [commits["org/text"], commits["org/clip"]]
+    )
     assert revision_of("org/other") is None and revision_of(str(tmp_path)) is None

@@ -57,13 +57,18 @@ def elsewhere(tmp_path, run):
 
 def is_plain(said):
     """Whether every class was transformers' own."""
-    return all(module.startswith("transformers.models.altclip.") for module in said["modules"]) and not said["ours"]
+    return (
+        all(module.startswith("transformers.models.altclip.") for module in said["modules"])
+        and not said["ours"]
+    )
 
 
 def expected_logits(folder):
     model, processor = AltCLIPModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
     with torch.no_grad():
-        inputs = processor(text=["dog face", "红苹果"], images=Image.new("RGB", (32, 32), "red"), return_tensors="pt")
+        inputs = processor(
+            text=["dog face", "红苹果"], images=Image.new("RGB", (32, 32), "red"), return_tensors="pt"
+        )
         return model(**inputs).logits_per_image
 
 
@@ -75,7 +80,9 @@ def test_our_package(folder):
         AutoProcessor: AltCLIPProcessor,
     }
     for trust in (None, False, True):
-        assert {auto: type(auto.from_pretrained(folder, trust_remote_code=trust)) for auto in expected} == expected
+        assert {
+            auto: type(auto.from_pretrained(folder, trust_remote_code=trust)) for auto in expected
+        } == expected
 
 
 def test_plain_transformers_takes_its_own_classes_without_asking(folder, elsewhere):
@@ -118,10 +125,23 @@ def test_files_say_nothing_that_native_would_not_read(folder):
 
 
 def test_other_model_types_are_left_alone(tmp_path):
-    text = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=text | {"image_size": 32, "patch_size": 8})).save_pretrained(tmp_path)
+    text = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 50,
+    }
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config=text | {"image_size": 32, "patch_size": 8})
+    ).save_pretrained(tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path)) is CLIPModel
-    assert AutoModel.from_config(BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1)).config.model_type == "bert"
+    assert (
+        AutoModel.from_config(
+            BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1)
+        ).config.model_type
+        == "bert"
+    )
     code = """
 from transformers.models.auto import configuration_auto, modeling_auto as models, processing_auto
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -144,4 +164,9 @@ def test_importing_is_light():
     """It needs what transformers' own AltCLIP and its pipelines need, and none of the heavy neighbours."""
     heavy = "datasets evaluate diffusers peft sentence_transformers mteb matplotlib pandas sklearn torchvision".split()
     code = f"import sys, modeling_altclip; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -23,25 +23,49 @@ DICTS = [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "z
 FORMS = {
     "dict": ({"captions": DICTS}, {"captions": {"en": TEXT, "zh": TEXT}}, None, EXPECTED),
     "dict of lists": (
-        {"captions": [{"en": ["key", "", "a key"], "zh": ["钥匙"]}, {"en": [], "zh": ["狗"]}, {"en": None, "zh": None}]},
+        {
+            "captions": [
+                {"en": ["key", "", "a key"], "zh": ["钥匙"]},
+                {"en": [], "zh": ["狗"]},
+                {"en": None, "zh": None},
+            ]
+        },
         {"captions": {"en": TEXTS, "zh": TEXTS}},
         None,
         SEVERAL,
     ),
     "list of pairs": (
-        {"captions": [pairs(("en", "key"), ("zh", "钥匙"), ("en", "a key")), pairs(("zh", "狗"), ("en", "")), []]},
+        {
+            "captions": [
+                pairs(("en", "key"), ("zh", "钥匙"), ("en", "a key")),
+                pairs(("zh", "狗"), ("en", "")),
+                [],
+            ]
+        },
         {"captions": List({"language": TEXT, "text": TEXT})},
         None,
         SEVERAL,
     ),
     "two lists in a dict": (
-        {"captions": [{"language": ["en", "zh"], "text": ["key", "钥匙"]}, {"language": ["zh"], "text": ["狗"]}, None]},
+        {
+            "captions": [
+                {"language": ["en", "zh"], "text": ["key", "钥匙"]},
+                {"language": ["zh"], "text": ["狗"]},
+                None,
+            ]
+        },
         {"captions": {"language": TEXTS, "text": TEXTS}},
         None,
         EXPECTED,
     ),
     "one pair": (
-        {"captions": [{"language": "en", "text": "key"}, {"language": "en", "text": "dog"}, {"language": "zh", "text": ""}]},
+        {
+            "captions": [
+                {"language": "en", "text": "key"},
+                {"language": "en", "text": "dog"},
+                {"language": "zh", "text": ""},
+            ]
+        },
         {"captions": {"language": TEXT, "text": TEXT}},
         None,
         ONE,
@@ -78,7 +102,13 @@ FORMS = {
         SEVERAL,
     ),
     "list of pairs of their own": (
-        {"captions": [[*pairs(("en", "key")), {"language": "zh", "text": "钥匙", "by": "a model"}], pairs(("zh", "狗")), []]},
+        {
+            "captions": [
+                [*pairs(("en", "key")), {"language": "zh", "text": "钥匙", "by": "a model"}],
+                pairs(("zh", "狗")),
+                [],
+            ]
+        },
         {"captions": List(Json())},
         None,
         EXPECTED,
@@ -111,29 +141,54 @@ def test_every_form_is_read_to_the_same(columns, features, languages, expected):
     cells = CaptionCells(given.cast_column("image", Image()), spoken, "image")
     assert cells.set_aside == {"empty": sum(language not in row for row in expected for language in spoken)}
     colors = [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
-    read = [(colors.index(cell["image"].getpixel((0, 0))), cell["text"]) for cell in cells.__getitems__(range(len(cells)))]
-    assert read == [(number, text) for number, row in enumerate(expected) for language in spoken for text in row.get(language, [])]
+    read = [
+        (colors.index(cell["image"].getpixel((0, 0))), cell["text"])
+        for cell in cells.__getitems__(range(len(cells)))
+    ]
+    assert read == [
+        (number, text)
+        for number, row in enumerate(expected)
+        for language in spoken
+        for text in row.get(language, [])
+    ]
 
 
 def test_all_captions_of_an_image_share_its_id():
-    captions = [{"en": ["key", "a key"], "zh": ["钥匙"]}, {"en": ["a key"], "zh": []}, {"en": ["key"], "zh": None}]
+    captions = [
+        {"en": ["key", "a key"], "zh": ["钥匙"]},
+        {"en": ["a key"], "zh": []},
+        {"en": ["key"], "zh": None},
+    ]
     rows = made({"captions": captions}, {"captions": {"en": TEXTS, "zh": TEXTS}})
     ids = [cell["row_id"] for cell in CaptionCells(rows, ["zh", "en"], "image").__getitems__(range(5))]
     assert ids[0] == ids[1] == ids[2] == ids[4] != ids[3]
 
 
 def test_a_column_can_be_chosen():
-    rows = made({"caption": ["key", "dog", "bell"], "captions": ["a", "b", "c"]}, {"caption": TEXT, "captions": TEXT})
-    read = {column: read_captions(rows[0], find_form(rows.features, "pictures", column, ["en"])) for column in (None, "caption")}
+    rows = made(
+        {"caption": ["key", "dog", "bell"], "captions": ["a", "b", "c"]}, {"caption": TEXT, "captions": TEXT}
+    )
+    read = {
+        column: read_captions(rows[0], find_form(rows.features, "pictures", column, ["en"]))
+        for column in (None, "caption")
+    }
     assert read == {None: {"en": ["a"]}, "caption": {"en": ["key"]}}
 
 
 @pytest.mark.parametrize(
     "features,arguments,message",
     [
-        ({"sound": TEXT}, {}, "has no column of captions: name the one of the texts by --text_column; it has image, sound"),
+        (
+            {"sound": TEXT},
+            {},
+            "has no column of captions: name the one of the texts by --text_column; it has image, sound",
+        ),
         ({"text": TEXT}, {"text_column": "txet"}, "has no column 'txet'; it has image, text"),
-        ({"captions": Value("int64")}, {}, r"column 'captions' of 'pictures' must hold texts, \{language: text\}"),
+        (
+            {"captions": Value("int64")},
+            {},
+            r"column 'captions' of 'pictures' must hold texts, \{language: text\}",
+        ),
         ({"text": TEXT}, {}, "no column 'language' says which: name it by --languages, which has none"),
         ({"text": TEXT}, {"languages": ["en", "zh"]}, "name it by --languages, which has en zh"),
     ],
@@ -144,21 +199,30 @@ def test_captions_that_cannot_be_read_are_refused(features, arguments, message):
 
 
 def test_lists_of_unequal_length_are_refused():
-    rows = made({"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]}, {"captions": TEXTS, "language": TEXTS})
+    rows = made(
+        {"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]},
+        {"captions": TEXTS, "language": TEXTS},
+    )
     with pytest.raises(InputError, match="a row has 1 languages, en, and 2 texts: mend it"):
         with_captions(rows, find_form(rows.features, "pictures"))
 
 
 def test_a_language_without_any_text_has_a_place():
-    rows = made({"captions": [{"en": "key", "zh": None}] * 3}, {"captions": {"en": TEXT, "zh": Value("null")}})
+    rows = made(
+        {"captions": [{"en": "key", "zh": None}] * 3}, {"captions": {"en": TEXT, "zh": Value("null")}}
+    )
     given = with_captions(rows, find_form(rows.features, "pictures"))
     assert CaptionCells(given, ["en", "zh"], "image").set_aside == {"empty": 3}
 
 
-@pytest.mark.parametrize("value", [{"en": 7}, {"en": {"a": "b"}}, {"en": ["a", 7]}, "a text", 7, [{"text": "a"}, "b"]], ids=repr)
+@pytest.mark.parametrize(
+    "value", [{"en": 7}, {"en": {"a": "b"}}, {"en": ["a", 7]}, "a text", 7, [{"text": "a"}, "b"]], ids=repr
+)
 def test_what_is_no_text_is_refused(value):
     rows = made({"captions": [{"en": "a"}, value, {"en": "b"}]}, {"captions": Json()})
-    with pytest.raises(InputError, match="column 'captions' has .* in a row, (which is no text|and no {language: text})"):
+    with pytest.raises(
+        InputError, match="column 'captions' has .* in a row, (which is no text|and no {language: text})"
+    ):
         with_captions(rows, find_form(rows.features, "pictures"))
 
 
@@ -166,7 +230,14 @@ def test_the_one_column_of_images_is_found():
     rows = made({"txt": ["key"] * 3}, {"txt": TEXT}).rename_column("image", "jpg")
     found = with_image(rows, "pictures")
     assert found.column_names == ["image", "txt"] and found[0]["image"]["bytes"] == encoded("red")
-    with pytest.raises(InputError, match="has images in jpg and png: keep one of them; its columns are jpg, txt, png"):
-        with_image(rows.add_column("png", list(rows.cast_column("jpg", Image(decode=False))["jpg"]), feature=Image()), "pictures")
+    with pytest.raises(
+        InputError, match="has images in jpg and png: keep one of them; its columns are jpg, txt, png"
+    ):
+        with_image(
+            rows.add_column(
+                "png", list(rows.cast_column("jpg", Image(decode=False))["jpg"]), feature=Image()
+            ),
+            "pictures",
+        )
     with pytest.raises(InputError, match="has no column image; its columns are txt"):
         with_image(rows.remove_columns("jpg"), "pictures")

@@ -9,7 +9,14 @@ import pytest
 import torch
 from transformers import AltCLIPConfig as NativeConfig
 from transformers import AltCLIPModel as NativeModel
-from transformers import BertConfig, BertModel, CLIPModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPModel,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+    XLMRobertaModel,
+)
 
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPModel, AltCLIPTextModel
 
@@ -36,7 +43,10 @@ def write(model, folder, layout, form):
     if form == "bin":
         folder.mkdir()
         model.config.save_pretrained(folder)
-        positions = {f"{tower}.embeddings.position_ids": torch.arange(17)[None] for tower in ("text_model.roberta", "vision_model")}
+        positions = {
+            f"{tower}.embeddings.position_ids": torch.arange(17)[None]
+            for tower in ("text_model.roberta", "vision_model")
+        }
         torch.save(state | positions, folder / "pytorch_model.bin")
     else:
         model.save_pretrained(folder, state_dict=state, max_shard_size="60KB" if form == "sharded" else "5GB")
@@ -45,7 +55,9 @@ def write(model, folder, layout, form):
 
 
 def same(model, other):
-    return model.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in model.items())
+    return model.keys() == other.keys() and all(
+        torch.equal(value, other[name]) for name, value in model.items()
+    )
 
 
 @matrix
@@ -68,7 +80,9 @@ def test_text_tower_of_a_whole_checkpoint(model, tmp_path, layout, form):
     text_model = AltCLIPTextModel.from_pretrained(tmp_path / "theirs")
     assert same(text_model.state_dict(), model.text_model.state_dict())
     text_model.save_pretrained(tmp_path / "text")
-    assert same(AltCLIPTextModel.from_pretrained(tmp_path / "text").state_dict(), model.text_model.state_dict())
+    assert same(
+        AltCLIPTextModel.from_pretrained(tmp_path / "text").state_dict(), model.text_model.state_dict()
+    )
 
 
 def test_takes_the_state_dict_of_native(model, config, tmp_path):
@@ -77,15 +91,24 @@ def test_takes_the_state_dict_of_native(model, config, tmp_path):
     model.load_state_dict(native.state_dict())
     model.text_model.load_state_dict(native.text_model.state_dict())
     assert torch.equal(
-        model.text_model.roberta.encoder.layer[1].output.dense.weight, native.text_model.roberta.encoder.layers[1].output.dense.weight
+        model.text_model.roberta.encoder.layer[1].output.dense.weight,
+        native.text_model.roberta.encoder.layers[1].output.dense.weight,
     )
     with pytest.raises(RuntimeError, match="Missing key"):
-        model.load_state_dict({name: value for name, value in native.state_dict().items() if "logit_scale" not in name})
+        model.load_state_dict(
+            {name: value for name, value in native.state_dict().items() if "logit_scale" not in name}
+        )
 
 
 def released(vision, project_dim, **old):
     """A configuration as BAAI published it, in the words of 2022."""
-    text = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "project_dim": project_dim}
+    text = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "project_dim": project_dim,
+    }
     towers = {"text_config": text | {"vocab_size": 250002, "pooler_fn": "cls"}, "vision_config": vision}
     return {
         "model_type": "altclip",
@@ -98,8 +121,20 @@ def released(vision, project_dim, **old):
     }
 
 
-LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}
-HUGE = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16, "patch_size": 14}
+LARGE = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+HUGE = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +142,12 @@ HUGE = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
     [
         (released(LARGE, 768), 864_186_113, 1024),
         (
-            released(LARGE, 768, text_config_dict={"project_dim": 768, "hidden_dropout_prob": 0.0}, vision_config_dict=LARGE),
+            released(
+                LARGE,
+                768,
+                text_config_dict={"project_dim": 768, "hidden_dropout_prob": 0.0},
+                vision_config_dict=LARGE,
+            ),
             864_186_113,
             1024,
         ),
@@ -132,7 +172,9 @@ def test_a_tower_without_configuration_is_refused(config_class, absent, how):
     described = config_class().to_dict() | ({"null": {absent: None}, "empty": {absent: {}}}.get(how) or {})
     if how == "left out":
         del described[absent]
-    with pytest.raises(ValueError, match=f"{absent} missing: the defaults of another model would take its place"):
+    with pytest.raises(
+        ValueError, match=f"{absent} missing: the defaults of another model would take its place"
+    ):
         config_class.from_dict(described)
     with pytest.raises(ValueError, match=f"{absent} missing"):
         config_class(**{name: value for name, value in described.items() if name.endswith("_config")})
@@ -157,8 +199,14 @@ def test_what_is_not_whole_is_refused_with_a_list(model, tmp_path):
     with pytest.raises(ValueError) as error:
         AltCLIPModel.from_pretrained(tmp_path / "model")
     message = str(error.value)
-    assert "missing: logit_scale, vision_model.encoder.layers.1.mlp.fc1.weight; left over: text_model.stray" in message
-    assert "of another shape: text_model.roberta.encoder.layer.0.output.dense.bias ((7,) there, (32,) here)" in message
+    assert (
+        "missing: logit_scale, vision_model.encoder.layers.1.mlp.fc1.weight; left over: text_model.stray"
+        in message
+    )
+    assert (
+        "of another shape: text_model.roberta.encoder.layer.0.output.dense.bias ((7,) there, (32,) here)"
+        in message
+    )
     assert "AltCLIPModel.from_teacher" in message
 
 
@@ -177,7 +225,9 @@ def test_an_old_file_cannot_run_code(model, tmp_path):
 def test_only_the_head_may_be_of_another_shape_and_only_when_asked(model, config, tmp_path):
     model.save_pretrained(tmp_path)
     config.projection_dim = 12
-    with pytest.raises(ValueError, match=r"of another shape: text_projection.weight \(\(20, 24\) there, \(12, 24\) here\)"):
+    with pytest.raises(
+        ValueError, match=r"of another shape: text_projection.weight \(\(20, 24\) there, \(12, 24\) here\)"
+    ):
         AltCLIPModel.from_pretrained(tmp_path, config=config)
     loaded = AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     assert loaded.text_projection.weight.shape == (12, 24) and loaded.text_projection.weight.std() > 0
@@ -188,8 +238,13 @@ def test_only_the_head_may_be_of_another_shape_and_only_when_asked(model, config
 
 def test_a_teacher_or_encoder_of_another_kind_is_refused(towers, tmp_path):
     clip, encoder = map(str, towers)
-    BertModel(BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1, vocab_size=50)).save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="is a 'bert', but a 'xlm-roberta' or 'roberta' or 'camembert' has to stand here.*from_towers"):
+    BertModel(
+        BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1, vocab_size=50)
+    ).save_pretrained(tmp_path / "bert")
+    with pytest.raises(
+        ValueError,
+        match="is a 'bert', but a 'xlm-roberta' or 'roberta' or 'camembert' has to stand here.*from_towers",
+    ):
         AltCLIPModel.from_teacher(clip, str(tmp_path / "bert"))
     with pytest.raises(ValueError, match="is a 'xlm-roberta', but a 'clip' or 'altclip'"):
         AltCLIPModel.from_teacher(encoder, encoder)
@@ -197,7 +252,9 @@ def test_a_teacher_or_encoder_of_another_kind_is_refused(towers, tmp_path):
     state = model.state_dict()
     del state["encoder.layer.1.output.dense.weight"]
     model.save_pretrained(tmp_path / "half", state_dict=state)
-    with pytest.raises(ValueError, match="lacks weights of XLMRobertaModel: encoder.layer.1.output.dense.weight"):
+    with pytest.raises(
+        ValueError, match="lacks weights of XLMRobertaModel: encoder.layer.1.output.dense.weight"
+    ):
         AltCLIPModel.from_teacher(clip, str(tmp_path / "half"))
 
 
@@ -241,7 +298,9 @@ def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
             shutil.rmtree(tmp_path / "theirs")
     torch.save(batch, tmp_path / "batch.pt")
     (tmp_path / "script.py").write_text(SCRIPT)
-    process = run_in(python, tmp_path / "script.py", tmp_path / "batch.pt", *folders, PYTHONPATH="")  # nothing of ours
+    process = run_in(
+        python, tmp_path / "script.py", tmp_path / "batch.pt", *folders, PYTHONPATH=""
+    )  # nothing of ours
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.strip() == "AltCLIPProcessor"
     with torch.no_grad():

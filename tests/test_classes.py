@@ -18,10 +18,20 @@ from benchmarks.task import Task, load_task
 
 from .conftest import ROOT
 
-RECIPES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted((ROOT / "benchmarks/recipes").glob("*.yaml"))}
+RECIPES = {
+    path.stem: yaml.safe_load(path.read_text("utf-8"))
+    for path in sorted((ROOT / "benchmarks/recipes").glob("*.yaml"))
+}
 KOREAN = json.loads((NAMES / "imagenet.json").read_text("utf-8"))["ko"]
-needs_clip_benchmark = pytest.mark.skipif(not importlib.util.find_spec("clip_benchmark"), reason="clip-benchmark is not installed")
-ASKED = [(recipe, name) for recipe, asked in RECIPES.items() for name in asked["tasks"] if load_task(name).kind == "zero_shot"]
+needs_clip_benchmark = pytest.mark.skipif(
+    not importlib.util.find_spec("clip_benchmark"), reason="clip-benchmark is not installed"
+)
+ASKED = [
+    (recipe, name)
+    for recipe, asked in RECIPES.items()
+    for name in asked["tasks"]
+    if load_task(name).kind == "zero_shot"
+]
 
 
 def mine(**changes) -> Task:
@@ -41,8 +51,12 @@ def test_every_recipe_has_names_and_sentences(recipe, name, miniature):
     if "clip_benchmark" in str(source) and importlib.util.find_spec("clip_benchmark") is None:
         pytest.skip("clip-benchmark is not installed, whose names the task reads")
     languages = RECIPES[recipe].get("languages") or languages_of(task, source)
-    of_dataset = [f"class {label}" for label in range(task.n_classes)]  # a stand-in for what the data says, in English
-    names = load_class_names(source, languages, task.n_classes, dataset_names=of_dataset, subset=task.class_subset)
+    of_dataset = [
+        f"class {label}" for label in range(task.n_classes)
+    ]  # a stand-in for what the data says, in English
+    names = load_class_names(
+        source, languages, task.n_classes, dataset_names=of_dataset, subset=task.class_subset
+    )
     assert list(names) == languages and {len(listed) for listed in names.values()} == {task.n_classes}
     assert all(load_templates(task.templates, language) for language in languages)
 
@@ -58,36 +72,56 @@ def test_the_label_says_how_many_classes_there_are(tmp_path):
 
 
 def test_before_rows_are_read_nothing_is_said_of_their_names():
-    with pytest.raises(InputError, match="'zh': the dataset names its classes in English only, if at all; give .* with {'zh': "):
+    with pytest.raises(
+        InputError,
+        match="'zh': the dataset names its classes in English only, if at all; give .* with {'zh': ",
+    ):
         class_names_of(mine(), ["en", "zh"], None)
     assert class_names_of(mine(), ["en"], None) == {}
 
 
 def test_names_in_another_order_are_warned_of():
     rows = labelled(["ant", "red_fox", "wren"])
-    with pytest.warns(UserWarning, match="'en' are those of the dataset in another order: class 1 is 'red fox' there and 'wren' in"):
+    with pytest.warns(
+        UserWarning,
+        match="'en' are those of the dataset in another order: class 1 is 'red fox' there and 'wren' in",
+    ):
         class_names_of(mine(class_names={"en": ["Ant", "Wren", "Red fox"]}), ["en"], rows)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        class_names_of(mine(class_names={"en": ["Ant", "Red fox", "wren"], "de": ["Ameise", "Fuchs", None]}), ["en", "de"], rows)
+        class_names_of(
+            mine(class_names={"en": ["Ant", "Red fox", "wren"], "de": ["Ameise", "Fuchs", None]}),
+            ["en", "de"],
+            rows,
+        )
 
 
 def test_languages_are_those_of_the_file_that_have_the_key(tmp_path):
     path = tmp_path / "names.json"
-    path.write_text(json.dumps({"zh": {"pets": ["猫"], "food": ["饭"]}, "fr": {"pets": ["chat"]}, "en": {"food": ["rice"]}}))
-    assert languages_of(mine(), f"{path}:pets") == languages_of(mine(class_names=f"{path}:pets")) == ["zh", "fr"]
+    path.write_text(
+        json.dumps(
+            {"zh": {"pets": ["猫"], "food": ["饭"]}, "fr": {"pets": ["chat"]}, "en": {"food": ["rice"]}}
+        )
+    )
+    assert (
+        languages_of(mine(), f"{path}:pets") == languages_of(mine(class_names=f"{path}:pets")) == ["zh", "fr"]
+    )
     assert languages_of(mine(), f"{path}:cars") == ["zh", "fr", "en"]
     with pytest.raises(InputError, match="in 'zh' has no key 'cars': there are pets, food"):
         class_names_of(mine(), languages_of(mine(), f"{path}:cars"), labelled(["cat"]), f"{path}:cars")
     path.write_text(json.dumps({"zh": ["猫"], "fr": ["chat"]}))
-    assert languages_of(mine(), str(path)) == ["zh", "fr"] and languages_of(mine(), "altclip:imagenet") == ["ko"]
+    assert languages_of(mine(), str(path)) == ["zh", "fr"] and languages_of(mine(), "altclip:imagenet") == [
+        "ko"
+    ]
     assert languages_of(mine(), "clip_benchmark:pets") == languages_of(mine(), "absent.json:pets") == ["en"]
 
 
 def test_korean_names_are_complete_distinct_and_in_hangul():
     assert len(KOREAN) == 1000 == len({name.replace(" ", "") for name in KOREAN})
     for name in KOREAN:
-        assert re.search("[가-힣]", name) and not re.search("[^가-힣 ()]", re.sub("CD|모델 T|2인용", "", name)), name
+        assert re.search("[가-힣]", name) and not re.search(
+            "[^가-힣 ()]", re.sub("CD|모델 T|2인용", "", name)
+        ), name
         assert name == unicodedata.normalize("NFC", name.strip())
 
 
@@ -97,11 +131,26 @@ def test_korean_names_are_complete_distinct_and_in_hangul():
 def test_korean_names_stand_where_the_english_do(name):
     names = class_names_of(load_task(name), ["en", "ko"], None)
     pairs = dict(zip(names["en"], names["ko"], strict=True))
-    meant = {"goldfinch": "오색방울새", "flamingo": "홍학", "acorn": "도토리", "broom": "빗자루"}  # in ImageNet-A and -R, too
+    meant = {
+        "goldfinch": "오색방울새",
+        "flamingo": "홍학",
+        "acorn": "도토리",
+        "broom": "빗자루",
+    }  # in ImageNet-A and -R, too
     if len(pairs) > 200:
-        meant |= {"tench": "텐치", "crane bird": "두루미", "construction crane": "크레인", "toilet paper": "두루마리 휴지"}
-        assert [names["ko"].index(meant[crane]) for crane in ("tench", "crane bird", "construction crane")] == [0, 134, 517]
-        assert [label for label, given in enumerate(names["en"]) if given == "missile"] == [names["ko"].index("미사일"), 744]
+        meant |= {
+            "tench": "텐치",
+            "crane bird": "두루미",
+            "construction crane": "크레인",
+            "toilet paper": "두루마리 휴지",
+        }
+        assert [
+            names["ko"].index(meant[crane]) for crane in ("tench", "crane bird", "construction crane")
+        ] == [0, 134, 517]
+        assert [label for label, given in enumerate(names["en"]) if given == "missile"] == [
+            names["ko"].index("미사일"),
+            744,
+        ]
     else:  # class 6 of each
         sixth = {"imagenet-a": ("vulture", "독수리"), "imagenet-r": ("goldfinch", "오색방울새")}[name]
         assert (names["en"][6], names["ko"][6]) == sixth
@@ -109,13 +158,18 @@ def test_korean_names_stand_where_the_english_do(name):
 
 
 @needs_clip_benchmark
-@pytest.mark.filterwarnings("ignore:class names of 'ko' in babel_imagenet")  # it calls two classes a kettle, and two a wallet
+@pytest.mark.filterwarnings(
+    "ignore:class names of 'ko' in babel_imagenet"
+)  # it calls two classes a kettle, and two a wallet
 def test_korean_names_are_in_order_throughout():
     """Babel-ImageNet names 648 of the classes, with BabelNet's words; names one row off agree with hardly any of them."""
     theirs = load_class_names("clip_benchmark:babel_imagenet", ["ko"], 1000)["ko"]
     bare = [[re.sub(r"\W", "", name or "") for name in names] for names in (KOREAN, theirs)]
     agree = [bool(b) and (a in b or b in a) for a, b in zip(*bare)]
-    shares = [sum(agree[start : start + 50]) / sum(map(bool, bare[1][start : start + 50])) for start in range(0, 1000, 50)]
+    shares = [
+        sum(agree[start : start + 50]) / sum(map(bool, bare[1][start : start + 50]))
+        for start in range(0, 1000, 50)
+    ]
     assert sum(agree) > 0.75 * sum(map(bool, bare[1])) and min(shares) > 0.5, shares
 
 

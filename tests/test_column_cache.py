@@ -51,7 +51,15 @@ def cached(cache_dir, keys=KEYS, seen=None, made_by=None, **options):
             seen.extend((key, view) for key in encoded)
         return torch.stack([vector(key, view) for key in encoded])
 
-    return cached_column("target", "text", pa.array(keys, pa.large_string()), encode, made_by or {}, cache_dir=str(cache_dir), **options)
+    return cached_column(
+        "target",
+        "text",
+        pa.array(keys, pa.large_string()),
+        encode,
+        made_by or {},
+        cache_dir=str(cache_dir),
+        **options,
+    )
 
 
 def files(folder):
@@ -59,7 +67,9 @@ def files(folder):
 
 
 @pytest.mark.parametrize("n_views", [1, 3])
-@pytest.mark.parametrize("dtype,error,size", [("float32", 0, 4), ("float16", 2**-11, 2), ("bfloat16", 2**-8, 2)])
+@pytest.mark.parametrize(
+    "dtype,error,size", [("float32", 0, 4), ("float16", 2**-11, 2), ("bfloat16", 2**-8, 2)]
+)
 def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_views):
     seen = []
     column = cached(tmp_path, seen=seen, dtype=dtype, n_views=n_views)
@@ -71,7 +81,11 @@ def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_vie
         assert got.dtype == np.float32 and (np.abs(got - expected) <= error * np.abs(expected)).all()
         assert error == 0 or not np.array_equal(got, expected)
     assert len(column) == 30 and column.vectors.data.nbytes < 11 * n_views * DIM * size + 100
-    assert [len(part) for part in column.vectors.data["target"].chunks] == [4 * n_views, 4 * n_views, 3 * n_views]
+    assert [len(part) for part in column.vectors.data["target"].chunks] == [
+        4 * n_views,
+        4 * n_views,
+        3 * n_views,
+    ]
 
 
 def test_no_rows_are_no_vectors(tmp_path):
@@ -147,11 +161,20 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     rows = load_dataset(str(column.folder), split="train", cache_dir=str(tmp_path / "datasets"))
     assert rows.column_names == ["text", "view", "target"] and len(rows) == 22
     assert rows[7]["text"] == "text 3" and rows[7]["view"] == 1
-    kept = torch.tensor(rows[7]["target"], dtype=torch.uint16).view(torch.bfloat16) if dtype == "bfloat16" else rows[7]["target"]
+    kept = (
+        torch.tensor(rows[7]["target"], dtype=torch.uint16).view(torch.bfloat16)
+        if dtype == "bfloat16"
+        else rows[7]["target"]
+    )
     column.set_epoch(1)
     assert torch.as_tensor(kept).float().tolist() == column[[3]]["target"][0].tolist()
     card = (column.folder / "README.md").read_text()
-    assert "11 distinct items" in card and f"in {dtype}" in card and column.folder.name in card and "| weights |" in card
+    assert (
+        "11 distinct items" in card
+        and f"in {dtype}" in card
+        and column.folder.name in card
+        and "| weights |" in card
+    )
     assert sorted(path.name for path in column.folder.iterdir()) == ["README.md", "data"]
 
 
@@ -169,7 +192,10 @@ class Hub(BaseHTTPRequestHandler):
         }
         if "/preupload/" in self.path:
             reply = {
-                "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+                "files": [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(body)["files"]
+                ]
             }
         elif "/commit/" in self.path:
             for line in map(json.loads, body.splitlines()):
@@ -279,7 +305,9 @@ def test_a_part_that_is_lost_is_made_anew(tmp_path):
     before = files(column.folder)
     column_cache.part_paths(column.folder, 11, 4)[1].unlink()
     cached(tmp_path, seen=seen)
-    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 8)] and files(column.folder) == before
+    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 8)] and files(
+        column.folder
+    ) == before
 
 
 def share(rank, folder, together):
@@ -313,13 +341,39 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     with pytest.raises(InputError, match="no rows to make target of"):
         cached(tmp_path, [])
     keys = pa.array(["one"], pa.large_string())
-    with pytest.raises(InputError, match="values that float16 cannot hold, the largest is 1e.05: choose another cache_dtype"):
-        cached_column("target", "text", keys, lambda *_: torch.tensor([[1e5]]), {}, cache_dir=str(tmp_path), dtype="float16")
+    with pytest.raises(
+        InputError, match="values that float16 cannot hold, the largest is 1e.05: choose another cache_dtype"
+    ):
+        cached_column(
+            "target",
+            "text",
+            keys,
+            lambda *_: torch.tensor([[1e5]]),
+            {},
+            cache_dir=str(tmp_path),
+            dtype="float16",
+        )
     assert not list(tmp_path.rglob("*.arrow"))
     for dtype in ("float32", "float16", "bfloat16"):
         with pytest.raises(InputError, match="1 of 1 target are not finite: the model diverged"):
-            cached_column("target", "text", keys, lambda *_: torch.tensor([[torch.nan]]), {}, cache_dir=str(tmp_path), dtype=dtype)
-    kept = cached_column("target", "text", keys, lambda *_: torch.tensor([[1e5]]), {}, cache_dir=str(tmp_path), dtype="bfloat16")
+            cached_column(
+                "target",
+                "text",
+                keys,
+                lambda *_: torch.tensor([[torch.nan]]),
+                {},
+                cache_dir=str(tmp_path),
+                dtype=dtype,
+            )
+    kept = cached_column(
+        "target",
+        "text",
+        keys,
+        lambda *_: torch.tensor([[1e5]]),
+        {},
+        cache_dir=str(tmp_path),
+        dtype="bfloat16",
+    )
     assert kept[[0]]["target"] == pytest.approx(1e5, rel=2**-8)
 
 

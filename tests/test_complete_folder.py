@@ -22,7 +22,13 @@ from transformers import (
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from benchmarks.loading import load_model, save_model
-from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor, embed_images, embed_texts
+from modeling_altclip import (
+    AltCLIPDualEncoderModel,
+    AltCLIPModel,
+    AltCLIPProcessor,
+    embed_images,
+    embed_texts,
+)
 from modeling_altclip.versions_altclip import TRANSFORMERS
 
 from .conftest import ROOT
@@ -33,7 +39,9 @@ SIZE = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num
 TEXTS = ["dog face", "红苹果"]
 # What each folder is loaded by: transformers' own classes, where there are any, and ours out of the folder.
 WAYS = [("altclip", False), ("altclip", True), ("dual", True)]
-LOWEST = dict(line.split("==") for line in (ROOT / "constraints-lowest.txt").read_text("utf-8").split() if "==" in line)
+LOWEST = dict(
+    line.split("==") for line in (ROOT / "constraints-lowest.txt").read_text("utf-8").split() if "==" in line
+)
 
 
 def image():
@@ -52,7 +60,12 @@ def test_remote_code_states_the_floor_of_the_package():
 
 @pytest.mark.parametrize(
     "name,file",
-    [("altclip", "config.json"), ("dual", "config.json"), ("altclip", "processor_config.json"), ("dual", "processor_config.json")],
+    [
+        ("altclip", "config.json"),
+        ("dual", "config.json"),
+        ("altclip", "processor_config.json"),
+        ("dual", "processor_config.json"),
+    ],
 )
 def test_remote_code_names_the_floor_in_one_line(saved, monkeypatch, name, file):
     """Whatever is loaded first: each file that `AutoConfig` and `AutoProcessor` are led to looks before it imports anything else."""
@@ -100,7 +113,9 @@ for folder, trust in json.loads(sys.argv[1]):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The python of an environment with torch, transformers and Pillow, in the versions that everything was tested with."""
-    return build_environment(tmp_path_factory.mktemp("alone") / "venv", "torch", "transformers", "pillow", upon=None)
+    return build_environment(
+        tmp_path_factory.mktemp("alone") / "venv", "torch", "transformers", "pillow", upon=None
+    )
 
 
 @pytest.fixture
@@ -110,7 +125,14 @@ def load(saved, tmp_path):
     def load(python, ways):
         (tmp_path / "load.py").write_text(LOAD)
         asked = json.dumps([(str(saved / name), trust) for name, trust in ways])
-        process = run_in(python, tmp_path / "load.py", asked, PYTHONPATH="", HF_MODULES_CACHE=str(tmp_path / "modules"), cwd=tmp_path)
+        process = run_in(
+            python,
+            tmp_path / "load.py",
+            asked,
+            PYTHONPATH="",
+            HF_MODULES_CACHE=str(tmp_path / "modules"),
+            cwd=tmp_path,
+        )
         assert process.returncode == 0, process.stderr[-3000:]
         return [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -139,17 +161,23 @@ def test_transformers_alone(saved, alone, load):
 @pytest.mark.slow
 def test_the_lowest_versions(saved, alone, load, tmp_path):
     packages = [f"{name}=={LOWEST[name]}" for name in ("transformers", "huggingface_hub", "safetensors")]
-    python = build_environment(tmp_path / "venv", *packages, upon=alone, unpinned=(*OF_TRANSFORMERS, "safetensors"))
+    python = build_environment(
+        tmp_path / "venv", *packages, upon=alone, unpinned=(*OF_TRANSFORMERS, "safetensors")
+    )
     check(saved, load(python, WAYS), WAYS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["5.20.2", "5.13.1", "4.57.6"])
 def test_older_versions_read_an_altclip_and_refuse_remote_code(saved, alone, load, tmp_path, version):
-    python = build_environment(tmp_path / "venv", f"transformers=={version}", upon=alone, unpinned=OF_TRANSFORMERS)
+    python = build_environment(
+        tmp_path / "venv", f"transformers=={version}", upon=alone, unpinned=OF_TRANSFORMERS
+    )
     check(saved, load(python, WAYS[:1]), WAYS[:1])
     for one in load(python, WAYS[1:]):
-        assert one["error"].startswith(f"This code of AltCLIP needs transformers {TRANSFORMERS} or newer, and {version} is installed")
+        assert one["error"].startswith(
+            f"This code of AltCLIP needs transformers {TRANSFORMERS} or newer, and {version} is installed"
+        )
         assert "\n" not in one["error"]
 
 
@@ -185,7 +213,13 @@ def test_other_clients(saved, alone, tmp_path):
     pipeline.save_pretrained(tmp_path / "pipeline")
     (tmp_path / "use.py").write_text(USE)
     words = tmp_path / "use.py", saved, json.dumps(WAYS), tmp_path
-    process = run_in(python, *words, PYTHONPATH=str(ROOT / "tests/clients"), HF_MODULES_CACHE=str(tmp_path / "modules"), cwd=tmp_path)
+    process = run_in(
+        python,
+        *words,
+        PYTHONPATH=str(ROOT / "tests/clients"),
+        HF_MODULES_CACHE=str(tmp_path / "modules"),
+        cwd=tmp_path,
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     said = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     for (name, _), one in zip(WAYS, said, strict=True):
@@ -207,7 +241,9 @@ def saved(miniature, tmp_path_factory):
     """Folders of an AltCLIP and of a dual encoder, as `save_model` makes them."""
     folder = tmp_path_factory.mktemp("saved")
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    processor = AltCLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer)
+    processor = AltCLIPProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer
+    )
     torch.manual_seed(0)
     altclip = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
     ViTModel(ViTConfig(**SIZE, image_size=32, patch_size=8)).save_pretrained(folder / "vit")

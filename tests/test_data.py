@@ -16,12 +16,19 @@ from transformers import (
 
 from training.data import SAMPLE, CaptionCells, Collator, prepare_images, unchanged_size
 
-CAPTIONS = [{"en": "dog face", "zh": "狗脸"}, {"en": "key", "zh": None}, {"en": "dog face", "zh": ""}, {"en": None, "zh": "钥匙"}]
+CAPTIONS = [
+    {"en": "dog face", "zh": "狗脸"},
+    {"en": "key", "zh": None},
+    {"en": "dog face", "zh": ""},
+    {"en": None, "zh": "钥匙"},
+]
 
 
 @pytest.fixture
 def rows():
-    return Dataset.from_dict({"captions": CAPTIONS, "target": [[float(i), 0.0] for i in range(4)], "other": list("abcd")})
+    return Dataset.from_dict(
+        {"captions": CAPTIONS, "target": [[float(i), 0.0] for i in range(4)], "other": list("abcd")}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +90,19 @@ def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
 def test_lengths_are_in_tokens(miniature):
     """A Chinese character makes more tokens than an English one: by characters the order would be another."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    captions = [{"en": "dog face and key", "zh": "狗脸和钥匙"}, {"en": None, "zh": "钥匙"}, {"en": "key", "zh": None}]
-    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3}), ["en", "zh"], "target")
+    captions = [
+        {"en": "dog face and key", "zh": "狗脸和钥匙"},
+        {"en": None, "zh": "钥匙"},
+        {"en": "key", "zh": None},
+    ]
+    cells = CaptionCells(
+        Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3}), ["en", "zh"], "target"
+    )
     lengths = dict(zip((cell["text"] for cell in cells.__getitems__(range(4))), cells.lengths(tokenizer)))
-    assert lengths["dog face and key"] / lengths["key"] == pytest.approx(16 / 3) and lengths["狗脸和钥匙"] / lengths["钥匙"] == 2.5
+    assert (
+        lengths["dog face and key"] / lengths["key"] == pytest.approx(16 / 3)
+        and lengths["狗脸和钥匙"] / lengths["钥匙"] == 2.5
+    )
     for language, texts in (("en", ["dog face and key", "key"]), ("zh", ["狗脸和钥匙", "钥匙"])):
         n_tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
         assert sum(lengths[text] for text in texts) == pytest.approx(n_tokens), language
@@ -95,9 +111,16 @@ def test_lengths_are_in_tokens(miniature):
 def test_lengths_where_a_language_comes_late(miniature):
     """As where sources lie end to end: its first texts are not in the first rows."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    captions = [{"en": "key", "zh": None}] * SAMPLE + [{"en": None, "zh": "狗脸和钥匙"}, {"en": None, "zh": "钥匙"}]
-    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0]] * len(captions)}), ["en", "zh"], "target")
-    alone = CaptionCells(Dataset.from_dict({"captions": captions[SAMPLE:], "target": [[0.0]] * 2}), ["zh"], "target")
+    captions = [{"en": "key", "zh": None}] * SAMPLE + [
+        {"en": None, "zh": "狗脸和钥匙"},
+        {"en": None, "zh": "钥匙"},
+    ]
+    cells = CaptionCells(
+        Dataset.from_dict({"captions": captions, "target": [[0.0]] * len(captions)}), ["en", "zh"], "target"
+    )
+    alone = CaptionCells(
+        Dataset.from_dict({"captions": captions[SAMPLE:], "target": [[0.0]] * 2}), ["zh"], "target"
+    )
     assert cells.lengths(tokenizer)[-2:].tolist() == alone.lengths(tokenizer).tolist() != [0, 0]
 
 
@@ -110,12 +133,17 @@ def test_images_are_prepared_as_the_processor_does(scenes, side, edge):
     assert expected.shape == (5, 3, 32, 32)
 
 
-PICTURES = [PillowImage.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for seed in (0, 1)]
+PICTURES = [
+    PillowImage.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    for seed in (0, 1)
+]
 SIZE_32 = {"height": 32, "width": 32}
 CLIP_OPTIONS = {"size": {"shortest_edge": 32}, "crop_size": SIZE_32}
 
 
-@pytest.mark.parametrize("seen", [PICTURES, [picture.resize((48, 32)) for picture in PICTURES]], ids=["whole", "wide"])
+@pytest.mark.parametrize(
+    "seen", [PICTURES, [picture.resize((48, 32)) for picture in PICTURES]], ids=["whole", "wide"]
+)
 @pytest.mark.parametrize(
     "image_processor",
     [
@@ -160,7 +188,9 @@ def test_the_fast_way_is_taken():
     assert unchanged_size(ConvNextImageProcessor(size={"shortest_edge": 32})) is None
 
 
-@pytest.mark.parametrize("background,color", [("white", (255, 255, 255)), ("blue", (0, 0, 255)), (None, (0, 90, 0))])
+@pytest.mark.parametrize(
+    "background,color", [("white", (255, 255, 255)), ("blue", (0, 0, 255)), (None, (0, 90, 0))]
+)
 @pytest.mark.parametrize("side", [32, 40])
 def test_training_composites_transparent_images(background, color, side):
     """Crops of palettes and of transparent colors too, on the fast way and on the processor's."""

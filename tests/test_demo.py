@@ -113,8 +113,12 @@ def test_floors(demo):
     for language in LANGUAGES:
         assert score(clone, "stage2", "miniature-pairs", language, "text_to_image_recall@1") >= 57, language
         assert score(clone, "stage2", "miniature-concepts", language, "accuracy@1") >= 91, language
-        assert score(clone, "stage2", "miniature-pairs-unseen-style", language, "text_to_image_recall@1") > 11, language
-        assert score(clone, "stage2", "miniature-concepts-unseen-style", language, "accuracy@1") > 28, language
+        assert (
+            score(clone, "stage2", "miniature-pairs-unseen-style", language, "text_to_image_recall@1") > 11
+        ), language
+        assert score(clone, "stage2", "miniature-concepts-unseen-style", language, "accuracy@1") > 28, (
+            language
+        )
 
 
 def test_every_language_learns_what_the_teacher_knows(demo):
@@ -145,11 +149,22 @@ def test_operations(demo):
 
 def test_the_printed_lines_work(demo):
     clone, said, _ = demo
-    lines = [line.replace(".venv/bin/python", sys.executable) for line in said.splitlines() if line.startswith(".venv/bin/python")]
+    lines = [
+        line.replace(".venv/bin/python", sys.executable)
+        for line in said.splitlines()
+        if line.startswith(".venv/bin/python")
+    ]
     assert len(lines) == 3
-    outputs = [subprocess.run(line, shell=True, cwd=clone, capture_output=True, text=True, check=True).stdout for line in lines]
+    outputs = [
+        subprocess.run(line, shell=True, cwd=clone, capture_output=True, text=True, check=True).stdout
+        for line in lines
+    ]
     assert "parameters" in outputs[0]
-    assert [json.loads(line.replace("'", '"'))["label"] for line in outputs[1].splitlines()] == ["red apple", "红苹果", "manzana roja"]
+    assert [json.loads(line.replace("'", '"'))["label"] for line in outputs[1].splitlines()] == [
+        "red apple",
+        "红苹果",
+        "manzana roja",
+    ]
     # One sentence of a thousand may find another scene, but none without either of what it names.
     assert "found.png shows:" in outputs[2] and ("cactus" in outputs[2] or "balloon" in outputs[2])
     assert (clone / "found.png").is_file()
@@ -187,7 +202,12 @@ def test_equal_seeds_give_equal_bytes(demo):
 
     def digests():
         folders = ("clip", "text_encoder", "teacher", "stage1", "stage2", "altclip")
-        return [hashlib.sha256((clone / "outputs/miniature" / folder / "model.safetensors").read_bytes()).hexdigest() for folder in folders]
+        return [
+            hashlib.sha256(
+                (clone / "outputs/miniature" / folder / "model.safetensors").read_bytes()
+            ).hexdigest()
+            for folder in folders
+        ]
 
     first = digests()
     shutil.rmtree(clone / "outputs")

@@ -21,7 +21,9 @@ IMAGES = [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue"
 
 def leaves():
     generator = torch.Generator().manual_seed(0)
-    images, texts = (normalize(torch.randn(8, 6, generator=generator), dim=-1).requires_grad_() for _ in range(2))
+    images, texts = (
+        normalize(torch.randn(8, 6, generator=generator), dim=-1).requires_grad_() for _ in range(2)
+    )
     return images, texts, torch.tensor(4.0, requires_grad=True), torch.tensor([0, 1, 2, 3, 1, 5, 6, 7])
 
 
@@ -31,7 +33,9 @@ def half(rank, folder, tile_size):
     mine = slice(4 * rank, 4 * rank + 4)
     gathered = gather_rows(images[mine]), gather_rows(texts[mine])
     loss = contrastive_loss(*gathered, scale, image_ids=gather_rows(ids[mine]), tile_size=tile_size)
-    loss = loss + sigmoid_loss(*gathered, scale, -scale, image_ids=gather_rows(ids[mine]), tile_size=tile_size)
+    loss = loss + sigmoid_loss(
+        *gathered, scale, -scale, image_ids=gather_rows(ids[mine]), tile_size=tile_size
+    )
     loss.backward()
     torch.save((loss.detach(), images.grad, texts.grad, scale.grad), folder / f"{rank}.pt")
 
@@ -40,7 +44,9 @@ def half(rank, folder, tile_size):
 def test_gathered_losses_and_gradients_equal_those_of_one_process(tmp_path, tile_size):
     spawn(half, (tmp_path, tile_size), 2)
     images, texts, scale, ids = leaves()
-    loss = contrastive_loss(images, texts, scale, image_ids=ids) + sigmoid_loss(images, texts, scale, -scale, image_ids=ids)
+    loss = contrastive_loss(images, texts, scale, image_ids=ids) + sigmoid_loss(
+        images, texts, scale, -scale, image_ids=ids
+    )
     loss.backward()
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert images.grad.abs().max() > 0
@@ -55,7 +61,10 @@ def embed_a_share(rank, folder, start):
     model.get_text_features = lambda **inputs: seen.append(len(inputs["input_ids"])) or plain(**inputs)
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    embeds = [embed_texts(model, processor, given, batch_size=2, accelerator=accelerator) for given in (TEXTS, iter(TEXTS), TEXTS[:1])]
+    embeds = [
+        embed_texts(model, processor, given, batch_size=2, accelerator=accelerator)
+        for given in (TEXTS, iter(TEXTS), TEXTS[:1])
+    ]
     embeds.append(embed_images(model, processor, IMAGES, batch_size=2, accelerator=accelerator))
     torch.save((embeds, seen), folder / f"{rank}.pt")
 
@@ -66,7 +75,10 @@ BROKEN = [*IMAGES[:2], None, IMAGES[2], "gone.png", *IMAGES[3:]]
 def embed_what_can_be_read(rank, folder, start):
     accelerator = Accelerator(cpu=True)
     options = {"errors": "skip", "batch_size": 2, "accelerator": accelerator}
-    found = [embed_images(*load_model(str(start)), given, **options) for given in (BROKEN, iter(BROKEN), BROKEN[:5])]
+    found = [
+        embed_images(*load_model(str(start)), given, **options)
+        for given in (BROKEN, iter(BROKEN), BROKEN[:5])
+    ]
     torch.save([(one.embeddings, one.names, one.skipped) for one in found], folder / f"{rank}.pt")
 
 
@@ -129,10 +141,23 @@ def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stag
     weights = {}
     for processes in (1, 2):
         process = run(
-            *["python", ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]],
+            *[
+                "python",
+                ROOT / f"training/run_{stage}.py",
+                ROOT / f"training/recipes/miniature/{stage}.yaml",
+                *beginnings[stage],
+            ],
             *["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), *shared],
             *["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes), "--bf16", "false"],
-            *["--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0", *(switches if processes == 2 else [])],
+            *[
+                "--optim",
+                "sgd",
+                "--learning_rate",
+                "0.5",
+                "--warmup_steps",
+                "0",
+                *(switches if processes == 2 else []),
+            ],
             processes=processes,
             OMP_NUM_THREADS="1",
         )
@@ -143,4 +168,6 @@ def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stag
     moved = [name for name, value in weights[1].items() if not torch.equal(value, before[name])]
     assert len(moved) > 20
     for name, value in weights[1].items():
-        torch.testing.assert_close(weights[2][name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weights[2][name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -20,7 +20,11 @@ from .conftest import ROOT
 from .mixed_pictures import write_pictures
 
 pytestmark = pytest.mark.slow
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training/recipes/accelerate/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "training/recipes/accelerate/README.md",
+]
 # Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
     r"make (demo|ablation|add-languages|parallel|install|test|style)|pip|hf |git |srun|export|cd |#SBATCH|source |"
@@ -51,7 +55,9 @@ def commands():
 def clone(tmp_path_factory, miniature, run):
     """The sources, with what the commands name beside them."""
     clone = tmp_path_factory.mktemp("documented") / "clone"
-    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".venv*", ".git", "outputs", "*.egg-info", "__pycache__"))
+    shutil.copytree(
+        ROOT, clone, ignore=shutil.ignore_patterns(".venv*", ".git", "outputs", "*.egg-info", "__pycache__")
+    )
     (clone / ".venv").mkdir()
     (clone / ".venv/installed").touch()
     write_pictures(clone / "pictures")
@@ -79,7 +85,10 @@ def model(clone, miniature):
     for name in ("BAAI/AltCLIP-m9", "BAAI/AltCLIP", "outputs/altclip/stage1", "outputs/altclip/stage2"):
         small.save_pretrained(clone / name)
         processor.save_pretrained(clone / name)
-    for name, source in (("openai/clip-vit-large-patch14", "clip"), ("FacebookAI/xlm-roberta-large", "text_encoder")):
+    for name, source in (
+        ("openai/clip-vit-large-patch14", "clip"),
+        ("FacebookAI/xlm-roberta-large", "text_encoder"),
+    ):
         shutil.copytree(miniature / source, clone / name)
     return clone / "BAAI/AltCLIP-m9"
 
@@ -92,10 +101,14 @@ def test_a_command_as_printed(clone, model, command):
         command += f" {SHORT}"
     if command.startswith("make "):
         command += f" BIN={Path(sys.executable).parent}"
-    words = shlex.join(shlex.split(command)).replace("RECIPE.yaml", "training/recipes/altclip/stage1.yaml --dataset YOUR/PARALLEL")
+    words = shlex.join(shlex.split(command)).replace(
+        "RECIPE.yaml", "training/recipes/altclip/stage1.yaml --dataset YOUR/PARALLEL"
+    )
     environment = os.environ | {"PYTHONPATH": str(clone), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    process = subprocess.run(words, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(
+        words, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=300
+    )
     said = process.stderr.strip().splitlines()
     assert "Traceback" not in process.stderr, process.stderr[-3000:]
     if process.returncode:
@@ -111,7 +124,9 @@ model, processor = AutoModel.from_pretrained("BAAI/AltCLIP-m9"), AutoProcessor.f
 """
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text("utf-8")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text("utf-8")], ids=lambda page: page.name
+)
 def test_python_as_printed(model, page, tmp_path):
     """All snippets of a page, one after another, in a folder with two photos; where a comment gives a list, it is what comes out."""
     (tmp_path / "BAAI").symlink_to(model.parent)
@@ -119,7 +134,11 @@ def test_python_as_printed(model, page, tmp_path):
         for name in ("dog.jpg", "cat.jpg"):
             Image.new("RGB", (60, 40)).save(tmp_path / name)
     snippets = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
-    checked = re.sub(r"^(\S.*?)  # (\[.*\])(, .*)?$", r"assert \1 == \2, \1", "\n".join(snippets), flags=re.MULTILINE)
+    checked = re.sub(
+        r"^(\S.*?)  # (\[.*\])(, .*)?$", r"assert \1 == \2, \1", "\n".join(snippets), flags=re.MULTILINE
+    )
     code = ("" if page.name == "README.md" else LOADED) + checked
-    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert process.returncode == 0, process.stderr[-3000:]

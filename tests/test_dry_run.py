@@ -20,11 +20,25 @@ STAGES = {"stage1": TeacherLearningArguments, "stage2": ContrastiveArguments}
 
 
 def tower(width, layers, heads, **rest):
-    return {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads, **rest}
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        **rest,
+    }
 
 
-LARGE = {"text_config": tower(768, 12, 12), "vision_config": tower(1024, 24, 16, patch_size=14), "projection_dim": 768}
-HUGE = {"text_config": tower(1024, 24, 16), "vision_config": tower(1280, 32, 16, patch_size=14), "projection_dim": 1024}
+LARGE = {
+    "text_config": tower(768, 12, 12),
+    "vision_config": tower(1024, 24, 16, patch_size=14),
+    "projection_dim": 768,
+}
+HUGE = {
+    "text_config": tower(1024, 24, 16),
+    "vision_config": tower(1280, 32, 16, patch_size=14),
+    "projection_dim": 1024,
+}
 XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 XLMR_LARGE = XLMR | tower(1024, 24, 16)
 # Teacher, encoder, and the parameters of what they make: AltCLIP-m9's own number, and else sums of published ones: image tower with its
@@ -49,7 +63,12 @@ def stand_ins(miniature, tmp_path):
             config.save_pretrained(tmp_path / name)
             tokenizer.save_pretrained(tmp_path / name)
         return {
-            "stage1": ["--teacher_name_or_path", tmp_path / "clip", "--text_encoder_name_or_path", tmp_path / "encoder"],
+            "stage1": [
+                "--teacher_name_or_path",
+                tmp_path / "clip",
+                "--text_encoder_name_or_path",
+                tmp_path / "encoder",
+            ],
             "stage2": ["--model_name_or_path", tmp_path / "start"],
         }
 
@@ -62,7 +81,10 @@ def dry_run(miniature, capsys):
 
     def dry_run(stage, recipe, *flags):
         data = ["--dataset", miniature / "dataset", "--languages", "en", "zh"]
-        given = [str(flag) for flag in (ROOT / f"training/recipes/{recipe}/{stage}.yaml", *data, *flags, "--dry_run")]
+        given = [
+            str(flag)
+            for flag in (ROOT / f"training/recipes/{recipe}/{stage}.yaml", *data, *flags, "--dry_run")
+        ]
         report(*parse(STAGES[stage], arguments=given))
         return dict(re.findall(r"^(\w.{21})(.+)$", capsys.readouterr().out, re.MULTILINE))
 
@@ -75,7 +97,9 @@ def test_full_size_recipes_have_the_parameters_that_are_known(stand_ins, dry_run
     clip, encoder, expected = SHAPES[recipe]
     table = dry_run(stage, recipe, *stand_ins(clip, encoder)[stage])
     assert table["parameters"].startswith(f"{expected:,}: text_model ")
-    assert float(table["trainable"].split()[-2]) == pytest.approx({"any_clip": 76, "altclip_m18": 47}.get(recipe, 65), abs=1)
+    assert float(table["trainable"].split()[-2]) == pytest.approx(
+        {"any_clip": 76, "altclip_m18": 47}.get(recipe, 65), abs=1
+    )
 
 
 def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
@@ -83,10 +107,15 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
     first = dry_run("stage1", "altclip", *flags["stage1"], "--dry_run_processes", "8")
     assert first["examples per step"] == "3,072: 128 x 3 accumulated x 8 processes"
     assert first["tokens per step"].endswith(f" a text of {2 * N_ROWS} seen, at most {3072 * 75:,}")
-    assert first["images per step"] == "0" and first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
+    assert (
+        first["images per step"] == "0" and first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
+    )
     second = dry_run("stage2", "altclip", *flags["stage2"], "--dry_run_processes", "8")
     assert second["images per step"] == "1,024, as vectors made once before training"
-    assert dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")["images per step"] == "128"
+    assert (
+        dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")["images per step"]
+        == "128"
+    )
 
 
 def peak(table):
@@ -99,17 +128,34 @@ def test_memory_follows_the_switches(stand_ins, dry_run):
     table = dry_run("stage2", "altclip", *flags)
     text_tower = 558_840_832 + 2_048 + 1024 * 768 + 768
     fixed = dict(re.findall(r"(\w+) ([\d.]+)", table["memory, GiB"]))
-    expected = {"weights": 4 * 864_186_113, "gradients": 4 * text_tower, "optimizer": 8 * text_tower, "buckets": 0}
+    expected = {
+        "weights": 4 * 864_186_113,
+        "gradients": 4 * text_tower,
+        "optimizer": 8 * text_tower,
+        "buckets": 0,
+    }
     assert fixed == {name: f"{size / 2**30:.2f}" for name, size in expected.items()} | {"logits": "0.00"}
     seen, most = peak(table)
     assert seen < most < peak(dry_run("stage2", "altclip", *flags, "--bf16", "false"))[1]
     assert peak(dry_run("stage2", "altclip", *flags, "--gradient_checkpointing", "true"))[1] < most - 5
     assert peak(dry_run("stage2", "altclip", *flags, "--gradient_cache_chunk", "16"))[1] < most - 5
     assert peak(dry_run("stage2", "altclip", *flags, "--trainable", "logit_scale"))[1] < 4
-    live = dry_run("stage2", "altclip", *flags, "--cache_image_embeds", "false", "--trainable", "text_model", "vision_model")
+    live = dry_run(
+        "stage2",
+        "altclip",
+        *flags,
+        "--cache_image_embeds",
+        "false",
+        "--trainable",
+        "text_model",
+        "vision_model",
+    )
     assert peak(live)[1] > most + 5
     wide = [*flags, "--per_device_train_batch_size", "8192", "--gradient_cache_chunk", "16"]
-    assert peak(dry_run("stage2", "altclip", *wide, "--tile_size", "512"))[1] < peak(dry_run("stage2", "altclip", *wide))[1] - 0.9
+    assert (
+        peak(dry_run("stage2", "altclip", *wide, "--tile_size", "512"))[1]
+        < peak(dry_run("stage2", "altclip", *wide))[1] - 0.9
+    )
     eight = dry_run("stage2", "altclip", *flags, "--dry_run_processes", "8")
     assert float(eight["under FSDP2, GiB"]) < peak(eight)[1] - 8
 
@@ -159,7 +205,11 @@ print(expected.peak / 2**20 / (resident("VmHWM") - before))
 """
 
 
-@pytest.mark.parametrize("switches", [("fp32", "-", 1), pytest.param(("bf16", "checkpointing", 2), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "switches",
+    [("fp32", "-", 1), pytest.param(("bf16", "checkpointing", 2), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
     """22M parameters, AdamW. With 48 texts, 410 to 950 MB by the switches: estimates were 2 to 8 % below a process's real growth, to which
     allocator and kernels add buffers of their own. A forgotten part, such as gradients or activations, would be 20 % at least.
@@ -194,7 +244,16 @@ def write_sources(folder):
 
 
 @pytest.mark.parametrize(
-    "name,rows", [("t.tsv", 8), ("t.csv", 8), ("t.{en,fr}", 8), ("t.parquet", 8), ("t.jsonl", 8), ("hub", 8), ("all.yaml", 16)]
+    "name,rows",
+    [
+        ("t.tsv", 8),
+        ("t.csv", 8),
+        ("t.{en,fr}", 8),
+        ("t.parquet", 8),
+        ("t.jsonl", 8),
+        ("hub", 8),
+        ("all.yaml", 16),
+    ],
 )
 def test_the_first_rows_of_every_kind_of_parallel_text_are_read(arguments, tmp_path, name, rows):
     write_sources(tmp_path)
@@ -204,7 +263,9 @@ def test_the_first_rows_of_every_kind_of_parallel_text_are_read(arguments, tmp_p
 
 
 def test_data_that_does_not_fit_a_stage_is_named(arguments, tmp_path, miniature):
-    Dataset.from_list([{"captions": {"de": "Hund"}, "sound": 1}]).to_parquet(tmp_path / "deaf" / "train.parquet")
+    Dataset.from_list([{"captions": {"de": "Hund"}, "sound": 1}]).to_parquet(
+        tmp_path / "deaf" / "train.parquet"
+    )
     deaf, scenes = tmp_path / "deaf", miniature / "dataset"
     with pytest.raises(InputError, match="has no column image; its columns are captions, sound"):
         first_captions(arguments(ContrastiveArguments, deaf))
@@ -225,10 +286,12 @@ def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
     """The paper's stage 2: English pairs, and Chinese pairs after them."""
     captions = [{"en": "a dog", "zh": None}] * 9 + [{"en": None, "zh": "狗"}]
     if form == "lists":
-        captions = [[{"language": name, "text": text} for name, text in row.items() if text] for row in captions]
-    Dataset.from_list([{"image": {"bytes": b"", "path": None}, "captions": row} for row in captions]).to_parquet(
-        tmp_path / "d/train.parquet"
-    )
+        captions = [
+            [{"language": name, "text": text} for name, text in row.items() if text] for row in captions
+        ]
+    Dataset.from_list(
+        [{"image": {"bytes": b"", "path": None}, "captions": row} for row in captions]
+    ).to_parquet(tmp_path / "d/train.parquet")
     texts, described = first_captions(arguments(ContrastiveArguments, tmp_path / "d", languages=["en", "zh"]))
     assert set(texts) == {"a dog"} and described.endswith("captions in en zh")
 
@@ -237,14 +300,32 @@ def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_p
     stand_ins(LARGE, XLMR_LARGE)
     message = "text_encoder_name_or_path '.*clip' is a model of the type 'clip': give an XLM-R, a RoBERTa or a CamemBERT"
     with pytest.raises(InputError, match=message):
-        dry_run("stage1", "altclip", "--teacher_name_or_path", tmp_path / "clip", "--text_encoder_name_or_path", tmp_path / "clip")
+        dry_run(
+            "stage1",
+            "altclip",
+            "--teacher_name_or_path",
+            tmp_path / "clip",
+            "--text_encoder_name_or_path",
+            tmp_path / "clip",
+        )
 
 
 def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(folder, miniature, tmp_path, capsys):
-    names = {"model_name_or_path": str(folder), "teacher_name_or_path": str(folder), "dataset": str(miniature / "dataset")}
-    report(TeacherLearningArguments(output_dir=str(tmp_path), dry_run=True, languages=["th"], replay_languages=["en"], **names))
+    names = {
+        "model_name_or_path": str(folder),
+        "teacher_name_or_path": str(folder),
+        "dataset": str(miniature / "dataset"),
+    }
+    report(
+        TeacherLearningArguments(
+            output_dir=str(tmp_path), dry_run=True, languages=["th"], replay_languages=["en"], **names
+        )
+    )
     printed, (model, _) = capsys.readouterr().out, load_model(str(folder))
-    assert f"{sum(value.numel() for value in model.parameters()):,}: " in printed and "captions in th en" in printed
+    assert (
+        f"{sum(value.numel() for value in model.parameters()):,}: " in printed
+        and "captions in th en" in printed
+    )
 
 
 def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
@@ -253,10 +334,25 @@ def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
     (tmp_path / "clip/model.safetensors").unlink()  # weights are not read
     Dataset.from_list([{"image": 1}]).to_parquet(tmp_path / "bad" / "train.parquet")
     script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
-    shared = [script, recipe, "--model_name_or_path", tmp_path / "clip", "--output_dir", tmp_path / "out", "--dry_run"]
-    good, bad = (run("python", *shared, "--dataset", data) for data in (miniature / "dataset", tmp_path / "bad"))
+    shared = [
+        script,
+        recipe,
+        "--model_name_or_path",
+        tmp_path / "clip",
+        "--output_dir",
+        tmp_path / "out",
+        "--dry_run",
+    ]
+    good, bad = (
+        run("python", *shared, "--dataset", data) for data in (miniature / "dataset", tmp_path / "bad")
+    )
     assert good.returncode == 0, good.stderr
-    assert good.stdout.strip().endswith("Dry run: nothing was trained. Next: the same command without --dry_run.")
+    assert good.stdout.strip().endswith(
+        "Dry run: nothing was trained. Next: the same command without --dry_run."
+    )
     assert bad.returncode == 1 and bad.stdout == ""
-    assert "has no column of captions: name the one of the texts by --text_column; it has image" in bad.stderr.strip().splitlines()[-1]
+    assert (
+        "has no column of captions: name the one of the texts by --text_column; it has image"
+        in bad.stderr.strip().splitlines()[-1]
+    )
     assert not (tmp_path / "out").exists()

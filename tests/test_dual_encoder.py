@@ -50,7 +50,13 @@ from transformers import (
     pipeline,
 )
 
-from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images, embed_texts
+from modeling_altclip import (
+    AltCLIPDualEncoderConfig,
+    AltCLIPDualEncoderModel,
+    AltCLIPProcessor,
+    embed_images,
+    embed_texts,
+)
 from modeling_altclip.pooling_altclip import pool, stated_pooling, unread_modules
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -75,11 +81,19 @@ def build(name):
         "qwen3": lambda: Qwen3Model(Qwen3Config(**text, num_key_value_heads=2, head_dim=8, pad_token_id=0)),
         "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4)),
         "clip-text": lambda: CLIPTextModel(CLIPTextConfig(**text)),
-        "t5": lambda: T5Model(T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)),
+        "t5": lambda: T5Model(
+            T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
+        ),
         "beit": lambda: BeitModel(BeitConfig(**vision)),
-        "swin": lambda: SwinModel(SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)),
+        "swin": lambda: SwinModel(
+            SwinConfig(
+                image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+            )
+        ),
         "convnext": lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])),
-        "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])),
+        "resnet": lambda: ResNetModel(
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
+        ),
         "mobilevit": lambda: MobileViTModel(MobileViTConfig(image_size=64)),
         "vit-mae": lambda: ViTMAEModel(ViTMAEConfig(**vision)),
     }[name]()
@@ -93,7 +107,11 @@ def towers(tmp_path):
         build(name).save_pretrained(tmp_path / name)
         if name == "mE5":
             (tmp_path / name / "1_Pooling").mkdir()
-            stated = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+            stated = {
+                "word_embedding_dimension": 32,
+                "pooling_mode_cls_token": False,
+                "pooling_mode_mean_tokens": True,
+            }
             (tmp_path / name / "1_Pooling/config.json").write_text(json.dumps(stated))
         return str(tmp_path / name)
 
@@ -107,7 +125,11 @@ def batch():
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, 5:] = 0
     input_ids[1, 5:] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": torch.randn(3, 3, 32, 32, generator=generator)}
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "pixel_values": torch.randn(3, 3, 32, 32, generator=generator),
+    }
 
 
 def by_hand(tower, pooling, mask=None, **inputs):
@@ -145,7 +167,9 @@ def test_any_towers(towers, batch, processor, tmp_path, vision, text, poolings):
             (outputs.text_embeds, texts, model.text_projection),
             (outputs.image_embeds, images, model.visual_projection),
         ):
-            torch.testing.assert_close(embeds, torch.nn.functional.normalize(projection(pooled), dim=-1), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                embeds, torch.nn.functional.normalize(projection(pooled), dim=-1), atol=1e-6, rtol=1e-5
+            )
 
     model.save_pretrained(tmp_path / "model")
     AltCLIPProcessor(processor.image_processor, processor.tokenizer).save_pretrained(tmp_path / "model")
@@ -155,7 +179,9 @@ def test_any_towers(towers, batch, processor, tmp_path, vision, text, poolings):
         loaded = auto.from_pretrained(tmp_path / "model").eval()
         assert type(loaded) is AltCLIPDualEncoderModel
         with torch.no_grad():
-            torch.testing.assert_close(loaded(**batch).logits_per_image, outputs.logits_per_image, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                loaded(**batch).logits_per_image, outputs.logits_per_image, atol=1e-5, rtol=1e-5
+            )
     reader = AutoProcessor.from_pretrained(tmp_path / "model")
     assert type(reader) is AltCLIPProcessor
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path / "model"))
@@ -170,7 +196,9 @@ def test_the_mean_leaves_padding_out(towers, batch):
     model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("mE5"), projection_dim=16).eval()
     with torch.no_grad():
         padded = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output[1]
-        alone = model.get_text_features(batch["input_ids"][1:2, :5], batch["attention_mask"][1:2, :5]).pooler_output[0]
+        alone = model.get_text_features(
+            batch["input_ids"][1:2, :5], batch["attention_mask"][1:2, :5]
+        ).pooler_output[0]
         without_mask = model.get_text_features(batch["input_ids"][1:2, :5]).pooler_output[0]
     torch.testing.assert_close(padded, alone, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(without_mask, alone, atol=1e-6, rtol=1e-5)
@@ -184,11 +212,17 @@ def test_every_parameter_learns_and_attention_reaches_both_towers(towers, batch,
     encoders = model.text_model.encoder, model.vision_model.encoder
     assert {encoder.config._attn_implementation for encoder in encoders} == {"eager"}
     model(**batch, return_loss=True).loss.backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None] == []
+    assert [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ] == []
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert frozen == (["vision_model.encoder.embeddings.mask_token"] if vision == "dinov2" else [])
     model.resize_token_embeddings(VOCABULARY + 8)
-    assert model.get_input_embeddings().num_embeddings == VOCABULARY + 8 == model.config.text_config.vocab_size
+    assert (
+        model.get_input_embeddings().num_embeddings == VOCABULARY + 8 == model.config.text_config.vocab_size
+    )
 
 
 def test_layers_stay_whole_on_one_device(towers):
@@ -196,7 +230,9 @@ def test_layers_stay_whole_on_one_device(towers):
     assert {"ViTLayer", "BertLayer"} <= set(model._no_split_modules)
     size = sum(parameter.numel() * 4 for parameter in model.parameters())
     for share in (0.7, 0.8, 0.9):
-        device_map = infer_auto_device_map(model, {0: int(size * share), "cpu": size}, no_split_module_classes=model._no_split_modules)
+        device_map = infer_auto_device_map(
+            model, {0: int(size * share), "cpu": size}, no_split_module_classes=model._no_split_modules
+        )
         assert not [name for name in device_map if re.search(r"layers?\.\d+\.", name)], device_map
 
 
@@ -205,7 +241,14 @@ def test_layers_stay_whole_on_one_device(towers):
     [
         ({"pooling_mode_cls_token": True}, "cls"),
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
-        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}, "last"),
+        (
+            {
+                "pooling_mode_cls_token": False,
+                "pooling_mode_mean_tokens": False,
+                "pooling_mode_lasttoken": True,
+            },
+            "last",
+        ),
         ({"pooling_mode": "mean"}, "mean"),
         ({"pooling_mode": ["lasttoken"]}, "last"),
         ({"word_embedding_dimension": 32}, "mean"),
@@ -233,7 +276,9 @@ def test_pooling_that_a_checkpoint_states(tmp_path, stated, expected):
 def test_poolings_that_there_are_not_are_refused(tmp_path, stated, named):
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps(stated))
-    with pytest.raises(ValueError, match=f"asks for the pooling {named}: give text_pooling one of cls, last, mean"):
+    with pytest.raises(
+        ValueError, match=f"asks for the pooling {named}: give text_pooling one of cls, last, mean"
+    ):
         stated_pooling(str(tmp_path))
 
 
@@ -241,18 +286,25 @@ def test_the_rest_of_sentence_transformers_files_is_heeded(towers, tmp_path):
     """Its pooling may lie elsewhere; a dense layer and a prompt, without which vectors are others, are named when they are left out."""
     folder = Path(towers("xlm-r"))
     (folder / "pool").mkdir()
-    (folder / "pool/config.json").write_text(json.dumps({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}))
+    (folder / "pool/config.json").write_text(
+        json.dumps({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
+    )
     kinds = {"": "Transformer", "pool": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
     modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
     (folder / "modules.json").write_text(json.dumps(modules))
     prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
-    with pytest.warns(UserWarning, match="left out: Dense, the prompt 'query: ', a cut of vectors at 16 values, small letters"):
+    with pytest.warns(
+        UserWarning,
+        match="left out: Dense, the prompt 'query: ', a cut of vectors at 16 values, small letters",
+    ):
         model = AltCLIPDualEncoderModel.from_towers(towers("vit"), str(folder))
     assert model.config.text_pooling == "mean"
     for without in ({"prompts": {}}, {}):
-        (folder / "config_sentence_transformers.json").write_text(json.dumps(without | {"default_prompt_name": "query"}))
+        (folder / "config_sentence_transformers.json").write_text(
+            json.dumps(without | {"default_prompt_name": "query"})
+        )
         assert "the prompt 'query'" in unread_modules(str(folder))
     (folder / "pool/config.json").unlink()
     assert stated_pooling(str(folder)) == "mean"  # asked for, and not described
@@ -271,7 +323,9 @@ def test_encoders_that_read_from_left_to_right_are_pooled_by_their_last_token(to
     with torch.no_grad():
         vectors = model.get_text_features(ids, mask).pooler_output
         alone = model.get_text_features(ids[1:, :3], mask[1:, :3]).pooler_output
-        expected = model.text_projection(model.text_model.encoder(input_ids=ids[1:, :3]).last_hidden_state[:, -1])
+        expected = model.text_projection(
+            model.text_model.encoder(input_ids=ids[1:, :3]).last_hidden_state[:, -1]
+        )
     assert (vectors[0] - vectors[1]).abs().max() > 1e-4
     torch.testing.assert_close(vectors[1:], alone, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(alone, expected, atol=1e-6, rtol=1e-5)
@@ -288,7 +342,10 @@ def test_padding_on_the_left_is_left_out(pooling):
     torch.testing.assert_close(pooled[1:], pool(states[1:, :3], None, pooling))
 
 
-@pytest.mark.parametrize("vision,pooling", [("swin", "mean"), ("vit", "cls"), ("dinov2", "cls"), ("beit", "cls"), ("clip", "pooler")])
+@pytest.mark.parametrize(
+    "vision,pooling",
+    [("swin", "mean"), ("vit", "cls"), ("dinov2", "cls"), ("beit", "cls"), ("clip", "pooler")],
+)
 def test_image_towers_without_a_class_token_are_pooled_by_the_mean(towers, vision, pooling):
     model = AltCLIPDualEncoderModel.from_towers(towers(vision), towers("bert"))
     assert model.config.vision_pooling == pooling
@@ -322,12 +379,16 @@ def test_a_teacher_is_not_for_these_towers(towers):
 
 def test_the_adapter_of_a_peft_model_is_saved_alone(towers, batch, tmp_path):
     """No other class has these towers, so that the files name ours."""
-    AltCLIPDualEncoderModel.from_towers(towers("clip"), towers("xlm-r"), projection_dim=16).save_pretrained(tmp_path / "base")
+    AltCLIPDualEncoderModel.from_towers(towers("clip"), towers("xlm-r"), projection_dim=16).save_pretrained(
+        tmp_path / "base"
+    )
     model = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base")
     settings = LoraConfig(target_modules=["query", "q_proj"], r=2, init_lora_weights=False)
     adapted = get_peft_model(model, settings).eval()
     adapted.get_base_model().save_pretrained(tmp_path / "adapter")
-    assert {path.name for path in (tmp_path / "adapter").glob("*.safetensors")} == {"adapter_model.safetensors"}
+    assert {path.name for path in (tmp_path / "adapter").glob("*.safetensors")} == {
+        "adapter_model.safetensors"
+    }
 
     base = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base")
     loaded = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base").eval()
@@ -342,7 +403,9 @@ def test_the_adapter_of_a_peft_model_is_saved_alone(towers, batch, tmp_path):
 def test_the_mean_of_nothing_is_zero(towers, batch):
     model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("mE5"), projection_dim=16).eval()
     with torch.no_grad():
-        embeds = model.get_text_features(batch["input_ids"], torch.zeros_like(batch["attention_mask"])).pooler_output
+        embeds = model.get_text_features(
+            batch["input_ids"], torch.zeros_like(batch["attention_mask"])
+        ).pooler_output
     assert embeds.isfinite().all()
 
 

@@ -33,7 +33,9 @@ def test_texts_come_back_in_order(model, processor):
 def test_equal_texts_are_encoded_once(model, processor, monkeypatch):
     rows = []
     plain = model.get_text_features
-    monkeypatch.setattr(model, "get_text_features", lambda **inputs: rows.append(len(inputs["input_ids"])) or plain(**inputs))
+    monkeypatch.setattr(
+        model, "get_text_features", lambda **inputs: rows.append(len(inputs["input_ids"])) or plain(**inputs)
+    )
     embed_texts(model, processor, ["key", "bell", "key", "key"])
     assert sum(rows) == 2
 
@@ -42,7 +44,9 @@ def test_images_from_a_list_and_from_a_dataset_column(model, processor):
     images = [PillowImage.new("RGB", (40, 32), color) for color in ("red", "green", "blue")]
     column = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))["image"]
     embeds = embed_images(model, processor, images, batch_size=2)
-    torch.testing.assert_close(embeds, embed_images(model, processor, column, batch_size=3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        embeds, embed_images(model, processor, column, batch_size=3), atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(3))
 
 
@@ -52,17 +56,29 @@ def test_the_mode_of_every_module_is_kept(model, processor):
     model.vision_model.eval()
     before = {name: module.training for name, module in model.named_modules()}
     embed_texts(model, processor, ["key"])
-    assert {name: module.training for name, module in model.named_modules()} == before and len(set(before.values())) == 2
+    assert {name: module.training for name, module in model.named_modules()} == before and len(
+        set(before.values())
+    ) == 2
 
 
 def test_siglip_is_padded_as_it_was_trained(processor):
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 5000}
-    siglip = SiglipModel(SiglipConfig(text_config=text, vision_config={"image_size": 32, "patch_size": 8} | text)).eval()
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 5000,
+    }
+    siglip = SiglipModel(
+        SiglipConfig(text_config=text, vision_config={"image_size": 32, "patch_size": 8} | text)
+    ).eval()
     processor.tokenizer.model_max_length = 64
     texts = processor.tokenizer(["key"], padding="max_length", max_length=64, return_tensors="pt")
     with torch.no_grad():
         expected = torch.nn.functional.normalize(siglip.get_text_features(**texts).pooler_output, dim=-1)
-    torch.testing.assert_close(embed_texts(siglip, processor, ["key", "dog face and umbrella"])[:1], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        embed_texts(siglip, processor, ["key", "dog face and umbrella"])[:1], expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_generators_are_read_a_window_at_a_time(model, processor):
@@ -94,7 +110,9 @@ def test_images_from_a_generator_of_paths(model, processor, tmp_path):
             yield tmp_path / f"{number}.png"
 
     embeds = embed_images(model, processor, stream(), batch_size=1, convert_to_numpy=True)
-    expected = embed_images(model, processor, [PillowImage.open(path) for path in sorted(tmp_path.glob("*.png"))])
+    expected = embed_images(
+        model, processor, [PillowImage.open(path) for path in sorted(tmp_path.glob("*.png"))]
+    )
     assert isinstance(embeds, np.ndarray) and np.allclose(embeds, expected, atol=1e-6) and read == [0, 1, 2]
 
 
@@ -143,7 +161,9 @@ def photos(tmp_path):
     """Four pictures in a folder and those below it, and what else lies in folders."""
     (tmp_path / "photos/more").mkdir(parents=True)
     for color in COLORS:
-        PillowImage.new("RGB", (40, 32), color).save(tmp_path / f"photos/{'more/' if color == 'blue' else ''}{color}.png")
+        PillowImage.new("RGB", (40, 32), color).save(
+            tmp_path / f"photos/{'more/' if color == 'blue' else ''}{color}.png"
+        )
     for name in (".DS_Store", "notes.txt", "more/metadata.jsonl"):
         (tmp_path / "photos" / name).write_bytes(b"no picture")
     return tmp_path / "photos"
@@ -159,7 +179,11 @@ def test_a_folder_and_a_glob(model, processor, photos):
     found = embed_images(model, processor, photos, return_names=True, batch_size=2, convert_to_numpy=True)
     assert isinstance(found, ImageEmbeddings) and found.names == NAMES and found.skipped == []
     assert isinstance(found.embeddings, np.ndarray) and np.allclose(found.embeddings, expected, atol=1e-6)
-    assert embed_images(model, processor, f"{photos}/*.png", return_names=True).names == ["green.png", "red.png", "yellow.png"]
+    assert embed_images(model, processor, f"{photos}/*.png", return_names=True).names == [
+        "green.png",
+        "red.png",
+        "yellow.png",
+    ]
 
 
 @pytest.fixture
@@ -174,7 +198,8 @@ def broken(photos):
 def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, broken):
     expected = embed_images(model, processor, [broken / name for name in NAMES])
     with pytest.warns(
-        UserWarning, match=r"3 of 7 images cannot be read, images\['empty.jpg'\] first: cannot identify.*errors='skip' lists"
+        UserWarning,
+        match=r"3 of 7 images cannot be read, images\['empty.jpg'\] first: cannot identify.*errors='skip' lists",
     ):
         found = embed_images(model, processor, broken)
     # Not bit by bit: grey images stand in the batch for the broken ones, and a product of more rows may have another kernel.
@@ -193,28 +218,50 @@ def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, brok
             assert "SVG is a drawing" in found.skipped[2].reason and "truncated" in found.skipped[1].reason
     with pytest.raises(ValueError, match=r"images\['empty.jpg'\] cannot be read: cannot identify"):
         embed_images(model, processor, broken, errors="raise")
-    with pytest.raises(ValueError, match=r"2 of 2 images cannot be read, images\['cut.png'\] first: .*truncated"):
+    with pytest.raises(
+        ValueError, match=r"2 of 2 images cannot be read, images\['cut.png'\] first: .*truncated"
+    ):
         embed_images(model, processor, f"{broken}/more/[cd]*", errors="skip")
 
 
 @pytest.mark.parametrize("kind", [list, iter])
 def test_bad_images_of_a_list_are_skipped_where_that_is_asked(model, processor, photos, kind):
-    images = [photos / "red.png", None, photos / "gone.png", np.zeros((6, 6, 7)), PillowImage.new("RGB", (32, 32), "green"), ""]
+    images = [
+        photos / "red.png",
+        None,
+        photos / "gone.png",
+        np.zeros((6, 6, 7)),
+        PillowImage.new("RGB", (32, 32), "green"),
+        "",
+    ]
     found = embed_images(model, processor, kind(images), errors="skip", batch_size=2)
-    torch.testing.assert_close(found.embeddings, embed_images(model, processor, [images[0], images[4]]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found.embeddings, embed_images(model, processor, [images[0], images[4]]), atol=1e-5, rtol=1e-5
+    )
     assert found.names == [0, 4]
-    assert [skipped.index for skipped in found.skipped] == [skipped.name for skipped in found.skipped] == [1, 2, 3, 5]
+    assert (
+        [skipped.index for skipped in found.skipped]
+        == [skipped.name for skipped in found.skipped]
+        == [1, 2, 3, 5]
+    )
     assert found.skipped[0].reason == "it is a NoneType, not an image, array, path or address"
     assert found.skipped[1].reason == f"file does not exist: {photos}/gone.png"
     with pytest.raises(ValueError, match=r"images\[1\] cannot be read: it is a NoneType"):
         embed_images(model, processor, kind(images))
-    with pytest.raises(ValueError, match=r"2 of 2 images cannot be read, images\[0\] first: it is a NoneType"):
+    with pytest.raises(
+        ValueError, match=r"2 of 2 images cannot be read, images\[0\] first: it is a NoneType"
+    ):
         embed_images(model, processor, [None, None], errors="skip")
 
 
 def test_bad_images_of_a_column(model, processor, photos):
     """`datasets` raises where it decodes them."""
-    images = [str(photos / "red.png"), None, {"bytes": b"no picture", "path": None}, str(photos / "green.png")]
+    images = [
+        str(photos / "red.png"),
+        None,
+        {"bytes": b"no picture", "path": None},
+        str(photos / "green.png"),
+    ]
     column = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))["image"]
     found = embed_images(model, processor, column, errors="skip", return_names=True)
     expected = embed_images(model, processor, [images[0], images[3]])
@@ -247,4 +294,6 @@ def test_transparent_images_are_embedded_on_the_background(model, processor):
     del processor.image_processor.background
     assert not torch.allclose(embed_images(model, processor, [image]), expected, atol=1e-3)
     flat.paste((255, 255, 255), (0, 0, 20, 32))
-    torch.testing.assert_close(embed_images(model, processor, [image]), embed_images(model, processor, [flat]))
+    torch.testing.assert_close(
+        embed_images(model, processor, [image]), embed_images(model, processor, [flat])
+    )

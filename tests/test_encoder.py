@@ -58,7 +58,9 @@ def encoded(folder, tmp_path):
 def test_rows_are_encoded_once_and_their_columns_kept(encoded, folder, scenes, streaming):
     rows = scenes.to_iterable_dataset(num_shards=3) if streaming else scenes
     vectors, columns, digests = encoded.rows(rows)
-    torch.testing.assert_close(vectors, embed_images(*load_model(str(folder)), scenes["image"]), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        vectors, embed_images(*load_model(str(folder)), scenes["image"]), atol=1e-6, rtol=1e-5
+    )
     assert columns["captions"] == scenes["captions"][:] and "image" not in columns
     assert encoded.seen["images"] == 60  # in windows of 25; equal images lie in different ones
     again = encoded.rows(scenes)
@@ -69,16 +71,24 @@ def test_rows_are_encoded_once_and_their_columns_kept(encoded, folder, scenes, s
 def test_equal_images_of_a_window_are_encoded_once(encoded, scenes):
     rows = scenes.select([0, 1, 0, 1, 0])
     vectors, *_ = encoded.rows(rows)
-    assert encoded.seen["images"] == 2 and torch.equal(vectors[0], vectors[2]) and not torch.equal(vectors[0], vectors[1])
+    assert (
+        encoded.seen["images"] == 2
+        and torch.equal(vectors[0], vectors[2])
+        and not torch.equal(vectors[0], vectors[1])
+    )
 
 
 def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, folder):
     model, processor = load_model(str(folder))
-    torch.testing.assert_close(encoded.texts(TEXTS), embed_texts(model, processor, TEXTS), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        encoded.texts(TEXTS), embed_texts(model, processor, TEXTS), atol=1e-6, rtol=1e-5
+    )
     prompts = [template.format(name) for name in NAMES for template in TEMPLATES]
     expected = mean_of_prompts(embed_texts(model, processor, prompts), 3)
     torch.testing.assert_close(encoded.classes(NAMES, TEMPLATES), expected, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(Encoder(model, processor).classes(NAMES, TEMPLATES), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        Encoder(model, processor).classes(NAMES, TEMPLATES), expected, atol=1e-6, rtol=1e-5
+    )
     assert encoded.seen["texts"] == 7 + 6
     encoded.texts(TEXTS), encoded.classes(NAMES, TEMPLATES)
     assert encoded.seen["texts"] == 7 + 6
@@ -86,7 +96,9 @@ def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, folder):
     assert encoded.seen["texts"] == 7 + 6 + 3
 
 
-@pytest.mark.parametrize("templates", [["{} and {}"], ["{}", "{c}"], ["{x.__class__}"], ["a {"], ["no slot"], [], "a {}"], ids=repr)
+@pytest.mark.parametrize(
+    "templates", [["{} and {}"], ["{}", "{c}"], ["{x.__class__}"], ["a {"], ["no slot"], [], "a {}"], ids=repr
+)
 def test_classes_want_templates_with_one_slot(encoded, folder, templates):
     for encoder in (encoded, Encoder(*load_model(str(folder)))):
         with pytest.raises(InputError, match="has to have {} once|templates: "):
@@ -125,8 +137,13 @@ def test_the_data_are_told_apart(scenes):
     """By the images in their order and by a language's captions; those of other languages make no difference."""
     digests, captions = [str(row) for row in range(60)], scenes["captions"][:]
     before = hash_data(digests, {"captions": captions}, "en")
-    assert before == hash_data(digests, {"captions": [caption | {"zh": "其他"} for caption in captions]}, "en")
-    others = [hash_data(digests[::-1], {"captions": captions}, "en"), hash_data(digests, {"captions": captions}, "zh")]
+    assert before == hash_data(
+        digests, {"captions": [caption | {"zh": "其他"} for caption in captions]}, "en"
+    )
+    others = [
+        hash_data(digests[::-1], {"captions": captions}, "en"),
+        hash_data(digests, {"captions": captions}, "zh"),
+    ]
     changed = [caption | {"en": "other"} if row == 7 else caption for row, caption in enumerate(captions)]
     others += [hash_data(digests, {"captions": changed}, "en"), hash_data(digests, {"label": [0] * 60}, "en")]
     assert len({before, *others}) == 5
@@ -137,15 +154,23 @@ def encode_in_two(rank, folder, scenes, out):
     PartialState(cpu=True)
     encoder, seen = CachedEncoder(*load_model(str(folder)), cache_dir=str(out / "cache")), []
     plain = encoder.model.get_image_features
-    encoder.model.get_image_features = lambda **inputs: seen.append(len(inputs["pixel_values"])) or plain(**inputs)
-    torch.save((encoder.rows(scenes), encoder.texts(TEXTS), encoder.classes(NAMES, TEMPLATES), sum(seen)), out / f"{rank}.pt")
+    encoder.model.get_image_features = lambda **inputs: (
+        seen.append(len(inputs["pixel_values"])) or plain(**inputs)
+    )
+    torch.save(
+        (encoder.rows(scenes), encoder.texts(TEXTS), encoder.classes(NAMES, TEMPLATES), sum(seen)),
+        out / f"{rank}.pt",
+    )
 
 
 def test_two_processes_get_the_bits_of_one(encoded, folder, scenes, tmp_path):
     encoded.cache_dir = str(tmp_path / "alone")
     spawn(encode_in_two, (folder, scenes, tmp_path), 2)
     alone = encoded.rows(scenes), encoded.texts(TEXTS), encoded.classes(NAMES, TEMPLATES)
-    for rank, share in ((0, 13 + 13 + 6), (1, 12 + 12 + 4)):  # every other part of 4, in windows of 25, 25 and 10
+    for rank, share in (
+        (0, 13 + 13 + 6),
+        (1, 12 + 12 + 4),
+    ):  # every other part of 4, in windows of 25, 25 and 10
         (vectors, columns, data), texts, classes, n_seen = torch.load(tmp_path / f"{rank}.pt")
         assert n_seen == share
         assert torch.equal(vectors, alone[0][0]) and (columns, data) == alone[0][1:]
@@ -159,9 +184,7 @@ def test_an_unreadable_image_is_named(encoded):
     images = [{"bytes": good.getvalue(), "path": None}] * 30 + [{"bytes": b"no picture", "path": None}]
     rows = Dataset.from_dict({"image": images, "label": [0] * 31}, features=features)
     digest = xxh3_128(b"no picture").hexdigest()
-    message = (
-        rf"the image of row 30 \(XXH3-128 {digest}\) cannot be read: Pillow knows no such format. Mend it, or .* --dataset, .* --limit"
-    )
+    message = rf"the image of row 30 \(XXH3-128 {digest}\) cannot be read: Pillow knows no such format. Mend it, or .* --dataset, .* --limit"
     with pytest.raises(InputError, match=message):
         encoded.rows(rows)
     images[30]["path"] = "scenes/30.png"
@@ -169,7 +192,8 @@ def test_an_unreadable_image_is_named(encoded):
         encoded.rows(Dataset.from_dict({"image": images, "label": [0] * 31}, features=features))
     images[30] = {"bytes": None, "path": "no/such.png"}
     with pytest.raises(
-        InputError, match="the image of row 30 cannot be read: .*No such file.*'no/such.png'. Put it there, or .* --dataset"
+        InputError,
+        match="the image of row 30 cannot be read: .*No such file.*'no/such.png'. Put it there, or .* --dataset",
     ):
         encoded.rows(Dataset.from_dict({"image": images, "label": [0] * 31}, features=features))
     with pytest.raises(InputError, match="the task has no rows"):
@@ -193,7 +217,11 @@ def test_an_adapted_model_is_known_by_its_settings(tmp_path):
     prints = []
     for note in ("mean", "cls"):
         (tmp_path / "clip/pooling.json").write_text(note)
-        prints.append(CachedEncoder(*load_model(f"sentence_transformers:{tmp_path / 'clip'}"), cache_dir=str(tmp_path)).prepared)
+        prints.append(
+            CachedEncoder(
+                *load_model(f"sentence_transformers:{tmp_path / 'clip'}"), cache_dir=str(tmp_path)
+            ).prepared
+        )
     assert prints[0]["text"] != prints[1]["text"] and prints[0]["image"] != prints[1]["image"]
 
 
@@ -222,14 +250,18 @@ def test_transparent_images_are_kept_by_their_background(encoded):
         torch.testing.assert_close(vectors[0], vectors[1])
 
 
-@pytest.mark.parametrize("family", ["clip", "chinese_clip", "siglip_2", "siglip_2_naflex", "sentence_transformers"])
+@pytest.mark.parametrize(
+    "family", ["clip", "chinese_clip", "siglip_2", "siglip_2_naflex", "sentence_transformers"]
+)
 def test_other_models_see_transparent_images_on_white(tmp_path, family):
     saved("clip" if family == "sentence_transformers" else family, tmp_path / "model")
     prefix = "sentence_transformers:" if family == "sentence_transformers" else ""
     model, processor = load_model(f"{prefix}{tmp_path / 'model'}")
     encoder = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
     assert encoder.prepared["image"].endswith("on (255, 255, 255)")
-    clear, white, black = encoder.rows(rows_of(half_clear(), half_clear((255, 255, 255)), half_clear((0, 0, 0))))[0]
+    clear, white, black = encoder.rows(
+        rows_of(half_clear(), half_clear((255, 255, 255)), half_clear((0, 0, 0)))
+    )[0]
     torch.testing.assert_close(clear, white)
     assert not torch.allclose(clear, black, atol=1e-4)
 
@@ -237,5 +269,8 @@ def test_other_models_see_transparent_images_on_white(tmp_path, family):
 def test_whatever_a_decoder_raises_names_the_row(encoded):
     negative = io.BytesIO()
     PillowImage.fromarray(torch.full((8, 8), -1.0).numpy()).save(negative, "TIFF")
-    with pytest.raises(InputError, match=r"the image of row 1 \(XXH3-128 .*\) cannot be read: its values lie within \[-1.0, -1.0\]"):
+    with pytest.raises(
+        InputError,
+        match=r"the image of row 1 \(XXH3-128 .*\) cannot be read: its values lie within \[-1.0, -1.0\]",
+    ):
         encoded.rows(rows_of(half_clear(), {"bytes": negative.getvalue(), "path": None}))

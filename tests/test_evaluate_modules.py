@@ -15,7 +15,9 @@ from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutc
 
 from .conftest import ROOT
 
-MODULES = sorted(path for path in (ROOT / "benchmarks" / "evaluate_modules").iterdir() if path.name != "__pycache__")
+MODULES = sorted(
+    path for path in (ROOT / "benchmarks" / "evaluate_modules").iterdir() if path.name != "__pycache__"
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,9 @@ def load(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluate.config.HF_MODULES_CACHE", folder / "modules")
         patch.syspath_prepend(str(folder / "modules"))
-        yield lambda name: evaluate.load(str(ROOT / "benchmarks" / "evaluate_modules" / name), cache_dir=str(folder))
+        yield lambda name: evaluate.load(
+            str(ROOT / "benchmarks" / "evaluate_modules" / name), cache_dir=str(folder)
+        )
 
 
 def test_retrieval(load):
@@ -45,14 +49,21 @@ def test_retrieval(load):
 def test_retrieval_with_ties_and_twins(load, monkeypatch):
     """Few distinct vectors, so that most are tied or equal, in more than one block; and vectors that have all become one."""
     torch.manual_seed(1)
-    corners = normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6], [-1.0, 0.0], [0.0, -1.0]]), dim=-1)
+    corners = normalize(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6], [-1.0, 0.0], [0.0, -1.0]]), dim=-1
+    )
     owners = torch.cat([torch.arange(40), torch.randint(40, (30,))])
-    drawn = [(corners[torch.randint(6, (40,))], corners[torch.randint(6, (70,))]), (corners[:1].repeat(40, 1), corners[:1].repeat(70, 1))]
+    drawn = [
+        (corners[torch.randint(6, (40,))], corners[torch.randint(6, (70,))]),
+        (corners[:1].repeat(40, 1), corners[:1].repeat(70, 1)),
+    ]
     metric = load("image_text_retrieval")
     monkeypatch.setattr(sys.modules[type(metric).__module__], "BLOCK_ROWS", 4)
     for image_embeds, text_embeds in drawn:
         expected = RetrievalOutcomes(*retrieval_ranks(image_embeds, text_embeds, owners), owners).metrics()
-        assert metric.compute(predictions=text_embeds, references=owners, image_embeds=image_embeds) == pytest.approx(expected)
+        assert metric.compute(
+            predictions=text_embeds, references=owners, image_embeds=image_embeds
+        ) == pytest.approx(expected)
     assert expected["mean_recall"] == 0
 
 
@@ -62,7 +73,10 @@ def test_classification(load):
     scores[torch.arange(60), labels] += 1
     expected = ClassOutcomes(ranks_in_scores(scores, labels), labels, 9).metrics()
     assert load("zero_shot_classification").compute(predictions=scores, references=labels) == expected
-    assert 0 < expected["accuracy@1"] < expected["accuracy@5"] < 1 and expected["mean_per_class"] != expected["accuracy@1"]
+    assert (
+        0 < expected["accuracy@1"] < expected["accuracy@5"] < 1
+        and expected["mean_per_class"] != expected["accuracy@1"]
+    )
 
 
 def test_several_labels(load):
@@ -76,7 +90,9 @@ def test_several_labels(load):
 @pytest.mark.parametrize("folder", MODULES, ids=lambda folder: folder.name)
 def test_a_module_describes_itself_and_its_example_holds(load, folder):
     metric = load(folder.name)
-    assert len(metric.description) > 200 and "Returns:" in metric.inputs_description and "@" in metric.citation
+    assert (
+        len(metric.description) > 200 and "Returns:" in metric.inputs_description and "@" in metric.citation
+    )
     example = metric.inputs_description.split(">>> ")[-1]
     call, answer = example.strip().splitlines()
     assert f"benchmarks/evaluate_modules/{folder.name}" in metric.inputs_description
@@ -91,12 +107,16 @@ def test_a_module_needs_no_package_of_ours(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "HF_MODULES_CACHE": str(tmp_path / "modules")
     }
-    process = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert process.returncode == 0, process.stderr
     assert process.stdout.split() == [path.name for path in MODULES]
     for path in MODULES:
         tree = ast.parse((path / f"{path.name}.py").read_text("utf-8"))
-        named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        named = [
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        ]
         named += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         assert set(named) == {"evaluate", "torch", "datasets"}
 
@@ -104,7 +124,9 @@ def test_a_module_needs_no_package_of_ours(tmp_path):
 def test_what_is_wrong_is_named(load):
     names = ("image_text_retrieval", "zero_shot_classification", "multilabel_precision")
     retrieval, classification, precision = map(load, names)
-    with pytest.raises(ValueError, match="text 1 is said to describe image 5, but the images are the rows 0 to 1"):
+    with pytest.raises(
+        ValueError, match="text 1 is said to describe image 5, but the images are the rows 0 to 1"
+    ):
         retrieval.compute(predictions=torch.eye(2), references=[0, 5], image_embeds=torch.eye(2))
     with pytest.raises(ValueError, match="a score of item 1 is not finite"):
         classification.compute(predictions=[[0.9, 0.1], [torch.nan, 0.4]], references=[0, 1])

@@ -52,9 +52,17 @@ RUN = "import runpy; sys.argv = sys.argv[1:]; sys.path[0] = '.'; "
 REPORT = ["benchmarks/run_report.py", "--results", "nowhere", "--output_dir", "nowhere"]
 
 
-@pytest.mark.parametrize("words,message", [(REPORT, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"')])
+@pytest.mark.parametrize(
+    "words,message",
+    [(REPORT, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"')],
+)
 def test_a_script_ends_with_one_line(words, message):
     process = run_without(list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", *words)
-    assert (process.returncode, process.stderr.strip().splitlines()[-1]) == (1, message) and "Traceback" not in process.stderr
-    process = run_without(list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", words[0], "--help")
+    assert (process.returncode, process.stderr.strip().splitlines()[-1]) == (
+        1,
+        message,
+    ) and "Traceback" not in process.stderr
+    process = run_without(
+        list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", words[0], "--help"
+    )
     assert process.returncode == 0 and "usage" in process.stdout

@@ -22,7 +22,13 @@ from training.frozen import image_vectors, teacher_vectors, written
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
 from training.views import ImageViews, TellEpoch
 
-SGD = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "logging_steps": 1}
+SGD = {
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "logging_steps": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +52,16 @@ def altclip(miniature):
 def count(module):
     """The number of items of each forward from now on."""
     seen = []
-    module.register_forward_hook(lambda module, args, kwargs, _: seen.append(len((args or [*kwargs.values()])[0])), with_kwargs=True)
+    module.register_forward_hook(
+        lambda module, args, kwargs, _: seen.append(len((args or [*kwargs.values()])[0])), with_kwargs=True
+    )
     return seen
 
 
 def test_the_teacher_needs_english(clip):
-    rows = Dataset.from_dict({"captions": [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}]})
+    rows = Dataset.from_dict(
+        {"captions": [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}]}
+    )
     with pytest.raises(InputError, match="2 of 3 rows have no English caption"):
         teacher_vectors(rows, clip[0], clip[1].tokenizer)
     with pytest.raises(InputError, match="captions have no 'en' for the teacher to read: they have zh"):
@@ -83,7 +93,10 @@ def test_each_sentence_and_image_is_encoded_once(scenes, clip, tmp_path):
     for _ in range(2):
         targets = teacher_vectors(scenes, model, processor.tokenizer, cache_dir=str(tmp_path))
         embeds = image_vectors(ImageViews(scenes, 2), model, processor, cache_dir=str(tmp_path))
-        assert sum(texts) == len({captions["en"] for captions in scenes["captions"]}) <= 24 and sum(images) == 2 * 24
+        assert (
+            sum(texts) == len({captions["en"] for captions in scenes["captions"]}) <= 24
+            and sum(images) == 2 * 24
+        )
     np.testing.assert_array_equal(targets[[0]]["target"], targets[[24]]["target"])
     np.testing.assert_array_equal(embeds[[0]]["image_embeds"], embeds[[24]]["image_embeds"])
 
@@ -94,7 +107,9 @@ def test_more_languages_and_another_way_to_load_change_nothing(scenes, clip, min
     shutil.copytree(miniature / "clip", tmp_path / "moved")
     model, processor = load_model(str(tmp_path / "moved"))
     processor.tokenizer(["leaves its padding", "behind"], padding=True, truncation=True, max_length=5)
-    english = Dataset.from_dict({"captions": [{"en": captions["en"], "xx": "new"} for captions in scenes["captions"]]})
+    english = Dataset.from_dict(
+        {"captions": [{"en": captions["en"], "xx": "new"} for captions in scenes["captions"]]}
+    )
     texts = count(model.text_model)
     teacher_vectors(english, model, processor.tokenizer, cache_dir=str(tmp_path))
     assert not texts
@@ -121,7 +136,9 @@ def test_what_makes_a_teacher_vector_makes_a_new_cache(scenes, clip, tmp_path, c
     texts = count(model.text_model)
     after = teacher_vectors(scenes, model, tokenizer, cache_dir=str(tmp_path))
     assert after.folder != before.folder and sum(texts) >= 22
-    assert (change == "configuration") == np.array_equal(after[range(32)]["target"], before[range(32)]["target"])
+    assert (change == "configuration") == np.array_equal(
+        after[range(32)]["target"], before[range(32)]["target"]
+    )
 
 
 @pytest.mark.parametrize("change", ["weight", "projection", "preparation", "background", "views", "row"])
@@ -162,16 +179,27 @@ def test_images_are_known_by_their_bytes_wherever_they_lie(clip, tmp_path):
         for number in range(3):
             (tmp_path / folder / f"{number}.png").write_bytes(png(number))
     inside = [{"bytes": png(number), "path": None} for number in range(3)]
-    for images in ([str(tmp_path / "one" / f"{n}.png") for n in range(3)], [str(tmp_path / "two" / f"{n}.png") for n in range(3)], inside):
+    for images in (
+        [str(tmp_path / "one" / f"{n}.png") for n in range(3)],
+        [str(tmp_path / "two" / f"{n}.png") for n in range(3)],
+        inside,
+    ):
         rows = Dataset.from_dict({"image": images}).cast_column("image", Image())
         caches.append(image_vectors(ImageViews(rows, 1), *clip, cache_dir=str(tmp_path / "cache")).folder)
     (tmp_path / "two/1.png").write_bytes(png(7))
-    rows = Dataset.from_dict({"image": [str(tmp_path / "two" / f"{n}.png") for n in range(3)]}).cast_column("image", Image())
-    assert len(set(caches)) == 1 and image_vectors(ImageViews(rows, 1), *clip, cache_dir=str(tmp_path / "cache")).folder != caches[0]
+    rows = Dataset.from_dict({"image": [str(tmp_path / "two" / f"{n}.png") for n in range(3)]}).cast_column(
+        "image", Image()
+    )
+    assert (
+        len(set(caches)) == 1
+        and image_vectors(ImageViews(rows, 1), *clip, cache_dir=str(tmp_path / "cache")).folder != caches[0]
+    )
 
 
 def test_views_are_crops_that_depend_on_image_and_view_alone(tmp_path):
-    rows = Dataset.from_dict({"image": [{"bytes": png(number), "path": None} for number in (0, 1, 0)]}).cast_column("image", Image())
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": png(number), "path": None} for number in (0, 1, 0)]}
+    ).cast_column("image", Image())
     views = ImageViews(rows, 3)
     epochs = []
     for epoch in range(4):
@@ -215,32 +243,53 @@ def assert_same_steps(ours, theirs, n_steps, atol):
         assert any(not torch.equal(value, before[name]) for name, value in after.items())
     for step, reference in zip(weights, expected):
         for name, value in reference.items():
-            torch.testing.assert_close(step[name], value, atol=atol, rtol=atol, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                step[name], value, atol=atol, rtol=atol, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 class LiveTeacher(TeacherLearningTrainer):
     """Stage 1 as the paper has it: the teacher reads each batch's English sentences."""
 
     def compute_loss(self, model, inputs, **kwargs):
-        english = self.teacher[1](inputs.pop("english"), padding=True, truncation=True, max_length=77, return_tensors="pt")
+        english = self.teacher[1](
+            inputs.pop("english"), padding=True, truncation=True, max_length=77, return_tensors="pt"
+        )
         with torch.no_grad():
             inputs["target"] = self.teacher[0].text_model.eval()(**english).pooler_output
         return super().compute_loss(model, inputs, **kwargs)
 
 
 @pytest.mark.parametrize("dtype,atol", [("float32", 1e-5), ("float16", 1e-3), ("bfloat16", 1e-2)])
-def test_stage_1_from_the_cache_equals_the_live_teacher(scenes, clip, altclip, miniature, tmp_path, dtype, atol):
+def test_stage_1_from_the_cache_equals_the_live_teacher(
+    scenes, clip, altclip, miniature, tmp_path, dtype, atol
+):
     """Step for step, over two epochs of 32 rows in two languages."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     english = [captions["en"] for captions in scenes["captions"]]
     start = {name: value.clone() for name, value in altclip.text_model.state_dict().items()}
-    named = {"output_dir": str(tmp_path), "teacher_name_or_path": "", "text_encoder_name_or_path": "", "dataset": ""}
-    common = {"use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "max_steps": 8, "per_device_train_batch_size": 16}
+    named = {
+        "output_dir": str(tmp_path),
+        "teacher_name_or_path": "",
+        "text_encoder_name_or_path": "",
+        "dataset": "",
+    }
+    common = {
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "max_steps": 8,
+        "per_device_train_batch_size": 16,
+    }
     arguments = TeacherLearningArguments(**named, **common, **SGD)
     collator = Collator(tokenizer, 77)
     targets = teacher_vectors(scenes, clip[0], clip[1].tokenizer, cache_dir=str(tmp_path), dtype=dtype)
     cells = CaptionCells(scenes, ["en", "zh"], "target", inputs=targets)
-    ours = follow(TeacherLearningTrainer(model=altclip.text_model, args=arguments, train_dataset=cells, data_collator=collator))
+    ours = follow(
+        TeacherLearningTrainer(
+            model=altclip.text_model, args=arguments, train_dataset=cells, data_collator=collator
+        )
+    )
 
     altclip.text_model.load_state_dict(start)
     numbers = Dataset.from_dict({"number": np.arange(32)}).with_format("numpy")
@@ -250,7 +299,9 @@ def test_stage_1_from_the_cache_equals_the_live_teacher(scenes, clip, altclip, m
         sentences = [english[cell["number"]] for cell in batch]
         return collator(batch) | {"english": sentences}
 
-    live = LiveTeacher(model=altclip.text_model, args=arguments, train_dataset=cells, data_collator=with_english)
+    live = LiveTeacher(
+        model=altclip.text_model, args=arguments, train_dataset=cells, data_collator=with_english
+    )
     live.teacher = clip[0], clip[1].tokenizer
     theirs = follow(live)
     assert_same_steps(ours, theirs, 8, atol)
@@ -262,7 +313,13 @@ def stage2(altclip, clip, scenes, miniature, tmp_path):
     """A trainer of 32 images in one language, four steps an epoch, from a cache or with the image tower live."""
     start = {name: value.clone() for name, value in altclip.state_dict().items()}
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    common = {"use_cpu": True, "disable_tqdm": True, "max_steps": 10, "per_device_train_batch_size": 8, "image_views": 2}
+    common = {
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "max_steps": 10,
+        "per_device_train_batch_size": 8,
+        "image_views": 2,
+    }
 
     def stage2(output_dir, *, cached, turning=True, **given):
         altclip.load_state_dict(start)
@@ -271,10 +328,15 @@ def stage2(altclip, clip, scenes, miniature, tmp_path):
         arguments = ContrastiveArguments(**named, **common, **SGD, **given)
         column, inputs = "image", ImageViews(scenes, arguments.image_views)
         if cached:
-            column, inputs = "image_embeds", image_vectors(inputs, altclip, clip[1], cache_dir=str(tmp_path / "cache"))
+            column, inputs = (
+                "image_embeds",
+                image_vectors(inputs, altclip, clip[1], cache_dir=str(tmp_path / "cache")),
+            )
         cells = CaptionCells(scenes, ["en"], column, inputs=inputs)
         collator = Collator(tokenizer, 77, clip[1].image_processor)
-        trainer = ContrastiveTrainer(model=altclip, args=arguments, train_dataset=cells, data_collator=collator)
+        trainer = ContrastiveTrainer(
+            model=altclip, args=arguments, train_dataset=cells, data_collator=collator
+        )
         if turning:
             trainer.add_callback(TellEpoch(inputs))
         return trainer
@@ -287,7 +349,9 @@ def test_views_from_the_cache_train_like_views_of_the_live_tower(stage2):
     live = follow(stage2("live", cached=False, save_strategy="no"))
     assert_same_steps(follow(stage2("cached", cached=True, save_strategy="no")), live, 10, 1e-5)
     _, without = follow(stage2("plain", cached=True, save_strategy="no", turning=False))
-    assert without[:4] == pytest.approx(live[1][:4], abs=1e-5) and without[4:] != pytest.approx(live[1][4:], abs=1e-4)
+    assert without[:4] == pytest.approx(live[1][:4], abs=1e-5) and without[4:] != pytest.approx(
+        live[1][4:], abs=1e-4
+    )
 
 
 def test_a_run_that_goes_on_within_an_epoch_of_crops_takes_the_same_views(stage2, tmp_path):
@@ -305,13 +369,21 @@ def test_a_run_that_goes_on_within_an_epoch_of_crops_takes_the_same_views(stage2
     "given,message",
     [
         ({"image_views": 0}, "image_views is 0: 1 shows images as they are"),
-        ({"image_views": 2, "dataloader_num_workers": 1, "dataloader_persistent_workers": True}, "leave out dataloader_persistent_workers"),
-        ({"trainable": ["text_model", "visual_projection"]}, "trainable names visual_projection, whose vectors are cached"),
+        (
+            {"image_views": 2, "dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+            "leave out dataloader_persistent_workers",
+        ),
+        (
+            {"trainable": ["text_model", "visual_projection"]},
+            "trainable names visual_projection, whose vectors are cached",
+        ),
     ],
 )
 def test_arguments_that_contradict_are_refused(tmp_path, given, message):
     with pytest.raises(InputError, match=message):
-        ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **given)
+        ContrastiveArguments(
+            output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **given
+        )
 
 
 def test_a_tokenizer_in_writing_forgets_its_last_call(miniature):

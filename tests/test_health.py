@@ -14,7 +14,11 @@ from training.health import FrozenWeights, Watch, check_loss
 
 def batch(n_cells=8, n_texts=8):
     mask = (torch.arange(6)[None] < torch.arange(1, n_texts + 1)[:, None].clamp(max=6)).long()
-    return {"attention_mask": mask, "text_rows": torch.arange(n_cells) % n_texts, "row_ids": torch.arange(n_cells)}
+    return {
+        "attention_mask": mask,
+        "text_rows": torch.arange(n_cells) % n_texts,
+        "row_ids": torch.arange(n_cells),
+    }
 
 
 def test_figures_by_hand():
@@ -25,7 +29,9 @@ def test_figures_by_hand():
         warnings.simplefilter("error")
         figures = watch.report(progress=1.0)
     padding = (5 + 4 + 3 + 2 + 1) / 48
-    assert figures == pytest.approx({"padding": padding, "distinct": 1.0, "spread": 1 - 8 * (1 / 8) ** 2, "nearest": 0.5}, abs=1e-4)
+    assert figures == pytest.approx(
+        {"padding": padding, "distinct": 1.0, "spread": 1 - 8 * (1 / 8) ** 2, "nearest": 0.5}, abs=1e-4
+    )
     assert watch.report(progress=1.0) == {}
 
 
@@ -43,7 +49,9 @@ def test_collapse_is_told_of_after_the_beginning():
         watch.see(batch(), [batch()], same, same)
         watch.report(progress=0.1)
     watch.see(batch(), [batch()], same, same)
-    with pytest.warns(UserWarning, match="spread is 0.0: all texts get almost one vector. Lower learning_rate"):
+    with pytest.warns(
+        UserWarning, match="spread is 0.0: all texts get almost one vector. Lower learning_rate"
+    ):
         watch.report(progress=0.5)
 
 
@@ -77,10 +85,41 @@ def test_a_run_that_diverges_stops_with_one_line(miniature, run, tmp_path):
     from .conftest import ROOT
 
     process = run(
-        *["python", ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", "--output_dir", tmp_path],
-        *["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", miniature / "text_encoder"],
-        *["--dataset", miniature / "dataset", "--max_steps", "30", "--per_device_train_batch_size", "16", "--logging_steps", "1"],
-        *["--optim", "sgd", "--learning_rate", "1e18", "--warmup_steps", "0", "--max_grad_norm", "1e30", "--bf16", "false"],
+        *[
+            "python",
+            ROOT / "training/run_stage1.py",
+            ROOT / "training/recipes/miniature/stage1.yaml",
+            "--output_dir",
+            tmp_path,
+        ],
+        *[
+            "--teacher_name_or_path",
+            miniature / "clip",
+            "--text_encoder_name_or_path",
+            miniature / "text_encoder",
+        ],
+        *[
+            "--dataset",
+            miniature / "dataset",
+            "--max_steps",
+            "30",
+            "--per_device_train_batch_size",
+            "16",
+            "--logging_steps",
+            "1",
+        ],
+        *[
+            "--optim",
+            "sgd",
+            "--learning_rate",
+            "1e18",
+            "--warmup_steps",
+            "0",
+            "--max_grad_norm",
+            "1e30",
+            "--bf16",
+            "false",
+        ],
     )
     assert process.returncode == 1
     assert "lower learning_rate" in process.stderr.splitlines()[-1] and "Traceback" not in process.stderr

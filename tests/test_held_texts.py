@@ -37,9 +37,22 @@ def processor(miniature):
 @pytest.fixture
 def arguments(tmp_path):
     def arguments(**given):
-        defaults = {"max_steps": 3, "per_device_train_batch_size": 8, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
-        named = {"output_dir": str(tmp_path / "run"), "model_name_or_path": "", "dataset": "", "cache_dir": str(tmp_path / "cache")}
-        return ContrastiveArguments(**named, disable_tqdm=True, optim="sgd", learning_rate=0.1, **defaults | given)
+        defaults = {
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "use_cpu": True,
+            "save_strategy": "no",
+            "logging_steps": 1,
+        }
+        named = {
+            "output_dir": str(tmp_path / "run"),
+            "model_name_or_path": "",
+            "dataset": "",
+            "cache_dir": str(tmp_path / "cache"),
+        }
+        return ContrastiveArguments(
+            **named, disable_tqdm=True, optim="sgd", learning_rate=0.1, **defaults | given
+        )
 
     return arguments
 
@@ -57,9 +70,14 @@ def cells_of(miniature, altclip, processor):
 
 
 def trained(altclip, processor, args, cells, held):
-    freeze_all_but(altclip, TRAINABLE if cells.column == "image_embeds" else [*TRAINABLE, "vision_model", "visual_projection"])
+    freeze_all_but(
+        altclip,
+        TRAINABLE if cells.column == "image_embeds" else [*TRAINABLE, "vision_model", "visual_projection"],
+    )
     collator = Collator(processor.tokenizer, 77, processor.image_processor)
-    trainer = ContrastiveTrainer(model=altclip, args=args, train_dataset=cells, data_collator=collator, held=held)
+    trainer = ContrastiveTrainer(
+        model=altclip, args=args, train_dataset=cells, data_collator=collator, held=held
+    )
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
@@ -88,7 +106,9 @@ SWITCHES = {
 @pytest.mark.parametrize("cached", [True, False], ids=["cached images", "images that learn"])
 def test_a_step_with_held_texts_is_the_same_by_every_switch(altclip, processor, arguments, cells_of, cached):
     start = {name: value.clone() for name, value in altclip.state_dict().items()}
-    vectors = torch.randn(len(TEXTS), altclip.config.projection_dim, generator=torch.Generator().manual_seed(1))
+    vectors = torch.randn(
+        len(TEXTS), altclip.config.projection_dim, generator=torch.Generator().manual_seed(1)
+    )
     held = HeldTexts(TEXTS, torch.nn.functional.normalize(vectors), seed=0)
     cells, weights, logs = cells_of(cached), {}, {}
     for name, switches in SWITCHES.items():
@@ -103,9 +123,17 @@ def test_a_step_with_held_texts_is_the_same_by_every_switch(altclip, processor, 
     assert logs["as it is"][0]["held_moved"] == pytest.approx(distance, abs=1e-3)
     assert logs["as it is"][0]["loss"] == pytest.approx(without[0]["loss"] + 5 * distance, abs=1e-3)
     for name in SWITCHES:
-        assert [entry["loss"] for entry in logs[name]] == pytest.approx([entry["loss"] for entry in logs["as it is"]], abs=1e-4)
+        assert [entry["loss"] for entry in logs[name]] == pytest.approx(
+            [entry["loss"] for entry in logs["as it is"]], abs=1e-4
+        )
         for key, value in weights[name].items():
-            torch.testing.assert_close(value, weights["as it is"][key], atol=1e-4, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                value,
+                weights["as it is"][key],
+                atol=1e-4,
+                rtol=1e-3,
+                msg=lambda text, key=key: f"{key}: {text}",
+            )
 
 
 def test_held_texts_move_less(altclip, processor, arguments, cells_of):
@@ -119,7 +147,9 @@ def test_held_texts_move_less(altclip, processor, arguments, cells_of):
         assert held.found_again(altclip, processor) == 1
         trained(altclip, processor, arguments(hold=hold, max_steps=10), cells, held if hold else None)
         texts = [held.texts[number] for number in held.watched]
-        distances[hold] = moved(embed_texts(altclip, processor, texts), held.vectors[torch.from_numpy(held.watched)]).item()
+        distances[hold] = moved(
+            embed_texts(altclip, processor, texts), held.vectors[torch.from_numpy(held.watched)]
+        ).item()
     assert 0 < distances[300.0] < distances[0.0] / 2
 
 
@@ -128,7 +158,10 @@ def test_held_texts_move_less(altclip, processor, arguments, cells_of):
     [
         ({"hold": -1.0}, "hold is -1.0"),
         ({"hold_dataset": "texts"}, "hold_dataset is 'texts' and hold is 0: give its weight too"),
-        ({"hold": 3.0, "streaming": True, "cache_image_embeds": False}, "the captions of a stream are not known beforehand"),
+        (
+            {"hold": 3.0, "streaming": True, "cache_image_embeds": False},
+            "the captions of a stream are not known beforehand",
+        ),
     ],
 )
 def test_what_cannot_be_held_is_refused(arguments, given, message):
@@ -138,14 +171,32 @@ def test_what_cannot_be_held_is_refused(arguments, given, message):
 
 def test_stage_2_says_what_was_kept(folder, miniature, run, tmp_path):
     """Its own captions held, and a guard set of which it loses something or nothing; both are written beside the model."""
-    command = ["training/run_stage2.py", "training/recipes/miniature/stage2.yaml", "--model_name_or_path", folder]
+    command = [
+        "training/run_stage2.py",
+        "training/recipes/miniature/stage2.yaml",
+        "--model_name_or_path",
+        folder,
+    ]
     data = ["--dataset", miniature / "dataset", "--split", "train", "--languages", "en", "zh"]
-    small = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--length_groups", "1", "--logging_steps", "1"]
+    small = [
+        "--max_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "4",
+        "--length_groups",
+        "1",
+        "--logging_steps",
+        "1",
+    ]
     guarded = ["--hold", "10", "--guard_dataset", miniature / "dataset", "--guard_split", "train"]
     process = run("python", *command, *data, *small, *guarded, "--output_dir", tmp_path / "mine")
     assert process.returncode == 0, process.stderr
     kept = json.loads((tmp_path / "mine/kept.json").read_text("utf-8"))
-    assert 0 <= kept["found_again"] <= 1 and kept["before"].keys() == kept["after"].keys() >= {"en", "zh", "ru"}
+    assert 0 <= kept["found_again"] <= 1 and kept["before"].keys() == kept["after"].keys() >= {
+        "en",
+        "zh",
+        "ru",
+    }
     assert "are still nearest to their own vectors from before" in process.stdout
     assert "On the guard set mean recall has lost" in process.stdout
     history = json.loads((tmp_path / "mine/trainer_state.json").read_text("utf-8"))["log_history"]

@@ -31,4 +31,10 @@ def test_every_script_tells_of_its_flags(run, words):
 
 def test_all_scripts_are_found():
     names = {words[-1].rpartition("/")[2] for words in entry_points()}
-    assert {"run_zero_shot.py", "run_stage2.py", "build_asset.py", "model_cards", "training.miniature"} <= names
+    assert {
+        "run_zero_shot.py",
+        "run_stage2.py",
+        "build_asset.py",
+        "model_cards",
+        "training.miniature",
+    } <= names

@@ -32,7 +32,9 @@ def write_png(depth, color_type, pixels, transparency):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", 2, 1, depth, color_type, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"tRNS", transparency) + chunk(b"IDAT", zlib.compress(b"\0" + pixels))
+    chunks = (
+        chunk(b"IHDR", header) + chunk(b"tRNS", transparency) + chunk(b"IDAT", zlib.compress(b"\0" + pixels))
+    )
     return Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")))
 
 
@@ -84,14 +86,21 @@ def test_alpha_is_composited(mode, background):
 
 def test_white_is_the_default_and_none_drops_alpha():
     image = alpha("RGBA")
-    assert row(image)[1] == row(image, background="#ffffff")[1] == row(image, background=[255, 255, 255])[1] == WHITE
+    assert (
+        row(image)[1]
+        == row(image, background="#ffffff")[1]
+        == row(image, background=[255, 255, 255])[1]
+        == WHITE
+    )
     for background in (None, "none"):
         assert row(image, background=background) == [(200, 100, 40), (10, 20, 30)]
         assert row(alpha("LA"), background=background) == [(200, 200, 200), (10, 10, 10)]
         assert row(palette(transparency=1), background=background) == [RED, BLUE]
         assert len(row(alpha("La"), background=background)) == 2
     for given in (with_key("RGB", [RED, BLUE], RED), palette(transparency=1)):
-        assert "transparency" not in read_image(given, background=None).info  # transformers would composite it
+        assert (
+            "transparency" not in read_image(given, background=None).info
+        )  # transformers would composite it
 
 
 @pytest.mark.parametrize(
@@ -106,7 +115,10 @@ def test_white_is_the_default_and_none_drops_alpha():
         (with_key("1", [0, 255], 0), [WHITE, WHITE]),
         (with_key("RGB", [RED, BLUE], RED), [WHITE, BLUE]),
         (with_key("RGB", [BLACK, BLUE], BLACK), [WHITE, BLUE]),
-        (with_key("CMYK", [(0, 255, 255, 0), (255, 255, 0, 0)], 0), [RED, BLUE]),  # it says so, but has no alpha
+        (
+            with_key("CMYK", [(0, 255, 255, 0), (255, 255, 0, 0)], 0),
+            [RED, BLUE],
+        ),  # it says so, but has no alpha
     ],
 )
 def test_a_transparent_palette_or_color_is_composited(image, expected):
@@ -124,7 +136,13 @@ def test_a_transparent_palette_or_color_is_composited(image, expected):
         (8, 0, b"\x05\x0a", struct.pack(">H", 5), [WHITE, (10, 10, 10)]),
         (8, 2, bytes([1, 2, 3, 4, 5, 6]), struct.pack(">3H", 1, 2, 3), [WHITE, (4, 5, 6)]),
         (16, 0, struct.pack(">2H", 1000, 40000), struct.pack(">H", 1000), [WHITE, (156, 156, 156)]),
-        (16, 2, struct.pack(">6H", 1000, 2000, 3000, 40000, 256, 0), struct.pack(">3H", 1000, 2000, 3000), [WHITE, (156, 1, 0)]),
+        (
+            16,
+            2,
+            struct.pack(">6H", 1000, 2000, 3000, 40000, 256, 0),
+            struct.pack(">3H", 1000, 2000, 3000),
+            [WHITE, (156, 1, 0)],
+        ),
     ],
 )
 def test_a_transparent_color_of_png_files_of_every_depth(depth, color_type, pixels, transparency, expected):
@@ -148,13 +166,19 @@ def test_frames_of_an_animation_are_composited(tmp_path, format):
     frames = [Image.new("RGBA", (8, 8), (*color, 255)) for color in (RED, BLUE)]
     for frame in frames:
         frame.paste((0, 0, 0, 0), (0, 0, 4, 4))
-        frame.paste((0, 0, 0, 1 if format == "WEBP" else 0), (0, 4, 4, 8))  # its encoder would crop what is all clear
+        frame.paste(
+            (0, 0, 0, 1 if format == "WEBP" else 0), (0, 4, 4, 8)
+        )  # its encoder would crop what is all clear
     path = tmp_path / f"animated.{format.lower()}"
     frames[0].save(path, format, save_all=True, append_images=frames[1:], disposal=2, lossless=True)
     assert row(path)[0] == WHITE and row(path)[-1] == RED
     with Image.open(path) as animation:
         animation.seek(1)
-        assert row(animation)[0] == WHITE and row(animation)[-1] == BLUE and row(animation, background="black")[0] == BLACK
+        assert (
+            row(animation)[0] == WHITE
+            and row(animation)[-1] == BLUE
+            and row(animation, background="black")[0] == BLACK
+        )
 
 
 def test_a_turned_image_is_composited_upright(tmp_path):
@@ -233,8 +257,14 @@ def test_colors_as_arrays_and_tensors_with_channels_at_either_end(name):
     opacity = np.full(GREYS.shape, last.max(), last.dtype)
     opacity[0] = 0
     transparent = np.dstack([last, opacity])
-    for image in (transparent, np.ascontiguousarray(transparent.transpose(2, 0, 1)), torch.from_numpy(transparent)):
-        assert (np.asarray(read_image(image))[0] == 255).all() and np.array_equal(np.asarray(read_image(image))[1:], PIXELS[1:])
+    for image in (
+        transparent,
+        np.ascontiguousarray(transparent.transpose(2, 0, 1)),
+        torch.from_numpy(transparent),
+    ):
+        assert (np.asarray(read_image(image))[0] == 255).all() and np.array_equal(
+            np.asarray(read_image(image))[1:], PIXELS[1:]
+        )
         assert np.array_equal(np.asarray(read_image(image, background=None)), PIXELS)
 
 
@@ -265,7 +295,11 @@ def test_which_axis_holds_the_channels_where_both_could():
 def test_which_axis_holds_the_channels_where_the_caller_says_so(shape, make):
     image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     for stated, last in (("channels_first", image.transpose(1, 2, 0)), ("channels_last", image)):
-        expected = np.asarray(read_image(np.dstack([last] * 3) if last.shape[2] == 1 else last, input_data_format="channels_last"))
+        expected = np.asarray(
+            read_image(
+                np.dstack([last] * 3) if last.shape[2] == 1 else last, input_data_format="channels_last"
+            )
+        )
         assert expected.shape[:2] == last.shape[:2]
         assert np.array_equal(np.asarray(read_images([make(image)], input_data_format=stated)[0]), expected)
 
@@ -286,10 +320,19 @@ def write_tiff(white, bits, kind, pixels):
     """A TIFF of greys, as its specification has it, with 0 as black or as white."""
     height, width = pixels.shape
     n_tags = 10
-    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, int(not white)), (273, 14 + 12 * n_tags)]
+    tags = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, int(not white)),
+        (273, 14 + 12 * n_tags),
+    ]
     tags += [(277, 1), (278, height), (279, pixels.nbytes), (339, kind)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return Image.open(io.BytesIO(b"II*\0" + struct.pack("<IH", 8, n_tags) + entries + bytes(4) + pixels.tobytes()))
+    return Image.open(
+        io.BytesIO(b"II*\0" + struct.pack("<IH", 8, n_tags) + entries + bytes(4) + pixels.tobytes())
+    )
 
 
 @pytest.mark.parametrize("white", [False, True])
@@ -352,7 +395,17 @@ def test_strings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "missing", ["dog.png", "photos/dog", "dog", "C:/photos/dog.png", "dogs", "", "a" * 200, "photos/" + "x-" * 300 + ".jpg"]
+    "missing",
+    [
+        "dog.png",
+        "photos/dog",
+        "dog",
+        "C:/photos/dog.png",
+        "dogs",
+        "",
+        "a" * 200,
+        "photos/" + "x-" * 300 + ".jpg",
+    ],
 )
 def test_a_string_that_is_no_file(missing):
     with pytest.raises(ValueError) as caught:
@@ -391,7 +444,11 @@ def test_addresses():
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
-        assert row(f"{address}/a.png", timeout=60) == row(f"HTTP{address[4:]}/a.png", timeout=60) == row(alpha("RGBA"))
+        assert (
+            row(f"{address}/a.png", timeout=60)
+            == row(f"HTTP{address[4:]}/a.png", timeout=60)
+            == row(alpha("RGBA"))
+        )
         with pytest.raises(ValueError, match=r"images\[0\] cannot be read: .*404"):
             read_images([f"{address}/gone.png"], timeout=60)
     finally:
@@ -400,9 +457,13 @@ def test_addresses():
         server.server_close()
 
 
-@pytest.mark.parametrize("bad", ["whit", "#12", "#ffffff80", (255, 255), (255, 255, 256), (0.5, 0.5, 0.5), 7, [255, 255, "255"]])
+@pytest.mark.parametrize(
+    "bad", ["whit", "#12", "#ffffff80", (255, 255), (255, 255, 256), (0.5, 0.5, 0.5), 7, [255, 255, "255"]]
+)
 def test_a_bad_background_is_refused(bad):
-    with pytest.raises(ValueError, match="background is .*: give a color that PIL.ImageColor knows, such as 'white'"):
+    with pytest.raises(
+        ValueError, match="background is .*: give a color that PIL.ImageColor knows, such as 'white'"
+    ):
         read_background(bad)
     with pytest.raises(ValueError, match="^background is"):
         read_images([PIXELS], background=bad)
@@ -410,7 +471,15 @@ def test_a_bad_background_is_refused(bad):
 
 def test_pictures_of_a_folder_and_of_a_glob(tmp_path):
     names = ["b.PNG", "a-1.jpg", "a/b.webp", "a/c/d.tiff", "drawing.svg", "phone.heic"]
-    others = [".DS_Store", "notes.txt", "metadata.jsonl", ".hidden.png", ".thumbnails/a.png", "a/._b.webp", "png"]
+    others = [
+        ".DS_Store",
+        "notes.txt",
+        "metadata.jsonl",
+        ".hidden.png",
+        ".thumbnails/a.png",
+        "a/._b.webp",
+        "png",
+    ]
     for name in (*names, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -425,7 +494,9 @@ def test_pictures_of_a_folder_and_of_a_glob(tmp_path):
     assert list(find_images(tmp_path / "1 [x]")) == ["e.gif"]
 
 
-@pytest.mark.parametrize("where", ["*.png", "**/*.png", "photos/*.png", "photos", ".", "./*.png", "../here/**", "[p]hotos/*"])
+@pytest.mark.parametrize(
+    "where", ["*.png", "**/*.png", "photos/*.png", "photos", ".", "./*.png", "../here/**", "[p]hotos/*"]
+)
 def test_a_folder_and_a_glob_may_be_relative(tmp_path, monkeypatch, where):
     for name in ("here/a.png", "here/photos/b.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -448,7 +519,9 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
     assert list(find_images(tmp_path / "photos")) == ["a.png", "linked/c.png", "sub/b.png"]
     (tmp_path / "photos/sub/up").unlink()
-    (tmp_path / "elsewhere/back").unlink()  # Python's glob goes round each of several loops in all of the others
+    (
+        tmp_path / "elsewhere/back"
+    ).unlink()  # Python's glob goes round each of several loops in all of the others
     assert list(find_images(f"{tmp_path}/photos/**")) == ["a.png", "linked/c.png", "sub/b.png"]
 
 

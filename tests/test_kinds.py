@@ -25,20 +25,56 @@ from training.translations import load_translator
 
 from .conftest import ROOT, VISION
 
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 40,
+}
 # What each stage's models are given as, the recipe and the kinds that it takes, with what is said to be needed in place of others.
 CLIPS, ENCODERS = "a CLIP or an AltCLIP", "an XLM-R, a RoBERTa or a CamemBERT"
 STAGES = [
-    (TeacherArguments, "model_name_or_path", "a CLIP, an AltCLIP or a dual encoder", {"clip", "altclip", "dual"}),
+    (
+        TeacherArguments,
+        "model_name_or_path",
+        "a CLIP, an AltCLIP or a dual encoder",
+        {"clip", "altclip", "dual"},
+    ),
     (TeacherLearningArguments, "teacher_name_or_path", CLIPS, {"clip", "altclip"}),
     (TeacherLearningArguments, "text_encoder_name_or_path", ENCODERS, {"xlmr", "sentences"}),
     (TeacherLearningArguments, "model_name_or_path", "an AltCLIP, as stage 1 makes it", {"altclip"}),
-    (ContrastiveArguments, "model_name_or_path", "an AltCLIP, as stage 1 makes it, or a dual encoder", {"altclip", "dual"}),
-    (ContrastiveArguments, "teacher_name_or_path", "a model with an image and a text tower", {"altclip", "dual", "clip", "siglip"}),
-    (ParallelArguments, "image_encoder_name_or_path", "an image encoder, such as a ViT", {"vit", "clip", "siglip"}),
-    (ParallelArguments, "text_encoder_name_or_path", "a text encoder, such as", {"bert", "xlmr", "sentences", "gpt2"}),
+    (
+        ContrastiveArguments,
+        "model_name_or_path",
+        "an AltCLIP, as stage 1 makes it, or a dual encoder",
+        {"altclip", "dual"},
+    ),
+    (
+        ContrastiveArguments,
+        "teacher_name_or_path",
+        "a model with an image and a text tower",
+        {"altclip", "dual", "clip", "siglip"},
+    ),
+    (
+        ParallelArguments,
+        "image_encoder_name_or_path",
+        "an image encoder, such as a ViT",
+        {"vit", "clip", "siglip"},
+    ),
+    (
+        ParallelArguments,
+        "text_encoder_name_or_path",
+        "a text encoder, such as",
+        {"bert", "xlmr", "sentences", "gpt2"},
+    ),
     (DiffusionArguments, "model_name_or_path", "an AltCLIP, as stage 1 makes it", {"altclip"}),
-    (TextPretrainingArguments, "text_encoder_name_or_path", "a text encoder that was made for masked", {"bert", "xlmr", "sentences"}),
+    (
+        TextPretrainingArguments,
+        "text_encoder_name_or_path",
+        "a text encoder that was made for masked",
+        {"bert", "xlmr", "sentences"},
+    ),
 ]
 TYPES = {
     "bert": "'bert'",
@@ -65,7 +101,9 @@ def zoo(miniature, tmp_path_factory):
     weights = (folder / "half/model.safetensors").read_bytes()
     (folder / "half/model.safetensors").write_bytes(weights[: len(weights) // 2])
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "xlmr")
-    siglip = transformers.SiglipConfig(text_config=dict(SMALL), vision_config=VISION | {"intermediate_size": 32})
+    siglip = transformers.SiglipConfig(
+        text_config=dict(SMALL), vision_config=VISION | {"intermediate_size": 32}
+    )
     gpt2 = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40)
     models = {
         "bert": transformers.BertModel(transformers.BertConfig(**SMALL)),
@@ -120,7 +158,9 @@ def arguments_of(stage, argument, name_or_path, zoo, tmp_path):
     return parse(stage, arguments=[*flags, "--use_cpu", "true"])[0]
 
 
-@pytest.mark.parametrize("stage,argument,needed,right", STAGES, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    "stage,argument,needed,right", STAGES, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_each_stage_takes_its_kinds_and_names_others(zoo, tmp_path, stage, argument, needed, right):
     for name, model_type in (TYPES | {"sentences": "'xlm-roberta'"}).items():
         arguments = arguments_of(stage, argument, zoo / name, zoo, tmp_path)
@@ -147,7 +187,9 @@ def test_each_stage_takes_its_kinds_and_names_others(zoo, tmp_path, stage, argum
         (TextPretrainingArguments, "text_encoder_name_or_path", "xlmr"),
     ],
 )
-def test_a_tokenizer_larger_than_the_embeddings_is_refused_before_the_start(zoo, tmp_path, stage, argument, name):
+def test_a_tokenizer_larger_than_the_embeddings_is_refused_before_the_start(
+    zoo, tmp_path, stage, argument, name
+):
     arguments = arguments_of(stage, argument, zoo / name, zoo, tmp_path)
     check_tokenizers(arguments)
     larger = tmp_path / "larger"
@@ -178,7 +220,8 @@ NO_MODELS = {
 
 @pytest.mark.parametrize("name,message", NO_MODELS.items())
 @pytest.mark.parametrize(
-    "stage,argument", [(TeacherLearningArguments, "teacher_name_or_path"), (ParallelArguments, "text_encoder_name_or_path")]
+    "stage,argument",
+    [(TeacherLearningArguments, "teacher_name_or_path"), (ParallelArguments, "text_encoder_name_or_path")],
 )
 def test_what_is_no_model_is_refused(zoo, tmp_path, stage, argument, name, message):
     with pytest.raises(InputError, match=f"^{argument} '{zoo / name}' {message}"):
@@ -229,7 +272,9 @@ DAMAGE = [
 def test_a_damaged_model_is_named_in_one_line(zoo, tmp_path, name, file, content):
     folder = damaged(zoo, tmp_path, name, file, content)
     if content is None:
-        (folder / "preprocessor_config.json").unlink(missing_ok=True)  # it would do for the other file of the same settings
+        (folder / "preprocessor_config.json").unlink(
+            missing_ok=True
+        )  # it would do for the other file of the same settings
     with pytest.raises(InputError, match=f"^teacher_name_or_path '{folder}' [^\n]+$"):
         load_model(str(folder), argument="teacher_name_or_path")
 
@@ -260,10 +305,16 @@ SCRIPTS = [
 ]
 
 
-@pytest.mark.parametrize("script,given", SCRIPTS, ids=lambda value: value if isinstance(value, str) else "-".join(value.values()))
+@pytest.mark.parametrize(
+    "script,given", SCRIPTS, ids=lambda value: value if isinstance(value, str) else "-".join(value.values())
+)
 def test_scripts_end_with_one_line(zoo, miniature, run, tmp_path, script, given):
     """`half` is a text encoder whose weights are cut short; it is found when it is loaded."""
-    flags = ["--class_names", miniature / "dataset/class_names.json"] if script == "benchmarks/run_zero_shot.py" else []
+    flags = (
+        ["--class_names", miniature / "dataset/class_names.json"]
+        if script == "benchmarks/run_zero_shot.py"
+        else []
+    )
     for name, value in given.items():
         flags += [f"--{name}", zoo / value if (zoo / value).exists() else value]
     data = ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
@@ -271,11 +322,24 @@ def test_scripts_end_with_one_line(zoo, miniature, run, tmp_path, script, given)
     process = run("python", ROOT / script, *flags, *data, *steps)
     assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
     said = process.stderr.strip().splitlines()[-1]
-    assert re.match(rf"{script.partition('/')[2]}: error: \w+ '{zoo}/\w+' (is a|cannot be loaded|has no|is no)", said), said
+    assert re.match(
+        rf"{script.partition('/')[2]}: error: \w+ '{zoo}/\w+' (is a|cannot be loaded|has no|is no)", said
+    ), said
 
 
 def test_a_card_is_of_a_model_with_two_towers(zoo, miniature, run, tmp_path):
-    flags = ["--title", "t", "--repo", "r", "--results", tmp_path, "--output_dir", tmp_path / "out", "--dataset", miniature / "dataset"]
+    flags = [
+        "--title",
+        "t",
+        "--repo",
+        "r",
+        "--results",
+        tmp_path,
+        "--output_dir",
+        tmp_path / "out",
+        "--dataset",
+        miniature / "dataset",
+    ]
     flags += ["--example_split", "train", "--plot_task", "miniature-pairs"]
     process = run("python", "-m", "model_cards", *flags, "--stages", zoo / "bert")
     assert process.returncode == 1 and "Traceback" not in process.stderr

@@ -39,7 +39,11 @@ def test_codes_have_one_spelling(code, spelled):
 def test_data_is_kept_under_canonical_codes():
     given = ["en_US", "zh_Hans", "pt_BR", "zho_Hant", "jpn", "iw"]
     assert list(name_languages(given).values()) == ["en", "zh-Hans", "pt-BR", "zh-Hant", "ja", "he"]
-    assert list(name_languages(["eng", "kr", "br"]).values()) == ["en", "kr", "br"]  # Kanuri and Breton, where data has them
+    assert list(name_languages(["eng", "kr", "br"]).values()) == [
+        "en",
+        "kr",
+        "br",
+    ]  # Kanuri and Breton, where data has them
     assert list(name_languages(["en-US", "en_GB"]).values()) == ["en-US", "en-GB"]
     assert list(name_languages(["en", "en-GB"]).values()) == ["en", "en-GB"]
     assert canonical("eng_Latn") == "en-Latn" and is_english("eng_Latn") and not is_english("enm")
@@ -71,8 +75,29 @@ def test_what_is_asked_for_is_found(asked, available, found):
     assert check_languages([asked, found], available.split()) == [found]
 
 
-SLIPS = {"cn": "zh", "jp": "ja", "kr": "ko", "cz": "cs", "ua": "uk", "gr": "el", "se": "sv", "dk": "da", "vn": "vi", "in": "hi"}
-SLIPS |= {"br": "pt", "iw": "he", "eng": "en", "zho": "zh", "chi": "zh", "deu": "de", "ger": "de", "jpn": "ja", "kor": "ko"}
+SLIPS = {
+    "cn": "zh",
+    "jp": "ja",
+    "kr": "ko",
+    "cz": "cs",
+    "ua": "uk",
+    "gr": "el",
+    "se": "sv",
+    "dk": "da",
+    "vn": "vi",
+    "in": "hi",
+}
+SLIPS |= {
+    "br": "pt",
+    "iw": "he",
+    "eng": "en",
+    "zho": "zh",
+    "chi": "zh",
+    "deu": "de",
+    "ger": "de",
+    "jpn": "ja",
+    "kor": "ko",
+}
 SLIPS |= {
     "fra": "fr",
     "fre": "fr",
@@ -88,7 +113,9 @@ SLIPS |= {
 
 @pytest.mark.parametrize("asked,meant", SLIPS.items())
 def test_a_slip_is_asked_about_and_never_taken(asked, meant):
-    with pytest.raises(InputError, match=f"no text in language {asked}: did you mean '{meant}'.*choose from en"):
+    with pytest.raises(
+        InputError, match=f"no text in language {asked}: did you mean '{meant}'.*choose from en"
+    ):
         check_languages(["en", asked], ["en", *dict.fromkeys(SLIPS.values())])
 
 
@@ -146,7 +173,9 @@ def pictures(tmp_path):
     images = [PillowImage.new("RGB", (8, 8), (90 * number, 0, 0)) for number in range(2)]
     captions = [{"en_US": f"picture {number}", "zh_CN": f"图 {number}"} for number in range(2)]
     kinds = {"captions": {"en_US": Value("string"), "zh_CN": Value("string")}, "image": Image()}
-    Dataset.from_dict({"captions": captions, "image": images}, Features(kinds)).to_parquet(folder / "train.parquet")
+    Dataset.from_dict({"captions": captions, "image": images}, Features(kinds)).to_parquet(
+        folder / "train.parquet"
+    )
     return folder
 
 
@@ -155,13 +184,17 @@ def test_tasks_take_any_spelling(pictures, tmp_path):
     path.write_text(TASK.format(dataset=pictures, languages="en, zh"), "utf-8")
     assert load_task(str(path)).rows(["zh-CN"])["captions"][:] == [{"zh": ["图 0"]}, {"zh": ["图 1"]}]
     (tmp_path / "other.yaml").write_text(TASK.format(dataset=pictures, languages="zh-CN"), "utf-8")
-    arguments = EvaluationArguments(models=["m"], tasks=[str(path), str(tmp_path / "other.yaml")], languages=["en_US", "zh"])
+    arguments = EvaluationArguments(
+        models=["m"], tasks=[str(path), str(tmp_path / "other.yaml")], languages=["en_US", "zh"]
+    )
     assert [languages for _, languages in tasks_of(arguments, "retrieval")] == [["en", "zh"], ["zh-CN"]]
     arguments.languages = ["jp"]
     with pytest.raises(InputError, match="no text in language jp: did you mean 'ja'"):
         tasks_of(arguments, "retrieval")
     path.write_text(TASK.format(dataset=pictures, languages="en, cn"), "utf-8")
-    with pytest.raises(InputError, match="mine.yaml', languages: 'cn' is a country's code .* did you mean 'zh'"):
+    with pytest.raises(
+        InputError, match="mine.yaml', languages: 'cn' is a country's code .* did you mean 'zh'"
+    ):
         load_task(str(path))
     arguments.english_only = ["m"]
     assert read_by("m", ["en-GB", "zh"], arguments) == ["en-GB"]
@@ -192,7 +225,10 @@ def test_captions_of_any_form_get_canonical_codes():
     assert read_captions({"text": "a dog", "language": "EN_us"}, form) == {"en-US": ["a dog"]}
 
 
-@pytest.mark.parametrize("header,names", [("en-US\tzh_CN", ["en", "zh-CN"]), ("EN\tPT_BR", ["en", "pt-BR"]), ("eng\tjpn", ["en", "ja"])])
+@pytest.mark.parametrize(
+    "header,names",
+    [("en-US\tzh_CN", ["en", "zh-CN"]), ("EN\tPT_BR", ["en", "pt-BR"]), ("eng\tjpn", ["en", "ja"])],
+)
 def test_tables_and_pairs_of_files_get_canonical_codes(tmp_path, header, names):
     table = tmp_path / "pairs.tsv"
     table.write_text(f"URL\t{header}\nhttp\ta dog\t狗\n", "utf-8")
@@ -203,7 +239,9 @@ def test_tables_and_pairs_of_files_get_canonical_codes(tmp_path, header, names):
         (tmp_path / f"corpus.{language}").write_text(f"{text}\n", "utf-8")
     rows, _ = load_parallel_text(f"{tmp_path}/corpus.{{{','.join(languages)}}}", "train")
     assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
-    (tmp_path / "pairs.jsonl").write_text(json.dumps({"captions": dict(zip(languages, ["a dog", "狗"]))}) + "\n", "utf-8")
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps({"captions": dict(zip(languages, ["a dog", "狗"]))}) + "\n", "utf-8"
+    )
     rows, _ = load_parallel_text(str(tmp_path / "pairs.jsonl"), "train")
     assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
 
@@ -211,13 +249,19 @@ def test_tables_and_pairs_of_files_get_canonical_codes(tmp_path, header, names):
 def test_columns_of_countries_and_two_kinds_of_english_are_asked_about(tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("en,cn\na dog,狗\n", "utf-8")
-    with pytest.raises(InputError, match="languages of '.*pairs.csv': 'cn' is a country's code .*did you mean 'zh'"):
+    with pytest.raises(
+        InputError, match="languages of '.*pairs.csv': 'cn' is a country's code .*did you mean 'zh'"
+    ):
         load_parallel_text(str(table), "train")
     table.write_text("en-US,en_GB\na truck,a lorry\n", "utf-8")
-    with pytest.raises(InputError, match="have no English .* they have en-US en-GB; name one of en-US and en-GB en"):
+    with pytest.raises(
+        InputError, match="have no English .* they have en-US en-GB; name one of en-US and en-GB en"
+    ):
         load_parallel_text(str(table), "train")
 
 
 def test_languages_to_translate_to_are_asked_about():
     with pytest.raises(InputError, match="'jp' is a country's code .*did you mean 'ja'"):
-        TranslationArguments(dataset="d", splits=["s"], target_languages=["de", "jp"], output_dir="o", model_name_or_path="m")
+        TranslationArguments(
+            dataset="d", splits=["s"], target_languages=["de", "jp"], output_dir="o", model_name_or_path="m"
+        )

@@ -30,7 +30,9 @@ def test_source(path):
     package, tree = path.relative_to(ROOT).parts[0], ast.parse(path.read_text("utf-8"))
     for name in imports(tree):
         top = name.split(".")[0]
-        assert top not in MAY_IMPORT or top == package or top in MAY_IMPORT[package], f"imports {name}: against the floors"
+        assert top not in MAY_IMPORT or top == package or top in MAY_IMPORT[package], (
+            f"imports {name}: against the floors"
+        )
         assert not name.split(".")[-1].startswith("run_"), f"imports a script, {name}"
     assert path.stem not in SHADOWING
     for node in ast.walk(tree):

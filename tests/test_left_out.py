@@ -47,10 +47,26 @@ def write(folder, *names):
         (("a.json", "b.csv", "c.csv"), "tables, such as 'b.csv'", "files of JSON, such as 'a.json'"),
         (("a.csv", "b.csv", "c.parquet"), "tables, such as 'a.csv'", "parquet files, such as 'c.parquet'"),
         (("a.jsonl", "b.csv.gz"), "files of JSON, such as 'a.jsonl'", "tables, such as 'b.csv.gz'"),
-        (("a.txt", "b.txt", "c.ndjson"), "files of text, such as 'a.txt'", "files of JSON, such as 'c.ndjson'"),
-        (("train/a.jsonl", "train/b.parquet"), "parquet files, such as 'train/b.parquet'", "files of JSON, such as 'train/a.jsonl'"),
-        (("00000.tar", "00000.parquet"), "parquet files, such as '00000.parquet'", "tars, such as '00000.tar'"),
-        (("names.json", "cat/a.png", "dog/b.JPG"), "files of JSON, such as 'names.json'", "pictures, such as 'cat/a.png'"),
+        (
+            ("a.txt", "b.txt", "c.ndjson"),
+            "files of text, such as 'a.txt'",
+            "files of JSON, such as 'c.ndjson'",
+        ),
+        (
+            ("train/a.jsonl", "train/b.parquet"),
+            "parquet files, such as 'train/b.parquet'",
+            "files of JSON, such as 'train/a.jsonl'",
+        ),
+        (
+            ("00000.tar", "00000.parquet"),
+            "parquet files, such as '00000.parquet'",
+            "tars, such as '00000.tar'",
+        ),
+        (
+            ("names.json", "cat/a.png", "dog/b.JPG"),
+            "files of JSON, such as 'names.json'",
+            "pictures, such as 'cat/a.png'",
+        ),
         (("a.zip", "b.csv", "c.tar"), "tables, such as 'b.csv'", "tars, such as 'c.tar'"),
     ],
 )
@@ -58,23 +74,42 @@ def test_a_folder_of_two_kinds_is_refused(tmp_path, names, read, left):
     write(tmp_path, *names)
     if "names.json" in names:
         (tmp_path / "names.json").write_text('{"en": ["cat", "dog"]}')
-    for load in (lambda: load_rows(str(tmp_path), "train", []), lambda: load_parallel_text(str(tmp_path), "train")):
-        with pytest.raises(InputError, match=f"has {read}, and {left}, of which the {left.partition(',')[0]} .\\d. would be left out: put"):
+    for load in (
+        lambda: load_rows(str(tmp_path), "train", []),
+        lambda: load_parallel_text(str(tmp_path), "train"),
+    ):
+        with pytest.raises(
+            InputError,
+            match=f"has {read}, and {left}, of which the {left.partition(',')[0]} .\\d. would be left out: put",
+        ):
             load()
 
 
-@pytest.mark.parametrize("names", [("a.jsonl", "b.json", "c.ndjson"), ("a.csv", "b.tsv"), ("a.jsonl", "b.jsonl.gz")])
+@pytest.mark.parametrize(
+    "names", [("a.jsonl", "b.json", "c.ndjson"), ("a.csv", "b.tsv"), ("a.jsonl", "b.jsonl.gz")]
+)
 def test_files_that_can_be_read_together_are(tmp_path, names):
     write(tmp_path, *names)
-    assert load_parallel_text(str(tmp_path), "train")[0]["captions"][:] == [ROW] * (len(names) + ("b.json" in names))
+    assert load_parallel_text(str(tmp_path), "train")[0]["captions"][:] == [ROW] * (
+        len(names) + ("b.json" in names)
+    )
 
 
 @pytest.mark.parametrize(
     "names,message",
     [
-        (("a.parquet", "figure.png"), "pictures, such as 'figure.png', of which the pictures .1. are not read"),
-        (("a.csv", "terms.txt"), "files of text, such as 'terms.txt', of which the files of text .1. are not read"),
-        (("cat/a.png", "dog/b.png", "c.csv"), "tables, such as 'c.csv', of which the tables .1. are not read"),
+        (
+            ("a.parquet", "figure.png"),
+            "pictures, such as 'figure.png', of which the pictures .1. are not read",
+        ),
+        (
+            ("a.csv", "terms.txt"),
+            "files of text, such as 'terms.txt', of which the files of text .1. are not read",
+        ),
+        (
+            ("cat/a.png", "dog/b.png", "c.csv"),
+            "tables, such as 'c.csv', of which the tables .1. are not read",
+        ),
     ],
 )
 def test_what_may_stand_beside_data_is_warned_of(tmp_path, names, message):
@@ -105,7 +140,10 @@ def test_settings_and_terms_are_no_data(tmp_path):
 )
 def test_an_ending_in_other_letters_is_named(tmp_path, names, odd, mend):
     write(tmp_path, *names)
-    with pytest.raises(InputError, match=f"files would be left out, '.*{odd}' first, since `datasets` does not read the {mend}$"):
+    with pytest.raises(
+        InputError,
+        match=f"files would be left out, '.*{odd}' first, since `datasets` does not read the {mend}$",
+    ):
         load_rows(str(tmp_path), "train", [])
 
 
@@ -126,5 +164,8 @@ def test_tables_behind_a_link_are_refused(tmp_path):
     write(tmp_path / "here", "a.csv")
     write(tmp_path / "there", "b.csv")
     (tmp_path / "here/more").symlink_to(tmp_path / "there", target_is_directory=True)
-    with pytest.raises(InputError, match="more' is a link to a folder, whose tables would be left out: put the folder itself there"):
+    with pytest.raises(
+        InputError,
+        match="more' is a link to a folder, whose tables would be left out: put the folder itself there",
+    ):
         load_parallel_text(str(tmp_path / "here"), "train")

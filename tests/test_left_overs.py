@@ -16,7 +16,9 @@ def words_of(folder):
 def test_a_configuration_does_not_say_where_its_towers_lay(towers, tmp_path):
     model = AltCLIPModel.from_teacher(str(towers[0]), str(towers[1]))
     model.save_pretrained(tmp_path / "new")
-    assert "name_or_path" not in words_of(tmp_path / "new") and str(tmp_path) not in words_of(tmp_path / "new")
+    assert "name_or_path" not in words_of(tmp_path / "new") and str(tmp_path) not in words_of(
+        tmp_path / "new"
+    )
 
 
 @pytest.mark.parametrize("tower", ["text_config", "vision_config"])
@@ -43,7 +45,9 @@ def test_a_tokenizer_does_not_say_how_calls_have_padded_and_cut(processor, tmp_p
         assert str(tmp_path) not in words_of(tmp_path / generation)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / generation)
         assert "max_length" not in tokenizer.init_kwargs
-    assert (tmp_path / "first/tokenizer.json").read_bytes() == (tmp_path / "third/tokenizer.json").read_bytes()
+    assert (tmp_path / "first/tokenizer.json").read_bytes() == (
+        tmp_path / "third/tokenizer.json"
+    ).read_bytes()
 
 
 def test_saving_leaves_a_processor_as_it_was(processor, tmp_path):
@@ -53,4 +57,7 @@ def test_saving_leaves_a_processor_as_it_was(processor, tmp_path):
     loaded.save_pretrained(tmp_path / "second")
     assert loaded.to_dict() == before == AltCLIPProcessor.from_pretrained(tmp_path / "second").to_dict()
     texts = loaded(text=["dog face", "key"], return_tensors="pt")
-    assert texts["input_ids"].tolist() == processor(text=["dog face", "key"], return_tensors="pt")["input_ids"].tolist()
+    assert (
+        texts["input_ids"].tolist()
+        == processor(text=["dog face", "key"], return_tensors="pt")["input_ids"].tolist()
+    )

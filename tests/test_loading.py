@@ -20,7 +20,9 @@ configs:
 
 
 def write(folder, texts, name="train"):
-    Dataset.from_dict({"captions": [{"en": text, "de": text.upper()} for text in texts]}).to_parquet(folder / f"{name}.parquet")
+    Dataset.from_dict({"captions": [{"en": text, "de": text.upper()} for text in texts]}).to_parquet(
+        folder / f"{name}.parquet"
+    )
 
 
 @pytest.fixture
@@ -28,7 +30,9 @@ def dataset(tmp_path):
     """A folder with a card: of such a folder `datasets` looks at the card alone."""
     folder = tmp_path / "dataset"
     folder.mkdir()
-    (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: [{split: train, path: train.parquet}]\n---\n")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: [{split: train, path: train.parquet}]\n---\n"
+    )
     write(folder, ["a dog", "a cat"])
     return folder
 
@@ -68,6 +72,8 @@ def test_a_configuration_is_chosen_by_name(tmp_path):
     assert len(load_rows(str(tmp_path), "train", ["captions"], "fr")) == 2
     with pytest.raises(InputError, match="config name|Config name"):
         load_rows(str(tmp_path), "train", ["captions"])
-    (tmp_path / "sources.yaml").write_text(f"- {{data: {tmp_path}, name: de}}\n- {{data: {tmp_path}, name: fr}}\n")
+    (tmp_path / "sources.yaml").write_text(
+        f"- {{data: {tmp_path}, name: de}}\n- {{data: {tmp_path}, name: fr}}\n"
+    )
     rows, _ = load_parallel_text(str(tmp_path / "sources.yaml"), "train")
     assert [caption["en"] for caption in rows["captions"]] == ["a dog", "a key", "a cat"]

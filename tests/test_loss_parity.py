@@ -22,7 +22,9 @@ class Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.images, self.texts = (nn.Sequential(nn.Linear(12, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 8)) for _ in range(2))
+        self.images, self.texts = (
+            nn.Sequential(nn.Linear(12, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 8)) for _ in range(2)
+        )
         self.scale, self.bias = nn.Parameter(torch.tensor(2.6)), nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, images, texts):
@@ -32,11 +34,18 @@ class Encoder(nn.Module):
 def batch(several):
     generator = torch.Generator().manual_seed(1)
     n_texts = N_TEXTS if several else N_IMAGES
-    images, texts = torch.randn(N_IMAGES, 12, generator=generator), torch.randn(n_texts, 12, generator=generator)
+    images, texts = (
+        torch.randn(N_IMAGES, 12, generator=generator),
+        torch.randn(n_texts, 12, generator=generator),
+    )
     relations = {}
     if several:
-        relations["text_to_image"] = torch.cat([torch.arange(N_IMAGES - 1), torch.randint(N_IMAGES - 1, (16,), generator=generator)])
-        relations["image_ids"] = torch.randint(15, (N_IMAGES,), generator=generator)  # some show the same; the last has no text
+        relations["text_to_image"] = torch.cat(
+            [torch.arange(N_IMAGES - 1), torch.randint(N_IMAGES - 1, (16,), generator=generator)]
+        )
+        relations["image_ids"] = torch.randint(
+            15, (N_IMAGES,), generator=generator
+        )  # some show the same; the last has no text
         relations["image_ids"][-1] = 99
     return images, texts, relations
 
@@ -47,7 +56,9 @@ def measure(loss_name, dtype, chunk=None, tile_size=None, scale=1.0):
     model = Encoder().train()
     images, texts, relations = batch("several" in loss_name)
     n_chunks = -(-len(texts) // 4)
-    chunks = [{"images": i, "texts": t} for i, t in zip(images.tensor_split(n_chunks), texts.tensor_split(n_chunks))]
+    chunks = [
+        {"images": i, "texts": t} for i, t in zip(images.tensor_split(n_chunks), texts.tensor_split(n_chunks))
+    ]
     assert len({len(part["texts"]) for part in chunks}) == 2  # an uneven one among them
 
     def loss(image_embeds, text_embeds, logit_scale, logit_bias):
@@ -119,13 +130,19 @@ def test_two_losses_before_one_backward():
     one = cached_loss(lambda chunk: model(**chunk), chunks, loss, [model.scale])
     two = cached_loss(lambda chunk: model(**chunk), chunks[::-1], loss, [model.scale])
     (one + 2 * two).backward()
-    together = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    together = {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
     model.zero_grad()
     torch.manual_seed(3)
     for order, weight in ((chunks, 1), (chunks[::-1], 2)):
         embeds = [torch.cat(parts) for parts in zip(*(model(**chunk) for chunk in order))]
         (weight * loss(*embeds, model.scale)).backward()
-    assert together.keys() == {name for name, _ in model.named_parameters()} - {"bias"}  # which this loss does not use
+    assert together.keys() == {name for name, _ in model.named_parameters()} - {
+        "bias"
+    }  # which this loss does not use
     for name, gradient in together.items():
         assert gradient.abs().max() > 0, name
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
@@ -135,12 +152,17 @@ def test_a_row_of_dissimilar_pairs_does_not_underflow():
     """At a scale of 100 a fixed maximum would leave a sum of zero for a text that is far from every image."""
     images = torch.eye(6)
     texts = torch.cat([torch.eye(6)[:5], -torch.ones(1, 6) / 6**0.5])
-    plain, tiled = (contrastive_loss(images, texts, torch.tensor(100.0), tile_size=size) for size in (None, 2))
+    plain, tiled = (
+        contrastive_loss(images, texts, torch.tensor(100.0), tile_size=size) for size in (None, 2)
+    )
     assert plain.isfinite() and tiled.item() == pytest.approx(plain.item(), abs=2e-5)
 
 
 def test_a_frozen_side_gets_no_gradient():
-    images, texts = normalize(torch.randn(9, 4), dim=-1), normalize(torch.randn(9, 4), dim=-1).requires_grad_()
+    images, texts = (
+        normalize(torch.randn(9, 4), dim=-1),
+        normalize(torch.randn(9, 4), dim=-1).requires_grad_(),
+    )
     contrastive_loss(images, texts, torch.tensor(5.0), tile_size=2).backward()
     assert images.grad is None and texts.grad.abs().max() > 0
 
@@ -152,7 +174,12 @@ def test_what_does_not_learn_is_left_alone():
     model.bias.requires_grad_()
     images, texts, _ = batch(False)
     chunks = [{"images": i, "texts": t} for i, t in zip(images.split(6), texts.split(6))]
-    value = cached_loss(lambda chunk: model(**chunk), chunks, lambda i, t, s, b: contrastive_loss(i, t, s.exp()), [model.scale, model.bias])
+    value = cached_loss(
+        lambda chunk: model(**chunk),
+        chunks,
+        lambda i, t, s, b: contrastive_loss(i, t, s.exp()),
+        [model.scale, model.bias],
+    )
     value.backward()
     assert model.scale.grad.abs() > 0 and model.bias.grad == 0 and model.images[0].weight.grad is None
 
@@ -168,7 +195,10 @@ def test_a_scale_of_one_row_will_do(tile_size):
 @pytest.mark.parametrize("loss_name", LOSSES)
 def test_gradcheck(loss_name):
     generator = torch.Generator().manual_seed(0)
-    images, texts = (normalize(torch.randn(5, 3, generator=generator, dtype=torch.float64), dim=-1).requires_grad_() for _ in range(2))
+    images, texts = (
+        normalize(torch.randn(5, 3, generator=generator, dtype=torch.float64), dim=-1).requires_grad_()
+        for _ in range(2)
+    )
     scale, bias = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (3.0, -1.0))
     ids = torch.tensor([0, 1, 0, 2, 2]) if "several" in loss_name else None
 

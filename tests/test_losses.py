@@ -10,7 +10,9 @@ from training.losses import contrastive_loss, cosine_loss, distillation_loss
 
 
 def unit(rows, dim=8, seed=0):
-    return normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=-1).requires_grad_()
+    return normalize(
+        torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=-1
+    ).requires_grad_()
 
 
 def test_equals_the_models_own_loss(model, batch):
@@ -53,7 +55,10 @@ def test_gradients_reach_everything():
     contrastive_loss(images, texts, scale).backward()
     assert all(tensor.grad.abs().max() > 0 for tensor in (images, texts, scale))
     with torch.no_grad():  # a finite difference on the scale
-        up, down = (contrastive_loss(images.double(), texts.double(), scale.double() + delta) for delta in (1e-4, -1e-4))
+        up, down = (
+            contrastive_loss(images.double(), texts.double(), scale.double() + delta)
+            for delta in (1e-4, -1e-4)
+        )
     assert scale.grad.item() == pytest.approx(((up - down) / 2e-4).item(), rel=1e-3)
 
 
@@ -73,4 +78,6 @@ def test_cosine_by_hand():
     loss = cosine_loss(student, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     assert loss.item() == pytest.approx(0.5)
     loss.backward()
-    assert (student.grad * student).sum().item() == pytest.approx(0.0, abs=1e-6) and student.grad.abs().max() > 0
+    assert (student.grad * student).sum().item() == pytest.approx(
+        0.0, abs=1e-6
+    ) and student.grad.abs().max() > 0

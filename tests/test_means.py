@@ -12,7 +12,10 @@ from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutc
 from benchmarks.recipe import InputError
 from benchmarks.uncertainty import compare, intervals, resamples
 
-ENGLISH, CHINESE = "abcdefgh", "xhgbay"  # pictures, in another order, of which each language has some that the other lacks
+ENGLISH, CHINESE = (
+    "abcdefgh",
+    "xhgbay",
+)  # pictures, in another order, of which each language has some that the other lacks
 SHARED = "abgh"
 
 
@@ -59,14 +62,25 @@ def test_the_mean_is_that_of_the_shared_images_by_hand():
 
 def test_classes_of_the_shared_images_by_hand():
     english, chinese = classes(ENGLISH, 1), classes(CHINESE, 2)
-    found = [english.ranks[[ENGLISH.index(one) for one in SHARED]] == 0, chinese.ranks[[CHINESE.index(one) for one in SHARED]] == 0]
-    assert mean_of(english, chinese).metrics()["accuracy@1"] == pytest.approx(torch.cat(found).double().mean().item())
+    found = [
+        english.ranks[[ENGLISH.index(one) for one in SHARED]] == 0,
+        chinese.ranks[[CHINESE.index(one) for one in SHARED]] == 0,
+    ]
+    assert mean_of(english, chinese).metrics()["accuracy@1"] == pytest.approx(
+        torch.cat(found).double().mean().item()
+    )
     by_class = []  # over the classes that shared images have
     for outcomes, pictures in ((english, ENGLISH), (chinese, CHINESE)):
         rows = torch.tensor([pictures.index(one) for one in SHARED])
         labels = outcomes.labels[rows]
-        by_class.append(torch.stack([(outcomes.ranks[rows][labels == label] == 0).double().mean() for label in labels.unique()]).mean())
-    assert mean_of(english, chinese).metrics()["mean_per_class"] == pytest.approx(torch.stack(by_class).mean().item())
+        by_class.append(
+            torch.stack(
+                [(outcomes.ranks[rows][labels == label] == 0).double().mean() for label in labels.unique()]
+            ).mean()
+        )
+    assert mean_of(english, chinese).metrics()["mean_per_class"] == pytest.approx(
+        torch.stack(by_class).mean().item()
+    )
 
 
 def test_an_image_is_drawn_in_all_languages_at_once():
@@ -80,8 +94,14 @@ def test_an_image_is_drawn_in_all_languages_at_once():
             ranks = torch.cat([outcomes.text_ranks[outcomes.text_to_image == row] for row in rows])
             scores.append((ranks < 5).double().mean())
         by_hand.append(torch.stack(scores).mean().item())
-    expected = torch.tensor(by_hand, dtype=torch.double).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    assert intervals(mean_of(english, chinese), 100, seed=3)["text_to_image_recall@5"] == pytest.approx(expected, abs=1e-12)
+    expected = (
+        torch.tensor(by_hand, dtype=torch.double)
+        .quantile(torch.tensor([0.025, 0.975], dtype=torch.double))
+        .tolist()
+    )
+    assert intervals(mean_of(english, chinese), 100, seed=3)["text_to_image_recall@5"] == pytest.approx(
+        expected, abs=1e-12
+    )
     assert expected[0] < expected[1]
 
 
@@ -90,10 +110,14 @@ def test_equal_images_in_another_order_are_the_mean_over_all():
     pictures = "abcdefghijklmnopqrstuvwxyz"
     english = classes(pictures, 1)
     backwards = torch.arange(26).flip(0)
-    chinese = ClassOutcomes(english.ranks[backwards], english.labels[backwards], 3, digests=english.digests[backwards])
+    chinese = ClassOutcomes(
+        english.ranks[backwards], english.labels[backwards], 3, digests=english.digests[backwards]
+    )
     mean, listed = mean_of(english, chinese), MeanOutcomes([english, chinese])
     assert mean.is_whole and [units.tolist() for units in mean.units] == [list(range(26)), backwards.tolist()]
-    assert mean.metrics() == pytest.approx(english.metrics()) and listed.metrics() == pytest.approx(english.metrics())
+    assert mean.metrics() == pytest.approx(english.metrics()) and listed.metrics() == pytest.approx(
+        english.metrics()
+    )
     assert intervals(mean, 100)["accuracy@1"] == pytest.approx(intervals(english, 100)["accuracy@1"])
     assert intervals(listed, 100)["accuracy@1"] != pytest.approx(intervals(english, 100)["accuracy@1"])
 
@@ -113,12 +137,17 @@ def test_equal_images_in_another_order_are_the_mean_over_all():
 def test_a_picture_is_shared_as_often_as_all_languages_have_it(pictures, units):
     found = units_of_all([classes(own) for own in pictures])
     assert [own.tolist() for own in found] == units
-    assert not found[0].numel() or mean_of(*(classes(own) for own in pictures)).metrics()["n"] == len(units[0])
+    assert not found[0].numel() or mean_of(*(classes(own) for own in pictures)).metrics()["n"] == len(
+        units[0]
+    )
 
 
 def test_digests_tell_pictures_apart_by_64_bits():
     high, low = "f" * 16 + "0" * 16, "0" * 16 + "f" * 16
-    assert shorten([high, low, "0" * 15 + "1" + "0" * 16]).tolist() == [-1, 0, 1] and shorten([]).dtype == torch.int64
+    assert (
+        shorten([high, low, "0" * 15 + "1" + "0" * 16]).tolist() == [-1, 0, 1]
+        and shorten([]).dtype == torch.int64
+    )
     with pytest.raises(InputError, match="digests has 2 entries for 3 items"):
         ClassOutcomes(torch.zeros(3), torch.arange(3), 3, digests=torch.arange(2))
 
@@ -150,7 +179,9 @@ def test_a_language_of_many_more_images_is_scored_in_blocks(monkeypatch):
     at_once, seen = mean_of(english, chinese).score(weights), []
     monkeypatch.setattr(means, "BLOCK_WEIGHTS", 300 * 7)
     score = RetrievalOutcomes.score
-    monkeypatch.setattr(RetrievalOutcomes, "score", lambda self, given: seen.append(given.shape) or score(self, given))
+    monkeypatch.setattr(
+        RetrievalOutcomes, "score", lambda self, given: seen.append(given.shape) or score(self, given)
+    )
     in_blocks = mean_of(english, chinese).score(weights)
     assert max(rows * units for rows, units in seen) <= 300 * 7 and len(seen) == 7
     assert all(torch.equal(values, at_once[name]) for name, values in in_blocks.items())
@@ -163,8 +194,12 @@ def test_why_there_is_no_mean_over_all():
         return explain_refusal(["en", "zh"], list(parts), units, mean)
 
     old = replace(retrieval(ENGLISH), digests=None)
-    assert explain(old, retrieval(CHINESE)).startswith("no mean over languages, which are not known to be of the same images: evaluate")
-    assert explain(retrieval("ab"), retrieval("cd")) == "no mean over languages, which have no image in common."
+    assert explain(old, retrieval(CHINESE)).startswith(
+        "no mean over languages, which are not known to be of the same images: evaluate"
+    )
+    assert (
+        explain(retrieval("ab"), retrieval("cd")) == "no mean over languages, which have no image in common."
+    )
     reason = "no mean over all images, since the 2 languages have different ones; 'mean of shared images' is over the 4 that all have"
     assert explain(retrieval(ENGLISH), retrieval(CHINESE)) == (
         f"{reason}; each of these, and each of its texts, is ranked among all of its language, from 6 images in zh to 8 in en."
@@ -173,9 +208,15 @@ def test_why_there_is_no_mean_over_all():
     among = "; each of these is ranked among all classes of its language"
     assert explain(classes(ENGLISH), classes(CHINESE)) == f"{reason}{among}, 3 classes."
     assert explain(classes(ENGLISH), fewer) == f"{reason}{among}, from 2 classes in zh to 3 in en."
-    scores = [ScoreOutcomes(torch.rand(len(own)), torch.arange(len(own)) > 1, digests=digests_of(own)) for own in (ENGLISH, CHINESE)]
+    scores = [
+        ScoreOutcomes(torch.rand(len(own)), torch.arange(len(own)) > 1, digests=digests_of(own))
+        for own in (ENGLISH, CHINESE)
+    ]
     targets = [torch.ones(len(own), 2).bool() for own in (ENGLISH, CHINESE)]
-    labels = [MultilabelOutcomes(torch.rand(own.shape), own, digests=digests_of(one)) for own, one in zip(targets, (ENGLISH, CHINESE))]
+    labels = [
+        MultilabelOutcomes(torch.rand(own.shape), own, digests=digests_of(one))
+        for own, one in zip(targets, (ENGLISH, CHINESE))
+    ]
     assert explain(*scores) == explain(*labels) == f"{reason}."
     units = units_of_all(scores)
     assert explain_refusal(["en", "zh"], scores, units, None) == f"{reason.partition(';')[0]}."

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 from torch.nn.functional import normalize
 
 from benchmarks import metrics
@@ -50,7 +55,9 @@ def test_by_hand():
     text_embeds = torch.tensor([[0.9, 0.1], [0.2, 0.5], [0.8, 0.3]])
     recall = retrieval_recall(image_embeds, text_embeds, torch.tensor([0, 0, 1]), ks=(1, 2))
     assert recall["text_to_image_recall@1"] == pytest.approx(1 / 3)  # only text 0 prefers its image
-    assert recall["image_to_text_recall@1"] == pytest.approx(1 / 2)  # image 1 prefers text 1, which is not its own
+    assert recall["image_to_text_recall@1"] == pytest.approx(
+        1 / 2
+    )  # image 1 prefers text 1, which is not its own
     assert recall["text_to_image_recall@2"] == recall["image_to_text_recall@2"] == 1
     assert recall["mean_recall"] == pytest.approx((1 / 3 + 1 / 2 + 1 + 1) / 4)
 
@@ -105,7 +112,9 @@ def test_ranks_are_those_of_a_full_sort(monkeypatch, distance, block_rows):
     if distance == "euclidean":
         other = retrieval_ranks(images, texts, owners)
         assert (found[0] != other[0]).any() and (found[1] != other[1]).any()
-        sorted_by_library = torch.cdist(texts.double(), images.double(), compute_mode="donot_use_mm_for_euclid_dist").argsort(1)
+        sorted_by_library = torch.cdist(
+            texts.double(), images.double(), compute_mode="donot_use_mm_for_euclid_dist"
+        ).argsort(1)
         assert torch.equal((sorted_by_library == owners[:, None]).nonzero()[:, 1], found[0])
 
 
@@ -123,8 +132,15 @@ def test_an_unknown_distance_is_refused():
 
 
 def test_class_ranks_by_hand():
-    scores, labels = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.6], [0.3, 0.2, 0.1]]), torch.tensor([0, 0, 2])
-    assert class_ranks(scores, torch.eye(3), labels).tolist() == ranks_in_scores(scores, labels).tolist() == [0, 1, 2]
+    scores, labels = (
+        torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.6], [0.3, 0.2, 0.1]]),
+        torch.tensor([0, 0, 2]),
+    )
+    assert (
+        class_ranks(scores, torch.eye(3), labels).tolist()
+        == ranks_in_scores(scores, labels).tolist()
+        == [0, 1, 2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,9 +148,24 @@ def test_class_ranks_by_hand():
     [
         (torch.eye(2), torch.eye(3), [0, 1, 1], "one dim"),
         (torch.eye(3), torch.eye(3), [0, 1], "3 texts"),
-        (torch.eye(3), torch.eye(3), [0, 1, 1], "image 2, of 1 like it among 3, is paired with none: every image needs a text"),
-        (torch.eye(3), torch.eye(3), [0, 1, 5], "text 2 is said to describe image 5, but the images are the rows 0 to 2"),
-        (torch.eye(3), torch.eye(3), [[0, 0], [1, 1], [3, 2]], "text 3 is said to describe image 2, but the texts are the rows 0 to 2"),
+        (
+            torch.eye(3),
+            torch.eye(3),
+            [0, 1, 1],
+            "image 2, of 1 like it among 3, is paired with none: every image needs a text",
+        ),
+        (
+            torch.eye(3),
+            torch.eye(3),
+            [0, 1, 5],
+            "text 2 is said to describe image 5, but the images are the rows 0 to 2",
+        ),
+        (
+            torch.eye(3),
+            torch.eye(3),
+            [[0, 0], [1, 1], [3, 2]],
+            "text 3 is said to describe image 2, but the texts are the rows 0 to 2",
+        ),
         (
             torch.eye(3),
             torch.eye(3),
@@ -171,10 +202,14 @@ def test_equal_vectors_tie_whatever_tile_they_are_in(monkeypatch, block_rows, se
     """
     torch.manual_seed(0)
     n_images, n_texts = {1: (29, 57), 7: (148, 260), 64: (1537, 2625), 512: (1537, 4097)}[block_rows]
-    images = normalize(torch.randn(20, 640).index_fill(1, torch.arange(3), 0), dim=-1)[torch.arange(n_images) % 20]
+    images = normalize(torch.randn(20, 640).index_fill(1, torch.arange(3), 0), dim=-1)[
+        torch.arange(n_images) % 20
+    ]
     images *= torch.where(torch.arange(640) < 3, torch.randn(n_images, 1).sign(), 1)
     texts = normalize(torch.randn(30, 640), dim=-1)[torch.arange(n_texts) % 30]
-    owners = torch.cat([torch.randperm(n_images), torch.randint(n_images, (n_texts - n_images,))])[torch.randperm(n_texts)]
+    owners = torch.cat([torch.randperm(n_images), torch.randint(n_images, (n_texts - n_images,))])[
+        torch.randperm(n_texts)
+    ]
     pairs = torch.stack([torch.arange(n_texts), owners], 1)
     if several_images:
         more = torch.stack([torch.randint(n_texts, (n_texts,)), torch.randint(n_images, (n_texts,))], 1)
@@ -190,7 +225,10 @@ def test_equal_vectors_tie_whatever_tile_they_are_in(monkeypatch, block_rows, se
 
 def test_different_vectors_that_tie_rank_behind():
     images, texts = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 2.0], [3.0, 3.0]])
-    assert [ranks.tolist() for ranks in retrieval_ranks(images, texts, torch.tensor([0, 1]))] == [[1, 1], [1, 0]]
+    assert [ranks.tolist() for ranks in retrieval_ranks(images, texts, torch.tensor([0, 1]))] == [
+        [1, 1],
+        [1, 0],
+    ]
 
 
 def test_half_precision_is_compared_in_single():
@@ -244,15 +282,25 @@ def test_recall_as_clip_benchmark_has_it(clip_benchmark):
     texts = normalize(images[owners] + 0.3 * torch.randn(3000, 32), dim=-1)
     scores, positive = texts @ images.T, owners[:, None] == torch.arange(600)
     recall = retrieval_recall(images, texts, owners, ks=(1, 3, 10))
-    for direction, some, right in (("text_to_image", scores, positive), ("image_to_text", scores.T, positive.T)):
+    for direction, some, right in (
+        ("text_to_image", scores, positive),
+        ("image_to_text", scores.T, positive.T),
+    ):
         for k in (1, 3, 10):
-            expected = (theirs.batchify(theirs.recall_at_k, some, right, 64, "cpu", k=k) > 0).double().mean().item()
-            assert recall[f"{direction}_recall@{k}"] == pytest.approx(expected, abs=1e-6) and 0.05 < expected < 0.999
+            expected = (
+                (theirs.batchify(theirs.recall_at_k, some, right, 64, "cpu", k=k) > 0).double().mean().item()
+            )
+            assert (
+                recall[f"{direction}_recall@{k}"] == pytest.approx(expected, abs=1e-6)
+                and 0.05 < expected < 0.999
+            )
 
 
 def test_accuracies_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark):
     theirs = clip_benchmark("zeroshot_classification")
-    theirs.float = lambda values: values.item()  # it makes a float of an array of one, which numpy 2.4 refuses
+    theirs.float = lambda values: (
+        values.item()
+    )  # it makes a float of an array of one, which numpy 2.4 refuses
     torch.manual_seed(0)
     classes = normalize(torch.randn(30, 32), dim=-1)
     labels = torch.randint(28, (2000,)).clamp(max=20)  # uneven, and nine classes without an image
@@ -261,24 +309,37 @@ def test_accuracies_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark)
     accuracy = ClassOutcomes(ranks, labels, 30).metrics()
     expected = dict(zip(("accuracy@1", "accuracy@5"), theirs.accuracy(100 * scores, labels, topk=(1, 5))))
     found = {name: accuracy[name] for name in expected}
-    assert found == pytest.approx(expected, abs=1e-6) and 0.2 < accuracy["accuracy@1"] < accuracy["accuracy@5"] < 0.99
-    assert accuracy["accuracy@5"] == pytest.approx(top_k_accuracy_score(labels, scores, k=5, labels=range(30)), abs=1e-6)
+    assert (
+        found == pytest.approx(expected, abs=1e-6)
+        and 0.2 < accuracy["accuracy@1"] < accuracy["accuracy@5"] < 0.99
+    )
+    assert accuracy["accuracy@5"] == pytest.approx(
+        top_k_accuracy_score(labels, scores, k=5, labels=range(30)), abs=1e-6
+    )
     assert torch.equal(ranks_in_scores(scores, labels), ranks)
     by_class = mean_per_class_accuracy(ranks, labels).item()
     assert by_class == pytest.approx(theirs.balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-6)
-    assert by_class == pytest.approx(balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-6) != accuracy["accuracy@1"]
+    assert (
+        by_class
+        == pytest.approx(balanced_accuracy_score(labels, scores.argmax(1)), abs=1e-6)
+        != accuracy["accuracy@1"]
+    )
 
 
 def test_precisions_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark):
     torch.manual_seed(0)
     scores, targets = torch.randn(300, 5), torch.rand(300, 5) < 0.2
     expected = clip_benchmark("zeroshot_classification").average_precision_per_class(scores, targets)
-    tied = (4 * scores).round()  # CLIP_benchmark orders ties as the sort leaves them; scikit-learn takes them together
+    tied = (
+        4 * scores
+    ).round()  # CLIP_benchmark orders ties as the sort leaves them; scikit-learn takes them together
     for column, value in enumerate(expected.tolist()):
         right, score = targets[:, column], scores[:, column]
         assert average_precision(score, right).item() == pytest.approx(value, abs=1e-6)
         for given in (score, tied[:, column]):
-            assert average_precision(given, right).item() == pytest.approx(average_precision_score(right, given), abs=1e-6)
+            assert average_precision(given, right).item() == pytest.approx(
+                average_precision_score(right, given), abs=1e-6
+            )
             assert roc_auc(given, right).item() == pytest.approx(roc_auc_score(right, given), abs=1e-6)
 
 
@@ -289,13 +350,20 @@ def test_eleven_points_are_the_definition():
     for threshold in scores.unique():
         found = (targets & (scores >= threshold)).sum().item()
         points.append((found, found / (scores >= threshold).sum().item()))
-    best = [max(precision for found, precision in points if 10 * found >= tenth * targets.sum()) for tenth in range(11)]
+    best = [
+        max(precision for found, precision in points if 10 * found >= tenth * targets.sum())
+        for tenth in range(11)
+    ]
     assert interpolated_average_precision(scores, targets).item() == pytest.approx(sum(best) / 11, abs=1e-12)
 
 
 def test_percentiles_are_torchs():
     values = torch.tensor([9, 2, 2, 7, 30])
-    expected = values.repeat_interleave(torch.tensor([2, 0, 3, 1, 4])).double().quantile(torch.tensor([0.05, 0.5, 0.9]).double())
+    expected = (
+        values.repeat_interleave(torch.tensor([2, 0, 3, 1, 4]))
+        .double()
+        .quantile(torch.tensor([0.05, 0.5, 0.9]).double())
+    )
     weights = torch.tensor([[2, 0, 3, 1, 4], [0, 0, 0, 1, 0]])
     assert percentiles(values, (5, 50, 90), weights).tolist() == [pytest.approx(expected.tolist()), [7, 7, 7]]
     assert percentiles(values, (50,)).tolist() == [7]
@@ -304,12 +372,30 @@ def test_percentiles_are_torchs():
 @pytest.mark.parametrize(
     "call,message",
     [
-        (lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [0, 1], [2, 2]])), "every text needs an image"),
-        (lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [1, 1], [2, 1]])), "every image needs a text"),
-        (lambda: ranks_in_scores(torch.tensor([[torch.nan]]), torch.tensor([0])), "a score of item 0 is not finite"),
-        (lambda: ranks_in_scores(torch.ones(2), torch.tensor([0, 1])), r"scores must be \(items, classes\), not \(2,\)"),
-        (lambda: ranks_in_scores(torch.eye(2), torch.tensor([0, 2])), "item 1 has the label 2, but the classes are the rows 0 to 1"),
-        (lambda: ranks_in_scores(torch.eye(2), torch.tensor([0])), r"labels must be one for each of 2 items, not \(1,\)"),
+        (
+            lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [0, 1], [2, 2]])),
+            "every text needs an image",
+        ),
+        (
+            lambda: retrieval_ranks(torch.eye(3), torch.eye(3), torch.tensor([[0, 0], [1, 1], [2, 1]])),
+            "every image needs a text",
+        ),
+        (
+            lambda: ranks_in_scores(torch.tensor([[torch.nan]]), torch.tensor([0])),
+            "a score of item 0 is not finite",
+        ),
+        (
+            lambda: ranks_in_scores(torch.ones(2), torch.tensor([0, 1])),
+            r"scores must be \(items, classes\), not \(2,\)",
+        ),
+        (
+            lambda: ranks_in_scores(torch.eye(2), torch.tensor([0, 2])),
+            "item 1 has the label 2, but the classes are the rows 0 to 1",
+        ),
+        (
+            lambda: ranks_in_scores(torch.eye(2), torch.tensor([0])),
+            r"labels must be one for each of 2 items, not \(1,\)",
+        ),
         (lambda: average_precision(torch.ones(3), torch.ones(2)), r"\(3,\) and \(2,\)"),
         (lambda: roc_auc(torch.full((2,), torch.inf), torch.ones(2)), "finite"),
     ],

@@ -38,7 +38,9 @@ def test_within_a_language_no_two_concepts_share_a_name():
     assert list(concepts["languages"]) == LANGUAGES and len(concepts["concepts"]) == 70
     for language, words in concepts["languages"].items():
         assert len(set(words["names"])) == 70, language
-        assert not [name for name in words["names"] if "," in name or "|" in name or not name.strip()], language
+        assert not [name for name in words["names"] if "," in name or "|" in name or not name.strip()], (
+            language
+        )
     assert concepts["languages"]["hi"]["names"][0] == "लाल सेब"  # CLDR lists four synonyms
 
 
@@ -69,7 +71,11 @@ def test_tests_ask_for_what_training_never_showed():
     for split, index in itertools.product(("train", "train_curated"), range(2000)):
         seen |= set(itertools.combinations(sorted(EmojiScenes(split)[index]["concepts"]), 2))
     assert len(seen) > 500 and not seen & (test | validation)
-    for split, expected in (("test_pairs", test), ("test_pairs_unseen_style", test), ("validation", validation)):
+    for split, expected in (
+        ("test_pairs", test),
+        ("test_pairs_unseen_style", test),
+        ("validation", validation),
+    ):
         scenes = EmojiScenes(split)
         assert {tuple(sorted(scenes[index]["concepts"])) for index in range(len(scenes))} == expected
     assert UNSEEN_STYLE[0] not in STYLES
@@ -89,7 +95,9 @@ def test_multilingual_tokenizer_is_xlm_rs(miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     assert isinstance(tokenizer, XLMRobertaTokenizer) and len(tokenizer) == 2502
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 2501]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    assert tokenizer("ＤＯＧ ﬁsh")["input_ids"] == tokenizer("DOG fish")["input_ids"]  # the NFKC table is there
+    assert (
+        tokenizer("ＤＯＧ ﬁsh")["input_ids"] == tokenizer("DOG fish")["input_ids"]
+    )  # the NFKC table is there
     ids = tokenizer("red apple and dog face")["input_ids"]
     assert ids[0] == 0 and ids[-1] == 2 and 3 not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "red apple and dog face"
@@ -103,7 +111,9 @@ def test_multilingual_tokenizer_segments_as_sentencepiece_does(monkeypatch):
     models = []
     plain = sentencepiece.SentencePieceProcessor
     monkeypatch.setattr(
-        sentencepiece, "SentencePieceProcessor", lambda model_proto: models.append(plain(model_proto=model_proto)) or models[0]
+        sentencepiece,
+        "SentencePieceProcessor",
+        lambda model_proto: models.append(plain(model_proto=model_proto)) or models[0],
     )
     texts = [write_caption([i, (i * 7 + 3) % 70], language) for i in range(70) for language in LANGUAGES]
     tokenizer = train_multilingual_tokenizer(texts, 1500)
@@ -115,23 +125,36 @@ def test_multilingual_tokenizer_segments_as_sentencepiece_does(monkeypatch):
 def test_english_tokenizer_is_clips(miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "clip")
     assert isinstance(tokenizer, CLIPTokenizer)
-    assert tokenizer.eos_token_id not in (2, None)  # CLIP with eos 2 pools at the highest id instead of the end
+    assert tokenizer.eos_token_id not in (
+        2,
+        None,
+    )  # CLIP with eos 2 pools at the highest id instead of the end
     ids = tokenizer("A DOG face!")["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+    assert (
+        ids[0] == tokenizer.bos_token_id
+        and ids.count(tokenizer.eos_token_id) == 1
+        and ids[-1] == tokenizer.eos_token_id
+    )
 
 
 def hashes_of_tokenizers():
     scenes = EmojiScenes("train")
     texts = [scenes[index]["captions"][language] for index in range(300) for language in ("en", "de")]
     tokenizers = train_english_tokenizer(texts[::2], 400), train_multilingual_tokenizer(texts, 200)
-    return [hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest() for tokenizer in tokenizers]
+    return [
+        hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest() for tokenizer in tokenizers
+    ]
 
 
 def test_tokenizers_are_the_same_in_every_process(run):
     """Hash tables are seeded per process, here and in two others; ids must not depend on them."""
     expected = hashes_of_tokenizers()
     for _ in range(2):
-        process = run("python", "-c", "from tests.test_miniature import hashes_of_tokenizers; print(*hashes_of_tokenizers())")
+        process = run(
+            "python",
+            "-c",
+            "from tests.test_miniature import hashes_of_tokenizers; print(*hashes_of_tokenizers())",
+        )
         assert process.stdout.split() == expected, process.stderr
 
 

@@ -38,7 +38,9 @@ def processor():
     special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces = [(piece, -3.0) for piece in "▁abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)])
-    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    images = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
     return AltCLIPProcessor(images, tokenizer)
 
 
@@ -50,16 +52,28 @@ def zoo(processor, tmp_path_factory):
     n_pieces = len(processor.tokenizer)
     torch.manual_seed(0)
     text = {**SIZE, "vocab_size": n_pieces, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-    clip = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16))
-    save_model(clip, transformers.CLIPProcessor(processor.image_processor, processor.tokenizer), folder / "clip")
-    text = {**SIZE, "vocab_size": n_pieces, "max_position_embeddings": 80, "type_vocab_size": 1, "project_dim": 24}
+    clip = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    )
+    save_model(
+        clip, transformers.CLIPProcessor(processor.image_processor, processor.tokenizer), folder / "clip"
+    )
+    text = {
+        **SIZE,
+        "vocab_size": n_pieces,
+        "max_position_embeddings": 80,
+        "type_vocab_size": 1,
+        "project_dim": 24,
+    }
     for name in ("stage1", "stage2", "released"):
         config = AltCLIPConfig(text_config=dict(text), vision_config=dict(VISION), projection_dim=16)
         save_model(AltCLIPModel(config), processor, folder / name)
     for name in ("stage1", "stage2"):
         (folder / name / "trainer_state.json").write_text(json.dumps(LOG))
     transformers.ViTModel(transformers.ViTConfig(**VISION)).save_pretrained(folder / "vit")
-    transformers.BertModel(transformers.BertConfig(**SIZE, vocab_size=n_pieces)).save_pretrained(folder / "bert")
+    transformers.BertModel(transformers.BertConfig(**SIZE, vocab_size=n_pieces)).save_pretrained(
+        folder / "bert"
+    )
     dual = AltCLIPDualEncoderModel.from_towers(str(folder / "vit"), str(folder / "bert"), projection_dim=16)
     save_model(dual, processor, folder / "dual")
     learning = LoraConfig(target_modules=r"text_model.*\.(query|value)", r=2, init_lora_weights=False)
@@ -69,26 +83,58 @@ def zoo(processor, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hashes(zoo):
-    return {name: hash_weights(load_model(str(zoo / name))[0]) for name in ("clip", "stage1", "stage2", "released", "dual", "lora")}
+    return {
+        name: hash_weights(load_model(str(zoo / name))[0])
+        for name in ("clip", "stage1", "stage2", "released", "dual", "lora")
+    }
 
 
 def retrieval(model, weights, value=0.5, **more):
     metrics = {"mean_recall": value, "text_to_image_recall@1": value, "n": 5}
-    given = {"task": "pairs", "language": "en", "dataset": "my/data", "split": "test", "command": "run_retrieval.py --tasks pairs"}
-    return Result(model=str(model), weights=weights, kind="retrieval", metric="mean_recall", metrics=metrics, **given | more)
+    given = {
+        "task": "pairs",
+        "language": "en",
+        "dataset": "my/data",
+        "split": "test",
+        "command": "run_retrieval.py --tasks pairs",
+    }
+    return Result(
+        model=str(model),
+        weights=weights,
+        kind="retrieval",
+        metric="mean_recall",
+        metrics=metrics,
+        **given | more,
+    )
 
 
 def zero_shot(model, weights, value=0.5, **more):
     metrics = {"accuracy@1": value, "n": 5}
-    given = {"task": "concepts", "language": "en", "dataset": "my/data", "split": "test", "command": "run_zero_shot.py --tasks concepts"}
-    return Result(model=str(model), weights=weights, kind="zero_shot", metric="accuracy@1", metrics=metrics, **given | more)
+    given = {
+        "task": "concepts",
+        "language": "en",
+        "dataset": "my/data",
+        "split": "test",
+        "command": "run_zero_shot.py --tasks concepts",
+    }
+    return Result(
+        model=str(model),
+        weights=weights,
+        kind="zero_shot",
+        metric="accuracy@1",
+        metrics=metrics,
+        **given | more,
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 55.0, -0.1, None])
 def test_a_figure_that_is_no_fraction_is_refused(value):
     for measured in (retrieval, zero_shot):
         result = measured("x/altclip", "0" * 64, value)
-        with pytest.raises(InputError, match=f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again"):
+        with pytest.raises(
+            InputError,
+            match=f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again",
+        ):
             render_card("T", "me/T", [result], ["altclip"], "apache-2.0", "about")
 
 
@@ -117,7 +163,9 @@ def entries_of(card):
         index = yaml.safe_load(text.split("---")[1]).get("model-index", [{"results": []}])
         rows = [(entry, metric) for entry in index[0]["results"] for metric in entry["metrics"]]
         found.append({(entry["dataset"]["name"], metric["name"], metric["value"]) for entry, metric in rows})
-        assert len(rows) == len({json.dumps(entry["dataset"]) for entry, _ in rows}) == len(index[0]["results"])
+        assert (
+            len(rows) == len({json.dumps(entry["dataset"]) for entry, _ in rows}) == len(index[0]["results"])
+        )
     assert found[0] == found[1]
     return found[0]
 
@@ -136,18 +184,29 @@ def entries_of(card):
 )
 def test_one_stage_or_many(zoo, hashes, make, stages):
     """From a CLIP in the Hub's layout on; the folder holds the very weights, and knows nothing of this machine."""
-    results = [retrieval(zoo / stage, hashes[stage], value=0.1 * (1 + place)) for place, stage in enumerate(stages)]
+    results = [
+        retrieval(zoo / stage, hashes[stage], value=0.1 * (1 + place)) for place, stage in enumerate(stages)
+    ]
     results += [retrieval(zoo / stages[-1], hashes[stages[-1]], value=0.7, language="zh-Hans")]
     text, folder = make(stages, results)
     card = ModelCard.load(folder / "README.md")
-    assert card.data.license == "apache-2.0" and card.data.language == ["en", "zh"] and card.data.model_name == "T"
-    assert entries_of(card) == {("pairs", "mean_recall", round(0.1 * len(stages), 4)), ("pairs", "mean_recall", 0.7)}
+    assert (
+        card.data.license == "apache-2.0"
+        and card.data.language == ["en", "zh"]
+        and card.data.model_name == "T"
+    )
+    assert entries_of(card) == {
+        ("pairs", "mean_recall", round(0.1 * len(stages), 4)),
+        ("pairs", "mean_recall", 0.7),
+    }
     values = " +\\| ".join(f"{10 * (1 + place)}\\.0" for place in range(len(stages)))
     assert re.search(rf"\| en +\| {values} +\|", text) and re.search(r"\| zh-Hans +\|( +\|)* 70\.0 +\|", text)
     assert all(hashes[stage][:16] in text for stage in stages)
     model, _ = load_model(str(folder))
     assert hash_weights(model) == hashes[stages[-1]]
-    assert (folder / "recall.png").exists() and (folder / "loss.png").exists() == ("stage2" in stages) == ("loss.png" in text)
+    assert (folder / "recall.png").exists() and (folder / "loss.png").exists() == ("stage2" in stages) == (
+        "loss.png" in text
+    )
     files = [path.read_text("utf-8") for path in folder.iterdir() if path.suffix in (".md", ".json", ".py")]
     assert not [text for text in files if str(zoo) in text or str(folder.parent) in text]
     assert ("trust_remote_code=True" in text) == (stages == ["dual"])
@@ -176,7 +235,9 @@ def test_intervals_stand_beside_their_figures(zoo, hashes, make):
     ]
     text, _ = make(["stage1", "stage2"], results)
     header, _, english, chinese, means = re.findall(r"^\|.*\|$", text, re.M)
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, english, chinese, means)]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in (header, english, chinese, means)
+    ]
     assert cells == [
         ["language", "stage1", "stage2", "95 % of stage2"],
         ["en", "40.0", "50.0", "43.2 to 56.8"],
@@ -202,15 +263,25 @@ def test_a_mean_is_of_the_same_images(hashes, make):
 SIBLINGS = {
     "name": [{}, {"task": "pairs-euclidean"}],
     "templates": [{"templates": "ours"}, {"templates": "clip_benchmark"}, {"templates": ["{}", "a {}"]}, {}],
-    "class names": [{"definition": {"class_names": "/secret/one.json"}}, {"definition": {"class_names": "/secret/two.json"}}],
-    "class names by language": [{"definition": {"class_names": {"en": "a.json"}}}, {"definition": {"class_names": {"en": "b.json"}}}],
+    "class names": [
+        {"definition": {"class_names": "/secret/one.json"}},
+        {"definition": {"class_names": "/secret/two.json"}},
+    ],
+    "class names by language": [
+        {"definition": {"class_names": {"en": "a.json"}}},
+        {"definition": {"class_names": {"en": "b.json"}}},
+    ],
     "limit": [{}, {"limit": 100}, {"limit": 7}],
     "revision": [{"revision": "1" * 40}, {"revision": "2" * 40}],
     "split": [{"split": "one"}, {"split": "two"}],
     "prompts": [{"prompts": "1" * 64}, {"prompts": "2" * 64}, {"prompts": "3" * 64}],
     "data": [{"data": "1" * 32}, {"data": "2" * 32}],
     "layout": [{"definition": {"layout": "table"}}, {"definition": {"layout": "webdataset"}}],
-    "several": [{"limit": 5, "task": "a"}, {"limit": 5, "task": "b"}, {"limit": 5, "task": "a", "templates": "ours"}],
+    "several": [
+        {"limit": 5, "task": "a"},
+        {"limit": 5, "task": "b"},
+        {"limit": 5, "task": "a", "templates": "ours"},
+    ],
 }
 
 
@@ -218,23 +289,39 @@ SIBLINGS = {
 @pytest.mark.parametrize("differing", SIBLINGS.values(), ids=list(SIBLINGS))
 def test_results_that_differ_in_one_thing_are_two_entries(differing, of_kind):
     """huggingface_hub takes entries for one that differ in their dataset's name alone (huggingface_hub#4975)."""
-    results = [of_kind("x/altclip", "0" * 64, value=0.1 * (1 + number), **one) for number, one in enumerate(differing)]
+    results = [
+        of_kind("x/altclip", "0" * 64, value=0.1 * (1 + number), **one)
+        for number, one in enumerate(differing)
+    ]
     results += [of_kind("x/altclip", "0" * 64, value=0.9, language="zh", **differing[0])]
     card = render_card("T", "me/T", results, ["altclip"], "apache-2.0", "about")
     values = [round(0.1 * (1 + number), 4) for number in range(len(differing))] + [0.9]
     found = entries_of(card)
-    assert {(task, value) for task, _, value in found} == set(zip([result.task for result in results], values))
+    assert {(task, value) for task, _, value in found} == set(
+        zip([result.task for result in results], values)
+    )
     said = {(task, metric.partition(", ")[2]) for task, metric, _ in found}
-    assert len(said) == len(differing) == card.text.count("### ")  # English and Chinese of one kind share a table
-    assert all("### " + ", ".join(filter(None, words)) + ", " in card.text for words in said) and "/secret" not in str(card)
+    assert (
+        len(said) == len(differing) == card.text.count("### ")
+    )  # English and Chinese of one kind share a table
+    assert all(
+        "### " + ", ".join(filter(None, words)) + ", " in card.text for words in said
+    ) and "/secret" not in str(card)
 
 
 def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, capsys):
     """A teacher's figure of all images stands beside no figure of the first hundred."""
     results = [retrieval("clip", hashes["clip"], 0.25), retrieval("stage2", hashes["stage2"], 0.5, limit=100)]
     text, _ = make(["clip", "stage2"], results)
-    assert re.search(r"\| en +\| 50\.0 \(first 100\) +\|", text) and "### pairs, first 100, " in text and "25.0" not in text
-    assert "Left out 1 results that are there twice, or that the model itself has none of" in capsys.readouterr().out
+    assert (
+        re.search(r"\| en +\| 50\.0 \(first 100\) +\|", text)
+        and "### pairs, first 100, " in text
+        and "25.0" not in text
+    )
+    assert (
+        "Left out 1 results that are there twice, or that the model itself has none of"
+        in capsys.readouterr().out
+    )
     (entry,) = ModelCard(text).data.eval_results
     assert entry.dataset_args == {"limit": 100} and entry.metric_name == "mean_recall, first 100"
 
@@ -248,28 +335,40 @@ def test_figures_of_other_questions_stand_in_no_row(what):
         results.append(retrieval("x/mine", "2" * 64, 0.5, language=language, **{what: "3" if alike else "4"}))
     card = render_card("T", "me/T", results, ["teacher", "mine"], "apache-2.0", "about").text
     rows = re.findall(r"^\| (en|zh) +\|(.*)\|$", card, re.M)
-    assert [(language, re.findall(r"\d\d\.0", cells)) for language, cells in rows] == [("zh", ["25.0", "50.0"]), ("en", ["50.0"])]
+    assert [(language, re.findall(r"\d\d\.0", cells)) for language, cells in rows] == [
+        ("zh", ["25.0", "50.0"]),
+        ("en", ["50.0"]),
+    ]
 
 
 def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
     one = retrieval("stage2", hashes["stage2"])
     text, _ = make(["stage2"], [one, one])
     assert text.count("### pairs") == 1 and entries_of(text) == {("pairs", "mean_recall", 0.5)}
-    with pytest.raises(InputError, match="are of the same weights, task and language, and differ: delete one"):
+    with pytest.raises(
+        InputError, match="are of the same weights, task and language, and differ: delete one"
+    ):
         make(["stage2"], [one, retrieval("stage2", hashes["stage2"], 0.6)])
 
 
-@pytest.mark.parametrize("stages", [["stage2"], ["clip", "stage2"], ["clip", "stage1", "stage2"], ["stage2", "lora"]])
+@pytest.mark.parametrize(
+    "stages", [["stage2"], ["clip", "stage2"], ["clip", "stage1", "stage2"], ["stage2", "lora"]]
+)
 @pytest.mark.parametrize("wrong", [0, -1])
 def test_figures_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stages, wrong):
     """The first and the last stage in turn have other weights than when they were measured; with two the first is another teacher.
     A LoRA was measured as what its base is.
     """
-    of_stage = {stage: hashes[stage] for stage in stages} | {stages[wrong]: hashes["stage2"] if stages[wrong] == "lora" else "f" * 64}
+    of_stage = {stage: hashes[stage] for stage in stages} | {
+        stages[wrong]: hashes["stage2"] if stages[wrong] == "lora" else "f" * 64
+    }
     with pytest.raises(InputError) as refused:
         make(stages, [retrieval(zoo / stage, weights) for stage, weights in of_stage.items()])
     said, stage = str(refused.value), stages[wrong]
-    assert f"pairs.en.json is of other weights ({of_stage[stage][:16]}) than {zoo / stage} has now ({hashes[stage][:16]})" in said
+    assert (
+        f"pairs.en.json is of other weights ({of_stage[stage][:16]}) than {zoo / stage} has now ({hashes[stage][:16]})"
+        in said
+    )
     assert "evaluate it again with benchmarks/run_retrieval.py" in said and "\n" not in said
     assert not (tmp_path / "out").exists()
 
@@ -282,14 +381,19 @@ def test_weights_that_changed_are_refused_where_another_stage_has_the_old_ones(z
 
 
 def test_a_result_counts_whatever_its_folder_was_called(hashes, make, capsys):
-    results = [retrieval("elsewhere/before-it-was-renamed", hashes["stage2"], 0.5), retrieval("laion/other", "e" * 64, 0.75)]
+    results = [
+        retrieval("elsewhere/before-it-was-renamed", hashes["stage2"], 0.5),
+        retrieval("laion/other", "e" * 64, 0.75),
+    ]
     text, _ = make(["clip", "stage2"], results)
     assert entries_of(text) == {("pairs", "mean_recall", 0.5)} and "75.0" not in text
     assert "Left out 1 results of other models: other." in capsys.readouterr().out
 
 
 def test_results_of_other_models_alone_are_refused(hashes, make, tmp_path):
-    with pytest.raises(InputError, match="none of the 2 results is of the weights of stage2 .*leave results out"):
+    with pytest.raises(
+        InputError, match="none of the 2 results is of the weights of stage2 .*leave results out"
+    ):
         make(["clip", "stage2"], [retrieval("clip", hashes["clip"]), retrieval("org/other", "e" * 64)])
     assert not (tmp_path / "out").exists()
 
@@ -300,7 +404,9 @@ def test_stages_of_equal_weights_keep_their_own_figures(zoo, hashes, make, tmp_p
     results = [retrieval("stage1", hashes["stage1"], 0.25), retrieval("same", hashes["stage1"], 0.5)]
     results += [retrieval("renamed", hashes["stage1"], 0.75, language="zh")]
     text, _ = make(["stage1", tmp_path / "same"], results)
-    assert re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", text) and re.search(r"\| zh +\| 75\.0 +\| 75\.0 +\|", text)
+    assert re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", text) and re.search(
+        r"\| zh +\| 75\.0 +\| 75\.0 +\|", text
+    )
 
 
 BLOCKED = """
@@ -363,12 +469,17 @@ def test_every_file_that_the_json_names_is_there(finished, stage):
     named = set()
     for path in (finished / stage).glob("*.json"):
         named |= set(re.findall(r'"(\w+)\.AltCLIP\w+"', path.read_text("utf-8")))
-    assert named >= {"processing_altclip", "modeling_altclip_dual_encoder" if stage == "dual" else "modeling_altclip"}
+    assert named >= {
+        "processing_altclip",
+        "modeling_altclip_dual_encoder" if stage == "dual" else "modeling_altclip",
+    }
     assert all((finished / stage / f"{name}.py").is_file() for name in named)
 
 
 def states(folder):
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir() if path.is_file()}
+    return {
+        path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir() if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("is_there", [False, True])
@@ -390,7 +501,9 @@ def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault
     monkeypatch.setattr(where, full)
     with pytest.raises(OSError, match="No space left"):
         make(["stage2"])
-    assert (states(tmp_path / "out") if is_there else None) == before and (tmp_path / "out").exists() == is_there
+    assert (states(tmp_path / "out") if is_there else None) == before and (
+        tmp_path / "out"
+    ).exists() == is_there
     assert {path.name for path in tmp_path.iterdir()} <= {"out"}
 
 
@@ -403,7 +516,9 @@ def test_a_folder_made_anew_keeps_nothing_of_the_model_before(hashes, make, tmp_
     (tmp_path / "out/.git").mkdir()
     (tmp_path / "out/LICENSE").write_text("mine")
     _, folder = make(["released"])
-    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"] and not list(folder.glob("*.png"))
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"] and not list(
+        folder.glob("*.png")
+    )
     assert hash_weights(load_model(str(folder))[0]) == hashes["released"]
     assert (folder / ".git").is_dir() and (folder / "LICENSE").read_text() == "mine"
 
@@ -419,20 +534,41 @@ def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
         shutil.copytree(zoo / name, tmp_path / name)
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
-    (tmp_path / "sources.yaml").write_text("[{data: Helsinki-NLP/opus-100, name: de-en}, {data: pairs}, {data: pairs}]")
-    towers = {"teacher_name_or_path": "openai/clip-vit-large-patch14", "text_encoder_name_or_path": "FacebookAI/xlm-roberta-large"}
-    record(tmp_path / "stage1", **towers, model_name_or_path=None, dataset=str(tmp_path / "sources.yaml"), languages=["en", "zh"])
+    (tmp_path / "sources.yaml").write_text(
+        "[{data: Helsinki-NLP/opus-100, name: de-en}, {data: pairs}, {data: pairs}]"
+    )
+    towers = {
+        "teacher_name_or_path": "openai/clip-vit-large-patch14",
+        "text_encoder_name_or_path": "FacebookAI/xlm-roberta-large",
+    }
+    record(
+        tmp_path / "stage1",
+        **towers,
+        model_name_or_path=None,
+        dataset=str(tmp_path / "sources.yaml"),
+        languages=["en", "zh"],
+    )
     before = {"model_name_or_path": str(tmp_path / "stage1"), "teacher_name_or_path": "org/only-held-against"}
     record(tmp_path / "stage2", **before, dataset="org/images", languages=["en", "zh", "zh-Hans"])
     text, _ = make([tmp_path / "stage2"])
     data = ModelCard(text).data
-    assert data.base_model == list(towers.values()) and data.datasets == ["Helsinki-NLP/opus-100", "org/images"]
+    assert data.base_model == list(towers.values()) and data.datasets == [
+        "Helsinki-NLP/opus-100",
+        "org/images",
+    ]
     assert data.dataset_licenses == {"pairs": "cc-by-4.0"} and data.language == ["en", "zh"]
-    assert "- pairs (licence: cc-by-4.0)\n- org/images (licence not known)\n" in text and "reads 3 languages" in text
+    assert (
+        "- pairs (licence: cc-by-4.0)\n- org/images (licence not known)\n" in text
+        and "reads 3 languages" in text
+    )
     assert str(tmp_path) not in text
     text, _ = make([tmp_path / "stage2"], base_model=["me/clip"], datasets=["org/images=mit", "org/other"])
     data = ModelCard(text).data
-    assert (data.base_model, data.datasets, data.dataset_licenses) == (["me/clip"], ["org/images", "org/other"], {"org/images": "mit"})
+    assert (data.base_model, data.datasets, data.dataset_licenses) == (
+        ["me/clip"],
+        ["org/images", "org/other"],
+        {"org/images": "mit"},
+    )
 
 
 def test_a_record_that_leads_back_to_itself_ends(zoo, make, tmp_path):
@@ -478,15 +614,24 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     teacher = retrieval("org/clip", hashes["clip"], 0.25, model_revision=COMMIT)
     arguments = CardArguments(
-        title="T", repo="me/T", stages=["org/clip", str(zoo / "stage2")], results="results", output_dir="out", datasets=["org/images"]
+        title="T",
+        repo="me/T",
+        stages=["org/clip", str(zoo / "stage2")],
+        results="results",
+        output_dir="out",
+        datasets=["org/images"],
     )
     retrieval(zoo / "stage2", hashes["stage2"], 0.5).save(Path("results"))
     teacher.save(Path("results"))
     main(arguments)
     card = ModelCard.load(Path("out/README.md"))
-    assert re.search(r"\| language +\| org/clip \| stage2 +\|", card.text) and re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", card.text)
+    assert re.search(r"\| language +\| org/clip \| stage2 +\|", card.text) and re.search(
+        r"\| en +\| 25\.0 +\| 50\.0 +\|", card.text
+    )
     assert f"- org/clip: weights `{hashes['clip'][:16]}`, commit `{COMMIT[:8]}`" in card.text
-    assert card.data.base_model == ["org/clip"] and card.data.dataset_licenses == {"org/images": "cc-by-4.0, mit"}
+    assert card.data.base_model == ["org/clip"] and card.data.dataset_licenses == {
+        "org/images": "cc-by-4.0, mit"
+    }
     retrieval("org/clip", "f" * 64, task="others").save(Path("results"))
     with pytest.raises(InputError, match="is of other weights .* than org/clip has now"):
         main(arguments)
@@ -509,10 +654,19 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
 )
 def test_bad_input_is_refused_before_anything_is_written(zoo, pictures, tmp_path, change, message):
     def filled(value):
-        return [filled(one) for one in value] if isinstance(value, list) else value.format(zoo=zoo, data=pictures)
+        return (
+            [filled(one) for one in value]
+            if isinstance(value, list)
+            else value.format(zoo=zoo, data=pictures)
+        )
 
     there = set(zoo.rglob("*"))
-    given = {"title": "T", "repo": "me/T", "stages": ["{zoo}/stage2"], "output_dir": str(tmp_path / "out")} | change
+    given = {
+        "title": "T",
+        "repo": "me/T",
+        "stages": ["{zoo}/stage2"],
+        "output_dir": str(tmp_path / "out"),
+    } | change
     with pytest.raises(InputError, match=message) as refused:
         main(CardArguments(**{name: filled(value) for name, value in given.items()}))
     assert "\n" not in str(refused.value)
@@ -539,7 +693,9 @@ def test_half_a_log_is_refused_and_one_without_losses_is_passed_over(zoo, make, 
     (tmp_path / "stage/trainer_state.json").write_text(log)
     with pytest.raises(InputError, match="is not a training's log"):
         make([tmp_path / "stage"])
-    (tmp_path / "stage/trainer_state.json").write_text('{"log_history": [{"step": 1, "eval_mean_recall": 0.5}]}')
+    (tmp_path / "stage/trainer_state.json").write_text(
+        '{"log_history": [{"step": 1, "eval_mean_recall": 0.5}]}'
+    )
     text, folder = make([tmp_path / "stage"])
     assert not (folder / "loss.png").exists() and "loss.png" not in text
 
@@ -557,7 +713,9 @@ def test_half_a_log_is_refused_and_one_without_losses_is_passed_over(zoo, make, 
 )
 def test_a_lora_that_cannot_be_loaded_is_refused_in_one_line(zoo, make, tmp_path, config, message):
     shutil.copytree(zoo / "lora", tmp_path / "lora")
-    (tmp_path / "lora/adapter_config.json").write_text(config.replace("ZOO", str(zoo)).replace("LORA", str(tmp_path / "lora")))
+    (tmp_path / "lora/adapter_config.json").write_text(
+        config.replace("ZOO", str(zoo)).replace("LORA", str(tmp_path / "lora"))
+    )
     with pytest.raises(InputError, match=message):
         make([tmp_path / "lora"])
 
@@ -577,8 +735,15 @@ def test_a_lora_is_evaluated_with_its_base(zoo):
     inputs = processor(text=["a dog"], return_tensors="pt")
     with torch.no_grad():
         before = base.get_text_features(**inputs).pooler_output
-        expected = PeftModel.from_pretrained(base, zoo / "lora").get_base_model().get_text_features(**inputs).pooler_output
-        torch.testing.assert_close(merged.get_text_features(**inputs).pooler_output, expected, atol=1e-5, rtol=1e-5)
+        expected = (
+            PeftModel.from_pretrained(base, zoo / "lora")
+            .get_base_model()
+            .get_text_features(**inputs)
+            .pooler_output
+        )
+        torch.testing.assert_close(
+            merged.get_text_features(**inputs).pooler_output, expected, atol=1e-5, rtol=1e-5
+        )
     assert (expected - before).abs().max() > 1e-4
 
 
@@ -596,7 +761,10 @@ def test_paths_say_nothing_of_this_machine(tmp_path, monkeypatch):
         "yes / no": "yes / no",
     }
     assert {word: public_path(word) for word in words} == words
-    assert public_command("run.py --models '/home/my own/model' --tasks=/x/t.yaml") == "run.py --models model --tasks=t.yaml"
+    assert (
+        public_command("run.py --models '/home/my own/model' --tasks=/x/t.yaml")
+        == "run.py --models model --tasks=t.yaml"
+    )
 
 
 def test_labels_tell_stages_apart(tmp_path, monkeypatch):

@@ -15,11 +15,16 @@ def assert_same(model, other, batch):
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
-        torch.testing.assert_close(other(**batch).logits_per_image, model(**batch).logits_per_image, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            other(**batch).logits_per_image, model(**batch).logits_per_image, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_from_teacher_takes_every_weight(towers):
-    clip, encoder = CLIPModel.from_pretrained(towers[0]), XLMRobertaModel.from_pretrained(towers[1], add_pooling_layer=False)
+    clip, encoder = (
+        CLIPModel.from_pretrained(towers[0]),
+        XLMRobertaModel.from_pretrained(towers[1], add_pooling_layer=False),
+    )
     clip.logit_scale.data.fill_(3.3)
     clip.save_pretrained(towers[0])
     model = AltCLIPModel.from_teacher(*map(str, towers), dropout=0.0)
@@ -96,7 +101,10 @@ def test_attention_reaches_both_towers(model, batch):
 def test_activation_checkpointing_changes_no_gradient(model, batch):
     """With dropout on: a layer runs a second time for its gradient, and draws the masks of the first."""
     gradients, runs = [], []
-    for part in (model.text_model.roberta.encoder.layer[0].attention, model.vision_model.encoder.layers[0].self_attn):
+    for part in (
+        model.text_model.roberta.encoder.layer[0].attention,
+        model.vision_model.encoder.layers[0].self_attn,
+    ):
         part.register_forward_pre_hook(lambda module, _: runs.append(type(module).__name__))
     for checkpointing in (False, True):
         if checkpointing:
@@ -107,7 +115,9 @@ def test_activation_checkpointing_changes_no_gradient(model, batch):
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     plain, checkpointed = gradients
     for name, gradient in plain.items():
-        if not name.endswith(("key.bias", "k_proj.bias")):  # they add the same to all scores of a query: rounding alone
+        if not name.endswith(
+            ("key.bias", "k_proj.bias")
+        ):  # they add the same to all scores of a query: rounding alone
             assert gradient.abs().max() > 0, name
             assert (checkpointed[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     assert runs.count("XLMRobertaAttention") == runs.count("CLIPAttention") == 1 + 2
@@ -123,17 +133,29 @@ def test_half_precision(model, batch, tmp_path, dtype):
             model(**batch).logits_per_image,
             half(**batch | {"pixel_values": batch["pixel_values"].to(dtype)}).logits_per_image,
         )
-    torch.testing.assert_close(logits.float(), expected, atol=0.15, rtol=0)  # a last bit of 14 in bfloat16 is 0.06
+    torch.testing.assert_close(
+        logits.float(), expected, atol=0.15, rtol=0
+    )  # a last bit of 14 in bfloat16 is 0.06
 
 
 def test_parts_on_different_devices(model, batch, tmp_path):
     """The text tower on disk, the rest in memory, as `device_map` would place them."""
     model.save_pretrained(tmp_path / "model")
-    device_map = {"text_model": "disk", "vision_model": "cpu", "visual_projection": "cpu", "text_projection": "cpu", "logit_scale": "cpu"}
-    split = AltCLIPModel.from_pretrained(tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "disk").eval()
+    device_map = {
+        "text_model": "disk",
+        "vision_model": "cpu",
+        "visual_projection": "cpu",
+        "text_projection": "cpu",
+        "logit_scale": "cpu",
+    }
+    split = AltCLIPModel.from_pretrained(
+        tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "disk"
+    ).eval()
     assert {parameter.device.type for parameter in split.text_model.parameters()} == {"meta"}
     with torch.no_grad():
-        torch.testing.assert_close(split(**batch).logits_per_image, model(**batch).logits_per_image, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            split(**batch).logits_per_image, model(**batch).logits_per_image, atol=1e-5, rtol=1e-5
+        )
     everywhere = AltCLIPModel.from_pretrained(tmp_path / "model", device_map="auto")
     assert next(everywhere.parameters()).device.type == "cpu"
 
@@ -142,12 +164,21 @@ def test_compiles_whole(model, batch):
     """One graph, no break."""
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(**batch, return_loss=True).loss, model(**batch, return_loss=True).loss)
+        torch.testing.assert_close(
+            compiled(**batch, return_loss=True).loss, model(**batch, return_loss=True).loss
+        )
 
 
 def test_exports_for_any_number_of_texts_tokens_and_images(model, batch):
-    texts, tokens, images = (torch.export.Dim(name, min=2, max=size) for name, size in (("texts", 64), ("tokens", 38), ("images", 64)))
-    shapes = {"input_ids": {0: texts, 1: tokens}, "attention_mask": {0: texts, 1: tokens}, "pixel_values": {0: images}}
+    texts, tokens, images = (
+        torch.export.Dim(name, min=2, max=size)
+        for name, size in (("texts", 64), ("tokens", 38), ("images", 64))
+    )
+    shapes = {
+        "input_ids": {0: texts, 1: tokens},
+        "attention_mask": {0: texts, 1: tokens},
+        "pixel_values": {0: images},
+    }
     exported = torch.export.export(model, (), batch, dynamic_shapes=shapes).module()
     fewer = {
         "input_ids": batch["input_ids"][:3, :9],
@@ -155,4 +186,6 @@ def test_exports_for_any_number_of_texts_tokens_and_images(model, batch):
         "pixel_values": batch["pixel_values"][:2],
     }
     with torch.no_grad():
-        torch.testing.assert_close(exported(**fewer).logits_per_image, model(**fewer).logits_per_image, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            exported(**fewer).logits_per_image, model(**fewer).logits_per_image, atol=1e-5, rtol=1e-5
+        )

@@ -32,13 +32,19 @@ def assert_near(ours, theirs, bits, name=""):
 def native(model, tmp_path):
     """transformers' model with the weights of `model`, through a folder on disk."""
     model.save_pretrained(tmp_path / "ours")
-    return NativeModel.from_pretrained(tmp_path / "ours", config=NativeConfig.from_pretrained(tmp_path / "ours")).eval()
+    return NativeModel.from_pretrained(
+        tmp_path / "ours", config=NativeConfig.from_pretrained(tmp_path / "ours")
+    ).eval()
 
 
 @pytest.fixture(params=MASKS)
 def texts(request, batch):
     mask = MASKS[request.param](batch["attention_mask"])
-    input_ids = batch["input_ids"] if mask is not None else torch.where(batch["input_ids"] == 1, 5, batch["input_ids"])
+    input_ids = (
+        batch["input_ids"]
+        if mask is not None
+        else torch.where(batch["input_ids"] == 1, 5, batch["input_ids"])
+    )
     return {"input_ids": input_ids, "attention_mask": mask}
 
 
@@ -53,16 +59,26 @@ def test_outputs_and_gradients(model, native, batch, texts, attention, dtype, tr
         torch.manual_seed(3)  # with dropout on, both draw the same masks
         outputs = one(**texts, pixel_values=pixel_values, return_loss=True)
         outputs.loss.backward()
-        gradients = {name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): p.grad for name, p in one.named_parameters()}
+        gradients = {
+            name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): p.grad
+            for name, p in one.named_parameters()
+        }
         seen.append((outputs, gradients))
     (ours, our_gradients), (theirs, their_gradients) = seen
     for name in OUTPUTS:
         assert_near(ours[name], theirs[name], OUTPUT_BITS[dtype], name)
-    tokens, native_tokens = ours.text_model_output.last_hidden_state, theirs.text_model_output.last_hidden_state
+    tokens, native_tokens = (
+        ours.text_model_output.last_hidden_state,
+        theirs.text_model_output.last_hidden_state,
+    )
     assert_near(tokens, native_tokens, OUTPUT_BITS[dtype])
     assert our_gradients.keys() == their_gradients.keys()
     # The bias of a key adds the same to all scores of a query: its gradient is rounding alone.
-    compared = {name: gradient for name, gradient in our_gradients.items() if not name.endswith(("key.bias", "k_proj.bias"))}
+    compared = {
+        name: gradient
+        for name, gradient in our_gradients.items()
+        if not name.endswith(("key.bias", "k_proj.bias"))
+    }
     still = [name for name, gradient in compared.items() if gradient is None or gradient.abs().max() == 0]
     assert not still, f"no gradient reaches {still}"
     for name, gradient in compared.items():
@@ -90,9 +106,17 @@ def test_features_equal_native(model, native, batch):
     larger = torch.randn(2, 3, 48, 40)
     with torch.no_grad():
         texts = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        torch.testing.assert_close(model.get_text_features(**texts).pooler_output, native.get_text_features(**texts).pooler_output)
-        for images in ({"pixel_values": batch["pixel_values"]}, {"pixel_values": larger, "interpolate_pos_encoding": True}):
-            torch.testing.assert_close(model.get_image_features(**images).pooler_output, native.get_image_features(**images).pooler_output)
+        torch.testing.assert_close(
+            model.get_text_features(**texts).pooler_output, native.get_text_features(**texts).pooler_output
+        )
+        for images in (
+            {"pixel_values": batch["pixel_values"]},
+            {"pixel_values": larger, "interpolate_pos_encoding": True},
+        ):
+            torch.testing.assert_close(
+                model.get_image_features(**images).pooler_output,
+                native.get_image_features(**images).pooler_output,
+            )
         with pytest.raises(ValueError, match="doesn't match"):
             model.get_image_features(pixel_values=larger)
 
@@ -121,17 +145,24 @@ def test_tuples_and_inner_states_equal_native(model, native, batch):
 
 def test_takes_a_configuration_of_native(model, native, batch, tmp_path):
     AltCLIPModel(native.config)
-    loaded = AltCLIPModel.from_pretrained(tmp_path / "ours", config=native.config, attn_implementation="eager").eval()
+    loaded = AltCLIPModel.from_pretrained(
+        tmp_path / "ours", config=native.config, attn_implementation="eager"
+    ).eval()
     assert loaded.text_model.roberta.config._attn_implementation == "eager"
     with torch.no_grad():
-        torch.testing.assert_close(loaded(**batch).logits_per_image, native(**batch).logits_per_image, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            loaded(**batch).logits_per_image, native(**batch).logits_per_image, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_native_reads_our_text_tower_alone(model, tmp_path):
     model.text_model.save_pretrained(tmp_path)
     native, info = NativeTextModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert torch.equal(native.roberta.encoder.layers[1].output.dense.weight, model.text_model.roberta.encoder.layer[1].output.dense.weight)
+    assert torch.equal(
+        native.roberta.encoder.layers[1].output.dense.weight,
+        model.text_model.roberta.encoder.layer[1].output.dense.weight,
+    )
 
 
 COMMON = ("from_pretrained", "save_pretrained", "forward")
@@ -148,10 +179,14 @@ OF_WHOLE_MODELS = ("get_text_features", "get_image_features")
 def test_methods_take_transformers_arguments(ours, theirs, method):
     """By position as by name: ours have them in the same order, or hand on what follows `*args`."""
     by_position = []
-    for parameters in (inspect.signature(getattr(kind, method)).parameters.values() for kind in (ours, theirs)):
+    for parameters in (
+        inspect.signature(getattr(kind, method)).parameters.values() for kind in (ours, theirs)
+    ):
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         by_position.append([parameter for parameter in parameters if parameter.kind in kinds])
-    given = [parameter.name for parameter in by_position[0] if parameter.kind != inspect.Parameter.VAR_POSITIONAL]
+    given = [
+        parameter.name for parameter in by_position[0] if parameter.kind != inspect.Parameter.VAR_POSITIONAL
+    ]
     assert given == [parameter.name for parameter in by_position[1]][: len(given)]
     hands_on = any(parameter.kind == inspect.Parameter.VAR_POSITIONAL for parameter in by_position[0])
     assert hands_on or len(given) == len(by_position[1])

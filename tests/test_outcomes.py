@@ -7,7 +7,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes, load_outcomes
+from benchmarks.outcomes import (
+    ClassOutcomes,
+    MultilabelOutcomes,
+    RetrievalOutcomes,
+    ScoreOutcomes,
+    load_outcomes,
+)
 from benchmarks.recipe import InputError
 
 
@@ -44,27 +50,35 @@ def repeated(outcomes, counts):
 
 
 def test_retrieval_by_hand():
-    metrics = RetrievalOutcomes(torch.tensor([0, 3, 9, 10]), torch.tensor([0, 5]), torch.tensor([0, 0, 1, 1])).metrics()
+    metrics = RetrievalOutcomes(
+        torch.tensor([0, 3, 9, 10]), torch.tensor([0, 5]), torch.tensor([0, 0, 1, 1])
+    ).metrics()
     assert metrics["n"] == 2 and metrics["n_texts"] == 4
     recalls = {k: metrics[f"text_to_image_recall@{k}"] for k in range(1, 11)}
     assert recalls == {1: 0.25, 2: 0.25, 3: 0.25, **dict.fromkeys(range(4, 10), 0.5), 10: 0.75}
     assert metrics["image_to_text_recall@5"] == 0.5 and metrics["image_to_text_recall@6"] == 1.0
     assert metrics["mean_recall"] == pytest.approx((0.25 + 0.5 + 0.75 + 0.5 + 0.5 + 1) / 6)
     assert metrics["text_to_image_rank_p50"] == 6.0 and metrics["text_to_image_rank_p25"] == 2.25
-    assert metrics["image_to_text_rank_p75"] == 3.75 and metrics["image_to_text_rank_p5"] == pytest.approx(0.25)
+    assert metrics["image_to_text_rank_p75"] == 3.75 and metrics["image_to_text_rank_p5"] == pytest.approx(
+        0.25
+    )
     assert len(metrics) == 2 + 20 + 1 + 10
 
 
 def test_classes_by_hand():
     metrics = ClassOutcomes(torch.tensor([0, 0, 0, 4, 5]), torch.tensor([0, 0, 0, 0, 2]), 3).metrics()
-    assert metrics == pytest.approx({"n": 5, "accuracy@1": 0.6, "accuracy@5": 0.8, "mean_per_class": 0.375, "mean_top1_top5": 0.7})
+    assert metrics == pytest.approx(
+        {"n": 5, "accuracy@1": 0.6, "accuracy@5": 0.8, "mean_per_class": 0.375, "mean_top1_top5": 0.7}
+    )
 
 
 def test_eleven_points_by_hand():
     """Right, wrong, right, wrong, wrong, right: precisions 1, 2/3 and 1/2 at recalls 1/3, 2/3 and 1."""
     targets = torch.tensor([1, 0, 1, 0, 0, 1], dtype=torch.bool)
     metrics = MultilabelOutcomes(torch.arange(6.0).flip(0)[:, None], targets[:, None]).metrics()
-    assert metrics["map_11_point"] == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 * 1 / 2) / 11)  # recalls to .3, to .6, to 1
+    assert metrics["map_11_point"] == pytest.approx(
+        (4 * 1 + 3 * 2 / 3 + 4 * 1 / 2) / 11
+    )  # recalls to .3, to .6, to 1
     assert metrics["mean_average_precision"] == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
 
 
@@ -77,20 +91,28 @@ def test_recall_reaches_a_tenth_exactly():
 
 def test_a_class_nobody_shows_is_left_out():
     outcomes = outcomes_of("multilabel")
-    more = MultilabelOutcomes(torch.cat([outcomes.scores, torch.rand(60, 1)], 1), torch.nn.functional.pad(outcomes.targets, (0, 1)))
+    more = MultilabelOutcomes(
+        torch.cat([outcomes.scores, torch.rand(60, 1)], 1), torch.nn.functional.pad(outcomes.targets, (0, 1))
+    )
     assert more.metrics() == outcomes.metrics()
 
 
 def test_same_numbers_as_scikit_learn():
     classes, many, two = outcomes_of("class", 500), outcomes_of("multilabel", 500), outcomes_of("score", 500)
     predicted = torch.where(classes.ranks == 0, classes.labels, (classes.labels + 1) % 9)
-    assert classes.metrics()["mean_per_class"] == pytest.approx(balanced_accuracy_score(classes.labels, predicted), abs=1e-9)
+    assert classes.metrics()["mean_per_class"] == pytest.approx(
+        balanced_accuracy_score(classes.labels, predicted), abs=1e-9
+    )
     expected = average_precision_score(many.targets, many.scores)
     assert many.metrics()["mean_average_precision"] == pytest.approx(expected, abs=1e-9)
     assert two.metrics()["roc_auc"] == pytest.approx(roc_auc_score(two.targets, two.scores), abs=1e-9)
     weights = torch.randint(4, (3, 500))
-    for row, (area, precision) in enumerate(zip(two.score(weights)["roc_auc"], many.score(weights)["mean_average_precision"])):
-        assert area == pytest.approx(roc_auc_score(two.targets, two.scores, sample_weight=weights[row]), abs=1e-9)
+    for row, (area, precision) in enumerate(
+        zip(two.score(weights)["roc_auc"], many.score(weights)["mean_average_precision"])
+    ):
+        assert area == pytest.approx(
+            roc_auc_score(two.targets, two.scores, sample_weight=weights[row]), abs=1e-9
+        )
         expected = average_precision_score(many.targets, many.scores, sample_weight=weights[row])
         assert precision == pytest.approx(expected, abs=1e-9)
 
@@ -99,7 +121,9 @@ def test_same_numbers_as_scikit_learn():
 def test_a_weight_repeats(kind):
     """The definition of the bootstrap, spelled out: a unit drawn twice is there twice."""
     outcomes = outcomes_of(kind)
-    weights = torch.randint(60, (20, 60), generator=torch.Generator().manual_seed(1)).apply_(lambda value: value % 4)
+    weights = torch.randint(60, (20, 60), generator=torch.Generator().manual_seed(1)).apply_(
+        lambda value: value % 4
+    )
     scores = outcomes.score(weights)
     for row, counts in enumerate(weights):
         by_hand = repeated(outcomes, counts).metrics()
@@ -108,7 +132,9 @@ def test_a_weight_repeats(kind):
         )
     assert max(values.unique().numel() for values in scores.values()) > 10
     once = outcomes.metrics()
-    assert {name: values.item() for name, values in outcomes.score(torch.ones(1, 60)).items()}.items() <= once.items()
+    assert {
+        name: values.item() for name, values in outcomes.score(torch.ones(1, 60)).items()
+    }.items() <= once.items()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,9 +154,13 @@ def test_a_file_of_an_earlier_version_is_read(kind, tmp_path):
     outcomes = outcomes_of(kind)
     outcomes.save(tmp_path / "outcomes.npz")
     with np.load(tmp_path / "outcomes.npz") as arrays:
-        np.savez(tmp_path / "earlier.npz", **{name: arrays[name] for name in arrays.files if name != "digests"})
+        np.savez(
+            tmp_path / "earlier.npz", **{name: arrays[name] for name in arrays.files if name != "digests"}
+        )
     read = load_outcomes(tmp_path / "earlier.npz")
-    assert len(read.digests) == 0 and read.digests.dtype == torch.long and read.metrics() == outcomes.metrics()
+    assert (
+        len(read.digests) == 0 and read.digests.dtype == torch.long and read.metrics() == outcomes.metrics()
+    )
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])
@@ -147,7 +177,9 @@ def test_a_text_of_several_images_is_drawn_with_each():
     pairs = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 2]])
     outcomes = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), pairs)
     alone = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), torch.arange(3))
-    assert outcomes.metrics() == alone.metrics() and outcomes.metrics()["text_to_image_recall@1"] == pytest.approx(1 / 3)
+    assert outcomes.metrics() == alone.metrics() and outcomes.metrics()[
+        "text_to_image_recall@1"
+    ] == pytest.approx(1 / 3)
     drawn = torch.tensor([[3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 0, 2], [1, 1, 1]])
     scores = outcomes.score(drawn)
     assert scores["text_to_image_recall@1"].tolist() == pytest.approx([1, 1 / 3, 0, 0.5 / 2.5, 1 / 3])
@@ -191,11 +223,17 @@ def test_units_that_differ_are_those_that_move_a_metric(kind):
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda: RetrievalOutcomes(torch.zeros(2), torch.zeros(2), torch.tensor([0, 1, 1])), "text_ranks has 2 entries for 3 items"),
+        (
+            lambda: RetrievalOutcomes(torch.zeros(2), torch.zeros(2), torch.tensor([0, 1, 1])),
+            "text_ranks has 2 entries for 3 items",
+        ),
         (lambda: RetrievalOutcomes(torch.zeros(2), torch.zeros(2), torch.tensor([0, 2])), "rows from 0 to 1"),
         (lambda: ClassOutcomes(torch.zeros(2), torch.tensor([0, 3]), 3), "rows from 0 to 2"),
         (lambda: ClassOutcomes(torch.zeros(0), torch.zeros(0), 3), "ranks has 0 entries for 0 items"),
-        (lambda: MultilabelOutcomes(torch.zeros(2, 3), torch.zeros(2, 2)), r"\(images, classes\), not \(2, 3\) and \(2, 2\)"),
+        (
+            lambda: MultilabelOutcomes(torch.zeros(2, 3), torch.zeros(2, 2)),
+            r"\(images, classes\), not \(2, 3\) and \(2, 2\)",
+        ),
         (lambda: ScoreOutcomes(torch.zeros(2), torch.zeros(3)), "scores has 2 entries for 3 items"),
         (lambda: load_outcomes("nowhere.npz"), "'nowhere.npz' holds no outcomes"),
     ],

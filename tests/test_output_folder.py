@@ -13,7 +13,16 @@ from training.output_folder import count_checkpoints, is_full, saving
 
 from .conftest import ROOT
 
-SMALL = ["--max_steps", "4", "--per_device_train_batch_size", "16", "--save_strategy", "steps", "--save_steps", "2"]
+SMALL = [
+    "--max_steps",
+    "4",
+    "--per_device_train_batch_size",
+    "16",
+    "--save_strategy",
+    "steps",
+    "--save_steps",
+    "2",
+]
 
 
 @pytest.fixture
@@ -22,7 +31,14 @@ def train(run, miniature, tmp_path):
 
     def train(*flags, folder=tmp_path / "out"):
         script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
-        data = ["--model_name_or_path", miniature / "clip", "--dataset", miniature / "dataset", "--output_dir", folder]
+        data = [
+            "--model_name_or_path",
+            miniature / "clip",
+            "--dataset",
+            miniature / "dataset",
+            "--output_dir",
+            folder,
+        ]
         return run("python", script, recipe, *data, *SMALL, *flags, OMP_NUM_THREADS="2")
 
     return train
@@ -61,7 +77,10 @@ def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
 def test_a_training_that_could_not_save_its_end_is_not_begun(train, tmp_path):
     process = train("--max_steps", "2000000", "--save_steps", "1")
     assert process.returncode == 1
-    assert re.search(r"has [\d.]+ GB free, and this training saves a model of 0\.01 GB and 2000000 checkpoints", process.stderr)
+    assert re.search(
+        r"has [\d.]+ GB free, and this training saves a model of 0\.01 GB and 2000000 checkpoints",
+        process.stderr,
+    )
     assert "save_total_limit 1" in process.stderr and "Traceback" not in process.stderr
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
@@ -81,12 +100,23 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(run, train, miniature, tmp
     """A limit on the size of a file stands for the full disk: the optimizer's states do not fit below it."""
     weights = (miniature / "clip/model.safetensors").stat().st_size
     script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
-    data = ["--model_name_or_path", miniature / "clip", "--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
+    data = [
+        "--model_name_or_path",
+        miniature / "clip",
+        "--dataset",
+        miniature / "dataset",
+        "--output_dir",
+        tmp_path / "out",
+    ]
     assert train("--max_steps", "2").returncode == 0
     (tmp_path / "limited.py").write_text(LIMITED)
-    process = run("python", tmp_path / "limited.py", int(1.5 * weights), script, recipe, *data, *SMALL, "--resume")
+    process = run(
+        "python", tmp_path / "limited.py", int(1.5 * weights), script, recipe, *data, *SMALL, "--resume"
+    )
     assert process.returncode == 1, process.stderr[-3000:]
-    assert re.search(r"checkpoint-4 could not be saved to .*: .* It needs [\d.]+ GB, [\d.]+ GB are free", process.stderr)
+    assert re.search(
+        r"checkpoint-4 could not be saved to .*: .* It needs [\d.]+ GB, [\d.]+ GB are free", process.stderr
+    )
     assert "Traceback" not in process.stderr
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
     assert train("--resume").returncode == 0
@@ -95,9 +125,14 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(run, train, miniature, tmp
 def test_other_errors_are_left_as_they_are(tmp_path):
     with pytest.raises(RuntimeError, match="of another kind"), saving("the model", tmp_path, 1):
         raise RuntimeError("of another kind")
-    with pytest.raises(InputError, match=r"the model could not be saved .* No space left"), saving("the model", tmp_path, 1):
+    with (
+        pytest.raises(InputError, match=r"the model could not be saved .* No space left"),
+        saving("the model", tmp_path, 1),
+    ):
         raise OSError(28, "No space left on device")
-    assert not is_full(ValueError()) and is_full(RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file"))
+    assert not is_full(ValueError()) and is_full(
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file")
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,6 +151,8 @@ def test_checkpoints_that_will_lie_on_the_disk_are_counted(tmp_path, given, ther
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}/trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-99").mkdir()  # half of one, which a kill left, is none
-    arguments = TeacherArguments(output_dir=str(tmp_path), dataset="", model_name_or_path="", use_cpu=True, **given)
+    arguments = TeacherArguments(
+        output_dir=str(tmp_path), dataset="", model_name_or_path="", use_cpu=True, **given
+    )
     trainer = SimpleNamespace(args=arguments, train_dataset=range(20))
     assert count_checkpoints(trainer) == expected

@@ -39,7 +39,10 @@ def test_stage_2_on_a_folder_of_pictures(folder, miniature, run, tmp_path):
     if not torch.accelerator.is_available():  # the recipe asks for bf16, which it means for a GPU
         assert "Without a GPU bf16 is left out: this training computes in float32." in process.stdout
     assert "Training on 7 examples from 3 rows; set aside: 2 empty." in process.stdout
-    before, after = AltCLIPModel.from_pretrained(folder).state_dict(), load_file(tmp_path / "mine/model.safetensors")
+    before, after = (
+        AltCLIPModel.from_pretrained(folder).state_dict(),
+        load_file(tmp_path / "mine/model.safetensors"),
+    )
     moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {"text_model", "text_projection", "logit_scale"}
     assert "still nearest to their own vectors from before" in process.stdout

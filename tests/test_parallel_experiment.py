@@ -21,7 +21,13 @@ from training.parallel_experiment import (
 from .conftest import ROOT
 
 RECIPE = ROOT / "training/recipes/parallel/experiment_miniature.yaml"
-SHARE = {"english": 0.1, "longer": 0.2, "parallel": 0.3, "english_untrained": 0.05, "parallel_untrained": 0.15}
+SHARE = {
+    "english": 0.1,
+    "longer": 0.2,
+    "parallel": 0.3,
+    "english_untrained": 0.05,
+    "parallel_untrained": 0.15,
+}
 CURVES = {"english": [4.0, 3.0, 2.0], "longer": [4.0, 1.5, 1.0], "parallel": [3.0, 1.8, 1.2]}
 
 
@@ -29,14 +35,18 @@ def ranking(share):
     metrics = {"n": 10}
     for direction in ("text_to_image", "image_to_text"):
         metrics |= {f"{direction}_recall@{k}": share for k in range(1, 11)}
-        metrics |= {f"{direction}_rank_p{percentile}": 100 * share + percentile for percentile in (5, 25, 50, 75, 95)}
+        metrics |= {
+            f"{direction}_rank_p{percentile}": 100 * share + percentile for percentile in (5, 25, 50, 75, 95)
+        }
     return metrics
 
 
 @pytest.fixture
 def arguments(tmp_path, miniature):
     """Two seeds; English has a tenth a seed more than German, and losses rise by a tenth with the seed."""
-    settings = yaml.safe_load(RECIPE.read_text()) | {"recipe": str(ROOT / "training/recipes/parallel/miniature.yaml")}
+    settings = yaml.safe_load(RECIPE.read_text()) | {
+        "recipe": str(ROOT / "training/recipes/parallel/miniature.yaml")
+    }
     settings |= {
         "seeds": [1, 2],
         "unseen": ["de"],
@@ -61,7 +71,12 @@ def results_of(arguments):
     known = {"task": "miniature-pairs", "kind": "retrieval", "metric": "mean_recall"}
     known |= dict.fromkeys(("dataset", "split", "weights", "command"), "")
     return [
-        Result(model=f"{arguments.output_dir}/{name}-{seed}", language=language, metrics=ranking(seed * share / more), **known)
+        Result(
+            model=f"{arguments.output_dir}/{name}-{seed}",
+            language=language,
+            metrics=ranking(seed * share / more),
+            **known,
+        )
         for name, share in SHARE.items()
         for seed in (1, 2)
         for language, more in (("en", 1), ("es", 1), ("ja", 1), ("hi", 1), ("de", 2))
@@ -69,7 +84,13 @@ def results_of(arguments):
 
 
 def test_accuracies_by_hand():
-    scores = {"a": {"en": [ranking(0.1), ranking(0.3)], "es": [ranking(0.2), ranking(0.6)], "de": [ranking(0.5), ranking(0.5)]}}
+    scores = {
+        "a": {
+            "en": [ranking(0.1), ranking(0.3)],
+            "es": [ranking(0.2), ranking(0.6)],
+            "de": [ranking(0.5), ranking(0.5)],
+        }
+    }
     table = accuracy_table(scores, ["en", "es", "de"], ["en", "es"])
     cells = [cell.strip() for cell in table.splitlines()[2].strip("|").split("|")]
     assert cells == ["a", "20.0 ± 14.1", "40.0 ± 28.3", "50.0 ± 0.0", "30.0 ± 21.2", "50.0 ± 0.0"]
@@ -79,7 +100,9 @@ def test_the_language_itself_is_found_and_another_hardly(arguments):
     """By an encoder that has read nothing."""
     arguments.unseen = ["de", "en"]
     found = translations_found(arguments)
-    assert found["en"]["en"] > 0.95 and found["de"]["ja"] < 0.1 and list(found["de"]) == ["en", "es", "ja", "hi"]
+    assert (
+        found["en"]["en"] > 0.95 and found["de"]["ja"] < 0.1 and list(found["de"]) == ["en", "es", "ja", "hi"]
+    )
     assert "| de " in translation_table(found).splitlines()[2]
 
 
@@ -99,7 +122,9 @@ def test_report_draws_the_four_figures_and_writes_the_tables(arguments, tmp_path
     assert (tmp_path / "parallel.md").read_text() == text + "\n"
     for name in ("training_loss", "validation_loss", "accuracy", "ranks"):
         assert (tmp_path / f"{name}.png").stat().st_size > 8000
-    (line,) = [line for line in text.splitlines() if "parallel captions  " in line and "45.0 ± 21.2" in line][:1]
+    (line,) = [line for line in text.splitlines() if "parallel captions  " in line and "45.0 ± 21.2" in line][
+        :1
+    ]
     assert "22.5 ± 10.6" in line
 
 
@@ -113,12 +138,28 @@ def test_every_arm_is_trained_on_what_it_says(miniature, run, tmp_path):
     recipe = recipe.replace("split: train_curated[:1500]", "split: train") + "logging_steps: 1\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
     encoder = miniature / "text_encoder"
-    flags = ["--recipe", tmp_path / "recipe.yaml", "--text_encoder_name_or_path", encoder, "--untrained_text_encoder", encoder]
+    flags = [
+        "--recipe",
+        tmp_path / "recipe.yaml",
+        "--text_encoder_name_or_path",
+        encoder,
+        "--untrained_text_encoder",
+        encoder,
+    ]
     flags += ["--seeds", "7", "--output_dir", tmp_path / "out"]
     process = run("python", ROOT / "training/run_parallel_experiment.py", RECIPE, *flags)
     assert process.returncode == 0, process.stderr[-3000:]
-    steps = {name: json.loads((tmp_path / f"out/{name}-7/trainer_state.json").read_text())["global_step"] for name in ARMS}
-    assert steps == {"english": 2, "longer": 8, "parallel": 2, "english_untrained": 2, "parallel_untrained": 2}
+    steps = {
+        name: json.loads((tmp_path / f"out/{name}-7/trainer_state.json").read_text())["global_step"]
+        for name in ARMS
+    }
+    assert steps == {
+        "english": 2,
+        "longer": 8,
+        "parallel": 2,
+        "english_untrained": 2,
+        "parallel_untrained": 2,
+    }
     said = re.findall(r"Training on .* captions in (.*);", process.stdout)
     assert said == ["en", "en", "en es ja hi", "en", "en es ja hi"]
     assert "Saved the tables to" in process.stdout

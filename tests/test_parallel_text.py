@@ -24,20 +24,32 @@ PAIRS = [("dog face", "狗脸"), ("NA", "null"), ('a "quoted" key', "钥匙")]
 def written(tmp_path):
     """The same three pairs in every form."""
     english, chinese = zip(*PAIRS)
-    (tmp_path / "t.tsv").write_text("en\tzh\n" + "".join(f"{one}\t{other}\n" for one, other in PAIRS), "utf-8")
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"en": one, "zh": other}) + "\n" for one, other in PAIRS))
-    (tmp_path / "opus.jsonl").write_text("".join(json.dumps({"translation": {"en": one, "zh": other}}) + "\n" for one, other in PAIRS))
+    (tmp_path / "t.tsv").write_text(
+        "en\tzh\n" + "".join(f"{one}\t{other}\n" for one, other in PAIRS), "utf-8"
+    )
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps({"en": one, "zh": other}) + "\n" for one, other in PAIRS)
+    )
+    (tmp_path / "opus.jsonl").write_text(
+        "".join(json.dumps({"translation": {"en": one, "zh": other}}) + "\n" for one, other in PAIRS)
+    )
     table = pd.DataFrame({"en": english, "zh": chinese, "score": [1.0, 2.0, 3.0]})
     table.to_parquet(tmp_path / "t.parquet")
     table.to_csv(tmp_path / "t.csv", index=False)
     for language, texts in (("en", english), ("zh", chinese)):
         (tmp_path / f"m.{language}.txt").write_text("\n".join(texts) + "\n", "utf-8")
-    (tmp_path / "crlf.tsv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "t.tsv").read_bytes().replace(b"\n", b"\r\n"))
-    Dataset.from_dict({"captions": [{"en": one, "zh": other} for one, other in PAIRS]}).to_parquet(tmp_path / "folder/train.parquet")
+    (tmp_path / "crlf.tsv").write_bytes(
+        b"\xef\xbb\xbf" + (tmp_path / "t.tsv").read_bytes().replace(b"\n", b"\r\n")
+    )
+    Dataset.from_dict({"captions": [{"en": one, "zh": other} for one, other in PAIRS]}).to_parquet(
+        tmp_path / "folder/train.parquet"
+    )
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["t.tsv", "crlf.tsv", "t.jsonl", "opus.jsonl", "t.parquet", "t.csv", "m.{en,zh}.txt", "folder"])
+@pytest.mark.parametrize(
+    "name", ["t.tsv", "crlf.tsv", "t.jsonl", "opus.jsonl", "t.parquet", "t.csv", "m.{en,zh}.txt", "folder"]
+)
 def test_every_form_gives_the_same_rows(written, name):
     rows, n_without_english = load_parallel_text(str(written / name), "train")
     assert rows.column_names == ["captions"] and n_without_english == 0
@@ -48,14 +60,20 @@ def test_hub_translations_are_read(monkeypatch):
     features = Features({"translation": Translation(["en", "zh"]), "id": Value("string")})
     rows = Dataset.from_dict({"translation": [{"en": "key", "zh": "钥匙"}], "id": ["1"]}, features=features)
     monkeypatch.setattr(loading, "open_rows", lambda split, path, name, data_files: rows)
-    assert list(parallel_text.read_source("Helsinki-NLP/opus-100", "en-zh", "train")["captions"]) == [{"en": "key", "zh": "钥匙"}]
+    assert list(parallel_text.read_source("Helsinki-NLP/opus-100", "en-zh", "train")["captions"]) == [
+        {"en": "key", "zh": "钥匙"}
+    ]
 
 
 def test_texts_stay_texts_and_other_columns_stay_out(tmp_path):
     (tmp_path / "t.tsv").write_text("url\ten\tzh\nx\t007\t1.10\n")
-    assert list(load_parallel_text(str(tmp_path / "t.tsv"), "train")[0]["captions"]) == [{"en": "007", "zh": "1.10"}]
+    assert list(load_parallel_text(str(tmp_path / "t.tsv"), "train")[0]["captions"]) == [
+        {"en": "007", "zh": "1.10"}
+    ]
     (tmp_path / "t.jsonl").write_text(json.dumps({"id": 1, "en": "a", "zh": "b", "len_en": 3}) + "\n")
-    assert list(load_parallel_text(str(tmp_path / "t.jsonl"), "train")[0]["captions"]) == [{"en": "a", "zh": "b"}]
+    assert list(load_parallel_text(str(tmp_path / "t.jsonl"), "train")[0]["captions"]) == [
+        {"en": "a", "zh": "b"}
+    ]
 
 
 def test_a_line_ends_at_a_line_feed_alone(tmp_path):
@@ -63,7 +81,10 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path):
     (tmp_path / "m.en").write_bytes("a\rq\nb\u2028c\n\n".encode())
     (tmp_path / "m.zh").write_bytes("甲\n乙\r丙\n丁\n".encode())
     rows, n_without_english = load_parallel_text(str(tmp_path / "m.{en,zh}"), "train")
-    assert [(row["en"], row["zh"]) for row in rows["captions"]] == [("a\rq", "甲"), ("b\u2028c", "乙\r丙")] and n_without_english == 1
+    assert [(row["en"], row["zh"]) for row in rows["captions"]] == [
+        ("a\rq", "甲"),
+        ("b\u2028c", "乙\r丙"),
+    ] and n_without_english == 1
 
 
 def test_a_changed_file_is_read_anew(tmp_path):
@@ -75,7 +96,11 @@ def test_a_changed_file_is_read_anew(tmp_path):
 @pytest.fixture
 def sources(written):
     (written / "french.tsv").write_text("en\tfr\nbell\tcloche\n\tclé\n", "utf-8")
-    listed = [{"data": "t.tsv", "kind": "human"}, {"data": "m.{en,zh}.txt", "kind": "machine"}, {"data": "french.tsv", "kind": "human"}]
+    listed = [
+        {"data": "t.tsv", "kind": "human"},
+        {"data": "m.{en,zh}.txt", "kind": "machine"},
+        {"data": "french.tsv", "kind": "human"},
+    ]
     (written / "sources.yaml").write_text(json.dumps(listed))
     return str(written / "sources.yaml")
 
@@ -137,23 +162,56 @@ def test_what_is_set_aside_is_counted_by_reason():
     ]
     rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 6})
     cells = CaptionCells(rows, ["en", "zh"], "target", max_characters=20, sift=True)
-    assert [cell["text"] for cell in cells.__getitems__(range(len(cells)))] == ["dog", "狗", "犬", "taxi", "key", "钥匙"]
+    assert [cell["text"] for cell in cells.__getitems__(range(len(cells)))] == [
+        "dog",
+        "狗",
+        "犬",
+        "taxi",
+        "key",
+        "钥匙",
+    ]
     assert cells.set_aside == {"empty": 1, "too long": 1, "left in English": 1, "repeated": 3}
     plain = CaptionCells(rows, ["en", "zh"], "target")
     assert len(plain) == 11 and plain.set_aside == {"empty": 1}
 
 
 def test_one_long_text_or_no_english_is_no_trouble():
-    rows = Dataset.from_dict({"captions": [{"zh": "狗" * 200_000}] + [{"zh": "猫"}] * 3, "target": [[0.0]] * 4})
+    rows = Dataset.from_dict(
+        {"captions": [{"zh": "狗" * 200_000}] + [{"zh": "猫"}] * 3, "target": [[0.0]] * 4}
+    )
     cells = CaptionCells(rows, ["zh"], "target", sift=True)
     assert cells.set_aside == {"empty": 0, "too long": 1, "repeated": 2} and len(cells) == 1
 
 
 def test_stage_1_says_what_it_left_out(sources, miniature, run, tmp_path):
     process = run(
-        *["python", ROOT / "training/run_stage1.py", ROOT / "training/recipes/altclip/stage1.yaml", "--output_dir", tmp_path / "out"],
-        *["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", miniature / "text_encoder", "--dataset", sources],
-        *["--languages", "en", "zh", "fr", "--kinds", "human", "--max_steps", "1", "--per_device_train_batch_size", "4"],
+        *[
+            "python",
+            ROOT / "training/run_stage1.py",
+            ROOT / "training/recipes/altclip/stage1.yaml",
+            "--output_dir",
+            tmp_path / "out",
+        ],
+        *[
+            "--teacher_name_or_path",
+            miniature / "clip",
+            "--text_encoder_name_or_path",
+            miniature / "text_encoder",
+            "--dataset",
+            sources,
+        ],
+        *[
+            "--languages",
+            "en",
+            "zh",
+            "fr",
+            "--kinds",
+            "human",
+            "--max_steps",
+            "1",
+            "--per_device_train_batch_size",
+            "4",
+        ],
         *["--bf16", "false", "--use_cpu", "true"],
     )
     assert process.returncode == 0, process.stderr
@@ -162,7 +220,11 @@ def test_stage_1_says_what_it_left_out(sources, miniature, run, tmp_path):
 
 
 def test_text_in_another_encoding_is_named(tmp_path):
-    content = {".tsv": "en\tzh\ndog\t狗\n", ".csv": "en,zh\ndog,狗\n", ".jsonl": '{"en": "dog", "zh": "狗"}\n'}
+    content = {
+        ".tsv": "en\tzh\ndog\t狗\n",
+        ".csv": "en,zh\ndog,狗\n",
+        ".jsonl": '{"en": "dog", "zh": "狗"}\n',
+    }
     for encoding in ("gbk", "utf-16"):
         for suffix, text in content.items():
             path = tmp_path / f"{encoding}{suffix}"
@@ -195,12 +257,16 @@ def test_a_column_that_names_rows_is_no_language(tmp_path, column, values, is_la
     assert list(rows.features["captions"]) == ([column, "en"] if is_language else ["en"])
 
 
-@pytest.mark.parametrize("column,values", [("it", "0 1"), ("in", "2.5 -1"), ("is", "true False"), ("to", "12:30 2020-01-01")])
+@pytest.mark.parametrize(
+    "column,values", [("it", "0 1"), ("in", "2.5 -1"), ("is", "true False"), ("to", "12:30 2020-01-01")]
+)
 def test_numbers_beside_sentences_are_no_language(tmp_path, column, values):
     path = tmp_path / "pairs.tsv"
     first, second = values.split()
     path.write_text(f"{column}\ten\tzh\n{first}\tdog\t狗\n{second}\t7\t\n", "utf-8")
-    with pytest.warns(UserWarning, match=f"column '{column}' of .* has numbers alone and is not read as a language"):
+    with pytest.warns(
+        UserWarning, match=f"column '{column}' of .* has numbers alone and is not read as a language"
+    ):
         rows, _ = load_parallel_text(str(path), "train")
     assert list(rows.features["captions"]) == ["en", "zh"]
     for language, texts in (("en", "dog\ncat\n"), (column, f"{first}\n{second}\n")):
@@ -221,7 +287,11 @@ FORMS = {
     "compressed": ("t.tsv.gz", gzip.compress(b"en\tzh\na\tx\n"), [("a", "x")]),
     "compressed JSON": ("t.jsonl.gz", gzip.compress(b'{"en": "a", "zh": "x"}\n'), [("a", "x")]),
     "compressed otherwise": ("t.csv.bz2", bz2.compress(b"en,zh\na,x\n"), [("a", "x")]),
-    "a folder of tables": ("folder/t.csv", b'en,zh\nNA,007\n"b, c",null\n', [("NA", "007"), ("b, c", "null")]),
+    "a folder of tables": (
+        "folder/t.csv",
+        b'en,zh\nNA,007\n"b, c",null\n',
+        [("NA", "007"), ("b, c", "null")],
+    ),
     "a folder of tables with tabs": ("folder/t.tsv", b'en\tzh\n"a\tx\nb"\ty\n', [('"a', "x"), ('b"', "y")]),
 }
 
@@ -273,7 +343,11 @@ def lines(path, rows):
 LACKING = {
     "a language in later rows only": [{"en": "dog"}, {"en": "cat", "zh": "猫"}],
     "a language missing later": [{"en": "dog", "zh": "狗"}, {"en": "cat"}],
-    "other languages in each row": [{"en": "dog", "zh": "狗"}, {"en": "cat", "fr": "chat"}, {"en": "key", "pt_BR": "chave"}],
+    "other languages in each row": [
+        {"en": "dog", "zh": "狗"},
+        {"en": "cat", "fr": "chat"},
+        {"en": "key", "pt_BR": "chave"},
+    ],
     "null for a text": [{"en": "dog", "zh": None}, {"en": "cat", "zh": "猫"}],
     "null throughout": [{"en": "dog", "zh": None}, {"en": "cat", "zh": None}],
     "an empty row": [{}, {"en": "cat", "zh": "猫"}],
@@ -289,9 +363,16 @@ def test_a_language_that_a_row_lacks_is_empty(tmp_path, rows, column):
         pytest.skip("columns hold texts")
     path = lines(tmp_path / "t.jsonl", [{column: row} if column else row for row in rows])
     found, n_without_english = load_parallel_text(path, "train")
-    one = [{language: text[0] if isinstance(text, list) else text for language, text in row.items()} for row in rows]
-    expected = [{language.replace("_", "-"): text for language, text in row.items() if text} for row in one if row]
-    assert [{language: text for language, text in row.items() if text} for row in found["captions"]] == expected
+    one = [
+        {language: text[0] if isinstance(text, list) else text for language, text in row.items()}
+        for row in rows
+    ]
+    expected = [
+        {language.replace("_", "-"): text for language, text in row.items() if text} for row in one if row
+    ]
+    assert [
+        {language: text for language, text in row.items() if text} for row in found["captions"]
+    ] == expected
     assert n_without_english == len(rows) - len(expected)
     languages = list(found.features["captions"])
     assert set(languages) == {language.replace("_", "-") for row in rows for language in row}
@@ -308,18 +389,35 @@ def test_a_dry_run_reads_rows_that_lack_a_language(tmp_path):
         path = lines(tmp_path / f"{number}.jsonl", [{"translation": row} for row in rows])
         head = with_captions(read_head(path, None, "train"), path)
         texts = {text for row in head["captions"] for text in row.values() if text}
-        assert texts == {text[0] if isinstance(text, list) else text for row in rows for text in row.values() if text}
+        assert texts == {
+            text[0] if isinstance(text, list) else text for row in rows for text in row.values() if text
+        }
 
 
 @pytest.mark.parametrize(
     "rows,message",
     [
-        ([{"captions": {"en": ["dog", "a dog"], "zh": "狗"}}, {"captions": {"en": "cat"}}], "has several texts in en in a row"),
-        ([{"captions": {"en": "dog"}}, {"captions": {"en": 7}}], "column 'captions' has 7 in a row, which is no text: mend it"),
-        ([{"captions": {"en": "dog"}}, {"captions": "cat"}], r"column 'captions' has 'cat' in a row, and no \{language: text\}"),
+        (
+            [{"captions": {"en": ["dog", "a dog"], "zh": "狗"}}, {"captions": {"en": "cat"}}],
+            "has several texts in en in a row",
+        ),
+        (
+            [{"captions": {"en": "dog"}}, {"captions": {"en": 7}}],
+            "column 'captions' has 7 in a row, which is no text: mend it",
+        ),
+        (
+            [{"captions": {"en": "dog"}}, {"captions": "cat"}],
+            r"column 'captions' has 'cat' in a row, and no \{language: text\}",
+        ),
         ([{"captions": {"en": None}}, {"captions": {}}], "column 'captions' has no text in any row"),
-        ([{"en": "dog", "zh": "狗"}, {"en": "cat", "zh": 7}], "column 'zh' of .* has 7 in a row, which is no text"),
-        ([{"captions": {"en": "dog", "cn": "狗"}}, {"captions": {"en": "cat"}}], "'cn' is a country's code .*did you mean 'zh'"),
+        (
+            [{"en": "dog", "zh": "狗"}, {"en": "cat", "zh": 7}],
+            "column 'zh' of .* has 7 in a row, which is no text",
+        ),
+        (
+            [{"captions": {"en": "dog", "cn": "狗"}}, {"captions": {"en": "cat"}}],
+            "'cn' is a country's code .*did you mean 'zh'",
+        ),
     ],
 )
 def test_rows_of_another_form_are_named(tmp_path, rows, message):
@@ -333,6 +431,12 @@ def test_a_language_far_down_is_read_or_named(tmp_path):
     for wrap in (lambda row: row, lambda row: {"translation": row}):
         path = lines(tmp_path / "t.jsonl", [wrap({"en": long, "zh": "狗"})] * 11 + [wrap({"en": "cat"})])
         assert load_parallel_text(path, "train")[0]["captions"][-1] == {"en": "cat", "zh": None}
-        path = lines(tmp_path / "more.jsonl", [wrap({"en": long, "zh": "狗"})] * 11 + [wrap({"en": "cat", "fr": "chat"})])
-        with pytest.raises(InputError, match="(?s)later rows differ from earlier ones, .*fr: string.*: write null where a text is missing"):
+        path = lines(
+            tmp_path / "more.jsonl",
+            [wrap({"en": long, "zh": "狗"})] * 11 + [wrap({"en": "cat", "fr": "chat"})],
+        )
+        with pytest.raises(
+            InputError,
+            match="(?s)later rows differ from earlier ones, .*fr: string.*: write null where a text is missing",
+        ):
             load_parallel_text(path, "train")

@@ -25,8 +25,15 @@ def bases(model, tmp_path):
 
 def settings(kind, modules):
     if kind == "IA3":
-        return IA3Config(target_modules=modules, feedforward_modules=[name for name in modules if name == "fc2"])
-    return LoraConfig(target_modules=modules, r=2, use_dora=kind == "DoRA", modules_to_save=["transformation"] if kind == "head" else None)
+        return IA3Config(
+            target_modules=modules, feedforward_modules=[name for name in modules if name == "fc2"]
+        )
+    return LoraConfig(
+        target_modules=modules,
+        r=2,
+        use_dora=kind == "DoRA",
+        modules_to_save=["transformation"] if kind == "head" else None,
+    )
 
 
 def trained(model):
@@ -73,7 +80,11 @@ def loaded_with_its_base(model_class, base, folder):
 
 
 SAVED = {"peft": saved_by_peft, "transformers": saved_by_transformers}
-LOADED = {"peft": loaded_by_peft, "transformers": loaded_by_transformers, "with its base": loaded_with_its_base}
+LOADED = {
+    "peft": loaded_by_peft,
+    "transformers": loaded_by_transformers,
+    "with its base": loaded_with_its_base,
+}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -97,9 +108,13 @@ def test_adapters_fit_both(bases, batch, tmp_path, trained_on, part, kind, saver
         fits_theirs = tmp_path / "for both"
         adapted.get_base_model().save_pretrained(fits_theirs)
     for how, load in LOADED.items():
-        torch.testing.assert_close(vectors(load(ours, base, tmp_path / "adapter"), batch), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            vectors(load(ours, base, tmp_path / "adapter"), batch), expected, atol=1e-5, rtol=1e-5
+        )
         if kind != "DoRA" or how == "peft":  # transformers does not load DoRA onto its own classes
-            torch.testing.assert_close(vectors(load(theirs, base, fits_theirs), batch), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                vectors(load(theirs, base, fits_theirs), batch), expected, atol=1e-5, rtol=1e-5
+            )
     if (trained_on, saver) != ("theirs", "transformers"):  # these files name no class
         loaded = AutoPeftModel.from_pretrained(fits_theirs)
         assert type(loaded.get_base_model()) is theirs
@@ -118,7 +133,10 @@ def test_files_name_what_transformers_has(bases, batch, tmp_path):
 
     loaded_by_transformers(AltCLIPModel, base, folder).save_pretrained(tmp_path / "handed on")
     config = json.loads((tmp_path / "handed on/adapter_config.json").read_text())
-    native = {"base_model_class": "AltCLIPModel", "parent_library": "transformers.models.altclip.modeling_altclip"}
+    native = {
+        "base_model_class": "AltCLIPModel",
+        "parent_library": "transformers.models.altclip.modeling_altclip",
+    }
     assert config["auto_mapping"] == native and config["base_model_name_or_path"] == str(base)
     names = load_file(tmp_path / "handed on/adapter_model.safetensors")
     assert all(".roberta.encoder.layers." in name for name in names) and len(names) == 8
@@ -155,7 +173,8 @@ def overfull(weights):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "damage,named", [(lacking, "missing: .*1.attention.self.query"), (strange, "left over: .*asked"), (overfull, "stray")]
+    "damage,named",
+    [(lacking, "missing: .*1.attention.self.query"), (strange, "left over: .*asked"), (overfull, "stray")],
 )
 @pytest.mark.parametrize("how", LOADED)
 def test_half_an_adapter_is_none(bases, batch, tmp_path, how, damage, named):
@@ -195,7 +214,10 @@ def test_a_second_adapter(bases, batch, tmp_path):
 
 def test_state_dicts_of_adapted_models_load_as_ever(model, batch):
     adapted = trained(get_peft_model(model, settings("LoRA", TEXT)))
-    expected, state = vectors(adapted, batch), {name: value.clone() for name, value in adapted.state_dict().items()}
+    expected, state = (
+        vectors(adapted, batch),
+        {name: value.clone() for name, value in adapted.state_dict().items()},
+    )
     for parameter in adapted.parameters():
         parameter.data.zero_()
     adapted.load_state_dict(state)

@@ -32,9 +32,15 @@ def write(folder, pictures, rows, name="metadata.jsonl"):
         (folder / picture).parent.mkdir(exist_ok=True)
         PillowImage.new("RGB", (8, 8), (9 * number, 3, 90)).save(folder / picture)
     if name == "metadata.csv":
-        lines = ["file_name,text,language", *(f"{row},picture {number},en" for number, row in enumerate(rows))]
+        lines = [
+            "file_name,text,language",
+            *(f"{row},picture {number},en" for number, row in enumerate(rows)),
+        ]
     else:
-        lines = [json.dumps({"file_name": row, "captions": {"en": f"picture {number}"}}) for number, row in enumerate(rows)]
+        lines = [
+            json.dumps({"file_name": row, "captions": {"en": f"picture {number}"}})
+            for number, row in enumerate(rows)
+        ]
     (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
     return folder
 
@@ -72,7 +78,9 @@ def test_missing_pictures_and_missing_rows_are_counted_and_named(tmp_path, capsy
     assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
     assert "Set aside 2 rows with bad images, listed in" in capsys.readouterr().out
     assert reported(tmp_path) == BAD
-    with pytest.raises(InputError, match="1 of 3 images cannot be decoded, row 1 first: FileNotFoundError.*gone.png"):
+    with pytest.raises(
+        InputError, match="1 of 3 images cannot be decoded, row 1 first: FileNotFoundError.*gone.png"
+    ):
         load_pictures(arguments(folder, tmp_path, "error"), None)
 
 
@@ -135,7 +143,15 @@ def below_metadata_of_a_split(folder):
 
 
 @pytest.mark.parametrize(
-    "make", [in_one_zip, in_a_zip_without_metadata, beside_a_zip, in_a_zip_beside_metadata, behind_a_link, below_metadata_of_a_split]
+    "make",
+    [
+        in_one_zip,
+        in_a_zip_without_metadata,
+        beside_a_zip,
+        in_a_zip_beside_metadata,
+        behind_a_link,
+        below_metadata_of_a_split,
+    ],
 )
 def test_pictures_that_no_row_names_are_told_wherever_they_lie(tmp_path, capsys, make):
     make(tmp_path / "pictures")
@@ -169,7 +185,10 @@ columns: {{captions: captions}}
 def test_evaluation_and_validation_refuse_missing_pictures_at_once(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png"], ["a.png", "gone.png", "lost.png"])
     (tmp_path / "mine.yaml").write_text(TASK.format(dataset=folder), "utf-8")
-    for read in (load_task(str(tmp_path / "mine.yaml")).rows, lambda: load_captioned(str(folder), "train", ["en"])):
+    for read in (
+        load_task(str(tmp_path / "mine.yaml")).rows,
+        lambda: load_captioned(str(folder), "train", ["en"]),
+    ):
         with pytest.raises(InputError, match="names 2 of 3 pictures that are not there, .*gone.png first"):
             read()
 
@@ -177,11 +196,23 @@ def test_evaluation_and_validation_refuse_missing_pictures_at_once(tmp_path):
 def test_evaluation_tells_of_pictures_without_row(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png"])
     (tmp_path / "mine.yaml").write_text(TASK.format(dataset=folder), "utf-8")
-    with pytest.warns(UserWarning, match="2 pictures of dataset .* have no row in its metadata and are left out, .*b.png first"):
+    with pytest.warns(
+        UserWarning,
+        match="2 pictures of dataset .* have no row in its metadata and are left out, .*b.png first",
+    ):
         assert len(load_task(str(tmp_path / "mine.yaml")).rows()) == 1
 
 
-NAMES = ["train station.png", "test tube.png", "train.png", "dev board.png", "a [b] *.png", "图 片.png", "train/x.png", "c#d%20.png"]
+NAMES = [
+    "train station.png",
+    "test tube.png",
+    "train.png",
+    "dev board.png",
+    "a [b] *.png",
+    "图 片.png",
+    "train/x.png",
+    "c#d%20.png",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -231,9 +262,14 @@ def test_files_of_data_say_what_was_taken_for_a_split(tmp_path, ending, what):
         else:
             image = [{"bytes": encoded("red"), "path": None}]
             path.parent.mkdir(exist_ok=True)
-            Dataset.from_dict({"image": image, "captions": [{"en": "x"}]}).cast_column("image", Image()).to_parquet(path)
+            Dataset.from_dict({"image": image, "captions": [{"en": "x"}]}).cast_column(
+                "image", Image()
+            ).to_parquet(path)
     message = f"2 of 3 {what} would be left out, since the name of 'test tube.{ending}' is taken for that of the split 'test': rename it"
-    for read in (lambda: load_rows(str(tmp_path / "data"), "test", []), lambda: open_files(str(tmp_path / "data"), "test")):
+    for read in (
+        lambda: load_rows(str(tmp_path / "data"), "test", []),
+        lambda: open_files(str(tmp_path / "data"), "test"),
+    ):
         with pytest.raises(InputError, match=message):
             read()
     (tmp_path / f"data/test tube.{ending}").rename(tmp_path / f"data/tube.{ending}")
@@ -247,7 +283,10 @@ TABLES = {"csv": "en,zh\na,x\n", "tsv": "en\tzh\na\tx\n", "jsonl": '{"en": "a", 
 def test_tables_of_text_say_what_was_taken_for_a_split(tmp_path, ending, content):
     for name in ("market", "test tube", "harbour"):
         (tmp_path / f"{name}.{ending}").write_text(content)
-    with pytest.raises(InputError, match=f"2 of 3 .* would be left out, since the name of 'test tube.{ending}' is taken for that of"):
+    with pytest.raises(
+        InputError,
+        match=f"2 of 3 .* would be left out, since the name of 'test tube.{ending}' is taken for that of",
+    ):
         load_parallel_text(str(tmp_path), "test")
     (tmp_path / f"test tube.{ending}").rename(tmp_path / f"tube.{ending}")
     assert len(load_parallel_text(str(tmp_path), "train")[0]) == 3
@@ -261,14 +300,25 @@ def test_a_link_to_a_folder_of_pictures_is_refused_unless_metadata_name_them(tmp
     (folder / "loop").symlink_to(folder, target_is_directory=True)
     assert len(load_rows(str(folder), "train", ["image"])) == 1
     (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
-    with pytest.raises(InputError, match="linked' is a link to a folder, whose pictures would be left out: put the folder itself there"):
+    with pytest.raises(
+        InputError,
+        match="linked' is a link to a folder, whose pictures would be left out: put the folder itself there",
+    ):
         load_rows(str(folder), "train", ["image"])
-    lines = [json.dumps({"file_name": name, "captions": {"en": name}}) for name in ("a.png", "linked/sub/b.png")]
+    lines = [
+        json.dumps({"file_name": name, "captions": {"en": name}}) for name in ("a.png", "linked/sub/b.png")
+    ]
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    assert load_pictures(arguments(folder, tmp_path), None)["captions"][:] == [{"en": "a.png"}, {"en": "linked/sub/b.png"}]
+    assert load_pictures(arguments(folder, tmp_path), None)["captions"][:] == [
+        {"en": "a.png"},
+        {"en": "linked/sub/b.png"},
+    ]
 
 
-METADATA = {"metadata.csv": "file_name,text\na.png,{}\n", "metadata.jsonl": '{{"file_name": "a.png", "text": "{}"}}\n'}
+METADATA = {
+    "metadata.csv": "file_name,text\na.png,{}\n",
+    "metadata.jsonl": '{{"file_name": "a.png", "text": "{}"}}\n',
+}
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-16", "cp1252"])
@@ -277,19 +327,26 @@ def test_metadata_in_another_encoding_is_named(tmp_path, encoding, name, content
     folder = write(tmp_path / "pictures", ["a.png"], [])
     (folder / "metadata.jsonl").unlink()
     (folder / name).write_bytes(content.format("é").encode(encoding))
-    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=folder).replace("captions: captions", "captions: {en: text}"), "utf-8")
+    (tmp_path / "mine.yaml").write_text(
+        TASK.format(dataset=folder).replace("captions: captions", "captions: {en: text}"), "utf-8"
+    )
     for read in (
         lambda: load_pictures(arguments(folder, tmp_path), ["en"]),
         lambda: next(iter(stream_pictures(arguments(folder, tmp_path), ["en"]))),
         lambda: load_task(str(tmp_path / "mine.yaml")).rows(),
     ):
-        with pytest.raises(InputError, match=f"cannot be loaded: .*{name} is not UTF-8, .*: save it as UTF-8"):
+        with pytest.raises(
+            InputError, match=f"cannot be loaded: .*{name} is not UTF-8, .*: save it as UTF-8"
+        ):
             read()
 
 
 def test_half_a_zip_is_one_line(tmp_path):
     (tmp_path / "p.zip").write_bytes(b"PK\3\4 and no more")
-    for read in (lambda: load_rows(str(tmp_path), "train", []), lambda: stream_pictures(arguments(tmp_path, tmp_path), ["en"])):
+    for read in (
+        lambda: load_rows(str(tmp_path), "train", []),
+        lambda: stream_pictures(arguments(tmp_path, tmp_path), ["en"]),
+    ):
         with pytest.raises(InputError, match="cannot be loaded: File is not a zip file"):
             read()
 
@@ -305,7 +362,10 @@ def test_folders_of_splits_stay_splits(tmp_path):
 @pytest.mark.parametrize(
     "metadata,message",
     [
-        (b'{"file_name": "a.png", "text": "x"}\n{"file_name": "a.png",\n', "cannot be loaded: JSON parse error"),
+        (
+            b'{"file_name": "a.png", "text": "x"}\n{"file_name": "a.png",\n',
+            "cannot be loaded: JSON parse error",
+        ),
         (b'{"file_name": "/etc/a.png", "text": "x"}\n', "cannot be loaded: .*must be a relative path"),
         (b'{"name": "a.png", "text": "x"}\n', "cannot be loaded: `file_name`.*must be present"),
     ],

@@ -52,7 +52,9 @@ def test_bad_rows_are_set_aside_counted_and_named(rows, tmp_path):
 
 def test_good_rows_are_left_as_they_are(rows, tmp_path):
     good = rows.select([0, 4])
-    assert keep_readable(good, "error", str(tmp_path / "out")) == (good, 0) and not (tmp_path / "out").exists()
+    assert (
+        keep_readable(good, "error", str(tmp_path / "out")) == (good, 0) and not (tmp_path / "out").exists()
+    )
 
 
 def test_a_mended_file_is_read_anew(tmp_path):
@@ -66,7 +68,9 @@ def test_a_mended_file_is_read_anew(tmp_path):
 
 
 def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
-    with pytest.raises(InputError, match="4 of 6 images cannot be decoded, row 1 first: UnidentifiedImageError.*All are in"):
+    with pytest.raises(
+        InputError, match="4 of 6 images cannot be decoded, row 1 first: UnidentifiedImageError.*All are in"
+    ):
         keep_readable(rows, "error", str(tmp_path))
     with pytest.raises(InputError, match="1 of 1 images cannot be decoded"):
         keep_readable(rows.select([1]), "set_aside", str(tmp_path))
@@ -79,15 +83,35 @@ def test_stage_2_meets_a_bad_picture(folder, run, tmp_path, policy):
     (tmp_path / "pictures").mkdir()
     for number in range(4):
         (tmp_path / f"pictures/{number}.png").write_bytes(encoded() if number != 2 else b"no picture")
-    lines = [json.dumps({"file_name": f"{number}.png", "captions": {"en": f"key {number}"}}) for number in range(4)]
+    lines = [
+        json.dumps({"file_name": f"{number}.png", "captions": {"en": f"key {number}"}}) for number in range(4)
+    ]
     (tmp_path / "pictures/metadata.jsonl").write_text("\n".join(lines))
     process = run(
-        *["python", ROOT / "training/run_stage2.py", ROOT / "training/recipes/altclip/stage2.yaml", "--model_name_or_path", folder],
-        *["--dataset", tmp_path / "pictures", "--languages", "en", "--output_dir", tmp_path / "out", "--bad_rows", policy],
+        *[
+            "python",
+            ROOT / "training/run_stage2.py",
+            ROOT / "training/recipes/altclip/stage2.yaml",
+            "--model_name_or_path",
+            folder,
+        ],
+        *[
+            "--dataset",
+            tmp_path / "pictures",
+            "--languages",
+            "en",
+            "--output_dir",
+            tmp_path / "out",
+            "--bad_rows",
+            policy,
+        ],
         *["--max_steps", "1", "--per_device_train_batch_size", "2", "--bf16", "false", "--use_cpu", "true"],
     )
     if policy == "error":
-        assert process.returncode == 1 and "1 of 4 images cannot be decoded, row 2 first" in process.stderr.splitlines()[-1]
+        assert (
+            process.returncode == 1
+            and "1 of 4 images cannot be decoded, row 2 first" in process.stderr.splitlines()[-1]
+        )
     else:
         assert process.returncode == 0, process.stderr
         assert "Set aside 1 rows with bad images" in process.stdout and "from 3 rows" in process.stdout
@@ -113,9 +137,15 @@ def test_transparent_pictures_reach_the_background_of_the_processor(tmp_path):
 def test_a_picture_that_decodes_to_no_shades_is_set_aside(rows, tmp_path):
     buffer = io.BytesIO()
     PillowImage.fromarray(torch.full((8, 8), torch.nan).numpy()).save(buffer, "TIFF")
-    rows = Dataset.from_dict({"image": [{"bytes": encoded(), "path": None}, {"bytes": buffer.getvalue(), "path": None}]})
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": encoded(), "path": None}, {"bytes": buffer.getvalue(), "path": None}]}
+    )
     good, n_bad = keep_readable(rows, "set_aside", str(tmp_path))
-    assert len(good) == 1 and n_bad == 1 and "infinite or no numbers" in (tmp_path / "bad_rows.jsonl").read_text()
+    assert (
+        len(good) == 1
+        and n_bad == 1
+        and "infinite or no numbers" in (tmp_path / "bad_rows.jsonl").read_text()
+    )
 
 
 def test_pictures_in_a_zip(tmp_path):

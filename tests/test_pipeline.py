@@ -19,7 +19,10 @@ from modeling_altclip.prompts_altclip import PROMPTS, fill_template, read_templa
 
 TASK = "zero-shot-image-classification"
 LABELS = ["dog face", "红苹果", "llave", "umbrella with rain drops"]
-IMAGES = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 32, 3), dtype=np.uint8)) for seed in range(5)]
+IMAGES = [
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 32, 3), dtype=np.uint8))
+    for seed in range(5)
+]
 
 
 @pytest.fixture
@@ -32,7 +35,9 @@ def model(config, processor):
 
 @pytest.fixture
 def classify(model, processor):
-    return pipeline(TASK, model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    return pipeline(
+        TASK, model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
+    )
 
 
 @pytest.fixture
@@ -46,7 +51,9 @@ def texts_seen(model, monkeypatch):
     """How many texts each forward of the text tower had."""
     seen = []
     plain = model.get_text_features
-    monkeypatch.setattr(model, "get_text_features", lambda **inputs: seen.append(len(inputs["input_ids"])) or plain(**inputs))
+    monkeypatch.setattr(
+        model, "get_text_features", lambda **inputs: seen.append(len(inputs["input_ids"])) or plain(**inputs)
+    )
     return seen
 
 
@@ -97,13 +104,18 @@ CHANGES = {
     "a row that sums to zero": lambda model, weight: weight.data.add_(torch.linspace(-1, 1, weight.shape[1])),
     "assignment": lambda model, weight: setattr(weight, "data", weight.data * ramp(weight)),
     "state dict": lambda model, weight: model.load_state_dict(
-        {name: value * ramp(value) if value.ndim == 2 else value for name, value in model.state_dict().items()}
+        {
+            name: value * ramp(value) if value.ndim == 2 else value
+            for name, value in model.state_dict().items()
+        }
     ),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("part", ["text_projection.weight", "text_model.roberta.embeddings.word_embeddings.weight"])
+@pytest.mark.parametrize(
+    "part", ["text_projection.weight", "text_model.roberta.embeddings.word_embeddings.weight"]
+)
 def test_changed_weights_are_seen(classify, stock, model, change, part):
     before = classify(IMAGES[0], LABELS)
     weight = model.get_parameter(part)
@@ -115,7 +127,9 @@ def test_changed_weights_are_seen(classify, stock, model, change, part):
 
 
 OTHER_CHANGES = {
-    "hook": lambda classify: classify.model.text_model.transformation.register_forward_hook(lambda _, __, vectors: vectors.roll(1, -1)),
+    "hook": lambda classify: classify.model.text_model.transformation.register_forward_hook(
+        lambda _, __, vectors: vectors.roll(1, -1)
+    ),
     "adapter off": lambda classify: classify.model.disable_adapters(),
     "another adapter": lambda classify: classify.model.set_adapter("second"),
     "shorter texts": lambda classify: setattr(classify.tokenizer, "model_max_length", 4),
@@ -126,7 +140,9 @@ OTHER_CHANGES = {
 def test_changes_that_are_no_weights_are_seen(classify, model, processor, change):
     torch.manual_seed(1)
     for name in ("first", "second"):
-        model.add_adapter(LoraConfig(target_modules=r"text_model.*\.(query|value)", init_lora_weights=False), name)
+        model.add_adapter(
+            LoraConfig(target_modules=r"text_model.*\.(query|value)", init_lora_weights=False), name
+        )
     model.set_adapter("first")
     model.eval()
     for parameter in model.text_model.parameters():
@@ -134,7 +150,9 @@ def test_changes_that_are_no_weights_are_seen(classify, model, processor, change
     before = classify(IMAGES[0], LABELS)
     OTHER_CHANGES[change](classify)
     after = classify(IMAGES[0], LABELS)
-    fresh = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    fresh = AltCLIPZeroShotPipeline(
+        model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
+    )
     assert_same(after, fresh(IMAGES[0], LABELS))
     assert max(abs(scores(before)[label] - scores(after)[label]) for label in LABELS) > 1e-5
 
@@ -154,8 +172,15 @@ def test_another_model_or_tokenizer_is_seen(classify, texts_seen, config, proces
     classify(IMAGES[0], LABELS)
     assert texts_seen == [4, 4]
     classify.model = AltCLIPModel(config).eval()
-    parts = {"model": classify.model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
-    assert_same(classify(IMAGES[0], LABELS), ZeroShotImageClassificationPipeline(**parts)(IMAGES[0], candidate_labels=LABELS))
+    parts = {
+        "model": classify.model,
+        "tokenizer": processor.tokenizer,
+        "image_processor": processor.image_processor,
+    }
+    assert_same(
+        classify(IMAGES[0], LABELS),
+        ZeroShotImageClassificationPipeline(**parts)(IMAGES[0], candidate_labels=LABELS),
+    )
 
 
 def test_nothing_is_kept_while_the_model_trains(classify, model, texts_seen):
@@ -174,14 +199,20 @@ def test_memory_is_bounded(classify):
 def test_templates_are_averaged_as_clip_does(classify, model, processor):
     model.logit_scale.data.fill_(3.0)
     for weight in model.text_model.parameters():
-        weight.data.mul_(8.0 if weight.ndim == 2 else 1.0)  # sentences far apart: a mean that is not normalised again would show
+        weight.data.mul_(
+            8.0 if weight.ndim == 2 else 1.0
+        )  # sentences far apart: a mean that is not normalised again would show
     templates = ["{}", "key {}", "bell {} umbrella"]
     by_list = classify(IMAGES[0], LABELS, hypothesis_template=templates)
     vectors = []
     with torch.no_grad():
         for label in LABELS:
-            texts = processor.tokenizer([template.format(label) for template in templates], padding=True, return_tensors="pt")
-            vectors.append(normalize(normalize(model.get_text_features(**texts).pooler_output, dim=-1).mean(0), dim=-1))
+            texts = processor.tokenizer(
+                [template.format(label) for template in templates], padding=True, return_tensors="pt"
+            )
+            vectors.append(
+                normalize(normalize(model.get_text_features(**texts).pooler_output, dim=-1).mean(0), dim=-1)
+            )
         pixels = processor(images=IMAGES[0], return_tensors="pt")
         image = normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
         expected = (model.logit_scale.exp() * image @ torch.stack(vectors).t()).softmax(dim=-1)[0]
@@ -192,8 +223,12 @@ def test_templates_are_averaged_as_clip_does(classify, model, processor):
 def test_every_language_has_its_own_sentences():
     assert len(PROMPTS) == 19 and read_templates("zh") == PROMPTS["zh"] and "照片" in PROMPTS["zh"][0]
     for templates in PROMPTS.values():
-        assert len(set(templates)) == len(templates) >= 3 and all(template.count("{}") == 1 for template in templates)
-    assert len({template for templates in PROMPTS.values() for template in templates}) == sum(map(len, PROMPTS.values()))
+        assert len(set(templates)) == len(templates) >= 3 and all(
+            template.count("{}") == 1 for template in templates
+        )
+    assert len({template for templates in PROMPTS.values() for template in templates}) == sum(
+        map(len, PROMPTS.values())
+    )
 
 
 def test_how_prompts_are_cut_can_be_said(classify, texts_seen):
@@ -237,7 +272,10 @@ def test_top_k(classify, model, processor):
     assert_same(classify(IMAGES[0], LABELS, top_k=2), ranked[:2])
     assert len(classify(IMAGES[0], LABELS)) == 4
     parts = {"model": model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
-    assert_same(pipeline(TASK, **parts, top_k=1, hypothesis_template="{}")(IMAGES[0], LABELS), classify(IMAGES[0], LABELS, "{}")[:1])
+    assert_same(
+        pipeline(TASK, **parts, top_k=1, hypothesis_template="{}")(IMAGES[0], LABELS),
+        classify(IMAGES[0], LABELS, "{}")[:1],
+    )
 
 
 @pytest.mark.parametrize(
@@ -276,11 +314,17 @@ SLOTLESS = [
 ]
 
 
-@pytest.mark.parametrize("template", [*SLOTLESS, [], ["{}", "no slot"], ["{}", None], ["zh"], 7, {"{}"}], ids=repr)
+@pytest.mark.parametrize(
+    "template", [*SLOTLESS, [], ["{}", "no slot"], ["{}", None], ["zh"], 7, {"{}"}], ids=repr
+)
 def test_a_template_has_one_slot_or_is_refused(classify, template):
     """Also where it was given when the pipeline was made."""
     at_fault = template[-1] if isinstance(template, list) and template else template
-    message = "hypothesis_template is an empty list" if template == [] else f"hypothesis_template (is )?{re.escape(repr(at_fault))}"
+    message = (
+        "hypothesis_template is an empty list"
+        if template == []
+        else f"hypothesis_template (is )?{re.escape(repr(at_fault))}"
+    )
     with pytest.raises(ValueError, match=message):
         classify(IMAGES[0], LABELS, hypothesis_template=template)
     classify.hypothesis_template = template
@@ -294,9 +338,17 @@ def test_nothing_of_a_label_or_template_is_formatted():
 
 
 def test_other_models_get_the_stock_pipeline(processor, tmp_path):
-    text = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 5000}
+    text = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 5000,
+    }
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=text | {"image_size": 32, "patch_size": 8}))
-    classify = pipeline(TASK, model=clip, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    classify = pipeline(
+        TASK, model=clip, tokenizer=processor.tokenizer, image_processor=processor.image_processor
+    )
     assert type(classify) is ZeroShotImageClassificationPipeline
     assert len(classify(IMAGES[0], candidate_labels=LABELS)) == 4
     task = PIPELINE_REGISTRY.supported_tasks[TASK]

@@ -23,16 +23,27 @@ PICTURE = Image.fromarray(PIXELS)
 
 def test_texts_are_padded_to_the_longest_and_cut_at_77(processor):
     short = processor(text=["dog face", "key"], return_tensors="pt")
-    assert short["input_ids"].shape[1] == max(len(processor.tokenizer(text)["input_ids"]) for text in ("dog face", "key"))
+    assert short["input_ids"].shape[1] == max(
+        len(processor.tokenizer(text)["input_ids"]) for text in ("dog face", "key")
+    )
     long = processor(text=["dog face", "dog face and key " * 40], return_tensors="pt")
     assert long["input_ids"].shape == (2, 77) and long["attention_mask"][0].sum() < 10
-    assert processor(text="dog face and key " * 40, max_length=9, return_tensors="pt")["input_ids"].shape == (1, 9)
-    assert processor(text=["key"], text_kwargs={"padding": "max_length"}, return_tensors="pt")["input_ids"].shape == (1, 77)
+    assert processor(text="dog face and key " * 40, max_length=9, return_tensors="pt")["input_ids"].shape == (
+        1,
+        9,
+    )
+    assert processor(text=["key"], text_kwargs={"padding": "max_length"}, return_tensors="pt")[
+        "input_ids"
+    ].shape == (1, 77)
     for multiple in ({"pad_to_multiple_of": 8}, {"text_kwargs": {"pad_to_multiple_of": 8}}):
-        assert processor(text=["dog face and key " * 40], return_tensors="pt", **multiple)["input_ids"].shape == (1, 72)
+        assert processor(text=["dog face and key " * 40], return_tensors="pt", **multiple)[
+            "input_ids"
+        ].shape == (1, 72)
 
 
-@pytest.mark.parametrize("stated,expected", [(int(1e30), 77), (512, 77), (514, 77), (77, 77), (128, 126), (64, 62)])
+@pytest.mark.parametrize(
+    "stated,expected", [(int(1e30), 77), (512, 77), (514, 77), (77, 77), (128, 126), (64, 62)]
+)
 def test_text_length(processor, stated, expected):
     """512 and more is what an encoder can read, not what a CLIP was trained with. Other numbers may be those of XLM-R's positions."""
     processor.tokenizer.model_max_length = stated
@@ -40,9 +51,15 @@ def test_text_length(processor, stated, expected):
     assert processor(text=["key " * 200], return_tensors="pt")["input_ids"].shape == (1, expected)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"]
+)
 def test_every_mode_becomes_rgb(processor, mode):
-    image = PICTURE.convert("L").convert(mode) if mode in ("LA", "PA", "I", "F") else PICTURE.convert("LAB" if mode == "LAB" else mode)
+    image = (
+        PICTURE.convert("L").convert(mode)
+        if mode in ("LA", "PA", "I", "F")
+        else PICTURE.convert("LAB" if mode == "LAB" else mode)
+    )
     read = read_image(image)
     assert read.mode == "RGB" and np.array_equal(np.asarray(read), np.asarray(image.convert("RGB")))
     assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
@@ -51,7 +68,11 @@ def test_every_mode_becomes_rgb(processor, mode):
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
 def test_16_bit_greys_keep_their_shades(tmp_path, mode):
     greys = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
-    image = Image.fromarray(greys) if mode == "I;16" else Image.fromarray(greys.astype(">u2" if mode == "I;16B" else np.int32))
+    image = (
+        Image.fromarray(greys)
+        if mode == "I;16"
+        else Image.fromarray(greys.astype(">u2" if mode == "I;16B" else np.int32))
+    )
     assert image.mode == mode
     assert np.array_equal(np.asarray(read_image(image))[..., 0], greys >> 8)
     if mode == "I;16":
@@ -88,8 +109,12 @@ def test_arrays_and_tensors_equal_the_picture(processor):
     greys = PIXELS[..., 0]
     expected_greys = processor(images=Image.fromarray(greys), return_tensors="pt")["pixel_values"]
     for given in (greys, torch.from_numpy(greys), greys.astype(np.uint16) << 8):
-        torch.testing.assert_close(processor(images=[given], return_tensors="pt")["pixel_values"], expected_greys)
-    assert processor(images=[[PICTURE, PICTURE], [PICTURE]], return_tensors="pt")["pixel_values"].shape[0] == 3
+        torch.testing.assert_close(
+            processor(images=[given], return_tensors="pt")["pixel_values"], expected_greys
+        )
+    assert (
+        processor(images=[[PICTURE, PICTURE], [PICTURE]], return_tensors="pt")["pixel_values"].shape[0] == 3
+    )
     both = processor(images=np.stack([channels_first] * 2), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(both, expected.repeat(2, 1, 1, 1))
 
@@ -97,7 +122,10 @@ def test_arrays_and_tensors_equal_the_picture(processor):
 def test_base64_text():
     buffer = io.BytesIO()
     PICTURE.save(buffer, "PNG")
-    for given in (base64.b64encode(buffer.getvalue()).decode(), "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()):
+    for given in (
+        base64.b64encode(buffer.getvalue()).decode(),
+        "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
+    ):
         assert np.array_equal(np.asarray(read_image(given)), PIXELS)
 
 
@@ -152,19 +180,26 @@ def test_transformers_way_to_give_floats(processor):
     floats = torch.from_numpy(PIXELS).permute(2, 0, 1) / 255
     for given in ({"do_rescale": False}, {"images_kwargs": {"do_rescale": False}}, {"do_rescale": True}, {}):
         assert torch.equal(
-            processor(images=[floats, PIXELS / 255], return_tensors="pt", **given)["pixel_values"], expected.repeat(2, 1, 1, 1)
+            processor(images=[floats, PIXELS / 255], return_tensors="pt", **given)["pixel_values"],
+            expected.repeat(2, 1, 1, 1),
         )
     unscaled = processor(images=[PICTURE], do_rescale=False, return_tensors="pt")["pixel_values"]
-    assert torch.equal(processor(images=[PIXELS], do_rescale=False, return_tensors="pt")["pixel_values"], unscaled)
+    assert torch.equal(
+        processor(images=[PIXELS], do_rescale=False, return_tensors="pt")["pixel_values"], unscaled
+    )
     assert unscaled.max() > 100
-    with pytest.raises(ValueError, match=r"do_rescale is False, and images\[1\] holds no floats within \[0, 1\] as others do"):
+    with pytest.raises(
+        ValueError, match=r"do_rescale is False, and images\[1\] holds no floats within \[0, 1\] as others do"
+    ):
         processor(images=[PIXELS / 255, PIXELS], do_rescale=False, return_tensors="pt")
 
 
 def test_transformers_way_to_give_floats_may_be_saved(model):
     """Where the image processor itself states `do_rescale=False`, floats are still the picture's pixels, by every way in."""
     size = model.config.vision_config.image_size
-    image_processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    image_processor = CLIPImageProcessorPil(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
     processor = AltCLIPProcessor(image_processor, bert_tokenizer(model_max_length=30))
     floats = np.float32(PIXELS / 255)
     expected = processor(images=PICTURE, return_tensors="pt")["pixel_values"]
@@ -188,16 +223,24 @@ def test_the_caller_may_say_which_axis_holds_the_channels(processor):
     image = PIXELS[:3]
     first, last = (np.moveaxis(image, 0, 2), image)
     for stated, meant in (("channels_first", first), ("channels_last", last)):
-        expected = processor(images=Image.fromarray(np.ascontiguousarray(meant)), return_tensors="pt")["pixel_values"]
+        expected = processor(images=Image.fromarray(np.ascontiguousarray(meant)), return_tensors="pt")[
+            "pixel_values"
+        ]
         for given in ({"input_data_format": stated}, {"images_kwargs": {"input_data_format": stated}}):
             for one in (image, torch.from_numpy(image)):
-                assert torch.equal(processor(images=[one], return_tensors="pt", **given)["pixel_values"], expected)
+                assert torch.equal(
+                    processor(images=[one], return_tensors="pt", **given)["pixel_values"], expected
+                )
 
 
-@pytest.mark.parametrize("background,saved", [("white", "white"), ("#102030", "#102030"), ((1, 2, 3), [1, 2, 3]), (None, "none")])
+@pytest.mark.parametrize(
+    "background,saved", [("white", "white"), ("#102030", "#102030"), ((1, 2, 3), [1, 2, 3]), (None, "none")]
+)
 def test_the_background_is_saved_and_loaded(model, processor, tmp_path, background, saved):
     model.save_pretrained(tmp_path)
-    AltCLIPProcessor(processor.image_processor, processor.tokenizer, background=background).save_pretrained(tmp_path)
+    AltCLIPProcessor(processor.image_processor, processor.tokenizer, background=background).save_pretrained(
+        tmp_path
+    )
     config = json.loads((tmp_path / "processor_config.json").read_text())
     assert config["image_processor"]["background"] == saved and "background" not in config
     loaded, expected = AutoProcessor.from_pretrained(tmp_path), read_background(background)
@@ -217,7 +260,9 @@ def test_a_processor_that_says_nothing_composites_on_white(processor, tmp_path):
     loaded = AltCLIPProcessor.from_pretrained(tmp_path)
     assert loaded.background == (255, 255, 255)
     clear = loaded(images=Image.new("RGBA", (32, 32)), return_tensors="pt")["pixel_values"]
-    assert torch.equal(clear, loaded(images=Image.new("RGB", (32, 32), "white"), return_tensors="pt")["pixel_values"])
+    assert torch.equal(
+        clear, loaded(images=Image.new("RGB", (32, 32), "white"), return_tensors="pt")["pixel_values"]
+    )
 
 
 def test_a_bad_background_is_refused(processor):
@@ -237,7 +282,9 @@ def test_saved_and_loaded(model, processor, tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is AltCLIPProcessor
-    ours, theirs = (one(text=["key " * 99], images=PICTURE, return_tensors="pt") for one in (processor, loaded))
+    ours, theirs = (
+        one(text=["key " * 99], images=PICTURE, return_tensors="pt") for one in (processor, loaded)
+    )
     assert theirs["input_ids"].shape == (1, 58)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AltCLIPProcessor as NativeProcessor
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, CLIPImageProcessor, XLMRobertaTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    XLMRobertaTokenizer,
+)
 
 from modeling_altclip import AltCLIPProcessor
 from modeling_altclip.texts_altclip import text_length
@@ -35,7 +41,9 @@ def both(folder, **stated):
     """Our processor and transformers' own, each with parts of its own."""
     processors = []
     for processor_class in (AltCLIPProcessor, NativeProcessor):
-        image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        image_processor = CLIPImageProcessor(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        )
         processors.append(processor_class(image_processor, tokenizer_of(folder, **stated)))
     return processors
 
@@ -82,7 +90,20 @@ def says_how_to_cut(options):
     return "max_length" in options and "padding" not in options
 
 
-TEXTS = ["a", "", "a dog", ["a"], ["", "a"], ["a dog", "a cat"], ["a", "a longer one"], [], ("a", "b"), ["a", None], LONG, [LONG, "a"]]
+TEXTS = [
+    "a",
+    "",
+    "a dog",
+    ["a"],
+    ["", "a"],
+    ["a dog", "a cat"],
+    ["a", "a longer one"],
+    [],
+    ("a", "b"),
+    ["a", None],
+    LONG,
+    [LONG, "a"],
+]
 STATED = [
     {},
     {"model_max_length": 77},
@@ -120,7 +141,11 @@ def test_texts(tmp_path, stated):
     assert n_equal > 500
 
 
-@pytest.mark.parametrize("given", [{}, {"return_tensors": "pt"}, {"return_tensors": "pt", "padding": True}, {"truncation": True}], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"return_tensors": "pt"}, {"return_tensors": "pt", "padding": True}, {"truncation": True}],
+    ids=str,
+)
 def test_texts_are_tokenized_once(tmp_path, monkeypatch, given):
     ours, _ = both(tmp_path, model_max_length=77)
     calls, encode = [], type(ours.tokenizer)._encode_plus
@@ -246,7 +271,11 @@ def test_images(tmp_path, form):
 def test_texts_and_images_together(tmp_path):
     ours, theirs = both(tmp_path, model_max_length=77)
     for text, tensors in product(("a dog", ["a"], ["a", "a cat"]), (None, "pt", "np")):
-        for given in ({}, {"padding": True, "do_normalize": False}, {"padding": "max_length", "images_kwargs": {"do_rescale": False}}):
+        for given in (
+            {},
+            {"padding": True, "do_normalize": False},
+            {"padding": "max_length", "images_kwargs": {"do_rescale": False}},
+        ):
             expected = result(theirs, images=PICTURE, text=text, return_tensors=tensors, **given)
             if not isinstance(expected, Exception):
                 assert_equal(ours(PICTURE, text, return_tensors=tensors, **given), expected)
@@ -257,7 +286,9 @@ def test_more_where_theirs_gives_nothing_usable(tmp_path):
     ragged = ["a", "a longer one"]
     with pytest.raises(ValueError, match="padding"):
         theirs(text=ragged, return_tensors="pt")
-    assert_equal(ours(text=ragged, return_tensors="pt"), theirs(text=ragged, return_tensors="pt", padding=True))
+    assert_equal(
+        ours(text=ragged, return_tensors="pt"), theirs(text=ragged, return_tensors="pt", padding=True)
+    )
     with pytest.raises(ValueError, match="padding"):
         ours(text=ragged, return_tensors="pt", padding=False)  # as it says
     assert ours(text=ragged, return_tensors="pt", max_length=5)["input_ids"].shape == (2, 5)
@@ -279,7 +310,8 @@ def test_saving_changes_nothing(tmp_path, background):
     loaded.save_pretrained(tmp_path / "again")
     assert AltCLIPProcessor.from_pretrained(tmp_path / "again").to_dict() == before
     first, second = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()} for name in ("saved", "again")
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
+        for name in ("saved", "again")
     )
     assert first == second
 
@@ -293,7 +325,10 @@ def test_image_settings_are_saved_where_others_look_for_them(model, tmp_path, be
     if beside_a_model:
         model.save_pretrained(tmp_path / "saved")
     written = ours.save_pretrained(tmp_path / "saved")
-    assert {path.rsplit("/", 1)[1] for path in written} == {"processor_config.json", "preprocessor_config.json"}
+    assert {path.rsplit("/", 1)[1] for path in written} == {
+        "processor_config.json",
+        "preprocessor_config.json",
+    }
     ours.image_processor.save_pretrained(tmp_path / "alone")
     settings = json.loads((tmp_path / "saved/preprocessor_config.json").read_text())
     assert settings == json.loads((tmp_path / "alone/preprocessor_config.json").read_text())

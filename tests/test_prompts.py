@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.prompts import SETS, hash_prompts, load_class_names, load_subset, load_templates, named_classes, package_folder
+from benchmarks.prompts import (
+    SETS,
+    hash_prompts,
+    load_class_names,
+    load_subset,
+    load_templates,
+    named_classes,
+    package_folder,
+)
 from benchmarks.recipe import InputError
 from modeling_altclip.prompts_altclip import PROMPTS
 
@@ -22,7 +30,18 @@ SCRIPTS = {
     "zh": "CJK", "ja": "HIRAGANA|KATAKANA|CJK", "ko": "HANGUL", "ru": "CYRILLIC", "uk": "CYRILLIC", "ar": "ARABIC", "th": "THAI",
     "hi": "DEVANAGARI", "bn": "BENGALI",
 }  # fmt: skip
-LETTERS_OF_ITS_OWN = {"ru": "ы", "uk": "і", "tr": "ı", "vi": "ộ", "pl": "ł", "de": "ß", "fr": "ê", "es": "ñ", "pt": "ã", "it": "è"}
+LETTERS_OF_ITS_OWN = {
+    "ru": "ы",
+    "uk": "і",
+    "tr": "ı",
+    "vi": "ộ",
+    "pl": "ł",
+    "de": "ß",
+    "fr": "ê",
+    "es": "ñ",
+    "pt": "ã",
+    "it": "è",
+}
 SENTENCES = {language: json.loads((SETS / f"{language}.json").read_text("utf-8")) for language in PROMPTS}
 # What clip-benchmark's function computes, called as that is.
 CLASSIFIER = """
@@ -50,7 +69,10 @@ def clip_benchmark(tmp_path, monkeypatch):
         "en_classnames": {"imagenet1k": CLASSES, "clevr_closest_object_distance": ["very near", "", "far"]},
         "cn_classnames": {"imagenet1k": ["丁鲷", "金鱼", "大白鲨"]},
         "jp_classnames": {"imagenet1k": ["テンチ", "金魚", "金魚"]},
-        "en_zeroshot_classification_templates": {"imagenet1k": ["a {c}.", "the {c}."], "food101": ["{c}, a food."]},
+        "en_zeroshot_classification_templates": {
+            "imagenet1k": ["a {c}.", "the {c}."],
+            "food101": ["{c}, a food."],
+        },
         "cn_zeroshot_classification_templates": {"imagenet1k": ["{c}的照片。"]},
         "babel_imagenet": {"KO": [[999, 1], ["휴지", "금붕어 "]]},
         "nllb_dist13b_prompts": {"KO": ["{} 의 사진."]},
@@ -82,26 +104,43 @@ def write(tmp_path):
 
 def test_every_language_has_the_same_sets_of_the_same_size():
     assert sorted(path.stem for path in SETS.glob("*")) == sorted(PROMPTS)
-    sizes = {language: {name: len(sentences) for name, sentences in sets.items()} for language, sets in SENTENCES.items()}
+    sizes = {
+        language: {name: len(sentences) for name, sentences in sets.items()}
+        for language, sets in SENTENCES.items()
+    }
     assert len(PROMPTS) == 19 and all(size == sizes["en"] for size in sizes.values()), sizes
     assert sizes["en"].pop("full") == 21 and set(sizes["en"].values()) == {2} and len(sizes["en"]) == 16
 
 
 @pytest.mark.parametrize("language", PROMPTS)
 def test_sentences_are_distinct_and_in_their_own_script(language):
-    sentences = [*PROMPTS[language], *(sentence for sentences in SENTENCES[language].values() for sentence in sentences)]
+    sentences = [
+        *PROMPTS[language],
+        *(sentence for sentences in SENTENCES[language].values() for sentence in sentences),
+    ]
     assert len({bare(sentence) for sentence in sentences}) == len(sentences)
     for sentence in sentences:
-        assert sentence.count("{}") == sentence.count("{") == sentence.count("}") == 1 and sentence == sentence.strip()
+        assert (
+            sentence.count("{}") == sentence.count("{") == sentence.count("}") == 1
+            and sentence == sentence.strip()
+        )
         assert sentence == unicodedata.normalize("NFC", sentence) and "  " not in sentence
-        scripts = {unicodedata.name(letter).split()[0] for letter in sentence if letter.isalpha() and letter != "ー"}
-        assert all(re.fullmatch(SCRIPTS.get(language, "LATIN"), script) for script in scripts), (sentence, scripts)
+        scripts = {
+            unicodedata.name(letter).split()[0] for letter in sentence if letter.isalpha() and letter != "ー"
+        }
+        assert all(re.fullmatch(SCRIPTS.get(language, "LATIN"), script) for script in scripts), (
+            sentence,
+            scripts,
+        )
     assert LETTERS_OF_ITS_OWN.get(language, "") in "".join(sentences)
 
 
 def test_no_file_holds_another_language():
     """Spanish and Italian, Russian and Ukrainian spell one sentence alike."""
-    files = {language: {sentence for sentences in sets.values() for sentence in sentences} for language, sets in SENTENCES.items()}
+    files = {
+        language: {sentence for sentences in sets.values() for sentence in sentences}
+        for language, sets in SENTENCES.items()
+    }
     assert all(len(files[one] & files[other]) <= 1 for one, other in combinations(files, 2))
 
 
@@ -111,17 +150,26 @@ def test_no_sentence_is_of_clip_benchmark():
     datasets = package_folder("clip_benchmark") / "datasets"
     for pattern in ("*_zeroshot_classification_templates.json", "nllb_*.json"):
         for path in datasets.glob(pattern):
-            theirs |= {bare(sentence): path.name for sentences in json.loads(path.read_text("utf-8")).values() for sentence in sentences}
+            theirs |= {
+                bare(sentence): path.name
+                for sentences in json.loads(path.read_text("utf-8")).values()
+                for sentence in sentences
+            }
     assert len(theirs) > 5000
     for sets in SENTENCES.values():
-        assert not [sentence for sentences in sets.values() for sentence in sentences if bare(sentence) in theirs]
+        assert not [
+            sentence for sentences in sets.values() for sentence in sentences if bare(sentence) in theirs
+        ]
 
 
 def test_sets_of_ours():
     assert load_templates("simple", "fr") == list(PROMPTS["fr"])
     assert load_templates("full", "ja") == [*PROMPTS["ja"], *SENTENCES["ja"]["full"]]
     assert load_templates("satellite", "de") == ["Ein Satellitenbild: {}.", "Ein Gelände aus der Luft: {}."]
-    with pytest.raises(InputError, match="en.json has no set of templates 'satelite': there are simple, full, texture, satellite"):
+    with pytest.raises(
+        InputError,
+        match="en.json has no set of templates 'satelite': there are simple, full, texture, satellite",
+    ):
         load_templates("satelite", "en")
     with pytest.raises(InputError, match="none are written in 'fi': choose from en zh es"):
         load_templates("full", "fi")
@@ -147,7 +195,9 @@ def test_sentences_of_a_user(write):
         with pytest.raises(InputError, match=message):
             load_templates(which, "fi")
     for sentence in ("no slot", "{} and {}", "{c}", "{} {", "{} {name}", 7):
-        with pytest.raises(InputError, match=f"template {re.escape(repr(sentence))} of templates has to have"):
+        with pytest.raises(
+            InputError, match=f"template {re.escape(repr(sentence))} of templates has to have"
+        ):
             load_templates(["{}", sentence], "fi")
     with pytest.raises(InputError, match="templates: no sentences"):
         load_templates([], "fi")
@@ -158,9 +208,15 @@ def test_a_file_may_have_the_slot_of_clip_benchmark(write):
     sets = write({"fi": {"food": ["{c}"]}}, "sets.json")
     assert load_templates(f"{sets}:food", "fi") == ["{}"]
     for sentence in ("{c} and {c}", "{c} and {}", "{c.__class__}", "{c} {", "{x}", "no slot", 7):
-        with pytest.raises(InputError, match=f"template {re.escape(repr(sentence))} of mine.json has to have"):
+        with pytest.raises(
+            InputError, match=f"template {re.escape(repr(sentence))} of mine.json has to have"
+        ):
             load_templates(write({"fi": ["{c}", sentence]}), "fi")
-    for sentences, message in ((["x"], "template 'x'"), ([], "no sentences"), ("{c}", "'{c}' is no list of sentences")):
+    for sentences, message in (
+        (["x"], "template 'x'"),
+        ([], "no sentences"),
+        ("{c}", "'{c}' is no list of sentences"),
+    ):
         with pytest.raises(InputError, match=message):
             load_templates(write({"fi": sentences}), "fi")
 
@@ -173,7 +229,11 @@ def test_clip_benchmark_is_read_and_not_imported(clip_benchmark):
     names = load_class_names("clip_benchmark", ["en", "zh"], 3)
     assert names == {"en": ["tench", "goldfish", "great white shark"], "zh": ["丁鲷", "金鱼", "大白鲨"]}
     for which, language, message in (
-        ("clip_benchmark", "ja", "clip_benchmark has no zeroshot_classification_templates in 'ja': there are zh, en"),
+        (
+            "clip_benchmark",
+            "ja",
+            "clip_benchmark has no zeroshot_classification_templates in 'ja': there are zh, en",
+        ),
         ("clip_benchmark:food101", "zh", "cn_zero.*has no dataset 'food101': there are imagenet1k"),
         ("clip_benchmark:babel_imagenet", "fi", "nllb.* has no language 'fi': there are KO"),
     ):
@@ -184,12 +244,26 @@ def test_clip_benchmark_is_read_and_not_imported(clip_benchmark):
 def test_classes_without_a_name_are_listed(clip_benchmark, write):
     with pytest.raises(InputError, match=r"'en' in en_classnames.json: 1 of 3 classes without a name: 1\. "):
         load_class_names("clip_benchmark:clevr_closest_object_distance", ["en"], 3)
-    names = write({"en": ["cat"], "fi": [f"luokka {i}" for i in range(14)], "sv": ["katt", 7, " "], "da": [None], "fr": "chat"})
-    with pytest.raises(InputError, match=r"'en' in mine.json: 2 of 3 classes without a name: 1 \(dog\), 2 \(cow\)\. "):
+    names = write(
+        {
+            "en": ["cat"],
+            "fi": [f"luokka {i}" for i in range(14)],
+            "sv": ["katt", 7, " "],
+            "da": [None],
+            "fr": "chat",
+        }
+    )
+    with pytest.raises(
+        InputError, match=r"'en' in mine.json: 2 of 3 classes without a name: 1 \(dog\), 2 \(cow\)\. "
+    ):
         load_class_names(names, ["en"], 3, dataset_names=["cat", "dog", "cow"])
-    with pytest.raises(InputError, match="29 of 30 classes without a name: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 19 more"):
+    with pytest.raises(
+        InputError, match="29 of 30 classes without a name: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 19 more"
+    ):
         load_class_names(names, ["en"], 30)
-    with pytest.raises(InputError, match="14 names for 2 classes; too many: 'luokka 2', .*, 'luokka 11' and 2 more"):
+    with pytest.raises(
+        InputError, match="14 names for 2 classes; too many: 'luokka 2', .*, 'luokka 11' and 2 more"
+    ):
         load_class_names(names, ["fi"], 2)
     with pytest.raises(InputError, match="2 of 3 classes without a name: 1, 2"):
         load_class_names(names, ["sv"])
@@ -205,25 +279,45 @@ def test_classes_without_a_name_are_listed(clip_benchmark, write):
 
 
 def test_names_of_the_dataset_of_a_file_and_of_a_dict(write):
-    assert load_class_names("dataset", ["en"], 2, dataset_names=["apple_pie", "soup"]) == {"en": ["apple pie", "soup"]}
-    with pytest.raises(InputError, match="'zh': the dataset names its classes in English only, if at all; give .* JSON file with {'zh': "):
+    assert load_class_names("dataset", ["en"], 2, dataset_names=["apple_pie", "soup"]) == {
+        "en": ["apple pie", "soup"]
+    }
+    with pytest.raises(
+        InputError,
+        match="'zh': the dataset names its classes in English only, if at all; give .* JSON file with {'zh': ",
+    ):
         load_class_names("dataset", ["en", "zh"], 2, dataset_names=["apple_pie", "soup"])
     with pytest.raises(InputError, match="'en': the dataset does not name its classes"):
         load_class_names("dataset", ["en"], 2)
-    with pytest.raises(InputError, match="class_names 'names.txt' is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:"):
+    with pytest.raises(
+        InputError,
+        match="class_names 'names.txt' is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:",
+    ):
         load_class_names("names.txt", ["en"])
     foods = write({"fi": {"foods": ["piirakka", None]}})
     each = {"en": "dataset", "fi": f"{foods}:foods", "sv": ["paj", "soppa"]}
     names = load_class_names(each, ["sv", "fi", "en"], 2, dataset_names=["pie", "soup"])
-    assert names == {"sv": ["paj", "soppa"], "fi": ["piirakka", None], "en": ["pie", "soup"]} and named_classes(names["fi"]) == [0]
+    assert names == {
+        "sv": ["paj", "soppa"],
+        "fi": ["piirakka", None],
+        "en": ["pie", "soup"],
+    } and named_classes(names["fi"]) == [0]
     with pytest.raises(InputError, match="class_names has no class names in 'da': there are en, fi, sv"):
         load_class_names(each, ["da"])
 
 
 def test_babel_imagenet_names_some_classes(clip_benchmark):
     names = load_class_names("clip_benchmark:babel_imagenet", ["ko"], 1000)["ko"]
-    assert len(names) == 1000 and named_classes(names) == [1, 999] and (names[1], names[999]) == ("금붕어", "휴지")
-    assert load_class_names("clip_benchmark:babel_imagenet", ["ko"], 3, subset=[0, 1, 999])["ko"] == [None, "금붕어", "휴지"]
+    assert (
+        len(names) == 1000
+        and named_classes(names) == [1, 999]
+        and (names[1], names[999]) == ("금붕어", "휴지")
+    )
+    assert load_class_names("clip_benchmark:babel_imagenet", ["ko"], 3, subset=[0, 1, 999])["ko"] == [
+        None,
+        "금붕어",
+        "휴지",
+    ]
 
 
 def test_subsets_of_imagenet(clip_benchmark, tmp_path, monkeypatch):
@@ -231,7 +325,9 @@ def test_subsets_of_imagenet(clip_benchmark, tmp_path, monkeypatch):
     assert load_subset("imagenet_a") == [0, 2] and load_subset("imagenet_r") == [1, 2]
     thousand = {"zh": ["丁鲷", "金鱼", "大白鲨", *map(str, range(997))]}
     assert load_class_names(thousand, ["zh"], 2, subset="imagenet_r") == {"zh": ["金鱼", "大白鲨"]}
-    with pytest.raises(InputError, match="'zh' in cn_classnames.json: 3 names, but imagenet_r is of ImageNet's 1,000"):
+    with pytest.raises(
+        InputError, match="'zh' in cn_classnames.json: 3 names, but imagenet_r is of ImageNet's 1,000"
+    ):
         load_class_names("clip_benchmark", ["zh"], 2, subset="imagenet_r")
     with pytest.raises(InputError, match="'zh' in cn_classnames.json: 3 names, but the subset means row 7"):
         load_class_names("clip_benchmark", ["zh"], 2, subset=[0, 7])
@@ -247,7 +343,9 @@ def test_subsets_of_imagenet(clip_benchmark, tmp_path, monkeypatch):
 
 
 def test_equal_names_are_warned_of(clip_benchmark):
-    with pytest.warns(UserWarning, match=r"'ja' in jp_classnames.json: 1 names stand for several classes.*: '金魚' \(1, 2\)"):
+    with pytest.warns(
+        UserWarning, match=r"'ja' in jp_classnames.json: 1 names stand for several classes.*: '金魚' \(1, 2\)"
+    ):
         load_class_names("clip_benchmark", ["ja"], 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -257,15 +355,23 @@ def test_equal_names_are_warned_of(clip_benchmark):
 
 def test_what_is_not_installed_says_how_to(monkeypatch):
     monkeypatch.setitem(sys.modules, "clip_benchmark", None)
-    for load in (lambda: load_templates("clip_benchmark", "en"), lambda: load_class_names("clip_benchmark", ["en"])):
-        with pytest.raises(InputError, match="clip_benchmark is not installed.*: pip install --no-deps clip-benchmark==1.6.2"):
+    for load in (
+        lambda: load_templates("clip_benchmark", "en"),
+        lambda: load_class_names("clip_benchmark", ["en"]),
+    ):
+        with pytest.raises(
+            InputError, match="clip_benchmark is not installed.*: pip install --no-deps clip-benchmark==1.6.2"
+        ):
             load()
 
 
 def test_the_hash_says_what_was_asked():
     asked = hash_prompts(["a {}", "the {}"], ["cat", None])
     assert re.fullmatch("[0-9a-f]{64}", asked) and asked == hash_prompts(["a {}", "the {}"], ["cat", None])
-    others = [hash_prompts(["the {}", "a {}"], ["cat", None]), hash_prompts(["a {}", "the {}"], ["cat", "None"])]
+    others = [
+        hash_prompts(["the {}", "a {}"], ["cat", None]),
+        hash_prompts(["a {}", "the {}"], ["cat", "None"]),
+    ]
     assert len({asked, *others, hash_prompts(["a {}", "the {}", "cat"], [None])}) == 4
 
 

@@ -8,7 +8,12 @@ import torch
 
 from benchmarks.loading import check_languages, load_captions, load_model, load_rows, revision_of
 from benchmarks.recipe import InputError, launch, parse
-from training.arguments import ContrastiveArguments, DiffusionArguments, TeacherArguments, TeacherLearningArguments
+from training.arguments import (
+    ContrastiveArguments,
+    DiffusionArguments,
+    TeacherArguments,
+    TeacherLearningArguments,
+)
 
 from .conftest import ROOT
 
@@ -63,12 +68,21 @@ def test_words_that_yaml_takes_for_others_are_refused(tmp_path, text, message):
 def test_quoted_words_and_booleans_are_read(tmp_path):
     (tmp_path / "recipe.yaml").write_text("languages: ['no', en]\ndataset: 'on'\nshuffle: yes\nreport: no\n")
     (written,) = parse(Written, arguments=[str(tmp_path / "recipe.yaml")])
-    assert (written.languages, written.dataset, written.shuffle, written.report) == (["no", "en"], "on", True, False)
+    assert (written.languages, written.dataset, written.shuffle, written.report) == (
+        ["no", "en"],
+        "on",
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
     "text,message",
-    [("rat: 1\n", "unknown key 'rat': did you mean 'rate'"), ("zzz: 1\n", "unknown key 'zzz'"), ("- 1\n", "must be a mapping")],
+    [
+        ("rat: 1\n", "unknown key 'rat': did you mean 'rate'"),
+        ("zzz: 1\n", "unknown key 'zzz'"),
+        ("- 1\n", "must be a mapping"),
+    ],
 )
 def test_a_bad_recipe_is_refused(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
@@ -79,8 +93,14 @@ def test_a_bad_recipe_is_refused(tmp_path, text, message):
     "content,message",
     [
         (b"rate: 1\nnames: [a\nflag: true\n", "recipe '.*' is no YAML, line 3, column 5: "),
-        (b"rate: 1\n  flag: 2\n", "recipe '.*' is no YAML, line 2, column 7: mapping values are not allowed here"),
-        (b"rate: !!python/object:os.x 1\n", "recipe '.*' is no YAML, line 1, column 7: could not determine a constructor"),
+        (
+            b"rate: 1\n  flag: 2\n",
+            "recipe '.*' is no YAML, line 2, column 7: mapping values are not allowed here",
+        ),
+        (
+            b"rate: !!python/object:os.x 1\n",
+            "recipe '.*' is no YAML, line 1, column 7: could not determine a constructor",
+        ),
         (b"rate: \x01\n", "recipe '.*' is no YAML: unacceptable character"),
         ("names: [\u4f60]\n".encode("gbk"), "recipe '.*' is not UTF-8, at byte 8: save it as UTF-8"),
         ("rate: 1\n".encode("utf-16"), "recipe '.*' is not UTF-8, at byte 0"),
@@ -129,7 +149,10 @@ class Required:
         ("--rat 2", "unknown flag --rat: did you mean --rate?"),
         ("--source_langauge en", "unknown flag --source_langauge: did you mean --source_language?"),
         ("--source-langage=en", "unknown flag --source-langage: did you mean --source_language?"),
-        ("--source_lang en", "unknown flag --source_lang: did you mean --source_language?"),  # argparse would guess
+        (
+            "--source_lang en",
+            "unknown flag --source_lang: did you mean --source_language?",
+        ),  # argparse would guess
         ("--zzz 2", "unknown flag --zzz: see --help"),
         ("--rate 2", "missing --source_language: give them as flags"),
         ("--source_language en --rate", "argument --rate: expected one argument"),
@@ -146,7 +169,9 @@ def test_a_bad_flag_is_refused(flags, message):
 
 def test_both_spellings_of_a_flag_are_taken():
     assert parse(Required, arguments=["--source-language=en", "--rate", "-0"])[0] == Required("en", -0.0)
-    assert parse(Arguments, arguments=["--names", "{} and --flag", "--flag"])[0] == Arguments(names=["{} and --flag"], flag=True)
+    assert parse(Arguments, arguments=["--names", "{} and --flag", "--flag"])[0] == Arguments(
+        names=["{} and --flag"], flag=True
+    )
 
 
 @pytest.mark.parametrize("value", ["--lr_scheduler_type", "--optim", "--save_strategy", "--report_to_nobody"])
@@ -172,7 +197,9 @@ def test_a_tracker_that_cannot_be_had_is_refused(names, message, tmp_path):
 
 
 def test_launch_prints_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["/somewhere/training/__main__.py", "--source_language", "en", "--rate", "-1"])
+    monkeypatch.setattr(
+        "sys.argv", ["/somewhere/training/__main__.py", "--source_language", "en", "--rate", "-1"]
+    )
     with pytest.raises(SystemExit) as ended:
         launch(print, Required)
     assert ended.value.code == "training: error: rate is negative, which it may not be"
@@ -200,7 +227,10 @@ def test_every_script_says_how_many_processes_it_has():
         for path in (ROOT / package).rglob("*.py"):
             calls = re.findall(r"^    launch\(main.*", path.read_text("utf-8"), re.MULTILINE)
             joined |= {path.name for call in calls if "one_process=True" not in call}
-    stages = {f"run_{name}.py" for name in ("stage0", "stage1", "stage2", "parallel", "diffusion", "text_pretraining")}
+    stages = {
+        f"run_{name}.py"
+        for name in ("stage0", "stage1", "stage2", "parallel", "diffusion", "text_pretraining")
+    }
     assert joined == stages | {"run_retrieval.py", "run_zero_shot.py"}
 
 
@@ -210,7 +240,12 @@ def test_help_still_helps(monkeypatch, capsys):
     assert ended.value.code == 0 and "--cache_image_embeds" in capsys.readouterr().out
 
 
-STAGES = {"stage0": TeacherArguments, "stage1": TeacherLearningArguments, "stage2": ContrastiveArguments, "diffusion": DiffusionArguments}
+STAGES = {
+    "stage0": TeacherArguments,
+    "stage1": TeacherLearningArguments,
+    "stage2": ContrastiveArguments,
+    "diffusion": DiffusionArguments,
+}
 
 
 RECIPES = sorted(path for path in (ROOT / "training/recipes").rglob("*.yaml") if path.stem in STAGES)
@@ -218,7 +253,9 @@ RECIPES = sorted(path for path in (ROOT / "training/recipes").rglob("*.yaml") if
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_parses(recipe, tmp_path):
-    (arguments,) = parse(STAGES[recipe.stem], arguments=[str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"])
+    (arguments,) = parse(
+        STAGES[recipe.stem], arguments=[str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
+    )
     assert arguments.learning_rate > 0 and arguments.dataset
 
 
@@ -230,7 +267,10 @@ def test_missing_folders_are_named(tmp_path):
 
 
 def test_what_is_no_repository_has_no_commit():
-    assert [revision_of(f"open_clip:ViT-B-32/{path}") for path in ("outputs/x/model.pt", "/x.pt")] == [None, None]
+    assert [revision_of(f"open_clip:ViT-B-32/{path}") for path in ("outputs/x/model.pt", "/x.pt")] == [
+        None,
+        None,
+    ]
 
 
 def test_a_model_folder_without_weights_is_named(model, tmp_path):
@@ -257,7 +297,9 @@ def test_a_script_leaves_its_group_of_processes(monkeypatch):
     """Python may end before the threads of a group do, and a process was aborted then, after all was saved."""
 
     def main(arguments):
-        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        torch.distributed.init_process_group(
+            "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
 
     monkeypatch.setattr("sys.argv", ["script.py", "--rate", "3"])
     launch(main, Arguments)

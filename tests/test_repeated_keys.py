@@ -31,18 +31,28 @@ TWICE = "the key 'en' is given twice"
 )
 def test_of_yaml_the_line_is_named(tmp_path, text, place):
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(InputError, match=f"^recipe '.*r.yaml' is no YAML, {place} is given twice: delete one$"):
+    with pytest.raises(
+        InputError, match=f"^recipe '.*r.yaml' is no YAML, {place} is given twice: delete one$"
+    ):
         read_yaml(tmp_path / "r.yaml", "recipe")
 
 
 def test_keys_that_are_merged_may_be_given_anew(tmp_path):
     (tmp_path / "r.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: &b {<<: *a, x: 3}, y: 4}\nc: *b\n")
-    assert read_yaml(tmp_path / "r.yaml", "recipe") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}, "c": {"x": 3, "y": 2}}
+    assert read_yaml(tmp_path / "r.yaml", "recipe") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 4},
+        "c": {"x": 3, "y": 2},
+    }
 
 
 def test_tasks_are_refused(tmp_path):
-    (tmp_path / "t.yaml").write_text("kind: retrieval\ndataset: x\nsplit: train\nsplit: test\nmetric: mean_recall\n")
-    with pytest.raises(InputError, match="task '.*t.yaml' is no YAML, line 4, column 1: the key 'split' is given twice"):
+    (tmp_path / "t.yaml").write_text(
+        "kind: retrieval\ndataset: x\nsplit: train\nsplit: test\nmetric: mean_recall\n"
+    )
+    with pytest.raises(
+        InputError, match="task '.*t.yaml' is no YAML, line 4, column 1: the key 'split' is given twice"
+    ):
         load_task(str(tmp_path / "t.yaml"))
 
 
@@ -66,7 +76,14 @@ def test_class_names_and_sentences_are_refused(tmp_path):
 def test_of_models_of_languages_too():
     models = '{"en": "a", "en": "b"}'
     with pytest.raises(InputError, match=f"models is no JSON: {TWICE}"):
-        TranslationArguments(dataset="x", splits=["train"], target_languages=["en"], source_language="fr", output_dir="x", models=models)
+        TranslationArguments(
+            dataset="x",
+            splits=["train"],
+            target_languages=["en"],
+            source_language="fr",
+            output_dir="x",
+            models=models,
+        )
 
 
 WHOLE = '{"captions": {"en": "a", "fr": "b"}}\n'

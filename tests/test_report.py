@@ -38,17 +38,41 @@ from benchmarks.uncertainty import intervals
 
 from .conftest import ROOT
 
-RECIPES = sorted((ROOT / "benchmarks/recipes").glob("paper_*.yaml")) + [ROOT / "benchmarks/recipes/miniature_report.yaml"]
-RECALL = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)] + ["mean_recall"]
+RECIPES = sorted((ROOT / "benchmarks/recipes").glob("paper_*.yaml")) + [
+    ROOT / "benchmarks/recipes/miniature_report.yaml"
+]
+RECALL = [
+    f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)
+] + ["mean_recall"]
 
 
 def bare(**given):
     """A result that is empty but for what is given."""
-    known = {"kind": "zero_shot", "metric": "", "dataset": "org/data", "split": "test", "weights": "w" * 64, "command": "", "metrics": {}}
+    known = {
+        "kind": "zero_shot",
+        "metric": "",
+        "dataset": "org/data",
+        "split": "test",
+        "weights": "w" * 64,
+        "command": "",
+        "metrics": {},
+    }
     return Result(**known | given)
 
 
-def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes=True, labels=None, pictures=None, **given):
+def save(
+    folder,
+    model,
+    task,
+    language,
+    right,
+    n=200,
+    kind="zero_shot",
+    outcomes=True,
+    labels=None,
+    pictures=None,
+    **given,
+):
     """A result of the first `n` items, of which every one in `right` (a set of rows) is found first, and the others thirtieth.
 
     `pictures` are numbers that tell the same image in another language.
@@ -56,12 +80,18 @@ def save(folder, model, task, language, right, n=200, kind="zero_shot", outcomes
     n = n if pictures is None else len(pictures)
     ranks = torch.tensor([0 if row in right else 29 for row in range(n)])
     labels = torch.arange(n) % 40 if labels is None else labels
-    made = ClassOutcomes(ranks, labels, 40) if kind == "zero_shot" else RetrievalOutcomes(ranks, ranks, torch.arange(n))
+    made = (
+        ClassOutcomes(ranks, labels, 40)
+        if kind == "zero_shot"
+        else RetrievalOutcomes(ranks, ranks, torch.arange(n))
+    )
     made = made if pictures is None else replace(made, digests=torch.tensor(pictures))
     metric = "accuracy@1" if kind == "zero_shot" else "mean_recall"
     ends = {name: list(pair) for name, pair in intervals(made).items()}
     given = {"images": f"first {n}" if pictures is None else str(pictures)} | given
-    result = bare(model=model, task=task, language=language, metrics=made.metrics(), kind=kind, metric=metric, **given)
+    result = bare(
+        model=model, task=task, language=language, metrics=made.metrics(), kind=kind, metric=metric, **given
+    )
     result.intervals, result.revision, result.command = ends, "abc", "run_it.py --flag"
     result.save(folder, made if outcomes else None)
     return result
@@ -78,7 +108,9 @@ def three(tmp_path):
 
 
 def compare(folder, *, means=False, **names):
-    results, _ = select_results([str(folder)], names.get("models"), names.get("tasks"), names.get("languages"))
+    results, _ = select_results(
+        [str(folder)], names.get("models"), names.get("tasks"), names.get("languages")
+    )
     return Comparison(results, means=means)
 
 
@@ -89,21 +121,40 @@ def test_results_keep_what_came_of_each_item(tmp_path):
     assert read.outcomes().metrics() == result.metrics and result.metrics["accuracy@1"] == 0.25
     assert "path" not in json.loads(read.path.read_text())
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["photos.zh.json", "photos.zh.npz"]
-    with pytest.raises(InputError, match="photos.zh.json is a result of model 'org/model', not of 'you/model': give another output_dir"):
+    with pytest.raises(
+        InputError,
+        match="photos.zh.json is a result of model 'org/model', not of 'you/model': give another output_dir",
+    ):
         save(tmp_path, "you/model", "photos", "zh", {0}, n=8)
-    for given, message in (({"limit": 8}, "limit none, not of 8"), ({"prompts": "b" * 64}, "other templates or class names")):
-        with pytest.raises(InputError, match=f"photos.zh.json is a result of {message}: give another output_dir, or delete it"):
+    for given, message in (
+        ({"limit": 8}, "limit none, not of 8"),
+        ({"prompts": "b" * 64}, "other templates or class names"),
+    ):
+        with pytest.raises(
+            InputError,
+            match=f"photos.zh.json is a result of {message}: give another output_dir, or delete it",
+        ):
             save(tmp_path, "org/model", "photos", "zh", {0}, n=8, **given)
     assert load_results(tmp_path) == [result]
     assert bare(model="org/model", task="scenes", language="zh").save(tmp_path).name == "scenes.zh.json"
-    assert bare(model="m_clip:org/text+org/clip", task="a", language="en").save(tmp_path).parent.name == "m_clip-org-text+org-clip"
+    assert (
+        bare(model="m_clip:org/text+org/clip", task="a", language="en").save(tmp_path).parent.name
+        == "m_clip-org-text+org-clip"
+    )
     with pytest.raises(InputError, match="no outcomes beside .*: evaluate 'org/model' on 'scenes' again"):
         load_results(tmp_path)[-1].outcomes()
 
 
 def test_a_result_gives_way_to_one_of_other_weights_or_with_a_warning_of_other_images(tmp_path, caplog):
     """As when a model was trained anew, or a folder of images was written anew."""
-    before = bare(model="org/model", task="photos", language="en", metric="accuracy@1", metrics={"n": 8, "accuracy@1": 0.5}, data="1")
+    before = bare(
+        model="org/model",
+        task="photos",
+        language="en",
+        metric="accuracy@1",
+        metrics={"n": 8, "accuracy@1": 0.5},
+        data="1",
+    )
     for again in (before, replace(before, weights="other")):
         again.save(tmp_path)
     assert not caplog.text and load_results(tmp_path)[0].weights == "other"
@@ -129,7 +180,9 @@ def test_models_that_cannot_be_told_apart_are_marked(three):
     numbers = {(number.model, number.language): number for number in comparison.numbers()}
     assert [key for key, number in numbers.items() if number.best] == [("org/best", "en"), ("org/best", "zh")]
     assert [key for key, number in numbers.items() if number.tied] == [("org/near", "en"), ("org/near", "zh")]
-    assert comparison.difference("org/best", "org/far", "photos", "en", "accuracy@1").difference == pytest.approx(0.3)
+    assert comparison.difference(
+        "org/best", "org/far", "photos", "en", "accuracy@1"
+    ).difference == pytest.approx(0.3)
     low, high = numbers["org/near", "en"].interval
     assert low < 159 / 200 < high and 0.09 < high - low < 0.14  # 2 * 1.96 * sqrt(0.795 * 0.205 / 200) = 0.112
 
@@ -138,7 +191,10 @@ def test_models_that_cannot_be_told_apart_are_marked(three):
     cells = [[text.strip() for text in line.split("|")[1:-1]] for line in table.to_markdown().splitlines()]
     assert [re.sub(r"±\d+\.\d", "±", text) for text in cells[2]] == ["en", "50.0 ±", "79.5 ± ≈", "**80.0** ±"]
     assert [re.sub(r"±\d+\.\d", "±", text) for text in cells[3]] == ["zh", "–", "79.5 ± ≈", "**80.0** ±"]
-    assert cells[2][1] == f"50.0 ±{100 * (numbers['org/far', 'en'].interval[1] - numbers['org/far', 'en'].interval[0]) / 2:.1f}"
+    assert (
+        cells[2][1]
+        == f"50.0 ±{100 * (numbers['org/far', 'en'].interval[1] - numbers['org/far', 'en'].interval[0]) / 2:.1f}"
+    )
     assert count_gaps(comparison, comparison.numbers()) == {"org/far": (1, 2)}
 
 
@@ -163,9 +219,17 @@ def test_the_mean_over_languages_knows_that_they_share_their_images(three):
     numbers = {(number.model, number.language): number for number in comparison.numbers()}
     assert numbers["org/best", MEAN].value == pytest.approx(0.8)
     assert numbers["org/best", MEAN].interval == pytest.approx(numbers["org/best", "en"].interval)
-    assert numbers["org/best", MEAN].best and numbers["org/near", MEAN].tied and ("org/far", MEAN) not in numbers
-    (table,) = make_tables(comparison, list(numbers.values()), TableArguments(rows="model", columns="language"))
-    assert table.columns == ["en", "zh", "mean"] and [name for name, _ in table.rows] == ["best", "far", "near"]
+    assert (
+        numbers["org/best", MEAN].best and numbers["org/near", MEAN].tied and ("org/far", MEAN) not in numbers
+    )
+    (table,) = make_tables(
+        comparison, list(numbers.values()), TableArguments(rows="model", columns="language")
+    )
+    assert table.columns == ["en", "zh", "mean"] and [name for name, _ in table.rows] == [
+        "best",
+        "far",
+        "near",
+    ]
     ((heading, words),) = describe(comparison)
     assert heading == "photos, top-1 accuracy" and words.startswith("best scores 80.0 % (")
     assert "It is ahead of far by 30.0 points in en (+" in words
@@ -182,9 +246,14 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
         save(tmp_path, "x/good", "pairs", language, set(range(18)), n=30, kind="retrieval")
     comparison = compare(tmp_path, means=means)
     assert comparison.without_mean == (["scenes"] if means else [])
-    assert [(task, language) for _, task, language in comparison.results if language == MEAN] == [("pairs", MEAN)] * means
+    assert [(task, language) for _, task, language in comparison.results if language == MEAN] == [
+        ("pairs", MEAN)
+    ] * means
     numbers = comparison.numbers()
-    assert {(number.language, number.best) for number in numbers if number.model == "x/good"} >= {("en", True), ("zh", True)}
+    assert {(number.language, number.best) for number in numbers if number.model == "x/good"} >= {
+        ("en", True),
+        ("zh", True),
+    }
     words = dict(describe(comparison))["scenes, mean recall"]
     assert words == (
         "In 2 languages good scores, in percent, from 60.0 in en to 90.0 in zh. "
@@ -210,7 +279,9 @@ def different(tmp_path):
     english, chinese = list(range(30)), list(range(33, 9, -1))
     for model, first_lost in (("x/good", 22), ("x/bad", 12)):
         for language, pictures in (("en", english), ("zh", chinese)):
-            right = {row for row, picture in enumerate(pictures) if 10 <= picture < first_lost or picture >= 30}
+            right = {
+                row for row, picture in enumerate(pictures) if 10 <= picture < first_lost or picture >= 30
+            }
             save(tmp_path, model, "scenes", language, right, kind="retrieval", pictures=pictures)
         save(tmp_path, model, "pairs", "en", set(range(9)), n=30, kind="retrieval")
         save(tmp_path, model, "pairs", "zh", set(range(9)), n=30, kind="retrieval")
@@ -220,13 +291,24 @@ def different(tmp_path):
 def test_languages_of_different_images_have_a_mean_over_those_that_all_have(different):
     comparison = compare(different, means=True)
     numbers = {(number.model, number.task, number.language): number for number in comparison.numbers()}
-    assert comparison.values("language") == ["en", "zh", MEAN, SHARED_MEAN] and comparison.without_mean == ["scenes"]
-    assert {key[1:] for key in numbers if key[2] in (MEAN, SHARED_MEAN)} == {("pairs", MEAN), ("scenes", SHARED_MEAN)}
+    assert comparison.values("language") == ["en", "zh", MEAN, SHARED_MEAN] and comparison.without_mean == [
+        "scenes"
+    ]
+    assert {key[1:] for key in numbers if key[2] in (MEAN, SHARED_MEAN)} == {
+        ("pairs", MEAN),
+        ("scenes", SHARED_MEAN),
+    }
     good, bad = numbers["x/good", "scenes", SHARED_MEAN], numbers["x/bad", "scenes", SHARED_MEAN]
-    assert (good.value, bad.value) == pytest.approx((12 / 20, 2 / 20)) and (good.n, good.best, bad.tied) == (20, True, False)
+    assert (good.value, bad.value) == pytest.approx((12 / 20, 2 / 20)) and (good.n, good.best, bad.tied) == (
+        20,
+        True,
+        False,
+    )
     assert numbers["x/good", "scenes", "en"].value == pytest.approx(12 / 30)
     assert numbers["x/good", "scenes", "zh"].value == pytest.approx(16 / 24)
-    assert good.interval == pytest.approx(intervals(ClassOutcomes(torch.arange(20) // 12 * 9, torch.zeros(20).long(), 1))["accuracy@1"])
+    assert good.interval == pytest.approx(
+        intervals(ClassOutcomes(torch.arange(20) // 12 * 9, torch.zeros(20).long(), 1))["accuracy@1"]
+    )
     assert caveats(comparison) == [SHARED_NOTE] and count_gaps(comparison, list(numbers.values())) == {}
     words = dict(describe(comparison))["scenes, mean recall"]
     low, high = (f"{100 * end:.1f}" for end in good.interval)
@@ -244,11 +326,18 @@ def test_pictures_name_a_mean_of_shared_images(different, monkeypatch):
     plot_languages(comparison, numbers, different / "languages.png")
     plot_heat_map(comparison, numbers, different / "heat_map.png")
     plot_recall_curves(comparison, different / "recall.png")
-    ticks = [[text.get_text() for text in axes.get_xticklabels()] for figure in figures[:2] for axes in figure.axes[:2]]
+    ticks = [
+        [text.get_text() for text in axes.get_xticklabels()]
+        for figure in figures[:2]
+        for axes in figure.axes[:2]
+    ]
     shared = "mean\nof\nshared\nimages"
     assert ticks == [["en", "zh", "mean"], ["en", "zh", shared]] + [["en", "zh", "mean", shared]] * 2
     labels = {options["label"]: args[1] for args, options in drawn["plot"] if "label" in options}
-    assert labels["good, mean of 2 on 20 shared images"] == pytest.approx([60] * 10) and "good, mean of 2" in labels
+    assert (
+        labels["good, mean of 2 on 20 shared images"] == pytest.approx([60] * 10)
+        and "good, mean of 2" in labels
+    )
     assert not any(label.endswith("2 languages") for label in labels)
 
 
@@ -264,12 +353,18 @@ def test_a_mean_of_shared_images_is_named_so_wherever_it_stands(different):
     tables = make_tables(comparison, numbers, TableArguments(rows="language", columns="task"))
     for table in tables:
         assert [name for name, _ in table.rows] == ["en", "zh", "mean", "mean of 20 shared images"]
-        assert [[number is None for number in row] for _, row in table.rows[2:]] == [[False, True], [True, False]]
+        assert [[number is None for number in row] for _, row in table.rows[2:]] == [
+            [False, True],
+            [True, False],
+        ]
     results = [result for result in comparison.results.values() if result.path]
     Report("", "", describe(comparison), tables, caveats(comparison), [], [], {}, results).save(different)
     with (different / "numbers.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["language"] not in ("en", "zh")]
-    assert [(row["task"], row["language"], row["n"]) for row in rows[:2]] == [("pairs", "mean", "30"), ("scenes", SHARED_MEAN, "20")]
+    assert [(row["task"], row["language"], row["n"]) for row in rows[:2]] == [
+        ("pairs", "mean", "30"),
+        ("scenes", SHARED_MEAN, "20"),
+    ]
     page = (different / "index.html").read_text("utf-8")
     assert page.count('<tr class="mean">') == 4 and page.count("<th>mean of 20 shared images</th>") == 2
     assert SHARED_NOTE in (different / "report.md").read_text("utf-8")
@@ -278,7 +373,11 @@ def test_a_mean_of_shared_images_is_named_so_wherever_it_stands(different):
         save(different, "x/good", "others", language, {0}, kind="retrieval", pictures=pictures)
     comparison = compare(different, means=True, models=["x/good"])
     (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="language", columns="task"))
-    assert table.rows[-1][0] == SHARED_MEAN and [number and number.n for number in table.rows[-1][1]] == [2, None, 20]
+    assert table.rows[-1][0] == SHARED_MEAN and [number and number.n for number in table.rows[-1][1]] == [
+        2,
+        None,
+        20,
+    ]
 
 
 def test_means_are_not_held_against_printed_ones(different):
@@ -290,7 +389,10 @@ def test_means_are_not_held_against_printed_ones(different):
         for language in ("en", MEAN, SHARED_MEAN)
     ]
     found = compare_with_published(compare(different, means=True).numbers(), published)
-    assert {(difference.number.task, difference.number.language) for difference in found} == {("scenes", "en"), ("pairs", "en")}
+    assert {(difference.number.task, difference.number.language) for difference in found} == {
+        ("scenes", "en"),
+        ("pairs", "en"),
+    }
 
 
 def test_of_some_models_it_is_not_known_which_images_languages_share(different):
@@ -311,14 +413,21 @@ def test_of_some_models_it_is_not_known_which_images_languages_share(different):
         "scenes, none: no mean over languages, which have no image in common.",
         f"scenes, other: {different_ones} 24 that all have; {among}",
     ]
-    assert "Beside bad in 2 languages, of which there is no mean, by itself each" in describe(comparison)[0][1]
-    assert not comparison.can_average("x/good", "scenes", ["en", "zh"]) and comparison.can_average("x/good", "scenes", ["zh"])
+    assert (
+        "Beside bad in 2 languages, of which there is no mean, by itself each" in describe(comparison)[0][1]
+    )
+    assert not comparison.can_average("x/good", "scenes", ["en", "zh"]) and comparison.can_average(
+        "x/good", "scenes", ["zh"]
+    )
 
 
 def test_a_model_of_other_captions_or_fewer_languages_beside_one_with_a_mean_of_shared_images(different):
     """Other captions of the same images are not paired; what is lacking is a language, and no mean; one with all captions is told apart."""
     for model, chinese in (("x/good", "1"), ("x/recaptioned", "2"), ("x/whole", "1")):
-        for language, pictures in (("en", list(range(30))), ("zh", list(range(30 if model == "x/whole" else 20)))):
+        for language, pictures in (
+            ("en", list(range(30))),
+            ("zh", list(range(30 if model == "x/whole" else 20))),
+        ):
             data = "0" if language == "en" else chinese
             save(different, model, "more", language, {0}, kind="retrieval", pictures=pictures, data=data)
     save(different, "x/english", "more", "en", {0}, kind="retrieval", pictures=list(range(30)), data="0")
@@ -341,14 +450,20 @@ def test_different_weights_have_no_mean_of_shared_images(tmp_path):
         save(tmp_path, "m/x", "photos", language, {0}, weights=weights, pictures=pictures)
     comparison = compare(tmp_path, means=True)
     assert comparison.values("language") == ["en", "zh"]
-    assert caveats(comparison)[0] == "photos: no mean over all images, since the 2 languages have different ones."
+    assert (
+        caveats(comparison)[0]
+        == "photos: no mean over all images, since the 2 languages have different ones."
+    )
 
 
 def test_equal_images_in_another_order_have_the_mean_over_all(tmp_path):
     save(tmp_path, "m/x", "photos", "en", {0, 1}, pictures=[1, 2, 3, 4], images=None)
     save(tmp_path, "m/x", "photos", "zh", {0}, pictures=[4, 2, 1, 3])
     comparison = compare(tmp_path, means=True)
-    assert comparison.values("language") == ["en", "zh", MEAN] and comparison.without_mean == caveats(comparison) == []
+    assert (
+        comparison.values("language") == ["en", "zh", MEAN]
+        and comparison.without_mean == caveats(comparison) == []
+    )
     assert comparison.results["m/x", "photos", MEAN].metrics["accuracy@1"] == pytest.approx((0.5 + 0.25) / 2)
 
 
@@ -360,12 +475,21 @@ def test_equally_many_images_that_are_not_known_to_be_the_same_have_no_mean(tmp_
             save(tmp_path, "org/model", kind, language, set(range(160)), kind=kind, images=of_language)
             save(tmp_path, "org/other", kind, language, set(range(90)), kind=kind, images="first half")
     comparison = compare(tmp_path, means=True)
-    assert comparison.without_mean == ["retrieval", "zero_shot"] and ("org/other", "zero_shot", MEAN) in comparison.results
+    assert (
+        comparison.without_mean == ["retrieval", "zero_shot"]
+        and ("org/other", "zero_shot", MEAN) in comparison.results
+    )
     assert ("org/model", "zero_shot", MEAN) not in comparison.results
-    assert not comparison.can_average("org/model", "retrieval", ["en", "zh"]) and comparison.can_average("org/model", "retrieval", ["zh"])
+    assert not comparison.can_average("org/model", "retrieval", ["en", "zh"]) and comparison.can_average(
+        "org/model", "retrieval", ["zh"]
+    )
     tested = images[1] in (None, "first half")
-    assert (comparison.difference("org/model", "org/other", "retrieval", "zh", "mean_recall") is not None) == tested
-    assert comparison.mean_difference("org/other", "org/model", "retrieval", ["en", "zh"], "mean_recall") is None
+    assert (
+        comparison.difference("org/model", "org/other", "retrieval", "zh", "mean_recall") is not None
+    ) == tested
+    assert (
+        comparison.mean_difference("org/other", "org/model", "retrieval", ["en", "zh"], "mean_recall") is None
+    )
 
 
 def test_a_model_whose_weights_changed_has_no_mean(tmp_path):
@@ -374,7 +498,9 @@ def test_a_model_whose_weights_changed_has_no_mean(tmp_path):
         save(tmp_path, "m/x", "photos", language, set(range(160)), weights=weights)
         save(tmp_path, "m/y", "photos", language, set(range(90)))
     comparison = compare(tmp_path, means=True)
-    assert [key[0] for key in comparison.results if key[2] == MEAN] == ["m/y"] and comparison.without_mean == []
+    assert [key[0] for key in comparison.results if key[2] == MEAN] == [
+        "m/y"
+    ] and comparison.without_mean == []
     assert caveats(comparison) == [
         "x was measured with different weights, of which there is no mean: 11111111 (photos in en); 22222222 (photos in zh). "
         "Evaluate one of them on all."
@@ -385,7 +511,11 @@ def test_a_model_whose_weights_changed_has_no_mean(tmp_path):
 def test_one_model_alone_is_not_the_best(three):
     alone = compare(three, models=["org/far"]).numbers()
     assert [(number.value, number.best) for number in alone] == [(0.5, False)]
-    best = {(number.model, number.language) for number in compare(three, models=["org/far", "org/near"]).numbers() if number.best}
+    best = {
+        (number.model, number.language)
+        for number in compare(three, models=["org/far", "org/near"]).numbers()
+        if number.best
+    }
     assert best == {("org/near", "en")}
 
 
@@ -398,13 +528,18 @@ def test_tasks_of_several_metrics_say_which(tmp_path):
     assert (table.heading, table.columns) == ("en", ["photos, top-1 accuracy", "scenes, mean recall"])
     (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="task", columns="model"))
     assert [name for name, _ in table.rows] == ["photos, top-1 accuracy", "scenes, mean recall"]
-    (table,) = make_tables(comparison, comparison.numbers(["accuracy@1"]), TableArguments(columns="task", metrics=["accuracy@1"]))
+    (table,) = make_tables(
+        comparison, comparison.numbers(["accuracy@1"]), TableArguments(columns="task", metrics=["accuracy@1"])
+    )
     assert (table.heading, table.columns) == ("en, top-1 accuracy", ["photos"])
 
 
 def test_the_page_says_how_many_images_each_number_is_of():
     def images(*counts):
-        given = [bare(model=f"m/{place}", task="a", language="en", metrics={"n": n}) for place, n in enumerate(counts)]
+        given = [
+            bare(model=f"m/{place}", task="a", language="en", metrics={"n": n})
+            for place, n in enumerate(counts)
+        ]
         return Report("", "", [], [], [], [], [], {}, given).provenance()[0][1][0][-2:]
 
     assert images(1000, 40) == images(40, 1000) == [1, "40 or 1,000"] and images(1000, 1000) == [1, "1,000"]
@@ -420,30 +555,83 @@ def test_names_that_nobody_proofread_are_said(tmp_path):
         save(tmp_path, model, "photos", "en", {0}, definition=definition)
     said = "photos, sketches in ko: the names of classes are ours, by a language model, not proofread."
     assert caveats(compare(tmp_path)) == [said]
-    assert not caveats(compare(tmp_path, models=["org/mine"])) and not caveats(compare(tmp_path, languages=["en"]))
+    assert not caveats(compare(tmp_path, models=["org/mine"])) and not caveats(
+        compare(tmp_path, languages=["en"])
+    )
 
 
 def test_pairs_are_of_the_same_pictures(tmp_path):
     """Where a folder lies does not matter, nor what it is called: what counts is what was in it, and which images had a class name."""
     hits = set(range(150))
     for language in ("en", "zh"):
-        save(tmp_path, "org/best", "photos", language, set(range(160)), dataset="./photos", data="1" * 32, prompts="a" * 64)
-        save(tmp_path, "org/moved", "photos", language, set(range(159)), dataset="/data/photos", data="1" * 32, prompts="a" * 64)
-        save(tmp_path, "org/worded", "photos", language, hits, dataset="./photos", data="1" * 32, prompts="b" * 64)
+        save(
+            tmp_path,
+            "org/best",
+            "photos",
+            language,
+            set(range(160)),
+            dataset="./photos",
+            data="1" * 32,
+            prompts="a" * 64,
+        )
+        save(
+            tmp_path,
+            "org/moved",
+            "photos",
+            language,
+            set(range(159)),
+            dataset="/data/photos",
+            data="1" * 32,
+            prompts="a" * 64,
+        )
+        save(
+            tmp_path,
+            "org/worded",
+            "photos",
+            language,
+            hits,
+            dataset="./photos",
+            data="1" * 32,
+            prompts="b" * 64,
+        )
         other = "1" * 32 if language == "en" else "2" * 32
-        save(tmp_path, "org/redrawn", "photos", language, hits, dataset="./photos", data=other, prompts="a" * 64)
+        save(
+            tmp_path,
+            "org/redrawn",
+            "photos",
+            language,
+            hits,
+            dataset="./photos",
+            data=other,
+            prompts="a" * 64,
+        )
     save(tmp_path, "org/old", "photos", "en", hits, dataset="./photos")
     save(tmp_path, "org/lost", "photos", "en", hits, dataset="/data/photos")
-    save(tmp_path, "org/named", "photos", "en", hits, dataset="./photos", data="1" * 32, labels=torch.arange(200) % 39)
+    save(
+        tmp_path,
+        "org/named",
+        "photos",
+        "en",
+        hits,
+        dataset="./photos",
+        data="1" * 32,
+        labels=torch.arange(200) % 39,
+    )
     comparison = compare(tmp_path, means=True)
     untested = {(number.model, number.language) for number in comparison.numbers() if number.untested}
     assert untested == {("org/redrawn", "zh"), ("org/redrawn", MEAN), ("org/lost", "en"), ("org/named", "en")}
-    assert comparison.difference("org/best", "org/worded", "photos", "en", "accuracy@1").difference == pytest.approx(0.05)
+    assert comparison.difference(
+        "org/best", "org/worded", "photos", "en", "accuracy@1"
+    ).difference == pytest.approx(0.05)
     assert caveats(comparison) == ["photos in en, zh: asked with other prompts than best: worded."]
     results = [result for result in comparison.results.values() if result.model in ("org/best", "org/worded")]
     report = Report("", "", [], [], [], [], [], {}, results)
     line = "photos, SHA-256 of class names and templates: en aaaaaaaa (best) or bbbbbbbb (worded); zh aaaaaaaa (best) or bbbbbbbb (worded)"
-    assert report.prompts() == [line] and f"- {line}\n" in report.to_markdown() and f"<li>{line}</li>" in report.to_html(tmp_path)
+    assert (
+        report.prompts() == [line]
+        and f"- {line}\n" in report.to_markdown()
+        and f"<li>{line}</li>" in report.to_html(tmp_path)
+    )
 
 
 def test_layouts_of_the_papers(tmp_path):
@@ -454,7 +642,9 @@ def test_layouts_of_the_papers(tmp_path):
         save(tmp_path, model, "imagenet-a", "en", {0}, n=8)
         save(tmp_path, model, "flickr30k", "en", set(range(4)), n=40, kind="retrieval")
     comparison = compare(tmp_path, tasks=["imagenet", "imagenet-a"])
-    english, chinese = make_tables(comparison, comparison.numbers(), TableArguments(rows="model", columns="task"))
+    english, chinese = make_tables(
+        comparison, comparison.numbers(), TableArguments(rows="model", columns="task")
+    )
     assert (english.heading, english.columns) == ("en, top-1 accuracy", ["imagenet", "imagenet-a"])
     assert (chinese.heading, chinese.columns) == ("zh, top-1 accuracy", ["imagenet"])
     assert [[number.value for number in row] for _, row in english.rows] == [[0.5, 0.125]] * 2
@@ -465,7 +655,15 @@ def test_layouts_of_the_papers(tmp_path):
     arguments = TableArguments(rows="model", columns="metric", metrics=RECALL)
     (table,) = make_tables(comparison, comparison.numbers(RECALL), arguments)
     assert table.heading == "flickr30k, en"
-    assert table.columns == ["T2I R@1", "T2I R@5", "T2I R@10", "I2T R@1", "I2T R@5", "I2T R@10", "mean recall"]
+    assert table.columns == [
+        "T2I R@1",
+        "T2I R@5",
+        "T2I R@10",
+        "I2T R@1",
+        "I2T R@5",
+        "I2T R@10",
+        "mean recall",
+    ]
     assert [number.value for number in table.rows[0][1]] == pytest.approx([0.1] * 7)
 
 
@@ -490,8 +688,14 @@ def test_printed_numbers_are_copied_right():
     count = {}
     for one in published:
         count[one.source, one.place] = count.get((one.source, one.place), 0) + 1
-    assert count["P2", "Table 1"] == 50 and count["P2", "Table 3"] == 3 + 6 * 8 and count["P2", "Table 4"] == 20
-    assert count["P1i", "Table 1 of v1"] == 21 and count["FLh", "README of m18"] == 21 and count["BAB", "XTD"] == 48
+    assert (
+        count["P2", "Table 1"] == 50 and count["P2", "Table 3"] == 3 + 6 * 8 and count["P2", "Table 4"] == 20
+    )
+    assert (
+        count["P1i", "Table 1 of v1"] == 21
+        and count["FLh", "README of m18"] == 21
+        and count["BAB", "XTD"] == 48
+    )
     assert count["ML", "evaluation.ipynb"] == 30 and count["ML", "Figure 4"] == 32 and len(published) == 569
     keys = [(one.model, one.task, one.language, one.metric, one.source, one.place) for one in published]
     assert len(set(keys)) == len(keys)
@@ -500,7 +704,14 @@ def test_printed_numbers_are_copied_right():
 
 def test_a_printed_row_of_another_length_is_refused(tmp_path):
     content = {"sources": {"P": {"kind": "paper", "title": "T"}}, "models": {}}
-    table = {"source": "P", "place": "Table 9", "task": "a", "language": ["en", "zh"], "metric": "accuracy@1", "scores": {"M": [1.0]}}
+    table = {
+        "source": "P",
+        "place": "Table 9",
+        "task": "a",
+        "language": ["en", "zh"],
+        "metric": "accuracy@1",
+        "scores": {"M": [1.0]},
+    }
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(content | {"tables": [table]}))
     with pytest.raises(ValueError, match="Table 9 of P.*'M' has 1 values for 2 columns"):
         load_published(tmp_path / "p.yaml")
@@ -516,9 +727,15 @@ def test_our_numbers_beside_the_printed_ones():
     first, second, third = compare_with_published([inside, outside, again, own], published)
     assert first.within and first.difference == pytest.approx(-0.005)  # 74.46 + 0.05 reaches 74.5
     assert not second.within and [one.value for one in second.paper] == pytest.approx([0.596, 0.596])
-    assert [(one.where, one.value) for one in second.again] == [("ZHC, classification", pytest.approx(0.5921))]
+    assert [(one.where, one.value) for one in second.again] == [
+        ("ZHC, classification", pytest.approx(0.5921))
+    ]
     assert third.within and third.paper == [] and third.difference == pytest.approx(0)
-    assert load_sources([first]).keys() == {"P2"} and load_sources([first, second]).keys() == {"P2", "P1i", "ZHC"}
+    assert load_sources([first]).keys() == {"P2"} and load_sources([first, second]).keys() == {
+        "P2",
+        "P1i",
+        "ZHC",
+    }
     (mine,) = compare_with_published([own], published, "BAAI/AltCLIP")
     assert not mine.within and mine.difference == pytest.approx(0.9 - 0.745)
 
@@ -534,12 +751,23 @@ def test_a_number_of_other_images_is_not_judged():
     """AltCLIP-M18 on Birdsnap: other images than the paper's, and 100 of them."""
     published = [one for one in load_published() if (one.model, one.task) == ("BAAI/AltCLIP-m18", "birdsnap")]
     (printed,) = published
-    whole = Number("BAAI/AltCLIP-m18", "birdsnap", "en", printed.metric, printed.value, (printed.value, printed.value), 1851)
+    whole = Number(
+        "BAAI/AltCLIP-m18",
+        "birdsnap",
+        "en",
+        printed.metric,
+        printed.value,
+        (printed.value, printed.value),
+        1851,
+    )
     differences = compare_with_published([whole, replace(whole, n=100)], published)
     assert [(one.within, one.reason) for one in differences] == [(True, ""), (None, "n 100 of 1,851")]
     result = bare(model="BAAI/AltCLIP-m18", task="birdsnap", language="en", metrics={"n": 100})
     report = Report("", "", [], [], [], [], differences, {}, [result])
-    assert report.agreement() == "1 of 1 numbers are within tolerance of what was printed. 1 more could not be judged."
+    assert (
+        report.agreement()
+        == "1 of 1 numbers are within tolerance of what was printed. 1 more could not be judged."
+    )
     assert [row[-2:] for row in report.difference_table()[1]] == [["+0.0", "yes"], ["+0.0", "n 100 of 1,851"]]
     remark = "birdsnap: Of the original 2,443 test images those whose links still work; they show 490 of the 500 classes."
     assert report.remarks() == [remark] and f"- {remark}" in report.to_markdown()
@@ -547,12 +775,24 @@ def test_a_number_of_other_images_is_not_judged():
 
 def test_a_number_of_the_classes_that_a_language_names_is_judged():
     """Babel-ImageNet names 885 of 1,000 classes in Chinese: 44,250 of the 50,000 images that were read."""
-    published = [one for one in load_published() if (one.model, one.task, one.language) == ("BAAI/AltCLIP-m9", "babel-imagenet", "zh")]
+    published = [
+        one
+        for one in load_published()
+        if (one.model, one.task, one.language) == ("BAAI/AltCLIP-m9", "babel-imagenet", "zh")
+    ]
     own = {"class_names": load_task("babel-imagenet").class_names}
     reasons = []
     for n_rows, definition in ((50000, own), (44250, own), (50000, {"class_names": "mine.json"})):
-        result = bare(model="BAAI/AltCLIP-m9", task="babel-imagenet", language="zh", n_rows=n_rows, definition=definition)
-        number = Number(result.model, result.task, "zh", "accuracy@1", published[0].value, (0, 1), 44250, result=result)
+        result = bare(
+            model="BAAI/AltCLIP-m9",
+            task="babel-imagenet",
+            language="zh",
+            n_rows=n_rows,
+            definition=definition,
+        )
+        number = Number(
+            result.model, result.task, "zh", "accuracy@1", published[0].value, (0, 1), 44250, result=result
+        )
         reasons += [(one.within, one.reason) for one in compare_with_published([number], published)]
     assert reasons == [(True, "")] + [(None, "n 44,250 of 50,000")] * 2
 
@@ -581,7 +821,12 @@ def test_the_pictures_show_the_numbers(tmp_path, monkeypatch):
     of = {(number.model, number.language): number for number in numbers}
     drawn = draw(monkeypatch, "bar", "axhline", "imshow", "plot", "vlines")
     pictures = draw_pictures(comparison, numbers, tmp_path)
-    assert [name for name, _ in pictures] == ["languages.png", "differences.png", "heat_map.png", "recall.png"]
+    assert [name for name, _ in pictures] == [
+        "languages.png",
+        "differences.png",
+        "heat_map.png",
+        "recall.png",
+    ]
     assert all((tmp_path / name).stat().st_size > 5000 for name, _ in pictures)
 
     heights = [args[1] for args, _ in drawn["bar"]]
@@ -593,9 +838,17 @@ def test_the_pictures_show_the_numbers(tmp_path, monkeypatch):
     assert grids[1:] == [[pytest.approx([25, 50, 37.5])], [pytest.approx([75, 75, 75])]]
     assert grids[0][0][0] == 75 and all(value != value for value in grids[0][0][1:])
     found = comparison.difference("x/new", "x/old", "scenes", "de", "mean_recall")
-    assert (100 * found.low, 100 * found.high) in [args[1:] for args, _ in drawn["vlines"] if isinstance(args[1], float)]
-    dots = [(args[1], options["markerfacecolor"]) for args, options in drawn["plot"] if "markerfacecolor" in options]
-    assert [round(value, 9) for value, _ in dots] == [0, 50, 25, 37.5] and [face == "white" for _, face in dots] == [True] + [False] * 3
+    assert (100 * found.low, 100 * found.high) in [
+        args[1:] for args, _ in drawn["vlines"] if isinstance(args[1], float)
+    ]
+    dots = [
+        (args[1], options["markerfacecolor"])
+        for args, options in drawn["plot"]
+        if "markerfacecolor" in options
+    ]
+    assert [round(value, 9) for value, _ in dots] == [0, 50, 25, 37.5] and [
+        face == "white" for _, face in dots
+    ] == [True] + [False] * 3
     curves = [list(args[1]) for args, _ in drawn["plot"] if len(args) > 2]
     assert curves == [[75] * 10, [37.5] * 10, [75] * 10] * 2
 
@@ -609,7 +862,9 @@ def test_titles_of_panels_do_not_overlap(tmp_path, monkeypatch):
     (figure,) = figures
     figure.draw_without_rendering()
     titles = [axes.title.get_window_extent() for axes in figure.axes]
-    assert len(titles) == 4 and not any(one.overlaps(other) for place, one in enumerate(titles) for other in titles[:place])
+    assert len(titles) == 4 and not any(
+        one.overlaps(other) for place, one in enumerate(titles) for other in titles[:place]
+    )
 
 
 class Tags(HTMLParser):
@@ -634,7 +889,13 @@ def test_the_page_is_one_file_that_says_what_the_results_say(three):
     ours = Number("BAAI/AltCLIP", "imagenet", "en", "accuracy@1", 0.9, (0.89, 0.91), 50000)
     results = [
         *load_results(three),
-        bare(model="BAAI/AltCLIP", task="imagenet", language="en", metrics={"n": 50000}, dataset="<data> & more"),
+        bare(
+            model="BAAI/AltCLIP",
+            task="imagenet",
+            language="en",
+            metrics={"n": 50000},
+            dataset="<data> & more",
+        ),
     ]
     report = Report(
         title="Photos & <more>",
@@ -651,13 +912,22 @@ def test_the_page_is_one_file_that_says_what_the_results_say(three):
     page, text = (three / "index.html").read_text(), (three / "report.md").read_text()
     tags = Tags()
     tags.feed(page)
-    assert tags.open == [] and len(tags.sources) == 3 and all(source.startswith("data:image/png;base64,") for source in tags.sources)
+    assert (
+        tags.open == []
+        and len(tags.sources) == 3
+        and all(source.startswith("data:image/png;base64,") for source in tags.sources)
+    )
     assert "<h1>Photos &amp; &lt;more&gt;</h1>" in page and "&lt;data&gt; &amp; more" in page
-    assert page.count("<b>80.0</b>") == 3 and page.count("≈</span>") == 3 and page.count('<td class="gap">–</td>') == 2
+    assert (
+        page.count("<b>80.0</b>") == 3
+        and page.count("≈</span>") == 3
+        and page.count('<td class="gap">–</td>') == 2
+    )
     assert "![" in text and "(languages.png)" in text and "far lacks 1 of 2 numbers." in text
     assert "0 of 1 numbers are within tolerance" in text
     assert re.search(
-        r"\| AltCLIP +\| imagenet +\| en +\| top-1 accuracy +\| 74\.5 \(P2, Table 1\) +\| – +\| 90\.0 ±1\.0 +\| \+15\.5 +\| \*\*no", text
+        r"\| AltCLIP +\| imagenet +\| en +\| top-1 accuracy +\| 74\.5 \(P2, Table 1\) +\| – +\| 90\.0 ±1\.0 +\| \+15\.5 +\| \*\*no",
+        text,
     )
     rows = list(csv.DictReader((three / "numbers.csv").open()))
     assert len(rows) == 7 and {row["value"] for row in rows if row["model"] == "org/far"} == {"0.5"}
@@ -666,10 +936,15 @@ def test_the_page_is_one_file_that_says_what_the_results_say(three):
 def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
     with pytest.raises(InputError, match="results folder 'nowhere' does not exist"):
         select_results(["nowhere"], None, None, None)
-    with pytest.raises(InputError, match="no results in .* for language fr: .*name what is there: model .*; task .*; language .*en"):
+    with pytest.raises(
+        InputError,
+        match="no results in .* for language fr: .*name what is there: model .*; task .*; language .*en",
+    ):
         select_results([str(three)], None, None, ["fr"])
     assert select_results([str(three)], None, ["photos", "scenes"], ["en", "de"])[1] == ["scenes", "de"]
-    assert select_results([str(three)], None, ["my/photos.yaml"], ["en"]) == select_results([str(three)], None, ["photos"], ["en"])
+    assert select_results([str(three)], None, ["my/photos.yaml"], ["en"]) == select_results(
+        [str(three)], None, ["photos"], ["en"]
+    )
     with pytest.raises(InputError, match="no result has the metric mean_recall: choose from accuracy@1"):
         compare(three).numbers(["mean_recall"])
     with pytest.raises(InputError, match="columns is 'split': choose from model task language metric"):
@@ -687,7 +962,9 @@ def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
     with pytest.raises(InputError, match="no outcomes beside the result"):
         compare(copy)
     (copy / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="config.json is not a result .*: delete it, or move it to another folder"):
+    with pytest.raises(
+        InputError, match="config.json is not a result .*: delete it, or move it to another folder"
+    ):
         compare(copy)
     (copy / "config.json").write_bytes("à".encode("latin-1"))
     with pytest.raises(InputError, match="config.json is not a result .*can't decode"):
@@ -695,19 +972,38 @@ def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
 
 
 def test_names_in_tables():
-    assert short_names(["org/model", "m_clip:org/text+org/clip"]) == {"org/model": "model", "m_clip:org/text+org/clip": "text"}
-    assert label("image_to_text_recall@10", {}) == "I2T R@10" and label("mean_per_class", {}) == "mean per class"
+    assert short_names(["org/model", "m_clip:org/text+org/clip"]) == {
+        "org/model": "model",
+        "m_clip:org/text+org/clip": "text",
+    }
+    assert (
+        label("image_to_text_recall@10", {}) == "I2T R@10" and label("mean_per_class", {}) == "mean per class"
+    )
     assert label("org/model", {"org/model": "model"}) == "model" and label("flickr30k", {}) == "flickr30k"
 
 
 def test_the_command(three, run, tmp_path):
     recipe = ROOT / "benchmarks/recipes/miniature_report.yaml"
-    flags = ["--results", three, "--output_dir", tmp_path / "out", "--models", "org/best", "org/far", "--tasks", "photos"]
-    process = run("python", ROOT / "benchmarks/run_report.py", recipe, *flags, "--languages", "en", "zh", "fr")
+    flags = [
+        "--results",
+        three,
+        "--output_dir",
+        tmp_path / "out",
+        "--models",
+        "org/best",
+        "org/far",
+        "--tasks",
+        "photos",
+    ]
+    process = run(
+        "python", ROOT / "benchmarks/run_report.py", recipe, *flags, "--languages", "en", "zh", "fr"
+    )
     assert process.returncode == 0, process.stderr
     assert re.search(r"\| en +\| \*\*80\.0\*\* ±\d\.\d \| 50\.0 ±\d\.\d \|", process.stdout)
     assert "far lacks 1 of 2 numbers.\nNo results at all of fr." in process.stdout
-    assert process.stdout.endswith(f"Saved the report of 3 results. Next: open {tmp_path / 'out/index.html'}\n")
+    assert process.stdout.endswith(
+        f"Saved the report of 3 results. Next: open {tmp_path / 'out/index.html'}\n"
+    )
     names = ["differences.png", "heat_map.png", "index.html", "languages.png", "numbers.csv", "report.md"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     process = run("python", ROOT / "benchmarks/run_report.py", recipe, "--results", tmp_path / "none")
@@ -715,11 +1011,28 @@ def test_the_command(three, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags,known", [("--limit 3 --output_dir x/y-z --streaming", "--output_dir x/y-z"), ("--tasks a-b c --limit 3", "--tasks a-b c")]
+    "flags,known",
+    [
+        ("--limit 3 --output_dir x/y-z --streaming", "--output_dir x/y-z"),
+        ("--tasks a-b c --limit 3", "--tasks a-b c"),
+    ],
 )
 def test_make_gives_the_report_the_flags_it_knows(flags, known):
     """It would read the recipe's folder otherwise, where nothing is."""
-    command = ["make", "--no-print-directory", "--dry-run", "paper-table-2", "MODEL=org/name", f"FLAGS={flags}"]
+    command = [
+        "make",
+        "--no-print-directory",
+        "--dry-run",
+        "paper-table-2",
+        "MODEL=org/name",
+        f"FLAGS={flags}",
+    ]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines[-2].endswith(f"run_retrieval.py benchmarks/recipes/paper_table_2.yaml --models org/name {flags}")
-    assert lines[-1].strip().endswith(f"run_report.py benchmarks/recipes/paper_table_2.yaml --models org/name {known}")
+    assert lines[-2].endswith(
+        f"run_retrieval.py benchmarks/recipes/paper_table_2.yaml --models org/name {flags}"
+    )
+    assert (
+        lines[-1]
+        .strip()
+        .endswith(f"run_report.py benchmarks/recipes/paper_table_2.yaml --models org/name {known}")
+    )

@@ -41,29 +41,47 @@ else:
 
 
 def found_by_torch(*words, **given):
-    unset = {name: value for name, value in os.environ.items() if name not in ("MKL_CBWR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    unset = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MKL_CBWR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
     environment = unset | {"PYTHONPATH": str(ROOT)} | given
-    process = subprocess.run([sys.executable, "-c", WATCH, *words], env=environment, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-c", WATCH, *words], env=environment, capture_output=True, text=True
+    )
     assert process.returncode == 0, process.stderr
     return process.stdout.strip()
 
 
 def launched(launcher, *script):
     """Run a script by a launcher to its end, whatever that is."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "WORLD_SIZE", "RANK")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "WORLD_SIZE", "RANK")
+    }
     words = [Path(sys.executable).parent / launcher[0], *launcher[1:], *script]
-    return subprocess.run(words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True
+    )
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate starts several processes where it finds several GPUs")
+@pytest.mark.skipif(
+    torch.accelerator.is_available(), reason="accelerate starts several processes where it finds several GPUs"
+)
 def test_a_launcher_that_starts_fewer_processes_than_asked_is_warned_of():
-    process = launched(["accelerate", "launch", "--quiet", "--num_processes", "2"], ROOT / "training/run_stage1.py", "none.yaml")
+    process = launched(
+        ["accelerate", "launch", "--quiet", "--num_processes", "2"],
+        ROOT / "training/run_stage1.py",
+        "none.yaml",
+    )
     assert "recipe 'none.yaml' does not exist" in process.stderr
     assert "accelerate was asked for several processes and started one" in process.stderr
 
 
 @pytest.mark.parametrize(
-    "launcher", [["accelerate", "launch", "--quiet", "--num_processes", "1"], ["torchrun", "--nproc_per_node", "2"]], ids=" ".join
+    "launcher",
+    [["accelerate", "launch", "--quiet", "--num_processes", "1"], ["torchrun", "--nproc_per_node", "2"]],
+    ids=" ".join,
 )
 def test_one_that_starts_as_many_is_not(launcher, tmp_path, monkeypatch):
     """What it tells each of its processes is all that is looked at."""
@@ -79,13 +97,18 @@ def test_every_script_is_repeatable_before_it_loads_torch(script):
     assert found_by_torch(str(script)) == "torch finds AUTO 2000"
 
 
-@pytest.mark.parametrize("module", ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards"])
+@pytest.mark.parametrize(
+    "module", ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards"]
+)
 def test_so_is_every_package(module):
     assert found_by_torch(module) == "torch finds AUTO 2000"
 
 
 def test_what_the_user_sets_is_left():
-    assert found_by_torch("modeling_altclip", MKL_CBWR="COMPATIBLE", GOMP_SPINCOUNT="7") == "torch finds COMPATIBLE 7"
+    assert (
+        found_by_torch("modeling_altclip", MKL_CBWR="COMPATIBLE", GOMP_SPINCOUNT="7")
+        == "torch finds COMPATIBLE 7"
+    )
     assert found_by_torch("modeling_altclip", OMP_WAIT_POLICY="PASSIVE") == "torch finds AUTO None"
 
 
@@ -122,10 +145,26 @@ def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, beginnings, tmp_path, 
     weights = []
     for number in range(2):
         output_dir = tmp_path / str(number)
-        command = [sys.executable, ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]]
-        flags = ["--dataset", miniature / "dataset", "--split", "train", "--output_dir", output_dir, "--max_steps", "10"]
+        command = [
+            sys.executable,
+            ROOT / f"training/run_{stage}.py",
+            ROOT / f"training/recipes/miniature/{stage}.yaml",
+            *beginnings[stage],
+        ]
+        flags = [
+            "--dataset",
+            miniature / "dataset",
+            "--split",
+            "train",
+            "--output_dir",
+            output_dir,
+            "--max_steps",
+            "10",
+        ]
         flags += ["--use_cpu", "false", "--per_device_train_batch_size", "512"]
-        process = subprocess.run([str(word) for word in [*command, *flags]], cwd=ROOT, capture_output=True, text=True)
+        process = subprocess.run(
+            [str(word) for word in [*command, *flags]], cwd=ROOT, capture_output=True, text=True
+        )
         assert process.returncode == 0, process.stderr[-3000:]
         weights.append((output_dir / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
@@ -142,6 +181,8 @@ def test_processes_on_a_cpu_find_one_another_without_a_flag(tmp_path):
         "print(f'{given.process_index} of {given.world_size}', flush=True)\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-    process = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     assert sorted(process.stdout.split("\n")[:2]) == ["0 of 2", "1 of 2"]

@@ -21,7 +21,10 @@ def captioned(miniature):
     """60 scenes: a list of one or two captions in English, one or none in Chinese."""
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
     english, chinese = ([caption[language] for caption in rows["captions"]] for language in ("en", "zh"))
-    captions = [{"en": [text, english[number - 1]][: 1 + number % 2], "zh": chinese[number]} for number, text in enumerate(english)]
+    captions = [
+        {"en": [text, english[number - 1]][: 1 + number % 2], "zh": chinese[number]}
+        for number, text in enumerate(english)
+    ]
     captions[3]["zh"], captions[4]["zh"], captions[6]["zh"] = None, "", "\u3000"
     captions[5]["en"] = [" ", english[5], None]
     features = Features({"image": Image(), "captions": {"en": List(Value("string")), "zh": Value("string")}})
@@ -35,7 +38,9 @@ def found(folder):
 
     def found(rows, languages, **options):
         encoder = Encoder(model, processor, normalize=options.get("distance") != "euclidean")
-        return evaluate_retrieval(encoder, encoder.images(rows["image"]), rows["captions"], languages, **options)
+        return evaluate_retrieval(
+            encoder, encoder.images(rows["image"]), rows["captions"], languages, **options
+        )
 
     return found
 
@@ -47,10 +52,15 @@ def test_rows_with_several_captions_and_with_none(found, captioned, folder):
     assert (scores["en"]["n"], scores["en"]["n_texts"]) == (60, 89)
     assert (scores["zh"]["n"], scores["zh"]["n_texts"]) == (57, 57)
     kept = [row for row in range(60) if row not in (3, 4, 6)]
-    images, texts = encoder.images(captioned["image"]), encoder.texts([captioned[row]["captions"]["zh"] for row in kept])
+    images, texts = (
+        encoder.images(captioned["image"]),
+        encoder.texts([captioned[row]["captions"]["zh"] for row in kept]),
+    )
     alone = retrieval_ranks(images[kept], texts, torch.arange(57))
     chinese = found(captioned, ["zh"])["zh"]
-    assert (chinese.text_ranks.tolist(), chinese.image_ranks.tolist()) == tuple(ranks.tolist() for ranks in alone)
+    assert (chinese.text_ranks.tolist(), chinese.image_ranks.tolist()) == tuple(
+        ranks.tolist() for ranks in alone
+    )
     assert chinese.rows.tolist() == kept
 
 
@@ -58,7 +68,10 @@ def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, fo
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
     encoder = Encoder(*load_model(str(folder)), normalize=False)
     outcomes = found(rows, ["en"], distance="euclidean")["en"]
-    texts, images = encoder.texts([caption["en"] for caption in rows["captions"]]), encoder.images(rows["image"])
+    texts, images = (
+        encoder.texts([caption["en"] for caption in rows["captions"]]),
+        encoder.images(rows["image"]),
+    )
     assert (texts.norm(dim=1) - 1).abs().min() > 1e-3
     far = torch.cdist(texts.double(), images.double())
     assert outcomes.text_ranks.tolist() == ((far <= far.diag()[:, None]).sum(1) - 1).tolist()
@@ -67,7 +80,10 @@ def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, fo
 def test_equal_captions_may_be_one(found, miniature):
     """Rows 10 and 11 share a caption: as two texts each competes with its twin, as one it is found by either image."""
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
-    captions = [{"en": "both" if row in (10, 11) else f"{row} {caption['en']}"} for row, caption in enumerate(rows["captions"])]
+    captions = [
+        {"en": "both" if row in (10, 11) else f"{row} {caption['en']}"}
+        for row, caption in enumerate(rows["captions"])
+    ]
     rows = rows.remove_columns("captions").add_column("captions", captions)
     two, one = (found(rows, ["en"], merge_captions=merge)["en"] for merge in (False, True))
     assert (len(two.text_ranks), len(one.text_ranks)) == (60, 59) and one.n_units == 60
@@ -78,7 +94,9 @@ def test_equal_captions_may_be_one(found, miniature):
 def test_captions_of_many_images_have_an_interval(found, miniature):
     """Two captions for thirty images: a resample that draws no first image of either draws them with the others."""
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(30))
-    rows = rows.remove_columns("captions").add_column("captions", [{"en": ["day", "night"][row % 2]} for row in range(30)])
+    rows = rows.remove_columns("captions").add_column(
+        "captions", [{"en": ["day", "night"][row % 2]} for row in range(30)]
+    )
     outcomes = found(rows, ["en"], merge_captions=True)["en"]
     assert (outcomes.n_units, len(outcomes.text_ranks), outcomes.text_to_image.shape) == (30, 2, (30, 2))
     ends = intervals(outcomes, 400)
@@ -96,13 +114,19 @@ def result(model, language, first, task="test"):
     """Everything found at `first`, or one later in the image's direction."""
     ranks = torch.full((8,), first)
     metrics = RetrievalOutcomes(ranks, ranks + 1, torch.arange(8)).metrics()
-    known = {"kind": "retrieval", "metric": "mean_recall"} | dict.fromkeys(("dataset", "split", "weights", "command"), "")
+    known = {"kind": "retrieval", "metric": "mean_recall"} | dict.fromkeys(
+        ("dataset", "split", "weights", "command"), ""
+    )
     return Result(model=f"outputs/{model}", task=task, language=language, metrics=metrics, **known)
 
 
 def test_the_pictures_show_the_results(tmp_path, monkeypatch):
     """Bars are means over seeds with their range; boxes are means of percentiles; languages that were seen come first."""
-    results = [result("english-1", "en", 1), result("english-1", "de", 40), result("english-1", "de", 0, task="other")]
+    results = [
+        result("english-1", "en", 1),
+        result("english-1", "de", 40),
+        result("english-1", "de", 0, task="other"),
+    ]
     for seed, rank in (("parallel-1", 2), ("parallel-2", 4)):
         results += [result(seed, "en", rank), result(seed, "de", rank + 1)]
     for made in results:
@@ -120,7 +144,12 @@ def test_the_pictures_show_the_results(tmp_path, monkeypatch):
         monkeypatch.setattr(Axes, name, draw)
     plot_accuracy(scores, ["en"], tmp_path / "accuracy.png")
     plot_ranks(scores, ["en"], tmp_path / "ranks.png", "image_to_text")
-    assert [args[1] for args, _ in drawn["bar"]] == [[0] + [100] * 9, [0, 0, 50, 50] + [100] * 6, [0] * 10, [0, 0, 0, 50, 50] + [100] * 5]
+    assert [args[1] for args, _ in drawn["bar"]] == [
+        [0] + [100] * 9,
+        [0, 0, 50, 50] + [100] * 6,
+        [0] * 10,
+        [0, 0, 0, 50, 50] + [100] * 5,
+    ]
     assert drawn["bar"][1][1]["yerr"] == [[0, 0, 50, 50] + [0] * 6] * 2
     assert [[box["med"] for box in args[0]] for args, _ in drawn["bxp"]] == [[2, 41], [4, 5]]
     for picture in ("accuracy.png", "ranks.png"):

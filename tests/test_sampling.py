@@ -38,12 +38,17 @@ def test_an_epoch_is_the_same_every_time_and_epochs_differ():
     first = list(one)
     assert first == list(other) and LANGUAGES[first[:100]].tolist() != sorted(LANGUAGES[first[:100]].tolist())
     other.set_epoch(1)
-    assert list(other) != first and Counter(LANGUAGES[list(other)].tolist()) == Counter(LANGUAGES[first].tolist())
+    assert list(other) != first and Counter(LANGUAGES[list(other)].tolist()) == Counter(
+        LANGUAGES[first].tolist()
+    )
     assert list(by_temperature(3.3, seed=2)) != first
 
 
 def test_whole_numbers_add_up():
-    assert share_out(np.array([1.0, 1.0, 1.0]), 10) == [4, 3, 3] and share_out(np.array([0.0, 5.0]), 3) == [0, 3]
+    assert share_out(np.array([1.0, 1.0, 1.0]), 10) == [4, 3, 3] and share_out(np.array([0.0, 5.0]), 3) == [
+        0,
+        3,
+    ]
 
 
 def test_weights_are_how_often_a_row_is_drawn():
@@ -52,7 +57,9 @@ def test_weights_are_how_often_a_row_is_drawn():
     assert Counter(weights[drawn].tolist()) == {1.0: 225, 3.0: 675}
     assert Counter(LANGUAGES[drawn].tolist()) == {0: 800, 1: 80, 3: 20}
     evened = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights, temperature=1e9), seed=0)))
-    assert Counter(LANGUAGES[evened].tolist()) == {0: 300, 1: 300, 3: 300} and Counter(weights[evened].tolist()) == {1.0: 225, 3.0: 675}
+    assert Counter(LANGUAGES[evened].tolist()) == {0: 300, 1: 300, 3: 300} and Counter(
+        weights[evened].tolist()
+    ) == {1.0: 225, 3.0: 675}
 
 
 def test_replayed_languages_get_their_share_of_all():
@@ -70,7 +77,9 @@ def test_batches_of_like_length_come_in_random_order():
     spreads = [np.ptp(each, axis=1).mean() for each in (batches, lengths[order[:4000]].reshape(-1, 8))]
     assert spreads[0] < spreads[1] / 20
     shortest = batches.min(axis=1)[:WINDOW]
-    assert (shortest[1:] > shortest[:-1]).mean() == pytest.approx(0.5, abs=0.2)  # a window's batches neither climb nor fall
+    assert (shortest[1:] > shortest[:-1]).mean() == pytest.approx(
+        0.5, abs=0.2
+    )  # a window's batches neither climb nor fall
     assert sorted(drawn[: 8 * WINDOW]) == sorted(order[: 8 * WINDOW])
 
 
@@ -94,13 +103,22 @@ ENCODER, FINISHED = {"text_encoder_name_or_path": ""}, {"model_name_or_path": "a
 @pytest.mark.parametrize(
     "flags,message",
     [
-        (ENCODER | {"temperature": 0.5}, "temperature is 0.5: 1 takes languages as they are, more favours small ones"),
-        (ENCODER | {"train_sampling_strategy": "sequential"}, "train_sampling_strategy is sequential: choose random or group_by_length"),
+        (
+            ENCODER | {"temperature": 0.5},
+            "temperature is 0.5: 1 takes languages as they are, more favours small ones",
+        ),
+        (
+            ENCODER | {"train_sampling_strategy": "sequential"},
+            "train_sampling_strategy is sequential: choose random or group_by_length",
+        ),
         (ENCODER | {"objective": "l1"}, "objective is 'l1': choose mse or cosine"),
         ({}, "give text_encoder_name_or_path, or model_name_or_path"),
         (ENCODER | FINISHED, "and not both"),
         (ENCODER | {"new_pieces": 9}, "new_pieces is 9 without model_name_or_path"),
-        (FINISHED | {"languages": ["th"], "replay_languages": ["en"], "replay": 1.0}, "replay is 1.0: give a share between 0 and 1"),
+        (
+            FINISHED | {"languages": ["th"], "replay_languages": ["en"], "replay": 1.0},
+            "replay is 1.0: give a share between 0 and 1",
+        ),
         (FINISHED | {"languages": ["th", "en"], "replay_languages": ["en"]}, "both name en"),
         (FINISHED | {"replay_languages": ["en"]}, "both name all"),
         (ENCODER | {"replay_languages": ["en"]}, "replay_languages are en without model_name_or_path"),
@@ -113,5 +131,9 @@ def test_bad_choices_are_refused(flags, message):
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
 def test_negatives_of_one_length_are_refused(strategy):
-    with pytest.raises(InputError, match=f"train_sampling_strategy is {strategy}: negatives would be of one length"):
-        ContrastiveArguments(output_dir="", dataset="", model_name_or_path="", train_sampling_strategy=strategy)
+    with pytest.raises(
+        InputError, match=f"train_sampling_strategy is {strategy}: negatives would be of one length"
+    ):
+        ContrastiveArguments(
+            output_dir="", dataset="", model_name_or_path="", train_sampling_strategy=strategy
+        )

@@ -34,15 +34,38 @@ def train(miniature, tmp_path):
 
     def train(stage, **given):
         torch.manual_seed(0)
-        model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"), dropout=0.0)
+        model = AltCLIPModel.from_teacher(
+            str(miniature / "clip"), str(miniature / "text_encoder"), dropout=0.0
+        )
         teacher = AutoModel.from_pretrained(miniature / "clip")
-        processor, tokenizer = AutoProcessor.from_pretrained(miniature / "clip"), AutoTokenizer.from_pretrained(miniature / "text_encoder")
+        processor, tokenizer = (
+            AutoProcessor.from_pretrained(miniature / "clip"),
+            AutoTokenizer.from_pretrained(miniature / "text_encoder"),
+        )
         scenes = load_dataset(str(miniature / "dataset"), split="train").select(range(32))
-        shared = {"output_dir": str(tmp_path), "dataset": "", "max_steps": 2, "per_device_train_batch_size": 8, "use_cpu": True}
-        shared |= {"optim": "sgd", "learning_rate": 0.1, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1} | given
+        shared = {
+            "output_dir": str(tmp_path),
+            "dataset": "",
+            "max_steps": 2,
+            "per_device_train_batch_size": 8,
+            "use_cpu": True,
+        }
+        shared |= {
+            "optim": "sgd",
+            "learning_rate": 0.1,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+        } | given
         if stage == "stage1":
-            inputs, column, trained = teacher_vectors(scenes, teacher, processor.tokenizer), "target", model.text_model
-            arguments = TeacherLearningArguments(**shared, teacher_name_or_path="", text_encoder_name_or_path="")
+            inputs, column, trained = (
+                teacher_vectors(scenes, teacher, processor.tokenizer),
+                "target",
+                model.text_model,
+            )
+            arguments = TeacherLearningArguments(
+                **shared, teacher_name_or_path="", text_encoder_name_or_path=""
+            )
         else:
             freeze_all_but(model, ["text_model", "text_projection", "logit_scale"])
             trained = model if stage == "stage2" else teacher
@@ -51,9 +74,14 @@ def train(miniature, tmp_path):
                 inputs, column = image_vectors(inputs, model, processor), "image_embeds"
             arguments = ContrastiveArguments(**shared, model_name_or_path="")
         trainer_class = TeacherLearningTrainer if stage == "stage1" else ContrastiveTrainer
-        collator = Collator(processor.tokenizer if stage == "stage0" else tokenizer, 77, processor.image_processor)
+        collator = Collator(
+            processor.tokenizer if stage == "stage0" else tokenizer, 77, processor.image_processor
+        )
         trainer = trainer_class(
-            model=trained, args=arguments, train_dataset=CaptionCells(scenes, ["en"], column, inputs=inputs), data_collator=collator
+            model=trained,
+            args=arguments,
+            train_dataset=CaptionCells(scenes, ["en"], column, inputs=inputs),
+            data_collator=collator,
         )
         ran = []
         layers = [part for part in trained.modules() if isinstance(part, GradientCheckpointingLayer)]
@@ -70,7 +98,9 @@ def train(miniature, tmp_path):
 def test_activation_checkpointing_runs_layers_again_and_trains_the_same(train, stage, chunk):
     given = {} if chunk is None else {"gradient_cache_chunk": chunk}
     plain, ran = train(stage, **given)
-    checkpointed, ran_again = train(stage, **given, gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpointed, ran_again = train(
+        stage, **given, gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
     forwards = {None: 2, 3: 2 * 2 * 3}[chunk]  # two steps; in three chunks, each of them twice
     assert (ran, ran_again) == (forwards, forwards + (2 if chunk is None else 2 * 3))
     untrained, _ = train(stage, learning_rate=0.0)
@@ -85,7 +115,10 @@ def test_bf16_keeps_float32_weights_and_stays_near(train, stage):
     mixed, _ = train(stage, bf16=True)
     start, _ = train(stage, learning_rate=0.0)
     assert {value.dtype for value in mixed.values()} == {torch.float32}
-    steps, apart = (sum((a[name] - b[name]).square().sum() for name in a) ** 0.5 for a, b in ((plain, start), (plain, mixed)))
+    steps, apart = (
+        sum((a[name] - b[name]).square().sum() for name in a) ** 0.5
+        for a, b in ((plain, start), (plain, mixed))
+    )
     assert 0 < apart < 0.1 * steps
 
 
@@ -96,18 +129,25 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
     images = torch.nn.functional.normalize(torch.randn(12, 8), dim=-1)
 
     def loss(embeds):
-        return contrastive_loss(images, torch.nn.functional.normalize(embeds.float(), dim=-1), torch.tensor(5.0))
+        return contrastive_loss(
+            images, torch.nn.functional.normalize(embeds.float(), dim=-1), torch.tensor(5.0)
+        )
 
     loss(tower(texts)).backward()
     expected, tower.weight.grad = tower.weight.grad.clone(), None
     assert expected.abs().max() > 0
-    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=2.0**12), torch.optim.SGD(tower.parameters(), lr=0.1)
+    scaler, optimizer = (
+        torch.amp.GradScaler("cpu", init_scale=2.0**12),
+        torch.optim.SGD(tower.parameters(), lr=0.1),
+    )
     with torch.autocast("cpu", torch.float16):
         value = cached_loss(lambda chunk: (tower(chunk),), texts.split(5), loss)
     scaler.scale(value).backward()
     assert tower.weight.grad.abs().max() > 100 * expected.abs().max()
     scaler.unscale_(optimizer)
-    torch.testing.assert_close(tower.weight.grad, expected, atol=2e-3 * expected.abs().max().item(), rtol=2e-2)
+    torch.testing.assert_close(
+        tower.weight.grad, expected, atol=2e-3 * expected.abs().max().item(), rtol=2e-2
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,23 +159,62 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
     ],
     ids=["stage0", "stage1", "stage2 in tiles and chunks, frozen images live"],
 )
-def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(miniature, run, run_under_fsdp2, tmp_path, beginnings, stage, switches):
+def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(
+    miniature, run, run_under_fsdp2, tmp_path, beginnings, stage, switches
+):
     """Two processes with half of the batch each, activation checkpointing and all that fsdp2.yaml says, against one with none of it."""
     weights = {}
     for processes in (1, 2):
-        command = [ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]]
-        command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), "--max_steps", "2"]
-        command += ["--per_device_train_batch_size", str(16 // processes), "--bf16", "false", "--optim", "sgd", "--learning_rate", "0.5"]
-        command += ["--warmup_steps", "0", "--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"]
-        process = run("python", *command, OMP_NUM_THREADS="1") if processes == 1 else run_under_fsdp2(*command, *switches)
+        command = [
+            ROOT / f"training/run_{stage}.py",
+            ROOT / f"training/recipes/miniature/{stage}.yaml",
+            *beginnings[stage],
+        ]
+        command += [
+            "--dataset",
+            miniature / "dataset",
+            "--output_dir",
+            tmp_path / str(processes),
+            "--max_steps",
+            "2",
+        ]
+        command += [
+            "--per_device_train_batch_size",
+            str(16 // processes),
+            "--bf16",
+            "false",
+            "--optim",
+            "sgd",
+            "--learning_rate",
+            "0.5",
+        ]
+        command += [
+            "--warmup_steps",
+            "0",
+            "--validation_split",
+            "validation",
+            "--eval_strategy",
+            "steps",
+            "--eval_steps",
+            "2",
+        ]
+        process = (
+            run("python", *command, OMP_NUM_THREADS="1")
+            if processes == 1
+            else run_under_fsdp2(*command, *switches)
+        )
         assert process.returncode == 0, process.stderr[-4000:]
-        assert ("FSDP2-wrapped module" in process.stderr) == (processes == 2)  # torch says so of its own accord
+        assert ("FSDP2-wrapped module" in process.stderr) == (
+            processes == 2
+        )  # torch says so of its own accord
         weights[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
     start = load_file((miniature / "clip" if stage == "stage0" else tmp_path / "start") / "model.safetensors")
     assert sum(not torch.equal(value, start[name]) for name, value in weights[1].items()) > 20
     assert weights[1].keys() == weights[2].keys()
     for name, value in weights[1].items():
-        torch.testing.assert_close(weights[2][name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weights[2][name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
     if stage != "stage0":
         NativeAltCLIPModel.from_pretrained(tmp_path / "2")
 
@@ -154,22 +233,33 @@ def test_accelerate_reads_every_configuration(path):
         plugin = DeepSpeedPlugin(zero_stage=config.deepspeed_config["zero_stage"], zero3_init_flag=False)
         assert plugin.deepspeed_config["zero_optimization"]["stage"] == int(path.stem[-1])
     if path.stem == "fsdp2":
-        assert config.fsdp_config["fsdp_version"] == 2 and config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+        assert (
+            config.fsdp_config["fsdp_version"] == 2
+            and config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+        )
 
 
 def test_a_contrastive_loss_is_refused_under_zero3(model, tmp_path, monkeypatch):
-    arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True)
+    arguments = ContrastiveArguments(
+        output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True
+    )
     trainer = ContrastiveTrainer(model=model, args=arguments)
     trainer.is_deepspeed_enabled = True
-    monkeypatch.setattr(AcceleratorState, "deepspeed_plugin", DeepSpeedPlugin(zero_stage=3, zero3_init_flag=False))
+    monkeypatch.setattr(
+        AcceleratorState, "deepspeed_plugin", DeepSpeedPlugin(zero_stage=3, zero3_init_flag=False)
+    )
     with pytest.raises(InputError, match="take zero2.yaml or fsdp2.yaml"):
         trainer._prepare_for_training(1, None, None)
 
 
 def test_scalars_get_groups_of_their_own(model):
     """A fused step refuses a list of whole tensors and tensors in shares."""
-    matrices, others = ([value for value in model.parameters() if (value.ndim > 1) == matrix] for matrix in (True, False))
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=0.5)
+    matrices, others = (
+        [value for value in model.parameters() if (value.ndim > 1) == matrix] for matrix in (True, False)
+    )
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=0.5
+    )
     set_scalars_apart(optimizer)
     first, second, third = optimizer.param_groups
     assert third["params"] == [model.logit_scale] and third["weight_decay"] == 0.0 and third["lr"] == 0.5

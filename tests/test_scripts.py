@@ -28,7 +28,9 @@ SMALL = {
 
 def train(run, stage, output_dir, *flags):
     script, recipe = ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"
-    return run("python", script, recipe, "--output_dir", output_dir, "--logging_steps", "2", *SMALL[stage], *flags)
+    return run(
+        "python", script, recipe, "--output_dir", output_dir, "--logging_steps", "2", *SMALL[stage], *flags
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,21 @@ def stages(miniature, run):
     said = {}
     for stage, output_dir, flags in [
         ("stage0", "teacher", ["--model_name_or_path", miniature / "clip"]),
-        ("stage1", "stage1", ["--teacher_name_or_path", miniature / "teacher", "--text_encoder_name_or_path", miniature / "text_encoder"]),
+        (
+            "stage1",
+            "stage1",
+            [
+                "--teacher_name_or_path",
+                miniature / "teacher",
+                "--text_encoder_name_or_path",
+                miniature / "text_encoder",
+            ],
+        ),
         ("stage2", "stage2", ["--model_name_or_path", miniature / "stage1"]),
     ]:
-        process = train(run, stage, miniature / output_dir, *data, *flags, "--save_strategy", "steps", "--save_steps", "3")
+        process = train(
+            run, stage, miniature / output_dir, *data, *flags, "--save_strategy", "steps", "--save_steps", "3"
+        )
         assert process.returncode == 0, process.stderr
         said[stage] = process.stdout.strip().splitlines()[-1]
     return miniature, said
@@ -50,14 +63,39 @@ def stages(miniature, run):
 @pytest.fixture(scope="module")
 def finished(stages, run):
     folder, _ = stages
-    models = ["--models", *(folder / name for name in ("teacher", "stage1", "stage2")), "--english_only", folder / "teacher"]
-    shared = [*models, "--dataset", folder / "dataset", "--languages", "en", "zh", "--output_dir", folder / "results"]
+    models = [
+        "--models",
+        *(folder / name for name in ("teacher", "stage1", "stage2")),
+        "--english_only",
+        folder / "teacher",
+    ]
+    shared = [
+        *models,
+        "--dataset",
+        folder / "dataset",
+        "--languages",
+        "en",
+        "zh",
+        "--output_dir",
+        folder / "results",
+    ]
     names = ["--class_names", folder / "dataset/class_names.json"]
     recipes = ROOT / "benchmarks/recipes"
-    retrieval = run("python", ROOT / "benchmarks/run_retrieval.py", recipes / "miniature_retrieval.yaml", *shared)
-    zero_shot = run("python", ROOT / "benchmarks/run_zero_shot.py", recipes / "miniature_zero_shot.yaml", *shared, *names)
+    retrieval = run(
+        "python", ROOT / "benchmarks/run_retrieval.py", recipes / "miniature_retrieval.yaml", *shared
+    )
+    zero_shot = run(
+        "python", ROOT / "benchmarks/run_zero_shot.py", recipes / "miniature_zero_shot.yaml", *shared, *names
+    )
     card = run(
-        *["python", "-m", "model_cards", ROOT / "model_cards/recipes/miniature.yaml", "--results", folder / "results"],
+        *[
+            "python",
+            "-m",
+            "model_cards",
+            ROOT / "model_cards/recipes/miniature.yaml",
+            "--results",
+            folder / "results",
+        ],
         *["--stages", *(folder / name for name in ("teacher", "stage1", "stage2"))],
         *["--dataset", folder / "dataset", "--output_dir", folder / "altclip"],
     )
@@ -69,9 +107,15 @@ def finished(stages, run):
 def test_every_stage_says_what_it_saved_and_what_comes_next(stages):
     _, said = stages
     launch = r"accelerate launch --quiet training/run_"
-    assert re.fullmatch(rf"Saved the English teacher to .*teacher\. Next: {launch}stage1\.py .*", said["stage0"])
-    assert re.fullmatch(rf"Saved the multilingual model to .*stage1\. Next: {launch}stage2\.py .*", said["stage1"])
-    assert re.fullmatch(r"Saved the model to .*stage2\. Next: python benchmarks/run_retrieval\.py .*", said["stage2"])
+    assert re.fullmatch(
+        rf"Saved the English teacher to .*teacher\. Next: {launch}stage1\.py .*", said["stage0"]
+    )
+    assert re.fullmatch(
+        rf"Saved the multilingual model to .*stage1\. Next: {launch}stage2\.py .*", said["stage1"]
+    )
+    assert re.fullmatch(
+        r"Saved the model to .*stage2\. Next: python benchmarks/run_retrieval\.py .*", said["stage2"]
+    )
 
 
 def test_losses_are_kept(stages):
@@ -83,8 +127,13 @@ def test_losses_are_kept(stages):
 
 def test_stage2_leaves_the_image_tower_byte_for_byte(stages):
     folder, _ = stages
-    before, after = load_file(folder / "stage1/model.safetensors"), load_file(folder / "stage2/model.safetensors")
-    moved = {name for name, value in after.items() if value.numpy().tobytes() != before[name].numpy().tobytes()}
+    before, after = (
+        load_file(folder / "stage1/model.safetensors"),
+        load_file(folder / "stage2/model.safetensors"),
+    )
+    moved = {
+        name for name, value in after.items() if value.numpy().tobytes() != before[name].numpy().tobytes()
+    }
     assert moved and before.keys() == after.keys()
     assert not [name for name in moved if name.startswith(("vision_model.", "visual_projection."))]
 
@@ -93,7 +142,12 @@ def beginning(stage, folder):
     """The flags that say what a stage begins with."""
     return {
         "stage0": ["--model_name_or_path", folder / "clip"],
-        "stage1": ["--teacher_name_or_path", folder / "teacher", "--text_encoder_name_or_path", folder / "text_encoder"],
+        "stage1": [
+            "--teacher_name_or_path",
+            folder / "teacher",
+            "--text_encoder_name_or_path",
+            folder / "text_encoder",
+        ],
         "stage2": ["--model_name_or_path", folder / "stage1"],
     }[stage]
 
@@ -121,16 +175,29 @@ def resume_if_begun(output_dir):
 
 def resumable(stage, folder, output_dir, *flags):
     script, recipe = ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"
-    saving = ["--save_strategy", "steps", "--save_steps", "1", "--dataset", folder / "dataset", "--output_dir", output_dir]
+    saving = [
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "1",
+        "--dataset",
+        folder / "dataset",
+        "--output_dir",
+        output_dir,
+    ]
     return [script, recipe, *beginning(stage, folder), "--logging_steps", "2", *SMALL[stage], *saving, *flags]
 
 
-@pytest.mark.parametrize("stage,folder_name", [("stage0", "teacher"), ("stage1", "stage1"), ("stage2", "stage2")])
+@pytest.mark.parametrize(
+    "stage,folder_name", [("stage0", "teacher"), ("stage1", "stage1"), ("stage2", "stage2")]
+)
 def test_killed_and_resumed_equals_uninterrupted(stages, tmp_path, stage, folder_name):
     folder, _ = stages
     output_dir = tmp_path / "resumed"
     train_with_kills(resumable(stage, folder, output_dir), output_dir, 1, random.Random(stage))
-    assert (output_dir / "model.safetensors").read_bytes() == (folder / folder_name / "model.safetensors").read_bytes()
+    assert (output_dir / "model.safetensors").read_bytes() == (
+        folder / folder_name / "model.safetensors"
+    ).read_bytes()
     history = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
     assert history[-1]["step"] == 6
 
@@ -141,21 +208,49 @@ def test_killed_seven_times_equals_uninterrupted(stages, tmp_path, stage):
     folder, _ = stages
     steps = ["--max_steps", "60"]
     train_with_kills(resumable(stage, folder, tmp_path / "whole", *steps), tmp_path / "whole", 0, None)
-    train_with_kills(resumable(stage, folder, tmp_path / "killed", *steps), tmp_path / "killed", 7, random.Random(stage))
-    assert (tmp_path / "killed/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    train_with_kills(
+        resumable(stage, folder, tmp_path / "killed", *steps), tmp_path / "killed", 7, random.Random(stage)
+    )
+    assert (tmp_path / "killed/model.safetensors").read_bytes() == (
+        tmp_path / "whole/model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", [["--temperature", "3"], ["--train_sampling_strategy", "group_by_length"]])
+@pytest.mark.parametrize(
+    "strategy", [["--temperature", "3"], ["--train_sampling_strategy", "group_by_length"]]
+)
 def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run, tmp_path, strategy):
     """accelerate does not tell the sampler of a resumed run its epoch."""
     folder, _ = stages
-    script = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", *beginning("stage1", folder)]
-    flags = ["--dataset", folder / "dataset", "--languages", "en", "zh", *strategy, "--per_device_train_batch_size", "64"]
+    script = [
+        ROOT / "training/run_stage1.py",
+        ROOT / "training/recipes/miniature/stage1.yaml",
+        *beginning("stage1", folder),
+    ]
+    flags = [
+        "--dataset",
+        folder / "dataset",
+        "--languages",
+        "en",
+        "zh",
+        *strategy,
+        "--per_device_train_batch_size",
+        "64",
+    ]
     flags += ["--max_steps", "16", "--save_strategy", "steps", "--save_steps", "12"]  # ten steps an epoch
     weights = []
     for more in ([], ["--resume"]):
-        process = run("python", *script, *flags, "--output_dir", tmp_path / "out", *more, processes=2, OMP_NUM_THREADS="1")
+        process = run(
+            "python",
+            *script,
+            *flags,
+            "--output_dir",
+            tmp_path / "out",
+            *more,
+            processes=2,
+            OMP_NUM_THREADS="1",
+        )
         assert process.returncode == 0, process.stderr[-3000:]
         weights.append((tmp_path / "out/model.safetensors").read_bytes())
         shutil.rmtree(tmp_path / "out/checkpoint-16", ignore_errors=True)
@@ -179,7 +274,11 @@ def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
 def test_results_are_files_and_a_table(finished):
     folder, retrieval, zero_shot, _ = finished
     result = json.loads((folder / "results/stage2/miniature-pairs-unseen-style.zh.json").read_text())
-    assert result["metrics"]["n"] == 1000 and 0 <= result["metrics"]["mean_recall"] <= 1 and len(result["weights"]) == 64
+    assert (
+        result["metrics"]["n"] == 1000
+        and 0 <= result["metrics"]["mean_recall"] <= 1
+        and len(result["weights"]) == 64
+    )
     assert not (folder / "results/teacher/miniature-pairs.zh.json").exists()
     assert "| stage2  | miniature-pairs-unseen-style | zh " in retrieval and "| top-5 " in zero_shot
     low, high = result["intervals"]["mean_recall"]
@@ -193,11 +292,17 @@ def test_card_carries_exactly_the_results(finished):
     folder, _, _, printed = finished
     card = ModelCard.load(folder / "altclip/README.md")
     result = json.loads((folder / "results/stage2/miniature-concepts.zh.json").read_text())
-    (entry,) = [entry for entry in card.data.eval_results if (entry.dataset_name, entry.dataset_config) == ("miniature-concepts", "zh")]
+    (entry,) = [
+        entry
+        for entry in card.data.eval_results
+        if (entry.dataset_name, entry.dataset_config) == ("miniature-concepts", "zh")
+    ]
     assert entry.metric_value == pytest.approx(result["metrics"]["accuracy@1"], abs=1e-4)
     assert card.data.language == ["en", "zh"] and card.data.pipeline_tag == "zero-shot-image-classification"
     shown = f"{100 * result['metrics']['accuracy@1']:.1f}"
-    assert re.search(rf"\| zh +\| +\| [\d.]+ +\| {re.escape(shown)} +\|", card.text) and f"| {shown} " in printed
+    assert (
+        re.search(rf"\| zh +\| +\| [\d.]+ +\| {re.escape(shown)} +\|", card.text) and f"| {shown} " in printed
+    )
     assert result["weights"][:16] in card.text
     for picture in ("loss.png", "recall.png", "example.png"):
         assert (folder / "altclip" / picture).stat().st_size > 500
@@ -231,7 +336,9 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
         assert process.returncode == 0, process.stderr
         seen[name] = json.loads(process.stdout.strip().splitlines()[-1])
     assert not seen["plain"]["ours"] and seen["ours"]["ours"]
-    assert seen["plain"]["class"].startswith("transformers.") and seen["ours"]["class"].startswith("modeling_altclip.")
+    assert seen["plain"]["class"].startswith("transformers.") and seen["ours"]["class"].startswith(
+        "modeling_altclip."
+    )
     for plain, ours in zip(seen["plain"]["logits"], seen["ours"]["logits"]):
         assert plain == pytest.approx(ours, abs=1e-5)
     assert seen["plain"]["scores"] == pytest.approx(seen["ours"]["scores"], abs=1e-5)
@@ -240,7 +347,10 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
 @pytest.mark.parametrize(
     "flags,message",
     [
-        (["--teacher_name_or_path", "no/such/folder"], "teacher_name_or_path 'no/such/folder' does not exist: give a folder"),
+        (
+            ["--teacher_name_or_path", "no/such/folder"],
+            "teacher_name_or_path 'no/such/folder' does not exist: give a folder",
+        ),
         (["--dataset", "outputs/no/such"], "dataset 'outputs/no/such' does not exist"),
         (["--languages", "en", "xx"], "no text in language xx: choose from en zh"),
         (["--resume"], "holds no whole checkpoint: set save_steps"),
@@ -249,7 +359,9 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
 def test_bad_input_ends_a_script_with_one_clear_line(stages, run, tmp_path, flags, message):
     folder, _ = stages
     good = ["--dataset", folder / "dataset", "--teacher_name_or_path", folder / "teacher"]
-    process = train(run, "stage1", tmp_path / "out", *good, "--text_encoder_name_or_path", folder / "text_encoder", *flags)
+    process = train(
+        run, "stage1", tmp_path / "out", *good, "--text_encoder_name_or_path", folder / "text_encoder", *flags
+    )
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert message in process.stderr.strip().splitlines()[-1]
 
@@ -258,16 +370,38 @@ def test_an_unknown_recipe_key_ends_a_script_with_one_clear_line(run, tmp_path):
     (tmp_path / "r.yaml").write_text("learning_rte: 1.0\n")
     process = run("python", ROOT / "training/run_stage2.py", tmp_path / "r.yaml")
     assert process.returncode == 1 and "Traceback" not in process.stderr
-    assert "unknown key 'learning_rte': did you mean 'learning_rate'?" in process.stderr.strip().splitlines()[-1]
+    assert (
+        "unknown key 'learning_rte': did you mean 'learning_rate'?" in process.stderr.strip().splitlines()[-1]
+    )
 
 
 def test_the_documented_launcher_adds_nothing_to_the_one_line():
     """Without --quiet accelerate adds a traceback of its own."""
-    launcher = [Path(sys.executable).parent / "accelerate", "launch", "--quiet", "--num_processes", "1", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # left out, they are warned of before the script begins
-    flags = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml", "--learnig_rate", "3"]
+    launcher = [
+        Path(sys.executable).parent / "accelerate",
+        "launch",
+        "--quiet",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+    ]
+    launcher += [
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]  # left out, they are warned of before the script begins
+    flags = [
+        ROOT / "training/run_stage1.py",
+        ROOT / "training/recipes/miniature/stage1.yaml",
+        "--learnig_rate",
+        "3",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run([*launcher, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(
+        [*launcher, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     errors = [line for line in process.stderr.splitlines() if "rror" in line or "Traceback" in line]
     assert process.returncode == 1
     assert errors == ["run_stage1.py: error: unknown flag --learnig_rate: did you mean --learning_rate?"]

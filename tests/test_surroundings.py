@@ -43,9 +43,13 @@ for words in json.load(open("scripts.json", encoding="ascii")):
 def run_all(scripts, sources, folder, *switches, **environment):
     """Run `scripts` from `folder`, in an interpreter with these switches and variables."""
     (folder / "driver.py").write_text(DRIVER, "utf-8")
-    (folder / "scripts.json").write_text(json.dumps([[str(word) for word in words] for words in scripts]), "ascii")
+    (folder / "scripts.json").write_text(
+        json.dumps([[str(word) for word in words] for words in scripts]), "ascii"
+    )
     given = os.environ | {"PYTHONPATH": str(sources), "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run([sys.executable, *switches, "driver.py"], cwd=folder, env=given, capture_output=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *switches, "driver.py"], cwd=folder, env=given, capture_output=True, timeout=300
+    )
 
 
 @pytest.fixture
@@ -76,15 +80,25 @@ def whole_road(sources, last_stage):
     """The miniature from its first stage to its card, in two steps each; paths of data and models are the recipes' own."""
     train, evaluate = sources / "training", sources / "benchmarks"
     steps = ["--max_steps", "2", "--logging_steps", "1", "--per_device_train_batch_size", "16"]
-    stages = [[train / f"run_stage{n}.py", train / f"recipes/miniature/stage{n}.yaml", *steps] for n in range(3)]
+    stages = [
+        [train / f"run_stage{n}.py", train / f"recipes/miniature/stage{n}.yaml", *steps] for n in range(3)
+    ]
     stages[2] += ["--output_dir", last_stage]
     made = ["outputs/miniature/teacher", "outputs/miniature/stage1", last_stage]
     models = ["--models", *made]
     spoken = ["--languages", "en", "zh", "--limit", "50"]
     tests = [
-        [evaluate / f"run_{kind}.py", evaluate / f"recipes/miniature_{kind}.yaml", *models, *spoken] for kind in ("retrieval", "zero_shot")
+        [evaluate / f"run_{kind}.py", evaluate / f"recipes/miniature_{kind}.yaml", *models, *spoken]
+        for kind in ("retrieval", "zero_shot")
     ]
-    report = [evaluate / "run_report.py", evaluate / "recipes/miniature_report.yaml", *models, "--languages", "en", "zh"]
+    report = [
+        evaluate / "run_report.py",
+        evaluate / "recipes/miniature_report.yaml",
+        *models,
+        "--languages",
+        "en",
+        "zh",
+    ]
     card = ["-m", "model_cards", sources / "model_cards/recipes/miniature.yaml", "--stages", *made]
     return [*stages, *tests, report, card]
 
@@ -104,13 +118,18 @@ def test_the_whole_road_in_strange_surroundings(miniature, sources, tmp_path):
     assert states(sources) == before
     said = process.stdout.decode("ascii")
     assert "zweite Stufe f\\xfcr \\u4e2d\\u6587" in said  # the terminal's way to show it
-    assert (folder / last_stage / "model.safetensors").exists() and (folder / "outputs/miniature/altclip/README.md").exists()
+    assert (folder / last_stage / "model.safetensors").exists() and (
+        folder / "outputs/miniature/altclip/README.md"
+    ).exists()
     (result,) = (folder / "outputs/miniature/results/zweite Stufe für 中文").glob("miniature-pairs.zh.json")
     assert json.loads(result.read_text("utf-8"))["model"] == last_stage
     assert "zweite Stufe für 中文" in (folder / "outputs/miniature/report/index.html").read_text("utf-8")
     assert {path.name for path in folder.iterdir()} == {"driver.py", "scripts.json", "outputs"}
     (following,) = re.findall(r"Saved the model to .* Next: (.*)", said)
-    assert shlex.split(following)[-2:] == ["--models", last_stage.encode("ascii", "backslashreplace").decode()]
+    assert shlex.split(following)[-2:] == [
+        "--models",
+        last_stage.encode("ascii", "backslashreplace").decode(),
+    ]
 
 
 @pytest.mark.parametrize("stage,flags", [("stage0", []), ("stage2", ["--image_views", "2"])])
@@ -122,7 +141,15 @@ def test_workers_change_no_byte_of_a_model(miniature, beginnings, run, tmp_path,
     weights = []
     for n_workers in ("0", "1", "2", "8"):
         folder = tmp_path / n_workers
-        process = run("python", *shared, "--output_dir", folder, "--dataloader_num_workers", n_workers, OMP_NUM_THREADS="1")
+        process = run(
+            "python",
+            *shared,
+            "--output_dir",
+            folder,
+            "--dataloader_num_workers",
+            n_workers,
+            OMP_NUM_THREADS="1",
+        )
         assert process.returncode == 0, process.stderr
         weights.append((folder / "model.safetensors").read_bytes())
     assert weights.count(weights[0]) == 4
@@ -139,15 +166,35 @@ def test_leaves(tmp_path_factory):
 """
 
 
-@pytest.mark.parametrize("leave,code,switches", [("pass", 0, []), ("tempfile.mkdtemp(prefix='forgotten-')", 1, ["--numprocesses", "1"])])
+@pytest.mark.parametrize(
+    "leave,code,switches",
+    [("pass", 0, []), ("tempfile.mkdtemp(prefix='forgotten-')", 1, ["--numprocesses", "1"])],
+)
 def test_a_run_of_the_tests_leaves_nothing_and_fails_where_a_test_does(tmp_path, leave, code, switches):
     (tmp_path / "test_leaves.py").write_text(LEAVES.format(leave=leave), "utf-8")
     (tmp_path / "temporary").mkdir()
     begun_here = {name for name, value in os.environ.items() if os.environ["ALTCLIP_TESTS"] in value}
-    environment = {name: value for name, value in os.environ.items() if name not in begun_here and not name.startswith("PYTEST_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in begun_here and not name.startswith("PYTEST_")
+    }
     environment |= {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pytest", "--rootdir", tmp_path, "-p", "tests.conftest", "-p", "no:cacheprovider", *switches]
-    process = subprocess.run([*command, tmp_path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--rootdir",
+        tmp_path,
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        *switches,
+    ]
+    process = subprocess.run(
+        [*command, tmp_path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert "1 passed" in process.stdout and process.returncode == code, process.stdout + process.stderr
     assert ("forgotten-" in process.stdout.partition("left in the temporary folder")[2]) == bool(code)
     assert list((tmp_path / "temporary").iterdir()) == []
@@ -159,11 +206,16 @@ def test_the_lowest_versions_are_those_of_the_ranges():
     config.read(ROOT / "setup.cfg", "utf-8")
     extras = config["options.extras_require"]
     given = config["options"]["install_requires"].split()
-    given += [word for name, words in extras.items() if name not in ("dev", "asset") for word in words.split()]
+    given += [
+        word for name, words in extras.items() if name not in ("dev", "asset") for word in words.split()
+    ]
     floors = {re.split(r"[\[><=]", word)[0]: re.search(r">=([\d.]+)", word)[1] for word in given}
     lines = (ROOT / "constraints-lowest.txt").read_text("utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert {name: floor for name, floor in floors.items() if same(pinned.get(name, ""), floor)} == floors, (floors, pinned)
+    assert {name: floor for name, floor in floors.items() if same(pinned.get(name, ""), floor)} == floors, (
+        floors,
+        pinned,
+    )
 
 
 def same(version, floor):
@@ -174,7 +226,10 @@ def same(version, floor):
 def test_folders_of_killed_runs_go_with_the_next(tmp_path, monkeypatch):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    names = [f"altclip-tests-{number}-abc" for number in (dead.pid, os.getpid())] + ["altclip-tests-of-mine", "another-1-abc"]
+    names = [f"altclip-tests-{number}-abc" for number in (dead.pid, os.getpid())] + [
+        "altclip-tests-of-mine",
+        "another-1-abc",
+    ]
     for name in names:
         (tmp_path / name / "tmp").mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -25,7 +25,9 @@ SHADE = 20  # of a picture's number: what compression leaves of it tells the num
 
 def picture(number, ending="png"):
     buffer = io.BytesIO()
-    PillowImage.new("RGB", (16, 16), (SHADE * number, 128, 128)).save(buffer, FORMATS.get(ending.lower(), "PNG"))
+    PillowImage.new("RGB", (16, 16), (SHADE * number, 128, 128)).save(
+        buffer, FORMATS.get(ending.lower(), "PNG")
+    )
     return buffer.getvalue()
 
 
@@ -44,14 +46,28 @@ def samples(*names, captions="txt"):
 
 
 def arguments_for(folder, tmp_path, **given):
-    options = {"disable_tqdm": True, "report_to": "none", "use_cpu": True, "max_steps": 1, "cache_image_embeds": False, "split": "train"}
-    return ContrastiveArguments(dataset=str(folder), model_name_or_path="", output_dir=str(tmp_path / "out"), **options | given)
+    options = {
+        "disable_tqdm": True,
+        "report_to": "none",
+        "use_cpu": True,
+        "max_steps": 1,
+        "cache_image_embeds": False,
+        "split": "train",
+    }
+    return ContrastiveArguments(
+        dataset=str(folder), model_name_or_path="", output_dir=str(tmp_path / "out"), **options | given
+    )
 
 
 def on_disk(folder, tmp_path, languages=("en",)):
     """`{number of the picture: captions}` as training reads them."""
-    rows = load_pictures(arguments_for(folder, tmp_path), list(languages) or None).cast_column("image", Image())
-    return {number_in(row["image"]): {name: texts for name, texts in row["captions"].items() if texts} for row in rows}
+    rows = load_pictures(arguments_for(folder, tmp_path), list(languages) or None).cast_column(
+        "image", Image()
+    )
+    return {
+        number_in(row["image"]): {name: texts for name, texts in row["captions"].items() if texts}
+        for row in rows
+    }
 
 
 def in_a_stream(folder, tmp_path, languages=("en",)):
@@ -65,9 +81,20 @@ def in_a_stream(folder, tmp_path, languages=("en",)):
 
 
 def as_a_task(folder, tmp_path, streaming, **columns):
-    task = {"kind": "retrieval", "dataset": str(folder), "split": "train", "metric": "mean_recall", "layout": "webdataset"}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task | {"columns": {"captions": {"en": "txt"}} | columns, "languages": ["en"]}))
-    return {number_in(row["image"]): row["captions"] for row in load_task(str(tmp_path / "mine.yaml")).rows(streaming=streaming)}
+    task = {
+        "kind": "retrieval",
+        "dataset": str(folder),
+        "split": "train",
+        "metric": "mean_recall",
+        "layout": "webdataset",
+    }
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump(task | {"columns": {"captions": {"en": "txt"}} | columns, "languages": ["en"]})
+    )
+    return {
+        number_in(row["image"]): row["captions"]
+        for row in load_task(str(tmp_path / "mine.yaml")).rows(streaming=streaming)
+    }
 
 
 WAYS = {
@@ -93,21 +120,30 @@ NAMES = {
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 def test_pictures_are_read_whatever_they_are_called(tmp_path, names, read):
     write_tar(tmp_path / "tars/train/0.tar", samples(*names))
-    assert read(tmp_path / "tars", tmp_path) == {number: {"en": [f"picture {number}"]} for number in range(len(names))}
+    assert read(tmp_path / "tars", tmp_path) == {
+        number: {"en": [f"picture {number}"]} for number in range(len(names))
+    }
 
 
 @pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
 def test_names_begin_anew_in_each_tar(tmp_path, read):
     members = samples("0.jpg", "1.JPG", "2.png", "3.webp")
     for tar, names in enumerate((list(members)[:4], list(members)[4:])):
-        write_tar(tmp_path / f"tars/train/{tar}.tar", {f"{number // 2}{name[1:]}": members[name] for number, name in enumerate(names)})
+        write_tar(
+            tmp_path / f"tars/train/{tar}.tar",
+            {f"{number // 2}{name[1:]}": members[name] for number, name in enumerate(names)},
+        )
     assert read(tmp_path / "tars", tmp_path) == {number: {"en": [f"picture {number}"]} for number in range(4)}
 
 
 def test_a_name_of_another_tar_may_lack_its_picture(tmp_path):
     write_tar(tmp_path / "tars/train/0.tar", samples("0.jpg"))
-    write_tar(tmp_path / "tars/train/1.tar", {"0.txt": b"of no picture", "1.png": picture(1), "1.txt": b"picture 1"})
-    assert on_disk(tmp_path / "tars", tmp_path) == {number: {"en": [f"picture {number}"]} for number in (0, 1)}
+    write_tar(
+        tmp_path / "tars/train/1.tar", {"0.txt": b"of no picture", "1.png": picture(1), "1.txt": b"picture 1"}
+    )
+    assert on_disk(tmp_path / "tars", tmp_path) == {
+        number: {"en": [f"picture {number}"]} for number in (0, 1)
+    }
 
 
 @pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
@@ -116,7 +152,11 @@ def test_the_first_samples_may_lack_a_caption(tmp_path, read):
     for number in range(6):
         del members[f"{number}.TXT"]
     write_tar(tmp_path / "tars/train/0.tar", members)
-    found = {number: captions for number, captions in read(tmp_path / "tars", tmp_path).items() if captions.get("en")}
+    found = {
+        number: captions
+        for number, captions in read(tmp_path / "tars", tmp_path).items()
+        if captions.get("en")
+    }
     assert found == {number: {"en": [f"picture {number}"]} for number in (6, 7)}
 
 
@@ -126,14 +166,20 @@ def test_fields_of_json_are_those_of_all_samples(tmp_path, read):
     members = samples(*(f"{number}.png" for number in range(8)))
     for number in range(8):
         captions = {"en": f"picture {number}"} if number < 7 else {"en": [f"picture {number}"], "zh": "图"}
-        fields = {"captions": captions, "width": 16 if number < 6 else "16", "exif": {} if number < 6 else {"a": 1}}
+        fields = {
+            "captions": captions,
+            "width": 16 if number < 6 else "16",
+            "exif": {} if number < 6 else {"a": 1},
+        }
         members[f"{number}.JSON"] = json.dumps(fields).encode()
     write_tar(tmp_path / "tars/train/0.tar", dict(sorted(members.items())))
     expected = {number: {"en": [f"picture {number}"]} for number in range(8)}
     if read is on_disk:
         expected[7] |= {"zh": ["图"]}
     found = read(tmp_path / "tars", tmp_path, [])
-    assert found.pop(7)["en"][0] in ("picture 7", "图") and found == {number: expected[number] for number in range(7)}
+    assert found.pop(7)["en"][0] in ("picture 7", "图") and found == {
+        number: expected[number] for number in range(7)
+    }
     texts, said = first_captions(arguments_for(tmp_path / "tars", tmp_path))
     assert "picture 3" in texts and "captions in en zh" in said
 
@@ -153,10 +199,14 @@ def test_a_stream_refuses_captions_that_only_later_samples_have(tmp_path, monkey
             members = {file: content for file, content in members.items() if not file.endswith("txt")}
         write_tar(tmp_path / f"{name}/train/0.tar", dict(sorted((members | {file: content}).items())))
         with pytest.raises(
-            InputError, match="the sample '4' has (txt|captions in zh|png), which none of the first tar's first 3 has: put one"
+            InputError,
+            match="the sample '4' has (txt|captions in zh|png), which none of the first tar's first 3 has: put one",
         ):
             in_a_stream(tmp_path / name, tmp_path)
-    assert on_disk(tmp_path / "a language", tmp_path, [])[4] == {"en": ["a"], "zh": ["b"]}  # there all samples tell the columns
+    assert on_disk(tmp_path / "a language", tmp_path, [])[4] == {
+        "en": ["a"],
+        "zh": ["b"],
+    }  # there all samples tell the columns
 
 
 def test_several_pictures_of_a_sample_are_columns(tmp_path):
@@ -184,11 +234,23 @@ def test_a_task_may_name_any_of_the_endings(tmp_path):
 @pytest.mark.parametrize(
     "members,message",
     [
-        ({"a.jpg": picture(0), "a.JPG": picture(1), "a.txt": b"x"}, "the sample 'a' has 'jpg' twice: rename one of"),
+        (
+            {"a.jpg": picture(0), "a.JPG": picture(1), "a.txt": b"x"},
+            "the sample 'a' has 'jpg' twice: rename one of",
+        ),
         ({"a.b.jpg": picture(0), "a.b.txt": b"x", "a.txt": b"y"}, "the sample 'a' has 'txt' twice"),
-        ({"a.jpg": picture(0), "b.jpg": picture(1), "a.txt": b"x", "b.txt": b"y"}, "files of 'a' do not stand together: write the tar in"),
-        ({"a.txt": b"x", "b.txt": b"y", "a.jpg": picture(0), "b.jpg": picture(1)}, "files of 'a' do not stand together: write the tar in"),
-        ({"0.jpg": picture(0), "0.txt": b"x", "1.txt": "狗".encode("gbk")}, "0.tar: the sample behind '0' is not UTF-8, .*save it"),
+        (
+            {"a.jpg": picture(0), "b.jpg": picture(1), "a.txt": b"x", "b.txt": b"y"},
+            "files of 'a' do not stand together: write the tar in",
+        ),
+        (
+            {"a.txt": b"x", "b.txt": b"y", "a.jpg": picture(0), "b.jpg": picture(1)},
+            "files of 'a' do not stand together: write the tar in",
+        ),
+        (
+            {"0.jpg": picture(0), "0.txt": b"x", "1.txt": "狗".encode("gbk")},
+            "0.tar: the sample behind '0' is not UTF-8, .*save it",
+        ),
         ({"README": b"x"}, "the tars hold no file that has a name and an ending"),
         ({"a.txt": b"x"}, "has no column image; its columns are txt"),
     ],
@@ -202,7 +264,10 @@ def test_names_that_cannot_be_meant_are_refused(tmp_path, members, message):
 
 
 def test_a_bad_picture_is_named_as_in_the_tar(tmp_path):
-    write_tar(tmp_path / "tars/train/0.tar", samples("0.jpg", "b.1.PNG") | {"c.2.HEIC": b"no picture", "c.2.txt": b"x"})
+    write_tar(
+        tmp_path / "tars/train/0.tar",
+        samples("0.jpg", "b.1.PNG") | {"c.2.HEIC": b"no picture", "c.2.txt": b"x"},
+    )
     assert set(on_disk(tmp_path / "tars", tmp_path)) == {0, 1}
     (line,) = map(json.loads, (tmp_path / "out/bad_rows.jsonl").read_text("utf-8").splitlines())
     assert (line["row"], line["path"]) == (2, "c.2.HEIC")
@@ -229,9 +294,16 @@ def test_half_a_tar_is_one_line(tmp_path, name, length):
 
 def test_a_tar_that_was_cut_between_two_samples_is_warned_of(tmp_path, recwarn):
     write_tar(tmp_path / "tars/train/0.tar", samples("0.png", "1.png", "2.png"))
-    assert len(on_disk(tmp_path / "tars", tmp_path)) == 3 and "does not end" not in str([str(warned.message) for warned in recwarn])
+    assert len(on_disk(tmp_path / "tars", tmp_path)) == 3 and "does not end" not in str(
+        [str(warned.message) for warned in recwarn]
+    )
     (tmp_path / "half/train").mkdir(parents=True)
-    (tmp_path / "half/train/0.tar").write_bytes((tmp_path / "tars/train/0.tar").read_bytes()[: 8 * 512])  # two pictures, two texts
+    (tmp_path / "half/train/0.tar").write_bytes(
+        (tmp_path / "tars/train/0.tar").read_bytes()[: 8 * 512]
+    )  # two pictures, two texts
     for read in (on_disk, in_a_stream):
-        with pytest.warns(UserWarning, match="0.tar does not end as tars do: if it was cut short, its last samples are missing"):
+        with pytest.warns(
+            UserWarning,
+            match="0.tar does not end as tars do: if it was cut short, its last samples are missing",
+        ):
             assert sorted(read(tmp_path / "half", tmp_path)) == [0, 1]

@@ -10,7 +10,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPDualEncoderModel
 from training.parallel_text import load_parallel_text
-from training.text_pretraining import MaskingCollator, TextPretrainingArguments, Translations, load_for_masking
+from training.text_pretraining import (
+    MaskingCollator,
+    TextPretrainingArguments,
+    Translations,
+    load_for_masking,
+)
 
 from .conftest import ROOT, VISION
 
@@ -36,20 +41,34 @@ def test_pairs_are_translations_of_one_row_in_two_chosen_languages(rows):
 
 
 def test_the_share_of_pairs_is_the_one_asked_for(rows):
-    counts = [len(Translations(rows, ["de", "bn", "zh"], pairs=0.3, seed=1)[index]["texts"]) for index in range(600)]
+    counts = [
+        len(Translations(rows, ["de", "bn", "zh"], pairs=0.3, seed=1)[index]["texts"]) for index in range(600)
+    ]
     assert np.mean(counts) == pytest.approx(1.3, abs=0.08)
 
 
 def test_what_is_missing_is_not_drawn():
-    captions = [{"en": "dog", "de": "Hund", "fr": None}, {"en": "cat", "de": "", "fr": None}, {"en": None, "de": "", "fr": None}]
-    translations = Translations(Dataset.from_list([{"captions": caption} for caption in captions]), ["en", "de"], 1.0, 0)
-    assert [sorted(translations[index]["texts"]) for index in range(3)] == [["Hund", "dog"], ["Hund", "dog"], ["cat"]]
+    captions = [
+        {"en": "dog", "de": "Hund", "fr": None},
+        {"en": "cat", "de": "", "fr": None},
+        {"en": None, "de": "", "fr": None},
+    ]
+    translations = Translations(
+        Dataset.from_list([{"captions": caption} for caption in captions]), ["en", "de"], 1.0, 0
+    )
+    assert [sorted(translations[index]["texts"]) for index in range(3)] == [
+        ["Hund", "dog"],
+        ["Hund", "dog"],
+        ["cat"],
+    ]
     assert (len(translations), translations.n_empty) == (3, 1)
 
 
 def test_longer_texts_are_not_drawn():
     captions = {"en": "dog", "de": "Hund", "fr": "un chien"}
-    translations = Translations(Dataset.from_list([{"captions": captions}]), ["en", "de", "fr"], 1.0, 0, max_characters=4)
+    translations = Translations(
+        Dataset.from_list([{"captions": captions}]), ["en", "de", "fr"], 1.0, 0, max_characters=4
+    )
     drawn = set()
     for epoch in range(20):
         translations.set_epoch(epoch)
@@ -75,7 +94,9 @@ def test_only_real_tokens_are_masked(rows, processor):
     batch = MaskingCollator(tokenizer, 77, 0.3)(examples)
     plain = tokenizer.pad([tokenizer(*example["texts"]) for example in examples], return_tensors="pt")
     ids, masked = plain["input_ids"], batch["labels"] != -100
-    real = ~torch.isin(ids, torch.tensor([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]))
+    real = ~torch.isin(
+        ids, torch.tensor([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id])
+    )
     assert real[masked].all() and torch.equal(batch["labels"][masked], ids[masked])
     assert masked.sum() / real.sum() == pytest.approx(0.3, abs=0.03)
     assert torch.equal(batch["input_ids"][~masked], ids[~masked])
@@ -91,7 +112,10 @@ def test_both_texts_are_cut_to_fit(processor):
 
 
 def test_masks_depend_on_the_examples_alone(rows, processor):
-    translations, collator = Translations(rows, ["de", "th"], 0.5, 1), MaskingCollator(processor.tokenizer, 77, 0.3)
+    translations, collator = (
+        Translations(rows, ["de", "th"], 0.5, 1),
+        MaskingCollator(processor.tokenizer, 77, 0.3),
+    )
     first, second = ([translations[index] for index in indices] for indices in ((0, 1, 2), (3, 4, 5)))
     before = collator(first)["labels"]
     collator(second)
@@ -103,9 +127,32 @@ def test_masks_depend_on_the_examples_alone(rows, processor):
 def pretrain(run, miniature, tmp_path):
     def pretrain(folder, *flags):
         """The recipe on the small miniature, for eight steps."""
-        where = ["--text_encoder_name_or_path", miniature / "text_encoder", "--dataset", miniature / "dataset"]
-        short = ["--max_steps", "8", "--warmup_steps", "2", "--logging_steps", "1", "--per_device_train_batch_size", "32"]
-        return run("python", "training/run_text_pretraining.py", RECIPE, *where, "--output_dir", tmp_path / folder, *short, *flags)
+        where = [
+            "--text_encoder_name_or_path",
+            miniature / "text_encoder",
+            "--dataset",
+            miniature / "dataset",
+        ]
+        short = [
+            "--max_steps",
+            "8",
+            "--warmup_steps",
+            "2",
+            "--logging_steps",
+            "1",
+            "--per_device_train_batch_size",
+            "32",
+        ]
+        return run(
+            "python",
+            "training/run_text_pretraining.py",
+            RECIPE,
+            *where,
+            "--output_dir",
+            tmp_path / folder,
+            *short,
+            *flags,
+        )
 
     return pretrain
 
@@ -120,12 +167,21 @@ def test_the_encoder_learns_and_becomes_a_text_tower(pretrain, miniature, tmp_pa
     torch.manual_seed(0)
     CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(tmp_path / "vision")
     AutoTokenizer.from_pretrained(tmp_path / "a")
-    encoder, untrained = (AutoModel.from_pretrained(folder).state_dict() for folder in (tmp_path / "a", miniature / "text_encoder"))
+    encoder, untrained = (
+        AutoModel.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "a", miniature / "text_encoder")
+    )
     for pooling in ("cls", "mean"):
         towers = [str(tmp_path / "vision"), str(tmp_path / "a")]
-        tower = AltCLIPDualEncoderModel.from_towers(*towers, projection_dim=16, text_pooling=pooling).text_model.encoder.state_dict()
+        tower = AltCLIPDualEncoderModel.from_towers(
+            *towers, projection_dim=16, text_pooling=pooling
+        ).text_model.encoder.state_dict()
         assert all(torch.equal(value, encoder[name]) for name, value in tower.items())
-        assert not any(torch.equal(value, untrained[name]) for name, value in tower.items() if name.endswith("query.weight"))
+        assert not any(
+            torch.equal(value, untrained[name])
+            for name, value in tower.items()
+            if name.endswith("query.weight")
+        )
 
 
 def test_equal_seeds_give_equal_bytes_and_a_run_resumes_exactly(pretrain, tmp_path):
@@ -164,17 +220,29 @@ def test_bad_settings_are_refused(flags, message, tmp_path):
 def test_bad_encoders_and_data_are_refused(miniature, processor, tmp_path, rows):
     with pytest.raises(InputError, match="does not exist"):
         load_for_masking(str(tmp_path / "nothing"))
-    with pytest.raises(InputError, match="is a model of the type 'clip': give a text encoder that was made for masked texts"):
+    with pytest.raises(
+        InputError, match="is a model of the type 'clip': give a text encoder that was made for masked texts"
+    ):
         load_for_masking(str(miniature / "clip"))
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 120}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 120,
+    }
     half = BertModel(BertConfig(**shape))
     weights = {name: value for name, value in half.state_dict().items() if "query" not in name}
     half.save_pretrained(tmp_path / "half", state_dict=weights)
     processor.tokenizer.save_pretrained(tmp_path / "half")
-    with pytest.raises(InputError, match="lacks weights of BertModel: bert.encoder.layer.0.attention.self.query.bias"):
+    with pytest.raises(
+        InputError, match="lacks weights of BertModel: bert.encoder.layer.0.attention.self.query.bias"
+    ):
         load_for_masking(str(tmp_path / "half"))
     with pytest.raises(InputError, match="captions in de are lists"):
-        Translations(Dataset.from_list([{"captions": {"en": "dog", "de": ["Hund", "Köter"]}}]), ["en", "de"], 1.0, 0)
+        Translations(
+            Dataset.from_list([{"captions": {"en": "dog", "de": ["Hund", "Köter"]}}]), ["en", "de"], 1.0, 0
+        )
     with pytest.raises(InputError, match="no row has a text in fr"):
         Translations(Dataset.from_list([{"captions": {"en": "dog", "fr": ""}}]), ["fr"], 1.0, 0)
 

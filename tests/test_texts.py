@@ -55,7 +55,9 @@ def model(miniature):
 def dual_encoder(text_config):
     torch.manual_seed(0)
     vision = ViTConfig(image_size=32, patch_size=8, **ENCODER)
-    return AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text_config, vision_config=vision, projection_dim=16)).eval()
+    return AltCLIPDualEncoderModel(
+        AltCLIPDualEncoderConfig(text_config=text_config, vision_config=vision, projection_dim=16)
+    ).eval()
 
 
 def one_by_one(model, processor, texts):
@@ -84,34 +86,60 @@ def test_the_text_tower_pools_the_first_token_behind_padding_on_the_left(model, 
 
 
 @pytest.mark.parametrize(
-    "config_class", [RobertaConfig, CamembertConfig, XLMRobertaConfig, XLMRobertaXLConfig, XmodConfig, MPNetConfig, BertConfig]
+    "config_class",
+    [
+        RobertaConfig,
+        CamembertConfig,
+        XLMRobertaConfig,
+        XLMRobertaXLConfig,
+        XmodConfig,
+        MPNetConfig,
+        BertConfig,
+    ],
 )
 def test_texts_are_cut_at_what_an_encoder_reads(processor, config_class):
     """All but BERT number positions from the one behind their padding's, and read two tokens fewer than they have positions."""
     positions = 40
-    config = config_class(vocab_size=len(processor.tokenizer), max_position_embeddings=positions, pad_token_id=1, **ENCODER)
+    config = config_class(
+        vocab_size=len(processor.tokenizer), max_position_embeddings=positions, pad_token_id=1, **ENCODER
+    )
     if config_class is XmodConfig:
         config.default_language = config.languages[0]
     model = dual_encoder(config)
     assert readable_tokens(model) == (positions if config_class is BertConfig else positions - 2)
     torch.testing.assert_close(
-        embed_texts(model, processor, [LONG, *TEXTS])[1:], embed_texts(model, processor, TEXTS), atol=1e-5, rtol=1e-4
+        embed_texts(model, processor, [LONG, *TEXTS])[1:],
+        embed_texts(model, processor, TEXTS),
+        atol=1e-5,
+        rtol=1e-4,
     )
     processor.tokenizer.model_max_length = positions  # a tokenizer that states the configuration's number
     with torch.no_grad():
-        assert model.get_text_features(**processor(text=[LONG], return_tensors="pt")).pooler_output.isfinite().all()
+        assert (
+            model.get_text_features(**processor(text=[LONG], return_tensors="pt"))
+            .pooler_output.isfinite()
+            .all()
+        )
 
 
 def test_a_text_tower_of_77_positions_is_not_overrun(processor):
-    model = dual_encoder(XLMRobertaConfig(vocab_size=len(processor.tokenizer), max_position_embeddings=77, pad_token_id=1, **ENCODER))
+    model = dual_encoder(
+        XLMRobertaConfig(
+            vocab_size=len(processor.tokenizer), max_position_embeddings=77, pad_token_id=1, **ENCODER
+        )
+    )
     assert processor.tokenizer.model_max_length == 77
     assert embed_texts(model, processor, [LONG]).isfinite().all()
 
 
 def japanese_tokenizer(folder):
     folder.mkdir(exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "犬", "猫"]), "utf-8")
-    return BertJapaneseTokenizer(str(folder / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character")
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "犬", "猫"]), "utf-8"
+    )
+    return BertJapaneseTokenizer(
+        str(folder / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character"
+    )
 
 
 @pytest.mark.parametrize("name", ["Japanese BERT", "Canine"])
@@ -124,7 +152,9 @@ def test_tokenizers_written_in_python(processor, tmp_path, name):
     model, processor = dual_encoder(config), AltCLIPProcessor(processor.image_processor, tokenizer)
     encoder = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
     texts = ["犬", "猫犬", "犬" * 200]
-    torch.testing.assert_close(encoder.texts(texts), embed_texts(model, processor, texts), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.texts(texts), embed_texts(model, processor, texts), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_tokenizers_written_in_python_are_told_apart(tmp_path):
@@ -133,15 +163,21 @@ def test_tokenizers_written_in_python_are_told_apart(tmp_path):
     assert described == written(japanese_tokenizer(tmp_path / "elsewhere"))
     tokenizer(["犬"], padding="max_length", max_length=9)
     assert described == written(tokenizer)
-    (tmp_path / "one/vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "猫", "犬"]), "utf-8")
-    other = BertJapaneseTokenizer(str(tmp_path / "one/vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character")
+    (tmp_path / "one/vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "猫", "犬"]), "utf-8"
+    )
+    other = BertJapaneseTokenizer(
+        str(tmp_path / "one/vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character"
+    )
     assert described != written(other)
 
 
 @pytest.mark.parametrize("half", ["cut \ud83d", "\ude00 cut"])
 def test_half_of_a_character_is_refused_by_its_index(model, processor, half):
     texts = ["dog face", half]
-    classify = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    classify = AltCLIPZeroShotPipeline(
+        model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
+    )
     with pytest.raises(ValueError, match=r"texts\[1\] is .* is half of a character"):
         embed_texts(model, processor, texts)
     with pytest.raises(ValueError, match=r"text\[1\] is .* is half of a character"):
@@ -150,22 +186,37 @@ def test_half_of_a_character_is_refused_by_its_index(model, processor, half):
         classify(Image.new("RGB", (40, 40)), texts)
     with pytest.raises(ValueError, match=r"text_pair\[1\] is .* is half of a character"):
         processor(text=["key", "bell"], text_pair=texts)
-    assert len(embed_texts(model, processor, ["\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")])) == 1  # a whole one
+    assert (
+        len(
+            embed_texts(model, processor, ["\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")])
+        )
+        == 1
+    )  # a whole one
 
 
 def without_special_tokens(tokenizer):
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A", pair="$A $B", special_tokens=[]
+    )
 
 
 def test_tokens_that_a_model_cannot_read_are_refused_by_their_index(model, processor):
     """torch would say "index out of range in self", or make a vector of padding that depends on the batch."""
-    classify = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    classify = AltCLIPZeroShotPipeline(
+        model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
+    )
     with pytest.raises(ValueError, match=r"texts\[1\] has 60 tokens, but the model reads \d+ at most"):
-        model.config.text_config.max_position_embeddings, positions = 40, model.config.text_config.max_position_embeddings
+        model.config.text_config.max_position_embeddings, positions = (
+            40,
+            model.config.text_config.max_position_embeddings,
+        )
         classify(Image.new("RGB", (40, 40)), ["key", LONG], tokenizer_kwargs={"max_length": 60})
     model.config.text_config.max_position_embeddings = positions
     processor.tokenizer.add_tokens(["zebra"])
-    with pytest.raises(ValueError, match=r"texts\[2\] has the token \d+, but the model's vocabulary ends before \d+: take the tokenizer"):
+    with pytest.raises(
+        ValueError,
+        match=r"texts\[2\] has the token \d+, but the model's vocabulary ends before \d+: take the tokenizer",
+    ):
         embed_texts(model, processor, iter(["key", "dog face", "zebra"]))
     without_special_tokens(processor.tokenizer)
     for texts in ([""], [*TEXTS, ""]):
@@ -197,7 +248,9 @@ def test_a_fork_leaves_no_lock_behind(processor):
         busy.result()
 
 
-@pytest.mark.parametrize("end,is_refused", [(49407, True), (None, True), (2, False), ("the tokenizer's", False)])
+@pytest.mark.parametrize(
+    "end,is_refused", [(49407, True), (None, True), (2, False), ("the tokenizer's", False)]
+)
 def test_a_teacher_that_looks_for_another_end_of_texts_is_refused(miniature, tmp_path, end, is_refused):
     """It would pool the first token of every text. 2 stands in configurations of old, by which CLIP pools the highest id."""
     shutil.copytree(miniature / "clip", tmp_path / "clip")
@@ -207,7 +260,9 @@ def test_a_teacher_that_looks_for_another_end_of_texts_is_refused(miniature, tmp
         config["text_config"]["eos_token_id"] = end
     path.write_text(json.dumps(config), "utf-8")
     if is_refused:
-        with pytest.raises(InputError, match=f"looks for token {end} at the end of texts, and its tokenizer writes"):
+        with pytest.raises(
+            InputError, match=f"looks for token {end} at the end of texts, and its tokenizer writes"
+        ):
             load_model(str(tmp_path / "clip"))
     else:
         load_model(str(tmp_path / "clip"))
@@ -245,7 +300,9 @@ def test_threads_share_a_model_and_a_processor(model, processor):
         return max((embed_texts(model, processor, long) - expected).abs().max().item() for _ in range(20))
 
     def shapes():
-        return {processor(text=long, max_length=6, return_tensors="pt")["input_ids"].shape[1] for _ in range(100)}
+        return {
+            processor(text=long, max_length=6, return_tensors="pt")["input_ids"].shape[1] for _ in range(100)
+        }
 
     collator = Collator(processor.tokenizer, 10)
 
@@ -261,7 +318,9 @@ def test_threads_share_a_model_and_a_processor(model, processor):
 
 def test_threads_share_a_pipeline(model, processor):
     """More sets of labels than the pipeline keeps, so that some are dropped while others are made."""
-    classify = AltCLIPZeroShotPipeline(model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor)
+    classify = AltCLIPZeroShotPipeline(
+        model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
+    )
     picture = Image.new("RGB", (40, 40), "red")
     sets = [[f"dog face {number}", f"key {number}", "bell"] for number in range(40)]
     expected = [[entry["score"] for entry in classify(picture, labels)] for labels in sets]
@@ -273,7 +332,9 @@ def test_threads_share_a_pipeline(model, processor):
         torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("text", ["", " \t\n", "\u3000\xa0", "\u200b", "\ufeff", "\u200e \u200f", "\xad", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", " \t\n", "\u3000\xa0", "\u200b", "\ufeff", "\u200e \u200f", "\xad", "\x00"]
+)
 def test_what_shows_nothing_is_blank(text):
     assert is_blank(text) and not is_blank(f"{text}狗{text}")
 

@@ -48,12 +48,21 @@ from modeling_altclip.texts_altclip import readable_tokens
 
 from .test_dual_encoder import PICTURE, SMALL, batch, towers  # noqa: F401  (fixtures)
 
-PAIRS = [("vit", "xlm-r"), ("dinov2", "modernbert"), ("clip", "bert"), ("swin", "qwen3"), ("siglip", "gpt2"), ("beit", "clip-text")]
+PAIRS = [
+    ("vit", "xlm-r"),
+    ("dinov2", "modernbert"),
+    ("clip", "bert"),
+    ("swin", "qwen3"),
+    ("siglip", "gpt2"),
+    ("beit", "clip-text"),
+]
 
 
 def build_dual(towers, vision, text):  # noqa: F811
     poolings = {} if vision != "siglip" else {"vision_pooling": "pooler"}
-    return AltCLIPDualEncoderModel.from_towers(towers(vision), towers(text), projection_dim=16, **poolings).eval()
+    return AltCLIPDualEncoderModel.from_towers(
+        towers(vision), towers(text), projection_dim=16, **poolings
+    ).eval()
 
 
 def assert_same_weights(model, expected):
@@ -67,11 +76,17 @@ def test_files_name_weights_as_each_tower_alone_does(towers, tmp_path, vision, t
     model = build_dual(towers, vision, text)
     model.save_pretrained(tmp_path / "files")
     model.save_pretrained(tmp_path / "inside", save_original_format=False)
-    saved, inside = load_file(tmp_path / "files/model.safetensors"), load_file(tmp_path / "inside/model.safetensors")
+    saved, inside = (
+        load_file(tmp_path / "files/model.safetensors"),
+        load_file(tmp_path / "inside/model.safetensors"),
+    )
     assert inside.keys() == model.state_dict().keys()
     for name, tower in (("text_model", model.text_model), ("vision_model", model.vision_model)):
         tower.encoder.save_pretrained(tmp_path / name)
-        alone = {f"{name}.encoder.{key}": weight for key, weight in load_file(tmp_path / name / "model.safetensors").items()}
+        alone = {
+            f"{name}.encoder.{key}": weight
+            for key, weight in load_file(tmp_path / name / "model.safetensors").items()
+        }
         ours = {key: weight for key, weight in saved.items() if key.startswith(f"{name}.")}
         assert ours.keys() == alone.keys() and all(torch.equal(ours[key], alone[key]) for key in ours)
     # Either is read whole, by from_pretrained and, as trainers do, by load_state_dict; and what is saved next is the same.
@@ -89,14 +104,18 @@ def test_names_in_files_are_others_than_inside(towers, tmp_path):  # noqa: F811
     """Else the test above shows nothing."""
     model = build_dual(towers, "vit", "xlm-r")
     model.save_pretrained(tmp_path)
-    assert "text_model.encoder.encoder.layer.0.attention.self.query.weight" in load_file(tmp_path / "model.safetensors")
+    assert "text_model.encoder.encoder.layer.0.attention.self.query.weight" in load_file(
+        tmp_path / "model.safetensors"
+    )
     assert load_file(tmp_path / "model.safetensors").keys() != model.state_dict().keys()
 
 
 def test_a_tower_hands_on_what_its_encoder_asks_for(towers):  # noqa: F811
     model = build_dual(towers, "vit", "qwen3")
     encoder = AutoModel.from_config(model.config.text_config)
-    assert encoder.tp_plan and {f"text_model.encoder.{name}" for name in encoder.tp_plan} <= model.tp_plan.keys()
+    assert (
+        encoder.tp_plan and {f"text_model.encoder.{name}" for name in encoder.tp_plan} <= model.tp_plan.keys()
+    )
     assert "past_key_values" in model._skip_keys_device_placement
     assert {"ViTLayer", "Qwen3DecoderLayer"} <= set(model._no_split_modules)
 
@@ -134,19 +153,28 @@ TEXT_TOWERS = {
 }
 
 
-@pytest.mark.parametrize("name,pooling", [(name, "last" if name == "gpt2" else "cls") for name in TEXT_TOWERS])
+@pytest.mark.parametrize(
+    "name,pooling", [(name, "last" if name == "gpt2" else "cls") for name in TEXT_TOWERS]
+)
 def test_padding_on_the_left_moves_no_position(name, pooling):
     """BERT and GPT-2 count positions from the left, padding included; on the right nothing changes, to the bit."""
     vision = ViTConfig(**SMALL, **PICTURE)
     torch.manual_seed(0)
-    config = AltCLIPDualEncoderConfig(text_config=TEXT_TOWERS[name], vision_config=vision, text_pooling=pooling, projection_dim=16)
+    config = AltCLIPDualEncoderConfig(
+        text_config=TEXT_TOWERS[name], vision_config=vision, text_pooling=pooling, projection_dim=16
+    )
     tower = AltCLIPDualEncoderModel(config).eval().text_model
     ids, padding = torch.tensor([[5, 10, 11, 6]]), torch.ones(1, 3, dtype=torch.long)
     mask = torch.ones_like(ids)
     with torch.no_grad():
         expected = tower(input_ids=ids, attention_mask=mask).pooler_output
-        on_left = tower(input_ids=torch.cat([padding, ids], 1), attention_mask=torch.cat([0 * padding, mask], 1)).pooler_output
-        right = {"input_ids": torch.cat([ids, padding], 1), "attention_mask": torch.cat([mask, 0 * padding], 1)}
+        on_left = tower(
+            input_ids=torch.cat([padding, ids], 1), attention_mask=torch.cat([0 * padding, mask], 1)
+        ).pooler_output
+        right = {
+            "input_ids": torch.cat([ids, padding], 1),
+            "attention_mask": torch.cat([mask, 0 * padding], 1),
+        }
         on_right = tower(**right).last_hidden_state
         of_encoder = tower.encoder(**right).last_hidden_state
     torch.testing.assert_close(on_left, expected, atol=1e-5, rtol=1e-4)
@@ -158,7 +186,11 @@ def test_a_tower_numbers_positions_as_its_encoder_does(text_config):
     """Nyströmformer and YOSO begin with 2, I-BERT behind its padding's."""
     torch.manual_seed(0)
     text, vision = text_config(vocab_size=99, **SMALL), ViTConfig(**SMALL, **PICTURE)
-    tower = AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision)).eval().text_model
+    tower = (
+        AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision))
+        .eval()
+        .text_model
+    )
     inputs = {"input_ids": torch.arange(10, 20)[None], "attention_mask": torch.ones(1, 10, dtype=torch.long)}
     with torch.no_grad():
         assert torch.equal(tower(**inputs).last_hidden_state, tower.encoder(**inputs).last_hidden_state)
@@ -172,14 +204,27 @@ def test_i_bert_reads_fewer_tokens_than_it_has_positions():
 @pytest.mark.parametrize(
     "encoder,reason",
     [
-        (lambda: FNetModel(FNetConfig(vocab_size=99, **SMALL)), "a 'fnet' has no attention_mask and reads padding"),
+        (
+            lambda: FNetModel(FNetConfig(vocab_size=99, **SMALL)),
+            "a 'fnet' has no attention_mask and reads padding",
+        ),
         (
             lambda: CpmAntModel(
-                CpmAntConfig(vocab_size=99, hidden_size=32, num_attention_heads=4, dim_head=8, dim_ff=48, num_hidden_layers=1)
+                CpmAntConfig(
+                    vocab_size=99,
+                    hidden_size=32,
+                    num_attention_heads=4,
+                    dim_head=8,
+                    dim_ff=48,
+                    num_hidden_layers=1,
+                )
             ),
             "a 'cpmant' has no attention_mask and reads padding",
         ),
-        (lambda: DPRQuestionEncoder(DPRConfig(vocab_size=99, **SMALL)), "a 'dpr' gives no state for each token"),
+        (
+            lambda: DPRQuestionEncoder(DPRConfig(vocab_size=99, **SMALL)),
+            "a 'dpr' gives no state for each token",
+        ),
     ],
 )
 def test_text_encoders_whose_states_cannot_be_pooled_are_refused(towers, tmp_path, encoder, reason):  # noqa: F811
@@ -190,10 +235,14 @@ def test_text_encoders_whose_states_cannot_be_pooled_are_refused(towers, tmp_pat
 def test_a_pooler_that_is_always_called_stays_and_does_not_learn(towers, tmp_path):  # noqa: F811
     """SqueezeBERT cannot do without its pooler; what nobody reads would stop DDP."""
     config = SqueezeBertConfig(vocab_size=99, embedding_size=32, **SMALL)
-    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), saved(SqueezeBertModel(config), tmp_path / "text"))
+    model = AltCLIPDualEncoderModel.from_towers(
+        towers("vit"), saved(SqueezeBertModel(config), tmp_path / "text")
+    )
     ids = torch.arange(10, 20)[None]
     model.get_text_features(input_ids=ids, attention_mask=torch.ones_like(ids)).pooler_output.sum().backward()
-    learning = {name: parameter for name, parameter in model.text_model.named_parameters() if parameter.requires_grad}
+    learning = {
+        name: parameter for name, parameter in model.text_model.named_parameters() if parameter.requires_grad
+    }
     assert learning and all(parameter.grad is not None for parameter in learning.values())
     assert not any("pooler" in name for name in learning)
 
@@ -203,10 +252,14 @@ def test_padding_of_embeddings_moves_no_position(name):
     """What XLM-R leaves out by its token, an embedding does not tell; on the right nothing changes, to the bit."""
     torch.manual_seed(0)
     if name == "altclip":
-        tower = AltCLIPTextModel(AltCLIPTextConfig(vocab_size=99, project_dim=16, max_position_embeddings=40, **SMALL)).eval()
+        tower = AltCLIPTextModel(
+            AltCLIPTextConfig(vocab_size=99, project_dim=16, max_position_embeddings=40, **SMALL)
+        ).eval()
         encoder = tower.roberta
     else:
-        config = AltCLIPDualEncoderConfig(text_config=TEXT_TOWERS[name], vision_config=ViTConfig(**SMALL, **PICTURE), text_pooling="mean")
+        config = AltCLIPDualEncoderConfig(
+            text_config=TEXT_TOWERS[name], vision_config=ViTConfig(**SMALL, **PICTURE), text_pooling="mean"
+        )
         tower = AltCLIPDualEncoderModel(config).eval().text_model
         encoder = tower.encoder
     ids, padding = torch.tensor([[5, 10, 11, 6]]), torch.ones(1, 3, dtype=torch.long)
@@ -237,19 +290,32 @@ def test_a_mean_of_many_states_does_not_overflow(dtype):
 def test_a_logit_scale_may_be_a_whole_number():
     """As JSON may have it."""
     text, vision = {"vocab_size": 99, **SMALL}, SMALL | PICTURE
-    assert AltCLIPModel(AltCLIPConfig(text_config=text, vision_config=vision, logit_scale_init_value=3)).logit_scale.item() == 3
+    assert (
+        AltCLIPModel(
+            AltCLIPConfig(text_config=text, vision_config=vision, logit_scale_init_value=3)
+        ).logit_scale.item()
+        == 3
+    )
 
 
-@pytest.mark.parametrize("vision_config", [CLIPVisionConfig, ChineseCLIPVisionConfig, MLCDVisionConfig, SiglipVisionConfig])
+@pytest.mark.parametrize(
+    "vision_config", [CLIPVisionConfig, ChineseCLIPVisionConfig, MLCDVisionConfig, SiglipVisionConfig]
+)
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
 def test_all_that_learns_in_an_image_tower_of_clips_kind_is_read(vision_config, pooling):
     """The layer norm behind CLIP's class token is its pooler's; without a gradient it would stop DDP."""
     vision = vision_config(**SMALL, **PICTURE)
     assert default_image_pooling(AutoModel.from_config(vision)) == "pooler"
     text = BertConfig(vocab_size=99, **SMALL)
-    model = AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision, vision_pooling=pooling))
+    model = AltCLIPDualEncoderModel(
+        AltCLIPDualEncoderConfig(text_config=text, vision_config=vision, vision_pooling=pooling)
+    )
     model.get_image_features(torch.randn(2, 3, 32, 32)).pooler_output.square().sum().backward()
-    idle = [name for name, weight in model.vision_model.named_parameters() if weight.requires_grad and weight.grad is None]
+    idle = [
+        name
+        for name, weight in model.vision_model.named_parameters()
+        if weight.requires_grad and weight.grad is None
+    ]
     assert not idle
 
 
@@ -272,20 +338,30 @@ def test_a_class_token_of_a_pooler_is_none_of_the_patches(towers, tmp_path):  # 
     model.get_image_features(torch.randn(2, 3, 32, 32)).pooler_output.sum().backward()
     learning = [parameter for parameter in model.vision_model.parameters() if parameter.requires_grad]
     assert learning and all(parameter.grad is not None for parameter in learning)
-    with pytest.raises(ValueError, match="vision_pooling is 'cls', but a 'aimv2_vision_model' has no class token"):
+    with pytest.raises(
+        ValueError, match="vision_pooling is 'cls', but a 'aimv2_vision_model' has no class token"
+    ):
         AltCLIPDualEncoderModel.from_towers(folder, towers("xlm-r"), vision_pooling="cls")
 
 
 def test_towers_that_read_something_else_are_refused(towers, tmp_path):  # noqa: F811
     vit, bert = towers("vit"), saved(BertModel(BertConfig(vocab_size=12, **SMALL)), tmp_path / "few")
-    siglip2 = saved(Siglip2VisionModel(Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL)), tmp_path / "siglip2")
+    siglip2 = saved(
+        Siglip2VisionModel(Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL)), tmp_path / "siglip2"
+    )
     distil = saved(DistilBertModel(TEXT_TOWERS["distilbert"]), tmp_path / "distil")
-    with pytest.raises(ValueError, match="is a 'vit', which does not read texts, and cannot be the tower of texts"):
+    with pytest.raises(
+        ValueError, match="is a 'vit', which does not read texts, and cannot be the tower of texts"
+    ):
         AltCLIPDualEncoderModel.from_towers(vit, vit)
     with pytest.raises(ValueError, match="is a 'bert', which does not read images"):
         AltCLIPDualEncoderModel.from_towers(bert, bert)
-    with pytest.raises(ValueError, match="needs pixel_attention_mask and spatial_shapes too, and cannot be a tower"):
+    with pytest.raises(
+        ValueError, match="needs pixel_attention_mask and spatial_shapes too, and cannot be a tower"
+    ):
         AltCLIPDualEncoderModel.from_towers(siglip2, bert)
     with pytest.raises(ValueError, match="text_pooling is 'pooler', but a 'distilbert' has no pooler"):
         AltCLIPDualEncoderModel.from_towers(vit, distil, text_pooling="pooler")
-    assert AltCLIPDualEncoderModel.from_towers(vit, bert).config.text_pooling == "cls"  # a vocabulary of twelve is enough
+    assert (
+        AltCLIPDualEncoderModel.from_towers(vit, bert).config.text_pooling == "cls"
+    )  # a vocabulary of twelve is enough

@@ -29,8 +29,23 @@ def test_trackers_get_the_figures_of_the_log(miniature, tmp_path):
     process = run_in(
         *[python, "training/run_stage1.py", "training/recipes/miniature/stage1.yaml", "--output_dir", out],
         *["--dataset", miniature / "dataset"],
-        *["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", miniature / "text_encoder"],
-        *["--max_steps", "6", "--logging_steps", "2", "--per_device_train_batch_size", "16", "--report_to", "tensorboard", "trackio"],
+        *[
+            "--teacher_name_or_path",
+            miniature / "clip",
+            "--text_encoder_name_or_path",
+            miniature / "text_encoder",
+        ],
+        *[
+            "--max_steps",
+            "6",
+            "--logging_steps",
+            "2",
+            "--per_device_train_batch_size",
+            "16",
+            "--report_to",
+            "tensorboard",
+            "trackio",
+        ],
         TRACKIO_DIR=str(tmp_path / "trackio"),
     )
     assert process.returncode == 0, process.stderr[-4000:]

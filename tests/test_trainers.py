@@ -35,8 +35,16 @@ def altclip(miniature):
 @pytest.fixture
 def arguments(tmp_path):
     def arguments(**given):
-        defaults = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True, "save_strategy": "no"}
-        return ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", dataset="", disable_tqdm=True, **defaults | given)
+        defaults = {
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "save_strategy": "no",
+        }
+        return ContrastiveArguments(
+            output_dir=str(tmp_path), model_name_or_path="", dataset="", disable_tqdm=True, **defaults | given
+        )
 
     return arguments
 
@@ -44,8 +52,19 @@ def arguments(tmp_path):
 @pytest.fixture
 def stage1(tmp_path):
     def stage1(**given):
-        defaults = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True, "save_strategy": "no"}
-        named = {"output_dir": str(tmp_path), "teacher_name_or_path": "", "text_encoder_name_or_path": "", "dataset": ""}
+        defaults = {
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "save_strategy": "no",
+        }
+        named = {
+            "output_dir": str(tmp_path),
+            "teacher_name_or_path": "",
+            "text_encoder_name_or_path": "",
+            "dataset": "",
+        }
         return TeacherLearningArguments(**named, disable_tqdm=True, **defaults | given)
 
     return stage1
@@ -58,7 +77,10 @@ def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_
     inputs = image_vectors(inputs, altclip, clip_processor) if cached else inputs
     cells = CaptionCells(scenes, ["en", "zh"], "image_embeds" if cached else "image", inputs=inputs)
     return trainer_class(
-        model=altclip, args=arguments, train_dataset=cells, data_collator=Collator(tokenizer, 77, clip_processor.image_processor)
+        model=altclip,
+        args=arguments,
+        train_dataset=cells,
+        data_collator=Collator(tokenizer, 77, clip_processor.image_processor),
     )
 
 
@@ -90,9 +112,18 @@ def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniatu
     for cached in (False, True):
         altclip.load_state_dict(start)
         freeze_all_but(altclip, TRAINABLE)
-        trainer = contrastive(altclip, scenes, miniature, arguments(logging_steps=1, optim="sgd", learning_rate=0.1), cached=cached)
+        trainer = contrastive(
+            altclip,
+            scenes,
+            miniature,
+            arguments(logging_steps=1, optim="sgd", learning_rate=0.1),
+            cached=cached,
+        )
         trainer.train()
-        weights[cached], losses[cached] = snapshot(altclip), [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        weights[cached], losses[cached] = (
+            snapshot(altclip),
+            [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        )
     assert losses[True] == pytest.approx(losses[False], abs=1e-5) and len(losses[True]) == 3
     moved = {name for name, value in weights[False].items() if not torch.equal(value, start[name])}
     assert "logit_scale" in moved and len(moved) > 20
@@ -117,17 +148,25 @@ def test_switches_train_the_same(altclip, scenes, miniature, arguments, switch, 
     scenes = scenes.select([*range(20), *range(20), *range(24)])
     for switches in ({}, SWITCHES[switch]):
         altclip.load_state_dict(start)
-        freeze_all_but(altclip, [*TRAINABLE, *(["vision_model", "visual_projection"] if images == "learning" else [])])
+        freeze_all_but(
+            altclip, [*TRAINABLE, *(["vision_model", "visual_projection"] if images == "learning" else [])]
+        )
         given = {"optim": "sgd", "learning_rate": 0.1, "logging_steps": 1, "gradient_accumulation_steps": 2}
-        trainer = contrastive(altclip, scenes, miniature, arguments(**given, **switches), cached=images == "cached")
+        trainer = contrastive(
+            altclip, scenes, miniature, arguments(**given, **switches), cached=images == "cached"
+        )
         trainer.train()
         weights.append(snapshot(altclip))
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 3
     moved = {name for name, value in weights[0].items() if not torch.equal(value, start[name])}
-    assert "logit_scale" in moved and any(name.startswith("vision_model") for name in moved) == (images == "learning")
+    assert "logit_scale" in moved and any(name.startswith("vision_model") for name in moved) == (
+        images == "learning"
+    )
     for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_a_frozen_temperature_is_not_clamped(altclip, scenes, miniature, arguments):
@@ -148,13 +187,19 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature,
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     targets = torch.randn(2048, 128, generator=torch.Generator().manual_seed(0))
     captions = [{"en": name} for name in ("key", "bell", "fire", "ghost")] * 512
-    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": targets.numpy()}), ["en"], "target")
-    trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage1(), train_dataset=cells, data_collator=Collator(tokenizer, 77))
+    cells = CaptionCells(
+        Dataset.from_dict({"captions": captions, "target": targets.numpy()}), ["en"], "target"
+    )
+    trainer = TeacherLearningTrainer(
+        model=altclip.text_model, args=stage1(), train_dataset=cells, data_collator=Collator(tokenizer, 77)
+    )
     threads, seen = torch.get_num_threads(), set()
     torch.set_num_threads(2)
     for _ in range(5):
         altclip.zero_grad()
-        trainer.compute_loss(altclip.text_model, trainer.data_collator(cells.__getitems__(range(2048)))).backward()
+        trainer.compute_loss(
+            altclip.text_model, trainer.data_collator(cells.__getitems__(range(2048)))
+        ).backward()
         seen.add(altclip.text_model.transformation.bias.grad.numpy().tobytes())
     torch.set_num_threads(threads)
     assert len(seen) == 1 and altclip.text_model.transformation.bias.grad.abs().max() > 0
@@ -163,9 +208,15 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature,
 def test_encoding_by_length_changes_nothing(altclip, scenes, miniature):
     """In value and in gradient, with a group that is smaller than the others."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    batch = Collator(tokenizer, 77)(CaptionCells(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target").__getitems__(range(23)))
+    batch = Collator(tokenizer, 77)(
+        CaptionCells(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target").__getitems__(
+            range(23)
+        )
+    )
     lengths, results = [], {}
-    altclip.text_model.roberta.register_forward_pre_hook(lambda _, __, given: lengths.append(given["input_ids"].shape), with_kwargs=True)
+    altclip.text_model.roberta.register_forward_pre_hook(
+        lambda _, __, given: lengths.append(given["input_ids"].shape), with_kwargs=True
+    )
     for n_groups in (1, 4):
         altclip.zero_grad()
         groups, rows = by_length(batch, n_groups)
@@ -186,11 +237,16 @@ def test_accumulation_means_instead_of_summing(altclip, scenes, miniature, argum
     for steps in (1, 2):
         altclip.load_state_dict(start)
         trainer = contrastive(
-            altclip, scenes.select(range(8)), miniature, arguments(gradient_accumulation_steps=steps, max_steps=1, logging_steps=1)
+            altclip,
+            scenes.select(range(8)),
+            miniature,
+            arguments(gradient_accumulation_steps=steps, max_steps=1, logging_steps=1),
         )
         trainer.train_dataset.cells = trainer.train_dataset.cells[:1].repeat(16, axis=0)
         trainer.train()
-        seen[steps] = next((entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry)
+        seen[steps] = next(
+            (entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry
+        )
     assert seen[1] == pytest.approx(seen[2], rel=1e-4)
 
 
@@ -199,12 +255,19 @@ def test_only_matrices_are_decayed(altclip, scenes, miniature, arguments):
     decayed = trainer.get_decay_parameter_names(altclip)
     assert "text_projection.weight" in decayed
     assert not [
-        name for name in decayed if name.endswith("bias") or "logit_scale" in name or "class_embedding" in name or "norm" in name.lower()
+        name
+        for name in decayed
+        if name.endswith("bias")
+        or "logit_scale" in name
+        or "class_embedding" in name
+        or "norm" in name.lower()
     ]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(altclip, scenes, miniature, arguments, tmp_path, accumulation):
+def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(
+    altclip, scenes, miniature, arguments, tmp_path, accumulation
+):
     """It begins above the bound, and would rise at every step: what is learned already has a lower loss with a larger scale."""
     altclip.logit_scale.data.fill_(10.0)
     scales = []
@@ -214,7 +277,9 @@ def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(altclip, s
             scales.append(model.logit_scale.item())
             return super().compute_loss(model, inputs, **kwargs) * 0 - model.logit_scale
 
-    args = arguments(gradient_accumulation_steps=accumulation, learning_rate=0.1, save_strategy="steps", save_steps=1)
+    args = arguments(
+        gradient_accumulation_steps=accumulation, learning_rate=0.1, save_strategy="steps", save_steps=1
+    )
     trainer = contrastive(altclip, scenes, miniature, args, trainer_class=Rising)
     trainer.train()
     trainer.save_model()
@@ -224,7 +289,9 @@ def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(altclip, s
 
 
 def test_unknown_trainable_part_is_refused(altclip):
-    with pytest.raises(ValueError, match="trainable names txt_model, which the model has not; its parts are text_model"):
+    with pytest.raises(
+        ValueError, match="trainable names txt_model, which the model has not; its parts are text_model"
+    ):
         freeze_all_but(altclip, ["txt_model"])
 
 
@@ -232,10 +299,14 @@ def test_unknown_trainable_part_is_refused(altclip):
 def test_teacher_learning_learns(altclip, scenes, miniature, stage1, objective):
     teacher, processor = load_model(str(miniature / "clip"))
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    cells = CaptionCells(scenes, ["en", "zh"], "target", inputs=teacher_vectors(scenes, teacher, processor.tokenizer))
+    cells = CaptionCells(
+        scenes, ["en", "zh"], "target", inputs=teacher_vectors(scenes, teacher, processor.tokenizer)
+    )
     before = snapshot(altclip)
     stage = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32, objective=objective)
-    trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77))
+    trainer = TeacherLearningTrainer(
+        model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77)
+    )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
@@ -250,7 +321,9 @@ def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, 
     padding, drawn = {}, {}
     for strategy in ("random", "group_by_length"):
         stage = stage1(train_sampling_strategy=strategy)
-        trainer = TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77))
+        trainer = TeacherLearningTrainer(
+            model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77)
+        )
         batches = list(trainer.get_train_dataloader())
         padding[strategy] = sum((batch["attention_mask"] == 0).sum().item() for batch in batches)
         drawn[strategy] = torch.cat([batch["row_ids"] for batch in batches]).sort().values.tolist()
@@ -261,8 +334,12 @@ def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, 
 def test_temperature_favours_small_languages(altclip, miniature, stage1):
     """56 cells of English and 8 of Chinese: at a very high temperature both are drawn equally often, and epochs differ."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    captions = [{"en": f"key {number}", "zh": f"钥匙 {number}" if number < 8 else None} for number in range(56)]
-    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0] * 128] * 56}), ["en", "zh"], "target")
+    captions = [
+        {"en": f"key {number}", "zh": f"钥匙 {number}" if number < 8 else None} for number in range(56)
+    ]
+    cells = CaptionCells(
+        Dataset.from_dict({"captions": captions, "target": [[0.0] * 128] * 56}), ["en", "zh"], "target"
+    )
     seen, collator = [], Collator(tokenizer, 77)
 
     def collate(batch):
@@ -270,7 +347,9 @@ def test_temperature_favours_small_languages(altclip, miniature, stage1):
         return collator(batch)
 
     stage = stage1(max_steps=16, temperature=1e9)
-    TeacherLearningTrainer(model=altclip.text_model, args=stage, train_dataset=cells, data_collator=collate).train()
+    TeacherLearningTrainer(
+        model=altclip.text_model, args=stage, train_dataset=cells, data_collator=collate
+    ).train()
     epochs = [sum(seen[start : start + 8], []) for start in (0, 8)]
     assert [sum(text.startswith("key") for text in epoch) for epoch in epochs] == [32, 32]
     assert epochs[0] != epochs[1] and set(epochs[0]) != set(epochs[1])

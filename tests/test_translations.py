@@ -9,20 +9,40 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value, load_dataset
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer, NllbTokenizer
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    M2M100Tokenizer,
+    NllbTokenizer,
+)
 
 from benchmarks.loading import load_captions
 from benchmarks.recipe import InputError, parse
 from training import translations
 from training.parallel_text import load_parallel_text
-from training.translations import TranslationArguments, distinct_sentences, language_token, read_split, translate_all, with_translations
+from training.translations import (
+    TranslationArguments,
+    distinct_sentences,
+    language_token,
+    read_split,
+    translate_all,
+    with_translations,
+)
 
 from .conftest import ROOT
 from .test_pictures import encoded
 
 CODES = {"en": "eng_Latn", "es": "spa_Latn", "ja": "jpn_Jpan"}
 SIZES = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-SIZES |= {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64, "init_std": 1.0}
+SIZES |= {
+    "d_model": 16,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 64,
+    "init_std": 1.0,
+}
 COLORS = ("red", "green", "blue")
 
 
@@ -30,8 +50,13 @@ COLORS = ("red", "green", "blue")
 def translator(tmp_path_factory):
     """An untrained translation model that spells: its tokens are letters and the languages' codes."""
     folder = tmp_path_factory.mktemp("translator")
-    letters = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase])}
-    tokenizer = NllbTokenizer(vocab=letters, merges=[], additional_special_tokens=list(CODES.values()), src_lang="jpn_Jpan")
+    letters = {
+        token: number
+        for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase])
+    }
+    tokenizer = NllbTokenizer(
+        vocab=letters, merges=[], additional_special_tokens=list(CODES.values()), src_lang="jpn_Jpan"
+    )
     torch.manual_seed(0)
     M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -47,8 +72,16 @@ def made(captions, features, **columns):
 @pytest.fixture
 def dataset(tmp_path):
     """Three images: lists of English and a Chinese text, with an empty and a repeated one, and a column of something else."""
-    captions = [{"en": ["a dog", "a cat"], "zh": "狗"}, {"en": ["a dog", ""], "zh": None}, {"en": [], "zh": "猫"}]
-    rows = made({"captions": captions}, {"captions": {"en": List(Value("string")), "zh": Value("string")}}, number=[7, 8, 9])
+    captions = [
+        {"en": ["a dog", "a cat"], "zh": "狗"},
+        {"en": ["a dog", ""], "zh": None},
+        {"en": [], "zh": "猫"},
+    ]
+    rows = made(
+        {"captions": captions},
+        {"captions": {"en": List(Value("string")), "zh": Value("string")}},
+        number=[7, 8, 9],
+    )
     (tmp_path / "pictures").mkdir()
     rows.to_parquet(tmp_path / "pictures/train.parquet")
     return str(tmp_path / "pictures")
@@ -60,7 +93,12 @@ def given(dataset, translator, tmp_path):
     translations.load_translator.cache_clear()
 
     def given(**arguments):
-        shared = {"dataset": dataset, "splits": ["train"], "target_languages": ["es", "ja"], "output_dir": str(tmp_path / "out")}
+        shared = {
+            "dataset": dataset,
+            "splits": ["train"],
+            "target_languages": ["es", "ja"],
+            "output_dir": str(tmp_path / "out"),
+        }
         shared |= {"model_name_or_path": str(translator), "language_codes": CODES, "max_length": 40}
         return TranslationArguments(**(shared | arguments))
 
@@ -69,11 +107,16 @@ def given(dataset, translator, tmp_path):
 
 def by_hand(translator, text, code="spa_Latn", **options):
     """A sentence alone; without a code the tokenizer is left as it is."""
-    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(translator), AutoTokenizer.from_pretrained(translator)
+    model, tokenizer = (
+        AutoModelForSeq2SeqLM.from_pretrained(translator),
+        AutoTokenizer.from_pretrained(translator),
+    )
     begin = {}
     if code:
         tokenizer.src_lang, begin["forced_bos_token_id"] = "eng_Latn", tokenizer.convert_tokens_to_ids(code)
-    generated = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=40, do_sample=False, **begin, **options)
+    generated = model.generate(
+        **tokenizer(text, return_tensors="pt"), max_new_tokens=40, do_sample=False, **begin, **options
+    )
     return tokenizer.decode(generated[0], skip_special_tokens=True).strip()
 
 
@@ -83,17 +126,26 @@ def test_a_sentence_is_translated_as_by_hand(translator, given, beams):
     sentences = ["a brown dog on the grass", "cat", "a bird"]
     for language, code in (("es", "spa_Latn"), ("ja", "jpn_Jpan")):
         found, _ = translate_all(sentences, language, given(num_beams=beams))
-        assert found == {sentence: by_hand(translator, sentence, code, num_beams=beams) for sentence in sentences}
+        assert found == {
+            sentence: by_hand(translator, sentence, code, num_beams=beams) for sentence in sentences
+        }
         assert len(set(found.values())) > 1
-    assert by_hand(translator, "cat", "spa_Latn", num_beams=beams) != by_hand(translator, "cat", "jpn_Jpan", num_beams=beams)
+    assert by_hand(translator, "cat", "spa_Latn", num_beams=beams) != by_hand(
+        translator, "cat", "jpn_Jpan", num_beams=beams
+    )
 
 
 def test_models_that_are_told_otherwise(translator, given):
     """By a prefix, or by being made for the pair: neither gets a code."""
-    prefixed, _ = translate_all(["cat"], "es", given(prefix="to {language} ", language_codes={"es": "spanish"}))
+    prefixed, _ = translate_all(
+        ["cat"], "es", given(prefix="to {language} ", language_codes={"es": "spanish"})
+    )
     assert prefixed == {"cat": by_hand(translator, "to spanish cat", None)}
     alone = given(
-        model_name_or_path=None, models={"es": str(translator), "ja": "x"}, language_codes=None, output_dir=given().output_dir + "2"
+        model_name_or_path=None,
+        models={"es": str(translator), "ja": "x"},
+        language_codes=None,
+        output_dir=given().output_dir + "2",
     )
     assert translate_all(["cat"], "es", alone)[0] == {"cat": by_hand(translator, "cat", None)}
     assert by_hand(translator, "cat", None) != by_hand(translator, "cat")
@@ -102,15 +154,30 @@ def test_models_that_are_told_otherwise(translator, given):
 def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
     """They are `__es__` for `es`, which needs no entry in language_codes, and do not come out as text."""
     lines = [f"a {color} {animal}" for color in ("red", "blue", "green") for animal in ("dog", "cat", "bird")]
-    writer = {"model_prefix": str(tmp_path / "pieces"), "vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2}
+    writer = {
+        "model_prefix": str(tmp_path / "pieces"),
+        "vocab_size": 40,
+        "hard_vocab_limit": False,
+        "minloglevel": 2,
+    }
     SentencePieceTrainer.train(sentence_iterator=iter(lines), **writer)
     pieces = SentencePieceProcessor(str(tmp_path / "pieces.model"))
-    names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(number) for number in range(3, len(pieces)))]
+    names = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *(pieces.id_to_piece(number) for number in range(3, len(pieces))),
+    ]
     (tmp_path / "names.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
     tokenizer = M2M100Tokenizer(str(tmp_path / "names.json"), str(tmp_path / "pieces.model"))
-    model = M2M100ForConditionalGeneration(M2M100Config(vocab_size=tokenizer.get_lang_id("zu") + 9, **SIZES)).eval()
+    model = M2M100ForConditionalGeneration(
+        M2M100Config(vocab_size=tokenizer.get_lang_id("zu") + 9, **SIZES)
+    ).eval()
     asked = []
-    model.generate = lambda **options: asked.append(options) or torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
+    model.generate = lambda **options: (
+        asked.append(options) or torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
+    )
     found = translations.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
     assert found == [tokenizer.decode([4, 5]).strip()] and found[0]
     assert asked[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
@@ -138,7 +205,10 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
     stop = False
     resumed, _ = translate_all(sentences, "es", arguments)
     assert seen == Counter(["a cat", "cat"])
-    assert resumed == translate_all(sentences, "es", given(batch_size=2, output_dir=arguments.output_dir + "2"))[0]
+    assert (
+        resumed
+        == translate_all(sentences, "es", given(batch_size=2, output_dir=arguments.output_dir + "2"))[0]
+    )
     assert [json.loads(line)["en"] for line in path.read_text("utf-8").splitlines()] == sentences
     rows, n_without = load_parallel_text(str(path), "train")
     assert len(rows) == 6 and n_without == 0 and set(rows.features["captions"]) == {"en", "es"}
@@ -146,7 +216,9 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
 
 def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, translator, tmp_path):
     translate_all(["cat"], "es", given())
-    with pytest.raises(InputError, match="es.jsonl was made with num_beams 1: delete it, or give another output_dir"):
+    with pytest.raises(
+        InputError, match="es.jsonl was made with num_beams 1: delete it, or give another output_dir"
+    ):
         translate_all(["cat"], "es", given(num_beams=2))
     model = AutoModelForSeq2SeqLM.from_pretrained(translator)
     model.lm_head.weight.data[5] += 1
@@ -158,16 +230,38 @@ def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, transl
 
 def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path):
     """Through the command: images byte for byte, other captions and columns, lists in place; no sentence is asked twice."""
-    flags = ["--dataset", dataset, "--splits", "train", "--target_languages", "es", "ja", "--output_dir", tmp_path / "out"]
+    flags = [
+        "--dataset",
+        dataset,
+        "--splits",
+        "train",
+        "--target_languages",
+        "es",
+        "ja",
+        "--output_dir",
+        tmp_path / "out",
+    ]
     flags += ["--model_name_or_path", translator, "--language_codes", json.dumps(CODES), "--max_length", "40"]
     process = run("python", ROOT / "training/run_translation.py", *flags)
     assert process.returncode == 0, process.stderr
-    assert f"Saved 3 rows to {tmp_path}/out. Next: accelerate launch --quiet training/run_parallel.py" in process.stdout
+    assert (
+        f"Saved 3 rows to {tmp_path}/out. Next: accelerate launch --quiet training/run_parallel.py"
+        in process.stdout
+    )
     rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
-    assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS] and list(rows["number"]) == [7, 8, 9]
+    assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS] and list(
+        rows["number"]
+    ) == [7, 8, 9]
     dog, cat = (by_hand(translator, text) for text in ("a dog", "a cat"))
-    assert f"Translated 2 distinct sentences; set aside as empty: {[dog, cat].count('')} in es, " in process.stdout
-    assert [caption["es"] for caption in rows["captions"]] == [[dog or None, cat or None], [dog or None, None], []]
+    assert (
+        f"Translated 2 distinct sentences; set aside as empty: {[dog, cat].count('')} in es, "
+        in process.stdout
+    )
+    assert [caption["es"] for caption in rows["captions"]] == [
+        [dog or None, cat or None],
+        [dog or None, None],
+        [],
+    ]
     assert [caption["en"] for caption in rows["captions"]] == [["a dog", "a cat"], ["a dog", ""], []]
     assert [caption["zh"] for caption in rows["captions"]] == ["狗", None, "猫"]
     again = run("python", ROOT / "training/run_translation.py", *flags)
@@ -209,8 +303,13 @@ def test_captions_of_other_forms(given, tmp_path, columns, features, flags, engl
     (tmp_path / "forms").mkdir()
     made(columns, features).to_parquet(tmp_path / "forms/train.parquet")
     rows = read_split(given(dataset=str(tmp_path / "forms"), **flags), "train")
-    assert rows.column_names == ["image", "captions"] and [caption["en"] for caption in rows["captions"]] == english
-    assert distinct_sentences([rows, rows], "en") == sorted(sum(english, []), key=lambda text: (-len(text), text))
+    assert (
+        rows.column_names == ["image", "captions"]
+        and [caption["en"] for caption in rows["captions"]] == english
+    )
+    assert distinct_sentences([rows, rows], "en") == sorted(
+        sum(english, []), key=lambda text: (-len(text), text)
+    )
 
 
 def test_images_in_files_are_written_into_the_dataset(given, tmp_path):
@@ -218,7 +317,9 @@ def test_images_in_files_are_written_into_the_dataset(given, tmp_path):
     folder.mkdir()
     for color in COLORS:
         (folder / f"{color}.png").write_bytes(encoded(color))
-    lines = [json.dumps({"file_name": f"{color}.png", "caption": f"a {color} sheet"}) + "\n" for color in COLORS]
+    lines = [
+        json.dumps({"file_name": f"{color}.png", "caption": f"a {color} sheet"}) + "\n" for color in COLORS
+    ]
     (folder / "metadata.jsonl").write_text("".join(lines))
     arguments = given(dataset=str(folder))
     rows = with_translations(read_split(arguments, "train"), {"es": {}}, "en")
@@ -249,9 +350,14 @@ def test_what_cannot_be_translated_is_refused(given, translator):
         read_split(given(target_languages=["es", "zh"]), "train")
     with pytest.raises(InputError, match="have no fr: choose from en zh"):
         read_split(given(source_language="fr"), "train")
-    with pytest.raises(InputError, match="no token for language 'es': name it by language_codes, as one of eng_Latn jpn_Jpan spa_Latn"):
+    with pytest.raises(
+        InputError,
+        match="no token for language 'es': name it by language_codes, as one of eng_Latn jpn_Jpan spa_Latn",
+    ):
         translate_all(["cat"], "es", given(language_codes={"en": "eng_Latn"}))
-    with pytest.raises(InputError, match="no token for language 'a'"):  # a letter, which the vocabulary has, is no language
+    with pytest.raises(
+        InputError, match="no token for language 'a'"
+    ):  # a letter, which the vocabulary has, is no language
         translate_all(["cat"], "es", given(language_codes=CODES | {"es": "a"}))
     with pytest.raises(InputError, match="no token for language 'en'"):
         translate_all(["cat"], "es", given(language_codes={"es": "spa_Latn"}))

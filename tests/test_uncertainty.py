@@ -20,7 +20,11 @@ def classes(hits, n=400):
 def retrieval(seed=0, n=30):
     generator = torch.Generator().manual_seed(seed)
     owners = torch.arange(n).repeat_interleave(torch.arange(n) % 4 + 1)
-    return RetrievalOutcomes(torch.randint(12, owners.shape, generator=generator), torch.randint(9, (n,), generator=generator), owners)
+    return RetrievalOutcomes(
+        torch.randint(12, owners.shape, generator=generator),
+        torch.randint(9, (n,), generator=generator),
+        owners,
+    )
 
 
 def test_each_resample_draws_as_many_units_as_there_are(monkeypatch):
@@ -41,7 +45,11 @@ def test_intervals_are_those_of_resampling_by_hand():
         ranks = torch.cat([outcomes.text_ranks[outcomes.text_to_image == unit] for unit in units])
         by_hand.append(((ranks < 5).double().mean().item(), ranks.double().median().item()))
     found = intervals(outcomes, 100, seed=3)
-    expected = torch.tensor(by_hand, dtype=torch.double)[:, 0].quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    expected = (
+        torch.tensor(by_hand, dtype=torch.double)[:, 0]
+        .quantile(torch.tensor([0.025, 0.975], dtype=torch.double))
+        .tolist()
+    )
     assert found["text_to_image_recall@5"] == pytest.approx(expected, abs=1e-12) and expected[0] < expected[1]
     assert set(found) == set(outcomes.metrics()) - {"n", "n_texts"}
     for name, (low, high) in found.items():
@@ -62,7 +70,9 @@ def test_texts_of_one_image_are_drawn_together():
     ranks = torch.randint(2, (200,), generator=torch.Generator().manual_seed(0))
     one = RetrievalOutcomes(ranks, ranks, torch.arange(200))
     ten = RetrievalOutcomes(ranks.repeat_interleave(10), ranks, torch.arange(200).repeat_interleave(10))
-    assert intervals(ten)["text_to_image_recall@1"] == pytest.approx(intervals(one)["text_to_image_recall@1"], abs=1e-12)
+    assert intervals(ten)["text_to_image_recall@1"] == pytest.approx(
+        intervals(one)["text_to_image_recall@1"], abs=1e-12
+    )
 
 
 def test_intervals_cover():
@@ -78,7 +88,9 @@ def test_intervals_cover():
 
 def test_a_seed_says_which():
     outcomes = retrieval()
-    assert intervals(outcomes, 60, seed=1) == intervals(outcomes, 60, seed=1) != intervals(outcomes, 60, seed=2)
+    assert (
+        intervals(outcomes, 60, seed=1) == intervals(outcomes, 60, seed=1) != intervals(outcomes, 60, seed=2)
+    )
 
 
 def test_a_model_is_no_better_than_itself():
@@ -104,9 +116,9 @@ def test_p_is_that_of_the_sign_test():
     """Of 40 images that only one of the models finds, 26 to 14: the exact sign test has p = 0.081, a normal approximation 0.058."""
     ranks, others = torch.zeros(300).long(), torch.zeros(300).long()
     others[:26], ranks[26:40] = 9, 9
-    difference = compare(ClassOutcomes(ranks, torch.arange(300) % 3, 3), ClassOutcomes(others, torch.arange(300) % 3, 3), 4000)[
-        "accuracy@1"
-    ]
+    difference = compare(
+        ClassOutcomes(ranks, torch.arange(300) % 3, 3), ClassOutcomes(others, torch.arange(300) % 3, 3), 4000
+    )["accuracy@1"]
     assert 0.04 < difference.p < 0.09 and difference.low < 0 < difference.high
 
 
@@ -135,7 +147,9 @@ def test_chance_is_rarely_significant():
     generator = torch.Generator().manual_seed(0)
     labels, significant = torch.arange(120) % 3, 0
     for seed in range(200):
-        first, second = (ClassOutcomes((torch.rand(120, generator=generator) > 0.5).long(), labels, 3) for _ in range(2))
+        first, second = (
+            ClassOutcomes((torch.rand(120, generator=generator) > 0.5).long(), labels, 3) for _ in range(2)
+        )
         significant += compare(first, second, 200, seed)["accuracy@1"].p < 0.05
     assert 0.01 <= significant / 200 <= 0.1
 
@@ -154,8 +168,16 @@ def test_resamples_without_a_class_are_left_out():
     [
         (classes(3), retrieval(), "ClassOutcomes and RetrievalOutcomes are outcomes of different tasks"),
         (classes(3), classes(3, n=401), "400 and 401 images"),
-        (classes(3), ClassOutcomes(torch.zeros(400), torch.zeros(400, dtype=torch.long), 4), "their labels differ"),
-        (retrieval(), RetrievalOutcomes(torch.zeros(30), torch.zeros(30), torch.arange(30)), "their text_to_image differ"),
+        (
+            classes(3),
+            ClassOutcomes(torch.zeros(400), torch.zeros(400, dtype=torch.long), 4),
+            "their labels differ",
+        ),
+        (
+            retrieval(),
+            RetrievalOutcomes(torch.zeros(30), torch.zeros(30), torch.arange(30)),
+            "their text_to_image differ",
+        ),
         (
             MultilabelOutcomes(torch.rand(5, 2), torch.ones(5, 2).bool()),
             MultilabelOutcomes(torch.rand(5, 2), torch.eye(5)[:, :2].bool()),

@@ -48,13 +48,19 @@ class AblationArguments:
 
     teacher_name_or_path: str = field(metadata={"help": "The English teacher."})
     text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
-    dataset: str = field(metadata={"help": "Captioned images with class names beside them, such as the miniature's."})
+    dataset: str = field(
+        metadata={"help": "Captioned images with class names beside them, such as the miniature's."}
+    )
     stage1: str = field(metadata={"help": "Recipe of stage 1."})
     stage2: str = field(metadata={"help": "Recipe of stage 2."})
     retrieval: str = field(metadata={"help": "Retrieval task."})
     zero_shot: str = field(metadata={"help": "Zero-shot task."})
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "One model a row and seed."})
-    output_dir: str = field(default="outputs/ablation", metadata={"help": "Where models, results, table and plot go."})
+    seeds: list[int] = field(
+        default_factory=lambda: [1, 2, 3], metadata={"help": "One model a row and seed."}
+    )
+    output_dir: str = field(
+        default="outputs/ablation", metadata={"help": "Where models, results, table and plot go."}
+    )
 
 
 def train_row(name: str, seed: int, languages: list[str], arguments: AblationArguments) -> str:
@@ -81,11 +87,20 @@ def save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> Non
     encoder = arguments.text_encoder_name_or_path
     model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0)
     image_processor = AutoProcessor.from_pretrained(arguments.teacher_name_or_path).image_processor
-    save_model(model, AltCLIPProcessor(image_processor, load_tokenizer("text_encoder_name_or_path", encoder)), folder)
+    save_model(
+        model, AltCLIPProcessor(image_processor, load_tokenizer("text_encoder_name_or_path", encoder)), folder
+    )
 
 
 def evaluate(models: list[str], arguments: AblationArguments) -> None:
-    shared = ["--models", *models, "--dataset", arguments.dataset, "--output_dir", Path(arguments.output_dir, "results")]
+    shared = [
+        "--models",
+        *models,
+        "--dataset",
+        arguments.dataset,
+        "--output_dir",
+        Path(arguments.output_dir, "results"),
+    ]
     run("benchmarks/run_retrieval.py", *shared, "--tasks", arguments.retrieval)
     names = ["--class_names", Path(arguments.dataset, "class_names.json")]
     run("benchmarks/run_zero_shot.py", *shared, "--tasks", arguments.zero_shot, *names)
@@ -100,9 +115,19 @@ def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
     """
     summary = {}
     for name in ROWS:
-        seeds = sorted({Path(result.model).name for result in results if Path(result.model).name.rpartition("-")[0] == name})
+        seeds = sorted(
+            {
+                Path(result.model).name
+                for result in results
+                if Path(result.model).name.rpartition("-")[0] == name
+            }
+        )
         if seeds:
-            summary[name] = [[score(results, seed, kind, english) for seed in seeds] for kind in COLUMNS for english in (True, False)]
+            summary[name] = [
+                [score(results, seed, kind, english) for seed in seeds]
+                for kind in COLUMNS
+                for english in (True, False)
+            ]
     return summary
 
 
@@ -129,12 +154,23 @@ def ablation_table(summary: dict[str, list[list[float]]]) -> str:
 def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
     """Bars of the means with a dot for each seed, English beside the other languages; the paper's figures as lines across."""
     figure = Figure(figsize=(11, 4), layout="constrained")
-    for axes, title, first in zip(figure.subplots(1, 2), ("retrieval, mean recall", "zero-shot, top-1"), (0, 2)):
+    for axes, title, first in zip(
+        figure.subplots(1, 2), ("retrieval, mean recall", "zero-shot, top-1"), (0, 2)
+    ):
         for offset, color, label in ((0, "tab:blue", "English"), (1, "tab:orange", "other languages, mean")):
             for place, (name, columns) in enumerate(summary.items()):
                 seeds, left = columns[first + offset], place + 0.4 * offset - 0.2
-                axes.bar(left, mean(seeds), width=0.38, color=color, alpha=0.75, label=None if place else label)
-                axes.scatter([left] * len(seeds), seeds, color="black", s=8, zorder=3, label=None if place or offset else "seeds")
+                axes.bar(
+                    left, mean(seeds), width=0.38, color=color, alpha=0.75, label=None if place else label
+                )
+                axes.scatter(
+                    [left] * len(seeds),
+                    seeds,
+                    color="black",
+                    s=8,
+                    zorder=3,
+                    label=None if place or offset else "seeds",
+                )
                 paper = ROWS[name].paper
                 if paper:
                     height = paper[first + offset]
@@ -147,10 +183,20 @@ def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
                         label=None if place or offset else "paper, EN and CN",
                     )
         axes.set(title=title, ylabel="%", xticks=range(len(summary)), ylim=(0, 100))
-        axes.set_xticklabels([ROWS[name].name.replace(", ", ",\n").replace(" + ", "\n+ ") for name in summary], fontsize=8)
+        axes.set_xticklabels(
+            [ROWS[name].name.replace(", ", ",\n").replace(" + ", "\n+ ") for name in summary], fontsize=8
+        )
         axes.grid(axis="y", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(picture, dpi=110)
 
 
-__all__ = ["ROWS", "AblationArguments", "ablation_table", "evaluate", "plot_ablation", "summarise", "train_row"]
+__all__ = [
+    "ROWS",
+    "AblationArguments",
+    "ablation_table",
+    "evaluate",
+    "plot_ablation",
+    "summarise",
+    "train_row",
+]

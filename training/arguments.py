@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from transformers.trainer_utils import SaveStrategy
 
 from benchmarks.recipe import InputError, did_you_mean
@@ -23,38 +26,66 @@ class StageArguments(TrainingArguments):
 
     dataset: str = field(metadata={"help": "Folder or Hub id; its column `captions` holds {language: text}."})
     split: str = field(default="train", metadata={"help": "The split to train on."})
-    languages: list[str] | None = field(default=None, metadata={"help": "Language codes to train on; all that the data speaks by default."})
-    max_text_length: int = field(default=77, metadata={"help": "Tokens that a text is cut at (77 in the paper)."})
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Language codes to train on; all that the data speaks by default."}
+    )
+    max_text_length: int = field(
+        default=77, metadata={"help": "Tokens that a text is cut at (77 in the paper)."}
+    )
     length_groups: int = field(
         default=1,
-        metadata={"help": "Encode a batch's texts in this many groups of like length; 1 where images learn with them."},
+        metadata={
+            "help": "Encode a batch's texts in this many groups of like length; 1 where images learn with them."
+        },
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention."}
+    )
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
 
     dry_run: bool = field(
-        default=False, metadata={"help": "Build the model from its configuration, look at a few rows, print sizes and memory, and stop."}
+        default=False,
+        metadata={
+            "help": "Build the model from its configuration, look at a few rows, print sizes and memory, and stop."
+        },
     )
     dry_run_processes: int | None = field(
-        default=None, metadata={"help": "Processes that a dry run reckons with; by default those that run it."}
+        default=None,
+        metadata={"help": "Processes that a dry run reckons with; by default those that run it."},
     )
 
     validation_split: str | None = field(
-        default=None, metadata={"help": "Split of images and captions on which every eval_strategy finds the recall of each language."}
+        default=None,
+        metadata={
+            "help": "Split of images and captions on which every eval_strategy finds the recall of each language."
+        },
     )
-    validation_dataset: str | None = field(default=None, metadata={"help": "Folder or Hub id that has the split; `dataset` by default."})
-    zero_shot_split: str | None = field(default=None, metadata={"help": "Split of images and labels there, to classify as well."})
-    class_names: str | None = field(default=None, metadata={"help": "JSON file: {language: [name of class 0, name of class 1, ...]}."})
+    validation_dataset: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id that has the split; `dataset` by default."}
+    )
+    zero_shot_split: str | None = field(
+        default=None, metadata={"help": "Split of images and labels there, to classify as well."}
+    )
+    class_names: str | None = field(
+        default=None, metadata={"help": "JSON file: {language: [name of class 0, name of class 1, ...]}."}
+    )
     english_tolerance: float = field(
-        default=0.03, metadata={"help": "Warn where English has lost more mean recall than this against the teacher."}
+        default=0.03,
+        metadata={"help": "Warn where English has lost more mean recall than this against the teacher."},
     )
     metric_for_best_model: str | None = field(default="mean_recall")
     # None is for "not given": with load_best_model_at_end, checkpoints are then saved when they are scored.
     save_strategy: SaveStrategy | None = field(
-        default=None, metadata={"help": "no, steps, epoch or best. By default steps, or with load_best_model_at_end as eval_strategy."}
+        default=None,
+        metadata={
+            "help": "no, steps, epoch or best. By default steps, or with load_best_model_at_end as eval_strategy."
+        },
     )
     save_steps: float | None = field(
-        default=None, metadata={"help": "Steps between checkpoints. By default 500, or with load_best_model_at_end as eval_steps."}
+        default=None,
+        metadata={
+            "help": "Steps between checkpoints. By default 500, or with load_best_model_at_end as eval_steps."
+        },
     )
 
     remove_unused_columns: bool = field(default=False)
@@ -84,9 +115,13 @@ class StageArguments(TrainingArguments):
                 "and validation, or neither"
             )
         if (self.zero_shot_split is None) != (self.class_names is None):
-            raise InputError(f"zero_shot_split is {self.zero_shot_split} and class_names is {self.class_names}: give both or neither")
+            raise InputError(
+                f"zero_shot_split is {self.zero_shot_split} and class_names is {self.class_names}: give both or neither"
+            )
         if self.zero_shot_split is not None and self.validation_split is None:
-            raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well")
+            raise InputError(
+                f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well"
+            )
 
     def save_where_scored(self) -> str | None:
         """Save a checkpoint at every evaluation, where the best one is asked for and no `save_strategy` is given, or "no".
@@ -102,7 +137,9 @@ class StageArguments(TrainingArguments):
             self.save_steps = scored_every if scored_by == "steps" else 500
             return f"every {scored_every:g} steps" if scored_by == "steps" else "every epoch"
         if self.save_steps is None:
-            self.save_steps = scored_every if keeps_best and self.save_strategy == scored_by == "steps" else 500
+            self.save_steps = (
+                scored_every if keeps_best and self.save_strategy == scored_by == "steps" else 500
+            )
         self.save_strategy = self.save_strategy or "steps"
         return None
 
@@ -115,7 +152,9 @@ class StageArguments(TrainingArguments):
         for name in self.report_to:
             if name not in INTEGRATION_TO_CALLBACK:
                 close = did_you_mean(name, INTEGRATION_TO_CALLBACK)
-                hint = f"did you mean {close}?" if close else f"choose from {', '.join(INTEGRATION_TO_CALLBACK)}"
+                hint = (
+                    f"did you mean {close}?" if close else f"choose from {', '.join(INTEGRATION_TO_CALLBACK)}"
+                )
                 raise InputError(f"report_to knows no {name!r}: {hint}")
             if name not in get_available_reporting_integrations():
                 raise InputError(f"report_to is {name}, which is not installed: install it, or take none")
@@ -140,7 +179,9 @@ class StageArguments(TrainingArguments):
         """
         plugin = self.deepspeed_plugin
         if self.mixed_precision == "fp16":
-            raise InputError("mixed precision is fp16, and DeepSpeed would turn frozen weights into fp16 as well: take bf16")
+            raise InputError(
+                "mixed precision is fp16, and DeepSpeed would turn frozen weights into fp16 as well: take bf16"
+            )
         if plugin.zero_stage == 3 and self.validation_split is not None:
             raise InputError(
                 f"validation_split is {self.validation_split}, and under ZeRO-3 no process has the weights: leave it out with "
@@ -157,17 +198,35 @@ class PairArguments(StageArguments):
     is larger than memory is worked off.
     """
 
-    dataset: str = field(metadata={"help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset (`captions.py`)."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of the captions; by default the first of the usual names."})
-    streaming: bool = field(default=False, metadata={"help": "Read files as they come, each process its own (`streaming.py`)."})
-    shuffle_buffer: int = field(default=0, metadata={"help": "Streamed rows that the next is drawn from; 0 keeps the order of the files."})
-    bad_rows: str = field(default="set_aside", metadata={"help": "set_aside leaves out rows whose image cannot be decoded, error refuses."})
+    dataset: str = field(
+        metadata={
+            "help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset (`captions.py`)."
+        }
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the captions; by default the first of the usual names."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read files as they come, each process its own (`streaming.py`)."}
+    )
+    shuffle_buffer: int = field(
+        default=0,
+        metadata={"help": "Streamed rows that the next is drawn from; 0 keeps the order of the files."},
+    )
+    bad_rows: str = field(
+        default="set_aside",
+        metadata={"help": "set_aside leaves out rows whose image cannot be decoded, error refuses."},
+    )
 
     tile_size: int | None = field(
-        default=None, metadata={"help": "Rows and columns of logits held at a time, such as 1024; by default all of them."}
+        default=None,
+        metadata={"help": "Rows and columns of logits held at a time, such as 1024; by default all of them."},
     )
     gradient_cache_chunk: int | None = field(
-        default=None, metadata={"help": "Examples whose activations are held at a time; by default the whole batch. Encodes twice."}
+        default=None,
+        metadata={
+            "help": "Examples whose activations are held at a time; by default the whole batch. Encodes twice."
+        },
     )
 
     def __post_init__(self):
@@ -186,9 +245,13 @@ class PairArguments(StageArguments):
                 "chunk: leave it out, or take ddp.yaml or fsdp2.yaml"
             )
         if self.shuffle_buffer < 0:
-            raise InputError(f"shuffle_buffer is {self.shuffle_buffer}: give the number of rows, or 0 for none")
+            raise InputError(
+                f"shuffle_buffer is {self.shuffle_buffer}: give the number of rows, or 0 for none"
+            )
         if self.streaming and self.max_steps < 1:
-            raise InputError(f"max_steps is {self.max_steps}, and a stream has no end: give the number of steps, as --max_steps 1000")
+            raise InputError(
+                f"max_steps is {self.max_steps}, and a stream has no end: give the number of steps, as --max_steps 1000"
+            )
 
 
 @dataclass(kw_only=True)
@@ -196,16 +259,23 @@ class FrozenTowerArguments(StageArguments):
     """What the two stages with a frozen tower share: where and how its vectors are kept."""
 
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of frozen towers' vectors, shared by all machines; by default below datasets' own cache."}
+        default=None,
+        metadata={
+            "help": "Folder of frozen towers' vectors, shared by all machines; by default below datasets' own cache."
+        },
     )
-    cache_dtype: str = field(default="float32", metadata={"help": "float32, or float16 or bfloat16, which take half of its place."})
+    cache_dtype: str = field(
+        default="float32", metadata={"help": "float32, or float16 or bfloat16, which take half of its place."}
+    )
 
 
 @dataclass(kw_only=True)
 class TeacherArguments(PairArguments):
     """Stage 0: an English CLIP, the teacher."""
 
-    model_name_or_path: str = field(metadata={"help": "A `CLIPModel` with its processor; untrained, or to go on from."})
+    model_name_or_path: str = field(
+        metadata={"help": "A `CLIPModel` with its processor; untrained, or to go on from."}
+    )
 
 
 @dataclass(kw_only=True)
@@ -216,14 +286,23 @@ class TeacherLearningArguments(FrozenTowerArguments):
     """
 
     teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "The `CLIPModel` whose text tower is imitated; model_name_or_path by default, where that is given."}
+        default=None,
+        metadata={
+            "help": "The `CLIPModel` whose text tower is imitated; model_name_or_path by default, where that is given."
+        },
     )
-    text_encoder_name_or_path: str | None = field(default=None, metadata={"help": "The XLM-R that becomes the text tower."})
+    text_encoder_name_or_path: str | None = field(
+        default=None, metadata={"help": "The XLM-R that becomes the text tower."}
+    )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "In its place: a finished AltCLIP, whose text tower learns more languages."}
+        default=None,
+        metadata={"help": "In its place: a finished AltCLIP, whose text tower learns more languages."},
     )
     new_pieces: int = field(
-        default=0, metadata={"help": "Pieces that the finished model's tokenizer gets, at most, for characters that it does not know."}
+        default=0,
+        metadata={
+            "help": "Pieces that the finished model's tokenizer gets, at most, for characters that it does not know."
+        },
     )
     replay_languages: list[str] | None = field(
         default=None,
@@ -233,27 +312,46 @@ class TeacherLearningArguments(FrozenTowerArguments):
         },
     )
     replay: float = field(default=0.2, metadata={"help": "Their share of the examples drawn."})
-    kinds: list[str] | None = field(default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."})
-    sift: bool = field(default=True, metadata={"help": "Set aside texts that are too long, left in English or repeated."})
+    kinds: list[str] | None = field(
+        default=None, metadata={"help": "Of the sources that `dataset` lists, only these kinds: human, say."}
+    )
+    sift: bool = field(
+        default=True, metadata={"help": "Set aside texts that are too long, left in English or repeated."}
+    )
     temperature: float = field(
-        default=1.0, metadata={"help": "Languages are drawn by size to the power 1 / temperature: 1 as they are, more favours small ones."}
+        default=1.0,
+        metadata={
+            "help": "Languages are drawn by size to the power 1 / temperature: 1 as they are, more favours small ones."
+        },
     )
     max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
-    objective: str = field(default="mse", metadata={"help": "mse as in the paper, or cosine, which leaves the lengths of vectors free."})
-    dropout: float = field(default=0.0, metadata={"help": "Of the text tower: 0 in the authors' code, since a regression target is exact."})
+    objective: str = field(
+        default="mse",
+        metadata={"help": "mse as in the paper, or cosine, which leaves the lengths of vectors free."},
+    )
+    dropout: float = field(
+        default=0.0,
+        metadata={"help": "Of the text tower: 0 in the authors' code, since a regression target is exact."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective is {self.objective!r}: choose {' or '.join(OBJECTIVES)}")
         if self.train_sampling_strategy not in ("random", "group_by_length"):
-            raise InputError(f"train_sampling_strategy is {self.train_sampling_strategy}: choose random or group_by_length")
+            raise InputError(
+                f"train_sampling_strategy is {self.train_sampling_strategy}: choose random or group_by_length"
+            )
         if (self.text_encoder_name_or_path is None) == (self.model_name_or_path is None):
-            raise InputError("give text_encoder_name_or_path, or model_name_or_path to go on from a finished model, and not both")
+            raise InputError(
+                "give text_encoder_name_or_path, or model_name_or_path to go on from a finished model, and not both"
+            )
         if self.teacher_name_or_path is None:
             self.teacher_name_or_path = self.model_name_or_path
         if self.teacher_name_or_path is None:
-            raise InputError("teacher_name_or_path is missing: give the CLIP whose text tower is to be imitated")
+            raise InputError(
+                "teacher_name_or_path is missing: give the CLIP whose text tower is to be imitated"
+            )
         if self.new_pieces and self.model_name_or_path is None:
             raise InputError(
                 f"new_pieces is {self.new_pieces} without model_name_or_path: a new tower takes its encoder's tokenizer as it is"
@@ -266,9 +364,13 @@ class TeacherLearningArguments(FrozenTowerArguments):
             raise InputError(f"replay is {self.replay}: give a share between 0 and 1, or no replay_languages")
         twice = sorted(set(self.replay_languages or []) & set(self.languages or []))
         if self.replay_languages and (self.languages is None or twice):
-            raise InputError(f"replay_languages need languages beside them that are others; both name {' '.join(twice) or 'all'}")
+            raise InputError(
+                f"replay_languages need languages beside them that are others; both name {' '.join(twice) or 'all'}"
+            )
         if self.temperature < 1:
-            raise InputError(f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones")
+            raise InputError(
+                f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones"
+            )
 
 
 @dataclass(kw_only=True)
@@ -277,46 +379,77 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
 
     model_name_or_path: str = field(metadata={"help": "The AltCLIP of stage 1."})
     teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model that English is held against in evaluation; model_name_or_path by default."}
+        default=None,
+        metadata={"help": "Model that English is held against in evaluation; model_name_or_path by default."},
     )
     trainable: list[str] = field(
         default_factory=lambda: ["text_model", "text_projection", "logit_scale"],
-        metadata={"help": "Parts of the model that learn; all others are frozen (the paper names the text encoder alone)."},
+        metadata={
+            "help": "Parts of the model that learn; all others are frozen (the paper names the text encoder alone)."
+        },
     )
-    cache_image_embeds: bool = field(default=True, metadata={"help": "Run the frozen image tower once, before training."})
-    image_views: int = field(default=1, metadata={"help": "Views of an image, one an epoch in turn: itself, then random crops."})
+    cache_image_embeds: bool = field(
+        default=True, metadata={"help": "Run the frozen image tower once, before training."}
+    )
+    image_views: int = field(
+        default=1, metadata={"help": "Views of an image, one an epoch in turn: itself, then random crops."}
+    )
     hold: float = field(
         default=0.0,
-        metadata={"help": "Weight of a loss that holds texts to the vectors that the model gave them before, so that it forgets less."},
+        metadata={
+            "help": "Weight of a loss that holds texts to the vectors that the model gave them before, so that it forgets less."
+        },
     )
     hold_dataset: str | None = field(
-        default=None, metadata={"help": "Parallel text that is held, in all its languages; by default the captions themselves."}
+        default=None,
+        metadata={
+            "help": "Parallel text that is held, in all its languages; by default the captions themselves."
+        },
     )
     hold_split: str = field(default="train", metadata={"help": "Its split."})
     guard_dataset: str | None = field(
-        default=None, metadata={"help": "Images and captions that the model knows: what it loses on them is said at the end, in points."}
+        default=None,
+        metadata={
+            "help": "Images and captions that the model knows: what it loses on them is said at the end, in points."
+        },
     )
     guard_split: str = field(default="test", metadata={"help": "Their split."})
 
     def __post_init__(self):
         super().__post_init__()
         if self.hold < 0:
-            raise InputError(f"hold is {self.hold}: 0 holds no texts, and 100 is what the recipe for one's own pictures takes")
+            raise InputError(
+                f"hold is {self.hold}: 0 holds no texts, and 100 is what the recipe for one's own pictures takes"
+            )
         if self.hold_dataset is not None and self.hold == 0:
-            raise InputError(f"hold_dataset is {self.hold_dataset!r} and hold is 0: give its weight too, as --hold 100")
+            raise InputError(
+                f"hold_dataset is {self.hold_dataset!r} and hold is 0: give its weight too, as --hold 100"
+            )
         if self.streaming and self.hold and self.hold_dataset is None:
-            raise InputError(f"hold is {self.hold}, and the captions of a stream are not known beforehand: name texts by hold_dataset")
+            raise InputError(
+                f"hold is {self.hold}, and the captions of a stream are not known beforehand: name texts by hold_dataset"
+            )
         if self.streaming and self.cache_image_embeds:
-            raise InputError("cache_image_embeds is true, and streamed images are encoded as they come: add --cache_image_embeds false")
+            raise InputError(
+                "cache_image_embeds is true, and streamed images are encoded as they come: add --cache_image_embeds false"
+            )
         if self.streaming and self.image_views > 1:
-            raise InputError(f"image_views is {self.image_views}, and a stream shows images as they are: leave it out")
+            raise InputError(
+                f"image_views is {self.image_views}, and a stream shows images as they are: leave it out"
+            )
         if self.image_views < 1:
-            raise InputError(f"image_views is {self.image_views}: 1 shows images as they are, more adds crops")
+            raise InputError(
+                f"image_views is {self.image_views}: 1 shows images as they are, more adds crops"
+            )
         learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]
         if self.cache_image_embeds and learning:
-            raise InputError(f"trainable names {learning[0]}, whose vectors are cached: set cache_image_embeds to false")
+            raise InputError(
+                f"trainable names {learning[0]}, whose vectors are cached: set cache_image_embeds to false"
+            )
         if self.image_views > 1 and self.dataloader_persistent_workers:
-            raise InputError("image_views above 1 needs workers that begin anew with each epoch: leave out dataloader_persistent_workers")
+            raise InputError(
+                "image_views above 1 needs workers that begin anew with each epoch: leave out dataloader_persistent_workers"
+            )
 
 
 @dataclass(kw_only=True)
@@ -324,7 +457,9 @@ class DiffusionArguments(StageArguments):
     """AltDiffusion: Stable Diffusion led by an AltCLIP."""
 
     model_name_or_path: str = field(metadata={"help": "The AltCLIP whose text tower leads."})
-    diffusion_name_or_path: str = field(metadata={"help": "A `StableDiffusionPipeline` whose cross-attention has the tower's width."})
+    diffusion_name_or_path: str = field(
+        metadata={"help": "A `StableDiffusionPipeline` whose cross-attention has the tower's width."}
+    )
 
     def __post_init__(self):
         super().__post_init__()

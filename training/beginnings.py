@@ -36,7 +36,10 @@ KINDS = {
         "model_name_or_path": ALTCLIP,
     },
     ContrastiveArguments: {"model_name_or_path": OURS, "teacher_name_or_path": TWO_TOWERS},
-    ParallelArguments: {"image_encoder_name_or_path": IMAGE_ENCODER, "text_encoder_name_or_path": TEXT_ENCODER},
+    ParallelArguments: {
+        "image_encoder_name_or_path": IMAGE_ENCODER,
+        "text_encoder_name_or_path": TEXT_ENCODER,
+    },
     DiffusionArguments: {"model_name_or_path": ALTCLIP},
     TextPretrainingArguments: {"text_encoder_name_or_path": MASKED},
 }

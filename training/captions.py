@@ -16,7 +16,17 @@ from functools import partial
 from typing import NamedTuple
 
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Image, IterableDataset, Json, List, Translation, Value, concatenate_datasets
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    Json,
+    List,
+    Translation,
+    Value,
+    concatenate_datasets,
+)
 
 from benchmarks.cells import may_hold_texts, read_texts
 from benchmarks.recipe import InputError
@@ -41,7 +51,9 @@ class Form(NamedTuple):
     names: dict[str, str] = {}
 
 
-def find_form(features: Features, dataset: str, text_column: str | None = None, languages: list[str] | None = None) -> Form:
+def find_form(
+    features: Features, dataset: str, text_column: str | None = None, languages: list[str] | None = None
+) -> Form:
     """See by the columns' types in which form the captions of `dataset` are.
 
     Raises:
@@ -50,7 +62,9 @@ def find_form(features: Features, dataset: str, text_column: str | None = None, 
     fields = with_json(features)
     there = [column for column in ([text_column] if text_column else TEXT_COLUMNS) if column in fields]
     if not there:
-        wanted = repr(text_column) if text_column else "of captions: name the one of the texts by --text_column"
+        wanted = (
+            repr(text_column) if text_column else "of captions: name the one of the texts by --text_column"
+        )
         raise InputError(f"dataset {dataset!r} has no column {wanted}; it has {', '.join(fields)}")
     column, feature = there[0], fields[there[0]]
     if isinstance(feature, Translation):
@@ -58,10 +72,18 @@ def find_form(features: Features, dataset: str, text_column: str | None = None, 
     if isinstance(feature, dict) and set(feature) != NAMED and all(map(may_hold_texts, feature.values())):
         return by_keys(column, feature, dataset)
     named = feature.feature if isinstance(feature, List) else feature
-    if isinstance(named, Json) or isinstance(named, dict) and set(named) == NAMED or is_text(feature) and "language" in fields:
+    if (
+        isinstance(named, Json)
+        or isinstance(named, dict)
+        and set(named) == NAMED
+        or is_text(feature)
+        and "language" in fields
+    ):
         return Form(column, None, None)
     if not is_text(feature):
-        raise InputError(f"column {column!r} of {dataset!r} must hold texts, {{language: text}} or [{{language, text}}], not {feature}")
+        raise InputError(
+            f"column {column!r} of {dataset!r} must hold texts, {{language: text}} or [{{language, text}}], not {feature}"
+        )
     if len(languages or []) != 1:
         raise InputError(
             f"column {column!r} of {dataset!r} is in one language, and no column 'language' says which: "
@@ -113,7 +135,9 @@ def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
     elif isinstance(value, dict):
         pairs = value.items()
     elif form.language is None and "language" not in row:
-        raise InputError(f"column {form.column!r} has {value!r} in a row, and no {{language: text}} as other rows: mend it")
+        raise InputError(
+            f"column {form.column!r} has {value!r} in a row, and no {{language: text}} as other rows: mend it"
+        )
     else:
         pairs = pair(form.language or row["language"], value)
     captions: dict[str, list[str]] = {}
@@ -130,7 +154,9 @@ def pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tupl
     if not isinstance(languages, list):
         return [(languages, texts)]
     if len(languages) != len(texts):
-        raise InputError(f"a row has {len(languages)} languages, {' '.join(languages)}, and {len(texts)} texts: mend it")
+        raise InputError(
+            f"a row has {len(languages)} languages, {' '.join(languages)}, and {len(texts)} texts: mend it"
+        )
     return list(zip(languages, texts))
 
 
@@ -138,7 +164,12 @@ def with_captions(rows: Dataset, form: Form) -> Dataset:
     """Rows of `image` and `captions`, `{language: text}` or `{language: texts}`; the images are not read."""
     as_they_are = form.spoken is not None and form.spoken == list(form.names)
     feature = rows.features.get("captions")
-    if form.column == "captions" and isinstance(feature, dict) and all(map(is_text, feature.values())) and as_they_are:
+    if (
+        form.column == "captions"
+        and isinstance(feature, dict)
+        and all(map(is_text, feature.values()))
+        and as_they_are
+    ):
         return rows.select_columns(["image", "captions"])
     return concatenate_datasets([rows.select_columns(["image"]), gather_captions(rows, form)], axis=1)
 
@@ -149,7 +180,9 @@ def gather_captions(rows: Dataset, form: Form) -> Dataset:
     Raises:
         InputError: as `read_captions`; or no row has a text.
     """
-    texts = rows.select_columns([column for column in (form.column, "language", "json") if column in rows.features])
+    texts = rows.select_columns(
+        [column for column in (form.column, "language", "json") if column in rows.features]
+    )
     if form.spoken is None:
         form = form._replace(names=named_languages(languages_of(texts, form), form.column))
     languages = form.spoken or list(form.names.values())
@@ -189,7 +222,11 @@ def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | Itera
     Raises:
         InputError: there is none, or more than one.
     """
-    pictures = ["image"] if "image" in rows.features else [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    pictures = (
+        ["image"]
+        if "image" in rows.features
+        else [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    )
     if len(pictures) != 1:
         many = f"images in {' and '.join(pictures)}: keep one of them" if pictures else "no column image"
         raise InputError(f"dataset {dataset!r} has {many}; its columns are {', '.join(rows.features)}")

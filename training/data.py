@@ -37,7 +37,10 @@ def caption_columns(rows: Dataset) -> pa.StructArray:
     Large strings, since more than 2 GB of a language's text fit no others.
     """
     kinds = {True: pa.large_list(pa.large_string()), False: pa.large_string()}
-    fields = [(language, kinds[isinstance(feature, List)]) for language, feature in rows.features["captions"].items()]
+    fields = [
+        (language, kinds[isinstance(feature, List)])
+        for language, feature in rows.features["captions"].items()
+    ]
     return rows.with_format("arrow")["captions"][:].cast(pa.struct(fields)).combine_chunks()
 
 
@@ -53,7 +56,13 @@ def in_turn(texts: pa.Array) -> list[pa.Array]:
 def texts_of(rows: Dataset, languages: list[str]) -> Iterator[str]:
     """All texts in some languages."""
     captions = caption_columns(rows)
-    return (text for language in languages for texts in in_turn(captions.field(language)) for text in texts.to_pylist() if text)
+    return (
+        text
+        for language in languages
+        for texts in in_turn(captions.field(language))
+        for text in texts.to_pylist()
+        if text
+    )
 
 
 def has_text(texts: pa.Array) -> np.ndarray:
@@ -129,13 +138,19 @@ class CaptionCells(TorchDataset):
         """Why cells are no good, and which `(rows, languages)`; the first reason counts."""
 
         def columns(test: Callable[[str, pa.Array], pa.Array]) -> np.ndarray:
-            tested = [pc.fill_null(test(language, texts), False) for language, texts in zip(self.columns, self.texts)]
+            tested = [
+                pc.fill_null(test(language, texts), False)
+                for language, texts in zip(self.columns, self.texts)
+            ]
             return np.stack([np.asarray(column) for column in tested], axis=1)
 
         yield "too long", columns(lambda _, texts: pc.greater(pc.utf8_length(texts), max_characters))
         if self.english is not None:
             english, trim = pc.utf8_trim_whitespace(self.english), pc.utf8_trim_whitespace
-            yield "left in English", columns(lambda language, texts: pc.and_(pc.equal(trim(texts), english), language != "en"))
+            yield (
+                "left in English",
+                columns(lambda language, texts: pc.and_(pc.equal(trim(texts), english), language != "en")),
+            )
         pairs = [pd.DataFrame({"row_id": self.row_ids, "text": np.asarray(texts)}) for texts in self.texts]
         yield "repeated", np.stack([pair.duplicated().to_numpy() for pair in pairs], axis=1)
 
@@ -155,14 +170,20 @@ class CaptionCells(TorchDataset):
         """
         of_column = []
         for texts in self.texts:
-            present = np.flatnonzero(has_text(texts))[:SAMPLE]  # where sources lie end to end, the first rows may speak other languages
+            present = np.flatnonzero(has_text(texts))[
+                :SAMPLE
+            ]  # where sources lie end to end, the first rows may speak other languages
             sample = texts.take(pa.array(present)).to_pylist() or [" "]
             n_tokens = sum(map(len, tokenize(tokenizer, sample, add_special_tokens=False)["input_ids"]))
-            of_column.append(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)) * (n_tokens / sum(map(len, sample))))
+            of_column.append(
+                np.asarray(pc.fill_null(pc.utf8_length(texts), 0)) * (n_tokens / sum(map(len, sample)))
+            )
         return np.stack(of_column, axis=1)[tuple(self.cells.T)]
 
     def summary(self) -> str:
-        set_aside = ", ".join(f"{count} {reason}" for reason, count in self.set_aside.items() if count) or "nothing"
+        set_aside = (
+            ", ".join(f"{count} {reason}" for reason, count in self.set_aside.items() if count) or "nothing"
+        )
         return f"{len(self)} examples from {len(self.row_ids)} rows; set aside: {set_aside}"
 
     def __getitem__(self, index: int) -> dict:
@@ -188,7 +209,12 @@ class Collator:
     `text_rows` `(cells,)` says which is a cell's. Beside them: `row_ids` `(cells,)`, and `pixel_values` or the column of vectors.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, image_processor: BaseImageProcessor | None = None):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        image_processor: BaseImageProcessor | None = None,
+    ):
         self.tokenizer, self.max_length, self.image_processor = tokenizer, max_length, image_processor
 
     def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
@@ -197,8 +223,17 @@ class Collator:
     def encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
         distinct, text_rows = np.unique(texts, return_inverse=True)
         padding = {"padding": True, "padding_side": "right"}
-        encoded = tokenize(self.tokenizer, distinct.tolist(), truncation=True, max_length=self.max_length, return_tensors="pt", **padding)
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {"text_rows": torch.from_numpy(text_rows)}
+        encoded = tokenize(
+            self.tokenizer,
+            distinct.tolist(),
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+            **padding,
+        )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")} | {
+            "text_rows": torch.from_numpy(text_rows)
+        }
 
     def described(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         """What the texts describe: `row_id`, and an image or a vector."""

@@ -35,14 +35,28 @@ class DiffusionCollator:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, max_length: int):
-        self.tokenizer, self.size, self.max_length, self.images = tokenizer, size, max_length, VaeImageProcessor()
+        self.tokenizer, self.size, self.max_length, self.images = (
+            tokenizer,
+            size,
+            max_length,
+            VaeImageProcessor(),
+        )
 
     def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
-        options = {"padding": "max_length", "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
+        options = {
+            "padding": "max_length",
+            "truncation": True,
+            "max_length": self.max_length,
+            "return_tensors": "pt",
+        }
         texts = tokenize(self.tokenizer, [cell["text"] for cell in cells], **options)
         images = [cell["image"].convert("RGB") for cell in cells]
         pixel_values = self.images.preprocess(images, height=self.size, width=self.size)
-        return {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"], "pixel_values": pixel_values}
+        return {
+            "input_ids": texts["input_ids"],
+            "attention_mask": texts["attention_mask"],
+            "pixel_values": pixel_values,
+        }
 
 
 class DiffusionTrainer(AltCLIPTrainer):
@@ -51,15 +65,21 @@ class DiffusionTrainer(AltCLIPTrainer):
     def __init__(self, pipeline: StableDiffusionPipeline, **kwargs):
         super().__init__(model=keys_and_values_alone(pipeline.unet), **kwargs)
         frozen = (pipeline.vae, pipeline.text_encoder)
-        self.vae, self.text_encoder = (part.requires_grad_(False).eval().to(self.args.device) for part in frozen)
+        self.vae, self.text_encoder = (
+            part.requires_grad_(False).eval().to(self.args.device) for part in frozen
+        )
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with torch.no_grad():
-            latents = self.vae.encode(inputs["pixel_values"]).latent_dist.sample() * self.vae.config.scaling_factor
+            latents = (
+                self.vae.encode(inputs["pixel_values"]).latent_dist.sample() * self.vae.config.scaling_factor
+            )
             tokens = self.text_encoder(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
         noise = torch.randn_like(latents)
-        steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
+        steps = torch.randint(
+            self.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device
+        )
         predicted = model(self.scheduler.add_noise(latents, noise, steps), steps, tokens).sample
         velocity = self.scheduler.config.prediction_type == "v_prediction"
         target = self.scheduler.get_velocity(latents, noise, steps) if velocity else noise
@@ -67,7 +87,9 @@ class DiffusionTrainer(AltCLIPTrainer):
         return (loss, predicted) if return_outputs else loss
 
 
-def load_pipeline(name_or_path: str, text_encoder: AltCLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> StableDiffusionPipeline:
+def load_pipeline(
+    name_or_path: str, text_encoder: AltCLIPTextModel, tokenizer: PreTrainedTokenizerBase
+) -> StableDiffusionPipeline:
     """Stable Diffusion with another text encoder and tokenizer in the place of its own.
 
     Raises:
@@ -75,8 +97,15 @@ def load_pipeline(name_or_path: str, text_encoder: AltCLIPTextModel, tokenizer: 
     """
     check_folder("diffusion_name_or_path", name_or_path)
     if Path(name_or_path).is_dir() and not Path(name_or_path, "model_index.json").exists():
-        raise InputError(f"diffusion_name_or_path {name_or_path!r} has no model_index.json, so it is no StableDiffusionPipeline's folder")
-    parts = {"text_encoder": text_encoder, "tokenizer": tokenizer, "safety_checker": None, "requires_safety_checker": False}
+        raise InputError(
+            f"diffusion_name_or_path {name_or_path!r} has no model_index.json, so it is no StableDiffusionPipeline's folder"
+        )
+    parts = {
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "safety_checker": None,
+        "requires_safety_checker": False,
+    }
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(name_or_path, **parts)
     except UNREADABLE as error:

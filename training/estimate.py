@@ -42,7 +42,12 @@ class Memory(NamedTuple):
     def peak(self) -> int:
         """Gradients appear as activations go, unless some are there already from an earlier part of the batch."""
         passing, gradients = self.activations + self.logits, self.gradients
-        return self.weights + self.optimizer + self.buckets + (passing + gradients if self.accumulates else max(passing, gradients))
+        return (
+            self.weights
+            + self.optimizer
+            + self.buckets
+            + (passing + gradients if self.accumulates else max(passing, gradients))
+        )
 
     def sharded(self, n_processes: int) -> int:
         """The same under FSDP2, less what is whole for a moment: one layer."""
@@ -63,7 +68,12 @@ def report(arguments: StageArguments) -> None:
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
         model, trained = untrained(arguments)
-        lengths = [len(ids) for ids in tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)["input_ids"]]
+        lengths = [
+            len(ids)
+            for ids in tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)[
+                "input_ids"
+            ]
+        ]
         bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
         memory = {name: estimate(trained, arguments, n_tokens) for name, n_tokens in bounds.items()}
     lines = [
@@ -102,7 +112,9 @@ def tokenizer_argument(arguments: StageArguments) -> str:
 
 def images_live(arguments: StageArguments) -> bool:
     """Whether images go through the model at every step; else there are none, or their vectors are made before."""
-    return not isinstance(arguments, TeacherLearningArguments) and not getattr(arguments, "cache_image_embeds", False)
+    return not isinstance(arguments, TeacherLearningArguments) and not getattr(
+        arguments, "cache_image_embeds", False
+    )
 
 
 def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> Memory:
@@ -186,7 +198,9 @@ def size(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters())
 
 
-def step_lines(arguments: StageArguments, lengths: list[int], trained: PreTrainedModel) -> list[tuple[str, str]]:
+def step_lines(
+    arguments: StageArguments, lengths: list[int], trained: PreTrainedModel
+) -> list[tuple[str, str]]:
     n_processes, per_device = processes(arguments), arguments.per_device_train_batch_size
     n_examples = examples_per_step(arguments, n_processes)
     n_images = 0 if isinstance(arguments, TeacherLearningArguments) else n_examples
@@ -203,11 +217,20 @@ def step_lines(arguments: StageArguments, lengths: list[int], trained: PreTraine
     return list(lines.items())
 
 
-def memory_lines(memory: dict[str, Memory], bounds: dict[str, int], arguments: StageArguments) -> list[tuple[str, str]]:
+def memory_lines(
+    memory: dict[str, Memory], bounds: dict[str, int], arguments: StageArguments
+) -> list[tuple[str, str]]:
     worst, n_processes = memory["at most"], processes(arguments)
-    fixed = [f"{name} {getattr(worst, name) / GIB:.2f}" for name in ("weights", "gradients", "optimizer", "buckets", "logits")]
-    passing = ", ".join(f"{memory[name].activations / GIB:.2f} at {n_tokens} tokens" for name, n_tokens in bounds.items())
-    peaks = ", ".join(f"{memory[name].peak / GIB:.2f} at {n_tokens} tokens" for name, n_tokens in bounds.items())
+    fixed = [
+        f"{name} {getattr(worst, name) / GIB:.2f}"
+        for name in ("weights", "gradients", "optimizer", "buckets", "logits")
+    ]
+    passing = ", ".join(
+        f"{memory[name].activations / GIB:.2f} at {n_tokens} tokens" for name, n_tokens in bounds.items()
+    )
+    peaks = ", ".join(
+        f"{memory[name].peak / GIB:.2f} at {n_tokens} tokens" for name, n_tokens in bounds.items()
+    )
     lines = [("memory, GiB", ", ".join(fixed)), ("activations, GiB", passing), ("peak a process, GiB", peaks)]
     if n_processes > 1:
         lines.append(("under FSDP2, GiB", f"{worst.sharded(n_processes) / GIB:.2f}"))

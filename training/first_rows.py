@@ -42,10 +42,15 @@ def of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], st
     for source in read_sources(dataset):
         if not arguments.kinds or source.get("kind") in arguments.kinds:
             rows = read_head(source["data"], source.get("name"), source.get("split", arguments.split))
-            captions += [{name: [text] for name, text in row.items()} for row in with_captions(rows, source["data"])["captions"]]
+            captions += [
+                {name: [text] for name, text in row.items()}
+                for row in with_captions(rows, source["data"])["captions"]
+            ]
     spoken = sorted({language for caption in captions for language in caption})
     if "en" not in spoken:
-        raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(spoken) or 'none'}")
+        raise InputError(
+            f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(spoken) or 'none'}"
+        )
     asked = arguments.languages
     if asked is not None and arguments.model_name_or_path is not None:
         asked = None if arguments.replay_languages is None else asked + arguments.replay_languages
@@ -61,8 +66,12 @@ def seen_texts(
     Args:
         spoken: the languages of all rows, where they are known: the first rows may lack some.
     """
-    languages = check_languages(asked, spoken or list(dict.fromkeys(language for caption in captions for language in caption)))
-    return [text for caption in captions for language in languages for text in caption.get(language, []) if text], languages
+    languages = check_languages(
+        asked, spoken or list(dict.fromkeys(language for caption in captions for language in caption))
+    )
+    return [
+        text for caption in captions for language in languages for text in caption.get(language, []) if text
+    ], languages
 
 
 def read_head(data: str, name: str | None, split: str) -> Dataset:
@@ -101,7 +110,9 @@ def stream(dataset: str, split: str, name: str | None = None, **files) -> Iterab
         source = {"path": dataset, **files} if files else source_of(dataset, name)
         return open_rows(split, streaming=True, **source)
     except READING as error:
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be read: {what_is_wrong(dataset, error)}") from error
+        raise InputError(
+            f"dataset {dataset!r}, split {split!r} cannot be read: {what_is_wrong(dataset, error)}"
+        ) from error
 
 
 def first(rows: IterableDataset, dataset: str) -> list[dict]:

@@ -23,7 +23,9 @@ def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
 
 def learns(model: nn.Module, *parts: str) -> bool:
     """Whether any parameter below one of the named parts is trained."""
-    return any(parameter.requires_grad for part in parts for parameter in model.get_submodule(part).parameters())
+    return any(
+        parameter.requires_grad for part in parts for parameter in model.get_submodule(part).parameters()
+    )
 
 
 def eval_frozen_parts(model: nn.Module) -> None:

@@ -20,7 +20,9 @@ from modeling_altclip.embedding import encode_texts
 from .data import caption_columns, has_text
 from .views import SMALLEST_AREA, ImageViews
 
-DECODED = 64  # images at a time: one by one took twice as long at 32 pixels, a whole part would take gigabytes
+DECODED = (
+    64  # images at a time: one by one took twice as long at 32 pixels, a whole part would take gigabytes
+)
 
 
 def teacher_vectors(
@@ -45,11 +47,15 @@ def teacher_vectors(
             texts one vector; or as `cached_column`.
     """
     if language not in rows.features["captions"]:
-        raise InputError(f"captions have no {language!r} for the teacher to read: they have {' '.join(rows.features['captions'])}")
+        raise InputError(
+            f"captions have no {language!r} for the teacher to read: they have {' '.join(rows.features['captions'])}"
+        )
     texts = caption_columns(rows).field(language)
     n_missing = len(rows) - has_text(texts).sum()
     if n_missing and language == "en":
-        raise InputError(f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them out of the dataset")
+        raise InputError(
+            f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them out of the dataset"
+        )
     texts = pc.fill_null(texts, "")
 
     def forward(**inputs) -> torch.Tensor:
@@ -80,7 +86,12 @@ def check_distinct(vectors: torch.Tensor) -> None:
 
 
 def image_vectors(
-    views: ImageViews, model: PreTrainedModel, processor: ProcessorMixin, *, cache_dir: str | None = None, dtype: str = "float32"
+    views: ImageViews,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    *,
+    cache_dir: str | None = None,
+    dtype: str = "float32",
 ) -> CachedColumn:
     """`image_embeds`: the image tower's projected unit vectors of each row's image, in all its views.
 
@@ -95,10 +106,24 @@ def image_vectors(
     crops = f", crops of {SMALLEST_AREA}" if views.n_views > 1 else ""
     prepared = prepared_images(model, processor) + crops
     tower, projection = model.vision_model, model.visual_projection
-    made_by = {"weights": tower, "projection": projection, "configuration": settings(tower), "preparation": prepared}
+    made_by = {
+        "weights": tower,
+        "projection": projection,
+        "configuration": settings(tower),
+        "preparation": prepared,
+    }
     digests = pa.array(views.digests, pa.large_string())
     with on_device(model):
-        return cached_column("image_embeds", "image", digests, encode, made_by, cache_dir=cache_dir, dtype=dtype, n_views=views.n_views)
+        return cached_column(
+            "image_embeds",
+            "image",
+            digests,
+            encode,
+            made_by,
+            cache_dir=cache_dir,
+            dtype=dtype,
+            n_views=views.n_views,
+        )
 
 
 @contextmanager

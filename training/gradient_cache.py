@@ -44,16 +44,27 @@ def cached_loss(
     joined = [torch.cat(parts).requires_grad_() for parts in zip(*embeddings)]
     copies = [parameter.detach().requires_grad_(parameter.requires_grad) for parameter in parameters]
     device_type = joined[0].device.type
-    autocast = torch.autocast(device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
+    autocast = torch.autocast(
+        device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+    )
     wanted = [*joined, *(copy for copy in copies if copy.requires_grad)]
     with torch.enable_grad(), torch.autocast(device_type, enabled=False):
         value = loss(*joined, *copies)
         gradients = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
     of_embeddings, of_parameters = gradients[: len(joined)], gradients[len(joined) :]
-    by_chunk = list(zip(*(gradient.split([len(part) for part in parts]) for gradient, parts in zip(of_embeddings, zip(*embeddings)))))
+    by_chunk = list(
+        zip(
+            *(
+                gradient.split([len(part) for part in parts])
+                for gradient, parts in zip(of_embeddings, zip(*embeddings))
+            )
+        )
+    )
     learning = [parameter for parameter in parameters if parameter.requires_grad]
 
-    replay = partial(_replay, encode, chunks, states, by_chunk, list(zip(learning, of_parameters)), autocast, no_sync)
+    replay = partial(
+        _replay, encode, chunks, states, by_chunk, list(zip(learning, of_parameters)), autocast, no_sync
+    )
     result = value.detach().requires_grad_()
     result.register_hook(replay)
     return result
@@ -69,7 +80,9 @@ def _replay(encode, chunks, states, gradients, parameters, autocast, no_sync, sc
             pairs = [*zip(embeddings, of_chunk), *(parameters if last else ())]
             learning = [(values, gradient) for values, gradient in pairs if values.requires_grad]
             if learning:
-                sum((_wide(values) * gradient * scale.detach()).sum() for values, gradient in learning).backward()
+                sum(
+                    (_wide(values) * gradient * scale.detach()).sum() for values, gradient in learning
+                ).backward()
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
@@ -81,7 +94,11 @@ class _RandomNumbers:
     """The state of the random numbers of the CPU, and of the devices of a chunk's tensors, to come back to for a while."""
 
     def __init__(self, chunk):
-        tensors = [value for value in chunk.values() if isinstance(value, torch.Tensor)] if isinstance(chunk, dict) else [chunk]
+        tensors = (
+            [value for value in chunk.values() if isinstance(value, torch.Tensor)]
+            if isinstance(chunk, dict)
+            else [chunk]
+        )
         self.cpu = torch.get_rng_state()
         self.devices, self.states = get_device_states(*tensors)
 

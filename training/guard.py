@@ -23,17 +23,23 @@ RECORD = "kept.json"
 class Guard:
     """Images and captions that a model knows, and its mean recall on them before training, as fractions by language."""
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, captioned: Dataset, languages: list[str]):
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, captioned: Dataset, languages: list[str]
+    ):
         self.captioned, self.languages = captioned, languages
         self.before = self.scores(model, processor)
 
     def scores(self, model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, float]:
         with on_device(model):
             encoder = Encoder(model, processor, accelerator=Accelerator())
-            return mean_recall(encoder, encoder.images(self.captioned["image"]), self.captioned, self.languages)
+            return mean_recall(
+                encoder, encoder.images(self.captioned["image"]), self.captioned, self.languages
+            )
 
 
-def load_guard(arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin) -> Guard | None:
+def load_guard(
+    arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin
+) -> Guard | None:
     """The guard set that the recipe names, in all languages that it has; None where it names none.
 
     Raises:
@@ -45,27 +51,45 @@ def load_guard(arguments: ContrastiveArguments, model: PreTrainedModel, processo
     texts = caption_columns(captioned)
     languages = [name for name in captioned.features["captions"] if has_text(texts.field(name)).any()]
     if not languages:
-        raise InputError(f"guard_split {arguments.guard_split!r} of {arguments.guard_dataset!r} has no caption in any language")
+        raise InputError(
+            f"guard_split {arguments.guard_split!r} of {arguments.guard_dataset!r} has no caption in any language"
+        )
     return Guard(model, processor, captioned, languages)
 
 
 def say_what_was_kept(
-    arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin, held: HeldTexts | None, guard: Guard | None
+    arguments: ContrastiveArguments,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    held: HeldTexts | None,
+    guard: Guard | None,
 ) -> None:
     """Print, and keep in `kept.json`, what of the model's knowledge is left; say how to see it where nothing watches."""
     kept = {}
     if held is not None:
         kept["found_again"] = held.found_again(model, processor)
         share = f"{kept['found_again']:.1%} of {len(held.watched)}"
-        say(arguments, f"Of texts that were watched, {share} are still nearest to their own vectors from before.")
+        say(
+            arguments,
+            f"Of texts that were watched, {share} are still nearest to their own vectors from before.",
+        )
     if guard is None:
-        say(arguments, "How much the model has forgotten was not measured: name pictures that it knows by --guard_dataset.")
+        say(
+            arguments,
+            "How much the model has forgotten was not measured: name pictures that it knows by --guard_dataset.",
+        )
     else:
         kept["before"], kept["after"] = guard.before, guard.scores(model, processor)
-        lost = {language: 100 * (kept["before"][language] - kept["after"][language]) for language in guard.languages}
+        lost = {
+            language: 100 * (kept["before"][language] - kept["after"][language])
+            for language in guard.languages
+        }
         worst = max(lost, key=lost.get)
         mean = sum(lost.values()) / len(lost)
-        say(arguments, f"On the guard set mean recall has lost {mean:.1f} points, and {lost[worst]:.1f} at most, in {worst!r}.")
+        say(
+            arguments,
+            f"On the guard set mean recall has lost {mean:.1f} points, and {lost[worst]:.1f} at most, in {worst!r}.",
+        )
     if arguments.process_index == 0 and kept:
         Path(arguments.output_dir, RECORD).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 

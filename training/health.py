@@ -64,10 +64,14 @@ class Watch:
         self.seen.clear()
         if means and means["spread"] < COLLAPSED and progress > EARLY:
             warnings.warn(
-                f"spread is {means['spread']}: all texts get almost one vector. Lower learning_rate, or warm up longer.", stacklevel=2
+                f"spread is {means['spread']}: all texts get almost one vector. Lower learning_rate, or warm up longer.",
+                stacklevel=2,
             )
         if means and means["distinct"] < 0.5:
-            warnings.warn(f"distinct is {means['distinct']}: most captions of a batch are repeats. Look at the data.", stacklevel=2)
+            warnings.warn(
+                f"distinct is {means['distinct']}: most captions of a batch are repeats. Look at the data.",
+                stacklevel=2,
+            )
         return means
 
 
@@ -79,7 +83,9 @@ def check_loss(logs: dict, step: int) -> None:
     """
     loss = logs.get("loss", 0.0)
     if not math.isfinite(loss):
-        raise InputError(f"loss is {loss} at step {step}: lower learning_rate, set bf16 for fp16, or resume from an earlier checkpoint")
+        raise InputError(
+            f"loss is {loss} at step {step}: lower learning_rate, set bf16 for fp16, or resume from an earlier checkpoint"
+        )
 
 
 class FrozenWeights:
@@ -105,7 +111,10 @@ class FrozenWeights:
     def _prints(model: nn.Module) -> dict[str, str]:
         """A fingerprint of each frozen weight's bytes, wherever it lies, under its plain name: checkpointing wraps layers."""
         frozen = [(name, value) for name, value in model.named_parameters() if not value.requires_grad]
-        return {name.replace("_checkpoint_wrapped_module.", ""): fingerprint(whole(value.detach())) for name, value in frozen}
+        return {
+            name.replace("_checkpoint_wrapped_module.", ""): fingerprint(whole(value.detach()))
+            for name, value in frozen
+        }
 
 
 __all__ = ["FrozenWeights", "Watch", "check_loss"]

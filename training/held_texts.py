@@ -55,7 +55,9 @@ def moved(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     return 1 - (normalize(now.float(), dim=-1) * before).sum(dim=-1).mean()
 
 
-def hold_texts(arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin, cells: CaptionCells) -> HeldTexts | None:
+def hold_texts(
+    arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin, cells: CaptionCells
+) -> HeldTexts | None:
     """What the recipe asks to be held: texts of `hold_dataset`, or the captions themselves; None where `hold` is 0.
 
     Raises:

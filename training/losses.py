@@ -118,7 +118,9 @@ def sigmoid_loss(
     """
     text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
-        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale.reshape(()), logit_bias.reshape(()))))
+        inputs = tuple(
+            map(_full, (text_embeds, image_embeds, logit_scale.reshape(()), logit_bias.reshape(())))
+        )
         if tile_size is not None:
             return _TiledSigmoid.apply(*inputs, text_groups, image_groups, tile_size)
         texts, images, scale, bias = inputs
@@ -139,17 +141,25 @@ class _Shares(NamedTuple):
     of_positives: torch.Tensor  # (T, 1), for a text's logit with each of its images
 
 
-def _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size) -> tuple[torch.Tensor, torch.Tensor]:
+def _groups(
+    image_embeds, text_embeds, text_to_image, image_ids, tile_size
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A number for each text `(T,)` and each image `(I,)`; a text describes the images of its number."""
     n_texts, n_images = len(text_embeds), len(image_embeds)
     if tile_size is not None and tile_size < 1:
-        raise ValueError(f"tile_size is {tile_size}: give a number of rows, such as 1024, or None for no tiles")
+        raise ValueError(
+            f"tile_size is {tile_size}: give a number of rows, such as 1024, or None for no tiles"
+        )
     if text_to_image is None:
         if n_texts != n_images:
-            raise ValueError(f"{n_texts} texts for {n_images} images: pass text_to_image to say which is whose")
+            raise ValueError(
+                f"{n_texts} texts for {n_images} images: pass text_to_image to say which is whose"
+            )
         text_to_image = torch.arange(n_texts, device=text_embeds.device)
     elif len(text_to_image) != n_texts:
-        raise ValueError(f"text_to_image has {len(text_to_image)} rows for {n_texts} texts: give one image row per text")
+        raise ValueError(
+            f"text_to_image has {len(text_to_image)} rows for {n_texts} texts: give one image row per text"
+        )
     if image_ids is None:
         image_ids = torch.arange(n_images, device=image_embeds.device)
     _, groups = image_ids.unique(return_inverse=True)
@@ -158,9 +168,15 @@ def _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size) -> t
 
 def _shares(text_groups: torch.Tensor, image_groups: torch.Tensor, dtype: torch.dtype) -> _Shares:
     n_groups = len(image_groups)
-    texts_of_group, images_of_group = text_groups.bincount(minlength=n_groups), image_groups.bincount(minlength=n_groups)
+    texts_of_group, images_of_group = (
+        text_groups.bincount(minlength=n_groups),
+        image_groups.bincount(minlength=n_groups),
+    )
     described = texts_of_group[image_groups] > 0
-    per_text, per_image = text_groups.new_tensor(0.5 / len(text_groups), dtype=dtype), 0.5 / described.sum(dtype=dtype)
+    per_text, per_image = (
+        text_groups.new_tensor(0.5 / len(text_groups), dtype=dtype),
+        0.5 / described.sum(dtype=dtype),
+    )
     of_positives = per_text / images_of_group[text_groups] + per_image / texts_of_group[text_groups]
     return _Shares(per_text.expand(len(text_groups)), described * per_image, of_positives[:, None])
 
@@ -183,7 +199,9 @@ class _TiledContrast(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, texts, images, scale, text_groups, image_groups, shares: _Shares, tile_size: int) -> torch.Tensor:
+    def forward(
+        ctx, texts, images, scale, text_groups, image_groups, shares: _Shares, tile_size: int
+    ) -> torch.Tensor:
         by_text, by_image = _RunningLogSumExp(texts), _RunningLogSumExp(images)
         wanted = torch.zeros((), dtype=torch.float64, device=texts.device)
         for rows, columns in _tiles(len(texts), len(images), tile_size):
@@ -200,7 +218,18 @@ class _TiledContrast(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
-        texts, images, scale, text_groups, image_groups, of_texts, of_images, of_positives, by_text, by_image = ctx.saved_tensors
+        (
+            texts,
+            images,
+            scale,
+            text_groups,
+            image_groups,
+            of_texts,
+            of_images,
+            of_positives,
+            by_text,
+            by_image,
+        ) = ctx.saved_tensors
 
         def of_logits(rows: slice, columns: slice) -> torch.Tensor:
             logits = (scale * texts[rows]) @ images[columns].T
@@ -251,7 +280,9 @@ def _gradients(ctx, texts, images, scale, gradient, of_logits: Callable[[slice, 
             of_texts[rows].addmm_(of_tile, images[columns])
             if learns_images:
                 of_images[columns].addmm_(of_tile.T, texts[rows])
-        of_scale = gradient * torch.dot(of_texts.flatten(), texts.flatten())  # each logit is scale times a cosine
+        of_scale = gradient * torch.dot(
+            of_texts.flatten(), texts.flatten()
+        )  # each logit is scale times a cosine
     factor = gradient * scale
     return (
         of_texts.mul_(factor) if learns_texts else None,

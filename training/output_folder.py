@@ -61,7 +61,13 @@ WITHOUT_EFFECT = {
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save keeps no errno, and says this of a short write.
-FULL_MESSAGES = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter failed", "unexpected pos")
+FULL_MESSAGES = (
+    "No space left",
+    "quota exceeded",
+    "File too large",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+)
 
 
 def claim(arguments: StageArguments) -> None:
@@ -193,7 +199,9 @@ def count_checkpoints(trainer: Trainer) -> int:
     count = max(0, math.ceil(n_steps / every) - there)
     if arguments.save_total_limit is None:
         return count
-    return min(count, max(0, arguments.save_total_limit + 1 - there))  # an old one goes when the new one is written
+    return min(
+        count, max(0, arguments.save_total_limit + 1 - there)
+    )  # an old one goes when the new one is written
 
 
 def bytes_of_weights(model: nn.Module) -> int:

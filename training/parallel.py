@@ -42,13 +42,24 @@ LEAST_TEMPERATURE = 1e-3  # below zero, a linear one would push right pairs apar
 class ParallelArguments(PairArguments):
     """Parallel multilingual pre-training: two encoders, and images with captions in several languages at once."""
 
-    image_encoder_name_or_path: str = field(metadata={"help": "An image encoder, or a CLIP whose image tower is taken."})
+    image_encoder_name_or_path: str = field(
+        metadata={"help": "An image encoder, or a CLIP whose image tower is taken."}
+    )
     text_encoder_name_or_path: str = field(metadata={"help": "A text encoder that reads the languages."})
-    projection_dim: int = field(default=512, metadata={"help": "Width of the space that the interface layers lead to."})
-    image_pooling: str | None = field(default=None, metadata={"help": "cls, mean or pooler; by default what the encoder was made for."})
+    projection_dim: int = field(
+        default=512, metadata={"help": "Width of the space that the interface layers lead to."}
+    )
+    image_pooling: str | None = field(
+        default=None, metadata={"help": "cls, mean or pooler; by default what the encoder was made for."}
+    )
     text_pooling: str | None = field(default=None, metadata={"help": "As image_pooling."})
-    freeze_epochs: float = field(default=0.5, metadata={"help": "Epochs, parts of one too, in which the interface layers learn alone."})
-    setting: str = field(default="paper", metadata={"help": "paper (cosines, both directions) or released (as the authors' code)."})
+    freeze_epochs: float = field(
+        default=0.5, metadata={"help": "Epochs, parts of one too, in which the interface layers learn alone."}
+    )
+    setting: str = field(
+        default="paper",
+        metadata={"help": "paper (cosines, both directions) or released (as the authors' code)."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,9 +69,13 @@ class ParallelArguments(PairArguments):
             raise InputError(f"freeze_epochs is {self.freeze_epochs}: give a number of epochs, or 0 for none")
         for name in ("dry_run", "streaming"):
             if getattr(self, name):
-                raise InputError(f"{name} is {getattr(self, name)}, and parallel training knows none: leave it out")
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, and parallel training knows none: leave it out"
+                )
         if self.setting == "released" and self.tile_size is not None:
-            raise InputError(f"tile_size is {self.tile_size}, and the released loss has no tiles: leave it out")
+            raise InputError(
+                f"tile_size is {self.tile_size}, and the released loss has no tiles: leave it out"
+            )
         self.ddp_find_unused_parameters = self.freeze_epochs > 0
         often = self.length_groups > 1 or self.gradient_cache_chunk is not None
         if often and self.ddp_find_unused_parameters and self.world_size > 1:
@@ -94,7 +109,12 @@ class FreezeEncoders(TrainerCallback):
 
     def __init__(self, model: AltCLIPDualEncoderModel, epochs: float):
         self.epochs = epochs
-        self.learning = [value for part in ENCODERS for value in model.get_submodule(part).parameters() if value.requires_grad]
+        self.learning = [
+            value
+            for part in ENCODERS
+            for value in model.get_submodule(part).parameters()
+            if value.requires_grad
+        ]
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         for parameter in self.learning:
@@ -120,18 +140,28 @@ class ParallelTrainer(ContrastiveTrainer):
     def loss_of(self, inputs: dict, groups: list[dict], text_rows: torch.Tensor) -> Callable:
         owners, ids = inputs["text_to_image"], inputs["row_ids"]
         first = self.accelerator.process_index * len(ids)
-        whose = {"text_to_image": gather_unequal(owners + first), "image_ids": gather_rows(ids), "tile_size": self.args.tile_size}
+        whose = {
+            "text_to_image": gather_unequal(owners + first),
+            "image_ids": gather_rows(ids),
+            "tile_size": self.args.tile_size,
+        }
         languages = gather_unequal(inputs["languages"])
 
         def loss(image_embeds, text_embeds, logit_scale):
             text_embeds = embedding(text_rows, text_embeds)
-            self.watch.see(inputs | {"row_ids": ids[owners]}, groups, text_embeds, image_embeds.index_select(0, owners))
+            self.watch.see(
+                inputs | {"row_ids": ids[owners]}, groups, text_embeds, image_embeds.index_select(0, owners)
+            )
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_unequal(text_embeds.float())
             scale = self.scale(logit_scale)
             with torch.set_grad_enabled(self.released and torch.is_grad_enabled()):
                 of_captions = caption_losses(image_embeds, text_embeds, scale, **whose)
             self.seen.append((languages, of_captions.detach()))
-            return of_captions.mean() if self.released else contrastive_loss(image_embeds, text_embeds, scale, **whose)
+            return (
+                of_captions.mean()
+                if self.released
+                else contrastive_loss(image_embeds, text_embeds, scale, **whose)
+            )
 
         return loss
 
@@ -139,14 +169,20 @@ class ParallelTrainer(ContrastiveTrainer):
         if not self.released:
             return super().embeds(outputs)
         images, texts = outputs.vision_model_output, outputs.text_model_output
-        return images and self.model.visual_projection(images.pooler_output), self.model.text_projection(texts.pooler_output)
+        return images and self.model.visual_projection(images.pooler_output), self.model.text_projection(
+            texts.pooler_output
+        )
 
     @torch.no_grad()
     def bound(self, logit_scale: torch.Tensor) -> None:
         logit_scale.clamp_(min=LEAST_TEMPERATURE) if self.released else super().bound(logit_scale)
 
     def n_groups(self, inputs: dict) -> int:
-        return super().n_groups(inputs) if self.args.gradient_cache_chunk is not None else self.args.length_groups
+        return (
+            super().n_groups(inputs)
+            if self.args.gradient_cache_chunk is not None
+            else self.args.length_groups
+        )
 
     def scale(self, logit_scale: torch.Tensor) -> torch.Tensor:
         return logit_scale if self.released else logit_scale.exp()
@@ -181,7 +217,9 @@ class ParallelTrainer(ContrastiveTrainer):
                 outputs = self.model(**{name: inputs[name] for name in (*TEXTS, "pixel_values")})
                 images, texts = self.embeds(outputs)
             whose = {"text_to_image": inputs["text_to_image"], "image_ids": inputs["row_ids"]}
-            losses = caption_losses(images, texts[inputs["text_rows"]], self.scale(self.model.logit_scale), **whose)
+            losses = caption_losses(
+                images, texts[inputs["text_rows"]], self.scale(self.model.logit_scale), **whose
+            )
             seen.append((inputs["languages"], losses))
         return by_language(seen, rows.languages) if seen else {}
 
@@ -194,7 +232,10 @@ def by_language(seen: list[tuple[torch.Tensor, torch.Tensor]], names: list[str])
     """
     languages, losses = (torch.cat(parts) for parts in zip(*seen))
     means = {"caption_loss": losses.mean().item()}
-    return means | {f"caption_loss_{names[number]}": losses[languages == number].mean().item() for number in languages.unique().tolist()}
+    return means | {
+        f"caption_loss_{names[number]}": losses[languages == number].mean().item()
+        for number in languages.unique().tolist()
+    }
 
 
 __all__ = ["FreezeEncoders", "ParallelArguments", "ParallelTrainer", "build_dual_encoder"]

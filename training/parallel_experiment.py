@@ -54,13 +54,21 @@ CURVES = ("english", "longer", "parallel")
 class ParallelExperimentArguments:
     """What is trained, from what, and how often."""
 
-    recipe: str = field(metadata={"help": "Of run_parallel.py; its languages are the parallel ones, English among them."})
-    text_encoder_name_or_path: str = field(metadata={"help": "The text encoder, pre-trained on text in all languages."})
+    recipe: str = field(
+        metadata={"help": "Of run_parallel.py; its languages are the parallel ones, English among them."}
+    )
+    text_encoder_name_or_path: str = field(
+        metadata={"help": "The text encoder, pre-trained on text in all languages."}
+    )
     untrained_text_encoder: str = field(metadata={"help": "The same before that."})
     unseen: list[str] = field(metadata={"help": "Languages to test that no image came with."})
     task: str = field(metadata={"help": "Retrieval task to test on, read from the recipe's dataset."})
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "One model an arm and seed."})
-    output_dir: str = field(default="outputs/parallel", metadata={"help": "Where models, results, tables and figures go."})
+    seeds: list[int] = field(
+        default_factory=lambda: [1, 2, 3], metadata={"help": "One model an arm and seed."}
+    )
+    output_dir: str = field(
+        default="outputs/parallel", metadata={"help": "Where models, results, tables and figures go."}
+    )
 
     def __post_init__(self):
         self.settings = read_yaml(Path(self.recipe), "recipe")
@@ -71,26 +79,49 @@ def train_arm(name: str, seed: int, arguments: ParallelExperimentArguments) -> s
     arm, settings, folder = ARMS[name], arguments.settings, Path(arguments.output_dir, f"{name}-{seed}")
     factor = len(settings["languages"]) if arm.longer else 1
     flags = ["--languages", *(settings["languages"] if arm.parallel else ["en"])]
-    flags += ["--text_encoder_name_or_path", arguments.text_encoder_name_or_path if arm.pretrained else arguments.untrained_text_encoder]
+    flags += [
+        "--text_encoder_name_or_path",
+        arguments.text_encoder_name_or_path if arm.pretrained else arguments.untrained_text_encoder,
+    ]
     flags += ["--max_steps", factor * settings["max_steps"], "--eval_steps", factor * settings["eval_steps"]]
-    run_once(folder, [arguments.recipe], "training/run_parallel.py", arguments.recipe, *flags, "--seed", seed, "--output_dir", folder)
+    run_once(
+        folder,
+        [arguments.recipe],
+        "training/run_parallel.py",
+        arguments.recipe,
+        *flags,
+        "--seed",
+        seed,
+        "--output_dir",
+        folder,
+    )
     return str(folder)
 
 
 def evaluate(models: list[str], arguments: ParallelExperimentArguments) -> list[Result]:
     """Rank images and captions in seen and unseen languages."""
-    languages, folder = [*arguments.settings["languages"], *arguments.unseen], Path(arguments.output_dir, "results")
+    languages, folder = (
+        [*arguments.settings["languages"], *arguments.unseen],
+        Path(arguments.output_dir, "results"),
+    )
     shared = ["--dataset", arguments.settings["dataset"], "--tasks", arguments.task, "--output_dir", folder]
     run("benchmarks/run_retrieval.py", "--models", *models, *shared, "--languages", *languages)
     return [result for result in load_results(folder) if result.model in models]
 
 
-def accuracy_table(scores: dict, languages: list[str], seen: list[str], metric: str = "text_to_image_recall@1") -> str:
+def accuracy_table(
+    scores: dict, languages: list[str], seen: list[str], metric: str = "text_to_image_recall@1"
+) -> str:
     """Means over seeds with their standard deviations, in percent; and the mean of the languages seen and unseen."""
-    groups = {"seen, mean": seen, "unseen, mean": [language for language in languages if language not in seen]}
+    groups = {
+        "seen, mean": seen,
+        "unseen, mean": [language for language in languages if language not in seen],
+    }
     rows = []
     for label, by_language in scores.items():
-        seeds = {language: [100 * metrics[metric] for metrics in by_language[language]] for language in languages}
+        seeds = {
+            language: [100 * metrics[metric] for metrics in by_language[language]] for language in languages
+        }
         for group, members in groups.items():
             seeds[group] = [mean(column) for column in zip(*(seeds[language] for language in members))]
         rows.append([label, *(spread(values) for values in seeds.values())])
@@ -113,33 +144,48 @@ def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict
     """
     encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path)
     tokenizer = load_tokenizer("text_encoder_name_or_path", arguments.text_encoder_name_or_path)
-    captions = load_captions(arguments.settings["dataset"], arguments.settings["validation_split"], images=False)["captions"]
+    captions = load_captions(
+        arguments.settings["dataset"], arguments.settings["validation_split"], images=False
+    )["captions"]
 
     def first_states(**inputs) -> torch.Tensor:
         return encoder(**inputs).last_hidden_state[:, 0]
 
     def encoded(language: str) -> torch.Tensor:
-        return normalize(encode_texts(encoder, tokenizer, [caption[language] for caption in captions], first_states), dim=-1)
+        return normalize(
+            encode_texts(encoder, tokenizer, [caption[language] for caption in captions], first_states),
+            dim=-1,
+        )
 
     seen = {language: encoded(language) for language in arguments.settings["languages"]}
     rows = torch.arange(len(captions))
     found = {
-        language: {name: retrieval_ranks(vectors, encoded(language), rows)[0] for name, vectors in seen.items()}
+        language: {
+            name: retrieval_ranks(vectors, encoded(language), rows)[0] for name, vectors in seen.items()
+        }
         for language in arguments.unseen
     }
-    return {language: {name: (ranks == 0).double().mean().item() for name, ranks in ranked.items()} for language, ranked in found.items()}
+    return {
+        language: {name: (ranks == 0).double().mean().item() for name, ranks in ranked.items()}
+        for language, ranked in found.items()
+    }
 
 
 def translation_table(found: dict[str, dict[str, float]]) -> str:
     seen = list(next(iter(found.values())))
-    return format_table(["unseen language", *seen], [[language, *shares.values()] for language, shares in found.items()])
+    return format_table(
+        ["unseen language", *seen], [[language, *shares.values()] for language, shares in found.items()]
+    )
 
 
 def convergence(arguments: ParallelExperimentArguments) -> dict[str, list[dict[str, float]]]:
     """For each seed of each arm that is compared: the last `loss` of English captions on the validation set, and how many `images`
     and `captions` it took to reach the last loss of the English-only model of as many images, None where it was not reached.
     """
-    batch, n_languages = arguments.settings["per_device_train_batch_size"], len(arguments.settings["languages"])
+    batch, n_languages = (
+        arguments.settings["per_device_train_batch_size"],
+        len(arguments.settings["languages"]),
+    )
     found = {name: [] for name in CURVES}
     for seed in arguments.seeds:
         goal = curve(Path(arguments.output_dir, f"english-{seed}"), "eval_caption_loss_en")[1][-1]
@@ -162,20 +208,36 @@ def convergence_table(found: dict[str, list[dict[str, float]]]) -> str:
             for reached in ([seed[unit] for seed in seeds if seed[unit]] for unit in ("images", "captions"))
         ]
         rows.append([ARMS[name].label, loss, *when])
-    return format_table(["training", "last validation loss of English captions", "reached the first row's after images", "captions"], rows)
+    return format_table(
+        [
+            "training",
+            "last validation loss of English captions",
+            "reached the first row's after images",
+            "captions",
+        ],
+        rows,
+    )
 
 
 def plot_curves(arguments: ParallelExperimentArguments, prefix: str, title: str, picture: Path) -> None:
     """Draw the mean loss of English captions (Figures 1 and 2), over images seen and over captions seen; bands span the seeds."""
-    batch, n_languages = arguments.settings["per_device_train_batch_size"], len(arguments.settings["languages"])
+    batch, n_languages = (
+        arguments.settings["per_device_train_batch_size"],
+        len(arguments.settings["languages"]),
+    )
     figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, unit in zip(figure.subplots(1, 2, sharey=True), ("images", "captions")):
         for name, color in zip(CURVES, COLORS):
             per_step = batch * (n_languages if ARMS[name].parallel and unit == "captions" else 1)
-            curves = [curve(Path(arguments.output_dir, f"{name}-{seed}"), f"{prefix}caption_loss_en") for seed in arguments.seeds]
+            curves = [
+                curve(Path(arguments.output_dir, f"{name}-{seed}"), f"{prefix}caption_loss_en")
+                for seed in arguments.seeds
+            ]
             steps, losses = curves[0][0], np.stack([values for _, values in curves])
             axes.plot(per_step * steps, losses.mean(axis=0), color=color, label=ARMS[name].label)
-            axes.fill_between(per_step * steps, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.2, linewidth=0)
+            axes.fill_between(
+                per_step * steps, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.2, linewidth=0
+            )
         axes.set(xlabel=f"{unit} seen", yscale="log", title=title)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3, which="both")
@@ -198,9 +260,17 @@ def report(results: list[Result], arguments: ParallelExperimentArguments) -> str
     plot_curves(arguments, "eval_", "validation", output_dir / "validation_loss.png")
     plot_accuracy(compared, seen, output_dir / "accuracy.png")
     plot_ranks(compared, seen, output_dir / "ranks.png")
-    tables = [accuracy_table(scores, languages, seen), accuracy_table(scores, languages, seen, "image_to_text_recall@1")]
+    tables = [
+        accuracy_table(scores, languages, seen),
+        accuracy_table(scores, languages, seen, "image_to_text_recall@1"),
+    ]
     tables += [convergence_table(convergence(arguments)), translation_table(translations_found(arguments))]
-    headings = ["Text-to-image accuracy@1", "Image-to-text accuracy@1", "Convergence", "Translations found before any image was seen, %"]
+    headings = [
+        "Text-to-image accuracy@1",
+        "Image-to-text accuracy@1",
+        "Convergence",
+        "Translations found before any image was seen, %",
+    ]
     text = "\n\n".join(f"{heading}\n\n{table}" for heading, table in zip(headings, tables, strict=True))
     (output_dir / "parallel.md").write_text(text + "\n", "utf-8")
     return text

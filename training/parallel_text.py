@@ -68,7 +68,9 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     if "en" not in languages:
         english = [language for language in languages if is_english(language)]
         several = f"; name one of {' and '.join(english)} en" if english else ""
-        raise InputError(f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}{several}")
+        raise InputError(
+            f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}{several}"
+        )
     rows = parts[0] if len(parts) == 1 else concatenate_datasets([speak(rows, languages) for rows in parts])
     if any("weight" in source for source in chosen):
         weights = [float(source.get("weight", 1)) for source in chosen]
@@ -88,10 +90,15 @@ def read_sources(dataset: str) -> list[dict]:
                 f"{dataset!r} must list sources with the keys {' '.join(sorted(SOURCE_KEYS))}, data at least; it has {source!r}"
             )
         if not (isinstance(source.get("weight", 1), int | float) and source.get("weight", 1) > 0):
-            raise InputError(f"weight of {source['data']!r} in {dataset!r} is {source['weight']!r}: give a positive number")
+            raise InputError(
+                f"weight of {source['data']!r} in {dataset!r} is {source['weight']!r}: give a positive number"
+            )
     beside = Path(dataset).parent
     here = [is_here(beside, source["data"]) for source in sources]
-    return [source | ({"data": str(beside / source["data"])} if found else {}) for source, found in zip(sources, here)]
+    return [
+        source | ({"data": str(beside / source["data"])} if found else {})
+        for source, found in zip(sources, here)
+    ]
 
 
 def is_here(folder: Path, data: str) -> bool:
@@ -107,7 +114,9 @@ def read_utf8(data: str, name: str | None, split: str) -> Dataset:
         raise InputError(f"dataset {data!r} is not UTF-8, {error}: save it as UTF-8") from error
     except DatasetGenerationError as error:
         cause = error.__cause__
-        if isinstance(cause, TypeError | CastError):  # `datasets` learns columns and languages from the first 10 MB
+        if isinstance(
+            cause, TypeError | CastError
+        ):  # `datasets` learns columns and languages from the first 10 MB
             raise InputError(
                 f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is missing"
             ) from error
@@ -115,7 +124,9 @@ def read_utf8(data: str, name: str | None, split: str) -> Dataset:
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(f"dataset {data!r} cannot be read, {error}: is it whole, and does it have rows?") from error
+        raise InputError(
+            f"dataset {data!r} cannot be read, {error}: is it whole, and does it have rows?"
+        ) from error
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
@@ -144,7 +155,11 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
 def moses_paths(data: str) -> dict[str, str]:
     """The file of each language that `corpus.{en,fr}` stands for; none of a name without braces."""
     pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
-    return {language.strip(): pair[1] + language.strip() + pair[3] for language in pair[2].split(",")} if pair else {}
+    return (
+        {language.strip(): pair[1] + language.strip() + pair[3] for language in pair[2].split(",")}
+        if pair
+        else {}
+    )
 
 
 def read_moses(paths: dict[str, str]) -> Dataset:
@@ -153,13 +168,20 @@ def read_moses(paths: dict[str, str]) -> Dataset:
         check_folder("dataset", str(Path(path).absolute()))
     lengths = {path: sum(1 for _ in lines_of(path)) for path in paths.values()}
     if len(set(lengths.values())) > 1:
-        raise InputError(f"files of one corpus must have equally many lines: {', '.join(f'{path} has {n}' for path, n in lengths.items())}")
+        raise InputError(
+            f"files of one corpus must have equally many lines: {', '.join(f'{path} has {n}' for path, n in lengths.items())}"
+        )
 
     def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
         for texts in zip(*map(lines_of, paths.values())):
             yield {"captions": dict(zip(paths, texts))}
 
-    rows = from_lines(rows, spoken(list(paths)), paths=paths, changed=tuple(os.stat(path).st_mtime_ns for path in paths.values()))
+    rows = from_lines(
+        rows,
+        spoken(list(paths)),
+        paths=paths,
+        changed=tuple(os.stat(path).st_mtime_ns for path in paths.values()),
+    )
     return with_captions(rows, ", ".join(paths.values()))
 
 
@@ -169,19 +191,25 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
         feature = rows.features.get(column)
         if isinstance(feature, Json):
             return one_text_each(rows, Form(column, None, None), name)
-        if isinstance(feature, dict) and not all(is_text(kind) and isinstance(kind, Value) for kind in feature.values()):
+        if isinstance(feature, dict) and not all(
+            is_text(kind) and isinstance(kind, Value) for kind in feature.values()
+        ):
             return one_text_each(rows, by_keys(column, feature, name), name)
         if isinstance(feature, dict | Translation):
             languages = feature.languages if isinstance(feature, Translation) else feature
             names = named_languages(languages, name)
             if isinstance(feature, dict) and list(names) == list(names.values()):
-                return rows.select_columns([column]).rename_columns({column: "captions"} if column != "captions" else {})
+                return rows.select_columns([column]).rename_columns(
+                    {column: "captions"} if column != "captions" else {}
+                )
             return renamed(rows, column, names)
     texts = [column for column in rows.column_names if is_column_of_texts(rows, column)]
     languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in NO_LANGUAGES]
     languages = without_numbers(rows, languages, name)
     if not languages:
-        raise InputError(f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}")
+        raise InputError(
+            f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}"
+        )
     names = named_languages(languages, name)
 
     def gather(batch: dict) -> dict:
@@ -189,11 +217,15 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
         for language, values in zip(names, columns):
             strange = [value for value in values if not isinstance(value, str | None)]
             if strange:
-                raise InputError(f"column {language!r} of {name!r} has {strange[0]!r} in a row, which is no text: mend it")
+                raise InputError(
+                    f"column {language!r} of {name!r} has {strange[0]!r} in a row, which is no text: mend it"
+                )
         return {"captions": [dict(zip(names.values(), texts)) for texts in zip(*columns)]}
 
     features = spoken(list(names.values()))
-    return rows.map(gather, batched=True, remove_columns=rows.column_names, features=features, desc="Reading captions")
+    return rows.map(
+        gather, batched=True, remove_columns=rows.column_names, features=features, desc="Reading captions"
+    )
 
 
 def one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
@@ -206,8 +238,12 @@ def one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
     def only(row: dict) -> dict:
         several = [language for language, texts in row["captions"].items() if len(texts) > 1]
         if several:
-            raise InputError(f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each language")
-        return {"captions": {language: texts[0] if texts else None for language, texts in row["captions"].items()}}
+            raise InputError(
+                f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each language"
+            )
+        return {
+            "captions": {language: texts[0] if texts else None for language, texts in row["captions"].items()}
+        }
 
     gathered = gather_captions(rows, form)
     return gathered.map(only, features=spoken(list(gathered.features["captions"])), desc="Reading captions")
@@ -223,12 +259,16 @@ def is_column_of_texts(rows: Dataset, column: str) -> bool:
 
 def without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
     """The columns that may be languages, without those that number the rows: `id`, or `it` with 0 and 1 beside sentences."""
-    columns = [column for column in columns if column.lower() not in OF_ROWS or not all_match(ROW_NAME, rows, column)]
+    columns = [
+        column for column in columns if column.lower() not in OF_ROWS or not all_match(ROW_NAME, rows, column)
+    ]
     of_numbers = [column for column in columns if all_match(NUMBER, rows, column)]
     if len(of_numbers) == len(columns):
         return columns  # numbers may be what is translated
     for column in of_numbers:
-        warnings.warn(f"column {column!r} of {name!r} has numbers alone and is not read as a language", stacklevel=2)
+        warnings.warn(
+            f"column {column!r} of {name!r} has numbers alone and is not read as a language", stacklevel=2
+        )
     return [column for column in columns if column not in of_numbers]
 
 
@@ -246,13 +286,21 @@ def all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
 def renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
     """Rows of `captions` under the names of `names`, from a column of captions under its keys."""
     feature = rows.features[column]
-    kinds = {name: Value("string") if isinstance(feature, Translation) else feature[key] for key, name in names.items()}
+    kinds = {
+        name: Value("string") if isinstance(feature, Translation) else feature[key]
+        for key, name in names.items()
+    }
 
     def rename(row: dict) -> dict:
         captions = row[column] or {}
         return {"captions": {name: captions.get(key) for key, name in names.items()}}
 
-    return rows.map(rename, remove_columns=rows.column_names, features=Features({"captions": kinds}), desc="Reading captions")
+    return rows.map(
+        rename,
+        remove_columns=rows.column_names,
+        features=Features({"captions": kinds}),
+        desc="Reading captions",
+    )
 
 
 def speak(rows: Dataset, languages: list[str]) -> Dataset:
@@ -261,7 +309,11 @@ def speak(rows: Dataset, languages: list[str]) -> Dataset:
         return rows.cast(spoken(languages))
 
     def widen(batch: dict) -> dict:
-        return {"captions": [{language: caption.get(language) for language in languages} for caption in batch["captions"]]}
+        return {
+            "captions": [
+                {language: caption.get(language) for language in languages} for caption in batch["captions"]
+            ]
+        }
 
     return rows.map(widen, batched=True, features=spoken(languages), desc="Joining sources")
 

@@ -18,7 +18,9 @@ POLICIES = ("set_aside", "error")
 NO_ROW = "no row of the metadata names it"
 
 
-def keep_readable(rows: Dataset, policy: str, output_dir: str, without_row: Sequence[str] = ()) -> tuple[Dataset, int]:
+def keep_readable(
+    rows: Dataset, policy: str, output_dir: str, without_row: Sequence[str] = ()
+) -> tuple[Dataset, int]:
     """Decode every image of the column `image` once; `datasets` keeps what was found for the next run.
 
     Args:
@@ -54,9 +56,13 @@ def keep_readable(rows: Dataset, policy: str, output_dir: str, without_row: Sequ
     lines += [{"row": None, "path": path, "problem": NO_ROW} for path in without_row]
     report.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     if bad and (policy == "error" or len(bad) == len(rows)):
-        raise InputError(f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All are in {report}")
+        raise InputError(
+            f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All are in {report}"
+        )
     if policy == "error" and without_row:
-        raise InputError(f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in {report}")
+        raise InputError(
+            f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in {report}"
+        )
     return rows.select([number for number, what in enumerate(found) if not what]), len(lines)
 
 
@@ -100,7 +106,11 @@ def check_policy(policy: str) -> None:
 def files_of(encoded: Dataset) -> list[tuple]:
     """Size and time of every file that an image lies in: a mended file is decoded anew."""
     paths = paths_of(encoded)
-    return [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths if path is not None and os.path.isfile(path)]
+    return [
+        (path, (stat := os.stat(path)).st_size, stat.st_mtime_ns)
+        for path in paths
+        if path is not None and os.path.isfile(path)
+    ]
 
 
 def problem(image: dict | None) -> str:

@@ -9,7 +9,15 @@ from benchmarks.kinds import TEACHER, TEXT_TOWER, check_folder, check_kind
 from benchmarks.recipe import launch
 from benchmarks.results import load_results
 from benchmarks.task import load_task
-from training.ablation import ROWS, AblationArguments, ablation_table, evaluate, plot_ablation, summarise, train_row
+from training.ablation import (
+    ROWS,
+    AblationArguments,
+    ablation_table,
+    evaluate,
+    plot_ablation,
+    summarise,
+    train_row,
+)
 
 
 def main(arguments: AblationArguments) -> None:

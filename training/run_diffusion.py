@@ -15,7 +15,11 @@ from training.session import begin, cut_length, finish, train
 
 
 def main(arguments: DiffusionArguments) -> None:
-    from training.diffusion import DiffusionCollator, DiffusionTrainer, load_pipeline  # which --help does without
+    from training.diffusion import (
+        DiffusionCollator,
+        DiffusionTrainer,
+        load_pipeline,
+    )  # which --help does without
 
     begin(arguments)
     with readable("model_name_or_path", arguments.model_name_or_path):

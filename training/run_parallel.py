@@ -35,7 +35,12 @@ def main(arguments: ParallelArguments) -> None:
     collator = RowCollator(tokenizer, tokenizer.model_max_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, rows.languages)
     trainer = ParallelTrainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=collator, processing_class=processor, validation=validation
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=collator,
+        processing_class=processor,
+        validation=validation,
     )
     trainer.add_callback(FreezeEncoders(model, arguments.freeze_epochs))
     train(trainer, arguments)

@@ -29,7 +29,9 @@ class CostArguments:
         default_factory=lambda: [9, 18],
         metadata={"help": "Least and most tokens of a caption, all lengths equally often."},
     )
-    length_groups: int = field(default=4, metadata={"help": "As in the recipe: captions of like length are encoded together."})
+    length_groups: int = field(
+        default=4, metadata={"help": "As in the recipe: captions of like length are encoded together."}
+    )
     repeats: int = field(default=5, metadata={"help": "Rounds, of which the fastest counts for each part."})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
     dtype: str = field(default="float32", metadata={"help": "float32, or bfloat16 by autocast."})
@@ -37,9 +39,17 @@ class CostArguments:
 
 def main(arguments: CostArguments) -> None:
     torch.manual_seed(0)
-    text = XLMRobertaConfig(vocab_size=250002, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    text = XLMRobertaConfig(
+        vocab_size=250002,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+    )
     text.max_position_embeddings, text.type_vocab_size = 514, 1
-    model = AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=ViTConfig(), projection_bias=True))
+    model = AltCLIPDualEncoderModel(
+        AltCLIPDualEncoderConfig(text_config=text, vision_config=ViTConfig(), projection_bias=True)
+    )
     model.to(arguments.device).train()
     pixels = torch.randn(arguments.images, 3, 224, 224, device=arguments.device)
     captions = {n: draw_captions(n * arguments.images, arguments) for n in (1, arguments.n_languages)}
@@ -63,10 +73,17 @@ def main(arguments: CostArguments) -> None:
     }
     parts |= {"step, 1 language": lambda: step(1), f"step, {n} languages": lambda: step(n)}
     seconds = measure(parts, model, arguments)
-    rows = [[part, f"{1000 * min(wall):.0f}", f"{1000 * min(cpu):.0f}"] for part, (wall, cpu) in seconds.items()]
+    rows = [
+        [part, f"{1000 * min(wall):.0f}", f"{1000 * min(cpu):.0f}"] for part, (wall, cpu) in seconds.items()
+    ]
     print(format_table(["forward and backward", "ms", "ms of CPU"], rows))
-    wall, cpu = (min(seconds[f"step, {n} languages"][kind]) / min(seconds["step, 1 language"][kind]) for kind in (0, 1))
-    lengths = {name: batch["attention_mask"].sum().item() / len(batch["attention_mask"]) for name, batch in captions.items()}
+    wall, cpu = (
+        min(seconds[f"step, {n} languages"][kind]) / min(seconds["step, 1 language"][kind]) for kind in (0, 1)
+    )
+    lengths = {
+        name: batch["attention_mask"].sum().item() / len(batch["attention_mask"])
+        for name, batch in captions.items()
+    }
     print(
         f"{n} languages take {wall:.2f} times the step of one ({cpu:.2f} of its CPU time), "
         f"at {lengths[1]:.1f} and {lengths[n]:.1f} tokens a caption."
@@ -83,14 +100,18 @@ def draw_captions(n_captions: int, arguments: CostArguments) -> dict[str, torch.
     return {"input_ids": ids.to(arguments.device), "attention_mask": mask.to(arguments.device)}
 
 
-def measure(parts: dict, model: torch.nn.Module, arguments: CostArguments) -> dict[str, tuple[list[float], list[float]]]:
+def measure(
+    parts: dict, model: torch.nn.Module, arguments: CostArguments
+) -> dict[str, tuple[list[float], list[float]]]:
     """Seconds of wall and of CPU, a figure a round: `{part: (wall, cpu)}`. Parts take turns, so that a busy machine slows all alike."""
     seconds = {part: ([], []) for part in parts}
     for _ in range(arguments.repeats + 1):
         for part, work in parts.items():
             model.zero_grad(set_to_none=True)
             began, cpu = time.perf_counter(), time.process_time()
-            with torch.autocast(arguments.device, getattr(torch, arguments.dtype), enabled=arguments.dtype != "float32"):
+            with torch.autocast(
+                arguments.device, getattr(torch, arguments.dtype), enabled=arguments.dtype != "float32"
+            ):
                 loss = work()
             loss.backward()
             if arguments.device == "cuda":

@@ -13,7 +13,9 @@ def main(arguments: ParallelExperimentArguments) -> None:
         check_kind(what, getattr(arguments, what), TEXT_ENCODER)
     models = [train_arm(name, seed, arguments) for seed in arguments.seeds for name in ARMS]
     print(report(evaluate(models, arguments), arguments))
-    print(f"Saved the tables to {arguments.output_dir}/parallel.md. Next: look at the four pictures beside it.")
+    print(
+        f"Saved the tables to {arguments.output_dir}/parallel.md. Next: look at the four pictures beside it."
+    )
 
 
 if __name__ == "__main__":

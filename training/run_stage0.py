@@ -18,17 +18,26 @@ def main(arguments: TeacherArguments) -> None:
         return report(arguments)
     begin(arguments)
     model, processor = load_model(
-        arguments.model_name_or_path, argument="model_name_or_path", attn_implementation=arguments.attn_implementation
+        arguments.model_name_or_path,
+        argument="model_name_or_path",
+        attn_implementation=arguments.attn_implementation,
     )
     cells = load_cells(arguments, ["en"])
     collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])
     trainer = ContrastiveTrainer(
-        model=model, args=arguments, train_dataset=cells, data_collator=collator, processing_class=processor, validation=validation
+        model=model,
+        args=arguments,
+        train_dataset=cells,
+        data_collator=collator,
+        processing_class=processor,
+        validation=validation,
     )
     train(trainer, arguments)
     trainer.save_model()
-    following = "accelerate launch --quiet training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path"
+    following = (
+        "accelerate launch --quiet training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path"
+    )
     finish(arguments, "the English teacher", following)
 
 

@@ -30,7 +30,9 @@ def main(arguments: TeacherLearningArguments) -> None:
     new = check_languages(arguments.languages, spoken)
     replayed = languages_to_replay(arguments, spoken, new)
     arguments.replay_languages = replayed  # by which the trainer draws
-    targets = teacher_vectors(rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
+    targets = teacher_vectors(
+        rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
+    )
     say(arguments, f"Cached {targets}")
     held = held_vectors(arguments, rows, replayed)
 
@@ -45,10 +47,16 @@ def main(arguments: TeacherLearningArguments) -> None:
     model.to(arguments.device)  # all of it, for validation: the Trainer gets the text tower alone
     validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))
     trainer = TeacherLearningTrainer(
-        model=model.text_model, args=arguments, train_dataset=cells, data_collator=collator, validation=validation
+        model=model.text_model,
+        args=arguments,
+        train_dataset=cells,
+        data_collator=collator,
+        validation=validation,
     )
     train(trainer, arguments, model)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process helps; ZeRO-3 gives them to the first alone
+    weights = trainer.accelerator.get_state_dict(
+        trainer.model_wrapped
+    )  # every process helps; ZeRO-3 gives them to the first alone
     if trainer.is_world_process_zero():
         trained = {f"text_model.{name}": value for name, value in weights.items()}
         save_model(model, processor, arguments.output_dir, state_dict=model.state_dict() | trained)

@@ -27,12 +27,16 @@ def main(arguments: ContrastiveArguments) -> None:
         return report(arguments)
     begin(arguments)
     model, processor = load_model(
-        arguments.model_name_or_path, argument="model_name_or_path", attn_implementation=arguments.attn_implementation
+        arguments.model_name_or_path,
+        argument="model_name_or_path",
+        attn_implementation=arguments.attn_implementation,
     )
     freeze_all_but(model, arguments.trainable)
     cells = load_cells(arguments, arguments.languages, arguments.image_views)
     if arguments.cache_image_embeds:
-        vectors = image_vectors(cells.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype)
+        vectors = image_vectors(
+            cells.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
+        )
         cells = cells.with_inputs("image_embeds", vectors)
         say(arguments, f"Cached {vectors}")
     collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)

@@ -7,7 +7,13 @@ from benchmarks.loading import check_languages
 from benchmarks.recipe import launch
 from training.parallel_text import load_parallel_text
 from training.session import begin, cut_length, finish, say, train
-from training.text_pretraining import MaskingCollator, TextPretrainingArguments, Translations, load_for_masking, save_encoder
+from training.text_pretraining import (
+    MaskingCollator,
+    TextPretrainingArguments,
+    Translations,
+    load_for_masking,
+    save_encoder,
+)
 from training.trainers import AltCLIPTrainer
 from training.views import TellEpoch
 
@@ -16,7 +22,10 @@ def main(arguments: TextPretrainingArguments) -> None:
     begin(arguments)
     config = {"attn_implementation": arguments.attn_implementation}
     if arguments.dropout is not None:
-        config |= {"hidden_dropout_prob": arguments.dropout, "attention_probs_dropout_prob": arguments.dropout}
+        config |= {
+            "hidden_dropout_prob": arguments.dropout,
+            "attention_probs_dropout_prob": arguments.dropout,
+        }
     model, tokenizer = load_for_masking(arguments.text_encoder_name_or_path, **config)
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split)
     say(arguments, f"Set aside {n_without_english} rows without English.")
@@ -24,12 +33,18 @@ def main(arguments: TextPretrainingArguments) -> None:
     translations = Translations(rows, languages, arguments.pairs, arguments.seed, arguments.max_characters)
     collator = MaskingCollator(tokenizer, cut_length(arguments, model), arguments.mask_probability)
     told = [TellEpoch(translations)]
-    trainer = AltCLIPTrainer(model=model, args=arguments, train_dataset=translations, data_collator=collator, callbacks=told)
+    trainer = AltCLIPTrainer(
+        model=model, args=arguments, train_dataset=translations, data_collator=collator, callbacks=told
+    )
     train(trainer, arguments)
     save_encoder(trainer, arguments.output_dir)
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(arguments.output_dir)
-    finish(arguments, "the text encoder", "take it as text_encoder_name_or_path, or as text tower of AltCLIPDualEncoderModel.from_towers")
+    finish(
+        arguments,
+        "the text encoder",
+        "take it as text_encoder_name_or_path, or as text tower of AltCLIPDualEncoderModel.from_towers",
+    )
 
 
 if __name__ == "__main__":

@@ -33,10 +33,15 @@ def main(arguments: TranslationArguments) -> None:
     translations, made_by = {}, {}
     for language in arguments.target_languages:
         translations[language], made_by[language] = translate_all(sentences, language, arguments)
-    splits = {split: with_translations(rows, translations, arguments.source_language) for split, rows in splits.items()}
+    splits = {
+        split: with_translations(rows, translations, arguments.source_language)
+        for split, rows in splits.items()
+    }
     write_card(splits, translations, made_by, arguments)
     save(splits, arguments.output_dir)
-    empty = ", ".join(f"{Counter(of_sentence.values())['']} in {language}" for language, of_sentence in translations.items())
+    empty = ", ".join(
+        f"{Counter(of_sentence.values())['']} in {language}" for language, of_sentence in translations.items()
+    )
     print(f"Translated {len(sentences)} distinct sentences; set aside as empty: {empty}.")
     print(
         f"Saved {sum(map(len, splits.values()))} rows to {arguments.output_dir}. "

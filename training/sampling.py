@@ -22,7 +22,14 @@ class ShareSampler(Sampler[int]):
         batch_size: of the batches then made, over all processes.
     """
 
-    def __init__(self, groups: np.ndarray, shares: np.ndarray, seed: int, lengths: np.ndarray | None = None, batch_size: int = 1):
+    def __init__(
+        self,
+        groups: np.ndarray,
+        shares: np.ndarray,
+        seed: int,
+        lengths: np.ndarray | None = None,
+        batch_size: int = 1,
+    ):
         self.groups, self.seed, self.epoch = groups, seed, 0
         self.lengths, self.batch_size = lengths, batch_size
         self.counts = share_out(shares, len(groups))
@@ -40,12 +47,20 @@ class ShareSampler(Sampler[int]):
         for group, count in enumerate(self.counts):
             cells = np.flatnonzero(self.groups == group)
             rounds = -(-count // len(cells))
-            drawn += [np.concatenate([random.permutation(cells) for _ in range(rounds)])[:count]] if rounds else []
+            drawn += (
+                [np.concatenate([random.permutation(cells) for _ in range(rounds)])[:count]] if rounds else []
+            )
         order = random.permutation(np.concatenate(drawn))
-        yield from (order if self.lengths is None else like_lengths(order, self.lengths[order], self.batch_size, random)).tolist()
+        yield from (
+            order
+            if self.lengths is None
+            else like_lengths(order, self.lengths[order], self.batch_size, random)
+        ).tolist()
 
 
-def like_lengths(order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> np.ndarray:
+def like_lengths(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator
+) -> np.ndarray:
     """`order` in batches of like length, which come in random order: of `WINDOW` batches at a time the cells are sorted by length.
 
     transformers' `group_by_length` leaves the batches of a window sorted, longest first, and draws from the process's own random

@@ -39,9 +39,15 @@ def begin(arguments: StageArguments) -> None:
     set_seed(arguments.seed)
     say(arguments, describe_step(arguments, n_threads))
     if arguments.unsupported_precision is not None:
-        say(arguments, f"Without a GPU {arguments.unsupported_precision} is left out: this training computes in float32.")
+        say(
+            arguments,
+            f"Without a GPU {arguments.unsupported_precision} is left out: this training computes in float32.",
+        )
     if arguments.saves_where_scored is not None:
-        say(arguments, f"A checkpoint is saved {arguments.saves_where_scored}, as it is scored, so that the best can be kept.")
+        say(
+            arguments,
+            f"A checkpoint is saved {arguments.saves_where_scored}, as it is scored, so that the best can be kept.",
+        )
     # Or transformers would load every model in ZeRO-3's shares, the teacher too, which runs before DeepSpeed begins.
     unset_hf_deepspeed_config()
 
@@ -63,7 +69,10 @@ def cut_length(arguments: StageArguments, model: PreTrainedModel) -> int:
     readable = readable_tokens(model)
     if arguments.max_text_length <= readable:
         return arguments.max_text_length
-    say(arguments, f"Texts are cut at {readable} tokens, as many as the text encoder reads, not at {arguments.max_text_length}.")
+    say(
+        arguments,
+        f"Texts are cut at {readable} tokens, as many as the text encoder reads, not at {arguments.max_text_length}.",
+    )
     return readable
 
 
@@ -78,11 +87,16 @@ def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Data
         rows = with_captions(rows, form)
         rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
     if n_bad:
-        say(arguments, f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.")
+        say(
+            arguments,
+            f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.",
+        )
     return rows
 
 
-def load_cells(arguments: PairArguments, languages: list[str] | None, n_views: int = 1) -> CaptionCells | CellStream:
+def load_cells(
+    arguments: PairArguments, languages: list[str] | None, n_views: int = 1
+) -> CaptionCells | CellStream:
     """Captions with their pictures, `n_views` of each, as a stream where the recipe asks for one. Rows of one picture are alike."""
     if arguments.streaming:
         return stream_pictures(arguments, languages)
@@ -108,7 +122,9 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
         raise InputError(
             f"column {form.column!r} of {arguments.dataset!r} tells its languages row by row: name those to train on by --languages"
         )
-    languages = check_languages(languages, form.spoken or list(named_languages(languages, "--languages").values()))
+    languages = check_languages(
+        languages, form.spoken or list(named_languages(languages, "--languages").values())
+    )
     with arguments.main_process_first(desc="clearing reports"):
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         if arguments.local_process_index == 0 and not arguments.resume:
@@ -143,7 +159,9 @@ def train(trainer: Trainer, arguments: StageArguments, whole_model: nn.Module | 
     if arguments.resume:
         checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)
         if checkpoint is None:
-            raise InputError(f"resume: {arguments.output_dir} holds no whole checkpoint: set save_steps, or train without --resume")
+            raise InputError(
+                f"resume: {arguments.output_dir} holds no whole checkpoint: set save_steps, or train without --resume"
+            )
     say(arguments, f"Training on {trainer.train_dataset.summary()}.")
     frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -153,7 +171,11 @@ def train(trainer: Trainer, arguments: StageArguments, whole_model: nn.Module | 
     if isinstance(trainer.train_dataset, CellStream):
         trainer.accelerator.wait_for_everyone()
         n_bad = sum(len(report.read_text("utf-8").splitlines()) for report in reports(arguments))
-        say(arguments, f"Set aside {n_bad} rows with bad images" + f", listed in {arguments.output_dir}/bad_rows.*.jsonl." * bool(n_bad))
+        say(
+            arguments,
+            f"Set aside {n_bad} rows with bad images"
+            + f", listed in {arguments.output_dir}/bad_rows.*.jsonl." * bool(n_bad),
+        )
 
 
 def plot(arguments: StageArguments) -> None:
@@ -177,7 +199,9 @@ def last_whole_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
 
     The Trainer writes `trainer_state.json` last, and every process its own random numbers.
     """
-    numbers = ["rng_state.pth"] if n_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(n_processes)]
+    numbers = (
+        ["rng_state.pth"] if n_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(n_processes)]
+    )
     for folder in reversed(finished_checkpoints(Path(output_dir))):
         if all((folder / name).exists() for name in numbers):
             return str(folder)

@@ -30,7 +30,14 @@ def make_shardable(model: nn.Module, accelerator: Accelerator) -> None:
 
 def layer_classes(model: nn.Module) -> list[str]:
     """Names of the classes of what the towers hold in lists: their layers."""
-    return sorted({type(layer).__name__ for part in model.modules() if isinstance(part, nn.ModuleList) for layer in part})
+    return sorted(
+        {
+            type(layer).__name__
+            for part in model.modules()
+            if isinstance(part, nn.ModuleList)
+            for layer in part
+        }
+    )
 
 
 def set_scalars_apart(optimizer: torch.optim.Optimizer) -> None:

@@ -29,7 +29,9 @@ from .pictures import read_picture
 FILE, ROW = "__file__", "__row__"
 
 
-def open_files(dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0) -> IterableDataset:
+def open_files(
+    dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0
+) -> IterableDataset:
     """The rows of this process's files, images undecoded, with the name of the file and the number of the row in it.
 
     To learn the columns, every process also reads the beginning of one file.
@@ -50,7 +52,9 @@ def open_files(dataset: str, split: str, process_index: int = 0, n_processes: in
     except InputError:
         raise
     except READING as error:
-        raise InputError(f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}") from error
+        raise InputError(
+            f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
+        ) from error
     rows = with_image(rows, dataset)
     n_files, n_readers = rows.num_shards, n_processes * max(1, n_workers)
     if n_files < n_readers:
@@ -59,10 +63,14 @@ def open_files(dataset: str, split: str, process_index: int = 0, n_processes: in
             f"readers each want {n_readers}: write it as more parquet or tar files, lower dataloader_num_workers, or leave out --streaming"
         )
     names = builder.config.data_files[split]
-    names = names if len(names) == n_files else [dataset] * n_files  # an imagefolder's pictures are no files to share out
+    names = (
+        names if len(names) == n_files else [dataset] * n_files
+    )  # an imagefolder's pictures are no files to share out
     features = Features({**rows.features, FILE: Value("string"), ROW: Value("int64")})
     mine = [
-        rows.shard(num_shards=n_files, index=number).map(partial(mark, file=names[number]), with_indices=True, features=features)
+        rows.shard(num_shards=n_files, index=number).map(
+            partial(mark, file=names[number]), with_indices=True, features=features
+        )
         for number in range(process_index, n_files, n_processes)
     ]
     return concatenate_datasets(mine)
@@ -91,7 +99,15 @@ class CellStream(TorchIterableDataset):
     """
 
     def __init__(
-        self, rows: IterableDataset, form: Form, languages: list[str], report: Path, *, refuse=False, shuffle_buffer: int = 0, seed: int = 0
+        self,
+        rows: IterableDataset,
+        form: Form,
+        languages: list[str],
+        report: Path,
+        *,
+        refuse=False,
+        shuffle_buffer: int = 0,
+        seed: int = 0,
     ):
         self.rows, self.form, self.languages, self.report, self.refuse = rows, form, languages, report, refuse
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
@@ -115,7 +131,9 @@ class CellStream(TorchIterableDataset):
     def one_pass(self, number: int) -> IterableDataset:
         if not self.shuffle_buffer:
             return self.rows
-        return self.rows.shuffle(generator=np.random.default_rng([self.seed, number]), buffer_size=self.shuffle_buffer)
+        return self.rows.shuffle(
+            generator=np.random.default_rng([self.seed, number]), buffer_size=self.shuffle_buffer
+        )
 
     def cell(self, row: dict, number: int) -> dict | None:
         """What a row gives in a pass; nothing if it has no caption in the languages, or no good image."""
@@ -125,12 +143,23 @@ class CellStream(TorchIterableDataset):
         if image is None:
             return None
         reference = captions.get("en", texts)[0]
-        return {"text": texts[(row[ROW] + number) % len(texts)], "row_id": stable_hash(reference), "image": image}
+        return {
+            "text": texts[(row[ROW] + number) % len(texts)],
+            "row_id": stable_hash(reference),
+            "image": image,
+        }
 
     def image(self, row: dict) -> PillowImage.Image | None:
         image, problem = read_picture(row["image"])
         if problem:
-            self.set_aside({"file": row[FILE], "row": row[ROW], "path": (row["image"] or {}).get("path"), "problem": problem})
+            self.set_aside(
+                {
+                    "file": row[FILE],
+                    "row": row[ROW],
+                    "path": (row["image"] or {}).get("path"),
+                    "problem": problem,
+                }
+            )
         return image
 
     def set_aside(self, bad: dict) -> None:

@@ -15,7 +15,9 @@ from .frozen import teacher_vectors
 from .vocabulary import extend_tokenizer
 
 
-def build_student(arguments: TeacherLearningArguments, rows: Dataset, new: list[str]) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
+def build_student(
+    arguments: TeacherLearningArguments, rows: Dataset, new: list[str]
+) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
     """The whole model whose text tower is to learn, and its tokenizer.
 
     Args:
@@ -34,7 +36,9 @@ def build_student(arguments: TeacherLearningArguments, rows: Dataset, new: list[
             return AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout), tokenizer
     with readable("model_name_or_path", name):
         config = AutoConfig.from_pretrained(name)
-        config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = arguments.dropout
+        config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = (
+            arguments.dropout
+        )
         model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
     tokenizer = load_tokenizer("model_name_or_path", name)
     if arguments.new_pieces:
@@ -56,7 +60,9 @@ def languages_to_replay(arguments: TeacherLearningArguments, spoken: list[str], 
     return check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
 
 
-def held_vectors(arguments: TeacherLearningArguments, rows: Dataset, replayed: list[str]) -> dict[str, CachedColumn]:
+def held_vectors(
+    arguments: TeacherLearningArguments, rows: Dataset, replayed: list[str]
+) -> dict[str, CachedColumn]:
     """What a finished model makes of its own languages' texts, `{language: vectors}`: what it is held to while it learns others.
 
     Held to the English vectors instead, an old language gave up what stage 2 had taught it: 1.5 points of recall
@@ -66,4 +72,7 @@ def held_vectors(arguments: TeacherLearningArguments, rows: Dataset, replayed: l
         return {}
     model, processor = load_model(arguments.model_name_or_path)
     cache = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
-    return {language: teacher_vectors(rows, model, processor.tokenizer, language, **cache) for language in replayed}
+    return {
+        language: teacher_vectors(rows, model, processor.tokenizer, language, **cache)
+        for language in replayed
+    }

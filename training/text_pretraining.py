@@ -34,21 +34,33 @@ from .data import caption_columns, has_text
 class TextPretrainingArguments(StageArguments):
     """Masked language modelling in many languages, before any image. `dataset` may be any parallel text (`parallel_text.py`)."""
 
-    text_encoder_name_or_path: str = field(metadata={"help": "An encoder that `AutoModelForMaskedLM` knows; untrained, or to go on from."})
-    pairs: float = field(default=1.0, metadata={"help": "Share of sequences that hold two translations; others hold one text."})
-    mask_probability: float = field(default=0.15, metadata={"help": "Share of tokens to be named (0.15 in BERT, XLM and XLM-R)."})
+    text_encoder_name_or_path: str = field(
+        metadata={"help": "An encoder that `AutoModelForMaskedLM` knows; untrained, or to go on from."}
+    )
+    pairs: float = field(
+        default=1.0, metadata={"help": "Share of sequences that hold two translations; others hold one text."}
+    )
+    mask_probability: float = field(
+        default=0.15, metadata={"help": "Share of tokens to be named (0.15 in BERT, XLM and XLM-R)."}
+    )
     max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
-    dropout: float | None = field(default=None, metadata={"help": "Of the encoder, from now on; its own by default."})
+    dropout: float | None = field(
+        default=None, metadata={"help": "Of the encoder, from now on; its own by default."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("dry_run", "validation_split"):
             if getattr(self, name):
-                raise InputError(f"{name} is {getattr(self, name)}, and text pre-training knows none: leave it out")
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, and text pre-training knows none: leave it out"
+                )
         if not 0 <= self.pairs <= 1:
             raise InputError(f"pairs is {self.pairs}: give a share between 0 and 1")
         if not 0 < self.mask_probability < 1:
-            raise InputError(f"mask_probability is {self.mask_probability}: give a share between 0 and 1, such as 0.15")
+            raise InputError(
+                f"mask_probability is {self.mask_probability}: give a share between 0 and 1, such as 0.15"
+            )
 
 
 class Translations(TorchDataset):
@@ -69,13 +81,17 @@ class Translations(TorchDataset):
         InputError: a language's texts are lists, which do not say what translates what; or no row has a text.
     """
 
-    def __init__(self, rows: Dataset, languages: list[str], pairs: float, seed: int, max_characters: int = 1000):
+    def __init__(
+        self, rows: Dataset, languages: list[str], pairs: float, seed: int, max_characters: int = 1000
+    ):
         self.languages, self.pairs, self.seed, self.epoch = languages, pairs, seed, 0
         captions = caption_columns(rows)
         self.texts = [captions.field(language) for language in languages]
         for language, texts in zip(languages, self.texts):
             if not pa.types.is_large_string(texts.type):
-                raise InputError(f"captions in {language} are lists, which do not say what translates what: give one text a language")
+                raise InputError(
+                    f"captions in {language} are lists, which do not say what translates what: give one text a language"
+                )
         there = np.stack([has_text(texts) & ~longer(texts, max_characters) for texts in self.texts], axis=1)
         self.there, self.n_empty = there, int((~there.any(axis=1)).sum())
         self.cells = np.argwhere(there)
@@ -128,7 +144,10 @@ class MaskingCollator:
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         cut = {"truncation": "longest_first", "max_length": self.max_length}
-        encoded = [tokenize(self.tokenizer, *example["texts"], **cut, return_special_tokens_mask=True) for example in examples]
+        encoded = [
+            tokenize(self.tokenizer, *example["texts"], **cut, return_special_tokens_mask=True)
+            for example in examples
+        ]
         # Left to itself, it would draw from random numbers that a resumed run has used up already: a batch is fetched ahead.
         self.mask.generator = torch.Generator().manual_seed(examples[0]["seed"])
         return self.mask(encoded)
@@ -144,12 +163,18 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
     check_kind("text_encoder_name_or_path", name_or_path, MASKED)
     tokenizer = load_tokenizer("text_encoder_name_or_path", name_or_path)
     with readable("text_encoder_name_or_path", name_or_path):
-        model, info = AutoModelForMaskedLM.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True, **config)
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            name_or_path, dtype=torch.float32, output_loading_info=True, **config
+        )
     missing = sorted(name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
     if missing:
-        raise InputError(f"text encoder {name_or_path!r} lacks weights of {type(model.base_model).__name__}: {', '.join(missing)}")
+        raise InputError(
+            f"text encoder {name_or_path!r} lacks weights of {type(model.base_model).__name__}: {', '.join(missing)}"
+        )
     if tokenizer.mask_token is None:
-        raise InputError(f"the tokenizer of {name_or_path!r} has no mask token: take an encoder that was made for masked texts")
+        raise InputError(
+            f"the tokenizer of {name_or_path!r} has no mask token: take an encoder that was made for masked texts"
+        )
     return model, tokenizer
 
 
@@ -158,7 +183,9 @@ def save_encoder(trainer: Trainer, folder: str) -> None:
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         prefix = f"{trainer.model.base_model_prefix}."
-        of_encoder = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        of_encoder = {
+            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
+        }
         trainer.model.base_model.save_pretrained(folder, state_dict=of_encoder)
 
 

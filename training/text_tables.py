@@ -53,7 +53,9 @@ def rows_of_table(path: str, changed: int | None = None) -> Iterator[dict[str, s
     next(records, None)
     for number, values in records:
         if len(values) != len(columns):
-            raise InputError(f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: mend it")
+            raise InputError(
+                f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: mend it"
+            )
         yield dict(zip(columns, values))
 
 
@@ -70,7 +72,9 @@ def records_of(path: str) -> Iterator[tuple[int, list[str]]]:
             if values:
                 yield reader.line_num, values
     except csv.Error as error:
-        raise InputError(f"{path!r} is no table of commas, line {reader.line_num}: {error}: mend it") from error
+        raise InputError(
+            f"{path!r} is no table of commas, line {reader.line_num}: {error}: mend it"
+        ) from error
 
 
 def tables_in(folder: str, name: str | None, split: str) -> list[str]:

@@ -48,10 +48,15 @@ def by_length(inputs: dict, n_groups: int) -> tuple[list[dict], torch.Tensor]:
         The groups, always `n_groups`, and the row `(texts,)` of each text in what the groups give, joined.
     """
     if n_groups == 1:
-        return [{name: inputs[name] for name in TEXTS}], torch.arange(len(inputs["input_ids"]), device=inputs["input_ids"].device)
+        return [{name: inputs[name] for name in TEXTS}], torch.arange(
+            len(inputs["input_ids"]), device=inputs["input_ids"].device
+        )
     lengths = inputs["attention_mask"].sum(1)
     order = lengths.argsort(stable=True)
-    groups = [{name: inputs[name][rows, : lengths[rows].max()] for name in TEXTS} for rows in spread(order, n_groups)]
+    groups = [
+        {name: inputs[name][rows, : lengths[rows].max()] for name in TEXTS}
+        for rows in spread(order, n_groups)
+    ]
     return groups, order.argsort()
 
 
@@ -83,7 +88,9 @@ class AltCLIPTrainer(Trainer):
     # The Trainer divides by the number of accumulation steps; left at None it can take our mean for a sum and not divide.
     loss_is_scaled_for_ga = False
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """`Validation.scores`, by any of which the Trainer can choose the best checkpoint; a batch's loss would say little."""
         metrics = {f"{metric_key_prefix}_{name}": score for name, score in self.scores().items()}
         self.log(metrics)
@@ -122,11 +129,18 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         cells, args = self.train_dataset, self.args
         of_like_length = args.train_sampling_strategy == "group_by_length"
-        if args.temperature == 1 and cells.weights is None and not args.replay_languages and not of_like_length:
+        if (
+            args.temperature == 1
+            and cells.weights is None
+            and not args.replay_languages
+            and not of_like_length
+        ):
             return super()._get_train_sampler(train_dataset)
         names, languages = np.unique(np.asarray(cells.columns)[cells.cells[:, 1]], return_inverse=True)
         replayed = np.flatnonzero(np.isin(names, args.replay_languages or []))
-        shares = language_shares(languages, cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay)
+        shares = language_shares(
+            languages, cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay
+        )
         lengths = cells.lengths(self.data_collator.tokenizer) if of_like_length else None
         sampler = ShareSampler(*shares, args.seed, lengths, args.train_batch_size * args.world_size)
         self.add_callback(TellEpoch(sampler))
@@ -186,16 +200,23 @@ class ContrastiveTrainer(AltCLIPTrainer):
 
     def _prepare_for_training(self, *args, **kwargs):
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
-            raise InputError("zero_stage is 3, under which logit_scale is empty where the loss reads it: take zero2.yaml or fsdp2.yaml")
+            raise InputError(
+                "zero_stage is 3, under which logit_scale is empty where the loss reads it: take zero2.yaml or fsdp2.yaml"
+            )
         model, batches = super()._prepare_for_training(*args, **kwargs)
-        for name in ("get_image_features", "get_text_features"):  # for `embed_frozen` and `Validation`; does nothing to other models
+        for name in (
+            "get_image_features",
+            "get_text_features",
+        ):  # for `embed_frozen` and `Validation`; does nothing to other models
             register_fsdp_forward_method(model, name)
         return model, batches
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)
         eval_frozen_parts(unwrapped)
-        alone = isinstance(unwrapped, AltCLIPModel)  # which reads texts without images; transformers' CLIP does not
+        alone = isinstance(
+            unwrapped, AltCLIPModel
+        )  # which reads texts without images; transformers' CLIP does not
         if alone and "pixel_values" in inputs and not learns(unwrapped, *IMAGE_PARTS):
             inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
         groups, rows = by_length(inputs, self.n_groups(inputs))
@@ -223,7 +244,9 @@ class ContrastiveTrainer(AltCLIPTrainer):
             text_embeds = embedding(text_rows, text_embeds)
             self.watch.see(inputs, groups, text_embeds, image_embeds)
             image_embeds, text_embeds = gather_rows(image_embeds.float()), gather_rows(text_embeds.float())
-            return contrastive_loss(image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size)
+            return contrastive_loss(
+                image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size
+            )
 
         return loss
 
@@ -233,8 +256,12 @@ class ContrastiveTrainer(AltCLIPTrainer):
         Returns:
             The groups of all texts, and the loss of their vectors: the batch's first, then those of the held.
         """
-        texts, before = self.held.draw(self.args.train_batch_size, self.state.global_step, self.accelerator.process_index)
-        inputs = {name: value.to(self.args.device) for name, value in self.data_collator.encode(texts).items()}
+        texts, before = self.held.draw(
+            self.args.train_batch_size, self.state.global_step, self.accelerator.process_index
+        )
+        inputs = {
+            name: value.to(self.args.device) for name, value in self.data_collator.encode(texts).items()
+        }
         held_groups, rows = by_length(inputs, len(groups))
         before = before.to(self.args.device)
         rows, n_own = rows[inputs["text_rows"]], sum(len(group["input_ids"]) for group in groups)
@@ -259,7 +286,9 @@ class ContrastiveTrainer(AltCLIPTrainer):
         if self.is_deepspeed_enabled:
             from deepspeed.utils import safe_set_full_fp32_param
 
-            safe_set_full_fp32_param(logit_scale, logit_scale.data)  # or the next step begins from the optimizer's own copy
+            safe_set_full_fp32_param(
+                logit_scale, logit_scale.data
+            )  # or the next step begins from the optimizer's own copy
 
     def embeds(self, outputs: ModelOutput) -> tuple[torch.Tensor | None, torch.Tensor]:
         """The vectors that a loss compares, of a forward's images, if it had any, and texts."""
@@ -271,12 +300,16 @@ class ContrastiveTrainer(AltCLIPTrainer):
             return math.ceil(len(inputs["text_rows"]) / self.args.gradient_cache_chunk)
         return self.args.length_groups if "image_embeds" in inputs else 1
 
-    def in_chunks(self, model: nn.Module, logit_scale: torch.Tensor, groups: list[dict], inputs: dict, loss: Callable) -> torch.Tensor:
+    def in_chunks(
+        self, model: nn.Module, logit_scale: torch.Tensor, groups: list[dict], inputs: dict, loss: Callable
+    ) -> torch.Tensor:
         """The loss by `cached_loss`: a group of texts and as many images at a time."""
         no_sync = partial(self.accelerator.no_sync, model)
         if "image_embeds" in inputs:
             loss = partial(loss, inputs["image_embeds"])
-            return cached_loss(lambda chunk: (model(**chunk).text_embeds,), groups, loss, [logit_scale], no_sync=no_sync)
+            return cached_loss(
+                lambda chunk: (model(**chunk).text_embeds,), groups, loss, [logit_scale], no_sync=no_sync
+            )
 
         def encode(chunk: dict) -> tuple[torch.Tensor, torch.Tensor]:
             return self.embeds(model(**chunk))
@@ -289,4 +322,6 @@ class ContrastiveTrainer(AltCLIPTrainer):
     def embed_frozen(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
         """A frozen image tower's unit vectors `(images, dim)`, once and without a graph."""
         parts = pixel_values.split(self.args.gradient_cache_chunk or len(pixel_values))
-        return normalize(torch.cat([model.get_image_features(part).pooler_output for part in parts]).float(), dim=-1)
+        return normalize(
+            torch.cat([model.get_image_features(part).pooler_output for part in parts]).float(), dim=-1
+        )

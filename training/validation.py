@@ -60,7 +60,9 @@ class Validation:
         if self.teacher is not None:
             with on_device(self.teacher[0]):
                 encoder = Encoder(*self.teacher, accelerator=accelerator)
-                self.english = mean_recall(encoder, encoder.images(self.captioned["image"]), self.captioned, ["en"])["en"]
+                self.english = mean_recall(
+                    encoder, encoder.images(self.captioned["image"]), self.captioned, ["en"]
+                )["en"]
 
     def scores(self, accelerator: Accelerator | None = None) -> dict[str, float]:
         """Fractions: `mean_recall` and `accuracy`, means over languages, and each language's as `mean_recall_zh`.
@@ -69,12 +71,16 @@ class Validation:
         """
         guarded = ["en"] if self.teacher is not None and "en" not in self.languages else []
         encoder = Encoder(self.model, self.processor, accelerator=accelerator)
-        recall = mean_recall(encoder, self._embed(self.captioned, encoder), self.captioned, self.languages + guarded)
+        recall = mean_recall(
+            encoder, self._embed(self.captioned, encoder), self.captioned, self.languages + guarded
+        )
         scores = with_mean("mean_recall", {language: recall[language] for language in self.languages})
         if self.classified is not None:
             asked = self.classified["label"][:], self.class_names, dict.fromkeys(self.class_names, ["{}"])
             classes = evaluate_zero_shot(encoder, self._embed(self.classified, encoder), *asked)
-            scores |= with_mean("accuracy", {language: found.metrics()["accuracy@1"] for language, found in classes.items()})
+            scores |= with_mean(
+                "accuracy", {language: found.metrics()["accuracy@1"] for language, found in classes.items()}
+            )
         if self.teacher is not None:
             scores["english_lost"] = self.english - recall["en"]
             if scores["english_lost"] > self.english_tolerance:
@@ -92,20 +98,26 @@ class Validation:
         return self.image_embeds[key]
 
 
-def mean_recall(encoder: Encoder, image_embeds: torch.Tensor, rows: Dataset, languages: list[str]) -> dict[str, float]:
+def mean_recall(
+    encoder: Encoder, image_embeds: torch.Tensor, rows: Dataset, languages: list[str]
+) -> dict[str, float]:
     found = evaluate_retrieval(encoder, image_embeds, rows["captions"][:], languages)
     return {language: outcomes.metrics()["mean_recall"] for language, outcomes in found.items()}
 
 
 def with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
-    return {name: sum(scores.values()) / len(scores)} | {f"{name}_{language}": score for language, score in scores.items()}
+    return {name: sum(scores.values()) / len(scores)} | {
+        f"{name}_{language}": score for language, score in scores.items()
+    }
 
 
 def load_captioned(dataset: str, split: str, languages: list[str], text_column: str | None = None) -> Dataset:
     """Rows of `image` and `captions`, `{language: text}`, of captions in any form; the first where a row has several in a language."""
     rows = with_image(load_rows(dataset, split, []), dataset)
     refuse_missing(rows, dataset)
-    rows = with_captions(rows, find_form(rows.features, dataset, text_column, languages)).cast_column("image", Image())
+    rows = with_captions(rows, find_form(rows.features, dataset, text_column, languages)).cast_column(
+        "image", Image()
+    )
     names = list(rows.features["captions"])
     if all(isinstance(feature, Value) for feature in rows.features["captions"].values()):
         return rows
@@ -137,14 +149,18 @@ def load_validation(
     there = dict.fromkeys(find_language(language, captioned.features["captions"]) for language in languages)
     spoken = [name for name in there if name is not None and has_text(texts.field(name)).any()]
     if not spoken:
-        raise InputError(f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in {' '.join(languages)}")
+        raise InputError(
+            f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in {' '.join(languages)}"
+        )
     classified = class_names = None
     if arguments.zero_shot_split is not None:
         named = read_lists(Path(arguments.class_names))
         keys = {language: find_language(language, named) for language in languages}
         class_names = {language: named[key] for language, key in keys.items() if key is not None}
         if not class_names:
-            raise InputError(f"class_names {arguments.class_names!r} are in {' '.join(named)}, and none in {' '.join(languages)}")
+            raise InputError(
+                f"class_names {arguments.class_names!r} are in {' '.join(named)}, and none in {' '.join(languages)}"
+            )
         classified = load_rows(dataset, arguments.zero_shot_split, ["image", "label"])
         refuse_missing(classified.cast_column("image", Image(decode=False)), dataset)
         check_class_names(class_names, max(classified["label"]) + 1)

@@ -40,7 +40,11 @@ class ImageViews:
 
     def __getitem__(self, rows: Sequence[int]) -> dict[str, list[PillowImage]]:
         images = self.rows[rows]["image"]
-        return {"image": images if self.view == 0 else [crop(image, self.digests[row], self.view) for row, image in zip(rows, images)]}
+        return {
+            "image": images
+            if self.view == 0
+            else [crop(image, self.digests[row], self.view) for row, image in zip(rows, images)]
+        }
 
     @cached_property
     def digests(self) -> list[str]:

@@ -37,7 +37,9 @@ def train_pieces(texts: Iterable[str], vocab_size: int, **options) -> tuple[list
     return scored, read_charsmap(model.getvalue())
 
 
-def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], n_pieces: int) -> XLMRobertaTokenizer:
+def extend_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], n_pieces: int
+) -> XLMRobertaTokenizer:
     """A tokenizer that also reads the characters of `texts` which are unknown to the given one.
 
     Only pieces with such a character are added, after all others: whatever could be read before gets the same ids as before.
@@ -50,10 +52,14 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], n
         InputError: the tokenizer is none of XLM-R's kind, or has tokens beside its pieces; or `n_pieces` are too few.
     """
     if not isinstance(tokenizer, XLMRobertaTokenizer):
-        raise InputError(f"new_pieces extends tokenizers of XLM-R's kind, not a {type(tokenizer).__name__}: leave it out")
+        raise InputError(
+            f"new_pieces extends tokenizers of XLM-R's kind, not a {type(tokenizer).__name__}: leave it out"
+        )
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "Unigram":
-        raise InputError(f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: leave it out")
+        raise InputError(
+            f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: leave it out"
+        )
     texts = list(texts)
     known = [tuple(piece) for piece in state["model"]["vocab"]]
     added = sorted(set(tokenizer.get_added_vocab()) - {piece for piece, _ in known})
@@ -63,19 +69,28 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], n
         )
     readable = {character for piece, _ in known for character in piece}
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
-    counts = Counter(character for text in texts for character in normalize(text) if character not in readable and character != " ")
+    counts = Counter(
+        character
+        for text in texts
+        for character in normalize(text)
+        if character not in readable and character != " "
+    )
     if not counts:
         return tokenizer
     unknown = set(frequent(counts))
     if len(unknown) > n_pieces:
-        raise InputError(f"new_pieces is {n_pieces}, but the texts have {len(unknown)} characters that the tokenizer does not know")
+        raise InputError(
+            f"new_pieces is {n_pieces}, but the texts have {len(unknown)} characters that the tokenizer does not know"
+        )
     sample = {"input_sentence_size": SAMPLE, "shuffle_input_sentence": len(texts) > SAMPLE}
     pieces, _ = train_pieces(texts, len(unknown) + 2 * n_pieces, hard_vocab_limit=False, **sample)
     pieces = [(piece, score) for piece, score in pieces if not unknown.isdisjoint(piece)]
     pieces.sort(key=lambda piece: (piece[0] not in unknown, -piece[1]))
     charsmap = base64.b64decode(find_charsmap(state["normalizer"]))
     return XLMRobertaTokenizer(
-        vocab=known + pieces[:n_pieces], _spm_precompiled_charsmap=charsmap, model_max_length=tokenizer.model_max_length
+        vocab=known + pieces[:n_pieces],
+        _spm_precompiled_charsmap=charsmap,
+        model_max_length=tokenizer.model_max_length,
     )
 
 

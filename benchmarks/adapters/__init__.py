@@ -73,7 +73,9 @@ def load_adapted(library: str, name: str) -> tuple[AdaptedModel, AdaptedProcesso
             from .from_m_clip import load
         model, processor = load(name)
     except ImportError as error:
-        raise InputError(f"model '{library}:{name}' needs more than is installed ({error}): {INSTALL[library]}") from error
+        raise InputError(
+            f"model '{library}:{name}' needs more than is installed ({error}): {INSTALL[library]}"
+        ) from error
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise InputError(f"model '{library}:{name}' cannot be loaded: {error}") from error
     model.config.name_or_path = f"{library}:{name}"

@@ -42,7 +42,9 @@ class MCLIPModel(AdaptedModel):
     def get_text_features(self, attention_mask: torch.Tensor, **inputs) -> BaseModelOutputWithPooling:
         """`(batch, dim)` in `pooler_output`."""
         states = self.transformer(attention_mask=attention_mask, **inputs).last_hidden_state
-        return BaseModelOutputWithPooling(pooler_output=self.LinearTransformation(pool(states, attention_mask, "mean")))
+        return BaseModelOutputWithPooling(
+            pooler_output=self.LinearTransformation(pool(states, attention_mask, "mean"))
+        )
 
     def get_image_features(self, **inputs) -> BaseModelOutputWithPooling:
         """As the image model gives them."""
@@ -57,7 +59,9 @@ def load(name: str) -> tuple[MCLIPModel, AdaptedProcessor]:
     """
     text_name, plus, image_name = name.partition("+")
     if not plus:
-        raise InputError(f"it has no images: add the CLIP that taught it, as in m_clip:{name}+openai/clip-vit-base-patch32")
+        raise InputError(
+            f"it has no images: add the CLIP that taught it, as in m_clip:{name}+openai/clip-vit-base-patch32"
+        )
     stated = json.loads(Path(cached_file(text_name, "config.json")).read_text("utf-8"))
     absent = [key for key in ("modelBase", "transformerDimensions", "numDims") if key not in stated]
     if absent:
@@ -66,10 +70,14 @@ def load(name: str) -> tuple[MCLIPModel, AdaptedProcessor]:
     encoder = AutoModel.from_config(AutoConfig.from_pretrained(stated["modelBase"]))
     model = MCLIPModel(encoder, stated["transformerDimensions"], stated["numDims"], image_model)
     weights = torch.load(cached_file(text_name, "pytorch_model.bin"), map_location="cpu", weights_only=True)
-    weights = {key: value for key, value in weights.items() if not key.endswith("position_ids")}  # a buffer of transformers 4
+    weights = {
+        key: value for key, value in weights.items() if not key.endswith("position_ids")
+    }  # a buffer of transformers 4
     differing = model.load_state_dict(weights, strict=False)
     missing = [key for key in differing.missing_keys if not key.startswith("image_model.")]
     if missing or differing.unexpected_keys:
-        raise InputError(f"the weights of {text_name} are not M-CLIP's: missing are {missing[:3]}, unknown {differing.unexpected_keys[:3]}")
+        raise InputError(
+            f"the weights of {text_name} are not M-CLIP's: missing are {missing[:3]}, unknown {differing.unexpected_keys[:3]}"
+        )
     tokenizer = load_tokenizer("models", text_name)
     return model.float(), AdaptedProcessor(tokenizer, image_side.image_processor)

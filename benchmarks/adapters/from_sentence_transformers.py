@@ -53,7 +53,9 @@ def load(name: str) -> tuple[SentenceTransformersModel, AdaptedProcessor]:
     text_encoder = SentenceTransformer(text_name, device="cpu").float()
     image_encoder = SentenceTransformer(image_name, device="cpu").float() if image_name else text_encoder
     if not image_encoder.supports("image"):
-        raise InputError(f"{image_name or text_name} reads no images: add one that does, as in sentence_transformers:{text_name}+MODEL")
+        raise InputError(
+            f"{image_name or text_name} reads no images: add one that does, as in sentence_transformers:{text_name}+MODEL"
+        )
     prompt = text_encoder.prompts.get(text_encoder.default_prompt_name)
 
     def prepare_texts(texts: list[str]) -> dict:

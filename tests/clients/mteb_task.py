@@ -45,9 +45,13 @@ class InMemory(AbsTaskZeroShotClassification):
         return self.names
 
 
-def mteb_accuracy(encoder: SentenceTransformer, images: list[Image.Image], labels: list[int], names: list[str]) -> float:
+def mteb_accuracy(
+    encoder: SentenceTransformer, images: list[Image.Image], labels: list[int], names: list[str]
+) -> float:
     """What mteb finds of a model: the share of images whose most similar name is theirs."""
     wrapper = SentenceTransformerEncoderWrapper(encoder)
     wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
-    result = mteb.evaluate(wrapper, InMemory(images, labels, names), cache=None, encode_kwargs={"batch_size": 8})
+    result = mteb.evaluate(
+        wrapper, InMemory(images, labels, names), cache=None, encode_kwargs={"batch_size": 8}
+    )
     return result.task_results[0].get_score()

@@ -35,18 +35,28 @@ SETTINGS = "[pytest]\naddopts = -q -W ignore -p no:cacheprovider\n"  # transform
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sdist", type=Path, help="transformers-VERSION.tar.gz, where it is there already; else pip downloads it")
+    parser.add_argument(
+        "--sdist",
+        type=Path,
+        help="transformers-VERSION.tar.gz, where it is there already; else pip downloads it",
+    )
     arguments, for_pytest = parser.parse_known_args()
     pinned = pinned_version()
     if version("transformers") != pinned:
-        parser.error(f"transformers {version('transformers')} is installed, but constraints.txt names {pinned}: run make install")
+        parser.error(
+            f"transformers {version('transformers')} is installed, but constraints.txt names {pinned}: run make install"
+        )
     with tempfile.TemporaryDirectory(prefix="altclip-upstream-") as folder:
         sdist = arguments.sdist or download(pinned, Path(folder, "sdist"))
         tests = Path(folder, "unpacked")
         lay_out(sdist, pinned, tests)
         # The unpacked folder comes first: its package is called `tests`, as ours is.
         paths = [str(tests), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "TMPDIR": folder}
+        surroundings = os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "HF_HUB_OFFLINE": "1",
+            "TMPDIR": folder,
+        }
         command = [sys.executable, "-m", "pytest", "tests/models", *for_pytest]
         return subprocess.run(command, cwd=tests, env=surroundings).returncode
 
@@ -59,7 +69,18 @@ def pinned_version() -> str:
 
 def download(pinned: str, folder: Path) -> Path:
     """Have pip download transformers' sdist; give the file."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--dest",
+        str(folder),
+    ]
     subprocess.run([*command, f"transformers=={pinned}"], check=True)
     return next(folder.glob("transformers-*.tar.gz"))
 

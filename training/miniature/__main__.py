@@ -52,14 +52,22 @@ def draw_row(scenes: EmojiScenes, index: int) -> dict:
     scene, png = scenes[index], io.BytesIO()
     scene["image"].save(png, "png")
     (*others, concept) = scene["concepts"]
-    return {"image": {"bytes": png.getvalue()}, "captions": scene["captions"], "label": None if others else concept}
+    return {
+        "image": {"bytes": png.getvalue()},
+        "captions": scene["captions"],
+        "label": None if others else concept,
+    }
 
 
 def write_split(split: str, folder: Path, size: int | None) -> Dataset:
     """Draw a split's scenes into one parquet file of `image`, `captions` and `label`, which is None where several concepts are shown."""
     scenes = EmojiScenes(split)
     captions = {language: Value("string") for language in read_concepts()["languages"]}
-    features = {"image": Image(), "captions": captions, "label": ClassLabel(names=read_concepts()["concepts"])}
+    features = {
+        "image": Image(),
+        "captions": captions,
+        "label": ClassLabel(names=read_concepts()["concepts"]),
+    }
     size = min(size or len(scenes), len(scenes))
     with Pool() as pool:
         drawn = pool.imap(partial(draw_row, scenes), range(size), chunksize=250)
@@ -72,10 +80,18 @@ def write_split(split: str, folder: Path, size: int | None) -> Dataset:
 def write_dataset(folder: Path, train_size: int | None) -> Dataset:
     """Write all splits, the class names, once more as parallel text, and a dataset card; give the training split."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    splits = {split: write_split(split, folder, train_size if split.startswith("train") else None) for split in SPLITS}
+    splits = {
+        split: write_split(split, folder, train_size if split.startswith("train") else None)
+        for split in SPLITS
+    }
     names = {language: words["names"] for language, words in read_concepts()["languages"].items()}
-    (folder / "class_names.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    lines = [json.dumps(dict(zip(names, translations)), ensure_ascii=False) for translations in zip(*names.values())]
+    (folder / "class_names.json").write_text(
+        json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+    lines = [
+        json.dumps(dict(zip(names, translations)), ensure_ascii=False)
+        for translations in zip(*names.values())
+    ]
     (folder / "names.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
     card = CARD.format(languages=", ".join(names), files=files)
@@ -90,7 +106,9 @@ def draw_sheet(picture: Path) -> None:
     for row, split in enumerate(SPLITS):
         for column in range(columns):
             sheet.paste(EmojiScenes(split)[column]["image"], (column * IMAGE_SIZE, row * IMAGE_SIZE))
-    sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST).save(picture, optimize=True)
+    sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST).save(
+        picture, optimize=True
+    )
 
 
 def write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -102,10 +120,24 @@ def write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         "projection_dim": WIDTH,
         "hidden_act": "gelu",
     }
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    text = shape | special | {"vocab_size": len(tokenizer), "num_hidden_layers": TEXT_LAYERS, "max_position_embeddings": MAX_LENGTH}
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = (
+        shape
+        | special
+        | {
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": TEXT_LAYERS,
+            "max_position_embeddings": MAX_LENGTH,
+        }
+    )
     vision = shape | {"num_hidden_layers": IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).save_pretrained(folder)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).save_pretrained(
+        folder
+    )
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     CLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
@@ -131,20 +163,27 @@ def write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None
 class MiniatureArguments:
     """What to draw, and for whom."""
 
-    output_dir: str = field(default="outputs/miniature", metadata={"help": "Where the dataset and the towers go."})
+    output_dir: str = field(
+        default="outputs/miniature", metadata={"help": "Where the dataset and the towers go."}
+    )
     train_size: int | None = field(default=None, metadata={"help": "Draw fewer training scenes."})
     seed: int = field(default=42, metadata={"help": "Of the towers' first weights."})
     languages: list[str] | None = field(
-        default=None, metadata={"help": "Languages that the multilingual vocabulary is made of; all by default."}
+        default=None,
+        metadata={"help": "Languages that the multilingual vocabulary is made of; all by default."},
     )
-    vocab_size: int = field(default=MULTILINGUAL_VOCABULARY, metadata={"help": "Pieces of the multilingual vocabulary."})
+    vocab_size: int = field(
+        default=MULTILINGUAL_VOCABULARY, metadata={"help": "Pieces of the multilingual vocabulary."}
+    )
     text_encoder_only: bool = field(default=False, metadata={"help": "Write no dataset and no CLIP."})
 
     def __post_init__(self):
         self.languages = check_languages(self.languages, list(read_concepts()["languages"]))
 
 
-def train_vocabulary(captions: list[dict[str, str]], arguments: MiniatureArguments) -> PreTrainedTokenizerBase:
+def train_vocabulary(
+    captions: list[dict[str, str]], arguments: MiniatureArguments
+) -> PreTrainedTokenizerBase:
     texts = (caption[language] for caption in captions for language in arguments.languages)
     return train_multilingual_tokenizer(texts, arguments.vocab_size)
 
@@ -155,7 +194,9 @@ def main(arguments: MiniatureArguments) -> None:
     if arguments.text_encoder_only:
         captions = [EmojiScenes("train")[index]["captions"] for index in range(TOKENIZER_ROWS)]
         write_text_encoder(output_dir / "text_encoder", train_vocabulary(captions, arguments))
-        print(f"Saved text_encoder to {output_dir}. Next: training/run_stage1.py, with it as text_encoder_name_or_path")
+        print(
+            f"Saved text_encoder to {output_dir}. Next: training/run_stage1.py, with it as text_encoder_name_or_path"
+        )
         return
     train = write_dataset(output_dir / "dataset", arguments.train_size)
     draw_sheet(output_dir / "scenes.png")

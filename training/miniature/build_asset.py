@@ -75,7 +75,9 @@ def draw_sprite(icons: dict, name: str) -> Image.Image:
 def build_sheet(packages: Path, style: str) -> Image.Image:
     """Draw every concept in one style, ten to a row, in the order of `CONCEPTS`."""
     icons = json.loads((packages / "@iconify-json" / style / "icons.json").read_text("utf-8"))
-    sheet = Image.new("RGBA", (SHEET_COLUMNS * SPRITE_SIZE, math.ceil(len(CONCEPTS) / SHEET_COLUMNS) * SPRITE_SIZE))
+    sheet = Image.new(
+        "RGBA", (SHEET_COLUMNS * SPRITE_SIZE, math.ceil(len(CONCEPTS) / SHEET_COLUMNS) * SPRITE_SIZE)
+    )
     for index, concept in enumerate(CONCEPTS):
         name = FXEMOJI_NAMES.get(concept, concept.replace("-", "")) if style == "fxemoji" else concept
         row, column = divmod(index, SHEET_COLUMNS)
@@ -88,20 +90,33 @@ def read_names(packages: Path, language: str, characters: list[str]) -> dict:
 
     A name that lists synonyms ("लाल सेब, सेवफल, लाल, फल") gives its first. Two concepts of one name are an error.
     """
-    annotations = json.loads((packages / "cldr-annotations-full/annotations" / language / "annotations.json").read_text("utf-8"))
+    annotations = json.loads(
+        (packages / "cldr-annotations-full/annotations" / language / "annotations.json").read_text("utf-8")
+    )
     annotations = annotations["annotations"]["annotations"]
-    names = [re.split(r"\s*[,،、|]\s*", annotations[character]["tts"][0])[0].strip() for character in characters]
+    names = [
+        re.split(r"\s*[,،、|]\s*", annotations[character]["tts"][0])[0].strip() for character in characters
+    ]
     twins = {name for name in names if names.count(name) > 1}
     if twins:
-        raise ValueError(f"CLDR gives {sorted(twins)} to several concepts in {language!r}: replace one in CONCEPTS")
-    patterns = json.loads((packages / "cldr-misc-full/main" / language / "listPatterns.json").read_text("utf-8"))
+        raise ValueError(
+            f"CLDR gives {sorted(twins)} to several concepts in {language!r}: replace one in CONCEPTS"
+        )
+    patterns = json.loads(
+        (packages / "cldr-misc-full/main" / language / "listPatterns.json").read_text("utf-8")
+    )
     pattern = patterns["main"][language]["listPatterns"]["listPattern-type-standard"]
     return {"names": names, "list_pattern": {key: pattern[key] for key in ("2", "start", "middle", "end")}}
 
 
 def write_attribution(packages: Path) -> None:
     """Name author, licence and source of every ingredient, as their licences ask."""
-    lines = ["# Sources of the miniature's asset", "", "| file | source | author | licence |", "|---|---|---|---|"]
+    lines = [
+        "# Sources of the miniature's asset",
+        "",
+        "| file | source | author | licence |",
+        "|---|---|---|---|",
+    ]
     for style, version in STYLES.items():
         info = json.loads((packages / "@iconify-json" / style / "info.json").read_text("utf-8"))
         source = f"[{info['name']}]({info['author']['url']}), npm `@iconify-json/{style}` {version}"
@@ -109,20 +124,31 @@ def write_attribution(packages: Path) -> None:
         lines.append(f"| `{style}.png` | {source} | {info['author']['name']} | {licence} |")
     cldr = ", ".join(f"npm `{name}` {version}" for name, version in CLDR_PACKAGES.items())
     licence = "[Unicode-3.0](https://www.unicode.org/license.txt)"
-    lines.append(f"| `concepts.json` | [Unicode CLDR](https://cldr.unicode.org), {cldr} | Unicode, Inc. | {licence} |")
+    lines.append(
+        f"| `concepts.json` | [Unicode CLDR](https://cldr.unicode.org), {cldr} | Unicode, Inc. | {licence} |"
+    )
     lines += [
         "",
         "Changes: each drawing was cropped to its ink and rasterised to 32 pixels; of names that list synonyms the first was taken.",
         "",
     ]
-    lines += ["`openmoji.png` stays under CC-BY-SA-4.0. Copyright © 1991-2026 Unicode, Inc. for names and list patterns.", ""]
+    lines += [
+        "`openmoji.png` stays under CC-BY-SA-4.0. Copyright © 1991-2026 Unicode, Inc. for names and list patterns.",
+        "",
+    ]
     (ASSET / "ATTRIBUTION.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("npm_prefix", type=Path, nargs="?", help="folder that holds node_modules with the packages")
-    parser.add_argument("--packages", action="store_true", help="print the npm packages with their versions and stop")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "npm_prefix", type=Path, nargs="?", help="folder that holds node_modules with the packages"
+    )
+    parser.add_argument(
+        "--packages", action="store_true", help="print the npm packages with their versions and stop"
+    )
     arguments = parser.parse_args()
     pinned = {f"@iconify-json/{style}": version for style, version in STYLES.items()} | CLDR_PACKAGES
     if arguments.packages:
@@ -142,7 +168,9 @@ def main() -> None:
     characters = [character_of[concept] for concept in CONCEPTS]
     languages = {language: read_names(packages, language, characters) for language in LANGUAGES}
     table = {"concepts": CONCEPTS, "characters": characters, "languages": languages}
-    (ASSET / "concepts.json").write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (ASSET / "concepts.json").write_text(
+        json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     write_attribution(packages)
 
 

@@ -22,7 +22,9 @@ SCENES = Split(seed=8, content="mixed", size=400, styles=UNSEEN_STYLE)
 class OwnPicturesArguments:
     """Where the pictures go."""
 
-    output_dir: str = field(default="outputs/own_pictures", metadata={"help": "The folder, of which `pictures` is made."})
+    output_dir: str = field(
+        default="outputs/own_pictures", metadata={"help": "The folder, of which `pictures` is made."}
+    )
 
 
 def main(arguments: OwnPicturesArguments) -> None:
@@ -37,7 +39,9 @@ def main(arguments: OwnPicturesArguments) -> None:
         lines.append(json.dumps({"file_name": name, "captions": captions}, ensure_ascii=False))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     print(f"Saved {len(scenes)} pictures and their captions to {folder}.")
-    print("Next: accelerate launch --quiet training/run_stage2.py training/recipes/own_pictures/miniature.yaml")
+    print(
+        "Next: accelerate launch --quiet training/run_stage2.py training/recipes/own_pictures/miniature.yaml"
+    )
 
 
 if __name__ == "__main__":

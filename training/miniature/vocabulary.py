@@ -20,7 +20,11 @@ def train_multilingual_tokenizer(texts: Iterable[str], vocab_size: int) -> XLMRo
     """
     pieces, charsmap = train_pieces(texts, vocab_size)
     special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
-    return XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)], _spm_precompiled_charsmap=charsmap, model_max_length=MAX_LENGTH)
+    return XLMRobertaTokenizer(
+        vocab=[*special, *pieces, ("<mask>", 0.0)],
+        _spm_precompiled_charsmap=charsmap,
+        model_max_length=MAX_LENGTH,
+    )
 
 
 def train_english_tokenizer(texts: Iterable[str], vocab_size: int) -> CLIPTokenizer:
@@ -31,8 +35,14 @@ def train_english_tokenizer(texts: Iterable[str], vocab_size: int) -> CLIPTokeni
     """
     characters = string.ascii_lowercase + string.digits + string.punctuation
     first = ["<|startoftext|>", "<|endoftext|>", *(character + "</w>" for character in characters)]
-    tokenizer = CLIPTokenizer(vocab={token: index for index, token in enumerate(first)}, merges=[]).backend_tokenizer
-    trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=first, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer = CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(first)}, merges=[]
+    ).backend_tokenizer
+    trainer = BpeTrainer(
+        vocab_size=vocab_size, special_tokens=first, end_of_word_suffix="</w>", show_progress=False
+    )
     tokenizer.train_from_iterator([*texts, " ".join(characters)], trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=MAX_LENGTH)
+    return CLIPTokenizer(
+        vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=MAX_LENGTH
+    )

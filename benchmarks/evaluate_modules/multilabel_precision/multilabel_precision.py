@@ -44,13 +44,19 @@ class MultilabelPrecision(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         features = Features({"predictions": List(Value("float32")), "references": List(Value("bool"))})
         return evaluate.MetricInfo(
-            description=DESCRIPTION, citation=CITATION, inputs_description=INPUTS, features=features, license="Apache-2.0"
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=features,
+            license="Apache-2.0",
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         scores, targets = torch.tensor(predictions), torch.tensor(references)
         check(scores, targets)
-        of_classes = [average_precisions(*columns) for columns in zip(scores.T, targets.T) if columns[1].any()]
+        of_classes = [
+            average_precisions(*columns) for columns in zip(scores.T, targets.T) if columns[1].any()
+        ]
         eleven, area = torch.tensor(of_classes, dtype=torch.double).reshape(-1, 2).mean(0).tolist()
         return {"n": len(scores), "map_11_point": eleven, "mean_average_precision": area}
 
@@ -72,6 +78,8 @@ def average_precisions(scores: torch.Tensor, targets: torch.Tensor) -> tuple[flo
 def check(scores: torch.Tensor, targets: torch.Tensor) -> None:
     """Refuse tables of other shapes, and scores that are not finite."""
     if scores.ndim != 2 or scores.shape != targets.shape:
-        raise ValueError(f"scores and targets must both be (images, classes), not {tuple(scores.shape)} and {tuple(targets.shape)}")
+        raise ValueError(
+            f"scores and targets must both be (images, classes), not {tuple(scores.shape)} and {tuple(targets.shape)}"
+        )
     if not scores.isfinite().all():
         raise ValueError(f"a score of item {(~scores.isfinite()).nonzero()[0, 0]} is not finite")

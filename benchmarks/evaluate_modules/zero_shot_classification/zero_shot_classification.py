@@ -42,7 +42,11 @@ class ZeroShotClassification(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         features = Features({"predictions": List(Value("float32")), "references": Value("int64")})
         return evaluate.MetricInfo(
-            description=DESCRIPTION, citation=CITATION, inputs_description=INPUTS, features=features, license="Apache-2.0"
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=features,
+            license="Apache-2.0",
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
@@ -70,4 +74,6 @@ def check(scores: torch.Tensor, labels: torch.Tensor) -> None:
     strange = ((labels < 0) | (labels >= scores.shape[1])).nonzero()[:, 0].tolist()
     if strange:
         label = labels[strange[0]]
-        raise ValueError(f"item {strange[0]} has the label {label}, but the classes are the rows 0 to {scores.shape[1] - 1}")
+        raise ValueError(
+            f"item {strange[0]} has the label {label}, but the classes are the rows 0 to {scores.shape[1] - 1}"
+        )

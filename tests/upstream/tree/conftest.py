@@ -18,10 +18,19 @@ TWO_TOWERS = "each tower has states and attentions of its own; test_get_text_fea
 BACKGROUND = "`background` is a property, since the image processor keeps it; the test asks for attributes that hide a default"
 
 # Names of classes of tests and of tests, and why they fail.
-DUAL_ENCODERS = ("ViTAndXLMRobertaTest", "Dinov2AndModernBertTest", "CLIPVisionAndBertTest", "SwinAndQwen3Test")
+DUAL_ENCODERS = (
+    "ViTAndXLMRobertaTest",
+    "Dinov2AndModernBertTest",
+    "CLIPVisionAndBertTest",
+    "SwinAndQwen3Test",
+)
 EVERY_WHOLE_MODEL = ("AltCLIPModelTest", *DUAL_ENCODERS)
 EXCEPTIONS = (
-    (("AltCLIPTextModelTest", *EVERY_WHOLE_MODEL), ("test_model_weights_reload_no_missing_tied_weights",), HALF),
+    (
+        ("AltCLIPTextModelTest", *EVERY_WHOLE_MODEL),
+        ("test_model_weights_reload_no_missing_tied_weights",),
+        HALF,
+    ),
     (("AltCLIPTextModelTest",), ("test_correct_missing_keys",), HALF),
     (
         EVERY_WHOLE_MODEL,

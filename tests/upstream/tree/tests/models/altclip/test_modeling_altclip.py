@@ -41,7 +41,8 @@ class AltCLIPTextModelTester:
     def prepare_inputs(self) -> dict[str, torch.Tensor]:
         first_word = 4  # the ids below are XLM-R's special tokens
         return {
-            "input_ids": ids_tensor([self.batch_size, self.seq_length], self.vocab_size - first_word) + first_word,
+            "input_ids": ids_tensor([self.batch_size, self.seq_length], self.vocab_size - first_word)
+            + first_word,
             "attention_mask": random_attention_mask([self.batch_size, self.seq_length]),
         }
 
@@ -58,7 +59,9 @@ class AltCLIPModelTester:
     def __init__(self, parent):
         self.parent = parent
         # The common tests take the width of a text's states for hidden_size.
-        self.text_model_tester = AltCLIPTextModelTester(parent, project_dim=AltCLIPTextModelTester.hidden_size)
+        self.text_model_tester = AltCLIPTextModelTester(
+            parent, project_dim=AltCLIPTextModelTester.hidden_size
+        )
         self.batch_size = self.text_model_tester.batch_size
         self.seq_length = self.text_model_tester.seq_length
 
@@ -83,7 +86,10 @@ class AltCLIPModelTester:
         config = self.get_config()
         size = config.vision_config.image_size
         pixel_values = floats_tensor([self.batch_size, config.vision_config.num_channels, size, size])
-        return config, self.text_model_tester.prepare_inputs() | {"pixel_values": pixel_values, "return_loss": True}
+        return config, self.text_model_tester.prepare_inputs() | {
+            "pixel_values": pixel_values,
+            "return_loss": True,
+        }
 
 
 class AltCLIPTextModelTest(ModelTesterMixin, unittest.TestCase):
@@ -105,7 +111,10 @@ class AltCLIPModelTest(ModelTesterMixin, unittest.TestCase):
     def setUp(self):
         self.model_tester = AltCLIPModelTester(self)
         self.config_tester = ConfigTester(
-            self, config_class=AltCLIPConfig, has_text_modality=False, common_properties=["projection_dim", "logit_scale_init_value"]
+            self,
+            config_class=AltCLIPConfig,
+            has_text_modality=False,
+            common_properties=["projection_dim", "logit_scale_init_value"],
         )
 
     def test_config(self):

@@ -24,7 +24,13 @@ FIRST_WORD = 4  # the ids below are special tokens
 LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = LAYERS | {"intermediate_size": 37, "vocab_size": VOCABULARY}
 IMAGES = {"image_size": 32, "patch_size": 8}
-SPECIAL_TOKENS = {"pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2}
+SPECIAL_TOKENS = {
+    "pad_token_id": 1,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 
 
 class DualEncoderTester:
@@ -35,7 +41,9 @@ class DualEncoderTester:
     num_hidden_layers = LAYERS["num_hidden_layers"]  # of either tower
     is_training = True
 
-    def __init__(self, parent, vision: PreTrainedConfig, text: PreTrainedConfig, vision_pooling: str, text_pooling: str):
+    def __init__(
+        self, parent, vision: PreTrainedConfig, text: PreTrainedConfig, vision_pooling: str, text_pooling: str
+    ):
         self.parent = parent
         self.towers = {"vision_config": vision.to_dict(), "text_config": text.to_dict()}
         self.poolings = {"vision_pooling": vision_pooling, "text_pooling": text_pooling}
@@ -43,7 +51,9 @@ class DualEncoderTester:
     def get_config(self) -> AltCLIPDualEncoderConfig:
         towers = {name: dict(config) for name, config in self.towers.items()}
         # The scale is 1, as in the tester of AltCLIP.
-        return AltCLIPDualEncoderConfig(**towers, **self.poolings, projection_dim=16, logit_scale_init_value=0.0)
+        return AltCLIPDualEncoderConfig(
+            **towers, **self.poolings, projection_dim=16, logit_scale_init_value=0.0
+        )
 
     def prepare_config_and_inputs_for_common(self):
         inputs = {
@@ -78,18 +88,24 @@ class DualEncoderTests(ModelTesterMixin):
 class ViTAndXLMRobertaTest(DualEncoderTests, unittest.TestCase):
     def make_tester(self):
         text = XLMRobertaConfig(**TEXT, max_position_embeddings=40)
-        return DualEncoderTester(self, ViTConfig(**LAYERS, **IMAGES, intermediate_size=37), text, "cls", "cls")
+        return DualEncoderTester(
+            self, ViTConfig(**LAYERS, **IMAGES, intermediate_size=37), text, "cls", "cls"
+        )
 
 
 class Dinov2AndModernBertTest(DualEncoderTests, unittest.TestCase):
     def make_tester(self):
-        return DualEncoderTester(self, Dinov2Config(**LAYERS, **IMAGES), ModernBertConfig(**TEXT, **SPECIAL_TOKENS), "cls", "mean")
+        return DualEncoderTester(
+            self, Dinov2Config(**LAYERS, **IMAGES), ModernBertConfig(**TEXT, **SPECIAL_TOKENS), "cls", "mean"
+        )
 
 
 class CLIPVisionAndBertTest(DualEncoderTests, unittest.TestCase):
     def make_tester(self):
         vision = CLIPVisionConfig(**LAYERS, **IMAGES, intermediate_size=37)
-        return DualEncoderTester(self, vision, BertConfig(**TEXT, max_position_embeddings=40), "pooler", "cls")
+        return DualEncoderTester(
+            self, vision, BertConfig(**TEXT, max_position_embeddings=40), "pooler", "cls"
+        )
 
 
 class SwinAndQwen3Test(DualEncoderTests, unittest.TestCase):
@@ -97,6 +113,13 @@ class SwinAndQwen3Test(DualEncoderTests, unittest.TestCase):
     skip_test_image_features_output_shape = True
 
     def make_tester(self):
-        vision = SwinConfig(image_size=IMAGES["image_size"], patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
+        vision = SwinConfig(
+            image_size=IMAGES["image_size"],
+            patch_size=4,
+            embed_dim=16,
+            depths=[1, 1],
+            num_heads=[2, 2],
+            window_size=4,
+        )
         text = Qwen3Config(**TEXT, num_key_value_heads=2, head_dim=8, pad_token_id=1)
         return DualEncoderTester(self, vision, text, "mean", "last")

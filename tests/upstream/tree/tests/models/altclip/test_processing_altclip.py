@@ -17,7 +17,11 @@ class AltCLIPProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def _setup_tokenizer(cls) -> XLMRobertaTokenizer:
         special = ["<s>", "<pad>", "</s>", "<unk>"]
-        vocabulary = [(token, 0.0) for token in special] + [(letter, -1.0) for letter in "▁" + LETTERS] + [("<mask>", 0.0)]
+        vocabulary = (
+            [(token, 0.0) for token in special]
+            + [(letter, -1.0) for letter in "▁" + LETTERS]
+            + [("<mask>", 0.0)]
+        )
         return XLMRobertaTokenizer(vocab=vocabulary, model_max_length=512)
 
     @classmethod
