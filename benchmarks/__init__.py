@@ -1,8 +1,34 @@
-"""Judging a model: image-text retrieval and zero-shot classification, in any language the data speaks.
+"""Evaluation of a model: image-text retrieval and zero-shot classification, in any language of the data.
 
-A `task` says where images and texts lie; an `encoder` turns them into vectors, once; `retrieval` and `zero_shot` say what came of each
-item, `metrics` and `uncertainty` what that is worth; `results` keeps it and `report` tells it. `run_retrieval.py`, `run_zero_shot.py`
-and `run_report.py` are the commands.
+A `task` names the images and texts, an `encoder` embeds them once, `retrieval` and `zero_shot` score each
+item,
+`metrics` and `uncertainty` summarise the scores, `results` saves them and `report` presents them. The
+commands are
+`run_retrieval.py`, `run_zero_shot.py` and `run_report.py`.
 """
 
 import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)
+
+# isort: split
+from .encoder import CachedEncoder
+from .loading import load_model
+from .metrics import retrieval_recall
+from .outcomes import load_outcomes
+from .results import load_results
+from .retrieval import evaluate_retrieval
+from .task import load_task
+from .uncertainty import compare, intervals
+from .zero_shot import evaluate_zero_shot
+
+__all__ = [
+    "CachedEncoder",
+    "compare",
+    "evaluate_retrieval",
+    "evaluate_zero_shot",
+    "intervals",
+    "load_model",
+    "load_outcomes",
+    "load_results",
+    "load_task",
+    "retrieval_recall",
+]
