@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel test test-slow test-upstream test-lowest test-python test-only style install $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel docs test test-slow test-upstream test-lowest test-python test-only style install $(PAPER)
 
 demo: $(VENV)/installed  ## the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -23,7 +23,9 @@ demo: $(VENV)/installed  ## the miniature: data, three stages, evaluation, model
 	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
 	$(BIN)/python -m model_cards model_cards/recipes/miniature.yaml
 	$(BIN)/python benchmarks/run_report.py benchmarks/recipes/miniature_report.yaml
-	@cat training/recipes/miniature/try_it.txt
+	@echo "Next: search scenes by a text in any of the 19 languages, or classify a picture by names in one of them:"
+	@echo '  $(BIN)/python examples/search.py "선인장 및 풍선"'
+	@echo '  $(BIN)/python examples/classify.py outputs/miniature/altclip/example.png --labels 红苹果 钥匙 狗脸 --language zh'
 
 ablation: outputs/miniature/altclip/README.md  ## the paper's Table 4 on the miniature: five ways to train, three seeds each
 	$(BIN)/python training/run_ablation.py training/recipes/ablation/miniature.yaml
@@ -105,6 +107,11 @@ test-only: $(VENV)/installed
 style: $(VENV)/installed  ## mend formatting and what else can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/installed  ## the site of docs/, in outputs/site
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Built the site. Next: open outputs/site/index.html"
 
 install: $(VENV)/installed  ## the environment alone
 

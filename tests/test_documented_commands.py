@@ -1,7 +1,7 @@
-"""Every command of the README and the docs, as printed, in a folder where the names in it stand for small things made here.
+"""Every command and snippet of the README and the docs, as printed, beside small things of the names in it.
 
-What the commands name on the Hub, such as BAAI/AltCLIP-m9, is a folder of that name; what is nowhere to be had without a
-network is to be refused in one clear line.
+What a command names on the Hub, such as BAAI/AltCLIP-m9, is a folder of that name here. What cannot be had
+without a network must be refused in one clear line.
 """
 
 import os
@@ -20,15 +20,11 @@ from .conftest import ROOT
 from .mixed_pictures import write_pictures
 
 pytestmark = pytest.mark.slow
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "training/recipes/accelerate/README.md",
-]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
-    r"make (demo|ablation|add-languages|parallel|install|test|style)|pip|hf |git |srun|export|cd |#SBATCH|source |"
-    r".*(_node 8|--config_file)"
+    r"make (demo|ablation|add-languages|parallel|install|test|style|docs)|python examples/|pip|hf |git |srun|"
+    r"export|cd |#SBATCH|source |.*(_node 8|--config_file)"
 )
 # Trainings are as printed but for their length, and do not wait for GPUs that are not here.
 SHORT = "--max_steps 2 --save_strategy no --per_device_train_batch_size 4"
@@ -37,7 +33,9 @@ REFUSAL = re.compile(r"^[\w.]+: error: \S.{20,}$")
 
 
 def commands():
-    """The lines of all blocks of shell, with what a backslash continues joined; and the cells of the table of launch lines."""
+    """Return the lines of all blocks of shell, continued lines joined, and the cells of the table of launch
+    lines.
+    """
     found = []
     for page in PAGES:
         text = page.read_text("utf-8")
@@ -120,7 +118,8 @@ import modeling_altclip
 from transformers import AutoModel, AutoProcessor
 from modeling_altclip import *
 from modeling_altclip.embedding import SkippedImage
-model, processor = AutoModel.from_pretrained("BAAI/AltCLIP-m9"), AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
+model = AutoModel.from_pretrained("BAAI/AltCLIP-m9")
+processor = AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
 """
 
 
@@ -128,11 +127,15 @@ model, processor = AutoModel.from_pretrained("BAAI/AltCLIP-m9"), AutoProcessor.f
     "page", [page for page in PAGES if "```python" in page.read_text("utf-8")], ids=lambda page: page.name
 )
 def test_python_as_printed(model, page, tmp_path):
-    """All snippets of a page, one after another, in a folder with two photos; where a comment gives a list, it is what comes out."""
+    """Run all snippets of a page, one after another;
+
+    Where a comment gives a list, compare it with the value.
+    """
     (tmp_path / "BAAI").symlink_to(model.parent)
     if page.name == "README.md":
-        for name in ("dog.jpg", "cat.jpg"):
-            Image.new("RGB", (60, 40)).save(tmp_path / name)
+        demo = tmp_path / "outputs/miniature/altclip"
+        shutil.copytree(model, demo)
+        Image.new("RGB", (60, 40)).save(demo / "example.png")
     snippets = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
     checked = re.sub(
         r"^(\S.*?)  # (\[.*\])(, .*)?$", r"assert \1 == \2, \1", "\n".join(snippets), flags=re.MULTILINE

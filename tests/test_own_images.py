@@ -1,4 +1,7 @@
-"""The README's example: stage 2 on a folder of pictures and a file of captions in three languages, where some are missing."""
+"""The example of docs/own_pictures.md.
+
+Stage 2 on a folder of pictures and a file of captions in three languages, where some are missing.
+"""
 
 import json
 import re
@@ -12,14 +15,15 @@ from modeling_altclip import AltCLIPModel
 from .conftest import ROOT
 
 
-def readme_example():
-    """The commands and files of the section, as printed."""
-    section = (ROOT / "README.md").read_text("utf-8").split("### Your own pictures")[1].split("\n##")[0]
-    return re.findall(r"```(\w+)\n(.*?)```", section, flags=re.DOTALL)
+def documented_example():
+    """Return the blocks of the page's first section, `(kind, text)`, as printed."""
+    page = (ROOT / "docs/own_pictures.md").read_text("utf-8")
+    first_section = page.split("\n## ")[0]
+    return re.findall(r"```(\w+)\n(.*?)```", first_section, flags=re.DOTALL)
 
 
 def test_stage_2_on_a_folder_of_pictures(folder, miniature, run, tmp_path):
-    (_, captions), (_, command) = readme_example()
+    (_, captions), (_, command) = documented_example()
     captions = [json.loads(line) for line in captions.strip().splitlines()]
     assert [set(row["captions"]) for row in captions] == [{"en", "zh", "es"}, {"en", "zh", "es"}, {"zh"}]
     (tmp_path / "pictures").mkdir()
