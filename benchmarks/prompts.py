@@ -1,10 +1,13 @@
-"""Sentences and class names for zero-shot classification, from our own files, from a user's, or from an installed clip-benchmark.
+"""Sentences and class names for zero-shot classification, from our own files, from a user's, or from an
+installed clip-benchmark.
 
-Our sentences are written for this package, in 19 languages: `simple` (the three of `modeling_altclip.PROMPTS`), `full` (those and 21 on
-distance, light, age and manner of drawing, for ImageNet-like tasks) and themes such as `satellite` or `food`, in `prompts/<language>.json`.
-They are not measured on real photographs. Nothing of clip-benchmark is imported or copied: its data files are read where they lie.
-ImageNet's 1,000 classes, which it has in en, zh, it, ja and ar, have Korean names of ours, `class_names/imagenet.json`: a language model
-wrote them from the English and from WordNet's definitions, and no native speaker has proofread them.
+Our sentences are written for this package, in 19 languages: `simple` (the three of
+`modeling_altclip.PROMPTS`), `full` (those and 21 on distance, light, age and manner of drawing, for
+ImageNet-like tasks) and themes such as `satellite` or `food`, in `prompts/<language>.json`. They are not
+measured on real photographs. Nothing of clip-benchmark is imported or copied: its data files are read where
+they lie. ImageNet's 1,000 classes, which it has in en, zh, it, ja and ar, have Korean names of ours,
+`class_names/imagenet.json`: a language model wrote them from the English and from WordNet's definitions, and
+no native speaker has proofread them.
 """
 
 import ast
@@ -27,7 +30,8 @@ SETS = Path(__file__).parent / "prompts"
 NAMES = Path(__file__).parent / "class_names"
 OURS = "altclip"
 SOURCE = re.compile(rf"(.+\.json|clip_benchmark|{OURS})(?::(.+))?")
-# clip-benchmark names these files by country, and keeps Babel-ImageNet, which is partial, in files of another form.
+# clip-benchmark names these files by country, and keeps Babel-ImageNet, which is partial, in files of another
+# form.
 COUNTRIES = {"zh": "cn", "ja": "jp"}
 BABEL = "babel_imagenet"
 IMAGENET = 1000
@@ -41,13 +45,15 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
     """Sentences in `language` with a slot `{}` for the class name.
 
     Args:
-        which: `simple`, `full` or a theme of ours; the sentences themselves, or the only one; `FILE.json`, which holds
-            `{language: [sentence, ...]}`, or `FILE.json:SET` of `{language: {set: [...]}}`, with `{}` or, as clip-benchmark writes it,
-            `{c}`; `clip_benchmark` (ImageNet's) or `clip_benchmark:DATASET`, where `clip_benchmark:babel_imagenet` has NLLB's
-            translations into 90 languages.
+        which: `simple`, `full` or a theme of ours; the sentences themselves, or the only one; `FILE.json`,
+            which holds `{language: [sentence, ...]}`, or `FILE.json:SET` of `{language: {set: [...]}}`, with
+            `{}` or, as clip-benchmark writes it, `{c}`; `clip_benchmark` (ImageNet's) or
+            `clip_benchmark:DATASET`, where `clip_benchmark:babel_imagenet` has NLLB's translations into 90
+            languages.
 
     Raises:
-        InputError: there is no such set, or none in this language; a sentence has no slot; clip-benchmark is not installed.
+        InputError: there is no such set, or none in this language; a sentence has no slot; clip-benchmark is
+            not installed.
     """
     if not isinstance(which, str) or "{" in which:
         return check_templates([which] if isinstance(which, str) else list(which), "templates")
@@ -75,18 +81,22 @@ def load_class_names(
     dataset_names: list[str] | None = None,
     subset: str | list[int] | None = None,
 ) -> dict[str, list[str | None]]:
-    """Names by language, name `i` for label `i`; None for a class that the language does not name, whose images are to be left out.
+    """Names by language, name `i` for label `i`; None for a class that the language does not name, whose
+    images are to be left out.
 
     Args:
-        source: `dataset` (English), `FILE.json` with `{language: [name, ...]}` (null for None) or Babel-ImageNet's
-            `{language: [indices, names]}`, `FILE.json:KEY` of `{language: {key: [...]}}`, `clip_benchmark` (ImageNet's) or
-            `clip_benchmark:DATASET`, `altclip:imagenet` (ours, in Korean); or a dict that gives each language one of these, or the names.
+        source: `dataset` (English), `FILE.json` with `{language: [name, ...]}` (null for None) or
+            Babel-ImageNet's `{language: [indices, names]}`, `FILE.json:KEY` of `{language: {key: [...]}}`,
+            `clip_benchmark` (ImageNet's) or `clip_benchmark:DATASET`, `altclip:imagenet` (ours, in Korean);
+            or a dict that gives each language one of these, or the names.
         n_classes: how many classes the dataset has; by default not checked.
         dataset_names: the dataset's own, of its `ClassLabel`; underscores are read as spaces.
-        subset: the rows of the list that the dataset's labels mean, or `imagenet_a` or `imagenet_r`, for their 200 of ImageNet's 1,000.
+        subset: the rows of the list that the dataset's labels mean, or `imagenet_a` or `imagenet_r`, for
+            their 200 of ImageNet's 1,000.
 
     Raises:
-        InputError: classes without a name, or more names than classes: a list of them; no names in a language; not installed.
+        InputError: classes without a name, or more names than classes: a list of them; no names in a
+            language; not installed.
     """
     rows = load_subset(subset) if isinstance(subset, str) else subset
     class_names = {}
@@ -99,11 +109,13 @@ def load_class_names(
         names, origin = read_names(given, language, dataset_names)
         if isinstance(subset, str) and len(names) != IMAGENET:
             raise InputError(
-                f"class names of {language!r} in {origin}: {len(names)} names, but {subset} is of ImageNet's {IMAGENET:,}"
+                f"class names of {language!r} in {origin}: {len(names)} names, but {subset} is of ImageNet's "
+                f"{IMAGENET:,}"
             )
         if rows is not None and max(rows) >= len(names):
             raise InputError(
-                f"class names of {language!r} in {origin}: {len(names)} names, but the subset means row {max(rows)}"
+                f"class names of {language!r} in {origin}: {len(names)} names, but the subset means row "
+                f"{max(rows)}"
             )
         names = names if rows is None else [names[row] for row in rows]
         class_names[language] = check_names(
@@ -123,7 +135,8 @@ def hash_prompts(templates: list[str], names: list[str | None]) -> str:
 
 
 def load_subset(name: str) -> list[int]:
-    """ImageNet-1k's rows of the classes of `imagenet_a` or `imagenet_r`, in the order of their labels, read from an installed package.
+    """ImageNet-1k's rows of the classes of `imagenet_a` or `imagenet_r`, in the order of their labels, read
+    from an installed package.
 
     timm lists them in a text file; clip-benchmark in its source, as WordNet ids.
     """
@@ -149,7 +162,10 @@ def load_subset(name: str) -> list[int]:
 
 
 def split_source(source: str) -> tuple[str, str | None]:
-    """The file or package, and the key behind its colon, if it is such a source; otherwise all of it, as it stands."""
+    """The file or package, and the key behind its colon, if it is such a source;
+
+    Otherwise all of it, as it stands.
+    """
     found = SOURCE.fullmatch(source)
     return found.groups() if found else (source, None)
 
@@ -160,7 +176,8 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
         return source, "class_names"
     if source == "dataset":
         if not is_english(language) or not dataset_names:
-            # Names in other languages are asked for before any row was read, and it is known whether there are English ones.
+            # Names in other languages are asked for before any row was read, and it is known whether there
+            # are English ones.
             lack = (
                 "does not name its classes"
                 if is_english(language)
@@ -171,7 +188,8 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
         return [name.replace("_", " ") for name in dataset_names], "the dataset"
     if not SOURCE.fullmatch(source):
         raise InputError(
-            f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:imagenet'"
+            f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor "
+            "'altclip:imagenet'"
         )
     names, origin = read_source(source, language, "classnames")
     if isinstance(names, list) and names and isinstance(names[0], list):
@@ -183,22 +201,46 @@ def read_names(source: str | list, language: str, dataset_names: list[str] | Non
 
 
 def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
-    """The list for `language` that `FILE.json[:KEY]`, `clip_benchmark[:KEY]` or `altclip:KEY` means, and the name of its file."""
+    """Read the list for a language from `FILE.json[:KEY]`, `clip_benchmark[:KEY]` or `altclip:KEY`.
+
+    Args:
+        kind: `classnames` or `zeroshot_classification_templates`, as clip-benchmark names its files.
+
+    Returns:
+        The list, and the name of its file.
+    """
     name, key = split_source(source)
+    if name == "clip_benchmark":
+        return _read_clip_benchmark(key or "imagenet1k", language, kind)
     if name == OURS:
-        path, key = pick({file.stem: file for file in NAMES.glob("*.json")}, key, kind, OURS), None
-    elif name != "clip_benchmark":
-        path = Path(name)
-    else:
-        folder, key = package_folder("clip_benchmark") / "datasets", key or "imagenet1k"
-        if key != BABEL:
-            codes = [file.name.partition("_")[0] for file in sorted(folder.glob(f"*_{kind}.json"))]
-            files = {
-                {country: code for code, country in COUNTRIES.items()}.get(code, code): code for code in codes
-            }
-            path = folder / f"{pick_language(files, language, f'{kind} in', 'clip_benchmark')}_{kind}.json"
-            return pick(read_lists(path), key, "dataset", path.name), path.name
-        path, key = folder / (f"{BABEL}.json" if kind == "classnames" else "nllb_dist13b_prompts.json"), None
+        files = {file.stem: file for file in NAMES.glob("*.json")}
+        return _read_by_language(pick(files, key, kind, OURS), None, language)
+    return _read_by_language(Path(name), key, language)
+
+
+def _read_clip_benchmark(key: str, language: str, kind: str) -> tuple[list, str]:
+    """Read a list of the installed clip-benchmark, whose files are of a language each, but for those of
+    Babel-ImageNet.
+    """
+    folder = package_folder("clip_benchmark") / "datasets"
+    if key == BABEL:
+        file = f"{BABEL}.json" if kind == "classnames" else "nllb_dist13b_prompts.json"
+        return _read_by_language(folder / file, None, language)
+
+    # Its files are named after languages, but for some that are named after countries: cn_classnames.json is
+    # Chinese.
+    language_of = {country: code for code, country in COUNTRIES.items()}
+    codes = {}
+    for file in sorted(folder.glob(f"*_{kind}.json")):
+        code = file.name.partition("_")[0]
+        codes[language_of.get(code, code)] = code
+    code = pick_language(codes, language, f"{kind} in", "clip_benchmark")
+    path = folder / f"{code}_{kind}.json"
+    return pick(read_lists(path), key, "dataset", path.name), path.name
+
+
+def _read_by_language(path: Path, key: str | None, language: str) -> tuple[list, str]:
+    """Read the list for a language from a file `{language: [...]}` or `{language: {key: [...]}}`."""
     found = pick_language(read_lists(path), language, "language", path.name)
     if isinstance(found, dict):
         return pick(found, key, "key", f"{path.name} in {language!r}"), path.name
@@ -216,7 +258,10 @@ def read_lists(path: Path) -> dict:
 
 
 def package_folder(package: str) -> Path:
-    """Where an installed package lies. Asked for by its top-level name, it is not imported, nor is what it imports."""
+    """Where an installed package lies.
+
+    Asked for by its top-level name, it is not imported, nor is what it imports.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise InputError(f"{package} is not installed, of which data files are read: {INSTALL[package]}")
@@ -240,7 +285,8 @@ def pick_language(table: dict, language: str, what: str, origin: str):
 
 
 def check_templates(templates: list[str], origin: str, *, of_file: bool = False) -> list[str]:
-    """The sentences, each with one slot `{}` and no other braces; a file may write it as clip-benchmark does, `{c}`.
+    """The sentences, each with one slot `{}` and no other braces; a file may write it as clip-benchmark does,
+    `{c}`.
 
     Raises:
         InputError: there is none, or one is of another form.
@@ -261,7 +307,10 @@ def check_templates(templates: list[str], origin: str, *, of_file: bool = False)
 def check_names(
     names: list, n_classes: int | None, origin: str, dataset_names: list[str] | None
 ) -> list[str | None]:
-    """Names without spaces around them, one for every class. Equal names are warned of: no text tells such classes apart."""
+    """Names without spaces around them, one for every class.
+
+    Equal names are warned of: no text tells such classes apart.
+    """
     if not isinstance(names, list):
         raise InputError(f"{origin}: {names!r} is no list of names")
     n_classes = len(names) if n_classes is None else n_classes
@@ -271,11 +320,13 @@ def check_names(
     if missing:
         listed = some([titles[label] if label < len(titles) else str(label) for label in missing])
         raise InputError(
-            f"{origin}: {len(missing)} of {n_classes} classes without a name: {listed}. A name is text; null leaves a class out"
+            f"{origin}: {len(missing)} of {n_classes} classes without a name: {listed}. A name is text; null "
+            "leaves a class out"
         )
     if len(names) > n_classes:
         raise InputError(
-            f"{origin}: {len(names)} names for {n_classes} classes; too many: {some([repr(n) for n in names[n_classes:]])}"
+            f"{origin}: {len(names)} names for {n_classes} classes; too many: "
+            f"{some([repr(n) for n in names[n_classes:]])}"
         )
     labels = defaultdict(list)
     for label in named_classes(names):
@@ -285,7 +336,8 @@ def check_names(
     equal = [f"{name!r} ({', '.join(map(str, rows))})" for name, rows in labels.items() if len(rows) > 1]
     if equal:
         warnings.warn(
-            f"{origin}: {len(equal)} names stand for several classes, which no text tells apart: {some(equal)}",
+            f"{origin}: {len(equal)} names stand for several classes, which no text tells apart: "
+            f"{some(equal)}",
             stacklevel=3,
         )
     return names

@@ -1,4 +1,5 @@
-"""A benchmark as data: a YAML file says where its images and texts lie, in which layout, and what is measured on them.
+"""A benchmark as data: a YAML file says where its images and texts lie, in which layout, and what is measured
+on them.
 
 task = load_task("flickr30k")              # benchmarks/tasks/flickr30k.yaml
 task = load_task("my/signs.yaml")          # a task of your own
@@ -31,26 +32,37 @@ NOT_IN_YAML = ("name", "file")
 class Task:
     """What a YAML file says of a benchmark; its keys are these fields, but for the first two.
 
-    `dataset` and the JSON files of `class_names` and `templates` are read from beside the YAML file where they exist there, and
-    otherwise from the working directory; `data_files` are the data set's own.
+    `dataset` and the JSON files of `class_names` and `templates` are read from beside the YAML file where
+    they exist there, and otherwise from the working directory; `data_files` are the data set's own.
 
     - `name`: the file's stem. `file`: the file.
-    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that stands in the tables, see `task_checks.METRICS`.
-    - `dataset`: a Hub id or a folder; `revision`, `config`, `split`, `data_files`: as `datasets.load_dataset` has them. A folder
+    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that stands in the tables, see
+    `task_checks.METRICS`.
+    - `dataset`: a Hub id or a folder; `revision`, `config`, `split`, `data_files`: as `datasets.load_dataset`
+    has them. A folder
       that users must make themselves has a `preparation` that says how.
-    - `layout`: how images and texts lie there, see `layouts`. `columns`: the columns' names by what is in them: `image` (may be left
-      out where only one holds images), `label` or `labels`; `captions`, of a dict by language, or a column for each language.
-    - `where`: what annotations of the layout `coco_json` must have. `join_words`: take the spaces out of captions.
+    - `layout`: how images and texts lie there, see `layouts`. `columns`: the columns' names by what is in
+    them: `image` (may be left
+      out where only one holds images), `label` or `labels`; `captions`, of a dict by language, or a column
+      for each language.
+    - `where`: what annotations of the layout `coco_json` must have. `join_words`: take the spaces out of
+    captions.
       `merge_captions`: equal captions are one, of several images; otherwise each is asked for its own image.
-    - `languages`: those of the captions, by default those that `columns.captions` gives a column each; prompts of a classification
+    - `languages`: those of the captions, by default those that `columns.captions` gives a column each;
+    prompts of a classification
       come in any.
-    - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file, or a dict that gives each language one of
-      these, or the names; and `class_subset`. `templates`: `simple`, `full`, a theme, a sentence with `{}`, or a list of them. See
+    - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file, or a dict
+    that gives each language one of
+      these, or the names; and `class_subset`. `templates`: `simple`, `full`, a theme, a sentence with `{}`,
+      or a list of them. See
       `prompts`.
-    - `n_images`, `n_texts` (by language, where known), `n_classes`: how much there is. `size`: of the files that are fetched, unless it
+    - `n_images`, `n_texts` (by language, where known), `n_classes`: how much there is. `size`: of the files
+    that are fetched, unless it
       says of what.
-    - `licence`, `gated`, `notes`; `split_differs`: how the images are not those of the paper; `suites`: the lists it is in.
-    - `unverified`: the fields whose values nobody has seen on the Hub itself, and `class_names.LANGUAGE` that no native speaker has read.
+    - `licence`, `gated`, `notes`; `split_differs`: how the images are not those of the paper; `suites`: the
+    lists it is in.
+    - `unverified`: the fields whose values nobody has seen on the Hub itself, and `class_names.LANGUAGE` that
+    no native speaker has read.
     """
 
     name: str
@@ -93,7 +105,8 @@ class Task:
     def rows(
         self, languages: list[str] | None = None, limit: int | None = None, streaming: bool = False
     ) -> Dataset | IterableDataset:
-        """The images with their captions or labels, in the form that `layouts` describes, however the data set has them.
+        """The images with their captions or labels, in the form that `layouts` describes, however the data
+        set has them.
 
         Args:
             languages: of the captions; all by default. A classification's rows have none.
@@ -119,7 +132,8 @@ class Task:
         return layouts.fetch(self, name)
 
     def own_class_names(self, rows: Dataset | IterableDataset) -> list[str] | None:
-        """The names that the data set itself gives its classes: those of the column of labels, or of `classnames.txt` beside tars, if
+        """The names that the data set itself gives its classes: those of the column of labels, or of
+        `classnames.txt` beside tars, if
         `class_names` says `dataset`; None if it has none. They are English, as a rule.
         """
         (answer,) = rows.features.keys() & {"label", "labels"}
@@ -157,7 +171,8 @@ def load_task(name_or_path: str) -> Task:
     """Read a task that comes with the package by its name, or a user's own by the path of its YAML file.
 
     Raises:
-        InputError: there is no such task; it is no YAML; it has an unknown key or lacks one; or a value that cannot be.
+        InputError: there is no such task; it is no YAML; it has an unknown key or lacks one; or a value that
+            cannot be.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -165,7 +180,8 @@ def load_task(name_or_path: str) -> Task:
         if name_or_path not in all_task_names():
             close = difflib.get_close_matches(name_or_path, all_task_names(), 3, 0.5) or all_task_names()
             raise InputError(
-                f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file of your own"
+                f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file "
+                "of your own"
             )
     given = read_yaml(path, "task")
     if not isinstance(given, dict):
@@ -178,7 +194,9 @@ def load_task(name_or_path: str) -> Task:
 
 
 def all_task_names(suite: str | None = None) -> list[str]:
-    """Names of the tasks that come with the package, or of those in one of the lists they are in, such as `icinw`."""
+    """Names of the tasks that come with the package, or of those in one of the lists they are in, such as
+    `icinw`.
+    """
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     return [name for name in names if suite in load_task(name).suites] if suite else names
 
@@ -197,71 +215,108 @@ def check_keys(given: dict, file: str) -> None:
 
 
 def read_from_beside(task: Task) -> None:
-    """Let paths that exist beside the task's file mean what is there."""
+    """Resolve paths that exist beside the task's file."""
     folder = Path(task.file).parent
 
     def beside(source):
-        name = split_source(source)[0] if isinstance(source, str) else ""
-        return str(folder / source) if name.endswith(".json") and (folder / name).is_file() else source
+        if not isinstance(source, str):
+            return source
+        name = split_source(source)[0]
+        if name.endswith(".json") and (folder / name).is_file():
+            return str(folder / source)
+        return source
 
     if (folder / task.dataset).exists():
         task.dataset = str(folder / task.dataset)
     names = task.class_names
-    task.class_names = (
-        {language: beside(source) for language, source in names.items()}
-        if isinstance(names, dict)
-        else beside(names)
-    )
+    if isinstance(names, dict):
+        task.class_names = {language: beside(source) for language, source in names.items()}
+    else:
+        task.class_names = beside(names)
     task.templates = beside(task.templates)
 
 
 def describe(task: Task, languages: list[str] | None = None, class_names: str | None = None) -> str:
-    """What would be loaded, from where, how much, on which terms, and what of it nobody has verified; one line each.
+    """Describe what would be loaded, from where, how large it is, its terms, and what is unverified; one line
+    each.
 
     Args:
-        class_names: the user's source of them, in place of the task's.
+        class_names: the user's source of class names, in place of the task's.
     """
-    texts = {language: task.n_texts.get(language) for language in languages or task.languages}
-    counted = ", ".join(f"{number:,} in {language}" for language, number in texts.items() if number)
-    there = Path(task.dataset).is_dir()
-    unread = set(task.languages) - set(texts)
-    files = [name for key, name in (task.data_files or {}).items() if key not in unread]
-    pinned = f" @ {task.revision}" if task.revision else "" if there or task.preparation else ", not pinned"
-    holds = [
-        f"{number:,} {what}"
-        for what, number in (("images", task.n_images), ("classes", task.n_classes))
-        if number
-    ]
-    lines = {
-        "measures": f"{task.kind}, {task.metric}"
-        + (f", in {' '.join(languages or task.languages)}" if texts else ""),
-        "reads": f"{task.dataset}{pinned}"
-        + (f", config {task.config}" if task.config else "")
-        + f", split {task.split}",
-        "files": ", ".join(files) or f"those of split {task.split}",
-        "holds": ", ".join(
-            [*holds, *([f"texts: {counted}"] if counted else []), task.size or "size not known"]
-        ),
+    evaluated = languages or task.languages
+    is_local = Path(task.dataset).is_dir()
+    gated = "gated: accept the terms on its page" if task.gated else "not gated"
+    facts = {
+        "measures": _describe_measure(task, evaluated),
+        "reads": _describe_source(task, is_local),
+        "files": _describe_files(task, evaluated),
+        "holds": _describe_size(task, evaluated),
         "names": describe_names(class_names or task.class_names, languages),
-        "terms": f"{task.licence or 'licence not known'}; {'gated: accept the terms on its page' if task.gated else 'not gated'}",
+        "terms": f"{task.licence or 'licence not known'}; {gated}",
         "unverified": ", ".join(task.unverified),
         "differs": task.split_differs,
-        "first": None if there else task.preparation,
+        "first": None if is_local else task.preparation,
         "notes": task.notes,
     }
-    return "\n".join(
-        [task.name, *(f"  {key + ':':<12}{' '.join(value.split())}" for key, value in lines.items() if value)]
-    )
+    lines = [task.name]
+    for fact, value in facts.items():
+        if value:
+            title = f"{fact}:"
+            lines.append(f"  {title:<12}{' '.join(value.split())}")
+    return "\n".join(lines)
+
+
+def _describe_measure(task: Task, languages: list[str]) -> str:
+    """Return `retrieval, mean_recall, in en zh`."""
+    measure = f"{task.kind}, {task.metric}"
+    return f"{measure}, in {' '.join(languages)}" if languages else measure
+
+
+def _describe_source(task: Task, is_local: bool) -> str:
+    """Return `org/dataset @ 1a2b3c4, config default, split test`."""
+    if task.revision:
+        source = f"{task.dataset} @ {task.revision}"
+    elif is_local or task.preparation:
+        source = task.dataset
+    else:
+        source = f"{task.dataset}, not pinned"
+    if task.config:
+        source += f", config {task.config}"
+    return f"{source}, split {task.split}"
+
+
+def _describe_files(task: Task, languages: list[str]) -> str:
+    """Return the task's own data files, but for those of languages that are not evaluated."""
+    unread = set(task.languages) - set(languages)
+    files = [name for key, name in (task.data_files or {}).items() if key not in unread]
+    return ", ".join(files) or f"those of split {task.split}"
+
+
+def _describe_size(task: Task, languages: list[str]) -> str:
+    """Return `1,000 images, texts: 5,000 in en, 62 MB`, as far as it is known."""
+    parts = []
+    if task.n_images:
+        parts.append(f"{task.n_images:,} images")
+    if task.n_classes:
+        parts.append(f"{task.n_classes:,} classes")
+    counts = {language: task.n_texts.get(language) for language in languages}
+    texts = [f"{count:,} in {language}" for language, count in counts.items() if count]
+    if texts:
+        parts.append(f"texts: {', '.join(texts)}")
+    parts.append(task.size or "size not known")
+    return ", ".join(parts)
 
 
 def describe_names(
     source: str | dict[str, str | list[str]] | None, languages: list[str] | None
 ) -> str | None:
-    """Where the names of classes come from: the sources, each with its languages."""
+    """Describe where class names come from: each source with its languages."""
     if not isinstance(source, dict):
         return source
-    by_source = {}
+    languages_of: dict[str, list[str]] = {}
     for language in languages or source:
         given = source[language]
-        by_source.setdefault(given if isinstance(given, str) else "the task's own", []).append(language)
-    return ", ".join(f"{given} in {' '.join(of_it)}" for given, of_it in by_source.items())
+        if not isinstance(given, str):
+            given = "the task's own"
+        languages_of.setdefault(given, []).append(language)
+    return ", ".join(f"{given} in {' '.join(of_source)}" for given, of_source in languages_of.items())
