@@ -1,9 +1,12 @@
 """Captions and images in files that `datasets` does not read by itself.
 
-- `chinese_clip`: a zip, `{SPLIT: FILE}`. In it `SPLIT_imgs.tsv` has a number and an image in base64 in each line, and `SPLIT_texts.jsonl`
+- `chinese_clip`: a zip, `{SPLIT: FILE}`. In it `SPLIT_imgs.tsv` has a number and an image in base64 in each
+line, and `SPLIT_texts.jsonl`
   a `text` and its `image_ids`.
-- `caption_lines`: `{names: FILE, images: FOLDER, LANGUAGE: FILE, ...}`. Each file has a line per image, in the order of their names.
-- `coco_json`: `{captions: FILE, images: FOLDER}`. The JSON's `annotations` have `image_id` and `caption`, its `images` `id` and
+- `caption_lines`: `{names: FILE, images: FOLDER, LANGUAGE: FILE, ...}`. Each file has a line per image, in
+the order of their names.
+- `coco_json`: `{captions: FILE, images: FOLDER}`. The JSON's `annotations` have `image_id` and `caption`, its
+`images` `id` and
   `file_name`; the task's `where` chooses among its annotations.
 
 Images of the last two are found by name in any folder below the one named.
@@ -77,7 +80,8 @@ def member(archive: ZipFile, name: str, task: "Task") -> str:
     found = [path for path in archive.namelist() if Path(path).name == name]
     if len(found) != 1:
         raise InputError(
-            f"{archive.filename} has {len(found)} files {name}, of {', '.join(archive.namelist())}: mend {task.file}"
+            f"{archive.filename} has {len(found)} files {name}, of {', '.join(archive.namelist())}: mend "
+            f"{task.file}"
         )
     return found[0]
 
@@ -97,7 +101,8 @@ def read_caption_lines(task: "Task", languages: list[str]) -> tuple[dict[str, Pa
         lines = lines_of(task, language)
         if len(lines) != len(names):
             raise InputError(
-                f"{task.data_files[language]} has {len(lines)} lines, {task.data_files['names']} {len(names)}: see {task.file}"
+                f"{task.data_files[language]} has {len(lines)} lines, {task.data_files['names']} "
+                f"{len(names)}: see {task.file}"
             )
         captions[language] = {
             name: texts_of(line, language, joined=task.join_words) for name, line in zip(names, lines)
@@ -135,6 +140,7 @@ def images_by_name(task: "Task", names: dict[str, str]) -> dict[str, Path]:
     missing = [name for name in names.values() if Path(name).name not in there]
     if missing:
         raise InputError(
-            f"{folder} lacks {len(missing)} of {len(names)} images: {', '.join(missing[:5])} ... See {task.file}"
+            f"{folder} lacks {len(missing)} of {len(names)} images: {', '.join(missing[:5])} ... See "
+            f"{task.file}"
         )
     return {id: there[Path(name).name] for id, name in names.items()}

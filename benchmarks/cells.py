@@ -8,7 +8,10 @@ from .recipe import InputError
 
 
 def may_hold_texts(kind) -> bool:
-    """Whether a column's cells hold a text or a list of texts, or nothing; or, as JSON of several forms, what each row says."""
+    """Whether a column's cells hold a text or a list of texts, or nothing;
+
+    Or, as JSON of several forms, what each row says.
+    """
     text = kind.feature if isinstance(kind, List) else kind
     return (
         isinstance(text, Json) or isinstance(text, Value) and ("string" in text.dtype or text.dtype == "null")
@@ -33,7 +36,8 @@ def texts_of(
     """Give the texts of a cell, as `read_texts`, without white space around them.
 
     Args:
-        lines: each line is a text, as `clip_benchmark` writes them, with a newline inside of one as a backslash and an n.
+        lines: each line is a text, as `clip_benchmark` writes them, with a newline inside of one as a
+            backslash and an n.
         joined: spaces are taken out, which some Chinese captions have between words.
     """
     texts = read_texts(cell, column)

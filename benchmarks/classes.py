@@ -18,8 +18,8 @@ def class_names_of(
     """Names by language, name `i` for label `i`, None for a class that a language does not name.
 
     Args:
-        rows: the task's, whose label may name its classes, and then says how many there are, if the task does not. Without rows, names
-            that come from them are left out.
+        rows: the task's, whose label may name its classes, and then says how many there are, if the task does
+            not. Without rows, names that come from them are left out.
         given: a JSON file, or a list of clip-benchmark's, in place of the task's source.
 
     Raises:
@@ -43,25 +43,36 @@ def class_names_of(
 
 
 def source_of(language: str, by_language: dict[str, str | list]) -> str | list | None:
-    """Where a language's names come from; None where the task does not say."""
+    """Return where a language's class names come from, None where the task does not say."""
     key = find_language(language, by_language)
     return None if key is None else by_language[key]
 
 
 def warn_of_another_order(language: str, names: list[str | None], own: list[str]) -> None:
-    """Labels that were texts or folders are numbered by the alphabet; a user may have listed the same names in another order."""
-    given, own = ([(name or "").replace("_", " ").casefold() for name in each] for each in (names, own))
+    """Warn where a user lists the dataset's class names in another order.
+
+    Labels that were texts or folders are numbered in alphabetical order, which the user may not know.
+    """
+
+    def plain(listed: list[str | None]) -> list[str]:
+        return [(name or "").replace("_", " ").casefold() for name in listed]
+
+    given = plain(names)
+    own = plain(own)
     if given != own and sorted(given) == sorted(own):
-        label = next(label for label, pair in enumerate(zip(given, own)) if pair[0] != pair[1])
+        label = next(label for label, (name, other) in enumerate(zip(given, own)) if name != other)
         warnings.warn(
-            f"class names of {language!r} are those of the dataset in another order: class {label} is {own[label]!r} there and "
-            f"{given[label]!r} in the list. Name i is of class i: list them in the dataset's order",
+            f"class names of {language!r} are those of the dataset in another order: class {label} is "
+            f"{own[label]!r} there and {given[label]!r} in the list. Name i is of class i: list them in the dataset's order",
             stacklevel=3,
         )
 
 
 def languages_of(task: Task, given: str | None = None) -> list[str]:
-    """Those that a task is measured in unless told otherwise: of its captions; of class names, those its file has, or English."""
+    """Those that a task is measured in unless told otherwise:
+
+    Of its captions; of class names, those its file has, or English.
+    """
     source = given or task.class_names
     if task.kind == "retrieval":
         return task.languages

@@ -1,4 +1,7 @@
-"""A model as evaluation sees it: what turns images, texts and class names into vectors, and keeps them on disk."""
+"""A model as evaluation sees it:
+
+What turns images, texts and class names into vectors, and keeps them on disk.
+"""
 
 import hashlib
 import json
@@ -37,12 +40,8 @@ WINDOW = 2048  # rows whose encoded images are held at a time
 PART = 256  # images or texts that a process encodes before another gets the next, and that a kill costs
 CLASSES = 32  # classes likewise: each has up to 80 prompts
 REMEDY = "measure a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
-INCIDENTAL = (
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "transformers_version",
-)  # of a configuration: no vector depends on them
+# Keys of a configuration that no embedding depends on.
+INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 class Encoder:
@@ -61,12 +60,10 @@ class Encoder:
         normalize: bool = True,
         accelerator: Accelerator | None = None,
     ):
-        self.model, self.processor, self.normalize, self.accelerator = (
-            model,
-            processor,
-            normalize,
-            accelerator,
-        )
+        self.model = model
+        self.processor = processor
+        self.normalize = normalize
+        self.accelerator = accelerator
 
     def images(self, images: Iterable) -> torch.Tensor:
         options = {"normalize_embeddings": self.normalize, "accelerator": self.accelerator}
@@ -95,8 +92,9 @@ class Encoder:
 
 
 class CachedEncoder(Encoder):
-    """An encoder that keeps what it encoded, by content: a second run, another task with the same images, or one that was killed goes
-    on where it stood. Several processes share the work, and what they get does not depend on how many they are, to the bit.
+    """An encoder that keeps what it encoded, by content: a second run, another task with the same images, or
+    one that was killed goes on where it stood. Several processes share the work, and what they get does not
+    depend on how many they are, to the bit.
 
     Args:
         cache_dir: a folder that all processes share; one below datasets' own cache by default.
@@ -125,7 +123,9 @@ class CachedEncoder(Encoder):
             InputError: there is no row, or an image cannot be read; the message gives its row.
         """
         total = len(rows) if isinstance(rows, Dataset) else None
-        vectors, columns, all_digests = [], {}, []
+        vectors = []
+        columns = {}
+        all_digests = []
         with tqdm(
             total=total, desc="Encoding images", unit="image", disable=not PartialState().is_main_process
         ) as bar:
@@ -229,12 +229,15 @@ def open_image(image: dict, digest: str, row: int, background: Sequence[int] | N
             "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error
         )  # which would name an address
         raise InputError(
-            f"the image of row {row} ({image['path'] or f'XXH3-128 {digest}'}) cannot be read: {reason}. Mend it, or {REMEDY}"
+            f"the image of row {row} ({image['path'] or f'XXH3-128 {digest}'}) cannot be read: {reason}. "
+            f"Mend it, or {REMEDY}"
         ) from error
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of all parameters and kept buffers, so that a result names the very weights it was measured on."""
+    """SHA-256 over names and bytes of all parameters and kept buffers, so that a result names the very
+    weights it was measured on.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -267,7 +270,10 @@ def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
 
 
 def adapted(model: PreTrainedModel) -> str:
-    """What there is to know of another library's model beside its weights: the library, and the settings in its folder or the commit."""
+    """What there is to know of another library's model beside its weights:
+
+    The library, and the settings in its folder or the commit.
+    """
     name = model.config.name_or_path
     known = [
         name,
@@ -284,7 +290,9 @@ def adapted(model: PreTrainedModel) -> str:
 
 
 def written(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A tokenizer in writing, without the padding and cutting of its last call, and the length that texts are cut at."""
+    """A tokenizer in writing, without the padding and cutting of its last call, and the length that texts are
+    cut at.
+    """
     if tokenizer.is_fast:
         described = json.loads(tokenizer.backend_tokenizer.to_str())
     else:
@@ -296,7 +304,10 @@ def written(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The XXH3-128 of each file that a tokenizer written in Python saves: it has no other whole description."""
+    """The XXH3-128 of each file that a tokenizer written in Python saves:
+
+    It has no other whole description.
+    """
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())

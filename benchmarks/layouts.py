@@ -1,15 +1,15 @@
 """How data sets lie on the Hub or in a folder, and how each of these layouts becomes rows of one form.
 
-Rows of retrieval are an `image` and its `captions`, `{language: [text, ...]}`; those of classification an `image` and its `label`,
-the number of its class, or `labels`, the numbers of several. Every image comes once, in the order of the files.
+Rows of retrieval are an `image` and its `captions`, `{language: [text, ...]}`; those of classification an
+`image` and its `label`, the number of its class, or `labels`, the numbers of several. Every image comes once,
+in the order of the files.
 
-| layout | an image's captions or label are in |
-|---|---|
-| `table` | its row: `captions` is a dict by language, or each language has a column; `label` a number or a text; `labels` a list |
-| `webdataset` | its row of a tar: `txt` has a caption in each line; `cls` is a number; `npy` has a 1 at each class it is of |
-| `split_per_language` | the split named as the language, in the row of its `id`; the images are repeated in each, and read from one |
-| `frames` | rows that are frames of videos: the middle one stands for its video |
-| `chinese_clip`, `caption_lines`, `coco_json` | files of their own: see `caption_files` |
+| layout | an image's captions or label are in | |---|---| | `table` | its row: `captions` is a dict by
+language, or each language has a column; `label` a number or a text; `labels` a list | | `webdataset` | its
+row of a tar: `txt` has a caption in each line; `cls` is a number; `npy` has a 1 at each class it is of | |
+`split_per_language` | the split named as the language, in the row of its `id`; the images are repeated in
+each, and read from one | | `frames` | rows that are frames of videos: the middle one stands for its video | |
+`chinese_clip`, `caption_lines`, `coco_json` | files of their own: see `caption_files` |
 """
 
 import os
@@ -88,7 +88,10 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
 
 
 def open_split(task: "Task", split: str, streaming: bool = False, columns: list[str] | None = None) -> Rows:
-    """One split and nothing of the others, of a folder or from the Hub; `columns` of it alone, where its files are parquet."""
+    """One split and nothing of the others, of a folder or from the Hub;
+
+    `columns` of it alone, where its files are parquet.
+    """
     try:
         source = source_of(task.dataset, task.config)
         if source["path"] == "imagefolder" and not task.data_files:
@@ -105,7 +108,8 @@ def open_split(task: "Task", split: str, streaming: bool = False, columns: list[
 
 
 def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
-    """The split's files: `datasets` would prepare all splits, and of a folder written anew show what it kept of it.
+    """The split's files: `datasets` would prepare all splits, and of a folder written anew show what it kept
+    of it.
 
     Raises:
         InputError: there is no such split, or as `refuse_left_out` and `refuse_repeated_keys`.
@@ -121,7 +125,8 @@ def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
         refuse_left_out(task.dataset, by_split)
     if split not in by_split:
         raise InputError(
-            f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of {task.file}"
+            f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of "
+            f"{task.file}"
         )
     files = [by_split[split]] if isinstance(by_split[split], str) else list(by_split[split])
     refuse_repeated_keys(os.path.join(task.dataset, file) for file in files)
@@ -143,7 +148,8 @@ def full_revision(dataset: str, revision: str | None) -> str | None:
     ]
     if len(found) != 1:
         raise InputError(
-            f"dataset {dataset!r} has {len(found)} commits that begin with {revision}: give all digits of `revision`"
+            f"dataset {dataset!r} has {len(found)} commits that begin with {revision}: give all digits of "
+            "`revision`"
         )
     return found[0]
 
@@ -203,7 +209,8 @@ def reading_error(task: "Task", error: Exception, split: str | None = None) -> I
     }
     where = ", ".join(f"{key} {value!r}" for key, value in given.items() if value)
     return InputError(
-        f"dataset {task.dataset!r} ({where}: see {task.file}) cannot be loaded: {what_is_wrong(task.dataset, error)}"
+        f"dataset {task.dataset!r} ({where}: see {task.file}) cannot be loaded: "
+        f"{what_is_wrong(task.dataset, error)}"
     )
 
 
@@ -215,7 +222,8 @@ def check_columns(task: "Task", features: Features) -> None:
         ):
             if column not in features:
                 raise InputError(
-                    f"dataset {task.dataset!r}, split {task.split!r} has no column {column!r}; it has {', '.join(features)}: "
+                    f"dataset {task.dataset!r}, split {task.split!r} has no column {column!r}; it has "
+                    f"{', '.join(features)}: "
                     f"mend columns.{key} of {task.file}"
                 )
 
@@ -239,13 +247,15 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
             check_language(language, kinds, f"column {column!r} of {task.dataset!r} has no")
     else:
         raise InputError(
-            f"column {column!r} of {task.dataset!r} must hold {{language: texts}}, not {features[column]}: say which language it is in, "
+            f"column {column!r} of {task.dataset!r} must hold {{language: texts}}, not {features[column]}: "
+            "say which language it is in, "
             f"`captions: {{en: {column}}}`, in {task.file}"
         )
     for name, kind in kinds.items():
         if not may_hold_texts(kind):
             raise InputError(
-                f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of {task.file}"
+                f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of "
+                f"{task.file}"
             )
     return languages
 
@@ -259,7 +269,8 @@ def with_image(task: "Task", rows: Rows) -> Rows:
             f"images in {' and '.join(found)}" if found else f"no column of images among {', '.join(kinds)}"
         )
         raise InputError(
-            f"dataset {task.dataset!r}, split {task.split!r} has {many}: name one in columns.image of {task.file}"
+            f"dataset {task.dataset!r}, split {task.split!r} has {many}: name one in columns.image of "
+            f"{task.file}"
         )
     # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
     rows = rows.cast_column(found[0], Image(decode=False))
@@ -282,7 +293,8 @@ def with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
     number = kind.feature if answer == "labels" and isinstance(kind, List) else kind
     if not (isinstance(number, ClassLabel) or isinstance(number, Value) and "int" in number.dtype):
         raise InputError(
-            f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: mend columns of {task.file}"
+            f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: mend columns "
+            f"of {task.file}"
         )
     return first(rows, limit).cast_column("image", Image())
 
@@ -296,13 +308,15 @@ def names_of_labels(task: "Task", rows: Rows) -> list[str]:
     """All labels that are texts, in the order of the alphabet, by which they are numbered."""
     if isinstance(rows, IterableDataset):
         raise InputError(
-            f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out --streaming"
+            f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out "
+            "--streaming"
         )
     names = rows.unique("label")
     if None in names:
         row = rows["label"][:].index(None)
         raise InputError(
-            f"row {row} of {task.dataset!r} has the label None, which is no class: leave it out of the dataset"
+            f"row {row} of {task.dataset!r} has the label None, which is no class: leave it out of the "
+            "dataset"
         )
     return sorted(names)
 
@@ -311,7 +325,8 @@ def middle_frames(task: "Task", rows: Rows) -> Dataset:
     """Of the frames of each video the middle one, in the order of the rows."""
     if isinstance(rows, IterableDataset):
         raise InputError(
-            f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out --streaming"
+            f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out "
+            "--streaming"
         )
     video, frame = task.columns["video"], task.columns["frame"]
     numbers = (
@@ -366,7 +381,10 @@ def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: li
 
 
 def with_column(rows: Rows, function: Callable[[dict], dict], features: Features) -> Rows:
-    """Rows of `image` and the one column that `function` makes of a row; images that lie on disk are not read for it."""
+    """Rows of `image` and the one column that `function` makes of a row;
+
+    Images that lie on disk are not read for it.
+    """
     others = [column for column in rows.features if column != "image"]
     if isinstance(rows, IterableDataset):
         # Given to `map` itself, the features would say that the image is decoded already.

@@ -1,7 +1,7 @@
 """Files of data in a folder that `datasets` would leave out without a word: refused, or told.
 
-It reads one kind of files alone, that of which there are most; only files whose ending it knows, in small letters; and where
-a name looks like a split's no others. Nor does it follow links to folders.
+It reads one kind of files alone, that of which there are most; only files whose ending it knows, in small
+letters; and where a name looks like a split's no others. Nor does it follow links to folders.
 """
 
 import os
@@ -33,7 +33,7 @@ ASIDE = ("pictures", "files of text")  # beside tables: illustrations, terms
 
 
 def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
-    """Refuse a folder of which `datasets` reads a part alone; of what may stand beside data it is only warned.
+    """Refuse a folder of which `datasets` would read a part alone. What may stand beside data gets a warning.
 
     Args:
         files: those that are read, of each split.
@@ -44,7 +44,10 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
     folder = Path(dataset).resolve()  # as `datasets` has it
     if has_card_of_splits(folder):
         return
-    split_of = {os.path.abspath(path): str(split) for split, paths in files.items() for path in paths}
+    split_of = {}
+    for split, paths in files.items():
+        for path in paths:
+            split_of[os.path.abspath(path)] = str(split)
     has_pictures = any(suffix_of(path) in PICTURES for path in split_of)
     is_named = has_pictures and any(Path(path).name in ImageFolder.METADATA_FILENAMES for path in split_of)
     odd = odd_endings(folder, skip=PICTURES | UNREAD if is_named else set())
@@ -52,36 +55,44 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
         raise InputError(f"dataset {dataset!r}: {odd}")
     refuse_links(folder)
     there = files_of_kinds(folder)
-    read = {
-        kind: [Path(path) for path in split_of if suffix_of(path) in endings]
-        for kind, endings in KINDS.items()
-    }
+    read = _by_kind(map(Path, split_of))
     for kind, paths in there.items():
         left = [path for path in paths if str(path) not in split_of]
         beside_pictures = has_pictures and kind in ("tables", "files of JSON")
         if read[kind] and left and not beside_pictures and kind != "files of text":
             named = read[kind][0]
+            name = str(named.relative_to(folder))
             raise InputError(
                 f"dataset {dataset!r}: {len(left)} of {len(paths)} {kind} would be left out, since the name of "
-                f"{str(named.relative_to(folder))!r} is taken for that of the split {split_of[str(named)]!r}: rename it"
+                f"{name!r} is taken for that of the split {split_of[str(named)]!r}: rename it"
             )
     refuse_other_kinds(dataset, folder, there, read)
 
 
 def files_of_kinds(folder: Path) -> dict[str, list[Path]]:
-    """A folder's files of data by their kind, those of JSON only where they hold rows."""
-    found = files_below(folder, set().union(*KINDS.values()))
-    there = {kind: [path for path in found if suffix_of(path) in endings] for kind, endings in KINDS.items()}
+    """Return a folder's files of data by their kind; files of JSON only where they hold rows."""
+    there = _by_kind(files_below(folder, set().union(*KINDS.values())))
     there["files of JSON"] = [
         path for path in there["files of JSON"] if suffix_of(path) != ".json" or holds_rows(path)
     ]
     return there
 
 
+def _by_kind(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Group files by their kind, as their endings tell it."""
+    groups = {kind: [] for kind in KINDS}
+    for path in paths:
+        for kind, endings in KINDS.items():
+            if suffix_of(path) in endings:
+                groups[kind].append(path)
+    return groups
+
+
 def refuse_other_kinds(
     dataset: str, folder: Path, there: dict[str, list[Path]], read: dict[str, list[Path]]
 ) -> None:
-    """Refuse tables, parquet files, tars or zips of which none is read, since there are more files of another kind.
+    """Refuse tables, parquet files, tars or zips of which none is read, since there are more files of another
+    kind.
 
     Of pictures and texts beside tables, and of tables beside pictures, it is warned.
     """
@@ -90,8 +101,12 @@ def refuse_other_kinds(
     for kind, paths in there.items():
         if main is None or not paths or read[kind]:
             continue
-        first, other = (str(path.relative_to(folder)) for path in (read[main][0], paths[0]))
-        message = f"dataset {dataset!r} has {main}, such as {first!r}, and {kind}, such as {other!r}, of which the {kind} ({len(paths)})"
+        first = str(read[main][0].relative_to(folder))
+        other = str(paths[0].relative_to(folder))
+        message = (
+            f"dataset {dataset!r} has {main}, such as {first!r}, and {kind}, such as {other!r}, "
+            f"of which the {kind} ({len(paths)})"
+        )
         if main in WITH_CAPTIONS or kind in ASIDE and not no_rows:
             if kind != "files of text" or main not in WITH_CAPTIONS:
                 warnings.warn(f"{message} are not read", stacklevel=4)
@@ -100,7 +115,7 @@ def refuse_other_kinds(
 
 
 def odd_endings(folder: Path, skip: Iterable[str] = ()) -> str | None:
-    """What is wrong with the endings of files of data that `datasets` does not know; None where it knows all.
+    """Describe files of data whose endings `datasets` does not know; None where it knows all.
 
     Args:
         skip: endings that may be written in any letters.
@@ -114,19 +129,30 @@ def odd_endings(folder: Path, skip: Iterable[str] = ()) -> str | None:
     if not odd:
         return None
     ending = plain(odd[0]).suffix
-    mend = "convert it to PNG or JPEG" if ending.lower() in UNREAD else f"call it {ending.lower()}"
-    return f"{len(odd)} files would be left out, {str(odd[0])!r} first, since `datasets` does not read the ending {ending}: {mend}"
+    remedy = f"call it {ending.lower()}"
+    if ending.lower() in UNREAD:
+        remedy = "convert it to PNG or JPEG"
+    return (
+        f"{len(odd)} files would be left out, {str(odd[0])!r} first, since `datasets` does not read the ending "
+        f"{ending}: {remedy}"
+    )
 
 
 def is_known(ending: str) -> bool:
-    """Whether `datasets` reads files of this ending; those of pictures it knows in capitals too, but not in mixed letters."""
+    """Whether `datasets` reads files of this ending;
+
+    Those of pictures it knows in capitals too, but not in mixed letters.
+    """
     if ending.lower() in UNREAD:
         return False
     return ending.islower() or ending.isupper() and ending.lower() in PICTURES
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder with a link to another one that has data; one to a folder that it lies in is passed over."""
+    """Refuse a folder with a link to another one that has data;
+
+    One to a folder that it lies in is passed over.
+    """
     endings = set().union(*KINDS.values()) - {".txt", ".json"}
     for link in sorted(folder.rglob("*")):
         leads_elsewhere = (
@@ -136,7 +162,8 @@ def refuse_links(folder: Path) -> None:
         if found:
             kind = next(kind for kind, endings in KINDS.items() if suffix_of(found[0]) in endings)
             raise InputError(
-                f"{str(link)!r} is a link to a folder, whose {kind} would be left out: put the folder itself there"
+                f"{str(link)!r} is a link to a folder, whose {kind} would be left out: put the folder itself "
+                "there"
             )
 
 

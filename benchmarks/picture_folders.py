@@ -1,8 +1,8 @@
 """Folders of pictures: what `datasets` would leave out of them without a word is read, or told.
 
-`datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone, without its
-caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split, `train`, whatever its pictures are called;
-where there is none, see `left_out`.
+`datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone,
+without its caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split,
+`train`, whatever its pictures are called; where there is none, see `left_out`.
 """
 
 import os
@@ -20,14 +20,19 @@ from .recipe import InputError
 
 
 def source_of(dataset: str, name: str | None = None) -> dict:
-    """The arguments by which `load_dataset` finds a dataset, in a folder or on the Hub; `name` is its configuration."""
+    """The arguments by which `load_dataset` finds a dataset, in a folder or on the Hub;
+
+    `name` is its configuration.
+    """
     if name is None and has_metadata(Path(dataset)):
         return {"path": "imagefolder", "data_dir": escape(dataset), "data_files": {"train": ["**"]}}
     return {"path": dataset, "name": name}
 
 
 def has_metadata(folder: Path) -> bool:
-    """Whether a folder's pictures have their captions in one file beside them, and no card or folder says other splits."""
+    """Whether a folder's pictures have their captions in one file beside them, and no card or folder says
+    other splits.
+    """
     if has_card_of_splits(folder):
         return False
     beside = any((folder / name).is_file() for name in ImageFolder.METADATA_FILENAMES)
@@ -52,9 +57,11 @@ def paths_of(encoded: Dataset) -> list[str | None]:
 
 
 def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
-    """The pictures of a folder, and of zips in it, that no row of its metadata names; there are none in datasets of other forms.
+    """The pictures of a folder, and of zips in it, that no row of its metadata names; there are none in
+    datasets of other forms.
 
-    A picture is looked for in the metadata beside it or above it. Those of metadata of which no row is given are another split's.
+    A picture is looked for in the metadata beside it or above it. Those of metadata of which no row is given
+    are another split's.
 
     Args:
         paths: of the rows' pictures.
@@ -77,7 +84,10 @@ def is_named_by_metadata(dataset: str) -> bool:
 
 
 def files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
-    """The folders that have metadata, and all pictures, of a folder and the zips in it; what a zip has as `zip://NAME::ZIP`."""
+    """The folders that have metadata, and all pictures, of a folder and the zips in it;
+
+    What a zip has as `zip://NAME::ZIP`.
+    """
     metadata = {
         str(path.parent) for path in folder.rglob("metadata.*") if path.name in ImageFolder.METADATA_FILENAMES
     }
@@ -95,7 +105,10 @@ def files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
 
 
 def metadata_of(path: str, metadata: set[str]) -> str | None:
-    """The nearest folder at or above a picture, in its zip or around that, that has metadata; None where there is none."""
+    """The nearest folder at or above a picture, in its zip or around that, that has metadata;
+
+    None where there is none.
+    """
     inside, _, around = (
         path.removeprefix("zip://").partition("::") if path.startswith("zip://") else ("", "", path)
     )
@@ -117,8 +130,11 @@ def normal(path: str) -> str:
 
 
 def say_without_row(without_row: list[str], dataset: str) -> str:
-    """How many pictures no row names, and the first of them."""
-    return f"{len(without_row)} pictures of dataset {dataset!r} have no row in its metadata and are left out, {without_row[0]} first"
+    """Say how many pictures no row names, and the first of them."""
+    return (
+        f"{len(without_row)} pictures of dataset {dataset!r} have no row in its metadata and are left out, "
+        f"{without_row[0]} first"
+    )
 
 
 def warn_of_pictures_without_row(rows: Dataset, dataset: str) -> None:
@@ -142,7 +158,8 @@ def refuse_missing(rows: Dataset, dataset: str) -> None:
                 missing.append(path)
     if missing:
         raise InputError(
-            f"dataset {dataset!r} names {len(missing)} of {len(rows)} pictures that are not there, {missing[0]} first: "
+            f"dataset {dataset!r} names {len(missing)} of {len(rows)} pictures that are not there, "
+            f"{missing[0]} first: "
             "put them there, or take them out of its metadata"
         )
 

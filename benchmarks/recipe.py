@@ -1,4 +1,7 @@
-"""Recipes: a YAML file whose keys are the flags of a script, and flags on the command line that override it."""
+"""Recipes:
+
+A YAML file whose keys are the flags of a script, and flags on the command line that override it.
+"""
 
 import dataclasses
 import difflib
@@ -23,7 +26,10 @@ class InputError(ValueError):
 
 
 class Parser(HfArgumentParser):
-    """An argument parser whose errors are `InputError`s; flags are never abbreviated, so that none is taken for another."""
+    """An argument parser whose errors are `InputError`s;
+
+    Flags are never abbreviated, so that none is taken for another.
+    """
 
     def __init__(self, argument_types: tuple[type, ...]):
         description = (
@@ -45,8 +51,9 @@ def parse(*argument_types: type, arguments: list[str] | None = None) -> tuple:
     """Fill one instance of each dataclass from `RECIPE.yaml --flag value ...`; flags win over the recipe.
 
     Raises:
-        InputError: the recipe is missing, is not a mapping, or has a key that is no field of the dataclasses; a flag is unknown,
-            lacks its value or has one of another type; a field without default is given by neither; or a dataclass refuses a value.
+        InputError: the recipe is missing, is not a mapping, or has a key that is no field of the dataclasses;
+            a flag is unknown, lacks its value or has one of another type; a field without default is given by
+            neither; or a dataclass refuses a value.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     check_flags(arguments, argument_types)
@@ -56,7 +63,8 @@ def parse(*argument_types: type, arguments: list[str] | None = None) -> tuple:
         raise InputError(
             f"argument {arguments[0]!r} is no recipe: give a file RECIPE.yaml, or flags that begin with --"
         )
-    # Not `parse_args_into_dataclasses`, which also reads flags from a file beside the script that nobody named.
+    # Not `parse_args_into_dataclasses`, which also reads flags from a file beside the script that nobody
+    # named.
     given, unread = Parser(argument_types).parse_known_args(arguments)
     if unread:
         raise InputError(
@@ -115,13 +123,18 @@ def recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
         check_written(key, value, argument_types, str(path))
         if isinstance(value, list):
             flags += [f"--{key}", *map(str, value)]
+        elif isinstance(value, dict):
+            flags.append(f"--{key}={json.dumps(value)}")
         elif value is not None:
-            flags.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
+            flags.append(f"--{key}={value}")
     return flags
 
 
 def check_written(key: str, value: object, argument_types: tuple[type, ...], path: str) -> None:
-    """Refuse what YAML took for something else than was written: `no`, `on` and `yes` for booleans, nothing in a list for null."""
+    """Refuse what YAML took for something else than was written:
+
+    `no`, `on` and `yes` for booleans, nothing in a list for null.
+    """
     hints = [typing.get_type_hints(argument_type).get(key) for argument_type in argument_types]
     if isinstance(value, list) and None in value:
         raise InputError(f"recipe {path!r}: {key} is {value}: leave out what is null, or quote it")
@@ -168,7 +181,8 @@ def read_yaml(path: Path, what: str) -> object:
         what: the file's part, for messages: `recipe`, `task`.
 
     Raises:
-        InputError: it does not exist, is a folder, is not UTF-8, is no YAML, or gives a key twice; the message names the line.
+        InputError: it does not exist, is a folder, is not UTF-8, is no YAML, or gives a key twice; the
+            message names the line.
     """
     if path.is_dir():
         raise InputError(f"{what} {str(path)!r} is a folder: give a YAML file in it")
@@ -189,7 +203,8 @@ class UniqueKeyLoader(yaml.SafeLoader):
     """PyYAML's safe loader, which takes the last of equal keys, with an error where a mapping has two."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        # Here, since constructors put the keys that are merged by `<<`, which may be given anew, among a mapping's own.
+        # Here, since constructors put the keys that are merged by `<<`, which may be given anew, among a
+        # mapping's own.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key_node, _ in node.value:
@@ -220,25 +235,31 @@ def launch(main: Callable, *argument_types: type, one_process: bool = False) -> 
     An `InputError` is one line, whatever the library said that it quotes.
 
     Args:
-        one_process: refuse to be one of several processes, each of which would do the whole work and write the same files.
+        one_process: refuse to be one of several processes, each of which would do the whole work and write
+            the same files.
     """
     print_all_letters()
     warn_if_launched_alone()
     try:
         if one_process and launched_processes() > 1:
             raise InputError(
-                f"{launched_processes()} processes were started, and this script runs in one: start it with `python`"
+                f"{launched_processes()} processes were started, and this script runs in one: start it with "
+                "`python`"
             )
         main(*parse(*argument_types))
     except InputError as error:
         script = Path(sys.argv[0])
         name = script.parent.name if script.name == "__main__.py" else script.name
         sys.exit(f"{name}: error: {' '.join(str(error).split())}")
-    # Threads of the group may still hold tensors. One that returns them while Python ends is broken off, which aborts the process.
+    # Threads of the group may still hold tensors. One that returns them while Python ends is broken off,
+    # which aborts the process.
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def print_all_letters() -> None:
-    """Print letters that standard output cannot encode, as under `PYTHONIOENCODING=ascii`, by their numbers; they would be an error."""
+    """Print letters that standard output cannot encode, as under `PYTHONIOENCODING=ascii`, by their numbers;
+
+    They would be an error.
+    """
     sys.stdout.reconfigure(errors="backslashreplace")

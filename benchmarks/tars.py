@@ -1,12 +1,15 @@
-"""Pictures in tars, as webdataset has them: what `datasets` would leave out of them, or take for other things, is read or told.
+"""Pictures in tars, as webdataset has them: what `datasets` would leave out of them, or take for other
+things, is read or told.
 
-`datasets` learns the columns from the first five samples of the first tar and takes each ending for a column of its own: where that
-sample is `a.jpg`, all that stands in `b.png` or `c.JPG` is lost without a word, and so is a caption, or a language, that only later
-samples have. Here a sample's picture is in one column, whatever its ending, and columns are those that any sample has; of a
-stream those of the first samples of its first tar, and a caption that only another one has is refused.
+`datasets` learns the columns from the first five samples of the first tar and takes each ending for a column
+of its own: where that sample is `a.jpg`, all that stands in `b.png` or `c.JPG` is lost without a word, and so
+is a caption, or a language, that only later samples have. Here a sample's picture is in one column, whatever
+its ending, and columns are those that any sample has; of a stream those of the first samples of its first
+tar, and a caption that only another one has is refused.
 
-All names of a sample are equal before the first dot, as everywhere. What stands between that dot and the last is a part of
-the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pictures (`a.jpg` and `a.seg.png`): each is a column then.
+All names of a sample are equal before the first dot, as everywhere. What stands between that dot and the last
+is a part of the picture's name (`a.b.jpg` with `a.b.txt`), unless the sample has several pictures (`a.jpg`
+and `a.seg.png`): each is a column then.
 """
 
 import hashlib
@@ -62,7 +65,9 @@ def of_tars(builder: DatasetBuilder) -> "PictureTars | None":
 
 
 class PictureTars(WebDataset):
-    """`datasets`' own reader of webdataset, with columns of its own, and an error where an object of JSON has a key twice."""
+    """`datasets`' own reader of webdataset, with columns of its own, and an error where an object of JSON has
+    a key twice.
+    """
 
     DECODERS = WebDataset.DECODERS | dict.fromkeys(
         ("json", "jsn"), partial(json.loads, object_pairs_hook=unique_keys)
@@ -114,7 +119,10 @@ def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
 
 
 def warn_of_half(path: str) -> None:
-    """Warn of a tar here that does not end in two empty blocks, as whole ones do: Python reads what there is without a word."""
+    """Warn of a tar here that does not end in two empty blocks, as whole ones do:
+
+    Python reads what there is without a word.
+    """
     if not os.path.isfile(path):
         return
     with open(path, "rb") as file:
@@ -129,11 +137,17 @@ def warn_of_half(path: str) -> None:
 
 
 def split_sample(sample: Sample) -> list[Sample]:
-    """The samples that one of `datasets` is: it ends a key at the first dot, so that `a.1.jpg` and `a.2.jpg` have one."""
+    """Split a sample of `datasets` into those that it is made of.
+
+    `datasets` ends a key at the first dot, so that `a.1.jpg` and `a.2.jpg` are one sample there.
+    """
     fields = [name for name in sample if not name.startswith("__")]
     pictures = [name for name in fields if is_picture(name)]
     stems = [stem_of(name) for name in pictures]
-    beside = {stem: [name for name in fields if stem_of(name) == stem] for stem in stems}
+    beside = {stem: [] for stem in stems}
+    for name in fields:
+        if stem_of(name) in beside:
+            beside[stem_of(name)].append(name)
     others = [name for name in fields if stem_of(name) not in beside]
     all_described = all(len(names) > 1 for names in beside.values())
     if len(pictures) == 1:
@@ -150,7 +164,8 @@ def part_of(sample: Sample, fields: list[str], stem: str) -> Sample:
         short = (name.rpartition(".")[2] if stem_of(name) == stem else name).lower()
         if short in part:
             raise InputError(
-                f"{sample['__url__']}: the sample {sample['__key__']!r} has {short!r} twice: rename one of {' and '.join(fields)}"
+                f"{sample['__url__']}: the sample {sample['__key__']!r} has {short!r} twice: rename one of "
+                f"{' and '.join(fields)}"
             )
         content = sample[name]
         content = content.removeprefix("\ufeff") if isinstance(content, str) else content  # a byte order mark
@@ -174,7 +189,8 @@ def pictures_of(sample: Sample) -> list[str]:
 
 
 def learn_features(samples: Iterable[Sample]) -> Features:
-    """The columns that samples have together. Their pictures are one column, named by the first one's ending, unless a sample has two.
+    """The columns that samples have together. Their pictures are one column, named by the first one's ending,
+    unless a sample has two.
 
     Raises:
         InputError: there is none, or the files of one do not stand together.
@@ -239,7 +255,8 @@ def to_row(sample: Sample, features: Features) -> dict:
     """A row with all columns.
 
     Raises:
-        InputError: the sample has a second picture, or a caption or a language, that those which told the columns have not.
+        InputError: the sample has a second picture, or a caption or a language, that those which told the
+            columns have not.
     """
     pictures = pictures_of(sample)
     columns = [name for name, feature in features.items() if isinstance(feature, Image)]
@@ -250,7 +267,8 @@ def to_row(sample: Sample, features: Features) -> dict:
     missed = [name for name in pictures_of(sample) if name not in columns] + missed_texts(sample, features)
     if missed:
         raise InputError(
-            f"{sample['__url__']}: the sample {sample['__key__']!r} has {', '.join(missed)}, which none of the first tar's "
+            f"{sample['__url__']}: the sample {sample['__key__']!r} has {', '.join(missed)}, which none of "
+            "the first tar's "
             f"first {N_SEEN} has: put one that has it there, or leave out --streaming"
         )
     return {name: sample.get(name) for name in features}
@@ -272,7 +290,9 @@ def missed_texts(sample: Sample, features: Features) -> list[str]:
 
 
 def name_pictures(rows: Dataset | IterableDataset, column: str | None) -> Dataset | IterableDataset:
-    """Rows of tars with their pictures in the column that a task names by an ending, though the first of them may have another."""
+    """Rows of tars with their pictures in the column that a task names by an ending, though the first of them
+    may have another.
+    """
     pictures = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
     if column is None or column in rows.features or len(pictures) != 1 or not is_picture(column):
         return rows

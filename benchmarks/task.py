@@ -128,7 +128,7 @@ class Task:
         return rows
 
     def fetch(self, name: str) -> Path:
-        """A file of the data set, such as its `classnames.txt`, downloaded unless the data set is a folder."""
+        """Return the path of a file of the dataset, such as `classnames.txt`, downloaded where it is on the Hub."""
         return layouts.fetch(self, name)
 
     def own_class_names(self, rows: Dataset | IterableDataset) -> list[str] | None:

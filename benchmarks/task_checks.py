@@ -28,7 +28,8 @@ OF_SEVERAL_LABELS = [
     "map_11_point",
     "mean_average_precision",
 ]  # the other metrics of zero_shot are of one label an image
-# Layouts, with the columns that each needs beside its captions or labels; and those of files, with the languages they have.
+# Layouts, with the columns that each needs beside its captions or labels; and those of files, with the
+# languages they have.
 TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
 FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
 # Most things are in one column; these are in several, or may be.
@@ -94,7 +95,8 @@ def check_spoken(task: "Task", captions: str | dict[str, str] | None) -> None:
     ]
     if missing:
         raise InputError(
-            f"task {task.file!r}: `columns.captions` has no column for {', '.join(missing)}, which `languages` list"
+            f"task {task.file!r}: `columns.captions` has no column for {', '.join(missing)}, which "
+            "`languages` list"
         )
 
 
@@ -102,7 +104,8 @@ def check_prompts(task: "Task") -> None:
     """Classes have names, and the sentences, where the task writes its own, a place for them."""
     if task.class_names is None:
         raise InputError(
-            f"task {task.file!r} lacks class_names: `dataset` where the label names its classes, a JSON file of yours "
+            f"task {task.file!r} lacks class_names: `dataset` where the label names its classes, a JSON file "
+            "of yours "
             "with {language: [name, ...]}, or clip_benchmark:KEY"
         )
     if isinstance(task.templates, str) and "{" in task.templates:
@@ -112,22 +115,26 @@ def check_prompts(task: "Task") -> None:
 
 
 def check_table(task: "Task") -> None:
-    """A table names the column of its captions or labels, and the others that its layout needs; and the files of its split, or none."""
+    """A table names the column of its captions or labels, and the others that its layout needs;
+
+    And the files of its split, or none.
+    """
     check_columns(task)
     answers = [key for key in ANSWERS if key in task.columns]
     wanted = {"retrieval": [["captions"]], "zero_shot": [["label"], ["labels"]]}[task.kind]
     if answers not in wanted:
         names = " or ".join(key for keys in wanted for key in keys)
         raise InputError(
-            f"task {task.file!r}: `columns` of {task.kind} must name {names}, not {', '.join(answers) or 'none'}"
+            f"task {task.file!r}: `columns` of {task.kind} must name {names}, not "
+            f"{', '.join(answers) or 'none'}"
         )
-    if task.kind == "zero_shot" and ("labels" in answers) != (task.metric in OF_SEVERAL_LABELS):
-        fitting = [
-            name for name in METRICS["zero_shot"] if (name in OF_SEVERAL_LABELS) == ("labels" in answers)
-        ]
+    has_labels = "labels" in answers
+    if task.kind == "zero_shot" and has_labels != (task.metric in OF_SEVERAL_LABELS):
+        fitting = [name for name in METRICS["zero_shot"] if (name in OF_SEVERAL_LABELS) == has_labels]
+        other = "label, of one class" if answers == ["labels"] else "labels, of several classes"
         raise InputError(
-            f"task {task.file!r}: metric {task.metric} is not of the column {answers[0]}: choose from {', '.join(fitting)}, "
-            f"or name the column {'label, of one class' if answers == ['labels'] else 'labels, of several classes'} an image"
+            f"task {task.file!r}: metric {task.metric} is not of the column {answers[0]}: choose from "
+            f"{', '.join(fitting)}, or name the column {other} an image"
         )
     missing = [key for key in TABLES[task.layout] if key not in task.columns]
     if missing:
@@ -136,7 +143,8 @@ def check_table(task: "Task") -> None:
         )
     if task.data_files and task.split not in task.data_files:
         raise InputError(
-            f"task {task.file!r}: `data_files` are of {', '.join(task.data_files)}, and not of split {task.split!r}"
+            f"task {task.file!r}: `data_files` are of {', '.join(task.data_files)}, and not of split "
+            f"{task.split!r}"
         )
 
 
@@ -162,7 +170,8 @@ def check_files(task: "Task") -> None:
         and len(task.languages) > 1
     ):
         raise InputError(
-            f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in `languages`"
+            f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in "
+            "`languages`"
         )
     needed = {
         "chinese_clip": [task.split],
