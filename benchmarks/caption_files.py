@@ -36,7 +36,7 @@ FEATURES = Features({"id": Value("string"), "image": Image(decode=False)})
 
 
 def read_caption_files(task: "Task", languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
-    """The first `limit` images with their captions, or all.
+    """Read the first `limit` images with their captions, or all.
 
     Raises:
         InputError: a file is not there, may not be read, or does not have the form above.
@@ -53,7 +53,7 @@ def read_caption_files(task: "Task", languages: list[str] | None, limit: int | N
 
 
 def read_chinese_clip(task: "Task", streaming: bool) -> tuple[Rows, dict]:
-    """Rows of `id` and `image`, and `{language: {id: texts}}`."""
+    """Read rows of `id` and `image`, and `{language: {id: texts}}`."""
     path, (language,) = fetch(task, task.data_files[task.split]), task.languages
     captions = defaultdict(list)
     try:
@@ -76,7 +76,7 @@ def read_chinese_clip(task: "Task", streaming: bool) -> tuple[Rows, dict]:
 
 
 def member(archive: ZipFile, name: str, task: "Task") -> str:
-    """The one file of the archive that is so called, in whatever folder."""
+    """Find the one file of the archive that has this name, in any folder."""
     found = [path for path in archive.namelist() if Path(path).name == name]
     if len(found) != 1:
         raise InputError(
@@ -94,7 +94,7 @@ def images_of_zip(path: str, member: str, written: int) -> Iterator[dict]:
 
 
 def read_caption_lines(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict]:
-    """`{id: image}` and `{language: {id: texts}}`."""
+    """Read `{id: image}` and `{language: {id: texts}}`."""
     names = lines_of(task, "names")
     captions = {}
     for language in languages:
@@ -115,7 +115,9 @@ def lines_of(task: "Task", key: str) -> list[str]:
 
 
 def read_coco(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict]:
-    """The same of a JSON file in COCO's form; images without a caption that `where` allows are left out."""
+    """Read the same from a JSON file in COCO's form; images without a caption that `where` admits are left
+    out.
+    """
     (language,) = languages
     path, captions = fetch(task, task.data_files["captions"]), defaultdict(list)
     coco = read_json(path, "file")
@@ -134,7 +136,7 @@ def read_coco(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict
 
 
 def images_by_name(task: "Task", names: dict[str, str]) -> dict[str, Path]:
-    """The images of these names, wherever they lie below the folder of images."""
+    """Find the images of these names anywhere below the folder of images."""
     folder = fetch(task, task.data_files["images"])
     there = {path.name: path for path in folder.rglob("*")}
     missing = [name for name in names.values() if Path(name).name not in there]

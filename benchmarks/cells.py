@@ -8,7 +8,7 @@ from .recipe import InputError
 
 
 def may_hold_texts(kind) -> bool:
-    """Whether a column's cells hold a text or a list of texts, or nothing;
+    """Return whether a column's cells hold a text, a list of texts, or nothing.
 
     Or, as JSON of several forms, what each row says.
     """

@@ -15,7 +15,8 @@ from .task import Task
 def class_names_of(
     task: Task, languages: list[str], rows: Dataset | IterableDataset | None, given: str | None = None
 ) -> dict[str, list[str | None]]:
-    """Names by language, name `i` for label `i`, None for a class that a language does not name.
+    """Return class names by language: name `i` for label `i`, None for a class without a name in that
+    language.
 
     Args:
         rows: the task's, whose label may name its classes, and then says how many there are, if the task does
@@ -63,13 +64,14 @@ def warn_of_another_order(language: str, names: list[str | None], own: list[str]
         label = next(label for label, (name, other) in enumerate(zip(given, own)) if name != other)
         warnings.warn(
             f"class names of {language!r} are those of the dataset in another order: class {label} is "
-            f"{own[label]!r} there and {given[label]!r} in the list. Name i is of class i: list them in the dataset's order",
+            f"{own[label]!r} there and {given[label]!r} in the list. Name i is of class i: "
+            "list them in the dataset's order",
             stacklevel=3,
         )
 
 
 def languages_of(task: Task, given: str | None = None) -> list[str]:
-    """Those that a task is measured in unless told otherwise:
+    """Return the languages that a task is evaluated in by default.
 
     Of its captions; of class names, those its file has, or English.
     """

@@ -238,7 +238,7 @@ def _write_parts(parts: dict[Path, np.ndarray], keys: pa.Array, encode: Callable
 
 
 def write_part(path: Path, columns: dict, name: str, vectors: torch.Tensor, dtype: str) -> None:
-    """One Arrow stream, as `datasets` maps it into memory."""
+    """Write one Arrow stream, which `datasets` maps into memory."""
     n_bad = (~vectors.isfinite().all(dim=1)).sum().item()
     if n_bad:
         raise InputError(
@@ -260,7 +260,7 @@ def write_part(path: Path, columns: dict, name: str, vectors: torch.Tensor, dtyp
 
 
 def _read_part(path: Path) -> Dataset:
-    """A part, mapped into memory."""
+    """Map a part into memory."""
     try:
         return Dataset.from_file(str(path))
     except pa.ArrowInvalid as error:
@@ -270,13 +270,13 @@ def _read_part(path: Path) -> Dataset:
 
 
 def part_paths(folder: Path, n_items: int, part_length: int) -> list[Path]:
-    """Where the parts of `n_items` lie."""
+    """Return the paths of the parts of `n_items`."""
     return [folder / f"data/part-{number:05d}.arrow" for number in range(-(-n_items // part_length))]
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file of a cache that gets its name when it is whole and on the disk.
+    """Open a file of a cache that gets its name when it is complete and on the disk.
 
     Until then it lies beside the cache as `CACHE.HOST.PID.UUID.tmp`, which nothing reads. An error removes
     it; what a kill leaves, the next file to be written there does.
@@ -313,7 +313,8 @@ def _remove_abandoned(cache_dir: Path) -> None:
 
 
 def host() -> str:
-    """Which processes can be told by their numbers:
+    """Return a name of what numbers the processes: this machine, or a container, which may have its machine's
+    name.
 
     Those of a machine, or of a container, which may bear its machine's name.
     """
@@ -322,7 +323,9 @@ def host() -> str:
 
 
 def _write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
-    """The card: what `load_dataset` reads, and the fingerprint of all that made the vectors."""
+    """Write the dataset card: what `load_dataset` reads, and the fingerprints of all that the embeddings
+    depend on.
+    """
     of_which = "text." if key == "text" else "image, by the XXH3-128 of its encoded bytes."
     views = ""
     if column.n_views > 1:

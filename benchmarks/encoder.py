@@ -79,7 +79,7 @@ class Encoder:
         )
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
-        """One unit vector per class: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4).
+        """Embed each class as the mean of its prompts' unit embeddings, normalized again (CLIP 3.1.4).
 
         Raises:
             InputError: a template does not have `{}` once, where the name goes, and no other braces.
@@ -196,7 +196,7 @@ class CachedEncoder(Encoder):
 
 
 def windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
-    """`(number of the first, rows)`, as many rows at a time as are held."""
+    """Yield `(number of the first row, rows)`, as many rows at a time as are held."""
     iterator, start = iter(rows), 0
     while window := list(islice(iterator, WINDOW)):
         yield start, window
@@ -206,7 +206,7 @@ def windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
 
 
 def encoded(image: dict | None, row: int) -> bytes:
-    """The bytes of an image, whether they lie in the row or in a file."""
+    """Return the encoded bytes of an image, from the row or from its file."""
     if image is None:
         raise InputError(f"row {row} has no image: {REMEDY}")
     if image["bytes"] is not None:
@@ -221,7 +221,10 @@ def encoded(image: dict | None, row: int) -> bytes:
 
 
 def open_image(image: dict, digest: str, row: int, background: Sequence[int] | None) -> PillowImage.Image:
-    """A picture in RGB, or an `InputError` that names its row, and its file or the XXH3-128 of its bytes."""
+    """Open an image in RGB.
+
+    One that cannot be read is an `InputError` that names its row, and its file or the XXH3-128 of its bytes.
+    """
     try:
         return read_image(Image().decode_example(image), background=background)
     except Exception as error:  # decoders raise whatever they like
@@ -235,8 +238,9 @@ def open_image(image: dict, digest: str, row: int, background: Sequence[int] | N
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of all parameters and kept buffers, so that a result names the very
-    weights it was measured on.
+    """Compute the SHA-256 of the names and bytes of all parameters and persistent buffers.
+
+    A result names by it the very weights that it was measured on.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -246,7 +250,7 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 
 def settings(tower: PreTrainedModel) -> str:
-    """A configuration in writing: weights do not tell of an activation."""
+    """Write a configuration as text, for a fingerprint: weights do not tell of an activation function."""
     return json.dumps(
         {name: value for name, value in tower.config.to_dict().items() if name not in INCIDENTAL},
         sort_keys=True,
@@ -254,7 +258,9 @@ def settings(tower: PreTrainedModel) -> str:
 
 
 def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """How images become pixels, in writing, the background of transparent ones included."""
+    """Describe as text how images become pixels, for a fingerprint, the background of transparent ones
+    included.
+    """
     prepare = processor.image_processor
     on = f" on {background_of(prepare)}"
     if isinstance(prepare, AdaptedImageProcessor):
@@ -263,14 +269,14 @@ def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
 
 
 def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """How texts become tokens, likewise."""
+    """Describe as text how texts become tokens, for a fingerprint."""
     return (
         adapted(model) if isinstance(processor.tokenizer, AdaptedTokenizer) else written(processor.tokenizer)
     )
 
 
 def adapted(model: PreTrainedModel) -> str:
-    """What there is to know of another library's model beside its weights:
+    """Describe another library's model as far as its weights do not.
 
     The library, and the settings in its folder or the commit.
     """
@@ -290,8 +296,8 @@ def adapted(model: PreTrainedModel) -> str:
 
 
 def written(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A tokenizer in writing, without the padding and cutting of its last call, and the length that texts are
-    cut at.
+    """Write a tokenizer as text, for a fingerprint: without the padding and truncation of its last call, with
+    its maximum length.
     """
     if tokenizer.is_fast:
         described = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -304,7 +310,7 @@ def written(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The XXH3-128 of each file that a tokenizer written in Python saves:
+    """Return the XXH3-128 of each file that a tokenizer written in Python saves.
 
     It has no other whole description.
     """

@@ -54,7 +54,7 @@ Rows = Dataset | IterableDataset
 
 
 def read_table(task: "Task", languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
-    """The first `limit` rows of a task, or all; captions in `languages`, or in all there are.
+    """Read the first `limit` rows of a task, or all, with captions in `languages`, or in all there are.
 
     Raises:
         InputError: the data is not there, may not be read, or does not have the form that the task says.
@@ -88,7 +88,7 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
 
 
 def open_split(task: "Task", split: str, streaming: bool = False, columns: list[str] | None = None) -> Rows:
-    """One split and nothing of the others, of a folder or from the Hub;
+    """Open one split of a folder or of the Hub, and nothing of the other splits.
 
     `columns` of it alone, where its files are parquet.
     """
@@ -108,8 +108,8 @@ def open_split(task: "Task", split: str, streaming: bool = False, columns: list[
 
 
 def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
-    """The split's files: `datasets` would prepare all splits, and of a folder written anew show what it kept
-    of it.
+    """List the files of a split, since `datasets` would prepare all splits, and cache them under the folder's
+    name.
 
     Raises:
         InputError: there is no such split, or as `refuse_left_out` and `refuse_repeated_keys`.
@@ -135,7 +135,7 @@ def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
 
 @cache
 def full_revision(dataset: str, revision: str | None) -> str | None:
-    """The revision as the Hub takes it: of a commit, all forty digits."""
+    """Return the revision as the Hub takes it: all forty digits of a commit."""
     if revision is None or len(revision) == 40 or not re.fullmatch("[0-9a-f]{7,39}", revision):
         return revision
     # Of data that was read before the cache knows it, and nothing is asked of the Hub.
@@ -155,7 +155,7 @@ def full_revision(dataset: str, revision: str | None) -> str | None:
 
 
 def commit_of(task: "Task") -> str | None:
-    """The commit that is read now, all forty digits; None of a folder.
+    """Return all forty digits of the current commit; None for a folder.
 
     Raises:
         InputError: the Hub does not say.
@@ -174,7 +174,7 @@ def commit_of(task: "Task") -> str | None:
 
 
 def fetch(task: "Task", name: str) -> Path:
-    """A file of the data set by its name there; downloaded, unless the data set is a folder.
+    """Return the path of a file of the dataset, downloaded where the dataset is on the Hub.
 
     Raises:
         InputError: there is no such file, or it may not be read.
@@ -192,7 +192,7 @@ def fetch(task: "Task", name: str) -> Path:
 
 
 def reading_error(task: "Task", error: Exception, split: str | None = None) -> InputError:
-    """What is wrong with a data set that cannot be read, and what can be done about it."""
+    """Build the error of a dataset that cannot be read, with what can be done about it."""
     if isinstance(error, InputError):
         return error
     # `datasets` raises an error of its own here, without the Hub's as its cause.
@@ -215,7 +215,7 @@ def reading_error(task: "Task", error: Exception, split: str | None = None) -> I
 
 
 def check_columns(task: "Task", features: Features) -> None:
-    """See that the rows have every column that the task names."""
+    """Check that the rows have every column that the task names."""
     for key, named in task.columns.items():
         for column in (
             named.values() if isinstance(named, dict) else named if isinstance(named, list) else [named]
@@ -229,7 +229,7 @@ def check_columns(task: "Task", features: Features) -> None:
 
 
 def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[str]:
-    """The languages to read: those asked for, or the task's.
+    """Return the languages to read: those requested, or the task's.
 
     Raises:
         InputError: there are no captions in one, or the columns hold other things than texts.
@@ -261,7 +261,7 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
 
 
 def with_image(task: "Task", rows: Rows) -> Rows:
-    """The same rows with their pictures, undecoded, in the column `image`, whatever it was called."""
+    """Rename the column of images to `image`, and leave the images undecoded."""
     named, kinds = task.columns.get("image"), rows.features
     found = [named] if named else [column for column, kind in kinds.items() if isinstance(kind, Image)]
     if len(found) != 1:
@@ -278,7 +278,7 @@ def with_image(task: "Task", rows: Rows) -> Rows:
 
 
 def with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
-    """The first rows, of `image` and of numbers of classes in the column `label` or `labels`."""
+    """Read the first rows: `image`, and class numbers in the column `label` or `labels`."""
     (answer,) = task.columns.keys() & {"label", "labels"}
     column = task.columns[answer]
     kind = rows.features[column]
@@ -300,12 +300,12 @@ def with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
 
 
 def places_of_ones(row: dict) -> dict[str, list[int]]:
-    """The classes of a vector with a place for each."""
+    """Return the classes that a vector of ones and zeros marks."""
     return {"labels": [number for number, value in enumerate(row["labels"]) if value]}
 
 
 def names_of_labels(task: "Task", rows: Rows) -> list[str]:
-    """All labels that are texts, in the order of the alphabet, by which they are numbered."""
+    """List all labels that are texts in alphabetical order, by which they are numbered."""
     if isinstance(rows, IterableDataset):
         raise InputError(
             f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out "
@@ -322,7 +322,7 @@ def names_of_labels(task: "Task", rows: Rows) -> list[str]:
 
 
 def middle_frames(task: "Task", rows: Rows) -> Dataset:
-    """Of the frames of each video the middle one, in the order of the rows."""
+    """Select the middle frame of each video, in the order of the rows."""
     if isinstance(rows, IterableDataset):
         raise InputError(
             f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out "
@@ -340,7 +340,7 @@ def middle_frames(task: "Task", rows: Rows) -> Dataset:
 
 
 def captions_of_splits(task: "Task", languages: list[str]) -> dict[str, dict]:
-    """`{language: {id: texts}}` from the languages' own splits, whose images are not fetched."""
+    """Read `{language: {id: texts}}` from the languages' own splits, without their images."""
     id, column = task.columns["id"], task.columns["captions"]
     captions = {}
     for language in languages:
@@ -356,7 +356,7 @@ def captions_by_id(row: dict, captions: dict[str, dict], id: str) -> dict:
 def captions_of_row(
     row: dict, column: str | dict[str, str], keys: dict[str, str | None], lines: bool, joined: bool
 ) -> dict:
-    """A row's texts by language, of the dict in one column, or of a column each.
+    """Return a row's texts by language, from a dictionary in one column or from a column for each language.
 
     Args:
         keys: the dict's or the columns' names; None where each row has keys of its own.
@@ -374,14 +374,14 @@ def captions_of_row(
 
 
 def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:
-    """Rows of `image` and `captions` in these languages."""
+    """Reduce rows to `image` and `captions` in these languages."""
     return with_column(
         rows, captions_of, Features({"captions": {language: List(Value("string")) for language in languages}})
     )
 
 
 def with_column(rows: Rows, function: Callable[[dict], dict], features: Features) -> Rows:
-    """Rows of `image` and the one column that `function` makes of a row;
+    """Reduce rows to `image` and one column that `function` computes from a row.
 
     Images that lie on disk are not read for it.
     """
@@ -396,7 +396,7 @@ def with_column(rows: Rows, function: Callable[[dict], dict], features: Features
 
 
 def first(rows: Rows, limit: int | None) -> Rows:
-    """The first `limit` rows, or all."""
+    """Take the first `limit` rows, or all."""
     if limit is None:
         return rows
     return (

@@ -63,8 +63,8 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
             named = read[kind][0]
             name = str(named.relative_to(folder))
             raise InputError(
-                f"dataset {dataset!r}: {len(left)} of {len(paths)} {kind} would be left out, since the name of "
-                f"{name!r} is taken for that of the split {split_of[str(named)]!r}: rename it"
+                f"dataset {dataset!r}: {len(left)} of {len(paths)} {kind} would be left out, since the name "
+                f"of {name!r} is taken for that of the split {split_of[str(named)]!r}: rename it"
             )
     refuse_other_kinds(dataset, folder, there, read)
 
@@ -133,13 +133,13 @@ def odd_endings(folder: Path, skip: Iterable[str] = ()) -> str | None:
     if ending.lower() in UNREAD:
         remedy = "convert it to PNG or JPEG"
     return (
-        f"{len(odd)} files would be left out, {str(odd[0])!r} first, since `datasets` does not read the ending "
-        f"{ending}: {remedy}"
+        f"{len(odd)} files would be left out, {str(odd[0])!r} first, since `datasets` does not read the "
+        f"ending {ending}: {remedy}"
     )
 
 
 def is_known(ending: str) -> bool:
-    """Whether `datasets` reads files of this ending;
+    """Return whether `datasets` reads files with this extension.
 
     Those of pictures it knows in capitals too, but not in mixed letters.
     """

@@ -20,7 +20,7 @@ from .recipe import InputError
 
 
 def source_of(dataset: str, name: str | None = None) -> dict:
-    """The arguments by which `load_dataset` finds a dataset, in a folder or on the Hub;
+    """Return the arguments by which `load_dataset` finds a dataset, in a folder or on the Hub.
 
     `name` is its configuration.
     """
@@ -30,8 +30,8 @@ def source_of(dataset: str, name: str | None = None) -> dict:
 
 
 def has_metadata(folder: Path) -> bool:
-    """Whether a folder's pictures have their captions in one file beside them, and no card or folder says
-    other splits.
+    """Return whether a folder's images have their captions in one file beside them, and no card or folder
+    names other splits.
     """
     if has_card_of_splits(folder):
         return False
@@ -46,19 +46,20 @@ def has_card_of_splits(folder: Path) -> bool:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """All pictures of a folder and of the folders in it, hidden ones aside, as `datasets` has it."""
+    """Find all images of a folder and its subfolders, without hidden ones, as `datasets` does."""
     return files_below(folder, PICTURES)
 
 
 def paths_of(encoded: Dataset) -> list[str | None]:
-    """The path of each undecoded image, where it has one."""
+    """Return the path of each undecoded image, where it has one."""
     chunks = encoded.with_format("arrow")["image"][:].chunks
     return [path for chunk in chunks for path in chunk.field("path").to_pylist()]
 
 
 def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
-    """The pictures of a folder, and of zips in it, that no row of its metadata names; there are none in
-    datasets of other forms.
+    """Find images of a folder, and of its zips, that no row of its metadata names.
+
+    Datasets of other forms have none.
 
     A picture is looked for in the metadata beside it or above it. Those of metadata of which no row is given
     are another split's.
@@ -78,13 +79,13 @@ def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]
 
 
 def is_named_by_metadata(dataset: str) -> bool:
-    """Whether it is a folder that has metadata anywhere, in a zip too."""
+    """Return whether a dataset is a folder with metadata anywhere, in a zip too."""
     folder = Path(dataset).resolve()
     return folder.is_dir() and not has_card_of_splits(folder) and bool(files_of_pictures(folder)[0])
 
 
 def files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
-    """The folders that have metadata, and all pictures, of a folder and the zips in it;
+    """Find the folders that have metadata, and all images, of a folder and its zips.
 
     What a zip has as `zip://NAME::ZIP`.
     """
@@ -105,7 +106,7 @@ def files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
 
 
 def metadata_of(path: str, metadata: set[str]) -> str | None:
-    """The nearest folder at or above a picture, in its zip or around that, that has metadata;
+    """Find the nearest folder at or above an image, in its zip or around it, that has metadata.
 
     None where there is none.
     """
@@ -120,12 +121,12 @@ def metadata_of(path: str, metadata: set[str]) -> str | None:
 
 
 def parent_of(name: str) -> str:
-    """The folder of a file in a zip, "" for the zip itself."""
+    """Return the folder of a file in a zip, "" for the zip itself."""
     return name.rpartition("/")[0]
 
 
 def normal(path: str) -> str:
-    """A row's path, in a zip or not, without `..` and doubled slashes."""
+    """Normalize a row's path, in a zip or not: no `..`, no doubled slashes."""
     return path if "://" in path else os.path.abspath(path)
 
 

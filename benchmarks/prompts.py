@@ -42,7 +42,7 @@ INSTALL = {
 
 
 def load_templates(which: str | list[str], language: str) -> list[str]:
-    """Sentences in `language` with a slot `{}` for the class name.
+    """Load the prompt templates of a language, each with a slot `{}` for the class name.
 
     Args:
         which: `simple`, `full` or a theme of ours; the sentences themselves, or the only one; `FILE.json`,
@@ -81,8 +81,9 @@ def load_class_names(
     dataset_names: list[str] | None = None,
     subset: str | list[int] | None = None,
 ) -> dict[str, list[str | None]]:
-    """Names by language, name `i` for label `i`; None for a class that the language does not name, whose
-    images are to be left out.
+    """Load class names by language: name `i` for label `i`.
+
+    A class that the language does not name is None, and its images are left out.
 
     Args:
         source: `dataset` (English), `FILE.json` with `{language: [name, ...]}` (null for None) or
@@ -125,18 +126,21 @@ def load_class_names(
 
 
 def named_classes(names: list[str | None]) -> list[int]:
-    """The labels that have a name: only their images can be judged, among these classes."""
+    """Return the labels that have a name: only their images can be classified."""
     return [label for label, name in enumerate(names) if name is not None]
 
 
 def hash_prompts(templates: list[str], names: list[str | None]) -> str:
-    """SHA-256 of the sentences and names in their order, so that a result says what was asked."""
+    """Compute the SHA-256 of prompt templates and class names, in order, so that a result identifies its
+    prompts.
+    """
     return hashlib.sha256(json.dumps([list(templates), list(names)], ensure_ascii=False).encode()).hexdigest()
 
 
 def load_subset(name: str) -> list[int]:
-    """ImageNet-1k's rows of the classes of `imagenet_a` or `imagenet_r`, in the order of their labels, read
-    from an installed package.
+    """Return ImageNet-1k's rows of the classes of `imagenet_a` or `imagenet_r`, in the order of their labels.
+
+    They are read from an installed package.
 
     timm lists them in a text file; clip-benchmark in its source, as WordNet ids.
     """
@@ -162,7 +166,7 @@ def load_subset(name: str) -> list[int]:
 
 
 def split_source(source: str) -> tuple[str, str | None]:
-    """The file or package, and the key behind its colon, if it is such a source;
+    """Split a source into its file or package and the key behind its colon; any other text is returned whole.
 
     Otherwise all of it, as it stands.
     """
@@ -171,7 +175,7 @@ def split_source(source: str) -> tuple[str, str | None]:
 
 
 def read_names(source: str | list, language: str, dataset_names: list[str] | None) -> tuple[list, str]:
-    """Names as they stand, and where."""
+    """Return class names as they are in their source, and the name of the source."""
     if isinstance(source, list):
         return source, "class_names"
     if source == "dataset":
@@ -250,7 +254,7 @@ def _read_by_language(path: Path, key: str | None, language: str) -> tuple[list,
 
 
 def read_lists(path: Path) -> dict:
-    """What a JSON file of names or sentences holds, by language."""
+    """Read a JSON file of class names or prompt templates, by language."""
     content = read_json(path, "file")
     if not isinstance(content, dict):
         raise InputError(f"file {str(path)!r} has to be a mapping {{language: [...]}}")
@@ -258,7 +262,7 @@ def read_lists(path: Path) -> dict:
 
 
 def package_folder(package: str) -> Path:
-    """Where an installed package lies.
+    """Return the folder of an installed package, without importing it.
 
     Asked for by its top-level name, it is not imported, nor is what it imports.
     """
@@ -275,7 +279,7 @@ def pick(table: dict, key: str | None, what: str, origin: str):
 
 
 def pick_language(table: dict, language: str, what: str, origin: str):
-    """The value of the key that is the language; one that may have been meant is asked about."""
+    """Return the value of the key that is the language; the error suggests one that may have been meant."""
     try:
         return table[match_language(language, table)]
     except ValueError as error:
@@ -285,8 +289,9 @@ def pick_language(table: dict, language: str, what: str, origin: str):
 
 
 def check_templates(templates: list[str], origin: str, *, of_file: bool = False) -> list[str]:
-    """The sentences, each with one slot `{}` and no other braces; a file may write it as clip-benchmark does,
-    `{c}`.
+    """Return the prompt templates, each with one slot `{}` and no other braces.
+
+    In a file the slot may be `{c}`, as clip-benchmark writes it.
 
     Raises:
         InputError: there is none, or one is of another form.
@@ -307,7 +312,7 @@ def check_templates(templates: list[str], origin: str, *, of_file: bool = False)
 def check_names(
     names: list, n_classes: int | None, origin: str, dataset_names: list[str] | None
 ) -> list[str | None]:
-    """Names without spaces around them, one for every class.
+    """Return names without surrounding spaces, one for every class.
 
     Equal names are warned of: no text tells such classes apart.
     """
@@ -344,10 +349,10 @@ def check_names(
 
 
 def is_name(name: object) -> bool:
-    """Whether it is a text that is not blank, or None, for a class that is left out."""
+    """Return whether a name is a text that is not blank, or None for a class that is left out."""
     return name is None or isinstance(name, str) and not is_blank(name)
 
 
 def some(items: list[str], most: int = 10) -> str:
-    """The first of them, and how many more."""
+    """Format the first of some values, and how many more there are."""
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -74,7 +74,7 @@ def parse(*argument_types: type, arguments: list[str] | None = None) -> tuple:
 
 
 def fill(argument_type: type, values: dict):
-    """An instance of a dataclass from those of the values that are its fields."""
+    """Build a dataclass from those of the values that are its fields."""
     names = [field.name for field in dataclasses.fields(argument_type) if field.init]
     try:
         return argument_type(**{name: values[name] for name in names})
@@ -148,12 +148,12 @@ def check_written(key: str, value: object, argument_types: tuple[type, ...], pat
 
 
 def takes_boolean(hint: object) -> bool:
-    """Whether a type is a boolean, or one of several types that is."""
+    """Return whether a type is a boolean, or one of several types that is."""
     return hint is bool or any(map(takes_boolean, typing.get_args(hint)))
 
 
 def known_names(argument_types: tuple[type, ...]) -> dict[str, bool]:
-    """The fields that flags and recipes may give, and whether they take a list."""
+    """Return the fields that flags and recipes may give, and whether each takes a list."""
     known = {}
     for argument_type in argument_types:
         hints = typing.get_type_hints(argument_type)
@@ -164,18 +164,18 @@ def known_names(argument_types: tuple[type, ...]) -> dict[str, bool]:
 
 
 def takes_list(hint: object) -> bool:
-    """Whether a type is a list, or one of several types that is."""
+    """Return whether a type is a list, or one of several types that is."""
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else [hint]
     return any(kind is list or typing.get_origin(kind) is list for kind in kinds)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str | None:
-    """The known name that is spelled most nearly like `name`, if one is near."""
+    """Return the known name that is spelled most nearly like `name`, if one is near."""
     return next(iter(difflib.get_close_matches(str(name).replace("-", "_"), known, 1)), None)
 
 
 def read_yaml(path: Path, what: str) -> object:
-    """What a YAML file holds.
+    """Read a YAML file.
 
     Args:
         what: the file's part, for messages: `recipe`, `task`.
@@ -220,7 +220,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 def read_text(path: Path, what: str) -> str:
-    """What a text file holds; one in another encoding, as Excel writes it, is an `InputError`."""
+    """Read a text file in UTF-8; one in another encoding, as Excel writes it, is an `InputError`."""
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:

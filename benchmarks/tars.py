@@ -49,7 +49,7 @@ Sample = dict[str, object]
 
 
 def of_tars(builder: DatasetBuilder) -> "PictureTars | None":
-    """What reads the tars that a builder has found; None where it has found other files."""
+    """Return the reader of the tars that a builder has found; None where it has found other files."""
     if not isinstance(builder, WebDataset):
         return None
     return PictureTars(
@@ -94,7 +94,7 @@ class PictureTars(WebDataset):
 
 
 def samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[Sample]:
-    """The samples of one tar, as their names say.
+    """Read the samples of one tar, as their names define them.
 
     Raises:
         InputError: a file cannot be read, or files of a sample have names that mean the same.
@@ -158,7 +158,7 @@ def split_sample(sample: Sample) -> list[Sample]:
 
 
 def part_of(sample: Sample, fields: list[str], stem: str) -> Sample:
-    """A sample of some fields, in small letters, without the `stem` that is a part of its key."""
+    """Return some fields of a sample, in lower case, without the `stem` that is a part of its key."""
     part: Sample = {}
     for name in fields:
         short = (name.rpartition(".")[2] if stem_of(name) == stem else name).lower()
@@ -189,8 +189,9 @@ def pictures_of(sample: Sample) -> list[str]:
 
 
 def learn_features(samples: Iterable[Sample]) -> Features:
-    """The columns that samples have together. Their pictures are one column, named by the first one's ending,
-    unless a sample has two.
+    """Return the columns that samples have together.
+
+    Their images are one column, named by the first one's file extension, unless a sample has two.
 
     Raises:
         InputError: there is none, or the files of one do not stand together.
@@ -213,7 +214,7 @@ def learn_features(samples: Iterable[Sample]) -> Features:
 
 
 def kind_of(content: object) -> object:
-    """The type of a value in Arrow; of a dict one for each key."""
+    """Return the Arrow type of a value; for a dictionary one for each key."""
     if isinstance(content, dict):
         return {key: kind_of(value) for key, value in content.items()}
     try:
@@ -223,7 +224,7 @@ def kind_of(content: object) -> object:
 
 
 def merge(one: object, other: object) -> object:
-    """The type of values of both types."""
+    """Return the type that holds values of both types."""
     if isinstance(one, dict) and isinstance(other, dict):
         both = {key: merge(one[key], other[key]) for key in one if key in other}
         together = one | other | both
@@ -242,7 +243,7 @@ def merge(one: object, other: object) -> object:
 
 
 def to_feature(kind: object):
-    """The type as `datasets` has it; a dict that no sample has a key of is none."""
+    """Return the type as `datasets` has it; a dictionary of which no sample has a key becomes null."""
     if kind is AS_JSON:
         return Json()
     if isinstance(kind, dict):
@@ -252,7 +253,7 @@ def to_feature(kind: object):
 
 
 def to_row(sample: Sample, features: Features) -> dict:
-    """A row with all columns.
+    """Return a row with all columns.
 
     Raises:
         InputError: the sample has a second picture, or a caption or a language, that those which told the
@@ -275,7 +276,7 @@ def to_row(sample: Sample, features: Features) -> dict:
 
 
 def missed_texts(sample: Sample, features: Features) -> list[str]:
-    """Names of captions, and of their languages, that have no place in the columns."""
+    """List names of captions, and of their languages, that have no place in the columns."""
     missed = []
     for name in ("json", *TEXT_COLUMNS):
         content, feature = sample.get(name), features.get(name)
@@ -290,8 +291,8 @@ def missed_texts(sample: Sample, features: Features) -> list[str]:
 
 
 def name_pictures(rows: Dataset | IterableDataset, column: str | None) -> Dataset | IterableDataset:
-    """Rows of tars with their pictures in the column that a task names by an ending, though the first of them
-    may have another.
+    """Rename the column of images of tars to the file extension that a task names, which may differ from the
+    first image's.
     """
     pictures = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
     if column is None or column in rows.features or len(pictures) != 1 or not is_picture(column):

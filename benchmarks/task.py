@@ -97,7 +97,7 @@ class Task:
 
     @property
     def to_prepare(self) -> str | None:
-        """What users must do first, if they have not: make the folder that the task reads."""
+        """Return what users must do before the folder that the task reads exists; None where it does."""
         if self.preparation is None or Path(self.dataset).is_dir():
             return None
         return f"dataset {self.dataset!r} does not exist. {' '.join(self.preparation.split())}"
@@ -105,8 +105,7 @@ class Task:
     def rows(
         self, languages: list[str] | None = None, limit: int | None = None, streaming: bool = False
     ) -> Dataset | IterableDataset:
-        """The images with their captions or labels, in the form that `layouts` describes, however the data
-        set has them.
+        """Read the images with their captions or labels, in the form that `layouts` describes.
 
         Args:
             languages: of the captions; all by default. A classification's rows have none.
@@ -128,13 +127,16 @@ class Task:
         return rows
 
     def fetch(self, name: str) -> Path:
-        """Return the path of a file of the dataset, such as `classnames.txt`, downloaded where it is on the Hub."""
+        """Return the path of a file of the dataset, such as `classnames.txt`, downloaded where it is on the
+        Hub.
+        """
         return layouts.fetch(self, name)
 
     def own_class_names(self, rows: Dataset | IterableDataset) -> list[str] | None:
-        """The names that the data set itself gives its classes: those of the column of labels, or of
-        `classnames.txt` beside tars, if
-        `class_names` says `dataset`; None if it has none. They are English, as a rule.
+        """Return the class names of the dataset itself, mostly English; None where it has none.
+
+        They are those of the column of labels, or of `classnames.txt` beside tars, if `class_names` says
+        `dataset`.
         """
         (answer,) = rows.features.keys() & {"label", "labels"}
         kind = rows.features[answer].feature if answer == "labels" else rows.features[answer]
@@ -145,11 +147,11 @@ class Task:
         return None
 
     def commit(self) -> str | None:
-        """The full hash of the commit on the Hub that `rows` reads; None of a folder."""
+        """Return the full hash of the Hub commit that `rows` reads; None for a folder."""
         return layouts.commit_of(self)
 
     def warn_of_other_counts(self, rows: Dataset) -> None:
-        """Numbers measured on other images or texts than the task's are not comparable."""
+        """Warn where the images or texts are not as many as the task's: their numbers are not comparable."""
         found = {"images": (len(rows), self.n_images)}
         if self.kind == "retrieval":
             captions = rows.with_format("arrow")["captions"][:]
@@ -194,9 +196,7 @@ def load_task(name_or_path: str) -> Task:
 
 
 def all_task_names(suite: str | None = None) -> list[str]:
-    """Names of the tasks that come with the package, or of those in one of the lists they are in, such as
-    `icinw`.
-    """
+    """List the tasks that come with the package, or those of a list such as `icinw`."""
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     return [name for name in names if suite in load_task(name).suites] if suite else names
 

@@ -47,7 +47,7 @@ def check_known(key: str, known: list[str], where: str) -> None:
 
 
 def check_values(task: "Task") -> None:
-    """See that the values are of the right types, known ones, and go together."""
+    """Check that the values are of the right types, known, and consistent with one another."""
     for key, hint in typing.get_type_hints(type(task)).items():
         types = [
             typing.get_origin(kind) or kind
@@ -85,7 +85,7 @@ def check_values(task: "Task") -> None:
 
 
 def check_spoken(task: "Task", captions: str | dict[str, str] | None) -> None:
-    """Languages are known before the rows are, and have a column each, where columns are by language."""
+    """Check that languages are known before the rows are, with a column each where columns are languages."""
     if not task.languages:
         raise InputError(
             f"task {task.file!r} lacks languages: list those of its captions, as in `languages: [en, de]`"
@@ -101,7 +101,7 @@ def check_spoken(task: "Task", captions: str | dict[str, str] | None) -> None:
 
 
 def check_prompts(task: "Task") -> None:
-    """Classes have names, and the sentences, where the task writes its own, a place for them."""
+    """Check that classes have names, and that the task's own prompt templates have a slot for them."""
     if task.class_names is None:
         raise InputError(
             f"task {task.file!r} lacks class_names: `dataset` where the label names its classes, a JSON file "
@@ -115,7 +115,7 @@ def check_prompts(task: "Task") -> None:
 
 
 def check_table(task: "Task") -> None:
-    """A table names the column of its captions or labels, and the others that its layout needs;
+    """Check that a table names the column of its captions or labels, and the others that its layout needs.
 
     And the files of its split, or none.
     """
@@ -149,7 +149,7 @@ def check_table(task: "Task") -> None:
 
 
 def check_columns(task: "Task") -> None:
-    """The keys are known, and the values name columns."""
+    """Check that the keys are known and the values name columns."""
     in_several = (
         {} if task.layout == "split_per_language" else IN_SEVERAL
     )  # there each language has the same columns
@@ -162,7 +162,7 @@ def check_columns(task: "Task") -> None:
 
 
 def check_files(task: "Task") -> None:
-    """Files of captions and images are named, each."""
+    """Check that files of captions and of images are named."""
     if (
         task.kind != "retrieval"
         or not task.languages
