@@ -1,15 +1,15 @@
-"""How data sets lie on the Hub or in a folder, and how each of these layouts becomes rows of one form.
+"""Read each layout that datasets have on the Hub or in a folder into rows of one form.
 
-Rows of retrieval are an `image` and its `captions`, `{language: [text, ...]}`; those of classification an
-`image` and its `label`, the number of its class, or `labels`, the numbers of several. Every image comes once,
-in the order of the files.
+A row of retrieval is `{"image": …, "captions": {"en": ["a dog", "one dog"]}}`; one of classification has an
+`image` and its class number `label`, or several, `labels`. Every image comes once, in the order of the files.
 
-| layout | an image's captions or label are in | |---|---| | `table` | its row: `captions` is a dict by
-language, or each language has a column; `label` a number or a text; `labels` a list | | `webdataset` | its
-row of a tar: `txt` has a caption in each line; `cls` is a number; `npy` has a 1 at each class it is of | |
-`split_per_language` | the split named as the language, in the row of its `id`; the images are repeated in
-each, and read from one | | `frames` | rows that are frames of videos: the middle one stands for its video | |
-`chinese_clip`, `caption_lines`, `coco_json` | files of their own: see `caption_files` |
+| layout | where an image's captions or label are |
+|---|---|
+| `table` | in its row: `captions` is a dict by language, or a column a language; `label` a number or text |
+| `webdataset` | in its sample of a tar: `txt` has a caption a line; `cls` a number; `npy` ones at its classes |
+| `split_per_language` | in the split called like the language, in the row of its `id`; all repeat the images |
+| `frames` | in rows that are frames of videos: the middle one stands for its video |
+| `chinese_clip`, `caption_lines`, `coco_json` | in files of their own: see `caption_files` |
 """
 
 import os
