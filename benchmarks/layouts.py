@@ -6,8 +6,8 @@ A row of retrieval is `{"image": …, "captions": {"en": ["a dog", "one dog"]}}`
 | layout | where an image's captions or label are |
 |---|---|
 | `table` | in its row: `captions` is a dict by language, or a column a language; `label` a number or text |
-| `webdataset` | in its sample of a tar: `txt` has a caption a line; `cls` a number; `npy` ones at its classes |
-| `split_per_language` | in the split called like the language, in the row of its `id`; all repeat the images |
+| `webdataset` | in its sample of a tar: `txt` has a caption a line; `cls` a number; `npy` ones at classes |
+| `split_per_language` | in the split called like the language, in the row of its `id`; all have the images |
 | `frames` | in rows that are frames of videos: the middle one stands for its video |
 | `chinese_clip`, `caption_lines`, `coco_json` | in files of their own: see `caption_files` |
 """
