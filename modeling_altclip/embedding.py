@@ -1,4 +1,7 @@
-"""Texts and images to vectors, for any model with `get_text_features` and `get_image_features`: AltCLIP, CLIP, SigLIP."""
+"""Embed texts and images with any model that has `get_text_features` and `get_image_features`.
+
+AltCLIP, CLIP and SigLIP are such models.
+"""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -23,16 +26,17 @@ from .threads_altclip import lock_of_threads
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# Of an iterator this many batches are looked at together: enough to sort texts by length, little enough to hold.
+# Batches of an iterator that are held at once: enough to sort texts by length, and little enough to hold.
 WINDOW = 64
 
-# Of each model that embeds just now, by its id: how many threads it embeds for, and its modules' modes before.
-IN_EVAL_MODE: dict[int, tuple[int, list[tuple[torch.nn.Module, bool]]]] = {}
-SWITCHING_MODES = lock_of_threads()
+# For each model that is embedding now, by its id: the number of threads that embed with it, and the mode
+# that each of its modules had before.
+_IN_EVAL_MODE: dict[int, tuple[int, list[tuple[torch.nn.Module, bool]]]] = {}
+_SWITCHING_MODES = lock_of_threads()
 
 
 class SkippedImage(NamedTuple):
-    """An image that cannot be read: its index in what was given, its name (in a list the index), and why."""
+    """An image that cannot be read: its index in the input, its name (in a list the index), and why."""
 
     index: int
     name: int | str
@@ -40,14 +44,14 @@ class SkippedImage(NamedTuple):
 
 
 class ImageEmbeddings(NamedTuple):
-    """What `embed_images` gives with names: vectors `(images, projection_dim)`, names, and what was skipped."""
+    """Embeddings `(images, projection_dim)` with the names of the images, and the images that were skipped."""
 
     embeddings: torch.Tensor | np.ndarray
     names: list[int] | list[str]
     skipped: list[SkippedImage]
 
 
-def embed_texts(
+def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
     model: PreTrainedModel,
     processor: ProcessorMixin,
     texts: Iterable[str],
@@ -58,27 +62,29 @@ def embed_texts(
     normalize_embeddings: bool = True,
     accelerator: "Accelerator | None" = None,
 ) -> torch.Tensor | np.ndarray:
-    """Embed `texts`, cut at the model's text length. Equal texts are encoded once, texts of like length together.
+    """Embed `texts`, truncated at the model's text length.
 
-    Threads may share the model and the processor.
+    Equal texts are encoded once, and texts of similar length share a batch. Threads may share the model and
+    the processor.
 
     Args:
         texts: a list, or any iterable, of which 64 batches are held at a time.
-        normalize_embeddings: to unit length; otherwise as the projection gives them.
-        accelerator: with several processes, each encodes its share and gets all vectors; all have to call with the same texts.
+        normalize_embeddings: scale embeddings to unit length; otherwise they are the projection's outputs.
+        accelerator: with several processes, each encodes its share and gets all embeddings; all have to call
+            with the same texts.
 
     Returns:
-        Vectors in the order given, float32 on the CPU, shape `(len(texts), projection_dim)`.
+        Embeddings in the order of the input, float32 on the CPU, shape `(len(texts), projection_dim)`.
 
     Raises:
-        ValueError: a text is not a string, or has no token or one that the model does not know; the message gives its index. Or there
-            is none.
+        ValueError: there is no text; or one is not a string, has no token, or has a token that the model does
+            not know. The message gives its index.
     """
 
     def forward(**inputs) -> torch.Tensor:
         return model.get_text_features(**inputs).pooler_output
 
-    vectors = encode_texts(
+    embeddings = encode_texts(
         model,
         processor.tokenizer,
         texts,
@@ -87,11 +93,12 @@ def embed_texts(
         show_progress=show_progress,
         accelerator=accelerator,
     )
-    vectors = normalize(vectors, dim=-1) if normalize_embeddings else vectors
-    return vectors.numpy() if convert_to_numpy else vectors
+    if normalize_embeddings:
+        embeddings = normalize(embeddings, dim=-1)
+    return embeddings.numpy() if convert_to_numpy else embeddings
 
 
-def embed_images(
+def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
     model: PreTrainedModel,
     processor: ProcessorMixin,
     images: Iterable | str | Path,
@@ -104,20 +111,22 @@ def embed_images(
     return_names: bool = False,
     errors: str | None = None,
 ) -> torch.Tensor | np.ndarray | ImageEmbeddings:
-    """Embed `images`: whatever `AltCLIPProcessor` reads, batch by batch, on the image processor's background.
+    """Embed `images`, which may be anything that `AltCLIPProcessor` reads, batch by batch.
+
+    Transparent images are composited on the image processor's background.
 
     Args:
         images: a list, a `datasets` column or any iterable; or a folder or a glob such as `photos/**/*.jpg`,
-            whose pictures are taken in the order of their names (see `find_images`).
-        normalize_embeddings: as for `embed_texts`.
-        accelerator: as for `embed_texts`.
-        return_names: give an `ImageEmbeddings`: vectors, and the files' names below the folder, or indices.
-        errors: what becomes of an image that cannot be read. "raise" refuses it; "skip" leaves it out, and
-            lists it in the `ImageEmbeddings` that it gives. By default it is refused in a list, and in a folder
-            skipped with a warning.
+            whose images are taken in the order of their names (see `find_images`).
+        normalize_embeddings, accelerator: as for `embed_texts`.
+        return_names: return an `ImageEmbeddings`: embeddings, and file names below the folder, or indices.
+        errors: "raise" refuses an image that cannot be read; "skip" leaves it out, and returns an
+            `ImageEmbeddings` that lists it. By default it is refused in a list, and skipped with a warning in
+            a folder.
 
     Returns:
-        Vectors in the order given, float32 on the CPU, `(images, projection_dim)`, or an `ImageEmbeddings`.
+        Embeddings in the order of the input, float32 on the CPU, `(images, projection_dim)`, or an
+        `ImageEmbeddings`.
 
     Raises:
         ValueError: there is no image, or one cannot be read, or none can; the message gives index or name.
@@ -125,59 +134,94 @@ def embed_images(
     if errors not in (None, "raise", "skip"):
         raise ValueError(f"errors is {errors!r}: choose 'raise' or 'skip'")
     files = list(find_images(images).items()) if isinstance(images, str | Path) else None
-    reasons = None if errors == "raise" or (errors is None and files is None) else {}
-    background = background_of(processor.image_processor)
-
-    def encode(batch: list[tuple]) -> torch.Tensor:
-        names, batch = zip(*batch)
-        needed = needed_scaling(processor.image_processor, batch, names)
-        batch = read_images(batch, names, background=background, skipped=reasons)
-        inputs = processor.image_processor(images=batch, return_tensors="pt", **needed)
-        return model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output
+    refuses = errors == "raise" or (errors is None and files is None)
+    reasons = None if refuses else {}  # {name: reason} of skipped images
+    encode = _image_encoder(model, processor.image_processor, reasons)
 
     n_processes = 1 if accelerator is None else accelerator.num_processes
     names, windows = [], []
-    with encoding(model, "images", images if files is None else files, show_progress) as bar:
-        items = one_by_one(images) if files is None else files
-        for start, window in in_windows(items, batch_size * n_processes, "images"):
-            named = list(enumerate(window, start)) if files is None else window
-            names += [name for name, _ in named]
-            windows.append(encode_shared(named, encode, batch_size, accelerator, bar))
-    vectors = torch.cat(windows)
-    vectors = normalize(vectors, dim=-1) if normalize_embeddings else vectors
-    embedded = leave_out(vectors, names, gather_reasons(reasons or {}, n_processes))
+    with _encoding(model, "images", images if files is None else files, show_progress) as bar:
+        for window in _named_windows(images, files, batch_size * n_processes):
+            names += [name for name, _ in window]
+            windows.append(_encode_shared(window, encode, batch_size, accelerator, bar))
+    embeddings = torch.cat(windows)
+
+    if normalize_embeddings:
+        embeddings = normalize(embeddings, dim=-1)
+    embedded = _leave_out(embeddings, names, _gather_reasons(reasons or {}, n_processes))
     if embedded.skipped and errors is None:
-        warnings.warn(f"{summary_of(embedded.skipped, len(names))}. errors='skip' lists them", stacklevel=2)
+        warnings.warn(f"{_summary_of(embedded.skipped, len(names))}. errors='skip' lists them", stacklevel=2)
     if convert_to_numpy:
         embedded = embedded._replace(embeddings=embedded.embeddings.numpy())
     return embedded if return_names or errors == "skip" else embedded.embeddings
 
 
-def leave_out(vectors: torch.Tensor, names: list, reasons: dict[int | str, str]) -> ImageEmbeddings:
-    """The vectors `(images, dim)` without those that stand for images which cannot be read, and the reasons.
+def _image_encoder(
+    model: PreTrainedModel, image_processor: Callable, reasons: dict[int | str, str] | None
+) -> Callable[[list[tuple]], torch.Tensor]:
+    """Return a function that encodes a batch of `(name, image)` to embeddings `(batch, projection_dim)`.
+
+    Args:
+        reasons: gets `{name: reason}` of images that cannot be read; None refuses them.
+    """
+    background = background_of(image_processor)
+
+    def encode(batch: list[tuple]) -> torch.Tensor:
+        names, images = zip(*batch)
+        needed = needed_scaling(image_processor, images, names)
+        images = read_images(images, names, background=background, skipped=reasons)
+        inputs = image_processor(images=images, return_tensors="pt", **needed)
+        return model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output
+
+    return encode
+
+
+def _named_windows(
+    images: Iterable, files: list[tuple[str, str]] | None, size: int
+) -> Iterator[list[tuple[int | str, object]]]:
+    """Yield windows of `(name, image)`: the file's name and path, or the index and the image."""
+    if files is not None:
+        for _, window in _in_windows(files, size, "images"):
+            yield window
+    else:
+        for start, window in _in_windows(_one_by_one(images), size, "images"):
+            yield list(enumerate(window, start))
+
+
+def _leave_out(embeddings: torch.Tensor, names: list, reasons: dict[int | str, str]) -> ImageEmbeddings:
+    """Drop the embeddings of images that cannot be read, and list these images with their reasons.
+
+    Args:
+        embeddings: of all images `(images, dim)`; a skipped image has that of a placeholder.
 
     Raises:
         ValueError: no image can be read.
     """
     if not reasons:
-        return ImageEmbeddings(vectors, names, [])
-    unread = [(index, name) for index, name in enumerate(names) if name in reasons]
-    skipped = [SkippedImage(index, name, reasons[name]) for index, name in unread]
-    if len(skipped) == len(names):
-        raise ValueError(summary_of(skipped, len(names)))
-    is_kept = [name not in reasons for name in names]
-    kept_names = [name for name, kept in zip(names, is_kept) if kept]
-    return ImageEmbeddings(vectors[torch.tensor(is_kept)], kept_names, skipped)
+        return ImageEmbeddings(embeddings, names, [])
+
+    skipped = []
+    kept_names = []
+    for index, name in enumerate(names):
+        if name in reasons:
+            skipped.append(SkippedImage(index, name, reasons[name]))
+        else:
+            kept_names.append(name)
+    if not kept_names:
+        raise ValueError(_summary_of(skipped, len(names)))
+
+    is_kept = torch.tensor([name not in reasons for name in names])
+    return ImageEmbeddings(embeddings[is_kept], kept_names, skipped)
 
 
-def summary_of(skipped: list[SkippedImage], n_images: int) -> str:
-    """How many images were skipped, and why the first of them was."""
+def _summary_of(skipped: list[SkippedImage], n_images: int) -> str:
+    """Say how many images were skipped, and why the first of them was."""
     first = skipped[0]
     return f"{len(skipped)} of {n_images} images cannot be read, images[{first.name!r}] first: {first.reason}"
 
 
-def gather_reasons(reasons: dict[int | str, str], n_processes: int) -> dict[int | str, str]:
-    """Those of all processes, each of which has read its share."""
+def _gather_reasons(reasons: dict[int | str, str], n_processes: int) -> dict[int | str, str]:
+    """Collect the reasons of all processes, each of which has read its own share of the images."""
     if n_processes == 1:
         return reasons
     from accelerate.utils import gather_object
@@ -185,8 +229,11 @@ def gather_reasons(reasons: dict[int | str, str], n_processes: int) -> dict[int 
     return dict(gather_object(list(reasons.items())))
 
 
-def one_by_one(images: Iterable) -> Iterable:
-    """The items; where a sequence such as a column of `datasets` cannot decode one, its error."""
+def _one_by_one(images: Iterable) -> Iterable:
+    """Return the images, with the error in place of one that a sequence cannot decode.
+
+    A column of `datasets` decodes an image when it is indexed. An iteration would end with the first error.
+    """
     if isinstance(images, list | tuple) or not isinstance(images, Sequence):
         return images
 
@@ -211,85 +258,105 @@ def encode_texts(
     accelerator: "Accelerator | None" = None,
     **tokenizer_kwargs,
 ) -> torch.Tensor:
-    """Vectors `(len(texts), dim)`, float32 on the CPU, of any `forward(input_ids=..., attention_mask=...) -> (batch, dim)`.
+    """Encode texts with any `forward(input_ids=..., attention_mask=...) -> (batch, dim)`.
 
-    `model` is the one that `forward` runs: it is in eval mode meanwhile. `tokenizer_kwargs` override how texts are padded and
-    cut. See `embed_texts` for the rest.
+    Args:
+        model: the model that `forward` runs; it is in eval mode meanwhile.
+        tokenizer_kwargs: override how texts are padded and truncated.
+
+    Returns:
+        Embeddings `(len(texts), dim)`, float32 on the CPU. See `embed_texts` for the rest.
     """
     options = text_options(tokenizer, model) | tokenizer_kwargs
-
-    n_tokens, n_ids = readable_tokens(model), vocabulary_size(model)
+    n_tokens = readable_tokens(model)
+    n_ids = vocabulary_size(model)
 
     def encode(batch: list[str], index_of: dict[str, int]) -> torch.Tensor:
         inputs = tokenize(tokenizer, batch, return_tensors="pt", **options)
-        check_tokens(inputs, [f"texts[{index_of[text]}]" for text in batch], n_tokens, n_ids)
+        names = [f"texts[{index_of[text]}]" for text in batch]
+        check_tokens(inputs, names, n_tokens, n_ids)
         return forward(**inputs.to(model.device))
 
     windows = []
-    with encoding(model, "texts", texts, show_progress) as bar:
-        for start, window in in_windows(texts, batch_size * WINDOW, "texts"):
+    with _encoding(model, "texts", texts, show_progress) as bar:
+        for start, window in _in_windows(texts, batch_size * WINDOW, "texts"):
             check_texts(window, "texts", start)
-            index_of = {
-                text: index for index, text in reversed(list(enumerate(window, start)))
-            }  # the first of equal ones
+
+            # Deduplicate, and sort by length: texts of one batch need little padding (length bucketing).
+            # window ["a dog", "cat", "a dog"] -> distinct ["cat", "a dog"] -> rows [1, 0, 1]
+            index_of = _first_indices(window, start)
             distinct = sorted(index_of, key=lambda text: (len(text), text))
             row_of = {text: row for row, text in enumerate(distinct)}
-            vectors = encode_shared(
-                distinct, partial(encode, index_of=index_of), batch_size, accelerator, bar
-            )
-            windows.append(vectors[torch.tensor([row_of[text] for text in window])])
+            rows = torch.tensor([row_of[text] for text in window])
+
+            encode_batch = partial(encode, index_of=index_of)
+            embeddings = _encode_shared(distinct, encode_batch, batch_size, accelerator, bar)
+            windows.append(embeddings[rows])
             bar.update(len(window) - len(distinct))
     return torch.cat(windows)
 
 
+def _first_indices(texts: list[str], start: int) -> dict[str, int]:
+    """Map each text to the index of its first occurrence, where `texts[0]` has the index `start`."""
+    index_of = {}
+    for index, text in enumerate(texts, start):
+        index_of.setdefault(text, index)
+    return index_of
+
+
 def mean_of_prompts(vectors: torch.Tensor, n_labels: int) -> torch.Tensor:
-    """One unit vector a label `(labels, dim)`: the mean of its prompts' unit vectors, normalised again (CLIP 3.1.4).
+    """Average the normalised embeddings of each label's prompts and normalise the mean (CLIP, section 3.1.4).
 
     Args:
-        vectors: of all prompts `(labels x prompts, dim)`, a label's one after the other.
+        vectors: embeddings of all prompts `(labels x prompts, dim)`, grouped by label.
+
+    Returns:
+        One unit embedding for each label `(labels, dim)`.
     """
-    return normalize(normalize(vectors, dim=-1).view(n_labels, -1, vectors.shape[-1]).mean(dim=1), dim=-1)
+    by_label = normalize(vectors, dim=-1).view(n_labels, -1, vectors.shape[-1])
+    return normalize(by_label.mean(dim=1), dim=-1)
 
 
 @contextmanager
-def encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress: bool) -> Iterator[tqdm]:
-    """The state in which vectors are made: eval mode, no gradients, a progress bar. Each module's mode is put back afterwards.
+def _encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress: bool) -> Iterator[tqdm]:
+    """Enter eval mode without gradients, with a progress bar; restore each module's mode afterwards.
 
     Raises:
         ValueError: `items` is one item, not several.
     """
-    is_array = isinstance(items, np.ndarray | torch.Tensor) and items.ndim < 4
-    if isinstance(items, str | Image.Image) or (is_array and unit == "images"):
+    is_single_array = isinstance(items, np.ndarray | torch.Tensor) and items.ndim < 4
+    if isinstance(items, str | Image.Image) or (is_single_array and unit == "images"):
         raise ValueError(f"{unit} is a single {type(items).__name__}: put it into a list")
     total = len(items) if isinstance(items, Sized) else None
     progress = tqdm(total=total, desc=f"Embedding {unit}", unit=unit[:-1], disable=not show_progress)
-    with eval_mode(model), torch.inference_mode(), progress as bar:
+    with _eval_mode(model), torch.inference_mode(), progress as bar:
         yield bar
 
 
 @contextmanager
-def eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Keep `model` in eval mode as long as any thread is in here; the last one out puts each module's own mode back."""
-    with SWITCHING_MODES:
-        n_threads, modes = IN_EVAL_MODE.get(id(model), (0, []))
+def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Keep `model` in eval mode while any thread is in here; the last one restores each module's mode."""
+    with _SWITCHING_MODES:
+        n_threads, modes = _IN_EVAL_MODE.get(id(model), (0, []))
         if n_threads == 0:
             modes = [(module, module.training) for module in model.modules()]
             model.eval()
-        IN_EVAL_MODE[id(model)] = n_threads + 1, modes
+        _IN_EVAL_MODE[id(model)] = n_threads + 1, modes
     try:
         yield
     finally:
-        with SWITCHING_MODES:
-            n_threads, modes = IN_EVAL_MODE.pop(id(model))
+        with _SWITCHING_MODES:
+            n_threads, modes = _IN_EVAL_MODE.pop(id(model))
             if n_threads > 1:
-                IN_EVAL_MODE[id(model)] = n_threads - 1, modes
+                _IN_EVAL_MODE[id(model)] = n_threads - 1, modes
             else:
+                # Not `model.train()`: a frozen tower may have been in eval mode beside one that trains.
                 for module, training in modes:
                     module.training = training
 
 
-def in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, list]]:
-    """`(index of the first, items)` of the whole list, or of `size` items of an iterable at a time.
+def _in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, list]]:
+    """Yield `(index of the first item, items)`: a list as a whole, an iterable `size` items at a time.
 
     Raises:
         ValueError: there is no item.
@@ -297,7 +364,9 @@ def in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, lis
     if isinstance(items, list | tuple) and items:
         yield 0, list(items)
         return
-    iterator, start = iter(items), 0
+
+    iterator = iter(items)
+    start = 0
     while window := list(islice(iterator, size)):
         yield start, window
         start += len(window)
@@ -305,28 +374,40 @@ def in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, lis
         raise ValueError(f"there are no {name} to embed: the list is empty")
 
 
-def encode_shared(
+def _encode_shared(
     items: list,
     encode: Callable[[list], torch.Tensor],
     batch_size: int,
     accelerator: "Accelerator | None",
     bar: tqdm,
 ) -> torch.Tensor:
-    """Encode in batches. Of several processes each takes every n-th item, and all get the vectors of all, in order."""
-    rank, n_processes = (
-        (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    )
+    """Encode items in batches, shared between processes; each returns the embeddings of all, in order."""
+    rank = 0
+    n_processes = 1
+    if accelerator is not None:
+        rank = accelerator.process_index
+        n_processes = accelerator.num_processes
+
+    # Each process takes every n-th item. Gathering needs equal shares: a short one gets the last item too.
+    # 5 items, 2 processes -> shares [0 2 4] and [1 3 4]
     n_rows = ceil(len(items) / n_processes)
-    share = (items[rank::n_processes] + items[-1:])[:n_rows]  # gathering takes equal shares
-    vectors = []
+    share = (items[rank::n_processes] + items[-1:])[:n_rows]
+
+    batches = []
     for start in range(0, n_rows, batch_size):
-        vectors.append(encode(share[start : start + batch_size]).float().cpu())
-        bar.update(min(n_processes * batch_size, len(items) - n_processes * start))
-    vectors = torch.cat(vectors)
+        batch = share[start : start + batch_size]
+        batches.append(encode(batch).float().cpu())
+        n_left = len(items) - n_processes * start
+        bar.update(min(n_processes * batch_size, n_left))
+    embeddings = torch.cat(batches)
     if n_processes == 1:
-        return vectors
-    gathered = accelerator.gather(vectors.to(accelerator.device)).cpu()
-    return gathered.view(n_processes, n_rows, -1).transpose(0, 1).flatten(0, 1)[: len(items)]
+        return embeddings
+
+    # Restore the order of the items:
+    # [0 2 4 1 3 4] -> by process [[0 2 4], [1 3 4]] -> transposed [0 1 2 3 4 4] -> [0 1 2 3 4]
+    gathered = accelerator.gather(embeddings.to(accelerator.device)).cpu()
+    by_process = gathered.view(n_processes, n_rows, -1)
+    return by_process.transpose(0, 1).flatten(0, 1)[: len(items)]
 
 
 __all__ = ["ImageEmbeddings", "SkippedImage", "embed_images", "embed_texts"]
