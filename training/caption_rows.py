@@ -1,4 +1,6 @@
-"""Images with all their captions: one example is a row, in however many languages it has, so that its image is encoded once."""
+"""Images with all their captions: one example is a row in all the languages that it has, so that its image is
+encoded once.
+"""
 
 import numpy as np
 import torch
@@ -8,14 +10,21 @@ from .data import CaptionCells, Collator
 
 
 class CaptionRows(TorchDataset):
-    """The rows of `cells` that have any, as `{"texts", "languages", "row_id", column: the row's value in it}`.
+    """The rows of `cells` that have any, as `{"texts", "languages", "row_id", column: the row's value in
+    it}`.
 
-    `texts` are a row's captions in all languages that it has, several in one language among them, and `languages` their places in
-    `cells.languages`. A row without any of these languages is left out, and `summary` counts it.
+    `texts` are a row's captions in all languages that it has, possibly several in one language, and
+    `languages` their places in `cells.languages`. Rows without any of these languages are skipped, and
+    `summary` counts them.
     """
 
     def __init__(self, cells: CaptionCells):
-        self.cells, self.languages, self.column = cells, cells.languages, cells.column
+        self.cells = cells
+        self.languages = cells.languages
+        self.column = cells.column
+
+        # Cells are sorted by row, so that those of one row are one slice of them:
+        # cells (0, 0), (0, 2), (3, 1) -> rows [0, 3], captions [[0, 2], [1]]
         self.rows, starts = np.unique(cells.cells[:, 0], return_index=True)
         self.captions = np.split(cells.cells[:, 1], starts[1:])
         self.language_of = np.array([cells.languages.index(language) for language in cells.columns])
@@ -25,37 +34,53 @@ class CaptionRows(TorchDataset):
 
     def summary(self) -> str:
         n_bare = len(self.cells.row_ids) - len(self)
-        return f"{len(self)} images with {len(self.cells)} captions in {' '.join(self.languages)}; set aside: {n_bare} without any"
+        return (
+            f"{len(self)} images with {len(self.cells)} captions in {' '.join(self.languages)}; "
+            f"set aside: {n_bare} without any"
+        )
 
     def __getitem__(self, index: int) -> dict:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        rows, cells = self.rows[indices].tolist(), self.cells
-        return [
-            {
-                "texts": [cells.texts[column][row].as_py() for column in self.captions[index]],
-                "languages": self.language_of[self.captions[index]].tolist(),
-                "row_id": int(cells.row_ids[row]),
+        """Read a whole batch at once, so that `datasets` decodes its rows together."""
+        rows = self.rows[indices].tolist()
+        values = self.cells.inputs[rows][self.column]
+        examples = []
+        for index, row, value in zip(indices, rows, values):
+            columns = self.captions[index]
+            example = {
+                "texts": [self.cells.texts[column][row].as_py() for column in columns],
+                "languages": self.language_of[columns].tolist(),
+                "row_id": int(self.cells.row_ids[row]),
                 self.column: value,
             }
-            for index, row, value in zip(indices, rows, cells.inputs[rows][self.column])
-        ]
+            examples.append(example)
+        return examples
 
 
 class RowCollator(Collator):
-    """As `Collator`, of rows with several texts.
+    """A `Collator` of rows with several texts.
 
-    `text_rows` `(captions,)` says which of the distinct texts is a caption's, `text_to_image` `(captions,)` which image of the batch
-    it describes, `languages` `(captions,)` its language; `row_ids` `(images,)` are the images'.
+    `text_rows` `(captions,)` gives the place of a caption among the distinct texts, `text_to_image`
+    `(captions,)` the image of the batch that it describes, `languages` `(captions,)` its language. `row_ids`
+    `(images,)` are the images'.
     """
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        captions = [row.pop("texts") for row in rows]
-        languages = [language for row in rows for language in row.pop("languages")]
-        owners = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(texts) for texts in captions]))
-        batch = self.encode([text for texts in captions for text in texts]) | self.described(rows)
-        return batch | {"text_to_image": owners, "languages": torch.tensor(languages)}
+        texts = []
+        languages = []
+        n_texts = []
+        for row in rows:
+            n_texts.append(len(row["texts"]))
+            texts += row.pop("texts")
+            languages += row.pop("languages")
+
+        text_to_image = torch.arange(len(rows)).repeat_interleave(
+            torch.tensor(n_texts)
+        )  # [2, 1] -> [0, 0, 1]
+        batch = self.encode(texts) | self.described(rows)
+        return batch | {"text_to_image": text_to_image, "languages": torch.tensor(languages)}
 
 
 __all__ = ["CaptionRows", "RowCollator"]
