@@ -1,6 +1,7 @@
-"""Losses as functions of embeddings, and the gathering that lets them see every process's share of a batch.
+"""Losses as functions of embeddings, and the gathering of embeddings from every process.
 
-`tile_size` and `gather_rows` are independent switches: each leaves value and gradients as they are. A loss is computed in
+The plain formulas come first; the same losses in tiles, and the gathering, stand below them. `tile_size` and
+`gather_rows` are independent switches: each leaves value and gradients as they are. A loss is computed in
 float32, under autocast too: bfloat16 would keep three digits of a logit.
 """
 
@@ -14,14 +15,18 @@ from torch.nn.functional import cosine_similarity, mse_loss, softplus
 
 
 def distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Mean squared error between the student's vectors and the teacher's, both `(texts, dim)`, not normalised (paper 3.1)."""
+    """Return the mean squared error between the student's and the teacher's embeddings (paper 3.1).
+
+    Both are `(texts, dim)` and not normalised.
+    """
     return mse_loss(student, teacher)
 
 
 def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Mean of one minus the cosine between the student's vectors and the teacher's, both `(texts, dim)`; lengths are left free.
+    """Return the mean of one minus the cosine between the student's and the teacher's embeddings.
 
-    The authors' code offers it beside the squared error; their paper reports the latter alone.
+    Both are `(texts, dim)`; their lengths are left free. The authors' code offers this loss beside the
+    squared error; their paper reports the latter alone.
     """
     return 1 - cosine_similarity(student, teacher, dim=-1).mean()
 
@@ -38,37 +43,51 @@ def contrastive_loss(
     image_ids: torch.Tensor | None = None,
     tile_size: int | None = None,
 ) -> torch.Tensor:
-    """CLIP's symmetric cross-entropy, with every true pair of the batch as a positive.
+    """Compute CLIP's symmetric cross-entropy (Radford et al. 2021), with every true pair as a positive.
 
-    A text is compared with all images and an image with all texts; where several are right, the target is uniform over them.
+    A text is compared with all images and an image with all texts; where several are right, the target is
+    uniform over them. With one text for each image this is
+
+        logits = logit_scale * text_embeds @ image_embeds.T
+        labels = torch.arange(len(logits))
+        (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
     Args:
         image_embeds: unit vectors `(I, dim)`.
         text_embeds: unit vectors `(T, dim)`.
-        logit_scale: scalar that cosines are multiplied by: the exponential of a model's parameter of this name.
+        logit_scale: scalar that cosines are multiplied by: the exponential of a model's parameter of this
+            name.
         text_to_image: LongTensor `(T,)`, the row of the image each text describes; the diagonal by default.
-        image_ids: LongTensor `(I,)`; images of equal id show the same thing, so the texts of one describe the others. Else
-            a caption drawn twice into a batch would be pushed away from a picture that it describes.
-        tile_size: compute the logits in tiles of this many rows and columns, again in backward, and keep none: memory then
-            grows with the batch and not with its square.
+        image_ids: LongTensor `(I,)`; images of equal id show the same thing, so the texts of one describe the
+            others. Else a caption drawn twice into a batch would be pushed away from an image that it
+            describes.
+        tile_size: compute the logits in tiles of this many rows and columns, again in backward, and keep
+            none: memory then grows with the batch and not with its square.
 
     Returns:
-        The mean of the two directions' mean cross-entropies, a scalar. An image that no text describes has no share in it.
+        The mean of the two directions' mean cross-entropies, a scalar. An image that no text describes is
+        left out.
 
     Raises:
-        ValueError: without `text_to_image`, the numbers of images and texts differ; or `tile_size` is not positive.
+        ValueError: without `text_to_image`, the numbers of images and texts differ; or `tile_size` is not
+            positive.
     """
-    text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
+    groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
-        inputs = tuple(map(_full, (text_embeds, image_embeds, logit_scale.reshape(()))))
-        shares = _shares(text_groups, image_groups, inputs[0].dtype)
+        texts = _at_least_float32(text_embeds)
+        images = _at_least_float32(image_embeds)
+        scale = _at_least_float32(logit_scale.reshape(()))
+        weights = _weigh(groups, texts.dtype)
         if tile_size is not None:
-            return _TiledContrast.apply(*inputs, text_groups, image_groups, shares, tile_size)
-        texts, images, scale = inputs
+            return _TiledContrast.apply(texts, images, scale, groups, weights, tile_size)
+
+        # A cross-entropy is the log-sum-exp of a row minus the logit of the label, and here both are already
+        # weighted: rows are texts that choose an image, columns are images that choose a text.
         logits = scale * texts @ images.T
-        wanted = _positives(text_groups, image_groups) * shares.of_positives
-        by_text, by_image = shares.of_texts @ logits.logsumexp(1), shares.of_images @ logits.logsumexp(0)
-        return by_text + by_image - (logits * wanted).sum()
+        target = groups.positives() * weights.of_positives
+        by_text = weights.of_texts @ logits.logsumexp(1)
+        by_image = weights.of_images @ logits.logsumexp(0)
+        return by_text + by_image - (logits * target).sum()
 
 
 def caption_losses(
@@ -80,19 +99,30 @@ def caption_losses(
     image_ids: torch.Tensor | None = None,
     tile_size: int | None = None,
 ) -> torch.Tensor:
-    """Each caption's cross-entropy of choosing its image, `(T,)`: one direction of `contrastive_loss`, whose arguments these are.
+    """Compute each caption's cross-entropy of choosing its image, `(T,)`.
 
-    It has as many candidates whether an image comes with one caption or with four, so that its mean compares such models. That of
-    images choosing among captions does not: with four right ones out of 128 its least value is log 4, with one out of 32 it is 0.
-    With `tile_size`, that many rows of logits are held at a time, unless gradients are asked for.
+    This is one direction of `contrastive_loss`, whose arguments these are. With one image for each caption
+    this is
+
+        cross_entropy(logit_scale * text_embeds @ image_embeds.T, text_to_image, reduction="none")
+
+    A caption has as many candidates whether its image comes with one caption or with four, so the mean of
+    this loss compares models of one language with models of four. The other direction, of images choosing
+    among captions, does not: with four right ones out of 128 its least value is log 4, with one out of 32 it
+    is 0. With `tile_size`, that many rows of logits are held at a time, unless gradients are required.
     """
-    text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
+    groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     losses = []
     with torch.autocast(text_embeds.device.type, enabled=False):
-        texts, images, scale = map(_full, (text_embeds, image_embeds, logit_scale.reshape(())))
+        texts = _at_least_float32(text_embeds)
+        images = _at_least_float32(image_embeds)
+        scale = _at_least_float32(logit_scale.reshape(()))
         for rows in torch.arange(len(texts), device=texts.device).split(tile_size or len(texts)):
-            logits, wanted = (scale * texts[rows]) @ images.T, _positives(text_groups[rows], image_groups)
-            losses.append(logits.logsumexp(1) - (logits * wanted).sum(1) / wanted.sum(1))
+            logits = (scale * texts[rows]) @ images.T
+            target = groups.positives(rows)
+            # Where several images show the same thing, the label's logit is their mean.
+            of_label = (logits * target).sum(1) / target.sum(1)
+            losses.append(logits.logsumexp(1) - of_label)
     return torch.cat(losses)
 
 
@@ -106,7 +136,12 @@ def sigmoid_loss(
     image_ids: torch.Tensor | None = None,
     tile_size: int | None = None,
 ) -> torch.Tensor:
-    """SigLIP's loss (Zhai et al. 2023): each pair of a text and an image by itself is right or wrong.
+    """Compute SigLIP's loss (Zhai et al. 2023): each pair of a text and an image is right or wrong by itself.
+
+    With `labels` 1 for right pairs and 0 for wrong ones this is
+
+        logits = logit_scale * text_embeds @ image_embeds.T + logit_bias
+        binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(text_embeds)
 
     Args:
         logit_bias: scalar added to every logit; SigLIP begins at -10, with a scale of 10.
@@ -116,40 +151,54 @@ def sigmoid_loss(
     Returns:
         The sum over all pairs divided by the number of texts, a scalar.
     """
-    text_groups, image_groups = _groups(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
+    groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
-        inputs = tuple(
-            map(_full, (text_embeds, image_embeds, logit_scale.reshape(()), logit_bias.reshape(())))
-        )
+        texts = _at_least_float32(text_embeds)
+        images = _at_least_float32(image_embeds)
+        scale = _at_least_float32(logit_scale.reshape(()))
+        bias = _at_least_float32(logit_bias.reshape(()))
         if tile_size is not None:
-            return _TiledSigmoid.apply(*inputs, text_groups, image_groups, tile_size)
-        texts, images, scale, bias = inputs
+            return _TiledSigmoid.apply(texts, images, scale, bias, groups, tile_size)
+
         logits = scale * texts @ images.T + bias
-        return (softplus(logits) - logits * _positives(text_groups, image_groups)).sum() / len(texts)
+        of_pairs = softplus(logits) - logits * groups.positives()
+        return of_pairs.sum() / len(texts)
 
 
-def _full(values: torch.Tensor) -> torch.Tensor:
-    """In float32, or in float64 if it is."""
+def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Convert to float32; float64 stays as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-class _Shares(NamedTuple):
-    """What each part weighs in a contrastive loss; together they make both directions' means and their mean."""
+class _Groups(NamedTuple):
+    """A number for each text and each image; a text describes the images of its number."""
+
+    of_texts: torch.Tensor  # (T,)
+    of_images: torch.Tensor  # (I,)
+
+    def positives(
+        self, rows: slice | torch.Tensor = slice(None), columns: slice = slice(None)
+    ) -> torch.Tensor:
+        """Return which pairs of the given texts and images are right, `(rows, columns)` of bool."""
+        return self.of_texts[rows][:, None] == self.of_images[columns][None]
+
+
+class _Weights(NamedTuple):
+    """The weight of each term of a contrastive loss, so that their sum is the mean of both directions."""
 
     of_texts: torch.Tensor  # (T,), for a text's log-sum-exp over the images
     of_images: torch.Tensor  # (I,), for an image's over the texts
     of_positives: torch.Tensor  # (T, 1), for a text's logit with each of its images
 
 
-def _groups(
-    image_embeds, text_embeds, text_to_image, image_ids, tile_size
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A number for each text `(T,)` and each image `(I,)`; a text describes the images of its number."""
-    n_texts, n_images = len(text_embeds), len(image_embeds)
+def _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size) -> _Groups:
+    """Check the arguments of a loss and number its positives."""
     if tile_size is not None and tile_size < 1:
         raise ValueError(
             f"tile_size is {tile_size}: give a number of rows, such as 1024, or None for no tiles"
         )
+    n_texts = len(text_embeds)
+    n_images = len(image_embeds)
     if text_to_image is None:
         if n_texts != n_images:
             raise ValueError(
@@ -160,115 +209,125 @@ def _groups(
         raise ValueError(
             f"text_to_image has {len(text_to_image)} rows for {n_texts} texts: give one image row per text"
         )
+
     if image_ids is None:
         image_ids = torch.arange(n_images, device=image_embeds.device)
-    _, groups = image_ids.unique(return_inverse=True)
-    return groups[text_to_image], groups
+    # image_ids [7, 3, 7] -> [1, 0, 1], so that group numbers can be counted with bincount
+    _, of_images = image_ids.unique(return_inverse=True)
+    return _Groups(of_images[text_to_image], of_images)
 
 
-def _shares(text_groups: torch.Tensor, image_groups: torch.Tensor, dtype: torch.dtype) -> _Shares:
-    n_groups = len(image_groups)
-    texts_of_group, images_of_group = (
-        text_groups.bincount(minlength=n_groups),
-        image_groups.bincount(minlength=n_groups),
-    )
-    described = texts_of_group[image_groups] > 0
-    per_text, per_image = (
-        text_groups.new_tensor(0.5 / len(text_groups), dtype=dtype),
-        0.5 / described.sum(dtype=dtype),
-    )
-    of_positives = per_text / images_of_group[text_groups] + per_image / texts_of_group[text_groups]
-    return _Shares(per_text.expand(len(text_groups)), described * per_image, of_positives[:, None])
+def _weigh(groups: _Groups, dtype: torch.dtype) -> _Weights:
+    """Return the weights with which `contrastive_loss` adds its terms.
 
+    Three texts, the first two of image 0, the third of image 1 and none of image 2: each text weighs 1/2 x
+    1/3, each of the two described images 1/2 x 1/2, and image 2 nothing.
+    """
+    n_groups = len(groups.of_images)
+    texts_of_group = groups.of_texts.bincount(minlength=n_groups)
+    images_of_group = groups.of_images.bincount(minlength=n_groups)
+    described = texts_of_group[groups.of_images] > 0
 
-def _positives(text_groups: torch.Tensor, image_groups: torch.Tensor) -> torch.Tensor:
-    return text_groups[:, None] == image_groups[None]
+    n_texts = len(groups.of_texts)
+    per_text = groups.of_texts.new_tensor(0.5 / n_texts, dtype=dtype)
+    per_image = 0.5 / described.sum(dtype=dtype)
+
+    # A text's target is uniform over its images, and an image's over its texts.
+    from_text = per_text / images_of_group[groups.of_texts]
+    from_image = per_image / texts_of_group[groups.of_texts]
+    of_positives = from_text + from_image
+    return _Weights(per_text.expand(n_texts), described * per_image, of_positives[:, None])
 
 
 def _tiles(n_texts: int, n_images: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows and columns of each tile of the logits, row by row."""
     for row in range(0, n_texts, size):
         for column in range(0, n_images, size):
             yield slice(row, row + size), slice(column, column + size)
 
 
 class _TiledContrast(torch.autograd.Function):
-    """`contrastive_loss` in tiles: one pass for the log-sum-exps of rows and columns, and one for all gradients.
+    """`contrastive_loss` in tiles: a pass for the log-sum-exps of rows and columns, another for gradients.
 
-    Every row and column has a running maximum of its own. With one fixed bound, a row of dissimilar pairs only would
-    underflow to a sum of zero at a scale of 100.
+    Every row and column has a running maximum of its own. With one fixed bound, a row of dissimilar pairs
+    only would underflow to a sum of zero at a scale of 100.
     """
 
     @staticmethod
     def forward(
-        ctx, texts, images, scale, text_groups, image_groups, shares: _Shares, tile_size: int
+        ctx, texts, images, scale, groups: _Groups, weights: _Weights, tile_size: int
     ) -> torch.Tensor:
-        by_text, by_image = _RunningLogSumExp(texts), _RunningLogSumExp(images)
-        wanted = torch.zeros((), dtype=torch.float64, device=texts.device)
+        of_texts = _RunningLogSumExp(texts)
+        of_images = _RunningLogSumExp(images)
+        # One sum over all tiles: in float32 it would lose digits that the plain formula keeps.
+        of_positives = torch.zeros((), dtype=torch.float64, device=texts.device)
         for rows, columns in _tiles(len(texts), len(images), tile_size):
             logits = (scale * texts[rows]) @ images[columns].T
-            by_text.add(rows, logits, dim=1)
-            by_image.add(columns, logits, dim=0)
-            positive = _positives(text_groups[rows], image_groups[columns])
-            wanted += (logits * positive * shares.of_positives[rows]).sum()
-        by_text, by_image = by_text.result(), by_image.result()
+            of_texts.add(rows, logits, dim=1)
+            of_images.add(columns, logits, dim=0)
+            positives = groups.positives(rows, columns)
+            of_positives += (logits * positives * weights.of_positives[rows]).sum()
+
+        by_text = of_texts.result()
+        by_image = of_images.result()
         ctx.tile_size = tile_size
-        ctx.save_for_backward(texts, images, scale, text_groups, image_groups, *shares, by_text, by_image)
-        return (shares.of_texts @ by_text + shares.of_images @ by_image - wanted).to(texts.dtype)
+        ctx.save_for_backward(texts, images, scale, *groups, *weights, by_text, by_image)
+        loss = weights.of_texts @ by_text + weights.of_images @ by_image - of_positives
+        return loss.to(texts.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
-        (
-            texts,
-            images,
-            scale,
-            text_groups,
-            image_groups,
-            of_texts,
-            of_images,
-            of_positives,
-            by_text,
-            by_image,
-        ) = ctx.saved_tensors
+        texts, images, scale, *rest = ctx.saved_tensors
+        groups = _Groups(*rest[:2])
+        weights = _Weights(*rest[2:5])
+        by_text, by_image = rest[5:]
 
         def of_logits(rows: slice, columns: slice) -> torch.Tensor:
+            # exp(logit - logsumexp) is the softmax: over images for a row, over texts for a column.
             logits = (scale * texts[rows]) @ images[columns].T
-            of_columns = (logits - by_image[columns]).exp_().mul_(of_images[columns])
-            of_rows = logits.sub_(by_text[rows, None]).exp_().mul_(of_texts[rows, None])
-            positive = _positives(text_groups[rows], image_groups[columns])
-            return of_rows.add_(of_columns).sub_(positive * of_positives[rows])
+            of_columns = (logits - by_image[columns]).exp_().mul_(weights.of_images[columns])
+            of_rows = logits.sub_(by_text[rows, None]).exp_().mul_(weights.of_texts[rows, None])
+            target = groups.positives(rows, columns) * weights.of_positives[rows]
+            return of_rows.add_(of_columns).sub_(target)
 
-        return *_gradients(ctx, texts, images, scale, gradient, of_logits)[:3], None, None, None, None
+        of_texts, of_images, of_scale, _ = _gradients(ctx, texts, images, scale, gradient, of_logits)
+        return of_texts, of_images, of_scale, None, None, None
 
 
 class _TiledSigmoid(torch.autograd.Function):
     """`sigmoid_loss` in tiles."""
 
     @staticmethod
-    def forward(ctx, texts, images, scale, bias, text_groups, image_groups, tile_size: int) -> torch.Tensor:
+    def forward(ctx, texts, images, scale, bias, groups: _Groups, tile_size: int) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float64, device=texts.device)
         for rows, columns in _tiles(len(texts), len(images), tile_size):
             logits = (scale * texts[rows]) @ images[columns].T + bias
-            total += (softplus(logits) - logits * _positives(text_groups[rows], image_groups[columns])).sum()
+            total += (softplus(logits) - logits * groups.positives(rows, columns)).sum()
         ctx.tile_size = tile_size
-        ctx.save_for_backward(texts, images, scale, bias, text_groups, image_groups)
+        ctx.save_for_backward(texts, images, scale, bias, *groups)
         return (total / len(texts)).to(texts.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
-        texts, images, scale, bias, text_groups, image_groups = ctx.saved_tensors
+        texts, images, scale, bias, *groups = ctx.saved_tensors
+        groups = _Groups(*groups)
 
         def of_logits(rows: slice, columns: slice) -> torch.Tensor:
             logits = (scale * texts[rows]) @ images[columns].T + bias
-            positive = _positives(text_groups[rows], image_groups[columns])
-            return logits.sigmoid_().sub_(positive.to(logits.dtype)).div_(len(texts))
+            labels = groups.positives(rows, columns).to(logits.dtype)
+            return logits.sigmoid_().sub_(labels).div_(len(texts))
 
-        return *_gradients(ctx, texts, images, scale, gradient, of_logits), None, None, None
+        of_inputs = _gradients(ctx, texts, images, scale, gradient, of_logits)
+        return *of_inputs, None, None
 
 
 def _gradients(ctx, texts, images, scale, gradient, of_logits: Callable[[slice, slice], torch.Tensor]):
-    """Gradients of texts, images, scale and bias, tile by tile from those of the logits. A frozen side's is not computed."""
+    """Return the gradients of texts, images, scale and bias, from the logits' gradients tile by tile.
+
+    The gradient of a frozen side is None.
+    """
     learns_texts, learns_images = ctx.needs_input_grad[:2]
     of_texts = torch.zeros_like(texts)
     of_images = torch.zeros_like(images) if learns_images else None
@@ -280,16 +339,16 @@ def _gradients(ctx, texts, images, scale, gradient, of_logits: Callable[[slice, 
             of_texts[rows].addmm_(of_tile, images[columns])
             if learns_images:
                 of_images[columns].addmm_(of_tile.T, texts[rows])
-        of_scale = gradient * torch.dot(
-            of_texts.flatten(), texts.flatten()
-        )  # each logit is scale times a cosine
+        # Each logit is scale times a cosine. Texts' gradients are needed for this even where texts are
+        # frozen.
+        of_scale = gradient * torch.dot(of_texts.flatten(), texts.flatten())
+
     factor = gradient * scale
-    return (
-        of_texts.mul_(factor) if learns_texts else None,
-        of_images.mul_(factor) if learns_images else None,
-        of_scale,
-        gradient * of_bias.to(gradient.dtype),
-    )
+    of_texts = of_texts.mul_(factor) if learns_texts else None
+    if learns_images:
+        of_images.mul_(factor)
+    of_bias = gradient * of_bias.to(gradient.dtype)
+    return of_texts, of_images, of_scale, of_bias
 
 
 class _RunningLogSumExp:
@@ -297,20 +356,27 @@ class _RunningLogSumExp:
 
     def __init__(self, rows: torch.Tensor):
         self.maximum = rows.new_full((len(rows),), -torch.inf)
-        self.total = rows.new_zeros(len(rows))
+        self.total = rows.new_zeros(len(rows))  # the sum of exp(logit - maximum)
 
     def add(self, part: slice, logits: torch.Tensor, dim: int) -> None:
-        maximum, total = self.maximum[part], self.total[part]
+        """Add a tile of logits to the rows, or columns, of `part`; `dim` is the one to sum over."""
+        maximum = self.maximum[part]
+        total = self.total[part]
         larger = torch.maximum(maximum, logits.amax(dim))
-        total.mul_((maximum - larger).exp_()).add_((logits - larger.unsqueeze(dim)).exp_().sum(dim))
+        of_tile = (logits - larger.unsqueeze(dim)).exp_().sum(dim)
+        # The sum so far was taken against the old maximum. Both are views, written in place.
+        total.mul_((maximum - larger).exp_()).add_(of_tile)
         maximum.copy_(larger)
 
     def result(self) -> torch.Tensor:
+        """Return the log-sum-exps; the sums are overwritten."""
         return self.total.log_().add_(self.maximum)
 
 
 class _AllGather(torch.autograd.Function):
-    """Rows of all processes in rank order; backward sums what every process's loss asks of these rows."""
+    """Rows of all processes in rank order; backward sums the gradients that every process's loss gives these
+    rows.
+    """
 
     @staticmethod
     def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
@@ -328,20 +394,27 @@ class _AllGather(torch.autograd.Function):
 
 
 def gather_unequal(rows: torch.Tensor) -> torch.Tensor:
-    """`gather_rows` of processes that bring unequally many rows."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
+    """Gather all processes' rows as `gather_rows` does, where processes bring unequally many."""
+    if not _has_several_processes():
         return rows
     counts = [torch.empty((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor(len(rows), device=rows.device))
+
+    # counts 3 and 2: [a b c] and [d e 0] are gathered as [a b c d e 0] -> [a b c d e]
     longest = max(counts)
     padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
-    return torch.cat([part[:count] for part, count in zip(gather_rows(padded).split(longest.item()), counts)])
+    parts = gather_rows(padded).split(longest.item())
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """All processes' rows `(processes x rows, ...)`, with gradient; `rows` itself where there is one process.
+    """Gather all processes' rows as `(processes x rows, ...)`, with gradient; one process gets `rows` itself.
 
-    Every process must bring equally many. When each then computes the loss of the whole batch and DDP averages gradients,
-    they equal those of one process with that batch.
+    Every process must bring equally many. When each then computes the loss of the whole batch and DDP
+    averages gradients, they equal those of one process with that batch.
     """
-    return _AllGather.apply(rows) if dist.is_initialized() and dist.get_world_size() > 1 else rows
+    return _AllGather.apply(rows) if _has_several_processes() else rows
+
+
+def _has_several_processes() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
