@@ -1,11 +1,13 @@
 """Metrics of embeddings and scores: exact, computed tile by tile, with ties ranked pessimistically.
 
-Retrieval and classification ask one question: how many wrong answers are ahead of the right one? `retrieval_ranks` and
-`class_ranks` answer it for both directions of a tile of scores at once, and keep no more than that tile in memory. Two
-equal embeddings are equal answers, but a matrix product may round their scores apart (the rounding depends on the shape
-of the product, and differs at its edges). Ties are therefore found by comparing the embeddings, not only the scores.
+Retrieval and classification ask one question: how many wrong answers are ahead of the right one?
+`retrieval_ranks` and `class_ranks` answer it for both directions of a tile of scores at once, and keep no
+more than that tile in memory. Two equal embeddings are equal answers, but a matrix product may round their
+scores apart (the rounding depends on the shape of the product, and differs at its edges). Ties are therefore
+found by comparing the embeddings, not only the scores.
 
-Metrics that are sums over items take `weights` `(resamples, items)`, how often each item was drawn, for the bootstrap.
+Metrics that are sums over items take `weights` `(resamples, items)`, how often each item was drawn, for the
+bootstrap.
 """
 
 import hashlib
@@ -29,12 +31,13 @@ def retrieval_recall(
     Args:
         image_embeds: unit-length embeddings `(images, dim)`.
         text_embeds: unit-length embeddings `(texts, dim)`.
-        text_to_image: LongTensor `(texts,)`, the row of the image that each text describes, or `(pairs, 2)`, as in
-            `retrieval_ranks`.
+        text_to_image: LongTensor `(texts,)`, the row of the image that each text describes, or `(pairs, 2)`,
+            as in `retrieval_ranks`.
         ks: the depths to report.
 
     Returns:
-        Fractions: `text_to_image_recall@k` and `image_to_text_recall@k` for each `k`, and `mean_recall`, their mean.
+        Fractions: `text_to_image_recall@k` and `image_to_text_recall@k` for each `k`, and `mean_recall`,
+        their mean.
 
     Raises:
         ValueError: as `retrieval_ranks`.
@@ -52,26 +55,27 @@ def retrieval_ranks(
     *,
     distance: str = "cosine",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Count the wrong answers ahead of the right one, for each query of both directions: 0 where it is found first.
+    """Count the wrong answers ahead of the right one, for each query of both directions.
 
-    A query with several right answers is ranked by the best of them, and the others are no rivals. Ties are ranked
-    pessimistically: a tied wrong answer counts as ahead, so a model whose embeddings have collapsed finds nothing.
+    A query with several right answers is ranked by the best of them, and the others are no rivals. Ties are
+    ranked pessimistically: a tied wrong answer counts as ahead, so a model whose embeddings have collapsed
+    finds nothing.
 
     Args:
         image_embeds: `(images, dim)`, of unit length for `cosine`.
         text_embeds: `(texts, dim)`, of unit length for `cosine`.
-        text_to_image: LongTensor `(texts,)`, the row of the image that each text describes. Where a text describes
-            several images, `(pairs, 2)`: the row of a text and the row of an image in each pair.
-        distance: `cosine`, or `euclidean`, by which the released code of Krasner & Lanuzo orders embeddings that are
-            not normalized.
+        text_to_image: LongTensor `(texts,)`, the row of the image that each text describes. Where a text
+            describes several images, `(pairs, 2)`: the row of a text and the row of an image in each pair.
+        distance: `cosine`, or `euclidean`, by which the released code of Krasner & Lanuzo orders embeddings
+            that are not normalized.
 
     Returns:
-        Two LongTensors: the rank of each text's image among all images `(texts,)`, and the rank of each image's best
-        own text among the texts of other images `(images,)`.
+        Two LongTensors of ranks from 0: of each text's image among all images `(texts,)`, and of each image's
+        best own text among the texts of other images `(images,)`.
 
     Raises:
-        ValueError: another distance, shapes disagree, a row of `text_to_image` is out of range, an image has no text
-            or a text no image, or a value is not finite.
+        ValueError: another distance, shapes disagree, a row of `text_to_image` is out of range, an image has
+            no text or a text no image, or a value is not finite.
     """
     _check_shapes(image_embeds, text_embeds)
     if distance not in DISTANCES:
@@ -189,9 +193,10 @@ def interpolated_average_precision(
 
 
 def roc_auc(scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Compute the share of (true, false) pairs of targets in which the true one scores higher; a tie is half a pair.
+    """Compute the share of (true, false) pairs of items in which the true one scores higher.
 
-    Arguments and result are those of `average_precision`, but NaN where all targets are equal.
+    A tie counts as half a pair. Arguments and result are those of `average_precision`, but NaN where all
+    targets are equal.
     """
     hits, drawn = _hits_and_drawn(scores, targets, weights)
     hits = torch.nn.functional.pad(hits, (1, 0))  # the curve begins at (0, 0)
@@ -227,7 +232,11 @@ def percentiles(
 def _hits_and_drawn(
     scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Count the true items, and all items, that score at least as much: `(..., distinct scores)`, highest score first."""
+    """Count the true items, and all items, down to each distinct score, from the highest score on.
+
+    Returns:
+        Two tensors `(..., distinct scores)`.
+    """
     if scores.ndim != 1 or scores.shape != targets.shape:
         raise ValueError(
             f"scores and targets must be (items,), not {tuple(scores.shape)} and {tuple(targets.shape)}"
@@ -266,9 +275,10 @@ def _pairs(text_to_image: torch.Tensor, n_texts: int) -> torch.Tensor:
 def _ranks(
     images: torch.Tensor, texts: torch.Tensor, pairs: torch.Tensor, distance: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the ranks of texts and of images: how many rivals score as much as the best right answer, or equal it.
+    """Compute the ranks of texts among images, and of images among texts.
 
-    A first pass finds the score of each right answer, a second one counts the rivals that reach it.
+    A first pass finds the score of each right answer. A second pass counts the rivals: wrong answers that
+    score as much as the query's best right answer, or whose embedding equals it.
     """
     image_ids = _identities(images)
     text_ids = _identities(texts)
@@ -294,10 +304,8 @@ class _Tile:
     texts: torch.Tensor
     rows: slice  # the images' places in the grid
     columns: slice  # the texts' places in the grid
-    pairs: slice  # right answers inside of the tile, by their place in the grid's list of pairs
-    right: tuple[
-        torch.Tensor, torch.Tensor
-    ]  # rows and columns of these right answers, counted from the tile's corner
+    pairs: slice  # the right answers inside the tile, by their places in the grid's list of pairs
+    right: tuple[torch.Tensor, torch.Tensor]  # their rows and columns, counted from the tile's corner
 
     @property
     def has_right_answers(self) -> bool:
@@ -305,10 +313,10 @@ class _Tile:
 
 
 class _TileGrid:
-    """The scores of all images (rows) with all texts (columns), of which only one tile is in memory at a time.
+    """Scores of all images (rows) with all texts (columns), computed one tile at a time.
 
-    Columns are the texts sorted by their image, so that right answers (`x`) lie near the diagonal and few tiles
-    hold one. Four images with six texts and `BLOCK_ROWS` 3 make two by two tiles:
+    Columns are the texts sorted by their image, so that right answers (`x`) lie near the diagonal and few
+    tiles hold one. Four images with six texts and `BLOCK_ROWS` 3 make two by two tiles:
 
                       columns (texts)
                       0 1 2 | 3 4 5
@@ -445,11 +453,11 @@ class _RivalCounter:
 
 
 def _scores(images: torch.Tensor, texts: torch.Tensor, distance: str) -> torch.Tensor:
-    """Compute scores `(images, texts)`, higher for nearer embeddings: the cosine, or the negative squared distance.
+    """Compute scores `(images, texts)`: the cosine, or the negative squared distance.
 
-    The distance is computed in double precision: for long embeddings that lie close it is a small difference of large
-    numbers. `torch.cdist` avoids that difference by doing without matrix products, and took sixteen times as long for
-    5,000 embeddings of 512 values.
+    The distance is computed in double precision: for long embeddings that lie close it is a small difference
+    of large numbers. `torch.cdist` avoids that difference by doing without matrix products, and took sixteen
+    times as long for 5,000 embeddings of 512 values.
     """
     if distance == "cosine":
         dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
@@ -462,7 +470,8 @@ def _scores(images: torch.Tensor, texts: torch.Tensor, distance: str) -> torch.T
 def _identities(embeds: torch.Tensor) -> torch.Tensor:
     """Return a LongTensor `(rows,)` with equal numbers for equal embeddings.
 
-    The numbers are digests of 64 bits: two of a million different embeddings agree with a probability of 3e-8.
+    The numbers are digests of 64 bits: two of a million different embeddings agree with a probability of
+    3e-8.
 
     Raises:
         ValueError: a value is not finite.
