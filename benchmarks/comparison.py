@@ -195,7 +195,7 @@ class Comparison:
         self._outcomes[key] = result.outcomes()
 
     def _units_of_all(self, model: str, task: str, languages: list[str]) -> list[torch.Tensor] | None:
-        """Return by language the units of the images that all languages have; None where these are not known."""
+        """Return by language the units of the images that all languages have; None if these are not known."""
         outcomes = [self._outcomes[model, task, language] for language in languages]
         if share_images([self.results[model, task, language] for language in languages]):
             return [torch.arange(part.n_units) for part in outcomes]

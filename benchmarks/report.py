@@ -29,8 +29,8 @@ _LABELS = {
 _DIRECTIONS = {"text_to_image": "T2I", "image_to_text": "I2T"}
 LEGEND = (
     "Percent ± half the width of the 95 % bootstrap interval over images; ±0.0 at 0 or 100 % says that these "
-    "images all agree, and not that others would. **Bold**: the best of several models. ≈: a paired bootstrap "
-    "on the same images does not tell the model from the best (p ≥ 0.05, each pair by itself; fewer than six "
+    "images all agree, and not that others would. **Bold**: the best of several models. ≈: a paired "
+    "bootstrap on the same images does not tell the model from the best (p ≥ 0.05, each pair by itself; fewer than six "
     "images on which they differ are never enough). °: measured on other items than the best, so not tested. "
     f"{GAP}: not measured."
 )
@@ -240,7 +240,7 @@ class _Pivot:
         return "" if axis == "metric" and self.own_metrics else getattr(number, axis)
 
     def _shown(self, axis: str, numbers: list[Number]) -> list[str]:
-        """Return the values of an axis that a table shows: all models, and of the others those with a number."""
+        """Return what a table shows of an axis: all models, or the values that have a number."""
         if axis == "model":
             return self.values["model"]
         measured = {self._value(number, axis) for number in numbers}
@@ -510,7 +510,7 @@ class _TaskSummary:
         return self.comparison.difference(self.leader, model, self.task, language, self.metric)
 
     def _overall_difference(self, model: str, shared: list[str]) -> Difference | None:
-        """Return the difference in the one shared language, or in the mean of several; None without a mean."""
+        """Return the difference in the only language, or in the mean of several; None without a mean."""
         if len(shared) == 1:
             return self._difference(model, shared[0])
         if shared == self.comparison.languages_of(self.leader, self.task):
