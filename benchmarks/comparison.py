@@ -1,4 +1,4 @@
-"""Models side by side: every number with its interval, the mean over languages, and which models the best cannot be told from."""
+"""Models side by side: numbers with intervals, means over languages, and paired tests against the best."""
 
 from dataclasses import dataclass, replace
 
@@ -11,16 +11,17 @@ from .recipe import InputError
 from .results import Result
 from .uncertainty import Difference, compare, intervals
 
-SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05  # level of the paired test
 
 
 @dataclass
 class Number:
-    """What a model scored by one metric on a task in a language: a fraction, or a rank.
+    """Score of a model by one metric on a task in a language: a fraction, or a rank.
 
-    `interval` is its 95 % interval, None where there is none. Of several models on the same task and language one is `best`; `tied` says
-    that the paired test does not tell a model from it (p of 5 % or more), `untested` that it was measured on other items, so that no
-    pair can be formed. `n` is the number of images. `result` is where it stands; of a mean, that of its first language.
+    `interval` is the 95 % interval, None where there is none. Of several models on the same task and language
+    one is `best`. `tied` says that the paired test does not tell a model from the best (p of 5 % or more),
+    `untested` that it was measured on other items, so that no pair can be formed. `n` is the number of
+    images. `result` is the result that has the number; for a mean, that of its first language.
     """
 
     model: str
@@ -37,14 +38,18 @@ class Number:
 
 
 class Comparison:
-    """Results of several models; paired tests are made when they are asked for, and once.
+    """Results of several models, and paired tests between them, computed on demand and once.
 
     Args:
         results: as `load_results` reads them, with their outcomes beside them.
-        means: whether the mean over languages is wanted too, as language `mean`; of models with a result in every language of a task,
-            all of the same weights on the same images. Where languages have different images there is the mean over those that all of
-            them have instead, as language `mean of shared images`, if that is known and there are any. `refusals` says why by task and
-            model, and `without_mean` are these tasks.
+        means: add the mean over languages as language `mean`, for models with a result in every language of a
+            task, all of the same weights on the same images. Where languages have different images, the mean
+            over the images that all of them have is added instead, as language `mean of shared images`, if
+            these are known and there are any.
+
+    Attributes:
+        results: `{(model, task, language): result}`, with means.
+        refusals: `{task: {model: reason}}`, why there is no mean over all images.
 
     Raises:
         InputError: there is no result, two are of the same model, task and language, or one has no outcomes.
@@ -52,19 +57,15 @@ class Comparison:
 
     def __init__(self, results: list[Result], *, means: bool):
         self.results: dict[tuple[str, str, str], Result] = {}
+        self.refusals: dict[str, dict[str, str]] = {}
         self._outcomes: dict[tuple[str, str, str], Outcomes] = {}
         self._differences: dict[tuple, dict[str, Difference]] = {}
-        self.refusals: dict[str, dict[str, str]] = {}
         for result in results:
-            key = result.model, result.task, result.language
-            if key in self.results:
-                raise InputError(
-                    f"{self.results[key].path} and {result.path} are of the same model, task and language: keep one"
-                )
-            self.results[key], self._outcomes[key] = result, result.outcomes()
+            self._add(result)
         if not self.results:
             raise InputError(
-                "no results: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py, or give other results"
+                "no results: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py, "
+                "or give other results"
             )
         if means:
             for task in self.values("task"):
@@ -72,57 +73,82 @@ class Comparison:
 
     @property
     def without_mean(self) -> list[str]:
-        """The tasks whose languages are not known to be of the same images, of some model."""
+        """Return the tasks whose languages, for some model, are not known to have the same images."""
         return list(self.refusals)
 
     def values(self, axis: str) -> list[str]:
-        """The models, tasks or languages, in the order of the results; means come last of the languages."""
+        """Return the models, tasks or languages in the order of the results, means after the languages."""
         place = ("model", "task", "language").index(axis)
         return sorted(dict.fromkeys(key[place] for key in self.results), key=_means_last)
 
+    def metric_of(self, task: str) -> str:
+        """Return a task's main metric."""
+        return next(result.metric for key, result in self.results.items() if key[1] == task)
+
+    def languages_of(self, model: str, task: str) -> list[str]:
+        """Return the languages in which a model has a result on a task, without means."""
+        return list(self.results_of(model, task))
+
+    def results_of(self, model: str, task: str) -> dict[str, Result]:
+        """Return a model's results on a task by language, without means."""
+        found = {}
+        for (of_model, of_task, language), result in self.results.items():
+            if (of_model, of_task) == (model, task) and language not in MEANS:
+                found[language] = result
+        return found
+
     def numbers(self, metrics: list[str] | None = None) -> list[Number]:
-        """All numbers, by `metrics` or by each task's own, with the best of each task, language and metric marked.
+        """Return all numbers, with the best of each task, language and metric marked.
+
+        Args:
+            metrics: each task's main one by default.
 
         Raises:
             InputError: no result has one of the metrics.
         """
-        known = {name for result in self.results.values() for name in result.metrics}
+        known = set()
+        for result in self.results.values():
+            known.update(result.metrics)
         unknown = [name for name in metrics or [] if name not in known]
         if unknown:
             raise InputError(
                 f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}"
             )
+
+        # The models of one task, language and metric are compared with one another.
         groups: dict[tuple[str, str, str], list[Number]] = {}
         for (model, task, language), result in self.results.items():
             for metric in metrics or [result.metric]:
-                if metric in result.metrics:
-                    ends = result.intervals.get(metric)
-                    interval = tuple(ends) if ends else None
-                    number = Number(
-                        model,
-                        task,
-                        language,
-                        metric,
-                        result.metrics[metric],
-                        interval,
-                        result.metrics["n"],
-                        result=result,
-                    )
-                    groups.setdefault((task, language, metric), []).append(number)
+                if metric not in result.metrics:
+                    continue
+                ends = result.intervals.get(metric)
+                number = Number(
+                    model=model,
+                    task=task,
+                    language=language,
+                    metric=metric,
+                    value=result.metrics[metric],
+                    interval=tuple(ends) if ends else None,
+                    n=result.metrics["n"],
+                    result=result,
+                )
+                groups.setdefault((task, language, metric), []).append(number)
+
+        numbers = []
         for group in tqdm(groups.values(), desc="Paired tests", unit="column"):
             self._mark(group)
-        return [number for group in groups.values() for number in group]
+            numbers += group
+        return numbers
 
     def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
-        """By how much `model` is ahead of `other` on the same items, or None where the items are not the same."""
-        left, right = (model, task, language), (other, task, language)
+        """Compute by how much `model` is ahead of `other` on the same items; None where the items differ."""
         languages = self.languages_of(model, task) if language in MEANS else [language]
-        if any(
-            not same_data(self.results[model, task, each], self.results[other, task, each])
-            for each in languages
-        ):
-            return None
-        if not same_items(self._outcomes[left], self._outcomes[right]):
+        for each in languages:
+            if not _same_data(self.results[model, task, each], self.results[other, task, each]):
+                return None
+        left = (model, task, language)
+        right = (other, task, language)
+        if not _same_items(self._outcomes[left], self._outcomes[right]):
             return None
         if (left, right) not in self._differences:
             self._differences[left, right] = compare(self._outcomes[left], self._outcomes[right])
@@ -131,16 +157,21 @@ class Comparison:
     def mean_difference(
         self, model: str, other: str, task: str, languages: list[str], metric: str
     ) -> Difference | None:
-        """The same for the mean over `languages`, in each of which there is a difference; None where either has no such mean."""
-        left, right = (self.mean_outcomes(name, task, languages) for name in (model, other))
-        if left is None or right is None or not same_items(left, right):
+        """Compute by how much `model` is ahead of `other` in the mean over `languages`.
+
+        `difference` has to know a difference in each of them. None where either model has no such mean.
+        """
+        left = self.mean_outcomes(model, task, languages)
+        right = self.mean_outcomes(other, task, languages)
+        if left is None or right is None or not _same_items(left, right):
             return None
         return compare(left, right)[metric]
 
     def mean_outcomes(self, model: str, task: str, languages: list[str]) -> MeanOutcomes | None:
-        """One model's mean over these languages, on the images that all of them have; `is_whole` says whether these are all images.
+        """Return one model's mean over languages, on the images that all of them have.
 
-        None where its weights changed between languages, where it is not known which images languages share, or where they share none.
+        Its `is_whole` says if these are all images. None where the weights changed between languages, where
+        it is not known which images the languages share, or where they share none.
         """
         units = self._units_of_all(model, task, languages)
         weights = {self.results[model, task, language].weights for language in languages}
@@ -149,29 +180,33 @@ class Comparison:
         return MeanOutcomes([self._outcomes[model, task, language] for language in languages], units)
 
     def can_average(self, model: str, task: str, languages: list[str]) -> bool:
-        """Whether one model, of the same weights, was measured on the same images in all these languages."""
+        """Check that a model, of the same weights, was measured on the same images in all these languages."""
         mean = self.mean_outcomes(model, task, languages)
         return mean is not None and mean.is_whole
 
-    def languages_of(self, model: str, task: str) -> list[str]:
-        """Those in which a model has a result, without means."""
-        return [
-            language
-            for name, of_task, language in self.results
-            if (name, of_task) == (model, task) and language not in MEANS
-        ]
+    def _add(self, result: Result) -> None:
+        key = (result.model, result.task, result.language)
+        if key in self.results:
+            raise InputError(
+                f"{self.results[key].path} and {result.path} are of the same model, task and language: "
+                "keep one"
+            )
+        self.results[key] = result
+        self._outcomes[key] = result.outcomes()
 
     def _units_of_all(self, model: str, task: str, languages: list[str]) -> list[torch.Tensor] | None:
-        """By language, the units of the images that all languages have; None where that is not known."""
+        """Return by language the units of the images that all languages have; None if these are not known."""
         outcomes = [self._outcomes[model, task, language] for language in languages]
         if share_images([self.results[model, task, language] for language in languages]):
             return [torch.arange(part.n_units) for part in outcomes]
         return units_of_all(outcomes)
 
     def _mark(self, group: list[Number]) -> None:
+        """Mark the best of several numbers, and the others that the paired test does not tell from it."""
         if len(group) == 1:
             return
-        best = (min if is_rank(group[0].metric) else max)(group, key=lambda number: number.value)
+        best_of = min if is_rank(group[0].metric) else max
+        best = best_of(group, key=lambda number: number.value)
         best.best = True
         for number in group:
             if number is not best:
@@ -182,6 +217,7 @@ class Comparison:
                 number.tied = difference is not None and difference.p >= SIGNIFICANT
 
     def _add_means(self, task: str) -> None:
+        """Add the mean over a task's languages, of each model that has a result in all of them."""
         languages = list(dict.fromkeys(language for _, of_task, language in self.results if of_task == task))
         for model in self.values("model"):
             keys = [(model, task, language) for language in languages]
@@ -190,26 +226,39 @@ class Comparison:
             outcomes = [self._outcomes[key] for key in keys]
             units = self._units_of_all(model, task, languages)
             mean = self.mean_outcomes(model, task, languages)
-            if units is None or not MeanOutcomes(outcomes, units).is_whole:  # whatever the weights
-                self.refusals.setdefault(task, {})[model] = explain_refusal(languages, outcomes, units, mean)
+            # Not `mean.is_whole`: a mean refused for its weights may still be over all images.
+            if units is None or not MeanOutcomes(outcomes, units).is_whole:
+                reason = explain_refusal(languages, outcomes, units, mean)
+                self.refusals.setdefault(task, {})[model] = reason
             if mean is not None:
                 self._add_mean(MEAN if mean.is_whole else SHARED_MEAN, mean, self.results[keys[0]])
 
     def _add_mean(self, name: str, mean: MeanOutcomes, first: Result) -> None:
-        """Add a mean as the result of a language; the rest is that of the first language's result."""
-        whole = {"language": name, "metrics": mean.metrics(), "intervals": intervals(mean)}
-        key = first.model, first.task, name
+        """Add a mean as the result of a language; other fields are those of the first language's result."""
+        key = (first.model, first.task, name)
         self._outcomes[key] = mean
-        self.results[key] = replace(first, **whole, data=None, images=None, prompts=None, path=None)
+        self.results[key] = replace(
+            first,
+            language=name,
+            metrics=mean.metrics(),
+            intervals=intervals(mean),
+            # These are of one language's items.
+            data=None,
+            images=None,
+            prompts=None,
+            path=None,
+        )
 
 
 def _means_last(value: str) -> int:
     return 1 + MEANS.index(value) if value in MEANS else 0
 
 
-def same_data(one: Result, other: Result) -> bool:
-    """Whether two results of a task and language are of the same images and captions or labels: by the hashes of these, wherever they
-    lay; by the data set's name, revision and split where a result has no hash.
+def _same_data(one: Result, other: Result) -> bool:
+    """Check that two results of a task and language are of the same images and captions or labels.
+
+    They are compared by hash, wherever the data was read from; by the dataset's name, revision and split
+    where a result has no hash.
     """
     if one.images is not None and other.images is not None and one.images != other.images:
         return False
@@ -218,13 +267,16 @@ def same_data(one: Result, other: Result) -> bool:
     return (one.dataset, one.revision, one.split) == (other.dataset, other.revision, other.split)
 
 
-def same_items(one: Outcomes, other: Outcomes) -> bool:
-    """Whether outcomes on the same data can be compared item by item; class names for other classes give its images other labels."""
+def _same_items(one: Outcomes, other: Outcomes) -> bool:
+    """Check that outcomes on the same data can be compared item by item.
+
+    They cannot where the class names were for other classes, which gives the images other labels.
+    """
     if type(one) is not type(other) or one.n_units != other.n_units:
         return False
     return all(torch.equal(values, other.items[name]) for name, values in one.items.items())
 
 
 def is_rank(metric: str) -> bool:
-    """Whether less is better."""
+    """Check if a metric is a rank, of which less is better."""
     return "_rank_" in metric
