@@ -1,8 +1,8 @@
 """The whole demo, twice, from a clone: what it reaches and costs, and that equal seeds give equal bytes.
 
-And languages added. Training goes a little otherwise on another processor, and no verdict here is to turn on that.
-What is compared is compared on the same scenes, with the 95 % interval of the difference: the mean over languages
-must surely be near enough, and no single language surely too far.
+And languages added. Training goes a little otherwise on another processor, and no verdict here is to turn on
+that. What is compared is compared on the same scenes, with the 95 % interval of the difference: the mean over
+languages must surely be near enough, and no single language surely too far.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Every command of the README and the docs, as printed, in a folder where the names in it stand for small things made here.
 
-What the commands name on the Hub, such as BAAI/AltCLIP-m9, is a folder of that name; what is nowhere to be had without a
-network is to be refused in one clear line.
+What the commands name on the Hub, such as BAAI/AltCLIP-m9, is a folder of that name; what is nowhere to be
+had without a network is to be refused in one clear line.
 """
 
 import os

@@ -41,8 +41,9 @@ HUGE = {
 }
 XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 XLMR_LARGE = XLMR | tower(1024, 24, 16)
-# Teacher, encoder, and the parameters of what they make: AltCLIP-m9's own number, and else sums of published ones: image tower with its
-# projection (ViT-H/14 632,076,800, ViT-B/32 87,849,216), encoder without pooler (558,840,832, 277,453,056), head, projection, temperature.
+# Teacher, encoder, and the parameters of what they make: AltCLIP-m9's own number, and else sums of published
+# ones: image tower with its projection (ViT-H/14 632,076,800, ViT-B/32 87,849,216), encoder without pooler
+# (558,840,832, 277,453,056), head, projection, temperature.
 SHAPES = {
     "altclip": (LARGE, XLMR_LARGE, 864_186_113),
     "altclip_m9": (LARGE, XLMR_LARGE, 864_186_113),
@@ -212,7 +213,8 @@ print(expected.peak / 2**20 / (resident("VmHWM") - before))
 )
 def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
     """22M parameters, AdamW. With 48 texts, 410 to 950 MB by the switches: estimates were 2 to 8 % below a process's real growth, to which
-    allocator and kernels add buffers of their own. A forgotten part, such as gradients or activations, would be 20 % at least.
+    allocator and kernels add buffers of their own. A forgotten part, such as gradients or activations, would
+    be 20 % at least.
     """
     process = run("python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536")
     assert process.returncode == 0, process.stderr

@@ -202,7 +202,8 @@ def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, brok
         match=r"3 of 7 images cannot be read, images\['empty.jpg'\] first: cannot identify.*errors='skip' lists",
     ):
         found = embed_images(model, processor, broken)
-    # Not bit by bit: grey images stand in the batch for the broken ones, and a product of more rows may have another kernel.
+    # Not bit by bit: grey images stand in the batch for the broken ones, and a product of more rows may have
+    # another kernel.
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

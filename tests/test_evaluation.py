@@ -72,7 +72,8 @@ def test_scores_by_hand_on_a_copy_of_every_task(name, tmp_path):
             {"en": ["{}"]},
             task.metric,
         )
-        # Images 2 and 4 look like class 1, and 2 is; of 1, 3 and 5, which look like 0, 3 is 1: two ties count half, two pairs are wrong.
+        # Images 2 and 4 look like class 1, and 2 is; of 1, 3 and 5, which look like 0, 3 is 1: two ties count
+        # half, two pairs are wrong.
         assert found["en"].metrics()["roc_auc"] == pytest.approx((2 + 0.5 + 0.5 * 2) / 6)
         return
     found = evaluate_zero_shot(encoder, images, labels, {"en": NAMES}, {"en": ["{}"]}, task.metric)[
