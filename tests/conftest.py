@@ -1,4 +1,4 @@
-"""Small models and a small miniature, made on the spot; nothing is downloaded."""
+"""Fixtures: small untrained models and a small miniature, built on the spot. Nothing is downloaded."""
 
 import gc
 import json
@@ -31,9 +31,9 @@ from .processes import run_script
 
 collect_ignore = ["upstream"]  # run by `make test-upstream`, beside transformers' own tests
 ROOT = Path(__file__).parent.parent
-# What libraries have in the temporary folder, whatever is done: torchrun leaves empty folders of its logs, and multiprocessing
-# removes its own only when Python ends.
-# torch.compile keeps one of its caches in the temporary folder whatever TORCHINDUCTOR_CACHE_DIR says.
+# Libraries keep these in the temporary folder, and no setting prevents it: torchrun leaves empty folders of
+# its logs, multiprocessing removes its own only when Python ends, and torch.compile keeps one of its caches
+# there whatever TORCHINDUCTOR_CACHE_DIR says.
 OF_LIBRARIES = ("torchelastic_*", "pymp-*", "torchinductor_*")
 TEXT = {
     "vocab_size": 120,
@@ -57,32 +57,41 @@ VISION = {
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session):
-    """Fail a run that leaves something in the temporary folder: a user's would stay there for ever."""
+    """Fail a run that leaves files in the temporary folder: a user's would stay there for ever."""
     if IS_FIRST and left_behind():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter):
+    """Print the names of what was left behind."""
     if left_behind():
         terminalreporter.section("left in the temporary folder", red=True)
         terminalreporter.line("\n".join(left_behind()))
 
 
 def pytest_configure():
-    if IS_FIRST:  # at the end, when multiprocessing (-100) has removed its own
+    """Remove the folder of this run when Python ends."""
+    if IS_FIRST:  # after multiprocessing (priority -100) has removed its own folders
         Finalize(None, shutil.rmtree, args=(FOLDER,), kwargs={"ignore_errors": True}, exitpriority=-200)
 
 
 def pytest_collection_finish():
-    """Set apart what imports have made. Each training searches all objects for garbage, which took longer than a small one trains."""
+    """Exclude the objects made by imports from garbage collection.
+
+    Each training run collects garbage, and a search of all these objects took longer than a small training
+    run.
+    """
     gc.collect()
     gc.freeze()
 
 
 def left_behind() -> list[str]:
-    """Names of what tests, and the scripts that they ran, have left."""
-    paths = Path(TEMPORARY).iterdir()
-    return sorted(path.name for path in paths if not any(path.match(pattern) for pattern in OF_LIBRARIES))
+    """Return the names of files that tests, and the scripts they ran, have left in the temporary folder."""
+    return sorted(path.name for path in Path(TEMPORARY).iterdir() if not is_of_library(path))
+
+
+def is_of_library(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in OF_LIBRARIES)
 
 
 @pytest.fixture
@@ -98,11 +107,13 @@ def model(config):
 
 @pytest.fixture
 def batch():
-    """Six texts of ragged lengths, padded, and six images."""
+    """Return six texts of ragged lengths, padded to 12 tokens, and six images."""
     torch.manual_seed(1)
     lengths = torch.tensor([3, 9, 5, 12, 2, 7])
     attention_mask = (torch.arange(12)[None] < lengths[:, None]).long()
-    input_ids = torch.where(attention_mask.bool(), torch.randint(4, 119, (6, 12)), 1)
+    # Token ids below 4 are special tokens of XLM-R; 1 is its padding.
+    words = torch.randint(4, 119, (6, 12))
+    input_ids = torch.where(attention_mask.bool(), words, 1)
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
@@ -112,7 +123,7 @@ def batch():
 
 @pytest.fixture
 def towers(tmp_path):
-    """Folders of an untrained CLIP and of an untrained XLM-R, of different widths."""
+    """Save an untrained CLIP and an untrained XLM-R of different widths; return the two folders."""
     torch.manual_seed(2)
     text = {
         "hidden_size": 24,
@@ -122,20 +133,22 @@ def towers(tmp_path):
         "vocab_size": 90,
         "eos_token_id": 1,
     }
-    CLIPModel(CLIPConfig(text_config=text, vision_config=dict(VISION), projection_dim=20)).save_pretrained(
-        tmp_path / "clip"
-    )
+    clip_config = CLIPConfig(text_config=text, vision_config=dict(VISION), projection_dim=20)
+    CLIPModel(clip_config).save_pretrained(tmp_path / "clip")
+
     encoder = {name: value for name, value in TEXT.items() if name != "project_dim"}
-    XLMRobertaModel(XLMRobertaConfig(**encoder, layer_norm_eps=1e-5)).save_pretrained(
-        tmp_path / "text_encoder"
-    )
+    encoder_config = XLMRobertaConfig(**encoder, layer_norm_eps=1e-5)
+    XLMRobertaModel(encoder_config).save_pretrained(tmp_path / "text_encoder")
+
     return tmp_path / "clip", tmp_path / "text_encoder"
 
 
 @pytest.fixture(scope="session")
 def run():
-    """Run `python ...` from the root of the repository; give the finished process. Ours are forked, once for each of `processes`;
-    code, and a script that wants another folder or other variables, get a new interpreter.
+    """Return a function that runs `python ...` from the root of the repository.
+
+    The function returns the finished process. Scripts of the repository are forked, once for each of
+    `processes`. Code, and a script that needs another folder or other variables, get a new interpreter.
     """
 
     def run(
@@ -143,8 +156,11 @@ def run():
     ) -> subprocess.CompletedProcess:
         words = [str(part) for part in command[1:]]
         given = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        if words[0] != "-c" and cwd == ROOT and environment.keys() <= {"OMP_NUM_THREADS"}:
+
+        can_be_forked = words[0] != "-c" and cwd == ROOT and environment.keys() <= {"OMP_NUM_THREADS"}
+        if can_be_forked:
             return run_script(words, given, processes)
+
         return subprocess.run(
             [sys.executable, *words], cwd=cwd, env=given, capture_output=True, text=True, timeout=300
         )
@@ -154,38 +170,33 @@ def run():
 
 @pytest.fixture(scope="session")
 def run_under_fsdp2(tmp_path_factory):
-    """Run `SCRIPT ...` in two processes under FSDP2, with all that fsdp2.yaml says; give the finished process.
+    """Return a function that runs `SCRIPT ...` in two processes under FSDP2, as fsdp2.yaml configures it.
 
-    accelerate's launcher is asked once what it tells scripts of that file. The processes themselves are forked, as those of `run`.
+    accelerate's launcher turns that file into environment variables. They are recorded once; the processes
+    themselves are forked, as those of `run`.
     """
     told = tmp_path_factory.mktemp("fsdp2") / "told.json"
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        ROOT / "training/recipes/accelerate/fsdp2.yaml",
-    ]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--config_file", ROOT / "training/recipes/accelerate/fsdp2.yaml"]
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
     subprocess.run([*launcher, ROOT / "tests/tell_environment.py", told], check=True)
-    of_accelerate = {
+    variables = {
         name: value
         for name, value in json.loads(told.read_text("utf-8")).items()
         if name.startswith(("ACCELERATE_", "FSDP_"))
     }
+    variables |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def run_under_fsdp2(*command: str) -> subprocess.CompletedProcess:
         words = [str(part) for part in (ROOT / "tests/fsdp_on_cpu.py", *command)]
-        return run_script(
-            words, os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | of_accelerate, processes=2
-        )
+        return run_script(words, os.environ | variables, processes=2)
 
     return run_under_fsdp2
 
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory, run):
-    """A folder with the miniature's dataset (600 training scenes) and untrained towers."""
+    """Build the miniature's dataset (600 training scenes) and untrained towers; return their folder."""
     folder = tmp_path_factory.mktemp("miniature")
     process = run("python", "-m", "training.miniature", "--output_dir", folder, "--train_size", "600")
     assert process.returncode == 0, process.stderr
@@ -194,35 +205,36 @@ def miniature(tmp_path_factory, run):
 
 @pytest.fixture
 def processor(miniature):
-    """The miniature's multilingual tokenizer beside an image processor for 32 pixels."""
+    """Return the miniature's multilingual tokenizer with an image processor for 32 pixels."""
     image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(miniature / "text_encoder"))
 
 
 @pytest.fixture
 def folder(miniature, processor, tmp_path):
-    """A saved AltCLIP, model and processor, of the miniature's untrained towers."""
+    """Save an AltCLIP of the miniature's untrained towers, model and processor; return the folder."""
     torch.manual_seed(0)
-    AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder")).save_pretrained(
-        tmp_path / "altclip"
-    )
+    model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
+    model.save_pretrained(tmp_path / "altclip")
     processor.save_pretrained(tmp_path / "altclip")
     return tmp_path / "altclip"
 
 
 @pytest.fixture
 def beginnings(miniature, tmp_path):
-    """What each stage begins with, as flags; and the folder whose weights it goes on from."""
+    """Return the command-line flags that give each stage its starting weights."""
     torch.manual_seed(0)
-    start, encoder = tmp_path / "start", miniature / "text_encoder"
-    AltCLIPModel.from_teacher(str(miniature / "clip"), str(encoder), dropout=0.0).save_pretrained(start)
-    image_processor, tokenizer = (
-        AutoProcessor.from_pretrained(miniature / "clip").image_processor,
-        AutoTokenizer.from_pretrained(encoder),
-    )
+    clip = miniature / "clip"
+    encoder = miniature / "text_encoder"
+    start = tmp_path / "start"  # stage 2 starts here, without the training that stage 1 would give it
+    AltCLIPModel.from_teacher(str(clip), str(encoder), dropout=0.0).save_pretrained(start)
+
+    image_processor = AutoProcessor.from_pretrained(clip).image_processor
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
     AltCLIPProcessor(image_processor, tokenizer).save_pretrained(start)
+
     return {
-        "stage0": ["--model_name_or_path", miniature / "clip"],
-        "stage1": ["--teacher_name_or_path", miniature / "clip", "--text_encoder_name_or_path", encoder],
+        "stage0": ["--model_name_or_path", clip],
+        "stage1": ["--teacher_name_or_path", clip, "--text_encoder_name_or_path", encoder],
         "stage2": ["--model_name_or_path", start],
     }

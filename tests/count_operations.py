@@ -2,7 +2,7 @@
 
 python count_operations.py SCRIPT ...
 
-They depend on the work alone: on no processor, and on nothing else that runs on it.
+The count depends only on the work, not on the processor or on what else runs on it.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 
 from torch.utils.flop_counter import FlopCounterMode
 
+# The script sees the arguments and the import path that it would have by itself.
 sys.argv = sys.argv[1:]
 sys.path[0] = os.path.dirname(sys.argv[0])
 with FlopCounterMode(display=False) as counter:

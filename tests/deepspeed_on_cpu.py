@@ -1,8 +1,11 @@
-"""Run a script under DeepSpeed on a CPU: `python deepspeed_on_cpu.py SCRIPT ...`. Two of its ways suit GPUs alone.
+"""Run a script under DeepSpeed on a CPU: `python deepspeed_on_cpu.py SCRIPT ...`.
 
-It would compile, for more than a minute, how processes share memory: a kernel for inference, which training never calls. And ZeRO-3
-gathers many weights at once but waits for the last alone. NCCL keeps their order; gloo does not, and now and then a weight is
-read before it has arrived (https://github.com/deepspeedai/DeepSpeed/pull/8539).
+Two of DeepSpeed's habits suit only GPUs:
+
+- It compiles a shared-memory kernel for more than a minute. The kernel serves inference; training never calls
+  it.
+- ZeRO-3 gathers many weights at once but waits only for the last. NCCL keeps their order; gloo does not, and
+  now and then a weight is read before it has arrived (https://github.com/deepspeedai/DeepSpeed/pull/8539).
 """
 
 import runpy
@@ -15,7 +18,7 @@ gather = deepspeed.comm.all_gather_into_tensor
 
 def gather_and_wait(*args, **kwargs):
     handle = gather(*args, **kwargs)
-    if handle is not None:
+    if handle is not None:  # None where the call was synchronous
         handle.wait()
     return handle
 

@@ -1,4 +1,7 @@
-"""Environments of their own, for packages that the tests' own does without. They are installed from an index: for slow tests."""
+"""Build virtual environments for packages that the tests' own environment lacks.
+
+Packages come from an index, so these are for slow tests.
+"""
 
 import configparser
 import os
@@ -9,7 +12,7 @@ from pathlib import Path
 
 from .conftest import ROOT
 
-OF_TRANSFORMERS = ("transformers", "huggingface_hub", "tokenizers")  # what goes with a version of it
+OF_TRANSFORMERS = ("transformers", "huggingface_hub", "tokenizers")  # a version of transformers needs its own
 
 
 def build_environment(
@@ -19,49 +22,55 @@ def build_environment(
     unpinned: tuple[str, ...] = (),
     **variables: str,
 ) -> Path:
-    """A virtual environment with what is `asked` of pip, packages or options; gives its python.
+    """Build a virtual environment with `asked`, the packages and options for pip, and return its python.
 
     Args:
-        upon: the python of an environment all of whose packages it sees; it holds beside them what is new or of another version.
-            By default the running one; of None it sees nothing.
-        unpinned: packages that constraints.txt is not to bind.
-        variables: of the shell that pip runs in.
+        upon: the python of another environment, all of whose packages the new one sees: it installs only what
+        is
+            new or of another version. By default the running one; with None it sees no other packages.
+        unpinned: packages that constraints.txt does not bind.
+        variables: environment variables for pip.
     """
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin/python"
-    if upon is not None:
+    if upon is not None:  # a .pth file adds the folder that it names to sys.path
         (packages_of(python) / "parent.pth").write_text(f"{packages_of(upon)}\n")
-    pins = [
-        line
-        for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
-        if re.split("[=<]", line)[0] not in unpinned
-    ]
-    (folder / "constraints.txt").write_text("\n".join(pins))
-    asked = "--constraint", folder / "constraints.txt", *asked
-    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *asked]
+
+    pins = []
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        package = re.split("[=<]", line)[0]  # "torch==2.9.1" -> "torch"
+        if package not in unpinned:
+            pins.append(line)
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(pins))
+
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    command += ["--constraint", constraints, *asked]
     subprocess.run(command, check=True, env=shell(**variables))
     return python
 
 
 def packages_of(python: Path) -> Path:
-    """The folder of an environment's packages."""
+    """Return the folder of an environment's packages."""
     command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    return Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Path(process.stdout.strip())
 
 
 def extra(name: str) -> list[str]:
-    """The packages of an extra of ours."""
+    """Return the packages of one of our extras."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", "utf-8")
     return config["options.extras_require"][name].split()
 
 
 def shell(**variables: str) -> dict[str, str]:
+    """Return the environment variables for a command, with `variables` set or replaced."""
     return {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)} | variables
 
 
 def run_in(python: Path, *words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
-    """Run `python ...` of an environment, from the root of the repository unless told otherwise."""
+    """Run `python ...` of an environment, by default from the root of the repository."""
     command = [python, *map(str, words)]
     return subprocess.run(
         command, cwd=cwd, env=shell(**variables), capture_output=True, text=True, timeout=600

@@ -1,6 +1,7 @@
 """Run a script under FSDP on a CPU: `python fsdp_on_cpu.py SCRIPT ...`.
 
-accelerate takes FSDP on accelerators alone, and on a CPU trains with DDP and says nothing. Torch's own FSDP2 runs on both.
+accelerate supports FSDP only on accelerators; on a CPU it trains with DDP, without a warning. Torch's own
+FSDP2 runs on both.
 """
 
 import runpy
@@ -13,6 +14,8 @@ plain = AcceleratorState.__init__
 
 def begin(state, *args, fsdp_plugin=None, **kwargs):
     plain(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+
+    # What accelerate does by itself on a GPU.
     if fsdp_plugin is not None:
         if state._mixed_precision != "no":
             fsdp_plugin.set_mixed_precision(state._mixed_precision)

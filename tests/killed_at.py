@@ -1,8 +1,8 @@
-"""Run a script and kill it at its N-th write into a checkpoint, when half of it is on the disk.
+"""Run a script and kill it at its N-th write into a checkpoint, when half of the file is on the disk.
 
 python killed_at.py N SCRIPT ...
 
-What is counted is what the script does, so that it is killed at the same point on any machine, however busy.
+Writes are counted, not seconds: the script is killed at the same point on any machine, however busy.
 """
 
 import os
@@ -17,26 +17,35 @@ n_writes = 0
 
 
 def count(path):
-    """Whether this is the write to be killed at."""
+    """Count a write, and return True if it is the one to be killed at."""
     global n_writes
-    n_writes += "checkpoint-" in str(path)
+    if "checkpoint-" in str(path):
+        n_writes += 1
     return n_writes == kill_at
 
 
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def watch(event, given):
-    """Texts, which Python opens: they are empty as yet."""
-    if event == "open" and given[2] & (os.O_WRONLY | os.O_RDWR) and count(given[0]):
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Kill at a text file as Python opens it for writing: it is still empty."""
+    if event != "open":
+        return
+    path, _, flags = given
+    for_writing = flags & (os.O_WRONLY | os.O_RDWR)
+    if for_writing and count(path):
+        kill()
 
 
 def halved(save):
-    """Tensors, which are written by code that no audit sees."""
+    """Kill at a file of tensors: native code writes it, and no audit hook sees that."""
 
     def run(values, path, *args, **kwargs):
         save(values, path, *args, **kwargs)
         if count(path):
             os.truncate(path, os.path.getsize(path) // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill()
 
     return run
 
@@ -44,7 +53,8 @@ def halved(save):
 kill_at = int(sys.argv[1])
 sys.argv = sys.argv[2:]
 sys.path[0] = os.path.dirname(sys.argv[0])
+torch.save = halved(torch.save)
 # Not `save_file`: libraries that are imported already have names of their own for it.
-torch.save, safetensors.torch.serialize_file = halved(torch.save), halved(safetensors.torch.serialize_file)
+safetensors.torch.serialize_file = halved(safetensors.torch.serialize_file)
 sys.addaudithook(watch)
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,6 +1,7 @@
-"""Scripts in processes of their own, forked from one that has imported the libraries: of a small run the imports are the longest part.
+"""Run scripts in processes forked from one that has imported the libraries.
 
-A forked script shares the hash seed of its siblings; a test that two runs give equal bytes starts a process of its own.
+Imports are the longest part of a small run. A forked script shares the hash seed of its siblings: a test that
+two runs give equal bytes has to start a new interpreter.
 """
 
 import gc
@@ -27,45 +28,50 @@ FORKS.set_forkserver_preload(
         "model_cards.plots",
     ]
 )
-TIMEOUT = 1800  # seconds: what hangs is ended, and what is slow on a busy machine is not
+TIMEOUT = (
+    1800  # seconds: long enough for a slow run on a busy machine; what takes longer hangs, and is killed
+)
 
 
 def run_script(words: list[str], environment: dict[str, str], processes: int = 1) -> CompletedProcess:
-    """Run `SCRIPT ...` or `-m MODULE ...`; several processes are told of each other as `torchrun` tells them.
+    """Run `SCRIPT ...` or `-m MODULE ...` in `processes`, set up as `torchrun` does if there are several.
 
-    What they print is that of all; the exit code is the first that is not 0.
+    Return the output of all processes together, with the first exit code that is not 0.
     """
     meeting = told_of_each_other(processes) if processes > 1 else nullcontext({})
     with meeting as told, tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "stdout"), Path(folder, "stderr")
-        given = words, environment | told, outputs
-        started = [FORKS.Process(target=_run, args=(rank, *given)) for rank in range(processes)]
+        environment = environment | told
+        started = [
+            FORKS.Process(target=_run, args=(rank, words, environment, outputs)) for rank in range(processes)
+        ]
         for process in started:
             process.start()
         for process in started:
             process.join(TIMEOUT)
-            process.kill()
+            process.kill()  # does nothing to one that has ended
             process.join()
-        codes = [process.exitcode for process in started]
+
         stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
-    return CompletedProcess(words, next((code for code in codes if code), 0), stdout, stderr)
+    failures = [process.exitcode for process in started if process.exitcode]
+    exit_code = failures[0] if failures else 0
+    return CompletedProcess(words, exit_code, stdout, stderr)
 
 
 def spawn(function: Callable, arguments: tuple, processes: int, *, together: bool = True) -> None:
-    """Call `function(rank, *arguments)` in each of `processes`, which are told of each other if they run `together`."""
+    """Call `function(rank, *arguments)` in `processes`, which find each other if they run `together`."""
     meeting = told_of_each_other(processes) if together else nullcontext({})
     with meeting as told:
-        torch.multiprocessing.start_processes(
-            _call, (function, arguments, told), processes, start_method="forkserver"
-        )
+        arguments_of_call = (function, arguments, told)
+        torch.multiprocessing.start_processes(_call, arguments_of_call, processes, start_method="forkserver")
 
 
 @contextmanager
 def told_of_each_other(processes: int) -> Iterator[dict[str, str]]:
-    """Give what `torchrun` tells all of them, environment variables by name.
+    """Yield the environment variables that `torchrun` sets for all of its processes.
 
-    As there, the store at which they meet is kept by the process that starts them: a port that was only looked
-    up could be another program's by the time the first of them opens it.
+    As with `torchrun`, the process that starts the others keeps the store at which they meet: a port that was
+    only looked up could be another program's by the time the first of them opens it.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     told = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
@@ -75,10 +81,10 @@ def told_of_each_other(processes: int) -> Iterator[dict[str, str]]:
 
 def _begin(rank: int, environment: dict[str, str]) -> None:
     gc.freeze()  # what was imported before the fork is no garbage, and takes long to search
-    multiprocessing.set_start_method(None, force=True)  # a script's own workers start as ever
-    os.environ |= environment | (
-        {"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in environment else {}
-    )
+    multiprocessing.set_start_method(None, force=True)  # a script's own workers start as usual
+    os.environ |= environment
+    if "WORLD_SIZE" in environment:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
 def _call(rank: int, function: Callable, arguments: tuple, told: dict[str, str]) -> None:
@@ -91,8 +97,9 @@ def _call(rank: int, function: Callable, arguments: tuple, told: dict[str, str])
 def _run(rank: int, words: list[str], environment: dict[str, str], outputs: tuple[Path, Path]) -> None:
     os.environ.clear()
     _begin(rank, environment)
-    for number, path in zip((1, 2), outputs):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    # File descriptor 1 is standard output and 2 standard error. All processes append to the same two files.
+    for descriptor, path in zip((1, 2), outputs):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     code = None
     try:
@@ -105,4 +112,6 @@ def _run(rank: int, words: list[str], environment: dict[str, str], outputs: tupl
             runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
-    sys.exit(code)  # last words, after the progress bars have gone that the script's frames held
+    sys.exit(
+        code
+    )  # here, so that an error message comes after the progress bars that the script's frames held

@@ -1,7 +1,7 @@
 """Small copies of benchmarks, byte for byte in the form of their Hub repositories: what the tasks are read from in tests.
 
-Image `i` is grey, of the shade 20 * i; it is of class `CLASSES[i]`, its k-th caption in German is "de 3.1" for image 3 and k = 1. What
-a task must not read, such as the other splits, is there and broken.
+Image `i` is grey, of the shade 20 * i; it is of class `CLASSES[i]`, its k-th caption in German is "de 3.1"
+for image 3 and k = 1. What a task must not read, such as the other splits, is there and broken.
 """
 
 import base64

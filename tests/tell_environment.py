@@ -1,4 +1,4 @@
-"""Write what a launcher tells the first of its processes, environment variables by name: `python tell_environment.py FILE`."""
+"""Write the environment variables of a launcher's first process: `python tell_environment.py FILE`."""
 
 import json
 import os

@@ -63,7 +63,8 @@ def test_sentence_transformers(clip):
             atol=1e-5,
             rtol=1e-4,
         )
-    assert model.config.model_type == "sentence_transformers" and model.device.type == "cpu"
+    assert model.config.model_type == "sentence_transformers"
+    assert model.device.type == "cpu"
     assert package_versions()["sentence-transformers"] == sentence_transformers.__version__  # a result's
 
 

@@ -299,4 +299,5 @@ def test_the_revision_is_that_of_the_cache(tmp_path, monkeypatch):
     assert revision_of("m_clip:org/text+open_clip:hf-hub:org/clip") == "+".join(
         [commits["org/text"], commits["org/clip"]]
     )
-    assert revision_of("org/other") is None and revision_of(str(tmp_path)) is None
+    assert revision_of("org/other") is None
+    assert revision_of(str(tmp_path)) is None

@@ -229,7 +229,8 @@ def test_what_is_no_text_is_refused(value):
 def test_the_one_column_of_images_is_found():
     rows = made({"txt": ["key"] * 3}, {"txt": TEXT}).rename_column("image", "jpg")
     found = with_image(rows, "pictures")
-    assert found.column_names == ["image", "txt"] and found[0]["image"]["bytes"] == encoded("red")
+    assert found.column_names == ["image", "txt"]
+    assert found[0]["image"]["bytes"] == encoded("red")
     with pytest.raises(
         InputError, match="has images in jpg and png: keep one of them; its columns are jpg, txt, png"
     ):

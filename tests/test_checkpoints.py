@@ -23,7 +23,8 @@ from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPMod
 from .conftest import TEXT, VISION
 from .environments import OF_TRANSFORMERS, build_environment, run_in
 
-# How released files and transformers before 5.6 (A), later ones (B), and later ones without their renaming (C) spell the layers.
+# How released files and transformers before 5.6 (A), later ones (B), and later ones without their renaming
+# (C) spell the layers.
 LAYOUTS = {"A": ("layer", "layers"), "B": ("layer", "layer"), "C": ("layers", "layers")}
 FORMS = ("one file", "sharded", "bin")
 matrix = pytest.mark.parametrize("layout,form", [(layout, form) for layout in LAYOUTS for form in FORMS])
@@ -230,7 +231,8 @@ def test_only_the_head_may_be_of_another_shape_and_only_when_asked(model, config
     ):
         AltCLIPModel.from_pretrained(tmp_path, config=config)
     loaded = AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
-    assert loaded.text_projection.weight.shape == (12, 24) and loaded.text_projection.weight.std() > 0
+    assert loaded.text_projection.weight.shape == (12, 24)
+    assert loaded.text_projection.weight.std() > 0
     config.vision_config.patch_size = 4
     with pytest.raises(ValueError, match=r"of another shape: vision_model.embeddings"):
         AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)

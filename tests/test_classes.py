@@ -57,7 +57,8 @@ def test_every_recipe_has_names_and_sentences(recipe, name, miniature):
     names = load_class_names(
         source, languages, task.n_classes, dataset_names=of_dataset, subset=task.class_subset
     )
-    assert list(names) == languages and {len(listed) for listed in names.values()} == {task.n_classes}
+    assert list(names) == languages
+    assert {len(listed) for listed in names.values()} == {task.n_classes}
     assert all(load_templates(task.templates, language) for language in languages)
 
 
@@ -110,18 +111,16 @@ def test_languages_are_those_of_the_file_that_have_the_key(tmp_path):
     with pytest.raises(InputError, match="in 'zh' has no key 'cars': there are pets, food"):
         class_names_of(mine(), languages_of(mine(), f"{path}:cars"), labelled(["cat"]), f"{path}:cars")
     path.write_text(json.dumps({"zh": ["猫"], "fr": ["chat"]}))
-    assert languages_of(mine(), str(path)) == ["zh", "fr"] and languages_of(mine(), "altclip:imagenet") == [
-        "ko"
-    ]
+    assert languages_of(mine(), str(path)) == ["zh", "fr"]
+    assert languages_of(mine(), "altclip:imagenet") == ["ko"]
     assert languages_of(mine(), "clip_benchmark:pets") == languages_of(mine(), "absent.json:pets") == ["en"]
 
 
 def test_korean_names_are_complete_distinct_and_in_hangul():
     assert len(KOREAN) == 1000 == len({name.replace(" ", "") for name in KOREAN})
     for name in KOREAN:
-        assert re.search("[가-힣]", name) and not re.search(
-            "[^가-힣 ()]", re.sub("CD|모델 T|2인용", "", name)
-        ), name
+        assert re.search("[가-힣]", name), name
+        assert not re.search("[^가-힣 ()]", re.sub("CD|모델 T|2인용", "", name)), name
         assert name == unicodedata.normalize("NFC", name.strip())
 
 
@@ -170,7 +169,8 @@ def test_korean_names_are_in_order_throughout():
         sum(agree[start : start + 50]) / sum(map(bool, bare[1][start : start + 50]))
         for start in range(0, 1000, 50)
     ]
-    assert sum(agree) > 0.75 * sum(map(bool, bare[1])) and min(shares) > 0.5, shares
+    assert sum(agree) > 0.75 * sum(map(bool, bare[1])), shares
+    assert min(shares) > 0.5, shares
 
 
 def test_a_list_of_korean_names_that_lost_one_is_an_error(tmp_path, monkeypatch):

@@ -78,9 +78,11 @@ def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_vie
         column.set_epoch(epoch)
         got = column[[29, 0, 11, 5]]["target"]
         expected = np.stack([vector(KEYS[row], epoch % n_views) for row in (29, 0, 11, 5)])
-        assert got.dtype == np.float32 and (np.abs(got - expected) <= error * np.abs(expected)).all()
+        assert got.dtype == np.float32
+        assert (np.abs(got - expected) <= error * np.abs(expected)).all()
         assert error == 0 or not np.array_equal(got, expected)
-    assert len(column) == 30 and column.vectors.data.nbytes < 11 * n_views * DIM * size + 100
+    assert len(column) == 30
+    assert column.vectors.data.nbytes < 11 * n_views * DIM * size + 100
     assert [len(part) for part in column.vectors.data["target"].chunks] == [
         4 * n_views,
         4 * n_views,
@@ -98,7 +100,8 @@ def test_vectors_are_mapped_into_memory(tmp_path):
     before = pa.total_allocated_bytes()
     column = cached(tmp_path, [f"{number}" for number in range(400)])
     worker = pickle.loads(pickle.dumps(column))
-    assert pa.total_allocated_bytes() - before < 400 * DIM and len(worker.vectors.cache_files) == 100
+    assert pa.total_allocated_bytes() - before < 400 * DIM
+    assert len(worker.vectors.cache_files) == 100
     np.testing.assert_array_equal(worker[[399, 3]]["target"], column[[399, 3]]["target"])
 
 
@@ -109,7 +112,9 @@ def test_what_is_there_is_not_made_again(tmp_path):
     again = cached(tmp_path / "here", seen=seen)
     shutil.copytree(tmp_path / "here", tmp_path / "elsewhere")
     elsewhere = cached(tmp_path / "elsewhere", KEYS + KEYS[:3], seen=seen)  # more rows of the same items
-    assert not seen and files(tmp_path / "here") == before and len(before) == 4
+    assert not seen
+    assert files(tmp_path / "here") == before
+    assert len(before) == 4
     np.testing.assert_array_equal(elsewhere[range(33)]["target"][:30], again[range(30)]["target"])
 
 
@@ -130,7 +135,8 @@ def test_a_change_makes_a_new_cache(tmp_path, change):
     given = {"made_by": {"weights": "one"}}
     before, after, seen = cached(tmp_path, **given), None, []
     after = cached(tmp_path, **given | change, seen=seen)
-    assert after.folder != before.folder and len(seen) >= len(set(change.get("keys", KEYS))) - 1
+    assert after.folder != before.folder
+    assert len(seen) >= len(set(change.get("keys", KEYS))) - 1
     assert cached(tmp_path, **given).folder == before.folder
 
 
@@ -159,8 +165,10 @@ def test_a_module_is_known_by_its_tensors(change):
 def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     column = cached(tmp_path, made_by={"weights": "one"}, dtype=dtype, n_views=2)
     rows = load_dataset(str(column.folder), split="train", cache_dir=str(tmp_path / "datasets"))
-    assert rows.column_names == ["text", "view", "target"] and len(rows) == 22
-    assert rows[7]["text"] == "text 3" and rows[7]["view"] == 1
+    assert rows.column_names == ["text", "view", "target"]
+    assert len(rows) == 22
+    assert rows[7]["text"] == "text 3"
+    assert rows[7]["view"] == 1
     kept = (
         torch.tensor(rows[7]["target"], dtype=torch.uint16).view(torch.bfloat16)
         if dtype == "bfloat16"
@@ -169,12 +177,10 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     column.set_epoch(1)
     assert torch.as_tensor(kept).float().tolist() == column[[3]]["target"][0].tolist()
     card = (column.folder / "README.md").read_text()
-    assert (
-        "11 distinct items" in card
-        and f"in {dtype}" in card
-        and column.folder.name in card
-        and "| weights |" in card
-    )
+    assert "11 distinct items" in card
+    assert f"in {dtype}" in card
+    assert column.folder.name in card
+    assert "| weights |" in card
     assert sorted(path.name for path in column.folder.iterdir()) == ["README.md", "data"]
 
 
@@ -225,7 +231,8 @@ def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypa
         api.upload_folder(repo_id="me/cache", repo_type="dataset", folder_path=column.folder)
         server.shutdown()
     fetched = cached(tmp_path / "elsewhere", seen=seen)
-    assert not seen and files(fetched.folder) == files(column.folder)
+    assert not seen
+    assert files(fetched.folder) == files(column.folder)
     np.testing.assert_array_equal(fetched[range(30)]["target"], column[range(30)]["target"])
 
 
@@ -305,9 +312,8 @@ def test_a_part_that_is_lost_is_made_anew(tmp_path):
     before = files(column.folder)
     column_cache.part_paths(column.folder, 11, 4)[1].unlink()
     cached(tmp_path, seen=seen)
-    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 8)] and files(
-        column.folder
-    ) == before
+    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 8)]
+    assert files(column.folder) == before
 
 
 def share(rank, folder, together):

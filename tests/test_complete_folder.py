@@ -48,7 +48,8 @@ def image():
     return Image.new("RGB", (40, 30), "red")
 
 
-# ---- Floors, as they are stated and as they are heeded ----------------------------------------------------------------------------
+# ---- Floors, as they are stated and as they are heeded
+# ----------------------------------------------------------------------------
 
 
 def test_remote_code_states_the_floor_of_the_package():
@@ -78,7 +79,8 @@ def test_remote_code_names_the_floor_in_one_line(saved, monkeypatch, name, file)
     assert "\n" not in str(error.value)
 
 
-# ---- Environments -----------------------------------------------------------------------------------------------------------------
+# ---- Environments
+# -----------------------------------------------------------------------------------------------------------------
 
 LOAD = """
 import importlib.util, json, sys
@@ -233,7 +235,8 @@ def test_other_clients(saved, alone, tmp_path):
     assert np.abs(np.load(tmp_path / "picture.npy") - draw(pipeline, "dog face")).max() < 1e-4
 
 
-# ---- What is saved ----------------------------------------------------------------------------------------------------------------
+# ---- What is saved
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

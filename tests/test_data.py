@@ -46,13 +46,15 @@ def test_every_filled_cell_is_an_example(rows):
         ("钥匙", [3.0, 0.0]),
     ]
     assert cells.set_aside == {"empty": 3}
-    assert cells[4]["text"] == "钥匙" and len(cells) == 5
+    assert cells[4]["text"] == "钥匙"
+    assert len(cells) == 5
 
 
 def test_rows_of_equal_english_share_an_id(rows):
     cells = CaptionCells(rows, ["en", "zh"], "target")
     ids = [cell["row_id"] for cell in cells.__getitems__(range(5))]
-    assert ids[0] == ids[1] == ids[3] and len({ids[0], ids[2], ids[4]}) == 3
+    assert ids[0] == ids[1] == ids[3]
+    assert len({ids[0], ids[2], ids[4]}) == 3
 
 
 def test_rows_without_english_are_not_taken_for_equal():
@@ -72,7 +74,8 @@ def test_equal_captions_without_english_and_equal_pictures_share_an_id():
     rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 5})
     assert CaptionCells(rows, ["en", "zh"], "target").row_ids.tolist() == [2, 2, 1, 0, 3]
     joined = CaptionCells(rows, ["en", "zh"], "target", same=["p", "q", "r", "r", "q"]).row_ids
-    assert len({joined[0], joined[1], joined[4]}) == 1 and joined[2] == joined[3] != joined[0]
+    assert len({joined[0], joined[1], joined[4]}) == 1
+    assert joined[2] == joined[3] != joined[0]
 
 
 def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
@@ -80,11 +83,13 @@ def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
     cells = CaptionCells(rows, ["en", "zh"], "target").__getitems__(range(5))
     texts = [cell["text"] for cell in cells]
     batch = Collator(tokenizer, max_length=4)(cells)
-    assert len(batch["input_ids"]) == 4 and batch["input_ids"].shape[1] <= 4
+    assert len(batch["input_ids"]) == 4
+    assert batch["input_ids"].shape[1] <= 4
     for row, text in zip(batch["text_rows"], texts):
         kept = batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()
         assert kept == tokenizer(text, truncation=True, max_length=4)["input_ids"]
-    assert batch["target"][:, 0].tolist() == [0, 0, 1, 2, 3] and batch["target"].dtype == torch.float32
+    assert batch["target"][:, 0].tolist() == [0, 0, 1, 2, 3]
+    assert batch["target"].dtype == torch.float32
 
 
 def test_lengths_are_in_tokens(miniature):
@@ -99,10 +104,8 @@ def test_lengths_are_in_tokens(miniature):
         Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3}), ["en", "zh"], "target"
     )
     lengths = dict(zip((cell["text"] for cell in cells.__getitems__(range(4))), cells.lengths(tokenizer)))
-    assert (
-        lengths["dog face and key"] / lengths["key"] == pytest.approx(16 / 3)
-        and lengths["狗脸和钥匙"] / lengths["钥匙"] == 2.5
-    )
+    assert lengths["dog face and key"] / lengths["key"] == pytest.approx(16 / 3)
+    assert lengths["狗脸和钥匙"] / lengths["钥匙"] == 2.5
     for language, texts in (("en", ["dog face and key", "key"]), ("zh", ["狗脸和钥匙", "钥匙"])):
         n_tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
         assert sum(lengths[text] for text in texts) == pytest.approx(n_tokens), language

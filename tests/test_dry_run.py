@@ -41,8 +41,9 @@ HUGE = {
 }
 XLMR = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 XLMR_LARGE = XLMR | tower(1024, 24, 16)
-# Teacher, encoder, and the parameters of what they make: AltCLIP-m9's own number, and else sums of published ones: image tower with its
-# projection (ViT-H/14 632,076,800, ViT-B/32 87,849,216), encoder without pooler (558,840,832, 277,453,056), head, projection, temperature.
+# Teacher, encoder, and the parameters of what they make: AltCLIP-m9's own number, and else sums of published
+# ones: image tower with its projection (ViT-H/14 632,076,800, ViT-B/32 87,849,216), encoder without pooler
+# (558,840,832, 277,453,056), head, projection, temperature.
 SHAPES = {
     "altclip": (LARGE, XLMR_LARGE, 864_186_113),
     "altclip_m9": (LARGE, XLMR_LARGE, 864_186_113),
@@ -107,9 +108,8 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
     first = dry_run("stage1", "altclip", *flags["stage1"], "--dry_run_processes", "8")
     assert first["examples per step"] == "3,072: 128 x 3 accumulated x 8 processes"
     assert first["tokens per step"].endswith(f" a text of {2 * N_ROWS} seen, at most {3072 * 75:,}")
-    assert (
-        first["images per step"] == "0" and first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
-    )
+    assert first["images per step"] == "0"
+    assert first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
     second = dry_run("stage2", "altclip", *flags["stage2"], "--dry_run_processes", "8")
     assert second["images per step"] == "1,024, as vectors made once before training"
     assert (
@@ -212,7 +212,8 @@ print(expected.peak / 2**20 / (resident("VmHWM") - before))
 )
 def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
     """22M parameters, AdamW. With 48 texts, 410 to 950 MB by the switches: estimates were 2 to 8 % below a process's real growth, to which
-    allocator and kernels add buffers of their own. A forgotten part, such as gradients or activations, would be 20 % at least.
+    allocator and kernels add buffers of their own. A forgotten part, such as gradients or activations, would
+    be 20 % at least.
     """
     process = run("python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536")
     assert process.returncode == 0, process.stderr
@@ -258,7 +259,8 @@ def write_sources(folder):
 def test_the_first_rows_of_every_kind_of_parallel_text_are_read(arguments, tmp_path, name, rows):
     write_sources(tmp_path)
     texts, described = first_captions(arguments(TeacherLearningArguments, tmp_path / name))
-    assert len(texts) == 2 * rows and {"a dog 0", "un chien 0"} <= set(texts)
+    assert len(texts) == 2 * rows
+    assert {"a dog 0", "un chien 0"} <= set(texts)
     assert described == "captions in en fr"
 
 
@@ -293,7 +295,8 @@ def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
         [{"image": {"bytes": b"", "path": None}, "captions": row} for row in captions]
     ).to_parquet(tmp_path / "d/train.parquet")
     texts, described = first_captions(arguments(ContrastiveArguments, tmp_path / "d", languages=["en", "zh"]))
-    assert set(texts) == {"a dog"} and described.endswith("captions in en zh")
+    assert set(texts) == {"a dog"}
+    assert described.endswith("captions in en zh")
 
 
 def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_path):
@@ -322,10 +325,8 @@ def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(folder, miniatur
         )
     )
     printed, (model, _) = capsys.readouterr().out, load_model(str(folder))
-    assert (
-        f"{sum(value.numel() for value in model.parameters()):,}: " in printed
-        and "captions in th en" in printed
-    )
+    assert f"{sum(value.numel() for value in model.parameters()):,}: " in printed
+    assert "captions in th en" in printed
 
 
 def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
@@ -350,7 +351,8 @@ def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
     assert good.stdout.strip().endswith(
         "Dry run: nothing was trained. Next: the same command without --dry_run."
     )
-    assert bad.returncode == 1 and bad.stdout == ""
+    assert bad.returncode == 1
+    assert bad.stdout == ""
     assert (
         "has no column of captions: name the one of the texts by --text_column; it has image"
         in bad.stderr.strip().splitlines()[-1]

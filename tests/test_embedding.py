@@ -22,7 +22,8 @@ def model(config, processor):
 def test_texts_come_back_in_order(model, processor):
     texts = ["key", "dog face and umbrella with rain drops", "key", "", "狗脸和钥匙", "bell"]
     embeds = embed_texts(model, processor, texts, batch_size=2)
-    assert embeds.shape == (6, 20) and embeds.dtype == torch.float32
+    assert embeds.shape == (6, 20)
+    assert embeds.dtype == torch.float32
     torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(6))
     model.eval()
     for text, embed in zip(texts, embeds):
@@ -56,9 +57,8 @@ def test_the_mode_of_every_module_is_kept(model, processor):
     model.vision_model.eval()
     before = {name: module.training for name, module in model.named_modules()}
     embed_texts(model, processor, ["key"])
-    assert {name: module.training for name, module in model.named_modules()} == before and len(
-        set(before.values())
-    ) == 2
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert len(set(before.values())) == 2
 
 
 def test_siglip_is_padded_as_it_was_trained(processor):
@@ -95,7 +95,8 @@ def test_generators_are_read_a_window_at_a_time(model, processor):
     plain = model.get_text_features
     model.get_text_features = lambda **inputs: seen.append(len(ahead)) or plain(**inputs)
     streamed = embed_texts(model, processor, stream(), batch_size=2)
-    assert seen[0] == 128 and seen[-1] == 700
+    assert seen[0] == 128
+    assert seen[-1] == 700
     torch.testing.assert_close(streamed, embed_texts(model, processor, texts), atol=1e-5, rtol=1e-5)
 
 
@@ -113,7 +114,9 @@ def test_images_from_a_generator_of_paths(model, processor, tmp_path):
     expected = embed_images(
         model, processor, [PillowImage.open(path) for path in sorted(tmp_path.glob("*.png"))]
     )
-    assert isinstance(embeds, np.ndarray) and np.allclose(embeds, expected, atol=1e-6) and read == [0, 1, 2]
+    assert isinstance(embeds, np.ndarray)
+    assert np.allclose(embeds, expected, atol=1e-6)
+    assert read == [0, 1, 2]
 
 
 def test_half_precision_models_give_float32(model, processor):
@@ -177,8 +180,11 @@ def test_a_folder_and_a_glob(model, processor, photos):
     for where in (photos, str(photos), f"{photos}/**/*.png"):
         assert torch.equal(embed_images(model, processor, where), expected)
     found = embed_images(model, processor, photos, return_names=True, batch_size=2, convert_to_numpy=True)
-    assert isinstance(found, ImageEmbeddings) and found.names == NAMES and found.skipped == []
-    assert isinstance(found.embeddings, np.ndarray) and np.allclose(found.embeddings, expected, atol=1e-6)
+    assert isinstance(found, ImageEmbeddings)
+    assert found.names == NAMES
+    assert found.skipped == []
+    assert isinstance(found.embeddings, np.ndarray)
+    assert np.allclose(found.embeddings, expected, atol=1e-6)
     assert embed_images(model, processor, f"{photos}/*.png", return_names=True).names == [
         "green.png",
         "red.png",
@@ -202,7 +208,8 @@ def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, brok
         match=r"3 of 7 images cannot be read, images\['empty.jpg'\] first: cannot identify.*errors='skip' lists",
     ):
         found = embed_images(model, processor, broken)
-    # Not bit by bit: grey images stand in the batch for the broken ones, and a product of more rows may have another kernel.
+    # Not bit by bit: grey images stand in the batch for the broken ones, and a product of more rows may have
+    # another kernel.
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -215,7 +222,8 @@ def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, brok
                 (3, "more/cut.png"),
                 (4, "more/drawing.svg"),
             ]
-            assert "SVG is a drawing" in found.skipped[2].reason and "truncated" in found.skipped[1].reason
+            assert "SVG is a drawing" in found.skipped[2].reason
+            assert "truncated" in found.skipped[1].reason
     with pytest.raises(ValueError, match=r"images\['empty.jpg'\] cannot be read: cannot identify"):
         embed_images(model, processor, broken, errors="raise")
     with pytest.raises(
@@ -266,7 +274,8 @@ def test_bad_images_of_a_column(model, processor, photos):
     found = embed_images(model, processor, column, errors="skip", return_names=True)
     expected = embed_images(model, processor, [images[0], images[3]])
     torch.testing.assert_close(found.embeddings, expected, atol=1e-5, rtol=1e-5)
-    assert found.names == [0, 3] and [skipped.index for skipped in found.skipped] == [1, 2]
+    assert found.names == [0, 3]
+    assert [skipped.index for skipped in found.skipped] == [1, 2]
     column = Dataset.from_dict({"image": images[2:]}, features=Features({"image": Image()}))["image"]
     with pytest.raises(ValueError, match=r"images\[0\] cannot be read: cannot identify image file"):
         embed_images(model, processor, column)

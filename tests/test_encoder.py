@@ -61,21 +61,23 @@ def test_rows_are_encoded_once_and_their_columns_kept(encoded, folder, scenes, s
     torch.testing.assert_close(
         vectors, embed_images(*load_model(str(folder)), scenes["image"]), atol=1e-6, rtol=1e-5
     )
-    assert columns["captions"] == scenes["captions"][:] and "image" not in columns
+    assert columns["captions"] == scenes["captions"][:]
+    assert "image" not in columns
     assert encoded.seen["images"] == 60  # in windows of 25; equal images lie in different ones
     again = encoded.rows(scenes)
-    assert encoded.seen["images"] == 60 and torch.equal(again[0], vectors) and again[2] == digests
-    assert digests[57:] == digests[:3] and len(set(digests)) == 57
+    assert encoded.seen["images"] == 60
+    assert torch.equal(again[0], vectors)
+    assert again[2] == digests
+    assert digests[57:] == digests[:3]
+    assert len(set(digests)) == 57
 
 
 def test_equal_images_of_a_window_are_encoded_once(encoded, scenes):
     rows = scenes.select([0, 1, 0, 1, 0])
     vectors, *_ = encoded.rows(rows)
-    assert (
-        encoded.seen["images"] == 2
-        and torch.equal(vectors[0], vectors[2])
-        and not torch.equal(vectors[0], vectors[1])
-    )
+    assert encoded.seen["images"] == 2
+    assert torch.equal(vectors[0], vectors[2])
+    assert not torch.equal(vectors[0], vectors[1])
 
 
 def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, folder):
@@ -173,8 +175,10 @@ def test_two_processes_get_the_bits_of_one(encoded, folder, scenes, tmp_path):
     ):  # every other part of 4, in windows of 25, 25 and 10
         (vectors, columns, data), texts, classes, n_seen = torch.load(tmp_path / f"{rank}.pt")
         assert n_seen == share
-        assert torch.equal(vectors, alone[0][0]) and (columns, data) == alone[0][1:]
-        assert torch.equal(texts, alone[1]) and torch.equal(classes, alone[2])
+        assert torch.equal(vectors, alone[0][0])
+        assert (columns, data) == alone[0][1:]
+        assert torch.equal(texts, alone[1])
+        assert torch.equal(classes, alone[2])
 
 
 def test_an_unreadable_image_is_named(encoded):
@@ -222,7 +226,8 @@ def test_an_adapted_model_is_known_by_its_settings(tmp_path):
                 *load_model(f"sentence_transformers:{tmp_path / 'clip'}"), cache_dir=str(tmp_path)
             ).prepared
         )
-    assert prints[0]["text"] != prints[1]["text"] and prints[0]["image"] != prints[1]["image"]
+    assert prints[0]["text"] != prints[1]["text"]
+    assert prints[0]["image"] != prints[1]["image"]
 
 
 def half_clear(background=None):

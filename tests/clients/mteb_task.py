@@ -1,4 +1,7 @@
-"""mteb on a task that lies in memory. It imports nothing of ours, so that it runs where our package is not."""
+"""Run mteb on a task that lies in memory.
+
+Nothing of ours is imported, so that this runs where our package is not installed.
+"""
 
 import mteb
 from datasets import Dataset, DatasetDict
@@ -10,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 
 class InMemory(AbsTaskZeroShotClassification):
-    """Which of the `names` a picture shows."""
+    """Zero-shot classification of pictures by the `names` of what they show."""
 
     metadata = TaskMetadata(
         name="InMemory",
@@ -35,10 +38,13 @@ class InMemory(AbsTaskZeroShotClassification):
 
     def __init__(self, images: list[Image.Image], labels: list[int], names: list[str]):
         super().__init__()
-        self.images, self.labels, self.names = images, labels, names
+        self.images = images
+        self.labels = labels
+        self.names = names
 
     def load_data(self, **_):
-        self.dataset = DatasetDict({"test": Dataset.from_dict({"image": self.images, "label": self.labels})})
+        rows = Dataset.from_dict({"image": self.images, "label": self.labels})
+        self.dataset = DatasetDict({"test": rows})
         self.data_loaded = True
 
     def get_candidate_labels(self):
@@ -48,10 +54,9 @@ class InMemory(AbsTaskZeroShotClassification):
 def mteb_accuracy(
     encoder: SentenceTransformer, images: list[Image.Image], labels: list[int], names: list[str]
 ) -> float:
-    """What mteb finds of a model: the share of images whose most similar name is theirs."""
+    """Return the accuracy that mteb reports for a model: the share of images closest to their own name."""
     wrapper = SentenceTransformerEncoderWrapper(encoder)
     wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
-    result = mteb.evaluate(
-        wrapper, InMemory(images, labels, names), cache=None, encode_kwargs={"batch_size": 8}
-    )
+    task = InMemory(images, labels, names)
+    result = mteb.evaluate(wrapper, task, cache=None, encode_kwargs={"batch_size": 8})
     return result.task_results[0].get_score()

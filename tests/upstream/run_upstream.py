@@ -1,21 +1,25 @@
 """Run transformers' own common tests on our models, processor and configurations: `make test-upstream`.
 
-transformers tests each of its models by the same few hundred tests: saving and loading, initialization, gradients, checkpointing,
-embeddings, attention kernels, outputs. What works with transformers' own models has to work with ours.
+transformers tests each of its models by the same few hundred tests: saving and loading, initialization,
+gradients, checkpointing, embeddings, attention kernels, outputs. What works with transformers' own models has
+to work with ours.
 
-Its sdist on PyPI carries these tests (`tests/test_*_common.py`), but not all that they import, and no model's own tests. The folder
-`tree` beside this file holds what is missing, and is laid over the unpacked tests:
+Its sdist on PyPI carries these tests (`tests/test_*_common.py`), but not all that they import, and no model's
+own tests. The folder `tree` beside this file holds what is missing, and is laid over the unpacked tests:
 
-- `tests/utils`, `tests/generation`, `tests/exporters` and `utils`: stand-ins for files of transformers, with the names that the
-  common tests import. Tests of `generate` and of export, which these files hold, are not run.
-- `tests/models/altclip`: our models, each with a small configuration and inputs, in the form that the common tests ask for. Pairs of
-  towers stand for the dual encoders.
-- `conftest.py`: the exceptions, which fail with a reason. They are run all the same, have to fail, and are printed at the end.
+- `tests/utils`, `tests/generation`, `tests/exporters` and `utils`: stand-ins for files of transformers, with
+  the names that the common tests import. Tests of `generate` and of export, which these files hold, are not
+  run.
+- `tests/models/altclip`: our models, each with a small configuration and inputs, in the form that the common
+  tests ask for. Pairs of towers stand for the dual encoders.
+- `conftest.py`: the exceptions, which fail with a reason. They are run all the same, have to fail, and are
+  printed at the end.
 
-`test_pipeline_mixin.py` is an exception as a whole: it takes its tests of pipelines from another folder that the sdist leaves out, and
-its models from the Hub. `tests/test_pipeline.py` has ours.
+`test_pipeline_mixin.py` is an exception as a whole: it takes its tests of pipelines from another folder that
+the sdist leaves out, and its models from the Hub. `tests/test_pipeline.py` has ours.
 
-The version is the one that `constraints.txt` names, and has to be installed. Flags that are not known here go to pytest.
+The version is the one that `constraints.txt` names, and has to be installed. Flags that are not known here go
+to pytest.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Where our models differ from what transformers' common tests ask, and why.
 
-A test on this list is run all the same and has to fail: one that passes fails the run, and is struck from the list. The list is
-printed at the end of the run. A test that transformers itself skips, for want of a GPU or since it is about other models, is
-counted as skipped.
+A test on this list is run all the same and has to fail: one that passes fails the run, and is struck from the
+list. The list is printed at the end of the run. A test that transformers itself skips, for want of a GPU or
+since it is about other models, is counted as skipped.
 """
 
 import random

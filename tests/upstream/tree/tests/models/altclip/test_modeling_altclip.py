@@ -78,7 +78,8 @@ class AltCLIPModelTester:
             text_config=self.text_model_tester.get_config(),
             vision_config=vision_config,
             projection_dim=16,
-            # A scale of 1: the common tests allow logits in half precision an error of 0.005, and CLIP's scale of 14 is of errors too.
+            # A scale of 1: the common tests allow logits in half precision an error of 0.005, and CLIP's
+            # scale of 14 is of errors too.
             logit_scale_init_value=0.0,
         )
 
