@@ -15,7 +15,10 @@ from PIL import Image
 
 from modeling_altclip.images_altclip import find_images, read_background, read_image, read_images
 
-RED, WHITE, BLACK, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 0), (0, 0, 255)
+RED = (255, 0, 0)
+WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
+BLUE = (0, 0, 255)
 GREYS = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -81,7 +84,8 @@ def test_alpha_is_composited(mode, background):
     expected = [round((value * 128 + ground * 127) / 255) for value, ground in zip(color, background)]
     tolerance = 1 if mode in ("RGBa", "La") else 0  # premultiplied values are rounded
     pixels = row(image, background=background)
-    assert np.abs(np.subtract(pixels[0], expected)).max() <= tolerance and pixels[1] == background
+    assert np.abs(np.subtract(pixels[0], expected)).max() <= tolerance
+    assert pixels[1] == background
 
 
 def test_white_is_the_default_and_none_drops_alpha():
@@ -158,7 +162,8 @@ def test_16_bits_with_alpha(depth, color_type, pixel):
     pixels = struct.pack(f">{2 * len(pixel)}H", *pixel[:-1], 65535, *pixel)
     image = write_png(depth, color_type, pixels, b"")
     color = (200, 200, 200) if color_type == 4 else (200, 100, 0)
-    assert row(image) == [color, WHITE] and row(image, background=None) == [color, color]
+    assert row(image) == [color, WHITE]
+    assert row(image, background=None) == [color, color]
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
@@ -171,14 +176,13 @@ def test_frames_of_an_animation_are_composited(tmp_path, format):
         )  # its encoder would crop what is all clear
     path = tmp_path / f"animated.{format.lower()}"
     frames[0].save(path, format, save_all=True, append_images=frames[1:], disposal=2, lossless=True)
-    assert row(path)[0] == WHITE and row(path)[-1] == RED
+    assert row(path)[0] == WHITE
+    assert row(path)[-1] == RED
     with Image.open(path) as animation:
         animation.seek(1)
-        assert (
-            row(animation)[0] == WHITE
-            and row(animation)[-1] == BLUE
-            and row(animation, background="black")[0] == BLACK
-        )
+        assert row(animation)[0] == WHITE
+        assert row(animation)[-1] == BLUE
+        assert row(animation, background="black")[0] == BLACK
 
 
 def test_a_turned_image_is_composited_upright(tmp_path):
@@ -225,7 +229,8 @@ def test_shades_of_every_range(tmp_path, name):
         assert np.array_equal(np.asarray(read_image(torch.from_numpy(shades)))[..., 2], GREYS)
     if name.split()[0] in ("I", "I;16", "I;16B", "F", "L"):
         image = Image.fromarray(shades)
-        assert image.mode == name.split()[0] and np.array_equal(np.asarray(read_image(image))[..., 0], GREYS)
+        assert image.mode == name.split()[0]
+        assert np.array_equal(np.asarray(read_image(image))[..., 0], GREYS)
         image.save(tmp_path / "shades.tiff")
         assert np.array_equal(np.asarray(read_image(tmp_path / "shades.tiff"))[..., 0], GREYS)
 
@@ -253,7 +258,8 @@ def test_colors_as_arrays_and_tensors_with_channels_at_either_end(name):
     first = np.ascontiguousarray(last.transpose(2, 0, 1))
     for image in (last, first, torch.from_numpy(last), torch.from_numpy(first)):
         read = read_image(image)
-        assert read.mode == "RGB" and np.array_equal(np.asarray(read), PIXELS)
+        assert read.mode == "RGB"
+        assert np.array_equal(np.asarray(read), PIXELS)
     opacity = np.full(GREYS.shape, last.max(), last.dtype)
     opacity[0] = 0
     transparent = np.dstack([last, opacity])
@@ -262,9 +268,8 @@ def test_colors_as_arrays_and_tensors_with_channels_at_either_end(name):
         np.ascontiguousarray(transparent.transpose(2, 0, 1)),
         torch.from_numpy(transparent),
     ):
-        assert (np.asarray(read_image(image))[0] == 255).all() and np.array_equal(
-            np.asarray(read_image(image))[1:], PIXELS[1:]
-        )
+        assert (np.asarray(read_image(image))[0] == 255).all()
+        assert np.array_equal(np.asarray(read_image(image))[1:], PIXELS[1:])
         assert np.array_equal(np.asarray(read_image(image, background=None)), PIXELS)
 
 
@@ -343,7 +348,8 @@ def write_tiff(white, bits, kind, pixels):
 def test_greys_of_tiffs_where_0_is_white(white, mode, bits, kind, scale, dtype):
     shades = 255 - GREYS if white else GREYS
     image = write_tiff(white, bits, kind, (shades * np.float64(scale)).astype(dtype))
-    assert image.mode == mode and np.abs(np.asarray(read_image(image))[..., 0].astype(int) - GREYS).max() <= 1
+    assert image.mode == mode
+    assert np.abs(np.asarray(read_image(image))[..., 0].astype(int) - GREYS).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -391,7 +397,8 @@ def test_strings(tmp_path):
         f"data:;base64,{quoted}",
     ]
     for given in (path, str(path), *addresses, text, base64.encodebytes(png).decode()):
-        assert row(given) == row(alpha("RGBA")) and row(given, background="black")[1] == BLACK
+        assert row(given) == row(alpha("RGBA"))
+        assert row(given, background="black")[1] == BLACK
 
 
 @pytest.mark.parametrize(
@@ -505,7 +512,8 @@ def test_a_folder_and_a_glob_may_be_relative(tmp_path, monkeypatch, where):
     at_top = ["a.png"] if where in ("*.png", "./*.png") else ["a.png", "photos/b.png"]
     below = {"photos/*.png": ["b.png"], "photos": ["b.png"], "[p]hotos/*": ["photos/b.png"]}
     found = find_images(where)
-    assert list(found) == below.get(where, at_top) and all(os.path.isfile(path) for path in found.values())
+    assert list(found) == below.get(where, at_top)
+    assert all(os.path.isfile(path) for path in found.values())
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path):

@@ -40,7 +40,9 @@ def test_several_texts_per_image_by_hand():
 
 def test_equal_images_are_not_pushed_apart():
     """Rows 0 and 2 show the same: swapping their captions must change nothing, and each attracts both texts."""
-    images, texts, scale = unit(3, seed=1), unit(3, seed=2), torch.tensor(5.0)
+    images = unit(3, seed=1)
+    texts = unit(3, seed=2)
+    scale = torch.tensor(5.0)
     ids = torch.tensor([7, 8, 7])
     loss = contrastive_loss(images, texts, scale, image_ids=ids)
     swapped = contrastive_loss(images, texts[[2, 1, 0]], scale, image_ids=ids)
@@ -51,7 +53,9 @@ def test_equal_images_are_not_pushed_apart():
 
 
 def test_gradients_reach_everything():
-    images, texts, scale = unit(4, seed=3), unit(4, seed=4), torch.tensor(3.0, requires_grad=True)
+    images = unit(4, seed=3)
+    texts = unit(4, seed=4)
+    scale = torch.tensor(3.0, requires_grad=True)
     contrastive_loss(images, texts, scale).backward()
     assert all(tensor.grad.abs().max() > 0 for tensor in (images, texts, scale))
     with torch.no_grad():  # a finite difference on the scale
@@ -78,6 +82,5 @@ def test_cosine_by_hand():
     loss = cosine_loss(student, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     assert loss.item() == pytest.approx(0.5)
     loss.backward()
-    assert (student.grad * student).sum().item() == pytest.approx(
-        0.0, abs=1e-6
-    ) and student.grad.abs().max() > 0
+    assert (student.grad * student).sum().item() == pytest.approx(0.0, abs=1e-6)
+    assert student.grad.abs().max() > 0

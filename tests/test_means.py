@@ -53,7 +53,8 @@ def test_the_mean_is_that_of_the_shared_images_by_hand():
         by_hand["image_to_text_recall@3"].append((outcomes.image_ranks[rows] < 3).double().mean())
         by_hand["text_to_image_rank_p25"].append(of_texts.double().quantile(0.25))
     metrics = mean.metrics()
-    assert metrics["n"] == 4 and not mean.is_whole
+    assert metrics["n"] == 4
+    assert not mean.is_whole
     for name, values in by_hand.items():
         assert metrics[name] == pytest.approx(torch.stack(values).mean().item(), abs=1e-12), name
         over_all = (english.metrics()[name] + chinese.metrics()[name]) / 2
@@ -114,10 +115,10 @@ def test_equal_images_in_another_order_are_the_mean_over_all():
         english.ranks[backwards], english.labels[backwards], 3, digests=english.digests[backwards]
     )
     mean, listed = mean_of(english, chinese), MeanOutcomes([english, chinese])
-    assert mean.is_whole and [units.tolist() for units in mean.units] == [list(range(26)), backwards.tolist()]
-    assert mean.metrics() == pytest.approx(english.metrics()) and listed.metrics() == pytest.approx(
-        english.metrics()
-    )
+    assert mean.is_whole
+    assert [units.tolist() for units in mean.units] == [list(range(26)), backwards.tolist()]
+    assert mean.metrics() == pytest.approx(english.metrics())
+    assert listed.metrics() == pytest.approx(english.metrics())
     assert intervals(mean, 100)["accuracy@1"] == pytest.approx(intervals(english, 100)["accuracy@1"])
     assert intervals(listed, 100)["accuracy@1"] != pytest.approx(intervals(english, 100)["accuracy@1"])
 
@@ -144,10 +145,8 @@ def test_a_picture_is_shared_as_often_as_all_languages_have_it(pictures, units):
 
 def test_digests_tell_pictures_apart_by_64_bits():
     high, low = "f" * 16 + "0" * 16, "0" * 16 + "f" * 16
-    assert (
-        shorten([high, low, "0" * 15 + "1" + "0" * 16]).tolist() == [-1, 0, 1]
-        and shorten([]).dtype == torch.int64
-    )
+    assert shorten([high, low, "0" * 15 + "1" + "0" * 16]).tolist() == [-1, 0, 1]
+    assert shorten([]).dtype == torch.int64
     with pytest.raises(InputError, match="digests has 2 entries for 3 items"):
         ClassOutcomes(torch.zeros(3), torch.arange(3), 3, digests=torch.arange(2))
 
@@ -168,7 +167,8 @@ def test_models_are_paired_on_the_shared_images():
     one, two = mean_of(english, chinese), mean_of(other, chinese)
     assert one.differing(two)["accuracy@5"].tolist() == [picture == "h" for picture in SHARED]
     difference = compare(one, two, 100)["accuracy@5"]
-    assert difference.difference == pytest.approx(1 / 8) and difference.p == 1  # one image is never enough
+    assert difference.difference == pytest.approx(1 / 8)
+    assert difference.p == 1  # one image is never enough
     with pytest.raises(InputError, match="units of part 0 differ"):
         compare(one, MeanOutcomes([english, chinese], [one.units[0].flip(0), one.units[1]]))
 
@@ -183,7 +183,8 @@ def test_a_language_of_many_more_images_is_scored_in_blocks(monkeypatch):
         RetrievalOutcomes, "score", lambda self, given: seen.append(given.shape) or score(self, given)
     )
     in_blocks = mean_of(english, chinese).score(weights)
-    assert max(rows * units for rows, units in seen) <= 300 * 7 and len(seen) == 7
+    assert max(rows * units for rows, units in seen) <= 300 * 7
+    assert len(seen) == 7
     assert all(torch.equal(values, at_once[name]) for name, values in in_blocks.items())
 
 

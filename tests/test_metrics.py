@@ -108,10 +108,12 @@ def test_ranks_are_those_of_a_full_sort(monkeypatch, distance, block_rows):
     image_ranks = [(owners[near[image].argsort()] == image).nonzero()[0].item() for image in range(40)]
     monkeypatch.setattr(metrics, "BLOCK_ROWS", block_rows)
     found = retrieval_ranks(images, texts, owners, distance=distance)
-    assert found[0].tolist() == text_ranks and found[1].tolist() == image_ranks
+    assert found[0].tolist() == text_ranks
+    assert found[1].tolist() == image_ranks
     if distance == "euclidean":
         other = retrieval_ranks(images, texts, owners)
-        assert (found[0] != other[0]).any() and (found[1] != other[1]).any()
+        assert (found[0] != other[0]).any()
+        assert (found[1] != other[1]).any()
         sorted_by_library = torch.cdist(
             texts.double(), images.double(), compute_mode="donot_use_mm_for_euclid_dist"
         ).argsort(1)
@@ -217,7 +219,8 @@ def test_equal_vectors_tie_whatever_tile_they_are_in(monkeypatch, block_rows, se
     text_ranks, image_ranks = definition(images + 0.0, texts, pairs)
     monkeypatch.setattr(metrics, "BLOCK_ROWS", block_rows)
     found = retrieval_ranks(images, texts, pairs if several_images else owners)
-    assert torch.equal(found[0], text_ranks) and torch.equal(found[1], image_ranks)
+    assert torch.equal(found[0], text_ranks)
+    assert torch.equal(found[1], image_ranks)
     labels = torch.randint(n_images, (n_texts,))
     expected, _ = definition(images + 0.0, texts, torch.stack([torch.arange(n_texts), labels], 1))
     assert torch.equal(class_ranks(texts, images, labels), expected)
@@ -238,7 +241,9 @@ def test_half_precision_is_compared_in_single():
     texts = normalize(images.float() + 0.2 * torch.randn(300, 32), dim=-1).bfloat16()
     expected = retrieval_ranks(images.float(), texts.float(), torch.arange(300))
     found = retrieval_ranks(images, texts, torch.arange(300))
-    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]) and expected[0].max() > 0
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert expected[0].max() > 0
 
 
 def test_several_images_by_hand():
@@ -255,7 +260,8 @@ def test_memory_does_not_grow_with_the_product(run, tmp_path):
     process = run("python", tmp_path / "measure.py")
     assert process.returncode == 0, process.stderr
     of_retrieval, of_classes = map(float, process.stdout.split())
-    assert of_retrieval < 100 and of_classes < 100
+    assert of_retrieval < 100
+    assert of_classes < 100
 
 
 @pytest.fixture
@@ -290,10 +296,8 @@ def test_recall_as_clip_benchmark_has_it(clip_benchmark):
             expected = (
                 (theirs.batchify(theirs.recall_at_k, some, right, 64, "cpu", k=k) > 0).double().mean().item()
             )
-            assert (
-                recall[f"{direction}_recall@{k}"] == pytest.approx(expected, abs=1e-6)
-                and 0.05 < expected < 0.999
-            )
+            assert recall[f"{direction}_recall@{k}"] == pytest.approx(expected, abs=1e-6)
+            assert 0.05 < expected < 0.999
 
 
 def test_accuracies_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark):
@@ -309,10 +313,8 @@ def test_accuracies_as_clip_benchmark_and_scikit_learn_have_them(clip_benchmark)
     accuracy = ClassOutcomes(ranks, labels, 30).metrics()
     expected = dict(zip(("accuracy@1", "accuracy@5"), theirs.accuracy(100 * scores, labels, topk=(1, 5))))
     found = {name: accuracy[name] for name in expected}
-    assert (
-        found == pytest.approx(expected, abs=1e-6)
-        and 0.2 < accuracy["accuracy@1"] < accuracy["accuracy@5"] < 0.99
-    )
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert 0.2 < accuracy["accuracy@1"] < accuracy["accuracy@5"] < 0.99
     assert accuracy["accuracy@5"] == pytest.approx(
         top_k_accuracy_score(labels, scores, k=5, labels=range(30)), abs=1e-6
     )

@@ -53,15 +53,17 @@ def test_retrieval_by_hand():
     metrics = RetrievalOutcomes(
         torch.tensor([0, 3, 9, 10]), torch.tensor([0, 5]), torch.tensor([0, 0, 1, 1])
     ).metrics()
-    assert metrics["n"] == 2 and metrics["n_texts"] == 4
+    assert metrics["n"] == 2
+    assert metrics["n_texts"] == 4
     recalls = {k: metrics[f"text_to_image_recall@{k}"] for k in range(1, 11)}
     assert recalls == {1: 0.25, 2: 0.25, 3: 0.25, **dict.fromkeys(range(4, 10), 0.5), 10: 0.75}
-    assert metrics["image_to_text_recall@5"] == 0.5 and metrics["image_to_text_recall@6"] == 1.0
+    assert metrics["image_to_text_recall@5"] == 0.5
+    assert metrics["image_to_text_recall@6"] == 1.0
     assert metrics["mean_recall"] == pytest.approx((0.25 + 0.5 + 0.75 + 0.5 + 0.5 + 1) / 6)
-    assert metrics["text_to_image_rank_p50"] == 6.0 and metrics["text_to_image_rank_p25"] == 2.25
-    assert metrics["image_to_text_rank_p75"] == 3.75 and metrics["image_to_text_rank_p5"] == pytest.approx(
-        0.25
-    )
+    assert metrics["text_to_image_rank_p50"] == 6.0
+    assert metrics["text_to_image_rank_p25"] == 2.25
+    assert metrics["image_to_text_rank_p75"] == 3.75
+    assert metrics["image_to_text_rank_p5"] == pytest.approx(0.25)
     assert len(metrics) == 2 + 20 + 1 + 10
 
 
@@ -98,7 +100,9 @@ def test_a_class_nobody_shows_is_left_out():
 
 
 def test_same_numbers_as_scikit_learn():
-    classes, many, two = outcomes_of("class", 500), outcomes_of("multilabel", 500), outcomes_of("score", 500)
+    classes = outcomes_of("class", 500)
+    many = outcomes_of("multilabel", 500)
+    two = outcomes_of("score", 500)
     predicted = torch.where(classes.ranks == 0, classes.labels, (classes.labels + 1) % 9)
     assert classes.metrics()["mean_per_class"] == pytest.approx(
         balanced_accuracy_score(classes.labels, predicted), abs=1e-9
@@ -142,7 +146,8 @@ def test_saved_and_read(kind, tmp_path):
     outcomes = replace(outcomes_of(kind), digests=torch.arange(60) - 2**63)
     outcomes.save(tmp_path / "outcomes.npz")
     read = load_outcomes(tmp_path / "outcomes.npz")
-    assert type(read) is type(outcomes) and read.metrics() == outcomes.metrics()
+    assert type(read) is type(outcomes)
+    assert read.metrics() == outcomes.metrics()
     for name, value in vars(outcomes).items():
         assert torch.equal(torch.as_tensor(getattr(read, name)), torch.as_tensor(value))
         assert torch.as_tensor(getattr(read, name)).dtype == torch.as_tensor(value).dtype
@@ -158,9 +163,9 @@ def test_a_file_of_an_earlier_version_is_read(kind, tmp_path):
             tmp_path / "earlier.npz", **{name: arrays[name] for name in arrays.files if name != "digests"}
         )
     read = load_outcomes(tmp_path / "earlier.npz")
-    assert (
-        len(read.digests) == 0 and read.digests.dtype == torch.long and read.metrics() == outcomes.metrics()
-    )
+    assert len(read.digests) == 0
+    assert read.digests.dtype == torch.long
+    assert read.metrics() == outcomes.metrics()
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])
@@ -177,9 +182,8 @@ def test_a_text_of_several_images_is_drawn_with_each():
     pairs = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 2]])
     outcomes = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), pairs)
     alone = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), torch.arange(3))
-    assert outcomes.metrics() == alone.metrics() and outcomes.metrics()[
-        "text_to_image_recall@1"
-    ] == pytest.approx(1 / 3)
+    assert outcomes.metrics() == alone.metrics()
+    assert outcomes.metrics()["text_to_image_recall@1"] == pytest.approx(1 / 3)
     drawn = torch.tensor([[3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 0, 2], [1, 1, 1]])
     scores = outcomes.score(drawn)
     assert scores["text_to_image_recall@1"].tolist() == pytest.approx([1, 1 / 3, 0, 0.5 / 2.5, 1 / 3])
@@ -212,7 +216,8 @@ def test_units_that_differ_are_those_that_move_a_metric(kind):
     assert differing.keys() == scores.keys()
     for name, units in differing.items():
         moved = (scores[name] - others[name]).nan_to_num() != 0
-        assert units.dtype == torch.bool and not (moved & ~units).any(), name
+        assert units.dtype == torch.bool, name
+        assert not (moved & ~units).any(), name
     if kind in ("retrieval", "class"):
         recall = "text_to_image_recall@1" if kind == "retrieval" else "accuracy@1"
         assert 0 < differing[recall].sum() < 60

@@ -114,23 +114,23 @@ def test_a_row_has_all_its_captions_and_one_image(rows, encoders):
         [text for language in LANGUAGES for text in captions[language] or []] or ["key", "llave"]
         for captions in (CAPTIONS[number] for number in (0, 1, 3, 4, 5))
     ]
-    assert cells[0]["languages"] == [0, 0, 1, 2, 3] and cells[1]["languages"] == [0, 2]
+    assert cells[0]["languages"] == [0, 0, 1, 2, 3]
+    assert cells[1]["languages"] == [0, 2]
     assert cells[0]["row_id"] == cells[3]["row_id"] != cells[1]["row_id"]  # equal English
     assert cells.summary() == "5 images with 18 captions in en es ja hi; set aside: 1 without any"
     spanish = CaptionRows(CaptionCells(rows, ["es"], "image"))
-    assert [row["texts"] for row in spanish.__getitems__([0, 1])] == [["llave"], ["fuego"]] and len(
-        spanish
-    ) == 4
+    assert [row["texts"] for row in spanish.__getitems__([0, 1])] == [["llave"], ["fuego"]]
+    assert len(spanish) == 4
 
 
 def test_a_batch_encodes_equal_captions_once(rows, encoders, trainer_of):
     batch = batch_of(trainer_of(), [0, 1, 3])
     assert batch["text_to_image"].tolist() == [0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
     assert batch["languages"].tolist() == [0, 0, 1, 2, 3, 0, 2, 0, 1, 2, 3]
-    assert (
-        len(batch["input_ids"]) == 9 and batch["text_rows"][0] == batch["text_rows"][7]
-    )  # "key" and "鍵" stand twice
-    assert batch["pixel_values"].shape == (3, 3, 32, 32) and batch["row_ids"].shape == (3,)
+    assert len(batch["input_ids"]) == 9
+    assert batch["text_rows"][0] == batch["text_rows"][7]  # "key" and "鍵" stand twice
+    assert batch["pixel_values"].shape == (3, 3, 32, 32)
+    assert batch["row_ids"].shape == (3,)
 
 
 def test_captions_choose_by_hand():
@@ -179,7 +179,9 @@ def test_means_are_of_captions_and_of_languages():
 def test_the_log_tells_of_captions_and_begins_anew(trainer_of):
     """Also of the nearest image of each caption, by the ids of the images that they describe."""
     trainer = trainer_of()
-    model, batch, watched = trainer.model.train(), batch_of(trainer, [0, 2, 4]), []
+    model = trainer.model.train()
+    batch = batch_of(trainer, [0, 2, 4])
+    watched = []
     trainer.watch.see = lambda inputs, groups, texts, counterparts: watched.append(
         (inputs["row_ids"], counterparts)
     )
@@ -192,9 +194,8 @@ def test_the_log_tells_of_captions_and_begins_anew(trainer_of):
         logs = {"loss": 1.0}
         trainer.log(logs)
         logged.append(set(logs))
-    assert logged[0] >= {"caption_loss", "caption_loss_en", "caption_loss_hi"} and not any(
-        "caption" in name for name in logged[1]
-    )
+    assert logged[0] >= {"caption_loss", "caption_loss_en", "caption_loss_hi"}
+    assert not any("caption" in name for name in logged[1])
 
 
 @pytest.mark.parametrize("setting", ["paper", "released"])
@@ -254,7 +255,9 @@ def test_an_image_is_encoded_once_a_step(trainer_of, languages, setting):
     )
     trainer.train()
     shown = [3, 2, 3, 2] if languages == LANGUAGES else [3, 2, 3, 2]
-    assert images == shown and len(texts) == 8 and sum(texts) > sum(shown) * (len(languages) > 1)
+    assert images == shown
+    assert len(texts) == 8
+    assert sum(texts) > sum(shown) * (len(languages) > 1)
 
 
 INTERFACES = ("text_projection", "visual_projection", "logit_scale")
@@ -309,9 +312,8 @@ def test_dropout_is_on_again_after_a_validation(trainer_of, rows):
     of_steps = [training for training, learning in modes if learning]
     assert of_steps == [False, True, True, True]  # an epoch has two steps
     scored = [entry for entry in trainer.state.log_history if "eval_caption_loss_hi" in entry]
-    assert len(scored) == 4 and {"eval_caption_loss", "eval_caption_loss_en", "eval_mean_recall_ja"} <= set(
-        scored[0]
-    )
+    assert len(scored) == 4
+    assert {"eval_caption_loss", "eval_caption_loss_en", "eval_mean_recall_ja"} <= set(scored[0])
     logged = [entry for entry in trainer.state.log_history if "caption_loss_ja" in entry]
     assert len(logged) == 4
 
@@ -406,7 +408,8 @@ def test_two_processes_train_like_one(
         )
     model, processor = load_model(str(tmp_path / "2"))
     assert abs(model.logit_scale.item()) < 0.5 if setting == "released" else model.logit_scale.item() > 2
-    assert model.config.projection_bias and processor.tokenizer("鍵")["input_ids"]
+    assert model.config.projection_bias
+    assert processor.tokenizer("鍵")["input_ids"]
     histories = [
         json.loads((tmp_path / f"{processes}/trainer_state.json").read_text())["log_history"]
         for processes in (1, 2)
@@ -417,9 +420,8 @@ def test_two_processes_train_like_one(
         for name in ("eval_mean_recall", "eval_caption_loss")
     )
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
-    assert (
-        recalls[0] == pytest.approx(recalls[1], abs=0.05) and len(recalls[0]) == 2
-    )  # of 16 images: rounding may move a few ranks
+    assert recalls[0] == pytest.approx(recalls[1], abs=0.05)
+    assert len(recalls[0]) == 2  # of 16 images: rounding may move a few ranks
 
 
 def test_freezing_under_fsdp_is_refused(trainer_of, monkeypatch):
@@ -434,5 +436,7 @@ def test_freezing_under_fsdp_is_refused(trainer_of, monkeypatch):
 
 
 def fake_init(trainer, model, args, **_):
-    trainer.model, trainer.args, trainer.accelerator = model, args, None
+    trainer.model = model
+    trainer.args = args
+    trainer.accelerator = None
     trainer.callback_handler = CallbackHandler([], model, None, None, None)

@@ -92,7 +92,9 @@ def save(
     result = bare(
         model=model, task=task, language=language, metrics=made.metrics(), kind=kind, metric=metric, **given
     )
-    result.intervals, result.revision, result.command = ends, "abc", "run_it.py --flag"
+    result.intervals = ends
+    result.revision = "abc"
+    result.command = "run_it.py --flag"
     result.save(folder, made if outcomes else None)
     return result
 
@@ -117,8 +119,10 @@ def compare(folder, *, means=False, **names):
 def test_results_keep_what_came_of_each_item(tmp_path):
     result = save(tmp_path, "org/model", "photos", "zh", {0, 1}, n=8)
     (read,) = load_results(tmp_path)
-    assert read == result and read.path == tmp_path / "model/photos.zh.json"
-    assert read.outcomes().metrics() == result.metrics and result.metrics["accuracy@1"] == 0.25
+    assert read == result
+    assert read.path == tmp_path / "model/photos.zh.json"
+    assert read.outcomes().metrics() == result.metrics
+    assert result.metrics["accuracy@1"] == 0.25
     assert "path" not in json.loads(read.path.read_text())
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["photos.zh.json", "photos.zh.npz"]
     with pytest.raises(
@@ -157,7 +161,8 @@ def test_a_result_gives_way_to_one_of_other_weights_or_with_a_warning_of_other_i
     )
     for again in (before, replace(before, weights="other")):
         again.save(tmp_path)
-    assert not caplog.text and load_results(tmp_path)[0].weights == "other"
+    assert not caplog.text
+    assert load_results(tmp_path)[0].weights == "other"
     replace(before, data="2", metrics={"n": 9, "accuracy@1": 0.4}).save(tmp_path)
     assert "photos.en.json: the images or texts are not those" in caplog.text
     assert "accuracy@1 0.5 of n 8 gives way to accuracy@1 0.4 of n 9" in caplog.text
@@ -172,7 +177,8 @@ def test_a_killed_run_leaves_no_result_without_its_items(tmp_path, monkeypatch):
     monkeypatch.setattr(ClassOutcomes, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, "org/model", "photos", "zh", {0})
-    assert load_results(tmp_path) == [] and not (tmp_path / "model/photos.zh.npz").exists()
+    assert load_results(tmp_path) == []
+    assert not (tmp_path / "model/photos.zh.npz").exists()
 
 
 def test_models_that_cannot_be_told_apart_are_marked(three):
@@ -184,10 +190,12 @@ def test_models_that_cannot_be_told_apart_are_marked(three):
         "org/best", "org/far", "photos", "en", "accuracy@1"
     ).difference == pytest.approx(0.3)
     low, high = numbers["org/near", "en"].interval
-    assert low < 159 / 200 < high and 0.09 < high - low < 0.14  # 2 * 1.96 * sqrt(0.795 * 0.205 / 200) = 0.112
+    assert low < 159 / 200 < high
+    assert 0.09 < high - low < 0.14  # 2 * 1.96 * sqrt(0.795 * 0.205 / 200) = 0.112
 
     (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="language", columns="model"))
-    assert table.heading == "photos, top-1 accuracy" and table.columns == ["far", "near", "best"]
+    assert table.heading == "photos, top-1 accuracy"
+    assert table.columns == ["far", "near", "best"]
     cells = [[text.strip() for text in line.split("|")[1:-1]] for line in table.to_markdown().splitlines()]
     assert [re.sub(r"±\d+\.\d", "±", text) for text in cells[2]] == ["en", "50.0 ±", "79.5 ± ≈", "**80.0** ±"]
     assert [re.sub(r"±\d+\.\d", "±", text) for text in cells[3]] == ["zh", "–", "79.5 ± ≈", "**80.0** ±"]
@@ -219,19 +227,21 @@ def test_the_mean_over_languages_knows_that_they_share_their_images(three):
     numbers = {(number.model, number.language): number for number in comparison.numbers()}
     assert numbers["org/best", MEAN].value == pytest.approx(0.8)
     assert numbers["org/best", MEAN].interval == pytest.approx(numbers["org/best", "en"].interval)
-    assert (
-        numbers["org/best", MEAN].best and numbers["org/near", MEAN].tied and ("org/far", MEAN) not in numbers
-    )
+    assert numbers["org/best", MEAN].best
+    assert numbers["org/near", MEAN].tied
+    assert ("org/far", MEAN) not in numbers
     (table,) = make_tables(
         comparison, list(numbers.values()), TableArguments(rows="model", columns="language")
     )
-    assert table.columns == ["en", "zh", "mean"] and [name for name, _ in table.rows] == [
+    assert table.columns == ["en", "zh", "mean"]
+    assert [name for name, _ in table.rows] == [
         "best",
         "far",
         "near",
     ]
     ((heading, words),) = describe(comparison)
-    assert heading == "photos, top-1 accuracy" and words.startswith("best scores 80.0 % (")
+    assert heading == "photos, top-1 accuracy"
+    assert words.startswith("best scores 80.0 % (")
     assert "It is ahead of far by 30.0 points in en (+" in words
     assert "It cannot be told from near in the mean of 2 languages (+0.5 points, +0.0 to +" in words
     assert words.endswith("in no language by itself can it be told.")
@@ -291,15 +301,15 @@ def different(tmp_path):
 def test_languages_of_different_images_have_a_mean_over_those_that_all_have(different):
     comparison = compare(different, means=True)
     numbers = {(number.model, number.task, number.language): number for number in comparison.numbers()}
-    assert comparison.values("language") == ["en", "zh", MEAN, SHARED_MEAN] and comparison.without_mean == [
-        "scenes"
-    ]
+    assert comparison.values("language") == ["en", "zh", MEAN, SHARED_MEAN]
+    assert comparison.without_mean == ["scenes"]
     assert {key[1:] for key in numbers if key[2] in (MEAN, SHARED_MEAN)} == {
         ("pairs", MEAN),
         ("scenes", SHARED_MEAN),
     }
     good, bad = numbers["x/good", "scenes", SHARED_MEAN], numbers["x/bad", "scenes", SHARED_MEAN]
-    assert (good.value, bad.value) == pytest.approx((12 / 20, 2 / 20)) and (good.n, good.best, bad.tied) == (
+    assert (good.value, bad.value) == pytest.approx((12 / 20, 2 / 20))
+    assert (good.n, good.best, bad.tied) == (
         20,
         True,
         False,
@@ -309,7 +319,8 @@ def test_languages_of_different_images_have_a_mean_over_those_that_all_have(diff
     assert good.interval == pytest.approx(
         intervals(ClassOutcomes(torch.arange(20) // 12 * 9, torch.zeros(20).long(), 1))["accuracy@1"]
     )
-    assert caveats(comparison) == [SHARED_NOTE] and count_gaps(comparison, list(numbers.values())) == {}
+    assert caveats(comparison) == [SHARED_NOTE]
+    assert count_gaps(comparison, list(numbers.values())) == {}
     words = dict(describe(comparison))["scenes, mean recall"]
     low, high = (f"{100 * end:.1f}" for end in good.interval)
     assert words.startswith(
@@ -334,10 +345,8 @@ def test_pictures_name_a_mean_of_shared_images(different, monkeypatch):
     shared = "mean\nof\nshared\nimages"
     assert ticks == [["en", "zh", "mean"], ["en", "zh", shared]] + [["en", "zh", "mean", shared]] * 2
     labels = {options["label"]: args[1] for args, options in drawn["plot"] if "label" in options}
-    assert (
-        labels["good, mean of 2 on 20 shared images"] == pytest.approx([60] * 10)
-        and "good, mean of 2" in labels
-    )
+    assert labels["good, mean of 2 on 20 shared images"] == pytest.approx([60] * 10)
+    assert "good, mean of 2" in labels
     assert not any(label.endswith("2 languages") for label in labels)
 
 
@@ -366,14 +375,16 @@ def test_a_mean_of_shared_images_is_named_so_wherever_it_stands(different):
         ("scenes", SHARED_MEAN, "20"),
     ]
     page = (different / "index.html").read_text("utf-8")
-    assert page.count('<tr class="mean">') == 4 and page.count("<th>mean of 20 shared images</th>") == 2
+    assert page.count('<tr class="mean">') == 4
+    assert page.count("<th>mean of 20 shared images</th>") == 2
     assert SHARED_NOTE in (different / "report.md").read_text("utf-8")
 
     for language, pictures in (("en", [1, 2, 3]), ("zh", [2, 3, 4])):
         save(different, "x/good", "others", language, {0}, kind="retrieval", pictures=pictures)
     comparison = compare(different, means=True, models=["x/good"])
     (table,) = make_tables(comparison, comparison.numbers(), TableArguments(rows="language", columns="task"))
-    assert table.rows[-1][0] == SHARED_MEAN and [number and number.n for number in table.rows[-1][1]] == [
+    assert table.rows[-1][0] == SHARED_MEAN
+    assert [number and number.n for number in table.rows[-1][1]] == [
         2,
         None,
         20,
@@ -404,7 +415,9 @@ def test_of_some_models_it_is_not_known_which_images_languages_share(different):
         save(different, model, "scenes", "zh", {0}, kind="retrieval", pictures=list(chinese))
     comparison = compare(different, means=True, tasks=["scenes"])
     numbers = {number.model: number for number in comparison.numbers() if number.language == SHARED_MEAN}
-    assert numbers.keys() == {"x/good", "x/other"} and numbers["x/good"].best and numbers["x/other"].untested
+    assert numbers.keys() == {"x/good", "x/other"}
+    assert numbers["x/good"].best
+    assert numbers["x/other"].untested
     among = "each of these, and each of its texts, is ranked among all of its language, from 24 images in zh to 30 in en."
     different_ones = "no mean over all images, since the 2 languages have different ones; 'mean of shared images' is over the"
     assert caveats(comparison) == [
@@ -416,9 +429,8 @@ def test_of_some_models_it_is_not_known_which_images_languages_share(different):
     assert (
         "Beside bad in 2 languages, of which there is no mean, by itself each" in describe(comparison)[0][1]
     )
-    assert not comparison.can_average("x/good", "scenes", ["en", "zh"]) and comparison.can_average(
-        "x/good", "scenes", ["zh"]
-    )
+    assert not comparison.can_average("x/good", "scenes", ["en", "zh"])
+    assert comparison.can_average("x/good", "scenes", ["zh"])
 
 
 def test_a_model_of_other_captions_or_fewer_languages_beside_one_with_a_mean_of_shared_images(different):
@@ -460,10 +472,8 @@ def test_equal_images_in_another_order_have_the_mean_over_all(tmp_path):
     save(tmp_path, "m/x", "photos", "en", {0, 1}, pictures=[1, 2, 3, 4], images=None)
     save(tmp_path, "m/x", "photos", "zh", {0}, pictures=[4, 2, 1, 3])
     comparison = compare(tmp_path, means=True)
-    assert (
-        comparison.values("language") == ["en", "zh", MEAN]
-        and comparison.without_mean == caveats(comparison) == []
-    )
+    assert comparison.values("language") == ["en", "zh", MEAN]
+    assert comparison.without_mean == caveats(comparison) == []
     assert comparison.results["m/x", "photos", MEAN].metrics["accuracy@1"] == pytest.approx((0.5 + 0.25) / 2)
 
 
@@ -475,14 +485,11 @@ def test_equally_many_images_that_are_not_known_to_be_the_same_have_no_mean(tmp_
             save(tmp_path, "org/model", kind, language, set(range(160)), kind=kind, images=of_language)
             save(tmp_path, "org/other", kind, language, set(range(90)), kind=kind, images="first half")
     comparison = compare(tmp_path, means=True)
-    assert (
-        comparison.without_mean == ["retrieval", "zero_shot"]
-        and ("org/other", "zero_shot", MEAN) in comparison.results
-    )
+    assert comparison.without_mean == ["retrieval", "zero_shot"]
+    assert ("org/other", "zero_shot", MEAN) in comparison.results
     assert ("org/model", "zero_shot", MEAN) not in comparison.results
-    assert not comparison.can_average("org/model", "retrieval", ["en", "zh"]) and comparison.can_average(
-        "org/model", "retrieval", ["zh"]
-    )
+    assert not comparison.can_average("org/model", "retrieval", ["en", "zh"])
+    assert comparison.can_average("org/model", "retrieval", ["zh"])
     tested = images[1] in (None, "first half")
     assert (
         comparison.difference("org/model", "org/other", "retrieval", "zh", "mean_recall") is not None
@@ -498,9 +505,8 @@ def test_a_model_whose_weights_changed_has_no_mean(tmp_path):
         save(tmp_path, "m/x", "photos", language, set(range(160)), weights=weights)
         save(tmp_path, "m/y", "photos", language, set(range(90)))
     comparison = compare(tmp_path, means=True)
-    assert [key[0] for key in comparison.results if key[2] == MEAN] == [
-        "m/y"
-    ] and comparison.without_mean == []
+    assert [key[0] for key in comparison.results if key[2] == MEAN] == ["m/y"]
+    assert comparison.without_mean == []
     assert caveats(comparison) == [
         "x was measured with different weights, of which there is no mean: 11111111 (photos in en); 22222222 (photos in zh). "
         "Evaluate one of them on all."
@@ -542,7 +548,8 @@ def test_the_page_says_how_many_images_each_number_is_of():
         ]
         return Report("", "", [], [], [], [], [], {}, given).provenance()[0][1][0][-2:]
 
-    assert images(1000, 40) == images(40, 1000) == [1, "40 or 1,000"] and images(1000, 1000) == [1, "1,000"]
+    assert images(1000, 40) == images(40, 1000) == [1, "40 or 1,000"]
+    assert images(1000, 1000) == [1, "1,000"]
     assert images(*range(1000, 1009)) == [1, "9 counts, 1,000 to 1,008"]
 
 
@@ -555,9 +562,8 @@ def test_names_that_nobody_proofread_are_said(tmp_path):
         save(tmp_path, model, "photos", "en", {0}, definition=definition)
     said = "photos, sketches in ko: the names of classes are ours, by a language model, not proofread."
     assert caveats(compare(tmp_path)) == [said]
-    assert not caveats(compare(tmp_path, models=["org/mine"])) and not caveats(
-        compare(tmp_path, languages=["en"])
-    )
+    assert not caveats(compare(tmp_path, models=["org/mine"]))
+    assert not caveats(compare(tmp_path, languages=["en"]))
 
 
 def test_pairs_are_of_the_same_pictures(tmp_path):
@@ -627,11 +633,9 @@ def test_pairs_are_of_the_same_pictures(tmp_path):
     results = [result for result in comparison.results.values() if result.model in ("org/best", "org/worded")]
     report = Report("", "", [], [], [], [], [], {}, results)
     line = "photos, SHA-256 of class names and templates: en aaaaaaaa (best) or bbbbbbbb (worded); zh aaaaaaaa (best) or bbbbbbbb (worded)"
-    assert (
-        report.prompts() == [line]
-        and f"- {line}\n" in report.to_markdown()
-        and f"<li>{line}</li>" in report.to_html(tmp_path)
-    )
+    assert report.prompts() == [line]
+    assert f"- {line}\n" in report.to_markdown()
+    assert f"<li>{line}</li>" in report.to_html(tmp_path)
 
 
 def test_layouts_of_the_papers(tmp_path):
@@ -670,8 +674,11 @@ def test_layouts_of_the_papers(tmp_path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_read(path):
     report, table = parse(ReportArguments, TableArguments, arguments=[str(path)])
-    assert report.tasks and report.languages and table.title != TableArguments().title
-    assert report.output_dir.startswith("outputs/") and {table.rows, table.columns} & {"model"}
+    assert report.tasks
+    assert report.languages
+    assert table.title != TableArguments().title
+    assert report.output_dir.startswith("outputs/")
+    assert {table.rows, table.columns} & {"model"}
 
 
 def test_printed_numbers_are_copied_right():
@@ -688,15 +695,15 @@ def test_printed_numbers_are_copied_right():
     count = {}
     for one in published:
         count[one.source, one.place] = count.get((one.source, one.place), 0) + 1
-    assert (
-        count["P2", "Table 1"] == 50 and count["P2", "Table 3"] == 3 + 6 * 8 and count["P2", "Table 4"] == 20
-    )
-    assert (
-        count["P1i", "Table 1 of v1"] == 21
-        and count["FLh", "README of m18"] == 21
-        and count["BAB", "XTD"] == 48
-    )
-    assert count["ML", "evaluation.ipynb"] == 30 and count["ML", "Figure 4"] == 32 and len(published) == 569
+    assert count["P2", "Table 1"] == 50
+    assert count["P2", "Table 3"] == 3 + 6 * 8
+    assert count["P2", "Table 4"] == 20
+    assert count["P1i", "Table 1 of v1"] == 21
+    assert count["FLh", "README of m18"] == 21
+    assert count["BAB", "XTD"] == 48
+    assert count["ML", "evaluation.ipynb"] == 30
+    assert count["ML", "Figure 4"] == 32
+    assert len(published) == 569
     keys = [(one.model, one.task, one.language, one.metric, one.source, one.place) for one in published]
     assert len(set(keys)) == len(keys)
     assert all(0 <= one.value <= 1 for one in published if "_rank_" not in one.metric)
@@ -725,26 +732,34 @@ def test_our_numbers_beside_the_printed_ones():
     own = Number("me/mine", "imagenet", "en", "accuracy@1", 0.9, (0.89, 0.91), 50000)
     published = load_published()
     first, second, third = compare_with_published([inside, outside, again, own], published)
-    assert first.within and first.difference == pytest.approx(-0.005)  # 74.46 + 0.05 reaches 74.5
-    assert not second.within and [one.value for one in second.paper] == pytest.approx([0.596, 0.596])
+    assert first.within
+    assert first.difference == pytest.approx(-0.005)  # 74.46 + 0.05 reaches 74.5
+    assert not second.within
+    assert [one.value for one in second.paper] == pytest.approx([0.596, 0.596])
     assert [(one.where, one.value) for one in second.again] == [
         ("ZHC, classification", pytest.approx(0.5921))
     ]
-    assert third.within and third.paper == [] and third.difference == pytest.approx(0)
-    assert load_sources([first]).keys() == {"P2"} and load_sources([first, second]).keys() == {
+    assert third.within
+    assert third.paper == []
+    assert third.difference == pytest.approx(0)
+    assert load_sources([first]).keys() == {"P2"}
+    assert load_sources([first, second]).keys() == {
         "P2",
         "P1i",
         "ZHC",
     }
     (mine,) = compare_with_published([own], published, "BAAI/AltCLIP")
-    assert not mine.within and mine.difference == pytest.approx(0.9 - 0.745)
+    assert not mine.within
+    assert mine.difference == pytest.approx(0.9 - 0.745)
 
 
 def test_a_model_of_another_library_is_held_against_its_own_numbers():
     name = "m_clip:M-CLIP/XLM-Roberta-Large-Vit-L-14+openai/clip-vit-large-patch14"
     ours = Number(name, "imagenet", "en", "accuracy@1", 0.523, (0.52, 0.526), 50000)
     (found,) = [one for one in compare_with_published([ours], load_published()) if one.paper]
-    assert found.number.model == name and found.paper[0].value == pytest.approx(0.523) and found.within
+    assert found.number.model == name
+    assert found.paper[0].value == pytest.approx(0.523)
+    assert found.within
 
 
 def test_a_number_of_other_images_is_not_judged():
@@ -770,7 +785,8 @@ def test_a_number_of_other_images_is_not_judged():
     )
     assert [row[-2:] for row in report.difference_table()[1]] == [["+0.0", "yes"], ["+0.0", "n 100 of 1,851"]]
     remark = "birdsnap: Of the original 2,443 test images those whose links still work; they show 490 of the 500 classes."
-    assert report.remarks() == [remark] and f"- {remark}" in report.to_markdown()
+    assert report.remarks() == [remark]
+    assert f"- {remark}" in report.to_markdown()
 
 
 def test_a_number_of_the_classes_that_a_language_names_is_judged():
@@ -836,7 +852,8 @@ def test_the_pictures_show_the_numbers(tmp_path, monkeypatch):
     assert drawn["axhline"][0][0] == (75.0,)  # of one language beside models of two
     grids = [args[0] for args, _ in drawn["imshow"]]
     assert grids[1:] == [[pytest.approx([25, 50, 37.5])], [pytest.approx([75, 75, 75])]]
-    assert grids[0][0][0] == 75 and all(value != value for value in grids[0][0][1:])
+    assert grids[0][0][0] == 75
+    assert all(value != value for value in grids[0][0][1:])
     found = comparison.difference("x/new", "x/old", "scenes", "de", "mean_recall")
     assert (100 * found.low, 100 * found.high) in [
         args[1:] for args, _ in drawn["vlines"] if isinstance(args[1], float)
@@ -846,9 +863,8 @@ def test_the_pictures_show_the_numbers(tmp_path, monkeypatch):
         for args, options in drawn["plot"]
         if "markerfacecolor" in options
     ]
-    assert [round(value, 9) for value, _ in dots] == [0, 50, 25, 37.5] and [
-        face == "white" for _, face in dots
-    ] == [True] + [False] * 3
+    assert [round(value, 9) for value, _ in dots] == [0, 50, 25, 37.5]
+    assert [face == "white" for _, face in dots] == [True] + [False] * 3
     curves = [list(args[1]) for args, _ in drawn["plot"] if len(args) > 2]
     assert curves == [[75] * 10, [37.5] * 10, [75] * 10] * 2
 
@@ -862,9 +878,8 @@ def test_titles_of_panels_do_not_overlap(tmp_path, monkeypatch):
     (figure,) = figures
     figure.draw_without_rendering()
     titles = [axes.title.get_window_extent() for axes in figure.axes]
-    assert len(titles) == 4 and not any(
-        one.overlaps(other) for place, one in enumerate(titles) for other in titles[:place]
-    )
+    assert len(titles) == 4
+    assert not any(one.overlaps(other) for place, one in enumerate(titles) for other in titles[:place])
 
 
 class Tags(HTMLParser):
@@ -912,25 +927,25 @@ def test_the_page_is_one_file_that_says_what_the_results_say(three):
     page, text = (three / "index.html").read_text(), (three / "report.md").read_text()
     tags = Tags()
     tags.feed(page)
-    assert (
-        tags.open == []
-        and len(tags.sources) == 3
-        and all(source.startswith("data:image/png;base64,") for source in tags.sources)
-    )
-    assert "<h1>Photos &amp; &lt;more&gt;</h1>" in page and "&lt;data&gt; &amp; more" in page
-    assert (
-        page.count("<b>80.0</b>") == 3
-        and page.count("≈</span>") == 3
-        and page.count('<td class="gap">–</td>') == 2
-    )
-    assert "![" in text and "(languages.png)" in text and "far lacks 1 of 2 numbers." in text
+    assert tags.open == []
+    assert len(tags.sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
+    assert "<h1>Photos &amp; &lt;more&gt;</h1>" in page
+    assert "&lt;data&gt; &amp; more" in page
+    assert page.count("<b>80.0</b>") == 3
+    assert page.count("≈</span>") == 3
+    assert page.count('<td class="gap">–</td>') == 2
+    assert "![" in text
+    assert "(languages.png)" in text
+    assert "far lacks 1 of 2 numbers." in text
     assert "0 of 1 numbers are within tolerance" in text
     assert re.search(
         r"\| AltCLIP +\| imagenet +\| en +\| top-1 accuracy +\| 74\.5 \(P2, Table 1\) +\| – +\| 90\.0 ±1\.0 +\| \+15\.5 +\| \*\*no",
         text,
     )
     rows = list(csv.DictReader((three / "numbers.csv").open()))
-    assert len(rows) == 7 and {row["value"] for row in rows if row["model"] == "org/far"} == {"0.5"}
+    assert len(rows) == 7
+    assert {row["value"] for row in rows if row["model"] == "org/far"} == {"0.5"}
 
 
 def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
@@ -976,10 +991,10 @@ def test_names_in_tables():
         "org/model": "model",
         "m_clip:org/text+org/clip": "text",
     }
-    assert (
-        label("image_to_text_recall@10", {}) == "I2T R@10" and label("mean_per_class", {}) == "mean per class"
-    )
-    assert label("org/model", {"org/model": "model"}) == "model" and label("flickr30k", {}) == "flickr30k"
+    assert label("image_to_text_recall@10", {}) == "I2T R@10"
+    assert label("mean_per_class", {}) == "mean per class"
+    assert label("org/model", {"org/model": "model"}) == "model"
+    assert label("flickr30k", {}) == "flickr30k"
 
 
 def test_the_command(three, run, tmp_path):
@@ -1007,7 +1022,8 @@ def test_the_command(three, run, tmp_path):
     names = ["differences.png", "heat_map.png", "index.html", "languages.png", "numbers.csv", "report.md"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     process = run("python", ROOT / "benchmarks/run_report.py", recipe, "--results", tmp_path / "none")
-    assert process.returncode == 1 and "run_report.py: error: results folder" in process.stderr
+    assert process.returncode == 1
+    assert "run_report.py: error: results folder" in process.stderr
 
 
 @pytest.mark.parametrize(
