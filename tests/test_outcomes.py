@@ -252,23 +252,29 @@ def test_units_that_differ_are_those_that_move_a_metric(kind):
 
 
 @pytest.mark.parametrize(
-    "make,message",
+    "make,arguments,message",
     [
         (
-            lambda: RetrievalOutcomes(torch.zeros(2), torch.zeros(2), torch.tensor([0, 1, 1])),
+            RetrievalOutcomes,
+            (torch.zeros(2), torch.zeros(2), torch.tensor([0, 1, 1])),
             "text_ranks has 2 entries for 3 items",
         ),
-        (lambda: RetrievalOutcomes(torch.zeros(2), torch.zeros(2), torch.tensor([0, 2])), "rows from 0 to 1"),
-        (lambda: ClassOutcomes(torch.zeros(2), torch.tensor([0, 3]), 3), "rows from 0 to 2"),
-        (lambda: ClassOutcomes(torch.zeros(0), torch.zeros(0), 3), "ranks has 0 entries for 0 items"),
         (
-            lambda: MultilabelOutcomes(torch.zeros(2, 3), torch.zeros(2, 2)),
+            RetrievalOutcomes,
+            (torch.zeros(2), torch.zeros(2), torch.tensor([0, 2])),
+            "rows from 0 to 1",
+        ),
+        (ClassOutcomes, (torch.zeros(2), torch.tensor([0, 3]), 3), "rows from 0 to 2"),
+        (ClassOutcomes, (torch.zeros(0), torch.zeros(0), 3), "ranks has 0 entries for 0 items"),
+        (
+            MultilabelOutcomes,
+            (torch.zeros(2, 3), torch.zeros(2, 2)),
             r"\(images, classes\), not \(2, 3\) and \(2, 2\)",
         ),
-        (lambda: ScoreOutcomes(torch.zeros(2), torch.zeros(3)), "scores has 2 entries for 3 items"),
-        (lambda: load_outcomes("nowhere.npz"), "'nowhere.npz' holds no outcomes"),
+        (ScoreOutcomes, (torch.zeros(2), torch.zeros(3)), "scores has 2 entries for 3 items"),
+        (load_outcomes, ("nowhere.npz",), "'nowhere.npz' holds no outcomes"),
     ],
 )
-def test_bad_input_is_refused(make, message):
+def test_bad_input_is_refused(make, arguments, message):
     with pytest.raises(InputError, match=message):
-        make()
+        make(*arguments)

@@ -1,4 +1,4 @@
-"""Check the report: tables in the papers' layouts, marks of indistinguishable models, printed numbers, pages."""
+"""Check the report: tables, marks of models that cannot be told apart, printed numbers, figures and pages."""
 
 import csv
 import json
@@ -88,7 +88,7 @@ def outcomes_of(right, kind="zero_shot", n=200, labels=None, pictures=None):
 def save(folder, model, task, language, right, kind="zero_shot", **given):
     """Save a result with its outcomes and return it.
 
-    `n`, `labels` and `pictures` are those of `outcomes_of`, and whatever else is given are fields of the result.
+    `n`, `labels` and `pictures` are those of `outcomes_of`; whatever else is given are fields of the result.
     """
     items = {name: given.pop(name) for name in ("n", "labels", "pictures") if name in given}
     outcomes = outcomes_of(right, kind, **items)
@@ -113,10 +113,7 @@ def save(folder, model, task, language, right, kind="zero_shot", **given):
 
 @pytest.fixture
 def three(tmp_path):
-    """Save results of three models: of 200 items `near` loses one that `best` finds, `far` 60.
-
-    `far` has no result in Chinese.
-    """
+    """Save results of three models: `near` misses one item that `best` finds, `far` misses 60, and Chinese."""
     for language in ("en", "zh"):
         save(tmp_path, "org/best", "photos", language, set(range(160)))
         save(tmp_path, "org/near", "photos", language, set(range(1, 160)))
@@ -132,10 +129,6 @@ def compare(folder, *, means=False, **names):
 
 def row_names(table):
     return [name for name, _ in table.rows]
-
-
-def names_and_columns(table):
-    return row_names(table), table.columns
 
 
 def test_results_keep_what_came_of_each_item(tmp_path):
@@ -191,7 +184,7 @@ def test_a_result_gives_way_to_one_of_other_weights_or_with_a_warning_of_other_i
 
 def test_a_killed_run_leaves_no_result_without_its_items(tmp_path, monkeypatch):
     def killed(self, path):
-        path.write_bytes(b"half")
+        path.write_bytes(b"half")  # of the file of outcomes
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ClassOutcomes, "save", killed)
@@ -225,7 +218,7 @@ def test_models_that_cannot_be_told_apart_are_marked(three):
     cells = [text.strip() for text in chinese.split("|")[1:-1]]
     without_widths = [re.sub(r"±\d+\.\d", "±", text) for text in cells]
     assert without_widths == ["zh", "–", "79.5 ± ≈", "**80.0** ±"]
-    assert count_gaps(comparison, comparison.numbers()) == {"org/far": (1, 2)}
+    assert count_gaps(comparison, comparison.numbers()) == {"org/far": (1, 2)}  # 1 of 2 numbers is missing
 
 
 def test_other_items_are_not_compared(three):
@@ -244,7 +237,7 @@ def test_other_items_are_not_compared(three):
 
 
 def test_the_mean_over_languages_knows_that_they_share_their_images(three):
-    """The mean of two languages with the same hits is as uncertain as either.
+    """A mean of two languages with the same hits is as uncertain as either.
 
     Were the languages drawn by themselves, it would seem more certain.
     """
@@ -502,7 +495,7 @@ def test_different_weights_have_no_mean_of_shared_images(tmp_path):
 
 def test_equal_images_in_another_order_have_the_mean_over_all(tmp_path):
     save(tmp_path, "m/x", "photos", "en", {0, 1}, pictures=[1, 2, 3, 4], images=None)
-    save(tmp_path, "m/x", "photos", "zh", {0}, pictures=[4, 2, 1, 3])
+    save(tmp_path, "m/x", "photos", "zh", {0}, pictures=[4, 2, 1, 3])  # its own digests are what counts
     comparison = compare(tmp_path, means=True)
     assert comparison.values("language") == ["en", "zh", MEAN]
     assert comparison.without_mean == []
@@ -600,7 +593,7 @@ def test_names_that_nobody_proofread_are_said(tmp_path):
 
 
 def test_pairs_are_of_the_same_pictures(tmp_path):
-    """The path of a folder does not matter: what counts is its content, and which images had a class name."""
+    """A folder's path does not matter: what counts is its content, and which images had a class name."""
     here = {"dataset": "./photos", "data": "1" * 32}
     elsewhere = {"dataset": "/data/photos", "data": "1" * 32}
     other_pictures = {"dataset": "./photos", "data": "2" * 32}
@@ -635,7 +628,7 @@ def test_pairs_are_of_the_same_pictures(tmp_path):
 
 
 def test_layouts_of_the_papers(tmp_path):
-    """Table 1 has tasks across and a table for each language, Table 2 metrics across and a table for each task.
+    """Table 1 has tasks across, a table a language; Table 2 metrics across, a table a task.
 
     The lists have tasks down and models across.
     """
