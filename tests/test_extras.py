@@ -61,8 +61,10 @@ def test_a_script_ends_with_one_line(words, message):
     assert (process.returncode, process.stderr.strip().splitlines()[-1]) == (
         1,
         message,
-    ) and "Traceback" not in process.stderr
+    )
+    assert "Traceback" not in process.stderr
     process = run_without(
         list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", words[0], "--help"
     )
-    assert process.returncode == 0 and "usage" in process.stdout
+    assert process.returncode == 0
+    assert "usage" in process.stdout

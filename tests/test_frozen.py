@@ -93,10 +93,8 @@ def test_each_sentence_and_image_is_encoded_once(scenes, clip, tmp_path):
     for _ in range(2):
         targets = teacher_vectors(scenes, model, processor.tokenizer, cache_dir=str(tmp_path))
         embeds = image_vectors(ImageViews(scenes, 2), model, processor, cache_dir=str(tmp_path))
-        assert (
-            sum(texts) == len({captions["en"] for captions in scenes["captions"]}) <= 24
-            and sum(images) == 2 * 24
-        )
+        assert sum(texts) == len({captions["en"] for captions in scenes["captions"]}) <= 24
+        assert sum(images) == 2 * 24
     np.testing.assert_array_equal(targets[[0]]["target"], targets[[24]]["target"])
     np.testing.assert_array_equal(embeds[[0]]["image_embeds"], embeds[[24]]["image_embeds"])
 
@@ -135,7 +133,8 @@ def test_what_makes_a_teacher_vector_makes_a_new_cache(scenes, clip, tmp_path, c
         scenes = Dataset.from_dict({"captions": captions[:-1] + [{"en": "another"}]})
     texts = count(model.text_model)
     after = teacher_vectors(scenes, model, tokenizer, cache_dir=str(tmp_path))
-    assert after.folder != before.folder and sum(texts) >= 22
+    assert after.folder != before.folder
+    assert sum(texts) >= 22
     assert (change == "configuration") == np.array_equal(
         after[range(32)]["target"], before[range(32)]["target"]
     )
@@ -159,7 +158,8 @@ def test_what_makes_an_image_vector_makes_a_new_cache(scenes, clip, tmp_path, ch
     images = count(model.vision_model)
     views = ImageViews(scenes, 2 if change == "views" else 1)
     after = image_vectors(views, model, processor, cache_dir=str(tmp_path))
-    assert after.folder != before.folder and sum(images) >= 23
+    assert after.folder != before.folder
+    assert sum(images) >= 23
     same = np.array_equal(after[range(32)]["image_embeds"], before[range(32)]["image_embeds"])
     assert same == (change in ("views", "background"))  # no scene is transparent
 
@@ -190,10 +190,8 @@ def test_images_are_known_by_their_bytes_wherever_they_lie(clip, tmp_path):
     rows = Dataset.from_dict({"image": [str(tmp_path / "two" / f"{n}.png") for n in range(3)]}).cast_column(
         "image", Image()
     )
-    assert (
-        len(set(caches)) == 1
-        and image_vectors(ImageViews(rows, 1), *clip, cache_dir=str(tmp_path / "cache")).folder != caches[0]
-    )
+    assert len(set(caches)) == 1
+    assert image_vectors(ImageViews(rows, 1), *clip, cache_dir=str(tmp_path / "cache")).folder != caches[0]
 
 
 def test_views_are_crops_that_depend_on_image_and_view_alone(tmp_path):
@@ -210,7 +208,9 @@ def test_views_are_crops_that_depend_on_image_and_view_alone(tmp_path):
         assert all(np.array_equal(image, original) for image, original in zip(epochs[epoch], originals))
     for epoch in (1, 2):
         one, other, again = epochs[epoch]
-        assert one.shape[0] == one.shape[1] and 38 <= one.shape[0] <= 40 and np.array_equal(one, again)
+        assert one.shape[0] == one.shape[1]
+        assert 38 <= one.shape[0] <= 40
+        assert np.array_equal(one, again)
         assert not np.array_equal(one, other[: len(one), : len(one)])
         windows = np.lib.stride_tricks.sliding_window_view(originals[0], one.shape).reshape(-1, *one.shape)
         assert (windows == one).all(axis=(1, 2, 3)).sum() == 1  # neither mirrored nor scaled
@@ -237,7 +237,8 @@ def follow(trainer):
 
 def assert_same_steps(ours, theirs, n_steps, atol):
     (weights, losses), (expected, expected_losses) = ours, theirs
-    assert len(weights) == len(expected) == n_steps + 1 and len(losses) == n_steps
+    assert len(weights) == len(expected) == n_steps + 1
+    assert len(losses) == n_steps
     assert losses == pytest.approx(expected_losses, abs=atol)
     for before, after in zip(expected, expected[1:]):
         assert any(not torch.equal(value, before[name]) for name, value in after.items())
@@ -349,9 +350,8 @@ def test_views_from_the_cache_train_like_views_of_the_live_tower(stage2):
     live = follow(stage2("live", cached=False, save_strategy="no"))
     assert_same_steps(follow(stage2("cached", cached=True, save_strategy="no")), live, 10, 1e-5)
     _, without = follow(stage2("plain", cached=True, save_strategy="no", turning=False))
-    assert without[:4] == pytest.approx(live[1][:4], abs=1e-5) and without[4:] != pytest.approx(
-        live[1][4:], abs=1e-4
-    )
+    assert without[:4] == pytest.approx(live[1][:4], abs=1e-5)
+    assert without[4:] != pytest.approx(live[1][4:], abs=1e-4)
 
 
 def test_a_run_that_goes_on_within_an_epoch_of_crops_takes_the_same_views(stage2, tmp_path):
@@ -390,4 +390,5 @@ def test_a_tokenizer_in_writing_forgets_its_last_call(miniature):
     tokenizer = AutoProcessor.from_pretrained(miniature / "clip").tokenizer
     before = written(tokenizer)
     tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=4)
-    assert written(tokenizer) == before and json.loads(before)["max_length"] == 77
+    assert written(tokenizer) == before
+    assert json.loads(before)["max_length"] == 77

@@ -122,4 +122,5 @@ def test_a_run_that_diverges_stops_with_one_line(miniature, run, tmp_path):
         ],
     )
     assert process.returncode == 1
-    assert "lower learning_rate" in process.stderr.splitlines()[-1] and "Traceback" not in process.stderr
+    assert "lower learning_rate" in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr

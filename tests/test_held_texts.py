@@ -89,10 +89,13 @@ def test_what_is_drawn_depends_on_seed_step_and_process_alone():
     again = HeldTexts(TEXTS, held.vectors, seed=3)
     for (step, process), texts in drawn.items():
         of_others, vectors = again.draw(8, step, process)
-        assert of_others == texts and [TEXTS[int(row)] for row in vectors[:, 0]] == texts
+        assert of_others == texts
+        assert [TEXTS[int(row)] for row in vectors[:, 0]] == texts
     watched = {TEXTS[number] for number in held.watched}
     everything, _ = held.draw(1000, 0, 0)
-    assert len(watched) == 4 and watched.isdisjoint(everything) and len(everything) == 36
+    assert len(watched) == 4
+    assert watched.isdisjoint(everything)
+    assert len(everything) == 36
 
 
 SWITCHES = {
@@ -110,7 +113,9 @@ def test_a_step_with_held_texts_is_the_same_by_every_switch(altclip, processor, 
         len(TEXTS), altclip.config.projection_dim, generator=torch.Generator().manual_seed(1)
     )
     held = HeldTexts(TEXTS, torch.nn.functional.normalize(vectors), seed=0)
-    cells, weights, logs = cells_of(cached), {}, {}
+    cells = cells_of(cached)
+    weights = {}
+    logs = {}
     for name, switches in SWITCHES.items():
         altclip.load_state_dict(start)
         logs[name] = trained(altclip, processor, arguments(hold=5.0, **switches), cells, held)
@@ -192,11 +197,16 @@ def test_stage_2_says_what_was_kept(folder, miniature, run, tmp_path):
     process = run("python", *command, *data, *small, *guarded, "--output_dir", tmp_path / "mine")
     assert process.returncode == 0, process.stderr
     kept = json.loads((tmp_path / "mine/kept.json").read_text("utf-8"))
-    assert 0 <= kept["found_again"] <= 1 and kept["before"].keys() == kept["after"].keys() >= {
-        "en",
-        "zh",
-        "ru",
-    }
+    assert 0 <= kept["found_again"] <= 1
+    assert (
+        kept["before"].keys()
+        == kept["after"].keys()
+        >= {
+            "en",
+            "zh",
+            "ru",
+        }
+    )
     assert "are still nearest to their own vectors from before" in process.stdout
     assert "On the guard set mean recall has lost" in process.stdout
     history = json.loads((tmp_path / "mine/trainer_state.json").read_text("utf-8"))["log_history"]

@@ -320,7 +320,8 @@ def test_scripts_end_with_one_line(zoo, miniature, run, tmp_path, script, given)
     data = ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
     steps = ["--max_steps", "1", "--use_cpu", "true"] if script.startswith("training") else []
     process = run("python", ROOT / script, *flags, *data, *steps)
-    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+    assert process.returncode == 1, process.stderr
+    assert "Traceback" not in process.stderr, process.stderr
     said = process.stderr.strip().splitlines()[-1]
     assert re.match(
         rf"{script.partition('/')[2]}: error: \w+ '{zoo}/\w+' (is a|cannot be loaded|has no|is no)", said
@@ -342,7 +343,8 @@ def test_a_card_is_of_a_model_with_two_towers(zoo, miniature, run, tmp_path):
     ]
     flags += ["--example_split", "train", "--plot_task", "miniature-pairs"]
     process = run("python", "-m", "model_cards", *flags, "--stages", zoo / "bert")
-    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
     message = "stages '.*bert' is a model of the type 'bert': give a model with an image"
     assert re.match(f"model_cards: error: {message}", process.stderr.strip().splitlines()[-1])
     assert not (tmp_path / "out").exists()

@@ -46,7 +46,9 @@ def test_data_is_kept_under_canonical_codes():
     ]  # Kanuri and Breton, where data has them
     assert list(name_languages(["en-US", "en_GB"]).values()) == ["en-US", "en-GB"]
     assert list(name_languages(["en", "en-GB"]).values()) == ["en", "en-GB"]
-    assert canonical("eng_Latn") == "en-Latn" and is_english("eng_Latn") and not is_english("enm")
+    assert canonical("eng_Latn") == "en-Latn"
+    assert is_english("eng_Latn")
+    assert not is_english("enm")
     with pytest.raises(ValueError, match="'zh_CN' and 'zh-cn' are both 'zh-CN': keep one"):
         name_languages(["zh_CN", "zh-cn"])
     with pytest.raises(ValueError, match="'cn' is a country's code and no language's: did you mean 'zh'"):
@@ -233,7 +235,8 @@ def test_tables_and_pairs_of_files_get_canonical_codes(tmp_path, header, names):
     table = tmp_path / "pairs.tsv"
     table.write_text(f"URL\t{header}\nhttp\ta dog\t狗\n", "utf-8")
     rows, without = load_parallel_text(str(table), "train")
-    assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))] and without == 0
+    assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
+    assert without == 0
     languages = header.split("\t")
     for language, text in zip(languages, ("a dog", "狗")):
         (tmp_path / f"corpus.{language}").write_text(f"{text}\n", "utf-8")

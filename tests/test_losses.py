@@ -1,4 +1,4 @@
-"""Losses against closed forms and transformers' own."""
+"""Check the losses against closed forms and against transformers' own."""
 
 import math
 
@@ -10,9 +10,9 @@ from training.losses import contrastive_loss, cosine_loss, distillation_loss
 
 
 def unit(rows, dim=8, seed=0):
-    return normalize(
-        torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=-1
-    ).requires_grad_()
+    """Draw embeddings of unit length that take gradients."""
+    drawn = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+    return normalize(drawn, dim=-1).requires_grad_()
 
 
 def test_equals_the_models_own_loss(model, batch):
@@ -23,43 +23,53 @@ def test_equals_the_models_own_loss(model, batch):
 
 def test_collapsed_embeddings_give_log_of_the_batch():
     same = normalize(torch.ones(5, 4), dim=-1)
-    assert contrastive_loss(same, same, torch.tensor(10.0)).item() == pytest.approx(math.log(5), abs=1e-5)
+    loss = contrastive_loss(same, same, torch.tensor(10.0))
+    assert loss.item() == pytest.approx(math.log(5), abs=1e-5)
 
 
 def test_several_texts_per_image_by_hand():
-    """Two images, three texts, the first two of image 0: scores are chosen, so the sums can be written out."""
+    """Texts 0 and 1 are of image 0: scores are chosen such that the sums can be written out."""
     images = torch.eye(2)
     texts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     loss = contrastive_loss(images, texts, torch.tensor(2.0), text_to_image=torch.tensor([0, 0, 1]))
     rows = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-    by_text = -(rows.log_softmax(1)[[0, 1, 2], [0, 0, 1]]).mean()
-    by_image = rows.T.log_softmax(1)
-    by_image = -((by_image[0, 0] + by_image[0, 1]) / 2 + by_image[1, 2]) / 2
+    log_of_images = rows.log_softmax(1)
+    by_text = -(log_of_images[[0, 1, 2], [0, 0, 1]]).mean()
+    log_of_texts = rows.T.log_softmax(1)
+    of_image_0 = (log_of_texts[0, 0] + log_of_texts[0, 1]) / 2  # the mean over its two texts
+    of_image_1 = log_of_texts[1, 2]
+    by_image = -(of_image_0 + of_image_1) / 2
     assert loss.item() == pytest.approx(((by_text + by_image) / 2).item())
 
 
 def test_equal_images_are_not_pushed_apart():
-    """Rows 0 and 2 show the same: swapping their captions must change nothing, and each attracts both texts."""
-    images, texts, scale = unit(3, seed=1), unit(3, seed=2), torch.tensor(5.0)
+    """Rows 0 and 2 show the same: swapping their captions changes nothing, and each attracts both texts."""
+    images = unit(3, seed=1)
+    texts = unit(3, seed=2)
+    scale = torch.tensor(5.0)
     ids = torch.tensor([7, 8, 7])
     loss = contrastive_loss(images, texts, scale, image_ids=ids)
     swapped = contrastive_loss(images, texts[[2, 1, 0]], scale, image_ids=ids)
     torch.testing.assert_close(loss, swapped)
     (gradient,) = torch.autograd.grad(loss, texts)
-    assert (gradient[0] @ images[2]) < (gradient[0] @ images[1])  # towards image 2, away from image 1
+    # A step against the gradient moves text 0 towards image 2 and away from image 1.
+    assert (gradient[0] @ images[2]) < (gradient[0] @ images[1])
     assert not torch.isclose(loss, contrastive_loss(images, texts, scale))
 
 
 def test_gradients_reach_everything():
-    images, texts, scale = unit(4, seed=3), unit(4, seed=4), torch.tensor(3.0, requires_grad=True)
+    images = unit(4, seed=3)
+    texts = unit(4, seed=4)
+    scale = torch.tensor(3.0, requires_grad=True)
     contrastive_loss(images, texts, scale).backward()
-    assert all(tensor.grad.abs().max() > 0 for tensor in (images, texts, scale))
-    with torch.no_grad():  # a finite difference on the scale
-        up, down = (
-            contrastive_loss(images.double(), texts.double(), scale.double() + delta)
-            for delta in (1e-4, -1e-4)
-        )
-    assert scale.grad.item() == pytest.approx(((up - down) / 2e-4).item(), rel=1e-3)
+    for tensor in (images, texts, scale):
+        assert tensor.grad.abs().max() > 0
+
+    with torch.no_grad():
+        up = contrastive_loss(images.double(), texts.double(), scale.double() + 1e-4)
+        down = contrastive_loss(images.double(), texts.double(), scale.double() - 1e-4)
+    finite_difference = ((up - down) / 2e-4).item()
+    assert scale.grad.item() == pytest.approx(finite_difference, rel=1e-3)
 
 
 def test_numbers_must_agree():
@@ -68,16 +78,17 @@ def test_numbers_must_agree():
 
 
 def test_distillation_is_the_mean_squared_error():
-    student, teacher = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    student = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    teacher = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
     assert distillation_loss(student, teacher).item() == pytest.approx((1 + 4 + 0 + 1) / 4)
 
 
 def test_cosine_by_hand():
-    """Lengths are left free: a vector twice as long costs nothing, one at a right angle all."""
+    """Lengths are free: an embedding twice as long costs nothing, one at a right angle costs 1."""
     student = torch.tensor([[2.0, 0.0], [0.0, 3.0]], requires_grad=True)
     loss = cosine_loss(student, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    assert loss.item() == pytest.approx(0.5)
+    assert loss.item() == pytest.approx(0.5)  # the mean of 0 and 1
     loss.backward()
-    assert (student.grad * student).sum().item() == pytest.approx(
-        0.0, abs=1e-6
-    ) and student.grad.abs().max() > 0
+    # Along an embedding the gradient is zero, since its length does not matter.
+    assert (student.grad * student).sum().item() == pytest.approx(0.0, abs=1e-6)
+    assert student.grad.abs().max() > 0

@@ -35,7 +35,8 @@ def test_asset_is_small_and_credited():
 
 def test_within_a_language_no_two_concepts_share_a_name():
     concepts = read_concepts()
-    assert list(concepts["languages"]) == LANGUAGES and len(concepts["concepts"]) == 70
+    assert list(concepts["languages"]) == LANGUAGES
+    assert len(concepts["concepts"]) == 70
     for language, words in concepts["languages"].items():
         assert len(set(words["names"])) == 70, language
         assert not [name for name in words["names"] if "," in name or "|" in name or not name.strip()], (
@@ -66,11 +67,14 @@ def test_a_scene_is_a_function_of_its_index():
 
 def test_tests_ask_for_what_training_never_showed():
     test, validation = map(set, held_out_pairs().values())
-    assert len(test) == 1000 and len(validation) == 250 and not test & validation
+    assert len(test) == 1000
+    assert len(validation) == 250
+    assert not test & validation
     seen = set()
     for split, index in itertools.product(("train", "train_curated"), range(2000)):
         seen |= set(itertools.combinations(sorted(EmojiScenes(split)[index]["concepts"]), 2))
-    assert len(seen) > 500 and not seen & (test | validation)
+    assert len(seen) > 500
+    assert not seen & (test | validation)
     for split, expected in (
         ("test_pairs", test),
         ("test_pairs_unseen_style", test),
@@ -88,18 +92,22 @@ def test_inked_sprites_stay_inside_and_get_dark_lines():
     sprite = load_sheet("noto").crop((0, 0, 32, 32))
     inked = np.asarray(ink(sprite)).astype(int)
     dark = (inked[..., :3].max(-1) < 60) & (inked[..., 3] > 0)
-    assert 0.05 < dark.mean() < 0.6 and (inked[0, 0, 3], inked[31, 31, 3]) == (0, 0)
+    assert 0.05 < dark.mean() < 0.6
+    assert (inked[0, 0, 3], inked[31, 31, 3]) == (0, 0)
 
 
 def test_multilingual_tokenizer_is_xlm_rs(miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    assert isinstance(tokenizer, XLMRobertaTokenizer) and len(tokenizer) == 2502
+    assert isinstance(tokenizer, XLMRobertaTokenizer)
+    assert len(tokenizer) == 2502
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 2501]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     assert (
         tokenizer("ＤＯＧ ﬁsh")["input_ids"] == tokenizer("DOG fish")["input_ids"]
     )  # the NFKC table is there
     ids = tokenizer("red apple and dog face")["input_ids"]
-    assert ids[0] == 0 and ids[-1] == 2 and 3 not in ids
+    assert ids[0] == 0
+    assert ids[-1] == 2
+    assert 3 not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "red apple and dog face"
     assert tokenizer.model_max_length == 77
 
@@ -130,11 +138,9 @@ def test_english_tokenizer_is_clips(miniature):
         None,
     )  # CLIP with eos 2 pools at the highest id instead of the end
     ids = tokenizer("A DOG face!")["input_ids"]
-    assert (
-        ids[0] == tokenizer.bos_token_id
-        and ids.count(tokenizer.eos_token_id) == 1
-        and ids[-1] == tokenizer.eos_token_id
-    )
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
 
 
 def hashes_of_tokenizers():
@@ -162,7 +168,8 @@ def test_dataset_is_an_ordinary_folder(miniature):
     from datasets import load_dataset
 
     rows = load_dataset(str(miniature / "dataset"), split="test_concepts")
-    assert rows[3]["image"].size == (32, 32) and rows[3]["label"] == 3
+    assert rows[3]["image"].size == (32, 32)
+    assert rows[3]["label"] == 3
     names = json.loads((miniature / "dataset/class_names.json").read_text("utf-8"))
     assert rows[3]["captions"]["zh"] == names["zh"][3]
     assert set(load_dataset(str(miniature / "dataset"))) == set(SPLITS)

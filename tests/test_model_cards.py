@@ -190,23 +190,21 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
     results += [retrieval(zoo / stages[-1], hashes[stages[-1]], value=0.7, language="zh-Hans")]
     text, folder = make(stages, results)
     card = ModelCard.load(folder / "README.md")
-    assert (
-        card.data.license == "apache-2.0"
-        and card.data.language == ["en", "zh"]
-        and card.data.model_name == "T"
-    )
+    assert card.data.license == "apache-2.0"
+    assert card.data.language == ["en", "zh"]
+    assert card.data.model_name == "T"
     assert entries_of(card) == {
         ("pairs", "mean_recall", round(0.1 * len(stages), 4)),
         ("pairs", "mean_recall", 0.7),
     }
     values = " +\\| ".join(f"{10 * (1 + place)}\\.0" for place in range(len(stages)))
-    assert re.search(rf"\| en +\| {values} +\|", text) and re.search(r"\| zh-Hans +\|( +\|)* 70\.0 +\|", text)
+    assert re.search(rf"\| en +\| {values} +\|", text)
+    assert re.search(r"\| zh-Hans +\|( +\|)* 70\.0 +\|", text)
     assert all(hashes[stage][:16] in text for stage in stages)
     model, _ = load_model(str(folder))
     assert hash_weights(model) == hashes[stages[-1]]
-    assert (folder / "recall.png").exists() and (folder / "loss.png").exists() == ("stage2" in stages) == (
-        "loss.png" in text
-    )
+    assert (folder / "recall.png").exists()
+    assert (folder / "loss.png").exists() == ("stage2" in stages) == ("loss.png" in text)
     files = [path.read_text("utf-8") for path in folder.iterdir() if path.suffix in (".md", ".json", ".py")]
     assert not [text for text in files if str(zoo) in text or str(folder.parent) in text]
     assert ("trust_remote_code=True" in text) == (stages == ["dual"])
@@ -215,7 +213,8 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
 @pytest.mark.parametrize("kinds", [[], [retrieval], [zero_shot], [retrieval, zero_shot]])
 def test_any_mixture_of_results(zoo, hashes, make, capsys, kinds):
     text, folder = make(["stage2"], [kind("stage2", hashes["stage2"]) for kind in kinds], plot_task="pairs")
-    assert len(entries_of(text)) == len(kinds) and ("Not measured yet" in text) == (not kinds)
+    assert len(entries_of(text)) == len(kinds)
+    assert ("Not measured yet" in text) == (not kinds)
     assert (folder / "recall.png").exists() == ("](recall.png)" in text) == (retrieval in kinds)
     assert ("No recall in pairs to plot" in capsys.readouterr().out) == (retrieval not in kinds)
 
@@ -223,7 +222,8 @@ def test_any_mixture_of_results(zoo, hashes, make, capsys, kinds):
 def test_an_empty_folder_of_results_is_told(make, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     text, _ = make(["released"], results=str(tmp_path / "none"))
-    assert "Not measured yet" in text and f"No results lie below {tmp_path}/none" in capsys.readouterr().out
+    assert "Not measured yet" in text
+    assert f"No results lie below {tmp_path}/none" in capsys.readouterr().out
 
 
 def test_intervals_stand_beside_their_figures(zoo, hashes, make):
@@ -257,7 +257,8 @@ def test_a_mean_is_of_the_same_images(hashes, make):
     remark = "No mean over languages that have different images."
     assert re.search(rf"\| mean +\| +\|\n\n{remark}\n", text)
     text, _ = make(["stage2"], [dataclasses.replace(result, images="a") for result in results])
-    assert re.search(r"\| mean +\| 55.0 +\|\n", text) and remark not in text
+    assert re.search(r"\| mean +\| 55.0 +\|\n", text)
+    assert remark not in text
 
 
 SIBLINGS = {
@@ -304,26 +305,24 @@ def test_results_that_differ_in_one_thing_are_two_entries(differing, of_kind):
     assert (
         len(said) == len(differing) == card.text.count("### ")
     )  # English and Chinese of one kind share a table
-    assert all(
-        "### " + ", ".join(filter(None, words)) + ", " in card.text for words in said
-    ) and "/secret" not in str(card)
+    assert all("### " + ", ".join(filter(None, words)) + ", " in card.text for words in said)
+    assert "/secret" not in str(card)
 
 
 def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, capsys):
     """A teacher's figure of all images stands beside no figure of the first hundred."""
     results = [retrieval("clip", hashes["clip"], 0.25), retrieval("stage2", hashes["stage2"], 0.5, limit=100)]
     text, _ = make(["clip", "stage2"], results)
-    assert (
-        re.search(r"\| en +\| 50\.0 \(first 100\) +\|", text)
-        and "### pairs, first 100, " in text
-        and "25.0" not in text
-    )
+    assert re.search(r"\| en +\| 50\.0 \(first 100\) +\|", text)
+    assert "### pairs, first 100, " in text
+    assert "25.0" not in text
     assert (
         "Left out 1 results that are there twice, or that the model itself has none of"
         in capsys.readouterr().out
     )
     (entry,) = ModelCard(text).data.eval_results
-    assert entry.dataset_args == {"limit": 100} and entry.metric_name == "mean_recall, first 100"
+    assert entry.dataset_args == {"limit": 100}
+    assert entry.metric_name == "mean_recall, first 100"
 
 
 @pytest.mark.parametrize("what", ["prompts", "data", "images", "n_rows"])
@@ -344,7 +343,8 @@ def test_figures_of_other_questions_stand_in_no_row(what):
 def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
     one = retrieval("stage2", hashes["stage2"])
     text, _ = make(["stage2"], [one, one])
-    assert text.count("### pairs") == 1 and entries_of(text) == {("pairs", "mean_recall", 0.5)}
+    assert text.count("### pairs") == 1
+    assert entries_of(text) == {("pairs", "mean_recall", 0.5)}
     with pytest.raises(
         InputError, match="are of the same weights, task and language, and differ: delete one"
     ):
@@ -369,7 +369,8 @@ def test_figures_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stage
         f"pairs.en.json is of other weights ({of_stage[stage][:16]}) than {zoo / stage} has now ({hashes[stage][:16]})"
         in said
     )
-    assert "evaluate it again with benchmarks/run_retrieval.py" in said and "\n" not in said
+    assert "evaluate it again with benchmarks/run_retrieval.py" in said
+    assert "\n" not in said
     assert not (tmp_path / "out").exists()
 
 
@@ -386,7 +387,8 @@ def test_a_result_counts_whatever_its_folder_was_called(hashes, make, capsys):
         retrieval("laion/other", "e" * 64, 0.75),
     ]
     text, _ = make(["clip", "stage2"], results)
-    assert entries_of(text) == {("pairs", "mean_recall", 0.5)} and "75.0" not in text
+    assert entries_of(text) == {("pairs", "mean_recall", 0.5)}
+    assert "75.0" not in text
     assert "Left out 1 results of other models: other." in capsys.readouterr().out
 
 
@@ -404,9 +406,8 @@ def test_stages_of_equal_weights_keep_their_own_figures(zoo, hashes, make, tmp_p
     results = [retrieval("stage1", hashes["stage1"], 0.25), retrieval("same", hashes["stage1"], 0.5)]
     results += [retrieval("renamed", hashes["stage1"], 0.75, language="zh")]
     text, _ = make(["stage1", tmp_path / "same"], results)
-    assert re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", text) and re.search(
-        r"\| zh +\| 75\.0 +\| 75\.0 +\|", text
-    )
+    assert re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", text)
+    assert re.search(r"\| zh +\| 75\.0 +\| 75\.0 +\|", text)
 
 
 BLOCKED = """
@@ -501,9 +502,8 @@ def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault
     monkeypatch.setattr(where, full)
     with pytest.raises(OSError, match="No space left"):
         make(["stage2"])
-    assert (states(tmp_path / "out") if is_there else None) == before and (
-        tmp_path / "out"
-    ).exists() == is_there
+    assert (states(tmp_path / "out") if is_there else None) == before
+    assert (tmp_path / "out").exists() == is_there
     assert {path.name for path in tmp_path.iterdir()} <= {"out"}
 
 
@@ -516,11 +516,11 @@ def test_a_folder_made_anew_keeps_nothing_of_the_model_before(hashes, make, tmp_
     (tmp_path / "out/.git").mkdir()
     (tmp_path / "out/LICENSE").write_text("mine")
     _, folder = make(["released"])
-    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"] and not list(
-        folder.glob("*.png")
-    )
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
+    assert not list(folder.glob("*.png"))
     assert hash_weights(load_model(str(folder))[0]) == hashes["released"]
-    assert (folder / ".git").is_dir() and (folder / "LICENSE").read_text() == "mine"
+    assert (folder / ".git").is_dir()
+    assert (folder / "LICENSE").read_text() == "mine"
 
 
 def record(folder, **settings):
@@ -552,15 +552,15 @@ def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
     record(tmp_path / "stage2", **before, dataset="org/images", languages=["en", "zh", "zh-Hans"])
     text, _ = make([tmp_path / "stage2"])
     data = ModelCard(text).data
-    assert data.base_model == list(towers.values()) and data.datasets == [
+    assert data.base_model == list(towers.values())
+    assert data.datasets == [
         "Helsinki-NLP/opus-100",
         "org/images",
     ]
-    assert data.dataset_licenses == {"pairs": "cc-by-4.0"} and data.language == ["en", "zh"]
-    assert (
-        "- pairs (licence: cc-by-4.0)\n- org/images (licence not known)\n" in text
-        and "reads 3 languages" in text
-    )
+    assert data.dataset_licenses == {"pairs": "cc-by-4.0"}
+    assert data.language == ["en", "zh"]
+    assert "- pairs (licence: cc-by-4.0)\n- org/images (licence not known)\n" in text
+    assert "reads 3 languages" in text
     assert str(tmp_path) not in text
     text, _ = make([tmp_path / "stage2"], base_model=["me/clip"], datasets=["org/images=mit", "org/other"])
     data = ModelCard(text).data
@@ -576,7 +576,8 @@ def test_a_record_that_leads_back_to_itself_ends(zoo, make, tmp_path):
     shutil.copytree(zoo / "stage2", tmp_path / "stage2")
     record(tmp_path / "stage2", model_name_or_path=str(tmp_path / "stage2"), dataset="org/images")
     text, _ = make([tmp_path / "stage2"])
-    assert ModelCard(text).data.datasets == ["org/images"] and ModelCard(text).data.base_model is None
+    assert ModelCard(text).data.datasets == ["org/images"]
+    assert ModelCard(text).data.base_model is None
 
 
 def test_a_lora_came_of_its_base(zoo, tmp_path):
@@ -586,7 +587,8 @@ def test_a_lora_came_of_its_base(zoo, tmp_path):
     for base, datasets in (("org/altclip", []), (str(tmp_path / "stage2"), ["org/images"])):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
         origin = find_origin([str(tmp_path)])
-        assert origin.base_model == ["org/altclip"] and origin.hub_datasets == datasets
+        assert origin.base_model == ["org/altclip"]
+        assert origin.hub_datasets == datasets
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}', "{}"])
@@ -625,13 +627,11 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     teacher.save(Path("results"))
     main(arguments)
     card = ModelCard.load(Path("out/README.md"))
-    assert re.search(r"\| language +\| org/clip \| stage2 +\|", card.text) and re.search(
-        r"\| en +\| 25\.0 +\| 50\.0 +\|", card.text
-    )
+    assert re.search(r"\| language +\| org/clip \| stage2 +\|", card.text)
+    assert re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", card.text)
     assert f"- org/clip: weights `{hashes['clip'][:16]}`, commit `{COMMIT[:8]}`" in card.text
-    assert card.data.base_model == ["org/clip"] and card.data.dataset_licenses == {
-        "org/images": "cc-by-4.0, mit"
-    }
+    assert card.data.base_model == ["org/clip"]
+    assert card.data.dataset_licenses == {"org/images": "cc-by-4.0, mit"}
     retrieval("org/clip", "f" * 64, task="others").save(Path("results"))
     with pytest.raises(InputError, match="is of other weights .* than org/clip has now"):
         main(arguments)
@@ -670,7 +670,8 @@ def test_bad_input_is_refused_before_anything_is_written(zoo, pictures, tmp_path
     with pytest.raises(InputError, match=message) as refused:
         main(CardArguments(**{name: filled(value) for name, value in given.items()}))
     assert "\n" not in str(refused.value)
-    assert not (tmp_path / "out").exists() and set(zoo.rglob("*")) == there
+    assert not (tmp_path / "out").exists()
+    assert set(zoo.rglob("*")) == there
 
 
 @pytest.fixture
@@ -697,7 +698,8 @@ def test_half_a_log_is_refused_and_one_without_losses_is_passed_over(zoo, make, 
         '{"log_history": [{"step": 1, "eval_mean_recall": 0.5}]}'
     )
     text, folder = make([tmp_path / "stage"])
-    assert not (folder / "loss.png").exists() and "loss.png" not in text
+    assert not (folder / "loss.png").exists()
+    assert "loss.png" not in text
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ def test_one_side_alone(model, batch):
         images = model(pixel_values=batch["pixel_values"])
     torch.testing.assert_close(texts.text_embeds, both.text_embeds)
     torch.testing.assert_close(images.image_embeds, both.image_embeds)
-    assert texts.logits_per_text is None and texts.image_embeds is None and images.logits_per_image is None
+    assert texts.logits_per_text is None
+    assert texts.image_embeds is None
+    assert images.logits_per_image is None
 
 
 def test_every_parameter_is_initialised(config):

@@ -132,7 +132,8 @@ def test_tuples_and_inner_states_equal_native(model, native, batch):
     def flat(values):
         return [leaf for value in values for leaf in (flat(value) if isinstance(value, tuple) else [value])]
 
-    assert all(isinstance(part, tuple) for part in ours[-2:]) and len(flat(ours)) == len(flat(theirs)) == 9
+    assert all(isinstance(part, tuple) for part in ours[-2:])
+    assert len(flat(ours)) == len(flat(theirs)) == 9
     for one, other in zip(flat(ours), flat(theirs)):
         assert_near(one, other, OUTPUT_BITS[torch.float32])
     for tower in ("text_model_output", "vision_model_output"):
@@ -158,7 +159,8 @@ def test_takes_a_configuration_of_native(model, native, batch, tmp_path):
 def test_native_reads_our_text_tower_alone(model, tmp_path):
     model.text_model.save_pretrained(tmp_path)
     native, info = NativeTextModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     assert torch.equal(
         native.roberta.encoder.layers[1].output.dense.weight,
         model.text_model.roberta.encoder.layer[1].output.dense.weight,

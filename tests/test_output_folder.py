@@ -52,7 +52,8 @@ def test_a_step_is_described_and_the_run_recorded(train, tmp_path):
     record = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
     assert record["settings"]["examples_per_step"] == 48
     assert record["settings"]["seed"] == 42
-    assert record["machine"]["threads"] == 2 and record["machine"]["processes"] == 1
+    assert record["machine"]["threads"] == 2
+    assert record["machine"]["processes"] == 1
 
 
 def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
@@ -67,7 +68,8 @@ def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
         (["--per_device_train_batch_size", "8"], "resume: examples_per_step was 16 when the run in"),
     ):
         other = train("--resume", *changed)
-        assert other.returncode == 1 and message in other.stderr, other.stderr
+        assert other.returncode == 1, other.stderr
+        assert message in other.stderr, other.stderr
     begun = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
     assert train("--resume", "--logging_steps", "1", "--dataloader_num_workers", "1").returncode == 0
     resumed = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
@@ -81,7 +83,8 @@ def test_a_training_that_could_not_save_its_end_is_not_begun(train, tmp_path):
         r"has [\d.]+ GB free, and this training saves a model of 0\.01 GB and 2000000 checkpoints",
         process.stderr,
     )
-    assert "save_total_limit 1" in process.stderr and "Traceback" not in process.stderr
+    assert "save_total_limit 1" in process.stderr
+    assert "Traceback" not in process.stderr
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
@@ -130,9 +133,8 @@ def test_other_errors_are_left_as_they_are(tmp_path):
         saving("the model", tmp_path, 1),
     ):
         raise OSError(28, "No space left on device")
-    assert not is_full(ValueError()) and is_full(
-        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file")
-    )
+    assert not is_full(ValueError())
+    assert is_full(RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file"))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def written(tmp_path):
 )
 def test_every_form_gives_the_same_rows(written, name):
     rows, n_without_english = load_parallel_text(str(written / name), "train")
-    assert rows.column_names == ["captions"] and n_without_english == 0
+    assert rows.column_names == ["captions"]
+    assert n_without_english == 0
     assert [(row["en"], row["zh"]) for row in rows["captions"]] == PAIRS
 
 
@@ -84,7 +85,8 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path):
     assert [(row["en"], row["zh"]) for row in rows["captions"]] == [
         ("a\rq", "甲"),
         ("b\u2028c", "乙\r丙"),
-    ] and n_without_english == 1
+    ]
+    assert n_without_english == 1
 
 
 def test_a_changed_file_is_read_anew(tmp_path):
@@ -107,7 +109,8 @@ def sources(written):
 
 def test_sources_are_joined_and_told_apart_by_kind(sources):
     rows, n_without_english = load_parallel_text(sources, "train")
-    assert len(rows) == 7 and n_without_english == 1
+    assert len(rows) == 7
+    assert n_without_english == 1
     assert rows["captions"][6] == {"en": "bell", "zh": None, "fr": "cloche"}
     assert rows["captions"][0] == {"en": "dog face", "zh": "狗脸", "fr": None}
     assert len(load_parallel_text(sources, "train", ["human"])[0]) == 4
@@ -172,7 +175,8 @@ def test_what_is_set_aside_is_counted_by_reason():
     ]
     assert cells.set_aside == {"empty": 1, "too long": 1, "left in English": 1, "repeated": 3}
     plain = CaptionCells(rows, ["en", "zh"], "target")
-    assert len(plain) == 11 and plain.set_aside == {"empty": 1}
+    assert len(plain) == 11
+    assert plain.set_aside == {"empty": 1}
 
 
 def test_one_long_text_or_no_english_is_no_trouble():
@@ -180,7 +184,8 @@ def test_one_long_text_or_no_english_is_no_trouble():
         {"captions": [{"zh": "狗" * 200_000}] + [{"zh": "猫"}] * 3, "target": [[0.0]] * 4}
     )
     cells = CaptionCells(rows, ["zh"], "target", sift=True)
-    assert cells.set_aside == {"empty": 0, "too long": 1, "repeated": 2} and len(cells) == 1
+    assert cells.set_aside == {"empty": 0, "too long": 1, "repeated": 2}
+    assert len(cells) == 1
 
 
 def test_stage_1_says_what_it_left_out(sources, miniature, run, tmp_path):
@@ -332,7 +337,8 @@ def test_blank_english_is_no_english(tmp_path):
     path = tmp_path / "pairs.tsv"
     path.write_text("en\tzh\n \u3000\xa0\t狗\ncat\t猫\n", "utf-8")
     rows, without = load_parallel_text(str(path), "train")
-    assert rows["captions"][:] == [{"en": "cat", "zh": "猫"}] and without == 1
+    assert rows["captions"][:] == [{"en": "cat", "zh": "猫"}]
+    assert without == 1
 
 
 def lines(path, rows):
