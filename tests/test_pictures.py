@@ -42,19 +42,22 @@ def rows(tmp_path):
 
 def test_bad_rows_are_set_aside_counted_and_named(rows, tmp_path):
     good, n_bad = keep_readable(rows, "set_aside", str(tmp_path / "out"))
-    assert list(good["number"]) == [0, 4] and n_bad == 4
+    assert list(good["number"]) == [0, 4]
+    assert n_bad == 4
     assert [image.getpixel((0, 0)) for image in good["image"]] == [(255, 0, 0), (0, 0, 255)]
     report = [json.loads(line) for line in (tmp_path / "out/bad_rows.jsonl").read_text().splitlines()]
-    assert [line["row"] for line in report] == [1, 2, 3, 5] and report[0]["path"] == "a.png"
-    assert "cannot identify image" in report[0]["problem"] and "truncated" in report[1]["problem"].lower()
-    assert report[2]["problem"] == "there is no image" and "FileNotFoundError" in report[3]["problem"]
+    assert [line["row"] for line in report] == [1, 2, 3, 5]
+    assert report[0]["path"] == "a.png"
+    assert "cannot identify image" in report[0]["problem"]
+    assert "truncated" in report[1]["problem"].lower()
+    assert report[2]["problem"] == "there is no image"
+    assert "FileNotFoundError" in report[3]["problem"]
 
 
 def test_good_rows_are_left_as_they_are(rows, tmp_path):
     good = rows.select([0, 4])
-    assert (
-        keep_readable(good, "error", str(tmp_path / "out")) == (good, 0) and not (tmp_path / "out").exists()
-    )
+    assert keep_readable(good, "error", str(tmp_path / "out")) == (good, 0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_mended_file_is_read_anew(tmp_path):
@@ -64,7 +67,8 @@ def test_a_mended_file_is_read_anew(tmp_path):
     assert keep_readable(rows, "set_aside", str(tmp_path / "out"))[1] == 1
     (tmp_path / "a.png").write_bytes(encoded())
     good, n_bad = keep_readable(rows, "set_aside", str(tmp_path / "out"))
-    assert n_bad == 0 and good["image"][0].size == (8, 8)
+    assert n_bad == 0
+    assert good["image"][0].size == (8, 8)
 
 
 def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
@@ -108,13 +112,12 @@ def test_stage_2_meets_a_bad_picture(folder, run, tmp_path, policy):
         *["--max_steps", "1", "--per_device_train_batch_size", "2", "--bf16", "false", "--use_cpu", "true"],
     )
     if policy == "error":
-        assert (
-            process.returncode == 1
-            and "1 of 4 images cannot be decoded, row 2 first" in process.stderr.splitlines()[-1]
-        )
+        assert process.returncode == 1
+        assert "1 of 4 images cannot be decoded, row 2 first" in process.stderr.splitlines()[-1]
     else:
         assert process.returncode == 0, process.stderr
-        assert "Set aside 1 rows with bad images" in process.stdout and "from 3 rows" in process.stdout
+        assert "Set aside 1 rows with bad images" in process.stdout
+        assert "from 3 rows" in process.stdout
 
 
 def test_transparent_pictures_reach_the_background_of_the_processor(tmp_path):
@@ -141,11 +144,9 @@ def test_a_picture_that_decodes_to_no_shades_is_set_aside(rows, tmp_path):
         {"image": [{"bytes": encoded(), "path": None}, {"bytes": buffer.getvalue(), "path": None}]}
     )
     good, n_bad = keep_readable(rows, "set_aside", str(tmp_path))
-    assert (
-        len(good) == 1
-        and n_bad == 1
-        and "infinite or no numbers" in (tmp_path / "bad_rows.jsonl").read_text()
-    )
+    assert len(good) == 1
+    assert n_bad == 1
+    assert "infinite or no numbers" in (tmp_path / "bad_rows.jsonl").read_text()
 
 
 def test_pictures_in_a_zip(tmp_path):

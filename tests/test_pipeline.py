@@ -73,7 +73,8 @@ def test_scores_equal_the_stock_pipelines(classify, stock, template, batch_size)
     assert type(classify) is AltCLIPZeroShotPipeline
     ours = classify(IMAGES, candidate_labels=LABELS, hypothesis_template=template, batch_size=batch_size)
     theirs = stock(IMAGES, candidate_labels=LABELS, hypothesis_template=template)
-    assert len(ours) == len(IMAGES) and max(entry["score"] for entry in ours[0]) < 0.9
+    assert len(ours) == len(IMAGES)
+    assert max(entry["score"] for entry in ours[0]) < 0.9
     for one, other in zip(ours, theirs):
         assert_same(one, other)
     assert_same(classify(IMAGES[0], LABELS, hypothesis_template=template), theirs[0])
@@ -187,7 +188,8 @@ def test_nothing_is_kept_while_the_model_trains(classify, model, texts_seen):
     model.train()
     classify(IMAGES[0], LABELS)
     classify(IMAGES[0], LABELS)
-    assert texts_seen == [4, 4] and model.training
+    assert texts_seen == [4, 4]
+    assert model.training
 
 
 def test_memory_is_bounded(classify):
@@ -221,11 +223,12 @@ def test_templates_are_averaged_as_clip_does(classify, model, processor):
 
 
 def test_every_language_has_its_own_sentences():
-    assert len(PROMPTS) == 19 and read_templates("zh") == PROMPTS["zh"] and "照片" in PROMPTS["zh"][0]
+    assert len(PROMPTS) == 19
+    assert read_templates("zh") == PROMPTS["zh"]
+    assert "照片" in PROMPTS["zh"][0]
     for templates in PROMPTS.values():
-        assert len(set(templates)) == len(templates) >= 3 and all(
-            template.count("{}") == 1 for template in templates
-        )
+        assert len(set(templates)) == len(templates) >= 3
+        assert all(template.count("{}") == 1 for template in templates)
     assert len({template for templates in PROMPTS.values() for template in templates}) == sum(
         map(len, PROMPTS.values())
     )
@@ -233,7 +236,8 @@ def test_every_language_has_its_own_sentences():
 
 def test_how_prompts_are_cut_can_be_said(classify, texts_seen):
     whole, cut = (classify(IMAGES[0], LABELS, tokenizer_kwargs=given) for given in (None, {"max_length": 4}))
-    assert scores(whole) != scores(cut) and texts_seen == [4, 4]
+    assert scores(whole) != scores(cut)
+    assert texts_seen == [4, 4]
 
 
 def test_long_labels_are_cut(classify):
@@ -352,7 +356,8 @@ def test_other_models_get_the_stock_pipeline(processor, tmp_path):
     assert type(classify) is ZeroShotImageClassificationPipeline
     assert len(classify(IMAGES[0], candidate_labels=LABELS)) == 4
     task = PIPELINE_REGISTRY.supported_tasks[TASK]
-    assert task["impl"] is AltCLIPZeroShotPipeline and "default" in task
+    assert task["impl"] is AltCLIPZeroShotPipeline
+    assert "default" in task
 
 
 def test_a_saved_pipeline_is_no_remote_code(classify, processor, tmp_path):

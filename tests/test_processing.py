@@ -27,7 +27,8 @@ def test_texts_are_padded_to_the_longest_and_cut_at_77(processor):
         len(processor.tokenizer(text)["input_ids"]) for text in ("dog face", "key")
     )
     long = processor(text=["dog face", "dog face and key " * 40], return_tensors="pt")
-    assert long["input_ids"].shape == (2, 77) and long["attention_mask"][0].sum() < 10
+    assert long["input_ids"].shape == (2, 77)
+    assert long["attention_mask"][0].sum() < 10
     assert processor(text="dog face and key " * 40, max_length=9, return_tensors="pt")["input_ids"].shape == (
         1,
         9,
@@ -61,7 +62,8 @@ def test_every_mode_becomes_rgb(processor, mode):
         else PICTURE.convert("LAB" if mode == "LAB" else mode)
     )
     read = read_image(image)
-    assert read.mode == "RGB" and np.array_equal(np.asarray(read), np.asarray(image.convert("RGB")))
+    assert read.mode == "RGB"
+    assert np.array_equal(np.asarray(read), np.asarray(image.convert("RGB")))
     assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
 
 
@@ -242,9 +244,11 @@ def test_the_background_is_saved_and_loaded(model, processor, tmp_path, backgrou
         tmp_path
     )
     config = json.loads((tmp_path / "processor_config.json").read_text())
-    assert config["image_processor"]["background"] == saved and "background" not in config
+    assert config["image_processor"]["background"] == saved
+    assert "background" not in config
     loaded, expected = AutoProcessor.from_pretrained(tmp_path), read_background(background)
-    assert loaded.background == expected and AltCLIPProcessor.from_pretrained(tmp_path).background == expected
+    assert loaded.background == expected
+    assert AltCLIPProcessor.from_pretrained(tmp_path).background == expected
     assert AltCLIPProcessor.from_pretrained(tmp_path, background="red").background == (255, 0, 0)
     native = NativeProcessor.from_pretrained(tmp_path)  # which drops alpha
     assert type(native) is NativeProcessor

@@ -64,11 +64,13 @@ def assert_equal(ours, theirs):
         for one, other in zip(ours, theirs):
             assert_equal(one, other)
     elif isinstance(theirs, torch.Tensor):
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
     elif isinstance(theirs, np.ndarray) and theirs.dtype == object:  # of arrays of several lengths
         assert_equal(list(ours), list(theirs))
     elif isinstance(theirs, np.ndarray):
-        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
     elif hasattr(theirs, "keys"):
         assert list(ours) == list(theirs)
         for key in theirs:
@@ -292,7 +294,8 @@ def test_more_where_theirs_gives_nothing_usable(tmp_path):
     with pytest.raises(ValueError, match="padding"):
         ours(text=ragged, return_tensors="pt", padding=False)  # as it says
     assert ours(text=ragged, return_tensors="pt", max_length=5)["input_ids"].shape == (2, 5)
-    assert len(theirs(text=LONG)["input_ids"]) == 242 and len(ours(text=LONG)["input_ids"]) == 77
+    assert len(theirs(text=LONG)["input_ids"]) == 242
+    assert len(ours(text=LONG)["input_ids"]) == 77
     assert len(ours(text=LONG, truncation=True)["input_ids"]) == 77
     assert len(ours(text=LONG, truncation=False)["input_ids"]) == 242  # as it says
     assert len(ours(text=LONG, truncation=True, max_length=90)["input_ids"]) == 90  # as it says

@@ -108,8 +108,11 @@ def test_every_language_has_the_same_sets_of_the_same_size():
         language: {name: len(sentences) for name, sentences in sets.items()}
         for language, sets in SENTENCES.items()
     }
-    assert len(PROMPTS) == 19 and all(size == sizes["en"] for size in sizes.values()), sizes
-    assert sizes["en"].pop("full") == 21 and set(sizes["en"].values()) == {2} and len(sizes["en"]) == 16
+    assert len(PROMPTS) == 19, sizes
+    assert all(size == sizes["en"] for size in sizes.values()), sizes
+    assert sizes["en"].pop("full") == 21
+    assert set(sizes["en"].values()) == {2}
+    assert len(sizes["en"]) == 16
 
 
 @pytest.mark.parametrize("language", PROMPTS)
@@ -120,11 +123,10 @@ def test_sentences_are_distinct_and_in_their_own_script(language):
     ]
     assert len({bare(sentence) for sentence in sentences}) == len(sentences)
     for sentence in sentences:
-        assert (
-            sentence.count("{}") == sentence.count("{") == sentence.count("}") == 1
-            and sentence == sentence.strip()
-        )
-        assert sentence == unicodedata.normalize("NFC", sentence) and "  " not in sentence
+        assert sentence.count("{}") == sentence.count("{") == sentence.count("}") == 1
+        assert sentence == sentence.strip()
+        assert sentence == unicodedata.normalize("NFC", sentence)
+        assert "  " not in sentence
         scripts = {
             unicodedata.name(letter).split()[0] for letter in sentence if letter.isalpha() and letter != "ー"
         }
@@ -301,18 +303,17 @@ def test_names_of_the_dataset_of_a_file_and_of_a_dict(write):
         "sv": ["paj", "soppa"],
         "fi": ["piirakka", None],
         "en": ["pie", "soup"],
-    } and named_classes(names["fi"]) == [0]
+    }
+    assert named_classes(names["fi"]) == [0]
     with pytest.raises(InputError, match="class_names has no class names in 'da': there are en, fi, sv"):
         load_class_names(each, ["da"])
 
 
 def test_babel_imagenet_names_some_classes(clip_benchmark):
     names = load_class_names("clip_benchmark:babel_imagenet", ["ko"], 1000)["ko"]
-    assert (
-        len(names) == 1000
-        and named_classes(names) == [1, 999]
-        and (names[1], names[999]) == ("금붕어", "휴지")
-    )
+    assert len(names) == 1000
+    assert named_classes(names) == [1, 999]
+    assert (names[1], names[999]) == ("금붕어", "휴지")
     assert load_class_names("clip_benchmark:babel_imagenet", ["ko"], 3, subset=[0, 1, 999])["ko"] == [
         None,
         "금붕어",
@@ -322,7 +323,8 @@ def test_babel_imagenet_names_some_classes(clip_benchmark):
 
 def test_subsets_of_imagenet(clip_benchmark, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # not installed
-    assert load_subset("imagenet_a") == [0, 2] and load_subset("imagenet_r") == [1, 2]
+    assert load_subset("imagenet_a") == [0, 2]
+    assert load_subset("imagenet_r") == [1, 2]
     thousand = {"zh": ["丁鲷", "金鱼", "大白鲨", *map(str, range(997))]}
     assert load_class_names(thousand, ["zh"], 2, subset="imagenet_r") == {"zh": ["金鱼", "大白鲨"]}
     with pytest.raises(
@@ -367,7 +369,8 @@ def test_what_is_not_installed_says_how_to(monkeypatch):
 
 def test_the_hash_says_what_was_asked():
     asked = hash_prompts(["a {}", "the {}"], ["cat", None])
-    assert re.fullmatch("[0-9a-f]{64}", asked) and asked == hash_prompts(["a {}", "the {}"], ["cat", None])
+    assert re.fullmatch("[0-9a-f]{64}", asked)
+    assert asked == hash_prompts(["a {}", "the {}"], ["cat", None])
     others = [
         hash_prompts(["the {}", "a {}"], ["cat", None]),
         hash_prompts(["a {}", "the {}"], ["cat", "None"]),

@@ -237,7 +237,8 @@ def test_every_script_says_how_many_processes_it_has():
 def test_help_still_helps(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         parse(ContrastiveArguments, arguments=["-h"])
-    assert ended.value.code == 0 and "--cache_image_embeds" in capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "--cache_image_embeds" in capsys.readouterr().out
 
 
 STAGES = {
@@ -256,7 +257,8 @@ def test_every_recipe_parses(recipe, tmp_path):
     (arguments,) = parse(
         STAGES[recipe.stem], arguments=[str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
     )
-    assert arguments.learning_rate > 0 and arguments.dataset
+    assert arguments.learning_rate > 0
+    assert arguments.dataset
 
 
 def test_missing_folders_are_named(tmp_path):

@@ -86,7 +86,8 @@ def test_equal_captions_may_be_one(found, miniature):
     ]
     rows = rows.remove_columns("captions").add_column("captions", captions)
     two, one = (found(rows, ["en"], merge_captions=merge)["en"] for merge in (False, True))
-    assert (len(two.text_ranks), len(one.text_ranks)) == (60, 59) and one.n_units == 60
+    assert (len(two.text_ranks), len(one.text_ranks)) == (60, 59)
+    assert one.n_units == 60
     assert one.text_ranks[10] == two.text_ranks[10:12].min()
     assert (two.image_ranks[10:12] == one.image_ranks[10:12] + 1).all()
 

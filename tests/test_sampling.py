@@ -21,14 +21,16 @@ def test_shares_by_temperature(temperature, expected):
     drawn = list(by_temperature(temperature, seed=0))
     counts = Counter(LANGUAGES[drawn].tolist())
     roots = np.array([800, 80, 20]) ** (1 / temperature)
-    assert len(drawn) == 900 and counts[2] == 0
+    assert len(drawn) == 900
+    assert counts[2] == 0
     assert [counts[0], counts[1], counts[3]] == pytest.approx(expected or 900 * roots / roots.sum(), abs=1)
 
 
 def test_no_cell_comes_again_before_its_whole_language_has_come():
     drawn = np.array(list(by_temperature(1e9, seed=0)))
     times = Counter(drawn[LANGUAGES[drawn] == 3].tolist())
-    assert set(times.values()) == {15} and len(times) == 20
+    assert set(times.values()) == {15}
+    assert len(times) == 20
     assert set(Counter(drawn[LANGUAGES[drawn] == 0].tolist()).values()) == {1}
     assert sorted(by_temperature(1.0, seed=0)) == list(range(900))
 
@@ -36,16 +38,17 @@ def test_no_cell_comes_again_before_its_whole_language_has_come():
 def test_an_epoch_is_the_same_every_time_and_epochs_differ():
     one, other = by_temperature(3.3, seed=1), by_temperature(3.3, seed=1)
     first = list(one)
-    assert first == list(other) and LANGUAGES[first[:100]].tolist() != sorted(LANGUAGES[first[:100]].tolist())
+    assert first == list(other)
+    assert LANGUAGES[first[:100]].tolist() != sorted(LANGUAGES[first[:100]].tolist())
     other.set_epoch(1)
-    assert list(other) != first and Counter(LANGUAGES[list(other)].tolist()) == Counter(
-        LANGUAGES[first].tolist()
-    )
+    assert list(other) != first
+    assert Counter(LANGUAGES[list(other)].tolist()) == Counter(LANGUAGES[first].tolist())
     assert list(by_temperature(3.3, seed=2)) != first
 
 
 def test_whole_numbers_add_up():
-    assert share_out(np.array([1.0, 1.0, 1.0]), 10) == [4, 3, 3] and share_out(np.array([0.0, 5.0]), 3) == [
+    assert share_out(np.array([1.0, 1.0, 1.0]), 10) == [4, 3, 3]
+    assert share_out(np.array([0.0, 5.0]), 3) == [
         0,
         3,
     ]
@@ -57,22 +60,24 @@ def test_weights_are_how_often_a_row_is_drawn():
     assert Counter(weights[drawn].tolist()) == {1.0: 225, 3.0: 675}
     assert Counter(LANGUAGES[drawn].tolist()) == {0: 800, 1: 80, 3: 20}
     evened = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights, temperature=1e9), seed=0)))
-    assert Counter(LANGUAGES[evened].tolist()) == {0: 300, 1: 300, 3: 300} and Counter(
-        weights[evened].tolist()
-    ) == {1.0: 225, 3.0: 675}
+    assert Counter(LANGUAGES[evened].tolist()) == {0: 300, 1: 300, 3: 300}
+    assert Counter(weights[evened].tolist()) == {1.0: 225, 3.0: 675}
 
 
 def test_replayed_languages_get_their_share_of_all():
     groups, shares = language_shares(LANGUAGES, replayed=np.array([0, 1]), replay=0.25)
     drawn = Counter(LANGUAGES[list(ShareSampler(groups, shares, seed=0))].tolist())
-    assert drawn[3] == 675 and drawn[0] + drawn[1] == 225 and drawn[0] == pytest.approx(10 * drawn[1], abs=10)
+    assert drawn[3] == 675
+    assert drawn[0] + drawn[1] == 225
+    assert drawn[0] == pytest.approx(10 * drawn[1], abs=10)
 
 
 def test_batches_of_like_length_come_in_random_order():
     random = np.random.default_rng(0)
     lengths, order = random.integers(1, 1000, 4007), random.permutation(4007)
     drawn = like_lengths(order, lengths[order], 8, random)
-    assert sorted(drawn) == list(range(4007)) and drawn[4000:].tolist() == order[4000:].tolist()
+    assert sorted(drawn) == list(range(4007))
+    assert drawn[4000:].tolist() == order[4000:].tolist()
     batches = lengths[drawn[:4000]].reshape(-1, 8)
     spreads = [np.ptp(each, axis=1).mean() for each in (batches, lengths[order[:4000]].reshape(-1, 8))]
     assert spreads[0] < spreads[1] / 20
@@ -91,7 +96,9 @@ def test_like_lengths_keep_the_shares_and_the_epochs():
 
     plain, alike, again = (sampler(each) for each in (None, lengths, lengths))
     first = list(alike)
-    assert first == list(again) and first != list(plain) and sorted(first) == sorted(plain)
+    assert first == list(again)
+    assert first != list(plain)
+    assert sorted(first) == sorted(plain)
     again.set_epoch(1)
     assert list(again) != first
 

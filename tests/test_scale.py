@@ -233,10 +233,8 @@ def test_accelerate_reads_every_configuration(path):
         plugin = DeepSpeedPlugin(zero_stage=config.deepspeed_config["zero_stage"], zero3_init_flag=False)
         assert plugin.deepspeed_config["zero_optimization"]["stage"] == int(path.stem[-1])
     if path.stem == "fsdp2":
-        assert (
-            config.fsdp_config["fsdp_version"] == 2
-            and config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
-        )
+        assert config.fsdp_config["fsdp_version"] == 2
+        assert config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
 
 
 def test_a_contrastive_loss_is_refused_under_zero3(model, tmp_path, monkeypatch):
@@ -262,5 +260,8 @@ def test_scalars_get_groups_of_their_own(model):
     )
     set_scalars_apart(optimizer)
     first, second, third = optimizer.param_groups
-    assert third["params"] == [model.logit_scale] and third["weight_decay"] == 0.0 and third["lr"] == 0.5
-    assert len(first["params"]) == len(matrices) and len(second["params"]) == len(others) - 1
+    assert third["params"] == [model.logit_scale]
+    assert third["weight_decay"] == 0.0
+    assert third["lr"] == 0.5
+    assert len(first["params"]) == len(matrices)
+    assert len(second["params"]) == len(others) - 1

@@ -134,7 +134,8 @@ def test_stage2_leaves_the_image_tower_byte_for_byte(stages):
     moved = {
         name for name, value in after.items() if value.numpy().tobytes() != before[name].numpy().tobytes()
     }
-    assert moved and before.keys() == after.keys()
+    assert moved
+    assert before.keys() == after.keys()
     assert not [name for name in moved if name.startswith(("vision_model.", "visual_projection."))]
 
 
@@ -274,15 +275,15 @@ def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
 def test_results_are_files_and_a_table(finished):
     folder, retrieval, zero_shot, _ = finished
     result = json.loads((folder / "results/stage2/miniature-pairs-unseen-style.zh.json").read_text())
-    assert (
-        result["metrics"]["n"] == 1000
-        and 0 <= result["metrics"]["mean_recall"] <= 1
-        and len(result["weights"]) == 64
-    )
+    assert result["metrics"]["n"] == 1000
+    assert 0 <= result["metrics"]["mean_recall"] <= 1
+    assert len(result["weights"]) == 64
     assert not (folder / "results/teacher/miniature-pairs.zh.json").exists()
-    assert "| stage2  | miniature-pairs-unseen-style | zh " in retrieval and "| top-5 " in zero_shot
+    assert "| stage2  | miniature-pairs-unseen-style | zh " in retrieval
+    assert "| top-5 " in zero_shot
     low, high = result["intervals"]["mean_recall"]
-    assert low < result["metrics"]["mean_recall"] < high and len(result["data"]) == 32
+    assert low < result["metrics"]["mean_recall"] < high
+    assert len(result["data"]) == 32
     assert len(list((folder / "results").rglob("*.json"))) == 2 * 2 * (1 + 2 + 2)
 
 
@@ -298,11 +299,11 @@ def test_card_carries_exactly_the_results(finished):
         if (entry.dataset_name, entry.dataset_config) == ("miniature-concepts", "zh")
     ]
     assert entry.metric_value == pytest.approx(result["metrics"]["accuracy@1"], abs=1e-4)
-    assert card.data.language == ["en", "zh"] and card.data.pipeline_tag == "zero-shot-image-classification"
+    assert card.data.language == ["en", "zh"]
+    assert card.data.pipeline_tag == "zero-shot-image-classification"
     shown = f"{100 * result['metrics']['accuracy@1']:.1f}"
-    assert (
-        re.search(rf"\| zh +\| +\| [\d.]+ +\| {re.escape(shown)} +\|", card.text) and f"| {shown} " in printed
-    )
+    assert re.search(rf"\| zh +\| +\| [\d.]+ +\| {re.escape(shown)} +\|", card.text)
+    assert f"| {shown} " in printed
     assert result["weights"][:16] in card.text
     for picture in ("loss.png", "recall.png", "example.png"):
         assert (folder / "altclip" / picture).stat().st_size > 500
@@ -335,10 +336,10 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
     for name, process in processes.items():
         assert process.returncode == 0, process.stderr
         seen[name] = json.loads(process.stdout.strip().splitlines()[-1])
-    assert not seen["plain"]["ours"] and seen["ours"]["ours"]
-    assert seen["plain"]["class"].startswith("transformers.") and seen["ours"]["class"].startswith(
-        "modeling_altclip."
-    )
+    assert not seen["plain"]["ours"]
+    assert seen["ours"]["ours"]
+    assert seen["plain"]["class"].startswith("transformers.")
+    assert seen["ours"]["class"].startswith("modeling_altclip.")
     for plain, ours in zip(seen["plain"]["logits"], seen["ours"]["logits"]):
         assert plain == pytest.approx(ours, abs=1e-5)
     assert seen["plain"]["scores"] == pytest.approx(seen["ours"]["scores"], abs=1e-5)
@@ -362,14 +363,16 @@ def test_bad_input_ends_a_script_with_one_clear_line(stages, run, tmp_path, flag
     process = train(
         run, "stage1", tmp_path / "out", *good, "--text_encoder_name_or_path", folder / "text_encoder", *flags
     )
-    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
     assert message in process.stderr.strip().splitlines()[-1]
 
 
 def test_an_unknown_recipe_key_ends_a_script_with_one_clear_line(run, tmp_path):
     (tmp_path / "r.yaml").write_text("learning_rte: 1.0\n")
     process = run("python", ROOT / "training/run_stage2.py", tmp_path / "r.yaml")
-    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
     assert (
         "unknown key 'learning_rte': did you mean 'learning_rate'?" in process.stderr.strip().splitlines()[-1]
     )
@@ -413,5 +416,7 @@ def test_a_model_folder_without_weights_ends_a_benchmark_with_one_clear_line(sta
         (tmp_path / name).write_bytes((folder / "stage2" / name).read_bytes())
     flags = ["--models", tmp_path, "--tasks", "miniature-pairs", "--dataset", folder / "dataset"]
     process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
-    assert process.returncode == 1 and "Traceback" not in process.stderr
-    assert "cannot be loaded" in process.stderr and "model.safetensors" in process.stderr
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert "cannot be loaded" in process.stderr
+    assert "model.safetensors" in process.stderr

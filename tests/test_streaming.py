@@ -165,12 +165,10 @@ def test_rows_of_equal_english_share_an_id(scenes, tmp_path):
         cell["row_id"]
         for cell in islice(stream_of(write_parquet(tmp_path / "rows", rows, 1), tmp_path, ["zh"]), 5)
     ]
-    assert (
-        ids[0] == ids[1]
-        and ids[3] == ids[4]
-        and len(set(ids)) == 3
-        and all(0 <= row_id < 2**63 for row_id in ids)
-    )
+    assert ids[0] == ids[1]
+    assert ids[3] == ids[4]
+    assert len(set(ids)) == 3
+    assert all(0 <= row_id < 2**63 for row_id in ids)
     assert stable_hash("key") == 7439496157804668538 == ids[0]
 
 
@@ -183,9 +181,8 @@ def test_loader_workers_share_the_files(scenes, tmp_path, shuffle_buffer):
         [cell["text"] for cell in islice(DataLoader(stream, batch_size=None, num_workers=2), 20)]
         for _ in range(2)
     ]
-    assert sorted(orders[0]) == sorted(one_language(scenes, "en")) and orders[0] == orders[1] != one_language(
-        scenes, "en"
-    )
+    assert sorted(orders[0]) == sorted(one_language(scenes, "en"))
+    assert orders[0] == orders[1] != one_language(scenes, "en")
 
 
 def test_a_shuffled_stream_differs_by_pass_and_seed_alone(scenes, tmp_path):
@@ -194,7 +191,8 @@ def test_a_shuffled_stream_differs_by_pass_and_seed_alone(scenes, tmp_path):
         [cell["text"] for cell in islice(stream_of(folder, tmp_path, ["en"], shuffle_buffer=8, seed=s), 40)]
         for s in (1, 1, 2)
     ]
-    assert seen[0] == seen[1] != seen[2] and seen[0][:20] != seen[0][20:]
+    assert seen[0] == seen[1] != seen[2]
+    assert seen[0][:20] != seen[0][20:]
     assert all(
         sorted(texts[start : start + 20]) == sorted(one_language(scenes, "en"))
         for texts in seen
@@ -292,10 +290,12 @@ def test_every_process_opens_its_own_files_alone(scenes, folder, tmp_path, kind,
     in_files = [one_language(scenes, "en")[start : start + size] for start in range(0, 20, size)]
     finished = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for rank, (opened, batches, steps, weights) in enumerate(finished):
-        assert opened == set(names[rank::2]) and steps == 3
+        assert opened == set(names[rank::2])
+        assert steps == 3
         mine = sum(in_files[rank::2], [])
         read = sum(batches, [])
-        assert read == (mine + mine)[: len(read)] and len(read) >= len(mine)
+        assert read == (mine + mine)[: len(read)]
+        assert len(read) >= len(mine)
         assert all(torch.equal(value, finished[0][3][name]) for name, value in weights.items())
 
 
@@ -329,7 +329,8 @@ def test_bad_images_on_the_disk_are_set_aside_and_named(scenes, arguments, tmp_p
     assert len(load_pictures(given, None)) == 18
     assert "Set aside 2 rows with bad images, listed in" in capsys.readouterr().out
     report = [json.loads(line) for line in (tmp_path / "out/bad_rows.jsonl").read_text().splitlines()]
-    assert [line["row"] for line in report] == [3, 11] and report[0]["path"] in ("3.png", "000003.png")
+    assert [line["row"] for line in report] == [3, 11]
+    assert report[0]["path"] in ("3.png", "000003.png")
     given.bad_rows = "error"
     with pytest.raises(InputError, match="2 of 20 images cannot be decoded, row 3 first"):
         load_pictures(given, None)

@@ -118,9 +118,8 @@ def test_the_whole_road_in_strange_surroundings(miniature, sources, tmp_path):
     assert states(sources) == before
     said = process.stdout.decode("ascii")
     assert "zweite Stufe f\\xfcr \\u4e2d\\u6587" in said  # the terminal's way to show it
-    assert (folder / last_stage / "model.safetensors").exists() and (
-        folder / "outputs/miniature/altclip/README.md"
-    ).exists()
+    assert (folder / last_stage / "model.safetensors").exists()
+    assert (folder / "outputs/miniature/altclip/README.md").exists()
     (result,) = (folder / "outputs/miniature/results/zweite Stufe für 中文").glob("miniature-pairs.zh.json")
     assert json.loads(result.read_text("utf-8"))["model"] == last_stage
     assert "zweite Stufe für 中文" in (folder / "outputs/miniature/report/index.html").read_text("utf-8")
@@ -195,7 +194,8 @@ def test_a_run_of_the_tests_leaves_nothing_and_fails_where_a_test_does(tmp_path,
     process = subprocess.run(
         [*command, tmp_path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert "1 passed" in process.stdout and process.returncode == code, process.stdout + process.stderr
+    assert "1 passed" in process.stdout, process.stdout + process.stderr
+    assert process.returncode == code, process.stdout + process.stderr
     assert ("forgotten-" in process.stdout.partition("left in the temporary folder")[2]) == bool(code)
     assert list((tmp_path / "temporary").iterdir()) == []
 

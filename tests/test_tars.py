@@ -177,11 +177,11 @@ def test_fields_of_json_are_those_of_all_samples(tmp_path, read):
     if read is on_disk:
         expected[7] |= {"zh": ["图"]}
     found = read(tmp_path / "tars", tmp_path, [])
-    assert found.pop(7)["en"][0] in ("picture 7", "图") and found == {
-        number: expected[number] for number in range(7)
-    }
+    assert found.pop(7)["en"][0] in ("picture 7", "图")
+    assert found == {number: expected[number] for number in range(7)}
     texts, said = first_captions(arguments_for(tmp_path / "tars", tmp_path))
-    assert "picture 3" in texts and "captions in en zh" in said
+    assert "picture 3" in texts
+    assert "captions in en zh" in said
 
 
 def test_a_stream_refuses_captions_that_only_later_samples_have(tmp_path, monkeypatch):
@@ -294,9 +294,8 @@ def test_half_a_tar_is_one_line(tmp_path, name, length):
 
 def test_a_tar_that_was_cut_between_two_samples_is_warned_of(tmp_path, recwarn):
     write_tar(tmp_path / "tars/train/0.tar", samples("0.png", "1.png", "2.png"))
-    assert len(on_disk(tmp_path / "tars", tmp_path)) == 3 and "does not end" not in str(
-        [str(warned.message) for warned in recwarn]
-    )
+    assert len(on_disk(tmp_path / "tars", tmp_path)) == 3
+    assert "does not end" not in str([str(warned.message) for warned in recwarn])
     (tmp_path / "half/train").mkdir(parents=True)
     (tmp_path / "half/train/0.tar").write_bytes(
         (tmp_path / "tars/train/0.tar").read_bytes()[: 8 * 512]

@@ -74,7 +74,8 @@ def test_every_task_loads_from_its_layout(name, tmp_path):
     if task.layout == "table" and task.data_files:  # files come by class
         expected = sorted(expected, key=lambda pair: pair[1])
     rows = task.rows(asked)
-    assert answers(rows) == expected and set(rows.column_names) == columns
+    assert answers(rows) == expected
+    assert set(rows.column_names) == columns
     assert isinstance(rows.features["image"], Image)
     assert answers(task.rows(asked, limit=2)) == expected[:2]
     if task.layout == "frames":
@@ -132,9 +133,8 @@ def test_the_miniatures_own_tasks(miniature):
         row = task.rows(limit=1)[0]
         assert row["image"].size == (32, 32)
         if task.kind == "retrieval":
-            assert list(row["captions"]) == task.languages and all(
-                len(texts) == 1 for texts in row["captions"].values()
-            )
+            assert list(row["captions"]) == task.languages
+            assert all(len(texts) == 1 for texts in row["captions"].values())
         else:
             names = json.loads(
                 (miniature / "dataset" / task.class_names.rpartition("/")[2]).read_text("utf-8")
@@ -146,14 +146,16 @@ def test_lines_of_a_tar_are_captions(tmp_path):
     members = {"s0.jpg": encoded(3, "jpg"), "s0.txt": b"A dog.\nIt says:\\nwoof \n\n"}
     write_tar(tmp_path / "test/0.tar", members)
     (row,) = replace(load_task("flickr30k"), dataset=str(tmp_path), revision=None).rows(limit=1)
-    assert row["captions"] == {"en": ["A dog.", "It says:\nwoof"]} and number_of(row["image"]) == 3
+    assert row["captions"] == {"en": ["A dog.", "It says:\nwoof"]}
+    assert number_of(row["image"]) == 3
 
 
 def test_ones_of_a_vector_are_classes(tmp_path):
     members = {"s0.webp": encoded(5, "webp"), "s0.npy": npy(np.array([0.0, 1.0, 0.0, 0.0, 1.0]))}
     write_tar(tmp_path / "test/0.tar", members)
     (row,) = replace(load_task("voc2007-multilabel"), dataset=str(tmp_path), revision=None).rows(limit=1)
-    assert row["labels"] == [1, 4] and number_of(row["image"]) == 5
+    assert row["labels"] == [1, 4]
+    assert number_of(row["image"]) == 5
 
 
 def test_a_language_without_a_caption_has_none(tmp_path):
@@ -327,8 +329,10 @@ def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch
     for folder, prefix in ((own, ""), (tmp_path, "own/"), (elsewhere, "../own/")):
         monkeypatch.chdir(folder)
         task = load_task(f"{prefix}signs.yaml")
-        assert task.dataset == f"{prefix}data/signs" and answers(task.rows()) == [(1, 1), (2, 0)]
-        assert class_names_of(task, ["en"], None) == {"en": ["stop", "go"]} and languages_of(task) == [
+        assert task.dataset == f"{prefix}data/signs"
+        assert answers(task.rows()) == [(1, 1), (2, 0)]
+        assert class_names_of(task, ["en"], None) == {"en": ["stop", "go"]}
+        assert languages_of(task) == [
             "en",
             "de",
         ]
@@ -344,9 +348,8 @@ def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch
 def test_the_packages_own_paths_are_read_from_the_working_directory():
     assert load_task("xtd").dataset == "data/xtd"
     task = load_task("miniature-concepts")
-    assert task.dataset == "outputs/miniature/dataset" and task.class_names.startswith(
-        "outputs/miniature/dataset/"
-    )
+    assert task.dataset == "outputs/miniature/dataset"
+    assert task.class_names.startswith("outputs/miniature/dataset/")
 
 
 def test_a_row_may_lack_its_captions_or_its_image(tmp_path):
@@ -365,7 +368,8 @@ def test_a_row_may_lack_its_captions_or_its_image(tmp_path):
     task = replace(load_task("multi30k"), dataset=str(tmp_path), revision=None, data_files=None, **changes)
     for rows in (task.rows(), task.rows(streaming=True)):
         first, second = rows
-        assert number_of(first["image"]) == 1 and first["captions"] == {"en": [], "eo": []}
+        assert number_of(first["image"]) == 1
+        assert first["captions"] == {"en": [], "eo": []}
         assert second == {"image": None, "captions": {"en": ["go"], "eo": ["iru"]}}
 
 
@@ -377,7 +381,8 @@ def test_labels_that_are_texts_are_numbered_by_the_alphabet(tmp_path):
         load_task("birdsnap"), dataset=str(tmp_path), revision=None, columns={"label": "kind"}, n_images=3
     )
     rows = task.rows(limit=2)
-    assert rows["label"] == [1, 0] and rows.features["label"] == ClassLabel(names=["ant", "wren"])
+    assert rows["label"] == [1, 0]
+    assert rows.features["label"] == ClassLabel(names=["ant", "wren"])
     with pytest.raises(InputError, match="labels of .* are texts.*leave out --streaming"):
         task.rows(streaming=True)
     write_parquet(tmp_path, "test", {"image": images, "kind": ["wren", "ant", None]}, features)
@@ -390,10 +395,12 @@ def test_labels_that_are_texts_are_numbered_by_the_alphabet(tmp_path):
 def test_names_of_classes_come_with_the_data(tmp_path):
     for name in ("cifar100", "objectnet", "kinetics400", "ucf101"):
         task = replica(name, tmp_path / name)
-        assert task.class_names == "dataset" and task.own_class_names(task.rows()) == NAMES
+        assert task.class_names == "dataset"
+        assert task.own_class_names(task.rows()) == NAMES
     assert task.own_class_names(task.rows(limit=1)) == NAMES
     task = replica("gtsrb", tmp_path / "gtsrb")
-    assert task.class_names == "clip_benchmark:gtsrb" and task.own_class_names(task.rows()) is None
+    assert task.class_names == "clip_benchmark:gtsrb"
+    assert task.own_class_names(task.rows()) is None
     with pytest.raises(InputError, match="has no file 'names.txt', which .*gtsrb.yaml names"):
         task.fetch("names.txt")
 
@@ -523,7 +530,8 @@ def test_a_folder_written_anew_is_read_anew(name, tmp_path, monkeypatch):
         path.unlink()
         path.parent.rmdir()
     second = answers(replica(name, tmp_path, languages=languages).rows())
-    assert first[0][0] == 0 and second[0][0] == 5
+    assert first[0][0] == 0
+    assert second[0][0] == 5
     new = (
         CLASSES[-1]
         if load_task(name).kind == "zero_shot"
@@ -579,23 +587,25 @@ def test_on_a_hub_only_what_is_asked_for_is_fetched(tmp_path, run):
     hub.shutdown()
     assert process.returncode == 0, process.stderr
     said = json.loads(process.stdout)
-    assert said["short"] == [N, "614c3a5".ljust(40, "0")] and said["table"] == [
+    assert said["short"] == [N, "614c3a5".ljust(40, "0")]
+    assert said["table"] == [
         N,
         "d2afa97d9f335b1a6b3b09c637aef667f98f966e",
         2,
     ]
-    assert said["zip"] == N and said["stream"] == 1
+    assert said["zip"] == N
+    assert said["stream"] == 1
     for message, dataset in zip(said["gated"], ("gated/table", "gated/zip")):
         assert (
             f"{dataset!r} is gated: accept its terms at https://huggingface.co/datasets/{dataset} and log in with"
             in message
         )
     assert "has 0 commits that begin with abcdef0: give all digits" in said["no commit"]
-    assert "revision 'ffff" in said["no revision"] and "cannot be loaded" in said["no revision"]
+    assert "revision 'ffff" in said["no revision"]
+    assert "cannot be loaded" in said["no revision"]
     fetched = [path.split("/resolve/")[1] for path in hub.asked if "/resolve/" in path]
-    assert any(path.endswith("test/2.tar") for path in fetched) and not any(
-        "train" in path for path in fetched
-    )
+    assert any(path.endswith("test/2.tar") for path in fetched)
+    assert not any("train" in path for path in fetched)
     # What a first part of a revision stands for is asked once: the next run finds it in the cache.
     listed = [path for path in hub.asked if "wds_imagenet-a/commits" in path]
     assert said["again"] == said["short"][1] and len(listed) == 2  # and once for what stands for nothing
@@ -755,17 +765,14 @@ def test_an_unknown_task_is_named(tmp_path):
 def test_a_dry_run_says_what_would_be_loaded():
     text = describe(load_task("xm3600"), ["en", "zh"])
     assert "floschne/xm3600 @ 8d3e5665526c55a5855cd6ddfbaba2032bc7cee4, split en" in text
-    assert (
-        "3,600 images, texts: 7,200 in en, 7,174 in zh" in text
-        and "unverified: licence" in text
-        and "CC-BY-4.0; not gated" in text
-    )
+    assert "3,600 images, texts: 7,200 in en, 7,174 in zh" in text
+    assert "unverified: licence" in text
+    assert "CC-BY-4.0; not gated" in text
     text = describe(load_task("eurosat"))
-    assert "differs:    CLIP and ELEVATER use 5,000 images" in text and "5,400 images, 10 classes" in text
+    assert "differs:    CLIP and ELEVATER use 5,000 images" in text
+    assert "5,400 images, 10 classes" in text
     assert "OFA-Sys/chinese-clip-eval, not pinned" in describe(load_task("flickr30k-cn"))
     text = describe(load_task("xtd"), ["ja"])
-    assert (
-        "STAIR/test_1kcaptions_jp.txt" in text
-        and "captions_zh" not in text
-        and "first:      Clone github.com" in text
-    )
+    assert "STAIR/test_1kcaptions_jp.txt" in text
+    assert "captions_zh" not in text
+    assert "first:      Clone github.com" in text

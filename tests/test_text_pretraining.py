@@ -97,7 +97,8 @@ def test_only_real_tokens_are_masked(rows, processor):
     real = ~torch.isin(
         ids, torch.tensor([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id])
     )
-    assert real[masked].all() and torch.equal(batch["labels"][masked], ids[masked])
+    assert real[masked].all()
+    assert torch.equal(batch["labels"][masked], ids[masked])
     assert masked.sum() / real.sum() == pytest.approx(0.3, abs=0.03)
     assert torch.equal(batch["input_ids"][~masked], ids[~masked])
     shown = batch["input_ids"][masked]

@@ -88,7 +88,8 @@ def test_files_name_weights_as_each_tower_alone_does(towers, tmp_path, vision, t
             for key, weight in load_file(tmp_path / name / "model.safetensors").items()
         }
         ours = {key: weight for key, weight in saved.items() if key.startswith(f"{name}.")}
-        assert ours.keys() == alone.keys() and all(torch.equal(ours[key], alone[key]) for key in ours)
+        assert ours.keys() == alone.keys()
+        assert all(torch.equal(ours[key], alone[key]) for key in ours)
     # Either is read whole, by from_pretrained and, as trainers do, by load_state_dict; and what is saved next is the same.
     for folder, weights in (("files", saved), ("inside", inside)):
         read = AltCLIPDualEncoderModel.from_pretrained(tmp_path / folder)
@@ -113,9 +114,8 @@ def test_names_in_files_are_others_than_inside(towers, tmp_path):  # noqa: F811
 def test_a_tower_hands_on_what_its_encoder_asks_for(towers):  # noqa: F811
     model = build_dual(towers, "vit", "qwen3")
     encoder = AutoModel.from_config(model.config.text_config)
-    assert (
-        encoder.tp_plan and {f"text_model.encoder.{name}" for name in encoder.tp_plan} <= model.tp_plan.keys()
-    )
+    assert encoder.tp_plan
+    assert {f"text_model.encoder.{name}" for name in encoder.tp_plan} <= model.tp_plan.keys()
     assert "past_key_values" in model._skip_keys_device_placement
     assert {"ViTLayer", "Qwen3DecoderLayer"} <= set(model._no_split_modules)
 
@@ -243,7 +243,8 @@ def test_a_pooler_that_is_always_called_stays_and_does_not_learn(towers, tmp_pat
     learning = {
         name: parameter for name, parameter in model.text_model.named_parameters() if parameter.requires_grad
     }
-    assert learning and all(parameter.grad is not None for parameter in learning.values())
+    assert learning
+    assert all(parameter.grad is not None for parameter in learning.values())
     assert not any("pooler" in name for name in learning)
 
 
@@ -337,7 +338,8 @@ def test_a_class_token_of_a_pooler_is_none_of_the_patches(towers, tmp_path):  # 
     assert model.config.vision_pooling == "mean"
     model.get_image_features(torch.randn(2, 3, 32, 32)).pooler_output.sum().backward()
     learning = [parameter for parameter in model.vision_model.parameters() if parameter.requires_grad]
-    assert learning and all(parameter.grad is not None for parameter in learning)
+    assert learning
+    assert all(parameter.grad is not None for parameter in learning)
     with pytest.raises(
         ValueError, match="vision_pooling is 'cls', but a 'aimv2_vision_model' has no class token"
     ):

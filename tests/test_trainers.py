@@ -99,10 +99,13 @@ def test_frozen_tower_is_frozen_in_three_senses(altclip, scenes, miniature, argu
     assert not any(parameter.requires_grad for parameter in altclip.vision_model.parameters())
     before = snapshot(altclip)
     contrastive(altclip, scenes, miniature, arguments()).train()
-    assert modes == [False] * 3 and altclip.text_model.training
+    assert modes == [False] * 3
+    assert altclip.text_model.training
     moved = changed(before, altclip)
-    assert moved and all(name.startswith(tuple(TRAINABLE)) for name in moved)
-    assert "logit_scale" in moved and any(name.startswith("text_model.roberta.embeddings") for name in moved)
+    assert moved
+    assert all(name.startswith(tuple(TRAINABLE)) for name in moved)
+    assert "logit_scale" in moved
+    assert any(name.startswith("text_model.roberta.embeddings") for name in moved)
 
 
 def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniature, arguments):
@@ -124,9 +127,11 @@ def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniatu
             snapshot(altclip),
             [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         )
-    assert losses[True] == pytest.approx(losses[False], abs=1e-5) and len(losses[True]) == 3
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5)
+    assert len(losses[True]) == 3
     moved = {name for name, value in weights[False].items() if not torch.equal(value, start[name])}
-    assert "logit_scale" in moved and len(moved) > 20
+    assert "logit_scale" in moved
+    assert len(moved) > 20
     for name, value in weights[True].items():
         torch.testing.assert_close(value, weights[False][name], atol=1e-4, rtol=1e-4)
 
@@ -158,11 +163,11 @@ def test_switches_train_the_same(altclip, scenes, miniature, arguments, switch, 
         trainer.train()
         weights.append(snapshot(altclip))
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(losses[0]) == 3
     moved = {name for name, value in weights[0].items() if not torch.equal(value, start[name])}
-    assert "logit_scale" in moved and any(name.startswith("vision_model") for name in moved) == (
-        images == "learning"
-    )
+    assert "logit_scale" in moved
+    assert any(name.startswith("vision_model") for name in moved) == (images == "learning")
     for name, value in weights[0].items():
         torch.testing.assert_close(
             weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
@@ -202,7 +207,8 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature,
         ).backward()
         seen.add(altclip.text_model.transformation.bias.grad.numpy().tobytes())
     torch.set_num_threads(threads)
-    assert len(seen) == 1 and altclip.text_model.transformation.bias.grad.abs().max() > 0
+    assert len(seen) == 1
+    assert altclip.text_model.transformation.bias.grad.abs().max() > 0
 
 
 def test_encoding_by_length_changes_nothing(altclip, scenes, miniature):
@@ -223,7 +229,8 @@ def test_encoding_by_length_changes_nothing(altclip, scenes, miniature):
         vectors = torch.cat([altclip(**group).text_embeds for group in groups])[rows]
         (vectors * torch.arange(vectors.numel()).view_as(vectors).sin()).sum().backward()
         results[n_groups] = [vectors] + [parameter.grad for parameter in altclip.text_model.parameters()]
-    assert len(lengths) == 5 and len({shape[1] for shape in lengths}) > 2
+    assert len(lengths) == 5
+    assert len({shape[1] for shape in lengths}) > 2
     assert all(gradient.abs().max() > 0 for gradient in results[1][1:4])
     for plain, grouped in zip(results[1], results[4]):
         torch.testing.assert_close(grouped, plain, atol=1e-4, rtol=1e-4)
@@ -285,7 +292,8 @@ def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(
     trainer.save_model()
     folders = [Path(args.output_dir), *Path(args.output_dir).glob("checkpoint-*")]
     saved = [load_file(folder / "model.safetensors")["logit_scale"].item() for folder in folders]
-    assert len(saved) > 2 and max(scales + saved) == pytest.approx(MAX_LOGIT_SCALE, abs=1e-6)
+    assert len(saved) > 2
+    assert max(scales + saved) == pytest.approx(MAX_LOGIT_SCALE, abs=1e-6)
 
 
 def test_unknown_trainable_part_is_refused(altclip):
@@ -311,8 +319,10 @@ def test_teacher_learning_learns(altclip, scenes, miniature, stage1, objective):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
     moved = changed(before, altclip)
-    assert moved and all(name.startswith("text_model.") for name in moved)
-    assert "text_model.transformation.bias" in moved and "text_model.pre_LN.weight" in moved
+    assert moved
+    assert all(name.startswith("text_model.") for name in moved)
+    assert "text_model.transformation.bias" in moved
+    assert "text_model.pre_LN.weight" in moved
 
 
 def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, miniature, stage1):
@@ -328,7 +338,8 @@ def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, 
         padding[strategy] = sum((batch["attention_mask"] == 0).sum().item() for batch in batches)
         drawn[strategy] = torch.cat([batch["row_ids"] for batch in batches]).sort().values.tolist()
     assert padding["group_by_length"] < padding["random"] / 2
-    assert drawn["group_by_length"] == drawn["random"] and len(drawn["random"]) == 192
+    assert drawn["group_by_length"] == drawn["random"]
+    assert len(drawn["random"]) == 192
 
 
 def test_temperature_favours_small_languages(altclip, miniature, stage1):
@@ -352,4 +363,5 @@ def test_temperature_favours_small_languages(altclip, miniature, stage1):
     ).train()
     epochs = [sum(seen[start : start + 8], []) for start in (0, 8)]
     assert [sum(text.startswith("key") for text in epoch) for epoch in epochs] == [32, 32]
-    assert epochs[0] != epochs[1] and set(epochs[0]) != set(epochs[1])
+    assert epochs[0] != epochs[1]
+    assert set(epochs[0]) != set(epochs[1])

@@ -179,7 +179,8 @@ def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
         asked.append(options) or torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
     )
     found = translations.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
-    assert found == [tokenizer.decode([4, 5]).strip()] and found[0]
+    assert found == [tokenizer.decode([4, 5]).strip()]
+    assert found[0]
     assert asked[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
     assert asked[0]["input_ids"][0, 0] == tokenizer.get_lang_id("en")
 
@@ -211,7 +212,9 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
     )
     assert [json.loads(line)["en"] for line in path.read_text("utf-8").splitlines()] == sentences
     rows, n_without = load_parallel_text(str(path), "train")
-    assert len(rows) == 6 and n_without == 0 and set(rows.features["captions"]) == {"en", "es"}
+    assert len(rows) == 6
+    assert n_without == 0
+    assert set(rows.features["captions"]) == {"en", "es"}
 
 
 def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, translator, tmp_path):
@@ -249,9 +252,8 @@ def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path
         in process.stdout
     )
     rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
-    assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS] and list(
-        rows["number"]
-    ) == [7, 8, 9]
+    assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS]
+    assert list(rows["number"]) == [7, 8, 9]
     dog, cat = (by_hand(translator, text) for text in ("a dog", "a cat"))
     assert (
         f"Translated 2 distinct sentences; set aside as empty: {[dog, cat].count('')} in es, "
@@ -265,7 +267,8 @@ def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path
     assert [caption["en"] for caption in rows["captions"]] == [["a dog", "a cat"], ["a dog", ""], []]
     assert [caption["zh"] for caption in rows["captions"]] == ["狗", None, "猫"]
     again = run("python", ROOT / "training/run_translation.py", *flags)
-    assert again.returncode == 1 and "holds a dataset already: delete its folder data" in again.stderr
+    assert again.returncode == 1
+    assert "holds a dataset already: delete its folder data" in again.stderr
 
 
 def test_empty_translations_are_missing(given):
@@ -303,10 +306,8 @@ def test_captions_of_other_forms(given, tmp_path, columns, features, flags, engl
     (tmp_path / "forms").mkdir()
     made(columns, features).to_parquet(tmp_path / "forms/train.parquet")
     rows = read_split(given(dataset=str(tmp_path / "forms"), **flags), "train")
-    assert (
-        rows.column_names == ["image", "captions"]
-        and [caption["en"] for caption in rows["captions"]] == english
-    )
+    assert rows.column_names == ["image", "captions"]
+    assert [caption["en"] for caption in rows["captions"]] == english
     assert distinct_sentences([rows, rows], "en") == sorted(
         sum(english, []), key=lambda text: (-len(text), text)
     )
@@ -371,4 +372,5 @@ def test_what_cannot_be_translated_is_refused(given, translator):
 def test_the_recipe_parses():
     recipe = ROOT / "training/recipes/parallel/coco_translations.yaml"
     (arguments,) = parse(TranslationArguments, arguments=[str(recipe), "--split_lines", "false"])
-    assert arguments.language_codes["hi"] == arguments.code("hi") == "hin_Deva" and not arguments.split_lines
+    assert arguments.language_codes["hi"] == arguments.code("hi") == "hin_Deva"
+    assert not arguments.split_lines

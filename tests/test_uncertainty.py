@@ -29,11 +29,14 @@ def retrieval(seed=0, n=30):
 
 def test_each_resample_draws_as_many_units_as_there_are(monkeypatch):
     blocks = list(resamples(30, 200, seed=0))
-    assert len(blocks) == 1 and blocks[0].shape == (200, 30) and (blocks[0].sum(1) == 30).all()
+    assert len(blocks) == 1
+    assert blocks[0].shape == (200, 30)
+    assert (blocks[0].sum(1) == 30).all()
     assert blocks[0].double().var() == pytest.approx(29 / 30, rel=0.1)  # of a multinomial's counts
     monkeypatch.setattr(uncertainty, "BLOCK_WEIGHTS", 30 * 7)
     again = list(resamples(30, 200, seed=0))
-    assert len(again) == 29 and torch.equal(torch.cat(again), blocks[0])
+    assert len(again) == 29
+    assert torch.equal(torch.cat(again), blocks[0])
     assert not torch.equal(torch.cat(list(resamples(30, 200, seed=1))), blocks[0])
 
 
@@ -50,7 +53,8 @@ def test_intervals_are_those_of_resampling_by_hand():
         .quantile(torch.tensor([0.025, 0.975], dtype=torch.double))
         .tolist()
     )
-    assert found["text_to_image_recall@5"] == pytest.approx(expected, abs=1e-12) and expected[0] < expected[1]
+    assert found["text_to_image_recall@5"] == pytest.approx(expected, abs=1e-12)
+    assert expected[0] < expected[1]
     assert set(found) == set(outcomes.metrics()) - {"n", "n_texts"}
     for name, (low, high) in found.items():
         assert low <= outcomes.metrics()[name] <= high, name
@@ -103,7 +107,8 @@ def test_pairing_shows_what_two_intervals_hide():
     better, worse = classes(310), classes(300)
     assert intervals(better)["accuracy@1"][0] < intervals(worse)["accuracy@1"][1]
     difference = compare(better, worse)["accuracy@1"]
-    assert difference.difference == pytest.approx(10 / 400) and 0 < difference.low < difference.high < 0.05
+    assert difference.difference == pytest.approx(10 / 400)
+    assert 0 < difference.low < difference.high < 0.05
     assert difference.p == pytest.approx(2 / 1001)
     other_way = compare(worse, better)["accuracy@1"]
     assert (other_way.difference, other_way.low, other_way.high) == pytest.approx(
@@ -119,7 +124,8 @@ def test_p_is_that_of_the_sign_test():
     difference = compare(
         ClassOutcomes(ranks, torch.arange(300) % 3, 3), ClassOutcomes(others, torch.arange(300) % 3, 3), 4000
     )["accuracy@1"]
-    assert 0.04 < difference.p < 0.09 and difference.low < 0 < difference.high
+    assert 0.04 < difference.p < 0.09
+    assert difference.low < 0 < difference.high
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
