@@ -1,11 +1,11 @@
-"""A cache of vectors: a folder of parts that all processes write, once, and all map into memory. It is a
-dataset repository.
+"""Cache embeddings on disk: a folder of parts that all processes write, once, and map into memory.
 
-`CACHE_DIR/NAME-FINGERPRINT/data/part-00000.arrow`, and so on, each hold the vectors of 2,048 distinct items,
-unless told otherwise. A part gets its name when it is whole: a run that was killed goes on with the parts
-that are missing. `load_dataset` reads the folder, `hf upload` publishes it, and lying below another
-`cache_dir` it is taken for what it is, since the fingerprint is one of contents: of the items, of the
-weights, of how items are prepared, and of the form in which vectors are kept.
+`CACHE_DIR/NAME-FINGERPRINT/data/part-00000.arrow`, and so on, each hold the embeddings of 2,048 distinct
+items by default. A part gets its name when it is complete, so that a run that was killed resumes with the
+parts that are missing. The fingerprint is one of contents: of the items, the weights, the preparation of the
+items, and the dtype. So a cache is found wherever it came from: the folder is a dataset repository, which
+`load_dataset` reads and
+`hf upload` publishes.
 
 | `cache_dtype` | bytes a value | error | of a vector's length, measured | kept as |
 |---|---|---|---|---|
