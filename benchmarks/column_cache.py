@@ -4,8 +4,7 @@
 items by default. A part gets its name when it is complete, so that a run that was killed resumes with the
 parts that are missing. The fingerprint is one of contents: of the items, the weights, the preparation of the
 items, and the dtype. So a cache is found wherever it came from: the folder is a dataset repository, which
-`load_dataset` reads and
-`hf upload` publishes.
+`load_dataset` reads and `hf upload` publishes.
 
 | `cache_dtype` | bytes a value | error | of a vector's length, measured | kept as |
 |---|---|---|---|---|
