@@ -1,7 +1,9 @@
-"""Parallel text from wherever it lies, as rows of `captions`, `{language: text}`, with English for the teacher to read.
+"""Parallel text from wherever it lies, as rows of `captions`, `{language: text}`, with English for the
+teacher to read.
 
-What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; a Moses pair, one file a language, as
-`corpus.{en,fr}`; each of these texts in `.gz` or `.bz2` too; or a `.yaml` file that lists several of these as
+What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; a Moses pair, one file a
+language, as `corpus.{en,fr}`; each of these texts in `.gz` or `.bz2` too; or a `.yaml` file that lists
+several of these as
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
@@ -9,7 +11,8 @@ What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` 
 
 Rows of weight 2 are drawn twice as often as those of weight 1, which all have by default.
 
-A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by language codes.
+A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by
+language codes.
 """
 
 import os
@@ -60,7 +63,8 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     known = {source.get("kind") for source in sources} - {None}
     if kinds and set(kinds) - known:
         raise InputError(
-            f"kinds {' '.join(sorted(set(kinds) - known))} name no source of {dataset!r}: it has {' '.join(sorted(known)) or 'none'}"
+            f"kinds {' '.join(sorted(set(kinds) - known))} name no source of {dataset!r}: it has "
+            f"{' '.join(sorted(known)) or 'none'}"
         )
     chosen = [source for source in sources if not kinds or source.get("kind") in kinds]
     parts = [read_utf8(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
@@ -69,7 +73,8 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         english = [language for language in languages if is_english(language)]
         several = f"; name one of {' and '.join(english)} en" if english else ""
         raise InputError(
-            f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}{several}"
+            f"captions of {dataset!r} have no English for the teacher to read: they have "
+            f"{' '.join(languages)}{several}"
         )
     rows = parts[0] if len(parts) == 1 else concatenate_datasets([speak(rows, languages) for rows in parts])
     if any("weight" in source for source in chosen):
@@ -87,7 +92,8 @@ def read_sources(dataset: str) -> list[dict]:
     for source in sources if isinstance(sources, list) else [None]:
         if not isinstance(source, dict) or "data" not in source or set(source) - SOURCE_KEYS:
             raise InputError(
-                f"{dataset!r} must list sources with the keys {' '.join(sorted(SOURCE_KEYS))}, data at least; it has {source!r}"
+                f"{dataset!r} must list sources with the keys {' '.join(sorted(SOURCE_KEYS))}, data at "
+                f"least; it has {source!r}"
             )
         if not (isinstance(source.get("weight", 1), int | float) and source.get("weight", 1) > 0):
             raise InputError(
@@ -118,7 +124,8 @@ def read_utf8(data: str, name: str | None, split: str) -> Dataset:
             cause, TypeError | CastError
         ):  # `datasets` learns columns and languages from the first 10 MB
             raise InputError(
-                f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is missing"
+                f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is "
+                "missing"
             ) from error
         raise InputError(f"dataset {data!r} cannot be read, {cause}: is it whole, and UTF-8?") from error
     except InputError:
@@ -169,7 +176,8 @@ def read_moses(paths: dict[str, str]) -> Dataset:
     lengths = {path: sum(1 for _ in lines_of(path)) for path in paths.values()}
     if len(set(lengths.values())) > 1:
         raise InputError(
-            f"files of one corpus must have equally many lines: {', '.join(f'{path} has {n}' for path, n in lengths.items())}"
+            "files of one corpus must have equally many lines: "
+            f"{', '.join(f'{path} has {n}' for path, n in lengths.items())}"
         )
 
     def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
@@ -208,7 +216,8 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
     languages = without_numbers(rows, languages, name)
     if not languages:
         raise InputError(
-            f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}"
+            f"{name!r} has no texts: name its columns by language codes, en among them; it has "
+            f"{', '.join(rows.column_names)}"
         )
     names = named_languages(languages, name)
 
@@ -239,7 +248,8 @@ def one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
         several = [language for language, texts in row["captions"].items() if len(texts) > 1]
         if several:
             raise InputError(
-                f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each language"
+                f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each "
+                "language"
             )
         return {
             "captions": {language: texts[0] if texts else None for language, texts in row["captions"].items()}
@@ -250,7 +260,9 @@ def one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
 
 
 def is_column_of_texts(rows: Dataset, column: str) -> bool:
-    """Whether a column holds a text a row, or none; one that `datasets` keeps as JSON, since rows differ, has to have one at least."""
+    """Whether a column holds a text a row, or none; one that `datasets` keeps as JSON, since rows differ, has
+    to have one at least.
+    """
     feature = rows.features[column]
     if isinstance(feature, Json):
         return any(isinstance(value, str) for value in rows[column][:])
@@ -258,7 +270,9 @@ def is_column_of_texts(rows: Dataset, column: str) -> bool:
 
 
 def without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
-    """The columns that may be languages, without those that number the rows: `id`, or `it` with 0 and 1 beside sentences."""
+    """The columns that may be languages, without those that number the rows: `id`, or `it` with 0 and 1
+    beside sentences.
+    """
     columns = [
         column for column in columns if column.lower() not in OF_ROWS or not all_match(ROW_NAME, rows, column)
     ]

@@ -25,8 +25,8 @@ def keep_readable(
 
     Args:
         policy: `set_aside` leaves out rows whose image cannot be decoded, `error` refuses them.
-        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and what is wrong; and
-            a line a picture that no row names, whose number is null.
+        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and
+            what is wrong; and a line a picture that no row names, whose number is null.
         without_row: the paths of such pictures.
 
     Returns:
@@ -57,11 +57,13 @@ def keep_readable(
     report.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     if bad and (policy == "error" or len(bad) == len(rows)):
         raise InputError(
-            f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All are in {report}"
+            f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All "
+            f"are in {report}"
         )
     if policy == "error" and without_row:
         raise InputError(
-            f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in {report}"
+            f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in "
+            f"{report}"
         )
     return rows.select([number for number, what in enumerate(found) if not what]), len(lines)
 

@@ -1,8 +1,8 @@
 """Captioned images read from files as they come, for data that is larger than the disk or lies far off.
 
-Every process reads its own files alone, r, r + W, r + 2W, ... of the dataset's for process r of W, and shares them out among
-its loader workers in the same way. When it is through with them it begins again: files need not be equally many or long for
-processes to take equally many steps.
+Every process reads its own files alone, r, r + W, r + 2W, ... of the dataset's for process r of W, and shares
+them out among its loader workers in the same way. When it is through with them it begins again: files need
+not be equally many or long for processes to take equally many steps.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ FILE, ROW = "__file__", "__row__"
 def open_files(
     dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0
 ) -> IterableDataset:
-    """The rows of this process's files, images undecoded, with the name of the file and the number of the row in it.
+    """The rows of this process's files, images undecoded, with the name of the file and the number of the row
+    in it.
 
     To learn the columns, every process also reads the beginning of one file.
 
@@ -59,8 +60,10 @@ def open_files(
     n_files, n_readers = rows.num_shards, n_processes * max(1, n_workers)
     if n_files < n_readers:
         raise InputError(
-            f"dataset {dataset!r} has {n_files} files to stream in split {split!r}, and {n_processes} processes with {max(1, n_workers)} "
-            f"readers each want {n_readers}: write it as more parquet or tar files, lower dataloader_num_workers, or leave out --streaming"
+            f"dataset {dataset!r} has {n_files} files to stream in split {split!r}, and {n_processes} "
+            f"processes with {max(1, n_workers)} "
+            f"readers each want {n_readers}: write it as more parquet or tar files, lower "
+            "dataloader_num_workers, or leave out --streaming"
         )
     names = builder.config.data_files[split]
     names = (
@@ -83,13 +86,14 @@ def mark(row: dict, number: int, file: str) -> dict:
 class CellStream(TorchIterableDataset):
     """Cells of streamed rows without end: `{"text", "row_id", "image"}`, as `CaptionCells` has them.
 
-    A row gives one cell a pass: an image then stands once in a batch, is encoded once, and all others are negatives. Its captions
-    take turns, by the number of the row plus that of the pass: a batch has all languages, and after as many passes as a row
-    has captions each has come once. `row_id` is a hash of 63 bits of the row's English caption, or of its first where it has none.
+    A row gives one cell a pass: an image then stands once in a batch, is encoded once, and all others are
+    negatives. Its captions take turns, by the number of the row plus that of the pass: a batch has all
+    languages, and after as many passes as a row has captions each has come once. `row_id` is a hash of 63
+    bits of the row's English caption, or of its first where it has none.
 
-    Rows come in the order of the files. With a `shuffle_buffer` files are shuffled anew in each pass, and rows drawn from
-    that many at a time out of up to ten files. Either way the order follows from the seed alone, and a run that resumes
-    reads again what it has had.
+    Rows come in the order of the files. With a `shuffle_buffer` files are shuffled anew in each pass, and
+    rows drawn from that many at a time out of up to ten files. Either way the order follows from the seed
+    alone, and a run that resumes reads again what it has had.
 
     Args:
         rows: as `open_files` gives them.
@@ -124,7 +128,8 @@ class CellStream(TorchIterableDataset):
                     yield cell
             if empty:
                 raise InputError(
-                    f"none of a reader's files has a caption in {' '.join(self.languages)} beside an image that can be decoded: "
+                    f"none of a reader's files has a caption in {' '.join(self.languages)} beside an image "
+                    "that can be decoded: "
                     f"look at --languages and at {self.report}"
                 )
 

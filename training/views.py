@@ -1,6 +1,8 @@
-"""Views of pictures: an epoch shows each as it is, the next a crop of it, in an order that depends on nothing but the epoch.
+"""Views of pictures: an epoch shows each as it is, the next a crop of it, in an order that depends on nothing
+but the epoch.
 
-That makes an augmented picture something a frozen tower can encode beforehand, and a run something that resumes exactly.
+That makes an augmented picture something a frozen tower can encode beforehand, and a run something that
+resumes exactly.
 """
 
 from collections.abc import Sequence
@@ -20,11 +22,12 @@ SMALLEST_AREA = 0.9  # of a crop, as open_clip's default
 
 
 class ImageViews:
-    """The pictures of a dataset's rows: `views[[5, 0]]` is `{"image": [picture of row 5, of row 0]}`, in the epoch's view.
+    """The pictures of a dataset's rows: `views[[5, 0]]` is `{"image": [picture of row 5, of row 0]}`, in the
+    epoch's view.
 
-    View 0 is the picture. Any other is a square crop of 90 to 100 % of the largest square's area, at a place drawn from the picture's
-    digest and the view's number: CLIP's only augmentation is a random square crop (Radford et al. 2021, 2.4). None is
-    mirrored: captions tell left from right, and signs are to be read.
+    View 0 is the picture. Any other is a square crop of 90 to 100 % of the largest square's area, at a place
+    drawn from the picture's digest and the view's number: CLIP's only augmentation is a random square crop
+    (Radford et al. 2021, 2.4). None is mirrored: captions tell left from right, and signs are to be read.
 
     Args:
         rows: have the column `image`.
@@ -48,7 +51,9 @@ class ImageViews:
 
     @cached_property
     def digests(self) -> list[str]:
-        """XXH3-128 of each picture's encoded bytes, whether they lie in the table or in a file; each process reads its share."""
+        """XXH3-128 of each picture's encoded bytes, whether they lie in the table or in a file; each process
+        reads its share.
+        """
         encoded = self.rows.cast_column("image", Image(decode=False)).with_format("arrow")
         state = PartialState()
         share = encoded.shard(state.num_processes, state.process_index, contiguous=True)
@@ -73,8 +78,8 @@ def crop(image: PillowImage, digest: str, view: int) -> PillowImage:
 
 
 class TellEpoch(TrainerCallback):
-    """Tells views, or a sampler, of the epoch. accelerate tells neither reliably: no dataset whose sampler has a `set_epoch` too, and after
-    a resume with several processes no sampler.
+    """Tells views, or a sampler, of the epoch. accelerate tells neither reliably: no dataset whose sampler
+    has a `set_epoch` too, and after a resume with several processes no sampler.
     """
 
     def __init__(self, told):
