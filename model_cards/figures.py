@@ -299,7 +299,7 @@ def _interval(result: Result | None, metric: str) -> str:
 
 
 def _mean(results: dict[str, Result], languages: list[str], metric: str) -> str:
-    """Return the mean over languages, where there is a figure in each of them and all are of the same images."""
+    """Return the mean over languages, if each of them has a figure and all are of the same images."""
     there = [results[language] for language in languages if language in results]
     if len(there) < len(languages) or len({result.images for result in there}) > 1:
         return ""

@@ -3,8 +3,8 @@ several.
 
 | a row has | its languages are |
 |---|---|
-| a dict `{"en": "a dog", "zh": "狗"}` of a text or a list of texts per language, or a `Translation` | the keys |
-| a list `[{"language": "en", "text": "a dog"}, ...]`, or `{"language": [...], "text": [...]}` | beside the texts |
+| a dict `{"en": "a dog", "zh": "狗"}`, with a text or a list of texts each, or a `Translation` | the keys |
+| `[{"language": "en", "text": "a dog"}, ...]`, or `{"language": [...], "text": [...]}` | beside the texts |
 | a text or a list of texts, and a column `language` of one code or a list of as many | in `language` |
 | a text, or a list of texts | the one that `languages` names |
 
@@ -243,7 +243,7 @@ def _languages_in(row: dict, form: Form) -> dict:
 
 def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | IterableDataset:
     """Return the same rows with their pictures, undecoded, in the column `image`; webdataset has them in
-    `jpg` or `png`.
+    `jpg`, `png` or `webp`.
 
     Raises:
         InputError: there is no column of images, or more than one.

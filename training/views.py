@@ -35,19 +35,19 @@ class ImageViews:
     """
 
     def __init__(self, rows: Dataset, n_views: int):
-        self.rows, self.n_views, self.view = rows.select_columns(["image"]), n_views, 0
+        self.rows = rows.select_columns(["image"])
+        self.n_views = n_views
+        self.view = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the views in turn, one an epoch."""
+        """Choose the epoch's view: the views take turns, one per epoch."""
         self.view = epoch % self.n_views
 
     def __getitem__(self, rows: Sequence[int]) -> dict[str, list[PillowImage]]:
         images = self.rows[rows]["image"]
-        return {
-            "image": images
-            if self.view == 0
-            else [crop(image, self.digests[row], self.view) for row, image in zip(rows, images)]
-        }
+        if self.view > 0:
+            images = [_crop(image, self.digests[row], self.view) for row, image in zip(rows, images)]
+        return {"image": images}
 
     @cached_property
     def digests(self) -> list[str]:
@@ -57,11 +57,14 @@ class ImageViews:
         encoded = self.rows.cast_column("image", Image(decode=False)).with_format("arrow")
         state = PartialState()
         share = encoded.shard(state.num_processes, state.process_index, contiguous=True)
-        return gather_object([digest(image) for batch in share.iter(1000) for image in batch["image"]])
+        digests = []
+        for batch in share.iter(1000):
+            digests += [_digest(image) for image in batch["image"]]
+        return gather_object(digests)
 
 
-def digest(image: pa.StructScalar) -> str:
-    """Of one encoded picture, `{"bytes", "path"}`."""
+def _digest(image: pa.StructScalar) -> str:
+    """Return the XXH3-128 of one encoded picture, `{"bytes", "path"}`."""
     inside = image["bytes"].as_buffer()
     if inside is not None:
         return xxh3_128(inside).hexdigest()
@@ -69,11 +72,13 @@ def digest(image: pa.StructScalar) -> str:
         return xxh3_128(file.read()).hexdigest()
 
 
-def crop(image: PillowImage, digest: str, view: int) -> PillowImage:
-    """The view of a picture; equal for equal pictures, wherever and in whatever order they are read."""
+def _crop(image: PillowImage, digest: str, view: int) -> PillowImage:
+    """Crop a picture to a view; equal for equal pictures, wherever and in whatever order they are read."""
     random = np.random.default_rng([int(digest, 16), view])
-    side = max(1, round(min(image.size) * random.uniform(SMALLEST_AREA, 1) ** 0.5))
-    left, top = (int(random.integers(edge - side + 1)) for edge in image.size)
+    # The root turns a share of the area into one of the edge.
+    share = random.uniform(SMALLEST_AREA, 1) ** 0.5
+    side = max(1, round(min(image.size) * share))
+    left, top = [int(random.integers(edge - side + 1)) for edge in image.size]
     return image.crop((left, top, left + side, top + side))
 
 
