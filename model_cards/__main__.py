@@ -1,4 +1,5 @@
-"""Finish a model: a folder ready for the Hub, with weights, processor, model card and plots; and the table of all stages.
+"""Finish a model: a folder ready for the Hub, with weights, processor, model card and plots; and the table of
+all stages.
 
 python -m model_cards model_cards/recipes/miniature.yaml
 python -m model_cards --title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip
@@ -34,7 +35,8 @@ class CardArguments:
     repo: str = field(metadata={"help": "Where it loads from: the Hub id it is to get, or the folder."})
     stages: list[str] = field(
         metadata={
-            "help": "Folders or Hub ids of the stages in training order: the English teacher first, if any, the model last."
+            "help": "Folders or Hub ids of the stages in training order: "
+            "the English teacher first, if any, the model last."
         }
     )
     output_dir: str = field(metadata={"help": "The folder to make."})
@@ -104,10 +106,13 @@ def main(arguments: CardArguments) -> None:
 
 
 def check_stages(stages: list[str]) -> None:
-    """See, before anything is loaded, that each stage is a model of two towers, and that the last can be saved."""
+    """See, before anything is loaded, that each stage is a model of two towers, and that the last can be
+    saved.
+    """
     if library := check_library(stages[-1]):
         raise InputError(
-            f"stages ends with {stages[-1]!r}, and a model of {library} is not saved here: give a model of transformers"
+            f"stages ends with {stages[-1]!r}, and a model of {library} is not saved here: give a model of "
+            "transformers"
         )
     for stage in stages:
         check_model(stage, argument="stages")
@@ -163,7 +168,8 @@ def tell_what_is_left_out(measured: list[Result], results: list[Result], section
     unmatched = [result for result in results if id(result) not in shown]
     if unmatched:
         print(
-            f"Left out {len(unmatched)} results that are there twice, or that the model itself has none of to stand beside."
+            f"Left out {len(unmatched)} results that are there twice, or that the model itself has none of "
+            "to stand beside."
         )
 
 

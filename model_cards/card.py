@@ -20,7 +20,8 @@ TASK_TYPES = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image
 class Facts:
     """What a card says of a model beside its figures.
 
-    `model_type` is its configuration's, `origin` what it came of, `pictures` the names of the plots that lie beside the card.
+    `model_type` is its configuration's, `origin` what it came of, `pictures` the names of the plots that lie
+    beside the card.
     """
 
     model_type: str = "altclip"
@@ -31,9 +32,10 @@ class Facts:
 def eval_results(sections: list[Section], label: str) -> list[EvalResult]:
     """Return a stage's results in the form of the Hub's model-index: each task's main metric, per language.
 
-    huggingface_hub tells entries apart by dataset, split, configuration and kind of task, and not by name: those that share all of
-    these would be one, under the first one's name, whenever it writes a card, here or at anybody's who loads this one and saves it.
-    The configuration of such entries therefore says more than their language.
+    huggingface_hub tells entries apart by dataset, split, configuration and kind of task, and not by name:
+    those that share all of these would be one, under the first one's name, whenever it writes a card, here or
+    at anybody's who loads this one and saves it. The configuration of such entries therefore says more than
+    their language.
     """
     entries = [
         (section, as_entry(section, result)) for section in sections for result in section.of(label).values()
@@ -46,7 +48,9 @@ def eval_results(sections: list[Section], label: str) -> list[EvalResult]:
 
 
 def as_entry(section: Section, result: Result) -> EvalResult:
-    """Return a result as an entry of a model-index, which says with its metric how it differs from others of its task."""
+    """Return a result as an entry of a model-index, which says with its metric how it differs from others of
+    its task.
+    """
     interval = result.intervals.get(result.metric)
     return EvalResult(
         task_type=TASK_TYPES[result.kind],
@@ -134,7 +138,9 @@ def render_card(
 
 
 def describe_weights(sections: list[Section], stages: list[str]) -> list[str]:
-    """Return a line for each set of weights whose figures are shown: its stage, its hash, and its commit on the Hub."""
+    """Return a line for each set of weights whose figures are shown: its stage, its hash, and its commit on
+    the Hub.
+    """
     lines = []
     for result in (result for section in sections for result in section.results.values()):
         commit = f", commit `{result.model_revision[:8]}`" if result.model_revision else ""

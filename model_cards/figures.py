@@ -17,8 +17,8 @@ def join_to_weights(
 ) -> list[Result]:
     """Return the results that were measured on the stages' weights, each with its stage's label as `model`.
 
-    What counts is the hash, whatever the folder was called when it was evaluated. Where several stages have the same weights, a
-    result is of the one that it names, or of all of them.
+    What counts is the hash, whatever the folder was called when it was evaluated. Where several stages have
+    the same weights, a result is of the one that it names, or of all of them.
 
     Args:
         stages: folders or Hub ids.
@@ -38,14 +38,17 @@ def join_to_weights(
         joined += [replace(result, model=labels[place]) for place in chosen]
     if results and not any(result.model == labels[-1] for result in joined):
         raise InputError(
-            f"none of the {len(results)} results is of the weights of {labels[-1]} ({weights[-1][:16]}): evaluate {stages[-1]} with "
+            f"none of the {len(results)} results is of the weights of {labels[-1]} ({weights[-1][:16]}): "
+            f"evaluate {stages[-1]} with "
             "benchmarks/run_retrieval.py or run_zero_shot.py, or leave results out for a card without figures"
         )
     return joined
 
 
 def _names(model: str, stage: str) -> bool:
-    """Return whether a result's `model` means a stage: the same name, or a folder whose last part is alike, wherever it lies."""
+    """Return whether a result's `model` means a stage: the same name, or a folder whose last part is alike,
+    wherever it lies.
+    """
     if model == stage:
         return True
     return model_name(model) == model_name(stage) and not (is_hub_id(model) and is_hub_id(stage))
@@ -54,26 +57,34 @@ def _names(model: str, stage: str) -> bool:
 def _of_other_weights(result: Result, stage: str, weights: str) -> str:
     where = result.path or f"a result of {result.task} in {result.language}"
     return (
-        f"{where} is of other weights ({result.weights[:16]}) than {stage} has now ({weights[:16]}): evaluate it again with "
-        "benchmarks/run_retrieval.py or run_zero_shot.py, or move results of another model to a folder of their own"
+        f"{where} is of other weights ({result.weights[:16]}) than {stage} has now ({weights[:16]}): "
+        "evaluate it again with "
+        "benchmarks/run_retrieval.py or run_zero_shot.py, or move results of another model to a folder of "
+        "their own"
     )
 
 
 def stage_of(result: Result, labels: Iterable[str]) -> str | None:
-    """Return the label of the stage that a result is of: its `model`, or the last part of that; None where it is of none."""
+    """Return the label of the stage that a result is of: its `model`, or the last part of that; None where it
+    is of none.
+    """
     return next((name for name in (result.model, result.model_name) if name in labels), None)
 
 
 def shown(result: Result) -> str:
-    """Return the metric of a card's tables: how often the first image found is the right one, or what the task is judged by."""
+    """Return the metric of a card's tables: how often the first image found is the right one, or what the
+    task is judged by.
+    """
     return "text_to_image_recall@1" if result.kind == "retrieval" else result.metric
 
 
 @dataclass
 class Section:
-    """Figures that may stand beside one another: of one task, asked in one way, of each stage and language at most one.
+    """Figures that may stand beside one another: of one task, asked in one way, of each stage and language at
+    most one.
 
-    `variation` says what sets these figures apart from others of that task's name, such as a limit; mostly nothing.
+    `variation` says what sets these figures apart from others of that task's name, such as a limit; mostly
+    nothing.
     """
 
     results: dict[tuple[str, str], Result] = field(default_factory=dict)
@@ -89,7 +100,9 @@ class Section:
         return next(iter(self.results.values()))
 
     def takes(self, label: str, result: Result) -> bool:
-        """Return whether a result was asked as those here were, of the same images and texts, and its place is free."""
+        """Return whether a result was asked as those here were, of the same images and texts, and its place
+        is free.
+        """
         if self.results and asked(result) != asked(self.first):
             return False
         alike = [other for (_, language), other in self.results.items() if language == result.language]
@@ -102,7 +115,9 @@ class Section:
         return {language: result for (stage, language), result in self.results.items() if stage == label}
 
     def table(self, labels: list[str]) -> str:
-        """Return a row for each language of the last stage, and one of means: what each stage scored, in percent, then 95 % intervals."""
+        """Return a row for each language of the last stage, and one of means: what each stage scored, in
+        percent, then 95 % intervals.
+        """
         metric = shown(self.first)
         by_stage = {label: self.of(label) for label in labels if self.of(label)}
         languages = list(by_stage[labels[-1]])
@@ -148,7 +163,9 @@ def asked(result: Result) -> list:
 
 
 def items(result: Result) -> list:
-    """Return what has to be equal of two results in one row: the images with their captions or labels, and the prompts."""
+    """Return what has to be equal of two results in one row: the images with their captions or labels, and
+    the prompts.
+    """
     return [result.data, result.n_rows, result.images, result.prompts]
 
 
@@ -156,7 +173,8 @@ def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
     """Sort results into sections, the order of the results kept; only those with figures of the last stage.
 
     Raises:
-        InputError: two results are of the same stage, asked alike of the same items, and differ; or a figure is no fraction.
+        InputError: two results are of the same stage, asked alike of the same items, and differ; or a figure
+            is no fraction.
     """
     sections: list[Section] = []
     for result in results:
@@ -176,13 +194,16 @@ def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
 
 
 def _check_fractions(result: Result) -> None:
-    """See that what a card shows of a result is a fraction: neither a percentage nor what came of no images, which is no number."""
+    """See that what a card shows of a result is a fraction: neither a percentage nor what came of no images,
+    which is no number.
+    """
     for metric in {result.metric, shown(result)}:
         value = result.metrics.get(metric)
         if not (isinstance(value, int | float) and 0 <= value <= 1):
             where = result.path or f"a result of {result.task} in {result.language}"
             raise InputError(
-                f"{where} has the {metric} {value}, which is no fraction from 0 to 1: evaluate again, or delete it"
+                f"{where} has the {metric} {value}, which is no fraction from 0 to 1: evaluate again, or "
+                "delete it"
             )
 
 
@@ -199,14 +220,17 @@ def _is_known(label: str, result: Result, sections: list[Section]) -> bool:
             continue
         if other.metrics != result.metrics:
             raise InputError(
-                f"{other.path} and {result.path} are of the same weights, task and language, and differ: delete one"
+                f"{other.path} and {result.path} are of the same weights, task and language, and differ: "
+                "delete one"
             )
         return True
     return False
 
 
 def _tell_apart(sections: list[Section]) -> None:
-    """Give each section its variation: its limit where it has one, and all in which it differs from others of that task."""
+    """Give each section its variation: its limit where it has one, and all in which it differs from others of
+    that task.
+    """
     titles: list[str] = []
     for section in sections:
         namesakes = [other.first for other in sections if other.first.task == section.first.task]
@@ -229,7 +253,9 @@ def _tell_apart(sections: list[Section]) -> None:
 
 
 def _varied(result: Result) -> dict:
-    """Return the ways in which two results of one task's name may have been asked otherwise, by the words that a title has."""
+    """Return the ways in which two results of one task's name may have been asked otherwise, by the words
+    that a title has.
+    """
     return {
         "limit": result.limit,
         "dataset": result.dataset,
@@ -273,7 +299,7 @@ def _interval(result: Result | None, metric: str) -> str:
 
 
 def _mean(results: dict[str, Result], languages: list[str], metric: str) -> str:
-    """Return the mean over languages, where there is a figure in each of them and all are of the same images."""
+    """Return the mean over languages, if each of them has a figure and all are of the same images."""
     there = [results[language] for language in languages if language in results]
     if len(there) < len(languages) or len({result.images for result in there}) > 1:
         return ""

@@ -1,4 +1,6 @@
-"""The finished folder: it is written beside its place and moved there when it is whole, so that a failure leaves no half of one."""
+"""The finished folder: it is written beside its place and moved there when it is whole, so that a failure
+leaves no half of one.
+"""
 
 import os
 import tempfile
@@ -9,7 +11,8 @@ from pathlib import Path
 from benchmarks.recipe import InputError
 
 CARD = "README.md"
-# What an earlier card may have left and the new one may lack; old shards would be loaded in place of the new weights, or beside them.
+# What an earlier card may have left and the new one may lack; old shards would be loaded in place of the new
+# weights, or beside them.
 OF_BEFORE = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -38,9 +41,11 @@ def check_output(output_dir: str, stages: list[str]) -> None:
 
 @contextmanager
 def whole_folder(output_dir: str) -> Iterator[Path]:
-    """Give a temporary folder to write to, whose files become those of `output_dir` at the end, the card last.
+    """Give a temporary folder to write to, whose files become those of `output_dir` at the end, the card
+    last.
 
-    An error within leaves `output_dir` as it was. Files there that no card makes stay, such as a repository's `.git`.
+    An error within leaves `output_dir` as it was. Files there that no card makes stay, such as a repository's
+    `.git`.
     """
     folder = Path(output_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,8 @@ def scores_of(results: list[Result], groups: dict[str, list[str]], task: str) ->
 
 
 def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str = "text_to_image") -> None:
-    """Draw accuracy at depths 1 to 10 (Figure 3): a panel a language, a bar a group, from the least to the best seed a line.
+    """Draw accuracy at depths 1 to 10 (Figure 3): a panel a language, a bar a group, from the least to the
+    best seed a line.
 
     Args:
         seen: the languages of the multilingual training, which come first.
@@ -97,8 +98,9 @@ def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str
 
 
 def plot_ranks(scores: Scores, seen: list[str], picture: Path, direction: str = "text_to_image") -> None:
-    """Draw how ranks spread (Figure 4): a box a language and group from quartile to quartile with the median across, whiskers from
-    the 5th to the 95th percentile. Of several seeds the mean of each of these is drawn; ranks count from 0.
+    """Draw how ranks spread (Figure 4): a box a language and group from quartile to quartile with the median
+    across, whiskers from the 5th to the 95th percentile. Of several seeds the mean of each of these is drawn;
+    ranks count from 0.
     """
     languages = in_order(scores, seen)
     figure = Figure(figsize=(max(6, 0.9 * len(languages)), 4), layout="constrained")
@@ -118,7 +120,8 @@ def plot_ranks(scores: Scores, seen: list[str], picture: Path, direction: str = 
             patch_artist=True,
             **style,
         )
-    # Logarithmic, since ranks of a good model and of a poor one are orders apart; linear below 1, where a logarithm has no 0.
+    # Logarithmic, since ranks of a good model and of a poor one are orders apart; linear below 1, where a
+    # logarithm has no 0.
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(bottom=0)

@@ -4,13 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
-# A path from the root, as it stands in a word: alone, behind a flag's `=`, a library's `:` or a `+`, or in quotes and brackets.
-# Addresses have a second slash.
+# A path from the root, as it stands in a word: alone, behind a flag's `=`, a library's `:` or a `+`, or in
+# quotes and brackets. Addresses have a second slash.
 FROM_ROOT = re.compile(r"""(?<![^=:+,"'({\[])/(?!/)[^=:+,"')}\]]*""")
 
 
 def public_path(name: str) -> str:
-    """Return a path as others may read it: relative to the working directory, or its last part where it lies elsewhere.
+    """Return a path as others may read it: relative to the working directory, or its last part where it lies
+    elsewhere.
 
     Names that are no path from the root stay, such as Hub ids and addresses.
     """

@@ -31,7 +31,9 @@ def plot_losses(logs: dict[str, list[dict]], picture: Path) -> None:
 
 
 def plot_training(folder: Path, picture: Path) -> None:
-    """Draw what a stage logged to its `trainer_state.json`: loss, how the batches fared, and recall per language if it was evaluated."""
+    """Draw what a stage logged to its `trainer_state.json`: loss, how the batches fared, and recall per
+    language if it was evaluated.
+    """
     history = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
     names = list(dict.fromkeys(name for entry in history for name in entry))
     recalls = [name for name in names if name.startswith("eval_mean_recall_")]
@@ -63,12 +65,13 @@ def plot_training(folder: Path, picture: Path) -> None:
 
 
 def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
-    """Draw text-to-image recall@1 of the last stage per language, that of the stage before it, and the English teacher as a line.
+    """Draw text-to-image recall@1 of the last stage per language, that of the stage before it, and the
+    English teacher as a line.
 
     Args:
         section: figures of a retrieval task, of the last stage at least.
-        stages: in training order. Of three or more the first is the teacher and the last but one stands beside the last; of two the
-            first is the teacher.
+        stages: in training order. Of three or more the first is the teacher and the last but one stands
+            beside the last; of two the first is the teacher.
     """
     metric = shown(section.first)
 

@@ -1,4 +1,6 @@
-"""The stages that a model went through: what the card calls them, what they came of, and what they left behind."""
+"""The stages that a model went through: what the card calls them, what they came of, and what they left
+behind.
+"""
 
 import json
 from collections.abc import Iterator
@@ -14,8 +16,8 @@ from benchmarks.recipe import InputError, read_yaml
 
 from .paths import public_path
 
-# What a training's record calls the models that the new one is made of. `model_name_or_path` alone counts where there is one:
-# a teacher beside it is only learned from.
+# What a training's record calls the models that the new one is made of. `model_name_or_path` alone counts
+# where there is one: a teacher beside it is only learned from.
 TOWERS = ("teacher_name_or_path", "text_encoder_name_or_path", "image_encoder_name_or_path")
 
 
@@ -23,8 +25,8 @@ TOWERS = ("teacher_name_or_path", "text_encoder_name_or_path", "image_encoder_na
 class Origin:
     """What a model came of, as far as that is known.
 
-    `base_model` are Hub ids of models, `languages` those of its last training, `datasets` what it was trained on, by names that others
-    may read, with their licences; `hub_datasets` those of them that are on the Hub.
+    `base_model` are Hub ids of models, `languages` those of its last training, `datasets` what it was trained
+    on, by names that others may read, with their licences; `hub_datasets` those of them that are on the Hub.
     """
 
     base_model: list[str] = field(default_factory=list)
@@ -34,7 +36,8 @@ class Origin:
 
 
 def label_stages(names: list[str]) -> list[str]:
-    """Return what the card calls each stage: a Hub id as it is, a folder by as few of its last parts as tell it from the others.
+    """Return what the card calls each stage: a Hub id as it is, a folder by as few of its last parts as tell
+    it from the others.
 
     Raises:
         InputError: there is no stage, or one is named twice.
@@ -57,7 +60,8 @@ def label_stages(names: list[str]) -> list[str]:
 
 
 def read_log(stage: str) -> list[dict]:
-    """Return a stage's log, a dict an entry, from the `trainer_state.json` that training left; nothing where there is none.
+    """Return a stage's log, a dict an entry, from the `trainer_state.json` that training left; nothing where
+    there is none.
 
     Raises:
         InputError: the file is not what training writes.
@@ -74,10 +78,12 @@ def read_log(stage: str) -> list[dict]:
 def find_origin(
     stages: list[str], base_model: list[str] | None = None, datasets: list[str] | None = None
 ) -> Origin:
-    """Return what the last of the stages came of, by the records that training left in the folders of all and of those before them.
+    """Return what the last of the stages came of, by the records that training left in the folders of all and
+    of those before them.
 
     Args:
-        base_model, datasets: what is known better, in place of what the records say; a dataset as `NAME` or `NAME=LICENCE`.
+        base_model, datasets: what is known better, in place of what the records say; a dataset as `NAME` or
+            `NAME=LICENCE`.
     """
     ancestors = list(dict.fromkeys(name for stage in stages for name in _ancestry(stage, [])))
     if datasets is None:
@@ -105,7 +111,9 @@ def is_hub_id(name: str) -> bool:
 
 
 def licence_of(dataset: str) -> str | None:
-    """Return the licence that a dataset's own card states, in its folder or in the Hub's cache; None where that is not known."""
+    """Return the licence that a dataset's own card states, in its folder or in the Hub's cache; None where
+    that is not known.
+    """
     card = Path(dataset, "README.md")
     if is_hub_id(dataset):
         cached = try_to_load_from_cache(dataset, "README.md", repo_type="dataset")
@@ -117,7 +125,9 @@ def licence_of(dataset: str) -> str | None:
 
 
 def _ancestry(name: str, below: list[str]) -> Iterator[str]:
-    """Give a model's name behind those of all that it was made of, the oldest first; `below` are the names on the way to it."""
+    """Give a model's name behind those of all that it was made of, the oldest first; `below` are the names on
+    the way to it.
+    """
     if name in below:
         return
     settings = _settings(name)
@@ -133,7 +143,9 @@ def _ancestry(name: str, below: list[str]) -> Iterator[str]:
 
 
 def _settings(stage: str) -> dict:
-    """Return the settings of the training that wrote a folder, from its `run.json`; nothing where there is none."""
+    """Return the settings of the training that wrote a folder, from its `run.json`; nothing where there is
+    none.
+    """
     path = Path(stage, "run.json")
     if not path.is_file():
         return {}

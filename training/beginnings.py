@@ -1,4 +1,6 @@
-"""The models that a stage begins with: all are looked at, by their configurations, before the first of them is loaded."""
+"""The models that a stage begins with: all are looked at, by their configurations, before the first of them
+is loaded.
+"""
 
 from transformers import AutoConfig
 
@@ -58,7 +60,8 @@ def check_models(arguments: StageArguments) -> None:
 
 
 def check_tokenizers(arguments: StageArguments) -> None:
-    """See that every model which the arguments name, and `check_models` has let pass, has embeddings of all tokens of its tokenizer.
+    """See that every model which the arguments name, and `check_models` has let pass, has embeddings of all
+    tokens of its tokenizer.
 
     Raises:
         InputError: one has not, or has no tokenizer; the message names both sizes.

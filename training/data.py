@@ -78,12 +78,11 @@ def has_text(texts: pa.Array) -> np.ndarray:
 
 
 def _join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:
-    """Renumber rows so that two of them are equal if a chain of equal `row_ids` or equal `others` connects
-    them.
+    """Renumber rows: two are equal if a chain of equal `row_ids` or equal `others` connects them.
 
     In each round a row takes the lowest number of its group in `others`, then of its group in `row_ids`:
 
-        row_ids 0 1 1 2, others p p q r  ->  0 0 1 2 by `others`, 0 0 0 2 by `row_ids`, no change in the next round
+        row_ids 0 1 1 2, others p p q r  ->  0 0 1 2 by `others`  ->  0 0 0 2 by `row_ids`, which is stable
     """
     joined = pd.Series(row_ids)
     while True:
@@ -94,8 +93,7 @@ def _join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:
 
 
 class CaptionCells(TorchDataset):
-    """Every non-empty (row, language) cell of a captioned dataset, as `{"text", "row_id", column: the row's
-    value in it}`.
+    """Every (row, language) pair that has a text, as `{"text", "row_id", column: the row's value in it}`.
 
     `row_id` is equal for rows that show the same thing: rows of one picture, and rows whose English captions
     are equal. A row without English is compared by its caption in the first of `languages` that it has.

@@ -1,4 +1,6 @@
-"""The first rows of a dataset, read as a stream: what a dry run looks at, without downloading or preparing the rest."""
+"""The first rows of a dataset, read as a stream: what a dry run looks at, without downloading or preparing
+the rest.
+"""
 
 from itertools import islice
 from pathlib import Path
@@ -49,7 +51,8 @@ def of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], st
     spoken = sorted({language for caption in captions for language in caption})
     if "en" not in spoken:
         raise InputError(
-            f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(spoken) or 'none'}"
+            f"captions of {dataset!r} have no English for the teacher to read: they have "
+            f"{' '.join(spoken) or 'none'}"
         )
     asked = arguments.languages
     if asked is not None and arguments.model_name_or_path is not None:

@@ -1,4 +1,6 @@
-"""A frozen tower is run once: what it makes of a dataset is kept on disk and read by every later epoch, run and process."""
+"""A frozen tower is run once: what it makes of a dataset is kept on disk and read by every later epoch, run
+and process.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,27 +36,31 @@ def teacher_vectors(
     cache_dir: str | None = None,
     dtype: str = "float32",
 ) -> CachedColumn:
-    """`target`: the teacher's pooled vector of each row's caption in a language, before its projection (paper 3.1).
+    """`target`: the teacher's pooled vector of each row's caption in a language, before its projection (paper
+    3.1).
 
-    Each distinct sentence is encoded and kept once. In a language other than English a row may lack its caption; its vector is then that
-    of an empty text, and no cell asks for it. See `cached_column` for the rest.
+    Each distinct sentence is encoded and kept once. In a language other than English a row may lack its
+    caption; its vector is then that of an empty text, and no cell asks for it. See `cached_column` for the
+    rest.
 
     Args:
         language: that the teacher reads: English, or any that a finished AltCLIP knows.
 
     Raises:
-        InputError: a row has no English caption, which all cells of its other languages learn from; the teacher gives different
-            texts one vector; or as `cached_column`.
+        InputError: a row has no English caption, which all cells of its other languages learn from; the
+            teacher gives different texts one vector; or as `cached_column`.
     """
     if language not in rows.features["captions"]:
         raise InputError(
-            f"captions have no {language!r} for the teacher to read: they have {' '.join(rows.features['captions'])}"
+            f"captions have no {language!r} for the teacher to read: they have "
+            f"{' '.join(rows.features['captions'])}"
         )
     texts = caption_columns(rows).field(language)
     n_missing = len(rows) - has_text(texts).sum()
     if n_missing and language == "en":
         raise InputError(
-            f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them out of the dataset"
+            f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them "
+            "out of the dataset"
         )
     texts = pc.fill_null(texts, "")
 
@@ -73,14 +79,16 @@ def teacher_vectors(
 
 
 def check_distinct(vectors: torch.Tensor) -> None:
-    """Refuse vectors `(texts, dim)` of different texts that are all one: a teacher of these teaches nothing, by any loss.
+    """Refuse vectors `(texts, dim)` of different texts that are all one: a teacher of these teaches nothing,
+    by any loss.
 
     Raises:
         InputError: they are.
     """
     if len(vectors) > 1 and (vectors == vectors[0]).all():
         raise InputError(
-            f"the teacher gives {len(vectors)} different texts one vector: its tokenizer is that of another model, or its "
+            f"the teacher gives {len(vectors)} different texts one vector: its tokenizer is that of another "
+            "model, or its "
             "text tower pools a token that all texts begin with"
         )
 

@@ -1,7 +1,9 @@
-"""Parallel text from wherever it lies, as rows of `captions`, `{language: text}`, with English for the teacher to read.
+"""Parallel text from wherever it lies, as rows of `captions`, `{language: text}`, with English for the
+teacher to read.
 
-What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; a Moses pair, one file a language, as
-`corpus.{en,fr}`; each of these texts in `.gz` or `.bz2` too; or a `.yaml` file that lists several of these as
+What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; a Moses pair, one file a
+language, as `corpus.{en,fr}`; each of these texts in `.gz` or `.bz2` too; or a `.yaml` file that lists
+several of these as
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
@@ -9,7 +11,8 @@ What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` 
 
 Rows of weight 2 are drawn twice as often as those of weight 1, which all have by default.
 
-A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by language codes.
+A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by
+language codes.
 """
 
 import os
@@ -35,90 +38,105 @@ from .data import caption_columns, has_text
 from .text_tables import TABLES, from_lines, lines_of, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
-SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
-OF_ROWS = {"id", "no"}  # Indonesian and Norwegian; or the number or name of a row
-ROW_NAME = re.compile(r".*\d.*|\S+[_/.]\S+", re.DOTALL)
-NUMBER = re.compile(r"[\s.,:/+-]*\d[\d\s.,:/+-]*|true|false", re.IGNORECASE)
+_SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
+_OF_ROWS = {"id", "no"}  # Indonesian and Norwegian; or the number or name of a row
+_ROW_NAME = re.compile(r".*\d.*|\S+[_/.]\S+", re.DOTALL)
+_NUMBER = re.compile(r"[\s.,:/+-]*\d[\d\s.,:/+-]*|true|false", re.IGNORECASE)
 # Names of columns that look like codes.
-NO_LANGUAGES = {*"url uri key src tgt ref doc idx row num len set tag pos cat cls lbl img sha uid".split()}
+_NO_LANGUAGES = {*"url uri key src tgt ref doc idx row num len set tag pos cat cls lbl img sha uid".split()}
 
 
 def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> tuple[Dataset, int]:
     """Read one source, or all that a `.yaml` file lists.
 
     Args:
-        split: of folders and Hub datasets that state none of their own.
-        kinds: read only sources of these kinds, such as `human`: what the paper's ablation tells apart.
+        split: The split of folders and Hub datasets that state none of their own.
+        kinds: Read only sources of these kinds, such as `human`: what the paper's ablation tells apart.
 
     Returns:
-        Rows of `captions` with English, and of `weight` where a source has one, and the number of those set aside for want of it.
+        Rows of `captions` with English, and of `weight` where a source has one, and the number of rows
+        skipped because they have no English.
 
     Raises:
         InputError: a source is missing, of unknown form, or has no English; or no source is of the kinds.
     """
     sources = read_sources(dataset)
     known = {source.get("kind") for source in sources} - {None}
-    if kinds and set(kinds) - known:
+    unknown = set(kinds or []) - known
+    if unknown:
         raise InputError(
-            f"kinds {' '.join(sorted(set(kinds) - known))} name no source of {dataset!r}: it has {' '.join(sorted(known)) or 'none'}"
+            f"kinds {' '.join(sorted(unknown))} name no source of {dataset!r}: it has "
+            f"{' '.join(sorted(known)) or 'none'}"
         )
     chosen = [source for source in sources if not kinds or source.get("kind") in kinds]
-    parts = [read_utf8(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
+
+    parts = [_read_utf8(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
     languages = list(dict.fromkeys(language for rows in parts for language in rows.features["captions"]))
     if "en" not in languages:
         english = [language for language in languages if is_english(language)]
         several = f"; name one of {' and '.join(english)} en" if english else ""
         raise InputError(
-            f"captions of {dataset!r} have no English for the teacher to read: they have {' '.join(languages)}{several}"
+            f"captions of {dataset!r} have no English for the teacher to read: they have "
+            f"{' '.join(languages)}{several}"
         )
-    rows = parts[0] if len(parts) == 1 else concatenate_datasets([speak(rows, languages) for rows in parts])
+
+    if len(parts) == 1:
+        rows = parts[0]
+    else:
+        rows = concatenate_datasets([_with_languages(part, languages) for part in parts])
     if any("weight" in source for source in chosen):
         weights = [float(source.get("weight", 1)) for source in chosen]
         rows = rows.add_column("weight", np.repeat(weights, [len(part) for part in parts]))
     english = has_text(caption_columns(rows).field("en"))
-    return (rows if english.all() else rows.select(english.nonzero()[0])), int((~english).sum())
+    n_skipped = int((~english).sum())
+    if n_skipped:
+        rows = rows.select(english.nonzero()[0])
+    return rows, n_skipped
 
 
 def read_sources(dataset: str) -> list[dict]:
-    """The sources that a `.yaml` file lists, its paths relative to it; or the one that is named."""
+    """Return the sources that a `.yaml` file lists, its paths relative to it; or the one that is named."""
     if not dataset.endswith((".yaml", ".yml")):
         return [{"data": dataset}]
     sources = read_yaml(Path(dataset), "dataset")
     for source in sources if isinstance(sources, list) else [None]:
-        if not isinstance(source, dict) or "data" not in source or set(source) - SOURCE_KEYS:
+        if not isinstance(source, dict) or "data" not in source or set(source) - _SOURCE_KEYS:
             raise InputError(
-                f"{dataset!r} must list sources with the keys {' '.join(sorted(SOURCE_KEYS))}, data at least; it has {source!r}"
+                f"{dataset!r} must list sources with the keys {' '.join(sorted(_SOURCE_KEYS))}, data at "
+                f"least; it has {source!r}"
             )
         if not (isinstance(source.get("weight", 1), int | float) and source.get("weight", 1) > 0):
             raise InputError(
                 f"weight of {source['data']!r} in {dataset!r} is {source['weight']!r}: give a positive number"
             )
+
     beside = Path(dataset).parent
-    here = [is_here(beside, source["data"]) for source in sources]
-    return [
-        source | ({"data": str(beside / source["data"])} if found else {})
-        for source, found in zip(sources, here)
-    ]
+    located = []
+    for source in sources:
+        if _is_here(beside, source["data"]):
+            source = source | {"data": str(beside / source["data"])}
+        located.append(source)
+    return located
 
 
-def is_here(folder: Path, data: str) -> bool:
-    """Whether a source lies beside the file that names it; a Hub id does not."""
+def _is_here(folder: Path, data: str) -> bool:
+    """Return whether a source lies beside the file that names it; a Hub id does not."""
     return not Path(data).is_absolute() and any(folder.glob(re.sub(r"\{.*\}", "*", data)))
 
 
-def read_utf8(data: str, name: str | None, split: str) -> Dataset:
-    """`read_source`, where text in another encoding, as Excel writes it, is an `InputError`."""
+def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
+    """Read a source; text in another encoding, as Excel writes it, is an `InputError`."""
     try:
         return read_source(data, name, split)
     except UnicodeDecodeError as error:
         raise InputError(f"dataset {data!r} is not UTF-8, {error}: save it as UTF-8") from error
     except DatasetGenerationError as error:
         cause = error.__cause__
-        if isinstance(
-            cause, TypeError | CastError
-        ):  # `datasets` learns columns and languages from the first 10 MB
+        # `datasets` learns columns and languages from the first 10 MB.
+        if isinstance(cause, TypeError | CastError):
             raise InputError(
-                f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is missing"
+                f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is "
+                "missing"
             ) from error
         raise InputError(f"dataset {data!r} cannot be read, {cause}: is it whole, and UTF-8?") from error
     except InputError:
@@ -130,9 +148,9 @@ def read_utf8(data: str, name: str | None, split: str) -> Dataset:
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
-    """One source as rows of `captions` alone."""
+    """Read one source as rows of `captions` alone."""
     if paths := moses_paths(data):
-        return read_moses(paths)
+        return _read_moses(paths)
     suffix = suffix_of(data)
     if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
@@ -153,48 +171,49 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
 
 
 def moses_paths(data: str) -> dict[str, str]:
-    """The file of each language that `corpus.{en,fr}` stands for; none of a name without braces."""
+    """Return the file of each language that `corpus.{en,fr}` stands for; none of a name without braces."""
     pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
-    return (
-        {language.strip(): pair[1] + language.strip() + pair[3] for language in pair[2].split(",")}
-        if pair
-        else {}
-    )
+    if not pair:
+        return {}
+    before, languages, after = pair.groups()
+    paths = {}
+    for language in languages.split(","):
+        language = language.strip()
+        paths[language] = before + language + after
+    return paths
 
 
-def read_moses(paths: dict[str, str]) -> Dataset:
-    """Files of equally many lines, a translation a line."""
+def _read_moses(paths: dict[str, str]) -> Dataset:
+    """Read one file per language, all of equally many lines, a translation per line."""
     for path in paths.values():
         check_folder("dataset", str(Path(path).absolute()))
     lengths = {path: sum(1 for _ in lines_of(path)) for path in paths.values()}
     if len(set(lengths.values())) > 1:
         raise InputError(
-            f"files of one corpus must have equally many lines: {', '.join(f'{path} has {n}' for path, n in lengths.items())}"
+            "files of one corpus must have equally many lines: "
+            f"{', '.join(f'{path} has {n}' for path, n in lengths.items())}"
         )
 
     def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
         for texts in zip(*map(lines_of, paths.values())):
             yield {"captions": dict(zip(paths, texts))}
 
-    rows = from_lines(
-        rows,
-        spoken(list(paths)),
-        paths=paths,
-        changed=tuple(os.stat(path).st_mtime_ns for path in paths.values()),
-    )
+    # A changed file has to be read anew: its time is part of the cache's name.
+    changed = tuple(os.stat(path).st_mtime_ns for path in paths.values())
+    rows = from_lines(rows, _features_of(list(paths)), paths=paths, changed=changed)
     return with_captions(rows, ", ".join(paths.values()))
 
 
 def with_captions(rows: Dataset, name: str) -> Dataset:
-    """Rows of `captions` alone, made of whatever column holds the texts."""
+    """Return rows of `captions` alone, made of whatever columns hold the texts."""
     for column in ("captions", "translation"):
         feature = rows.features.get(column)
         if isinstance(feature, Json):
-            return one_text_each(rows, Form(column, None, None), name)
+            return _one_text_each(rows, Form(column, None, None), name)
         if isinstance(feature, dict) and not all(
             is_text(kind) and isinstance(kind, Value) for kind in feature.values()
         ):
-            return one_text_each(rows, by_keys(column, feature, name), name)
+            return _one_text_each(rows, by_keys(column, feature, name), name)
         if isinstance(feature, dict | Translation):
             languages = feature.languages if isinstance(feature, Translation) else feature
             names = named_languages(languages, name)
@@ -202,13 +221,14 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
                 return rows.select_columns([column]).rename_columns(
                     {column: "captions"} if column != "captions" else {}
                 )
-            return renamed(rows, column, names)
-    texts = [column for column in rows.column_names if is_column_of_texts(rows, column)]
-    languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in NO_LANGUAGES]
-    languages = without_numbers(rows, languages, name)
+            return _renamed(rows, column, names)
+    texts = [column for column in rows.column_names if _is_column_of_texts(rows, column)]
+    languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in _NO_LANGUAGES]
+    languages = _without_numbers(rows, languages, name)
     if not languages:
         raise InputError(
-            f"{name!r} has no texts: name its columns by language codes, en among them; it has {', '.join(rows.column_names)}"
+            f"{name!r} has no texts: name its columns by language codes, en among them; it has "
+            f"{', '.join(rows.column_names)}"
         )
     names = named_languages(languages, name)
 
@@ -222,14 +242,15 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
                 )
         return {"captions": [dict(zip(names.values(), texts)) for texts in zip(*columns)]}
 
-    features = spoken(list(names.values()))
+    features = _features_of(list(names.values()))
     return rows.map(
         gather, batched=True, remove_columns=rows.column_names, features=features, desc="Reading captions"
     )
 
 
-def one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
-    """Rows of `captions` from a column whose rows have languages of their own, or cells of several forms.
+def _one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
+    """Return rows of `captions` from a column whose rows have languages of their own, or cells of several
+    forms.
 
     Raises:
         InputError: a row has several texts in one language.
@@ -239,30 +260,38 @@ def one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
         several = [language for language, texts in row["captions"].items() if len(texts) > 1]
         if several:
             raise InputError(
-                f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each language"
+                f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each "
+                "language"
             )
         return {
             "captions": {language: texts[0] if texts else None for language, texts in row["captions"].items()}
         }
 
     gathered = gather_captions(rows, form)
-    return gathered.map(only, features=spoken(list(gathered.features["captions"])), desc="Reading captions")
+    features = _features_of(list(gathered.features["captions"]))
+    return gathered.map(only, features=features, desc="Reading captions")
 
 
-def is_column_of_texts(rows: Dataset, column: str) -> bool:
-    """Whether a column holds a text a row, or none; one that `datasets` keeps as JSON, since rows differ, has to have one at least."""
+def _is_column_of_texts(rows: Dataset, column: str) -> bool:
+    """Return whether a column holds a text a row, or none; one that `datasets` keeps as JSON, since rows
+    differ, has to have one at least.
+    """
     feature = rows.features[column]
     if isinstance(feature, Json):
         return any(isinstance(value, str) for value in rows[column][:])
     return isinstance(feature, Value) and may_hold_texts(feature)
 
 
-def without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
-    """The columns that may be languages, without those that number the rows: `id`, or `it` with 0 and 1 beside sentences."""
+def _without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
+    """Return the columns that may be languages, without those that number the rows: `id`, or `it` with 0 and
+    1 beside sentences.
+    """
     columns = [
-        column for column in columns if column.lower() not in OF_ROWS or not all_match(ROW_NAME, rows, column)
+        column
+        for column in columns
+        if column.lower() not in _OF_ROWS or not _all_match(_ROW_NAME, rows, column)
     ]
-    of_numbers = [column for column in columns if all_match(NUMBER, rows, column)]
+    of_numbers = [column for column in columns if _all_match(_NUMBER, rows, column)]
     if len(of_numbers) == len(columns):
         return columns  # numbers may be what is translated
     for column in of_numbers:
@@ -272,8 +301,8 @@ def without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
     return [column for column in columns if column not in of_numbers]
 
 
-def all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
-    """Whether a column has values, and all of them are of a form."""
+def _all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
+    """Return whether a column has values, and all of them match a pattern."""
     found = False
     for batch in rows.select_columns([column]).iter(1000):
         values = [str(value).strip() for value in batch[column] if value]
@@ -283,8 +312,8 @@ def all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
     return found
 
 
-def renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
-    """Rows of `captions` under the names of `names`, from a column of captions under its keys."""
+def _renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
+    """Return rows of `captions` with the keys of a column of captions renamed by `names`."""
     feature = rows.features[column]
     kinds = {
         name: Value("string") if isinstance(feature, Translation) else feature[key]
@@ -303,22 +332,21 @@ def renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
     )
 
 
-def speak(rows: Dataset, languages: list[str]) -> Dataset:
-    """The same rows with a place for each of `languages`, empty where they have no text."""
+def _with_languages(rows: Dataset, languages: list[str]) -> Dataset:
+    """Return the same rows with a field for each of `languages`, None where they have no text."""
     if list(rows.features["captions"]) == languages:
-        return rows.cast(spoken(languages))
+        return rows.cast(_features_of(languages))
 
     def widen(batch: dict) -> dict:
-        return {
-            "captions": [
-                {language: caption.get(language) for language in languages} for caption in batch["captions"]
-            ]
-        }
+        widened = []
+        for caption in batch["captions"]:
+            widened.append({language: caption.get(language) for language in languages})
+        return {"captions": widened}
 
-    return rows.map(widen, batched=True, features=spoken(languages), desc="Joining sources")
+    return rows.map(widen, batched=True, features=_features_of(languages), desc="Joining sources")
 
 
-def spoken(languages: list[str]) -> Features:
+def _features_of(languages: list[str]) -> Features:
     return Features({"captions": {language: Value("string") for language in languages}})
 
 

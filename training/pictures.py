@@ -14,7 +14,7 @@ from benchmarks.picture_folders import is_named_by_metadata, paths_of, pictures_
 from benchmarks.recipe import InputError
 from modeling_altclip.images_altclip import read_image
 
-POLICIES = ("set_aside", "error")
+_POLICIES = ("set_aside", "error")
 NO_ROW = "no row of the metadata names it"
 
 
@@ -25,8 +25,8 @@ def keep_readable(
 
     Args:
         policy: `set_aside` leaves out rows whose image cannot be decoded, `error` refuses them.
-        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and what is wrong; and
-            a line a picture that no row names, whose number is null.
+        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and
+            what is wrong; and a line a picture that no row names, whose number is null.
         without_row: the paths of such pictures.
 
     Returns:
@@ -39,11 +39,11 @@ def keep_readable(
     rows = rows if rows.features["image"] == Image() else rows.cast_column("image", Image())
     encoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     found = encoded.map(
-        lambda batch: {"problem": [problem(image) for image in batch["image"]]},
+        lambda batch: {"problem": [_problem_of(image) for image in batch["image"]]},
         batched=True,
         remove_columns=["image"],
         features=Features({"problem": Value("string")}),
-        new_fingerprint=Hasher.hash([rows._fingerprint, "unreadable", files_of(encoded)]),
+        new_fingerprint=Hasher.hash([rows._fingerprint, "unreadable", _files_of(encoded)]),
         desc="Decoding images",
     )["problem"][:]
     bad = [number for number, what in enumerate(found) if what]
@@ -57,17 +57,19 @@ def keep_readable(
     report.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     if bad and (policy == "error" or len(bad) == len(rows)):
         raise InputError(
-            f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All are in {report}"
+            f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All "
+            f"are in {report}"
         )
     if policy == "error" and without_row:
         raise InputError(
-            f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in {report}"
+            f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in "
+            f"{report}"
         )
     return rows.select([number for number, what in enumerate(found) if not what]), len(lines)
 
 
 def find_without_row(rows: Dataset, dataset: str) -> list[str]:
-    """The pictures of a folder that no row of `image`, undecoded, names."""
+    """Return the pictures of a folder that no row of `image`, undecoded, names."""
     return pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
 
 
@@ -98,28 +100,30 @@ def name_without_row(dataset: str, split: str, policy: str, report: Path | None)
 
 
 def check_policy(policy: str) -> None:
-    """One that is unknown is an `InputError`."""
-    if policy not in POLICIES:
-        raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(POLICIES)}")
+    """Raise an `InputError` if the policy is unknown."""
+    if policy not in _POLICIES:
+        raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(_POLICIES)}")
 
 
-def files_of(encoded: Dataset) -> list[tuple]:
-    """Size and time of every file that an image lies in: a mended file is decoded anew."""
+def _files_of(encoded: Dataset) -> list[tuple]:
+    """Return path, size and time of every file with an image, so that a fixed file is decoded anew."""
     paths = paths_of(encoded)
-    return [
-        (path, (stat := os.stat(path)).st_size, stat.st_mtime_ns)
-        for path in paths
-        if path is not None and os.path.isfile(path)
-    ]
+    files = []
+    for path in paths:
+        if path is not None and os.path.isfile(path):
+            stat = os.stat(path)
+            files.append((path, stat.st_size, stat.st_mtime_ns))
+    return files
 
 
-def problem(image: dict | None) -> str:
-    """What keeps an undecoded image, `{"bytes", "path"}`, from being read; nothing if it can be."""
+def _problem_of(image: dict | None) -> str:
+    """Return why an undecoded image, `{"bytes", "path"}`, cannot be read; an empty string if it can be."""
     return read_picture(image)[1]
 
 
 def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
-    """An undecoded image, `{"bytes", "path"}`, as Pillow decodes it, and ""; or none, and what is wrong.
+    """Return an undecoded image, `{"bytes", "path"}`, as Pillow decodes it, and ""; or none, and what is
+    wrong.
 
     It is left to `prepare_images` to put it on the background of an image processor.
     """

@@ -1,25 +1,28 @@
-"""Which examples an epoch takes where languages and sources are unequally rich."""
+"""Sampling of the examples of an epoch where languages and sources have unequal amounts of data."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
 
-WINDOW = 50  # batches sorted by length together: enough that each is of nearly one length, few enough that all stay random
+# Batches that are sorted by length together: enough that each is of nearly one length, few enough that all
+# stay random.
+WINDOW = 50
 
 
 class ShareSampler(Sampler[int]):
-    """Draws groups of cells in the shares that are theirs, and the cells of a group in turn.
+    """Draws groups of cells in given shares, and the cells of a group in turn.
 
-    An epoch has as many draws as there are cells. No cell of a group comes again before all of it has come. Epochs differ; a
-    seed and an epoch give the same order in every process.
+    An epoch has as many draws as there are cells. No cell of a group comes again before all of it has come.
+    Epochs differ; a seed and an epoch give the same order in every process.
 
     Args:
-        groups: the group of each cell, as a number `(cells,)`.
-        shares: of each group, in any unit `(groups,)`.
-        seed: of all epochs.
-        lengths: of each cell's text, in any unit `(cells,)`: where given, each batch is of like length.
-        batch_size: of the batches then made, over all processes.
+        groups: The group of each cell, as a number `(cells,)`.
+        shares: The share of each group, in any unit `(groups,)`.
+        seed: The seed of all epochs.
+        lengths: The length of each cell's text, in any unit `(cells,)`. If given, batches are bucketed by
+            length.
+        batch_size: Cells in a bucketed batch, over all processes.
     """
 
     def __init__(
@@ -30,12 +33,15 @@ class ShareSampler(Sampler[int]):
         lengths: np.ndarray | None = None,
         batch_size: int = 1,
     ):
-        self.groups, self.seed, self.epoch = groups, seed, 0
-        self.lengths, self.batch_size = lengths, batch_size
+        self.groups = groups
+        self.seed = seed
+        self.epoch = 0
+        self.lengths = lengths
+        self.batch_size = batch_size
         self.counts = share_out(shares, len(groups))
 
     def set_epoch(self, epoch: int) -> None:
-        """Told at the beginning of each epoch, by `views.TellEpoch`."""
+        """Set the epoch that is drawn; `views.TellEpoch` calls it at the beginning of each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -45,36 +51,42 @@ class ShareSampler(Sampler[int]):
         random = np.random.default_rng([self.seed, self.epoch])
         drawn = []
         for group, count in enumerate(self.counts):
+            # A group that is drawn more often than it has cells goes through several rounds, each in a new
+            # order.
             cells = np.flatnonzero(self.groups == group)
-            rounds = -(-count // len(cells))
-            drawn += (
-                [np.concatenate([random.permutation(cells) for _ in range(rounds)])[:count]] if rounds else []
-            )
+            n_rounds = -(-count // len(cells))
+            if n_rounds:
+                rounds = [random.permutation(cells) for _ in range(n_rounds)]
+                drawn.append(np.concatenate(rounds)[:count])
+
         order = random.permutation(np.concatenate(drawn))
-        yield from (
-            order
-            if self.lengths is None
-            else like_lengths(order, self.lengths[order], self.batch_size, random)
-        ).tolist()
+        if self.lengths is not None:
+            order = like_lengths(order, self.lengths[order], self.batch_size, random)
+        yield from order.tolist()
 
 
 def like_lengths(
     order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator
 ) -> np.ndarray:
-    """`order` in batches of like length, which come in random order: of `WINDOW` batches at a time the cells are sorted by length.
+    """Reorder cells by length bucketing: sort `WINDOW` batches at a time by length, then shuffle these
+    batches.
 
-    transformers' `group_by_length` leaves the batches of a window sorted, longest first, and draws from the process's own random
-    numbers, so that a run cannot be resumed in the middle of an epoch with the same batches.
+    transformers' `group_by_length` leaves the batches of a window sorted, longest first, and draws from the
+    process's own random numbers, so that a run cannot be resumed in the middle of an epoch with the same
+    batches.
+
+        cells a b c d of lengths 9 2 8 1, batches of two  ->  sorted d b | c a  ->  shuffled c a | d b
 
     Args:
-        order: cells in random order `(cells,)`; those that fill no batch stay at the end.
-        lengths: of their texts, in the same order.
+        order: Cells in random order `(cells,)`. Those that fill no batch stay at the end.
+        lengths: The lengths of their texts, in the same order.
     """
     whole = len(order) // batch_size * batch_size
     parts = []
     for start in range(0, whole, WINDOW * batch_size):
         window = slice(start, min(start + WINDOW * batch_size, whole))
-        batches = order[window][lengths[window].argsort(kind="stable")].reshape(-1, batch_size)
+        by_length = lengths[window].argsort(kind="stable")
+        batches = order[window][by_length].reshape(-1, batch_size)
         parts.append(random.permutation(batches).reshape(-1))
     return np.concatenate([*parts, order[whole:]])
 
@@ -87,24 +99,31 @@ def language_shares(
     replayed: np.ndarray | None = None,
     replay: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of cells of one language and one weight, and the share of draws that each is to have.
+    """Group cells by language and weight, and compute the share of draws of each group.
 
     Args:
-        languages: of each cell, as a number `(cells,)`.
-        weights: how often each cell is to be drawn, relative to others of its language `(cells,)`.
-        temperature: at 1 a language's share is its weighted number of cells; above, that to the power 1 / temperature: small
-            languages are drawn more often than they are rich, at infinity all equally (XLM-R's alpha of 0.3 is 3.3).
-        replayed: numbers of languages that together get the share `replay` of all draws.
+        languages: The language of each cell, as a number `(cells,)`.
+        weights: How often each cell is to be drawn, relative to others of its language `(cells,)`.
+        temperature: At 1 a language's share is its weighted number of cells. Above 1 it is that number to the
+            power of 1 / temperature, so that small languages are drawn more often; at infinity all are drawn
+            equally often (XLM-R's alpha of 0.3 is 3.3).
+        replayed: Numbers of languages that together get the share `replay` of all draws.
 
     Returns:
         The group of each cell `(cells,)` and the shares `(groups,)`.
     """
-    weights = np.ones(len(languages)) if weights is None else weights
+    if weights is None:
+        weights = np.ones(len(languages))
+    # languages 0 0 1, weights 1 2 1  ->  groups 0 1 2 of the languages 0 0 1
     (language_of, weight_of), groups = np.unique(np.stack([languages, weights]), axis=1, return_inverse=True)
-    language_of, groups = language_of.astype(int), groups.reshape(-1)
+    language_of = language_of.astype(int)
+    groups = groups.reshape(-1)
+
     sizes = np.bincount(groups) * weight_of
     of_language = np.bincount(language_of, weights=sizes)
+    # A language of size n is to get n^(1/T): each of its groups gets its size times n^(1/T - 1).
     shares = sizes * of_language[language_of] ** (1 / temperature - 1)
+
     if replayed is not None and len(replayed):
         old = np.isin(language_of, replayed)
         shares[old] *= replay / shares[old].sum()
@@ -113,10 +132,15 @@ def language_shares(
 
 
 def share_out(shares: np.ndarray, total: int) -> list[int]:
-    """Whole numbers in the proportion of `shares` that add up to `total`: rounded down, and the largest remainders up."""
+    """Round `shares` to whole numbers that add up to `total`: all down, then those of the largest remainders
+    up.
+
+    Shares 1 1 2 of a total of 5 are exactly 1.25 1.25 2.5, which gives 1 1 3.
+    """
     exact = shares / shares.sum() * total
     counts = np.floor(exact).astype(int)
-    for number in np.argsort(counts - exact, kind="stable")[: total - counts.sum()]:
+    n_missing = total - counts.sum()
+    for number in np.argsort(counts - exact, kind="stable")[:n_missing]:
         counts[number] += 1
     return counts.tolist()
 

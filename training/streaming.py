@@ -1,8 +1,8 @@
 """Captioned images read from files as they come, for data that is larger than the disk or lies far off.
 
-Every process reads its own files alone, r, r + W, r + 2W, ... of the dataset's for process r of W, and shares them out among
-its loader workers in the same way. When it is through with them it begins again: files need not be equally many or long for
-processes to take equally many steps.
+Every process reads its own files alone, r, r + W, r + 2W, ... of the dataset's for process r of W, and shares
+them out among its loader workers in the same way. When it is through with them it begins again: files need
+not be equally many or long for processes to take equally many steps.
 """
 
 import hashlib
@@ -26,13 +26,16 @@ from benchmarks.tars import of_tars
 from .captions import Form, read_captions, with_image
 from .pictures import read_picture
 
-FILE, ROW = "__file__", "__row__"
+# Columns that say where a row comes from
+_FILE = "__file__"
+_ROW = "__row__"
 
 
 def open_files(
     dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0
 ) -> IterableDataset:
-    """The rows of this process's files, images undecoded, with the name of the file and the number of the row in it.
+    """Open the rows of this process's files, images undecoded, with the name of the file and the number of
+    the row in it.
 
     To learn the columns, every process also reads the beginning of one file.
 
@@ -56,40 +59,42 @@ def open_files(
             f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
         ) from error
     rows = with_image(rows, dataset)
-    n_files, n_readers = rows.num_shards, n_processes * max(1, n_workers)
+    n_files = rows.num_shards
+    n_readers = n_processes * max(1, n_workers)
     if n_files < n_readers:
         raise InputError(
-            f"dataset {dataset!r} has {n_files} files to stream in split {split!r}, and {n_processes} processes with {max(1, n_workers)} "
-            f"readers each want {n_readers}: write it as more parquet or tar files, lower dataloader_num_workers, or leave out --streaming"
+            f"dataset {dataset!r} has {n_files} files to stream in split {split!r}, and {n_processes} "
+            f"processes with {max(1, n_workers)} "
+            f"readers each want {n_readers}: write it as more parquet or tar files, lower "
+            "dataloader_num_workers, or leave out --streaming"
         )
     names = builder.config.data_files[split]
-    names = (
-        names if len(names) == n_files else [dataset] * n_files
-    )  # an imagefolder's pictures are no files to share out
-    features = Features({**rows.features, FILE: Value("string"), ROW: Value("int64")})
-    mine = [
-        rows.shard(num_shards=n_files, index=number).map(
-            partial(mark, file=names[number]), with_indices=True, features=features
-        )
-        for number in range(process_index, n_files, n_processes)
-    ]
-    return concatenate_datasets(mine)
+    if len(names) != n_files:  # an imagefolder's pictures are no files to share out
+        names = [dataset] * n_files
+    features = Features({**rows.features, _FILE: Value("string"), _ROW: Value("int64")})
+    files = []
+    for number in range(process_index, n_files, n_processes):
+        file = rows.shard(num_shards=n_files, index=number)
+        with_origin = partial(_add_origin, file=names[number])
+        files.append(file.map(with_origin, with_indices=True, features=features))
+    return concatenate_datasets(files)
 
 
-def mark(row: dict, number: int, file: str) -> dict:
-    return {FILE: file, ROW: number}
+def _add_origin(row: dict, number: int, file: str) -> dict:
+    return {_FILE: file, _ROW: number}
 
 
 class CellStream(TorchIterableDataset):
     """Cells of streamed rows without end: `{"text", "row_id", "image"}`, as `CaptionCells` has them.
 
-    A row gives one cell a pass: an image then stands once in a batch, is encoded once, and all others are negatives. Its captions
-    take turns, by the number of the row plus that of the pass: a batch has all languages, and after as many passes as a row
-    has captions each has come once. `row_id` is a hash of 63 bits of the row's English caption, or of its first where it has none.
+    A row gives one cell a pass: an image then stands once in a batch, is encoded once, and all others are
+    negatives. Its captions take turns, by the number of the row plus that of the pass: a batch has all
+    languages, and after as many passes as a row has captions each has come once. `row_id` is a hash of 63
+    bits of the row's English caption, or of its first where it has none.
 
-    Rows come in the order of the files. With a `shuffle_buffer` files are shuffled anew in each pass, and rows drawn from
-    that many at a time out of up to ten files. Either way the order follows from the seed alone, and a run that resumes
-    reads again what it has had.
+    Rows come in the order of the files. With a `shuffle_buffer` files are shuffled anew in each pass, and
+    rows drawn from that many at a time out of up to ten files. Either way the order follows from the seed
+    alone, and a run that resumes reads again what it has had.
 
     Args:
         rows: as `open_files` gives them.
@@ -109,11 +114,17 @@ class CellStream(TorchIterableDataset):
         shuffle_buffer: int = 0,
         seed: int = 0,
     ):
-        self.rows, self.form, self.languages, self.report, self.refuse = rows, form, languages, report, refuse
-        self.shuffle_buffer, self.seed = shuffle_buffer, seed
+        self.rows = rows
+        self.form = form
+        self.languages = languages
+        self.report = report
+        self.refuse = refuse
+        self.shuffle_buffer = shuffle_buffer
+        self.seed = seed
 
     def __iter__(self) -> Iterator[dict]:
         lines = self.report.read_text("utf-8").splitlines() if self.report.exists() else []
+        # Bad rows that an earlier run or pass has named already
         self.named = {(line["file"], line["row"]) for line in map(json.loads, lines)}
         for number in count():
             empty = True
@@ -124,19 +135,19 @@ class CellStream(TorchIterableDataset):
                     yield cell
             if empty:
                 raise InputError(
-                    f"none of a reader's files has a caption in {' '.join(self.languages)} beside an image that can be decoded: "
+                    f"none of a reader's files has a caption in {' '.join(self.languages)} beside an image "
+                    "that can be decoded: "
                     f"look at --languages and at {self.report}"
                 )
 
     def one_pass(self, number: int) -> IterableDataset:
         if not self.shuffle_buffer:
             return self.rows
-        return self.rows.shuffle(
-            generator=np.random.default_rng([self.seed, number]), buffer_size=self.shuffle_buffer
-        )
+        random = np.random.default_rng([self.seed, number])
+        return self.rows.shuffle(generator=random, buffer_size=self.shuffle_buffer)
 
     def cell(self, row: dict, number: int) -> dict | None:
-        """What a row gives in a pass; nothing if it has no caption in the languages, or no good image."""
+        """Return a row's cell in a pass; None if it has no caption in the languages, or no good image."""
         captions = read_captions(row, self.form)
         texts = [text for language in self.languages for text in captions.get(language, [])]
         image = self.image(row) if texts else None
@@ -144,7 +155,7 @@ class CellStream(TorchIterableDataset):
             return None
         reference = captions.get("en", texts)[0]
         return {
-            "text": texts[(row[ROW] + number) % len(texts)],
+            "text": texts[(row[_ROW] + number) % len(texts)],
             "row_id": stable_hash(reference),
             "image": image,
         }
@@ -152,14 +163,8 @@ class CellStream(TorchIterableDataset):
     def image(self, row: dict) -> PillowImage.Image | None:
         image, problem = read_picture(row["image"])
         if problem:
-            self.set_aside(
-                {
-                    "file": row[FILE],
-                    "row": row[ROW],
-                    "path": (row["image"] or {}).get("path"),
-                    "problem": problem,
-                }
-            )
+            path = (row["image"] or {}).get("path")
+            self.set_aside({"file": row[_FILE], "row": row[_ROW], "path": path, "problem": problem})
         return image
 
     def set_aside(self, bad: dict) -> None:
@@ -179,7 +184,7 @@ class CellStream(TorchIterableDataset):
 
 
 def stable_hash(text: str) -> int:
-    """63 bits, the same on every machine and in every run."""
+    """Return a hash of 63 bits, the same on every machine and in every run."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

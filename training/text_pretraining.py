@@ -1,8 +1,8 @@
 """Text-only pre-training: an encoder fills in masked tokens of many languages, before it sees an image.
 
-With two translations in one sequence a token that is masked in one language can be read off the other: translation language
-modelling (Conneau & Lample 2019, 3.3), beside masked language modelling of single texts (Devlin et al. 2019; XLM-R). That brings
-languages together that no image will ever go with.
+With two translations in one sequence a token that is masked in one language can be read off the other:
+translation language modelling (Conneau & Lample 2019, 3.3), beside masked language modelling of single texts
+(Devlin et al. 2019; XLM-R). That brings languages together that no image will ever go with.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,9 @@ from .data import caption_columns, has_text
 
 @dataclass(kw_only=True)
 class TextPretrainingArguments(StageArguments):
-    """Masked language modelling in many languages, before any image. `dataset` may be any parallel text (`parallel_text.py`)."""
+    """Masked language modelling in many languages, before any image. `dataset` may be any parallel text
+    (`parallel_text.py`).
+    """
 
     text_encoder_name_or_path: str = field(
         metadata={"help": "An encoder that `AutoModelForMaskedLM` knows; untrained, or to go on from."}
@@ -66,9 +68,10 @@ class TextPretrainingArguments(StageArguments):
 class Translations(TorchDataset):
     """Every text of parallel rows, alone or with a translation of it, `{"texts", "languages", "seed"}`.
 
-    Which translation goes with a text is drawn anew each epoch, and so is their order, from nothing but `seed`, the epoch and the text's
-    number: runs resume exactly, and however many processes and workers read. `seed` of an example is there for the masks to
-    be drawn from. `n_empty` counts the rows that are left out since they have no text, or none that is short enough.
+    Which translation goes with a text is drawn anew each epoch, and so is their order, from nothing but
+    `seed`, the epoch and the text's number: runs resume exactly, and however many processes and workers read.
+    `seed` of an example is there for the masks to be drawn from. `n_empty` counts the rows that are left out
+    since they have no text, or none that is short enough.
 
     Args:
         rows: have `captions`, `{language: text}`.
@@ -90,14 +93,16 @@ class Translations(TorchDataset):
         for language, texts in zip(languages, self.texts):
             if not pa.types.is_large_string(texts.type):
                 raise InputError(
-                    f"captions in {language} are lists, which do not say what translates what: give one text a language"
+                    f"captions in {language} are lists, which do not say what translates what: give one text "
+                    "a language"
                 )
         there = np.stack([has_text(texts) & ~longer(texts, max_characters) for texts in self.texts], axis=1)
         self.there, self.n_empty = there, int((~there.any(axis=1)).sum())
         self.cells = np.argwhere(there)
         if not len(self.cells):
             raise InputError(
-                f"no row has a text in {' '.join(languages)} of up to {max_characters} characters: name other languages, or allow more"
+                f"no row has a text in {' '.join(languages)} of up to {max_characters} characters: name "
+                "other languages, or allow more"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -132,10 +137,12 @@ def longer(texts: pa.Array, max_characters: int) -> np.ndarray:
 
 
 class MaskingCollator:
-    """Texts to `input_ids`, `attention_mask` and `labels` `(examples, tokens)`; labels are -100 where nothing is masked.
+    """Texts to `input_ids`, `attention_mask` and `labels` `(examples, tokens)`; labels are -100 where nothing
+    is masked.
 
-    Two texts stand in one sequence as the tokenizer puts them, `<s> a </s></s> b </s>` in XLM-R, each cut so that both fit in
-    `max_length`. Of what is masked, 80 % shows the mask, 10 % another piece and 10 % itself, as in BERT.
+    Two texts stand in one sequence as the tokenizer puts them, `<s> a </s></s> b </s>` in XLM-R, each cut so
+    that both fit in `max_length`. Of what is masked, 80 % shows the mask, 10 % another piece and 10 % itself,
+    as in BERT.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, mask_probability: float):
@@ -148,17 +155,19 @@ class MaskingCollator:
             tokenize(self.tokenizer, *example["texts"], **cut, return_special_tokens_mask=True)
             for example in examples
         ]
-        # Left to itself, it would draw from random numbers that a resumed run has used up already: a batch is fetched ahead.
+        # Left to itself, it would draw from random numbers that a resumed run has used up already: a batch is
+        # fetched ahead.
         self.mask.generator = torch.Generator().manual_seed(examples[0]["seed"])
         return self.mask(encoded)
 
 
 def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder in float32 with a head that names masked tokens, new where the checkpoint has none, and its tokenizer.
+    """Load an encoder in float32 with a head that names masked tokens, new where the checkpoint has none, and
+    its tokenizer.
 
     Raises:
-        InputError: the folder is missing, it is no encoder that `AutoModelForMaskedLM` knows, or the encoder's weights are not
-            all there.
+        InputError: the folder is missing, it is no encoder that `AutoModelForMaskedLM` knows, or the
+            encoder's weights are not all there.
     """
     check_kind("text_encoder_name_or_path", name_or_path, MASKED)
     tokenizer = load_tokenizer("text_encoder_name_or_path", name_or_path)
@@ -169,17 +178,21 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
     missing = sorted(name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
     if missing:
         raise InputError(
-            f"text encoder {name_or_path!r} lacks weights of {type(model.base_model).__name__}: {', '.join(missing)}"
+            f"text encoder {name_or_path!r} lacks weights of {type(model.base_model).__name__}: "
+            f"{', '.join(missing)}"
         )
     if tokenizer.mask_token is None:
         raise InputError(
-            f"the tokenizer of {name_or_path!r} has no mask token: take an encoder that was made for masked texts"
+            f"the tokenizer of {name_or_path!r} has no mask token: take an encoder that was made for masked "
+            "texts"
         )
     return model, tokenizer
 
 
 def save_encoder(trainer: Trainer, folder: str) -> None:
-    """Write the encoder without the head, which no text tower has; every process calls it, since weights may be sharded."""
+    """Write the encoder without the head, which no text tower has; every process calls it, since weights may
+    be sharded.
+    """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         prefix = f"{trainer.model.base_model_prefix}."

@@ -1,4 +1,6 @@
-"""Text in plain files, line by line or in tables of tabs or commas: every value stays a text, `NA` and `007` too."""
+"""Text in plain files, line by line or in tables of tabs or commas: every value stays a text, `NA` and `007`
+too.
+"""
 
 import csv
 import io
@@ -19,7 +21,9 @@ TABLES = (".tsv", ".csv")
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """Lines as every other tool counts them: ended by a line feed alone, with or without a carriage return before it."""
+    """Lines as every other tool counts them: ended by a line feed alone, with or without a carriage return
+    before it.
+    """
     with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig", newline="\n") as file:
         for line in file:
             yield line.removesuffix("\n").removesuffix("\r")
@@ -46,7 +50,8 @@ def rows_of_table(path: str, changed: int | None = None) -> Iterator[dict[str, s
     """The rows of a table.
 
     Raises:
-        InputError: a line has more or fewer fields than the first has names, so that it would be read under wrong names.
+        InputError: a line has more or fewer fields than the first has names, so that it would be read under
+            wrong names.
     """
     columns = columns_of(path)
     records = records_of(path)
@@ -54,13 +59,16 @@ def rows_of_table(path: str, changed: int | None = None) -> Iterator[dict[str, s
     for number, values in records:
         if len(values) != len(columns):
             raise InputError(
-                f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: mend it"
+                f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: "
+                "mend it"
             )
         yield dict(zip(columns, values))
 
 
 def records_of(path: str) -> Iterator[tuple[int, list[str]]]:
-    """The number and the values of each line that is not empty: between tabs as they are, between commas in quotes or without."""
+    """The number and the values of each line that is not empty: between tabs as they are, between commas in
+    quotes or without.
+    """
     if suffix_of(path) == ".tsv":
         for number, line in enumerate(lines_of(path), 1):
             if line:
@@ -78,7 +86,9 @@ def records_of(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def tables_in(folder: str, name: str | None, split: str) -> list[str]:
-    """The tables that a folder's split is made of; none where it has files of other kinds, or where it is no folder."""
+    """The tables that a folder's split is made of; none where it has files of other kinds, or where it is no
+    folder.
+    """
     if not Path(folder).is_dir() or has_metadata(Path(folder)):
         return []
     files = (files_of(folder, name, split) or {}).get(split, [])
@@ -86,7 +96,9 @@ def tables_in(folder: str, name: str | None, split: str) -> list[str]:
 
 
 def from_lines(rows: Callable[..., Iterator[dict]], features: Features, **arguments) -> Dataset:
-    """Rows kept on disk by `datasets`, under a name that changes with `arguments`; lists among them it would take for shards."""
+    """Rows kept on disk by `datasets`, under a name that changes with `arguments`; lists among them it would
+    take for shards.
+    """
     try:
         return Dataset.from_generator(rows, features=features, gen_kwargs=arguments)
     except DatasetGenerationError as error:

@@ -1,11 +1,13 @@
-"""More languages for captioned images, by a translation model: what parallel pre-training reads, without a service on the net.
+"""More languages for captioned images, by a translation model: what parallel pre-training reads, without a
+service on the net.
 
-`OUTPUT_DIR/translations/LANGUAGE.jsonl` gets a line a distinct sentence, batch by batch: a run that was killed goes on where it was,
-and the file is parallel text for stage 1, too. `OUTPUT_DIR/data` gets its name when all images and captions are in it.
+`OUTPUT_DIR/translations/LANGUAGE.jsonl` gets a line a distinct sentence, batch by batch: a run that was
+killed goes on where it was, and the file is parallel text for stage 1, too. `OUTPUT_DIR/data` gets its name
+when all images and captions are in it.
 
 | a model | is told the languages by | in the recipe |
 |---|---|---|
-| NLLB, M2M100, mBART-50 | their codes | `model_name_or_path`, and `language_codes` where the model has others than ours |
+| NLLB, M2M100, mBART-50 | their codes | `model_name_or_path`, and `language_codes` where they differ from ours |
 | MADLAD-400, T5 | a prefix of the text | `model_name_or_path` and `prefix`, such as `"<2{language}> "` |
 | Marian | being made for the pair | `models`, a model a language |
 """
@@ -100,7 +102,8 @@ class TranslationArguments:
         named_languages(self.target_languages, "--target_languages")
         if (self.model_name_or_path is None) == (self.models is None):
             raise InputError(
-                "give model_name_or_path, one model for all languages, or models, {language: model}, and not both"
+                "give model_name_or_path, one model for all languages, or models, {language: model}, and not "
+                "both"
             )
         without = [
             language
@@ -109,7 +112,8 @@ class TranslationArguments:
         ]
         if without:
             raise InputError(
-                f"models has none for {' '.join(without)}: add it, or take the language out of target_languages"
+                f"models has none for {' '.join(without)}: add it, or take the language out of "
+                "target_languages"
             )
         if self.source_language in self.target_languages:
             raise InputError(
@@ -129,7 +133,8 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
     """Rows with undecoded `image`, `captions` by language, and whatever other columns there are.
 
     Raises:
-        InputError: as `find_form`; there are no captions to translate; or there are some already in a language to add.
+        InputError: as `find_form`; there are no captions to translate; or there are some already in a
+            language to add.
     """
     rows = with_image(load_rows(arguments.dataset, split, []), arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, [arguments.source_language])
@@ -141,7 +146,8 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
     )
     if there:
         raise InputError(
-            f"captions of {arguments.dataset!r} have {' '.join(there)} already: take it out of target_languages"
+            f"captions of {arguments.dataset!r} have {' '.join(there)} already: take it out of "
+            "target_languages"
         )
     if arguments.split_lines or arguments.captions_per_image:
         captions = captions.map(
@@ -158,7 +164,9 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
 
 
 def cut(texts: str | list[str] | None, arguments: TranslationArguments) -> list[str]:
-    """A row's texts in one language: their lines where `split_lines` asks for them, and no more than `captions_per_image`."""
+    """A row's texts in one language: their lines where `split_lines` asks for them, and no more than
+    `captions_per_image`.
+    """
     texts = as_list(texts)
     if arguments.split_lines:
         texts = [line.strip() for text in texts for line in (text or "").splitlines() if not is_blank(line)]
@@ -170,7 +178,9 @@ def as_list(texts: str | list[str] | None) -> list[str | None]:
 
 
 def distinct_sentences(splits: list[Dataset], language: str) -> list[str]:
-    """Each sentence once, the longest first: batches of like length, and one that is too large for memory fails at once."""
+    """Each sentence once, the longest first: batches of like length, and one that is too large for memory
+    fails at once.
+    """
     captions = (
         caption[language] for rows in splits for caption in rows.select_columns(["captions"])["captions"]
     )
@@ -195,7 +205,8 @@ def load_translator(name_or_path: str, dtype: str) -> tuple[PreTrainedModel, Pre
 
 
 def language_token(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
-    """The id of the special token that stands for a language: `hin_Deva` of NLLB, `__hi__` of M2M100, `hi_IN` of mBART-50.
+    """The id of the special token that stands for a language: `hin_Deva` of NLLB, `__hi__` of M2M100, `hi_IN`
+    of mBART-50.
 
     Raises:
         InputError: there is none.
@@ -210,7 +221,8 @@ def language_token(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
         return token
     codes = sorted(token for token in known if re.match(r"_*[a-z]{2,3}_", token))
     raise InputError(
-        f"the model has no token for language {code!r}: name it by language_codes, as one of {' '.join(codes[:8])} ..., or give a prefix, "
+        f"the model has no token for language {code!r}: name it by language_codes, as one of "
+        f"{' '.join(codes[:8])} ..., or give a prefix, "
         "or models where each is made for one language"
     )
 
@@ -315,7 +327,9 @@ def read_translations(path: Path, made_by: dict, source: str, target: str) -> di
 
 
 def with_translations(rows: Dataset, translations: dict[str, dict[str, str]], source: str) -> Dataset:
-    """The same rows with captions in the languages of `translations`, None where a translation is empty or there was no caption."""
+    """The same rows with captions in the languages of `translations`, None where a translation is empty or
+    there was no caption.
+    """
     captions = rows.features["captions"]
 
     def add(row: dict) -> dict:
@@ -336,12 +350,15 @@ def check_output(arguments: TranslationArguments) -> None:
     """One finished dataset is not written over."""
     if Path(arguments.output_dir, "data").exists():
         raise InputError(
-            f"output_dir {arguments.output_dir} holds a dataset already: delete its folder data, or give another"
+            f"output_dir {arguments.output_dir} holds a dataset already: delete its folder data, or give "
+            "another"
         )
 
 
 def save(splits: dict[str, Dataset], output_dir: str) -> None:
-    """Write the splits as parquet with the images' bytes in it; the folder `data` gets its name when it is whole."""
+    """Write the splits as parquet with the images' bytes in it; the folder `data` gets its name when it is
+    whole.
+    """
     partial = Path(output_dir, "data.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -359,7 +376,9 @@ def save(splits: dict[str, Dataset], output_dir: str) -> None:
 def write_card(
     splits: dict[str, Dataset], translations: dict[str, dict[str, str]], made_by: dict[str, dict], arguments
 ) -> None:
-    """The card: which files are which split, so that nobody takes `translations/` for rows, and what made the captions."""
+    """The card: which files are which split, so that nobody takes `translations/` for rows, and what made the
+    captions.
+    """
     files = "\n".join(f"  - split: {split}\n    path: data/{split}-*" for split in splits)
     lines = []
     for language, of_sentence in translations.items():

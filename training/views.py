@@ -1,6 +1,8 @@
-"""Views of pictures: an epoch shows each as it is, the next a crop of it, in an order that depends on nothing but the epoch.
+"""Views of pictures: an epoch shows each as it is, the next a crop of it, in an order that depends on nothing
+but the epoch.
 
-That makes an augmented picture something a frozen tower can encode beforehand, and a run something that resumes exactly.
+That makes an augmented picture something a frozen tower can encode beforehand, and a run something that
+resumes exactly.
 """
 
 from collections.abc import Sequence
@@ -20,11 +22,12 @@ SMALLEST_AREA = 0.9  # of a crop, as open_clip's default
 
 
 class ImageViews:
-    """The pictures of a dataset's rows: `views[[5, 0]]` is `{"image": [picture of row 5, of row 0]}`, in the epoch's view.
+    """The pictures of a dataset's rows: `views[[5, 0]]` is `{"image": [picture of row 5, of row 0]}`, in the
+    epoch's view.
 
-    View 0 is the picture. Any other is a square crop of 90 to 100 % of the largest square's area, at a place drawn from the picture's
-    digest and the view's number: CLIP's only augmentation is a random square crop (Radford et al. 2021, 2.4). None is
-    mirrored: captions tell left from right, and signs are to be read.
+    View 0 is the picture. Any other is a square crop of 90 to 100 % of the largest square's area, at a place
+    drawn from the picture's digest and the view's number: CLIP's only augmentation is a random square crop
+    (Radford et al. 2021, 2.4). None is mirrored: captions tell left from right, and signs are to be read.
 
     Args:
         rows: have the column `image`.
@@ -32,31 +35,36 @@ class ImageViews:
     """
 
     def __init__(self, rows: Dataset, n_views: int):
-        self.rows, self.n_views, self.view = rows.select_columns(["image"]), n_views, 0
+        self.rows = rows.select_columns(["image"])
+        self.n_views = n_views
+        self.view = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the views in turn, one an epoch."""
+        """Choose the epoch's view: the views take turns, one per epoch."""
         self.view = epoch % self.n_views
 
     def __getitem__(self, rows: Sequence[int]) -> dict[str, list[PillowImage]]:
         images = self.rows[rows]["image"]
-        return {
-            "image": images
-            if self.view == 0
-            else [crop(image, self.digests[row], self.view) for row, image in zip(rows, images)]
-        }
+        if self.view > 0:
+            images = [_crop(image, self.digests[row], self.view) for row, image in zip(rows, images)]
+        return {"image": images}
 
     @cached_property
     def digests(self) -> list[str]:
-        """XXH3-128 of each picture's encoded bytes, whether they lie in the table or in a file; each process reads its share."""
+        """XXH3-128 of each picture's encoded bytes, whether they lie in the table or in a file; each process
+        reads its share.
+        """
         encoded = self.rows.cast_column("image", Image(decode=False)).with_format("arrow")
         state = PartialState()
         share = encoded.shard(state.num_processes, state.process_index, contiguous=True)
-        return gather_object([digest(image) for batch in share.iter(1000) for image in batch["image"]])
+        digests = []
+        for batch in share.iter(1000):
+            digests += [_digest(image) for image in batch["image"]]
+        return gather_object(digests)
 
 
-def digest(image: pa.StructScalar) -> str:
-    """Of one encoded picture, `{"bytes", "path"}`."""
+def _digest(image: pa.StructScalar) -> str:
+    """Return the XXH3-128 of one encoded picture, `{"bytes", "path"}`."""
     inside = image["bytes"].as_buffer()
     if inside is not None:
         return xxh3_128(inside).hexdigest()
@@ -64,17 +72,19 @@ def digest(image: pa.StructScalar) -> str:
         return xxh3_128(file.read()).hexdigest()
 
 
-def crop(image: PillowImage, digest: str, view: int) -> PillowImage:
-    """The view of a picture; equal for equal pictures, wherever and in whatever order they are read."""
+def _crop(image: PillowImage, digest: str, view: int) -> PillowImage:
+    """Crop a picture to a view; equal for equal pictures, wherever and in whatever order they are read."""
     random = np.random.default_rng([int(digest, 16), view])
-    side = max(1, round(min(image.size) * random.uniform(SMALLEST_AREA, 1) ** 0.5))
-    left, top = (int(random.integers(edge - side + 1)) for edge in image.size)
+    # The root turns a share of the area into one of the edge.
+    share = random.uniform(SMALLEST_AREA, 1) ** 0.5
+    side = max(1, round(min(image.size) * share))
+    left, top = [int(random.integers(edge - side + 1)) for edge in image.size]
     return image.crop((left, top, left + side, top + side))
 
 
 class TellEpoch(TrainerCallback):
-    """Tells views, or a sampler, of the epoch. accelerate tells neither reliably: no dataset whose sampler has a `set_epoch` too, and after
-    a resume with several processes no sampler.
+    """Tells views, or a sampler, of the epoch. accelerate tells neither reliably: no dataset whose sampler
+    has a `set_epoch` too, and after a resume with several processes no sampler.
     """
 
     def __init__(self, told):

@@ -1,4 +1,6 @@
-"""SentencePiece vocabularies in XLM-R's form: trained on texts, and extended by scripts that a tokenizer cannot read yet."""
+"""SentencePiece vocabularies in XLM-R's form: trained on texts, and extended by scripts that a tokenizer
+cannot read yet.
+"""
 
 import base64
 import io
@@ -42,14 +44,15 @@ def extend_tokenizer(
 ) -> XLMRobertaTokenizer:
     """A tokenizer that also reads the characters of `texts` which are unknown to the given one.
 
-    Only pieces with such a character are added, after all others: whatever could be read before gets the same ids as before.
-    The rarest 0.05 % of unknown characters stay unknown.
+    Only pieces with such a character are added, after all others: whatever could be read before gets the same
+    ids as before. The rarest 0.05 % of unknown characters stay unknown.
 
     Args:
         n_pieces: at most so many pieces, the unknown characters themselves first, then the most frequent.
 
     Raises:
-        InputError: the tokenizer is none of XLM-R's kind, or has tokens beside its pieces; or `n_pieces` are too few.
+        InputError: the tokenizer is none of XLM-R's kind, or has tokens beside its pieces; or `n_pieces` are
+            too few.
     """
     if not isinstance(tokenizer, XLMRobertaTokenizer):
         raise InputError(
@@ -58,14 +61,16 @@ def extend_tokenizer(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "Unigram":
         raise InputError(
-            f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: leave it out"
+            f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: "
+            "leave it out"
         )
     texts = list(texts)
     known = [tuple(piece) for piece in state["model"]["vocab"]]
     added = sorted(set(tokenizer.get_added_vocab()) - {piece for piece, _ in known})
     if added:
         raise InputError(
-            f"the tokenizer has tokens beside its pieces, {' '.join(added)}, whose ids new pieces would take: leave new_pieces out"
+            f"the tokenizer has tokens beside its pieces, {' '.join(added)}, whose ids new pieces would "
+            "take: leave new_pieces out"
         )
     readable = {character for piece, _ in known for character in piece}
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
@@ -80,7 +85,8 @@ def extend_tokenizer(
     unknown = set(frequent(counts))
     if len(unknown) > n_pieces:
         raise InputError(
-            f"new_pieces is {n_pieces}, but the texts have {len(unknown)} characters that the tokenizer does not know"
+            f"new_pieces is {n_pieces}, but the texts have {len(unknown)} characters that the tokenizer does "
+            "not know"
         )
     sample = {"input_sentence_size": SAMPLE, "shuffle_input_sentence": len(texts) > SAMPLE}
     pieces, _ = train_pieces(texts, len(unknown) + 2 * n_pieces, hard_vocab_limit=False, **sample)
@@ -95,7 +101,9 @@ def extend_tokenizer(
 
 
 def frequent(counts: Counter) -> list[str]:
-    """The most frequent characters, that make up 99.95 % of all: as SentencePiece's own default, it leaves out what strays in."""
+    """The most frequent characters, that make up 99.95 % of all: as SentencePiece's own default, it leaves
+    out what strays in.
+    """
     total, seen, kept = sum(counts.values()), 0, []
     for character, count in counts.most_common():
         if seen >= COVERAGE * total:
@@ -112,7 +120,9 @@ def find_charsmap(normalizer: dict) -> str:
 
 
 def read_charsmap(model: bytes) -> bytes:
-    """Find the NFKC table in a serialised SentencePiece model: field 2 of its normalizer spec, which is field 3."""
+    """Find the NFKC table in a serialised SentencePiece model: field 2 of its normalizer spec, which is field
+    3.
+    """
     normalizer = next(value for field, value in _protobuf_fields(model) if field == 3)
     return next(value for field, value in _protobuf_fields(normalizer) if field == 2)
 
