@@ -156,7 +156,7 @@ SWITCHES = {
 @pytest.mark.parametrize("switch", SWITCHES)
 @pytest.mark.parametrize("images", ["learning", "frozen", "cached"])
 def test_switches_train_the_same(altclip, scenes, miniature, arguments, switch, images):
-    # Eight examples in chunks of three: the last chunk is smaller. Repeated scenes repeat captions in a batch.
+    # Eight examples in chunks of three: the last chunk is smaller. Repeated scenes give repeated captions.
     scenes = scenes.select([*range(20), *range(20), *range(24)])
     given = {"optim": "sgd", "learning_rate": 0.1, "logging_steps": 1, "gradient_accumulation_steps": 2}
     trainable = [*TRAINABLE]
@@ -221,7 +221,7 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, tokenizer,
 
 
 def test_encoding_by_length_changes_nothing(altclip, scenes, tokenizer):
-    """Compare embeddings and gradients of one group with those of four, of which one is smaller."""
+    """Compare embeddings and gradients of one group with those of four groups."""
     cells = CaptionCells(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target")
     batch = Collator(tokenizer, 77)(cells.__getitems__(range(23)))
     shapes = []
