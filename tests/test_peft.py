@@ -1,4 +1,4 @@
-"""Adapters of peft, between our classes and transformers' own: whole or not at all, by every way of loading, in both directions."""
+"""PEFT adapters load whole or not at all, into our classes and transformers' own, by every way of loading."""
 
 import json
 
@@ -12,12 +12,13 @@ from transformers import AltCLIPTextModel as NativeTextModel
 from modeling_altclip import AltCLIPModel, AltCLIPTextModel
 
 PAIRS = {"whole": (AltCLIPModel, NativeModel), "text tower": (AltCLIPTextModel, NativeTextModel)}
-TEXT, VISION = ["query", "value"], ["q_proj", "fc2"]
+TEXT = ["query", "value"]
+VISION = ["q_proj", "fc2"]
 
 
 @pytest.fixture
 def bases(model, tmp_path):
-    """The folders that adapters are for, which both classes load."""
+    """Save base models that our classes and transformers' both load; return their parent folder."""
     model.save_pretrained(tmp_path / "whole")
     model.text_model.save_pretrained(tmp_path / "text tower")
     return tmp_path
@@ -25,19 +26,14 @@ def bases(model, tmp_path):
 
 def settings(kind, modules):
     if kind == "IA3":
-        return IA3Config(
-            target_modules=modules, feedforward_modules=[name for name in modules if name == "fc2"]
-        )
-    return LoraConfig(
-        target_modules=modules,
-        r=2,
-        use_dora=kind == "DoRA",
-        modules_to_save=["transformation"] if kind == "head" else None,
-    )
+        feedforward = [name for name in modules if name == "fc2"]
+        return IA3Config(target_modules=modules, feedforward_modules=feedforward)
+    saved_whole = ["transformation"] if kind == "head" else None
+    return LoraConfig(target_modules=modules, r=2, use_dora=kind == "DoRA", modules_to_save=saved_whole)
 
 
 def trained(model):
-    """As after training: no weight of an adapter is as it began."""
+    """Move every trainable weight away from its initial value, as training does."""
     torch.manual_seed(3)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -45,11 +41,20 @@ def trained(model):
     return model.eval()
 
 
-def vectors(model, batch):
-    """What a model makes of a batch: logits, or vectors of texts."""
+def output(model, batch):
+    """Return the logits of a batch with images, or the embeddings of a batch of texts alone."""
     with torch.no_grad():
         outputs = model.eval()(**batch)
     return outputs.logits_per_image if "pixel_values" in batch else outputs.pooler_output
+
+
+def assert_close(one, other):
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def damage_adapter(folder, damage):
+    path = folder / "adapter_model.safetensors"
+    save_file(damage(load_file(path)), path)
 
 
 def saved_by_peft(model_class, base, folder, kind, modules):
@@ -100,37 +105,39 @@ def test_adapters_fit_both(bases, batch, tmp_path, trained_on, part, kind, saver
         batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
     model_class = ours if trained_on == "ours" else theirs
     adapted = SAVED[saver](model_class, base, tmp_path / "adapter", kind, modules)
-    expected = vectors(adapted, batch)
-    untrained = vectors(ours.from_pretrained(base), batch)
+    expected = output(adapted, batch)
+    untrained = output(ours.from_pretrained(base), batch)
     assert (expected - untrained).abs().max() > 5e-4
+
+    # peft's own files name our modules; save_pretrained of the model inside writes transformers' names.
     fits_theirs = tmp_path / "adapter"
     if trained_on == "ours" and saver == "peft":
         fits_theirs = tmp_path / "for both"
         adapted.get_base_model().save_pretrained(fits_theirs)
+
     for how, load in LOADED.items():
-        torch.testing.assert_close(
-            vectors(load(ours, base, tmp_path / "adapter"), batch), expected, atol=1e-5, rtol=1e-5
-        )
+        assert_close(output(load(ours, base, tmp_path / "adapter"), batch), expected)
         if kind != "DoRA" or how == "peft":  # transformers does not load DoRA onto its own classes
-            torch.testing.assert_close(
-                vectors(load(theirs, base, fits_theirs), batch), expected, atol=1e-5, rtol=1e-5
-            )
+            assert_close(output(load(theirs, base, fits_theirs), batch), expected)
     if (trained_on, saver) != ("theirs", "transformers"):  # these files name no class
         loaded = AutoPeftModel.from_pretrained(fits_theirs)
         assert type(loaded.get_base_model()) is theirs
-        torch.testing.assert_close(vectors(loaded, batch), expected, atol=1e-5, rtol=1e-5)
+        assert_close(output(loaded, batch), expected)
 
 
 def test_files_name_what_transformers_has(bases, batch, tmp_path):
-    """So that AutoPeftModel loads them without this package; peft's own files name the class that was trained."""
-    base, folder = bases / "whole", tmp_path / "adapter"
-    expected = vectors(saved_by_peft(AltCLIPModel, base, folder, "LoRA", TEXT), batch)
+    base = bases / "whole"
+    folder = tmp_path / "adapter"
+    expected = output(saved_by_peft(AltCLIPModel, base, folder, "LoRA", TEXT), batch)
+
+    # peft's own files name the class that was trained, ours, which AutoPeftModel may not import.
     with pytest.raises(ValueError, match="not in the import allowlist"):
         AutoPeftModel.from_pretrained(folder)
     allowed = AutoPeftModel.from_pretrained(folder, import_allowlist=["modeling_altclip"])
     assert type(allowed.get_base_model()) is AltCLIPModel
-    torch.testing.assert_close(vectors(allowed, batch), expected, atol=1e-5, rtol=1e-5)
+    assert_close(output(allowed, batch), expected)
 
+    # Files of our save_pretrained name transformers' class: AutoPeftModel loads them without this package.
     loaded_by_transformers(AltCLIPModel, base, folder).save_pretrained(tmp_path / "handed on")
     config = json.loads((tmp_path / "handed on/adapter_config.json").read_text())
     native = {
@@ -144,21 +151,21 @@ def test_files_name_what_transformers_has(bases, batch, tmp_path):
     assert len(names) == 8
     loaded = AutoPeftModel.from_pretrained(tmp_path / "handed on")
     assert type(loaded.get_base_model()) is NativeModel
-    torch.testing.assert_close(vectors(loaded, batch), expected, atol=1e-5, rtol=1e-5)
+    assert_close(output(loaded, batch), expected)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_merged_model_is_saved_whole(bases, batch, tmp_path):
-    """Also after its adapter alone was saved; with it the folder had held layers of peft, which nobody could load."""
     adapted = saved_by_peft(AltCLIPModel, bases / "whole", tmp_path / "adapter", "LoRA", TEXT + VISION)
-    expected = vectors(adapted, batch)
+    expected = output(adapted, batch)
+    # Saving the adapter alone first once left peft's layers in the merged folder, which nothing could load.
     adapted.get_base_model().save_pretrained(tmp_path / "for both")
     assert not (tmp_path / "for both/model.safetensors").exists()
     merged = adapted.merge_and_unload()
     merged.save_pretrained(tmp_path / "merged")
     for model_class in (AltCLIPModel, NativeModel):
         model = model_class.from_pretrained(tmp_path / "merged")
-        torch.testing.assert_close(vectors(model, batch), expected, atol=1e-5, rtol=1e-5)
+        assert_close(output(model, batch), expected)
 
 
 def lacking(weights):
@@ -180,50 +187,52 @@ def overfull(weights):
 )
 @pytest.mark.parametrize("how", LOADED)
 def test_half_an_adapter_is_none(bases, batch, tmp_path, how, damage, named):
-    base, folder = bases / "whole", tmp_path / "adapter"
+    base = bases / "whole"
+    folder = tmp_path / "adapter"
     saved_by_peft(NativeModel, base, folder, "LoRA", TEXT + VISION)
-    save_file(damage(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
+    damage_adapter(folder, damage)
     with pytest.raises(ValueError, match=f"not a whole adapter of AltCLIPModel. .*{named}") as error:
         LOADED[how](AltCLIPModel, base, folder)
     assert "\n" not in str(error.value)
 
 
 def test_a_refused_adapter_is_taken_off(bases, batch, tmp_path):
-    base, folder = bases / "whole", tmp_path / "adapter"
+    base = bases / "whole"
+    folder = tmp_path / "adapter"
     saved_by_peft(NativeModel, base, folder, "LoRA", TEXT)
-    save_file(strange(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
+    damage_adapter(folder, strange)
     model = AltCLIPModel.from_pretrained(base)
-    before = vectors(model, batch)
+    before = output(model, batch)
     with pytest.raises(ValueError, match="not a whole adapter"):
         model.load_adapter(folder)
-    assert torch.equal(vectors(model, batch), before)
+    assert torch.equal(output(model, batch), before)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_second_adapter(bases, batch, tmp_path):
-    """peft's own method is told of the spellings, or refuses."""
     base = bases / "whole"
     saved_by_peft(AltCLIPModel, base, tmp_path / "first", "LoRA", TEXT)
-    expected = vectors(saved_by_peft(NativeModel, base, tmp_path / "second", "LoRA", ["key"]), batch)
+    expected = output(saved_by_peft(NativeModel, base, tmp_path / "second", "LoRA", ["key"]), batch)
+
+    # peft's own method needs a key_mapping from transformers' names to ours, and refuses without it.
     model = loaded_by_peft(AltCLIPModel, base, tmp_path / "first")
     with pytest.raises(ValueError, match="left over: .*key.lora_A.*key_mapping=model.get_base_model"):
         model.load_adapter(tmp_path / "second", "second")
+
     model = loaded_by_peft(AltCLIPModel, base, tmp_path / "first")
     model.load_adapter(tmp_path / "second", "second", key_mapping=model.get_base_model().key_mapping)
     model.set_adapter("second")
-    torch.testing.assert_close(vectors(model, batch), expected, atol=1e-5, rtol=1e-5)
+    assert_close(output(model, batch), expected)
 
 
 def test_state_dicts_of_adapted_models_load_as_ever(model, batch):
     adapted = trained(get_peft_model(model, settings("LoRA", TEXT)))
-    expected, state = (
-        vectors(adapted, batch),
-        {name: value.clone() for name, value in adapted.state_dict().items()},
-    )
+    expected = output(adapted, batch)
+    state = {name: value.clone() for name, value in adapted.state_dict().items()}
     for parameter in adapted.parameters():
         parameter.data.zero_()
     adapted.load_state_dict(state)
-    assert torch.equal(vectors(adapted, batch), expected)
+    assert torch.equal(output(adapted, batch), expected)
     scale = {"base_model.model.logit_scale": torch.tensor(1.0)}
     adapted.load_state_dict(scale, strict=False)
     assert adapted.get_base_model().logit_scale == 1

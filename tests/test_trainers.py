@@ -1,4 +1,4 @@
-"""What is trained and what is not, and how the Trainer's habits are kept from bending a loss."""
+"""Trainers: which weights move, and which options leave losses and gradients unchanged."""
 
 from pathlib import Path
 
@@ -19,6 +19,14 @@ from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearni
 from training.views import ImageViews
 
 TRAINABLE = ["text_model", "text_projection", "logit_scale"]
+SHORT_RUN = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-3,
+    "use_cpu": True,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
 
 
 @pytest.fixture
@@ -35,16 +43,8 @@ def altclip(miniature):
 @pytest.fixture
 def arguments(tmp_path):
     def arguments(**given):
-        defaults = {
-            "max_steps": 3,
-            "per_device_train_batch_size": 8,
-            "learning_rate": 1e-3,
-            "use_cpu": True,
-            "save_strategy": "no",
-        }
-        return ContrastiveArguments(
-            output_dir=str(tmp_path), model_name_or_path="", dataset="", disable_tqdm=True, **defaults | given
-        )
+        required = {"output_dir": str(tmp_path), "model_name_or_path": "", "dataset": ""}
+        return ContrastiveArguments(**required, **SHORT_RUN | given)
 
     return arguments
 
@@ -52,30 +52,31 @@ def arguments(tmp_path):
 @pytest.fixture
 def stage1(tmp_path):
     def stage1(**given):
-        defaults = {
-            "max_steps": 3,
-            "per_device_train_batch_size": 8,
-            "learning_rate": 1e-3,
-            "use_cpu": True,
-            "save_strategy": "no",
-        }
-        named = {
+        required = {
             "output_dir": str(tmp_path),
             "teacher_name_or_path": "",
             "text_encoder_name_or_path": "",
             "dataset": "",
         }
-        return TeacherLearningArguments(**named, disable_tqdm=True, **defaults | given)
+        return TeacherLearningArguments(**required, **SHORT_RUN | given)
 
     return stage1
+
+
+@pytest.fixture
+def tokenizer(miniature):
+    return AutoTokenizer.from_pretrained(miniature / "text_encoder")
 
 
 def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_class=ContrastiveTrainer):
     clip_processor = AutoProcessor.from_pretrained(miniature / "clip")
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    inputs = ImageViews(scenes, 1)
-    inputs = image_vectors(inputs, altclip, clip_processor) if cached else inputs
-    cells = CaptionCells(scenes, ["en", "zh"], "image_embeds" if cached else "image", inputs=inputs)
+    images = ImageViews(scenes, 1)
+    if cached:
+        embeddings = image_vectors(images, altclip, clip_processor)
+        cells = CaptionCells(scenes, ["en", "zh"], "image_embeds", inputs=embeddings)
+    else:
+        cells = CaptionCells(scenes, ["en", "zh"], "image", inputs=images)
     return trainer_class(
         model=altclip,
         args=arguments,
@@ -84,12 +85,22 @@ def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_
     )
 
 
+def teacher_learning(altclip, arguments, cells, collator):
+    return TeacherLearningTrainer(
+        model=altclip.text_model, args=arguments, train_dataset=cells, data_collator=collator
+    )
+
+
 def snapshot(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def changed(before, module):
-    return {name for name, value in module.state_dict().items() if not torch.equal(before[name], value)}
+def changed(before, after):
+    return {name for name, value in after.items() if not torch.equal(before[name], value)}
+
+
+def logged_losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def test_frozen_tower_is_frozen_in_three_senses(altclip, scenes, miniature, arguments):
@@ -101,7 +112,7 @@ def test_frozen_tower_is_frozen_in_three_senses(altclip, scenes, miniature, argu
     contrastive(altclip, scenes, miniature, arguments()).train()
     assert modes == [False] * 3
     assert altclip.text_model.training
-    moved = changed(before, altclip)
+    moved = changed(before, snapshot(altclip))
     assert moved
     assert all(name.startswith(tuple(TRAINABLE)) for name in moved)
     assert "logit_scale" in moved
@@ -109,31 +120,29 @@ def test_frozen_tower_is_frozen_in_three_senses(altclip, scenes, miniature, argu
 
 
 def test_cached_image_vectors_train_like_the_live_tower(altclip, scenes, miniature, arguments):
-    """Plain SGD: Adam divides a gradient that is almost zero by its own size, and so makes a whole step of a rounding error."""
-    weights, losses = {}, {}
+    # SGD, since Adam divides an almost zero gradient by its own size: a rounding error becomes a step.
+    args = arguments(logging_steps=1, optim="sgd", learning_rate=0.1)
     start = snapshot(altclip)
-    for cached in (False, True):
+    weights = {}
+    losses = {}
+    for images in ("live", "cached"):
         altclip.load_state_dict(start)
         freeze_all_but(altclip, TRAINABLE)
-        trainer = contrastive(
-            altclip,
-            scenes,
-            miniature,
-            arguments(logging_steps=1, optim="sgd", learning_rate=0.1),
-            cached=cached,
-        )
+        trainer = contrastive(altclip, scenes, miniature, args, cached=images == "cached")
         trainer.train()
-        weights[cached], losses[cached] = (
-            snapshot(altclip),
-            [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        )
-    assert losses[True] == pytest.approx(losses[False], abs=1e-5)
-    assert len(losses[True]) == 3
-    moved = {name for name, value in weights[False].items() if not torch.equal(value, start[name])}
-    assert "logit_scale" in moved
-    assert len(moved) > 20
-    for name, value in weights[True].items():
-        torch.testing.assert_close(value, weights[False][name], atol=1e-4, rtol=1e-4)
+        weights[images] = snapshot(altclip)
+        losses[images] = logged_losses(trainer)
+
+    assert len(losses["cached"]) == 3
+    assert losses["cached"] == pytest.approx(losses["live"], abs=1e-5)
+    # Weights that never moved would be equal as well.
+    for images in ("live", "cached"):
+        moved = changed(start, weights[images])
+        assert "logit_scale" in moved
+        assert "text_projection.weight" in moved
+        assert len(moved) > 20
+    for name, value in weights["cached"].items():
+        torch.testing.assert_close(value, weights["live"][name], atol=1e-4, rtol=1e-4)
 
 
 SWITCHES = {
@@ -147,31 +156,31 @@ SWITCHES = {
 @pytest.mark.parametrize("switch", SWITCHES)
 @pytest.mark.parametrize("images", ["learning", "frozen", "cached"])
 def test_switches_train_the_same(altclip, scenes, miniature, arguments, switch, images):
-    """Three steps of eight examples, an uneven last chunk, two micro-batches to a step, and some captions twice in a batch."""
-    weights, losses = [], []
-    start = snapshot(altclip)
+    # Eight examples in chunks of three: the last chunk is smaller. Repeated scenes give repeated captions.
     scenes = scenes.select([*range(20), *range(20), *range(24)])
+    given = {"optim": "sgd", "learning_rate": 0.1, "logging_steps": 1, "gradient_accumulation_steps": 2}
+    trainable = [*TRAINABLE]
+    if images == "learning":
+        trainable += ["vision_model", "visual_projection"]
+    start = snapshot(altclip)
+    weights = []
+    losses = []
     for switches in ({}, SWITCHES[switch]):
         altclip.load_state_dict(start)
-        freeze_all_but(
-            altclip, [*TRAINABLE, *(["vision_model", "visual_projection"] if images == "learning" else [])]
-        )
-        given = {"optim": "sgd", "learning_rate": 0.1, "logging_steps": 1, "gradient_accumulation_steps": 2}
-        trainer = contrastive(
-            altclip, scenes, miniature, arguments(**given, **switches), cached=images == "cached"
-        )
+        freeze_all_but(altclip, trainable)
+        args = arguments(**given, **switches)
+        trainer = contrastive(altclip, scenes, miniature, args, cached=images == "cached")
         trainer.train()
         weights.append(snapshot(altclip))
-        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        losses.append(logged_losses(trainer))
+
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert len(losses[0]) == 3
-    moved = {name for name, value in weights[0].items() if not torch.equal(value, start[name])}
+    moved = changed(start, weights[0])
     assert "logit_scale" in moved
-    assert any(name.startswith("vision_model") for name in moved) == (images == "learning")
-    for name, value in weights[0].items():
-        torch.testing.assert_close(
-            weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    image_tower_moved = any(name.startswith("vision_model") for name in moved)
+    assert image_tower_moved == (images == "learning")
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=1e-4)
 
 
 def test_a_frozen_temperature_is_not_clamped(altclip, scenes, miniature, arguments):
@@ -187,101 +196,98 @@ def test_a_switch_of_zero_is_refused(arguments, name):
         arguments(**{name: 0})
 
 
-def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, miniature, stage1):
-    """Many cells of few texts with targets of their own, on two threads: sums in any order would differ in the last bits."""
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, tokenizer, stage1):
+    # Four texts with 512 targets each, on two threads: sums in any order would differ in the last bits.
     targets = torch.randn(2048, 128, generator=torch.Generator().manual_seed(0))
     captions = [{"en": name} for name in ("key", "bell", "fire", "ghost")] * 512
-    cells = CaptionCells(
-        Dataset.from_dict({"captions": captions, "target": targets.numpy()}), ["en"], "target"
-    )
-    trainer = TeacherLearningTrainer(
-        model=altclip.text_model, args=stage1(), train_dataset=cells, data_collator=Collator(tokenizer, 77)
-    )
-    threads, seen = torch.get_num_threads(), set()
+    rows = Dataset.from_dict({"captions": captions, "target": targets.numpy()})
+    cells = CaptionCells(rows, ["en"], "target")
+    collator = Collator(tokenizer, 77)
+    trainer = teacher_learning(altclip, stage1(), cells, collator)
+    bias = altclip.text_model.transformation.bias
+
+    gradients = set()
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     for _ in range(5):
         altclip.zero_grad()
-        trainer.compute_loss(
-            altclip.text_model, trainer.data_collator(cells.__getitems__(range(2048)))
-        ).backward()
-        seen.add(altclip.text_model.transformation.bias.grad.numpy().tobytes())
+        batch = collator(cells.__getitems__(range(2048)))
+        trainer.compute_loss(altclip.text_model, batch).backward()
+        gradients.add(bias.grad.numpy().tobytes())
     torch.set_num_threads(threads)
-    assert len(seen) == 1
-    assert altclip.text_model.transformation.bias.grad.abs().max() > 0
+
+    assert len(gradients) == 1
+    assert bias.grad.abs().max() > 0
 
 
-def test_encoding_by_length_changes_nothing(altclip, scenes, miniature):
-    """In value and in gradient, with a group that is smaller than the others."""
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    batch = Collator(tokenizer, 77)(
-        CaptionCells(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target").__getitems__(
-            range(23)
-        )
-    )
-    lengths, results = [], {}
-    altclip.text_model.roberta.register_forward_pre_hook(
-        lambda _, __, given: lengths.append(given["input_ids"].shape), with_kwargs=True
-    )
+def test_encoding_by_length_changes_nothing(altclip, scenes, tokenizer):
+    """Compare embeddings and gradients of one group with those of four groups."""
+    cells = CaptionCells(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target")
+    batch = Collator(tokenizer, 77)(cells.__getitems__(range(23)))
+    shapes = []
+
+    def record_shape(module, args, inputs):
+        shapes.append(inputs["input_ids"].shape)
+
+    altclip.text_model.roberta.register_forward_pre_hook(record_shape, with_kwargs=True)
+    results = {}
     for n_groups in (1, 4):
         altclip.zero_grad()
         groups, rows = by_length(batch, n_groups)
-        vectors = torch.cat([altclip(**group).text_embeds for group in groups])[rows]
-        (vectors * torch.arange(vectors.numel()).view_as(vectors).sin()).sum().backward()
-        results[n_groups] = [vectors] + [parameter.grad for parameter in altclip.text_model.parameters()]
-    assert len(lengths) == 5
-    assert len({shape[1] for shape in lengths}) > 2
+        embeddings = torch.cat([altclip(**group).text_embeds for group in groups])[rows]
+        # A factor of its own for every element: a permutation of rows changes the gradient.
+        factors = torch.arange(embeddings.numel()).view_as(embeddings).sin()
+        (embeddings * factors).sum().backward()
+        gradients = [parameter.grad for parameter in altclip.text_model.parameters()]
+        results[n_groups] = [embeddings, *gradients]
+
+    assert len(shapes) == 5
+    assert len({length for _, length in shapes}) > 2
     assert all(gradient.abs().max() > 0 for gradient in results[1][1:4])
-    for plain, grouped in zip(results[1], results[4]):
+    for plain, grouped in zip(results[1], results[4], strict=True):
         torch.testing.assert_close(grouped, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_accumulation_means_instead_of_summing(altclip, scenes, miniature, arguments):
-    """Twice the same batch, accumulated, must give the loss and gradient of the batch alone."""
+    """Accumulate the same batch twice and compare with the loss and gradient of the batch alone."""
     freeze_all_but(altclip, TRAINABLE)
     scenes = scenes.select([0] * 8)
-    start, seen = snapshot(altclip), {}
+    start = snapshot(altclip)
+    first_entries = {}
     for steps in (1, 2):
         altclip.load_state_dict(start)
-        trainer = contrastive(
-            altclip,
-            scenes.select(range(8)),
-            miniature,
-            arguments(gradient_accumulation_steps=steps, max_steps=1, logging_steps=1),
-        )
+        args = arguments(gradient_accumulation_steps=steps, max_steps=1, logging_steps=1)
+        trainer = contrastive(altclip, scenes, miniature, args)
         trainer.train_dataset.cells = trainer.train_dataset.cells[:1].repeat(16, axis=0)
         trainer.train()
-        seen[steps] = next(
-            (entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry
-        )
-    assert seen[1] == pytest.approx(seen[2], rel=1e-4)
+        first_entries[steps] = trainer.state.log_history[0]
+
+    assert first_entries[1]["loss"] == pytest.approx(first_entries[2]["loss"], rel=1e-4)
+    assert first_entries[1]["grad_norm"] == pytest.approx(first_entries[2]["grad_norm"], rel=1e-4)
 
 
 def test_only_matrices_are_decayed(altclip, scenes, miniature, arguments):
     trainer = contrastive(altclip, scenes, miniature, arguments())
     decayed = trainer.get_decay_parameter_names(altclip)
     assert "text_projection.weight" in decayed
-    assert not [
-        name
-        for name in decayed
-        if name.endswith("bias")
-        or "logit_scale" in name
-        or "class_embedding" in name
-        or "norm" in name.lower()
-    ]
+    for name in decayed:
+        assert not name.endswith("bias")
+        assert "logit_scale" not in name
+        assert "class_embedding" not in name
+        assert "norm" not in name.lower()
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(
     altclip, scenes, miniature, arguments, tmp_path, accumulation
 ):
-    """It begins above the bound, and would rise at every step: what is learned already has a lower loss with a larger scale."""
-    altclip.logit_scale.data.fill_(10.0)
+    altclip.logit_scale.data.fill_(10.0)  # above the bound
     scales = []
 
     class Rising(ContrastiveTrainer):
         def compute_loss(self, model, inputs, **kwargs):
             scales.append(model.logit_scale.item())
+            # The loss falls with the scale, which would therefore rise at every step.
             return super().compute_loss(model, inputs, **kwargs) * 0 - model.logit_scale
 
     args = arguments(
@@ -304,64 +310,57 @@ def test_unknown_trainable_part_is_refused(altclip):
 
 
 @pytest.mark.parametrize("objective", ["mse", "cosine"])
-def test_teacher_learning_learns(altclip, scenes, miniature, stage1, objective):
+def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, objective):
     teacher, processor = load_model(str(miniature / "clip"))
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    cells = CaptionCells(
-        scenes, ["en", "zh"], "target", inputs=teacher_vectors(scenes, teacher, processor.tokenizer)
-    )
+    targets = teacher_vectors(scenes, teacher, processor.tokenizer)
+    cells = CaptionCells(scenes, ["en", "zh"], "target", inputs=targets)
     before = snapshot(altclip)
-    stage = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32, objective=objective)
-    trainer = TeacherLearningTrainer(
-        model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77)
-    )
+    args = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32, objective=objective)
+    trainer = teacher_learning(altclip, args, cells, Collator(tokenizer, 77))
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = logged_losses(trainer)
     assert losses[-1] < 0.7 * losses[0]
-    moved = changed(before, altclip)
+    moved = changed(before, snapshot(altclip))
     assert moved
     assert all(name.startswith("text_model.") for name in moved)
     assert "text_model.transformation.bias" in moved
     assert "text_model.pre_LN.weight" in moved
 
 
-def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, miniature, stage1):
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, tokenizer, stage1):
     cells = CaptionCells(scenes.add_column("target", [[0.0] * 128] * 64), ["en", "zh", "th"], "target")
-    padding, drawn = {}, {}
+    padding = {}
+    drawn = {}
     for strategy in ("random", "group_by_length"):
-        stage = stage1(train_sampling_strategy=strategy)
-        trainer = TeacherLearningTrainer(
-            model=altclip.text_model, args=stage, train_dataset=cells, data_collator=Collator(tokenizer, 77)
-        )
+        args = stage1(train_sampling_strategy=strategy)
+        trainer = teacher_learning(altclip, args, cells, Collator(tokenizer, 77))
         batches = list(trainer.get_train_dataloader())
         padding[strategy] = sum((batch["attention_mask"] == 0).sum().item() for batch in batches)
-        drawn[strategy] = torch.cat([batch["row_ids"] for batch in batches]).sort().values.tolist()
+        row_ids = torch.cat([batch["row_ids"] for batch in batches])
+        drawn[strategy] = sorted(row_ids.tolist())
     assert padding["group_by_length"] < padding["random"] / 2
     assert drawn["group_by_length"] == drawn["random"]
-    assert len(drawn["random"]) == 192
+    assert len(drawn["random"]) == 64 * 3  # every caption of every language
 
 
-def test_temperature_favours_small_languages(altclip, miniature, stage1):
-    """56 cells of English and 8 of Chinese: at a very high temperature both are drawn equally often, and epochs differ."""
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    captions = [
-        {"en": f"key {number}", "zh": f"钥匙 {number}" if number < 8 else None} for number in range(56)
-    ]
-    cells = CaptionCells(
-        Dataset.from_dict({"captions": captions, "target": [[0.0] * 128] * 56}), ["en", "zh"], "target"
-    )
-    seen, collator = [], Collator(tokenizer, 77)
+def test_temperature_favours_small_languages(altclip, tokenizer, stage1):
+    # 56 captions in English, 8 in Chinese: at a very high temperature both are drawn equally often.
+    chinese = [f"钥匙 {number}" for number in range(8)] + [None] * 48
+    captions = [{"en": f"key {number}", "zh": text} for number, text in enumerate(chinese)]
+    rows = Dataset.from_dict({"captions": captions, "target": [[0.0] * 128] * 56})
+    cells = CaptionCells(rows, ["en", "zh"], "target")
+    texts = []
+    collator = Collator(tokenizer, 77)
 
     def collate(batch):
-        seen.append([cell["text"] for cell in batch])
+        texts.extend(cell["text"] for cell in batch)
         return collator(batch)
 
-    stage = stage1(max_steps=16, temperature=1e9)
-    TeacherLearningTrainer(
-        model=altclip.text_model, args=stage, train_dataset=cells, data_collator=collate
-    ).train()
-    epochs = [sum(seen[start : start + 8], []) for start in (0, 8)]
-    assert [sum(text.startswith("key") for text in epoch) for epoch in epochs] == [32, 32]
+    args = stage1(max_steps=16, temperature=1e9)
+    teacher_learning(altclip, args, cells, collate).train()
+    # 64 captions an epoch, in eight batches
+    epochs = texts[:64], texts[64:128]
+    for epoch in epochs:
+        assert sum(text.startswith("key") for text in epoch) == 32
     assert epochs[0] != epochs[1]
     assert set(epochs[0]) != set(epochs[1])
