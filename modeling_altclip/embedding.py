@@ -44,7 +44,7 @@ class SkippedImage(NamedTuple):
 
 
 class ImageEmbeddings(NamedTuple):
-    """Embeddings `(images, projection_dim)` with the names of the images, and the images that were skipped."""
+    """Embeddings `(images, projection_dim)` with the names of the images, and the images that are skipped."""
 
     embeddings: torch.Tensor | np.ndarray
     names: list[int] | list[str]

@@ -1,8 +1,8 @@
-"""Images of every kind to RGB: one reader for processor, pipeline, embedding, training and evaluation.
+"""Read images of every kind as RGB, for processor, pipeline, embedding, training and evaluation.
 
-On purpose it differs from transformers in two ways. What is transparent is composited on a background, white
-by default, where `load_image` drops alpha and shows whatever it hid. Floats within [0, 1] are scaled as such,
-where image processors divide them by 255 once more.
+The reader differs from transformers in two ways, on purpose. Transparent pixels are composited on a
+background, white by default, where `load_image` drops alpha and shows whatever it hid. Floats within [0, 1]
+are scaled as such, where image processors divide them by 255 once more.
 """
 
 import base64
@@ -24,14 +24,29 @@ from transformers.image_utils import httpx  # the client that transformers reads
 
 WHITE = "white"
 DROP_ALPHA = "none"  # None as it is written into a file: transformers does not save attributes that are None
-TRANSPARENT_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBa")  # the first four by a palette or a key
-UNREAD_EXTENSIONS = (".svg", ".svgz", ".heic", ".heif", ".jxl")  # pictures too: named, not passed over
-ADDRESSES = ("http://", "https://", "file://", "data:")
-CHANNEL_AXES = {"channels_first": (0,), "channels_last": (2,)}
-BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
-WILDCARD = re.compile(r"[*?[]")
-LONGEST_NAME = 255  # characters; more of base64's alone were meant as an image
-SHOWN = 1000  # characters of a string in an error
+_TRANSPARENT_MODES = (
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "LA",
+    "PA",
+    "RGBA",
+    "RGBa",
+)  # the first four by a palette or a key
+_UNREAD_EXTENSIONS = (
+    ".svg",
+    ".svgz",
+    ".heic",
+    ".heif",
+    ".jxl",
+)  # images that Pillow cannot read: refused by name
+_ADDRESSES = ("http://", "https://", "file://", "data:")
+_CHANNEL_AXES = {"channels_first": (0,), "channels_last": (2,)}
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+_WILDCARD = re.compile(r"[*?[]")
+_LONGEST_NAME = 255  # characters of a path; a longer string of base64's alphabet was meant as an image
+_SHOWN = 1000  # characters of a string in an error
 
 
 def read_background(background: str | Sequence[int] | None) -> tuple[int, int, int] | None:
@@ -44,7 +59,7 @@ def read_background(background: str | Sequence[int] | None) -> tuple[int, int, i
         Red, green and blue, or None for None and "none": alpha is dropped, as transformers does.
 
     Raises:
-        ValueError: it is no such color.
+        ValueError: `background` is no such color.
     """
     if background is None or background == DROP_ALPHA:
         return None
@@ -61,7 +76,7 @@ def read_background(background: str | Sequence[int] | None) -> tuple[int, int, i
 
 
 def background_of(image_processor) -> tuple[int, int, int] | None:
-    """Read the background that an image processor of any model asks for; white where it says nothing.
+    """Read the background that an image processor of any model states; return white if it states none.
 
     Raises:
         ValueError: as `read_background`.
@@ -72,39 +87,44 @@ def background_of(image_processor) -> tuple[int, int, int] | None:
 def needed_scaling(
     image_processor, images: Sequence, names: Sequence | None = None, do_rescale: bool | None = None
 ) -> dict[str, bool]:
-    """Tell what a call of an image processor lacks once `images` have been read, as options of the call.
+    """Return the options that a call of an image processor needs once `images` have been read.
 
-    With `do_rescale=False` one tells transformers that floats lie within [0, 1] already. The reader sees it, and gives 8 bits, which
-    have to be scaled.
+    `do_rescale=False` tells transformers that floats lie within [0, 1] already. The reader has turned them
+    into 8 bits, which do have to be scaled.
 
     Args:
-        images: as they are given, before they are read.
-        names: what errors call them, if not 0, 1, 2.
-        do_rescale: of the call; by default what `image_processor` states.
+        images: the images of the call, before they are read.
+        names: names of the images in errors, if not 0, 1, 2.
+        do_rescale: the option of the call; by default what `image_processor` states.
 
     Raises:
-        ValueError: it is False, and only some of the images are floats within [0, 1].
+        ValueError: `do_rescale` is False, and only some of the images are floats within [0, 1].
     """
     if do_rescale is None:
         do_rescale = getattr(image_processor, "do_rescale", True)  # those of other libraries state nothing
     if do_rescale is not False:
         return {}
-    scaled = [is_scaled(image) for image in images]
+
+    scaled = [_is_scaled(image) for image in images]
     if not any(scaled):
         return {}
     if not all(scaled):
         other = (names or range(len(images)))[scaled.index(False)]
         raise ValueError(
-            f"do_rescale is False, and images[{other!r}] holds no floats within [0, 1] as others do: leave it out, or set it to True"
+            f"do_rescale is False, and images[{other!r}] holds no floats within [0, 1] as others do: "
+            "leave it out, or set it to True"
         )
     return {"do_rescale": True}
 
 
-def is_scaled(image) -> bool:
-    """Whether it is an array or tensor of floats within [0, 1]."""
+def _is_scaled(image) -> bool:
+    """Check that an image is an array or tensor of floats within [0, 1]."""
     if not isinstance(image, np.ndarray | torch.Tensor) or 0 in image.shape:
         return False
-    is_float = image.dtype.kind == "f" if isinstance(image, np.ndarray) else image.is_floating_point()
+    if isinstance(image, np.ndarray):
+        is_float = image.dtype.kind == "f"
+    else:
+        is_float = image.is_floating_point()
     return bool(is_float and image.max() <= 1)
 
 
@@ -119,17 +139,19 @@ def read_images(
     """Read every image with `read_image`.
 
     Args:
-        indices: what errors call the images, if not 0, 1, 2.
+        indices: names of the images in errors, if not 0, 1, 2.
         timeout, background, input_data_format: as for `read_image`.
-        skipped: gets `{index: reason}` of images that cannot be read; a grey one stands in the place of each.
+        skipped: gets `{index: reason}` of images that cannot be read; a grey image takes the place of each.
             Without it they are refused.
 
     Raises:
-        ValueError: there is no image, or one cannot be read, whatever the reason; the message gives its index.
+        ValueError: there is no image, or one cannot be read, whatever the reason; the message gives its
+            index.
     """
     if len(images) == 0:
         raise ValueError("images is empty: give at least one image")
     background = read_background(background)
+
     read = []
     for index, image in zip(indices or range(len(images)), images):
         try:
@@ -148,52 +170,60 @@ def read_image(
     background: str | Sequence[int] | None = WHITE,
     input_data_format: str | None = None,
 ) -> Image.Image:
-    """Read an image as RGB of 8 bits, upright.
+    """Read an image as upright RGB with 8 bits a channel.
 
     Reads PIL images of every mode; paths, `file://` and `http(s)://` addresses, `data:` URLs and base64 text;
     arrays and tensors of one image, `(height, width)` or with 1 to 4 channels first or last: grey, grey and
-    alpha, RGB, RGBA. Where both ends could be channels, those of arrays stand last and those of tensors first. An
-    animation gives the frame it stands at, the first when it is just opened.
+    alpha, RGB, RGBA. If both ends could be channels, those of arrays are last and those of tensors first. An
+    animation gives its current frame, which is the first when it has just been opened.
 
     Floats within [0, 1] are scaled as such. Unsigned integers of 16 bits, and values over 255 of other types,
     are scaled from 16 bits.
 
     Args:
-        timeout: seconds, for addresses.
-        background: what transparent pixels are composited on (see `read_background`); None drops alpha.
-        input_data_format: which axis of arrays and tensors holds the channels, `channels_first` or `channels_last`.
+        timeout: seconds to wait for an address.
+        background: color that transparent pixels are composited on (see `read_background`); None drops alpha.
+        input_data_format: the channels of arrays and tensors are first or last, `channels_first` or
+            `channels_last`.
 
     Raises:
-        ValueError: it is no image, has no pixels, or values out of range. Errors of Pillow and of the network
-            are left as they are.
+        ValueError: `image` is no image, has no pixels, or values out of range. Errors of Pillow and of the
+            network are left as they are.
     """
     background = read_background(background)
     if isinstance(image, Exception):
-        raise image  # what decoding it raised, as a column of `datasets` does
+        raise image  # an item of a `datasets` column that could not be decoded
     if isinstance(image, str | Path):
-        with open_image(str(image), timeout) as opened:
-            return to_rgb(opened, background)
+        with _open_image(str(image), timeout) as opened:
+            return _to_rgb(opened, background)
     if isinstance(image, np.ndarray | torch.Tensor):
-        image = from_array(image, input_data_format)
+        image = _from_array(image, input_data_format)
     if not isinstance(image, Image.Image):
         raise ValueError(f"it is a {type(image).__name__}, not an image, array, path or address")
-    return to_rgb(image, background)
+    return _to_rgb(image, background)
 
 
-def open_image(source: str, timeout: float | None = None) -> Image.Image:
-    """Open what a path, an address, a `data:` URL or base64 text leads to."""
-    scheme = source[: max(map(len, ADDRESSES))].lower()
+def _open_image(source: str, timeout: float | None = None) -> Image.Image:
+    """Open the image at a path, an address or a `data:` URL, or in base64 text.
+
+    Raises:
+        ValueError: there is no file there, or it is a folder or an SVG. Errors of Pillow and of the network
+            are left as they are.
+    """
+    longest = max(len(address) for address in _ADDRESSES)
+    scheme = source[:longest].lower()  # base64 text may be long: only its start is lowered
     if scheme.startswith(("http://", "https://")):
         response = httpx.get(source, timeout=timeout, follow_redirects=True)
         return Image.open(BytesIO(response.raise_for_status().content))
     if scheme.startswith("data:"):
         with urlopen(source) as response:
             return Image.open(BytesIO(response.read()))
+
     path = url2pathname(urlsplit(source).path) if scheme.startswith("file://") else source
     if os.path.isdir(path):
         raise ValueError(f"it is a folder, not a file: {path}")
     if not os.path.isfile(path):
-        return open_base64(path)
+        return _open_base64(path)
     try:
         return Image.open(path)
     except UnidentifiedImageError as error:
@@ -202,49 +232,81 @@ def open_image(source: str, timeout: float | None = None) -> Image.Image:
         raise
 
 
-def open_base64(text: str) -> Image.Image:
-    """Open an image in base64. What holds none, and is short or has other signs, was meant as a path."""
+def _open_base64(text: str) -> Image.Image:
+    """Open an image in base64 text.
+
+    Raises:
+        ValueError: `text` holds no image. If it is short or has other characters, it was meant as a path, and
+            the message says so.
+    """
     try:
-        return Image.open(BytesIO(base64.b64decode("".join(text.split()), validate=True)))
+        content = base64.b64decode("".join(text.split()), validate=True)
+        return Image.open(BytesIO(content))
     except (binascii.Error, ValueError, UnidentifiedImageError) as error:
-        if len(text) <= LONGEST_NAME or not BASE64.fullmatch(text):
-            raise ValueError(f"file does not exist: {text[:SHOWN]}") from error
-        raise ValueError(f"it is neither a file nor an image in base64: {text[:SHOWN]}") from error
+        if len(text) <= _LONGEST_NAME or not _BASE64.fullmatch(text):
+            raise ValueError(f"file does not exist: {text[:_SHOWN]}") from error
+        raise ValueError(f"it is neither a file nor an image in base64: {text[:_SHOWN]}") from error
 
 
-def from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None = None) -> Image.Image:
-    """One image of an array or tensor, in mode L, LA, RGB or RGBA."""
-    if input_data_format is not None and input_data_format not in CHANNEL_AXES:
-        raise ValueError(f"input_data_format is {input_data_format!r}: choose from {', '.join(CHANNEL_AXES)}")
+def _from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None = None) -> Image.Image:
+    """Make an image of mode L, LA, RGB or RGBA from an array or tensor.
+
+    Raises:
+        ValueError: its shape, type or values are not those of one image, or `input_data_format` is unknown.
+    """
+    if input_data_format is not None and input_data_format not in _CHANNEL_AXES:
+        choices = ", ".join(_CHANNEL_AXES)
+        raise ValueError(f"input_data_format is {input_data_format!r}: choose from {choices}")
+
+    # Axes that may hold the channels, the likelier one first: arrays are mostly channels-last, tensors
+    # -first.
     axes = (2, 0)
     if isinstance(image, torch.Tensor):
         axes = (0, 2)
         image = image.detach().cpu()
-        image = (image.double() if image.is_floating_point() else image).numpy()
+        if image.is_floating_point():
+            image = image.double()  # numpy has no bfloat16
+        image = image.numpy()
+    if input_data_format is not None:
+        axes = _CHANNEL_AXES[input_data_format]
+
     if 0 in image.shape or image.ndim not in (2, 3):
         raise ValueError(f"its shape is {image.shape}: give one image, with 1 to 4 channels if any")
     if image.ndim == 3:
-        image = np.moveaxis(image, channel_axis(image.shape, CHANNEL_AXES.get(input_data_format, axes)), 2)
-    pixels = to_8_bits(image)
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+        image = np.moveaxis(image, _channel_axis(image.shape, axes), 2)
+    pixels = _to_8_bits(image)
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[..., 0]
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def channel_axis(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
-    """Which of the `axes` that may holds the channels: one of three before one of 1, 2 or 4, or else the first."""
+def _channel_axis(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """Return the one of `axes` that holds the channels: one of 3 before one of 1, 2 or 4, else the first.
+
+    `(3, 4, 4)` with axes `(2, 0)` -> 0, since three channels are likelier than four.
+
+    Raises:
+        ValueError: none of them has 1 to 4 channels.
+    """
     for counts in ((3,), (1, 2, 4)):
         for axis in axes:
             if shape[axis] in counts:
                 return axis
     if len(axes) == 1:
         raise ValueError(
-            f"its shape is {shape}: axis {axes[0]}, where input_data_format says that channels are, has none of 1 to 4"
+            f"its shape is {shape}: axis {axes[0]}, where input_data_format says that channels are, "
+            "has none of 1 to 4"
         )
     raise ValueError(f"its shape is {shape}: neither its first axis nor its last holds 1 to 4 channels")
 
 
-def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Values of any type to 8 bits, by the range of the type, or where that does not tell, of the values."""
-    kind = pixels.dtype.kind
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Scale values of any type to 8 bits, by the range of the type, or of the values if that does not tell.
+
+    Raises:
+        ValueError: the values are no numbers, or out of range.
+    """
+    kind = pixels.dtype.kind  # numpy's letter: b for bool, i and u for integers, f for floats
     if pixels.dtype == np.uint8:
         return pixels
     if kind == "b":
@@ -253,13 +315,15 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
         raise ValueError(f"its values are of type {pixels.dtype}: give integers or floats")
     if not np.isfinite(pixels).all():
         raise ValueError("it has values that are infinite or no numbers")
+
     low, high = pixels.min().item(), pixels.max().item()
-    # As resizing leaves floats. Scaled by the next range, they would be nearly black.
+    # Resizing leaves floats a little above their range. Scaled by the next range, they would be nearly black.
     overshoots = kind == "f" and (1 < high < 2 or 255 < high < 510)
     if low < 0 or high > 65535 or overshoots:
         raise ValueError(
             f"its values lie within [{low}, {high}]: clip them to [0, 1], [0, 255] or [0, 65535]"
         )
+
     if kind == "f" and high <= 1:
         return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
     is_16_bits = kind == "u" and pixels.dtype.itemsize == 2
@@ -268,41 +332,49 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels).astype(np.uint8)
 
 
-def to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
-    """A PIL image of any mode, upright, and on the background where it is transparent."""
+def _to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
+    """Convert a PIL image of any mode to upright RGB, composited on the background where it is transparent.
+
+    Raises:
+        ValueError: it has no pixels, or values out of range.
+    """
     if 0 in image.size:
         raise ValueError(f"its size is {image.width}x{image.height} pixels")
-    is_negative = (
-        image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-    )  # 0 is white there
+    # Transposing drops the tags of a TIFF: read before it whether 0 stands for white.
+    is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     image = ImageOps.exif_transpose(image)
+
     if image.mode == "F" or image.mode.startswith("I"):
-        image = grey_of_8_bits(image)
-        image = ImageOps.invert(image) if is_negative else image  # of 8 bits and fewer Pillow does it
+        image = _grey_of_8_bits(image)
+        if is_negative:
+            image = ImageOps.invert(image)  # Pillow inverts only greys of 8 bits and fewer by itself
     if image.mode == "La":
-        image = image.convert("LA")  # Pillow takes premultiplied grey no further
-    if background is None or image.mode not in TRANSPARENT_MODES or not image.has_transparency_data:
+        image = image.convert("LA")  # Pillow converts premultiplied grey to nothing else
+
+    drops_alpha = background is None or image.mode not in _TRANSPARENT_MODES
+    if drops_alpha or not image.has_transparency_data:
         opaque = image.convert("RGB")
         opaque.info.pop("transparency", None)  # or the image processor would composite it
         return opaque
+
     if "transparency" in image.info:
-        image.info["transparency"] = key_of_8_bits(image)
+        image.info["transparency"] = _key_of_8_bits(image)
     ground = Image.new("RGBA", image.size, (*background, 255))
     return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
 
 
-def grey_of_8_bits(image: Image.Image) -> Image.Image:
-    """Greys of PIL's modes I;16, I and F, which PIL alone would clip; with alpha where one is transparent."""
+def _grey_of_8_bits(image: Image.Image) -> Image.Image:
+    """Scale greys of PIL's modes I;16, I and F, which PIL would clip; add alpha if one is transparent."""
     pixels = np.asarray(image)
-    shades = to_8_bits(pixels)
+    shades = _to_8_bits(pixels)
     if "transparency" not in image.info:
         return Image.fromarray(shades)
-    alpha = to_8_bits(pixels != image.info["transparency"])
+    alpha = _to_8_bits(pixels != image.info["transparency"])
     return Image.fromarray(np.dstack([shades, alpha]))
 
 
-def key_of_8_bits(image: Image.Image) -> int | bytes | tuple[int, ...]:
-    """The transparent shade or color in 8 bits; Pillow leaves it in the bits of the file."""
+def _key_of_8_bits(image: Image.Image) -> int | bytes | tuple[int, ...]:
+    """Return the transparent shade or color in 8 bits; Pillow leaves it in the bits of the file."""
     key = image.info["transparency"]
     if isinstance(key, tuple) and max(key) > 255:
         return tuple(value >> 8 for value in key)
@@ -317,55 +389,66 @@ def key_of_8_bits(image: Image.Image) -> int | bytes | tuple[int, ...]:
 
 
 def find_images(where: str | Path) -> dict[str, str]:
-    """Find the pictures in a folder and those below it, or that a glob such as `photos/**/*.jpg` matches.
+    """Find the images in a folder and its subfolders, or those that match a glob such as `photos/**/*.jpg`.
 
-    Pictures are told by their extension: those that Pillow knows, and a few that it does not, such as SVG.
-    Hidden files and folders are left out, links to folders are followed.
+    Images are recognised by their extension: those that Pillow reads, and a few that it does not, such as
+    SVG. Hidden files and folders are left out, links to folders are followed.
 
     Returns:
-        `{name: path}`, sorted by name: the path below the folder, or below that before a glob's wildcards,
-        with `/`.
+        `{name: path}`, sorted by name. A name is the path below the folder, or below the part of a glob
+        before its wildcards, with `/`.
 
     Raises:
-        ValueError: there is no such folder, or no picture in it.
+        ValueError: there is no such folder, or no image in it.
     """
     where = str(where)
-    is_address = where.lower().startswith(ADDRESSES) or (
-        len(where) > LONGEST_NAME and BASE64.fullmatch(where)
-    )
-    if is_address or os.path.isfile(where):
+    is_base64 = len(where) > _LONGEST_NAME and _BASE64.fullmatch(where)
+    if where.lower().startswith(_ADDRESSES) or is_base64 or os.path.isfile(where):
         raise ValueError("images is a single file or address: put it into a list")
+
     if os.path.isdir(where):
-        root, paths = where, files_below(where)
-    elif WILDCARD.search(where):
-        root = os.path.dirname(WILDCARD.split(where)[0]) or "."
-        paths = [
-            path for path in glob(where, recursive=True) if not leads_back(os.path.dirname(path) or ".", root)
-        ]
+        root = where
+        paths = _files_below(where)
+    elif _WILDCARD.search(where):
+        # photos/**/*.jpg -> photos
+        root = os.path.dirname(_WILDCARD.split(where)[0]) or "."
+        paths = _matches(where, root)
     else:
         raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list")
+
     formats = Image.registered_extensions()
-    known = [extension for extension, name in formats.items() if name in Image.OPEN]
-    extensions = (*known, *UNREAD_EXTENSIONS)
-    pictures = [path for path in paths if path.lower().endswith(extensions) and os.path.isfile(path)]
-    if not pictures:
+    readable = [extension for extension, name in formats.items() if name in Image.OPEN]
+    extensions = (*readable, *_UNREAD_EXTENSIONS)
+    images = [path for path in paths if path.lower().endswith(extensions) and os.path.isfile(path)]
+    if not images:
         raise ValueError(f"images is {where!r}, and none of its {len(paths)} files is a picture by its name")
-    names = [Path(os.path.relpath(path, root)).as_posix() for path in pictures]
-    return dict(sorted(zip(names, pictures)))
+    names = [Path(os.path.relpath(path, root)).as_posix() for path in images]
+    return dict(sorted(zip(names, images)))
 
 
-def files_below(folder: str) -> list[str]:
-    """The files in a folder and in those below it that are not hidden; links to folders are followed, once."""
+def _files_below(folder: str) -> list[str]:
+    """List the files in a folder and its subfolders that are not hidden; follow links to folders once."""
     paths = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         shown = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in shown if not leads_back(os.path.join(parent, name), folder)]
+        # `os.walk` goes on into the folders that are left in this list.
+        folders[:] = [name for name in shown if not _leads_back(os.path.join(parent, name), folder)]
         paths += [os.path.join(parent, name) for name in files if not name.startswith(".")]
     return paths
 
 
-def leads_back(folder: str, root: str) -> bool:
-    """Whether a folder below `root`, or one on the way to it, is a link to one further up the same way."""
+def _matches(pattern: str, root: str) -> list[str]:
+    """List the paths that match a glob, without those behind a link back to a parent folder."""
+    paths = []
+    for path in glob(pattern, recursive=True):
+        parent = os.path.dirname(path) or "."
+        if not _leads_back(parent, root):
+            paths.append(path)
+    return paths
+
+
+def _leads_back(folder: str, root: str) -> bool:
+    """Check for a link on the way from `root` to `folder` that leads to a folder further up the same way."""
     passed = [os.path.realpath(root)]
     for part in Path(os.path.relpath(folder, root)).parts:
         root = os.path.join(root, part)
