@@ -137,9 +137,7 @@ def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
 
 
 class _RandomNumbers:
-    """The state of the random numbers of the CPU, and of the devices of a chunk's tensors, to come back to
-    for a while.
-    """
+    """The random state of the CPU and of the devices of a chunk's tensors, to come back to for a while."""
 
     def __init__(self, chunk):
         tensors = [chunk]
