@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 from transformers import AutoProcessor, set_seed
@@ -13,50 +13,53 @@ from benchmarks.loading import save_model
 from benchmarks.results import Result, format_table
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
-from .experiment import run, run_once
+from .experiment import mean_and_deviation, run, run_once
 
 with of_extra("plots"):
     from matplotlib.figure import Figure
 
 
-class Row(NamedTuple):
-    """A way to train. `english` and `translations` say what stage 1 reads: where neither, there is no stage 1."""
+class _Row(NamedTuple):
+    """A way to train, which is a row of the table."""
 
     name: str
-    english: bool
-    translations: bool
-    contrastive: bool
+    english: bool  # stage 1 reads English
+    translations: bool  # stage 1 reads the other languages; without either there is no stage 1
+    contrastive: bool  # stage 2
+    # Mean recall on Flickr30k in English and Chinese, top-1 on ImageNet in both: Chen et al. 2023, Table 4,
+    # ViT-L/14.
     paper: tuple[float, float, float, float] | None = None
-    """Mean recall on Flickr30k in English and Chinese, top-1 on ImageNet in both: Chen et al. 2023, Table 4, ViT-L/14."""
 
 
-# The paper's human translations are ours too: the miniature has no machine's, so its rows "MT" and "MT + HT" are one.
+# The paper's human translations are ours too: the miniature has no machine's, so its rows "MT" and "MT + HT"
+# are one.
 ROWS = {
-    "en_en": Row("EN-EN", True, False, False, (86.6, 53.9, 53.8, 12.8)),
-    "en_xx": Row("EN-XX", False, True, False, (61.9, 85.4, 15.5, 42.5)),
-    "both": Row("EN-EN + EN-XX", True, True, False, (88.3, 87.2, 74.7, 58.2)),
-    "both_contrastive": Row("EN-EN + EN-XX, contrastive", True, True, True, (90.4, 89.2, 74.5, 59.6)),
-    "contrastive": Row("contrastive alone", False, False, True),
+    "en_en": _Row("EN-EN", True, False, False, (86.6, 53.9, 53.8, 12.8)),
+    "en_xx": _Row("EN-XX", False, True, False, (61.9, 85.4, 15.5, 42.5)),
+    "both": _Row("EN-EN + EN-XX", True, True, False, (88.3, 87.2, 74.7, 58.2)),
+    "both_contrastive": _Row("EN-EN + EN-XX, contrastive", True, True, True, (90.4, 89.2, 74.5, 59.6)),
+    "contrastive": _Row("contrastive alone", False, False, True),
 }
-COLUMNS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}
-HEADERS = ["retrieval EN", "retrieval others", "zero-shot EN", "zero-shot others"]
+_METRICS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}
+_HEADERS = ["retrieval EN", "retrieval others", "zero-shot EN", "zero-shot others"]
 
 
 @dataclass(kw_only=True)
 class AblationArguments:
-    """What is trained, from what, and how often."""
+    """Arguments of the ablation: models, data, recipes, tasks and seeds."""
 
     teacher_name_or_path: str = field(metadata={"help": "The English teacher."})
     text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
     dataset: str = field(
         metadata={"help": "Captioned images with class names beside them, such as the miniature's."}
     )
-    stage1: str = field(metadata={"help": "Recipe of stage 1."})
-    stage2: str = field(metadata={"help": "Recipe of stage 2."})
-    retrieval: str = field(metadata={"help": "Retrieval task."})
-    zero_shot: str = field(metadata={"help": "Zero-shot task."})
+    stage1: str = field(metadata={"help": "The recipe of stage 1."})
+    stage2: str = field(metadata={"help": "The recipe of stage 2."})
+    retrieval: str = field(metadata={"help": "The retrieval task to test on."})
+    zero_shot: str = field(metadata={"help": "The zero-shot task to test on."})
     seeds: list[int] = field(
-        default_factory=lambda: [1, 2, 3], metadata={"help": "One model a row and seed."}
+        default_factory=lambda: [1, 2, 3],
+        metadata={"help": "Seeds; one model is trained for each way to train and seed."},
     )
     output_dir: str = field(
         default="outputs/ablation", metadata={"help": "Where models, results, table and plot go."}
@@ -64,16 +67,22 @@ class AblationArguments:
 
 
 def train_row(name: str, seed: int, languages: list[str], arguments: AblationArguments) -> str:
-    """Train one model, unless its folder says that the same command and recipe have made it, and give its folder."""
-    row, folder = ROWS[name], Path(arguments.output_dir, f"{name}-{seed}")
+    """Train one model, unless it is there by the same command and recipes, and return its folder."""
+    row = ROWS[name]
+    folder = Path(arguments.output_dir, f"{name}-{seed}")
     shared = ["--dataset", arguments.dataset, "--output_dir", folder, "--seed", seed]
     if row.contrastive:
+        # Stage 2 goes on from the row that read all languages, or from a tower that no stage has trained.
         start = Path(arguments.output_dir, f"both-{seed}" if row.english else f"untrained-{seed}")
         if not row.english:
-            save_untrained(start, seed, arguments)
+            _save_untrained(start, seed, arguments)
         command = ["training/run_stage2.py", arguments.stage2, "--model_name_or_path", start, *shared]
     else:
-        read = [language for language in languages if (row.english if language == "en" else row.translations)]
+        read = []
+        for language in languages:
+            is_read = row.english if language == "en" else row.translations
+            if is_read:
+                read.append(language)
         towers = ["--teacher_name_or_path", arguments.teacher_name_or_path]
         towers += ["--text_encoder_name_or_path", arguments.text_encoder_name_or_path]
         command = ["training/run_stage1.py", arguments.stage1, *towers, "--languages", *read, *shared]
@@ -81,114 +90,122 @@ def train_row(name: str, seed: int, languages: list[str], arguments: AblationArg
     return str(folder)
 
 
-def save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> None:
-    """The model that stage 1 would begin with."""
+def _save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> None:
+    """Save the model that stage 1 would begin with."""
     set_seed(seed)
     encoder = arguments.text_encoder_name_or_path
     model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0)
     image_processor = AutoProcessor.from_pretrained(arguments.teacher_name_or_path).image_processor
-    save_model(
-        model, AltCLIPProcessor(image_processor, load_tokenizer("text_encoder_name_or_path", encoder)), folder
-    )
+    tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
+    save_model(model, AltCLIPProcessor(image_processor, tokenizer), folder)
 
 
 def evaluate(models: list[str], arguments: AblationArguments) -> None:
-    shared = [
-        "--models",
-        *models,
-        "--dataset",
-        arguments.dataset,
-        "--output_dir",
-        Path(arguments.output_dir, "results"),
-    ]
+    """Evaluate all models on both tasks; results go into the folder `results`."""
+    output_dir = Path(arguments.output_dir, "results")
+    shared = ["--models", *models, "--dataset", arguments.dataset, "--output_dir", output_dir]
     run("benchmarks/run_retrieval.py", *shared, "--tasks", arguments.retrieval)
-    names = ["--class_names", Path(arguments.dataset, "class_names.json")]
-    run("benchmarks/run_zero_shot.py", *shared, "--tasks", arguments.zero_shot, *names)
+    class_names = Path(arguments.dataset, "class_names.json")
+    zero_shot = ["--tasks", arguments.zero_shot, "--class_names", class_names]
+    run("benchmarks/run_zero_shot.py", *shared, *zero_shot)
 
 
 def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
-    """For each row of the table, four lists of percentages, one figure a seed: retrieval in English, in the other languages'
-    mean, and zero-shot classification likewise.
+    """Collect the percentages of each row of the table.
 
     Args:
         results: of models that are called by row and seed, such as `both-1`.
+
+    Returns:
+        For each row four lists, one figure a seed: retrieval in English, in the mean of the other languages,
+        and zero-shot classification likewise.
     """
+    models = sorted({Path(result.model).name for result in results})
     summary = {}
     for name in ROWS:
-        seeds = sorted(
-            {
-                Path(result.model).name
-                for result in results
-                if Path(result.model).name.rpartition("-")[0] == name
-            }
-        )
-        if seeds:
-            summary[name] = [
-                [score(results, seed, kind, english) for seed in seeds]
-                for kind in COLUMNS
-                for english in (True, False)
-            ]
+        of_row = [model for model in models if model.rpartition("-")[0] == name]
+        if not of_row:
+            continue
+        summary[name] = []
+        for kind in _METRICS:
+            for english in (True, False):
+                summary[name].append([_score(results, model, kind, english) for model in of_row])
     return summary
 
 
-def score(results: list[Result], model: str, kind: str, english: bool) -> float:
-    """One model's figure in percent, in English or in the mean of all other languages."""
-    found = [
-        result.metrics[COLUMNS[kind]]
-        for result in results
-        if Path(result.model).name == model and result.kind == kind and (result.language == "en") == english
-    ]
+def _score(results: list[Result], model: str, kind: str, english: bool) -> float:
+    """Return one model's figure in percent, in English or in the mean of all other languages."""
+    found = []
+    for result in results:
+        of_model = Path(result.model).name == model and result.kind == kind
+        if of_model and (result.language == "en") == english:
+            found.append(result.metrics[_METRICS[kind]])
     return 100 * mean(found)
 
 
 def ablation_table(summary: dict[str, list[list[float]]]) -> str:
-    """Means over seeds with their standard deviations, and the paper's figures beside them."""
+    """Write means over seeds with their standard deviations, and the paper's figures beside them."""
     rows = []
     for name, columns in summary.items():
-        ours = [f"{mean(seeds):.1f} ± {stdev(seeds) if len(seeds) > 1 else 0:.1f}" for seeds in columns]
-        paper = ROWS[name].paper
-        rows.append([ROWS[name].name, *ours, " / ".join(map(str, paper)) if paper else "not in the paper"])
-    return format_table(["training", *HEADERS, "paper: Flickr30k EN / CN, ImageNet EN / CN"], rows)
+        row = ROWS[name]
+        paper = " / ".join(map(str, row.paper)) if row.paper else "not in the paper"
+        rows.append([row.name, *map(mean_and_deviation, columns), paper])
+    return format_table(["training", *_HEADERS, "paper: Flickr30k EN / CN, ImageNet EN / CN"], rows)
 
 
 def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
-    """Bars of the means with a dot for each seed, English beside the other languages; the paper's figures as lines across."""
+    """Draw bars of the means with a dot for each seed, English beside the other languages.
+
+    The paper's figures are lines across the bars.
+    """
     figure = Figure(figsize=(11, 4), layout="constrained")
-    for axes, title, first in zip(
-        figure.subplots(1, 2), ("retrieval, mean recall", "zero-shot, top-1"), (0, 2)
-    ):
-        for offset, color, label in ((0, "tab:blue", "English"), (1, "tab:orange", "other languages, mean")):
-            for place, (name, columns) in enumerate(summary.items()):
-                seeds, left = columns[first + offset], place + 0.4 * offset - 0.2
-                axes.bar(
-                    left, mean(seeds), width=0.38, color=color, alpha=0.75, label=None if place else label
-                )
-                axes.scatter(
-                    [left] * len(seeds),
-                    seeds,
-                    color="black",
-                    s=8,
-                    zorder=3,
-                    label=None if place or offset else "seeds",
-                )
-                paper = ROWS[name].paper
-                if paper:
-                    height = paper[first + offset]
-                    axes.hlines(
-                        height,
-                        left - 0.19,
-                        left + 0.19,
-                        color="black",
-                        linestyle=":",
-                        label=None if place or offset else "paper, EN and CN",
-                    )
+    # A summary's columns 0 and 1 are retrieval in English and elsewhere, 2 and 3 zero-shot classification.
+    panels = [("retrieval, mean recall", 0), ("zero-shot, top-1", 2)]
+    for axes, (title, first_column) in zip(figure.subplots(1, 2), panels):
+        _plot_bars(axes, summary, first_column, offset=0, color="tab:blue", label="English")
+        _plot_bars(axes, summary, first_column, offset=1, color="tab:orange", label="other languages, mean")
         axes.set(title=title, ylabel="%", xticks=range(len(summary)), ylim=(0, 100))
-        axes.set_xticklabels(
-            [ROWS[name].name.replace(", ", ",\n").replace(" + ", "\n+ ") for name in summary], fontsize=8
-        )
+        names = [ROWS[name].name.replace(", ", ",\n").replace(" + ", "\n+ ") for name in summary]
+        axes.set_xticklabels(names, fontsize=8)
         axes.grid(axis="y", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(picture, dpi=110)
+
+
+def _plot_bars(axes, summary: dict, first_column: int, *, offset: int, color: str, label: str) -> None:
+    """Draw one bar for each way to train: the left ones, `offset` 0, or the right ones, `offset` 1."""
+    for place, (name, columns) in enumerate(summary.items()):
+        seeds = columns[first_column + offset]
+        x = place + 0.4 * offset - 0.2
+        # The legend gets one entry of each kind: matplotlib leaves out what has no label.
+        first_of_color = place == 0
+        first_of_all = first_of_color and offset == 0
+        axes.bar(
+            x,
+            mean(seeds),
+            width=0.38,
+            color=color,
+            alpha=0.75,
+            label=label if first_of_color else None,
+        )
+        axes.scatter(
+            [x] * len(seeds),
+            seeds,
+            color="black",
+            s=8,
+            zorder=3,
+            label="seeds" if first_of_all else None,
+        )
+        paper = ROWS[name].paper
+        if paper:
+            axes.hlines(
+                paper[first_column + offset],
+                x - 0.19,
+                x + 0.19,
+                color="black",
+                linestyle=":",
+                label="paper, EN and CN" if first_of_all else None,
+            )
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What of a model learns, and what is frozen."""
+"""Freezing: which parts of a model learn, and which do not."""
 
 from torch import nn
 
@@ -11,25 +11,33 @@ def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
     Raises:
         ValueError: a name is no part of the model.
     """
-    parts = list(dict(model.named_children())) + [name for name, _ in model.named_parameters()]
-    unknown = [name for name in trainable if name not in parts]
+    children = [name for name, _ in model.named_children()]
+    parameters = [name for name, _ in model.named_parameters()]
+    unknown = [name for name in trainable if name not in children + parameters]
     if unknown:
         raise ValueError(
-            f"trainable names {', '.join(unknown)}, which the model has not; its parts are {', '.join(dict(model.named_children()))}"
+            f"trainable names {', '.join(unknown)}, which the model has not; "
+            f"its parts are {', '.join(children)}"
         )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(name == part or name.startswith(part + ".") for part in trainable))
+        # "text_model" lets "text_model.pre_LN.weight" learn, and "logit_scale" the parameter of this name.
+        is_trainable = any(name == part or name.startswith(part + ".") for part in trainable)
+        parameter.requires_grad_(is_trainable)
 
 
 def learns(model: nn.Module, *parts: str) -> bool:
-    """Whether any parameter below one of the named parts is trained."""
-    return any(
-        parameter.requires_grad for part in parts for parameter in model.get_submodule(part).parameters()
-    )
+    """Return whether any parameter below one of the named parts is trained."""
+    for part in parts:
+        if any(parameter.requires_grad for parameter in model.get_submodule(part).parameters()):
+            return True
+    return False
 
 
 def eval_frozen_parts(model: nn.Module) -> None:
-    """Put parts of which nothing is trained into eval mode: the Trainer puts the whole model into training mode at each step."""
+    """Put parts of which nothing is trained into eval mode.
+
+    The Trainer puts the whole model into training mode at each step.
+    """
     for name, part in model.named_children():
         if not learns(model, name):
             part.eval()

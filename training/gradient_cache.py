@@ -1,16 +1,17 @@
-"""Batches larger than memory: contrastive gradients in chunks, after GradCache (Gao et al. 2021, arXiv 2101.06983).
+"""Batches larger than memory: contrastive gradients in chunks, after GradCache (Gao et al. 2021).
 
-1. Embed all chunks without a graph; keep the embeddings and the state of the random numbers before each chunk.
+1. Embed all chunks without a graph; keep the embeddings, and the random state before each chunk.
 2. Compute the loss of the whole batch on the embeddings alone, and its gradient for each of them.
-3. In backward, embed each chunk again, with a graph and with the same random numbers, and go back from its embeddings with the
-   gradients kept. Memory holds the activations of one chunk.
+3. In backward, embed each chunk again, with a graph and with the same random numbers, and go back from its
+   embeddings with the gradients kept. Memory holds the activations of one chunk.
 
 Step 3 runs in a hook on the loss that is returned, so whatever scales or accumulates that loss is honoured.
+The paper is arXiv 2101.06983.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch.utils.checkpoint import get_device_states, set_device_states
@@ -24,85 +25,129 @@ def cached_loss(
     *,
     no_sync: Callable[[], AbstractContextManager] = nullcontext,
 ) -> torch.Tensor:
-    """The loss of the whole batch; its backward gives the gradients that one large forward would have given.
+    """Compute the loss of the whole batch; its backward gives the gradients of one large forward.
 
     Args:
-        encode: `(chunk) -> embeddings`, a tuple of one tensor `(rows, dim)` or more. It is called twice for a chunk.
+        encode: `(chunk) -> embeddings`, a tuple of one tensor `(rows, dim)` or more. It is called twice for a
+            chunk.
         chunks: parts of the batch, in any form that `encode` takes.
         loss: `(*embeddings, *parameters) -> scalar`, with the embeddings of all chunks joined.
-        parameters: what the loss needs beside embeddings, such as the temperature; their gradients come with the last chunk.
+        parameters: what the loss needs beside embeddings, such as the temperature; their gradients come with
+            the last chunk.
         no_sync: a context in which backward does not talk to other processes; the last chunk's does, for all.
 
     Returns:
         A scalar to call `backward` on, once.
     """
-    states, embeddings = [], []
+    # Step 1: embed every chunk without a graph. Dropout must drop the same units in step 3, so the random
+    # numbers are recorded before each chunk.
+    states = []
+    embeddings = []
     with torch.no_grad():
         for chunk in chunks:
             states.append(_RandomNumbers(chunk))
             embeddings.append(encode(chunk))
-    joined = [torch.cat(parts).requires_grad_() for parts in zip(*embeddings)]
+
+    # Step 2: the loss of the whole batch on leaves that hold the embeddings, and its gradient for each leaf.
+    # Chunks become sides: [(images 0, texts 0), (images 1, texts 1)] -> [(images 0, images 1), (texts 0,
+    # texts 1)].
+    by_side = list(zip(*embeddings))
+    joined = [torch.cat(parts).requires_grad_() for parts in by_side]
     copies = [parameter.detach().requires_grad_(parameter.requires_grad) for parameter in parameters]
     device_type = joined[0].device.type
     autocast = torch.autocast(
         device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
     )
-    wanted = [*joined, *(copy for copy in copies if copy.requires_grad)]
+    leaves = [*joined, *(copy for copy in copies if copy.requires_grad)]
     with torch.enable_grad(), torch.autocast(device_type, enabled=False):
         value = loss(*joined, *copies)
-        gradients = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
-    of_embeddings, of_parameters = gradients[: len(joined)], gradients[len(joined) :]
-    by_chunk = list(
-        zip(
-            *(
-                gradient.split([len(part) for part in parts])
-                for gradient, parts in zip(of_embeddings, zip(*embeddings))
-            )
-        )
-    )
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
+        # A loss need not use every leaf: the gradient of one that it leaves out is zero.
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
 
-    replay = partial(
-        _replay, encode, chunks, states, by_chunk, list(zip(learning, of_parameters)), autocast, no_sync
+    # Step 3, prepared: give each chunk the gradients of its own rows, and each parameter its gradient.
+    # Sides become chunks again: [(images 0, images 1), (texts 0, texts 1)] -> [(images 0, texts 0), (images
+    # 1, texts 1)].
+    split = [_split_like(gradient, parts) for gradient, parts in zip(gradients, by_side)]
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    replay = _Replay(
+        encode=encode,
+        chunks=chunks,
+        states=states,
+        gradients=list(zip(*split)),
+        parameters=list(zip(learning, gradients[len(joined) :])),
+        autocast=autocast,
+        no_sync=no_sync,
     )
+
+    # The loss is cut off from the graph above; its backward calls the hook.
     result = value.detach().requires_grad_()
     result.register_hook(replay)
     return result
 
 
-def _replay(encode, chunks, states, gradients, parameters, autocast, no_sync, scale: torch.Tensor) -> None:
-    """Step 3; `scale` is the gradient that reached the loss."""
-    for number, (chunk, state, of_chunk) in enumerate(zip(chunks, states, gradients), 1):
-        last = number == len(chunks)
-        with nullcontext() if last else no_sync(), torch.enable_grad():
-            with state, autocast:
-                embeddings = encode(chunk)
-            pairs = [*zip(embeddings, of_chunk), *(parameters if last else ())]
-            learning = [(values, gradient) for values, gradient in pairs if values.requires_grad]
-            if learning:
-                sum(
-                    (_wide(values) * gradient * scale.detach()).sum() for values, gradient in learning
-                ).backward()
+@dataclass
+class _Replay:
+    """Step 3 of `cached_loss`, as a hook."""
+
+    encode: Callable[..., tuple[torch.Tensor, ...]]
+    chunks: Sequence
+    states: list["_RandomNumbers"]  # one a chunk
+    gradients: list[tuple[torch.Tensor, ...]]  # one tuple a chunk, in the order of `encode`'s embeddings
+    parameters: list[tuple[torch.Tensor, torch.Tensor]]  # each with its gradient
+    autocast: torch.autocast
+    no_sync: Callable[[], AbstractContextManager]
+
+    def __call__(self, scale: torch.Tensor) -> None:
+        """Embed each chunk again and go back from its embeddings.
+
+        `scale` is the gradient that reached the loss: 1, or what accumulation and loss scaling make of it.
+        """
+        for number, chunk in enumerate(self.chunks):
+            last = number == len(self.chunks) - 1
+            # DDP adds up gradients over processes in the last chunk's backward, once for all chunks.
+            sync = nullcontext() if last else self.no_sync()
+            with sync, torch.enable_grad():
+                with self.states[number], self.autocast:
+                    embeddings = self.encode(chunk)
+                pairs = list(zip(embeddings, self.gradients[number]))
+                if last:
+                    pairs += self.parameters
+                self._go_back(pairs, scale.detach())
+
+    @staticmethod
+    def _go_back(pairs: list[tuple[torch.Tensor, torch.Tensor]], scale: torch.Tensor) -> None:
+        """Call backward on the values that learn, each with its gradient."""
+        # d(sum of value * gradient) / d(value) = gradient
+        products = []
+        for values, gradient in pairs:
+            if values.requires_grad:
+                products.append((_at_least_float32(values) * gradient * scale).sum())
+        if products:
+            sum(products).backward()
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    """In float32 at least: a sum in bfloat16 would lose most of what it adds."""
+def _split_like(gradient: torch.Tensor, parts: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Split a gradient into as many rows as each part has."""
+    return gradient.split([len(part) for part in parts])
+
+
+def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Convert to float32 at least: a sum in bfloat16 would lose most of what it adds."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _RandomNumbers:
-    """The state of the random numbers of the CPU, and of the devices of a chunk's tensors, to come back to for a while."""
+    """The random state of the CPU and of the devices of a chunk's tensors, to come back to for a while."""
 
     def __init__(self, chunk):
-        tensors = (
-            [value for value in chunk.values() if isinstance(value, torch.Tensor)]
-            if isinstance(chunk, dict)
-            else [chunk]
-        )
+        tensors = [chunk]
+        if isinstance(chunk, dict):
+            tensors = [value for value in chunk.values() if isinstance(value, torch.Tensor)]
         self.cpu = torch.get_rng_state()
         self.devices, self.states = get_device_states(*tensors)
 
     def __enter__(self) -> None:
+        # Forked, so that what runs after the chunk draws on as if there had been no replay.
         self.fork = torch.random.fork_rng(devices=self.devices)
         self.fork.__enter__()
         torch.set_rng_state(self.cpu)

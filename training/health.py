@@ -1,5 +1,6 @@
-"""What is watched while a model trains: losses that are no numbers, texts that all become one, batches that repeat themselves,
-frozen weights that move. Each figure goes into the log beside the loss.
+"""Training health metrics, logged beside the loss, and checks that stop or warn.
+
+They show NaN losses, collapsed embeddings, batches that repeat themselves, and frozen weights that change.
 """
 
 import math
@@ -14,19 +15,20 @@ from benchmarks.recipe import InputError
 
 from .sharding import whole
 
-WATCHED_ROWS = 512  # of a batch: a nearest neighbour among so many says enough, and costs little
-COLLAPSED = 0.01
-EARLY = 0.2  # share of the steps; before it an untrained tower may well give one vector for all
+_WATCHED_ROWS = 512  # of a batch: a nearest neighbour among so many says enough, and costs little
+_COLLAPSED = 0.01
+_EARLY = 0.2  # share of the steps; before it an untrained tower may well give one embedding for all
 
 
 class Watch:
-    """Collects a step's figures as tensors, without waiting for a device, and gives their means when the Trainer logs.
+    """Collects metrics of every step as tensors, without waiting for a device, and averages them for the log.
 
-    - `padding`: the share of padding among the tokens encoded.
+    -  `padding`: the share of padding among the tokens encoded.
     - `distinct`: distinct texts per caption of the batch.
-    - `spread`: one minus the squared length of the mean of unit text vectors; 0 where all texts have one vector.
+    - `spread`: one minus the squared length of the mean of unit text embeddings; 0 where all texts have one
+      embedding.
     - `nearest`: the share of captions whose nearest counterpart in the batch is a right one.
-    - `held_moved`: where texts are held, one minus their mean cosine with their vectors from before.
+    - `held_moved`: where texts are held, one minus their mean cosine with their embeddings from before.
     """
 
     def __init__(self):
@@ -34,40 +36,54 @@ class Watch:
 
     @torch.no_grad()
     def see(self, inputs: dict, groups: list[dict], texts: torch.Tensor, counterparts: torch.Tensor) -> None:
-        """Take one batch.
+        """Record one batch.
 
         Args:
             inputs: with `attention_mask`, `text_rows` and, of rows that show the same, equal `row_ids`.
             groups: the texts as they were encoded, with `attention_mask`.
-            texts: vectors of the batch's captions `(cells, dim)`.
-            counterparts: what each caption is to lie near to, `(cells, dim)`: the teacher's vectors, or images.
+            texts: embeddings of the batch's captions `(captions, dim)`.
+            counterparts: what each caption is to lie near to, `(captions, dim)`: embeddings of the teacher,
+                or of images.
         """
-        rows, masks = inputs["row_ids"][:WATCHED_ROWS], [group["attention_mask"] for group in groups]
-        texts, counterparts = (normalize(vectors.float(), dim=-1) for vectors in (texts, counterparts))
-        nearest = (texts[:WATCHED_ROWS] @ counterparts[:WATCHED_ROWS].T).argmax(dim=1)
-        figures = {
-            "padding": 1 - sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks),
-            "distinct": torch.tensor(len(inputs["attention_mask"]) / len(inputs["text_rows"])),
-            "spread": 1 - texts.mean(dim=0).square().sum(),
-            "nearest": (rows[nearest] == rows).float().mean(),
-        }
-        for name, figure in figures.items():
-            self.note(name, figure)
+        masks = [group["attention_mask"] for group in groups]
+        n_read = sum(mask.sum() for mask in masks)
+        n_tokens = sum(mask.numel() for mask in masks)
+        self.note("padding", 1 - n_read / n_tokens)
 
-    def note(self, name: str, figure: torch.Tensor) -> None:
-        """Take one more figure of a batch, a scalar."""
-        self.seen.setdefault(name, []).append(figure.detach())
+        n_texts = len(inputs["attention_mask"])
+        n_captions = len(inputs["text_rows"])
+        self.note("distinct", torch.tensor(n_texts / n_captions))
+
+        texts = normalize(texts.float(), dim=-1)
+        counterparts = normalize(counterparts.float(), dim=-1)
+        self.note("spread", 1 - texts.mean(dim=0).square().sum())
+
+        # A counterpart of another row is right as well where that row shows the same.
+        rows = inputs["row_ids"][:_WATCHED_ROWS]
+        cosines = texts[:_WATCHED_ROWS] @ counterparts[:_WATCHED_ROWS].T
+        nearest = cosines.argmax(dim=1)
+        self.note("nearest", (rows[nearest] == rows).float().mean())
+
+    def note(self, name: str, value: torch.Tensor) -> None:
+        """Record one more metric of a batch, a scalar."""
+        self.seen.setdefault(name, []).append(value.detach())
 
     def report(self, progress: float) -> dict[str, float]:
-        """Means since the last report, with a warning where they look ill; `progress` is the share of steps that are done."""
-        means = {name: round(torch.stack(figures).mean().item(), 4) for name, figures in self.seen.items()}
+        """Return means since the last report, and warn of unhealthy ones.
+
+        `progress` is the share of steps that are done.
+        """
+        means = {name: round(torch.stack(values).mean().item(), 4) for name, values in self.seen.items()}
         self.seen.clear()
-        if means and means["spread"] < COLLAPSED and progress > EARLY:
+        if not means:
+            return means
+        if means["spread"] < _COLLAPSED and progress > _EARLY:
             warnings.warn(
-                f"spread is {means['spread']}: all texts get almost one vector. Lower learning_rate, or warm up longer.",
+                f"spread is {means['spread']}: all texts get almost one vector. "
+                "Lower learning_rate, or warm up longer.",
                 stacklevel=2,
             )
-        if means and means["distinct"] < 0.5:
+        if means["distinct"] < 0.5:
             warnings.warn(
                 f"distinct is {means['distinct']}: most captions of a batch are repeats. Look at the data.",
                 stacklevel=2,
@@ -76,7 +92,7 @@ class Watch:
 
 
 def check_loss(logs: dict, step: int) -> None:
-    """Stop at a loss that is no number.
+    """Check that the logged loss is finite.
 
     Raises:
         InputError: it is NaN or infinite.
@@ -84,37 +100,42 @@ def check_loss(logs: dict, step: int) -> None:
     loss = logs.get("loss", 0.0)
     if not math.isfinite(loss):
         raise InputError(
-            f"loss is {loss} at step {step}: lower learning_rate, set bf16 for fp16, or resume from an earlier checkpoint"
+            f"loss is {loss} at step {step}: lower learning_rate, set bf16 for fp16, "
+            "or resume from an earlier checkpoint"
         )
 
 
 class FrozenWeights:
-    """Remembers what is frozen, to tell at the end whether it stayed."""
+    """Fingerprints of frozen weights, to check at the end that none has changed."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.before = model, self._prints(model)
+        self.model = model
+        self.before = self._fingerprints(model)
 
     def check(self) -> None:
-        """Compare.
+        """Compare the frozen weights with those of the beginning.
 
         Raises:
             RuntimeError: a frozen weight has changed; the message names it.
         """
-        after = self._prints(self.model)
+        after = self._fingerprints(self.model)
         moved = [name for name, value in self.before.items() if after.get(name) != value]
         if moved:
             raise RuntimeError(
-                f"{len(moved)} frozen weights changed while training, {moved[0]} among them: the image tower is no longer CLIP's"
+                f"{len(moved)} frozen weights changed while training, {moved[0]} among them: "
+                "the image tower is no longer CLIP's"
             )
 
     @staticmethod
-    def _prints(model: nn.Module) -> dict[str, str]:
-        """A fingerprint of each frozen weight's bytes, wherever it lies, under its plain name: checkpointing wraps layers."""
-        frozen = [(name, value) for name, value in model.named_parameters() if not value.requires_grad]
-        return {
-            name.replace("_checkpoint_wrapped_module.", ""): fingerprint(whole(value.detach()))
-            for name, value in frozen
-        }
+    def _fingerprints(model: nn.Module) -> dict[str, str]:
+        """Return a fingerprint of each frozen weight's bytes, on whatever device, by its name."""
+        fingerprints = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                # Gradient checkpointing wraps layers, and so changes their names.
+                plain_name = name.replace("_checkpoint_wrapped_module.", "")
+                fingerprints[plain_name] = fingerprint(whole(parameter.detach()))
+        return fingerprints
 
 
 __all__ = ["FrozenWeights", "Watch", "check_loss"]

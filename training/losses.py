@@ -374,9 +374,7 @@ class _RunningLogSumExp:
 
 
 class _AllGather(torch.autograd.Function):
-    """Rows of all processes in rank order; backward sums the gradients that every process's loss gives these
-    rows.
-    """
+    """Rows of all processes in rank order; backward sums their gradients over all processes' losses."""
 
     @staticmethod
     def forward(ctx, rows: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
-"""What FSDP2 asks of a model and its optimizer, beyond a configuration of accelerate (`recipes/accelerate/fsdp2.yaml`).
+"""Adapt a model and its optimizer to FSDP2, beyond accelerate's configuration.
 
-Each layer of a tower is one unit: its weights lie in shares on the processes and come together while it computes.
+The configuration is `recipes/accelerate/fsdp2.yaml`. Each layer of a tower is one unit: its weights lie in
+shards on the processes and come together while it computes.
 """
 
 import torch
@@ -11,37 +12,38 @@ from transformers import CLIPModel
 
 
 def make_shardable(model: nn.Module, accelerator: Accelerator) -> None:
-    """Prepare a model for accelerate's FSDP2: name its layers, and keep scalars, the temperature, whole on every process.
+    """Prepare a model for accelerate's FSDP2.
 
-    Layers are found in the model, since `_no_split_modules`, which accelerate would take, also names what a tower lacks.
-    Scalars cannot be cut in shares; torch refuses them. Every process computes the loss of all pairs, so each has the
+    Its layers are named, and scalars, the temperature, stay whole on every process. Layers are found in the
+    model, since `_no_split_modules`, which accelerate would take, also names what a tower lacks. Scalars
+    cannot be sharded; torch refuses them. Every process computes the loss of all pairs, so each has the
     temperature's whole gradient and takes the same step: none has to be gathered.
     """
     plugin = accelerator.state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
         plugin.transformer_cls_names_to_wrap = layer_classes(model)
+
+    # Ignored modules are not moved to the device, so that the scalars have to be.
     scalars = [value for value in model.parameters(recurse=False) if value.ndim == 0]
     for value in scalars:
         value.data = value.data.to(accelerator.device)
     plugin.ignored_modules = [nn.ParameterList(scalars)]
+
     if isinstance(model, CLIPModel):  # accelerate asks for them, and transformers' CLIP does not answer
         model.get_input_embeddings = model.text_model.get_input_embeddings
 
 
 def layer_classes(model: nn.Module) -> list[str]:
-    """Names of the classes of what the towers hold in lists: their layers."""
-    return sorted(
-        {
-            type(layer).__name__
-            for part in model.modules()
-            if isinstance(part, nn.ModuleList)
-            for layer in part
-        }
-    )
+    """Return the names of the classes of what the towers hold in lists: their layers."""
+    names = set()
+    for part in model.modules():
+        if isinstance(part, nn.ModuleList):
+            names |= {type(layer).__name__ for layer in part}
+    return sorted(names)  # a set of strings has another order in each process
 
 
 def set_scalars_apart(optimizer: torch.optim.Optimizer) -> None:
-    """Give scalars groups of their own: a fused step takes tensors in shares or whole ones, not both."""
+    """Give scalars groups of their own: a fused step takes sharded tensors or whole ones, not both."""
     for group in list(optimizer.param_groups):
         scalars = [value for value in group["params"] if value.ndim == 0]
         if scalars:
@@ -50,7 +52,7 @@ def set_scalars_apart(optimizer: torch.optim.Optimizer) -> None:
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
-    """A tensor that lies in shares as a plain one; every process has to call it."""
+    """Return a sharded tensor as a plain one; every process has to call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
