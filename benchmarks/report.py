@@ -30,9 +30,9 @@ _DIRECTIONS = {"text_to_image": "T2I", "image_to_text": "I2T"}
 LEGEND = (
     "Percent ± half the width of the 95 % bootstrap interval over images; ±0.0 at 0 or 100 % says that these "
     "images all agree, and not that others would. **Bold**: the best of several models. ≈: a paired "
-    "bootstrap on the same images does not tell the model from the best (p ≥ 0.05, each pair by itself; fewer than six "
-    "images on which they differ are never enough). °: measured on other items than the best, so not tested. "
-    f"{GAP}: not measured."
+    "bootstrap on the same images does not tell the model from the best (p ≥ 0.05, each pair by itself; "
+    "fewer than six images on which they differ are never enough). °: measured on other items than the best, "
+    f"so not tested. {GAP}: not measured."
 )
 
 
