@@ -1,29 +1,44 @@
-"""The report as Markdown beside its pictures, and as one HTML file that holds them."""
+"""The report as Markdown beside its pictures, and as one HTML file that contains them."""
 
 import base64
 import csv
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from .comparison import Number
+from .comparison import Number, is_rank
 from .published import Difference, Published
 from .report import GAP, LEGEND, Table, format_half_width, format_value, label, short_names
 from .results import Result, format_table
 
-TEMPLATE = "report_page.html"
-TOLERANCE = (
-    "Within tolerance: the printed number lies in our 95 % interval, widened by the printed number's rounding. The interval is that of "
-    "another draw of images; the same weights on the same images should come closer, unless pictures, prompts or captions are prepared "
-    "differently. The difference is ours less the paper's, or less the re-evaluation where the paper prints none. A number of other images "
-    "than the task has, by their count, is not judged."
+_TEMPLATE = "report_page.html"
+_TOLERANCE = (
+    "Within tolerance: the printed number lies in our 95 % interval, widened by the printed number's "
+    "rounding. The interval is that of another draw of images; the same weights on the same images should "
+    "come closer, unless pictures, prompts or captions are prepared differently. The difference is ours less "
+    "the paper's, or less the re-evaluation where the paper prints none. A number of other images than the "
+    "task has, by their count, is not judged."
+)
+_CSV_COLUMNS = (
+    "model",
+    "task",
+    "language",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "best",
+    "tied",
+    "untested",
 )
 
 
 @dataclass
 class Report:
-    """All that a report says."""
+    """Contents of a report, and the files it is written to."""
 
     title: str
     about: str
@@ -46,32 +61,35 @@ class Report:
         self._save_numbers(folder / "numbers.csv")
 
     def to_markdown(self) -> str:
-        parts = [
-            f"# {self.title}",
-            self.about,
-            "\n".join(f"- **{task}**: {sentences}" for task, sentences in self.findings),
-        ]
+        """Return the text of `report.md`, which shows the pictures beside it."""
+        parts = [f"# {self.title}", self.about]
+        parts.append(_bullets(f"**{task}**: {sentences}" for task, sentences in self.findings))
         for picture, caption in self.pictures:
             parts.append(f"![{caption}]({picture})\n\n*{caption}*")
-        parts += ["## Numbers", LEGEND, "\n".join(f"- {note}" for note in self.notes)]
+
+        parts += ["## Numbers", LEGEND, _bullets(self.notes)]
         for table in self.tables:
-            parts += [f"### {table.heading}" if table.heading else "", table.to_markdown()]
+            parts.append(f"### {table.heading}" if table.heading else "")
+            parts.append(table.to_markdown())
+
         if self.differences:
-            parts += [
-                "## Beside what was printed",
-                self.agreement(),
-                TOLERANCE,
-                format_table(*self.difference_table()),
-            ]
-            parts.append("\n".join(f"- {line}" for line in self.remarks()))
-        parts += ["## Where the numbers come from"]
-        parts += [format_table(header, rows) for header, rows in self.provenance()]
-        parts.append("\n".join(f"- {line}" for line in self.prompts()))
+            header, rows = self.difference_table()
+            parts += ["## Beside what was printed", self.agreement(), _TOLERANCE]
+            parts += [format_table(header, rows), _bullets(self.remarks())]
+
+        parts.append("## Where the numbers come from")
+        for header, rows in self.provenance():
+            parts.append(format_table(header, rows))
+        parts.append(_bullets(self.prompts()))
         parts.append("```bash\n" + "\n".join(self.commands()) + "\n```")
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_html(self, folder: Path) -> str:
-        """One file that needs no other: the pictures are in it."""
+        """Return one page that needs no other file: the pictures are in it.
+
+        Args:
+            folder: where the pictures are.
+        """
         environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -79,147 +97,168 @@ class Report:
             lstrip_blocks=True,
         )
         environment.globals.update(
-            format_value=format_value, format_half_width=format_half_width, shade=shade, gap=GAP
+            format_value=format_value, format_half_width=format_half_width, shade=_shade, gap=GAP
         )
-        images = [
-            (base64.b64encode((folder / name).read_bytes()).decode(), caption)
-            for name, caption in self.pictures
-        ]
+        images = []
+        for name, caption in self.pictures:
+            picture = base64.b64encode((folder / name).read_bytes()).decode()
+            images.append((picture, caption))
         legend = LEGEND.replace("**", "")
-        return environment.get_template(TEMPLATE).render(
-            report=self, images=images, legend=legend, tolerance=TOLERANCE
+        return environment.get_template(_TEMPLATE).render(
+            report=self, images=images, legend=legend, tolerance=_TOLERANCE
         )
 
     def agreement(self) -> str:
+        """Count the numbers that are within tolerance of the published ones, in a sentence."""
         judged = [difference.within for difference in self.differences if difference.within is not None]
         sentence = f"{sum(judged)} of {len(judged)} numbers are within tolerance of what was printed."
-        others = len(self.differences) - len(judged)
-        return f"{sentence} {others} more could not be judged." if others else sentence
+        n_others = len(self.differences) - len(judged)
+        return f"{sentence} {n_others} more could not be judged." if n_others else sentence
 
     def remarks(self) -> list[str]:
-        """What the tags of the sources stand for, and how a task's images are not those of the paper."""
-        splits = {
-            one.number.task: " ".join(one.split_differs.split())
-            for one in self.differences
-            if one.split_differs
-        }
-        return [f"{tag}: {title}" for tag, title in self.sources.items()] + [
-            f"{task}: {words}" for task, words in splits.items()
-        ]
+        """Explain the tags of the sources, and how a task's images differ from those of the paper."""
+        remarks = [f"{tag}: {title}" for tag, title in self.sources.items()]
+        splits = {}
+        for difference in self.differences:
+            if difference.split_differs:
+                splits[difference.number.task] = " ".join(
+                    difference.split_differs.split()
+                )  # of YAML, in one line
+        remarks += [f"{task}: {words}" for task, words in splits.items()]
+        return remarks
 
     def difference_table(self) -> tuple[list[str], list[list[str]]]:
-        rows = []
-        for difference in self.differences:
-            number, unit = difference.number, 1 if "_rank_" in difference.number.metric else 100
-            row = [self.names[number.model], number.task, number.language, label(number.metric, {})]
-            row += [_printed(difference.paper, unit), _printed(difference.again, unit)]
-            apart = f"{unit * difference.difference:+.1f}".replace("-", "−")
-            row += [f"{format_value(number)} {format_half_width(number)}".strip(), apart]
-            rows.append([*row, difference.reason or ("yes" if difference.within else "**no**")])
-        return [
-            "model",
-            "task",
-            "language",
-            "metric",
-            "paper",
-            "measured again by",
-            "ours",
-            "difference",
-            "within tolerance",
-        ], rows
+        """Return the header and the rows of the table that compares our numbers with published ones."""
+        header = ["model", "task", "language", "metric", "paper", "measured again by", "ours", "difference"]
+        header.append("within tolerance")
+        return header, [self._difference_row(difference) for difference in self.differences]
 
     def provenance(self) -> list[tuple[list[str], list[list[str]]]]:
-        """Header and rows of two tables: the data and the models."""
-        data, models = {}, {}
-        for result in self.results:
-            languages, counts = data.setdefault(
-                (result.task, result.dataset, result.revision or GAP, result.split), (set(), set())
-            )
-            languages.add(result.language)
-            counts.add(result.metrics["n"])
-            versions = ", ".join(f"{package} {version}" for package, version in result.versions.items())
-            models.setdefault((result.model, result.weights[:16], versions), None)
-        rows = []
-        for key, (languages, counts) in data.items():
-            few = len(counts) <= 4
-            images = (
-                " or ".join(f"{n:,}" for n in sorted(counts))
-                if few
-                else f"{len(counts)} counts, {min(counts):,} to {max(counts):,}"
-            )
-            rows.append([*key, len(languages), images])
-        header = ["task", "dataset", "revision", "split", "languages", "images"]
-        return [
-            (header, rows),
-            (["model", "SHA-256 of its weights", "versions"], [list(key) for key in models]),
-        ]
+        """Return header and rows of two tables: the data and the models."""
+        return [self._data_table(), self._model_table()]
 
     def prompts(self) -> list[str]:
-        """Of each task the hash of class names and templates in each language, and whose it is where models have different ones."""
+        """List for each task the hash of class names and templates in each language.
+
+        Where models have different ones, their names follow: `en 3f2a90cd (ours) or 77b0e1aa (theirs)`.
+        """
+        # {task: {language: {hash: [model, ...]}}}
         found: dict[str, dict[str, dict[str, list[str]]]] = {}
         for result in self.results:
             if result.prompts is not None:
                 hashes = found.setdefault(result.task, {}).setdefault(result.language, {})
                 hashes.setdefault(result.prompts[:8], []).append(self.names[result.model])
+
         lines = []
-        for task, spoken in found.items():
-            each = [
-                f"{language} "
-                + " or ".join(
-                    f"{one} ({', '.join(models)})" if len(hashes) > 1 else one
-                    for one, models in hashes.items()
-                )
-                for language, hashes in spoken.items()
-            ]
-            lines.append(f"{task}, SHA-256 of class names and templates: {'; '.join(each)}")
+        for task, of_task in found.items():
+            languages = [f"{language} {_list_hashes(hashes)}" for language, hashes in of_task.items()]
+            lines.append(f"{task}, SHA-256 of class names and templates: {'; '.join(languages)}")
         return lines
 
     def commands(self) -> list[str]:
+        """Return the commands that made the results, each once."""
         return list(dict.fromkeys(f"python benchmarks/{result.command}" for result in self.results))
 
+    def _difference_row(self, difference: Difference) -> list[str]:
+        number = difference.number
+        unit = 1 if is_rank(number.metric) else 100
+        verdict = "yes" if difference.within else "**no**"
+        return [
+            self.names[number.model],
+            number.task,
+            number.language,
+            label(number.metric, {}),
+            _list_published(difference.paper, unit),
+            _list_published(difference.again, unit),
+            f"{format_value(number)} {format_half_width(number)}".strip(),
+            f"{unit * difference.difference:+.1f}".replace("-", "−"),
+            difference.reason or verdict,
+        ]
+
+    def _data_table(self) -> tuple[list[str], list[list[str]]]:
+        # {(task, dataset, revision, split): [result, ...]}
+        by_data: dict[tuple[str, ...], list[Result]] = {}
+        for result in self.results:
+            key = (result.task, result.dataset, result.revision or GAP, result.split)
+            by_data.setdefault(key, []).append(result)
+
+        rows = []
+        for key, results in by_data.items():
+            languages = {result.language for result in results}
+            counts = sorted({result.metrics["n"] for result in results})
+            rows.append([*key, len(languages), _list_counts(counts)])
+        return ["task", "dataset", "revision", "split", "languages", "images"], rows
+
+    def _model_table(self) -> tuple[list[str], list[list[str]]]:
+        rows = []
+        for result in self.results:
+            versions = ", ".join(f"{package} {version}" for package, version in result.versions.items())
+            row = [result.model, result.weights[:16], versions]
+            if row not in rows:
+                rows.append(row)
+        return ["model", "SHA-256 of its weights", "versions"], rows
+
     def _save_numbers(self, path: Path) -> None:
+        """Write the numbers of all tables, one a row."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                [
-                    "model",
-                    "task",
-                    "language",
-                    "metric",
-                    "value",
-                    "low",
-                    "high",
-                    "n",
-                    "best",
-                    "tied",
-                    "untested",
-                ]
-            )
-            for number in (
-                number for table in self.tables for _, row in table.rows for number in row if number
-            ):
-                ends = number.interval or ("", "")
-                key = [number.model, number.task, number.language, number.metric]
-                writer.writerow(
-                    [*key, number.value, *ends, number.n, number.best, number.tied, number.untested]
-                )
+            writer.writerow(_CSV_COLUMNS)
+            for table in self.tables:
+                for number in _numbers_of(table):
+                    low, high = number.interval or ("", "")
+                    key = [number.model, number.task, number.language, number.metric]
+                    marks = [number.best, number.tied, number.untested]
+                    writer.writerow([*key, number.value, low, high, number.n, *marks])
 
 
-def shade(number: Number, table: Table) -> str:
-    """A cell's background: the bluer the higher among the table's numbers of the same metric."""
-    peers = [other.value for _, row in table.rows for other in row if other and other.metric == number.metric]
-    low, high = min(peers), max(peers)
+def _numbers_of(table: Table) -> Iterator[Number]:
+    """Give a table's numbers row by row, without gaps."""
+    for _, row in table.rows:
+        for number in row:
+            if number is not None:
+                yield number
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _shade(number: Number, table: Table) -> str:
+    """Return a cell's background: the bluer, the higher among the table's numbers of the same metric."""
+    peers = [other.value for other in _numbers_of(table) if other.metric == number.metric]
+    low = min(peers)
+    high = max(peers)
     share = (number.value - low) / (high - low) if high > low else 0.5
     return f"rgba(47, 109, 179, {0.04 + 0.24 * share:.2f})"
 
 
-def _printed(numbers: list[Published], unit: int) -> str:
-    """Values with as many digits as their rounding tells, and where they stand."""
-    digits = [
-        0 if unit * number.rounding >= 0.5 else 1 if unit * number.rounding >= 0.05 - 1e-9 else 2
-        for number in numbers
-    ]
-    return (
-        "; ".join(f"{unit * number.value:.{n}f} ({number.where})" for number, n in zip(numbers, digits))
-        or GAP
+def _list_hashes(models_of_hash: dict[str, list[str]]) -> str:
+    """`{"3f2a90cd": ["ours"], "77b0e1aa": ["theirs"]}` -> `3f2a90cd (ours) or 77b0e1aa (theirs)`."""
+    if len(models_of_hash) == 1:
+        return next(iter(models_of_hash))
+    return " or ".join(f"{one} ({', '.join(models)})" for one, models in models_of_hash.items())
+
+
+def _list_counts(counts: list[int]) -> str:
+    """`[990, 1000]` -> `990 or 1,000`; of more than four their number and range."""
+    if len(counts) <= 4:
+        return " or ".join(f"{n:,}" for n in counts)
+    return f"{len(counts)} counts, {counts[0]:,} to {counts[-1]:,}"
+
+
+def _list_published(numbers: list[Published], unit: int) -> str:
+    """List published numbers with the digits that were printed, and where: `72.4 (altclip, Table 2)`."""
+    if not numbers:
+        return GAP
+    return "; ".join(
+        f"{unit * number.value:.{_digits(unit * number.rounding)}f} ({number.where})" for number in numbers
     )
+
+
+def _digits(rounding: float) -> int:
+    """Return how many decimals were printed, by the largest error of rounding: 0.5 -> 0, 0.05 -> 1."""
+    if rounding >= 0.5:
+        return 0
+    if rounding >= 0.05 - 1e-9:  # 100 * 0.0005 may lie just below 0.05
+        return 1
+    return 2
