@@ -1,4 +1,4 @@
-"""Small copies of benchmarks, byte for byte in the form of their Hub repositories: what the tasks are read from in tests.
+"""Write small copies of benchmarks, in exactly the form of their Hub repositories, for tests that read tasks.
 
 Image `i` is grey, of the shade 20 * i; it is of class `CLASSES[i]`, its k-th caption in German is "de 3.1"
 for image 3 and k = 1. What a task must not read, such as the other splits, is there and broken.
@@ -21,30 +21,39 @@ from PIL import Image as PillowImage
 
 N = 6
 CLASSES = [2, 0, 1, 1, 0, 0]
-SEVERAL = [[2], [0, 1], [], [1], [0, 1, 2], [2]]
+SEVERAL = [[2], [0, 1], [], [1], [0, 1, 2], [2]]  # of tasks where an image may show several classes
 NAMES = ["ant", "bee", "cat"]
 BROKEN = b"not to be read"
 
 
 def encoded(number: int, extension: str = "png") -> bytes:
+    """Return the bytes of image `number` in a format."""
+    form = "jpeg" if extension == "jpg" else extension
+    options = {"lossless": True} if form == "webp" else {"quality": 95}
+    shade = 20 * number
     buffer = io.BytesIO()
-    form = {"jpg": "jpeg", "jpeg": "jpeg"}.get(extension, extension)
-    PillowImage.new("RGB", (8, 8), (20 * number,) * 3).save(
-        buffer, form, **({"lossless": True} if form == "webp" else {"quality": 95})
-    )
+    PillowImage.new("RGB", (8, 8), (shade, shade, shade)).save(buffer, form, **options)
     return buffer.getvalue()
 
 
 def number_of(image: PillowImage.Image) -> int:
-    return round(image.convert("RGB").getpixel((4, 4))[0] / 20)
+    """Read the number of an image from its shade; JPEG may change the shade a little."""
+    red, _, _ = image.convert("RGB").getpixel((4, 4))
+    return round(red / 20)
 
 
 def captions_of(number: int, language: str, several: bool) -> list[str]:
-    return [f"{language} {number}.{k}" for k in range(3 if several else 1)]
+    n_captions = 3 if several else 1
+    return [f"{language} {number}.{k}" for k in range(n_captions)]
+
+
+def first_captions(language: str) -> list[str]:
+    """Return the first caption of each image."""
+    return [captions_of(number, language, False)[0] for number in range(N)]
 
 
 def write_replica(task, folder: Path) -> None:
-    """A repository such as the task is read from, with `N` images."""
+    """Write a repository in the form that the task is read from, with `N` images."""
     writers = {
         "webdataset": write_tars,
         "split_per_language": write_languages,
@@ -58,27 +67,32 @@ def write_replica(task, folder: Path) -> None:
 
 
 def write_tars(task, folder: Path) -> None:
-    """As `clip_benchmark_export_wds` writes them: two images a tar, keys without file names, text files around."""
-    answers = {name: column for name, column in task.columns.items() if name != "image"}
+    """Write tars as `clip_benchmark_export_wds` does: two images a tar, and text files beside them."""
     for shard in range(N // 2):
-        members = {}
-        for number in (2 * shard, 2 * shard + 1):
-            key, extension = f"s{number:07d}", task.columns.get("image", "webp")
-            members[f"{key}.{extension}"] = encoded(number, extension)
-            if "label" in answers:
-                members[f"{key}.cls"] = str(CLASSES[number]).encode()
-            elif "labels" in answers:
-                members[f"{key}.npy"] = npy(
-                    np.array([float(name in SEVERAL[number]) for name in range(3)], dtype=np.float32)
-                )
-            else:
-                members[f"{key}.txt"] = "\n".join(captions_of(number, "en", True)).encode()
+        members = members_of(task, 2 * shard) | members_of(task, 2 * shard + 1)
         write_tar(folder / "test" / f"{shard}.tar", members)
+
     (folder / "test/nshards.txt").write_text("3\n")
     (folder / "classnames.txt").write_text("\n".join(NAMES) + "\n")
     (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
     (folder / "train").mkdir()
     (folder / "train/0.tar").write_bytes(BROKEN)
+
+
+def members_of(task, number: int) -> dict[str, bytes]:
+    """Return the files of one image in a tar: the image, and its label, labels or captions."""
+    key = f"s{number:07d}"
+    extension = task.columns.get("image", "webp")
+    members = {f"{key}.{extension}": encoded(number, extension)}
+    if "label" in task.columns:
+        members[f"{key}.cls"] = str(CLASSES[number]).encode()
+    elif "labels" in task.columns:
+        # One number a class, as in VOC 2007: [0, 1] of three classes -> [1.0, 1.0, 0.0]
+        present = [float(label in SEVERAL[number]) for label in range(3)]
+        members[f"{key}.npy"] = npy(np.array(present, dtype=np.float32))
+    else:
+        members[f"{key}.txt"] = "\n".join(captions_of(number, "en", True)).encode()
+    return members
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -102,7 +116,7 @@ def write_parquet(folder: Path, split: str, columns: dict, features: dict) -> No
 
 
 def write_card(folder: Path, splits: list[str], broken: str = "train") -> None:
-    """A card as `push_to_hub` writes it: it lists all splits and how long they are, one of which is broken."""
+    """Write a card as `push_to_hub` does, with all splits and their lengths; one split is broken."""
     (folder / f"data/{broken}-00000-of-00001.parquet").write_bytes(BROKEN)
     splits = [broken, *splits]
     files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
@@ -112,32 +126,31 @@ def write_card(folder: Path, splits: list[str], broken: str = "train") -> None:
 
 
 def write_table(task, folder: Path) -> None:
-    columns, features = {}, {}
+    columns = {}
+    features = {}
 
     def add(column, feature, values):
-        columns[column], features[column] = values, feature
+        columns[column] = values
+        features[column] = feature
 
     add("id", Value("string"), [f"row-{number}" for number in range(N)])
-    add(
-        task.columns["image"],
-        Image(),
-        [{"bytes": encoded(number), "path": f"{number}.png"} for number in range(N)],
-    )
+    images = [{"bytes": encoded(number), "path": f"{number}.png"} for number in range(N)]
+    add(task.columns["image"], Image(), images)
+
     captions = task.columns.get("captions")
     if "label" in task.columns:
         add(task.columns["label"], ClassLabel(names=NAMES), CLASSES)
         add("family", Value("string"), ["insect"] * N)
     elif "labels" in task.columns:
         add(task.columns["labels"], List(Value("int64")), SEVERAL)
-    elif isinstance(captions, dict):
+    elif isinstance(captions, dict):  # a column for each language
         for language, column in captions.items():
-            add(column, Value("string"), [captions_of(number, language, False)[0] for number in range(N)])
-    else:
+            add(column, Value("string"), first_captions(language))
+    else:  # one column of {language: text}
         feature = {language: Value("string") for language in task.languages}
-        texts = [
-            {language: captions_of(number, language, False)[0] for language in task.languages}
-            for number in range(N)
-        ]
+        texts = []
+        for number in range(N):
+            texts.append({language: captions_of(number, language, False)[0] for language in task.languages})
         add(captions, feature, texts)
         add("label", Value("int64"), CLASSES)
     write_parquet(folder, task.split, columns, features)
@@ -154,89 +167,101 @@ def write_image_folder(task, folder: Path) -> None:
 
 
 def write_languages(task, folder: Path) -> None:
-    """Images again in each split, as raw structs; the languages' rows in different orders; other columns of the same texts."""
+    """Write a split for each language.
+
+    Each split has the images again, as raw structs, and its rows in an order of its own. Other columns hold
+    the same texts.
+    """
     features = {
         "image_id": Value("string"),
         "image_locale": Value("string"),
         "image": {"bytes": Value("binary"), "path": Value("string")},
     }
-    features |= {
-        name: List(Value("string"))
-        for name in ("captions", "captions_tokenized", "captions_tokenized_lowercase")
-    }
+    caption_columns = ("captions", "captions_tokenized", "captions_tokenized_lowercase")
+    features |= {name: List(Value("string")) for name in caption_columns}
     for place, language in enumerate(task.languages):
         order = range(N) if language == task.split else np.roll(range(N), place)
         texts = [captions_of(number, language, True) for number in order]
-        # Another language's pictures are never asked for.
-        images = [
-            {"bytes": encoded(number, "jpg") if language == task.split else BROKEN, "path": f"{number}.jpg"}
-            for number in order
-        ]
-        ids = [f"id{number}" for number in order]
-        columns = {"image_id": ids, "image_locale": ["xx"] * N, "image": images, "captions": texts}
-        write_parquet(
-            folder,
-            language,
-            columns | {"captions_tokenized": texts, "captions_tokenized_lowercase": texts},
-            features,
-        )
+        images = []
+        for number in order:
+            # Only the images of the task's own split may be read.
+            content = encoded(number, "jpg") if language == task.split else BROKEN
+            images.append({"bytes": content, "path": f"{number}.jpg"})
+        columns = {
+            "image_id": [f"id{number}" for number in order],
+            "image_locale": ["xx"] * N,
+            "image": images,
+        }
+        columns |= {name: texts for name in caption_columns}
+        write_parquet(folder, language, columns, features)
     write_card(folder, task.languages, broken="xx")
 
 
 def write_frames(task, folder: Path) -> None:
-    """Three frames of each video, of which the middle one is the image; those of a video lie apart."""
+    """Write three frames of each video. The middle one is the image; the frames of a video lie apart."""
+    # (2, video 0), (2, video 1), ..., (0, video 0), ..., (1, video 5)
     rows = [(frame, number) for frame in (2, 0, 1) for number in range(N)]
     features = {
         "image": Image(),
         "video_id": Value("string"),
         "clip_id": Value("string"),
         "frame": Value("int64"),
+        "label": ClassLabel(names=NAMES),
     }
+    images = []
+    for frame, number in rows:
+        shown = number if frame == 1 else 12  # 12 is no image of the task
+        images.append({"bytes": encoded(shown), "path": None})
     columns = {
-        "image": [{"bytes": encoded(number if frame == 1 else 12), "path": None} for frame, number in rows],
+        "image": images,
         "video_id": [f"g{number // 2:02d}" for _, number in rows],
         "clip_id": [f"c{number % 2:02d}" for _, number in rows],
         "frame": [frame for frame, _ in rows],
         "label": [CLASSES[number] for _, number in rows],
     }
-    write_parquet(folder, task.split, columns, features | {"label": ClassLabel(names=NAMES)})
+    write_parquet(folder, task.split, columns, features)
     write_card(folder, [task.split])
 
 
 def write_zip(task, folder: Path) -> None:
-    """As the README of Chinese-CLIP describes them; texts in another order than images, numbers as texts here and as numbers there."""
+    """Write an archive as the README of Chinese-CLIP describes it; only the test split can be read.
+
+    Texts are in another order than images. An image's number is a text in one file and a number in the other.
+    """
+    images = ""
+    for number in range(N):
+        content = base64.b64encode(encoded(number, "jpg")).decode()
+        images += f"{100 + number}\t{content}\n"
+
+    texts = ""
+    text_id = 0
+    for number in reversed(range(N)):
+        for text in captions_of(number, "zh", True):
+            line = {"text_id": text_id, "text": text, "image_ids": [100 + number]}
+            texts += json.dumps(line, ensure_ascii=False) + "\n"
+            text_id += 1
+
     (name,) = task.data_files.values()
+    inside = Path(name).stem
     with ZipFile(folder / name, "w") as archive:
         for split in ("train", "valid", "test"):
-            images = "".join(
-                f"{100 + number}\t{base64.b64encode(encoded(number, 'jpg')).decode()}\n"
-                for number in range(N)
-            )
-            texts = [
-                (number, text) for number in reversed(range(N)) for text in captions_of(number, "zh", True)
-            ]
-            lines = [
-                {"text_id": i, "text": text, "image_ids": [100 + number]}
-                for i, (number, text) in enumerate(texts)
-            ]
-            folder_in_zip = Path(name).stem
-            archive.writestr(f"{folder_in_zip}/{split}_imgs.tsv", images if split == "test" else BROKEN)
-            jsonl = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            archive.writestr(f"{folder_in_zip}/{split}_texts.jsonl", jsonl if split == "test" else BROKEN)
+            archive.writestr(f"{inside}/{split}_imgs.tsv", images if split == "test" else BROKEN)
+            archive.writestr(f"{inside}/{split}_texts.jsonl", texts if split == "test" else BROKEN)
 
 
 def write_lines(task, folder: Path) -> None:
-    """The last lines of the files have no end; the images lie in two folders, with others."""
-    names = [f"COCO_{'val' if number % 3 else 'train'}2014_{number:012d}.jpg" for number in (*range(N), 11)]
-    for number, name in zip((*range(N), 11), names):
-        path = folder / "images" / name.split("_")[1] / name
+    """Write files of one caption a line, without a final newline, and the images in two folders."""
+    names = []
+    for number in (*range(N), 11):  # 11 is no image of the task
+        part = "val2014" if number % 3 else "train2014"
+        name = f"COCO_{part}_{number:012d}.jpg"
+        path = folder / "images" / part / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(number, "jpg"))
+        names.append(name)
+
     lines = {"names": names[:N]}
-    lines |= {
-        language: [captions_of(number, language, False)[0] for number in range(N)]
-        for language in task.languages
-    }
+    lines |= {language: first_captions(language) for language in task.languages}
     for key, texts in lines.items():
         path = folder / task.data_files[key]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,72 +269,77 @@ def write_lines(task, folder: Path) -> None:
 
 
 def write_coco(task, folder: Path) -> None:
-    """Captions segmented into words, of two sources; the images lie in two folders."""
+    """Write captions segmented into words, from two sources, and the images in two folders."""
     images = [{"id": 500 + number, "file_name": f"COCO_val2014_{number:012d}.jpg"} for number in range(N)]
     for number, image in enumerate(images):
         path = folder / "images" / f"part{number % 2}" / image["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(number, "jpg"))
-    annotations = [
-        {"image_id": 500 + number, "caption": text if source == "zhm" else "别 的", "source": source, "id": k}
-        for number in range(N)
-        for source in ("cn", "zhm")
-        for k, text in enumerate(captions_of(number, "zh", True))
-    ]
-    (folder / "captions.json").write_text(
-        json.dumps({"images": images, "annotations": annotations}), encoding="utf-8"
-    )
+
+    annotations = []
+    for number in range(N):
+        for source in ("cn", "zhm"):
+            for k, text in enumerate(captions_of(number, "zh", True)):
+                caption = text if source == "zhm" else "别 的"  # the task reads the source zhm alone
+                annotations.append({"image_id": 500 + number, "caption": caption, "source": source, "id": k})
+    whole = {"images": images, "annotations": annotations}
+    (folder / "captions.json").write_text(json.dumps(whole), encoding="utf-8")
 
 
 class Hub(ThreadingHTTPServer):
-    """A Hub of data sets at a loopback address, of one commit each: those of `gated/` show nobody more than their card.
+    """Hub of datasets at a loopback address, of one commit each.
+
+    Datasets of the owner `gated` show only their card. `asked` lists the requests, as
+    "owner/name/resolve/...".
 
     Args:
         folders: `{id: folder}`.
         commits: `{id: hash}`; all zeros for others.
-
-    `asked` keeps what was asked for.
     """
 
     def __init__(self, folders: dict[str, Path], commits: dict[str, str]):
         super().__init__(("127.0.0.1", 0), HubHandler)
-        self.folders, self.commits, self.asked = folders, commits, []
+        self.folders = folders
+        self.commits = commits
+        self.asked = []
         self.url = f"http://127.0.0.1:{self.server_port}"
         Thread(target=self.serve_forever, daemon=True).start()
 
 
 class HubHandler(BaseHTTPRequestHandler):
     def log_message(self, *arguments) -> None:
-        """Nothing on the terminal."""
+        """Print nothing on the terminal."""
 
     def do_GET(self) -> None:
+        # /datasets/owner/name/resolve/main/README.md, or /api/datasets/owner/name/tree/main
         parts = [unquote(part) for part in urlparse(self.path).path.strip("/").split("/")]
-        parts = parts[1:] if parts[0] == "api" else parts
-        if parts == [""]:  # is anybody there?
+        if parts[0] == "api":
+            parts = parts[1:]
+        if parts == [""]:  # a client checks that the server is there
             return self.answer(200, b"{}")
-        dataset, (verb, *rest) = "/".join(parts[1:3]), parts[3:] or ["info"]
-        hub = self.server
-        hub.asked.append("/".join([dataset, verb, *rest]))
-        if dataset.startswith("gated/") and rest[-1:] != ["README.md"]:
-            return self.answer(
-                401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
-            )
-        folder, commit = hub.folders[dataset], hub.commits.get(dataset, "0" * 40)
+
+        dataset = "/".join(parts[1:3])
+        verb, *rest = parts[3:] or ["info"]
+        self.server.asked.append("/".join([dataset, verb, *rest]))
+
+        is_card = rest[-1:] == ["README.md"]
+        if dataset.startswith("gated/") and not is_card:
+            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
+            return self.answer(401, b"{}", headers)
+
+        folder = self.server.folders[dataset]
+        commit = self.server.commits.get(dataset, "0" * 40)
         if rest and rest[0] not in ("main", commit):
             return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        path = folder.joinpath(*rest[1:])
         if verb == "resolve":
-            path = folder.joinpath(*rest[1:])
-            if not path.is_file():
-                return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return self.answer(
-                200, path.read_bytes(), {"ETag": f'"{path.stat().st_mtime_ns}"', "X-Repo-Commit": commit}
-            )
+            return self.send_file(path, commit)
+
         if verb == "commits":
-            body = [
-                {"id": commit, "title": "", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}
-            ]
+            date = "2026-01-01T00:00:00.000Z"
+            body = [{"id": commit, "title": "", "message": "", "authors": [], "date": date}]
         elif verb in ("tree", "paths-info"):
-            body = self.entries(folder, folder.joinpath(*rest[1:]))
+            body = self.entries(folder, path)
         else:
             body = {"id": dataset, "sha": commit, "siblings": [], "tags": []}
         return self.answer(200, json.dumps(body).encode())
@@ -317,32 +347,43 @@ class HubHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        form = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
-        folder = self.server.folders["/".join(self.path.split("/")[3:5])]
+        length = int(self.headers["Content-Length"])
+        form = json.loads(self.rfile.read(length) or "{}")
+        dataset = "/".join(self.path.split("/")[3:5])  # /api/datasets/owner/name/paths-info/...
+        folder = self.server.folders[dataset]
         paths = [folder / path for path in form["paths"]]
-        self.answer(200, json.dumps([self.entry(folder, path) for path in paths if path.exists()]).encode())
+        found = [self.entry(folder, path) for path in paths if path.exists()]
+        self.answer(200, json.dumps(found).encode())
+
+    def send_file(self, path: Path, commit: str) -> None:
+        if not path.is_file():
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+        # The tag changes with the file, so that no client takes an old copy of it from its cache.
+        tag = path.stat().st_mtime_ns
+        return self.answer(200, path.read_bytes(), {"ETag": f'"{tag}"', "X-Repo-Commit": commit})
 
     def entries(self, folder: Path, below: Path) -> list[dict]:
-        recursive = "recursive=true" in self.path.lower()
-        return [
-            self.entry(folder, path) for path in sorted(below.rglob("*") if recursive else below.glob("*"))
-        ]
+        is_recursive = "recursive=true" in self.path.lower()
+        paths = below.rglob("*") if is_recursive else below.glob("*")
+        return [self.entry(folder, path) for path in sorted(paths)]
 
     def entry(self, folder: Path, path: Path) -> dict:
-        kind, name = ("directory" if path.is_dir() else "file"), str(path.relative_to(folder))
+        kind = "directory" if path.is_dir() else "file"
+        name = str(path.relative_to(folder))
         return {"type": kind, "path": name, "size": path.stat().st_size, "oid": f"{abs(hash(name)):040x}"}
 
     def answer(self, status: int, body: bytes, headers: dict | None = None) -> None:
         begin, end = 0, len(body)
         if "Range" in self.headers and status == 200:
+            # bytes=100-199 are a hundred bytes; bytes=100- are all from there on
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
-            begin, end, status = int(first), min(int(last or end) + 1, end), 206
+            begin = int(first)
+            end = min(int(last or end) + 1, end)
+            status = 206  # partial content
+
         self.send_response(status)
-        for name, value in {
-            "Content-Length": end - begin,
-            "Content-Type": "application/json",
-            **(headers or {}),
-        }.items():
+        sent = {"Content-Length": end - begin, "Content-Type": "application/json", **(headers or {})}
+        for name, value in sent.items():
             self.send_header(name, str(value))
         if status == 206:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(body)}")

@@ -1,4 +1,4 @@
-"""Models of other libraries behind our pair: their own vectors, from files as those libraries write them."""
+"""Adapted models of other libraries give the embeddings of those libraries, from files as they write them."""
 
 import json
 import sys
@@ -22,18 +22,20 @@ from .test_any_model import ENCODER, IMAGES, TEXTS, bert_tokenizer, roberta_toke
 
 @pytest.fixture
 def clip(tmp_path):
-    """A CLIP's folder, which sentence-transformers reads as it is."""
+    """Save a CLIP, whose folder sentence-transformers reads as it is."""
     saved("clip", tmp_path / "clip")
     return tmp_path / "clip"
 
 
 @pytest.fixture
 def text_model(tmp_path):
-    """As clip-ViT-B-32-multilingual-v1: an encoder, the mean of its states, and a layer to CLIP's width; and a prompt of its own."""
+    """Save a text model in the form of clip-ViT-B-32-multilingual-v1.
+
+    It has an encoder, the mean of its states, and a layer to CLIP's width; and a prompt of its own.
+    """
     torch.manual_seed(1)
-    transformers.BertModel(transformers.BertConfig(**ENCODER, vocab_size=250)).save_pretrained(
-        tmp_path / "bert"
-    )
+    bert = transformers.BertModel(transformers.BertConfig(**ENCODER, vocab_size=250))
+    bert.save_pretrained(tmp_path / "bert")
     bert_tokenizer(model_max_length=128).save_pretrained(tmp_path / "bert")
     modules = [
         Transformer(str(tmp_path / "bert")),
@@ -45,86 +47,76 @@ def text_model(tmp_path):
     return tmp_path / "text"
 
 
+def assert_encoded_alike(embeds, theirs, items):
+    """Check embeddings against those of `theirs`, a SentenceTransformer."""
+    expected = theirs.encode(items, convert_to_tensor=True, normalize_embeddings=True)
+    torch.testing.assert_close(embeds, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_sentence_transformers(clip):
     model, processor = load_model(f"sentence_transformers:{clip}")
     theirs = SentenceTransformer(str(clip), device="cpu")
     for batch_size in (2, 100):
-        texts = embed_texts(model, processor, TEXTS, batch_size=batch_size)
-        torch.testing.assert_close(
-            texts,
-            theirs.encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True),
-            atol=1e-5,
-            rtol=1e-4,
-        )
-        vectors = embed_images(model, processor, IMAGES, batch_size=batch_size)
-        torch.testing.assert_close(
-            vectors,
-            theirs.encode(IMAGES, convert_to_tensor=True, normalize_embeddings=True),
-            atol=1e-5,
-            rtol=1e-4,
-        )
+        assert_encoded_alike(embed_texts(model, processor, TEXTS, batch_size=batch_size), theirs, TEXTS)
+        assert_encoded_alike(embed_images(model, processor, IMAGES, batch_size=batch_size), theirs, IMAGES)
     assert model.config.model_type == "sentence_transformers"
     assert model.device.type == "cpu"
-    assert package_versions()["sentence-transformers"] == sentence_transformers.__version__  # a result's
+    assert package_versions()["sentence-transformers"] == sentence_transformers.__version__  # results name it
 
 
 def test_sentence_transformers_with_vectors_that_are_cut(clip, tmp_path):
-    """A width that the files state holds for texts and images, as `encode` has it."""
+    """A width that the files state applies to texts and to images, as in `encode`."""
     SentenceTransformer(str(clip), device="cpu", truncate_dim=12).save_pretrained(str(tmp_path / "cut"))
     theirs = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
     model, processor = load_model(f"sentence_transformers:{tmp_path / 'cut'}")
-    for vectors, items in (
-        (embed_texts(model, processor, TEXTS), TEXTS),
-        (embed_images(model, processor, IMAGES), IMAGES),
-    ):
-        assert vectors.shape[1] == 12
-        torch.testing.assert_close(
-            vectors,
-            theirs.encode(items, convert_to_tensor=True, normalize_embeddings=True),
-            atol=1e-5,
-            rtol=1e-4,
-        )
+    texts = embed_texts(model, processor, TEXTS)
+    images = embed_images(model, processor, IMAGES)
+    assert texts.shape[1] == 12
+    assert images.shape[1] == 12
+    assert_encoded_alike(texts, theirs, TEXTS)
+    assert_encoded_alike(images, theirs, IMAGES)
 
 
 def test_sentence_transformers_with_the_images_of_another(clip, text_model):
     model, processor = load_model(f"sentence_transformers:{text_model}+{clip}")
-    texts = SentenceTransformer(str(text_model), device="cpu").encode(
-        TEXTS, convert_to_tensor=True, normalize_embeddings=True
-    )
-    torch.testing.assert_close(
-        embed_texts(model, processor, TEXTS, batch_size=3), texts, atol=1e-5, rtol=1e-4
-    )
+    theirs = SentenceTransformer(str(text_model), device="cpu")
+    assert_encoded_alike(embed_texts(model, processor, TEXTS, batch_size=3), theirs, TEXTS)
+
     expected = embed_images(*load_model(str(clip)), IMAGES)
     torch.testing.assert_close(embed_images(model, processor, IMAGES), expected, atol=1e-5, rtol=1e-4)
-    with pytest.raises(
-        InputError, match=r"reads no images: add one that does, as in sentence_transformers:.*\+"
-    ):
+
+    message = r"reads no images: add one that does, as in sentence_transformers:.*\+"
+    with pytest.raises(InputError, match=message):
         load_model(f"sentence_transformers:{text_model}")
 
 
 @pytest.fixture
 def m_clip(tmp_path):
-    """An M-CLIP tower, file by file as on the Hub: a configuration that names its encoder, whose own weights are nowhere."""
+    """Write an M-CLIP text tower, file by file as on the Hub; return its folder, encoder and head.
+
+    Its configuration names the encoder, whose own weights need not be there.
+    """
     torch.manual_seed(2)
     config = transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=514)
     config.save_pretrained(tmp_path / "xlm-roberta")
-    encoder, head = transformers.XLMRobertaModel(config).eval(), torch.nn.Linear(ENCODER["hidden_size"], 20)
+    encoder = transformers.XLMRobertaModel(config).eval()
+    head = torch.nn.Linear(ENCODER["hidden_size"], 20)
+
     folder = tmp_path / "m_clip"
     roberta_tokenizer(model_max_length=512).save_pretrained(folder)
     stated = {
         "model_type": "M-CLIP",
         "architectures": ["MultilingualCLIP"],
         "modelBase": str(tmp_path / "xlm-roberta"),
+        "transformerDimensions": ENCODER["hidden_size"],
+        "numDims": 20,
     }
-    (folder / "config.json").write_text(
-        json.dumps(stated | {"transformerDimensions": ENCODER["hidden_size"], "numDims": 20})
-    )
+    (folder / "config.json").write_text(json.dumps(stated))
+
     weights = {f"transformer.{name}": weight for name, weight in encoder.state_dict().items()}
     weights |= {f"LinearTransformation.{name}": weight for name, weight in head.state_dict().items()}
-    torch.save(
-        weights | {"transformer.embeddings.position_ids": torch.arange(514)[None]},
-        folder / "pytorch_model.bin",
-    )
+    weights["transformer.embeddings.position_ids"] = torch.arange(514)[None]  # old files keep it
+    torch.save(weights, folder / "pytorch_model.bin")
     return folder, encoder, head
 
 
@@ -139,12 +131,10 @@ def test_m_clip(m_clip, clip):
     for batch_size in (3, 100):
         vectors = embed_texts(model, processor, TEXTS, batch_size=batch_size, normalize_embeddings=False)
         torch.testing.assert_close(vectors, torch.stack(expected), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(
-        embed_images(model, processor, IMAGES),
-        embed_images(*load_model(str(clip)), IMAGES),
-        atol=1e-5,
-        rtol=1e-4,
-    )
+
+    images = embed_images(model, processor, IMAGES)
+    expected = embed_images(*load_model(str(clip)), IMAGES)
+    torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_m_clip_is_whole_or_an_error(m_clip, clip):
@@ -153,17 +143,16 @@ def test_m_clip_is_whole_or_an_error(m_clip, clip):
         load_model(f"m_clip:{folder}")
     with pytest.raises(InputError, match="not M-CLIP's: it has no modelBase, transformerDimensions, numDims"):
         load_model(f"m_clip:{clip}+{clip}")
+
     weights = torch.load(folder / "pytorch_model.bin")
-    torch.save(
-        {name: weight for name, weight in weights.items() if "bias" not in name or "Linear" not in name},
-        folder / "pytorch_model.bin",
-    )
+    del weights["LinearTransformation.bias"]
+    torch.save(weights, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"missing are \['LinearTransformation.bias'\]"):
         load_model(f"m_clip:{folder}+{clip}")
 
 
 def test_m_clip_runs_no_code_of_a_checkpoint(m_clip, clip, tmp_path):
-    class Code:
+    class Code:  # pickle calls what __reduce__ names
         def __reduce__(self):
             return (tmp_path / "ran").touch, ()
 
@@ -174,7 +163,7 @@ def test_m_clip_runs_no_code_of_a_checkpoint(m_clip, clip, tmp_path):
 
 
 def test_weights_are_hashed(clip, text_model, m_clip):
-    """Every tower that makes a vector counts."""
+    """The hash covers every tower that makes an embedding."""
     for name in (f"sentence_transformers:{text_model}+{clip}", f"m_clip:{m_clip[0]}+{clip}"):
         model, _ = load_model(name)
         before = hash_weights(model)
@@ -188,9 +177,8 @@ def test_weights_are_hashed(clip, text_model, m_clip):
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(
-        InputError, match="unknown prefix: choose from open_clip:, sentence_transformers:, m_clip:"
-    ):
+    message = "unknown prefix: choose from open_clip:, sentence_transformers:, m_clip:"
+    with pytest.raises(InputError, match=message):
         load_model("openclip:ViT-B-32")
     with pytest.raises(InputError, match="'C:/no/such/folder' does not exist"):
         load_model("C:/no/such/folder")
@@ -200,22 +188,22 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
 
 def test_open_clip_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)  # as if it were not installed
-    with pytest.raises(
-        InputError,
-        match='needs more than is installed .*: pip install "altclip\\[open-clip\\]", and the torchvision',
-    ):
+    message = 'needs more than is installed .*: pip install "altclip\\[open-clip\\]", and the torchvision'
+    with pytest.raises(InputError, match=message):
         load_model("open_clip:ViT-B-32/openai")
 
 
 @pytest.fixture(params=["their own text tower", "a text tower of transformers"])
 def open_clip_folder(request, tmp_path):
-    """A model as open_clip's `save_for_hf` writes it. Needs open_clip, and so torchvision, which our test environment has not."""
+    """Write a model as open_clip's `save_for_hf` does; return its folder and the model.
+
+    This needs open_clip, and with it torchvision, which our test environment lacks.
+    """
     open_clip = pytest.importorskip("open_clip")
     text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     if request.param == "a text tower of transformers":
-        transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=90).save_pretrained(
-            tmp_path / "text"
-        )
+        text_config = transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=90)
+        text_config.save_pretrained(tmp_path / "text")
         roberta_tokenizer().save_pretrained(tmp_path / "open_clip")
         tower = str(tmp_path / "text")
         text = {"hf_model_name": tower, "hf_tokenizer_name": tower, "hf_pooler_type": "mean_pooler"}
@@ -223,12 +211,12 @@ def open_clip_folder(request, tmp_path):
     config = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text}
     folder = tmp_path / "open_clip"
     folder.mkdir(exist_ok=True)
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": {"interpolation": "bicubic"}})
-    )
+    settings = {"model_cfg": config, "preprocess_cfg": {"interpolation": "bicubic"}}
+    (folder / "open_clip_config.json").write_text(json.dumps(settings))
+
     torch.manual_seed(3)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False).eval()
-    with torch.no_grad():
+    with torch.no_grad():  # untrained, embeddings would hardly differ
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
@@ -246,21 +234,17 @@ def test_open_clip(open_clip_folder):
         texts = theirs.encode_text(tokenize(TEXTS), normalize=True)
         vectors = theirs.encode_image(torch.stack([prepare(image) for image in IMAGES]), normalize=True)
     for batch_size in (2, 100):
-        torch.testing.assert_close(
-            embed_texts(model, processor, TEXTS, batch_size=batch_size), texts, atol=1e-5, rtol=1e-4
-        )
-        torch.testing.assert_close(
-            embed_images(model, processor, IMAGES, batch_size=batch_size), vectors, atol=1e-5, rtol=1e-4
-        )
+        text_embeds = embed_texts(model, processor, TEXTS, batch_size=batch_size)
+        torch.testing.assert_close(text_embeds, texts, atol=1e-5, rtol=1e-4)
+        image_embeds = embed_images(model, processor, IMAGES, batch_size=batch_size)
+        torch.testing.assert_close(image_embeds, vectors, atol=1e-5, rtol=1e-4)
     assert hash_weights(model) == hash_weights(load_model(f"open_clip:{folder}")[0])
 
 
 def test_open_clip_names_its_weights():
     pytest.importorskip("open_clip")
-    with pytest.raises(
-        InputError,
-        match="names no weights: add them, as in open_clip:ViT-B-32/TAG; there are openai, .*laion2b",
-    ):
+    message = "names no weights: add them, as in open_clip:ViT-B-32/TAG; there are openai, .*laion2b"
+    with pytest.raises(InputError, match=message):
         load_model("open_clip:ViT-B-32")
     with pytest.raises(InputError, match="'open_clip:ViT-B-33/openai' cannot be loaded"):
         load_model("open_clip:ViT-B-33/openai")

@@ -1,4 +1,4 @@
-"""Captioned rows to cells to batches."""
+"""Captioned rows become (row, language) examples, and these become batches."""
 
 import numpy as np
 import pytest
@@ -26,9 +26,13 @@ CAPTIONS = [
 
 @pytest.fixture
 def rows():
-    return Dataset.from_dict(
-        {"captions": CAPTIONS, "target": [[float(i), 0.0] for i in range(4)], "other": list("abcd")}
-    )
+    targets = [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]
+    return Dataset.from_dict({"captions": CAPTIONS, "target": targets, "other": list("abcd")})
+
+
+def with_zero_targets(captions):
+    """Return a dataset of captions whose targets do not matter."""
+    return Dataset.from_dict({"captions": captions, "target": [[0.0]] * len(captions)})
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +42,22 @@ def scenes(miniature):
 
 def test_every_filled_cell_is_an_example(rows):
     cells = CaptionCells(rows, ["en", "zh"], "target")
-    assert [(cell["text"], cell["target"].tolist()) for cell in cells.__getitems__(range(len(cells)))] == [
+    examples = cells.__getitems__(range(len(cells)))
+    assert [(cell["text"], cell["target"].tolist()) for cell in examples] == [
         ("dog face", [0.0, 0.0]),
         ("狗脸", [0.0, 0.0]),
         ("key", [1.0, 0.0]),
         ("dog face", [2.0, 0.0]),
         ("钥匙", [3.0, 0.0]),
     ]
-    assert cells.set_aside == {"empty": 3}
+    assert cells.set_aside == {"empty": 3}  # None twice and "" once
     assert cells[4]["text"] == "钥匙"
     assert len(cells) == 5
 
 
 def test_rows_of_equal_english_share_an_id(rows):
     cells = CaptionCells(rows, ["en", "zh"], "target")
+    # dog face, 狗脸, key, dog face, 钥匙
     ids = [cell["row_id"] for cell in cells.__getitems__(range(5))]
     assert ids[0] == ids[1] == ids[3]
     assert len({ids[0], ids[2], ids[4]}) == 3
@@ -59,8 +65,9 @@ def test_rows_of_equal_english_share_an_id(rows):
 
 def test_rows_without_english_are_not_taken_for_equal():
     captions = [{"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}, {"en": None, "zh": "鱼"}]
-    cells = CaptionCells(Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3}), ["zh"], "target")
-    assert len({cell["row_id"] for cell in cells.__getitems__(range(3))}) == 3
+    cells = CaptionCells(with_zero_targets(captions), ["zh"], "target")
+    ids = {cell["row_id"] for cell in cells.__getitems__(range(3))}
+    assert len(ids) == 3
 
 
 def test_equal_captions_without_english_and_equal_pictures_share_an_id():
@@ -71,8 +78,11 @@ def test_equal_captions_without_english_and_equal_pictures_share_an_id():
         {"en": "a cat", "zh": "猫"},
         {"en": None, "zh": "猫"},
     ]
-    rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 5})
+    rows = with_zero_targets(captions)
+    # The first two share the Chinese caption and lack English. The last two share it, but one has English.
     assert CaptionCells(rows, ["en", "zh"], "target").row_ids.tolist() == [2, 2, 1, 0, 3]
+
+    # Rows 1 and 4 show the picture q, so that 4 joins 0 and 1; rows 2 and 3 show r.
     joined = CaptionCells(rows, ["en", "zh"], "target", same=["p", "q", "r", "r", "q"]).row_ids
     assert len({joined[0], joined[1], joined[4]}) == 1
     assert joined[2] == joined[3] != joined[0]
@@ -93,44 +103,42 @@ def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
 
 
 def test_lengths_are_in_tokens(miniature):
-    """A Chinese character makes more tokens than an English one: by characters the order would be another."""
+    """Chinese characters make more tokens than English ones: by characters the order would differ."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     captions = [
         {"en": "dog face and key", "zh": "狗脸和钥匙"},
         {"en": None, "zh": "钥匙"},
         {"en": "key", "zh": None},
     ]
-    cells = CaptionCells(
-        Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3}), ["en", "zh"], "target"
-    )
-    lengths = dict(zip((cell["text"] for cell in cells.__getitems__(range(4))), cells.lengths(tokenizer)))
+    cells = CaptionCells(with_zero_targets(captions), ["en", "zh"], "target")
+    texts = [cell["text"] for cell in cells.__getitems__(range(4))]
+    lengths = dict(zip(texts, cells.lengths(tokenizer)))
+
+    # Within a language, lengths are in proportion to characters.
     assert lengths["dog face and key"] / lengths["key"] == pytest.approx(16 / 3)
     assert lengths["狗脸和钥匙"] / lengths["钥匙"] == 2.5
+
+    # In total, they are the number of tokens.
     for language, texts in (("en", ["dog face and key", "key"]), ("zh", ["狗脸和钥匙", "钥匙"])):
         n_tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
         assert sum(lengths[text] for text in texts) == pytest.approx(n_tokens), language
 
 
 def test_lengths_where_a_language_comes_late(miniature):
-    """As where sources lie end to end: its first texts are not in the first rows."""
+    """Sources may lie end to end, so that the first rows hold no text of a language."""
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    captions = [{"en": "key", "zh": None}] * SAMPLE + [
-        {"en": None, "zh": "狗脸和钥匙"},
-        {"en": None, "zh": "钥匙"},
-    ]
-    cells = CaptionCells(
-        Dataset.from_dict({"captions": captions, "target": [[0.0]] * len(captions)}), ["en", "zh"], "target"
-    )
-    alone = CaptionCells(
-        Dataset.from_dict({"captions": captions[SAMPLE:], "target": [[0.0]] * 2}), ["zh"], "target"
-    )
+    english = [{"en": "key", "zh": None}] * SAMPLE  # as many rows as are sampled at first
+    chinese = [{"en": None, "zh": "狗脸和钥匙"}, {"en": None, "zh": "钥匙"}]
+    cells = CaptionCells(with_zero_targets(english + chinese), ["en", "zh"], "target")
+    alone = CaptionCells(with_zero_targets(chinese), ["zh"], "target")
     assert cells.lengths(tokenizer)[-2:].tolist() == alone.lengths(tokenizer).tolist() != [0, 0]
 
 
 @pytest.mark.parametrize("side,edge", [(32, 32), (45, 32), (32, 40)])
 def test_images_are_prepared_as_the_processor_does(scenes, side, edge):
     image_processor = CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": 32, "width": 32})
-    images = [image.resize((side, 32)) for image in scenes[:4]["image"]] + [scenes[4]["image"]]
+    images = [image.resize((side, 32)) for image in scenes[:4]["image"]]
+    images.append(scenes[4]["image"])  # of another size than the others, except where side is 32
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(prepare_images(images, image_processor), expected, atol=1e-6, rtol=1e-6)
     assert expected.shape == (5, 3, 32, 32)
@@ -142,6 +150,30 @@ PICTURES = [
 ]
 SIZE_32 = {"height": 32, "width": 32}
 CLIP_OPTIONS = {"size": {"shortest_edge": 32}, "crop_size": SIZE_32}
+CHANGES_OF_CLIP = (
+    {},
+    {"do_normalize": False},
+    {"do_rescale": False},
+    {"do_rescale": False, "do_normalize": False},
+    {"rescale_factor": 1 / 127},
+    {"do_center_crop": False, "size": SIZE_32},
+    {"do_resize": False},
+    {"size": {"shortest_edge": 24}},
+    {"size": {"shortest_edge": 48}},
+    {"crop_size": {"height": 16, "width": 24}},
+    {"crop_size": {"height": 48, "width": 48}},
+    {"resample": 0},
+    {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+    {"image_mean": 0.5, "image_std": 0.25},  # one for all channels
+)
+IMAGE_PROCESSORS = [CLIPImageProcessor(**CLIP_OPTIONS | change) for change in CHANGES_OF_CLIP]
+IMAGE_PROCESSORS += [
+    ViTImageProcessor(size=SIZE_32),
+    ViTImageProcessor(size=SIZE_32, do_resize=False, do_center_crop=True, crop_size=SIZE_32),
+    SiglipImageProcessor(size=SIZE_32),
+    ConvNextImageProcessor(size={"shortest_edge": 32}),  # zooms in by 8/7 before it crops
+    EfficientNetImageProcessor(size=SIZE_32),  # divides by the deviation twice
+]
 
 
 @pytest.mark.parametrize(
@@ -149,33 +181,8 @@ CLIP_OPTIONS = {"size": {"shortest_edge": 32}, "crop_size": SIZE_32}
 )
 @pytest.mark.parametrize(
     "image_processor",
-    [
-        *(
-            CLIPImageProcessor(**CLIP_OPTIONS | options)
-            for options in (
-                {},
-                {"do_normalize": False},
-                {"do_rescale": False},
-                {"do_rescale": False, "do_normalize": False},
-                {"rescale_factor": 1 / 127},
-                {"do_center_crop": False, "size": SIZE_32},
-                {"do_resize": False},
-                {"size": {"shortest_edge": 24}},
-                {"size": {"shortest_edge": 48}},
-                {"crop_size": {"height": 16, "width": 24}},
-                {"crop_size": {"height": 48, "width": 48}},
-                {"resample": 0},
-                {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
-                {"image_mean": 0.5, "image_std": 0.25},  # one for all channels
-            )
-        ),
-        ViTImageProcessor(size=SIZE_32),
-        ViTImageProcessor(size=SIZE_32, do_resize=False, do_center_crop=True, crop_size=SIZE_32),
-        SiglipImageProcessor(size=SIZE_32),
-        ConvNextImageProcessor(size={"shortest_edge": 32}),  # zooms in by 8/7 before it crops
-        EfficientNetImageProcessor(size=SIZE_32),  # divides by the deviation twice
-    ],
-    ids=lambda image_processor: type(image_processor).__name__,
+    IMAGE_PROCESSORS,
+    ids=[type(image_processor).__name__ for image_processor in IMAGE_PROCESSORS],
 )
 def test_training_prepares_images_as_every_processor_does(image_processor, seen):
     expected = image_processor(images=seen, return_tensors="pt")["pixel_values"]
@@ -196,9 +203,12 @@ def test_the_fast_way_is_taken():
 )
 @pytest.mark.parametrize("side", [32, 40])
 def test_training_composites_transparent_images(background, color, side):
-    """Crops of palettes and of transparent colors too, on the fast way and on the processor's."""
+    """Composite crops and palettes too, on the fast way (side 32) and on the processor's (40)."""
+    # The left half is transparent.
     image = PillowImage.new("RGBA", (side, side), (200, 30, 60, 255))
     image.paste((0, 90, 0, 0), (0, 0, 16, side))
+
+    # The same picture with one transparent color, and with a palette whose color 1 is transparent.
     flat = image.convert("RGB")
     keyed = flat.copy()
     keyed.info["transparency"] = (0, 90, 0)
@@ -206,6 +216,7 @@ def test_training_composites_transparent_images(background, color, side):
     palette.putpalette([200, 30, 60, 0, 90, 0])
     palette.putdata([int(alpha == 0) for alpha in image.getchannel("A").get_flattened_data()])
     palette.info["transparency"] = 1
+
     flat.paste(color, (0, 0, 16, side))
     image_processor = CLIPImageProcessor(**CLIP_OPTIONS, background=background or "none")
     for given in (image, keyed, palette):

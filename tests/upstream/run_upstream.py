@@ -34,7 +34,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TREE = Path(__file__).parent / "tree"
-SETTINGS = "[pytest]\naddopts = -q -W ignore -p no:cacheprovider\n"  # transformers' marks, unknown here, are warnings
+# Without -W ignore, each of transformers' own marks, which pytest does not know here, would be a warning.
+SETTINGS = "[pytest]\naddopts = -q -W ignore -p no:cacheprovider\n"
 
 
 def main() -> int:
@@ -46,10 +47,12 @@ def main() -> int:
     )
     arguments, for_pytest = parser.parse_known_args()
     pinned = pinned_version()
-    if version("transformers") != pinned:
+    installed = version("transformers")
+    if installed != pinned:
         parser.error(
-            f"transformers {version('transformers')} is installed, but constraints.txt names {pinned}: run make install"
+            f"transformers {installed} is installed, but constraints.txt names {pinned}: run make install"
         )
+
     with tempfile.TemporaryDirectory(prefix="altclip-upstream-") as folder:
         sdist = arguments.sdist or download(pinned, Path(folder, "sdist"))
         tests = Path(folder, "unpacked")
@@ -66,31 +69,22 @@ def main() -> int:
 
 
 def pinned_version() -> str:
-    """The version of transformers that constraints.txt names."""
+    """Return the version of transformers that constraints.txt names."""
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     return next(line.partition("==")[2] for line in lines if line.startswith("transformers=="))
 
 
 def download(pinned: str, folder: Path) -> Path:
-    """Have pip download transformers' sdist; give the file."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "--dest",
-        str(folder),
-    ]
-    subprocess.run([*command, f"transformers=={pinned}"], check=True)
+    """Download transformers' sdist with pip, and return the file."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--no-binary", ":all:"]  # no wheel, which has no tests
+    command += ["--dest", str(folder), f"transformers=={pinned}"]
+    subprocess.run(command, check=True)
     return next(folder.glob("transformers-*.tar.gz"))
 
 
 def lay_out(sdist: Path, pinned: str, folder: Path) -> None:
-    """Unpack the tests of an sdist into `folder`, and lay over them what is missing, and how pytest runs them."""
+    """Unpack the tests of an sdist into `folder`; add the files of `tree` and the settings of pytest."""
     inside = f"transformers-{pinned}/tests/"
     with tarfile.open(sdist) as archive:
         members = [member for member in archive.getmembers() if member.name.startswith(inside)]

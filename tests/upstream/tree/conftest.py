@@ -1,4 +1,4 @@
-"""Where our models differ from what transformers' common tests ask, and why.
+"""List where our models differ from what transformers' common tests require, and why.
 
 A test on this list is run all the same and has to fail: one that passes fails the run, and is struck from the
 list. The list is printed at the end of the run. A test that transformers itself skips, for want of a GPU or
@@ -13,9 +13,18 @@ import torch
 
 from tests import test_modeling_common, test_processing_common
 
-HALF = "half a checkpoint is refused, and the weights that it lacks are named; transformers starts them at random"
-TWO_TOWERS = "each tower has states and attentions of its own; test_get_text_features_* and test_get_image_features_* look at them"
-BACKGROUND = "`background` is a property, since the image processor keeps it; the test asks for attributes that hide a default"
+HALF = (
+    "half a checkpoint is refused, and the weights that it lacks are named; "
+    "transformers starts them at random"
+)
+TWO_TOWERS = (
+    "each tower has states and attentions of its own; "
+    "test_get_text_features_* and test_get_image_features_* look at them"
+)
+BACKGROUND = (
+    "`background` is a property, since the image processor keeps it; "
+    "the test asks for attributes that hide a default"
+)
 
 # Names of classes of tests and of tests, and why they fail.
 DUAL_ENCODERS = (
@@ -42,7 +51,7 @@ EXCEPTIONS = (
 
 
 def exception_of(test: pytest.Item) -> str | None:
-    """Why this test fails here; None where it has to pass."""
+    """Return the reason why this test fails here, or None if it has to pass."""
     for classes, names, reason in EXCEPTIONS:
         if test.cls.__name__ in classes and test.name in names:
             return reason
@@ -51,7 +60,10 @@ def exception_of(test: pytest.Item) -> str | None:
 
 @pytest.fixture(autouse=True)
 def same_numbers_in_every_run():
-    """Seed all that weights and inputs are drawn from: the common tests leave it to chance, and some compare within thin margins."""
+    """Seed all generators of weights and inputs.
+
+    The common tests leave them to chance, and some compare within thin margins.
+    """
     for generator in (random, test_modeling_common.global_rng, test_processing_common.global_rng):
         generator.seed(0)
     np.random.seed(0)
@@ -68,9 +80,11 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter):
     """Print each exception that has failed as it has to, below its reason."""
     terminalreporter.section("exceptions: what fails here, and why")
-    failed = [report.nodeid.partition("::")[2] for report in terminalreporter.stats.get("xfailed", [])]
+    reports = terminalreporter.stats.get("xfailed", [])
+    failed = [report.nodeid.partition("::")[2] for report in reports]  # "AltCLIPModelTest::test_config"
     for classes, names, reason in EXCEPTIONS:
         terminalreporter.line(f"{reason}:")
         for name in names:
             seen = [class_name for class_name in classes if f"{class_name}::{name}" in failed]
-            terminalreporter.line(f"    {name} of {', '.join(seen) or 'none that was run'}")
+            classes_seen = ", ".join(seen) or "none that was run"
+            terminalreporter.line(f"    {name} of {classes_seen}")

@@ -1,4 +1,4 @@
-"""Stand-in for transformers' file of this name: its tests of export to ONNX and ExecuTorch, which the sdist leaves out."""
+"""Stand in for transformers' file of this name, its tests of export, which the sdist leaves out."""
 
 
 class ExportTesterMixin:

@@ -1,4 +1,4 @@
-"""Stand-in for transformers' file of this name: its tests of `generate`, which no CLIP has. The name alone is asked for."""
+"""Stand in for transformers' file of this name, its tests of `generate`: the common tests import the name."""
 
 
 class GenerationTesterMixin:

@@ -1,4 +1,4 @@
-"""Stand-in for transformers' file of this name: the settings that `ConfigTester` gives to every configuration, and reads back."""
+"""Stand in for transformers' file of this name: settings that `ConfigTester` writes and reads back."""
 
 config_common_kwargs = {
     "return_dict": False,

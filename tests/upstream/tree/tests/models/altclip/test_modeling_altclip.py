@@ -1,4 +1,4 @@
-"""transformers' common tests of models and configurations, on AltCLIP and its text tower."""
+"""Run transformers' common tests of models and configurations on AltCLIP and its text tower."""
 
 import unittest
 
@@ -39,12 +39,10 @@ class AltCLIPTextModelTester:
         )
 
     def prepare_inputs(self) -> dict[str, torch.Tensor]:
+        shape = [self.batch_size, self.seq_length]
         first_word = 4  # the ids below are XLM-R's special tokens
-        return {
-            "input_ids": ids_tensor([self.batch_size, self.seq_length], self.vocab_size - first_word)
-            + first_word,
-            "attention_mask": random_attention_mask([self.batch_size, self.seq_length]),
-        }
+        words = ids_tensor(shape, self.vocab_size - first_word)
+        return {"input_ids": words + first_word, "attention_mask": random_attention_mask(shape)}
 
     def prepare_config_and_inputs_for_common(self):
         return self.get_config(), self.prepare_inputs()
@@ -87,10 +85,9 @@ class AltCLIPModelTester:
         config = self.get_config()
         size = config.vision_config.image_size
         pixel_values = floats_tensor([self.batch_size, config.vision_config.num_channels, size, size])
-        return config, self.text_model_tester.prepare_inputs() | {
-            "pixel_values": pixel_values,
-            "return_loss": True,
-        }
+        inputs = self.text_model_tester.prepare_inputs()
+        inputs |= {"pixel_values": pixel_values, "return_loss": True}
+        return config, inputs
 
 
 class AltCLIPTextModelTest(ModelTesterMixin, unittest.TestCase):

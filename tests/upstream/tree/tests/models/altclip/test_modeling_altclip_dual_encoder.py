@@ -1,4 +1,4 @@
-"""transformers' common tests of models and configurations, on dual encoders of four pairs of towers."""
+"""Run transformers' common tests of models and configurations on dual encoders of four pairs of towers."""
 
 import unittest
 
@@ -56,10 +56,12 @@ class DualEncoderTester:
         )
 
     def prepare_config_and_inputs_for_common(self):
+        shape = [self.batch_size, self.seq_length]
+        edge = IMAGES["image_size"]
         inputs = {
-            "input_ids": ids_tensor([self.batch_size, self.seq_length], VOCABULARY - FIRST_WORD) + FIRST_WORD,
-            "attention_mask": random_attention_mask([self.batch_size, self.seq_length]),
-            "pixel_values": floats_tensor([self.batch_size, 3, IMAGES["image_size"], IMAGES["image_size"]]),
+            "input_ids": ids_tensor(shape, VOCABULARY - FIRST_WORD) + FIRST_WORD,
+            "attention_mask": random_attention_mask(shape),
+            "pixel_values": floats_tensor([self.batch_size, 3, edge, edge]),
             "return_loss": True,
         }
         return self.get_config(), inputs
@@ -88,24 +90,22 @@ class DualEncoderTests(ModelTesterMixin):
 class ViTAndXLMRobertaTest(DualEncoderTests, unittest.TestCase):
     def make_tester(self):
         text = XLMRobertaConfig(**TEXT, max_position_embeddings=40)
-        return DualEncoderTester(
-            self, ViTConfig(**LAYERS, **IMAGES, intermediate_size=37), text, "cls", "cls"
-        )
+        vision = ViTConfig(**LAYERS, **IMAGES, intermediate_size=37)
+        return DualEncoderTester(self, vision, text, "cls", "cls")
 
 
 class Dinov2AndModernBertTest(DualEncoderTests, unittest.TestCase):
     def make_tester(self):
-        return DualEncoderTester(
-            self, Dinov2Config(**LAYERS, **IMAGES), ModernBertConfig(**TEXT, **SPECIAL_TOKENS), "cls", "mean"
-        )
+        vision = Dinov2Config(**LAYERS, **IMAGES)
+        text = ModernBertConfig(**TEXT, **SPECIAL_TOKENS)
+        return DualEncoderTester(self, vision, text, "cls", "mean")
 
 
 class CLIPVisionAndBertTest(DualEncoderTests, unittest.TestCase):
     def make_tester(self):
         vision = CLIPVisionConfig(**LAYERS, **IMAGES, intermediate_size=37)
-        return DualEncoderTester(
-            self, vision, BertConfig(**TEXT, max_position_embeddings=40), "pooler", "cls"
-        )
+        text = BertConfig(**TEXT, max_position_embeddings=40)
+        return DualEncoderTester(self, vision, text, "pooler", "cls")
 
 
 class SwinAndQwen3Test(DualEncoderTests, unittest.TestCase):

@@ -1,4 +1,4 @@
-"""transformers' common tests of processors, on ours: a small tokenizer of XLM-R's kind beside CLIP's image processor."""
+"""Run transformers' common tests of processors on ours: a small XLM-R tokenizer with CLIP's image processor."""
 
 import unittest
 
@@ -17,11 +17,10 @@ class AltCLIPProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def _setup_tokenizer(cls) -> XLMRobertaTokenizer:
         special = ["<s>", "<pad>", "</s>", "<unk>"]
-        vocabulary = (
-            [(token, 0.0) for token in special]
-            + [(letter, -1.0) for letter in "▁" + LETTERS]
-            + [("<mask>", 0.0)]
-        )
+        # (piece, log probability); "▁" is the space between words
+        vocabulary = [(token, 0.0) for token in special]
+        vocabulary += [(letter, -1.0) for letter in "▁" + LETTERS]
+        vocabulary += [("<mask>", 0.0)]
         return XLMRobertaTokenizer(vocab=vocabulary, model_max_length=512)
 
     @classmethod
