@@ -1,4 +1,7 @@
-"""Folders of pictures with metadata: what is missing is counted and named, and no name of a picture hides the others."""
+"""Folders of pictures with metadata:
+
+What is missing is counted and named, and no name of a picture hides the others.
+"""
 
 import json
 import re

@@ -46,7 +46,10 @@ def test_texts_are_padded_to_the_longest_and_cut_at_77(processor):
     "stated,expected", [(int(1e30), 77), (512, 77), (514, 77), (77, 77), (128, 126), (64, 62)]
 )
 def test_text_length(processor, stated, expected):
-    """512 and more is what an encoder can read, not what a CLIP was trained with. Other numbers may be those of XLM-R's positions."""
+    """512 and more is what an encoder can read, not what a CLIP was trained with.
+
+    Other numbers may be those of XLM-R's positions.
+    """
     processor.tokenizer.model_max_length = stated
     assert text_length(processor.tokenizer) == expected
     assert processor(text=["key " * 200], return_tensors="pt")["input_ids"].shape == (1, expected)
@@ -197,7 +200,9 @@ def test_transformers_way_to_give_floats(processor):
 
 
 def test_transformers_way_to_give_floats_may_be_saved(model):
-    """Where the image processor itself states `do_rescale=False`, floats are still the picture's pixels, by every way in."""
+    """Where the image processor itself states `do_rescale=False`, floats are still the picture's pixels, by
+    every way in.
+    """
     size = model.config.vision_config.image_size
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}

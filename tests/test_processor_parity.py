@@ -1,4 +1,7 @@
-"""Our processor beside transformers' own: equal outputs in every form of call, and more only where that one gives nothing usable."""
+"""Our processor beside transformers' own:
+
+Equal outputs in every form of call, and more only where that one gives nothing usable.
+"""
 
 import json
 from itertools import product

@@ -1,4 +1,7 @@
-"""Our sentences: complete, distinct, in their own script; and the readers of a user's files and of clip-benchmark's."""
+"""Our sentences:
+
+Complete, distinct, in their own script; and the readers of a user's files and of clip-benchmark's.
+"""
 
 import importlib.util
 import json
@@ -83,8 +86,10 @@ def clip_benchmark(tmp_path, monkeypatch):
     (tmp_path / "clip_benchmark" / "metrics").mkdir()
     (tmp_path / "clip_benchmark" / "metrics" / "zeroshot_classification.py").write_text(CLASSIFIER)
     (datasets / "builder.py").write_text(
-        "import torchvision\n\ndef build(name):\n    if name:\n        all_imagenet_wordnet_ids = ['n1', 'n2', 'n3']\n"
-        "        imagenet_a_wnids = ['n3', 'n1']\n        imagenet_r_wnids = {'n2', 'n3'}\n        other = set(imagenet_r_wnids)\n"
+        "import torchvision\n\ndef build(name):\n    if name:\n        all_imagenet_wordnet_ids = ['n1', "
+        "'n2', 'n3']\n"
+        "        imagenet_a_wnids = ['n3', 'n1']\n        imagenet_r_wnids = {'n2', 'n3'}\n        other = "
+        "set(imagenet_r_wnids)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield datasets

@@ -221,7 +221,9 @@ def test_a_script_of_one_process_refuses_to_be_one_of_several(monkeypatch, varia
 
 
 def test_every_script_says_how_many_processes_it_has():
-    """A stage's arguments and an evaluation's join their processes (test_reproducibility.py, test_encoder.py); no other script does."""
+    """A stage's arguments and an evaluation's join their processes (test_reproducibility.py,
+    test_encoder.py); no other script does.
+    """
     joined = set()
     for package in ("benchmarks", "model_cards", "training"):
         for path in (ROOT / package).rglob("*.py"):

@@ -129,7 +129,9 @@ def products(rows, weight):
 @pytest.mark.parametrize("n_rows", [1, 3, 16, 33])
 @pytest.mark.parametrize("width", [20, 128, 513])
 def test_products_do_not_depend_on_where_a_buffer_lies(n_rows, width):
-    """As they do on some AMD processors without MKL_CBWR, which the tests' own process has before it loads torch."""
+    """As they do on some AMD processors without MKL_CBWR, which the tests' own process has before it loads
+    torch.
+    """
     torch.manual_seed(0)
     rows, weight = torch.randn(n_rows, width), torch.randn(96, width)
     expected = list(products(placed(rows, 0), placed(weight, 0)))
@@ -172,7 +174,10 @@ def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, beginnings, tmp_path, 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="without a GPU alone")
 def test_processes_on_a_cpu_find_one_another_without_a_flag(tmp_path):
-    """As the documented `torchrun --nproc_per_node 2` starts them: each took itself for the only one, and both wrote the model."""
+    """As the documented `torchrun --nproc_per_node 2` starts them:
+
+    Each took itself for the only one, and both wrote the model.
+    """
     script = tmp_path / "tell.py"
     script.write_text(
         "from training.arguments import TeacherLearningArguments\n"

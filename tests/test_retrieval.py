@@ -78,7 +78,10 @@ def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, fo
 
 
 def test_equal_captions_may_be_one(found, miniature):
-    """Rows 10 and 11 share a caption: as two texts each competes with its twin, as one it is found by either image."""
+    """Rows 10 and 11 share a caption:
+
+    As two texts each competes with its twin, as one it is found by either image.
+    """
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
     captions = [
         {"en": "both" if row in (10, 11) else f"{row} {caption['en']}"}
@@ -93,7 +96,10 @@ def test_equal_captions_may_be_one(found, miniature):
 
 
 def test_captions_of_many_images_have_an_interval(found, miniature):
-    """Two captions for thirty images: a resample that draws no first image of either draws them with the others."""
+    """Two captions for thirty images:
+
+    A resample that draws no first image of either draws them with the others.
+    """
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(30))
     rows = rows.remove_columns("captions").add_column(
         "captions", [{"en": ["day", "night"][row % 2]} for row in range(30)]
@@ -122,7 +128,10 @@ def result(model, language, first, task="test"):
 
 
 def test_the_pictures_show_the_results(tmp_path, monkeypatch):
-    """Bars are means over seeds with their range; boxes are means of percentiles; languages that were seen come first."""
+    """Bars are means over seeds with their range;
+
+    Boxes are means of percentiles; languages that were seen come first.
+    """
     results = [
         result("english-1", "en", 1),
         result("english-1", "de", 40),

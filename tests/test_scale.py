@@ -30,7 +30,10 @@ CONFIGURATIONS = ROOT / "training/recipes/accelerate"
 
 @pytest.fixture
 def train(miniature, tmp_path):
-    """Two steps of plain SGD; gives the weights after, and how often a layer of the text tower ran forward."""
+    """Two steps of plain SGD;
+
+    Gives the weights after, and how often a layer of the text tower ran forward.
+    """
 
     def train(stage, **given):
         torch.manual_seed(0)
@@ -162,7 +165,9 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
 def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(
     miniature, run, run_under_fsdp2, tmp_path, beginnings, stage, switches
 ):
-    """Two processes with half of the batch each, activation checkpointing and all that fsdp2.yaml says, against one with none of it."""
+    """Two processes with half of the batch each, activation checkpointing and all that fsdp2.yaml says,
+    against one with none of it.
+    """
     weights = {}
     for processes in (1, 2):
         command = [

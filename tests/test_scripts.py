@@ -154,10 +154,11 @@ def beginning(stage, folder):
 
 
 def train_with_kills(command, output_dir, n_kills, chance):
-    """Run `script ...` to its end, but first kill it `n_kills` times, each time in the midst of a write, anywhere from
-    the beginning of one checkpoint to the end of the next, and go on from the last whole one.
+    """Run `script ...` to its end, but first kill it `n_kills` times, each time in the midst of a write,
+    anywhere from the beginning of one checkpoint to the end of the next, and go on from the last whole one.
 
-    Those that are killed are forked, and the last is a process of its own: it ends in the same bytes with another hash seed.
+    Those that are killed are forked, and the last is a process of its own: it ends in the same bytes with
+    another hash seed.
     """
     environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)}
     for _ in range(n_kills):
@@ -259,7 +260,10 @@ def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run, tm
 
 
 def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
-    """As a kill leaves it at any point of the writing: no state, half of it, or no random numbers of the second process."""
+    """As a kill leaves it at any point of the writing:
+
+    No state, half of it, or no random numbers of the second process.
+    """
     folder, _ = stages
     for step in (2, 3, 10):
         shutil.copytree(folder / "stage2/checkpoint-3", tmp_path / f"checkpoint-{step}")

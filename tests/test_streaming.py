@@ -217,7 +217,10 @@ SGD = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "m
 
 
 def test_a_stream_trains_like_what_lies_on_the_disk(scenes, folder, arguments, tmp_path):
-    """Two passes in the same order. Twenty rows are two and a half batches: the last of a pass goes on in the next."""
+    """Two passes in the same order.
+
+    Twenty rows are two and a half batches: the last of a pass goes on in the next.
+    """
     rows, weights = write_tars(tmp_path / "tars", scenes, 5), {}
     for streaming in (True, False):
         given = arguments(
@@ -270,7 +273,10 @@ def train_on_a_share(rank, arguments, out):
 
 @pytest.mark.parametrize("kind,n_files", [("parquet", 5), ("tars", 4)])
 def test_every_process_opens_its_own_files_alone(scenes, folder, tmp_path, kind, n_files):
-    """Through the Trainer, with files that are not equally many: processes take equally many steps and see every row."""
+    """Through the Trainer, with files that are not equally many:
+
+    Processes take equally many steps and see every row.
+    """
     rows = WRITERS[kind](tmp_path / "rows", scenes, n_files)
     given = {
         "dataset": str(rows),
@@ -428,7 +434,10 @@ def test_data_that_is_not_there_is_refused(scenes, arguments, tmp_path):
     "given", [{}, {"shuffle_buffer": 6}, {"shuffle_buffer": 6, "dataloader_num_workers": 2}], ids=str
 )
 def test_a_resumed_stream_equals_an_uninterrupted_one(scenes, folder, arguments, tmp_path, given):
-    """With bad images, dropout and AdamW, and in the second pass where it is resumed: a checkpoint keeps no order, the seed does."""
+    """With bad images, dropout and AdamW, and in the second pass where it is resumed:
+
+    A checkpoint keeps no order, the seed does.
+    """
     rows = write_tars(tmp_path / "rows", broken(scenes), 4)
     given = {"model_name_or_path": str(folder), "max_steps": 9, "learning_rate": 1e-3, **given}
     whole = train_on_stream(arguments(rows, save_strategy="steps", save_steps=5, **given))

@@ -1,4 +1,7 @@
-"""Whatever surrounds a run: folders and their names, locales, an interpreter's switches, numbers of workers. And it leaves nothing."""
+"""Whatever surrounds a run:
+
+Folders and their names, locales, an interpreter's switches, numbers of workers. And it leaves nothing.
+"""
 
 import configparser
 import json
@@ -77,7 +80,10 @@ def miniature_in(folder, miniature):
 
 
 def whole_road(sources, last_stage):
-    """The miniature from its first stage to its card, in two steps each; paths of data and models are the recipes' own."""
+    """The miniature from its first stage to its card, in two steps each;
+
+    Paths of data and models are the recipes' own.
+    """
     train, evaluate = sources / "training", sources / "benchmarks"
     steps = ["--max_steps", "2", "--logging_steps", "1", "--per_device_train_batch_size", "16"]
     stages = [
@@ -104,8 +110,8 @@ def whole_road(sources, last_stage):
 
 
 def test_the_whole_road_in_strange_surroundings(miniature, sources, tmp_path):
-    """Spaces and other letters in every path, sources that are not to be written to, another working directory, the locale C, a
-    terminal that knows ASCII alone, and no assertions.
+    """Spaces and other letters in every path, sources that are not to be written to, another working
+    directory, the locale C, a terminal that knows ASCII alone, and no assertions.
     """
     folder = tmp_path / "Häuser und Bäume"
     folder.mkdir()
@@ -201,7 +207,10 @@ def test_a_run_of_the_tests_leaves_nothing_and_fails_where_a_test_does(tmp_path,
 
 
 def test_the_lowest_versions_are_those_of_the_ranges():
-    """What `make test-lowest` installs is what setup.cfg admits; tools of developers aside, which no user's code meets."""
+    """What `make test-lowest` installs is what setup.cfg admits;
+
+    Tools of developers aside, which no user's code meets.
+    """
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", "utf-8")
     extras = config["options.extras_require"]

@@ -1,4 +1,7 @@
-"""Tars of pictures whose names or columns are not all alike: in training, in evaluation, on the disk and as streams."""
+"""Tars of pictures whose names or columns are not all alike:
+
+In training, in evaluation, on the disk and as streams.
+"""
 
 import gzip
 import io

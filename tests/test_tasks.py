@@ -1,4 +1,6 @@
-"""Every task that comes with the package is read from a small copy in the form its data has on the Hub, whole and of the right images."""
+"""Every task that comes with the package is read from a small copy in the form its data has on the Hub, whole
+and of the right images.
+"""
 
 import base64
 import json
@@ -192,7 +194,9 @@ def test_a_caption_of_a_zip_may_be_of_several_images(tmp_path):
 
 
 def test_the_users_own_task(tmp_path):
-    """A folder of images with captions in several languages, some with several or none, and its YAML beside it."""
+    """A folder of images with captions in several languages, some with several or none, and its YAML beside
+    it.
+    """
     folder = tmp_path / "signs"
     features = {"picture": Image(), "captions": {"en": List(Value("string")), "eo": List(Value("string"))}}
     columns = {
@@ -301,7 +305,10 @@ def test_training_and_evaluation_read_and_refuse_texts_alike():
 
 
 def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch):
-    """From any working directory, and before what it has of the same name; what does not lie there, from it."""
+    """From any working directory, and before what it has of the same name;
+
+    What does not lie there, from it.
+    """
     own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
     images = {"image": [{"bytes": encoded(number), "path": None} for number in (1, 2)], "label": [1, 0]}
     write_parquet(own / "data/signs", "test", images, {"image": Image(), "label": Value("int64")})
@@ -569,7 +576,10 @@ print(json.dumps({
 
 
 def test_on_a_hub_only_what_is_asked_for_is_fetched(tmp_path, run):
-    """Against a server at a loopback address: a first part of a revision, a table with a card, a zip, a stream, gated data sets."""
+    """Against a server at a loopback address:
+
+    A first part of a revision, a table with a card, a zip, a stream, gated data sets.
+    """
     tasks = [load_task(name) for name in ("imagenet-a", "imagenet-r", "dtd", "flickr30k-cn")]
     for task in tasks:
         (tmp_path / task.name).mkdir()
@@ -597,8 +607,8 @@ def test_on_a_hub_only_what_is_asked_for_is_fetched(tmp_path, run):
     assert said["stream"] == 1
     for message, dataset in zip(said["gated"], ("gated/table", "gated/zip")):
         assert (
-            f"{dataset!r} is gated: accept its terms at https://huggingface.co/datasets/{dataset} and log in with"
-            in message
+            f"{dataset!r} is gated: accept its terms at https://huggingface.co/datasets/{dataset} and log in "
+            "with" in message
         )
     assert "has 0 commits that begin with abcdef0: give all digits" in said["no commit"]
     assert "revision 'ffff" in said["no revision"]
@@ -705,7 +715,8 @@ CAPTIONS = RETRIEVAL | {"layout": "caption_lines", "columns": {}}
         ),
         (
             {"metric": "map_11_point"},
-            "map_11_point is not of the column label: choose from accuracy@1, mean_per_class, mean_top1_top5, ",
+            "map_11_point is not of the column label: choose from accuracy@1, mean_per_class, "
+            "mean_top1_top5, ",
         ),
         ({"metric": "mean_average_precision"}, ".* or name the column labels, of several classes an image"),
         ({"class_names": None}, "lacks class_names: `dataset` where the label names its classes"),

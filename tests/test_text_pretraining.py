@@ -1,4 +1,7 @@
-"""Text pre-training: pairs are translations of one row, masks lie on real tokens, and what is saved is a text tower."""
+"""Text pre-training:
+
+Pairs are translations of one row, masks lie on real tokens, and what is saved is a text tower.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Texts on their way to vectors: padding on either side, positions that encoders do not read, odd tokenizers, and threads."""
+"""Texts on their way to vectors:
+
+Padding on either side, positions that encoders do not read, odd tokenizers, and threads.
+"""
 
 import json
 import shutil
@@ -98,7 +101,9 @@ def test_the_text_tower_pools_the_first_token_behind_padding_on_the_left(model, 
     ],
 )
 def test_texts_are_cut_at_what_an_encoder_reads(processor, config_class):
-    """All but BERT number positions from the one behind their padding's, and read two tokens fewer than they have positions."""
+    """All but BERT number positions from the one behind their padding's, and read two tokens fewer than they
+    have positions.
+    """
     positions = 40
     config = config_class(
         vocab_size=len(processor.tokenizer), max_position_embeddings=positions, pad_token_id=1, **ENCODER
@@ -252,7 +257,10 @@ def test_a_fork_leaves_no_lock_behind(processor):
     "end,is_refused", [(49407, True), (None, True), (2, False), ("the tokenizer's", False)]
 )
 def test_a_teacher_that_looks_for_another_end_of_texts_is_refused(miniature, tmp_path, end, is_refused):
-    """It would pool the first token of every text. 2 stands in configurations of old, by which CLIP pools the highest id."""
+    """It would pool the first token of every text.
+
+    2 stands in configurations of old, by which CLIP pools the highest id.
+    """
     shutil.copytree(miniature / "clip", tmp_path / "clip")
     path = tmp_path / "clip/config.json"
     config = json.loads(path.read_text("utf-8"))
@@ -288,7 +296,10 @@ def in_threads(calls):
 
 
 def test_threads_share_a_model_and_a_processor(model, processor):
-    """Some cut texts at a length of their own, through the same tokenizer; some embed while the model is put into eval mode and back."""
+    """Some cut texts at a length of their own, through the same tokenizer;
+
+    Some embed while the model is put into eval mode and back.
+    """
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

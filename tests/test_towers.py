@@ -1,4 +1,7 @@
-"""What a dual encoder takes over from its towers: the names of weights in files, and what they ask of devices and checkpointing."""
+"""What a dual encoder takes over from its towers:
+
+The names of weights in files, and what they ask of devices and checkpointing.
+"""
 
 import pytest
 import torch
@@ -90,7 +93,8 @@ def test_files_name_weights_as_each_tower_alone_does(towers, tmp_path, vision, t
         ours = {key: weight for key, weight in saved.items() if key.startswith(f"{name}.")}
         assert ours.keys() == alone.keys()
         assert all(torch.equal(ours[key], alone[key]) for key in ours)
-    # Either is read whole, by from_pretrained and, as trainers do, by load_state_dict; and what is saved next is the same.
+    # Either is read whole, by from_pretrained and, as trainers do, by load_state_dict; and what is saved next
+    # is the same.
     for folder, weights in (("files", saved), ("inside", inside)):
         read = AltCLIPDualEncoderModel.from_pretrained(tmp_path / folder)
         assert_same_weights(read, model)
@@ -157,7 +161,10 @@ TEXT_TOWERS = {
     "name,pooling", [(name, "last" if name == "gpt2" else "cls") for name in TEXT_TOWERS]
 )
 def test_padding_on_the_left_moves_no_position(name, pooling):
-    """BERT and GPT-2 count positions from the left, padding included; on the right nothing changes, to the bit."""
+    """BERT and GPT-2 count positions from the left, padding included;
+
+    On the right nothing changes, to the bit.
+    """
     vision = ViTConfig(**SMALL, **PICTURE)
     torch.manual_seed(0)
     config = AltCLIPDualEncoderConfig(
@@ -250,7 +257,10 @@ def test_a_pooler_that_is_always_called_stays_and_does_not_learn(towers, tmp_pat
 
 @pytest.mark.parametrize("name", ["bert", "xlm-r", "altclip"])
 def test_padding_of_embeddings_moves_no_position(name):
-    """What XLM-R leaves out by its token, an embedding does not tell; on the right nothing changes, to the bit."""
+    """What XLM-R leaves out by its token, an embedding does not tell;
+
+    On the right nothing changes, to the bit.
+    """
     torch.manual_seed(0)
     if name == "altclip":
         tower = AltCLIPTextModel(
@@ -331,7 +341,10 @@ def saved(model, folder):
 
 
 def test_a_class_token_of_a_pooler_is_none_of_the_patches(towers, tmp_path):  # noqa: F811
-    """AIMv2 pools with a token of its own, and has none before its patches; not asked for, that head does not stop DDP."""
+    """AIMv2 pools with a token of its own, and has none before its patches;
+
+    Not asked for, that head does not stop DDP.
+    """
     torch.manual_seed(0)
     folder = saved(Aimv2VisionModel(Aimv2VisionConfig(**SMALL, **PICTURE)), tmp_path / "aimv2")
     model = AltCLIPDualEncoderModel.from_towers(folder, towers("xlm-r"))

@@ -1,4 +1,7 @@
-"""What the log says, told to tensorboard and trackio. Both bring protobuf, which the tests' own environment has to do without."""
+"""What the log says, told to tensorboard and trackio.
+
+Both bring protobuf, which the tests' own environment has to do without.
+"""
 
 import json
 
@@ -23,7 +26,10 @@ print(json.dumps([in_tensorboard, in_trackio]))
 
 @pytest.mark.slow
 def test_trackers_get_the_figures_of_the_log(miniature, tmp_path):
-    """Each figure of each step, from a run of stage 1 without a network. trackio's newest release asks for a pillow before our pin."""
+    """Each figure of each step, from a run of stage 1 without a network.
+
+    Trackio's newest release asks for a pillow before our pin.
+    """
     python = build_environment(tmp_path / "venv", *extra("logging"), unpinned=("pillow",))
     out = tmp_path / "out"
     process = run_in(

@@ -1,4 +1,6 @@
-"""Translated captions are what the model says, each sentence is asked once, and all else of the dataset stays as it was."""
+"""Translated captions are what the model says, each sentence is asked once, and all else of the dataset stays
+as it was.
+"""
 
 import json
 import string
@@ -71,7 +73,10 @@ def made(captions, features, **columns):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three images: lists of English and a Chinese text, with an empty and a repeated one, and a column of something else."""
+    """Three images:
+
+    Lists of English and a Chinese text, with an empty and a repeated one, and a column of something else.
+    """
     captions = [
         {"en": ["a dog", "a cat"], "zh": "狗"},
         {"en": ["a dog", ""], "zh": None},
@@ -89,7 +94,10 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def given(dataset, translator, tmp_path):
-    """Arguments by keyword, with some that need not be named; every test loads its model anew, as every run does."""
+    """Arguments by keyword, with some that need not be named;
+
+    Every test loads its model anew, as every run does.
+    """
     translations.load_translator.cache_clear()
 
     def given(**arguments):
@@ -232,7 +240,10 @@ def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, transl
 
 
 def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path):
-    """Through the command: images byte for byte, other captions and columns, lists in place; no sentence is asked twice."""
+    """Through the command:
+
+    Images byte for byte, other captions and columns, lists in place; no sentence is asked twice.
+    """
     flags = [
         "--dataset",
         dataset,

@@ -118,7 +118,10 @@ def test_pairing_shows_what_two_intervals_hide():
 
 
 def test_p_is_that_of_the_sign_test():
-    """Of 40 images that only one of the models finds, 26 to 14: the exact sign test has p = 0.081, a normal approximation 0.058."""
+    """Of 40 images that only one of the models finds, 26 to 14:
+
+    The exact sign test has p = 0.081, a normal approximation 0.058.
+    """
     ranks, others = torch.zeros(300).long(), torch.zeros(300).long()
     others[:26], ranks[26:40] = 9, 9
     difference = compare(
@@ -130,7 +133,10 @@ def test_p_is_that_of_the_sign_test():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
 def test_five_images_are_never_enough(n):
-    """All of one model right and all of the other wrong: a resample knows of nothing else, the exact sign test does."""
+    """All of one model right and all of the other wrong:
+
+    A resample knows of nothing else, the exact sign test does.
+    """
     right, wrong = classes(n, n), classes(0, n)
     for first, second in ((right, wrong), (wrong, right)):
         assert compare(first, second, 100)["accuracy@1"].p == pytest.approx(2 * 0.5**n)
@@ -142,7 +148,10 @@ def test_five_images_are_never_enough(n):
 
 
 def test_images_that_a_metric_does_not_see_do_not_make_it_surer():
-    """Of 400 images five are found by one model alone; all others are ranked otherwise, too, but not found."""
+    """Of 400 images five are found by one model alone;
+
+    All others are ranked otherwise, too, but not found.
+    """
     better, worse = classes(300), classes(295)
     better.ranks[300:] = 20
     found = compare(better, worse)

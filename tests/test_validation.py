@@ -1,4 +1,7 @@
-"""Evaluation while training: the figures are those of `benchmarks`, the best checkpoint is kept, and lost English is told."""
+"""Evaluation while training:
+
+The figures are those of `benchmarks`, the best checkpoint is kept, and lost English is told.
+"""
 
 import json
 import warnings
@@ -71,7 +74,10 @@ def test_a_frozen_image_tower_is_run_once(folder, captioned, learns, forwards):
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
 def test_lost_english_is_told(folder, captioned, languages):
-    """The untrained tower against itself loses nothing; after its English has been destroyed it has lost what the teacher had."""
+    """The untrained tower against itself loses nothing;
+
+    After its English has been destroyed it has lost what the teacher had.
+    """
     model, processor = load_model(str(folder))
     validation = Validation(
         model, processor, captioned, languages, teacher=(model, processor), english_tolerance=0.01
