@@ -95,8 +95,6 @@ def render_card(
     sections = make_sections(results, stages)
     own = [result for section in sections for result in section.of(stages[-1]).values()]
     languages = list(dict.fromkeys(result.language for result in own)) or origin.languages
-    tags = ["clip", "image-text-retrieval"]
-    tags += ["altclip"] * facts.model_type.startswith("altclip") + ["multilingual"] * (len(languages) > 1)
     licences = {dataset: licence for dataset, licence in origin.datasets.items() if licence}
     data = ModelCardData(
         base_model=origin.base_model or None,
@@ -107,7 +105,7 @@ def render_card(
         license=license,
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        tags=tags,
+        tags=_tags(facts, languages),
         model_name=title if own else None,
         eval_results=eval_results(sections, stages[-1]) or None,
     )
@@ -120,21 +118,39 @@ def render_card(
         facts=facts,
         stages=stages,
         n_languages=len(languages),
-        sections=[
-            {
-                "title": f"{section.title}, {shown(section.first)}, %",
-                "table": f"{section.table(stages)}\n\n{section.remark()}".rstrip(),
-            }
-            for section in sections
-        ],
+        sections=[_describe_section(section, stages) for section in sections],
         measured=describe_weights(sections, stages),
-        versions=list(
-            dict.fromkeys(
-                ", ".join(f"{name} {version}" for name, version in result.versions.items()) for result in own
-            )
-        ),
-        commands=list(dict.fromkeys(public_command(result.command) for result in own)),
+        versions=_distinct([_describe_versions(result) for result in own]),
+        commands=_distinct([public_command(result.command) for result in own]),
     )
+
+
+def _tags(facts: Facts, languages: list[str]) -> list[str]:
+    """Return the tags by which the Hub finds the model."""
+    tags = ["clip", "image-text-retrieval"]
+    if facts.model_type.startswith("altclip"):
+        tags.append("altclip")
+    if len(languages) > 1:
+        tags.append("multilingual")
+    return tags
+
+
+def _describe_section(section: Section, stages: list[str]) -> dict[str, str]:
+    """Return what the template shows of a section."""
+    return {
+        "title": f"{section.title}, {shown(section.first)}, %",
+        "table": f"{section.table(stages)}\n\n{section.remark()}".rstrip(),
+    }
+
+
+def _describe_versions(result: Result) -> str:
+    """Return the libraries' versions that a result was made with, `torch 2.13.0, transformers 5.23.0`."""
+    return ", ".join(f"{name} {version}" for name, version in result.versions.items())
+
+
+def _distinct(texts: list[str]) -> list[str]:
+    """Deduplicate texts, in order."""
+    return list(dict.fromkeys(texts))
 
 
 def describe_weights(sections: list[Section], stages: list[str]) -> list[str]:
