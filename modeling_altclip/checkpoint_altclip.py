@@ -146,7 +146,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
 
     @property
     def _checkpoint_conversion_mapping(self) -> dict[str, str]:
-        """Spellings of an adapter's names, where `PeftModel.from_pretrained` looks for them."""
+        """Return the spellings of an adapter's names, where `PeftModel.from_pretrained` looks for them."""
         return self.key_mapping
 
     def load_adapter(

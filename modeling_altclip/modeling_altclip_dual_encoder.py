@@ -1,4 +1,4 @@
-"""A CLIP made of any image encoder and any text encoder, under a model type of its own.
+"""Build a CLIP of any image encoder and any text encoder, under a model type of its own.
 
 Everything but the towers is `AltCLIPModel`'s. Plain transformers does not know the type, so it never loads
 half of it.
