@@ -1,4 +1,4 @@
-"""Libraries that only some of our modules need: one that is missing is named with the extra that brings it."""
+"""Name the extra to install when an optional library is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,20 +7,20 @@ from .recipe import InputError
 
 
 class MissingExtra(InputError, ImportError):
-    """A library that one of our extras brings is not installed."""
+    """A library of one of our extras is not installed."""
 
 
 @contextmanager
 def of_extra(extra: str) -> Iterator[None]:
-    """Let a failing import say which extra of ours to install.
+    """Make a failing import name the extra to install.
 
     Raises:
-        MissingExtra: a library is not there.
+        MissingExtra: a library is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        library = error.name.partition(".")[0]
+        library = error.name.partition(".")[0]  # "matplotlib.pyplot" -> "matplotlib"
         raise MissingExtra(f'{library} is not installed: pip install "altclip[{extra}]"') from error
 
 

@@ -1,4 +1,7 @@
-"""JSON, read so that a key which an object has twice is an error: Python, and `datasets` too, take the last without a word."""
+"""Read JSON so that a repeated key in an object is an error.
+
+Python, and `datasets` too, silently take the last one.
+"""
 
 import io
 import json
@@ -12,17 +15,19 @@ import pyarrow as pa
 from .endings import JSON, suffix_of
 from .recipe import InputError, read_text
 
-CHECKED_LINES = 10_000
+# Lines of a file that are checked. A program that repeats a key does so in most lines, and all lines of a
+# corpus would take a minute for each GB.
+_CHECKED_LINES = 10_000
 
 
 def read_json(path: Path, what: str) -> object:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Args:
-        what: the file's part, for messages: `file`.
+        what: the file's role, for messages, such as `file`.
 
     Raises:
-        InputError: it does not exist, is not UTF-8, is no JSON, or gives a key of an object twice.
+        InputError: it does not exist, is not UTF-8, is no JSON, or repeats a key of an object.
     """
     if not path.is_file():
         raise InputError(f"{what} {str(path)!r} does not exist: give a JSON file that is there")
@@ -30,7 +35,14 @@ def read_json(path: Path, what: str) -> object:
 
 
 def parse_json(text: str | bytes, origin: str) -> object:
-    """What a JSON text holds, whose errors are `InputError`s that begin with `origin`; so is a key that an object has twice."""
+    """Parse a JSON text.
+
+    Args:
+        origin: where the text comes from, the beginning of error messages.
+
+    Raises:
+        InputError: it is no JSON, or repeats a key of an object.
+    """
     try:
         return json.loads(text, object_pairs_hook=unique_keys)
     except ValueError as error:
@@ -38,54 +50,62 @@ def parse_json(text: str | bytes, origin: str) -> object:
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A dict of an object's pairs; Python's own takes the last of equal keys, here a second one is a `ValueError`."""
+    """Make a dict of an object's pairs, as `object_pairs_hook` of the `json` module.
+
+    Raises:
+        ValueError: a key is repeated.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
-        raise ValueError(f"the key {twice!r} is given twice in one object: delete one")
+        repeated = _first_repeated([key for key, _ in pairs])
+        raise ValueError(f"the key {repeated!r} is given twice in one object: delete one")
     return content
 
 
-def refuse_repeated_keys(paths: Iterable[str]) -> None:
-    """Refuse files of JSON, among others here that are passed over, in which an object has a key twice.
+def _first_repeated(keys: list[str]) -> str:
+    """Return the first key that is equal to an earlier one: ["a", "b", "a"] -> "a"."""
+    seen = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    raise AssertionError("no key is repeated")
 
-    It is for files that `datasets` reads. Of a file with an object in each line the first 10,000 are looked at: whatever writes a key twice
-    does so in most of them, and all lines of a corpus would take a minute for each GB. What else is wrong with them `datasets` says.
+
+def refuse_repeated_keys(paths: Iterable[str]) -> None:
+    """Refuse JSON files in which an object repeats a key; other files among `paths` are skipped.
+
+    It is for files that `datasets` reads, which reports all other errors itself. If each line is an object,
+    the first 10,000 lines are checked.
 
     Raises:
-        InputError: there is one; the message names the file and, where each line is an object, the line.
+        InputError: a key is repeated; the message names the file and, if each line is an object, the line.
     """
     for path in paths:
         if suffix_of(path) in JSON and os.path.isfile(path):
-            check_keys(path)
+            _check_keys(path)
 
 
-def check_keys(path: str) -> None:
+def _check_keys(path: str) -> None:
+    """Check a file line by line, or as a whole if its first line is no JSON by itself."""
     n_read = 0
     try:
         with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig", newline="\n") as lines:
-            for line in islice(lines, CHECKED_LINES):
+            for line in islice(lines, _CHECKED_LINES):
                 if not line.isspace():
                     json.loads(line, object_pairs_hook=unique_keys)
                 n_read += 1
     except json.JSONDecodeError:
         if n_read == 0:  # one object, or one list, in many lines
-            check_whole(path)
+            _check_whole(path)
     except UnicodeDecodeError:
         return
-    except ValueError as error:
+    except ValueError as error:  # of `unique_keys`; the two above are ValueErrors too
         raise InputError(f"{path!r}, line {n_read + 1}: {error}") from error
 
 
-def holds_rows(path: Path) -> bool:
-    """Whether a file of JSON is a list, or has an object in each line; one object alone holds settings or names."""
-    with io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig", errors="replace") as file:
-        first, second = file.readline().strip(), file.readline().strip()
-    return first.startswith("[") or bool(second) and first.startswith("{") and first.endswith("}")
-
-
-def check_whole(path: str) -> None:
+def _check_whole(path: str) -> None:
+    """Check a file that is one object or list."""
     with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig") as file:
         try:
             json.load(file, object_pairs_hook=unique_keys)
@@ -93,6 +113,16 @@ def check_whole(path: str) -> None:
             return
         except ValueError as error:
             raise InputError(f"{path!r}: {error}") from error
+
+
+def holds_rows(path: Path) -> bool:
+    """Check that a JSON file is a list, or has an object in each line; one object holds settings or names."""
+    with io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline().strip()
+        second = file.readline().strip()
+    if first.startswith("["):
+        return True
+    return bool(second) and first.startswith("{") and first.endswith("}")
 
 
 __all__ = ["holds_rows", "parse_json", "read_json", "refuse_repeated_keys", "unique_keys"]

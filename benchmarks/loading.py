@@ -1,4 +1,4 @@
-"""Models and captioned datasets from a folder here or from the Hub, with errors a user can act on."""
+"""Load models and captioned datasets from a local folder or the Hub, with errors that a user can act on."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -25,15 +25,13 @@ from .picture_folders import source_of
 from .recipe import InputError
 from .tars import of_tars
 
-# Of the Hub, of an unknown split or a text that is not UTF-8, of rows that cannot be read, of half a zip.
+# Errors of reading a dataset: of the Hub; of an unknown split or a text that is not UTF-8; of rows that
+# cannot be read; of half a zip.
 READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
-WILDCARDS = set("*?[]")
-TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
-NAMED_FILES = (
-    "config.json",
-    "modules.json",
-    "open_clip_config.json",
-)  # of a model's repository there is one of these in the cache
+_WILDCARDS = set("*?[]")
+_TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
+# Of a model's repository the cache holds one of these.
+_NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")
 
 
 def load_model(
@@ -46,16 +44,16 @@ def load_model(
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
 
     Args:
-        name_or_path: a folder that `save_pretrained` wrote or a Hub id; the folder of a LoRA, which is merged into its base; or a
-            model of another library, as `open_clip:NAME`, `sentence_transformers:NAME` or `m_clip:NAME` (see `adapters`), which is a
-            small module with the same two methods.
-        argument: what the model was given as, for messages.
-        kind: what it has to be.
-        attn_implementation: transformers', for its own models.
+        name_or_path: a folder that `save_pretrained` wrote or a Hub id; the folder of a LoRA, which is merged
+            into its base; or a model of another library, as `open_clip:NAME`, `sentence_transformers:NAME` or
+            `m_clip:NAME` (see `adapters`), which is a small module with the same two methods.
+        argument: the option that the model was given with, for messages.
+        kind: the kind of model that is needed.
+        attn_implementation: transformers' option, for its own models.
 
     Raises:
-        InputError: the folder is missing, or has no configuration, weights or processor, or not all of them; it is of another
-            kind; a LoRA names no base or does not fit it; or a library is missing.
+        InputError: the folder, its configuration, weights or processor are missing in whole or in part; the
+            model is of another kind; a LoRA names no base or does not fit it; or a library is missing.
     """
     if library := check_library(name_or_path):
         return load_adapted(library, name_or_path.removeprefix(f"{library}:"))
@@ -67,6 +65,7 @@ def load_model(
             attn_implementation=attn_implementation,
         )
         return merge_low_rank(name_or_path, *base, argument)
+
     check_kind(argument, name_or_path, kind)
     with readable(argument, name_or_path):
         model = AutoModel.from_pretrained(
@@ -75,40 +74,39 @@ def load_model(
         processor = AutoProcessor.from_pretrained(name_or_path)
     if not isinstance(processor, ProcessorMixin):
         raise InputError(
-            f"{argument} {name_or_path!r} has no processor of texts and images, only a {type(processor).__name__}: "
+            f"{argument} {name_or_path!r} has no processor of texts and images, "
+            f"only a {type(processor).__name__}: "
             "save an AltCLIPProcessor(image_processor, tokenizer) there"
         )
     check_tokenizer(argument, name_or_path, processor.tokenizer)
     check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
     if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
-        lower_case(processor.tokenizer)
+        _lower_case(processor.tokenizer)
     return model, processor
 
 
 def save_model(
     model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, state_dict: dict | None = None
 ) -> None:
-    """Save what `load_model` gives as one whole folder: weights, processor, and of our own classes the code that reads both.
-
-    The model goes first, since the processor's files name no class where they lie beside a `config.json` that tells it. Copying such
-    files one by one would leave out the code that they name.
+    """Save a model and its processor as one complete folder, with the code of our own classes.
 
     Args:
-        state_dict: weights to save in place of the model's own, as where these are in shares.
+        state_dict: weights to save in place of the model's own, which may be sharded.
     """
+    # The model first: beside its config.json, the processor's files name no class.
     model.save_pretrained(folder, state_dict=state_dict)
     processor.save_pretrained(folder)
 
 
 def check_model(name_or_path: str, argument: str = "model") -> None:
-    """What can be known of a model to evaluate before anything is loaded; of the Hub's, nothing.
+    """Check a model to evaluate before anything is loaded; a Hub id is not looked up.
 
     Args:
-        argument: what the model was given as, for messages.
+        argument: the option that the model was given with, for messages.
 
     Raises:
-        InputError: the folder does not exist, or holds a model of another kind; or what stands before a colon is no library that
-            there is an adapter for.
+        InputError: the folder does not exist, or holds a model of another kind; or the prefix before a colon
+            is no library that has an adapter.
     """
     if check_library(name_or_path) is None:
         check_folder(argument, name_or_path)
@@ -119,7 +117,11 @@ def check_model(name_or_path: str, argument: str = "model") -> None:
 
 
 def check_library(name_or_path: str) -> str | None:
-    """The library that a model is of, where it is not transformers; one that there is no adapter for is an `InputError`."""
+    """Return the library of a model, or None for transformers.
+
+    Raises:
+        InputError: there is no adapter for the library.
+    """
     library = library_of(name_or_path)
     if library is not None and library not in INSTALL:
         choices = ", ".join(f"{known}:" for known in INSTALL)
@@ -128,39 +130,53 @@ def check_library(name_or_path: str) -> str | None:
 
 
 def library_of(name_or_path: str) -> str | None:
-    """The library that a model is of, before the first colon; None of transformers' own, and of a folder, which may lie below C:."""
+    """Return the library before the first colon; None without one, and for a folder, even below C:.
+
+    "open_clip:ViT-B-32/openai" -> "open_clip"
+    """
     library, colon, _ = name_or_path.partition(":")
-    return library if colon and len(library) > 1 and not Path(name_or_path).exists() else None
+    is_prefix = colon and len(library) > 1 and not Path(name_or_path).exists()
+    return library if is_prefix else None
 
 
-def lower_case(tokenizer: GemmaTokenizer) -> None:
-    """SigLIP 2 was trained on small letters. Its checkpoints of one image size name Gemma's tokenizer, which keeps capitals.
+def _lower_case(tokenizer: GemmaTokenizer) -> None:
+    """Make a tokenizer lower-case its texts, as SigLIP 2 was trained.
 
-    Those of any size (NaFlex) name one of their own that does not (transformers#43101).
+    SigLIP 2's checkpoints of one image size name Gemma's tokenizer, which keeps capitals. Those of any size
+    (NaFlex) name one of their own that does not (transformers#43101).
     """
     backend = tokenizer.backend_tokenizer
     backend.normalizer = Sequence([Lowercase(), backend.normalizer])
 
 
 def revision_of(name_or_path: str) -> str | None:
-    """The Hub commit that a model was just loaded from; joined by `+` where its name is of several, and None for a folder."""
+    """Return the Hub commit that a model was just loaded from; None for a folder.
+
+    A name of several models, `TEXT+IMAGE`, gives their commits joined by `+`.
+    """
     commits = [commit_of(part.rpartition(":")[2]) for part in name_or_path.split("+")]
     return "+".join(commit for commit in commits if commit) or None
 
 
 def commit_of(repository: str) -> str | None:
-    """The commit at which the cache holds a Hub repository; None of what cannot be one."""
+    """Return the commit at which the cache holds a Hub repository; None if it cannot be one."""
     if Path(repository).exists():
         return None
     try:
-        paths = [try_to_load_from_cache(repository, name) for name in NAMED_FILES]
+        paths = [try_to_load_from_cache(repository, name) for name in _NAMED_FILES]
     except HFValidationError:  # an architecture with a file of weights, as open_clip:NAME/FILE
         return None
-    return next((Path(path).parent.name for path in paths if isinstance(path, str)), None)
+    for path in paths:
+        if isinstance(path, str):  # else it is not in the cache, or not in the repository
+            return Path(path).parent.name
+    return None
 
 
 def load_rows(dataset: str, split: str, columns: list[str], name: str | None = None) -> Dataset:
-    """Load one split of a folder or Hub dataset that has all of `columns`; `name` is the configuration, where it has several.
+    """Load one split of a folder or Hub dataset that has all of `columns`.
+
+    Args:
+        name: the configuration, if the dataset has several.
 
     Raises:
         InputError: no such folder, dataset or split, or a column is missing.
@@ -177,6 +193,7 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
         raise InputError(
             f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
         ) from error
+
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
         raise InputError(
@@ -186,24 +203,28 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
 
 
 def what_is_wrong(dataset: str, error: Exception) -> str:
-    """Say what is wrong with a dataset that cannot be read; a folder's text that is not UTF-8 is named, which `datasets` does not do."""
-    for path in files_below(Path(dataset), TEXTS) if Path(dataset).is_dir() else []:
-        try:
-            for _ in path.open(encoding="utf-8"):
-                pass
-        except UnicodeDecodeError as wrong:
-            return f"{path} is not UTF-8, {wrong}: save it as UTF-8"
-    odd = odd_endings(Path(dataset)) if Path(dataset).is_dir() else None
-    if odd:
-        return odd
-    wildcards = (
-        f" (`datasets` takes {' '.join(sorted(WILDCARDS))} in a folder's name for wildcards: rename it)"
-    )
-    return f"{error.__cause__ or error}{wildcards if Path(dataset).is_dir() and WILDCARDS & set(dataset) else ''}"
+    """Describe why a dataset cannot be read; name a file that is not UTF-8, which `datasets` does not do."""
+    folder = Path(dataset)
+    if folder.is_dir():
+        for path in files_below(folder, _TEXTS):
+            try:
+                for _ in path.open(encoding="utf-8"):
+                    pass
+            except UnicodeDecodeError as wrong:
+                return f"{path} is not UTF-8, {wrong}: save it as UTF-8"
+        odd = odd_endings(folder)
+        if odd:
+            return odd
+
+    said = str(error.__cause__ or error)
+    if folder.is_dir() and _WILDCARDS & set(dataset):
+        wildcards = " ".join(sorted(_WILDCARDS))
+        said += f" (`datasets` takes {wildcards} in a folder's name for wildcards: rename it)"
+    return said
 
 
 def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | IterableDataset:
-    """What `load_dataset` gives, where tars of pictures are read as `tars` has it."""
+    """Open a split as `load_dataset` does, but with the reader of `tars` for tars of images."""
     tars = of_tars(load_dataset_builder(**source))
     if tars is None:
         return load_dataset(**source, split=split, streaming=streaming)
@@ -214,10 +235,11 @@ def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | Ite
 
 
 def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]] | None:
-    """A folder's files of one split, for `load_dataset` to look at; None for a Hub dataset, which has a revision.
+    """List a folder's files of one split for `load_dataset`; None for a Hub dataset, which has a revision.
 
-    A folder with a card is otherwise kept under the card alone: rows that were written anew would be read as they were before.
-    The other splits are left where they lie, unless `split` is a slice such as `train[:100]`, which only `datasets` can read.
+    Without the list, `datasets` caches a folder with a card under the card alone, and would give old rows
+    after the files were written anew. Files of other splits are left out, unless `split` is a slice such as
+    `train[:100]`, which only `datasets` can parse.
 
     Raises:
         InputError: as `refuse_left_out` and `refuse_repeated_keys`.
@@ -227,18 +249,20 @@ def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]]
     files = load_dataset_builder(dataset, name).config.data_files
     by_split = {str(name): list(paths) for name, paths in files.items()}
     refuse_left_out(dataset, by_split)
-    by_split = {split: by_split[split]} if split in by_split else by_split
+    if split in by_split:
+        by_split = {split: by_split[split]}
     refuse_repeated_keys(chain(*by_split.values()))
     return by_split
 
 
 def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:
-    """Load a split whose column `captions` holds `{language: text}`, beside `image` unless `images` is False.
+    """Load a split whose column `captions` holds `{language: text}`, with `image` unless `images` is False.
 
     Raises:
         InputError: as `load_rows`, or `captions` is of another form.
     """
-    rows = load_rows(dataset, split, ["captions", "image"] if images else ["captions"])
+    columns = ["captions", "image"] if images else ["captions"]
+    rows = load_rows(dataset, split, columns)
     if not isinstance(rows.features["captions"], dict):
         raise InputError(
             f"column 'captions' of {dataset!r} must hold {{language: text}}, not {rows.features['captions']}"
@@ -247,18 +271,33 @@ def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:
 
 
 def check_languages(asked: list[str] | None, spoken: list[str]) -> list[str]:
-    """Give the languages `asked` for, or all that are `spoken`, each in the spelling it is spoken under.
+    """Return the requested languages, or all available ones, in the spelling under which they are available.
+
+    Args:
+        asked: the requested languages, which are deduplicated; None or an empty list for all.
+        spoken: the available languages.
 
     Raises:
-        InputError: one is not spoken, may be one of several, or is a country's code, say; the message asks what was meant.
+        InputError: one is not available, may be one of several, or is a country's code, say; the message asks
+            what was meant.
     """
     if not asked:
         return spoken
-    return list(dict.fromkeys(check_language(language, spoken) for language in asked))
+    found = [check_language(language, spoken) for language in asked]
+    return list(dict.fromkeys(found))
 
 
 def check_language(asked: str, spoken: Iterable[str], lacking: str = "no text in language") -> str:
-    """The one that is `spoken` of what `match_language` takes for the language asked for; none is an `InputError`."""
+    """Return the available language that matches the requested one; see `match_language`.
+
+    Args:
+        asked: the requested language.
+        spoken: the available languages.
+        lacking: the beginning of the error message.
+
+    Raises:
+        InputError: none matches, or several do.
+    """
     try:
         return match_language(asked, spoken)
     except ValueError as error:
@@ -266,7 +305,7 @@ def check_language(asked: str, spoken: Iterable[str], lacking: str = "no text in
 
 
 def find_language(asked: str, spoken: Iterable[str]) -> str | None:
-    """The same, but None where there is none."""
+    """Return the available language that matches the requested one, or None; see `check_language`."""
     try:
         return match_language(asked, spoken)
     except ValueError:

@@ -1,4 +1,4 @@
-"""LoRAs, and peft's other adapters: which model a folder of one belongs to, and how it is merged into that."""
+"""Find the base model of a LoRA, or of another adapter of peft, and merge the adapter into it."""
 
 import json
 import warnings
@@ -9,36 +9,38 @@ from transformers import PreTrainedModel, ProcessorMixin
 from .kinds import UNREADABLE
 from .recipe import InputError
 
-CONFIG = "adapter_config.json"  # what peft calls it
+_CONFIG = "adapter_config.json"  # what peft calls it
 
 
 def is_low_rank(name_or_path: str) -> bool:
-    """Return whether this is the folder of a LoRA."""
-    return Path(name_or_path, CONFIG).is_file()
+    """Check that this is the folder of a LoRA."""
+    return Path(name_or_path, _CONFIG).is_file()
 
 
 def base_of(name_or_path: str, argument: str = "model") -> str:
     """Return the folder or Hub id of the model that a LoRA was trained on.
 
     Args:
-        argument: what the LoRA was given as, for messages.
+        argument: the option that the LoRA was given with, for messages.
 
     Raises:
-        InputError: its configuration cannot be read, or names no model, or its own folder.
+        InputError: its configuration cannot be read, or names no model, or names its own folder.
     """
     try:
-        base = json.loads(Path(name_or_path, CONFIG).read_text("utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:  # no JSON, no text in UTF-8, or a list
+        base = json.loads(Path(name_or_path, _CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:  # no JSON, no UTF-8, or a list
         raise InputError(
-            f"{argument} {name_or_path!r} has a {CONFIG} that cannot be read ({error}): save the LoRA again"
+            f"{argument} {name_or_path!r} has a {_CONFIG} that cannot be read ({error}): save the LoRA again"
         ) from error
     if not base:
         raise InputError(
-            f"{argument} {name_or_path!r} is a LoRA without a base: write its base_model_name_or_path into {CONFIG}"
+            f"{argument} {name_or_path!r} is a LoRA without a base: "
+            f"write its base_model_name_or_path into {_CONFIG}"
         )
     if Path(base).resolve() == Path(name_or_path).resolve():
         raise InputError(
-            f"{argument} {name_or_path!r} is a LoRA that names itself as its base: save the two in folders of their own"
+            f"{argument} {name_or_path!r} is a LoRA that names itself as its base: "
+            "save the two in folders of their own"
         )
     return base
 
@@ -50,15 +52,15 @@ def merge_low_rank(
 
     Args:
         name_or_path: folder of the LoRA.
-        model: its base, whose weights change.
-        processor: that of the base; one in the LoRA's folder wins.
-        argument: what the LoRA was given as, for messages.
+        model: its base, whose weights are changed.
+        processor: the base's processor; one in the LoRA's folder replaces it.
+        argument: the option that the LoRA was given with, for messages.
 
     Returns:
         The model, with the names of its weights as before, and the processor.
 
     Raises:
-        InputError: peft is not installed, or the LoRA's weights are not whole or do not fit the base.
+        InputError: peft is not installed, or weights of the LoRA are missing or do not fit the base.
     """
     try:
         from peft import PeftModel
@@ -68,14 +70,14 @@ def merge_low_rank(
         ) from error
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "error", "Found missing adapter keys"
-            )  # peft would only warn, and leave them random
+            # peft would only warn of them, and leave them random.
+            warnings.filterwarnings("error", "Found missing adapter keys")
             model = PeftModel.from_pretrained(model, name_or_path).merge_and_unload()
         if Path(name_or_path, "processor_config.json").is_file():
             processor = type(processor).from_pretrained(name_or_path)
     except (*UNREADABLE, UserWarning) as error:
-        base, said = base_of(name_or_path, argument), " ".join(str(error).split())
+        base = base_of(name_or_path, argument)
+        said = " ".join(str(error).split())  # on one line
         raise InputError(f"{argument} {name_or_path!r} does not fit its base {base!r}: {said}") from error
     return model, processor
 

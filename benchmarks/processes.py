@@ -1,4 +1,4 @@
-"""What is known of the processes that run a script: how many there are, on what, with how many threads each."""
+"""Count the processes of a script, and fix the number of threads of each."""
 
 import os
 import warnings
@@ -6,20 +6,20 @@ import warnings
 import torch
 from accelerate.utils.environment import get_int_from_env
 
-# How launchers tell: torchrun and accelerate, and three kinds of MPI.
-NUMBERS_OF_PROCESSES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+# Environment variables of launchers: torchrun and accelerate, and three kinds of MPI.
+_NUMBERS_OF_PROCESSES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 
 
 def launched_processes() -> int:
-    """Return how many processes the launcher started, of which this is one; 1 without a launcher."""
-    return get_int_from_env(NUMBERS_OF_PROCESSES, 1)
+    """Return the number of processes that the launcher started, with this one; 1 without a launcher."""
+    return get_int_from_env(_NUMBERS_OF_PROCESSES, 1)
 
 
 def warn_if_launched_alone() -> None:
-    """Warn where a launcher was asked for several processes and started one, as accelerate does without GPUs.
+    """Warn if several processes were requested and one was started, as accelerate does without GPUs.
 
-    `accelerate launch --num_processes 2` says where the processes are to meet, which it does not do for one alone,
-    and then starts a single one where it finds no GPU.
+    `accelerate launch --num_processes 2` sets the address at which the processes meet, as it does not for one
+    process, and then starts a single one if it finds no GPU.
     """
     meeting_point = os.environ.get("MASTER_ADDR")
     launched_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
@@ -32,9 +32,9 @@ def warn_if_launched_alone() -> None:
 
 
 def fix_threads() -> int:
-    """Fix the number of threads of this process to what it is now, and return it.
+    """Fix the number of threads of this process at its present value, and return it.
 
-    It is `OMP_NUM_THREADS` where that is set, else the number of cores. Sums of floats depend on it.
+    It is `OMP_NUM_THREADS` if that is set, else the number of cores. Sums of floats depend on it.
     """
     n_threads = torch.get_num_threads()
     torch.set_num_threads(n_threads)  # from now on MKL does not choose fewer by itself

@@ -1,8 +1,8 @@
 """AltCLIP, a CLIP that reads many languages.
 
-Importing this package tells the AutoClasses to build our classes for checkpoints of `model_type` "altclip", in place of
-transformers' own, and of "altclip_dual_encoder"; every other model type is left alone. `pipeline("zero-shot-image-classification")`
-gives ours for these models.
+Importing this package registers our classes with transformers' AutoClasses: for checkpoints of `model_type`
+"altclip", in place of transformers' own, and of "altclip_dual_encoder". Other model types are left alone.
+`pipeline("zero-shot-image-classification")` uses our pipeline for these models.
 """
 
 from . import reproducibility  # noqa: F401, I001  (before torch is loaded)
@@ -30,7 +30,8 @@ for config_class, model_class in (
     model_class.register_for_auto_class("AutoModel")
 AltCLIPProcessor.register_for_auto_class("AutoProcessor")
 
-# Set in place: `register_pipeline` would drop the task's default model, and mark saved pipelines as remote code.
+# Set in place: `register_pipeline` would drop the task's default model, and mark saved pipelines as remote
+# code.
 PIPELINE_REGISTRY.supported_tasks["zero-shot-image-classification"]["impl"] = AltCLIPZeroShotPipeline
 
 __all__ = [

@@ -1,4 +1,6 @@
-"""Checkpoints, and adapters for them, are read in every spelling that is around, whole or not at all, and written in the one that
+"""Load and save checkpoints, and adapters for them.
+
+They are loaded in every spelling of the weights' names, whole or not at all, and saved in the one that
 everybody reads.
 """
 
@@ -14,22 +16,23 @@ from transformers.core_model_loading import WeightRenaming
 
 from .configuration_altclip import AltCLIPConfig
 
-# The only weights that may differ in shape from a checkpoint's, where a caller asks for it: they are trained anew.
-HEAD = re.compile(r"(?:text_projection|visual_projection|(?:text_model\.)?(?:transformation|pre_LN))\.")
+# The only weights that may differ in shape from a checkpoint's, if a caller asks for it: they are trained
+# anew.
+_HEAD = re.compile(r"(?:text_projection|visual_projection|(?:text_model\.)?(?:transformation|pre_LN))\.")
 
-# DoRA's are saved without the last part of their name, which transformers does not put back.
-MAGNITUDES = WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
-OF_ANOTHER = "It was trained on another model, or is spelled for one."
+# DoRA's magnitudes are saved without the last part of their name, which transformers does not restore.
+_MAGNITUDES = WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
+_OF_ANOTHER = "It was trained on another model, or is spelled for one."
 
 
 class AltCLIPPreTrainedModel(PreTrainedModel):
-    """What all models share: which attention kernels the towers have, and how checkpoints are read and written."""
+    """Base class of all models: the towers' attention kernels, and how checkpoints are loaded and saved."""
 
     config_class = AltCLIPConfig
     base_model_prefix = "altclip"
     input_modalities = ("image", "text")
     native_class: type | None = None  # transformers' own class of the same weights
-    # transformers 5.6 and later spell `layer` and `layers` otherwise than the released files do; every spelling is read.
+    # transformers 5.6 and later swap `layer` and `layers` of the released files; every spelling is read.
     key_mapping = {
         r"^text_model\.roberta\.encoder\.layers\.": "text_model.roberta.encoder.layer.",
         r"^vision_model\.encoder\.layer\.": "vision_model.encoder.layers.",
@@ -54,15 +57,16 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         ignore_mismatched_sizes: bool = False,
         **kwargs,
     ):
-        """Load a checkpoint in any of its spellings, whole or not at all; with transformers' own arguments.
+        """Load a checkpoint in any of its spellings, whole or not at all; takes transformers' own arguments.
 
         Args:
-            ignore_mismatched_sizes: let the head, that is the projections, `transformation` and `pre_LN`, start afresh where its
-                shape differs from the checkpoint's. A tower's weights have to fit in any case.
+            ignore_mismatched_sizes: initialise the head (the projections, `transformation` and `pre_LN`) anew
+                if its shape differs from the checkpoint's. A tower's weights have to fit in any case.
 
         Raises:
             ValueError: weights are missing, left over or of another shape; the message lists them.
         """
+        # Mismatched shapes are always let through here, so that the error below can list them all.
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -71,16 +75,17 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
             ignore_mismatched_sizes=True,
             **kwargs,
         )
-        misshaped = [
-            f"{name} ({tuple(there)} there, {tuple(here)} here)"
-            for name, there, here in sorted(info["mismatched_keys"])
-            if not (ignore_mismatched_sizes and HEAD.match(name))
-        ]
-        listed = listing(info["missing_keys"], info["unexpected_keys"], misshaped)
+        misshaped = []
+        for name, there, here in sorted(info["mismatched_keys"]):
+            is_trained_anew = ignore_mismatched_sizes and _HEAD.match(name)
+            if not is_trained_anew:
+                misshaped.append(f"{name} ({tuple(there)} there, {tuple(here)} here)")
+        listed = _listing(info["missing_keys"], info["unexpected_keys"], misshaped)
         if listed:
             raise ValueError(
-                f"{pretrained_model_name_or_path} is not a whole checkpoint of {cls.__name__} as its configuration describes it. {listed}. "
-                "Get the whole checkpoint, or build a model from CLIP and a text encoder with AltCLIPModel.from_teacher."
+                f"{pretrained_model_name_or_path} is not a whole checkpoint of {cls.__name__} "
+                f"as its configuration describes it. {listed}. Get the whole checkpoint, "
+                "or build a model from CLIP and a text encoder with AltCLIPModel.from_teacher."
             )
         return (model, info) if output_loading_info else model
 
@@ -93,30 +98,28 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         save_original_format: bool = False,
         **kwargs,
     ) -> None:
-        """Save under our own names, with the code that reads them. transformers would else give back the spelling it read, old
-        mistakes included.
+        """Save under our own names, with the code that reads them.
 
-        The folder serves plain transformers, which does not look at the code, and `trust_remote_code=True`, which runs it.
-        Of a model with an adapter, a `PeftModel`'s base model among them, only the adapter is saved, for transformers' own class.
+        transformers alone would save the spelling that it has loaded, old mistakes included. The folder
+        serves plain transformers, which does not look at the code, and `trust_remote_code=True`, which runs
+        it. If the model has an adapter, or is the base model of a `PeftModel`, only the adapter is saved, for
+        transformers' own class.
         """
         for name in self.config.sub_configs:
-            getattr(
-                self.config, name
-            ).name_or_path = ""  # where a tower was loaded from is a folder of some machine
-        self._hf_peft_config_loaded = self.has_adapter  # a PeftModel does not tell transformers of it
+            tower_config = getattr(self.config, name)
+            tower_config.name_or_path = ""  # the tower was loaded from a folder of some machine
+
+        self._hf_peft_config_loaded = (
+            self.has_adapter
+        )  # a PeftModel does not tell transformers of its adapters
         if self.has_adapter and self.native_class is not None:
-            # Only adapters are saved now. They fit transformers' own class, which peft can load without this package.
-            named = {
-                "base_model_class": self.native_class.__name__,
-                "parent_library": self.native_class.__module__,
-            }
-            for adapter in self.peft_config.values():
-                adapter.auto_mapping = named if adapter.task_type is None else None
+            self._name_native_class()
+
         if self._auto_class is not None:
-            reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-            self.config.auto_map = {
-                "AutoModelForZeroShotImageClassification": reference
-            }  # transformers adds AutoModel
+            module = type(self).__module__.split(".")[-1]
+            reference = f"{module}.{type(self).__name__}"
+            # transformers adds the entry of AutoModel.
+            self.config.auto_map = {"AutoModelForZeroShotImageClassification": reference}
         super().save_pretrained(
             save_directory,
             is_main_process,
@@ -126,14 +129,24 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
             **kwargs,
         )
 
+    def _name_native_class(self) -> None:
+        """Name transformers' own class in the adapters' settings: peft can load it without this package."""
+        native = {
+            "base_model_class": self.native_class.__name__,
+            "parent_library": self.native_class.__module__,
+        }
+        for adapter in self.peft_config.values():
+            # With a task type peft chooses the class by itself.
+            adapter.auto_mapping = native if adapter.task_type is None else None
+
     @property
     def has_adapter(self) -> bool:
-        """Whether layers of peft are in this model, put there by transformers or by a `PeftModel`."""
+        """Return True if transformers or a `PeftModel` has put peft's layers into this model."""
         return bool(getattr(self, "peft_config", None))
 
     @property
     def _checkpoint_conversion_mapping(self) -> dict[str, str]:
-        """Spellings of an adapter's names; `PeftModel.from_pretrained` looks for them here."""
+        """Return the spellings of an adapter's names, where `PeftModel.from_pretrained` looks for them."""
         return self.key_mapping
 
     def load_adapter(
@@ -144,54 +157,62 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         load_config=None,
         **kwargs,
     ):
-        """Load an adapter in any of its spellings, whole or not at all; with transformers' own arguments.
+        """Load an adapter in any of its spellings, whole or not at all; takes transformers' own arguments.
 
         Raises:
-            ValueError: weights are missing, left over or of another shape; the message lists them, and the adapter is taken off.
+            ValueError: weights are missing, left over or of another shape; the message lists them, and the
+                adapter is removed again.
         """
-        known = (
-            load_config.weight_mapping
-            if load_config
-            else get_model_conversion_mapping(self, key_mapping=self.key_mapping)
-        )
-        kwargs["weight_mapping"] = [*known, MAGNITUDES]
+        if load_config:
+            known = load_config.weight_mapping
+        else:
+            known = get_model_conversion_mapping(self, key_mapping=self.key_mapping)
+        kwargs["weight_mapping"] = [*known, _MAGNITUDES]
         info = super().load_adapter(peft_model_id, adapter_name, *args, load_config=load_config, **kwargs)
-        listed = listing(info.missing_keys, info.unexpected_keys, [name for name, *_ in info.mismatched_keys])
+
+        misshaped = [name for name, *_ in info.mismatched_keys]
+        listed = _listing(info.missing_keys, info.unexpected_keys, misshaped)
         if listed:
             self.delete_adapter(adapter_name or "default")
             raise ValueError(
-                f"{peft_model_id or 'the adapter'} is not a whole adapter of {type(self).__name__}. {listed}. {OF_ANOTHER}"
+                f"{peft_model_id or 'the adapter'} is not a whole adapter of {type(self).__name__}. "
+                f"{listed}. {_OF_ANOTHER}"
             )
         return info
 
     def get_adapter_state_dict(self, *args, **kwargs) -> dict:
-        """Give an adapter's weights by the names of transformers' own class, as they are saved."""
-        return {
-            native_name(name): value
-            for name, value in super().get_adapter_state_dict(*args, **kwargs).items()
-        }
+        """Return an adapter's weights by their names in transformers' own class, as they are saved."""
+        state_dict = super().get_adapter_state_dict(*args, **kwargs)
+        return {native_name(name): value for name, value in state_dict.items()}
 
 
-def listing(missing: Iterable[str], left_over: Iterable[str], misshaped: Iterable[str] = ()) -> str:
-    """Weights that do not fit, by kind, for an error; empty where all fit."""
+def _listing(missing: Iterable[str], left_over: Iterable[str], misshaped: Iterable[str] = ()) -> str:
+    """List the weights that do not fit, by kind, for an error; return "" if all fit.
+
+    _listing(["a", "b"], ["c"]) -> "missing: a, b; left over: c"
+    """
     refused = {"missing": missing, "left over": left_over, "of another shape": misshaped}
     return "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in refused.items() if names)
 
 
 def native_name(name: str) -> str:
-    """The name of a weight in transformers 5.6 and later, whose text tower has `layers`."""
+    """Return the name of a weight in transformers 5.6 and later, whose text tower has `layers`."""
     return name.replace("roberta.encoder.layer.", "roberta.encoder.layers.")
 
 
 def rename_weights(state_dict: dict, prefix: str, new_name: Callable[[str], str]) -> None:
-    """Rename, in place, the weights below `prefix`; `new_name` gives that of a weight, both without the prefix."""
+    """Rename the weights below `prefix` in place.
+
+    Args:
+        new_name: maps the old name of a weight to the new one, both without the prefix.
+    """
     for old in [name for name in state_dict if name.startswith(prefix)]:
         new = new_name(old.removeprefix(prefix))
         state_dict[prefix + new] = state_dict.pop(old)
 
 
 def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str, *_) -> None:
-    """Before `load_state_dict`: take transformers' own state dicts too."""
+    """Rename the weights of transformers' own state dicts; a hook that runs before `load_state_dict`."""
 
     def new_name(name: str) -> str:
         for pattern, replacement in module.key_mapping.items():
@@ -200,50 +221,66 @@ def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str,
 
     rename_weights(state_dict, prefix, new_name)
     if module.has_adapter:
-        check_adapter(module, {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)})
+        given = {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
+        _check_adapter(module, given)
 
 
-def check_adapter(model: AltCLIPPreTrainedModel, given: set[str]) -> None:
-    """Before a `PeftModel` hands on an adapter's weights: peft would load those that fit, and leave the others untrained.
+def _check_adapter(model: AltCLIPPreTrainedModel, given: set[str]) -> None:
+    """Refuse an adapter's weights that are not whole, before a `PeftModel` loads them.
+
+    peft would load those that fit, and leave the others untrained.
 
     Args:
-        given: the names of the weights. Those of a whole model, its own weights among them, are torch's to check.
+        given: names of the weights. Those of a whole model, with its own weights, are left for torch to
+            check.
 
     Raises:
         ValueError: weights are missing or left over; the message lists them.
     """
-    weights = chain(
-        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
-    )
-    here = {name for name, _ in weights}
-    adapter_of = {
-        name: adapter for name in here for adapter in model.peft_config if f".{adapter}." in f"{name}."
-    }
-    if not given or here - adapter_of.keys() <= given:
+    parameters = model.named_parameters(remove_duplicate=False)
+    buffers = model.named_buffers(remove_duplicate=False)
+    here = {name for name, _ in chain(parameters, buffers)}
+
+    # {weight of an adapter: name of the adapter}; "….lora_A.default.weight" -> "default"
+    adapter_of = {}
+    for name in here:
+        for adapter in model.peft_config:
+            if f".{adapter}." in f"{name}.":
+                adapter_of[name] = adapter
+
+    own_weights = here - adapter_of.keys()
+    if not given or own_weights <= given:
         return
-    ignored = model._keys_to_ignore_on_load_unexpected
-    left_over = {name for name in given - here if not any(re.search(pattern, name) for pattern in ignored)}
-    # Other kinds of adapters have weights that are not saved.
+
+    def is_ignored(name: str) -> bool:
+        return any(re.search(pattern, name) for pattern in model._keys_to_ignore_on_load_unexpected)
+
+    left_over = {name for name in given - here if not is_ignored(name)}
+    # Only LoRA's weights are known to be all saved: other kinds of adapters have weights that are not.
     loaded = {adapter_of[name] for name in given & adapter_of.keys()}
-    missing = {name for name, adapter in adapter_of.items() if adapter in loaded and "lora_" in name} - given
-    listed = listing(missing, left_over)
+    needed = {name for name, adapter in adapter_of.items() if adapter in loaded and "lora_" in name}
+    listed = _listing(needed - given, left_over)
     if listed:
         raise ValueError(
-            f"This is not a whole adapter of {type(model).__name__}. {listed}. {OF_ANOTHER} The method load_adapter of a PeftModel "
-            "knows other spellings with key_mapping=model.get_base_model().key_mapping. Load the model anew: it is half changed."
+            f"This is not a whole adapter of {type(model).__name__}. {listed}. {_OF_ANOTHER} "
+            "The method load_adapter of a PeftModel knows other spellings "
+            "with key_mapping=model.get_base_model().key_mapping. Load the model anew: it is half changed."
         )
 
 
 def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:
-    """Give a checkpoint's model type. One of another kind is refused: transformers would load what fits and leave the rest random.
+    """Return a checkpoint's model type, or refuse it.
+
+    transformers would load the weights of another kind that fit, and leave the rest random.
 
     Raises:
         ValueError: its model type is none of `model_types`.
     """
     model_type = AutoConfig.from_pretrained(name_or_path).model_type
     if model_type not in model_types:
+        choices = " or ".join(repr(choice) for choice in model_types)
         raise ValueError(
-            f"{name_or_path} is a {model_type!r}, but a {' or '.join(map(repr, model_types))} has to stand here. "
+            f"{name_or_path} is a {model_type!r}, but a {choices} has to stand here. "
             "AltCLIPDualEncoderModel.from_towers takes towers of any kind."
         )
     return model_type
@@ -255,7 +292,7 @@ def load_whole(
     """Load a tower in float32.
 
     Args:
-        unread: prefixes of weights that may be missing, since nobody reads them.
+        unread: prefixes of weights that may be missing, since they are not used.
 
     Raises:
         ValueError: other weights are missing; the message lists them.

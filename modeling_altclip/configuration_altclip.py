@@ -1,4 +1,4 @@
-"""AltCLIP's configuration: transformers' own, plus what its text tower needs to be a plain `XLMRobertaModel`."""
+"""AltCLIP's configuration: transformers' own, and what a plain `XLMRobertaModel` as text tower needs."""
 
 from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
 
@@ -11,38 +11,43 @@ from transformers import AltCLIPVisionConfig, CLIPConfig, PreTrainedConfig
 
 
 class AltCLIPTextConfig(NativeAltCLIPTextConfig):
-    """The text tower: an XLM-R encoder and the head that leads to `project_dim`, the width of the teacher's text tower.
+    """Configuration of the text tower: XLM-R and a head to `project_dim`, the teacher's width.
 
     Args:
-        normalize_tokens: whether the vectors of single tokens, `last_hidden_state`, pass `pre_LN`, as in transformers. The
-            released AltDiffusion models were trained without (FlagAI's `modeling_berts.py`). The pooled vector always does.
+        normalize_tokens: whether the states of single tokens, `last_hidden_state`, pass `pre_LN`, as in
+            transformers. The released AltDiffusion models were trained without it (FlagAI's
+            `modeling_berts.py`). The pooled token always passes it.
     """
 
     normalize_tokens: bool = True
 
-    # XLMRobertaModel asks for the first two, and diffusers' pipelines for the third: they then mask the padding of a prompt.
-    # As class variables they stay out of config.json, which native transformers reads too.
+    # XLMRobertaModel reads the first two, and diffusers' pipelines the third: they then mask the padding of a
+    # prompt. As class variables they stay out of config.json, which native transformers reads too.
     is_decoder: ClassVar[bool] = False
     add_cross_attention: ClassVar[bool] = False
     use_attention_mask: ClassVar[bool] = True
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
-        """Save that of a tower alone: it may be a pipeline's, where transformers' own class needs to be told of the masks."""
+        """Save the configuration of a tower alone.
+
+        The tower may be a pipeline's, where transformers' own class finds `use_attention_mask` only in the
+        file.
+        """
         alone = deepcopy(self)
         alone.use_attention_mask = True
         super(AltCLIPTextConfig, alone).save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPTextConfig":
-        """Build from the contents of a config.json; what a tower alone says of masks, the class says itself."""
-        return super().from_dict(
-            {name: value for name, value in config_dict.items() if name != "use_attention_mask"}, **kwargs
-        )
+        """Build from the contents of a config.json, but for `use_attention_mask`, which the class states."""
+        stated = {name: value for name, value in config_dict.items() if name != "use_attention_mask"}
+        return super().from_dict(stated, **kwargs)
 
 
 class AltCLIPConfig(NativeAltCLIPConfig):
-    """Both towers, `projection_dim` (the width of the shared space) and `logit_scale_init_value` (the log of 1 / temperature).
+    """Configuration of both towers, and of the space that they share.
 
+    `projection_dim` is the width of that space, `logit_scale_init_value` the log of 1 / temperature.
     Saved under transformers' own `model_type`, so that a checkpoint needs no remote code.
     """
 
@@ -66,7 +71,7 @@ class AltCLIPConfig(NativeAltCLIPConfig):
 
     @classmethod
     def from_native(cls, config: NativeAltCLIPConfig) -> "AltCLIPConfig":
-        """The same configuration, where transformers' own class was given."""
+        """Return the same configuration as an instance of this class."""
         ours = cls.from_dict(config.to_dict())
         ours._attn_implementation = config._attn_implementation
         return ours
@@ -79,22 +84,24 @@ class AltCLIPConfig(NativeAltCLIPConfig):
         *,
         dropout: float | None = None,
     ) -> "AltCLIPConfig":
-        """What `AltCLIPModel.from_teacher` makes of a teacher's configuration and an encoder's.
+        """Join the configurations of a teacher and an encoder, for `AltCLIPModel.from_teacher`.
 
         Args:
-            dropout: of the text tower; the encoder's own by default.
+            dropout: the text tower's dropout; by default the encoder's own.
         """
-        taught = (
-            clip.text_config.hidden_size if isinstance(clip, CLIPConfig) else clip.text_config.project_dim
-        )
-        known = AltCLIPTextConfig().to_dict().keys() - {
-            "_name_or_path"
-        }  # a folder of this machine, and no concern of config.json
+        if isinstance(clip, CLIPConfig):
+            teacher_width = clip.text_config.hidden_size
+        else:
+            teacher_width = clip.text_config.project_dim
+
+        # The name is a folder of this machine, which has no place in config.json.
+        known = AltCLIPTextConfig().to_dict().keys() - {"_name_or_path"}
         text_config = {key: value for key, value in encoder.to_dict().items() if key in known}
+        text_config |= {"project_dim": teacher_width, "model_type": AltCLIPTextConfig.model_type}
         if dropout is not None:
             text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         return cls(
-            text_config=text_config | {"project_dim": taught, "model_type": AltCLIPTextConfig.model_type},
+            text_config=text_config,
             vision_config=clip.vision_config.to_dict() | {"model_type": "altclip_vision_model"},
             projection_dim=clip.projection_dim,
             logit_scale_init_value=clip.logit_scale_init_value,
@@ -102,20 +109,26 @@ class AltCLIPConfig(NativeAltCLIPConfig):
 
 
 def check_towers(text_config, vision_config) -> None:
-    """Refuse the description of a model that leaves a tower out; None for both asks for the defaults.
+    """Refuse a configuration that leaves out one tower. None for both stands for the defaults.
+
+    transformers takes XLM-R large, or CLIP's ViT-B/32, for a tower that is left out, and loading the weights
+    of another model then fails on shapes (FlagAI issue 506).
 
     Raises:
-        ValueError: transformers takes XLM-R large, or CLIP's ViT-B/32, for a tower that is not described, and loading the
-            weights of another model then fails on shapes (FlagAI issue 506).
+        ValueError: a tower is left out.
     """
     if text_config is None and vision_config is None:
         return
-    absent = [
-        name for name, given in (("text_config", text_config), ("vision_config", vision_config)) if not given
-    ]
+
+    absent = []
+    if not text_config:
+        absent.append("text_config")
+    if not vision_config:
+        absent.append("vision_config")
     if absent:
         raise ValueError(
-            f"{' and '.join(absent)} missing: the defaults of another model would take its place. Describe both towers."
+            f"{' and '.join(absent)} missing: the defaults of another model would take its place. "
+            "Describe both towers."
         )
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a CLIP made of any image encoder and any text encoder."""
+"""Configuration of a CLIP made of any image encoder and any text encoder."""
 
 from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
 
@@ -7,17 +7,17 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_altclip import check_towers
 
-POOLINGS = ("cls", "last", "mean", "pooler")
+_POOLINGS = ("cls", "last", "mean", "pooler")
 
 
 class AltCLIPDualEncoderConfig(PreTrainedConfig):
-    """Two towers by their own configurations, how each is pooled, and the space they share.
+    """Configuration of two towers, how each is pooled, and the space that they share.
 
     Args:
         text_config, vision_config: configurations of encoders that `AutoModel` builds.
-        text_pooling, vision_pooling: what stands for a whole text or image: `cls`, the first token's last state; `last`, that of the
-            last token; `mean`, the mean of the last states, without padding; `pooler`, what the encoder's own pooler makes (CLIP's
-            and SigLIP's image towers).
+        text_pooling, vision_pooling: how the last states become one embedding: `cls`, the first token's
+            state; `last`, the last token's; `mean`, their mean, without padding; `pooler`, the output of the
+            encoder's own pooler (CLIP's and SigLIP's image towers).
         projection_dim: the width of the shared space.
         projection_bias: whether the projections to it have biases: CLIP's have none, Krasner & Lanuzo's do.
         logit_scale_init_value: the log of 1 / temperature.
@@ -41,9 +41,10 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         check_towers(self.text_config, self.vision_config)
         for name in ("text_pooling", "vision_pooling"):
-            if getattr(self, name) not in POOLINGS:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(POOLINGS)}")
-        super().__post_init__(**kwargs)
+            pooling = getattr(self, name)
+            if pooling not in _POOLINGS:
+                raise ValueError(f"{name} is {pooling!r}: choose from {', '.join(_POOLINGS)}")
+        super().__post_init__(**kwargs)  # builds the towers' configurations of dicts
         check_widths(self.text_config, self.vision_config)
 
     @classmethod
@@ -57,17 +58,19 @@ def check_widths(*towers: PreTrainedConfig) -> None:
     """Refuse towers that are no encoders of tokens or patches.
 
     Raises:
-        ValueError: one states no `hidden_size`, as convolutional networks do, or has a decoder too.
+        ValueError: one states no `hidden_size`, which convolutional networks lack, or has a decoder too.
     """
     for tower in towers:
         if tower.is_encoder_decoder:
             raise ValueError(
-                f"a {tower.model_type!r} is an encoder with a decoder, and cannot be a tower: take an encoder alone"
+                f"a {tower.model_type!r} is an encoder with a decoder, and cannot be a tower: "
+                "take an encoder alone"
             )
         if getattr(tower, "hidden_size", None) is None:
             raise ValueError(
-                f"a {tower.model_type!r} states no hidden_size, as networks of convolutions do, and cannot be a tower: take an "
-                "encoder of tokens or patches, such as a ViT, a DINOv2 or a Swin"
+                f"a {tower.model_type!r} states no hidden_size, as networks of convolutions do, "
+                "and cannot be a tower: "
+                "take an encoder of tokens or patches, such as a ViT, a DINOv2 or a Swin"
             )
 
 

@@ -1,24 +1,29 @@
-"""Codes of languages (BCP 47), in one spelling, and matched to those that there are; common mistakes are asked about, never guessed at."""
+"""Spell codes of languages (BCP 47) in one way, and match them to the languages that are available.
+
+Common mistakes are refused with a question, never guessed at.
+"""
 
 import re
 from collections.abc import Iterable
 
 CODE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z]{4})?(?:[-_](?:[A-Za-z]{2}|[0-9]{3}))?")
 
-# Three letters (ISO 639-2 and 639-3) and a former code of languages that have two: right in data, a slip in a flag.
-SHORTER = dict(
+# Codes with three letters (ISO 639-2 and 639-3), and a former one, of languages that have a code with two.
+# They are right in data, and a mistake in a command line.
+_SHORTER = dict(
     pair.split(":")
     for pair in """
-    eng:en zho:zh chi:zh cmn:zh spa:es fra:fr fre:fr deu:de ger:de rus:ru ara:ar arb:ar jpn:ja kor:ko ita:it por:pt hin:hi ben:bn
-    tha:th vie:vi tur:tr ukr:uk pol:pl nld:nl dut:nl ces:cs cze:cs ell:el gre:el swe:sv dan:da fin:fi nor:no nob:nb hun:hu ron:ro
-    rum:ro bul:bg heb:he iw:he fas:fa per:fa pes:fa urd:ur ind:id msa:ms may:ms zsm:ms swa:sw swh:sw tam:ta tel:te mar:mr guj:gu
-    kan:kn mal:ml pan:pa mya:my bur:my khm:km lao:lo kat:ka geo:ka hye:hy arm:hy kaz:kk uzb:uz mon:mn nep:ne sin:si amh:am afr:af
-    sqi:sq alb:sq eus:eu baq:eu cat:ca glg:gl hrv:hr srp:sr slk:sk slo:sk slv:sl est:et lav:lv lit:lt isl:is ice:is gle:ga cym:cy
-    wel:cy
+    eng:en zho:zh chi:zh cmn:zh spa:es fra:fr fre:fr deu:de ger:de rus:ru ara:ar arb:ar jpn:ja
+    kor:ko ita:it por:pt hin:hi ben:bn tha:th vie:vi tur:tr ukr:uk pol:pl nld:nl dut:nl ces:cs
+    cze:cs ell:el gre:el swe:sv dan:da fin:fi nor:no nob:nb hun:hu ron:ro rum:ro bul:bg heb:he iw:he
+    fas:fa per:fa pes:fa urd:ur ind:id msa:ms may:ms zsm:ms swa:sw swh:sw tam:ta tel:te mar:mr
+    guj:gu kan:kn mal:ml pan:pa mya:my bur:my khm:km lao:lo kat:ka geo:ka hye:hy arm:hy kaz:kk
+    uzb:uz mon:mn nep:ne sin:si amh:am afr:af sqi:sq alb:sq eus:eu baq:eu cat:ca glg:gl hrv:hr
+    srp:sr slk:sk slo:sk slv:sl est:et lav:lv lit:lt isl:is ice:is gle:ga cym:cy wel:cy
     """.split()
 )
-# Countries, with what is spoken there; no language has these codes.
-COUNTRIES = {
+# Countries, and the language that is mostly meant; no language has these codes.
+_COUNTRIES = {
     "cn": "zh",
     "tw": "zh-TW",
     "hk": "zh-HK",
@@ -35,9 +40,10 @@ COUNTRIES = {
     "ir": "fa",
     "pk": "ur",
 }
-# Codes of languages too, Kanuri, Northern Sami, Breton and formerly Indonesian, where the country is meant more often.
-MISTAKEN = {"kr": "ko", "se": "sv", "br": "pt", "in": "hi"}
-NAMES = {
+# Codes of languages too, Kanuri, Northern Sami, Breton and formerly Indonesian, where the country is meant
+# more often.
+_MISTAKEN = {"kr": "ko", "se": "sv", "br": "pt", "in": "hi"}
+_NAMES = {
     "arabic": "ar",
     "bengali": "bn",
     "bulgarian": "bg",
@@ -81,38 +87,54 @@ NAMES = {
 
 
 def spell(code: str) -> str:
-    """A code with the case and hyphens of BCP 47: `zh_hans` is `zh-Hans`, `pt_br` is `pt-BR`. What is no code stays as it is."""
+    """Spell a code with the case and hyphens of BCP 47; leave what is no code as it is.
+
+    "zh_hans" -> "zh-Hans", "pt_br" -> "pt-BR"
+    """
     if not CODE.fullmatch(code):
         return code
     language, *subtags = re.split("[-_]", code)
+    # Scripts have four letters and are in title case, countries in upper case.
     cased = [subtag.title() if len(subtag) == 4 else subtag.upper() for subtag in subtags]
     return "-".join([language.lower(), *cased])
 
 
 def canonical(code: str) -> str:
-    """The one code that data in a language is kept under: as `spell`, and `eng_Latn` is `en-Latn`."""
+    """Return the one code of a language in data: in BCP 47's spelling, with two letters if there are two.
+
+    "eng_Latn" -> "en-Latn"
+    """
     language, hyphen, subtags = spell(code).partition("-")
-    return SHORTER.get(language, language) + hyphen + subtags
+    return _SHORTER.get(language, language) + hyphen + subtags
 
 
 def is_english(code: str) -> bool:
-    """Whether it is the code of English, of whatever country or script."""
-    return canonical(code).partition("-")[0] == "en"
+    """Check that a code is that of English, of any country or script."""
+    return _language_of(code) == "en"
+
+
+def _language_of(code: str) -> str:
+    """Return the canonical code of a language without country and script: "zh_CN" -> "zh"."""
+    return canonical(code).partition("-")[0]
 
 
 def name_languages(given: Iterable[str]) -> dict[str, str]:
-    """The canonical code of each of the languages that data has. English of one country alone is `en`, which a teacher reads.
+    """Map the languages in data to their canonical codes.
+
+    English of one country alone is mapped to `en`, the language that a teacher reads: ["en_US", "deu"] ->
+    {"en_US": "en", "deu": "de"}
 
     Raises:
         ValueError: one is a country's code, or two are the same language.
     """
     given = list(given)
     for code in given:
-        meant = COUNTRIES.get(spell(code))
+        meant = _COUNTRIES.get(spell(code))
         if meant is not None:
             raise ValueError(
                 f"{code!r} is a country's code and no language's: did you mean {meant!r}? Rename it"
             )
+
     names = {code: canonical(code) for code in given}
     english = [code for code in given if is_english(code)]
     if len(english) == 1:
@@ -125,10 +147,10 @@ def name_languages(given: Iterable[str]) -> dict[str, str]:
 
 
 def match_language(asked: str, available: Iterable[str]) -> str:
-    """The one of the languages that is asked for, in its own spelling.
+    """Return the available language that is requested, in the spelling under which it is available.
 
-    It is the one of the same code; or else the only one of the same language, where one of the two says no country or script:
-    `zh` for `zh-CN`, and the other way round.
+    It is the one of the same code; or else the only one of the same language, if one of the two codes has no
+    country or script: `zh` for `zh-CN`, and the other way round.
 
     Raises:
         ValueError: there is none, or there are several; the message says what may have been meant.
@@ -138,12 +160,15 @@ def match_language(asked: str, available: Iterable[str]) -> str:
     for code in available:
         if spell(code) == wanted:
             return code
-    meant = what_was_meant(asked)
+
+    meant = _what_was_meant(asked)
     choices = f"choose from {' '.join(available)}"
     if meant is not None:
         raise ValueError(f"did you mean {meant!r}? If so, {choices}")
-    language = canonical(wanted).partition("-")[0]
-    same = [code for code in available if canonical(code).partition("-")[0] == language]
+
+    language = _language_of(wanted)
+    same = [code for code in available if _language_of(code) == language]
+    # `zh-CN` and `zh-TW` do not stand for each other, but `zh` stands for either.
     nearest = [code for code in same if canonical(wanted) == language or canonical(code) == language]
     if len(nearest) == 1:
         return nearest[0]
@@ -154,12 +179,12 @@ def match_language(asked: str, available: Iterable[str]) -> str:
     raise ValueError(choices)
 
 
-def what_was_meant(code: str) -> str | None:
-    """The code that somebody who writes a country's code, three letters or an English name most often means; None of others."""
+def _what_was_meant(code: str) -> str | None:
+    """Return the code that a country's code, three letters or an English name mostly means, else None."""
     language, hyphen, subtags = spell(code).partition("-")
-    if language in SHORTER:
-        return SHORTER[language] + hyphen + subtags
-    return COUNTRIES.get(language) or MISTAKEN.get(language) or NAMES.get(code.lower())
+    if language in _SHORTER:
+        return _SHORTER[language] + hyphen + subtags
+    return _COUNTRIES.get(language) or _MISTAKEN.get(language) or _NAMES.get(code.lower())
 
 
 __all__ = ["canonical", "is_english", "match_language", "name_languages", "spell"]

@@ -1,9 +1,10 @@
-"""AltCLIP: CLIP's image tower beside a multilingual text tower (Chen et al., ACL Findings 2023, arXiv 2211.06679).
+"""AltCLIP: CLIP's image tower with a multilingual text tower (Chen et al., ACL 2023, arXiv 2211.06679).
 
-The towers are transformers' `XLMRobertaModel` and `CLIPVisionModel`; what is new is the head that maps a sentence's first
-token into the space of CLIP's English text tower (`pre_LN`, then `transformation`). Weight names are those of
-transformers' `AltCLIPModel`, in the layout of the released checkpoints (`text_model.roberta.encoder.layer.N`,
-`vision_model.encoder.layers.N`), which every transformers release with AltCLIP loads.
+The towers are transformers' `XLMRobertaModel` and `CLIPVisionModel`. New is the head that maps a text's first
+token into the space of CLIP's English text tower (`pre_LN`, then `transformation`). The weights have the
+names of transformers' `AltCLIPModel`, in the layout of the released checkpoints
+(`text_model.roberta.encoder.layer.N`, `vision_model.encoder.layers.N`), which every transformers release with
+AltCLIP loads.
 """
 
 from dataclasses import dataclass
@@ -29,22 +30,21 @@ from .checkpoint_altclip import (
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
 from .pooling_altclip import first_state, positions_of
 
-TEACHERS, TEXT_ENCODERS = (
-    ("clip", "altclip"),
-    ("xlm-roberta", "roberta", "camembert"),
-)  # model types that `from_teacher` joins
+# Model types that `from_teacher` joins.
+TEACHERS = ("clip", "altclip")
+TEXT_ENCODERS = ("xlm-roberta", "roberta", "camembert")
 
 
 @dataclass
 class AltCLIPOutput(ModelOutput):
-    """What `AltCLIPModel` returns.
+    """Output of `AltCLIPModel`.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, when `return_loss=True`): the contrastive loss within the batch.
-        logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): scaled cosines.
+        loss (`torch.FloatTensor` of shape `(1,)`, with `return_loss=True`): the contrastive loss within the
+        batch. logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): scaled cosine similarities.
         logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): the same, transposed.
-        text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): unit vectors.
-        image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): unit vectors.
+        text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): unit embeddings.
+        image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): unit embeddings.
         text_model_output, vision_model_output: the towers' own outputs.
     """
 
@@ -57,23 +57,28 @@ class AltCLIPOutput(ModelOutput):
     vision_model_output: BaseModelOutputWithPooling | None = None
 
     def to_tuple(self) -> tuple:
-        """All that is there, the towers' outputs as tuples too, as transformers gives it."""
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+        """Return all values that are not None, the towers' outputs as tuples too, as transformers does."""
+        values = []
+        for value in self.values():
+            values.append(value.to_tuple() if isinstance(value, ModelOutput) else value)
+        return tuple(values)
 
 
 class AltCLIPTextModel(AltCLIPPreTrainedModel):
-    """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width, in that order (paper 3.1).
+    """XLM-R, a layer norm (`pre_LN`) and a linear map (`transformation`) to the teacher's width (paper 3.1).
 
-    `from_pretrained` takes the checkpoint of a text tower or of a whole AltCLIP. Stable Diffusion's pipelines take the model
-    as their `text_encoder`: `last_hidden_state` is what the paper's AltDiffusion draws from (paper 5.4). A saved pipeline names
-    transformers' own class, and is loaded without this package. With `normalize_tokens=False` that class would give other
-    vectors, so this one is named; to load it, diffusers looks beside it for a class that it knows how to load, `PreTrainedModel`.
+    `from_pretrained` loads the checkpoint of a text tower or of a whole AltCLIP. Stable Diffusion's pipelines
+    take the model as their `text_encoder`: the paper's AltDiffusion is conditioned on `last_hidden_state`
+    (paper 5.4). A saved pipeline names transformers' own class, and loads without this package. With
+    `normalize_tokens=False` that class would give other embeddings, so this one is named; to load it,
+    diffusers looks in its module for a class that it can load, `PreTrainedModel`.
     """
 
     config_class = AltCLIPTextConfig
     base_model_prefix = "roberta"
     input_modalities = ("text",)
-    # peft takes the first that matches, transformers all that do.
+    # Spellings of whole models and of transformers 5.6. peft applies the first that matches, transformers
+    # all.
     key_mapping = {
         r"^(?:text_model\.)?roberta\.encoder\.layers\.": "roberta.encoder.layer.",
         r"^text_model\.": "",
@@ -93,13 +98,12 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         self.post_init()
         self.register_load_state_dict_pre_hook(rename_layers)
         if self.native_class is not None:
-            self.__module__ = (
-                self.native_class.__module__
-            )  # diffusers asks the instance where to load it from
+            # diffusers asks the instance which module to load it from.
+            self.__module__ = self.native_class.__module__
 
     @property
     def native_class(self) -> type | None:
-        """transformers' own class, where it gives the same vectors."""
+        """Return transformers' own class if it gives the same embeddings, else None."""
         return NativeAltCLIPTextModel if self.config.normalize_tokens else None
 
     def get_input_embeddings(self) -> nn.Module:
@@ -116,21 +120,25 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
         *args,
         **kwargs,
     ) -> None:
-        """Save the tower alone under the names that transformers 5.6 and later read for it; a whole model needs no such choice.
+        """Save the tower alone under the names that transformers 5.6 and later read for it.
+
+        A whole model needs no choice: every version reads its names.
 
         Raises:
-            ValueError: `normalize_tokens` was changed after the model was made, and a pipeline may name the other class.
+            ValueError: `normalize_tokens` was changed after the model was built, and a pipeline may name the
+                other class.
         """
-        if (self.native_class is None) == ("__module__" in vars(self)):
+        names_native_class = "__module__" in vars(self)
+        if names_native_class != (self.native_class is not None):
             given = f"normalize_tokens={self.config.normalize_tokens}"
             raise ValueError(
-                f"{given} was set after the model was made, and a pipeline may name the class that does not heed it: "
+                f"{given} was set after the model was made, "
+                "and a pipeline may name the class that does not heed it: "
                 f"make the model anew, with from_pretrained(..., {given})"
             )
-        if not self.has_adapter:  # adapters alone have their own way
-            state_dict = {
-                native_name(name): value for name, value in (state_dict or self.state_dict()).items()
-            }
+        if not self.has_adapter:  # adapters are renamed in get_adapter_state_dict
+            weights = state_dict or self.state_dict()
+            state_dict = {native_name(name): value for name, value in weights.items()}
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
     @can_return_tuple
@@ -145,16 +153,12 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode `input_ids` of shape `(texts, tokens)`; pass `attention_mask` whenever there is padding.
 
-        `last_hidden_state` is `(texts, tokens, project_dim)`. `pooler_output`, `(texts, project_dim)`, is made of the first
-        token that is not padding: the vector that stage 1 compares with the teacher's.
+        `last_hidden_state` is `(texts, tokens, project_dim)`. `pooler_output`, `(texts, project_dim)`, is the
+        state of the first token that is not padding: the embedding that stage 1 compares with the teacher's.
         """
-        if (
-            inputs_embeds is not None
-            and position_ids is None
-            and attention_mask is not None
-            and attention_mask.ndim == 2
-        ):
-            # By tokens XLM-R leaves padding out, which embeddings do not tell.
+        needs_positions = inputs_embeds is not None and position_ids is None
+        if needs_positions and attention_mask is not None and attention_mask.ndim == 2:
+            # XLM-R finds padding by its token, which embeddings do not show.
             position_ids = positions_of(attention_mask) + self.config.pad_token_id + 1
         outputs = self.roberta(
             input_ids=input_ids,
@@ -165,11 +169,13 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
+        # The pooled token always passes `pre_LN`, the others only with `normalize_tokens`.
         normalized = self.transformation(self.pre_LN(outputs.last_hidden_state))
+        token_states = normalized
+        if not self.config.normalize_tokens:
+            token_states = self.final_layer_norm(outputs.last_hidden_state)
         return BaseModelOutputWithPooling(
-            last_hidden_state=normalized
-            if self.config.normalize_tokens
-            else self.final_layer_norm(outputs.last_hidden_state),
+            last_hidden_state=token_states,
             pooler_output=first_state(normalized, attention_mask),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -177,12 +183,18 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
 
     @property
     def text_model(self) -> "AltCLIPTextModel":
-        """The model itself: with `clip_skip`, diffusers' pipelines look for `text_model.final_layer_norm`."""
+        """Return the model itself: with `clip_skip`, diffusers looks for `text_model.final_layer_norm`."""
         return self
 
     def final_layer_norm(self, states: torch.Tensor) -> torch.Tensor:
-        """Map states of any of XLM-R's layers, `(texts, tokens, hidden_size)`, as `last_hidden_state` is made of the last one's."""
-        return self.transformation(self.pre_LN(states) if self.config.normalize_tokens else states)
+        """Map the states of any of XLM-R's layers as `last_hidden_state` maps those of the last layer.
+
+        Args:
+            states: `(texts, tokens, hidden_size)`.
+        """
+        if self.config.normalize_tokens:
+            states = self.pre_LN(states)
+        return self.transformation(states)
 
 
 class AltCLIPModel(AltCLIPPreTrainedModel):
@@ -192,7 +204,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
 
     ```python
     >>> from transformers import AutoModel, AutoProcessor
-    >>> import modeling_altclip  # AutoModel then gives this class; without it, transformers' own loads the same weights
+    >>> import modeling_altclip  # AutoModel then gives this class; without it, transformers' own loads the
+    same weights
 
     >>> model = AutoModel.from_pretrained("BAAI/AltCLIP-m9")
     >>> processor = AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
@@ -221,16 +234,16 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
     def from_teacher(
         cls, clip_name_or_path: str, text_encoder_name_or_path: str, *, dropout: float | None = None
     ) -> "AltCLIPModel":
-        """Put CLIP's image tower, both projections and logit scale beside a multilingual encoder (paper 3.1 and 4.2).
+        """Join CLIP's image tower, projections and logit scale with a multilingual encoder (paper 3.1, 4.2).
 
-        The encoder keeps its weights; its head is new and starts random. For towers of other kinds there is
+        The encoder keeps its weights; its head is new and random. For towers of other kinds there is
         `AltCLIPDualEncoderModel.from_towers`.
 
         Args:
             clip_name_or_path: the teacher, a CLIP; or an AltCLIP, to give its image tower another text tower.
-            text_encoder_name_or_path: a checkpoint of XLM-R or of its kin (RoBERTa, CamemBERT), with or without a
-                language-model head.
-            dropout: of the text tower; the encoder's own by default.
+            text_encoder_name_or_path: a checkpoint of XLM-R or of a relative (RoBERTa, CamemBERT), with or
+                without a language-model head.
+            dropout: the text tower's dropout; by default the encoder's own.
 
         Raises:
             ValueError: a checkpoint is of another kind, or not whole.
@@ -239,8 +252,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         check_model_type(text_encoder_name_or_path, TEXT_ENCODERS)
         clip = load_whole(CLIPModel if clip_type == "clip" else cls, clip_name_or_path)
         encoder = load_whole(XLMRobertaModel, text_encoder_name_or_path, add_pooling_layer=False)
-        config = AltCLIPConfig.from_teacher(clip.config, encoder.config, dropout=dropout)
-        model = cls(config)
+
+        model = cls(AltCLIPConfig.from_teacher(clip.config, encoder.config, dropout=dropout))
         model.text_model.roberta.load_state_dict(encoder.state_dict())
         model.vision_model.load_state_dict(clip.vision_model.state_dict())
         model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
@@ -272,7 +285,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Text tower and projection: `pooler_output` is `(texts, projection_dim)`, not normalised, as in transformers 5."""
+        """Encode and project texts: `pooler_output` is `(texts, projection_dim)`, not normalised."""
         outputs = self.text_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -288,7 +301,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
     def get_image_features(
         self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False, **kwargs
     ) -> BaseModelOutputWithPooling:
-        """Image tower and projection: `pooler_output` is `(images, projection_dim)`, not normalised, as in transformers 5."""
+        """Encode and project images: `pooler_output` is `(images, projection_dim)`, not normalised."""
         outputs = self.vision_model(
             pixel_values=pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -310,28 +323,21 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         **kwargs,
     ) -> AltCLIPOutput:
-        """Compare every text with every image. Without `pixel_values`, or without texts, that side and the logits are None.
+        """Compare every text with every image; without texts or images, that side and the logits are None.
 
         Args:
             input_ids: `(texts, tokens)`.
             pixel_values: `(images, channels, height, width)`.
             attention_mask: `(texts, tokens)`, 1 for words and 0 for padding.
-            return_loss: also give the loss within this batch, text `i` describing image `i`. Training across processes
-                needs `training.losses.contrastive_loss` instead.
+            return_loss: also return the loss within this batch, where text `i` describes image `i` (across
+                processes, train with `training.losses.contrastive_loss`).
 
         Raises:
-            ValueError: neither side is given, or a loss is asked for and one side is missing.
+            ValueError: both sides are missing, or one of them with `return_loss`.
         """
-        missing = [
-            name
-            for name, given in (("input_ids", input_ids), ("pixel_values", pixel_values))
-            if given is None
-        ]
-        if len(missing) > (0 if return_loss else 1):
-            raise ValueError(
-                f"{' and '.join(missing)} missing: give texts, images or both, and both for a loss"
-            )
-        image_embeds = text_embeds = vision_outputs = text_outputs = logits_per_text = loss = None
+        _check_sides(input_ids, pixel_values, return_loss)
+        image_embeds = text_embeds = vision_outputs = text_outputs = None
+        logits_per_text = logits_per_image = loss = None
         if pixel_values is not None:
             vision_outputs = self.vision_model(
                 pixel_values=pixel_values,
@@ -339,7 +345,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
                 return_dict=True,
                 **kwargs,
             )
-            image_embeds = unit(self.visual_projection(vision_outputs.pooler_output))
+            image_embeds = _unit(self.visual_projection(vision_outputs.pooler_output))
         if input_ids is not None:
             text_outputs = self.text_model(
                 input_ids=input_ids,
@@ -349,19 +355,17 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
                 return_dict=True,
                 **kwargs,
             )
-            text_embeds = unit(self.text_projection(text_outputs.pooler_output))
+            text_embeds = _unit(self.text_projection(text_outputs.pooler_output))
         if image_embeds is not None and text_embeds is not None:
             device = text_embeds.device  # the towers may be on two
-            logits_per_text = text_embeds @ image_embeds.t().to(device) * self.logit_scale.exp().to(device)
+            scale = self.logit_scale.exp().to(device)
+            logits_per_text = text_embeds @ image_embeds.t().to(device) * scale
+            logits_per_image = logits_per_text.t()
         if return_loss:
-            pairs = torch.arange(len(logits_per_text), device=logits_per_text.device)
-            loss = (
-                nn.functional.cross_entropy(logits_per_text, pairs)
-                + nn.functional.cross_entropy(logits_per_text.t(), pairs)
-            ) / 2
+            loss = _contrastive_loss(logits_per_text)
         return AltCLIPOutput(
             loss=loss,
-            logits_per_image=None if logits_per_text is None else logits_per_text.t(),
+            logits_per_image=logits_per_image,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
@@ -370,9 +374,38 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         )
 
 
-def unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors of length 1, by transformers' own steps: with them, outputs and gradients equal its AltCLIP's bit for bit."""
-    return vectors / vectors.pow(2).sum(dim=-1, keepdim=True).pow(0.5)
+def _check_sides(
+    input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None, return_loss: bool | None
+) -> None:
+    """Refuse a forward without texts and images, or without one of them if it has to return the loss.
+
+    Raises:
+        ValueError: too little is given; the message names what is missing.
+    """
+    missing = []
+    if input_ids is None:
+        missing.append("input_ids")
+    if pixel_values is None:
+        missing.append("pixel_values")
+    n_allowed = 0 if return_loss else 1
+    if len(missing) > n_allowed:
+        raise ValueError(f"{' and '.join(missing)} missing: give texts, images or both, and both for a loss")
+
+
+def _contrastive_loss(logits_per_text: torch.Tensor) -> torch.Tensor:
+    """Average the cross-entropy over rows and columns of `(texts, images)`; the pairs are on the diagonal."""
+    pairs = torch.arange(len(logits_per_text), device=logits_per_text.device)
+    text_loss = nn.functional.cross_entropy(logits_per_text, pairs)
+    image_loss = nn.functional.cross_entropy(logits_per_text.t(), pairs)
+    return (text_loss + image_loss) / 2
+
+
+def _unit(embeddings: torch.Tensor) -> torch.Tensor:
+    """Scale embeddings to length 1.
+
+    The steps are transformers' own: with them, outputs and gradients equal its AltCLIP's bit for bit.
+    """
+    return embeddings / embeddings.pow(2).sum(dim=-1, keepdim=True).pow(0.5)
 
 
 __all__ = ["AltCLIPModel", "AltCLIPOutput", "AltCLIPTextModel"]

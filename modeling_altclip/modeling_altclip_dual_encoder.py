@@ -1,6 +1,7 @@
-"""A CLIP made of any image encoder and any text encoder, under a model type of its own.
+"""Build a CLIP of any image encoder and any text encoder, under a model type of its own.
 
-Everything but the towers is `AltCLIPModel`'s. Plain transformers does not know the type, and so never half-loads it.
+Everything but the towers is `AltCLIPModel`'s. Plain transformers does not know the type, so it never loads
+half of it.
 """
 
 import warnings
@@ -32,63 +33,71 @@ from .pooling_altclip import (
 )
 from .texts_altclip import positions_before_texts
 
-# What a model of transformers gathers from its parts when it is built. The second are plans by the names of modules.
-SETTINGS_OF_PARTS = (
+# Attributes that a model of transformers collects from its parts when it is built. Plans are keyed by module
+# names.
+_SETTINGS_OF_PARTS = (
     "_no_split_modules",
     "_skip_keys_device_placement",
     "_keep_in_fp32_modules",
     "_keep_in_fp32_modules_strict",
 )
-PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
-ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
+_PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
+_ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
 
 
-class PooledTower(nn.Module):
-    """An encoder and the way its last states become one vector, `pooler_output` of shape `(batch, hidden_size)`.
+class _PooledTower(nn.Module):
+    """An encoder that pools its last states into one embedding, `pooler_output` `(batch, hidden_size)`.
 
-    The whole model looks at its own parts alone for what they ask of a device map, a dtype or parallelism: the tower hands on
-    what its encoder asks for.
+    The whole model asks only its direct parts for their device map, dtype and parallelism: the tower passes
+    on what its encoder states.
     """
 
     def __init__(self, config: PreTrainedConfig, pooling: str):
         super().__init__()
-        self.config, self.pooling = config, pooling
-        self.encoder = without_idle_parts(AutoModel.from_config(config), pooling)
-        self.counts_padding = counts_padding(self.encoder)
+        self.config = config
+        self.pooling = pooling
+        self.encoder = _without_idle_parts(AutoModel.from_config(config), pooling)
+        self.counts_padding = _counts_padding(self.encoder)
         self.positions_before = positions_before_texts(self.encoder)
+
         self._supports_sdpa = self.encoder._supports_sdpa
-        for name in SETTINGS_OF_PARTS:
+        for name in _SETTINGS_OF_PARTS:
             setattr(self, name, getattr(self.encoder, name))
-        for name in PLANS_OF_PARTS:
-            setattr(
-                self, name, {f"encoder.{part}": plan for part, plan in getattr(self.encoder, name).items()}
-            )
+        for name in _PLANS_OF_PARTS:
+            plans = getattr(self.encoder, name)
+            setattr(self, name, {f"encoder.{part}": plan for part, plan in plans.items()})
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs) -> BaseModelOutputWithPooling:
-        """Encode `input_ids` or `pixel_values`. Inputs that are None or False are left out: not every encoder knows them."""
+        """Encode `input_ids` or `pixel_values`, and pool the last states.
+
+        Inputs that are None or False are left out: not every encoder knows them.
+        """
         inputs = {name: value for name, value in inputs.items() if value is not None and value is not False}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
-            if self.counts_padding and attention_mask.ndim == 2:
-                inputs.setdefault(
-                    "position_ids",
-                    positions_of(attention_mask) + first_position(self.encoder).to(attention_mask.device),
-                )
-            elif self.positions_before > 0 and "inputs_embeds" in inputs and attention_mask.ndim == 2:
-                # By tokens XLM-R leaves padding out, which embeddings do not tell.
-                inputs.setdefault("position_ids", positions_of(attention_mask) + self.positions_before)
+            if attention_mask.ndim == 2:
+                self._set_positions(inputs, attention_mask)
         outputs = self.encoder(**inputs)
-        pooled = (
-            outputs.pooler_output
-            if self.pooling == "pooler"
-            else pool(outputs.last_hidden_state, attention_mask, self.pooling)
-        )
+
+        if self.pooling == "pooler":
+            pooled = outputs.pooler_output
+        else:
+            pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=pooled,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
+
+    def _set_positions(self, inputs: dict, attention_mask: torch.Tensor) -> None:
+        """Number positions from each text's first token, unless `inputs` has them or the encoder does so."""
+        if self.counts_padding:
+            first = _first_position(self.encoder).to(attention_mask.device)
+            inputs.setdefault("position_ids", positions_of(attention_mask) + first)
+        elif self.positions_before > 0 and "inputs_embeds" in inputs:
+            # XLM-R finds padding by its token, which embeddings do not show.
+            inputs.setdefault("position_ids", positions_of(attention_mask) + self.positions_before)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -97,44 +106,47 @@ class PooledTower(nn.Module):
         self.encoder.set_input_embeddings(value)
 
 
-def counts_padding(encoder: PreTrainedModel) -> bool:
-    """Whether an encoder numbers positions from the left, padding included, unless it is told them: as BERT and GPT-2, not as XLM-R."""
+def _counts_padding(encoder: PreTrainedModel) -> bool:
+    """Check that an encoder numbers positions from the left, padding included, as BERT and GPT-2 do.
+
+    XLM-R numbers them without padding, by itself.
+    """
     return "position_ids" in signature(encoder.forward).parameters and positions_before_texts(encoder) == 0
 
 
-def first_position(encoder: PreTrainedModel) -> torch.Tensor:
-    """The position `()` that an encoder gives a text's first token: 0 for most, but 2 in Nyströmformer, YOSO and MRA."""
+def _first_position(encoder: PreTrainedModel) -> torch.Tensor:
+    """Return the position `()` of a text's first token: mostly 0, but 2 for Nyströmformer, YOSO and MRA."""
     for name, positions in encoder.named_buffers():
         if name.endswith("position_ids"):
             return positions.flatten()[0]
     return torch.tensor(0)
 
 
-def without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
-    """Drop a pooler that nobody reads (BERT's, ViT's), and freeze what cannot be dropped: the head that SigLIP and AIMv2 pool with,
-    the last norm of CLIP's image tower, or a pooler that is always called, where another pooling is asked for; and a mask token that
-    no image has (DINOv2's).
+def _without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedModel:
+    """Drop or freeze the parts of an encoder that are not used: a parameter without a gradient stops DDP.
 
-    A parameter that gets no gradient would stop distributed training.
+    A pooler that is not used (BERT's, ViT's) is dropped. Parts that cannot be dropped are frozen: without the
+    pooling `pooler`, the head that SigLIP and AIMv2 pool with, the last norm of CLIP's image tower, or a
+    pooler that is always called; and a mask token that no image has (DINOv2's).
     """
-    if (
-        pooling != "pooler"
-        and "pooler" in dict(encoder.named_children())
-        and encoder.config.model_type not in ALWAYS_POOLED
-    ):
+    model_type = encoder.config.model_type
+    reads_pooler = pooling == "pooler"
+    has_pooler = "pooler" in dict(encoder.named_children())
+    if not reads_pooler and has_pooler and model_type not in _ALWAYS_POOLED:
         encoder.pooler = None
+
     idle = [".head.", ".pooler."]
-    if encoder.config.model_type in POOLED_BY_NORM:
+    if model_type in POOLED_BY_NORM:
         idle.append(".post_layernorm.")
     for name, parameter in encoder.named_parameters():
-        is_unread_head = pooling != "pooler" and any(part in f".{name}" for part in idle)
-        if is_unread_head or name.endswith("mask_token"):
+        is_idle_head = not reads_pooler and any(part in f".{name}" for part in idle)
+        if is_idle_head or name.endswith("mask_token"):
             parameter.requires_grad_(False)
     return encoder
 
 
 class AltCLIPDualEncoderModel(AltCLIPModel):
-    """`AltCLIPModel` with any `AutoModel` for each tower; `config.text_pooling` and `vision_pooling` say how they are pooled."""
+    """`AltCLIPModel` with any `AutoModel` as towers, pooled by `config.text_pooling` and `vision_pooling`."""
 
     config_class = AltCLIPDualEncoderConfig
     base_model_prefix = "altclip_dual_encoder"
@@ -143,33 +155,31 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
     _no_split_modules = []  # the towers name theirs
 
     def __init__(self, config: AltCLIPDualEncoderConfig):
-        super(AltCLIPModel, self).__init__(config)
-        self.text_model = PooledTower(config.text_config, config.text_pooling)
-        self.vision_model = PooledTower(config.vision_config, config.vision_pooling)
-        self.visual_projection = nn.Linear(
-            config.vision_config.hidden_size, config.projection_dim, bias=config.projection_bias
-        )
-        self.text_projection = nn.Linear(
-            config.text_config.hidden_size, config.projection_dim, bias=config.projection_bias
-        )
+        super(AltCLIPModel, self).__init__(config)  # not AltCLIPModel's own, which builds AltCLIP's towers
+        self.text_model = _PooledTower(config.text_config, config.text_pooling)
+        self.vision_model = _PooledTower(config.vision_config, config.vision_pooling)
+        dim = config.projection_dim
+        bias = config.projection_bias
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, dim, bias=bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
-        self.register_load_state_dict_pre_hook(rename_tower_weights)
+        self.register_load_state_dict_pre_hook(_rename_tower_weights)
 
     def save_pretrained(self, *args, save_original_format: bool = True, **kwargs) -> None:
         """Save the towers' weights under the names that each tower's own `save_pretrained` gives them.
 
-        Those are the names of the Hub, and stay as they are; inside, they change with transformers' version. Either is read.
-        A tower whose weights transformers fuses (a mixture of experts) keeps the names from inside.
+        They are the names on the Hub, and do not change; the names in the model change with transformers'
+        version. Both are read. A tower whose weights transformers fuses (a mixture of experts) keeps the
+        names in the model.
         """
-        self._weight_conversions = None  # else transformers gives back the names that it read
-        super().save_pretrained(
-            *args, save_original_format=save_original_format and not fuses_weights(self), **kwargs
-        )
+        self._weight_conversions = None  # else transformers saves the names that it has loaded
+        by_hub_names = save_original_format and not _fuses_weights(self)
+        super().save_pretrained(*args, save_original_format=by_hub_names, **kwargs)
 
     @classmethod
     def from_teacher(cls, *_, **__):
-        """Not for these towers.
+        """Refuse a teacher: its towers make an `AltCLIPModel`.
 
         Raises:
             NotImplementedError: always.
@@ -179,9 +189,10 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         )
 
     def enable_input_require_grads(self) -> None:
-        """Let gradients reach what the towers' embeddings give, as checkpointing and adapters need it.
+        """Let gradients reach the outputs of the towers' embeddings, as checkpointing and adapters need.
 
-        transformers takes that for one tensor, and fails on Swin, whose embeddings give the size of the image beside it.
+        transformers expects one tensor there, and fails on Swin, whose embeddings return the image's size
+        beside it.
         """
 
         def require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
@@ -204,83 +215,88 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         vision_pooling: str | None = None,
         text_pooling: str | None = None,
     ) -> "AltCLIPDualEncoderModel":
-        """Put two encoders side by side. They keep their weights; both projections are new and start random.
+        """Build a model from two encoders, which keep their weights; both projections are new and random.
 
         Args:
-            vision_name_or_path: an image encoder (ViT, DINOv2, Swin), or a CLIP or SigLIP, whose image tower is taken.
+            vision_name_or_path: an image encoder (ViT, DINOv2, Swin), or a CLIP or SigLIP, whose image tower
+                is taken.
             text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT, Qwen3).
             projection_dim, projection_bias: as in the configuration.
-            vision_pooling: by default `pooler` for the image towers of CLIP, its kin (Chinese-CLIP, MLCD) and SigLIP, `cls` for
-                those with a class token, and else `mean`.
-            text_pooling: by default what the checkpoint's sentence-transformers files say (mE5: the mean); without them `last`
-                for encoders that read from left to right, and else `cls`.
+            vision_pooling: by default `pooler` for the image towers of CLIP, its relatives (Chinese-CLIP,
+                MLCD) and SigLIP, `cls` for those with a class token, and else `mean`.
+            text_pooling: by default the one in the checkpoint's sentence-transformers files (mE5: the mean);
+                without them `last` for encoders that read from left to right, and else `cls`.
 
         Raises:
-            ValueError: a checkpoint is not whole, or no tower of tokens or patches, or reads something else; or a pooling does not suit
-                its tower.
+            ValueError: a checkpoint is not whole, or no tower of tokens or patches, or reads something else;
+                or a pooling does not suit its tower.
         """
-        vision_config = AutoConfig.from_pretrained(vision_name_or_path)
-        vision_config = getattr(vision_config, "vision_config", vision_config)
-        text_config = AutoConfig.from_pretrained(text_name_or_path)
-        text_config.name_or_path = vision_config.name_or_path = (
-            ""  # a folder of this machine, and no concern of config.json
-        )
-        check_widths(text_config, vision_config)
+        vision_config, text_config = _load_tower_configs(vision_name_or_path, text_name_or_path)
         text_pooling = text_pooling or stated_pooling(text_name_or_path)
-        image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
-        text_encoder = load_encoder(text_name_or_path, text_config, text_pooling)
+        image_encoder = _load_encoder(vision_name_or_path, vision_config, vision_pooling)
+        text_encoder = _load_encoder(text_name_or_path, text_config, text_pooling)
         check_modality(image_encoder, vision_name_or_path, "image")
         check_modality(text_encoder, text_name_or_path, "text")
         check_states(text_encoder)
+        # A default pooling suits its encoder by definition; only a given one has to be checked.
         if text_pooling is None:
             text_pooling = default_text_pooling(text_encoder)
         else:
             check_text_encoder(text_encoder, text_pooling)
+        vision_pooling = vision_pooling or default_image_pooling(image_encoder)
         config = AltCLIPDualEncoderConfig(
             text_config=text_config,
             vision_config=vision_config,
             text_pooling=text_pooling,
-            vision_pooling=vision_pooling or default_image_pooling(image_encoder),
+            vision_pooling=vision_pooling,
             projection_dim=projection_dim,
             projection_bias=projection_bias,
         )
-        check_image_encoder(image_encoder, config.vision_pooling)
-        unread = unread_modules(text_name_or_path)
-        if unread:
+        check_image_encoder(image_encoder, vision_pooling)
+        left_out = ", ".join(unread_modules(text_name_or_path))
+        if left_out:
             warnings.warn(
-                f"{text_name_or_path} has more than an encoder and its pooling; left out: {', '.join(unread)}",
+                f"{text_name_or_path} has more than an encoder and its pooling; left out: {left_out}",
                 stacklevel=2,
             )
+
         model = cls(config)
         for tower, encoder in ((model.vision_model, image_encoder), (model.text_model, text_encoder)):
-            tower.encoder.load_state_dict(without_idle_parts(encoder, tower.pooling).state_dict())
+            used = _without_idle_parts(encoder, tower.pooling)
+            tower.encoder.load_state_dict(used.state_dict())
         return model
 
 
-def tower_conversions(model: AltCLIPDualEncoderModel) -> list[WeightTransform]:
-    """What transformers does to the towers' weights between a file and the model."""
+def _tower_conversions(model: AltCLIPDualEncoderModel) -> list[WeightTransform]:
+    """List the conversions of the towers' weights that transformers makes between a file and the model."""
     conversions = get_model_conversion_mapping(model, add_legacy=False)
-    # A prefix is one of whole checkpoints, with which a tower was read, and never of ours.
+    # A change of prefix belongs to the whole checkpoint that a tower was loaded from, never to ours.
     return [conversion for conversion in conversions if not isinstance(conversion, PrefixChange)]
 
 
-def fuses_weights(model: AltCLIPDualEncoderModel) -> bool:
-    """Whether transformers makes some of the model's weights of several in a file, so that names alone do not tell them."""
+def _fuses_weights(model: AltCLIPDualEncoderModel) -> bool:
+    """Check whether transformers fuses several weights of a file into one, so that renaming is not enough."""
     names = [name for name, _ in model.named_parameters()]
-    for conversion in tower_conversions(model):
+    for conversion in _tower_conversions(model):
         if isinstance(conversion, WeightRenaming):
             continue
         split = conversion.reverse_transform()
-        if any(split.rename_source_key(name)[1] is not None for name in names):
-            return True
+        for name in names:
+            _, pattern = split.rename_source_key(name)
+            if pattern is not None:
+                return True
     return False
 
 
-def rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefix: str, *_) -> None:
-    """Before `load_state_dict`: take the names in files too. So a trainer reads them that goes on from a checkpoint."""
-    renamings = [
-        conversion for conversion in tower_conversions(model) if isinstance(conversion, WeightRenaming)
-    ]
+def _rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefix: str, *_) -> None:
+    """Rename weights that have the names in files; a hook that runs before `load_state_dict`.
+
+    With it a trainer can resume from a checkpoint.
+    """
+    renamings = []
+    for conversion in _tower_conversions(model):
+        if isinstance(conversion, WeightRenaming):
+            renamings.append(conversion)
 
     def new_name(name: str) -> str:
         for renaming in renamings:
@@ -290,8 +306,29 @@ def rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefi
     rename_weights(state_dict, prefix, new_name)
 
 
-def load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:
-    """Load a tower with all that its pooling reads: one that is not stated yet never is a pooler that the checkpoint lacks."""
+def _load_tower_configs(
+    vision_name_or_path: str, text_name_or_path: str
+) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """Load the configurations of an image tower, or of the one in a CLIP or SigLIP, and of a text tower.
+
+    Raises:
+        ValueError: one is no tower of tokens or patches.
+    """
+    vision_config = AutoConfig.from_pretrained(vision_name_or_path)
+    vision_config = getattr(vision_config, "vision_config", vision_config)
+    text_config = AutoConfig.from_pretrained(text_name_or_path)
+    # They may be folders of this machine, which have no place in config.json.
+    text_config.name_or_path = ""
+    vision_config.name_or_path = ""
+    check_widths(text_config, vision_config)
+    return vision_config, text_config
+
+
+def _load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:
+    """Load a tower, which may lack its pooler unless the pooling is `pooler`.
+
+    A pooling that is still None never becomes the pooler of a checkpoint that lacks it.
+    """
     unread = () if pooling == "pooler" else ("pooler.",)
     return load_whole(AutoModel, name_or_path, unread=unread, config=deepcopy(config))
 

@@ -1,13 +1,12 @@
-"""Sentences to put a class name into, for zero-shot classification: three in each of the miniature's 19 languages.
+"""Prompt templates for zero-shot classification: three in each of the miniature's 19 languages.
 
-Where a language inflects its nouns, the name stands after a colon or a dash, so that it may keep the form it has in a
-dictionary. Written for this package; not measured on real photographs.
+In languages that inflect nouns, the class name is placed after a colon or a dash, so that it may keep the
+form it has in a dictionary. Written for this package; not measured on real photographs.
 """
-
-import re
 
 from .languages_altclip import match_language
 
+# Each holds the class name once, at `{}`.
 PROMPTS = {
     "en": ("A photo of {}.", "A picture showing {}.", "There is {} in this photo."),
     "zh": ("一张{}的照片。", "一幅{}的图片。", "这张照片里有{}。"),
@@ -33,24 +32,30 @@ ONE_SLOT = "has to have {} once, where the name goes, and no other braces"
 
 
 def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """The sentences meant by one sentence, by a list of them, or by a language code such as `zh`.
+    """Return the prompt templates for one template, a list of them, or a language code such as `zh`.
 
     Raises:
-        ValueError: a sentence does not have `{}` once and no other braces; there is none; or none is in the language, and the message
-            asks which one was meant by `cn` or `chinese`.
+        ValueError: a template does not have `{}` once and no other braces; there is none; or none is in the
+            language, and the message asks which one was meant by `cn` or `chinese`.
     """
     if isinstance(hypothesis_template, str) and "{" not in hypothesis_template:
         try:
             return PROMPTS[match_language(hypothesis_template, PROMPTS)]
         except ValueError as error:
             raise ValueError(
-                f"hypothesis_template {hypothesis_template!r} has no {{}} for the label, and is no language we have sentences in: {error}"
+                f"hypothesis_template {hypothesis_template!r} has no {{}} for the label, "
+                f"and is no language we have sentences in: {error}"
             ) from error
-    if not isinstance(hypothesis_template, str | list | tuple):
+
+    if isinstance(hypothesis_template, str):
+        templates = (hypothesis_template,)
+    elif isinstance(hypothesis_template, list | tuple):
+        templates = tuple(hypothesis_template)
+    else:
         raise ValueError(
-            f"hypothesis_template is {hypothesis_template!r}: give a sentence with {{}} in it, or a list of them"
+            f"hypothesis_template is {hypothesis_template!r}: "
+            "give a sentence with {} in it, or a list of them"
         )
-    templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
     if not templates:
         raise ValueError("hypothesis_template is an empty list: give a sentence with {} in it")
     for template in templates:
@@ -60,16 +65,16 @@ def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tu
 
 
 def has_one_slot(template: object) -> bool:
-    """Whether a template is a text with `{}` once, where the name goes, and no other braces."""
-    return (
-        isinstance(template, str)
-        and template.count("{}") == 1
-        and not re.search("[{}]", template.replace("{}", ""))
-    )
+    """Check that a template is a text with `{}` once, where the name goes, and no other braces."""
+    if not isinstance(template, str) or template.count("{}") != 1:
+        return False
+    rest = template.replace("{}", "")
+    return "{" not in rest and "}" not in rest
 
 
 def fill_template(template: str, name: str) -> str:
-    """Put a name in the place of `{}`. Nothing is formatted: `{x.__class__}`, of a template or a name, is no more than letters."""
+    """Replace `{}` by a name."""
+    # Nothing is formatted: `{x.__class__}` in a template or a name is plain text.
     return template.replace("{}", name)
 
 

@@ -236,7 +236,7 @@ def _positions_by_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def is_blank(text: str) -> bool:
-    """Check that a text shows nothing: only white space, control characters, and others without width (U+200B)."""
+    """Check that a text shows nothing: only white space, control and zero-width characters (U+200B)."""
     return all(character.isspace() or category(character) in ("Cc", "Cf") for character in text)
 
 

@@ -5,10 +5,11 @@ from threading import Lock
 
 
 def lock_of_threads() -> Lock:
-    """Make a lock that no process inherits closed.
+    """Return a lock that is free in a forked process.
 
-    A process that is forked while another thread holds a lock, as workers of a data loader are, would wait for it for ever: that
-    thread does not exist there. A fork takes the lock first, and what it guards is whole in the new process.
+    Workers of a data loader are forked. If another thread holds a lock at that moment, the new process would
+    wait for it for ever: that thread does not exist there. A fork therefore takes the lock first, so that
+    what it guards is whole in the new process too.
     """
     lock = Lock()
     if os.name == "posix":  # Windows has no forks

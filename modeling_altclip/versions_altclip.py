@@ -1,4 +1,7 @@
-"""The versions that this code is written for. It is copied into saved folders too, where no installer looks at `setup.cfg`."""
+"""Check that transformers is new enough.
+
+This code is copied into saved folders too, where no installer looks at `setup.cfg`.
+"""
 
 import transformers
 from packaging.version import Version
@@ -7,7 +10,8 @@ TRANSFORMERS = "5.21"  # the first that heeds `SubConfigSpec`
 
 if Version(transformers.__version__) < Version(TRANSFORMERS):
     raise ImportError(
-        f"This code of AltCLIP needs transformers {TRANSFORMERS} or newer, and {transformers.__version__} is installed: upgrade it. "
+        f"This code of AltCLIP needs transformers {TRANSFORMERS} or newer, "
+        f"and {transformers.__version__} is installed: upgrade it. "
         "The folder of an AltCLIP loads in older versions too, without trust_remote_code."
     )
 

@@ -1,4 +1,7 @@
-"""Models of other libraries behind the pair that `embed_texts` and `embed_images` take: a page each, its library imported there."""
+"""Adapters that make models of other libraries usable with `embed_texts` and `embed_images`.
+
+Each library has a module of its own, and is imported only there.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from transformers import BatchFeature
 
 from ..recipe import InputError
 
+# Commands that install what each library needs, for messages.
 INSTALL = {
     "open_clip": 'pip install "altclip[open-clip]", and the torchvision that pairs with your torch',
     "sentence_transformers": 'pip install "altclip[sentence-transformers]"',
@@ -18,7 +22,10 @@ INSTALL = {
 
 
 class AdaptedModel(nn.Module):
-    """What transformers' models have beside their towers. Subclasses set `config`, and give both `get_..._features`."""
+    """Base class with the attributes of transformers' models that embedding reads.
+
+    Subclasses set `config`, and define `get_text_features` and `get_image_features`.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -31,7 +38,7 @@ class AdaptedModel(nn.Module):
 
 @dataclass(frozen=True)
 class AdaptedTokenizer:
-    """A library's own preparation of texts; how transformers would pad and cut them (`**_`) is not asked."""
+    """A library's own preparation of texts; options of transformers' tokenizers (`**_`) are ignored."""
 
     prepare: Callable[[list[str]], dict]
     model_max_length: int
@@ -52,14 +59,17 @@ class AdaptedImageProcessor:
 
 @dataclass(frozen=True)
 class AdaptedProcessor:
-    """Both, under the names of a `ProcessorMixin`."""
+    """A tokenizer and an image processor, under the names that a `ProcessorMixin` gives them."""
 
     tokenizer: Callable
     image_processor: Callable
 
 
 def load_adapted(library: str, name: str) -> tuple[AdaptedModel, AdaptedProcessor]:
-    """Load `name` with the adapter of a library, one of `INSTALL`.
+    """Load `name` with the adapter of a library.
+
+    Args:
+        library: one of `INSTALL`.
 
     Raises:
         InputError: the library is not installed, or cannot load the model.
@@ -70,7 +80,7 @@ def load_adapted(library: str, name: str) -> tuple[AdaptedModel, AdaptedProcesso
         elif library == "sentence_transformers":
             from .from_sentence_transformers import load
         else:
-            from .from_m_clip import load
+            from .from_m_clip import load  # here, since it imports `loading`, which imports this module
         model, processor = load(name)
     except ImportError as error:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Models of open_clip.
+"""Load models of open_clip.
 
 open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k      a name and a tag of `open_clip.list_pretrained()`
 open_clip:ViT-B-32/model.pt                                a name and a file of weights
@@ -18,35 +18,40 @@ from ..recipe import InputError
 from . import AdaptedImageProcessor, AdaptedModel, AdaptedProcessor, AdaptedTokenizer
 
 
-class OpenClipConfig(PreTrainedConfig):
-    """Its name alone."""
+class _OpenClipConfig(PreTrainedConfig):
+    """A configuration that states its model type alone."""
 
     model_type = "open_clip"
 
 
-class OpenClipModel(AdaptedModel):
-    """An open_clip model. Its tokenizers pad to its full length; what an encoder would mask is taken off again."""
+class _OpenClipModel(AdaptedModel):
+    """An open_clip model, whose tokenizers pad texts to its full length."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.config, self.model = OpenClipConfig(), model
-        # Of its text towers this one alone masks what is padded; the others attend to it, or have positions for the full length alone.
+        self.config = _OpenClipConfig()
+        self.model = model
+        # Of open_clip's text towers only this one masks padding. The others attend to it, or have positions
+        # for the full length alone.
         text_tower = dict(model.named_children()).get("text")
         self.padding = text_tower.config.pad_token_id if isinstance(text_tower, HFTextEncoder) else None
 
     def get_text_features(self, input_ids: torch.Tensor) -> BaseModelOutputWithPooling:
-        """`(batch, dim)` in `pooler_output`."""
+        """Return embeddings `(batch, dim)` in `pooler_output`; padding that would be masked is cut off."""
         if self.padding is not None:
-            input_ids = input_ids[:, : (input_ids != self.padding).any(dim=0).nonzero().max() + 1]
+            # Drop the columns on the right that are padding in all texts.
+            has_words = (input_ids != self.padding).any(dim=0)
+            n_tokens = has_words.nonzero().max() + 1
+            input_ids = input_ids[:, :n_tokens]
         return BaseModelOutputWithPooling(pooler_output=self.model.encode_text(input_ids))
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """`(batch, dim)` in `pooler_output`."""
+        """Return embeddings `(batch, dim)` in `pooler_output`."""
         return BaseModelOutputWithPooling(pooler_output=self.model.encode_image(pixel_values))
 
 
-def load(name: str) -> tuple[OpenClipModel, AdaptedProcessor]:
-    """Load `NAME/PRETRAINED`, `hf-hub:ID` or a folder, in float32 with its preparation for evaluation.
+def load(name: str) -> tuple[AdaptedModel, AdaptedProcessor]:
+    """Load `NAME/PRETRAINED`, `hf-hub:ID` or a folder, in float32 with its transforms for evaluation.
 
     Raises:
         InputError: no weights are named.
@@ -60,6 +65,7 @@ def load(name: str) -> tuple[OpenClipModel, AdaptedProcessor]:
         if not pretrained:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "a file"
             raise InputError(f"it names no weights: add them, as in open_clip:{name}/TAG; there are {tags}")
+
     model, prepare = open_clip.create_model_from_pretrained(model_name, pretrained, precision="fp32")
     tokenize = open_clip.get_tokenizer(model_name)
 
@@ -70,4 +76,5 @@ def load(name: str) -> tuple[OpenClipModel, AdaptedProcessor]:
         return {"pixel_values": torch.stack([prepare(image) for image in images])}
 
     tokenizer = AdaptedTokenizer(prepare_texts, tokenize.context_length)
-    return OpenClipModel(model), AdaptedProcessor(tokenizer, AdaptedImageProcessor(prepare_images))
+    image_processor = AdaptedImageProcessor(prepare_images)
+    return _OpenClipModel(model), AdaptedProcessor(tokenizer, image_processor)

@@ -1,4 +1,4 @@
-"""Models of sentence-transformers that read texts and images, or one of them beside another for the images.
+"""Load models of sentence-transformers for texts and images, or one for texts and another for images.
 
 sentence_transformers:sentence-transformers/clip-ViT-L-14
 sentence_transformers:sentence-transformers/clip-ViT-B-32-multilingual-v1+sentence-transformers/clip-ViT-B-32
@@ -15,52 +15,59 @@ from ..recipe import InputError
 from . import AdaptedImageProcessor, AdaptedModel, AdaptedProcessor, AdaptedTokenizer
 
 
-class SentenceTransformersConfig(PreTrainedConfig):
-    """Its name alone."""
+class _SentenceTransformersConfig(PreTrainedConfig):
+    """A configuration that states its model type alone."""
 
     model_type = "sentence_transformers"
 
 
-class SentenceTransformersModel(AdaptedModel):
-    """All modules of one `SentenceTransformer` for texts and of one, mostly the same, for images."""
+class _SentenceTransformersModel(AdaptedModel):
+    """A `SentenceTransformer` for texts and one, mostly the same, for images."""
 
     def __init__(self, text_encoder: SentenceTransformer, image_encoder: SentenceTransformer):
         super().__init__()
-        self.config = SentenceTransformersConfig()
-        self.text_encoder, self.image_encoder = text_encoder, image_encoder
+        self.config = _SentenceTransformersConfig()
+        self.text_encoder = text_encoder
+        self.image_encoder = image_encoder
 
     def get_text_features(self, **features) -> BaseModelOutputWithPooling:
-        """`(batch, dim)` in `pooler_output`."""
-        return BaseModelOutputWithPooling(pooler_output=embedding_of(self.text_encoder, features))
+        """Return embeddings `(batch, dim)` in `pooler_output`."""
+        return BaseModelOutputWithPooling(pooler_output=_embeddings_of(self.text_encoder, features))
 
     def get_image_features(self, **features) -> BaseModelOutputWithPooling:
-        """`(batch, dim)` in `pooler_output`."""
-        return BaseModelOutputWithPooling(pooler_output=embedding_of(self.image_encoder, features))
+        """Return embeddings `(batch, dim)` in `pooler_output`."""
+        return BaseModelOutputWithPooling(pooler_output=_embeddings_of(self.image_encoder, features))
 
 
-def embedding_of(encoder: SentenceTransformer, features: dict) -> torch.Tensor:
-    """Vectors `(batch, dim)` as `encode` gives them: cut at the width that the model's files state, if they do."""
+def _embeddings_of(encoder: SentenceTransformer, features: dict) -> torch.Tensor:
+    """Compute embeddings `(batch, dim)` as `encode` does, truncated at the width that the model states."""
     return encoder(features)["sentence_embedding"][:, : encoder.truncate_dim]
 
 
-def load(name: str) -> tuple[SentenceTransformersModel, AdaptedProcessor]:
+def load(name: str) -> tuple[AdaptedModel, AdaptedProcessor]:
     """Load a folder or Hub id, or two of them as `TEXT+IMAGE`.
 
     Raises:
-        InputError: the model for images reads none.
+        InputError: the model for images does not read images.
     """
     text_name, _, image_name = name.partition("+")
     text_encoder = SentenceTransformer(text_name, device="cpu").float()
-    image_encoder = SentenceTransformer(image_name, device="cpu").float() if image_name else text_encoder
+    image_encoder = text_encoder
+    if image_name:
+        image_encoder = SentenceTransformer(image_name, device="cpu").float()
     if not image_encoder.supports("image"):
         raise InputError(
-            f"{image_name or text_name} reads no images: add one that does, as in sentence_transformers:{text_name}+MODEL"
+            f"{image_name or text_name} reads no images: "
+            f"add one that does, as in sentence_transformers:{text_name}+MODEL"
         )
+
+    # Texts get the model's default prompt, as `encode` puts it before them.
     prompt = text_encoder.prompts.get(text_encoder.default_prompt_name)
 
     def prepare_texts(texts: list[str]) -> dict:
         return text_encoder.preprocess(texts, prompt=prompt)
 
     tokenizer = AdaptedTokenizer(prepare_texts, text_encoder.max_seq_length or ENCODER_LENGTH)
-    model = SentenceTransformersModel(text_encoder, image_encoder)
-    return model, AdaptedProcessor(tokenizer, AdaptedImageProcessor(image_encoder.preprocess))
+    image_processor = AdaptedImageProcessor(image_encoder.preprocess)
+    model = _SentenceTransformersModel(text_encoder, image_encoder)
+    return model, AdaptedProcessor(tokenizer, image_processor)
