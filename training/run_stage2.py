@@ -44,7 +44,7 @@ def main(arguments: ContrastiveArguments) -> None:
         say(arguments, f"Cached {embeddings}")
     collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
 
-    # All of these look at the model as it is before training.
+    # The teacher of validation, the held texts and the guard need the model as it is before training.
     teacher = (model, processor)
     if arguments.teacher_name_or_path is not None:
         teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
