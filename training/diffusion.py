@@ -1,7 +1,8 @@
-"""Teach Stable Diffusion to be led by AltCLIP: only the keys and values of its cross-attention learn (paper 5.4, AltDiffusion).
+"""Teach Stable Diffusion to read AltCLIP's text embeddings (AltDiffusion, paper 5.4).
 
-The UNet reads the text tower's vectors of all 77 tokens. Where its cross-attention looks them up is all that has to change;
-the autoencoder, the text tower and the rest of the UNet stay as they are.
+Only the keys and values of its cross-attention learn. The UNet reads the text tower's embeddings of all 77
+tokens. Where its cross-attention looks them up is all that has to change; the autoencoder, the text tower and
+the rest of the UNet stay as they are.
 """
 
 from pathlib import Path
@@ -23,11 +24,13 @@ with of_extra("diffusion"):
     from diffusers import DDPMScheduler, StableDiffusionPipeline
     from diffusers.image_processor import VaeImageProcessor
 
-KEYS_AND_VALUES = (".attn2.to_k.", ".attn2.to_v.")
+_KEYS_AND_VALUES = (".attn2.to_k.", ".attn2.to_v.")  # of cross-attention; attn1 is self-attention
 
 
 class DiffusionCollator:
-    """Cells of `text` and `image` to `input_ids` and `attention_mask` `(cells, max_length)`, and `pixel_values` within [-1, 1].
+    """Collates examples of `text` and `image`.
+
+    A batch has `input_ids` and `attention_mask` `(examples, max_length)`, and `pixel_values` within [-1, 1].
 
     Args:
         size: height and width in pixels.
@@ -35,54 +38,54 @@ class DiffusionCollator:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, max_length: int):
-        self.tokenizer, self.size, self.max_length, self.images = (
-            tokenizer,
-            size,
-            max_length,
-            VaeImageProcessor(),
-        )
+        self.tokenizer = tokenizer
+        self.size = size
+        self.max_length = max_length
+        self.images = VaeImageProcessor()
 
-    def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
-        options = {
-            "padding": "max_length",
-            "truncation": True,
-            "max_length": self.max_length,
-            "return_tensors": "pt",
-        }
-        texts = tokenize(self.tokenizer, [cell["text"] for cell in cells], **options)
-        images = [cell["image"].convert("RGB") for cell in cells]
-        pixel_values = self.images.preprocess(images, height=self.size, width=self.size)
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        texts = tokenize(
+            self.tokenizer,
+            [example["text"] for example in examples],
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        images = [example["image"].convert("RGB") for example in examples]
         return {
             "input_ids": texts["input_ids"],
             "attention_mask": texts["attention_mask"],
-            "pixel_values": pixel_values,
+            "pixel_values": self.images.preprocess(images, height=self.size, width=self.size),
         }
 
 
 class DiffusionTrainer(AltCLIPTrainer):
-    """The model is the UNet of `pipeline`; what the loss compares is the noise, or what the scheduler has it predict instead."""
+    """The model is the UNet of `pipeline`, which learns to predict the noise of an image from its caption."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, **kwargs):
-        super().__init__(model=keys_and_values_alone(pipeline.unet), **kwargs)
-        frozen = (pipeline.vae, pipeline.text_encoder)
-        self.vae, self.text_encoder = (
-            part.requires_grad_(False).eval().to(self.args.device) for part in frozen
-        )
+        super().__init__(model=_keys_and_values_alone(pipeline.unet), **kwargs)
+        self.vae = pipeline.vae.requires_grad_(False).eval().to(self.args.device)
+        self.text_encoder = pipeline.text_encoder.requires_grad_(False).eval().to(self.args.device)
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # The frozen parts: an image becomes latents, its caption one embedding a token.
         with torch.no_grad():
-            latents = (
-                self.vae.encode(inputs["pixel_values"]).latent_dist.sample() * self.vae.config.scaling_factor
-            )
+            latents = self.vae.encode(inputs["pixel_values"]).latent_dist.sample()
+            latents = latents * self.vae.config.scaling_factor
             tokens = self.text_encoder(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+
+        # Each image gets noise of its own, as much as a random step of the diffusion has.
         noise = torch.randn_like(latents)
-        steps = torch.randint(
-            self.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device
-        )
-        predicted = model(self.scheduler.add_noise(latents, noise, steps), steps, tokens).sample
-        velocity = self.scheduler.config.prediction_type == "v_prediction"
-        target = self.scheduler.get_velocity(latents, noise, steps) if velocity else noise
+        n_steps = self.scheduler.config.num_train_timesteps
+        steps = torch.randint(n_steps, (len(latents),), device=latents.device)
+        noisy = self.scheduler.add_noise(latents, noise, steps)
+
+        predicted = model(noisy, steps, tokens).sample
+        target = noise
+        if self.scheduler.config.prediction_type == "v_prediction":
+            target = self.scheduler.get_velocity(latents, noise, steps)
         loss = mse_loss(predicted.float(), target.float())
         return (loss, predicted) if return_outputs else loss
 
@@ -90,15 +93,17 @@ class DiffusionTrainer(AltCLIPTrainer):
 def load_pipeline(
     name_or_path: str, text_encoder: AltCLIPTextModel, tokenizer: PreTrainedTokenizerBase
 ) -> StableDiffusionPipeline:
-    """Stable Diffusion with another text encoder and tokenizer in the place of its own.
+    """Load Stable Diffusion with another text encoder and tokenizer in the place of its own.
 
     Raises:
-        InputError: there is no such pipeline, it is not whole, or its cross-attention has another width than the text encoder.
+        InputError: there is no such pipeline, it is not whole, or its cross-attention has another width than
+            the text encoder.
     """
     check_folder("diffusion_name_or_path", name_or_path)
     if Path(name_or_path).is_dir() and not Path(name_or_path, "model_index.json").exists():
         raise InputError(
-            f"diffusion_name_or_path {name_or_path!r} has no model_index.json, so it is no StableDiffusionPipeline's folder"
+            f"diffusion_name_or_path {name_or_path!r} has no model_index.json, "
+            "so it is no StableDiffusionPipeline's folder"
         )
     parts = {
         "text_encoder": text_encoder,
@@ -110,17 +115,20 @@ def load_pipeline(
         pipeline = StableDiffusionPipeline.from_pretrained(name_or_path, **parts)
     except UNREADABLE as error:
         raise InputError(f"diffusion_name_or_path {name_or_path!r} cannot be loaded: {error}") from error
-    read, given = pipeline.unet.config.cross_attention_dim, text_encoder.config.project_dim
-    if read != given:
+
+    expected_width = pipeline.unet.config.cross_attention_dim
+    width = text_encoder.config.project_dim
+    if expected_width != width:
         raise InputError(
-            f"diffusion_name_or_path {name_or_path!r} reads texts of {read} values, and model_name_or_path gives {given}: "
+            f"diffusion_name_or_path {name_or_path!r} reads texts of {expected_width} values, "
+            f"and model_name_or_path gives {width}: "
             "take an AltCLIP whose teacher is the text encoder of that Stable Diffusion"
         )
     return pipeline
 
 
-def keys_and_values_alone(unet: nn.Module) -> nn.Module:
+def _keys_and_values_alone(unet: nn.Module) -> nn.Module:
     """Let only the keys and values of cross-attention learn."""
     for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(any(part in name for part in KEYS_AND_VALUES))
+        parameter.requires_grad_(any(part in name for part in _KEYS_AND_VALUES))
     return unet

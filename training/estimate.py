@@ -1,7 +1,8 @@
-"""Dry runs: what a stage would train, on how much, and whether it fits, found out from configurations and a few rows.
+"""Dry runs: find out what a stage would train, on how much, and whether it fits into memory.
 
-The model is built of fake tensors, which have shapes and no contents, and run once: what autograd would keep of the forward
-pass is counted, not modelled, with autocast, attention kernel and towers as they will be.
+Configurations and a few rows are enough for that. The model is built of fake tensors, which have shapes and
+no contents, and run once: the activations that autograd would keep of the forward pass are counted, not
+modelled, with autocast, attention kernel and towers as they will be.
 """
 
 from typing import NamedTuple
@@ -23,8 +24,11 @@ from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .output_folder import examples_per_step
 from .session import say
 
-GIB = 2**30
-LOGITS = 5  # matrices of them at the peak of `contrastive_loss`: 1,272 MB above its gradients for 8,192 pairs
+_GIB = 2**30
+_FLOAT32 = 4  # bytes
+_LOGITS = (
+    5  # matrices of them at the peak of `contrastive_loss`: 1,272 MB above its gradients for 8,192 pairs
+)
 
 
 class Memory(NamedTuple):
@@ -40,19 +44,20 @@ class Memory(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """Gradients appear as activations go, unless some are there already from an earlier part of the batch."""
-        passing, gradients = self.activations + self.logits, self.gradients
-        return (
-            self.weights
-            + self.optimizer
-            + self.buckets
-            + (passing + gradients if self.accumulates else max(passing, gradients))
-        )
+        """Return the most that is held at a time.
+
+        Gradients appear as activations go, unless some are there already from an earlier part of the batch.
+        """
+        constant = self.weights + self.optimizer + self.buckets
+        passing = self.activations + self.logits
+        if self.accumulates:
+            return constant + passing + self.gradients
+        return constant + max(passing, self.gradients)
 
     def sharded(self, n_processes: int) -> int:
-        """The same under FSDP2, less what is whole for a moment: one layer."""
-        shares = (self.weights + self.gradients + self.optimizer) // n_processes
-        return shares + self.activations + self.logits
+        """Return the peak under FSDP2, without the one layer that is whole for a moment."""
+        shard = (self.weights + self.gradients + self.optimizer) // n_processes
+        return shard + self.activations + self.logits
 
 
 def report(arguments: StageArguments) -> None:
@@ -64,23 +69,21 @@ def report(arguments: StageArguments) -> None:
     check_models(arguments)
     check_tokenizers(arguments)
     texts, described = first_captions(arguments)
-    argument = tokenizer_argument(arguments)
+    argument = _tokenizer_argument(arguments)
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
         model, trained = untrained(arguments)
-        lengths = [
-            len(ids)
-            for ids in tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)[
-                "input_ids"
-            ]
-        ]
+        encoded = tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        # Captions of the first rows tell what is likely; the longest that a text may be is the worst case.
         bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
         memory = {name: estimate(trained, arguments, n_tokens) for name, n_tokens in bounds.items()}
+
     lines = [
         ("data", f"{arguments.dataset}, split {arguments.split}: {described}"),
-        *parameter_lines(model, trained),
-        *step_lines(arguments, lengths, trained),
-        *memory_lines(memory, bounds, arguments),
+        *_parameter_lines(model, trained),
+        *_step_lines(arguments, lengths),
+        *_memory_lines(memory, bounds, arguments),
     ]
     for name, value in lines:
         say(arguments, f"{name:<22}{value}")
@@ -88,13 +91,18 @@ def report(arguments: StageArguments) -> None:
 
 
 def untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """The stage's model by its configurations, and the part of it that the Trainer gets. Loads no weights."""
-    if isinstance(arguments, TeacherLearningArguments) and arguments.model_name_or_path is None:
+    """Build the stage's model by its configurations, without loading weights.
+
+    Returns:
+        The whole model, and the part of it that the Trainer gets.
+    """
+    if _is_new_student(arguments):
         teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path)
         encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path)
         model = AltCLIPModel(AltCLIPConfig.from_teacher(teacher, encoder, dropout=arguments.dropout))
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
         return model, model.text_model
+
     config = AutoConfig.from_pretrained(arguments.model_name_or_path)
     model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
     if isinstance(arguments, TeacherLearningArguments):
@@ -104,136 +112,198 @@ def untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedMod
     return model, model
 
 
-def tokenizer_argument(arguments: StageArguments) -> str:
-    """The argument that names the model whose tokenizer is taken."""
-    new = isinstance(arguments, TeacherLearningArguments) and arguments.model_name_or_path is None
-    return "text_encoder_name_or_path" if new else "model_name_or_path"
+def _is_new_student(arguments: StageArguments) -> bool:
+    """Return whether stage 1 makes a new text tower of an encoder, not one of a finished model."""
+    return isinstance(arguments, TeacherLearningArguments) and arguments.model_name_or_path is None
 
 
-def images_live(arguments: StageArguments) -> bool:
-    """Whether images go through the model at every step; else there are none, or their vectors are made before."""
-    return not isinstance(arguments, TeacherLearningArguments) and not getattr(
-        arguments, "cache_image_embeds", False
-    )
+def _tokenizer_argument(arguments: StageArguments) -> str:
+    """Return the name of the argument that names the model whose tokenizer is taken."""
+    return "text_encoder_name_or_path" if _is_new_student(arguments) else "model_name_or_path"
+
+
+def _images_live(arguments: StageArguments) -> bool:
+    """Return whether images go through the model at every step.
+
+    Else there are none, or they are embedded before training.
+    """
+    if isinstance(arguments, TeacherLearningArguments):
+        return False
+    return not getattr(arguments, "cache_image_embeds", False)
 
 
 def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> Memory:
-    """What a step needs where every text has `n_tokens`. Weights, gradients and AdamW's two states are float32, under autocast too."""
-    trainable = 4 * sum(value.numel() for value in model.parameters() if value.requires_grad)
-    n_processes, accumulates = processes(arguments), arguments.gradient_accumulation_steps > 1
+    """Estimate the memory of a step where every text has `n_tokens`.
+
+    Weights, gradients and AdamW's two states are float32, under autocast too.
+    """
+    trainable = _FLOAT32 * _n_trainable(model)
+    n_processes = _n_processes(arguments)
     n_rows = arguments.per_device_train_batch_size
-    side = 0
+    accumulates = arguments.gradient_accumulation_steps > 1
+    side = 0  # of the matrix of logits, or of a tile
     if isinstance(arguments, PairArguments):
-        side = min(arguments.tile_size or n_rows * n_processes, n_rows * n_processes)
-        n_rows, accumulates = in_chunks(arguments, accumulates)
+        n_pairs = n_rows * n_processes  # negatives come from all processes
+        side = min(arguments.tile_size or n_pairs, n_pairs)
+        chunk = arguments.gradient_cache_chunk
+        if chunk is not None and chunk < n_rows:
+            n_rows = chunk
+            accumulates = True  # gradients of earlier chunks are there already
     return Memory(
         weights=sum(value.nbytes for value in model.parameters()),
         gradients=trainable,
         optimizer=2 * trainable if "adam" in arguments.optim else 0,
-        buckets=trainable if n_processes > 1 else 0,
+        buckets=trainable if n_processes > 1 else 0,  # DDP's, in which gradients are averaged
         activations=activations(model, arguments, n_rows, n_tokens),
-        logits=LOGITS * 4 * side**2,
+        logits=_LOGITS * _FLOAT32 * side**2,
         accumulates=accumulates,
     )
 
 
-def in_chunks(arguments: PairArguments, accumulates: bool) -> tuple[int, bool]:
-    """Rows that go through the model at a time, and whether gradients of other rows are there already."""
-    n_rows, chunk = arguments.per_device_train_batch_size, arguments.gradient_cache_chunk
-    return (n_rows, accumulates) if chunk is None or chunk >= n_rows else (chunk, True)
-
-
 def activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int) -> int:
-    """Bytes that autograd keeps of one forward pass, weights aside. Call it, and build `model`, under a `FakeTensorMode`.
+    """Count the bytes that autograd keeps of one forward pass, weights aside.
 
-    With checkpointing, each layer keeps its input alone, and one layer at a time the rest, when it is computed again.
+    Call it, and build `model`, under a `FakeTensorMode`. With checkpointing, each layer keeps its input
+    alone, and one layer at a time the rest, when it is computed again.
     """
-    own = {value.untyped_storage()._cdata for value in model.parameters()}
-    kept, before, layers, inputs = {}, [], [], []
-
-    def keep(value: torch.Tensor) -> torch.Tensor:
-        storage = value.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage  # the storage itself, so that no other takes its address
-        return value
-
-    def total() -> int:
-        return sum(storage.nbytes() for storage in kept.values())
-
-    def enter(layer: nn.Module, arguments: tuple) -> None:
-        before.append(total())
-        inputs.append(arguments[0].nbytes)
-
+    batch = _fake_batch(model, arguments, n_rows, n_tokens)
+    kept = _KeptTensors(model)
     hooks = []
-    for layer in [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]:
-        hooks.append(layer.register_forward_pre_hook(enter))
-        hooks.append(layer.register_forward_hook(lambda *_: layers.append(total() - before.pop())))
-    batch = {name: torch.ones(n_rows, n_tokens, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-    if images_live(arguments) and learns(model, *IMAGE_PARTS):
-        size = model.config.vision_config.image_size
-        batch["pixel_values"] = torch.zeros(n_rows, 3, size, size)
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            hooks.append(layer.register_forward_pre_hook(kept.enter_layer))
+            hooks.append(layer.register_forward_hook(kept.leave_layer))
+
     dtype = torch.float16 if arguments.fp16 else torch.bfloat16
     autocast = torch.autocast("cpu", dtype, enabled=arguments.fp16 or arguments.bf16)
-    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+    with autocast, torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.give_back):
         model.train()(**batch)
     for hook in hooks:
         hook.remove()
-    return total() - sum(layers) + sum(inputs) + max(layers) if arguments.gradient_checkpointing else total()
+
+    if not arguments.gradient_checkpointing:
+        return kept.n_bytes()
+    outside_layers = kept.n_bytes() - sum(kept.of_layers)
+    return outside_layers + sum(kept.inputs) + max(kept.of_layers)
 
 
-def processes(arguments: StageArguments) -> int:
+def _fake_batch(
+    model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int
+) -> dict[str, torch.Tensor]:
+    """Make a batch of the right shapes, with images where they go through a tower that learns."""
+    batch = {}
+    for name in ("input_ids", "attention_mask"):
+        batch[name] = torch.ones(n_rows, n_tokens, dtype=torch.long)
+    if _images_live(arguments) and learns(model, *IMAGE_PARTS):
+        size = model.config.vision_config.image_size
+        batch["pixel_values"] = torch.zeros(n_rows, 3, size, size)
+    return batch
+
+
+class _KeptTensors:
+    """Counts the tensors that autograd keeps for backward: all, and those of each checkpointed layer."""
+
+    def __init__(self, model: nn.Module):
+        self.weights = {value.untyped_storage()._cdata for value in model.parameters()}
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.before: list[int] = []  # bytes kept when a layer was entered
+        self.of_layers: list[int] = []  # bytes that each layer keeps
+        self.inputs: list[int] = []  # bytes of each layer's input
+
+    def n_bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+    def keep(self, value: torch.Tensor) -> torch.Tensor:
+        """Count a tensor, once however often it is kept; a view shares its storage with others."""
+        storage = value.untyped_storage()
+        if storage._cdata not in self.weights:
+            # The storage itself is kept, so that no other takes its address.
+            self.storages[storage._cdata] = storage
+        return value
+
+    @staticmethod
+    def give_back(value: torch.Tensor) -> torch.Tensor:
+        return value
+
+    def enter_layer(self, layer: nn.Module, inputs: tuple) -> None:
+        self.before.append(self.n_bytes())
+        self.inputs.append(inputs[0].nbytes)
+
+    def leave_layer(self, layer: nn.Module, inputs: tuple, output) -> None:
+        self.of_layers.append(self.n_bytes() - self.before.pop())
+
+
+def _n_processes(arguments: StageArguments) -> int:
     return arguments.dry_run_processes or arguments.world_size
 
 
-def parameter_lines(model: PreTrainedModel, trained: PreTrainedModel) -> list[tuple[str, str]]:
-    towers = ", ".join(f"{name} {size(part):,}" for name, part in model.named_children())
-    learning = sum(value.numel() for value in trained.parameters() if value.requires_grad)
-    return [
-        ("parameters", f"{size(model):,}: {towers}"),
-        ("trainable", f"{learning:,}, {100 * learning / size(model):.1f} %"),
-    ]
-
-
-def size(model: nn.Module) -> int:
+def _n_parameters(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters())
 
 
-def step_lines(
-    arguments: StageArguments, lengths: list[int], trained: PreTrainedModel
-) -> list[tuple[str, str]]:
-    n_processes, per_device = processes(arguments), arguments.per_device_train_batch_size
+def _n_trainable(model: nn.Module) -> int:
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
+
+
+def _parameter_lines(model: PreTrainedModel, trained: PreTrainedModel) -> list[tuple[str, str]]:
+    towers = ", ".join(f"{name} {_n_parameters(part):,}" for name, part in model.named_children())
+    n_all = _n_parameters(model)
+    n_trainable = _n_trainable(trained)
+    return [
+        ("parameters", f"{n_all:,}: {towers}"),
+        ("trainable", f"{n_trainable:,}, {100 * n_trainable / n_all:.1f} %"),
+    ]
+
+
+def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str, str]]:
+    n_processes = _n_processes(arguments)
+    per_device = arguments.per_device_train_batch_size
+    accumulated = arguments.gradient_accumulation_steps
     n_examples = examples_per_step(arguments, n_processes)
-    n_images = 0 if isinstance(arguments, TeacherLearningArguments) else n_examples
+    examples = f"{n_examples:,}: {per_device} x {accumulated} accumulated x {n_processes} processes"
+
     mean = sum(lengths) / len(lengths)
-    vectors = "" if images_live(arguments) or not n_images else ", as vectors made once before training"
-    accumulated, most = arguments.gradient_accumulation_steps, n_examples * arguments.max_text_length
-    steps = f"{arguments.max_steps:,} steps, {arguments.max_steps * n_examples:,} examples"
-    lines = {
-        "examples per step": f"{n_examples:,}: {per_device} x {accumulated} accumulated x {n_processes} processes",
-        "tokens per step": f"{round(n_examples * mean):,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}",
-        "images per step": f"{n_images:,}{vectors}",
-        "training": steps if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs",
-    }
-    return list(lines.items())
+    most = n_examples * arguments.max_text_length
+    tokens = f"{round(n_examples * mean):,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
+
+    images = "0"
+    if not isinstance(arguments, TeacherLearningArguments):
+        images = f"{n_examples:,}"
+        if not _images_live(arguments):
+            images += ", as vectors made once before training"
+
+    training = f"{arguments.num_train_epochs:g} epochs"
+    if arguments.max_steps > 0:
+        training = f"{arguments.max_steps:,} steps, {arguments.max_steps * n_examples:,} examples"
+    return [
+        ("examples per step", examples),
+        ("tokens per step", tokens),
+        ("images per step", images),
+        ("training", training),
+    ]
 
 
-def memory_lines(
+def _memory_lines(
     memory: dict[str, Memory], bounds: dict[str, int], arguments: StageArguments
 ) -> list[tuple[str, str]]:
-    worst, n_processes = memory["at most"], processes(arguments)
-    fixed = [
-        f"{name} {getattr(worst, name) / GIB:.2f}"
-        for name in ("weights", "gradients", "optimizer", "buckets", "logits")
+    worst = memory["at most"]
+    fixed = []
+    for name in ("weights", "gradients", "optimizer", "buckets", "logits"):
+        fixed.append(f"{name} {getattr(worst, name) / _GIB:.2f}")
+    passing = []
+    peaks = []
+    for name, n_tokens in bounds.items():
+        passing.append(f"{memory[name].activations / _GIB:.2f} at {n_tokens} tokens")
+        peaks.append(f"{memory[name].peak / _GIB:.2f} at {n_tokens} tokens")
+
+    lines = [
+        ("memory, GiB", ", ".join(fixed)),
+        ("activations, GiB", ", ".join(passing)),
+        ("peak a process, GiB", ", ".join(peaks)),
     ]
-    passing = ", ".join(
-        f"{memory[name].activations / GIB:.2f} at {n_tokens} tokens" for name, n_tokens in bounds.items()
-    )
-    peaks = ", ".join(
-        f"{memory[name].peak / GIB:.2f} at {n_tokens} tokens" for name, n_tokens in bounds.items()
-    )
-    lines = [("memory, GiB", ", ".join(fixed)), ("activations, GiB", passing), ("peak a process, GiB", peaks)]
+    n_processes = _n_processes(arguments)
     if n_processes > 1:
-        lines.append(("under FSDP2, GiB", f"{worst.sharded(n_processes) / GIB:.2f}"))
+        lines.append(("under FSDP2, GiB", f"{worst.sharded(n_processes) / _GIB:.2f}"))
     return lines
 
 

@@ -40,7 +40,7 @@ def cached_loss(
         A scalar to call `backward` on, once.
     """
     # Step 1: embed every chunk without a graph. Dropout must drop the same units in step 3, so the random
-    # numbers are recorded before each chunk.
+    # state is recorded before each chunk.
     states = []
     embeddings = []
     with torch.no_grad():
@@ -48,41 +48,58 @@ def cached_loss(
             states.append(_RandomNumbers(chunk))
             embeddings.append(encode(chunk))
 
-    # Step 2: the loss of the whole batch on leaves that hold the embeddings, and its gradient for each leaf.
-    # Chunks become sides: [(images 0, texts 0), (images 1, texts 1)] -> [(images 0, images 1), (texts 0,
-    # texts 1)].
+    # Step 2: the loss of the whole batch and its gradients. Chunks become sides for it:
+    # [(images 0, texts 0), (images 1, texts 1)] -> [(images 0, images 1), (texts 0, texts 1)]
     by_side = list(zip(*embeddings))
-    joined = [torch.cat(parts).requires_grad_() for parts in by_side]
-    copies = [parameter.detach().requires_grad_(parameter.requires_grad) for parameter in parameters]
-    device_type = joined[0].device.type
-    autocast = torch.autocast(
-        device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
-    )
-    leaves = [*joined, *(copy for copy in copies if copy.requires_grad)]
-    with torch.enable_grad(), torch.autocast(device_type, enabled=False):
-        value = loss(*joined, *copies)
-        # A loss need not use every leaf: the gradient of one that it leaves out is zero.
-        gradients = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    joined = [torch.cat(parts) for parts in by_side]
+    value, of_joined, of_parameters = _loss_and_gradients(loss, joined, parameters)
 
-    # Step 3, prepared: give each chunk the gradients of its own rows, and each parameter its gradient.
-    # Sides become chunks again: [(images 0, images 1), (texts 0, texts 1)] -> [(images 0, texts 0), (images
-    # 1, texts 1)].
-    split = [_split_like(gradient, parts) for gradient, parts in zip(gradients, by_side)]
-    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    # Step 3, prepared: sides become chunks again, so that each chunk gets the gradients of its own rows:
+    # [(images 0, images 1), (texts 0, texts 1)] -> [(images 0, texts 0), (images 1, texts 1)]
+    split = [_split_like(gradient, parts) for gradient, parts in zip(of_joined, by_side)]
     replay = _Replay(
         encode=encode,
         chunks=chunks,
         states=states,
         gradients=list(zip(*split)),
-        parameters=list(zip(learning, gradients[len(joined) :])),
-        autocast=autocast,
+        parameters=of_parameters,
+        autocast=_current_autocast(joined[0].device.type),
         no_sync=no_sync,
     )
 
-    # The loss is cut off from the graph above; its backward calls the hook.
+    # The loss is cut off from the graph of step 2; its backward calls the hook.
     result = value.detach().requires_grad_()
     result.register_hook(replay)
     return result
+
+
+def _loss_and_gradients(
+    loss: Callable[..., torch.Tensor], joined: list[torch.Tensor], parameters: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Compute step 2 of `cached_loss`.
+
+    Returns:
+        The loss, the gradient of each of `joined`, and each parameter that learns with its gradient.
+    """
+    # Copies, so that nothing reaches the parameters themselves before step 3.
+    embeddings = [values.requires_grad_() for values in joined]
+    copies = [parameter.detach().requires_grad_(parameter.requires_grad) for parameter in parameters]
+    leaves = [*embeddings, *(copy for copy in copies if copy.requires_grad)]
+    with torch.enable_grad(), torch.autocast(joined[0].device.type, enabled=False):
+        value = loss(*embeddings, *copies)
+        # A loss need not use every leaf: the gradient of one that it leaves out is zero.
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+
+    of_joined = gradients[: len(joined)]
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    of_parameters = list(zip(learning, gradients[len(joined) :]))
+    return value, of_joined, of_parameters
+
+
+def _current_autocast(device_type: str) -> torch.autocast:
+    """Return the autocast of step 1: backward, and so step 3, runs outside of it."""
+    dtype = torch.get_autocast_dtype(device_type)
+    return torch.autocast(device_type, dtype, torch.is_autocast_enabled(device_type))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What fine-tuning has cost of that which a model knew: its retrieval on a guard set, before and after, in points."""
+"""Forgetting: what fine-tuning costs of a model's retrieval on a guard set, before and after, in points."""
 
 import json
 from pathlib import Path
@@ -17,30 +17,31 @@ from .held_texts import HeldTexts
 from .session import say
 from .validation import load_captioned, mean_recall
 
-RECORD = "kept.json"
+_RECORD = "kept.json"
 
 
 class Guard:
-    """Images and captions that a model knows, and its mean recall on them before training, as fractions by language."""
+    """Images and captions that a model knows, and its mean recall on them before training, by language."""
 
     def __init__(
         self, model: PreTrainedModel, processor: ProcessorMixin, captioned: Dataset, languages: list[str]
     ):
-        self.captioned, self.languages = captioned, languages
+        self.captioned = captioned
+        self.languages = languages
         self.before = self.scores(model, processor)
 
     def scores(self, model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, float]:
+        """Return the model's mean recall in each language, as it is now."""
         with on_device(model):
             encoder = Encoder(model, processor, accelerator=Accelerator())
-            return mean_recall(
-                encoder, encoder.images(self.captioned["image"]), self.captioned, self.languages
-            )
+            image_embeds = encoder.images(self.captioned["image"])
+            return mean_recall(encoder, image_embeds, self.captioned, self.languages)
 
 
 def load_guard(
     arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin
 ) -> Guard | None:
-    """The guard set that the recipe names, in all languages that it has; None where it names none.
+    """Load the guard set of the recipe, in all languages that it has; None where the recipe has none.
 
     Raises:
         InputError: it cannot be read, or has no captions.
@@ -52,7 +53,8 @@ def load_guard(
     languages = [name for name in captioned.features["captions"] if has_text(texts.field(name)).any()]
     if not languages:
         raise InputError(
-            f"guard_split {arguments.guard_split!r} of {arguments.guard_dataset!r} has no caption in any language"
+            f"guard_split {arguments.guard_split!r} of {arguments.guard_dataset!r} has no caption in any "
+            "language"
         )
     return Guard(model, processor, captioned, languages)
 
@@ -64,7 +66,10 @@ def say_what_was_kept(
     held: HeldTexts | None,
     guard: Guard | None,
 ) -> None:
-    """Print, and keep in `kept.json`, what of the model's knowledge is left; say how to see it where nothing watches."""
+    """Print what of the model's knowledge is left, and save it to `kept.json`.
+
+    Without a guard set it prints how to give one.
+    """
     kept = {}
     if held is not None:
         kept["found_again"] = held.found_again(model, processor)
@@ -76,22 +81,24 @@ def say_what_was_kept(
     if guard is None:
         say(
             arguments,
-            "How much the model has forgotten was not measured: name pictures that it knows by --guard_dataset.",
+            "How much the model has forgotten was not measured: "
+            "name pictures that it knows by --guard_dataset.",
         )
     else:
-        kept["before"], kept["after"] = guard.before, guard.scores(model, processor)
-        lost = {
-            language: 100 * (kept["before"][language] - kept["after"][language])
-            for language in guard.languages
-        }
-        worst = max(lost, key=lost.get)
+        kept["before"] = guard.before
+        kept["after"] = guard.scores(model, processor)
+        lost = {}  # points by language
+        for language in guard.languages:
+            lost[language] = 100 * (kept["before"][language] - kept["after"][language])
         mean = sum(lost.values()) / len(lost)
+        worst = max(lost, key=lost.get)
         say(
             arguments,
-            f"On the guard set mean recall has lost {mean:.1f} points, and {lost[worst]:.1f} at most, in {worst!r}.",
+            f"On the guard set mean recall has lost {mean:.1f} points, "
+            f"and {lost[worst]:.1f} at most, in {worst!r}.",
         )
     if arguments.process_index == 0 and kept:
-        Path(arguments.output_dir, RECORD).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        Path(arguments.output_dir, _RECORD).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 
 
 __all__ = ["Guard", "load_guard", "say_what_was_kept"]

@@ -1,4 +1,4 @@
-"""The folder that a run writes to: one run's alone, with room for what is to be saved."""
+"""Output folders: each belongs to one run, and has room for what is to be saved."""
 
 import errno
 import json
@@ -21,9 +21,9 @@ from benchmarks.results import package_versions
 
 from .arguments import StageArguments
 
-RECORD = "run.json"
-# Of transformers' own arguments those that the weights depend on; of ours all but these.
-LEARNING = (
+_RECORD = "run.json"
+# Of transformers' own arguments the weights depend on these.
+_LEARNING = (
     "seed",
     "data_seed",
     "learning_rate",
@@ -39,7 +39,8 @@ LEARNING = (
     "fp16",
     "train_sampling_strategy",
 )
-WITHOUT_EFFECT = {
+# Of ours they depend on all but these.
+_WITHOUT_EFFECT = {
     "resume",
     "dry_run",
     "dry_run_processes",
@@ -59,9 +60,9 @@ WITHOUT_EFFECT = {
     "ddp_broadcast_buffers",
     "attn_implementation",
 }
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save keeps no errno, and says this of a short write.
-FULL_MESSAGES = (
+_FULL_MESSAGES = (
     "No space left",
     "quota exceeded",
     "File too large",
@@ -71,34 +72,43 @@ FULL_MESSAGES = (
 
 
 def claim(arguments: StageArguments) -> None:
-    """See that `output_dir` is this run's alone, and leave a record of the run in it.
+    """Check that `output_dir` is this run's alone, and leave a record of the run in it.
 
     Raises:
-        InputError: it holds checkpoints and `resume` is not asked for; or it is, and the run that wrote them had
-            other settings.
+        InputError: it holds checkpoints and `resume` is not set; or it is set, and the run that wrote them
+            had other settings.
     """
     folder = Path(arguments.output_dir)
     checkpoints = finished_checkpoints(folder)
     if checkpoints and not arguments.resume:
         raise InputError(
-            f"output_dir {str(folder)!r} holds checkpoints of another run, {checkpoints[-1].name} among them: "
-            "add --resume to go on with that run, or give another output_dir"
+            f"output_dir {str(folder)!r} holds checkpoints of another run, {checkpoints[-1].name} among "
+            "them: add --resume to go on with that run, or give another output_dir"
         )
-    record = describe(arguments)
-    begun = read_record(folder) if arguments.resume else None
+
+    record = _describe(arguments)
+    begun = _read_record(folder) if arguments.resume else None
     if begun is not None:
-        compare(record, begun, folder)
+        _compare(record, begun, folder)
+        # The settings and the machine of the beginning stay, so that every resume is compared with them.
         record = begun | {"resumed_on": [*begun.get("resumed_on", []), record["machine"]]}
     with arguments.main_process_first(desc="writing the record of the run"):
         if arguments.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            text = json.dumps(record, indent=1, ensure_ascii=False)
+            (folder / _RECORD).write_text(text + "\n", "utf-8")
 
 
 def finished_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that have their `trainer_state.json`, which the Trainer writes last: a kill leaves half of one."""
+    """Return the checkpoints that were written to their end, oldest first.
+
+    The Trainer writes `trainer_state.json` last: a run that is killed may leave a checkpoint without it, or
+    half of it.
+    """
+    if not folder.is_dir():
+        return []
     found = []
-    for checkpoint in sort_checkpoints(folder) if folder.is_dir() else []:
+    for checkpoint in sort_checkpoints(folder):
         if not re.search(r"checkpoint-\d+$", checkpoint):
             continue
         try:
@@ -109,17 +119,17 @@ def finished_checkpoints(folder: Path) -> list[Path]:
     return found
 
 
-def describe(arguments: StageArguments) -> dict[str, dict]:
-    """Return what a run's weights depend on: its `settings`, which must not change, and its `machine`, which may.
+def _describe(arguments: StageArguments) -> dict[str, dict]:
+    """Return what a run's weights depend on: `settings`, which must not change, and `machine`, which may.
 
     In the record of a run that was resumed, `resumed_on` lists the machines that went on with it.
     """
     inherited = {field.name for field in fields(TrainingArguments)}
     own = [field.name for field in fields(arguments) if field.name not in inherited]
     settings = {}
-    for name in [*LEARNING, *own]:
-        if name not in WITHOUT_EFFECT:
-            settings[name] = plain(getattr(arguments, name))
+    for name in [*_LEARNING, *own]:
+        if name not in _WITHOUT_EFFECT:
+            settings[name] = _plain(getattr(arguments, name))
     settings["examples_per_step"] = examples_per_step(arguments)
     machine = {
         "processes": arguments.world_size,
@@ -130,33 +140,36 @@ def describe(arguments: StageArguments) -> dict[str, dict]:
     return {"settings": settings, "machine": machine}
 
 
-def plain(value):
-    """Return a setting as JSON has it; a path that exists as a whole one, so that it can be told from elsewhere."""
+def _plain(value):
+    """Return a setting as JSON has it; a path that exists becomes absolute, the same from everywhere."""
     if isinstance(value, str) and Path(value).exists():
         return str(Path(value).resolve())
     return value if isinstance(value, int | float | list | dict | None) else str(value)
 
 
 def examples_per_step(arguments: StageArguments, n_processes: int | None = None) -> int:
-    """Return the size of the batch that one update of the weights is made of, over all processes: by default those that run."""
+    """Return the number of examples in one update of the weights, over all processes.
+
+    By default these are the processes that run.
+    """
     of_process = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     return of_process * (n_processes or arguments.world_size)
 
 
-def read_record(folder: Path) -> dict | None:
-    """Return the record of the run that a folder is of; None where it was begun before there were records."""
-    path = folder / RECORD
+def _read_record(folder: Path) -> dict | None:
+    """Return the record of a folder's run; None where it was begun before there were records."""
+    path = folder / _RECORD
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
-def compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> None:
+def _compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> None:
     """Compare a run that resumes with the record of the one that began in `folder`.
 
     Raises:
         InputError: settings differ that the weights depend on.
     """
     for name, value in record["settings"].items():
-        before = begun["settings"].get(name, value)
+        before = begun["settings"].get(name, value)  # a setting may be newer than the record
         if before != value:
             raise InputError(
                 f"resume: {name} was {before!r} when the run in {folder} began, and is {value!r} now: "
@@ -165,21 +178,24 @@ def compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> No
 
 
 def check_room(trainer: Trainer, whole_model: nn.Module) -> None:
-    """See before a training that the disk has room for its checkpoints and its end.
+    """Check before training that the disk has room for its checkpoints and the model.
 
     Raises:
         InputError: it has not; the message gives the sizes.
     """
     arguments = trainer.args
     n_checkpoints = count_checkpoints(trainer)
-    of_checkpoint, of_model = bytes_of_checkpoint(trainer), bytes_of_weights(whole_model)
+    of_checkpoint = bytes_of_checkpoint(trainer)
+    of_model = bytes_of_weights(whole_model)
     needed = n_checkpoints * of_checkpoint + of_model
-    free = free_bytes(arguments.output_dir)
+    free = _free_bytes(arguments.output_dir)
     if free < needed:
         raise InputError(
-            f"output_dir {arguments.output_dir!r} has {gigabytes(free)} free, and this training saves a model of "
-            f"{gigabytes(of_model)} and {n_checkpoints} checkpoints of {gigabytes(of_checkpoint)}: make room, "
-            "save less often (save_steps), keep fewer (save_total_limit 1), or give an output_dir on another disk"
+            f"output_dir {arguments.output_dir!r} has {_gigabytes(free)} free, and this training saves "
+            f"a model of {_gigabytes(of_model)} and {n_checkpoints} checkpoints of "
+            f"{_gigabytes(of_checkpoint)}: "
+            "make room, save less often (save_steps), keep fewer (save_total_limit 1), "
+            "or give an output_dir on another disk"
         )
 
 
@@ -194,14 +210,15 @@ def count_checkpoints(trainer: Trainer) -> int:
     if n_steps < 1:
         n_steps = n_epochs * math.ceil(len(trainer.train_dataset) / examples_per_step(arguments))
     every = {"steps": arguments.save_steps, "epoch": max(1, n_steps // n_epochs), "best": n_steps}[strategy]
-    every = every if every >= 1 else every * n_steps  # below 1 it is a share of all steps
+    if every < 1:
+        every *= n_steps  # it is a share of all steps
+
     there = len(finished_checkpoints(Path(arguments.output_dir)))
     count = max(0, math.ceil(n_steps / every) - there)
     if arguments.save_total_limit is None:
         return count
-    return min(
-        count, max(0, arguments.save_total_limit + 1 - there)
-    )  # an old one goes when the new one is written
+    # An old checkpoint is deleted after the new one is written, so that there is one more for a moment.
+    return min(count, max(0, arguments.save_total_limit + 1 - there))
 
 
 def bytes_of_weights(model: nn.Module) -> int:
@@ -209,27 +226,27 @@ def bytes_of_weights(model: nn.Module) -> int:
 
 
 def bytes_of_checkpoint(trainer: Trainer) -> int:
-    """Return the size of weights and, of all that learn, AdamW's two states."""
-    learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
+    """Return the size of the weights and of AdamW's two float32 states of each that learns."""
+    n_learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
     states = 2 if "adam" in trainer.args.optim else 0
-    return bytes_of_weights(trainer.model) + states * 4 * learning
+    return bytes_of_weights(trainer.model) + states * 4 * n_learning
 
 
-def free_bytes(folder: str | Path) -> int:
-    """Return what is free where a folder lies, or will lie."""
+def _free_bytes(folder: str | Path) -> int:
+    """Return the free bytes of the disk on which a folder lies, or will lie."""
     there = Path(folder).absolute()
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free
 
 
-def gigabytes(n_bytes: int) -> str:
+def _gigabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.2f} GB"
 
 
 @contextmanager
 def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
-    """Turn a failure to write for want of room into one line that says how much is missing.
+    """Turn a failure to write to a full disk into one line that says how much is missing.
 
     What was half written is removed where `folder` is a checkpoint's own; the last whole checkpoint stays.
 
@@ -243,19 +260,21 @@ def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
             raise
         if folder.name.startswith("checkpoint-"):
             shutil.rmtree(folder, ignore_errors=True)
-        free = free_bytes(folder)
+        free = _free_bytes(folder)
         missing = max(0, n_bytes - free)
         reason = str(error).splitlines()[0]  # torch's goes on with its own stack
         raise InputError(
-            f"{what} could not be saved to {folder}: {reason}. It needs {gigabytes(n_bytes)}, {gigabytes(free)} are free, "
-            f"{gigabytes(missing)} are missing. Make room; with save_steps, --resume then goes on from the last whole checkpoint"
+            f"{what} could not be saved to {folder}: {reason}. "
+            f"It needs {_gigabytes(n_bytes)}, {_gigabytes(free)} are free, {_gigabytes(missing)} are "
+            "missing. Make room; with save_steps, --resume then goes on from the last whole checkpoint"
         ) from error
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error, or one that it came of, says that there is no room to write."""
+    """Return whether an error, or one that caused it, says that there is no room to write."""
     while error is not None:
-        if getattr(error, "errno", None) in FULL or any(message in str(error) for message in FULL_MESSAGES):
+        message = str(error)
+        if getattr(error, "errno", None) in _FULL or any(part in message for part in _FULL_MESSAGES):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -37,7 +37,7 @@ from .data import CaptionCells
 from .losses import caption_losses, contrastive_loss, gather_rows, gather_unequal
 from .trainers import TEXTS, ContrastiveTrainer
 
-SETTINGS = ("paper", "released")
+_SETTINGS = ("paper", "released")
 ENCODERS = ("text_model", "vision_model")
 _LEAST_TEMPERATURE = 1e-3  # below zero, a linear one would push right pairs apart
 
@@ -74,8 +74,8 @@ class ParallelArguments(PairArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.setting not in SETTINGS:
-            raise InputError(f"setting is {self.setting!r}: choose {' or '.join(SETTINGS)}")
+        if self.setting not in _SETTINGS:
+            raise InputError(f"setting is {self.setting!r}: choose {' or '.join(_SETTINGS)}")
         if self.freeze_epochs < 0:
             raise InputError(f"freeze_epochs is {self.freeze_epochs}: give a number of epochs, or 0 for none")
         for name in ("dry_run", "streaming"):

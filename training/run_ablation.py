@@ -25,10 +25,14 @@ def main(arguments: AblationArguments) -> None:
     check_kind("text_encoder_name_or_path", arguments.text_encoder_name_or_path, TEXT_TOWER)
     check_folder("dataset", arguments.dataset)
     languages = load_task(arguments.retrieval).languages
+
+    # In the order of ROWS: the contrastive rows go on from models of earlier rows of the same seed.
     models = [train_row(row, seed, languages, arguments) for seed in arguments.seeds for row in ROWS]
     evaluate(models, arguments)
+
     output_dir = Path(arguments.output_dir)
-    summary = summarise([result for result in load_results(output_dir / "results") if result.model in models])
+    results = load_results(output_dir / "results")
+    summary = summarise([result for result in results if result.model in models])
     table = ablation_table(summary)
     (output_dir / "ablation.md").write_text(table + "\n", "utf-8")
     plot_ablation(summary, output_dir / "ablation.png")

@@ -1,8 +1,8 @@
-"""AltDiffusion: lead Stable Diffusion by AltCLIP's text tower, training only keys and values of cross-attention (paper 5.4).
+"""AltDiffusion: train Stable Diffusion to read AltCLIP's text embeddings (paper 5.4).
 
 accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusion/diffusion.yaml
 
-Needs the extra `diffusion`.
+Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 """
 
 from benchmarks.kinds import load_tokenizer, readable
@@ -15,23 +15,23 @@ from training.session import begin, cut_length, finish, train
 
 
 def main(arguments: DiffusionArguments) -> None:
-    from training.diffusion import (
-        DiffusionCollator,
-        DiffusionTrainer,
-        load_pipeline,
-    )  # which --help does without
+    # Imported here, so that --help works without the extra.
+    from training.diffusion import DiffusionCollator, DiffusionTrainer, load_pipeline
 
     begin(arguments)
     with readable("model_name_or_path", arguments.model_name_or_path):
         text_encoder = AltCLIPTextModel.from_pretrained(arguments.model_name_or_path)
     tokenizer = load_tokenizer("model_name_or_path", arguments.model_name_or_path)
-    tokenizer.model_max_length = cut_length(arguments, text_encoder)
+    tokenizer.model_max_length = cut_length(arguments, text_encoder)  # is saved with the pipeline
     pipeline = load_pipeline(arguments.diffusion_name_or_path, text_encoder, tokenizer)
     rows = load_captions(arguments.dataset, arguments.split)
-    cells = CaptionCells(rows, check_languages(arguments.languages, list(rows.features["captions"])), "image")
+    languages = check_languages(arguments.languages, list(rows.features["captions"]))
+    cells = CaptionCells(rows, languages, "image")
+    # sample_size is that of the latents.
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     collator = DiffusionCollator(tokenizer, size, tokenizer.model_max_length)
-    train(DiffusionTrainer(pipeline, args=arguments, train_dataset=cells, data_collator=collator), arguments)
+    trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=cells, data_collator=collator)
+    train(trainer, arguments)
     pipeline.save_pretrained(arguments.output_dir)
     finish(arguments, "the pipeline", f'StableDiffusionPipeline.from_pretrained("{arguments.output_dir}")')
 

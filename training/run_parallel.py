@@ -1,7 +1,10 @@
-"""Parallel multilingual pre-training: two encoders learn from images with captions in several languages at once (Krasner & Lanuzo).
+"""Parallel multilingual pre-training: two encoders learn from images with captions in several languages.
+
+All captions of an image come in one step (Krasner & Lanuzo).
 
 accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml
-accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml --languages en --output_dir outputs/parallel/english
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml \\
+    --languages en --output_dir outputs/parallel/english
 accelerate launch --quiet training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 
@@ -23,12 +26,14 @@ from training.validation import load_validation
 
 def main(arguments: ParallelArguments) -> None:
     begin(arguments)
-    images, texts = arguments.image_encoder_name_or_path, arguments.text_encoder_name_or_path
+    images = arguments.image_encoder_name_or_path
+    texts = arguments.text_encoder_name_or_path
     tokenizer = load_tokenizer("text_encoder_name_or_path", texts)
     with readable("image_encoder_name_or_path", images):
         image_processor = AutoImageProcessor.from_pretrained(images)
     with readable("image_encoder_name_or_path or text_encoder_name_or_path", images):
         model = build_dual_encoder(arguments)
+
     processor = AltCLIPProcessor(image_processor, tokenizer)
     rows = CaptionRows(load_cells(arguments, arguments.languages))
     tokenizer.model_max_length = cut_length(arguments, model)
@@ -44,7 +49,7 @@ def main(arguments: ParallelArguments) -> None:
     )
     trainer.add_callback(FreezeEncoders(model, arguments.freeze_epochs))
     train(trainer, arguments)
-    trainer.settle()
+    trainer.settle()  # checkpoints keep the scale as it is trained
     trainer.save_model()
     evaluate = "python benchmarks/run_retrieval.py --tasks my/task.yaml --models"
     finish(arguments, "the dual encoder", f"{evaluate} {shlex.quote(arguments.output_dir)}")

@@ -1,4 +1,4 @@
-"""English captions alone beside parallel captions, with several seeds: tables, and the four figures of Krasner & Lanuzo.
+"""Compare English captions alone with parallel captions: tables, and the four figures of Krasner & Lanuzo.
 
 python training/run_parallel_experiment.py training/recipes/parallel/experiment_miniature.yaml
 """
@@ -9,10 +9,11 @@ from training.parallel_experiment import ARMS, ParallelExperimentArguments, eval
 
 
 def main(arguments: ParallelExperimentArguments) -> None:
-    for what in ("text_encoder_name_or_path", "untrained_text_encoder"):
-        check_kind(what, getattr(arguments, what), TEXT_ENCODER)
-    models = [train_arm(name, seed, arguments) for seed in arguments.seeds for name in ARMS]
-    print(report(evaluate(models, arguments), arguments))
+    for name in ("text_encoder_name_or_path", "untrained_text_encoder"):
+        check_kind(name, getattr(arguments, name), TEXT_ENCODER)
+    models = [train_arm(arm, seed, arguments) for seed in arguments.seeds for arm in ARMS]
+    results = evaluate(models, arguments)
+    print(report(results, arguments))
     print(
         f"Saved the tables to {arguments.output_dir}/parallel.md. Next: look at the four pictures beside it."
     )

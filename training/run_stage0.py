@@ -1,4 +1,4 @@
-"""Stage 0: train an English CLIP, the teacher. Skip it where a trained CLIP is at hand.
+"""Stage 0: train an English CLIP, the teacher. Skip this stage where a trained CLIP is at hand.
 
 accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 """
@@ -22,6 +22,7 @@ def main(arguments: TeacherArguments) -> None:
         argument="model_name_or_path",
         attn_implementation=arguments.attn_implementation,
     )
+
     cells = load_cells(arguments, ["en"])
     collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])
@@ -33,6 +34,7 @@ def main(arguments: TeacherArguments) -> None:
         processing_class=processor,
         validation=validation,
     )
+
     train(trainer, arguments)
     trainer.save_model()
     following = (

@@ -1,4 +1,4 @@
-"""Stage 1, teacher learning: a multilingual text tower learns to give an English CLIP's text vectors (paper 3.1).
+"""Stage 1, teacher learning: a multilingual text tower learns an English CLIP's text embeddings (paper 3.1).
 
 accelerate launch --quiet training/run_stage1.py training/recipes/altclip/stage1.yaml
 accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
@@ -23,12 +23,15 @@ def main(arguments: TeacherLearningArguments) -> None:
     if arguments.dry_run:
         return report(arguments)
     begin(arguments)
+
+    # The targets: the teacher's embeddings of the English texts, and a finished model's own of what it is to
+    # keep.
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
     say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
-    spoken = list(rows.features["captions"])
-    new = check_languages(arguments.languages, spoken)
-    replayed = languages_to_replay(arguments, spoken, new)
+    available = list(rows.features["captions"])
+    new = check_languages(arguments.languages, available)
+    replayed = languages_to_replay(arguments, available, new)
     arguments.replay_languages = replayed  # by which the trainer draws
     targets = teacher_vectors(
         rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
@@ -36,11 +39,20 @@ def main(arguments: TeacherLearningArguments) -> None:
     say(arguments, f"Cached {targets}")
     held = held_vectors(arguments, rows, replayed)
 
+    # The student. Only its text tower learns.
     model, tokenizer = build_student(arguments, rows, new)
     freeze_all_but(model, ["text_model"])
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
-    languages, sifting = new + replayed, {"sift": arguments.sift, "max_characters": arguments.max_characters}
-    cells = CaptionCells(rows, languages, "target", inputs=targets, held=held, **sifting)
+    languages = new + replayed
+    cells = CaptionCells(
+        rows,
+        languages,
+        "target",
+        inputs=targets,
+        held=held,
+        sift=arguments.sift,
+        max_characters=arguments.max_characters,
+    )
     tokenizer.model_max_length = cut_length(arguments, model)
     collator = Collator(tokenizer, tokenizer.model_max_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
@@ -54,9 +66,10 @@ def main(arguments: TeacherLearningArguments) -> None:
         validation=validation,
     )
     train(trainer, arguments, model)
-    weights = trainer.accelerator.get_state_dict(
-        trainer.model_wrapped
-    )  # every process helps; ZeRO-3 gives them to the first alone
+
+    # The trained text tower goes back into the whole model.
+    # Every process helps to collect the weights; ZeRO-3 gives them to the first alone.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         trained = {f"text_model.{name}": value for name, value in weights.items()}
         save_model(model, processor, arguments.output_dir, state_dict=model.state_dict() | trained)

@@ -1,8 +1,9 @@
-"""Stage 2, contrastive learning: the text tower learns from images in many languages, the image tower stays (paper 3.2).
+"""Stage 2, contrastive learning: the text tower learns from images; the image tower is frozen (paper 3.2).
 
 accelerate launch --quiet training/run_stage2.py training/recipes/altclip/stage2.yaml
 accelerate launch --quiet training/run_stage2.py training/recipes/miniature/stage2.yaml
-accelerate launch --quiet training/run_stage2.py RECIPE.yaml --dataset TARS --streaming --cache_image_embeds false --shuffle_buffer 1000
+accelerate launch --quiet training/run_stage2.py RECIPE.yaml --dataset TARS --streaming \\
+    --cache_image_embeds false --shuffle_buffer 1000
 """
 
 import shlex
@@ -32,20 +33,25 @@ def main(arguments: ContrastiveArguments) -> None:
         attn_implementation=arguments.attn_implementation,
     )
     freeze_all_but(model, arguments.trainable)
+
+    # A frozen image tower runs once over all images, not in every epoch.
     cells = load_cells(arguments, arguments.languages, arguments.image_views)
     if arguments.cache_image_embeds:
-        vectors = image_vectors(
+        embeddings = image_vectors(
             cells.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
         )
-        cells = cells.with_inputs("image_embeds", vectors)
-        say(arguments, f"Cached {vectors}")
+        cells = cells.with_inputs("image_embeds", embeddings)
+        say(arguments, f"Cached {embeddings}")
     collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
-    teacher = model, processor
+
+    # The teacher of validation, the held texts and the guard need the model as it is before training.
+    teacher = (model, processor)
     if arguments.teacher_name_or_path is not None:
         teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     validation = load_validation(arguments, model, processor, cells.languages, teacher)
     held = hold_texts(arguments, model, processor, cells)
     guard = load_guard(arguments, model, processor)
+
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,

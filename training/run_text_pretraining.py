@@ -1,4 +1,4 @@
-"""Pre-train a text encoder on text alone, in many languages, before it is trained with images (Conneau & Lample 2019).
+"""Pre-train a text encoder on text alone, in many languages (Conneau & Lample 2019).
 
 accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 """
@@ -30,11 +30,15 @@ def main(arguments: TextPretrainingArguments) -> None:
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split)
     say(arguments, f"Set aside {n_without_english} rows without English.")
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
+
     translations = Translations(rows, languages, arguments.pairs, arguments.seed, arguments.max_characters)
     collator = MaskingCollator(tokenizer, cut_length(arguments, model), arguments.mask_probability)
-    told = [TellEpoch(translations)]
     trainer = AltCLIPTrainer(
-        model=model, args=arguments, train_dataset=translations, data_collator=collator, callbacks=told
+        model=model,
+        args=arguments,
+        train_dataset=translations,
+        data_collator=collator,
+        callbacks=[TellEpoch(translations)],  # pairs are drawn anew in each epoch
     )
     train(trainer, arguments)
     save_encoder(trainer, arguments.output_dir)

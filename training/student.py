@@ -1,4 +1,4 @@
-"""What stage 1 trains: a new text tower beside the teacher's image tower, or a finished one that learns more languages."""
+"""The student of stage 1: a new text tower beside the teacher's image tower, or a finished one."""
 
 import torch
 from datasets import Dataset
@@ -18,27 +18,24 @@ from .vocabulary import extend_tokenizer
 def build_student(
     arguments: TeacherLearningArguments, rows: Dataset, new: list[str]
 ) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
-    """The whole model whose text tower is to learn, and its tokenizer.
+    """Build the whole model whose text tower is to learn, and its tokenizer.
 
     Args:
-        rows: parallel text, by which a finished model's tokenizer is extended where `new_pieces` asks for it. Old pieces keep their
-            embeddings; those of new ones begin near their mean.
+        rows: parallel text, by which a finished model's tokenizer is extended where `new_pieces` is set. Old
+            pieces keep their embeddings; those of new ones begin near their mean.
         new: the languages that the model is to learn.
 
     Raises:
         InputError: a model or tokenizer cannot be loaded, or the tokenizer cannot be extended.
     """
+    if arguments.model_name_or_path is None:
+        return _new_student(arguments)
+
     name = arguments.model_name_or_path
-    if name is None:
-        teacher, encoder = arguments.teacher_name_or_path, arguments.text_encoder_name_or_path
-        tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
-        with readable("text_encoder_name_or_path", encoder):
-            return AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout), tokenizer
     with readable("model_name_or_path", name):
         config = AutoConfig.from_pretrained(name)
-        config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = (
-            arguments.dropout
-        )
+        config.text_config.hidden_dropout_prob = arguments.dropout
+        config.text_config.attention_probs_dropout_prob = arguments.dropout
         model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
     tokenizer = load_tokenizer("model_name_or_path", name)
     if arguments.new_pieces:
@@ -47,32 +44,51 @@ def build_student(
     return model, tokenizer
 
 
+def _new_student(arguments: TeacherLearningArguments) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
+    """Build a new text tower of an encoder beside the teacher's image tower."""
+    teacher = arguments.teacher_name_or_path
+    encoder = arguments.text_encoder_name_or_path
+    tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
+    with readable("text_encoder_name_or_path", encoder):
+        model = AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout)
+    return model, tokenizer
+
+
 def languages_to_replay(arguments: TeacherLearningArguments, spoken: list[str], new: list[str]) -> list[str]:
-    """The languages that a finished model is to keep: those asked for, or all that the text has beside the `new` ones.
+    """Return the languages that a finished model is to keep.
+
+    By default they are all that the text has beside the `new` ones.
+
+    Args:
+        spoken: the languages that the text has.
 
     Raises:
-        InputError: one that is asked for is not in the text.
+        InputError: a requested language is not in the text.
     """
     if arguments.model_name_or_path is None:
         return []
     if arguments.replay_languages is None:
         return [language for language in spoken if language not in new]
+    # An empty list asks for none; `check_languages` would take it for all.
     return check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
 
 
 def held_vectors(
     arguments: TeacherLearningArguments, rows: Dataset, replayed: list[str]
 ) -> dict[str, CachedColumn]:
-    """What a finished model makes of its own languages' texts, `{language: vectors}`: what it is held to while it learns others.
+    """Embed a finished model's own languages: its targets for them while it learns others.
 
-    Held to the English vectors instead, an old language gave up what stage 2 had taught it: 1.5 points of recall
-    at worst, measured on the miniature.
+    Regularising towards the English embeddings instead lost 1.5 points of recall in an old language at worst,
+    of what stage 2 had taught it, measured on the miniature.
+
+    Returns:
+        `{language: embeddings}`, by the model as it is before training.
     """
     if not replayed:
         return {}
     model, processor = load_model(arguments.model_name_or_path)
     cache = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
-    return {
-        language: teacher_vectors(rows, model, processor.tokenizer, language, **cache)
-        for language in replayed
-    }
+    held = {}
+    for language in replayed:
+        held[language] = teacher_vectors(rows, model, processor.tokenizer, language, **cache)
+    return held

@@ -181,7 +181,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         return OBJECTIVES[self.args.objective](embeddings, inputs["target"])
 
 
-class BoundedScale(TrainerCallback):
+class _BoundedScale(TrainerCallback):
     """Keep the logit scale within CLIP's bound.
 
     It is bounded before the first step, and after each, so that a checkpoint keeps the bound too.
@@ -208,7 +208,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
     def __init__(self, *args, held: HeldTexts | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.held = held
-        self.add_callback(BoundedScale(self))
+        self.add_callback(_BoundedScale(self))
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the Trainer's loader, or one of our own for a `CellStream`.

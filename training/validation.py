@@ -1,4 +1,4 @@
-"""What a model in training is worth: retrieval and classification in every language, on rows that it does not train on."""
+"""Validation during training: retrieval and classification in every language, on rows held out of it."""
 
 import warnings
 from pathlib import Path
@@ -24,9 +24,10 @@ from .frozen import on_device
 
 
 class Validation:
-    """Scores a model as it trains, and tells where it loses English.
+    """Scores a model as it trains, and warns where it loses English.
 
-    Memory grows with the images plus the texts, not with their product; a frozen image tower is run once, before the first score.
+    Memory grows with the images plus the texts, not with their product; a frozen image tower is run once,
+    before the first score.
 
     Args:
         model: the whole model, AltCLIP or CLIP, whose weights training moves.
@@ -34,11 +35,12 @@ class Validation:
         captioned: rows of `image` and `captions`.
         languages: those to score.
         classified: rows of `image` and `label`, with `class_names`, `{language: names}`.
-        teacher: the model and its processor that English is held against, as they are now: `model` itself, before it is trained, will do.
+        teacher: the model and its processor that English is held against, as they are now: `model` itself,
+            before it is trained, will do.
         english_tolerance: a mean recall of English that lies lower by more than this share is warned of.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (a model, two datasets and a teacher; tests and scripts give them by name)
         self,
         model: PreTrainedModel,
         processor: ProcessorMixin,
@@ -50,48 +52,66 @@ class Validation:
         teacher: tuple[PreTrainedModel, ProcessorMixin] | None = None,
         english_tolerance: float = 0.03,
     ):
-        self.model, self.processor, self.captioned, self.languages = model, processor, captioned, languages
-        self.classified, self.class_names = classified, class_names
-        self.english_tolerance, self.image_embeds = english_tolerance, {}
+        self.model = model
+        self.processor = processor
+        self.captioned = captioned
+        self.languages = languages
+        self.classified = classified
+        self.class_names = class_names
+        self.english_tolerance = english_tolerance
         self.teacher = teacher if teacher and "en" in captioned.features["captions"] else None
+        self.image_embeds: dict[str, torch.Tensor] = {}  # by the fingerprint of the rows
 
     def begin(self, accelerator: Accelerator | None = None) -> None:
-        """Before training: what the teacher, or the model as it is, reaches in English."""
-        if self.teacher is not None:
-            with on_device(self.teacher[0]):
-                encoder = Encoder(*self.teacher, accelerator=accelerator)
-                self.english = mean_recall(
-                    encoder, encoder.images(self.captioned["image"]), self.captioned, ["en"]
-                )["en"]
+        """Measure before training what the teacher, or the model as it is, reaches in English."""
+        if self.teacher is None:
+            return
+        with on_device(self.teacher[0]):
+            encoder = Encoder(*self.teacher, accelerator=accelerator)
+            image_embeds = encoder.images(self.captioned["image"])
+            self.english = mean_recall(encoder, image_embeds, self.captioned, ["en"])["en"]
 
     def scores(self, accelerator: Accelerator | None = None) -> dict[str, float]:
-        """Fractions: `mean_recall` and `accuracy`, means over languages, and each language's as `mean_recall_zh`.
+        """Evaluate the model as it is now.
 
-        `english_lost`, where there is a teacher, is its mean recall in English less the model's, whether that trains on English or not.
+        Returns:
+            Fractions: `mean_recall` and `accuracy`, means over languages, and each language's as
+                `mean_recall_zh`.
+            Where there is a teacher, also `english_lost`: its mean recall in English less the model's,
+            whether English is trained on or not.
         """
-        guarded = ["en"] if self.teacher is not None and "en" not in self.languages else []
         encoder = Encoder(self.model, self.processor, accelerator=accelerator)
-        recall = mean_recall(
-            encoder, self._embed(self.captioned, encoder), self.captioned, self.languages + guarded
-        )
-        scores = with_mean("mean_recall", {language: recall[language] for language in self.languages})
+        # English is evaluated for `english_lost`, but counts in the mean only where it is one of the
+        # languages.
+        guarded = ["en"] if self.teacher is not None and "en" not in self.languages else []
+        image_embeds = self._embed(self.captioned, encoder)
+        recall = mean_recall(encoder, image_embeds, self.captioned, self.languages + guarded)
+        scores = _with_mean("mean_recall", {language: recall[language] for language in self.languages})
         if self.classified is not None:
-            asked = self.classified["label"][:], self.class_names, dict.fromkeys(self.class_names, ["{}"])
-            classes = evaluate_zero_shot(encoder, self._embed(self.classified, encoder), *asked)
-            scores |= with_mean(
-                "accuracy", {language: found.metrics()["accuracy@1"] for language, found in classes.items()}
-            )
+            scores |= _with_mean("accuracy", self._accuracy(encoder))
         if self.teacher is not None:
             scores["english_lost"] = self.english - recall["en"]
-            if scores["english_lost"] > self.english_tolerance:
-                warnings.warn(
-                    f"English has lost {100 * scores['english_lost']:.1f} points of mean recall against {100 * self.english:.1f}: "
-                    "lower learning_rate, or train on more English",
-                    stacklevel=2,
-                )
+            self._warn_of_lost_english(scores["english_lost"])
         return scores
 
+    def _accuracy(self, encoder: Encoder) -> dict[str, float]:
+        """Return the zero-shot accuracy of each language, with the class names alone as texts."""
+        image_embeds = self._embed(self.classified, encoder)
+        labels = self.classified["label"][:]
+        templates = dict.fromkeys(self.class_names, ["{}"])
+        found = evaluate_zero_shot(encoder, image_embeds, labels, self.class_names, templates)
+        return {language: outcomes.metrics()["accuracy@1"] for language, outcomes in found.items()}
+
+    def _warn_of_lost_english(self, lost: float) -> None:
+        if lost > self.english_tolerance:
+            warnings.warn(
+                f"English has lost {100 * lost:.1f} points of mean recall against {100 * self.english:.1f}: "
+                "lower learning_rate, or train on more English",
+                stacklevel=3,
+            )
+
     def _embed(self, rows: Dataset, encoder: Encoder) -> torch.Tensor:
+        """Embed the images of some rows; those of a frozen tower only once."""
         key = rows._fingerprint
         if learns(self.model, *IMAGE_PARTS) or key not in self.image_embeds:
             self.image_embeds[key] = encoder.images(rows["image"])
@@ -101,30 +121,43 @@ class Validation:
 def mean_recall(
     encoder: Encoder, image_embeds: torch.Tensor, rows: Dataset, languages: list[str]
 ) -> dict[str, float]:
+    """Return the mean recall of each language: over both directions, at 1, 5 and 10."""
     found = evaluate_retrieval(encoder, image_embeds, rows["captions"][:], languages)
     return {language: outcomes.metrics()["mean_recall"] for language, outcomes in found.items()}
 
 
-def with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
-    return {name: sum(scores.values()) / len(scores)} | {
-        f"{name}_{language}": score for language, score in scores.items()
-    }
+def _with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
+    """Return a metric's mean over languages, and its scores under names such as `accuracy_zh`."""
+    named = {name: sum(scores.values()) / len(scores)}
+    for language, score in scores.items():
+        named[f"{name}_{language}"] = score
+    return named
 
 
 def load_captioned(dataset: str, split: str, languages: list[str], text_column: str | None = None) -> Dataset:
-    """Rows of `image` and `captions`, `{language: text}`, of captions in any form; the first where a row has several in a language."""
+    """Load rows of `image` and `captions`, `{language: text}`, from captions in any form.
+
+    Where a row has several captions in a language, the first is taken.
+    """
     rows = with_image(load_rows(dataset, split, []), dataset)
     refuse_missing(rows, dataset)
-    rows = with_captions(rows, find_form(rows.features, dataset, text_column, languages)).cast_column(
-        "image", Image()
-    )
+    form = find_form(rows.features, dataset, text_column, languages)
+    rows = with_captions(rows, form).cast_column("image", Image())
     names = list(rows.features["captions"])
     if all(isinstance(feature, Value) for feature in rows.features["captions"].values()):
         return rows
-    first = rows.select_columns(["captions"]).map(
-        lambda row: {"captions": {name: (row["captions"][name] or [None])[0] for name in names}},
-        features=Features({"captions": {name: Value("string") for name in names}}),
-    )
+
+    def take_first(row: dict) -> dict:
+        # {"en": ["a key", "one key"], "zh": []} -> {"en": "a key", "zh": None}
+        texts = {}
+        for name in names:
+            of_language = row["captions"][name]
+            texts[name] = of_language[0] if of_language else None
+        return {"captions": texts}
+
+    features = Features({"captions": {name: Value("string") for name in names}})
+    # Images take no part in `map`, which would write them to the cache once more.
+    first = rows.select_columns(["captions"]).map(take_first, features=features)
     return concatenate_datasets([rows.select_columns(["image"]), first], axis=1)
 
 
@@ -135,32 +168,27 @@ def load_validation(
     languages: list[str],
     teacher: tuple[PreTrainedModel, ProcessorMixin] | None = None,
 ) -> Validation | None:
-    """The validation that the recipe asks for, or None where it asks for none.
+    """Load the validation of the recipe; None where it has none.
 
     Raises:
-        InputError: a dataset, a split, a column or a class name is missing; or no caption is in a language of the training.
+        InputError: a dataset, a split, a column or a class name is missing; or no caption is in a language of
+            the training.
     """
     if arguments.validation_split is None:
         return None
     dataset = arguments.validation_dataset or arguments.dataset
     text_column = arguments.text_column if isinstance(arguments, PairArguments) else None
     captioned = load_captioned(dataset, arguments.validation_split, languages, text_column)
-    texts = caption_columns(captioned)
-    there = dict.fromkeys(find_language(language, captioned.features["captions"]) for language in languages)
-    spoken = [name for name in there if name is not None and has_text(texts.field(name)).any()]
-    if not spoken:
+    available = _languages_with_text(captioned, languages)
+    if not available:
         raise InputError(
-            f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in {' '.join(languages)}"
+            f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in "
+            f"{' '.join(languages)}"
         )
-    classified = class_names = None
+    classified = None
+    class_names = None
     if arguments.zero_shot_split is not None:
-        named = read_lists(Path(arguments.class_names))
-        keys = {language: find_language(language, named) for language in languages}
-        class_names = {language: named[key] for language, key in keys.items() if key is not None}
-        if not class_names:
-            raise InputError(
-                f"class_names {arguments.class_names!r} are in {' '.join(named)}, and none in {' '.join(languages)}"
-            )
+        class_names = _read_class_names(arguments.class_names, languages)
         classified = load_rows(dataset, arguments.zero_shot_split, ["image", "label"])
         refuse_missing(classified.cast_column("image", Image(decode=False)), dataset)
         check_class_names(class_names, max(classified["label"]) + 1)
@@ -168,12 +196,36 @@ def load_validation(
         model,
         processor,
         captioned,
-        spoken,
+        available,
         classified=classified,
         class_names=class_names,
         teacher=teacher,
         english_tolerance=arguments.english_tolerance,
     )
+
+
+def _languages_with_text(captioned: Dataset, languages: list[str]) -> list[str]:
+    """Return the columns of captions that are in one of the languages and not empty, each once."""
+    columns = dict.fromkeys(find_language(language, captioned.features["captions"]) for language in languages)
+    texts = caption_columns(captioned)
+    return [name for name in columns if name is not None and has_text(texts.field(name)).any()]
+
+
+def _read_class_names(path: str, languages: list[str]) -> dict[str, list[str]]:
+    """Read the class names of those languages that the file has.
+
+    Raises:
+        InputError: it has none of them.
+    """
+    named = read_lists(Path(path))
+    class_names = {}
+    for language in languages:
+        key = find_language(language, named)
+        if key is not None:
+            class_names[language] = named[key]
+    if not class_names:
+        raise InputError(f"class_names {path!r} are in {' '.join(named)}, and none in {' '.join(languages)}")
+    return class_names
 
 
 __all__ = ["Validation", "load_validation"]

@@ -30,11 +30,15 @@ from benchmarks.recipe import launch
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
 
-WIDTH, HEADS, IMAGE_LAYERS, TEXT_LAYERS = 128, 4, 4, 2
+_WIDTH = 128
+_HEADS = 4
+_IMAGE_LAYERS = 4
+_TEXT_LAYERS = 2
 # Larger vocabularies hold whole pairs of names as one piece, and are then worse on pairs that were not seen.
-MULTILINGUAL_VOCABULARY, ENGLISH_VOCABULARY = 2500, 600
-TOKENIZER_ROWS = 6000
-CARD = """---
+_MULTILINGUAL_VOCABULARY = 2500
+_ENGLISH_VOCABULARY = 600
+_TOKENIZER_ROWS = 6000  # captions that both vocabularies are made of
+_CARD = """---
 language: [{languages}]
 configs:
 - config_name: default
@@ -43,24 +47,26 @@ configs:
 
 # Emoji scenes
 
-The miniature's data, drawn by `training/miniature/scenes.py`. Sources and licences: `training/miniature/asset/ATTRIBUTION.md`.
+The miniature's data, drawn by `training/miniature/scenes.py`. \
+Sources and licences: `training/miniature/asset/ATTRIBUTION.md`.
 """
 
 
-def draw_row(scenes: EmojiScenes, index: int) -> dict:
-    """One row of the dataset; the image as PNG, and as label the concept where there is only one."""
-    scene, png = scenes[index], io.BytesIO()
+def _draw_row(scenes: EmojiScenes, index: int) -> dict:
+    """Draw one row of the dataset; the image as PNG, and as label the concept where there is only one."""
+    scene = scenes[index]
+    png = io.BytesIO()
     scene["image"].save(png, "png")
-    (*others, concept) = scene["concepts"]
+    concepts = scene["concepts"]
     return {
         "image": {"bytes": png.getvalue()},
         "captions": scene["captions"],
-        "label": None if others else concept,
+        "label": concepts[0] if len(concepts) == 1 else None,
     }
 
 
-def write_split(split: str, folder: Path, size: int | None) -> Dataset:
-    """Draw a split's scenes into one parquet file of `image`, `captions` and `label`, which is None where several concepts are shown."""
+def _write_split(split: str, folder: Path, size: int | None) -> Dataset:
+    """Draw a split's scenes into one parquet file of `image`, `captions` and `label`."""
     scenes = EmojiScenes(split)
     captions = {language: Value("string") for language in read_concepts()["languages"]}
     features = {
@@ -69,88 +75,92 @@ def write_split(split: str, folder: Path, size: int | None) -> Dataset:
         "label": ClassLabel(names=read_concepts()["concepts"]),
     }
     size = min(size or len(scenes), len(scenes))
+    # Each scene depends on its split and number alone, so that processes need not be in step.
     with Pool() as pool:
-        drawn = pool.imap(partial(draw_row, scenes), range(size), chunksize=250)
+        drawn = pool.imap(partial(_draw_row, scenes), range(size), chunksize=250)
         rows = list(tqdm(drawn, desc=f"Drawing {split}", total=size, unit="scene"))
     dataset = Dataset.from_list(rows, features=Features(features))
     dataset.to_parquet(folder / "data" / f"{split}.parquet")
     return dataset
 
 
-def write_dataset(folder: Path, train_size: int | None) -> Dataset:
-    """Write all splits, the class names, once more as parallel text, and a dataset card; give the training split."""
+def _write_dataset(folder: Path, train_size: int | None) -> Dataset:
+    """Write all splits, the class names, the same as parallel text, and a dataset card.
+
+    Returns:
+        The training split.
+    """
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    splits = {
-        split: write_split(split, folder, train_size if split.startswith("train") else None)
-        for split in SPLITS
-    }
+    splits = {}
+    for split in SPLITS:
+        size = train_size if split.startswith("train") else None
+        splits[split] = _write_split(split, folder, size)
+
     names = {language: words["names"] for language, words in read_concepts()["languages"].items()}
     (folder / "class_names.json").write_text(
         json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
-    lines = [
-        json.dumps(dict(zip(names, translations)), ensure_ascii=False)
-        for translations in zip(*names.values())
-    ]
+    # A line a concept: {"en": "key", "zh": "钥匙", ...}
+    lines = []
+    for translations in zip(*names.values()):
+        lines.append(json.dumps(dict(zip(names, translations)), ensure_ascii=False))
     (folder / "names.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
     files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
-    card = CARD.format(languages=", ".join(names), files=files)
+    card = _CARD.format(languages=", ".join(names), files=files)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return splits["train"]
 
 
-def draw_sheet(picture: Path) -> None:
-    """Show the first scenes of every split, a row each, twice their size."""
+def _draw_sheet(picture: Path) -> None:
+    """Draw the first scenes of every split, a row each, twice their size."""
     columns = 24
     sheet = PillowImage.new("RGB", (columns * IMAGE_SIZE, len(SPLITS) * IMAGE_SIZE))
     for row, split in enumerate(SPLITS):
         for column in range(columns):
             sheet.paste(EmojiScenes(split)[column]["image"], (column * IMAGE_SIZE, row * IMAGE_SIZE))
-    sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST).save(
-        picture, optimize=True
-    )
+    twice = sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST)
+    twice.save(picture, optimize=True)
 
 
-def write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save an untrained CLIP of the miniature's size with its processor."""
     shape = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
-        "num_attention_heads": HEADS,
-        "projection_dim": WIDTH,
+        "hidden_size": _WIDTH,
+        "intermediate_size": 4 * _WIDTH,
+        "num_attention_heads": _HEADS,
+        "projection_dim": _WIDTH,
         "hidden_act": "gelu",
     }
-    special = {
+    special_tokens = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    text = (
-        shape
-        | special
-        | {
-            "vocab_size": len(tokenizer),
-            "num_hidden_layers": TEXT_LAYERS,
-            "max_position_embeddings": MAX_LENGTH,
-        }
-    )
-    vision = shape | {"num_hidden_layers": IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).save_pretrained(
-        folder
-    )
+    text = shape | special_tokens
+    text |= {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": _TEXT_LAYERS,
+        "max_position_embeddings": MAX_LENGTH,
+    }
+    vision = shape | {"num_hidden_layers": _IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=_WIDTH)
+    CLIPModel(config).save_pretrained(folder)
+
+    # Images are of the right size already: nothing is resized or cropped.
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     image_processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     CLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
 
 
-def write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save an untrained XLM-R of the miniature's size with its tokenizer."""
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=TEXT_LAYERS,
-        num_attention_heads=HEADS,
+        hidden_size=_WIDTH,
+        intermediate_size=4 * _WIDTH,
+        num_hidden_layers=_TEXT_LAYERS,
+        num_attention_heads=_HEADS,
         max_position_embeddings=MAX_LENGTH + 2,  # XLM-R counts positions from the padding id, 1, upwards
         type_vocab_size=1,
         layer_norm_eps=1e-5,
@@ -161,19 +171,22 @@ def write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None
 
 @dataclass(kw_only=True)
 class MiniatureArguments:
-    """What to draw, and for whom."""
+    """Arguments of the miniature: what is drawn and written."""
 
     output_dir: str = field(
-        default="outputs/miniature", metadata={"help": "Where the dataset and the towers go."}
+        default="outputs/miniature", metadata={"help": "Folder for the dataset and the towers."}
     )
-    train_size: int | None = field(default=None, metadata={"help": "Draw fewer training scenes."})
-    seed: int = field(default=42, metadata={"help": "Of the towers' first weights."})
+    train_size: int | None = field(
+        default=None, metadata={"help": "Number of training scenes, if fewer than all."}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the towers' first weights."})
     languages: list[str] | None = field(
         default=None,
         metadata={"help": "Languages that the multilingual vocabulary is made of; all by default."},
     )
     vocab_size: int = field(
-        default=MULTILINGUAL_VOCABULARY, metadata={"help": "Pieces of the multilingual vocabulary."}
+        default=_MULTILINGUAL_VOCABULARY,
+        metadata={"help": "Number of pieces of the multilingual vocabulary."},
     )
     text_encoder_only: bool = field(default=False, metadata={"help": "Write no dataset and no CLIP."})
 
@@ -181,10 +194,12 @@ class MiniatureArguments:
         self.languages = check_languages(self.languages, list(read_concepts()["languages"]))
 
 
-def train_vocabulary(
+def _train_vocabulary(
     captions: list[dict[str, str]], arguments: MiniatureArguments
 ) -> PreTrainedTokenizerBase:
-    texts = (caption[language] for caption in captions for language in arguments.languages)
+    texts = []
+    for caption in captions:
+        texts += [caption[language] for language in arguments.languages]
     return train_multilingual_tokenizer(texts, arguments.vocab_size)
 
 
@@ -192,18 +207,20 @@ def main(arguments: MiniatureArguments) -> None:
     set_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
     if arguments.text_encoder_only:
-        captions = [EmojiScenes("train")[index]["captions"] for index in range(TOKENIZER_ROWS)]
-        write_text_encoder(output_dir / "text_encoder", train_vocabulary(captions, arguments))
+        captions = [EmojiScenes("train")[index]["captions"] for index in range(_TOKENIZER_ROWS)]
+        _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
         print(
-            f"Saved text_encoder to {output_dir}. Next: training/run_stage1.py, with it as text_encoder_name_or_path"
+            f"Saved text_encoder to {output_dir}. "
+            "Next: training/run_stage1.py, with it as text_encoder_name_or_path"
         )
         return
-    train = write_dataset(output_dir / "dataset", arguments.train_size)
-    draw_sheet(output_dir / "scenes.png")
-    captions = train["captions"][:TOKENIZER_ROWS]
-    english_tokenizer = train_english_tokenizer([caption["en"] for caption in captions], ENGLISH_VOCABULARY)
-    write_clip(output_dir / "clip", english_tokenizer)
-    write_text_encoder(output_dir / "text_encoder", train_vocabulary(captions, arguments))
+
+    train = _write_dataset(output_dir / "dataset", arguments.train_size)
+    _draw_sheet(output_dir / "scenes.png")
+    captions = train["captions"][:_TOKENIZER_ROWS]
+    english_tokenizer = train_english_tokenizer([caption["en"] for caption in captions], _ENGLISH_VOCABULARY)
+    _write_clip(output_dir / "clip", english_tokenizer)
+    _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
     print(f"Saved dataset, clip and text_encoder to {output_dir}. Look at {output_dir}/scenes.png.")
     print("Next: accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml")
 

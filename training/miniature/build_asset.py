@@ -1,14 +1,14 @@
 """Build the miniature's asset: emoji sprites by seven vendors and their names in 19 languages.
 
-Maintainers run this once; users get the committed result. Sprites come from the `@iconify-json/*` packages, names and
-list patterns from Unicode CLDR, all from npm at pinned versions::
+Maintainers run this once; users get the committed result. Sprites come from the `@iconify-json/*` packages,
+names and list patterns from Unicode CLDR, all from npm at pinned versions::
 
     pip install "altclip[asset]"
     npm install --prefix build/npm $(python training/miniature/build_asset.py --packages)
     python training/miniature/build_asset.py build/npm
 
-It writes, under `training/miniature/asset/`, one sheet of 32-pixel sprites per drawing style, `concepts.json` and
-`ATTRIBUTION.md`. Equal packages give equal bytes.
+It writes, under `training/miniature/asset/`, one sheet of 32-pixel sprites per drawing style, `concepts.json`
+and `ATTRIBUTION.md`. Equal packages give equal bytes.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from pathlib import Path
 
 from PIL import Image
 
-ASSET = Path(__file__).parent / "asset"
-LANGUAGES = "en zh es fr ru ar ja ko it th hi uk tr vi pl nl pt de bn".split()
-STYLES = {
+_ASSET = Path(__file__).parent / "asset"
+_LANGUAGES = "en zh es fr ru ar ja ko it th hi uk tr vi pl nl pt de bn".split()
+_STYLES = {
     "noto": "1.2.9",
     "noto-v1": "1.2.5",
     "twemoji": "1.2.5",
@@ -31,11 +31,12 @@ STYLES = {
     "fxemoji": "1.2.2",
     "openmoji": "1.2.29",
 }
-CLDR_PACKAGES = {"cldr-annotations-full": "48.2.0", "cldr-misc-full": "48.2.0"}
-SPRITE_SIZE, SHEET_COLUMNS = 32, 10
+_CLDR_PACKAGES = {"cldr-annotations-full": "48.2.0", "cldr-misc-full": "48.2.0"}
+_SPRITE_SIZE = 32
+_SHEET_COLUMNS = 10
 
 # Things that stay recognisable at 14 pixels, that every style draws alike, and that no two are near twins.
-CONCEPTS = """
+_CONCEPTS = """
 red-apple banana lemon pear strawberry cherries grapes watermelon pineapple cookie
 mushroom bread hamburger doughnut birthday-cake ice-cream lollipop hot-beverage beer-mug wine-glass
 dog-face cat-face pig-face panda rabbit-face koala frog penguin elephant octopus
@@ -45,7 +46,7 @@ sailboat anchor balloon guitar snowflake trumpet key umbrella-with-rain-drops li
 bell crown top-hat glasses camera soccer-ball trophy rainbow fire ghost
 """.split()
 # fxemoji names its drawings without hyphens, and these after another edition of Unicode.
-FXEMOJI_NAMES = {
+_FXEMOJI_NAMES = {
     "dog-face": "dog",
     "cat-face": "cat",
     "pig-face": "pig",
@@ -55,61 +56,75 @@ FXEMOJI_NAMES = {
 }
 
 
-def draw_sprite(icons: dict, name: str) -> Image.Image:
-    """Rasterise one icon of an iconify set to an RGBA square of `SPRITE_SIZE`, keeping its aspect ratio."""
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _draw_sprite(icons: dict, name: str) -> Image.Image:
+    """Rasterise one icon of an iconify set to an RGBA square of `_SPRITE_SIZE`, keeping its aspect ratio."""
     import resvg_py  # of the extra `asset`: nothing else needs it
 
     icon = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
-    size = {side: icon.get(side, icons.get(side, 16)) for side in ("width", "height")}
-    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {size['width']} {size['height']}"
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{icon["body"]}</svg>'
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_SIZE * 4, height=SPRITE_SIZE * 4)
+    # An icon's own size goes before the set's, and 16 is iconify's default.
+    width = icon.get("width", icons.get("width", 16))
+    height = icon.get("height", icons.get("height", 16))
+    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    svg = f'<svg {namespaces} viewBox="{box}">{icon["body"]}</svg>'
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=_SPRITE_SIZE * 4, height=_SPRITE_SIZE * 4)
     large = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    large = large.crop(large.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox())
-    large.thumbnail((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.LANCZOS)
-    sprite = Image.new("RGBA", (SPRITE_SIZE, SPRITE_SIZE))
-    sprite.paste(large, ((SPRITE_SIZE - large.width) // 2, (SPRITE_SIZE - large.height) // 2))
+
+    # Crop to what is inked, and centre it: drawings have margins of different widths.
+    inked = large.getchannel("A").point(lambda alpha: 255 * (alpha > 16))
+    large = large.crop(inked.getbbox())
+    large.thumbnail((_SPRITE_SIZE, _SPRITE_SIZE), Image.Resampling.LANCZOS)
+    sprite = Image.new("RGBA", (_SPRITE_SIZE, _SPRITE_SIZE))
+    left = (_SPRITE_SIZE - large.width) // 2
+    upper = (_SPRITE_SIZE - large.height) // 2
+    sprite.paste(large, (left, upper))
     return sprite
 
 
-def build_sheet(packages: Path, style: str) -> Image.Image:
-    """Draw every concept in one style, ten to a row, in the order of `CONCEPTS`."""
-    icons = json.loads((packages / "@iconify-json" / style / "icons.json").read_text("utf-8"))
-    sheet = Image.new(
-        "RGBA", (SHEET_COLUMNS * SPRITE_SIZE, math.ceil(len(CONCEPTS) / SHEET_COLUMNS) * SPRITE_SIZE)
-    )
-    for index, concept in enumerate(CONCEPTS):
-        name = FXEMOJI_NAMES.get(concept, concept.replace("-", "")) if style == "fxemoji" else concept
-        row, column = divmod(index, SHEET_COLUMNS)
-        sheet.paste(draw_sprite(icons, name), (column * SPRITE_SIZE, row * SPRITE_SIZE))
+def _build_sheet(packages: Path, style: str) -> Image.Image:
+    """Draw every concept in one style, ten to a row, in the order of `_CONCEPTS`."""
+    icons = _read_json(packages / "@iconify-json" / style / "icons.json")
+    n_rows = math.ceil(len(_CONCEPTS) / _SHEET_COLUMNS)
+    sheet = Image.new("RGBA", (_SHEET_COLUMNS * _SPRITE_SIZE, n_rows * _SPRITE_SIZE))
+    for index, concept in enumerate(_CONCEPTS):
+        name = concept
+        if style == "fxemoji":
+            name = _FXEMOJI_NAMES.get(concept, concept.replace("-", ""))
+        row, column = divmod(index, _SHEET_COLUMNS)
+        sheet.paste(_draw_sprite(icons, name), (column * _SPRITE_SIZE, row * _SPRITE_SIZE))
     return sheet
 
 
-def read_names(packages: Path, language: str, characters: list[str]) -> dict:
+def _read_names(packages: Path, language: str, characters: list[str]) -> dict:
     """Read the concepts' names and the list pattern of one language from CLDR.
 
-    A name that lists synonyms ("लाल सेब, सेवफल, लाल, फल") gives its first. Two concepts of one name are an error.
+    A name that lists synonyms ("लाल सेब, सेवफल, लाल, फल") gives its first. Two concepts of one name are an
+    error.
     """
-    annotations = json.loads(
-        (packages / "cldr-annotations-full/annotations" / language / "annotations.json").read_text("utf-8")
-    )
-    annotations = annotations["annotations"]["annotations"]
-    names = [
-        re.split(r"\s*[,،、|]\s*", annotations[character]["tts"][0])[0].strip() for character in characters
-    ]
+    path = packages / "cldr-annotations-full/annotations" / language / "annotations.json"
+    annotations = _read_json(path)["annotations"]["annotations"]
+    names = []
+    for character in characters:
+        synonyms = re.split(r"\s*[,،、|]\s*", annotations[character]["tts"][0])
+        names.append(synonyms[0].strip())
     twins = {name for name in names if names.count(name) > 1}
     if twins:
         raise ValueError(
-            f"CLDR gives {sorted(twins)} to several concepts in {language!r}: replace one in CONCEPTS"
+            f"CLDR gives {sorted(twins)} to several concepts in {language!r}: replace one in _CONCEPTS"
         )
-    patterns = json.loads(
-        (packages / "cldr-misc-full/main" / language / "listPatterns.json").read_text("utf-8")
-    )
+
+    patterns = _read_json(packages / "cldr-misc-full/main" / language / "listPatterns.json")
     pattern = patterns["main"][language]["listPatterns"]["listPattern-type-standard"]
-    return {"names": names, "list_pattern": {key: pattern[key] for key in ("2", "start", "middle", "end")}}
+    # {"2": "{0} and {1}", "start": "{0}, {1}", "middle": "{0}, {1}", "end": "{0}, and {1}"}
+    list_pattern = {key: pattern[key] for key in ("2", "start", "middle", "end")}
+    return {"names": names, "list_pattern": list_pattern}
 
 
-def write_attribution(packages: Path) -> None:
+def _write_attribution(packages: Path) -> None:
     """Name author, licence and source of every ingredient, as their licences ask."""
     lines = [
         "# Sources of the miniature's asset",
@@ -117,26 +132,26 @@ def write_attribution(packages: Path) -> None:
         "| file | source | author | licence |",
         "|---|---|---|---|",
     ]
-    for style, version in STYLES.items():
-        info = json.loads((packages / "@iconify-json" / style / "info.json").read_text("utf-8"))
+    for style, version in _STYLES.items():
+        info = _read_json(packages / "@iconify-json" / style / "info.json")
         source = f"[{info['name']}]({info['author']['url']}), npm `@iconify-json/{style}` {version}"
         licence = f"[{info['license']['spdx']}]({info['license']['url']})"
         lines.append(f"| `{style}.png` | {source} | {info['author']['name']} | {licence} |")
-    cldr = ", ".join(f"npm `{name}` {version}" for name, version in CLDR_PACKAGES.items())
+    cldr = ", ".join(f"npm `{name}` {version}" for name, version in _CLDR_PACKAGES.items())
     licence = "[Unicode-3.0](https://www.unicode.org/license.txt)"
     lines.append(
         f"| `concepts.json` | [Unicode CLDR](https://cldr.unicode.org), {cldr} | Unicode, Inc. | {licence} |"
     )
     lines += [
         "",
-        "Changes: each drawing was cropped to its ink and rasterised to 32 pixels; of names that list synonyms the first was taken.",
+        "Changes: each drawing was cropped to its ink and rasterised to 32 pixels; "
+        "of names that list synonyms the first was taken.",
+        "",
+        "`openmoji.png` stays under CC-BY-SA-4.0. "
+        "Copyright © 1991-2026 Unicode, Inc. for names and list patterns.",
         "",
     ]
-    lines += [
-        "`openmoji.png` stays under CC-BY-SA-4.0. Copyright © 1991-2026 Unicode, Inc. for names and list patterns.",
-        "",
-    ]
-    (ASSET / "ATTRIBUTION.md").write_text("\n".join(lines), encoding="utf-8")
+    (_ASSET / "ATTRIBUTION.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def main() -> None:
@@ -150,28 +165,34 @@ def main() -> None:
         "--packages", action="store_true", help="print the npm packages with their versions and stop"
     )
     arguments = parser.parse_args()
-    pinned = {f"@iconify-json/{style}": version for style, version in STYLES.items()} | CLDR_PACKAGES
+    pinned = {f"@iconify-json/{style}": version for style, version in _STYLES.items()} | _CLDR_PACKAGES
     if arguments.packages:
         print(*(f"{name}@{version}" for name, version in pinned.items()))
         return
+
     packages = arguments.npm_prefix / "node_modules"
     for name, version in pinned.items():
-        found = json.loads((packages / name / "package.json").read_text("utf-8"))["version"]
+        found = _read_json(packages / name / "package.json")["version"]
         if found != version:
             raise ValueError(f"{name} is {found}, but the asset is made from {version}: install that version")
 
-    ASSET.mkdir(exist_ok=True)
-    for style in STYLES:
-        build_sheet(packages, style).save(ASSET / f"{style}.png", optimize=True)
-    character_of = json.loads((packages / "@iconify-json/noto/chars.json").read_text("utf-8"))
-    character_of = {name: chr(int(code, 16)) for code, name in character_of.items() if "-" not in code}
-    characters = [character_of[concept] for concept in CONCEPTS]
-    languages = {language: read_names(packages, language, characters) for language in LANGUAGES}
-    table = {"concepts": CONCEPTS, "characters": characters, "languages": languages}
-    (ASSET / "concepts.json").write_text(
+    _ASSET.mkdir(exist_ok=True)
+    for style in _STYLES:
+        _build_sheet(packages, style).save(_ASSET / f"{style}.png", optimize=True)
+
+    # {"1f34e": "red-apple", "1f1e6-1f1e8": "flag..."} -> {"red-apple": "🍎"}; flags and the like are several
+    # characters.
+    character_of = {}
+    for code, name in _read_json(packages / "@iconify-json/noto/chars.json").items():
+        if "-" not in code:
+            character_of[name] = chr(int(code, 16))
+    characters = [character_of[concept] for concept in _CONCEPTS]
+    languages = {language: _read_names(packages, language, characters) for language in _LANGUAGES}
+    table = {"concepts": _CONCEPTS, "characters": characters, "languages": languages}
+    (_ASSET / "concepts.json").write_text(
         json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
-    write_attribution(packages)
+    _write_attribution(packages)
 
 
 if __name__ == "__main__":

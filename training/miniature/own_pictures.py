@@ -1,8 +1,9 @@
-"""Draw what stands for somebody's own pictures: 400 scenes in a style that the miniature never saw, with captions in three languages.
+"""Draw a stand-in for a user's own pictures: 400 scenes in a style that the miniature never saw.
 
 python -m training.miniature.own_pictures --output_dir outputs/own_pictures
 
-They lie as a user's would: a folder of files, and `metadata.jsonl` beside them. No scene shows a pair of concepts that a test asks for.
+They have captions in three languages and lie as a user's would: a folder of files, and `metadata.jsonl`
+beside them. No scene shows a pair of concepts that a test contains.
 """
 
 import json
@@ -15,7 +16,7 @@ from benchmarks.recipe import launch
 from training.miniature.scenes import UNSEEN_STYLE, EmojiScenes, Split
 
 LANGUAGES = ("en", "zh", "es")
-SCENES = Split(seed=8, content="mixed", size=400, styles=UNSEEN_STYLE)
+_SCENES = Split(seed=8, content="mixed", size=400, styles=UNSEEN_STYLE)
 
 
 @dataclass(kw_only=True)
@@ -23,19 +24,21 @@ class OwnPicturesArguments:
     """Where the pictures go."""
 
     output_dir: str = field(
-        default="outputs/own_pictures", metadata={"help": "The folder, of which `pictures` is made."}
+        default="outputs/own_pictures", metadata={"help": "Folder in which the folder `pictures` is made."}
     )
 
 
 def main(arguments: OwnPicturesArguments) -> None:
     folder = Path(arguments.output_dir, "pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = EmojiScenes(SCENES)
+    scenes = EmojiScenes(_SCENES)
     lines = []
     for index in tqdm(range(len(scenes)), desc="Drawing pictures", unit="picture"):
-        scene, name = scenes[index], f"{index:03}.png"
+        scene = scenes[index]
+        name = f"{index:03}.png"
         scene["image"].save(folder / name)
         captions = {language: scene["captions"][language] for language in LANGUAGES}
+        # The column `file_name` is how `datasets` joins captions with the files of an imagefolder.
         lines.append(json.dumps({"file_name": name, "captions": captions}, ensure_ascii=False))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     print(f"Saved {len(scenes)} pictures and their captions to {folder}.")

@@ -1,11 +1,11 @@
 """Emoji scenes: 32-pixel pictures of one to three emoji on a coloured ground, captioned in 19 languages.
 
-Scene `i` of a split is a pure function of the split and `i`: its seed decides what is drawn, in which vendor's style,
-where, on which ground. A caption joins the emojis' Unicode CLDR names, from left to right, by the language's own list
-pattern, so captions are parallel by construction and written by human translators.
+Scene `i` of a split is a pure function of the split and `i`: its seed decides what is drawn, in which
+vendor's style, where, on which ground. A caption joins the emojis' Unicode CLDR names, from left to right, by
+the language's own list pattern, so captions are parallel by construction and written by human translators.
 
-What a test asks was never shown in training: the pairs of `test_pairs` and `validation` stand together in no training
-scene, and no split but the two `*_unseen_style` ones uses OpenMoji's drawings.
+Tests contain nothing that was shown in training: the pairs of `test_pairs` and `validation` stand together in
+no training scene, and no split but the two `*_unseen_style` ones uses OpenMoji's drawings.
 """
 
 import itertools
@@ -19,25 +19,25 @@ from PIL import Image, ImageChops, ImageFilter
 from torch.utils.data import Dataset
 
 ASSET = Path(__file__).parent / "asset"
-IMAGE_SIZE, SPRITE_SIZE, SHEET_COLUMNS = 32, 32, 10
+IMAGE_SIZE = 32
+_SPRITE_SIZE = 32
+_SHEET_COLUMNS = 10
 STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "emojione", "fxemoji")
 UNSEEN_STYLE = ("openmoji",)
-SIDES = {
-    1: (26, 32),
-    2: (14, 16),
-    3: (13, 16),
-}  # smallest and largest side of a sprite in pixels, by their number
-COUNT_SHARES = (0.48, 0.44, 0.08)  # of training scenes with one, two and three emoji
-INKED_SHARE = (
-    0.25  # of varied scenes; at 0 the unseen style's zero-shot accuracy was 34 to 39 % instead of 46 %
-)
-N_TEST_PAIRS, N_VALIDATION_PAIRS = 1000, 250
+# Smallest and largest side of a sprite in pixels, by the number of sprites.
+_SIDES = {1: (26, 32), 2: (14, 16), 3: (13, 16)}
+_COUNT_SHARES = (0.48, 0.44, 0.08)  # of training scenes with one, two and three emoji
+# Of varied scenes; at 0 the unseen style's zero-shot accuracy was 34 to 39 % instead of 46 %.
+_INKED_SHARE = 0.25
+_N_TEST_PAIRS = 1000
+_N_VALIDATION_PAIRS = 250
 
 
 class Split(NamedTuple):
-    """`seed` parts the splits' random streams. `content` is "mixed", "concepts", or a list of pairs of concepts.
+    """A split: `content` is "mixed", "concepts" or a list of pairs; `seed` separates its random stream.
 
-    `varied` scenes are augmented towards unseen styles: some are redrawn with dark lines, all have their colours shifted.
+    `varied` scenes are augmented towards unseen styles: some are redrawn with dark lines, all have their
+    colours shifted.
     """
 
     seed: int
@@ -50,53 +50,61 @@ class Split(NamedTuple):
 SPLITS = {
     "train": Split(0, "mixed", 40_000, varied=True),
     "train_curated": Split(6, "mixed", 12_000),
-    "validation": Split(1, "validation pairs", N_VALIDATION_PAIRS),
+    "validation": Split(1, "validation pairs", _N_VALIDATION_PAIRS),
     "validation_concepts": Split(7, "concepts", 350),
-    "test_pairs": Split(2, "test pairs", N_TEST_PAIRS),
+    "test_pairs": Split(2, "test pairs", _N_TEST_PAIRS),
     "test_concepts": Split(3, "concepts", 1400),
-    "test_pairs_unseen_style": Split(4, "test pairs", N_TEST_PAIRS, UNSEEN_STYLE),
+    "test_pairs_unseen_style": Split(4, "test pairs", _N_TEST_PAIRS, UNSEEN_STYLE),
     "test_concepts_unseen_style": Split(5, "concepts", 1400, UNSEEN_STYLE),
 }
 
 
 @cache
 def read_concepts() -> dict:
-    """Names and list patterns: `{"concepts": [...], "languages": {"en": {"names": [...], "list_pattern": {...}}}}`."""
+    """Read names and list patterns.
+
+    They are `{"concepts": [...], "languages": {"en": {"names": [...], "list_pattern": {...}}}}`.
+    """
     return json.loads((ASSET / "concepts.json").read_text("utf-8"))
 
 
 @cache
 def held_out_pairs() -> dict[str, list[tuple[int, int]]]:
-    """Unordered pairs of concepts kept for "test pairs" and for "validation pairs"."""
+    """Return the unordered pairs of concepts kept for "test pairs" and for "validation pairs"."""
     pairs = list(itertools.combinations(range(len(read_concepts()["concepts"])), 2))
-    order = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    shuffled = [pairs[i] for i in order]
+    n_held_out = _N_TEST_PAIRS + _N_VALIDATION_PAIRS
     return {
-        "test pairs": order[:N_TEST_PAIRS],
-        "validation pairs": order[N_TEST_PAIRS : N_TEST_PAIRS + N_VALIDATION_PAIRS],
+        "test pairs": shuffled[:_N_TEST_PAIRS],
+        "validation pairs": shuffled[_N_TEST_PAIRS:n_held_out],
     }
 
 
 @cache
-def forbidden_pairs() -> frozenset[tuple[int, int]]:
-    """All held-out pairs: no training scene shows one, not even among three."""
+def _forbidden_pairs() -> frozenset[tuple[int, int]]:
+    """Return all held-out pairs: no training scene shows one, not even among three."""
     return frozenset(itertools.chain.from_iterable(held_out_pairs().values()))
 
 
 def write_caption(concepts: list[int], language: str) -> str:
-    """Join the names of one to three concepts in `language` by its CLDR list pattern: "red apple and dog face"."""
+    """Join the names of one to three concepts by the language's list pattern: "red apple and dog face"."""
     words = read_concepts()["languages"][language]
-    names, pattern = [words["names"][concept] for concept in concepts], words["list_pattern"]
+    names = [words["names"][concept] for concept in concepts]
+    pattern = words["list_pattern"]
     if len(names) == 1:
         return names[0]
     if len(names) == 2:
         return pattern["2"].format(*names)
+    # English: "{0}, {1}" and "{0}, and {1}" -> "key, bell, and ghost"
     return pattern["start"].format(names[0], pattern["end"].format(*names[1:]))
 
 
 class EmojiScenes(Dataset):
-    """The scenes of one split, by its name or as described, each drawn when it is asked for.
+    """The scenes of one split, by its name or as described, each drawn when it is read.
 
-    An item is `{"image": 32 x 32 RGB PIL image, "concepts": concept ids from left to right, "captions": {language: text}}`.
+    An item is `{"image": 32 x 32 RGB PIL image, "concepts": concept ids from left to right, "captions":
+    {language: text}}`.
 
     Raises:
         ValueError: there is no such split.
@@ -114,64 +122,81 @@ class EmojiScenes(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         random = np.random.default_rng((self.split.seed, index))
-        concepts = choose_concepts(self.split.content, index, random)
-        places = choose_places(len(concepts), random)
+        concepts = _choose_concepts(self.split.content, index, random)
+        places = _choose_places(len(concepts), random)
         pixels = draw(concepts, places, self.split, random)
-        in_left_half = [place[0] < IMAGE_SIZE // 2 for place in places]
-        order = sorted(range(len(concepts)), key=lambda i: (not in_left_half[i], places[i][1]))
-        concepts = [concepts[i] for i in order]
+
+        def reading_order(i: int) -> tuple[bool, int]:
+            # The left half before the right one, and within a half from top to bottom.
+            left, top, _ = places[i]
+            in_right_half = left >= IMAGE_SIZE // 2
+            return in_right_half, top
+
+        concepts = [concepts[i] for i in sorted(range(len(concepts)), key=reading_order)]
         captions = {language: write_caption(concepts, language) for language in read_concepts()["languages"]}
         return {"image": Image.fromarray(pixels), "concepts": concepts, "captions": captions}
 
 
-def choose_concepts(content: str, index: int, random: np.random.Generator) -> list[int]:
-    """Give what scene `index` shows: each concept in turn, each held-out pair in turn, or for "mixed" anything not held out."""
+def _choose_concepts(content: str, index: int, random: np.random.Generator) -> list[int]:
+    """Choose what scene `index` shows.
+
+    These are the concepts or the held-out pairs in turn, or for "mixed" anything that is not held out.
+    """
     n_concepts = len(read_concepts()["concepts"])
     if content == "concepts":
         return [index % n_concepts]
     if content != "mixed":
         return list(held_out_pairs()[content][index])
-    count = 1 + int(np.searchsorted(np.cumsum(COUNT_SHARES), random.random()))
+    count = 1 + int(np.searchsorted(np.cumsum(_COUNT_SHARES), random.random()))
+    # Draw until the concepts differ and no two of them are held out.
     while True:
         concepts = random.integers(n_concepts, size=count).tolist()
         pairs = itertools.combinations(sorted(concepts), 2)
-        if len(set(concepts)) == count and forbidden_pairs().isdisjoint(pairs):
+        if len(set(concepts)) == count and _forbidden_pairs().isdisjoint(pairs):
             return concepts
 
 
-def choose_places(count: int, random: np.random.Generator) -> list[tuple[int, int, int]]:
-    """Left, top and side in pixels: one sprite anywhere, two or three each in a quarter of the scene."""
-    smallest, largest = SIDES[count]
+def _choose_places(count: int, random: np.random.Generator) -> list[tuple[int, int, int]]:
+    """Choose left, top and side in pixels: one sprite anywhere, several each in a quarter of the scene."""
+    smallest, largest = _SIDES[count]
     sides = random.integers(smallest, largest + 1, count).tolist()
     room = IMAGE_SIZE if count == 1 else IMAGE_SIZE // 2
     quarters = [0] if count == 1 else random.permutation(4)[:count].tolist()
-    slack = random.random((count, 2))
-    return [
-        (
-            room * (quarter % 2) + int(u * (room + 1 - side)),
-            room * (quarter // 2) + int(v * (room + 1 - side)),
-            side,
-        )
-        for quarter, side, (u, v) in zip(quarters, sides, slack)
-    ]
+    # Quarters are numbered 0 1 above 2 3; a sprite is shifted at random within its own.
+    shifts = random.random((count, 2))
+    places = []
+    for quarter, side, (right, down) in zip(quarters, sides, shifts):
+        row, column = divmod(quarter, 2)
+        slack = room + 1 - side
+        left = room * column + int(right * slack)
+        top = room * row + int(down * slack)
+        places.append((left, top, side))
+    return places
 
 
 def draw(
     concepts: list[int], places: list[tuple[int, int, int]], split: Split, random: np.random.Generator
 ) -> np.ndarray:
-    """Paint the concepts, each in a style of its own, on a ground that runs from one colour to another: (32, 32, 3) uint8."""
+    """Paint the concepts, each in a style of its own, on a ground that runs from one colour to another.
+
+    Returns:
+        Pixels `(32, 32, 3)`, uint8.
+    """
     top, bottom = random.uniform(0.15, 1.0, (2, 3)).astype(np.float32)
     ramp = np.linspace(0, 0.4, IMAGE_SIZE, dtype=np.float32)[:, None]
     canvas = np.repeat((top + ramp * (bottom - top))[:, None], IMAGE_SIZE, axis=1)
-    inked = split.varied and random.random() < INKED_SHARE
+
+    # A scene that is not varied draws no number here; the order of draws is what makes scenes reproducible.
+    inked = split.varied and random.random() < _INKED_SHARE
     styles = random.integers(len(split.styles), size=len(concepts))
     for concept, style, (left, upper, side) in zip(concepts, styles, places):
-        sprite = load_sprite(split.styles[style], concept, side, inked)
+        sprite = _load_sprite(split.styles[style], concept, side, inked)
         patch = canvas[upper : upper + side, left : left + side]
+        # A view of the canvas: alpha compositing, with colours that are premultiplied.
         patch *= 1 - sprite[..., 3:]
         patch += sprite[..., :3]
     if split.varied:
-        canvas = shift_colours(canvas, random)
+        canvas = _shift_colours(canvas, random)
     return (canvas.clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -182,12 +207,18 @@ def load_sheet(style: str) -> Image.Image:
 
 
 @cache
-def load_sprite(style: str, concept: int, side: int, inked: bool) -> np.ndarray:
-    """Scale one drawing to `side` pixels: (side, side, 4) float32 in 0..1, colours premultiplied by alpha."""
-    row, column = divmod(concept, SHEET_COLUMNS)
-    left, upper = column * SPRITE_SIZE, row * SPRITE_SIZE
-    sprite = load_sheet(style).crop((left, upper, left + SPRITE_SIZE, upper + SPRITE_SIZE))
-    sprite = ink(sprite) if inked else sprite
+def _load_sprite(style: str, concept: int, side: int, inked: bool) -> np.ndarray:
+    """Scale one drawing to `side` pixels.
+
+    Returns:
+        `(side, side, 4)` float32 in 0..1, with colours premultiplied by alpha.
+    """
+    row, column = divmod(concept, _SHEET_COLUMNS)
+    left = column * _SPRITE_SIZE
+    upper = row * _SPRITE_SIZE
+    sprite = load_sheet(style).crop((left, upper, left + _SPRITE_SIZE, upper + _SPRITE_SIZE))
+    if inked:
+        sprite = ink(sprite)
     pixels = np.asarray(sprite.resize((side, side), Image.Resampling.LANCZOS), dtype=np.float32) / 255
     pixels[..., :3] *= pixels[..., 3:]
     return pixels
@@ -195,25 +226,38 @@ def load_sprite(style: str, concept: int, side: int, inked: bool) -> np.ndarray:
 
 def ink(sprite: Image.Image) -> Image.Image:
     """Flatten a sprite to six colours and draw dark lines around it and where its colours change."""
+    # Shrink the drawing by two pixels on each side, which the outline takes.
+    small = sprite.resize((_SPRITE_SIZE - 4, _SPRITE_SIZE - 4), Image.Resampling.LANCZOS)
     inner = Image.new("RGBA", sprite.size)
-    inner.paste(sprite.resize((SPRITE_SIZE - 4, SPRITE_SIZE - 4), Image.Resampling.LANCZOS), (2, 2))
-    alpha = inner.getchannel("A").point(lambda value: 255 * (value > 127))
-    flat = (
-        Image.composite(inner.convert("RGB"), Image.new("RGB", sprite.size, "white"), alpha)
-        .quantize(6)
-        .convert("RGB")
-    )
+    inner.paste(small, (2, 2))
+    alpha = _threshold(inner.getchannel("A"), 127)
+
+    white = Image.new("RGB", sprite.size, "white")
+    flat = Image.composite(inner.convert("RGB"), white, alpha).quantize(6).convert("RGB")
+
+    # Lines lie where colours change inside the drawing, and in the ring around it.
     around = alpha.filter(ImageFilter.MaxFilter(5))
-    edges = flat.filter(ImageFilter.FIND_EDGES).convert("L").point(lambda value: 255 * (value > 90))
-    lines = ImageChops.lighter(ImageChops.multiply(edges, alpha), ImageChops.difference(around, alpha))
+    edges = _threshold(flat.filter(ImageFilter.FIND_EDGES).convert("L"), 90)
+    inside = ImageChops.multiply(edges, alpha)
+    outline = ImageChops.difference(around, alpha)
+    lines = ImageChops.lighter(inside, outline)
     flat.putalpha(around)
     flat.paste((20, 20, 20, 255), mask=lines)
     return flat
 
 
-def shift_colours(canvas: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Mix the colour channels a little, and shift contrast and brightness: colour alone is not to give a concept away."""
+def _threshold(channel: Image.Image, value: int) -> Image.Image:
+    """Return 255 where a channel is above `value`, and 0 elsewhere."""
+    return channel.point(lambda pixel: 255 * (pixel > value))
+
+
+def _shift_colours(canvas: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Mix the colour channels a little, and shift contrast and brightness.
+
+    Colour alone is not to give a concept away.
+    """
     mix = np.eye(3) + random.uniform(-0.1, 0.1, (3, 3))
     contrast, brightness = random.uniform((0.8, -0.06), (1.2, 0.06))
     canvas = canvas @ (mix / mix.sum(0)).astype(np.float32)
+    # float32 throughout: a float64 scalar would change the type, and with it the last bits.
     return (canvas - 0.5) * np.float32(contrast) + np.float32(0.5 + brightness)

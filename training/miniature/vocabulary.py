@@ -1,4 +1,4 @@
-"""The miniature's two tokenizers, both trained on its captions: a SentencePiece one as XLM-R's, and a BPE one as CLIP's."""
+"""Train the miniature's tokenizers on its captions: SentencePiece as XLM-R's, and BPE as CLIP's."""
 
 import json
 import string
@@ -13,10 +13,12 @@ MAX_LENGTH = 77
 
 
 def train_multilingual_tokenizer(texts: Iterable[str], vocab_size: int) -> XLMRobertaTokenizer:
-    """Train a unigram SentencePiece model and give it XLM-R's special tokens: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last.
+    """Train a unigram SentencePiece model with XLM-R's special tokens.
 
-    The tokenizer is built from the pieces and the model's NFKC table, not from its file: that needs no protobuf, and the
-    saved folder loads in transformers 4 as well.
+    They are <s> 0, <pad> 1, </s> 2, <unk> 3, and <mask> last.
+
+    The tokenizer is built from the pieces and the model's NFKC table, not from its file: that needs no
+    protobuf, and the saved folder loads in transformers 4 as well.
     """
     pieces, charsmap = train_pieces(texts, vocab_size)
     special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
@@ -28,21 +30,21 @@ def train_multilingual_tokenizer(texts: Iterable[str], vocab_size: int) -> XLMRo
 
 
 def train_english_tokenizer(texts: Iterable[str], vocab_size: int) -> CLIPTokenizer:
-    """Train CLIP's lower-casing byte-pair tokenizer; every ASCII character is in its vocabulary, alone and within words.
+    """Train CLIP's lower-casing byte-pair tokenizer.
 
-    Characters that end a word get their ids first: left to itself, the trainer numbers them in an order that differs from
-    run to run, and breaks ties between merges by these numbers.
+    Every ASCII character is in its vocabulary, alone and within words. Characters that end a word get their
+    ids first: left to itself, the trainer numbers them in an order that differs from run to run, and breaks
+    ties between merges by these numbers.
     """
     characters = string.ascii_lowercase + string.digits + string.punctuation
     first = ["<|startoftext|>", "<|endoftext|>", *(character + "</w>" for character in characters)]
-    tokenizer = CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(first)}, merges=[]
-    ).backend_tokenizer
+    # An untrained CLIP tokenizer gives the normaliser and the pre-tokenizer.
+    vocab = {token: index for index, token in enumerate(first)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[]).backend_tokenizer
     trainer = BpeTrainer(
         vocab_size=vocab_size, special_tokens=first, end_of_word_suffix="</w>", show_progress=False
     )
     tokenizer.train_from_iterator([*texts, " ".join(characters)], trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    return CLIPTokenizer(
-        vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=MAX_LENGTH
-    )
+    merges = [tuple(merge) for merge in model["merges"]]
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=MAX_LENGTH)
