@@ -221,8 +221,8 @@ def definition(images, texts, pairs):
 def test_equal_vectors_tie_whatever_tile_they_are_in(monkeypatch, block_rows, several_images):
     """Equal embeddings have equal scores, also where some have -0.0 for 0.0.
 
-    A matrix product gives equal embeddings scores that differ in the last bits, by its shape and by their place
-    in it.
+    A matrix product gives equal embeddings scores that differ in the last bits, by its shape and by their
+    place in it.
     """
     torch.manual_seed(0)
     # The last tile of each is of one row.

@@ -1,4 +1,4 @@
-"""Model cards: of any number of stages, with the figures of their own weights alone, in folders that are whole."""
+"""Check model cards: any number of stages, figures of their own weights alone, complete folders."""
 
 import dataclasses
 import json
@@ -29,7 +29,8 @@ from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPMode
 
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {**SIZE, "image_size": 32, "patch_size": 8}
-LOG = {"log_history": [{"loss": 1.0, "step": 1}, {"loss": 0.9, "step": 2}], "max_steps": 2, "global_step": 2}
+LOSSES = [{"loss": 1.0, "step": 1}, {"loss": 0.9, "step": 2}]
+LOG = {"log_history": LOSSES, "max_steps": 2, "global_step": 2}
 COMMIT = "4" * 40
 
 
@@ -38,26 +39,25 @@ def processor():
     special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces = [(piece, -3.0) for piece in "▁abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)])
-    images = transformers.CLIPImageProcessor(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
-    return AltCLIPProcessor(images, tokenizer)
+    crop_size = {"height": 32, "width": 32}
+    image_processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop_size)
+    return AltCLIPProcessor(image_processor, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def zoo(processor, tmp_path_factory):
-    """A CLIP in the Hub's layout, a dual encoder, AltCLIPs of three stages of which the last two have a log, one that has none, and
-    a LoRA upon the second."""
+    """Save small models: a CLIP, three AltCLIPs, a dual encoder with its towers, and a LoRA on stage 2.
+
+    Stages 1 and 2 have a training log; the AltCLIP `released` has none.
+    """
     folder = tmp_path_factory.mktemp("zoo")
     n_pieces = len(processor.tokenizer)
     torch.manual_seed(0)
     text = {**SIZE, "vocab_size": n_pieces, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-    clip = transformers.CLIPModel(
-        transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
-    )
-    save_model(
-        clip, transformers.CLIPProcessor(processor.image_processor, processor.tokenizer), folder / "clip"
-    )
+    config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    clip_processor = transformers.CLIPProcessor(processor.image_processor, processor.tokenizer)
+    save_model(transformers.CLIPModel(config), clip_processor, folder / "clip")
+
     text = {
         **SIZE,
         "vocab_size": n_pieces,
@@ -70,26 +70,32 @@ def zoo(processor, tmp_path_factory):
         save_model(AltCLIPModel(config), processor, folder / name)
     for name in ("stage1", "stage2"):
         (folder / name / "trainer_state.json").write_text(json.dumps(LOG))
-    transformers.ViTModel(transformers.ViTConfig(**VISION)).save_pretrained(folder / "vit")
-    transformers.BertModel(transformers.BertConfig(**SIZE, vocab_size=n_pieces)).save_pretrained(
-        folder / "bert"
-    )
+
+    config = transformers.ViTConfig(**VISION)
+    transformers.ViTModel(config).save_pretrained(folder / "vit")
+    config = transformers.BertConfig(**SIZE, vocab_size=n_pieces)
+    transformers.BertModel(config).save_pretrained(folder / "bert")
     dual = AltCLIPDualEncoderModel.from_towers(str(folder / "vit"), str(folder / "bert"), projection_dim=16)
     save_model(dual, processor, folder / "dual")
-    learning = LoraConfig(target_modules=r"text_model.*\.(query|value)", r=2, init_lora_weights=False)
-    get_peft_model(load_model(str(folder / "stage2"))[0], learning).save_pretrained(folder / "lora")
+
+    config = LoraConfig(target_modules=r"text_model.*\.(query|value)", r=2, init_lora_weights=False)
+    base, _ = load_model(str(folder / "stage2"))
+    get_peft_model(base, config).save_pretrained(folder / "lora")
     return folder
 
 
 @pytest.fixture(scope="module")
 def hashes(zoo):
-    return {
-        name: hash_weights(load_model(str(zoo / name))[0])
-        for name in ("clip", "stage1", "stage2", "released", "dual", "lora")
-    }
+    """Return the hash of each model's weights."""
+    found = {}
+    for name in ("clip", "stage1", "stage2", "released", "dual", "lora"):
+        model, _ = load_model(str(zoo / name))
+        found[name] = hash_weights(model)
+    return found
 
 
 def retrieval(model, weights, value=0.5, **more):
+    """Return a result of retrieval with the fields in `more`."""
     metrics = {"mean_recall": value, "text_to_image_recall@1": value, "n": 5}
     given = {
         "task": "pairs",
@@ -109,6 +115,7 @@ def retrieval(model, weights, value=0.5, **more):
 
 
 def zero_shot(model, weights, value=0.5, **more):
+    """Return a result of zero-shot classification with the fields in `more`."""
     metrics = {"accuracy@1": value, "n": 5}
     given = {
         "task": "concepts",
@@ -131,43 +138,53 @@ def zero_shot(model, weights, value=0.5, **more):
 def test_a_figure_that_is_no_fraction_is_refused(value):
     for measured in (retrieval, zero_shot):
         result = measured("x/altclip", "0" * 64, value)
-        with pytest.raises(
-            InputError,
-            match=f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again",
-        ):
+        match = f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again"
+        with pytest.raises(InputError, match=match):
             render_card("T", "me/T", [result], ["altclip"], "apache-2.0", "about")
 
 
 @pytest.fixture
 def make(zoo, tmp_path):
-    """Make the card of stages of the zoo, or of others, from results; give its text and its folder."""
+    """Make the card of stages of the zoo, or of others, from results; return its text and its folder."""
 
     def make(stages, measured=(), **more):
         for number, result in enumerate(measured):
             result.save(tmp_path / "results" / str(number))
         names = [str(zoo / stage) for stage in stages]  # a whole path stays as it is
         given = {"title": "T", "repo": "me/T", "stages": names, "output_dir": str(tmp_path / "out")}
-        given |= {"results": str(tmp_path / "results")} if measured else {}
+        if measured:
+            given["results"] = str(tmp_path / "results")
         main(CardArguments(**given | more))
-        return (tmp_path / "out/README.md").read_text("utf-8"), tmp_path / "out"
+        text = (tmp_path / "out/README.md").read_text("utf-8")
+        return text, tmp_path / "out"
 
     return make
 
 
 def entries_of(card):
-    """`{(task, metric with what sets it apart, value)}` of a card's model-index, as it stands there and as whoever loads and saves the
-    card writes it.
+    """Return `{(task, metric with what sets it apart, value)}` of a card's model-index.
+
+    Check as well that they are the same for whoever loads and saves the card.
     """
-    found = []
-    for text in (str(card), str(ModelCard(str(card)))):
-        index = yaml.safe_load(text.split("---")[1]).get("model-index", [{"results": []}])
-        rows = [(entry, metric) for entry in index[0]["results"] for metric in entry["metrics"]]
-        found.append({(entry["dataset"]["name"], metric["name"], metric["value"]) for entry, metric in rows})
-        assert (
-            len(rows) == len({json.dumps(entry["dataset"]) for entry, _ in rows}) == len(index[0]["results"])
-        )
-    assert found[0] == found[1]
-    return found[0]
+    written = entries_in_text(str(card))
+    saved_again = entries_in_text(str(ModelCard(str(card))))
+    assert saved_again == written
+    return written
+
+
+def entries_in_text(text):
+    header = yaml.safe_load(text.split("---")[1])
+    if "model-index" not in header:
+        return set()
+    entries = header["model-index"][0]["results"]
+    datasets = {json.dumps(entry["dataset"]) for entry in entries}
+    assert len(datasets) == len(entries)
+
+    found = set()
+    for entry in entries:
+        (metric,) = entry["metrics"]
+        found.add((entry["dataset"]["name"], metric["name"], metric["value"]))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -183,40 +200,52 @@ def entries_of(card):
     ],
 )
 def test_one_stage_or_many(zoo, hashes, make, stages):
-    """From a CLIP in the Hub's layout on; the folder holds the very weights, and knows nothing of this machine."""
-    results = [
-        retrieval(zoo / stage, hashes[stage], value=0.1 * (1 + place)) for place, stage in enumerate(stages)
-    ]
-    results += [retrieval(zoo / stages[-1], hashes[stages[-1]], value=0.7, language="zh-Hans")]
+    """Stages begin with a CLIP in the Hub's layout; the folder holds the last one's weights and no local
+    path.
+    """
+    results = []
+    for place, stage in enumerate(stages):
+        results.append(retrieval(zoo / stage, hashes[stage], value=0.1 * (1 + place)))
+    last = stages[-1]
+    results.append(retrieval(zoo / last, hashes[last], value=0.7, language="zh-Hans"))
     text, folder = make(stages, results)
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.language == ["en", "zh"]
     assert card.data.model_name == "T"
-    assert entries_of(card) == {
-        ("pairs", "mean_recall", round(0.1 * len(stages), 4)),
-        ("pairs", "mean_recall", 0.7),
-    }
+    of_english = ("pairs", "mean_recall", round(0.1 * len(stages), 4))
+    assert entries_of(card) == {of_english, ("pairs", "mean_recall", 0.7)}
+
     values = " +\\| ".join(f"{10 * (1 + place)}\\.0" for place in range(len(stages)))
     assert re.search(rf"\| en +\| {values} +\|", text)
     assert re.search(r"\| zh-Hans +\|( +\|)* 70\.0 +\|", text)
-    assert all(hashes[stage][:16] in text for stage in stages)
+    for stage in stages:
+        assert hashes[stage][:16] in text
+
     model, _ = load_model(str(folder))
-    assert hash_weights(model) == hashes[stages[-1]]
+    assert hash_weights(model) == hashes[last]
     assert (folder / "recall.png").exists()
-    assert (folder / "loss.png").exists() == ("stage2" in stages) == ("loss.png" in text)
-    files = [path.read_text("utf-8") for path in folder.iterdir() if path.suffix in (".md", ".json", ".py")]
-    assert not [text for text in files if str(zoo) in text or str(folder.parent) in text]
+    has_losses = "stage2" in stages
+    assert (folder / "loss.png").exists() == has_losses
+    assert ("loss.png" in text) == has_losses
+    for path in folder.iterdir():
+        if path.suffix in (".md", ".json", ".py"):
+            content = path.read_text("utf-8")
+            assert str(zoo) not in content, path.name
+            assert str(folder.parent) not in content, path.name
     assert ("trust_remote_code=True" in text) == (stages == ["dual"])
 
 
 @pytest.mark.parametrize("kinds", [[], [retrieval], [zero_shot], [retrieval, zero_shot]])
 def test_any_mixture_of_results(zoo, hashes, make, capsys, kinds):
-    text, folder = make(["stage2"], [kind("stage2", hashes["stage2"]) for kind in kinds], plot_task="pairs")
+    results = [kind("stage2", hashes["stage2"]) for kind in kinds]
+    text, folder = make(["stage2"], results, plot_task="pairs")
+    has_recall = retrieval in kinds
     assert len(entries_of(text)) == len(kinds)
     assert ("Not measured yet" in text) == (not kinds)
-    assert (folder / "recall.png").exists() == ("](recall.png)" in text) == (retrieval in kinds)
-    assert ("No recall in pairs to plot" in capsys.readouterr().out) == (retrieval not in kinds)
+    assert (folder / "recall.png").exists() == has_recall
+    assert ("](recall.png)" in text) == has_recall
+    assert ("No recall in pairs to plot" in capsys.readouterr().out) == (not has_recall)
 
 
 def test_an_empty_folder_of_results_is_told(make, tmp_path, capsys):
@@ -234,16 +263,15 @@ def test_intervals_stand_beside_their_figures(zoo, hashes, make):
         zero_shot("stage2", hashes["stage2"], 0.6, language="zh"),
     ]
     text, _ = make(["stage1", "stage2"], results)
+
+    def cells(line):
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
     header, _, english, chinese, means = re.findall(r"^\|.*\|$", text, re.M)
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in (header, english, chinese, means)
-    ]
-    assert cells == [
-        ["language", "stage1", "stage2", "95 % of stage2"],
-        ["en", "40.0", "50.0", "43.2 to 56.8"],
-        ["zh", "", "60.0", ""],
-        ["mean", "", "55.0", ""],  # of stage1 there is none in every language
-    ]
+    assert cells(header) == ["language", "stage1", "stage2", "95 % of stage2"]
+    assert cells(english) == ["en", "40.0", "50.0", "43.2 to 56.8"]
+    assert cells(chinese) == ["zh", "", "60.0", ""]
+    assert cells(means) == ["mean", "", "55.0", ""]  # stage1 has no number in Chinese
     (entry,) = [entry for entry in ModelCard(text).data.eval_results if entry.dataset_config == "en"]
     assert entry.metric_args == {"confidence_interval_95": [0.4321, 0.5678]}
 
@@ -261,6 +289,7 @@ def test_a_mean_is_of_the_same_images(hashes, make):
     assert remark not in text
 
 
+# Fields in which two or more results of one model, task and language differ.
 SIBLINGS = {
     "name": [{}, {"task": "pairs-euclidean"}],
     "templates": [{"templates": "ours"}, {"templates": "clip_benchmark"}, {"templates": ["{}", "a {}"]}, {}],
@@ -290,22 +319,27 @@ SIBLINGS = {
 @pytest.mark.parametrize("differing", SIBLINGS.values(), ids=list(SIBLINGS))
 def test_results_that_differ_in_one_thing_are_two_entries(differing, of_kind):
     """huggingface_hub takes entries for one that differ in their dataset's name alone (huggingface_hub#4975)."""
-    results = [
-        of_kind("x/altclip", "0" * 64, value=0.1 * (1 + number), **one)
-        for number, one in enumerate(differing)
-    ]
-    results += [of_kind("x/altclip", "0" * 64, value=0.9, language="zh", **differing[0])]
-    card = render_card("T", "me/T", results, ["altclip"], "apache-2.0", "about")
-    values = [round(0.1 * (1 + number), 4) for number in range(len(differing))] + [0.9]
+    results = []
+    expected = set()
+    for number, fields in enumerate(differing):
+        value = round(0.1 * (1 + number), 4)
+        result = of_kind("x/altclip", "0" * 64, value=value, **fields)
+        results.append(result)
+        expected.add((result.task, value))
+    chinese = of_kind("x/altclip", "0" * 64, value=0.9, language="zh", **differing[0])
+    card = render_card("T", "me/T", [*results, chinese], ["altclip"], "apache-2.0", "about")
     found = entries_of(card)
-    assert {(task, value) for task, _, value in found} == set(
-        zip([result.task for result in results], values)
-    )
-    said = {(task, metric.partition(", ")[2]) for task, metric, _ in found}
-    assert (
-        len(said) == len(differing) == card.text.count("### ")
-    )  # English and Chinese of one kind share a table
-    assert all("### " + ", ".join(filter(None, words)) + ", " in card.text for words in said)
+    assert {(task, value) for task, _, value in found} == expected | {(chinese.task, 0.9)}
+
+    # A heading names the task and what sets the results apart; English and Chinese share a table.
+    headings = set()
+    for task, metric, _ in found:
+        set_apart_by = metric.partition(", ")[2]  # "mean_recall, first 100" -> "first 100"
+        headings.add(f"### {task}, {set_apart_by}, " if set_apart_by else f"### {task}, ")
+    assert len(headings) == len(differing)
+    assert card.text.count("### ") == len(differing)
+    for heading in headings:
+        assert heading in card.text
     assert "/secret" not in str(card)
 
 
@@ -316,10 +350,8 @@ def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, cap
     assert re.search(r"\| en +\| 50\.0 \(first 100\) +\|", text)
     assert "### pairs, first 100, " in text
     assert "25.0" not in text
-    assert (
-        "Left out 1 results that are there twice, or that the model itself has none of"
-        in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert "Left out 1 results that are there twice, or that the model itself has none of" in printed
     (entry,) = ModelCard(text).data.eval_results
     assert entry.dataset_args == {"limit": 100}
     assert entry.metric_name == "mean_recall, first 100"
@@ -327,17 +359,17 @@ def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, cap
 
 @pytest.mark.parametrize("what", ["prompts", "data", "images", "n_rows"])
 def test_figures_of_other_questions_stand_in_no_row(what):
-    """The teacher was asked about other images, or in other words, in one of two languages."""
+    """In English the teacher was evaluated with other images or prompts than the model, in Chinese with the
+    same.
+    """
     results = []
-    for language, alike in (("en", False), ("zh", True)):
+    for language, of_model in (("en", "4"), ("zh", "3")):
         results.append(retrieval("x/teacher", "1" * 64, 0.25, language=language, **{what: "3"}))
-        results.append(retrieval("x/mine", "2" * 64, 0.5, language=language, **{what: "3" if alike else "4"}))
+        results.append(retrieval("x/mine", "2" * 64, 0.5, language=language, **{what: of_model}))
     card = render_card("T", "me/T", results, ["teacher", "mine"], "apache-2.0", "about").text
     rows = re.findall(r"^\| (en|zh) +\|(.*)\|$", card, re.M)
-    assert [(language, re.findall(r"\d\d\.0", cells)) for language, cells in rows] == [
-        ("zh", ["25.0", "50.0"]),
-        ("en", ["50.0"]),
-    ]
+    figures = [(language, re.findall(r"\d\d\.0", cells)) for language, cells in rows]
+    assert figures == [("zh", ["25.0", "50.0"]), ("en", ["50.0"])]
 
 
 def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
@@ -345,10 +377,10 @@ def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
     text, _ = make(["stage2"], [one, one])
     assert text.count("### pairs") == 1
     assert entries_of(text) == {("pairs", "mean_recall", 0.5)}
-    with pytest.raises(
-        InputError, match="are of the same weights, task and language, and differ: delete one"
-    ):
-        make(["stage2"], [one, retrieval("stage2", hashes["stage2"], 0.6)])
+    other = retrieval("stage2", hashes["stage2"], 0.6)
+    match = "are of the same weights, task and language, and differ: delete one"
+    with pytest.raises(InputError, match=match):
+        make(["stage2"], [one, other])
 
 
 @pytest.mark.parametrize(
@@ -356,21 +388,19 @@ def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
 )
 @pytest.mark.parametrize("wrong", [0, -1])
 def test_figures_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stages, wrong):
-    """The first and the last stage in turn have other weights than when they were measured; with two the first is another teacher.
-    A LoRA was measured as what its base is.
-    """
-    of_stage = {stage: hashes[stage] for stage in stages} | {
-        stages[wrong]: hashes["stage2"] if stages[wrong] == "lora" else "f" * 64
-    }
+    """One stage has other weights than when it was evaluated; a LoRA was evaluated with those of its base."""
+    stage = stages[wrong]
+    evaluated = {name: hashes[name] for name in stages}
+    evaluated[stage] = hashes["stage2"] if stage == "lora" else "f" * 64
+    results = [retrieval(zoo / name, weights) for name, weights in evaluated.items()]
     with pytest.raises(InputError) as refused:
-        make(stages, [retrieval(zoo / stage, weights) for stage, weights in of_stage.items()])
-    said, stage = str(refused.value), stages[wrong]
-    assert (
-        f"pairs.en.json is of other weights ({of_stage[stage][:16]}) than {zoo / stage} has now ({hashes[stage][:16]})"
-        in said
-    )
-    assert "evaluate it again with benchmarks/run_retrieval.py" in said
-    assert "\n" not in said
+        make(stages, results)
+    message = str(refused.value)
+    before = evaluated[stage][:16]
+    now = hashes[stage][:16]
+    assert f"pairs.en.json is of other weights ({before}) than {zoo / stage} has now ({now})" in message
+    assert "evaluate it again with benchmarks/run_retrieval.py" in message
+    assert "\n" not in message
     assert not (tmp_path / "out").exists()
 
 
@@ -393,15 +423,15 @@ def test_a_result_counts_whatever_its_folder_was_called(hashes, make, capsys):
 
 
 def test_results_of_other_models_alone_are_refused(hashes, make, tmp_path):
-    with pytest.raises(
-        InputError, match="none of the 2 results is of the weights of stage2 .*leave results out"
-    ):
-        make(["clip", "stage2"], [retrieval("clip", hashes["clip"]), retrieval("org/other", "e" * 64)])
+    results = [retrieval("clip", hashes["clip"]), retrieval("org/other", "e" * 64)]
+    match = "none of the 2 results is of the weights of stage2 .*leave results out"
+    with pytest.raises(InputError, match=match):
+        make(["clip", "stage2"], results)
     assert not (tmp_path / "out").exists()
 
 
 def test_stages_of_equal_weights_keep_their_own_figures(zoo, hashes, make, tmp_path):
-    """As after a stage of no steps: what names one of them is its own, what names none is of both."""
+    """A result that names one of them is its own, and a result that names none is of both."""
     shutil.copytree(zoo / "stage1", tmp_path / "same")
     results = [retrieval("stage1", hashes["stage1"], 0.25), retrieval("same", hashes["stage1"], 0.5)]
     results += [retrieval("renamed", hashes["stage1"], 0.75, language="zh")]
@@ -410,6 +440,7 @@ def test_stages_of_equal_weights_keep_their_own_figures(zoo, hashes, make, tmp_p
     assert re.search(r"\| zh +\| 75\.0 +\| 75\.0 +\|", text)
 
 
+# Scripts of a user who has not installed this package: importing it fails.
 BLOCKED = """
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
@@ -430,31 +461,34 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 inputs = processor(text=["a dog", "a"], images=Image.new("RGB", (40, 30)), padding=True, return_tensors="pt")
-assert inputs["pixel_values"].shape == (1, 3, 32, 32) and len(inputs["input_ids"]) == 2
+assert inputs["pixel_values"].shape == (1, 3, 32, 32)
+assert len(inputs["input_ids"]) == 2
 """,
     "SentenceTransformer": """
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer(sys.argv[1], trust_remote_code=True)
-assert model.encode(["a dog", "a"]).shape == (2, 16) and model.encode([Image.new("RGB", (40, 30))]).shape == (1, 16)
+assert model.encode(["a dog", "a"]).shape == (2, 16)
+assert model.encode([Image.new("RGB", (40, 30))]).shape == (1, 16)
 """,
 }
 
 
 @pytest.fixture(scope="module")
 def finished(zoo, tmp_path_factory):
-    """Folders as the command makes them."""
+    """Make the folders of two models with the command."""
     folder = tmp_path_factory.mktemp("finished")
     for stage in ("stage2", "dual"):
-        main(CardArguments(title="T", repo="me/T", stages=[str(zoo / stage)], output_dir=str(folder / stage)))
+        stages = [str(zoo / stage)]
+        main(CardArguments(title="T", repo="me/T", stages=stages, output_dir=str(folder / stage)))
     return folder
 
 
 @pytest.mark.parametrize("stage", ["stage2", "dual"])
 @pytest.mark.parametrize("how", LOADS)
 def test_the_folder_loads_where_our_package_is_not(finished, run, tmp_path, stage, how):
-    """It is moved, so that nothing it was made of is beside it."""
+    """A script loads a copy of the folder, so that nothing that it was made of lies beside it."""
     if how == "SentenceTransformer":
         pytest.importorskip("sentence_transformers")
     shutil.copytree(finished / stage, tmp_path / "downloaded")
@@ -470,17 +504,18 @@ def test_every_file_that_the_json_names_is_there(finished, stage):
     named = set()
     for path in (finished / stage).glob("*.json"):
         named |= set(re.findall(r'"(\w+)\.AltCLIP\w+"', path.read_text("utf-8")))
-    assert named >= {
-        "processing_altclip",
-        "modeling_altclip_dual_encoder" if stage == "dual" else "modeling_altclip",
-    }
-    assert all((finished / stage / f"{name}.py").is_file() for name in named)
+    of_model = "modeling_altclip_dual_encoder" if stage == "dual" else "modeling_altclip"
+    assert named >= {"processing_altclip", of_model}
+    for name in named:
+        assert (finished / stage / f"{name}.py").is_file(), name
 
 
 def states(folder):
-    return {
-        path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir() if path.is_file()
-    }
+    """Return the time and the content of each file of a folder, or None where there is none."""
+    if not folder.exists():
+        return None
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 @pytest.mark.parametrize("is_there", [False, True])
@@ -489,7 +524,7 @@ def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault
     if is_there:
         make(["released"])
         (tmp_path / "out/mine.txt").write_text("stays")
-    before = states(tmp_path / "out") if is_there else None
+    before = states(tmp_path / "out")
     where = {
         "saving the processor": "modeling_altclip.processing_altclip.AltCLIPProcessor.save_pretrained",
         "drawing": "model_cards.plots.plot_losses",
@@ -502,13 +537,13 @@ def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault
     monkeypatch.setattr(where, full)
     with pytest.raises(OSError, match="No space left"):
         make(["stage2"])
-    assert (states(tmp_path / "out") if is_there else None) == before
+    assert states(tmp_path / "out") == before
     assert (tmp_path / "out").exists() == is_there
     assert {path.name for path in tmp_path.iterdir()} <= {"out"}
 
 
 def test_a_folder_made_anew_keeps_nothing_of_the_model_before(hashes, make, tmp_path):
-    """Old shards would be loaded in its place; what no card makes stays."""
+    """Old shards, which would be loaded in its place, are deleted; files that no card makes stay."""
     make(["stage2"], [retrieval("stage2", hashes["stage2"])])
     model, processor = load_model(str(tmp_path / "out"))
     (tmp_path / "out/model.safetensors").unlink()
@@ -524,64 +559,60 @@ def test_a_folder_made_anew_keeps_nothing_of_the_model_before(hashes, make, tmp_
 
 
 def record(folder, **settings):
+    """Write a training's record."""
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"settings": settings, "machine": {}}))
 
 
 def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
-    """The last stage alone is named: the record leads to the stage before it, and that to the Hub."""
+    """From the last stage, which alone is named, the record leads to the stage before it, and that to the
+    Hub.
+    """
     for name in ("stage1", "stage2"):
         shutil.copytree(zoo / name, tmp_path / name)
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
-    (tmp_path / "sources.yaml").write_text(
-        "[{data: Helsinki-NLP/opus-100, name: de-en}, {data: pairs}, {data: pairs}]"
-    )
+    sources = "[{data: Helsinki-NLP/opus-100, name: de-en}, {data: pairs}, {data: pairs}]"
+    (tmp_path / "sources.yaml").write_text(sources)
     towers = {
         "teacher_name_or_path": "openai/clip-vit-large-patch14",
         "text_encoder_name_or_path": "FacebookAI/xlm-roberta-large",
     }
-    record(
-        tmp_path / "stage1",
-        **towers,
-        model_name_or_path=None,
-        dataset=str(tmp_path / "sources.yaml"),
-        languages=["en", "zh"],
-    )
+    learned = {"dataset": str(tmp_path / "sources.yaml"), "languages": ["en", "zh"]}
+    record(tmp_path / "stage1", **towers, model_name_or_path=None, **learned)
     before = {"model_name_or_path": str(tmp_path / "stage1"), "teacher_name_or_path": "org/only-held-against"}
     record(tmp_path / "stage2", **before, dataset="org/images", languages=["en", "zh", "zh-Hans"])
+
     text, _ = make([tmp_path / "stage2"])
     data = ModelCard(text).data
     assert data.base_model == list(towers.values())
-    assert data.datasets == [
-        "Helsinki-NLP/opus-100",
-        "org/images",
-    ]
+    assert data.datasets == ["Helsinki-NLP/opus-100", "org/images"]
     assert data.dataset_licenses == {"pairs": "cc-by-4.0"}
     assert data.language == ["en", "zh"]
     assert "- pairs (licence: cc-by-4.0)\n- org/images (licence not known)\n" in text
     assert "reads 3 languages" in text
     assert str(tmp_path) not in text
+
+    # Arguments come before the record.
     text, _ = make([tmp_path / "stage2"], base_model=["me/clip"], datasets=["org/images=mit", "org/other"])
     data = ModelCard(text).data
-    assert (data.base_model, data.datasets, data.dataset_licenses) == (
-        ["me/clip"],
-        ["org/images", "org/other"],
-        {"org/images": "mit"},
-    )
+    assert data.base_model == ["me/clip"]
+    assert data.datasets == ["org/images", "org/other"]
+    assert data.dataset_licenses == {"org/images": "mit"}
 
 
 def test_a_record_that_leads_back_to_itself_ends(zoo, make, tmp_path):
-    """As of a model that was trained in the folder it began in."""
+    """A model may have been trained in the folder that it began in."""
     shutil.copytree(zoo / "stage2", tmp_path / "stage2")
     record(tmp_path / "stage2", model_name_or_path=str(tmp_path / "stage2"), dataset="org/images")
     text, _ = make([tmp_path / "stage2"])
-    assert ModelCard(text).data.datasets == ["org/images"]
-    assert ModelCard(text).data.base_model is None
+    data = ModelCard(text).data
+    assert data.datasets == ["org/images"]
+    assert data.base_model is None
 
 
 def test_a_lora_came_of_its_base(zoo, tmp_path):
-    """From the Hub, or from a folder whose record leads there."""
+    """A base is on the Hub, or in a folder whose record leads there."""
     shutil.copytree(zoo / "stage2", tmp_path / "stage2")
     record(tmp_path / "stage2", model_name_or_path="org/altclip", dataset="org/images")
     for base, datasets in (("org/altclip", []), (str(tmp_path / "stage2"), ["org/images"])):
@@ -601,7 +632,7 @@ def test_half_a_record_is_refused(zoo, make, tmp_path, content):
 
 @pytest.fixture
 def hub(zoo, tmp_path, monkeypatch):
-    """The cache as `huggingface_hub` lays it out, with a CLIP, `org/clip`, and the card of a dataset, `org/images`."""
+    """Fill a cache of `huggingface_hub` with a CLIP, `org/clip`, and the card of a dataset, `org/images`."""
     for repository in ("models--org--clip", "datasets--org--images"):
         (tmp_path / repository / "refs").mkdir(parents=True)
         (tmp_path / repository / "refs/main").write_text(COMMIT)
@@ -614,7 +645,8 @@ def hub(zoo, tmp_path, monkeypatch):
 
 def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    teacher = retrieval("org/clip", hashes["clip"], 0.25, model_revision=COMMIT)
+    retrieval("org/clip", hashes["clip"], 0.25, model_revision=COMMIT).save(Path("results"))
+    retrieval(zoo / "stage2", hashes["stage2"], 0.5).save(Path("results"))
     arguments = CardArguments(
         title="T",
         repo="me/T",
@@ -623,8 +655,6 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
         output_dir="out",
         datasets=["org/images"],
     )
-    retrieval(zoo / "stage2", hashes["stage2"], 0.5).save(Path("results"))
-    teacher.save(Path("results"))
     main(arguments)
     card = ModelCard.load(Path("out/README.md"))
     assert re.search(r"\| language +\| org/clip \| stage2 +\|", card.text)
@@ -632,6 +662,7 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     assert f"- org/clip: weights `{hashes['clip'][:16]}`, commit `{COMMIT[:8]}`" in card.text
     assert card.data.base_model == ["org/clip"]
     assert card.data.dataset_licenses == {"org/images": "cc-by-4.0, mit"}
+
     retrieval("org/clip", "f" * 64, task="others").save(Path("results"))
     with pytest.raises(InputError, match="is of other weights .* than org/clip has now"):
         main(arguments)
@@ -654,21 +685,16 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
 )
 def test_bad_input_is_refused_before_anything_is_written(zoo, pictures, tmp_path, change, message):
     def filled(value):
-        return (
-            [filled(one) for one in value]
-            if isinstance(value, list)
-            else value.format(zoo=zoo, data=pictures)
-        )
+        """Put the folders of this test for "{zoo}" and "{data}"."""
+        if isinstance(value, list):
+            return [filled(one) for one in value]
+        return value.format(zoo=zoo, data=pictures)
 
     there = set(zoo.rglob("*"))
-    given = {
-        "title": "T",
-        "repo": "me/T",
-        "stages": ["{zoo}/stage2"],
-        "output_dir": str(tmp_path / "out"),
-    } | change
+    defaults = {"title": "T", "repo": "me/T", "stages": ["{zoo}/stage2"], "output_dir": str(tmp_path / "out")}
+    given = {name: filled(value) for name, value in (defaults | change).items()}
     with pytest.raises(InputError, match=message) as refused:
-        main(CardArguments(**{name: filled(value) for name, value in given.items()}))
+        main(CardArguments(**given))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
     assert set(zoo.rglob("*")) == there
@@ -676,7 +702,7 @@ def test_bad_input_is_refused_before_anything_is_written(zoo, pictures, tmp_path
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A dataset of one image in CMYK, which PNG does not know."""
+    """Save a dataset of one image in CMYK, which PNG does not have."""
     rows = Dataset.from_dict({"image": [Image.new("CMYK", (40, 30))]}, Features({"image": ImageFeature()}))
     (tmp_path / "pictures").mkdir()
     rows.to_parquet(tmp_path / "pictures/test.parquet")
@@ -694,9 +720,8 @@ def test_half_a_log_is_refused_and_one_without_losses_is_passed_over(zoo, make, 
     (tmp_path / "stage/trainer_state.json").write_text(log)
     with pytest.raises(InputError, match="is not a training's log"):
         make([tmp_path / "stage"])
-    (tmp_path / "stage/trainer_state.json").write_text(
-        '{"log_history": [{"step": 1, "eval_mean_recall": 0.5}]}'
-    )
+    without_losses = {"log_history": [{"step": 1, "eval_mean_recall": 0.5}]}
+    (tmp_path / "stage/trainer_state.json").write_text(json.dumps(without_losses))
     text, folder = make([tmp_path / "stage"])
     assert not (folder / "loss.png").exists()
     assert "loss.png" not in text
@@ -714,38 +739,34 @@ def test_half_a_log_is_refused_and_one_without_losses_is_passed_over(zoo, make, 
     ],
 )
 def test_a_lora_that_cannot_be_loaded_is_refused_in_one_line(zoo, make, tmp_path, config, message):
-    shutil.copytree(zoo / "lora", tmp_path / "lora")
-    (tmp_path / "lora/adapter_config.json").write_text(
-        config.replace("ZOO", str(zoo)).replace("LORA", str(tmp_path / "lora"))
-    )
+    folder = tmp_path / "lora"
+    shutil.copytree(zoo / "lora", folder)
+    config = config.replace("ZOO", str(zoo)).replace("LORA", str(folder))
+    (folder / "adapter_config.json").write_text(config)
     with pytest.raises(InputError, match=message):
-        make([tmp_path / "lora"])
+        make([folder])
 
 
 def test_half_a_lora_is_refused(zoo, tmp_path):
     shutil.copytree(zoo / "lora", tmp_path / "lora")
-    weights = load_file(tmp_path / "lora/adapter_model.safetensors")
-    save_file(dict(list(weights.items())[2:]), tmp_path / "lora/adapter_model.safetensors")
+    path = tmp_path / "lora/adapter_model.safetensors"
+    weights = load_file(path)
+    save_file(dict(list(weights.items())[2:]), path)  # without the first two matrices
     with pytest.raises(InputError, match="does not fit its base .* not a whole adapter of AltCLIPModel"):
         load_model(str(tmp_path / "lora"))
 
 
 def test_a_lora_is_evaluated_with_its_base(zoo):
-    """The merged model gives what peft's own gives, and not what the base gives."""
+    """Embeddings of the merged model equal those of peft's own, and not those of the base."""
     base, processor = load_model(str(zoo / "stage2"))
     merged, _ = load_model(str(zoo / "lora"))
     inputs = processor(text=["a dog"], return_tensors="pt")
     with torch.no_grad():
         before = base.get_text_features(**inputs).pooler_output
-        expected = (
-            PeftModel.from_pretrained(base, zoo / "lora")
-            .get_base_model()
-            .get_text_features(**inputs)
-            .pooler_output
-        )
-        torch.testing.assert_close(
-            merged.get_text_features(**inputs).pooler_output, expected, atol=1e-5, rtol=1e-5
-        )
+        of_peft = PeftModel.from_pretrained(base, zoo / "lora").get_base_model()
+        expected = of_peft.get_text_features(**inputs).pooler_output
+        found = merged.get_text_features(**inputs).pooler_output
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert (expected - before).abs().max() > 1e-4
 
 
@@ -762,18 +783,18 @@ def test_paths_say_nothing_of_this_machine(tmp_path, monkeypatch):
         '{"data": "/home/me/data"}': '{"data": "data"}',
         "yes / no": "yes / no",
     }
-    assert {word: public_path(word) for word in words} == words
-    assert (
-        public_command("run.py --models '/home/my own/model' --tasks=/x/t.yaml")
-        == "run.py --models model --tasks=t.yaml"
-    )
+    for word, expected in words.items():
+        assert public_path(word) == expected
+    command = public_command("run.py --models '/home/my own/model' --tasks=/x/t.yaml")
+    assert command == "run.py --models model --tasks=t.yaml"
 
 
 def test_labels_tell_stages_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("one/stage1", "two/stage1", "two/stage2"):
+    stages = ["one/stage1", "two/stage1", "two/stage2"]
+    for name in stages:
         (tmp_path / name).mkdir(parents=True)
-    assert label_stages(["one/stage1", "two/stage1", "two/stage2"]) == ["one/stage1", "two/stage1", "stage2"]
+    assert label_stages(stages) == ["one/stage1", "two/stage1", "stage2"]
     assert label_stages(["org/stage2", "two/stage2"]) == ["org/stage2", "stage2"]
     with pytest.raises(InputError, match="names 'org/clip' twice"):
         label_stages(["org/clip", "org/clip"])

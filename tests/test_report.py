@@ -113,7 +113,7 @@ def save(folder, model, task, language, right, kind="zero_shot", **given):
 
 @pytest.fixture
 def three(tmp_path):
-    """Save results of three models: `near` misses one item that `best` finds, `far` misses 60, and Chinese."""
+    """Save results of three models: `near` lacks one item that `best` finds, `far` lacks 60 and Chinese."""
     for language in ("en", "zh"):
         save(tmp_path, "org/best", "photos", language, set(range(160)))
         save(tmp_path, "org/near", "photos", language, set(range(1, 160)))
@@ -729,8 +729,8 @@ def test_a_printed_row_of_another_length_is_refused(tmp_path):
 def test_our_numbers_beside_the_printed_ones():
     """Our numbers are within tolerance if their interval reaches what was printed.
 
-    Of AltCLIP on ImageNet that is 74.5 in English; in Chinese 59.6, 59.6 in the first version, and 59.21 where
-    others evaluated it again.
+    Of AltCLIP on ImageNet that is 74.5 in English; in Chinese 59.6, 59.6 in the first version, and 59.21
+    where others evaluated it again.
     """
     inside = Number("BAAI/AltCLIP", "imagenet", "en", "accuracy@1", 0.740, (0.736, 0.7446), 50000)
     outside = Number("BAAI/AltCLIP", "imagenet", "zh", "accuracy@1", 0.590, (0.586, 0.5954), 50000)
