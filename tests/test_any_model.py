@@ -227,7 +227,7 @@ def test_our_altclip_in_its_own_files(tmp_path):
 
 @pytest.fixture
 def siglip(tmp_path):
-    """Save a SigLIP of 2023, in the form of `google/siglip-base-patch16-224`, whose tokenizer is sentencepiece's."""
+    """Save a SigLIP as `google/siglip-base-patch16-224` of 2023, with a tokenizer of sentencepiece."""
     model, processor = build_siglip_2()
     model.save_pretrained(tmp_path)
     processor.image_processor.save_pretrained(tmp_path)
