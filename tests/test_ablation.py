@@ -1,4 +1,4 @@
-"""The ablation's table has each figure in its place, and each of its rows is trained on the data it names."""
+"""Ablation: each figure has its place in the table, and each row is trained on the data it names."""
 
 import json
 import re

@@ -65,7 +65,7 @@ def test_sentence_transformers(clip):
 
 
 def test_sentence_transformers_with_vectors_that_are_cut(clip, tmp_path):
-    """A width that the files state applies to texts and to images, as in `encode`."""
+    """Cut texts and images at the width that the files state, as `encode` does."""
     SentenceTransformer(str(clip), device="cpu", truncate_dim=12).save_pretrained(str(tmp_path / "cut"))
     theirs = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
     model, processor = load_model(f"sentence_transformers:{tmp_path / 'cut'}")
@@ -163,7 +163,7 @@ def test_m_clip_runs_no_code_of_a_checkpoint(m_clip, clip, tmp_path):
 
 
 def test_weights_are_hashed(clip, text_model, m_clip):
-    """The hash covers every tower that makes an embedding."""
+    """Change each tower in turn: the hash covers all that make an embedding."""
     for name in (f"sentence_transformers:{text_model}+{clip}", f"m_clip:{m_clip[0]}+{clip}"):
         model, _ = load_model(name)
         before = hash_weights(model)

@@ -21,7 +21,9 @@ from training.vocabulary import extend_tokenizer, frequent
 
 from .conftest import ROOT
 
-OLD, NEW = ["en", "zh", "ru"], ["th", "vi"]
+OLD = ["en", "zh", "ru"]
+NEW = ["th", "vi"]
+UNKNOWN = 3  # the id of a piece that the tokenizer lacks
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +35,34 @@ def texts():
 
 @pytest.fixture(scope="module")
 def narrow(texts):
-    """A tokenizer of the old languages alone."""
-    return train_multilingual_tokenizer([text for language in OLD for text in texts[language]], 460)
+    """Train a tokenizer of the old languages alone."""
+    return train_multilingual_tokenizer(texts_in(OLD, texts), 460)
+
+
+def texts_in(languages, texts):
+    return [text for language in languages for text in texts[language]]
 
 
 def ids(tokenizer, texts, languages):
-    return [tokenizer(text)["input_ids"] for language in languages for text in texts[language]]
+    return [tokenizer(text)["input_ids"] for text in texts_in(languages, texts)]
+
+
+def count_unknown(tokenizer, texts):
+    """Count the unknown pieces in the texts of the new languages."""
+    return sum(row.count(UNKNOWN) for row in ids(tokenizer, texts, NEW))
 
 
 def test_what_could_be_read_is_read_as_before(narrow, texts, tmp_path):
-    wide = extend_tokenizer(narrow, [text for language in NEW for text in texts[language]], 200)
+    wide = extend_tokenizer(narrow, texts_in(NEW, texts), 200)
     assert len(narrow) < len(wide) <= len(narrow) + 200
     assert ids(wide, texts, OLD) == ids(narrow, texts, OLD)
-    unknown, rest = (sum(ids(tokenizer, texts, NEW), []).count(3) for tokenizer in (narrow, wide))
-    assert unknown > 500
-    assert rest < unknown / 200  # strays alone
-    assert (wide.mask_token_id, wide.unk_token_id, wide.pad_token_id) == (narrow.mask_token_id, 3, 1)
+    unknown_before = count_unknown(narrow, texts)
+    assert unknown_before > 500
+    assert count_unknown(wide, texts) < unknown_before / 200  # rare characters alone
+    assert wide.mask_token_id == narrow.mask_token_id
+    assert wide.unk_token_id == UNKNOWN
+    assert wide.pad_token_id == 1
+
     wide.save_pretrained(tmp_path)
     assert ids(AutoTokenizer.from_pretrained(tmp_path), texts, OLD + NEW) == ids(wide, texts, OLD + NEW)
 
@@ -58,9 +72,8 @@ def test_nothing_is_added_where_everything_is_known(narrow, texts):
 
 
 def test_too_few_pieces_and_other_tokenizers_are_refused(narrow, texts, miniature):
-    with pytest.raises(
-        InputError, match="new_pieces is 3, but the texts have .* characters that the tokenizer does not know"
-    ):
+    message = "new_pieces is 3, but the texts have .* characters that the tokenizer does not know"
+    with pytest.raises(InputError, match=message):
         extend_tokenizer(narrow, texts["th"], 3)
     with pytest.raises(InputError, match="tokenizers of XLM-R's kind, not a CLIPTokenizer"):
         extend_tokenizer(CLIPTokenizer.from_pretrained(miniature / "clip"), texts["th"], 100)
@@ -80,7 +93,7 @@ def test_what_strays_in_stays_unknown():
 
 @pytest.fixture
 def finished(miniature, processor, narrow, tmp_path):
-    """A model of the old languages."""
+    """Save a model of the old languages; return its folder."""
     torch.manual_seed(0)
     model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
     model.resize_token_embeddings(len(narrow))
@@ -90,28 +103,30 @@ def finished(miniature, processor, narrow, tmp_path):
 
 
 def add(run, miniature, finished, output_dir, *flags):
-    script = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/add_languages/miniature.yaml"]
-    return run(
-        *["python", *script, "--model_name_or_path", finished, "--dataset", miniature / "dataset"],
-        *["--output_dir", output_dir, "--max_steps", "3", "--per_device_train_batch_size", "32", *flags],
-    )
+    """Run three steps that add languages to a finished model."""
+    command = ["python", ROOT / "training/run_stage1.py"]
+    command += [ROOT / "training/recipes/add_languages/miniature.yaml"]
+    command += ["--model_name_or_path", finished, "--dataset", miniature / "dataset"]
+    command += ["--output_dir", output_dir, "--max_steps", "3", "--per_device_train_batch_size", "32"]
+    return run(*command, *flags)
 
 
 def test_a_finished_model_learns_more(miniature, run, finished, tmp_path):
     flags = ["--languages", *NEW, "--replay_languages", *OLD, "--new_pieces", "400"]
     process = add(run, miniature, finished, tmp_path / "more", *flags)
     assert process.returncode == 0, process.stderr[-3000:]
-    (before, _), (after, processor) = load_model(str(finished)), load_model(str(tmp_path / "more"))
-    n_old, n_new = before.config.text_config.vocab_size, after.config.text_config.vocab_size
+    before, _ = load_model(str(finished))
+    after, processor = load_model(str(tmp_path / "more"))
+
+    n_old = before.config.text_config.vocab_size
+    n_new = after.config.text_config.vocab_size
     assert n_new == len(processor.tokenizer) > n_old
-    assert 3 not in processor.tokenizer("ลูกโป่ง")["input_ids"]
-    assert "Training on 3000 examples from 600 rows" in process.stdout
-    old, new = before.state_dict(), after.state_dict()
-    moved = {
-        name
-        for name, value in old.items()
-        if new[name].shape != value.shape or not torch.equal(new[name], value)
-    }
+    assert UNKNOWN not in processor.tokenizer("ลูกโป่ง")["input_ids"]
+    assert "Training on 3000 examples from 600 rows" in process.stdout  # in five languages
+
+    old = before.state_dict()
+    new = after.state_dict()
+    moved = {name for name, value in old.items() if not torch.equal(new[name], value)}  # or of another shape
     assert moved
     assert all(name.startswith("text_model.") for name in moved)
     embeddings = "text_model.roberta.embeddings.word_embeddings.weight"
@@ -123,18 +138,25 @@ def test_by_default_a_model_is_its_own_teacher_and_keeps_all_that_the_text_has_b
     given = {"output_dir": str(tmp_path), "dataset": "", "languages": ["th"], "use_cpu": True}
     arguments = TeacherLearningArguments(model_name_or_path=str(finished), **given)
     assert arguments.teacher_name_or_path == str(finished)
+
+    # All other languages of the text, those given, or an error where one is missing.
     assert languages_to_replay(arguments, ["en", "th", "zh"], ["th"]) == ["en", "zh"]
     arguments.replay_languages = []
     assert languages_to_replay(arguments, ["en", "th", "zh"], ["th"]) == []
     arguments.replay_languages = ["ru"]
     with pytest.raises(InputError, match="'ru'|ru"):
         languages_to_replay(arguments, ["en", "th", "zh"], ["th"])
+
     with pytest.raises(InputError, match="teacher_name_or_path is missing: give the CLIP"):
         TeacherLearningArguments(text_encoder_name_or_path="x", **given)
 
 
 def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
-    """Cells of a new language learn the English vector of their row; those of an old one the finished model's own, of their own text."""
+    """Check the target of each example.
+
+    In a new language, it is the teacher's embedding of the English text of its row; in an old one, the
+    finished model's own embedding of the same text.
+    """
     captions = [
         {"en": "key", "zh": "钥匙", "th": "กุญแจ"},
         {"en": "bell", "zh": None, "th": "กระดิ่ง"},
@@ -142,22 +164,23 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
     ]
     rows = Dataset.from_dict({"captions": captions})
     arguments = TeacherLearningArguments(
-        **{
-            "output_dir": str(tmp_path),
-            "dataset": "",
-            "languages": ["th"],
-            "replay_languages": ["en", "zh"],
-            "cache_dir": str(tmp_path),
-        },
-        **{"teacher_name_or_path": str(finished), "model_name_or_path": str(finished), "use_cpu": True},
+        output_dir=str(tmp_path),
+        dataset="",
+        languages=["th"],
+        replay_languages=["en", "zh"],
+        cache_dir=str(tmp_path),
+        teacher_name_or_path=str(finished),
+        model_name_or_path=str(finished),
+        use_cpu=True,
     )
     model, processor = load_model(str(finished))
     english = teacher_vectors(rows, model, processor.tokenizer, cache_dir=str(tmp_path))
     held = held_vectors(arguments, rows, ["en", "zh"])
     cells = CaptionCells(rows, ["th", "en", "zh"], "target", inputs=english, held=held)
-    learned = {
-        cell["text"]: torch.from_numpy(cell["target"]) for cell in cells.__getitems__(list(range(len(cells))))
-    }
+    examples = cells.__getitems__(list(range(len(cells))))
+    learned = {cell["text"]: torch.from_numpy(cell["target"]) for cell in examples}
+
+    # Each text, and the text whose embedding it learns.
     taught_by = {
         "key": "key",
         "bell": "bell",

@@ -1,4 +1,4 @@
-"""transformers' own families through `load_model`: vectors are those of each model's own forward, whatever the batches."""
+"""Embeddings of transformers' families are those of each model's own forward, whatever the batch size."""
 
 import json
 import string
@@ -35,44 +35,35 @@ IMAGES = [
 ]
 
 
+def numbered(pieces):
+    """Return a vocabulary, {piece: id}."""
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
 def clip_tokenizer(**kwargs):
-    pieces = [
-        *CHARACTERS,
-        *(character + "</w>" for character in CHARACTERS),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    return transformers.CLIPTokenizer(
-        vocab={piece: row for row, piece in enumerate(pieces)}, merges=[], **kwargs
-    )
+    pieces = list(CHARACTERS)
+    pieces += [character + "</w>" for character in CHARACTERS]  # at the end of a word
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    return transformers.CLIPTokenizer(vocab=numbered(pieces), merges=[], **kwargs)
 
 
 def roberta_tokenizer(**kwargs):
-    pieces = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")] + [
-        (character, -2.0) for character in "▁" + CHARACTERS
-    ]
-    return transformers.XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], **kwargs)
+    # (piece, log probability)
+    pieces = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces += [(character, -2.0) for character in "▁" + CHARACTERS]
+    pieces += [("<mask>", 0.0)]
+    return transformers.XLMRobertaTokenizer(vocab=pieces, **kwargs)
 
 
 def bert_tokenizer(**kwargs):
-    pieces = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *CHARACTERS,
-        *("##" + character for character in CHARACTERS),
-    ]
-    return transformers.BertTokenizer(vocab={piece: row for row, piece in enumerate(pieces)}, **kwargs)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]
+    pieces += ["##" + character for character in CHARACTERS]  # within a word
+    return transformers.BertTokenizer(vocab=numbered(pieces), **kwargs)
 
 
 def gemma_tokenizer(kind, **kwargs):
-    """As both forms of SigLIP 2 were saved: padded on the right, without a mask, and with no length."""
-    vocab = {
-        piece: row
-        for row, piece in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *CHARACTERS])
-    }
+    """Build a tokenizer as both forms of SigLIP 2 were saved: padded on the right, no mask, no length."""
+    vocab = numbered(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *CHARACTERS])
     settings = {
         "padding_side": "right",
         "add_bos_token": False,
@@ -92,60 +83,57 @@ def build_altclip():
         vision_config=dict(VISION),
         projection_dim=20,
     )
-    return transformers.AltCLIPModel(config), transformers.AltCLIPProcessor(
-        image_processor(), roberta_tokenizer(model_max_length=512)
-    )
+    processor = transformers.AltCLIPProcessor(image_processor(), roberta_tokenizer(model_max_length=512))
+    return transformers.AltCLIPModel(config), processor
 
 
 def build_clip():
     tokenizer = clip_tokenizer(model_max_length=77)
     text = ENCODER | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     config = transformers.CLIPConfig(text_config=text, vision_config=dict(VISION), projection_dim=20)
-    return transformers.CLIPModel(config), transformers.CLIPProcessor(image_processor(), tokenizer)
+    processor = transformers.CLIPProcessor(image_processor(), tokenizer)
+    return transformers.CLIPModel(config), processor
 
 
 def build_metaclip_2():
     text = ENCODER | {"vocab_size": 200, "eos_token_id": 2, "pad_token_id": 1}
     config = transformers.MetaClip2Config(text_config=text, vision_config=dict(VISION), projection_dim=20)
-    return transformers.MetaClip2Model(config), transformers.CLIPProcessor(
-        image_processor(), roberta_tokenizer()
-    )
+    processor = transformers.CLIPProcessor(image_processor(), roberta_tokenizer())
+    return transformers.MetaClip2Model(config), processor
 
 
 def build_chinese_clip():
     config = transformers.ChineseCLIPConfig(
         text_config=ENCODER | {"vocab_size": 250}, vision_config=dict(VISION), projection_dim=20
     )
-    kind = transformers.ChineseCLIPImageProcessor
-    return transformers.ChineseCLIPModel(config), transformers.ChineseCLIPProcessor(
-        image_processor(kind), bert_tokenizer()
-    )
+    images = image_processor(transformers.ChineseCLIPImageProcessor)
+    processor = transformers.ChineseCLIPProcessor(images, bert_tokenizer())
+    return transformers.ChineseCLIPModel(config), processor
 
 
 def build_siglip_2():
-    """Of one image size: SigLIP's model, Gemma's tokenizer."""
+    """Build the form of one image size: SigLIP's model with Gemma's tokenizer."""
     config = transformers.SiglipConfig(
         text_config=ENCODER | {"vocab_size": 200}, vision_config=VISION | ENCODER
     )
     images = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
-    return transformers.SiglipModel(config), transformers.SiglipProcessor(
-        images, gemma_tokenizer(transformers.GemmaTokenizer)
-    )
+    processor = transformers.SiglipProcessor(images, gemma_tokenizer(transformers.GemmaTokenizer))
+    return transformers.SiglipModel(config), processor
 
 
 def build_siglip_2_naflex():
-    """Of any image size: patches, their number and a mask."""
+    """Build the form of any image size: its inputs are patches, their number and a mask."""
     vision = ENCODER | {"patch_size": 8, "num_patches": 16}
     config = transformers.Siglip2Config(text_config=ENCODER | {"vocab_size": 200}, vision_config=vision)
     images = transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
-    return transformers.Siglip2Model(config), transformers.Siglip2Processor(
-        images, gemma_tokenizer(transformers.Siglip2Tokenizer)
-    )
+    processor = transformers.Siglip2Processor(images, gemma_tokenizer(transformers.Siglip2Tokenizer))
+    return transformers.Siglip2Model(config), processor
 
 
 def build_vision_text_dual_encoder():
-    """As clip-italian: the image tower of a CLIP beside a BERT."""
-    text, vision = transformers.BertConfig(**ENCODER, vocab_size=250), transformers.CLIPVisionConfig(**VISION)
+    """Build a model as clip-italian: the image tower of a CLIP with a BERT."""
+    text = transformers.BertConfig(**ENCODER, vocab_size=250)
+    vision = transformers.CLIPVisionConfig(**VISION)
     config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
         vision, text, projection_dim=20
     )
@@ -155,16 +143,18 @@ def build_vision_text_dual_encoder():
 
 
 def build_altclip_dual_encoder():
-    text, vision = transformers.BertConfig(**ENCODER, vocab_size=250), transformers.ViTConfig(**VISION)
-    model = AltCLIPDualEncoderModel(
-        AltCLIPDualEncoderConfig(
-            text_config=text, vision_config=vision, text_pooling="mean", projection_dim=20
-        )
+    config = AltCLIPDualEncoderConfig(
+        text_config=transformers.BertConfig(**ENCODER, vocab_size=250),
+        vision_config=transformers.ViTConfig(**VISION),
+        text_pooling="mean",
+        projection_dim=20,
     )
-    return model, transformers.AltCLIPProcessor(image_processor(), bert_tokenizer(model_max_length=77))
+    processor = transformers.AltCLIPProcessor(image_processor(), bert_tokenizer(model_max_length=77))
+    return AltCLIPDualEncoderModel(config), processor
 
 
-# How each was trained to read a text: its length, and whether it sees the padding.
+# With the length that texts had in training, and the padding: to the longest text (True), or always to the
+# full length, which the model then sees.
 FAMILIES = {
     "altclip": (build_altclip, 77, True),
     "clip": (build_clip, 77, True),
@@ -178,9 +168,10 @@ FAMILIES = {
 
 
 def saved(family, folder):
-    """A family's untrained model, in eval mode, and its processor; both lie in `folder` too."""
+    """Save a family's untrained model, in eval mode, and its processor in `folder`; return both."""
     torch.manual_seed(0)
-    model, processor = FAMILIES[family][0]()
+    build, _, _ = FAMILIES[family]
+    model, processor = build()
     with torch.no_grad():  # transformers begins so evenly that all texts are alike
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -193,9 +184,11 @@ def saved(family, folder):
 def test_vectors_are_those_of_the_models_own_forward(family, tmp_path):
     own_model, own_processor = saved(family, tmp_path)
     _, length, padding = FAMILIES[family]
-    text_embeds, image_embeds = [], []
+    text_embeds = []
+    image_embeds = []
     for number, text in enumerate(TEXTS):
-        text = text.lower() if "siglip" in family else text
+        if "siglip" in family:  # SigLIP is trained on lower case
+            text = text.lower()
         inputs = own_processor.tokenizer(
             [text], padding=padding, truncation=True, max_length=length, return_tensors="pt"
         )
@@ -204,17 +197,19 @@ def test_vectors_are_those_of_the_models_own_forward(family, tmp_path):
             outputs = own_model(**inputs, **pixels)
         text_embeds.append(outputs.text_embeds[0])
         image_embeds.append(outputs.image_embeds[0])
-    text_embeds, image_embeds = torch.stack(text_embeds), torch.stack(image_embeds[:4])
-    assert min(torch.pdist(text_embeds[[0, 1, 2, 4, 5, 6]]).min(), torch.pdist(image_embeds).min()) > 1e-2
+    text_embeds = torch.stack(text_embeds)
+    image_embeds = torch.stack(image_embeds[:4])
+
+    # All differ clearly, so that a mistake shows. TEXTS[3] is TEXTS[1] again.
+    assert torch.pdist(text_embeds[[0, 1, 2, 4, 5, 6]]).min() > 1e-2
+    assert torch.pdist(image_embeds).min() > 1e-2
 
     model, processor = load_model(str(tmp_path))
     for batch_size in (1, 3, 100):
-        torch.testing.assert_close(
-            embed_texts(model, processor, TEXTS, batch_size=batch_size), text_embeds, atol=1e-5, rtol=1e-4
-        )
-        torch.testing.assert_close(
-            embed_images(model, processor, IMAGES, batch_size=batch_size), image_embeds, atol=1e-5, rtol=1e-4
-        )
+        texts = embed_texts(model, processor, TEXTS, batch_size=batch_size)
+        torch.testing.assert_close(texts, text_embeds, atol=1e-5, rtol=1e-4)
+        images = embed_images(model, processor, IMAGES, batch_size=batch_size)
+        torch.testing.assert_close(images, image_embeds, atol=1e-5, rtol=1e-4)
     assert text_length(processor.tokenizer, model) == length
 
 
@@ -232,14 +227,13 @@ def test_our_altclip_in_its_own_files(tmp_path):
 
 @pytest.fixture
 def siglip(tmp_path):
-    """A folder of the SigLIP of 2023, whose tokenizer is sentencepiece's own, as `google/siglip-base-patch16-224` has it."""
+    """Save a SigLIP as `google/siglip-base-patch16-224` of 2023, with a tokenizer of sentencepiece."""
     model, processor = build_siglip_2()
     model.save_pretrained(tmp_path)
     processor.image_processor.save_pretrained(tmp_path)
-    sentences, pieces = iter(TEXTS * 20), tmp_path / "spiece.model"
-    with open(pieces, "wb") as file:
+    with open(tmp_path / "spiece.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences,
+            sentence_iterator=iter(TEXTS * 20),
             model_writer=file,
             vocab_size=36,
             bos_id=-1,
@@ -258,19 +252,17 @@ def siglip(tmp_path):
 
 
 def test_the_siglip_of_2023(siglip):
-    """It reads small letters and no punctuation."""
+    """Texts are read in lower case and without punctuation."""
     pytest.importorskip("google.protobuf")
     model, processor = load_model(str(siglip))
     ids = sentencepiece.SentencePieceProcessor(model_file=str(siglip / "spiece.model")).encode("a dog")
+    padded = torch.ones(1, 64, dtype=torch.long)  # 1 is the end of a text and the padding
+    padded[0, : len(ids)] = torch.tensor(ids)
     with torch.no_grad():
-        expected = (
-            model.eval()
-            .get_text_features(input_ids=torch.tensor([[*ids, *[1] * (64 - len(ids))]]))
-            .pooler_output
-        )
-    got = embed_texts(
-        model, processor, ["A dog!", "a photo of a Red Apple and a dog face."], normalize_embeddings=False
-    )
+        expected = model.eval().get_text_features(input_ids=padded).pooler_output
+
+    texts = ["A dog!", "a photo of a Red Apple and a dog face."]
+    got = embed_texts(model, processor, texts, normalize_embeddings=False)
     torch.testing.assert_close(got[:1], expected, atol=1e-5, rtol=1e-4)
 
 
@@ -281,7 +273,7 @@ def test_what_a_tokenizer_lacks_is_named(siglip):
 
 
 def test_the_revision_is_that_of_the_cache(tmp_path, monkeypatch):
-    """The cache as `huggingface_hub` lays it out; a folder has no revision."""
+    """Lay out a cache as `huggingface_hub` does; a folder has no revision."""
     commits = {"org/clip": "1" * 40, "org/text": "2" * 40}
     for repository, commit in commits.items():
         stored = tmp_path / ("models--" + repository.replace("/", "--"))
@@ -293,11 +285,8 @@ def test_the_revision_is_that_of_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     load_model("org/clip")
     assert revision_of("org/clip") == commits["org/clip"]
-    assert revision_of("sentence_transformers:org/text+org/clip") == "+".join(
-        [commits["org/text"], commits["org/clip"]]
-    )
-    assert revision_of("m_clip:org/text+open_clip:hf-hub:org/clip") == "+".join(
-        [commits["org/text"], commits["org/clip"]]
-    )
+    both = f"{commits['org/text']}+{commits['org/clip']}"
+    assert revision_of("sentence_transformers:org/text+org/clip") == both
+    assert revision_of("m_clip:org/text+open_clip:hf-hub:org/clip") == both
     assert revision_of("org/other") is None
     assert revision_of(str(tmp_path)) is None

@@ -1,4 +1,7 @@
-"""One saved folder, three audiences: plain transformers, our package, and `trust_remote_code=True`. And nobody else is touched."""
+"""One saved folder works with plain transformers, with our package and with `trust_remote_code=True`.
+
+Models of other types are left alone.
+"""
 
 import json
 import shutil
@@ -23,13 +26,15 @@ from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 SCRIPT = """
 import json, sys, torch
 from PIL import Image
-from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+from transformers import pipeline
 folder, how = sys.argv[1:]
 trust = {} if how == "plain" else {"trust_remote_code": True}
 autos = (AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor)
 loaded = [auto.from_pretrained(folder, **trust) for auto in autos]
 model, processor = loaded[1].eval(), loaded[3]
-inputs = processor(text=["dog face", "红苹果"], images=Image.new("RGB", (32, 32), "red"), padding=True, return_tensors="pt")
+image = Image.new("RGB", (32, 32), "red")
+inputs = processor(text=["dog face", "红苹果"], images=image, padding=True, return_tensors="pt")
 classify = pipeline("zero-shot-image-classification", model=folder, **trust)
 with torch.no_grad():
     logits = model(**inputs).logits_per_image
@@ -43,7 +48,7 @@ print(json.dumps({"modules": modules, "ours": "modeling_altclip" in sys.modules,
 
 @pytest.fixture
 def elsewhere(tmp_path, run):
-    """Run the script in an empty folder, away from the repository and from the package."""
+    """Return a function that runs the script in an empty folder, where the package cannot be imported."""
 
     def elsewhere(folder, how):
         (tmp_path / "script.py").write_text(SCRIPT)
@@ -56,19 +61,17 @@ def elsewhere(tmp_path, run):
 
 
 def is_plain(said):
-    """Whether every class was transformers' own."""
-    return (
-        all(module.startswith("transformers.models.altclip.") for module in said["modules"])
-        and not said["ours"]
-    )
+    """Check that every class was transformers' own."""
+    native = all(module.startswith("transformers.models.altclip.") for module in said["modules"])
+    return native and not said["ours"]
 
 
 def expected_logits(folder):
-    model, processor = AltCLIPModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    model = AltCLIPModel.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    image = Image.new("RGB", (32, 32), "red")
+    inputs = processor(text=["dog face", "红苹果"], images=image, return_tensors="pt")
     with torch.no_grad():
-        inputs = processor(
-            text=["dog face", "红苹果"], images=Image.new("RGB", (32, 32), "red"), return_tensors="pt"
-        )
         return model(**inputs).logits_per_image
 
 
@@ -80,9 +83,8 @@ def test_our_package(folder):
         AutoProcessor: AltCLIPProcessor,
     }
     for trust in (None, False, True):
-        assert {
-            auto: type(auto.from_pretrained(folder, trust_remote_code=trust)) for auto in expected
-        } == expected
+        found = {auto: type(auto.from_pretrained(folder, trust_remote_code=trust)) for auto in expected}
+        assert found == expected
 
 
 def test_plain_transformers_takes_its_own_classes_without_asking(folder, elsewhere):
@@ -103,6 +105,8 @@ def test_remote_code_is_ours_and_is_saved_again(folder, elsewhere):
         "modeling_altclip",
     ]
     torch.testing.assert_close(torch.tensor(said["logits"]), expected_logits(folder), atol=1e-5, rtol=0)
+
+    # What remote code has saved is read again by both.
     shutil.move(folder / "again", folder.parent / "again")
     assert elsewhere(folder.parent / "again", "remote")["logits"] == said["logits"]
     assert is_plain(elsewhere(folder.parent / "again", "plain"))
@@ -133,24 +137,26 @@ def test_other_model_types_are_left_alone(tmp_path):
         "num_attention_heads": 2,
         "vocab_size": 50,
     }
-    CLIPModel(
-        CLIPConfig(text_config=text, vision_config=text | {"image_size": 32, "patch_size": 8})
-    ).save_pretrained(tmp_path)
+    vision = text | {"image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path)) is CLIPModel
-    assert (
-        AutoModel.from_config(
-            BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1)
-        ).config.model_type
-        == "bert"
-    )
+    bert = AutoModel.from_config(BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1))
+    assert bert.config.model_type == "bert"
+
+    # In a new interpreter: importing the package adds its own model types, and no pipeline task.
     code = """
 from transformers.models.auto import configuration_auto, modeling_auto as models, processing_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 def state():
-    mappings = models.MODEL_MAPPING, models.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING, processing_auto.PROCESSOR_MAPPING
-    config = configuration_auto.CONFIG_MAPPING
+    mappings = [
+        models.MODEL_MAPPING,
+        models.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
+        processing_auto.PROCESSOR_MAPPING,
+    ]
+    added = [sorted(mapping._extra_content, key=str) for mapping in mappings]
+    configs = sorted(configuration_auto.CONFIG_MAPPING._extra_content)
     tasks = {name: sorted(task) for name, task in PIPELINE_REGISTRY.supported_tasks.items()}
-    return [sorted(mapping._extra_content, key=str) for mapping in mappings], sorted(config._extra_content), tasks
+    return added, configs, tasks
 before = state()
 import modeling_altclip
 after = state()
@@ -162,12 +168,9 @@ assert names == {"altclip", "altclip_dual_encoder"}, names
 
 
 def test_importing_is_light():
-    """It needs what transformers' own AltCLIP and its pipelines need, and none of the heavy neighbours."""
-    heavy = "datasets evaluate diffusers peft sentence_transformers mteb matplotlib pandas sklearn torchvision".split()
+    """Importing needs what transformers' own AltCLIP and its pipelines need, and no heavy package beside."""
+    heavy = ["datasets", "evaluate", "diffusers", "peft", "sentence_transformers"]
+    heavy += ["mteb", "matplotlib", "pandas", "sklearn", "torchvision"]
     code = f"import sys, modeling_altclip; print([name for name in {heavy} if name in sys.modules])"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        == "[]"
-    )
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert process.stdout.strip() == "[]"

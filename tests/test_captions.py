@@ -1,4 +1,4 @@
-"""Captions of every form, read to the same cells."""
+"""Captions of every form are read to the same (row, language) examples."""
 
 import pytest
 from datasets import Dataset, Features, Image, Json, List, Translation, Value
@@ -9,7 +9,10 @@ from training.data import CaptionCells
 
 from .test_pictures import encoded
 
-TEXT, TEXTS = Value("string"), List(Value("string"))
+TEXT = Value("string")
+TEXTS = List(Value("string"))
+# The captions of three rows, as most forms hold them; as forms of one language do; and with two of a
+# language.
 EXPECTED = [{"en": ["key"], "zh": ["钥匙"]}, {"zh": ["狗"]}, {}]
 ONE = [{"en": ["key"]}, {"en": ["dog"]}, {}]
 SEVERAL = [{"en": ["key", "a key"], "zh": ["钥匙"]}, {"zh": ["狗"]}, {}]
@@ -20,6 +23,7 @@ def pairs(*captions):
 
 
 DICTS = [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": None}]
+# name: (columns, their features, languages given by the user, captions expected)
 FORMS = {
     "dict": ({"captions": DICTS}, {"captions": {"en": TEXT, "zh": TEXT}}, None, EXPECTED),
     "dict of lists": (
@@ -130,27 +134,32 @@ def made(columns, features):
 
 @pytest.mark.parametrize("columns,features,languages,expected", FORMS.values(), ids=FORMS)
 def test_every_form_is_read_to_the_same(columns, features, languages, expected):
-    """Row by row, as streams are read, and as the columns of a dataset that lies on the disk."""
+    """Read captions row by row, as from streams, and as the columns of a dataset that lies on the disk."""
     rows = made(columns, features)
     form = find_form(rows.features, "pictures", languages=languages)
     assert [read_captions(row, form) for row in rows] == expected
+
     given = with_captions(with_image(rows, "pictures"), form)
     assert given.column_names == ["image", "captions"]
-    spoken = list(given.features["captions"])
-    assert spoken == sorted({language for row in expected for language in row})
-    cells = CaptionCells(given.cast_column("image", Image()), spoken, "image")
-    assert cells.set_aside == {"empty": sum(language not in row for row in expected for language in spoken)}
+    available = list(given.features["captions"])
+    assert available == sorted(set().union(*expected))
+
+    cells = CaptionCells(given.cast_column("image", Image()), available, "image")
+    expected_examples = []
+    n_empty = 0
+    for number, captions in enumerate(expected):
+        for language in available:
+            expected_examples += [(number, text) for text in captions.get(language, [])]
+            n_empty += language not in captions
+    assert cells.set_aside == {"empty": n_empty}
+
+    # The color of an image tells the row that it is of.
     colors = [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
-    read = [
-        (colors.index(cell["image"].getpixel((0, 0))), cell["text"])
-        for cell in cells.__getitems__(range(len(cells)))
-    ]
-    assert read == [
-        (number, text)
-        for number, row in enumerate(expected)
-        for language in spoken
-        for text in row.get(language, [])
-    ]
+    examples = []
+    for cell in cells.__getitems__(range(len(cells))):
+        number = colors.index(cell["image"].getpixel((0, 0)))
+        examples.append((number, cell["text"]))
+    assert examples == expected_examples
 
 
 def test_all_captions_of_an_image_share_its_id():
@@ -160,19 +169,19 @@ def test_all_captions_of_an_image_share_its_id():
         {"en": ["key"], "zh": None},
     ]
     rows = made({"captions": captions}, {"captions": {"en": TEXTS, "zh": TEXTS}})
-    ids = [cell["row_id"] for cell in CaptionCells(rows, ["zh", "en"], "image").__getitems__(range(5))]
+    cells = CaptionCells(rows, ["zh", "en"], "image")
+    # 钥匙, key and "a key" of row 0, "a key" of row 1, key of row 2
+    ids = [cell["row_id"] for cell in cells.__getitems__(range(5))]
     assert ids[0] == ids[1] == ids[2] == ids[4] != ids[3]
 
 
 def test_a_column_can_be_chosen():
-    rows = made(
-        {"caption": ["key", "dog", "bell"], "captions": ["a", "b", "c"]}, {"caption": TEXT, "captions": TEXT}
-    )
-    read = {
-        column: read_captions(rows[0], find_form(rows.features, "pictures", column, ["en"]))
-        for column in (None, "caption")
-    }
-    assert read == {None: {"en": ["a"]}, "caption": {"en": ["key"]}}
+    columns = {"caption": ["key", "dog", "bell"], "captions": ["a", "b", "c"]}
+    rows = made(columns, {"caption": TEXT, "captions": TEXT})
+    by_default = find_form(rows.features, "pictures", None, ["en"])
+    assert read_captions(rows[0], by_default) == {"en": ["a"]}
+    chosen = find_form(rows.features, "pictures", "caption", ["en"])
+    assert read_captions(rows[0], chosen) == {"en": ["key"]}
 
 
 @pytest.mark.parametrize(
@@ -199,18 +208,15 @@ def test_captions_that_cannot_be_read_are_refused(features, arguments, message):
 
 
 def test_lists_of_unequal_length_are_refused():
-    rows = made(
-        {"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]},
-        {"captions": TEXTS, "language": TEXTS},
-    )
+    columns = {"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]}
+    rows = made(columns, {"captions": TEXTS, "language": TEXTS})
     with pytest.raises(InputError, match="a row has 1 languages, en, and 2 texts: mend it"):
         with_captions(rows, find_form(rows.features, "pictures"))
 
 
 def test_a_language_without_any_text_has_a_place():
-    rows = made(
-        {"captions": [{"en": "key", "zh": None}] * 3}, {"captions": {"en": TEXT, "zh": Value("null")}}
-    )
+    captions = [{"en": "key", "zh": None}] * 3
+    rows = made({"captions": captions}, {"captions": {"en": TEXT, "zh": Value("null")}})
     given = with_captions(rows, find_form(rows.features, "pictures"))
     assert CaptionCells(given, ["en", "zh"], "image").set_aside == {"empty": 3}
 
@@ -220,9 +226,8 @@ def test_a_language_without_any_text_has_a_place():
 )
 def test_what_is_no_text_is_refused(value):
     rows = made({"captions": [{"en": "a"}, value, {"en": "b"}]}, {"captions": Json()})
-    with pytest.raises(
-        InputError, match="column 'captions' has .* in a row, (which is no text|and no {language: text})"
-    ):
+    message = "column 'captions' has .* in a row, (which is no text|and no {language: text})"
+    with pytest.raises(InputError, match=message):
         with_captions(rows, find_form(rows.features, "pictures"))
 
 
@@ -231,14 +236,11 @@ def test_the_one_column_of_images_is_found():
     found = with_image(rows, "pictures")
     assert found.column_names == ["image", "txt"]
     assert found[0]["image"]["bytes"] == encoded("red")
-    with pytest.raises(
-        InputError, match="has images in jpg and png: keep one of them; its columns are jpg, txt, png"
-    ):
-        with_image(
-            rows.add_column(
-                "png", list(rows.cast_column("jpg", Image(decode=False))["jpg"]), feature=Image()
-            ),
-            "pictures",
-        )
+
+    encoded_images = list(rows.cast_column("jpg", Image(decode=False))["jpg"])
+    both = rows.add_column("png", encoded_images, feature=Image())
+    message = "has images in jpg and png: keep one of them; its columns are jpg, txt, png"
+    with pytest.raises(InputError, match=message):
+        with_image(both, "pictures")
     with pytest.raises(InputError, match="has no column image; its columns are txt"):
         with_image(rows.remove_columns("jpg"), "pictures")

@@ -1,6 +1,7 @@
-"""The folder that keeps vectors: what is made, when, by whom, and what is left after a kill."""
+"""Embedding cache: what is encoded, when, by which process, and what is left after a kill."""
 
 import base64
+import itertools
 import json
 import os
 import pickle
@@ -43,7 +44,7 @@ def vector(key, view=0):
 
 
 def cached(cache_dir, keys=KEYS, seen=None, made_by=None, **options):
-    """The column of what `vector` makes of `keys`; `seen` is told of each that is encoded."""
+    """Return the column of `vector(key)`; `seen` lists the keys that are encoded, with their views."""
 
     def encode(rows, view):
         encoded = [keys[row] for row in rows]
@@ -51,15 +52,22 @@ def cached(cache_dir, keys=KEYS, seen=None, made_by=None, **options):
             seen.extend((key, view) for key in encoded)
         return torch.stack([vector(key, view) for key in encoded])
 
-    return cached_column(
-        "target",
-        "text",
-        pa.array(keys, pa.large_string()),
-        encode,
-        made_by or {},
-        cache_dir=str(cache_dir),
-        **options,
-    )
+    texts = pa.array(keys, pa.large_string())
+    return cached_column("target", "text", texts, encode, made_by or {}, cache_dir=str(cache_dir), **options)
+
+
+def cached_value(cache_dir, value, dtype):
+    """Return the column of one text whose embedding is one given value."""
+    texts = pa.array(["one"], pa.large_string())
+
+    def encode(rows, view):
+        return torch.tensor([[value]])
+
+    return cached_column("target", "text", texts, encode, {}, cache_dir=str(cache_dir), dtype=dtype)
+
+
+def texts_between(start, stop):
+    return [f"text {number}" for number in range(start, stop)]
 
 
 def files(folder):
@@ -73,30 +81,33 @@ def files(folder):
 def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_views):
     seen = []
     column = cached(tmp_path, seen=seen, dtype=dtype, n_views=n_views)
-    assert sorted(seen) == sorted((key, view) for key in set(KEYS) for view in range(n_views))
-    for epoch in range(4):
+    assert sorted(seen) == sorted(
+        itertools.product(set(KEYS), range(n_views))
+    )  # each text in each view, once
+
+    rows = [29, 0, 11, 5]
+    for epoch in range(4):  # each epoch has the next view
         column.set_epoch(epoch)
-        got = column[[29, 0, 11, 5]]["target"]
-        expected = np.stack([vector(KEYS[row], epoch % n_views) for row in (29, 0, 11, 5)])
+        got = column[rows]["target"]
+        expected = np.stack([vector(KEYS[row], epoch % n_views) for row in rows])
         assert got.dtype == np.float32
         assert (np.abs(got - expected) <= error * np.abs(expected)).all()
-        assert error == 0 or not np.array_equal(got, expected)
+        if error > 0:  # it was really stored in half precision
+            assert not np.array_equal(got, expected)
+
     assert len(column) == 30
     assert column.vectors.data.nbytes < 11 * n_views * DIM * size + 100
-    assert [len(part) for part in column.vectors.data["target"].chunks] == [
-        4 * n_views,
-        4 * n_views,
-        3 * n_views,
-    ]
+    lengths = [len(part) for part in column.vectors.data["target"].chunks]
+    assert lengths == [4 * n_views, 4 * n_views, 3 * n_views]
 
 
 def test_no_rows_are_no_vectors(tmp_path):
-    """As where a batch holds no example of an added language, or none of a replayed one."""
+    """A batch may hold no example of an added language, or none of a replayed one."""
     assert cached(tmp_path)[[]]["target"].shape == (0, DIM)
 
 
 def test_vectors_are_mapped_into_memory(tmp_path):
-    """Here, and in the workers that read batches, which get a copy of the column by pickle."""
+    """Vectors are mapped here, and in the workers that read batches, which get the column by pickle."""
     before = pa.total_allocated_bytes()
     column = cached(tmp_path, [f"{number}" for number in range(400)])
     worker = pickle.loads(pickle.dumps(column))
@@ -114,7 +125,7 @@ def test_what_is_there_is_not_made_again(tmp_path):
     elsewhere = cached(tmp_path / "elsewhere", KEYS + KEYS[:3], seen=seen)  # more rows of the same items
     assert not seen
     assert files(tmp_path / "here") == before
-    assert len(before) == 4
+    assert len(before) == 4  # three parts and a card
     np.testing.assert_array_equal(elsewhere[range(33)]["target"][:30], again[range(30)]["target"])
 
 
@@ -133,10 +144,12 @@ def test_what_is_there_is_not_made_again(tmp_path):
 )
 def test_a_change_makes_a_new_cache(tmp_path, change):
     given = {"made_by": {"weights": "one"}}
-    before, after, seen = cached(tmp_path, **given), None, []
+    seen = []
+    before = cached(tmp_path, **given)
     after = cached(tmp_path, **given | change, seen=seen)
+    n_items = len(set(change.get("keys", KEYS)))
     assert after.folder != before.folder
-    assert len(seen) >= len(set(change.get("keys", KEYS))) - 1
+    assert len(seen) >= n_items - 1
     assert cached(tmp_path, **given).folder == before.folder
 
 
@@ -154,8 +167,11 @@ def test_a_module_is_known_by_its_tensors(change):
         other.register_parameter("slope", other.bias)
         other.bias = None
     elif change == "dtype":
-        one.bfloat16(), other.half()
-        one.bias.data.zero_(), other.bias.data.zero_(), one.weight.data.zero_(), other.weight.data.zero_()
+        # Zeros have the same bytes in both types.
+        one.bfloat16()
+        other.half()
+        for parameter in (*one.parameters(), *other.parameters()):
+            parameter.data.zero_()
     else:
         other.weight.data = other.weight.data.reshape(2, 8)
     assert column_cache.fingerprint(one) != column_cache.fingerprint(other)
@@ -169,13 +185,12 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     assert len(rows) == 22
     assert rows[7]["text"] == "text 3"
     assert rows[7]["view"] == 1
-    kept = (
-        torch.tensor(rows[7]["target"], dtype=torch.uint16).view(torch.bfloat16)
-        if dtype == "bfloat16"
-        else rows[7]["target"]
-    )
+    kept = torch.tensor(rows[7]["target"])
+    if dtype == "bfloat16":  # Arrow has no such type: the files hold its bits
+        kept = kept.to(torch.uint16).view(torch.bfloat16)
     column.set_epoch(1)
-    assert torch.as_tensor(kept).float().tolist() == column[[3]]["target"][0].tolist()
+    assert kept.float().tolist() == column[[3]]["target"][0].tolist()
+
     card = (column.folder / "README.md").read_text()
     assert "11 distinct items" in card
     assert f"in {dtype}" in card
@@ -185,30 +200,19 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as takes a commit of small files into `server.folder`."""
+    """As much of the Hub as is needed to write a commit of small files into `server.folder`."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        reply = {
-            "commitUrl": "https://huggingface.co/datasets/me/cache/commit/1",
-            "commitOid": "1",
-            "success": True,
-            "warnings": [],
-            "errors": [],
-        }
         if "/preupload/" in self.path:
-            reply = {
-                "files": [
-                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                    for file in json.loads(body)["files"]
-                ]
-            }
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    path = self.server.folder / line["value"]["path"]
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(base64.b64decode(line["value"]["content"]))
+            reply = {"files": [self.as_regular(file["path"]) for file in json.loads(body)["files"]]}
+        else:
+            url = "https://huggingface.co/datasets/me/cache/commit/1"
+            reply = {"commitUrl": url, "commitOid": "1", "success": True, "warnings": [], "errors": []}
+        if "/commit/" in self.path:
+            for line in body.splitlines():
+                self.write(json.loads(line))
+
         body = json.dumps(reply).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -216,13 +220,25 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    @staticmethod
+    def as_regular(path):
+        """Answer that a file comes within the commit, not by LFS."""
+        return {"path": path, "uploadMode": "regular", "shouldIgnore": False}
+
+    def write(self, line):
+        if line["key"] != "file":
+            return
+        path = self.server.folder / line["value"]["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(line["value"]["content"]))
+
     def log_message(self, *_):
-        pass
+        """Print nothing on the terminal."""
 
 
 def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypatch):
-    """Pushed to a server on this machine; what came of it lies below another `cache_dir`."""
-    column, seen = cached(tmp_path / "here"), []
+    """Push a cache to a server on this machine, which writes it below another `cache_dir`."""
+    column = cached(tmp_path / "here")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         server.folder = tmp_path / "elsewhere" / column.folder.name
@@ -230,6 +246,8 @@ def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypa
         api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}", token="hf_none")
         api.upload_folder(repo_id="me/cache", repo_type="dataset", folder_path=column.folder)
         server.shutdown()
+
+    seen = []
     fetched = cached(tmp_path / "elsewhere", seen=seen)
     assert not seen
     assert files(fetched.folder) == files(column.folder)
@@ -237,13 +255,15 @@ def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypa
 
 
 def killed(rank, cache_dir, at):
-    """A run that is killed when its second part is `encoded`, or lies there under a passing name and is to be `named`."""
-    column_cache.PART_LENGTH, calls = 4, []
+    """Kill a run when its second part is `encoded`, or written to a temporary file and about to be `named`."""
+    column_cache.PART_LENGTH = 4
+    n_calls = 0
 
     def dies(function):
         def run(*args):
-            calls.append(1)
-            if len(calls) == 2:
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args)
 
@@ -262,20 +282,29 @@ def test_after_a_kill_only_what_is_missing_is_made(tmp_path, at):
         spawn(killed, (tmp_path / "killed", at), 1)
     (folder,) = (path for path in (tmp_path / "killed").iterdir() if path.is_dir())
     assert [path.name for path in folder.rglob("*.*")] == ["part-00000.arrow"]
-    assert len(list((tmp_path / "killed").glob("*.tmp"))) == (at == "named")
+    left_over = list((tmp_path / "killed").glob("*.tmp"))
+    assert len(left_over) == (1 if at == "named" else 0)
+
+    # The next run removes what was left over, and encodes the other seven texts.
     seen = []
     column = cached(tmp_path / "killed", seen=seen)
     assert list((tmp_path / "killed").iterdir()) == [folder]
-    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 11)]
+    assert [key for key, _ in seen] == texts_between(4, 11)
     assert files(column.folder) == files(cached(tmp_path / "whole").folder)
 
 
 def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
-    """Of dead processes of this host at once; of others, and of a version that named no writer, after a day; never others' files."""
+    """Temporary files of dead processes of this host are removed at once.
+
+    Those of other hosts, and of a version that named no writer, are removed after a day; files of others
+    never.
+    """
     folder = cached(tmp_path / "other").folder
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
-    digits, here = "0123456789abcdef" * 2, column_cache.host()
+    digits = "0123456789abcdef" * 2
+    here = column_cache.host()
+    # name: age in days
     kept = {
         f"{folder.name}.{here}.{os.getpid()}.{digits}.tmp": 0,
         f"{folder.name}.elsewhere.local.{dead.pid}.{digits}.tmp": 0,
@@ -308,18 +337,19 @@ def test_an_error_leaves_no_half_of_a_file(tmp_path):
 
 
 def test_a_part_that_is_lost_is_made_anew(tmp_path):
-    column, seen = cached(tmp_path), []
+    column = cached(tmp_path)
     before = files(column.folder)
     column_cache.part_paths(column.folder, 11, 4)[1].unlink()
+    seen = []
     cached(tmp_path, seen=seen)
-    assert [key for key, _ in seen] == [f"text {number}" for number in range(4, 8)]
+    assert [key for key, _ in seen] == texts_between(4, 8)
     assert files(column.folder) == before
 
 
 def share(rank, folder, together):
-    """One of two processes: of one run, or each a run of its own."""
+    """Write the cache as one of two processes: of one run together, or each a run of its own."""
     column_cache.PART_LENGTH = 4
-    assert PartialState(cpu=True).num_processes == 1 + together
+    assert PartialState(cpu=True).num_processes == (2 if together else 1)
     seen = []
     column = cached(folder / "cache", seen=seen)
     torch.save((seen, column[range(30)]["target"]), folder / f"{rank}.pt")
@@ -334,11 +364,10 @@ def test_two_processes_write_one_cache(tmp_path, together):
         np.testing.assert_array_equal(vectors, alone[range(30)]["target"])
     (folder,) = (tmp_path / "cache").iterdir()
     assert files(folder) == files(alone.folder)
-    if together:
-        assert [[key for key, _ in seen] for seen, _ in halves] == [
-            [f"text {n}" for n in (0, 1, 2, 3, 8, 9, 10)],
-            [f"text {n}" for n in range(4, 8)],
-        ]
+    if together:  # the parts in turn: 0 and 2 by the first process, 1 by the second
+        (seen_by_first, _), (seen_by_second, _) = halves
+        assert [key for key, _ in seen_by_first] == texts_between(0, 4) + texts_between(8, 11)
+        assert [key for key, _ in seen_by_second] == texts_between(4, 8)
 
 
 def test_what_cannot_be_kept_is_refused(tmp_path):
@@ -346,45 +375,21 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
         cached(tmp_path, dtype="int8")
     with pytest.raises(InputError, match="no rows to make target of"):
         cached(tmp_path, [])
-    keys = pa.array(["one"], pa.large_string())
-    with pytest.raises(
-        InputError, match="values that float16 cannot hold, the largest is 1e.05: choose another cache_dtype"
-    ):
-        cached_column(
-            "target",
-            "text",
-            keys,
-            lambda *_: torch.tensor([[1e5]]),
-            {},
-            cache_dir=str(tmp_path),
-            dtype="float16",
-        )
+
+    message = "values that float16 cannot hold, the largest is 1e.05: choose another cache_dtype"
+    with pytest.raises(InputError, match=message):
+        cached_value(tmp_path, 1e5, "float16")
     assert not list(tmp_path.rglob("*.arrow"))
     for dtype in ("float32", "float16", "bfloat16"):
         with pytest.raises(InputError, match="1 of 1 target are not finite: the model diverged"):
-            cached_column(
-                "target",
-                "text",
-                keys,
-                lambda *_: torch.tensor([[torch.nan]]),
-                {},
-                cache_dir=str(tmp_path),
-                dtype=dtype,
-            )
-    kept = cached_column(
-        "target",
-        "text",
-        keys,
-        lambda *_: torch.tensor([[1e5]]),
-        {},
-        cache_dir=str(tmp_path),
-        dtype="bfloat16",
-    )
+            cached_value(tmp_path, torch.nan, dtype)
+
+    kept = cached_value(tmp_path, 1e5, "bfloat16")  # of float32's range, and of less precision
     assert kept[[0]]["target"] == pytest.approx(1e5, rel=2**-8)
 
 
 def test_half_a_part_is_named(tmp_path):
-    """As a copy that was broken off leaves it."""
+    """An interrupted copy leaves half a part."""
     path = column_cache.part_paths(cached(tmp_path).folder, 11, 4)[1]
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="part-00001.arrow cannot be read: .*Delete it"):

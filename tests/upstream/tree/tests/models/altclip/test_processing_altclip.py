@@ -1,4 +1,4 @@
-"""Run transformers' common tests of processors on ours: a small XLM-R tokenizer with CLIP's image processor."""
+"""Run transformers' common tests of processors on ours: a small XLM-R tokenizer, CLIP's image processor."""
 
 import unittest
 
