@@ -177,8 +177,8 @@ def load_task(name_or_path: str) -> Task:
         if name_or_path not in all_task_names():
             close = difflib.get_close_matches(name_or_path, all_task_names(), 3, 0.5) or all_task_names()
             raise InputError(
-                f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file of "
-                "your own"
+                f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file "
+                "of your own"
             )
     given = read_yaml(path, "task")
     if not isinstance(given, dict):
