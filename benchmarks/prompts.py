@@ -179,7 +179,8 @@ def _read_names(source: str | list, language: str, dataset_names: list[str] | No
         return _read_dataset_names(language, dataset_names), "the dataset"
     if not _SOURCE.fullmatch(source):
         raise InputError(
-            f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor 'altclip:imagenet'"
+            f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor "
+            "'altclip:imagenet'"
         )
     names, origin = _read_source(source, language, "classnames")
     if isinstance(names, list) and names and isinstance(names[0], list):
