@@ -104,8 +104,7 @@ def _refuse_other_splits(dataset: str, found: _Found, split_of: dict[str, str], 
 
 
 def _refuse_other_kinds(dataset: str, found: _Found) -> None:
-    """Refuse tables, parquet files, tars or zips of which none is read, since there are more files of another
-    kind.
+    """Refuse tables, parquet files, tars or zips of which none is read, as others are more numerous.
 
     Pictures and texts beside tables, and tables beside pictures, are only warned of.
     """

@@ -1,4 +1,4 @@
-"""Recipes: YAML files whose keys are the flags of a script, and flags on the command line that override them."""
+"""Recipes: YAML files whose keys are the flags of a script, which flags on the command line override."""
 
 import dataclasses
 import difflib
@@ -135,7 +135,7 @@ def _flag(key: str, value: object) -> list[str]:
 
 
 def _check_written(key: str, value: object, argument_types: tuple[type, ...], path: str) -> None:
-    """Refuse words that YAML reads as another type: `no`, `on` and `yes` as booleans, `~` in a list as null."""
+    """Refuse words that YAML reads as another type: `no`, `on` and `yes` as booleans, `~` as null."""
     items = value if isinstance(value, list) else [value]
     if isinstance(value, list) and None in items:
         raise InputError(f"recipe {path!r}: {key} is {value}: leave out what is null, or quote it")
