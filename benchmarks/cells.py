@@ -1,4 +1,4 @@
-"""The texts in a cell of a table: what a column may hold, and what is no text or shows nothing."""
+"""Texts in the cells of tables: which columns may hold them, and which texts count as none."""
 
 from datasets import Json, List, Value
 
@@ -8,24 +8,25 @@ from .recipe import InputError
 
 
 def may_hold_texts(kind) -> bool:
-    """Return whether a column's cells hold a text, a list of texts, or nothing.
-
-    Or, as JSON of several forms, what each row says.
-    """
+    """Check that the type of a column allows a text or a list of texts in each cell, or nothing."""
     text = kind.feature if isinstance(kind, List) else kind
-    return (
-        isinstance(text, Json) or isinstance(text, Value) and ("string" in text.dtype or text.dtype == "null")
-    )
+    if isinstance(text, Json):
+        return True  # the rows have several forms, and `read_texts` looks at each
+    return isinstance(text, Value) and ("string" in text.dtype or text.dtype == "null")
 
 
 def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
-    """Give the texts of a cell that holds one or several; blank ones are left out.
+    """Return the texts of a cell that holds one or several; blank ones are left out.
+
+    Args:
+        column: its name, for messages.
 
     Raises:
-        InputError: the cell has something else than texts.
+        InputError: the cell holds something else.
     """
     texts = [cell] if isinstance(cell, str) else cell or []
-    if not (isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)):
+    are_texts = isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)
+    if not are_texts:
         raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
     return [text for text in texts if text and not is_blank(text)]
 
@@ -33,17 +34,22 @@ def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
 def texts_of(
     cell: str | list[str | None] | None, column: str, *, lines: bool = False, joined: bool = False
 ) -> list[str]:
-    """Give the texts of a cell, as `read_texts`, without white space around them.
+    """Return the texts of a cell, as `read_texts`, without surrounding white space.
 
     Args:
-        lines: each line is a text, as `clip_benchmark` writes them, with a newline inside of one as a
-            backslash and an n.
-        joined: spaces are taken out, which some Chinese captions have between words.
+        lines: each line is a text, as `clip_benchmark` writes them; a newline inside a text is a backslash
+            and an n.
+        joined: remove spaces, which some Chinese captions have between words.
     """
     texts = read_texts(cell, column)
     if lines:
-        texts = [line.replace("\\n", "\n") for text in texts for line in text.split("\n")]
-    texts = [text.replace(" ", "") if joined else text.strip() for text in texts]
+        # Split first: a newline inside a text becomes one only afterwards.
+        texts = [line for text in texts for line in text.split("\n")]
+        texts = [text.replace("\\n", "\n") for text in texts]
+    if joined:
+        texts = [text.replace(" ", "") for text in texts]
+    else:
+        texts = [text.strip() for text in texts]
     return [text for text in texts if not is_blank(text)]
 
 

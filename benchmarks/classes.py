@@ -1,4 +1,4 @@
-"""The names of a task's classes, from wherever the task or the user says that they come."""
+"""Class names of a task, from the source that the task or the user gives."""
 
 import warnings
 from pathlib import Path
@@ -15,77 +15,81 @@ from .task import Task
 def class_names_of(
     task: Task, languages: list[str], rows: Dataset | IterableDataset | None, given: str | None = None
 ) -> dict[str, list[str | None]]:
-    """Return class names by language: name `i` for label `i`, None for a class without a name in that
-    language.
+    """Return class names by language, name `i` for label `i`; None for a class that a language does not name.
 
     Args:
-        rows: the task's, whose label may name its classes, and then says how many there are, if the task does
-            not. Without rows, names that come from them are left out.
-        given: a JSON file, or a list of clip-benchmark's, in place of the task's source.
+        rows: the task's rows, whose label may name its classes; their number is then the number of classes,
+            if the task gives none. Without rows, names that come from them are left out.
+        given: a JSON file, or one of clip-benchmark's lists, in place of the task's source.
 
     Raises:
         InputError: as `load_class_names`.
     """
     source, subset = (given, None) if given else (task.class_names, task.class_subset)
     if rows is None:
-        by_language = source if isinstance(source, dict) else dict.fromkeys(languages, source)
-        known = [
-            language
-            for language in languages
-            if not is_english(language) or source_of(language, by_language) != "dataset"
-        ]
+        known = [language for language in languages if not _is_named_by_rows(language, source)]
         return load_class_names(source, known, task.n_classes, subset=subset)
+
     own = task.own_class_names(rows)
     n_classes = task.n_classes or (len(own) if own else None)
     class_names = load_class_names(source, languages, n_classes, dataset_names=own, subset=subset)
     for language, names in class_names.items():
-        warn_of_another_order(language, names, own or [])
+        _warn_of_another_order(language, names, own or [])
     return class_names
 
 
-def source_of(language: str, by_language: dict[str, str | list]) -> str | list | None:
-    """Return where a language's class names come from, None where the task does not say."""
-    key = find_language(language, by_language)
-    return None if key is None else by_language[key]
+def _is_named_by_rows(language: str, source: str | dict[str, str | list]) -> bool:
+    """Check whether a language's names come from the dataset, which has them in English."""
+    if not is_english(language):
+        return False
+    if isinstance(source, dict):
+        key = find_language(language, source)
+        source = None if key is None else source[key]
+    return source == "dataset"
 
 
-def warn_of_another_order(language: str, names: list[str | None], own: list[str]) -> None:
-    """Warn where a user lists the dataset's class names in another order.
+def _warn_of_another_order(language: str, names: list[str | None], own: list[str]) -> None:
+    """Warn of the dataset's own names in another order, in which name i is not of label i.
 
-    Labels that were texts or folders are numbered in alphabetical order, which the user may not know.
+    Labels that were texts or folders are numbered alphabetically, and a user may have listed them otherwise.
     """
-
-    def plain(listed: list[str | None]) -> list[str]:
-        return [(name or "").replace("_", " ").casefold() for name in listed]
-
-    given = plain(names)
-    own = plain(own)
+    given = [_comparable(name) for name in names]
+    own = [_comparable(name) for name in own]
     if given != own and sorted(given) == sorted(own):
-        label = next(label for label, (name, other) in enumerate(zip(given, own)) if name != other)
+        label = next(label for label in range(len(own)) if given[label] != own[label])
         warnings.warn(
             f"class names of {language!r} are those of the dataset in another order: class {label} is "
-            f"{own[label]!r} there and {given[label]!r} in the list. Name i is of class i: "
-            "list them in the dataset's order",
+            f"{own[label]!r} there and {given[label]!r} in the list. Name i is of class i: list them in the "
+            "dataset's order",
             stacklevel=3,
         )
 
 
-def languages_of(task: Task, given: str | None = None) -> list[str]:
-    """Return the languages that a task is evaluated in by default.
+def _comparable(name: str | None) -> str:
+    return (name or "").replace("_", " ").casefold()
 
-    Of its captions; of class names, those its file has, or English.
+
+def languages_of(task: Task, given: str | None = None) -> list[str]:
+    """Return the languages in which a task is evaluated by default.
+
+    They are those of its captions; in a classification, those of the file of class names, or English.
+
+    Args:
+        given: the user's source of class names, in place of the task's.
     """
-    source = given or task.class_names
     if task.kind == "retrieval":
         return task.languages
+    source = given or task.class_names
     if isinstance(source, dict):
         return list(source)
+
     name, key = split_source(source)
     if name == OURS:
+        # altclip:imagenet -> class_names/imagenet.json
         name, key = str(NAMES / f"{key}.json"), None
     if not (name.endswith(".json") and Path(name).exists()):
         return ["en"]
     lists = read_lists(Path(name))
-    # Where no language has the key, reading any of them says so.
     keyed = [language for language, of_keys in lists.items() if isinstance(of_keys, dict) and key in of_keys]
+    # If no language has the key, all are returned, and reading any of them raises an error that says so.
     return keyed or list(lists)

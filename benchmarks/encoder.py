@@ -1,11 +1,8 @@
-"""A model as evaluation sees it:
-
-What turns images, texts and class names into vectors, and keeps them on disk.
-"""
+"""Encoders of images, texts and class names, as evaluation uses them, with a cache of their embeddings."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -37,19 +34,20 @@ from .prompts import check_templates
 from .recipe import InputError
 
 WINDOW = 2048  # rows whose encoded images are held at a time
-PART = 256  # images or texts that a process encodes before another gets the next, and that a kill costs
-CLASSES = 32  # classes likewise: each has up to 80 prompts
-REMEDY = "measure a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
+# Images or texts that one process encodes before another gets the next: the work that a kill costs.
+PART = 256
+CLASSES = 32  # classes in such a part: each has up to 80 prompts
+_REMEDY = "measure a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
 # Keys of a configuration that no embedding depends on.
-INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
+_INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 class Encoder:
-    """Images, texts and class names to vectors `(items, dim)`, float32 on the CPU.
+    """Encodes images, texts and class names as embeddings `(items, dim)`, float32 on the CPU.
 
     Args:
-        normalize: to unit length; otherwise as the projections give them.
-        accelerator: with several processes, each encodes its share and gets all vectors.
+        normalize: scale embeddings to unit length; otherwise they are as the projections give them.
+        accelerator: with several processes, each encodes its share and gets all embeddings.
     """
 
     def __init__(
@@ -66,8 +64,13 @@ class Encoder:
         self.accelerator = accelerator
 
     def images(self, images: Iterable) -> torch.Tensor:
-        options = {"normalize_embeddings": self.normalize, "accelerator": self.accelerator}
-        return embed_images(self.model, self.processor, images, **options)
+        return embed_images(
+            self.model,
+            self.processor,
+            images,
+            normalize_embeddings=self.normalize,
+            accelerator=self.accelerator,
+        )
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         return embed_texts(
@@ -79,22 +82,23 @@ class Encoder:
         )
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
-        """Embed each class as the mean of its prompts' unit embeddings, normalized again (CLIP 3.1.4).
+        """Encode each class as the mean of its prompts' unit embeddings, normalised again (CLIP 3.1.4).
+
+        Returns:
+            Unit embeddings `(classes, dim)`.
 
         Raises:
             InputError: a template does not have `{}` once, where the name goes, and no other braces.
         """
         check_templates(templates, "templates")
-        return mean_of_prompts(
-            self.texts([fill_template(template, name) for name in names for template in templates]),
-            len(names),
-        )
+        return mean_of_prompts(self.texts(_fill_templates(templates, names)), len(names))
 
 
 class CachedEncoder(Encoder):
-    """An encoder that keeps what it encoded, by content: a second run, another task with the same images, or
-    one that was killed goes on where it stood. Several processes share the work, and what they get does not
-    depend on how many they are, to the bit.
+    """An encoder that caches embeddings by content.
+
+    A second run, another task with the same images and a run that was killed resume from the cache. Several
+    processes share the work, and their embeddings do not depend on how many they are, to the bit.
 
     Args:
         cache_dir: a folder that all processes share; one below datasets' own cache by default.
@@ -109,95 +113,122 @@ class CachedEncoder(Encoder):
         cache_dir: str | None = None,
     ):
         super().__init__(model.to(PartialState().device), processor, normalize=normalize)
-        self.cache_dir, self.weights = cache_dir, hash_weights(model)
+        self.cache_dir = cache_dir
+        self.weights = hash_weights(model)
         self.made_by = {"weights": self.weights, "configuration": settings(model)}
-        self.prepared = {"image": prepared_images(model, processor), "text": prepared_texts(model, processor)}
+        self.prepared = {
+            "image": prepared_images(model, processor),
+            "text": _prepared_texts(model, processor),
+        }
 
     def rows(self, rows: Dataset | IterableDataset) -> tuple[torch.Tensor, dict[str, list], list[str]]:
         """Encode the column `image`, of a stream too.
 
         Returns:
-            The vectors, the other columns, and the XXH3-128 of each image's encoded bytes.
+            The embeddings `(rows, dim)`, the other columns, and the XXH3-128 of each image's encoded bytes.
 
         Raises:
             InputError: there is no row, or an image cannot be read; the message gives its row.
         """
-        total = len(rows) if isinstance(rows, Dataset) else None
-        vectors = []
+        embeddings = []
         columns = {}
         all_digests = []
-        with tqdm(
-            total=total, desc="Encoding images", unit="image", disable=not PartialState().is_main_process
-        ) as bar:
-            for start, window in windows(rows.cast_column("image", Image(decode=False))):
+        undecoded = rows.cast_column("image", Image(decode=False))
+        total = len(rows) if isinstance(rows, Dataset) else None
+        is_silent = not PartialState().is_main_process
+        with tqdm(total=total, desc="Encoding images", unit="image", disable=is_silent) as bar:
+            for start, window in _windows(undecoded):
                 images = [row.pop("image") for row in window]
-                digests = [
-                    xxh3_128(encoded(image, row)).hexdigest() for row, image in enumerate(images, start)
-                ]
+                contents = (_encoded_bytes(image, row) for row, image in enumerate(images, start))
+                digests = [xxh3_128(content).hexdigest() for content in contents]
+                embeddings.append(self._encode_window(images, digests, start))
+
                 all_digests += digests
-                vectors.append(self._window(images, digests, start))
                 for name in window[0]:
                     columns.setdefault(name, []).extend(row[name] for row in window)
                 bar.update(len(window))
-        return (
-            normalize(torch.cat(vectors), dim=-1) if self.normalize else torch.cat(vectors),
-            columns,
-            all_digests,
-        )
+        return self._normalized(torch.cat(embeddings)), columns, all_digests
 
     def texts(self, texts: list[str]) -> torch.Tensor:
-        """In parts of texts of like length, as the cache cuts them."""
+        """Encode texts in parts of similar lengths, which the cache cuts, so that little is padded."""
+        # texts ["ccc", "a", "bb"] -> rows [1, 2, 0], ordered ["a", "bb", "ccc"]
         rows = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))
         ordered = [texts[row] for row in rows]
 
         def encode(numbers: np.ndarray) -> torch.Tensor:
-            return embed_texts(
-                self.model,
-                self.processor,
-                [ordered[number] for number in numbers],
-                normalize_embeddings=False,
-            )
+            part = [ordered[number] for number in numbers]
+            return embed_texts(self.model, self.processor, part, normalize_embeddings=False)
 
-        vectors = self._kept("text_embeds", "text", ordered, encode, self.prepared["text"], PART)
-        vectors = vectors[torch.tensor(rows).argsort()]
-        return normalize(vectors, dim=-1) if self.normalize else vectors
+        embeddings = self._cached("text_embeds", "text", ordered, encode, self.prepared["text"], PART)
+        # The inverse permutation, here [2, 0, 1], restores the order of `texts`.
+        return self._normalized(embeddings[torch.tensor(rows).argsort()])
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
+        """Encode classes as `Encoder.classes` does; all prompts of a class are encoded in one part."""
         check_templates(templates, "templates")
 
         def encode(numbers: np.ndarray) -> torch.Tensor:
-            prompts = [fill_template(template, names[number]) for number in numbers for template in templates]
+            prompts = _fill_templates(templates, [names[number] for number in numbers])
             return mean_of_prompts(embed_texts(self.model, self.processor, prompts), len(numbers))
 
         prepared = self.prepared["text"] + json.dumps(list(templates), ensure_ascii=False)
-        return self._kept("class_embeds", "class", list(names), encode, prepared, CLASSES)
+        return self._cached("class_embeds", "class", list(names), encode, prepared, CLASSES)
 
-    def _window(self, images: list[dict], digests: list[str], start: int) -> torch.Tensor:
+    def _encode_window(self, images: list[dict], digests: list[str], start: int) -> torch.Tensor:
+        """Encode undecoded images, of which the first has the row `start`."""
+
         def encode(numbers: np.ndarray) -> torch.Tensor:
             background = background_of(self.processor.image_processor)
-            read = (open_image(images[row], digests[row], start + row, background) for row in numbers)
-            return embed_images(self.model, self.processor, read, normalize_embeddings=False)
+            decoded = (
+                _open_image(images[number], digests[number], start + number, background) for number in numbers
+            )
+            return embed_images(self.model, self.processor, decoded, normalize_embeddings=False)
 
-        return self._kept("image_embeds", "image", digests, encode, self.prepared["image"], PART)
+        return self._cached("image_embeds", "image", digests, encode, self.prepared["image"], PART)
 
-    def _kept(
-        self, name: str, key: str, keys: list[str], encode, prepared: str, part_length: int
+    def _cached(
+        self,
+        name: str,
+        key: str,
+        keys: list[str],
+        encode: Callable[[np.ndarray], torch.Tensor],
+        prepared: str,
+        part_length: int,
     ) -> torch.Tensor:
+        """Return the embeddings of `keys`, of which `encode` makes those that the cache lacks."""
+
+        def encode_view(numbers: np.ndarray, view: int) -> torch.Tensor:
+            return encode(numbers)  # of the only view
+
         column = cached_column(
             name,
             key,
             pa.array(keys, pa.large_string()),
-            lambda numbers, _: encode(numbers),
+            encode_view,
             self.made_by | {"preparation": prepared},
             cache_dir=self.cache_dir,
             part_length=part_length,
         )
         return torch.from_numpy(column[range(len(keys))][name])
 
+    def _normalized(self, embeddings: torch.Tensor) -> torch.Tensor:
+        # The cache keeps lengths, so that one cache serves both settings.
+        return normalize(embeddings, dim=-1) if self.normalize else embeddings
 
-def windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
-    """Yield `(number of the first row, rows)`, as many rows at a time as are held."""
-    iterator, start = iter(rows), 0
+
+def _fill_templates(templates: list[str], names: list[str]) -> list[str]:
+    """Return the prompts of all classes, those of one class in a row."""
+    return [fill_template(template, name) for name in names for template in templates]
+
+
+def _windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
+    """Yield `(number of the first row, rows)`, `WINDOW` rows at a time.
+
+    Raises:
+        InputError: there is no row.
+    """
+    iterator = iter(rows)
+    start = 0
     while window := list(islice(iterator, WINDOW)):
         yield start, window
         start += len(window)
@@ -205,10 +236,14 @@ def windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
         raise InputError("the task has no rows: look at its split, and at limit")
 
 
-def encoded(image: dict | None, row: int) -> bytes:
-    """Return the encoded bytes of an image, from the row or from its file."""
+def _encoded_bytes(image: dict | None, row: int) -> bytes:
+    """Return the bytes of an image, which lie in the row or in a file.
+
+    Raises:
+        InputError: there is no image, or its file cannot be read.
+    """
     if image is None:
-        raise InputError(f"row {row} has no image: {REMEDY}")
+        raise InputError(f"row {row} has no image: {_REMEDY}")
     if image["bytes"] is not None:
         return image["bytes"]
     try:
@@ -216,31 +251,33 @@ def encoded(image: dict | None, row: int) -> bytes:
             return file.read()
     except OSError as error:
         raise InputError(
-            f"the image of row {row} cannot be read: {error}. Put it there, or {REMEDY}"
+            f"the image of row {row} cannot be read: {error}. Put it there, or {_REMEDY}"
         ) from error
 
 
-def open_image(image: dict, digest: str, row: int, background: Sequence[int] | None) -> PillowImage.Image:
-    """Open an image in RGB.
+def _open_image(image: dict, digest: str, row: int, background: Sequence[int] | None) -> PillowImage.Image:
+    """Decode an image to RGB.
 
-    One that cannot be read is an `InputError` that names its row, and its file or the XXH3-128 of its bytes.
+    Raises:
+        InputError: it cannot be decoded; the message gives its row, and its file or the XXH3-128 of its
+            bytes.
     """
     try:
         return read_image(Image().decode_example(image), background=background)
     except Exception as error:  # decoders raise whatever they like
-        reason = (
-            "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error
-        )  # which would name an address
+        reason = error
+        if isinstance(error, UnidentifiedImageError):
+            reason = "Pillow knows no such format"  # Pillow's own message has an address in memory
+        origin = image["path"] or f"XXH3-128 {digest}"
         raise InputError(
-            f"the image of row {row} ({image['path'] or f'XXH3-128 {digest}'}) cannot be read: {reason}. "
-            f"Mend it, or {REMEDY}"
+            f"the image of row {row} ({origin}) cannot be read: {reason}. Mend it, or {_REMEDY}"
         ) from error
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """Compute the SHA-256 of the names and bytes of all parameters and persistent buffers.
+    """Return the SHA-256 of the names and bytes of all parameters and persistent buffers.
 
-    A result names by it the very weights that it was measured on.
+    Results store it, so that each names the very weights it was measured on.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -250,69 +287,61 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 
 def settings(tower: PreTrainedModel) -> str:
-    """Write a configuration as text, for a fingerprint: weights do not tell of an activation function."""
-    return json.dumps(
-        {name: value for name, value in tower.config.to_dict().items() if name not in INCIDENTAL},
-        sort_keys=True,
-    )
+    """Return a configuration as JSON, for fingerprints: weights say nothing of, say, the activation."""
+    configuration = tower.config.to_dict()
+    relevant = {name: value for name, value in configuration.items() if name not in _INCIDENTAL}
+    return json.dumps(relevant, sort_keys=True)
 
 
 def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """Describe as text how images become pixels, for a fingerprint, the background of transparent ones
-    included.
-    """
+    """Describe how images become pixels, with the background of transparent ones, for fingerprints."""
     prepare = processor.image_processor
-    on = f" on {background_of(prepare)}"
+    on_background = f" on {background_of(prepare)}"
     if isinstance(prepare, AdaptedImageProcessor):
-        return adapted(model) + on
-    return f"{type(prepare).__name__} {prepare.to_json_string()}{on}"
+        return _adapter_fingerprint(model) + on_background
+    return f"{type(prepare).__name__} {prepare.to_json_string()}{on_background}"
 
 
-def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """Describe as text how texts become tokens, for a fingerprint."""
-    return (
-        adapted(model) if isinstance(processor.tokenizer, AdaptedTokenizer) else written(processor.tokenizer)
-    )
+def _prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
+    """Describe how texts become tokens, for fingerprints."""
+    if isinstance(processor.tokenizer, AdaptedTokenizer):
+        return _adapter_fingerprint(model)
+    return written(processor.tokenizer)
 
 
-def adapted(model: PreTrainedModel) -> str:
-    """Describe another library's model as far as its weights do not.
+def _adapter_fingerprint(model: PreTrainedModel) -> str:
+    """Hash what defines another library's model beside its weights.
 
-    The library, and the settings in its folder or the commit.
+    This is the version of the library, and the settings in the model's folder or the commit on the Hub.
     """
     name = model.config.name_or_path
-    known = [
-        name,
-        version("open_clip_torch" if "open_clip:" in name else "sentence-transformers"),
-        str(revision_of(name)),
-    ]
-    for folder in (Path(part.rpartition(":")[2]) for part in name.split("+")):
-        known += [
-            f"{path.name} {path.read_text('utf-8')}"
-            for path in sorted(folder.rglob("*.json"))
-            if folder.is_dir()
-        ]
+    library = "open_clip_torch" if "open_clip:" in name else "sentence-transformers"
+    known = [name, version(library), str(revision_of(name))]
+    # "m_clip:TEXT+IMAGE" -> TEXT, IMAGE: folders, or names on the Hub
+    for part in name.split("+"):
+        folder = Path(part.rpartition(":")[2])
+        if folder.is_dir():
+            known += [f"{path.name} {path.read_text('utf-8')}" for path in sorted(folder.rglob("*.json"))]
     return xxh3_128("\n".join(known).encode()).hexdigest()
 
 
 def written(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Write a tokenizer as text, for a fingerprint: without the padding and truncation of its last call, with
-    its maximum length.
+    """Return a tokenizer as JSON, for fingerprints.
+
+    The padding and truncation of its last call are left out; the length at which texts are cut is added.
     """
     if tokenizer.is_fast:
         described = json.loads(tokenizer.backend_tokenizer.to_str())
     else:
-        described = {"class": type(tokenizer).__name__, "files": saved_files(tokenizer)}
-    return json.dumps(
-        described | {"padding": None, "truncation": None, "max_length": text_length(tokenizer)},
-        sort_keys=True,
-    )
+        described = {"class": type(tokenizer).__name__, "files": _saved_files(tokenizer)}
+    described |= {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}
+    return json.dumps(described, sort_keys=True)
 
 
-def saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return the XXH3-128 of each file that a tokenizer written in Python saves.
+def _saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return the XXH3-128 of each file that a tokenizer saves.
 
-    It has no other whole description.
+    A tokenizer written in Python has no other complete description.
     """
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

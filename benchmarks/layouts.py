@@ -1,15 +1,23 @@
-"""Read each layout that datasets have on the Hub or in a folder into rows of one form.
+"""Layouts of benchmark datasets on the Hub or in a folder, and how each becomes rows of one form.
 
-A row of retrieval is `{"image": …, "captions": {"en": ["a dog", "one dog"]}}`; one of classification has an
-`image` and its class number `label`, or several, `labels`. Every image comes once, in the order of the files.
+Rows of retrieval are an `image` and its `captions`, `{language: [text, ...]}`. Rows of classification are an
+`image` and its `label`, the number of its class, or `labels`, the numbers of several. Every image comes once,
+in the order of the files:
 
-| layout | where an image's captions or label are |
-|---|---|
-| `table` | in its row: `captions` is a dict by language, or a column a language; `label` a number or text |
-| `webdataset` | in its sample of a tar: `txt` has a caption a line; `cls` a number; `npy` ones at classes |
-| `split_per_language` | in the split called like the language, in the row of its `id`; all have the images |
-| `frames` | in rows that are frames of videos: the middle one stands for its video |
-| `chinese_clip`, `caption_lines`, `coco_json` | in files of their own: see `caption_files` |
+    {"image": ..., "captions": {"en": ["a dog", "a brown dog"], "zh": ["一只狗"]}}
+    {"image": ..., "label": 3}
+    {"image": ..., "labels": [0, 3]}
+
+The layout says where an image's captions or label are:
+
+- `table`: in its row. `captions` is a dict by language, or each language has a column; `label` is a number or
+  a text; `labels` is a list.
+- `webdataset`: in its row of a tar. `txt` has a caption in each line; `cls` is a number; `npy` has a 1 at
+  each of its classes.
+- `split_per_language`: in the split named after the language, in the row of the same `id`. The images are
+  repeated in each split, and read from one.
+- `frames`: in rows that are frames of videos. The middle one stands for its video.
+- `chinese_clip`, `caption_lines`, `coco_json`: in files of their own, see `caption_files`.
 """
 
 import os
@@ -46,6 +54,7 @@ from .loading import READING, check_language, open_rows, what_is_wrong
 from .picture_folders import refuse_missing, source_of, warn_of_pictures_without_row
 from .recipe import InputError
 from .tars import name_pictures
+from .task_checks import named_columns
 
 if TYPE_CHECKING:
     from .task import Task
@@ -54,72 +63,92 @@ Rows = Dataset | IterableDataset
 
 
 def read_table(task: "Task", languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
-    """Read the first `limit` rows of a task, or all, with captions in `languages`, or in all there are.
+    """Read the first `limit` rows of a task, or all, with captions in `languages`, or in all of the task's.
 
     Raises:
-        InputError: the data is not there, may not be read, or does not have the form that the task says.
+        InputError: the data does not exist, cannot be read, or does not have the form that the task says.
     """
-    rows = open_split(task, task.split, streaming)
-    check_columns(task, rows.features)
-    languages = spoken(task, rows.features, languages)
-    rows = with_image(task, rows)
+    rows = _open_split(task, task.split, streaming)
+    _check_columns(task, rows.features)
+    if task.kind == "retrieval":
+        languages = languages or task.languages
+        _check_captions(task, rows.features, languages)
+    rows = _with_image(task, rows)
     if isinstance(rows, Dataset):
         refuse_missing(rows, task.dataset)
         warn_of_pictures_without_row(rows, task.dataset)
     if task.layout == "frames":
-        rows = middle_frames(task, rows)
+        rows = _middle_frames(task, rows)
+
     if task.kind == "zero_shot":
-        return with_label(task, rows, limit)
-    if task.layout == "split_per_language":
-        captions_of = partial(
-            captions_by_id, captions=captions_of_splits(task, languages), id=task.columns["id"]
-        )
-    else:
-        lines = task.layout == "webdataset"
-        column, kinds = task.columns["captions"], rows.features
-        if isinstance(column, dict):
-            keys = {language: column[language] for language in languages}
-        elif isinstance(kinds[column], Json):
-            keys = {language: None for language in languages}
-        else:
-            keys = {language: match_language(language, kinds[column]) for language in languages}
-        captions_of = partial(captions_of_row, column=column, keys=keys, lines=lines, joined=task.join_words)
+        return _with_label(task, rows, limit)
+    captions_of = _caption_reader(task, rows.features, languages)
     return with_captions(first(rows, limit), captions_of, languages)
 
 
-def open_split(task: "Task", split: str, streaming: bool = False, columns: list[str] | None = None) -> Rows:
-    """Open one split of a folder or of the Hub, and nothing of the other splits.
+def _caption_reader(task: "Task", features: Features, languages: list[str]) -> Callable[[dict], dict]:
+    """Return the function that reads the captions of a row in these languages.
 
-    `columns` of it alone, where its files are parquet.
+    `datasets` derives the names of its cache files from the function's name and arguments: with others, rows
+    would be read anew.
+    """
+    if task.layout == "split_per_language":
+        captions = _captions_of_splits(task, languages)
+        return partial(captions_by_id, captions=captions, id=task.columns["id"])
+
+    column = task.columns["captions"]
+    if isinstance(column, dict):
+        keys = {language: column[language] for language in languages}
+    elif isinstance(features[column], Json):
+        keys = {language: None for language in languages}
+    else:
+        keys = {language: match_language(language, features[column]) for language in languages}
+    lines = task.layout == "webdataset"
+    return partial(captions_of_row, column=column, keys=keys, lines=lines, joined=task.join_words)
+
+
+def _open_split(task: "Task", split: str, streaming: bool = False, columns: list[str] | None = None) -> Rows:
+    """Open one split, and nothing of the others, of a folder or from the Hub.
+
+    Args:
+        columns: read only these, which only parquet files allow.
+
+    Raises:
+        InputError: it cannot be opened.
     """
     try:
         source = source_of(task.dataset, task.config)
         if source["path"] == "imagefolder" and not task.data_files:
             return load_dataset(**source, split=split, streaming=streaming)
-        files = files_of_split(task, split)
-        options = {"revision": full_revision(task.dataset, task.revision), "data_files": files}
-        options |= {"columns": columns} if columns else {}
-        options |= {"path": task.dataset, "name": task.config, "streaming": streaming}
-        if task.layout != "webdataset":
-            return load_dataset(split=split, **options)
-        return name_pictures(open_rows(split, **options), task.columns.get("image"))
+        options = {
+            "path": task.dataset,
+            "name": task.config,
+            "data_files": _files_of_split(task, split),
+            "revision": full_revision(task.dataset, task.revision),
+            "streaming": streaming,
+        }
+        if columns:
+            options["columns"] = columns
+        if task.layout == "webdataset":
+            return name_pictures(open_rows(split, **options), task.columns.get("image"))
+        return load_dataset(split=split, **options)
     except READING as error:
         raise reading_error(task, error, split) from error
 
 
-def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
-    """List the files of a split, since `datasets` would prepare all splits, and cache them under the folder's
-    name.
+def _files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
+    """Return the files of one split, as `{split: files}`.
+
+    Without them `datasets` would prepare all splits, and would read a folder that was rewritten from its
+    cache.
 
     Raises:
         InputError: there is no such split, or as `refuse_left_out` and `refuse_repeated_keys`.
     """
-    files = (
-        task.data_files
-        or load_dataset_builder(
-            task.dataset, task.config, revision=full_revision(task.dataset, task.revision)
-        ).config.data_files
-    )
+    files = task.data_files
+    if not files:
+        revision = full_revision(task.dataset, task.revision)
+        files = load_dataset_builder(task.dataset, task.config, revision=revision).config.data_files
     by_split = {str(name): paths for name, paths in (files or {}).items()}
     if Path(task.dataset).is_dir() and not task.data_files:
         refuse_left_out(task.dataset, by_split)
@@ -128,24 +157,28 @@ def files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
             f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of "
             f"{task.file}"
         )
-    files = [by_split[split]] if isinstance(by_split[split], str) else list(by_split[split])
-    refuse_repeated_keys(os.path.join(task.dataset, file) for file in files)
-    return {split: by_split[split] if task.data_files else files}
+    paths = by_split[split]
+    listed = [paths] if isinstance(paths, str) else list(paths)
+    refuse_repeated_keys(os.path.join(task.dataset, path) for path in listed)
+    return {split: paths if task.data_files else listed}
 
 
 @cache
 def full_revision(dataset: str, revision: str | None) -> str | None:
-    """Return the revision as the Hub takes it: all forty digits of a commit."""
+    """Complete the hash of a commit to all forty digits, which the Hub requires; return other revisions as
+    they are.
+
+    Raises:
+        InputError: the dataset has no such commit, or several.
+    """
     if revision is None or len(revision) == 40 or not re.fullmatch("[0-9a-f]{7,39}", revision):
         return revision
-    # Of data that was read before the cache knows it, and nothing is asked of the Hub.
+    # The cache knows the commits of data that was read before, without asking the Hub.
     snapshots = Path(HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"), "snapshots")
     found = [path.name for path in snapshots.glob(f"{revision}*")]
-    found = found or [
-        c.commit_id
-        for c in HfApi().list_repo_commits(dataset, repo_type="dataset")
-        if c.commit_id.startswith(revision)
-    ]
+    if not found:
+        commits = HfApi().list_repo_commits(dataset, repo_type="dataset")
+        found = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
     if len(found) != 1:
         raise InputError(
             f"dataset {dataset!r} has {len(found)} commits that begin with {revision}: give all digits of "
@@ -155,29 +188,27 @@ def full_revision(dataset: str, revision: str | None) -> str | None:
 
 
 def commit_of(task: "Task") -> str | None:
-    """Return all forty digits of the current commit; None for a folder.
+    """Return the full hash of the commit that is read now; None for a folder.
 
     Raises:
-        InputError: the Hub does not say.
+        InputError: the Hub does not tell.
     """
     if Path(task.dataset).is_dir():
         return None
     try:
         revision = full_revision(task.dataset, task.revision)
-        return (
-            revision
-            if revision and len(revision) == 40
-            else HfApi().dataset_info(task.dataset, revision=revision).sha
-        )
+        if revision and len(revision) == 40:
+            return revision
+        return HfApi().dataset_info(task.dataset, revision=revision).sha  # of a branch, a tag, or the default
     except (OSError, ValueError) as error:
         raise reading_error(task, error) from error
 
 
 def fetch(task: "Task", name: str) -> Path:
-    """Return the path of a file of the dataset, downloaded where the dataset is on the Hub.
+    """Return the path of a file of the dataset, downloaded unless the dataset is a folder.
 
     Raises:
-        InputError: there is no such file, or it may not be read.
+        InputError: there is no such file, or it cannot be read.
     """
     if Path(task.dataset).is_dir():
         path = Path(task.dataset) / name
@@ -192,7 +223,7 @@ def fetch(task: "Task", name: str) -> Path:
 
 
 def reading_error(task: "Task", error: Exception, split: str | None = None) -> InputError:
-    """Build the error of a dataset that cannot be read, with what can be done about it."""
+    """Return an error that says why a dataset cannot be read, and what the user can do about it."""
     if isinstance(error, InputError):
         return error
     # `datasets` raises an error of its own here, without the Hub's as its cause.
@@ -214,33 +245,30 @@ def reading_error(task: "Task", error: Exception, split: str | None = None) -> I
     )
 
 
-def check_columns(task: "Task", features: Features) -> None:
+def _check_columns(task: "Task", features: Features) -> None:
     """Check that the rows have every column that the task names."""
     for key, named in task.columns.items():
-        for column in (
-            named.values() if isinstance(named, dict) else named if isinstance(named, list) else [named]
-        ):
+        for column in named_columns(named):
             if column not in features:
                 raise InputError(
                     f"dataset {task.dataset!r}, split {task.split!r} has no column {column!r}; it has "
-                    f"{', '.join(features)}: "
-                    f"mend columns.{key} of {task.file}"
+                    f"{', '.join(features)}: mend columns.{key} of {task.file}"
                 )
 
 
-def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[str]:
-    """Return the languages to read: those requested, or the task's.
+def _check_captions(task: "Task", features: Features, languages: list[str]) -> None:
+    """Check that there are captions in each language, and that they are texts.
 
     Raises:
-        InputError: there are no captions in one, or the columns hold other things than texts.
+        InputError: a language is missing, or a column holds something else.
     """
-    if task.kind == "zero_shot":
-        return []
-    column, languages = task.columns["captions"], asked or task.languages
-    if isinstance(column, dict) or task.layout == "split_per_language":
-        kinds = {name: features[name] for name in (column.values() if isinstance(column, dict) else [column])}
+    column = task.columns["captions"]
+    if isinstance(column, dict):
+        kinds = {name: features[name] for name in column.values()}
+    elif task.layout == "split_per_language":
+        kinds = {column: features[column]}
     elif isinstance(features[column], Json):
-        return languages  # each row has its own
+        return  # each row has languages of its own
     elif isinstance(features[column], dict):
         kinds = features[column]
         for language in languages:
@@ -248,26 +276,29 @@ def spoken(task: "Task", features: Features, asked: list[str] | None) -> list[st
     else:
         raise InputError(
             f"column {column!r} of {task.dataset!r} must hold {{language: texts}}, not {features[column]}: "
-            "say which language it is in, "
-            f"`captions: {{en: {column}}}`, in {task.file}"
+            f"say which language it is in, `captions: {{en: {column}}}`, in {task.file}"
         )
+
     for name, kind in kinds.items():
         if not may_hold_texts(kind):
             raise InputError(
                 f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of "
                 f"{task.file}"
             )
-    return languages
 
 
-def with_image(task: "Task", rows: Rows) -> Rows:
-    """Rename the column of images to `image`, and leave the images undecoded."""
-    named, kinds = task.columns.get("image"), rows.features
-    found = [named] if named else [column for column, kind in kinds.items() if isinstance(kind, Image)]
+def _with_image(task: "Task", rows: Rows) -> Rows:
+    """Rename the column of images, still undecoded, to `image`.
+
+    Raises:
+        InputError: the task names none, and not exactly one column holds images.
+    """
+    named = task.columns.get("image")
+    found = [named] if named else [name for name, kind in rows.features.items() if isinstance(kind, Image)]
     if len(found) != 1:
-        many = (
-            f"images in {' and '.join(found)}" if found else f"no column of images among {', '.join(kinds)}"
-        )
+        many = f"no column of images among {', '.join(rows.features)}"
+        if found:
+            many = f"images in {' and '.join(found)}"
         raise InputError(
             f"dataset {task.dataset!r}, split {task.split!r} has {many}: name one in columns.image of "
             f"{task.file}"
@@ -277,21 +308,26 @@ def with_image(task: "Task", rows: Rows) -> Rows:
     return rows if found == ["image"] else rows.rename_column(found[0], "image")
 
 
-def with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
-    """Read the first rows: `image`, and class numbers in the column `label` or `labels`."""
+def _with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
+    """Return the first rows, of `image` and of numbers of classes in the column `label` or `labels`.
+
+    Raises:
+        InputError: the column holds neither numbers nor texts.
+    """
     (answer,) = task.columns.keys() & {"label", "labels"}
     column = task.columns[answer]
     kind = rows.features[column]
     rows = rows.select_columns(["image", column])
-    rows = rows if column == answer else rows.rename_column(column, answer)
+    if column != answer:
+        rows = rows.rename_column(column, answer)
+
     if answer == "labels" and task.layout == "webdataset":
-        return with_column(first(rows, limit), places_of_ones, Features({"labels": List(Value("int64"))}))
+        features = Features({"labels": List(Value("int64"))})
+        return _with_column(first(rows, limit), places_of_ones, features)
     if answer == "label" and isinstance(kind, Value) and "string" in kind.dtype:
-        return first(
-            rows.cast_column(answer, ClassLabel(names=names_of_labels(task, rows))), limit
-        ).cast_column("image", Image())
-    number = kind.feature if answer == "labels" and isinstance(kind, List) else kind
-    if not (isinstance(number, ClassLabel) or isinstance(number, Value) and "int" in number.dtype):
+        # All labels are numbered before the first rows are taken: the numbers must not depend on `limit`.
+        rows = rows.cast_column(answer, ClassLabel(names=_names_of_labels(task, rows)))
+    elif not _holds_numbers(kind, answer):
         raise InputError(
             f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: mend columns "
             f"of {task.file}"
@@ -299,13 +335,23 @@ def with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
     return first(rows, limit).cast_column("image", Image())
 
 
+def _holds_numbers(kind, answer: str) -> bool:
+    """Check that a column holds numbers of classes, or, if it is of `labels`, lists of them."""
+    number = kind.feature if answer == "labels" and isinstance(kind, List) else kind
+    return isinstance(number, ClassLabel) or isinstance(number, Value) and "int" in number.dtype
+
+
 def places_of_ones(row: dict) -> dict[str, list[int]]:
-    """Return the classes that a vector of ones and zeros marks."""
+    """Return the classes of a row whose `labels` have a place for each class: `[0, 1, 0, 1]` -> `[1, 3]`."""
     return {"labels": [number for number, value in enumerate(row["labels"]) if value]}
 
 
-def names_of_labels(task: "Task", rows: Rows) -> list[str]:
-    """List all labels that are texts in alphabetical order, by which they are numbered."""
+def _names_of_labels(task: "Task", rows: Rows) -> list[str]:
+    """Return all labels that are texts, in alphabetical order, by which they are numbered.
+
+    Raises:
+        InputError: the rows are a stream, or a label is None.
+    """
     if isinstance(rows, IterableDataset):
         raise InputError(
             f"labels of {task.dataset!r} are texts, and their numbers follow from all of them: leave out "
@@ -321,51 +367,70 @@ def names_of_labels(task: "Task", rows: Rows) -> list[str]:
     return sorted(names)
 
 
-def middle_frames(task: "Task", rows: Rows) -> Dataset:
-    """Select the middle frame of each video, in the order of the rows."""
+def _middle_frames(task: "Task", rows: Rows) -> Dataset:
+    """Select the middle frame of each video, in the order of the rows.
+
+    Raises:
+        InputError: the rows are a stream.
+    """
     if isinstance(rows, IterableDataset):
         raise InputError(
             f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out "
             "--streaming"
         )
     video, frame = task.columns["video"], task.columns["frame"]
-    numbers = (
-        rows.select_columns([*video, frame])
-        .to_pandas()
-        .reset_index(names="row")
-        .sort_values(frame, kind="stable")
-    )
-    middle = numbers.groupby(video)["row"].agg(lambda of_video: of_video.iloc[len(of_video) // 2])
-    return rows.select(sorted(middle))
+    frames = rows.select_columns([*video, frame]).to_pandas().reset_index(names="row")
+    frames = frames.sort_values(frame, kind="stable")
+
+    def middle(rows_of_video):
+        return rows_of_video.iloc[len(rows_of_video) // 2]
+
+    return rows.select(sorted(frames.groupby(video)["row"].agg(middle)))
 
 
-def captions_of_splits(task: "Task", languages: list[str]) -> dict[str, dict]:
-    """Read `{language: {id: texts}}` from the languages' own splits, without their images."""
+def _captions_of_splits(task: "Task", languages: list[str]) -> dict[str, dict]:
+    """Read `{language: {id: texts}}` from the languages' own splits, whose images are not downloaded."""
     id, column = task.columns["id"], task.columns["captions"]
     captions = {}
     for language in languages:
-        rows = open_split(task, language, streaming=True, columns=[id, column])
+        rows = _open_split(task, language, streaming=True, columns=[id, column])
         captions[language] = {row[id]: texts_of(row[column], column, joined=task.join_words) for row in rows}
     return captions
 
 
 def captions_by_id(row: dict, captions: dict[str, dict], id: str) -> dict:
+    """Look up the captions of a row, `{language: {id: texts}}`, by its column `id`."""
     return {"captions": {language: texts.get(row[id], []) for language, texts in captions.items()}}
 
 
 def captions_of_row(
     row: dict, column: str | dict[str, str], keys: dict[str, str | None], lines: bool, joined: bool
 ) -> dict:
-    """Return a row's texts by language, from a dictionary in one column or from a column for each language.
+    """Read a row's texts by language, from the dict in one column, or from one column a language.
 
     Args:
-        keys: the dict's or the columns' names; None where each row has keys of its own.
+        column: the column of dicts, or `{language: column}`.
+        keys: for each language, the key of the dict or the column; None where each row has keys of its own.
+        lines: each line is a text.
+        joined: remove spaces.
+
+    Raises:
+        InputError: the one column does not hold a dict.
     """
-    fields = row[column] or {} if isinstance(column, str) else row
-    if isinstance(column, str) and not isinstance(fields, dict):
-        raise InputError(f"column {column!r} has {fields!r} in a row, and no {{language: texts}}: mend it")
-    own = {canonical(key): key for key in fields} if None in keys.values() else {}
-    keys = {language: own.get(canonical(language)) if key is None else key for language, key in keys.items()}
+    if isinstance(column, str):
+        fields = row[column] or {}
+        if not isinstance(fields, dict):
+            raise InputError(
+                f"column {column!r} has {fields!r} in a row, and no {{language: texts}}: mend it"
+            )
+    else:
+        fields = row
+    if None in keys.values():
+        # {"zh": None} -> {"zh": "zh-Hans"}, as this row spells it; None stays where the row lacks the
+        # language
+        spelled = {canonical(key): key for key in fields}
+        keys = {language: spelled.get(canonical(language)) for language in keys}
+
     captions = {}
     for language, key in keys.items():
         own_column = column if isinstance(column, str) else key
@@ -374,16 +439,15 @@ def captions_of_row(
 
 
 def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:
-    """Reduce rows to `image` and `captions` in these languages."""
-    return with_column(
-        rows, captions_of, Features({"captions": {language: List(Value("string")) for language in languages}})
-    )
+    """Return rows of `image` and of `captions` in these languages, which `captions_of` reads from a row."""
+    by_language = {language: List(Value("string")) for language in languages}
+    return _with_column(rows, captions_of, Features({"captions": by_language}))
 
 
-def with_column(rows: Rows, function: Callable[[dict], dict], features: Features) -> Rows:
-    """Reduce rows to `image` and one column that `function` computes from a row.
+def _with_column(rows: Rows, function: Callable[[dict], dict], features: Features) -> Rows:
+    """Return rows of `image` and of the one column that `function` makes of a row.
 
-    Images that lie on disk are not read for it.
+    Images that are files are not read for it.
     """
     others = [column for column in rows.features if column != "image"]
     if isinstance(rows, IterableDataset):
@@ -392,13 +456,14 @@ def with_column(rows: Rows, function: Callable[[dict], dict], features: Features
     made = rows.select_columns(others).map(
         function, remove_columns=others, features=features, desc="Reading captions or labels"
     )
-    return concatenate_datasets([rows.select_columns(["image"]), made], axis=1).cast_column("image", Image())
+    images = rows.select_columns(["image"])
+    return concatenate_datasets([images, made], axis=1).cast_column("image", Image())
 
 
 def first(rows: Rows, limit: int | None) -> Rows:
-    """Take the first `limit` rows, or all."""
+    """Return the first `limit` rows, or all."""
     if limit is None:
         return rows
-    return (
-        rows.take(limit) if isinstance(rows, IterableDataset) else rows.select(range(min(limit, len(rows))))
-    )
+    if isinstance(rows, IterableDataset):
+        return rows.take(limit)
+    return rows.select(range(min(limit, len(rows))))

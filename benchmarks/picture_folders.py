@@ -1,8 +1,8 @@
-"""Folders of pictures: what `datasets` would leave out of them without a word is read, or told.
+"""Folders of images: pictures that `datasets` would skip silently are read, or reported.
 
 `datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone,
-without its caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split,
-`train`, whatever its pictures are called; where there is none, see `left_out`.
+and without its caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split,
+`train`, whatever its pictures are called. For folders without metadata, see `left_out`.
 """
 
 import os
@@ -22,7 +22,8 @@ from .recipe import InputError
 def source_of(dataset: str, name: str | None = None) -> dict:
     """Return the arguments by which `load_dataset` finds a dataset, in a folder or on the Hub.
 
-    `name` is its configuration.
+    Args:
+        name: the configuration, where it has several.
     """
     if name is None and has_metadata(Path(dataset)):
         return {"path": "imagefolder", "data_dir": escape(dataset), "data_files": {"train": ["**"]}}
@@ -30,9 +31,7 @@ def source_of(dataset: str, name: str | None = None) -> dict:
 
 
 def has_metadata(folder: Path) -> bool:
-    """Return whether a folder's images have their captions in one file beside them, and no card or folder
-    names other splits.
-    """
+    """Check whether one file beside a folder's pictures has their captions, and nothing says other splits."""
     if has_card_of_splits(folder):
         return False
     beside = any((folder / name).is_file() for name in ImageFolder.METADATA_FILENAMES)
@@ -41,97 +40,98 @@ def has_metadata(folder: Path) -> bool:
 
 
 def has_card_of_splits(folder: Path) -> bool:
+    """Check whether a folder's card says which files are of which split."""
     card = folder / "README.md"
     return card.is_file() and "configs:" in card.read_text("utf-8", errors="replace")
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Find all images of a folder and its subfolders, without hidden ones, as `datasets` does."""
-    return files_below(folder, PICTURES)
-
-
 def paths_of(encoded: Dataset) -> list[str | None]:
-    """Return the path of each undecoded image, where it has one."""
+    """Return the path of each undecoded image; None where its bytes lie in the row."""
     chunks = encoded.with_format("arrow")["image"][:].chunks
     return [path for chunk in chunks for path in chunk.field("path").to_pylist()]
 
 
 def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
-    """Find images of a folder, and of its zips, that no row of its metadata names.
+    """Return the pictures of a folder, and of zips in it, that no row of its metadata names.
 
-    Datasets of other forms have none.
-
-    A picture is looked for in the metadata beside it or above it. Those of metadata of which no row is given
-    are another split's.
+    The metadata of a picture lies beside it or above it. If it gives no row at all, it is another split's,
+    and its pictures are not returned. Datasets of other forms have no such pictures.
 
     Args:
-        paths: of the rows' pictures.
+        paths: paths of the rows' pictures.
     """
     folder = Path(dataset).resolve()  # as `datasets` has it
     if not folder.is_dir() or has_card_of_splits(folder):
         return []
-    metadata, pictures = files_of_pictures(folder)
+    metadata, pictures = _files_of_pictures(folder)
     if not metadata:
         return []
-    in_rows = {normal(path) for path in paths if path}
-    read = {metadata_of(path, metadata) for path in in_rows} | {None}
-    return [path for path in pictures if path not in in_rows and metadata_of(path, metadata) in read]
+
+    in_rows = {_normal(path) for path in paths if path}
+    # The metadata that were read; None is for pictures without any.
+    read = {_metadata_of(path, metadata) for path in in_rows} | {None}
+    return [path for path in pictures if path not in in_rows and _metadata_of(path, metadata) in read]
 
 
 def is_named_by_metadata(dataset: str) -> bool:
-    """Return whether a dataset is a folder with metadata anywhere, in a zip too."""
+    """Check whether a dataset is a folder that has metadata anywhere, in a zip too."""
     folder = Path(dataset).resolve()
-    return folder.is_dir() and not has_card_of_splits(folder) and bool(files_of_pictures(folder)[0])
+    if not folder.is_dir() or has_card_of_splits(folder):
+        return False
+    metadata, _ = _files_of_pictures(folder)
+    return bool(metadata)
 
 
-def files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
-    """Find the folders that have metadata, and all images, of a folder and its zips.
+def _files_of_pictures(folder: Path) -> tuple[set[str], list[str]]:
+    """Return the folders that have metadata, and all pictures, of a folder and the zips in it.
 
-    What a zip has as `zip://NAME::ZIP`.
+    A file in a zip has the path `zip://NAME::ZIP`, as `datasets` writes it.
     """
-    metadata = {
-        str(path.parent) for path in folder.rglob("metadata.*") if path.name in ImageFolder.METADATA_FILENAMES
-    }
-    pictures = list(map(str, pictures_below(folder)))
+    metadata = set()
+    for path in folder.rglob("metadata.*"):
+        if path.name in ImageFolder.METADATA_FILENAMES:
+            metadata.add(str(path.parent))
+    pictures = [str(path) for path in files_below(folder, PICTURES)]
+
     for path in files_below(folder, {".zip"}):
         with ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not is_hidden(PurePosixPath(name))]
-        metadata |= {
-            f"zip://{parent_of(name)}::{path}"
-            for name in names
-            if PurePosixPath(name).name in ImageFolder.METADATA_FILENAMES
-        }
-        pictures += [f"zip://{name}::{path}" for name in names if suffix_of(name) in PICTURES]
+        for name in names:
+            if PurePosixPath(name).name in ImageFolder.METADATA_FILENAMES:
+                metadata.add(f"zip://{_parent_of(name)}::{path}")
+            if suffix_of(name) in PICTURES:
+                pictures.append(f"zip://{name}::{path}")
     return metadata, pictures
 
 
-def metadata_of(path: str, metadata: set[str]) -> str | None:
-    """Find the nearest folder at or above an image, in its zip or around it, that has metadata.
+def _metadata_of(path: str, metadata: set[str]) -> str | None:
+    """Return the nearest folder with metadata at or above a picture; None where there is none.
 
-    None where there is none.
+    `zip://a/b/1.png::/data/c.zip` is looked for in `a/b`, in `a` and at the top of the zip, then in `/data`
+    and `/`.
     """
-    inside, _, around = (
-        path.removeprefix("zip://").partition("::") if path.startswith("zip://") else ("", "", path)
-    )
-    while inside:
-        inside = parent_of(inside)
-        if f"zip://{inside}::{around}" in metadata:
-            return f"zip://{inside}::{around}"
+    around = path
+    if path.startswith("zip://"):
+        inside, _, around = path.removeprefix("zip://").partition("::")
+        while inside:
+            inside = _parent_of(inside)
+            if f"zip://{inside}::{around}" in metadata:
+                return f"zip://{inside}::{around}"
     return next((str(parent) for parent in Path(around).parents if str(parent) in metadata), None)
 
 
-def parent_of(name: str) -> str:
-    """Return the folder of a file in a zip, "" for the zip itself."""
+def _parent_of(name: str) -> str:
+    """Return the folder of a file in a zip: `a/b.png` -> `a`; "" is the zip itself."""
     return name.rpartition("/")[0]
 
 
-def normal(path: str) -> str:
-    """Normalize a row's path, in a zip or not: no `..`, no doubled slashes."""
+def _normal(path: str) -> str:
+    """Return a row's path, in a zip or not, without `..` and doubled slashes."""
     return path if "://" in path else os.path.abspath(path)
 
 
 def say_without_row(without_row: list[str], dataset: str) -> str:
-    """Say how many pictures no row names, and the first of them."""
+    """Return a message with the number of pictures that no row names, and the first of them."""
     return (
         f"{len(without_row)} pictures of dataset {dataset!r} have no row in its metadata and are left out, "
         f"{without_row[0]} first"
@@ -139,29 +139,31 @@ def say_without_row(without_row: list[str], dataset: str) -> str:
 
 
 def warn_of_pictures_without_row(rows: Dataset, dataset: str) -> None:
-    """Warn where a folder has pictures that no row of undecoded `image` names: they are not evaluated."""
+    """Warn if a folder has pictures that no row of undecoded `image` names, since they are not evaluated."""
     without_row = pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
     if without_row:
         warnings.warn(say_without_row(without_row, dataset), stacklevel=4)
 
 
 def refuse_missing(rows: Dataset, dataset: str) -> None:
-    """Refuse rows of undecoded `image` of which a file is not there, before any of them is read.
+    """Refuse rows of undecoded `image` whose files are missing, before any of them is read.
 
     Raises:
-        InputError: it counts them and names the first.
+        InputError: a file is missing; the message counts them and names the first.
     """
     column = rows.select_columns(["image"]).with_format("arrow")["image"][:]
     missing = []
     for chunk in column.chunks:
-        for path, content in zip(chunk.field("path").to_pylist(), chunk.field("bytes").is_null().to_pylist()):
-            if content and path is not None and "://" not in path and not Path(path).is_file():
+        paths = chunk.field("path").to_pylist()
+        are_files = chunk.field("bytes").is_null().to_pylist()
+        for path, is_file in zip(paths, are_files):
+            # Paths in zips and on the Hub have a scheme, as in `zip://`.
+            if is_file and path is not None and "://" not in path and not Path(path).is_file():
                 missing.append(path)
     if missing:
         raise InputError(
             f"dataset {dataset!r} names {len(missing)} of {len(rows)} pictures that are not there, "
-            f"{missing[0]} first: "
-            "put them there, or take them out of its metadata"
+            f"{missing[0]} first: put them there, or take them out of its metadata"
         )
 
 
@@ -170,7 +172,6 @@ __all__ = [
     "has_metadata",
     "is_named_by_metadata",
     "paths_of",
-    "pictures_below",
     "pictures_without_row",
     "refuse_missing",
     "say_without_row",

@@ -1,5 +1,4 @@
-"""A benchmark as data: a YAML file says where its images and texts lie, in which layout, and what is measured
-on them.
+"""Benchmarks as data: a YAML file says where images and texts lie, in which layout, and what is measured.
 
 task = load_task("flickr30k")              # benchmarks/tasks/flickr30k.yaml
 task = load_task("my/signs.yaml")          # a task of your own
@@ -25,44 +24,37 @@ from .task_checks import FILES, check_known, check_values
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "tasks"
-NOT_IN_YAML = ("name", "file")
+_NOT_IN_YAML = ("name", "file")
 
 
 @dataclass(kw_only=True)
 class Task:
-    """What a YAML file says of a benchmark; its keys are these fields, but for the first two.
+    """A benchmark as its YAML file describes it; all fields but `name` and `file` are keys of that file.
 
     `dataset` and the JSON files of `class_names` and `templates` are read from beside the YAML file where
-    they exist there, and otherwise from the working directory; `data_files` are the data set's own.
+    they exist there, and otherwise from the working directory. `data_files` are relative to the dataset.
 
     - `name`: the file's stem. `file`: the file.
-    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that stands in the tables, see
-    `task_checks.METRICS`.
-    - `dataset`: a Hub id or a folder; `revision`, `config`, `split`, `data_files`: as `datasets.load_dataset`
-    has them. A folder
-      that users must make themselves has a `preparation` that says how.
-    - `layout`: how images and texts lie there, see `layouts`. `columns`: the columns' names by what is in
-    them: `image` (may be left
-      out where only one holds images), `label` or `labels`; `captions`, of a dict by language, or a column
-      for each language.
-    - `where`: what annotations of the layout `coco_json` must have. `join_words`: take the spaces out of
-    captions.
-      `merge_captions`: equal captions are one, of several images; otherwise each is asked for its own image.
-    - `languages`: those of the captions, by default those that `columns.captions` gives a column each;
-    prompts of a classification
-      come in any.
-    - `class_names`: `dataset` for its own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file, or a dict
-    that gives each language one of
-      these, or the names; and `class_subset`. `templates`: `simple`, `full`, a theme, a sentence with `{}`,
-      or a list of them. See
-      `prompts`.
-    - `n_images`, `n_texts` (by language, where known), `n_classes`: how much there is. `size`: of the files
-    that are fetched, unless it
-      says of what.
-    - `licence`, `gated`, `notes`; `split_differs`: how the images are not those of the paper; `suites`: the
-    lists it is in.
-    - `unverified`: the fields whose values nobody has seen on the Hub itself, and `class_names.LANGUAGE` that
-    no native speaker has read.
+    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that tables show, see `task_checks.METRICS`.
+    - `dataset`: a Hub id or a folder. `revision`, `config`, `split`, `data_files`: as in
+      `datasets.load_dataset`. A folder that users must make themselves has a `preparation` that tells how.
+    - `layout`: where images and texts lie in the dataset, see `layouts`. `columns`: names of the columns by
+      their contents: `image` (optional where only one column holds images), `label` or `labels`; `captions`,
+      which is the name of one column with a dict by language, or `{language: column}`.
+    - `where`: values that annotations of the layout `coco_json` must have. `join_words`: remove the spaces
+      from captions. `merge_captions`: treat equal captions as one caption of several images; otherwise each
+      is a query for its own image.
+    - `languages`: languages of the captions, by default those that `columns.captions` maps to columns.
+      Prompts of a classification come in any language.
+    - `class_names`: `dataset` for the dataset's own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file,
+      or a dict that gives each language one of these or a list of names; and `class_subset`. `templates`:
+      `simple`, `full`, a theme, a prompt template with `{}`, or a list of them. See `prompts`.
+    - `n_images`, `n_texts` (by language, where known), `n_classes`: the expected counts. `size`: of the files
+      to download, unless it says otherwise.
+    - `licence`, `gated`, `notes`. `split_differs`: how the images differ from those of the paper. `suites`:
+      the lists of benchmarks it belongs to.
+    - `unverified`: fields whose values were never compared with the Hub, and `class_names.LANGUAGE` for names
+      that no native speaker has read.
     """
 
     name: str
@@ -97,23 +89,23 @@ class Task:
 
     @property
     def to_prepare(self) -> str | None:
-        """Return what users must do before the folder that the task reads exists; None where it does."""
+        """Tell users to make the folder that the task reads; None where nothing is to be done."""
         if self.preparation is None or Path(self.dataset).is_dir():
             return None
-        return f"dataset {self.dataset!r} does not exist. {' '.join(self.preparation.split())}"
+        return f"dataset {self.dataset!r} does not exist. {_one_line(self.preparation)}"
 
     def rows(
         self, languages: list[str] | None = None, limit: int | None = None, streaming: bool = False
     ) -> Dataset | IterableDataset:
-        """Read the images with their captions or labels, in the form that `layouts` describes.
+        """Load the images with their captions or labels, in the one form that `layouts` describes.
 
         Args:
             languages: of the captions; all by default. A classification's rows have none.
-            limit: the first so many images.
-            streaming: fetch only what is read.
+            limit: load only the first so many images.
+            streaming: download only the rows that are read.
 
         Raises:
-            InputError: the data is not there, may not be read, or is not as the task says.
+            InputError: the data does not exist, cannot be read, or differs from what the task says.
         """
         if self.languages and self.kind == "retrieval":
             languages = check_languages(languages, self.languages)
@@ -123,23 +115,24 @@ class Task:
         read = read_caption_files if self.layout in FILES else layouts.read_table
         rows = read(self, languages, limit, streaming)
         if limit is None and isinstance(rows, Dataset):
-            self.warn_of_other_counts(rows)
+            self._warn_of_other_counts(rows)
         return rows
 
     def fetch(self, name: str) -> Path:
-        """Return the path of a file of the dataset, such as `classnames.txt`, downloaded where it is on the
-        Hub.
-        """
+        """Return the path of a file of the dataset, such as `classnames.txt`; download it where necessary."""
         return layouts.fetch(self, name)
 
     def own_class_names(self, rows: Dataset | IterableDataset) -> list[str] | None:
-        """Return the class names of the dataset itself, mostly English; None where it has none.
+        """Return the names that the dataset itself gives its classes, usually in English; None if it has
+        none.
 
-        They are those of the column of labels, or of `classnames.txt` beside tars, if `class_names` says
-        `dataset`.
+        They come from the column of labels. Beside tars they are in `classnames.txt`, which is read if
+        `class_names` is `dataset`.
         """
         (answer,) = rows.features.keys() & {"label", "labels"}
-        kind = rows.features[answer].feature if answer == "labels" else rows.features[answer]
+        kind = rows.features[answer]
+        if answer == "labels":
+            kind = kind.feature
         if isinstance(kind, ClassLabel):
             return kind.names
         if self.layout == "webdataset" and self.class_names == "dataset":
@@ -147,34 +140,36 @@ class Task:
         return None
 
     def commit(self) -> str | None:
-        """Return the full hash of the Hub commit that `rows` reads; None for a folder."""
+        """Return the full hash of the commit on the Hub that `rows` reads; None for a folder."""
         return layouts.commit_of(self)
 
-    def warn_of_other_counts(self, rows: Dataset) -> None:
-        """Warn where the images or texts are not as many as the task's: their numbers are not comparable."""
-        found = {"images": (len(rows), self.n_images)}
-        if self.kind == "retrieval":
-            captions = rows.with_format("arrow")["captions"][:]
-            for language, n_texts in self.n_texts.items():
-                if language in rows.features["captions"]:
-                    lengths = [
-                        pc.sum(pc.list_value_length(pc.struct_field(chunk, language))).as_py()
-                        for chunk in captions.chunks
-                    ]
-                    found[f"texts in {language}"] = sum(lengths), n_texts
-        for what, (there, expected) in found.items():
-            if expected is not None and there != expected:
-                logger.warning(
-                    "%s: %s has %s %s; %s says %s", self.name, self.dataset, there, what, self.file, expected
-                )
+    def _warn_of_other_counts(self, rows: Dataset) -> None:
+        # Results on other images or texts than the task's are not comparable.
+        self._warn_of_count("images", len(rows), self.n_images)
+        if self.kind != "retrieval":
+            return
+        captions = rows.with_format("arrow")["captions"][:]
+        for language, expected in self.n_texts.items():
+            if language in rows.features["captions"]:
+                n_texts = 0
+                for chunk in captions.chunks:
+                    lengths = pc.list_value_length(pc.struct_field(chunk, language))
+                    n_texts += pc.sum(lengths).as_py()
+                self._warn_of_count(f"texts in {language}", n_texts, expected)
+
+    def _warn_of_count(self, what: str, found: int, expected: int | None) -> None:
+        if expected is not None and found != expected:
+            logger.warning(
+                "%s: %s has %s %s; %s says %s", self.name, self.dataset, found, what, self.file, expected
+            )
 
 
 def load_task(name_or_path: str) -> Task:
-    """Read a task that comes with the package by its name, or a user's own by the path of its YAML file.
+    """Read a task of this package by its name, or a user's own task by the path of its YAML file.
 
     Raises:
-        InputError: there is no such task; it is no YAML; it has an unknown key or lacks one; or a value that
-            cannot be.
+        InputError: there is no such task; the file is not YAML; a key is unknown or missing; or a value is
+            invalid.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -188,135 +183,150 @@ def load_task(name_or_path: str) -> Task:
     given = read_yaml(path, "task")
     if not isinstance(given, dict):
         raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
-    check_keys(given, str(path))
+    _check_keys(given, str(path))
     task = Task(name=path.stem, file=str(path), **given)
     check_values(task)
-    read_from_beside(task)
+    _resolve_paths(task)
     return task
 
 
 def all_task_names(suite: str | None = None) -> list[str]:
-    """List the tasks that come with the package, or those of a list such as `icinw`."""
+    """Return the names of this package's tasks, or of those in one suite, such as `icinw`."""
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    return [name for name in names if suite in load_task(name).suites] if suite else names
+    if not suite:
+        return names
+    return [name for name in names if suite in load_task(name).suites]
 
 
-def check_keys(given: dict, file: str) -> None:
-    fields = [field for field in dataclasses.fields(Task) if field.name not in NOT_IN_YAML]
-    known = [field.name for field in fields]
-    for key in given:
-        check_known(key, known, f"task {file!r}")
-    required = [
-        field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING
-    ]
-    missing = [key for key in required if given.get(key) is None]
+def _check_keys(given: dict, file: str) -> None:
+    """Check that all keys of a task's file are known, and that none is missing."""
+    keys = [key for key in dataclasses.fields(Task) if key.name not in _NOT_IN_YAML]
+    known = [key.name for key in keys]
+    for name in given:
+        check_known(name, known, f"task {file!r}")
+
+    missing = []
+    for key in keys:
+        has_default = key.default is not dataclasses.MISSING or key.default_factory is not dataclasses.MISSING
+        if not has_default and given.get(key.name) is None:
+            missing.append(key.name)
     if missing:
         raise InputError(f"task {file!r} lacks {', '.join(missing)}")
 
 
-def read_from_beside(task: Task) -> None:
-    """Resolve paths that exist beside the task's file."""
+def _resolve_paths(task: Task) -> None:
+    """Replace paths that exist beside the task's file by the paths from the working directory."""
     folder = Path(task.file).parent
-
-    def beside(source):
-        if not isinstance(source, str):
-            return source
-        name = split_source(source)[0]
-        if name.endswith(".json") and (folder / name).is_file():
-            return str(folder / source)
-        return source
-
     if (folder / task.dataset).exists():
         task.dataset = str(folder / task.dataset)
-    names = task.class_names
-    if isinstance(names, dict):
-        task.class_names = {language: beside(source) for language, source in names.items()}
+    task.templates = _resolve_source(task.templates, folder)
+    if isinstance(task.class_names, dict):
+        task.class_names = {
+            language: _resolve_source(source, folder) for language, source in task.class_names.items()
+        }
     else:
-        task.class_names = beside(names)
-    task.templates = beside(task.templates)
+        task.class_names = _resolve_source(task.class_names, folder)
+
+
+def _resolve_source(source: str | list[str] | None, folder: Path) -> str | list[str] | None:
+    """Resolve `FILE.json` or `FILE.json:KEY` if the folder has the file; return other sources unchanged."""
+    if not isinstance(source, str):
+        return source
+    name, _ = split_source(source)
+    if name.endswith(".json") and (folder / name).is_file():
+        return str(folder / source)
+    return source
 
 
 def describe(task: Task, languages: list[str] | None = None, class_names: str | None = None) -> str:
-    """Describe what would be loaded, from where, how large it is, its terms, and what is unverified; one line
-    each.
+    """Describe a task, a line each: what is read from where, how much, on which terms, and what is
+    unverified.
 
     Args:
-        class_names: the user's source of class names, in place of the task's.
+        languages: those to evaluate; the task's by default.
+        class_names: the user's source of them, in place of the task's.
     """
-    evaluated = languages or task.languages
-    is_local = Path(task.dataset).is_dir()
-    gated = "gated: accept the terms on its page" if task.gated else "not gated"
-    facts = {
-        "measures": _describe_measure(task, evaluated),
-        "reads": _describe_source(task, is_local),
-        "files": _describe_files(task, evaluated),
-        "holds": _describe_size(task, evaluated),
-        "names": describe_names(class_names or task.class_names, languages),
-        "terms": f"{task.licence or 'licence not known'}; {gated}",
+    languages_read = languages or task.languages
+    is_folder = Path(task.dataset).is_dir()
+    lines = {
+        "measures": _describe_metric(task, languages_read),
+        "reads": _describe_dataset(task),
+        "files": _describe_files(task, languages_read),
+        "holds": _describe_counts(task, languages_read),
+        "names": _describe_names(class_names or task.class_names, languages),
+        "terms": _describe_terms(task),
         "unverified": ", ".join(task.unverified),
         "differs": task.split_differs,
-        "first": None if is_local else task.preparation,
+        "first": None if is_folder else task.preparation,
         "notes": task.notes,
     }
-    lines = [task.name]
-    for fact, value in facts.items():
+    text = [task.name]
+    for key, value in lines.items():
         if value:
-            title = f"{fact}:"
-            lines.append(f"  {title:<12}{' '.join(value.split())}")
-    return "\n".join(lines)
+            text.append(f"  {key + ':':<12}{_one_line(value)}")
+    return "\n".join(text)
 
 
-def _describe_measure(task: Task, languages: list[str]) -> str:
-    """Return `retrieval, mean_recall, in en zh`."""
-    measure = f"{task.kind}, {task.metric}"
-    return f"{measure}, in {' '.join(languages)}" if languages else measure
+def _one_line(text: str) -> str:
+    """Join the lines of a text, which YAML may have broken anywhere."""
+    return " ".join(text.split())
 
 
-def _describe_source(task: Task, is_local: bool) -> str:
-    """Return `org/dataset @ 1a2b3c4, config default, split test`."""
+def _describe_metric(task: Task, languages: list[str]) -> str:
+    line = f"{task.kind}, {task.metric}"
+    return f"{line}, in {' '.join(languages)}" if languages else line
+
+
+def _describe_dataset(task: Task) -> str:
+    """Name the dataset with its revision, configuration and split."""
+    line = task.dataset
+    is_folder = Path(task.dataset).is_dir()
     if task.revision:
-        source = f"{task.dataset} @ {task.revision}"
-    elif is_local or task.preparation:
-        source = task.dataset
-    else:
-        source = f"{task.dataset}, not pinned"
+        line += f" @ {task.revision}"
+    elif not is_folder and not task.preparation:
+        line += ", not pinned"
     if task.config:
-        source += f", config {task.config}"
-    return f"{source}, split {task.split}"
+        line += f", config {task.config}"
+    return f"{line}, split {task.split}"
 
 
 def _describe_files(task: Task, languages: list[str]) -> str:
-    """Return the task's own data files, but for those of languages that are not evaluated."""
+    """Name the files that are read; those of other languages are not."""
     unread = set(task.languages) - set(languages)
     files = [name for key, name in (task.data_files or {}).items() if key not in unread]
     return ", ".join(files) or f"those of split {task.split}"
 
 
-def _describe_size(task: Task, languages: list[str]) -> str:
-    """Return `1,000 images, texts: 5,000 in en, 62 MB`, as far as it is known."""
-    parts = []
+def _describe_counts(task: Task, languages: list[str]) -> str:
+    counts = []
     if task.n_images:
-        parts.append(f"{task.n_images:,} images")
+        counts.append(f"{task.n_images:,} images")
     if task.n_classes:
-        parts.append(f"{task.n_classes:,} classes")
-    counts = {language: task.n_texts.get(language) for language in languages}
-    texts = [f"{count:,} in {language}" for language, count in counts.items() if count]
-    if texts:
-        parts.append(f"texts: {', '.join(texts)}")
-    parts.append(task.size or "size not known")
-    return ", ".join(parts)
+        counts.append(f"{task.n_classes:,} classes")
+    known = [language for language in dict.fromkeys(languages) if task.n_texts.get(language)]
+    if known:
+        texts = ", ".join(f"{task.n_texts[language]:,} in {language}" for language in known)
+        counts.append(f"texts: {texts}")
+    counts.append(task.size or "size not known")
+    return ", ".join(counts)
 
 
-def describe_names(
+def _describe_names(
     source: str | dict[str, str | list[str]] | None, languages: list[str] | None
 ) -> str | None:
-    """Describe where class names come from: each source with its languages."""
+    """Name the sources of the class names, each with its languages."""
     if not isinstance(source, dict):
         return source
-    languages_of: dict[str, list[str]] = {}
+    # {"en": "dataset", "de": ["Hund"], "fr": ["chien"]} -> "dataset in en, the task's own in de fr"
+    by_source = {}
     for language in languages or source:
         given = source[language]
-        if not isinstance(given, str):
-            given = "the task's own"
-        languages_of.setdefault(given, []).append(language)
-    return ", ".join(f"{given} in {' '.join(of_source)}" for given, of_source in languages_of.items())
+        origin = given if isinstance(given, str) else "the task's own"
+        by_source.setdefault(origin, []).append(language)
+    return ", ".join(f"{origin} in {' '.join(named)}" for origin, named in by_source.items())
+
+
+def _describe_terms(task: Task) -> str:
+    licence = task.licence or "licence not known"
+    access = "gated: accept the terms on its page" if task.gated else "not gated"
+    return f"{licence}; {access}"

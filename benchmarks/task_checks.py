@@ -1,4 +1,4 @@
-"""What a task may say, and whether what one says goes together: known before anything of its data is."""
+"""Checks of a task's file: which values it may have, and which go together. No data is read for them."""
 
 import typing
 from types import NoneType, UnionType
@@ -23,23 +23,22 @@ METRICS = {
         "roc_auc",
     ],
 }
-ANSWERS = ["captions", "label", "labels"]
-OF_SEVERAL_LABELS = [
-    "map_11_point",
-    "mean_average_precision",
-]  # the other metrics of zero_shot are of one label an image
-# Layouts, with the columns that each needs beside its captions or labels; and those of files, with the
-# languages they have.
-TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
+# Metrics of images with several labels each; the other metrics of zero_shot are of one label an image.
+_OF_SEVERAL_LABELS = ["map_11_point", "mean_average_precision"]
+_ANSWERS = ["captions", "label", "labels"]
+# Layouts of tables, with the columns that each needs beside its captions or labels.
+_TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
+# Layouts of other files, with the languages that each allows, for messages.
 FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
-# Most things are in one column; these are in several, or may be.
-IN_SEVERAL = {
+# Columns that may be, or have to be, several; all others are the name of one.
+_IN_SEVERAL = {
     "captions": (str | dict, "the name of a column, or {language: name}"),
     "video": (list, "a list of names of columns"),
 }
 
 
 def check_known(key: str, known: list[str], where: str) -> None:
+    """Refuse a key that is not known, with a suggestion."""
     if key not in known:
         close = did_you_mean(key, known)
         hint = f"did you mean {close!r}?" if close else f"choose from {', '.join(known)}"
@@ -47,20 +46,57 @@ def check_known(key: str, known: list[str], where: str) -> None:
 
 
 def check_values(task: "Task") -> None:
-    """Check that the values are of the right types, known, and consistent with one another."""
+    """Check that the values of a task have the right types, are known, and go together.
+
+    Where the file may use a shorter form, it is completed: `languages` from the columns of captions, and a
+    list of `templates` from a single one.
+
+    Raises:
+        InputError: one does not; the message names the file and the key.
+    """
+    _check_types(task)
+    _check_choice(task, "kind", list(METRICS))
+    _check_choice(task, "metric", METRICS[task.kind])
+    _check_choice(task, "layout", [*_TABLES, *FILES])
+    _check_languages(task)
+    if task.kind == "retrieval":
+        _check_languages_of_captions(task)
+    else:
+        _check_prompts(task)
+
+    unknown = [name for name in task.unverified if name.split(".")[0] not in vars(task)]
+    if unknown:
+        raise InputError(f"task {task.file!r} calls {', '.join(unknown)} unverified, which are no keys")
+
+    if task.layout in FILES:
+        _check_files(task)
+    else:
+        _check_table(task)
+
+
+def _check_types(task: "Task") -> None:
+    """Check each value against the annotation of its field, but not the contents of lists and dicts."""
     for key, hint in typing.get_type_hints(type(task)).items():
-        types = [
-            typing.get_origin(kind) or kind
-            for kind in (hint.__args__ if isinstance(hint, UnionType) else [hint])
-        ]
-        if not isinstance(getattr(task, key), tuple(types)):
+        members = hint.__args__ if isinstance(hint, UnionType) else [hint]
+        # list[str] | None -> (list, NoneType)
+        types = tuple(typing.get_origin(member) or member for member in members)
+        value = getattr(task, key)
+        if not isinstance(value, types):
             names = " or ".join(kind.__name__ for kind in types if kind is not NoneType)
-            raise InputError(f"task {task.file!r}: {key} is {getattr(task, key)!r}, which is no {names}")
-    check_choice(task, "kind", list(METRICS))
-    check_choice(task, "metric", METRICS[task.kind])
-    check_choice(task, "layout", [*TABLES, *FILES])
+            raise InputError(f"task {task.file!r}: {key} is {value!r}, which is no {names}")
+
+
+def _check_choice(task: "Task", key: str, choices: list[str]) -> None:
+    value = getattr(task, key)
+    if value not in choices:
+        raise InputError(f"task {task.file!r}: {key} is {value!r}; choose from {', '.join(choices)}")
+
+
+def _check_languages(task: "Task") -> None:
+    """Check the codes of languages, and take them from the columns of captions where the task lists none."""
     captions = task.columns.get("captions")
-    for language in [*task.languages, *(captions if isinstance(captions, dict) else [])]:
+    of_columns = list(captions) if isinstance(captions, dict) else []
+    for language in [*task.languages, *of_columns]:
         if not isinstance(language, str):
             raise InputError(
                 f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False"
@@ -69,30 +105,20 @@ def check_values(task: "Task") -> None:
         name_languages(task.languages)
     except ValueError as error:
         raise InputError(f"task {task.file!r}, languages: {error}") from error
-    if isinstance(captions, dict) and not task.languages:
-        task.languages = list(captions)
-    if task.kind == "retrieval":
-        check_spoken(task, captions)
-    else:
-        check_prompts(task)
-    unknown = [name for name in task.unverified if name.split(".")[0] not in vars(task)]
-    if unknown:
-        raise InputError(f"task {task.file!r} calls {', '.join(unknown)} unverified, which are no keys")
-    if task.layout in FILES:
-        check_files(task)
-    else:
-        check_table(task)
+    if not task.languages:
+        task.languages = of_columns
 
 
-def check_spoken(task: "Task", captions: str | dict[str, str] | None) -> None:
-    """Check that languages are known before the rows are, with a column each where columns are languages."""
+def _check_languages_of_captions(task: "Task") -> None:
+    """Check that there are languages, each with its column where there are columns by language."""
     if not task.languages:
         raise InputError(
             f"task {task.file!r} lacks languages: list those of its captions, as in `languages: [en, de]`"
         )
-    missing = [
-        language for language in task.languages if isinstance(captions, dict) and language not in captions
-    ]
+    captions = task.columns.get("captions")
+    if not isinstance(captions, dict):
+        return
+    missing = [language for language in task.languages if language not in captions]
     if missing:
         raise InputError(
             f"task {task.file!r}: `columns.captions` has no column for {', '.join(missing)}, which "
@@ -100,13 +126,12 @@ def check_spoken(task: "Task", captions: str | dict[str, str] | None) -> None:
         )
 
 
-def check_prompts(task: "Task") -> None:
-    """Check that classes have names, and that the task's own prompt templates have a slot for them."""
+def _check_prompts(task: "Task") -> None:
+    """Check that classes have names, and that the task's own templates have a slot for them."""
     if task.class_names is None:
         raise InputError(
             f"task {task.file!r} lacks class_names: `dataset` where the label names its classes, a JSON file "
-            "of yours "
-            "with {language: [name, ...]}, or clip_benchmark:KEY"
+            "of yours with {language: [name, ...]}, or clip_benchmark:KEY"
         )
     if isinstance(task.templates, str) and "{" in task.templates:
         task.templates = [task.templates]
@@ -114,29 +139,19 @@ def check_prompts(task: "Task") -> None:
         check_templates(task.templates, f"task {task.file!r}")
 
 
-def check_table(task: "Task") -> None:
-    """Check that a table names the column of its captions or labels, and the others that its layout needs.
+def _check_table(task: "Task") -> None:
+    """Check the names of a table's columns, the metric of its labels, and that its split has files."""
+    _check_columns(task)
+    answers = [key for key in _ANSWERS if key in task.columns]
+    if task.kind == "retrieval":
+        if answers != ["captions"]:
+            raise _wrong_answers(task, answers, "captions")
+    elif answers not in (["label"], ["labels"]):
+        raise _wrong_answers(task, answers, "label or labels")
+    else:
+        _check_metric(task, answers[0])
 
-    And the files of its split, or none.
-    """
-    check_columns(task)
-    answers = [key for key in ANSWERS if key in task.columns]
-    wanted = {"retrieval": [["captions"]], "zero_shot": [["label"], ["labels"]]}[task.kind]
-    if answers not in wanted:
-        names = " or ".join(key for keys in wanted for key in keys)
-        raise InputError(
-            f"task {task.file!r}: `columns` of {task.kind} must name {names}, not "
-            f"{', '.join(answers) or 'none'}"
-        )
-    has_labels = "labels" in answers
-    if task.kind == "zero_shot" and has_labels != (task.metric in OF_SEVERAL_LABELS):
-        fitting = [name for name in METRICS["zero_shot"] if (name in OF_SEVERAL_LABELS) == has_labels]
-        other = "label, of one class" if answers == ["labels"] else "labels, of several classes"
-        raise InputError(
-            f"task {task.file!r}: metric {task.metric} is not of the column {answers[0]}: choose from "
-            f"{', '.join(fitting)}, or name the column {other} an image"
-        )
-    missing = [key for key in TABLES[task.layout] if key not in task.columns]
+    missing = [key for key in _TABLES[task.layout] if key not in task.columns]
     if missing:
         raise InputError(
             f"task {task.file!r}: `columns` of layout {task.layout} must name {', '.join(missing)}"
@@ -148,27 +163,48 @@ def check_table(task: "Task") -> None:
         )
 
 
-def check_columns(task: "Task") -> None:
-    """Check that the keys are known and the values name columns."""
-    in_several = (
-        {} if task.layout == "split_per_language" else IN_SEVERAL
-    )  # there each language has the same columns
+def _wrong_answers(task: "Task", answers: list[str], wanted: str) -> InputError:
+    named = ", ".join(answers) or "none"
+    return InputError(f"task {task.file!r}: `columns` of {task.kind} must name {wanted}, not {named}")
+
+
+def _check_metric(task: "Task", answer: str) -> None:
+    """Check that the metric fits the column of answers, `label` or `labels`."""
+    has_several = answer == "labels"
+    if (task.metric in _OF_SEVERAL_LABELS) == has_several:
+        return
+    fitting = [name for name in METRICS["zero_shot"] if (name in _OF_SEVERAL_LABELS) == has_several]
+    other = "label, of one class" if has_several else "labels, of several classes"
+    raise InputError(
+        f"task {task.file!r}: metric {task.metric} is not of the column {answer}: choose from "
+        f"{', '.join(fitting)}, or name the column {other} an image"
+    )
+
+
+def _check_columns(task: "Task") -> None:
+    """Check that the keys of `columns` are known, and that their values name columns."""
+    # In the layout split_per_language each language has the same columns.
+    in_several = {} if task.layout == "split_per_language" else _IN_SEVERAL
     for key, named in task.columns.items():
-        check_known(key, ["image", *ANSWERS, *TABLES[task.layout]], f"task {task.file!r}: `columns`")
+        check_known(key, ["image", *_ANSWERS, *_TABLES[task.layout]], f"task {task.file!r}: `columns`")
         kind, what = in_several.get(key, (str, "the name of a column"))
-        names = named.values() if isinstance(named, dict) else named if isinstance(named, list) else [named]
-        if not isinstance(named, kind) or not all(isinstance(name, str) for name in names):
+        names_are_texts = all(isinstance(name, str) for name in named_columns(named))
+        if not isinstance(named, kind) or not names_are_texts:
             raise InputError(f"task {task.file!r}: columns.{key} is {named!r}; it must be {what}")
 
 
-def check_files(task: "Task") -> None:
-    """Check that files of captions and of images are named."""
-    if (
-        task.kind != "retrieval"
-        or not task.languages
-        or task.layout in ("chinese_clip", "coco_json")
-        and len(task.languages) > 1
-    ):
+def named_columns(named: str | list[str] | dict[str, str]) -> list[str]:
+    """Return all columns that a value of `columns` names: one, a list of them, or one a language."""
+    if isinstance(named, dict):
+        return list(named.values())
+    return named if isinstance(named, list) else [named]
+
+
+def _check_files(task: "Task") -> None:
+    """Check that a task of caption files is of retrieval, and names each of its files."""
+    n_languages = len(task.languages)
+    fits = n_languages == 1 if FILES[task.layout] == "one language" else n_languages > 0
+    if task.kind != "retrieval" or not fits:
         raise InputError(
             f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in "
             "`languages`"
@@ -177,16 +213,9 @@ def check_files(task: "Task") -> None:
         "chinese_clip": [task.split],
         "caption_lines": ["names", "images", *task.languages],
         "coco_json": ["captions", "images"],
-    }[task.layout]
-    missing = [key for key in needed if key not in (task.data_files or {})]
+    }
+    missing = [key for key in needed[task.layout] if key not in (task.data_files or {})]
     if missing:
         raise InputError(
             f"task {task.file!r}: `data_files` of layout {task.layout} lack {', '.join(missing)}"
-        )
-
-
-def check_choice(task: "Task", key: str, choices: list[str]) -> None:
-    if getattr(task, key) not in choices:
-        raise InputError(
-            f"task {task.file!r}: {key} is {getattr(task, key)!r}; choose from {', '.join(choices)}"
         )
