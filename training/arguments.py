@@ -95,8 +95,7 @@ class StageArguments(TrainingArguments):
     )
     metric_for_best_model: str | None = field(default="mean_recall")
 
-    # Checkpoints. None is for "not given": with load_best_model_at_end, they are then saved when they are
-    # scored.
+    # Checkpoints. None is for "not given": with load_best_model_at_end, they are saved when they are scored.
     save_strategy: SaveStrategy | None = field(
         default=None,
         metadata={

@@ -339,8 +339,7 @@ def _gradients(ctx, texts, images, scale, gradient, of_logits: Callable[[slice, 
             of_texts[rows].addmm_(of_tile, images[columns])
             if learns_images:
                 of_images[columns].addmm_(of_tile.T, texts[rows])
-        # Each logit is scale times a cosine. Texts' gradients are needed for this even where texts are
-        # frozen.
+        # Each logit is scale times a cosine. This needs the gradients of texts even where texts are frozen.
         of_scale = gradient * torch.dot(of_texts.flatten(), texts.flatten())
 
     factor = gradient * scale

@@ -48,8 +48,7 @@ def begin(arguments: StageArguments) -> None:
             f"A checkpoint is saved {arguments.saves_where_scored}, as it is scored, "
             "so that the best can be kept.",
         )
-    # Or transformers would load every model sharded by ZeRO-3, the teacher too, which runs before DeepSpeed
-    # begins.
+    # Or transformers would shard every model by ZeRO-3, the teacher too, which runs before DeepSpeed begins.
     unset_hf_deepspeed_config()
 
 

@@ -61,8 +61,7 @@ def by_length(inputs: dict, n_groups: int) -> tuple[list[dict], torch.Tensor]:
         longest = lengths[texts].max()
         groups.append({name: inputs[name][texts, :longest] for name in TEXTS})
 
-    # The outputs come in the order [1, 3, 2, 0]; its inverse [3, 0, 2, 1] says where text 0, 1, 2, 3 is
-    # found.
+    # Outputs come in the order [1, 3, 2, 0]; its inverse [3, 0, 2, 1] is where texts 0 to 3 are found.
     rows = order.argsort()
     return groups, rows
 

@@ -81,8 +81,7 @@ class Validation:
             whether English is trained on or not.
         """
         encoder = Encoder(self.model, self.processor, accelerator=accelerator)
-        # English is evaluated for `english_lost`, but counts in the mean only where it is one of the
-        # languages.
+        # English is evaluated for `english_lost`, but counts in the mean only if it is one of the languages.
         guarded = ["en"] if self.teacher is not None and "en" not in self.languages else []
         image_embeds = self._embed(self.captioned, encoder)
         recall = mean_recall(encoder, image_embeds, self.captioned, self.languages + guarded)
