@@ -154,9 +154,11 @@ def _split_sample(sample: _Sample) -> list[_Sample]:
         return [_part_of(sample, fields, _stem_of(pictures[0]))]
     # Several pictures are samples of their own if each has its own stem, and all fields belong to one of
     # them; a picture without a stem, `a.jpg`, has to have a description as the others have.
+    have_own_stems = len(pictures) > 1 and len(by_stem) == len(pictures)
     has_others = any(_stem_of(name) not in by_stem for name in fields)
     all_described = all(len(names) > 1 for names in by_stem.values())
-    if len(by_stem) == len(pictures) > 1 and not has_others and (all_described or "" not in by_stem):
+    all_have_stems = "" not in by_stem
+    if have_own_stems and not has_others and (all_described or all_have_stems):
         return [_part_of(sample, names, stem) for stem, names in by_stem.items()]
     return [_part_of(sample, fields, "")]
 
@@ -318,7 +320,8 @@ def name_pictures(rows: Dataset | IterableDataset, column: str | None) -> Datase
     if column is None or column in rows.features or len(pictures) != 1 or not _is_picture(column):
         return rows
     # Renaming a stream's column decodes it and encodes it once more, unless it is undecoded.
-    return rows.cast_column(pictures[0], Image(decode=False)).rename_column(pictures[0], column)
+    undecoded = rows.cast_column(pictures[0], Image(decode=False))
+    return undecoded.rename_column(pictures[0], column)
 
 
 __all__ = ["TEXT_COLUMNS", "name_pictures", "of_tars"]
