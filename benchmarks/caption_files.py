@@ -112,15 +112,17 @@ def _read_caption_lines(task: "Task", languages: list[str]) -> tuple[dict[str, P
                 f"{task.data_files[language]} has {len(lines)} lines, {task.data_files['names']} "
                 f"{len(names)}: see {task.file}"
             )
-        captions[language] = {
-            name: texts_of(line, language, joined=task.join_words) for name, line in zip(names, lines)
-        }
+        captions[language] = {}
+        for name, line in zip(names, lines):
+            captions[language][name] = texts_of(line, language, joined=task.join_words)
     return _find_images(task, {name: name for name in names}), captions
 
 
 def _read_lines(task: "Task", key: str) -> list[str]:
     """Read the lines of a file, of which the last may lack its line break."""
-    return read_text(fetch(task, task.data_files[key]), "file").removesuffix("\n").split("\n")
+    text = read_text(fetch(task, task.data_files[key]), "file")
+    # Not `splitlines`, which also splits at letters that captions may have, such as U+2028.
+    return text.removesuffix("\n").split("\n")
 
 
 def _read_coco(task: "Task", languages: list[str]) -> tuple[dict[str, Path], dict]:
@@ -154,11 +156,11 @@ def _find_images(task: "Task", names: dict[str, str]) -> dict[str, Path]:
     """
     folder = fetch(task, task.data_files["images"])
     paths = {path.name: path for path in folder.rglob("*")}
+    # COCO's `file_name` may have a folder, as in `val2014/1.jpg`, which the images here may not lie in.
     missing = [name for name in names.values() if Path(name).name not in paths]
     if missing:
         raise InputError(
             f"{folder} lacks {len(missing)} of {len(names)} images: {', '.join(missing[:5])} ... "
             f"See {task.file}"
         )
-    # COCO's `file_name` may have a folder, `val2014/1.jpg`.
     return {id: paths[Path(name).name] for id, name in names.items()}

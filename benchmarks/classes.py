@@ -25,7 +25,11 @@ def class_names_of(
     Raises:
         InputError: as `load_class_names`.
     """
-    source, subset = (given, None) if given else (task.class_names, task.class_subset)
+    if given:
+        source, subset = given, None  # the task's subset is of its own list
+    else:
+        source, subset = task.class_names, task.class_subset
+
     if rows is None:
         known = [language for language in languages if not _is_named_by_rows(language, source)]
         return load_class_names(source, known, task.n_classes, subset=subset)
@@ -90,6 +94,9 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
     if not (name.endswith(".json") and Path(name).exists()):
         return ["en"]
     lists = read_lists(Path(name))
-    keyed = [language for language, of_keys in lists.items() if isinstance(of_keys, dict) and key in of_keys]
+    keyed = []
+    for language, of_keys in lists.items():
+        if isinstance(of_keys, dict) and key in of_keys:
+            keyed.append(language)
     # If no language has the key, all are returned, and reading any of them raises an error that says so.
     return keyed or list(lists)

@@ -138,8 +138,11 @@ class CachedColumn:
     def __getitem__(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         # An item's views are stored in a row: with 2 views, item 3 has places 6 and 7.
         places = self.item_of_row[rows] * self.n_views + self.view
-        stored = self.vectors[places][self.name].combine_chunks().flatten().to_numpy()
-        return {self.name: _to_float32(stored, self.dtype).reshape(len(places), self.dim)}
+        column = self.vectors[places][self.name].combine_chunks()
+        # Lists of one length lie one behind the other in memory, and `flatten` copies none.
+        stored = column.flatten().to_numpy()
+        values = _to_float32(stored, self.dtype)
+        return {self.name: values.reshape(len(places), self.dim)}
 
     def __str__(self) -> str:
         size = sum(path.stat().st_size for path in self.folder.glob("data/*.arrow"))
@@ -271,7 +274,8 @@ def write_part(path: Path, columns: dict, embeddings: torch.Tensor, form: _Form)
     Raises:
         InputError: an embedding is not finite, or the dtype cannot hold its values.
     """
-    n_bad = (~embeddings.isfinite().all(dim=1)).sum().item()
+    is_finite = embeddings.isfinite().all(dim=1)
+    n_bad = (~is_finite).sum().item()
     if n_bad:
         raise InputError(
             f"{n_bad} of {len(embeddings)} {form.name} are not finite: the model diverged, or half precision "
@@ -289,7 +293,9 @@ def write_part(path: Path, columns: dict, embeddings: torch.Tensor, form: _Form)
     values = pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), dim)
     features = {column: Value("int64" if column == "view" else "large_string") for column in columns}
     features[form.name] = List(Value(_STORED_AS[form.dtype]), length=dim)
-    table = pa.table(columns | {form.name: values}, schema=Features(features).arrow_schema)
+    # Its metadata tell `load_dataset` of the features.
+    schema = Features(features).arrow_schema
+    table = pa.table(columns | {form.name: values}, schema=schema)
     with whole_file(path) as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
 

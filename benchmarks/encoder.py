@@ -91,7 +91,8 @@ class Encoder:
             InputError: a template does not have `{}` once, where the name goes, and no other braces.
         """
         check_templates(templates, "templates")
-        return mean_of_prompts(self.texts(_fill_templates(templates, names)), len(names))
+        embeddings = self.texts(_fill_templates(templates, names))
+        return mean_of_prompts(embeddings, len(names))
 
 
 class CachedEncoder(Encoder):
@@ -151,8 +152,12 @@ class CachedEncoder(Encoder):
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         """Encode texts in parts of similar lengths, which the cache cuts, so that little is padded."""
+
+        def length_and_text(row: int) -> tuple[int, str]:
+            return len(texts[row]), texts[row]
+
         # texts ["ccc", "a", "bb"] -> rows [1, 2, 0], ordered ["a", "bb", "ccc"]
-        rows = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))
+        rows = sorted(range(len(texts)), key=length_and_text)
         ordered = [texts[row] for row in rows]
 
         def encode(numbers: np.ndarray) -> torch.Tensor:
@@ -161,7 +166,8 @@ class CachedEncoder(Encoder):
 
         embeddings = self._cached("text_embeds", "text", ordered, encode, self.prepared["text"], PART)
         # The inverse permutation, here [2, 0, 1], restores the order of `texts`.
-        return self._normalized(embeddings[torch.tensor(rows).argsort()])
+        inverse = torch.tensor(rows).argsort()
+        return self._normalized(embeddings[inverse])
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
         """Encode classes as `Encoder.classes` does; all prompts of a class are encoded in one part."""
@@ -169,7 +175,8 @@ class CachedEncoder(Encoder):
 
         def encode(numbers: np.ndarray) -> torch.Tensor:
             prompts = _fill_templates(templates, [names[number] for number in numbers])
-            return mean_of_prompts(embed_texts(self.model, self.processor, prompts), len(numbers))
+            embeddings = embed_texts(self.model, self.processor, prompts)
+            return mean_of_prompts(embeddings, len(numbers))
 
         prepared = self.prepared["text"] + json.dumps(list(templates), ensure_ascii=False)
         return self._cached("class_embeds", "class", list(names), encode, prepared, CLASSES)
@@ -282,7 +289,8 @@ def hash_weights(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        values = value.detach().cpu().contiguous().view(-1)
+        digest.update(values.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -321,7 +329,8 @@ def _adapter_fingerprint(model: PreTrainedModel) -> str:
     for part in name.split("+"):
         folder = Path(part.rpartition(":")[2])
         if folder.is_dir():
-            known += [f"{path.name} {path.read_text('utf-8')}" for path in sorted(folder.rglob("*.json"))]
+            for path in sorted(folder.rglob("*.json")):
+                known.append(f"{path.name} {path.read_text('utf-8')}")
     return xxh3_128("\n".join(known).encode()).hexdigest()
 
 

@@ -293,8 +293,9 @@ def _with_image(task: "Task", rows: Rows) -> Rows:
     Raises:
         InputError: the task names none, and not exactly one column holds images.
     """
-    named = task.columns.get("image")
-    found = [named] if named else [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    found = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    if task.columns.get("image"):
+        found = [task.columns["image"]]
     if len(found) != 1:
         many = f"no column of images among {', '.join(rows.features)}"
         if found:
@@ -338,7 +339,9 @@ def _with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
 def _holds_numbers(kind, answer: str) -> bool:
     """Check that a column holds numbers of classes, or, if it is of `labels`, lists of them."""
     number = kind.feature if answer == "labels" and isinstance(kind, List) else kind
-    return isinstance(number, ClassLabel) or isinstance(number, Value) and "int" in number.dtype
+    if isinstance(number, ClassLabel):
+        return True
+    return isinstance(number, Value) and "int" in number.dtype
 
 
 def places_of_ones(row: dict) -> dict[str, list[int]]:
@@ -378,7 +381,8 @@ def _middle_frames(task: "Task", rows: Rows) -> Dataset:
             f"rows of {task.dataset!r} are frames, and the middle one follows from all of them: leave out "
             "--streaming"
         )
-    video, frame = task.columns["video"], task.columns["frame"]
+    video = task.columns["video"]  # several columns that name it together
+    frame = task.columns["frame"]
     frames = rows.select_columns([*video, frame]).to_pandas().reset_index(names="row")
     frames = frames.sort_values(frame, kind="stable")
 
@@ -390,11 +394,13 @@ def _middle_frames(task: "Task", rows: Rows) -> Dataset:
 
 def _captions_of_splits(task: "Task", languages: list[str]) -> dict[str, dict]:
     """Read `{language: {id: texts}}` from the languages' own splits, whose images are not downloaded."""
-    id, column = task.columns["id"], task.columns["captions"]
+    id = task.columns["id"]
+    column = task.columns["captions"]
     captions = {}
     for language in languages:
-        rows = _open_split(task, language, streaming=True, columns=[id, column])
-        captions[language] = {row[id]: texts_of(row[column], column, joined=task.join_words) for row in rows}
+        captions[language] = {}
+        for row in _open_split(task, language, streaming=True, columns=[id, column]):
+            captions[language][row[id]] = texts_of(row[column], column, joined=task.join_words)
     return captions
 
 

@@ -64,7 +64,8 @@ def refuse_left_out(dataset: str, files: dict[str, Iterable[str]]) -> None:
     has_pictures = any(suffix_of(path) in PICTURES for path in split_of)
     has_metadata = any(Path(path).name in ImageFolder.METADATA_FILENAMES for path in split_of)
     # Metadata names its pictures, which are then read whatever their endings.
-    odd = odd_endings(folder, skip=PICTURES | _UNREAD if has_pictures and has_metadata else set())
+    skip = PICTURES | _UNREAD if has_pictures and has_metadata else set()
+    odd = odd_endings(folder, skip)
     if odd:
         raise InputError(f"dataset {dataset!r}: {odd}")
     _refuse_links(folder)
@@ -116,7 +117,8 @@ def _refuse_other_kinds(dataset: str, found: _Found) -> None:
     for kind, paths in found.all.items():
         if not paths or found.read[kind]:
             continue
-        first, other = found.relative(found.read[main][0]), found.relative(paths[0])
+        first = found.relative(found.read[main][0])
+        other = found.relative(paths[0])
         message = (
             f"dataset {dataset!r} has {main}, such as {first!r}, and {kind}, such as {other!r}, of which the "
             f"{kind} ({len(paths)})"
@@ -167,7 +169,8 @@ def _refuse_links(folder: Path) -> None:
         leads_up = link.parent.resolve().is_relative_to(link.resolve())
         found = [] if leads_up else files_below(link, endings)
         if found:
-            kind = next(kind for kind, of_kind in _KINDS.items() if suffix_of(found[0]) in of_kind)
+            ending = suffix_of(found[0])
+            kind = next(kind for kind, of_kind in _KINDS.items() if ending in of_kind)
             raise InputError(
                 f"{str(link)!r} is a link to a folder, whose {kind} would be left out: put the folder "
                 "itself there"

@@ -35,8 +35,11 @@ def has_metadata(folder: Path) -> bool:
     if has_card_of_splits(folder):
         return False
     beside = any((folder / name).is_file() for name in ImageFolder.METADATA_FILENAMES)
-    below = (path.name for path in folder.rglob("metadata.*") if path.parent != folder)
-    return beside and not any(name in ImageFolder.METADATA_FILENAMES for name in below)
+    if not beside:
+        return False
+    # Metadata in a folder below may be another split's.
+    names_below = (path.name for path in folder.rglob("metadata.*") if path.parent != folder)
+    return not any(name in ImageFolder.METADATA_FILENAMES for name in names_below)
 
 
 def has_card_of_splits(folder: Path) -> bool:
@@ -70,7 +73,11 @@ def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]
     in_rows = {_normal(path) for path in paths if path}
     # The metadata that were read; None is for pictures without any.
     read = {_metadata_of(path, metadata) for path in in_rows} | {None}
-    return [path for path in pictures if path not in in_rows and _metadata_of(path, metadata) in read]
+    without_row = []
+    for path in pictures:
+        if path not in in_rows and _metadata_of(path, metadata) in read:
+            without_row.append(path)
+    return without_row
 
 
 def is_named_by_metadata(dataset: str) -> bool:
@@ -117,7 +124,10 @@ def _metadata_of(path: str, metadata: set[str]) -> str | None:
             inside = _parent_of(inside)
             if f"zip://{inside}::{around}" in metadata:
                 return f"zip://{inside}::{around}"
-    return next((str(parent) for parent in Path(around).parents if str(parent) in metadata), None)
+    for parent in Path(around).parents:
+        if str(parent) in metadata:
+            return str(parent)
+    return None
 
 
 def _parent_of(name: str) -> str:

@@ -153,7 +153,8 @@ def load_subset(name: str) -> list[int]:
     all_ids, subset_ids = "all_imagenet_wordnet_ids", f"{name}_wnids"
     source = package_folder("clip_benchmark") / "datasets" / "builder.py"
     constants = {}
-    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+    module = ast.parse(source.read_text("utf-8"))
+    for node in ast.walk(module):
         if isinstance(node, ast.Assign):
             target = getattr(node.targets[0], "id", None)
             if target in (all_ids, subset_ids):
@@ -333,9 +334,13 @@ def _check_names(
     if not isinstance(names, list):
         raise InputError(f"{origin}: {names!r} is no list of names")
     names = [name.strip() if isinstance(name, str) else name for name in names]
-    n_classes = len(names) if n_classes is None else n_classes
+    if n_classes is None:
+        n_classes = len(names)
 
-    missing = [label for label in range(n_classes) if label >= len(names) or not _is_name(names[label])]
+    missing = []
+    for label in range(n_classes):
+        if label >= len(names) or not _is_name(names[label]):
+            missing.append(label)
     if missing:
         listed = _first_of([_title(label, dataset_names or []) for label in missing])
         raise InputError(

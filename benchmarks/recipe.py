@@ -154,8 +154,9 @@ def _takes_boolean(hint: object) -> bool:
 
 def _takes_list(hint: object) -> bool:
     """Check whether a type is a list, or a union with one."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else [hint]
-    return any(kind is list or typing.get_origin(kind) is list for kind in kinds)
+    is_union = typing.get_origin(hint) in (typing.Union, UnionType)
+    members = typing.get_args(hint) if is_union else [hint]
+    return any(member is list or typing.get_origin(member) is list for member in members)
 
 
 def _known_names(argument_types: tuple[type, ...]) -> dict[str, bool]:
@@ -192,12 +193,14 @@ def read_yaml(path: Path, what: str) -> object:
     try:
         return yaml.load(read_text(path, what), _UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:
-        place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        mark = error.problem_mark  # counted from 0
+        place = f"line {mark.line + 1}, column {mark.column + 1}"
         raise InputError(
             f"{what} {str(path)!r} is no YAML, {place}: {error.problem or error.context}"
         ) from error
     except yaml.YAMLError as error:  # a character that YAML does not allow
-        raise InputError(f"{what} {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{what} {str(path)!r} is no YAML: {reason}") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -152,6 +152,7 @@ class Task:
         for language, expected in self.n_texts.items():
             if language in rows.features["captions"]:
                 n_texts = 0
+                # Counted in Arrow: Python would make a list of every row's captions.
                 for chunk in captions.chunks:
                     lengths = pc.list_value_length(pc.struct_field(chunk, language))
                     n_texts += pc.sum(lengths).as_py()
@@ -174,18 +175,21 @@ def load_task(name_or_path: str) -> Task:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
-        if name_or_path not in all_task_names():
-            close = difflib.get_close_matches(name_or_path, all_task_names(), 3, 0.5) or all_task_names()
+        names = all_task_names()
+        if name_or_path not in names:
+            close = difflib.get_close_matches(name_or_path, names, 3, 0.5) or names
             raise InputError(
                 f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file "
                 "of your own"
             )
+
     given = read_yaml(path, "task")
     if not isinstance(given, dict):
         raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
     _check_keys(given, str(path))
     task = Task(name=path.stem, file=str(path), **given)
     check_values(task)
+    # After the types were checked, since paths have to be texts.
     _resolve_paths(task)
     return task
 
@@ -205,6 +209,7 @@ def _check_keys(given: dict, file: str) -> None:
     for name in given:
         check_known(name, known, f"task {file!r}")
 
+    # A key with an empty value is missing, too: YAML reads it as null.
     missing = []
     for key in keys:
         has_default = key.default is not dataclasses.MISSING or key.default_factory is not dataclasses.MISSING
@@ -292,6 +297,7 @@ def _describe_dataset(task: Task) -> str:
 
 def _describe_files(task: Task, languages: list[str]) -> str:
     """Name the files that are read; those of other languages are not."""
+    # Keys of `data_files` are splits, languages, or names such as `images`.
     unread = set(task.languages) - set(languages)
     files = [name for key, name in (task.data_files or {}).items() if key not in unread]
     return ", ".join(files) or f"those of split {task.split}"

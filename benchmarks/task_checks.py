@@ -64,6 +64,7 @@ def check_values(task: "Task") -> None:
     else:
         _check_prompts(task)
 
+    # `class_names.ko` is of the key `class_names`.
     unknown = [name for name in task.unverified if name.split(".")[0] not in vars(task)]
     if unknown:
         raise InputError(f"task {task.file!r} calls {', '.join(unknown)} unverified, which are no keys")
@@ -185,11 +186,12 @@ def _check_columns(task: "Task") -> None:
     """Check that the keys of `columns` are known, and that their values name columns."""
     # In the layout split_per_language each language has the same columns.
     in_several = {} if task.layout == "split_per_language" else _IN_SEVERAL
+    known = ["image", *_ANSWERS, *_TABLES[task.layout]]
     for key, named in task.columns.items():
-        check_known(key, ["image", *_ANSWERS, *_TABLES[task.layout]], f"task {task.file!r}: `columns`")
+        check_known(key, known, f"task {task.file!r}: `columns`")
         kind, what = in_several.get(key, (str, "the name of a column"))
-        names_are_texts = all(isinstance(name, str) for name in named_columns(named))
-        if not isinstance(named, kind) or not names_are_texts:
+        are_texts = all(isinstance(name, str) for name in named_columns(named))
+        if not isinstance(named, kind) or not are_texts:
             raise InputError(f"task {task.file!r}: columns.{key} is {named!r}; it must be {what}")
 
 
