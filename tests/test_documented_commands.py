@@ -1,4 +1,4 @@
-"""Every command of the README and the docs, as printed, in a folder where the names in it stand for small things made here.
+"""Run every command of the README and the docs as printed, with small stand-ins for what it names.
 
 What the commands name on the Hub, such as BAAI/AltCLIP-m9, is a folder of that name; what is nowhere to be
 had without a network is to be refused in one clear line.
@@ -27,8 +27,8 @@ PAGES = [
 ]
 # Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
-    r"make (demo|ablation|add-languages|parallel|install|test|style)|pip|hf |git |srun|export|cd |#SBATCH|source |"
-    r".*(_node 8|--config_file)"
+    r"make (demo|ablation|add-languages|parallel|install|test|style)|"
+    r"pip|hf |git |srun|export|cd |#SBATCH|source |.*(_node 8|--config_file)"
 )
 # Trainings are as printed but for their length, and do not wait for GPUs that are not here.
 SHORT = "--max_steps 2 --save_strategy no --per_device_train_batch_size 4"
@@ -37,14 +37,15 @@ REFUSAL = re.compile(r"^[\w.]+: error: \S.{20,}$")
 
 
 def commands():
-    """The lines of all blocks of shell, with what a backslash continues joined; and the cells of the table of launch lines."""
+    """List the commands of all shell blocks, continued lines joined, and of the table of launch lines."""
     found = []
     for page in PAGES:
         text = page.read_text("utf-8")
         blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
         lines += re.findall(r"`((?:accelerate launch|torchrun) [^`]*)`", text)
         for line in lines:
+            # "make demo   # two minutes" -> "make demo"
             line = line.partition("   #")[0].strip()
             if line and not line.startswith("#") and not ELSEWHERE.match(line):
                 found.append(pytest.param(line, id=f"{page.name}: {line[:90]}"))
@@ -53,25 +54,29 @@ def commands():
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, miniature, run):
-    """The sources, with what the commands name beside them."""
+    """Copy the sources, and write what the commands name beside them."""
     clone = tmp_path_factory.mktemp("documented") / "clone"
-    shutil.copytree(
-        ROOT, clone, ignore=shutil.ignore_patterns(".venv*", ".git", "outputs", "*.egg-info", "__pycache__")
-    )
+    ignored = shutil.ignore_patterns(".venv*", ".git", "outputs", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, clone, ignore=ignored)
+    # An environment that seems installed, so that `make` installs nothing.
     (clone / ".venv").mkdir()
     (clone / ".venv/installed").touch()
     write_pictures(clone / "pictures")
     write_pictures(clone / "YOUR/IMAGES")
     parallel = clone / "YOUR/PARALLEL"
     rows = load_dataset(str(miniature / "dataset"), split="validation").select_columns(["captions"])
-    rows = rows.map(lambda row: {"captions": row["captions"] | {"sw": row["captions"]["en"] + " sw"}})
-    rows.to_parquet(parallel / "train.parquet")
+
+    def with_swahili(row):  # the docs add a language, sw
+        swahili = row["captions"]["en"] + " sw"
+        return {"captions": row["captions"] | {"sw": swahili}}
+
+    rows.map(with_swahili).to_parquet(parallel / "train.parquet")
     return clone
 
 
 @pytest.fixture(scope="module")
 def model(clone, miniature):
-    """A small AltCLIP where the one of the Hub would be."""
+    """Save small models in folders named like the models of the Hub; return the one of AltCLIP-m9."""
     import torch
     from transformers import AutoTokenizer, CLIPImageProcessor
 
@@ -85,11 +90,8 @@ def model(clone, miniature):
     for name in ("BAAI/AltCLIP-m9", "BAAI/AltCLIP", "outputs/altclip/stage1", "outputs/altclip/stage2"):
         small.save_pretrained(clone / name)
         processor.save_pretrained(clone / name)
-    for name, source in (
-        ("openai/clip-vit-large-patch14", "clip"),
-        ("FacebookAI/xlm-roberta-large", "text_encoder"),
-    ):
-        shutil.copytree(miniature / source, clone / name)
+    shutil.copytree(miniature / "clip", clone / "openai/clip-vit-large-patch14")
+    shutil.copytree(miniature / "text_encoder", clone / "FacebookAI/xlm-roberta-large")
     return clone / "BAAI/AltCLIP-m9"
 
 
@@ -101,9 +103,9 @@ def test_a_command_as_printed(clone, model, command):
         command += f" {SHORT}"
     if command.startswith("make "):
         command += f" BIN={Path(sys.executable).parent}"
-    words = shlex.join(shlex.split(command)).replace(
-        "RECIPE.yaml", "training/recipes/altclip/stage1.yaml --dataset YOUR/PARALLEL"
-    )
+    words = shlex.join(shlex.split(command))
+    words = words.replace("RECIPE.yaml", "training/recipes/altclip/stage1.yaml --dataset YOUR/PARALLEL")
+
     environment = os.environ | {"PYTHONPATH": str(clone), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     process = subprocess.run(
@@ -120,7 +122,8 @@ import modeling_altclip
 from transformers import AutoModel, AutoProcessor
 from modeling_altclip import *
 from modeling_altclip.embedding import SkippedImage
-model, processor = AutoModel.from_pretrained("BAAI/AltCLIP-m9"), AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
+model = AutoModel.from_pretrained("BAAI/AltCLIP-m9")
+processor = AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
 """
 
 
@@ -128,16 +131,20 @@ model, processor = AutoModel.from_pretrained("BAAI/AltCLIP-m9"), AutoProcessor.f
     "page", [page for page in PAGES if "```python" in page.read_text("utf-8")], ids=lambda page: page.name
 )
 def test_python_as_printed(model, page, tmp_path):
-    """All snippets of a page, one after another, in a folder with two photos; where a comment gives a list, it is what comes out."""
+    """Run all snippets of a page, one after another, in a folder with two photos.
+
+    Where a comment gives a list, the line has to return it.
+    """
     (tmp_path / "BAAI").symlink_to(model.parent)
     if page.name == "README.md":
         for name in ("dog.jpg", "cat.jpg"):
             Image.new("RGB", (60, 40)).save(tmp_path / name)
     snippets = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
-    checked = re.sub(
-        r"^(\S.*?)  # (\[.*\])(, .*)?$", r"assert \1 == \2, \1", "\n".join(snippets), flags=re.MULTILINE
-    )
-    code = ("" if page.name == "README.md" else LOADED) + checked
+    code = "\n".join(snippets)
+    # "names  # ['a', 'b'], in order" -> "assert names == ['a', 'b'], names"
+    code = re.sub(r"^(\S.*?)  # (\[.*\])(, .*)?$", r"assert \1 == \2, \1", code, flags=re.MULTILINE)
+    if page.name != "README.md":  # which loads a model by itself
+        code = LOADED + code
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
