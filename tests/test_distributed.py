@@ -150,7 +150,7 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
     ],
 )
 def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stage, shared, switches):
-    """Train in one process with the whole batch and no switch, and in two with half of it each and all switches.
+    """Train in one process with the whole batch and no switch, and in two with halves of it and all switches.
 
     SGD without autocast, since Adam would enlarge rounding errors, which are not the question.
     """

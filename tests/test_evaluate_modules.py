@@ -53,7 +53,7 @@ def test_retrieval(load):
 
 
 def test_retrieval_with_ties_and_twins(load, monkeypatch):
-    """Few embeddings are distinct, so that most are tied or equal, within a block and across; or all are equal."""
+    """Compare where most embeddings are tied or equal, within a block and across, and where all are equal."""
     torch.manual_seed(1)
     corners = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6], [-1.0, 0.0], [0.0, -1.0]]
     corners = normalize(torch.tensor(corners), dim=-1)
