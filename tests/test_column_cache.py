@@ -255,7 +255,7 @@ def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypa
 
 
 def killed(rank, cache_dir, at):
-    """Kill a run when its second part is `encoded`, or written to a temporary file and about to be `named`."""
+    """Kill a run when its second part is `encoded`, or lies in a temporary file and is to be `named`."""
     column_cache.PART_LENGTH = 4
     n_calls = 0
 

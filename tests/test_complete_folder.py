@@ -1,4 +1,7 @@
-"""A saved folder on machines that have never seen this package: transformers alone, the lowest versions, older ones, other clients."""
+"""A saved folder works on machines that have never seen this package.
+
+They have transformers alone, its lowest version, older ones, or other clients.
+"""
 
 import configparser
 import json
@@ -48,8 +51,7 @@ def image():
     return Image.new("RGB", (40, 30), "red")
 
 
-# ---- Floors, as they are stated and as they are heeded
-# ----------------------------------------------------------------------------
+# ---- Lowest versions ----
 
 
 def test_remote_code_states_the_floor_of_the_package():
@@ -69,7 +71,7 @@ def test_remote_code_states_the_floor_of_the_package():
     ],
 )
 def test_remote_code_names_the_floor_in_one_line(saved, monkeypatch, name, file):
-    """Whatever is loaded first: each file that `AutoConfig` and `AutoProcessor` are led to looks before it imports anything else."""
+    """Check each file that `AutoConfig` and `AutoProcessor` load first: it looks before it imports others."""
     monkeypatch.setattr(transformers, "__version__", "5.20.2")
     references = json.loads((saved / name / file).read_text())["auto_map"]
     reference = references["AutoConfig" if file == "config.json" else "AutoProcessor"]
@@ -79,8 +81,7 @@ def test_remote_code_names_the_floor_in_one_line(saved, monkeypatch, name, file)
     assert "\n" not in str(error.value)
 
 
-# ---- Environments
-# -----------------------------------------------------------------------------------------------------------------
+# ---- Environments ----
 
 LOAD = """
 import importlib.util, json, sys
@@ -101,7 +102,8 @@ def load(folder, trust):
     classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=trust)
     found = classify(image, candidate_labels=TEXTS, hypothesis_template="{}")
     scores = {one["label"]: one["score"] for one in found}
-    return {"logits": logits.tolist(), "scores": [scores[text] for text in TEXTS], "module": type(model).__module__}
+    module = type(model).__module__
+    return {"logits": logits.tolist(), "scores": [scores[text] for text in TEXTS], "module": module}
 
 
 for folder, trust in json.loads(sys.argv[1]):
@@ -114,27 +116,24 @@ for folder, trust in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The python of an environment with torch, transformers and Pillow, in the versions that everything was tested with."""
-    return build_environment(
-        tmp_path_factory.mktemp("alone") / "venv", "torch", "transformers", "pillow", upon=None
-    )
+    """Build an environment with torch, transformers and Pillow, in the tested versions; return its python."""
+    folder = tmp_path_factory.mktemp("alone") / "venv"
+    return build_environment(folder, "torch", "transformers", "pillow", upon=None)
 
 
 @pytest.fixture
 def load(saved, tmp_path):
-    """Load folders in an environment, each in a way of `WAYS`; give what the script says of each."""
+    """Return a function that loads folders in an environment, each in a way of `WAYS`.
+
+    It returns what the script says of each.
+    """
 
     def load(python, ways):
-        (tmp_path / "load.py").write_text(LOAD)
+        script = tmp_path / "load.py"
+        script.write_text(LOAD)
         asked = json.dumps([(str(saved / name), trust) for name, trust in ways])
-        process = run_in(
-            python,
-            tmp_path / "load.py",
-            asked,
-            PYTHONPATH="",
-            HF_MODULES_CACHE=str(tmp_path / "modules"),
-            cwd=tmp_path,
-        )
+        variables = {"PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+        process = run_in(python, script, asked, cwd=tmp_path, **variables)
         assert process.returncode == 0, process.stderr[-3000:]
         return [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -142,12 +141,11 @@ def load(saved, tmp_path):
 
 
 def check(saved, said, ways):
-    """What was said is what the models give here."""
+    """Check that the script says what the models give here."""
     for (name, trust), one in zip(ways, said, strict=True):
         model = AutoModel.from_pretrained(saved / name).eval()
-        inputs = AutoProcessor.from_pretrained(saved / name)(
-            text=TEXTS, images=Image.new("RGB", (40, 30), "red"), padding=True, return_tensors="pt"
-        )
+        processor = AutoProcessor.from_pretrained(saved / name)
+        inputs = processor(text=TEXTS, images=image(), padding=True, return_tensors="pt")
         with torch.no_grad():
             logits = model(**inputs).logits_per_image
         torch.testing.assert_close(torch.tensor(one["logits"]), logits, atol=1e-4, rtol=1e-4)
@@ -163,23 +161,21 @@ def test_transformers_alone(saved, alone, load):
 @pytest.mark.slow
 def test_the_lowest_versions(saved, alone, load, tmp_path):
     packages = [f"{name}=={LOWEST[name]}" for name in ("transformers", "huggingface_hub", "safetensors")]
-    python = build_environment(
-        tmp_path / "venv", *packages, upon=alone, unpinned=(*OF_TRANSFORMERS, "safetensors")
-    )
+    unpinned = (*OF_TRANSFORMERS, "safetensors")
+    python = build_environment(tmp_path / "venv", *packages, upon=alone, unpinned=unpinned)
     check(saved, load(python, WAYS), WAYS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["5.20.2", "5.13.1", "4.57.6"])
 def test_older_versions_read_an_altclip_and_refuse_remote_code(saved, alone, load, tmp_path, version):
-    python = build_environment(
-        tmp_path / "venv", f"transformers=={version}", upon=alone, unpinned=OF_TRANSFORMERS
-    )
-    check(saved, load(python, WAYS[:1]), WAYS[:1])
-    for one in load(python, WAYS[1:]):
-        assert one["error"].startswith(
-            f"This code of AltCLIP needs transformers {TRANSFORMERS} or newer, and {version} is installed"
-        )
+    packages = [f"transformers=={version}"]
+    python = build_environment(tmp_path / "venv", *packages, upon=alone, unpinned=OF_TRANSFORMERS)
+    native, remote = WAYS[:1], WAYS[1:]
+    check(saved, load(python, native), native)
+    needed = f"This code of AltCLIP needs transformers {TRANSFORMERS} or newer, and {version} is installed"
+    for one in load(python, remote):
+        assert one["error"].startswith(needed)
         assert "\n" not in one["error"]
 
 
@@ -199,30 +195,30 @@ images = [Image.new("RGB", (40, 30), color) for color in COLORS]
 for name, trust in ways:
     encoder = SentenceTransformer(f"{saved}/{name}", trust_remote_code=trust)
     accuracy = mteb_accuracy(encoder, images, list(range(len(COLORS))), COLORS)
-    print(json.dumps({"texts": encoder.encode(COLORS).tolist(), "images": encoder.encode(images).tolist(), "accuracy": accuracy}))
+    texts, pictures = encoder.encode(COLORS).tolist(), encoder.encode(images).tolist()
+    print(json.dumps({"texts": texts, "images": pictures, "accuracy": accuracy}))
 pipeline = StableDiffusionPipeline.from_pretrained(f"{output}/pipeline")
-picture = pipeline("dog face", num_inference_steps=3, generator=torch.Generator().manual_seed(2), output_type="np").images[0]
+generator = torch.Generator().manual_seed(2)
+picture = pipeline("dog face", num_inference_steps=3, generator=generator, output_type="np").images[0]
 np.save(f"{output}/picture.npy", picture)
 """.replace("COLORS", repr(COLORS))
 
 
 @pytest.mark.slow
 def test_other_clients(saved, alone, tmp_path):
-    """sentence-transformers and mteb with a folder, diffusers with a pipeline that our text tower was saved in."""
+    """Use a folder in sentence-transformers and mteb, and in diffusers a pipeline with our text tower."""
     python = build_environment(tmp_path / "venv", *CLIENTS, upon=alone)
     altclip, processor = load_model(str(saved / "altclip"))
     pipeline = build(altclip.text_model, processor.tokenizer)
     pipeline.save_pretrained(tmp_path / "pipeline")
-    (tmp_path / "use.py").write_text(USE)
-    words = tmp_path / "use.py", saved, json.dumps(WAYS), tmp_path
-    process = run_in(
-        python,
-        *words,
-        PYTHONPATH=str(ROOT / "tests/clients"),
-        HF_MODULES_CACHE=str(tmp_path / "modules"),
-        cwd=tmp_path,
-    )
+
+    script = tmp_path / "use.py"
+    script.write_text(USE)
+    variables = {"PYTHONPATH": str(ROOT / "tests/clients"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    process = run_in(python, script, saved, json.dumps(WAYS), tmp_path, cwd=tmp_path, **variables)
     assert process.returncode == 0, process.stderr[-3000:]
+
+    # mteb prints lines of its own.
     said = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     for (name, _), one in zip(WAYS, said, strict=True):
         model, processor = load_model(str(saved / name))
@@ -232,21 +228,22 @@ def test_other_clients(saved, alone, tmp_path):
         torch.testing.assert_close(normalize(torch.tensor(one["images"])), images, atol=1e-4, rtol=1e-4)
         right = (images @ texts.T).argmax(dim=1) == torch.arange(len(COLORS))
         assert one["accuracy"] == pytest.approx(right.float().mean().item())
-    assert np.abs(np.load(tmp_path / "picture.npy") - draw(pipeline, "dog face")).max() < 1e-4
+
+    picture = np.load(tmp_path / "picture.npy")
+    assert np.abs(picture - draw(pipeline, "dog face")).max() < 1e-4
 
 
-# ---- What is saved
-# ----------------------------------------------------------------------------------------------------------------
+# ---- The saved folders ----
 
 
 @pytest.fixture(scope="module")
 def saved(miniature, tmp_path_factory):
-    """Folders of an AltCLIP and of a dual encoder, as `save_model` makes them."""
+    """Save an AltCLIP and a dual encoder with `save_model`; return the folder of both."""
     folder = tmp_path_factory.mktemp("saved")
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    processor = AltCLIPProcessor(
-        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer
-    )
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = AltCLIPProcessor(image_processor, tokenizer)
+
     torch.manual_seed(0)
     altclip = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
     ViTModel(ViTConfig(**SIZE, image_size=32, patch_size=8)).save_pretrained(folder / "vit")

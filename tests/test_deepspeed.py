@@ -1,4 +1,7 @@
-"""DeepSpeed's configurations, on two CPU processes in an environment of their own: DeepSpeed is no dependency."""
+"""DeepSpeed's configurations work on two CPU processes.
+
+They run in an environment of their own, since DeepSpeed is no dependency.
+"""
 
 import json
 import math
@@ -27,42 +30,24 @@ def python(tmp_path_factory):
 
 @pytest.fixture
 def train(python, run, miniature, beginnings, tmp_path):
-    """Four steps of a stage's recipe, sixteen examples each, in one plain process or in two under a configuration of ZeRO's."""
+    """Return a function that trains four steps of a stage's recipe, sixteen examples each.
+
+    It trains in one plain process, or in two under a configuration of ZeRO.
+    """
 
     def train(stage, zero, output_dir, *flags):
-        recipe, processes = ROOT / f"training/recipes/miniature/{stage}.yaml", 2 if zero else 1
-        words = [
-            ROOT / f"training/run_{stage}.py",
-            recipe,
-            *beginnings[stage],
-            "--dataset",
-            miniature / "dataset",
-            "--max_steps",
-            "4",
-        ]
-        words += [
-            "--output_dir",
-            output_dir,
-            "--per_device_train_batch_size",
-            str(16 // processes),
-            "--logging_steps",
-            "1",
-            *flags,
-        ]
+        processes = 2 if zero else 1
+        command = [ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"]
+        command += [*beginnings[stage], "--dataset", miniature / "dataset", "--output_dir", output_dir]
+        command += ["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes)]
+        command += ["--logging_steps", "1", *flags]
         if zero is None:
-            process = run("python", *words, OMP_NUM_THREADS="1")
-        else:
-            launcher = [
-                "-m",
-                "accelerate.commands.launch",
-                "--config_file",
-                CONFIGURATIONS / f"{zero}.yaml",
-                "--num_processes",
-                "2",
-            ]
-            launcher += ["--main_process_port", "0", ROOT / "tests/deepspeed_on_cpu.py"]
-            process = run_in(python, *launcher, *words, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
-        return process
+            return run("python", *command, OMP_NUM_THREADS="1")
+
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGURATIONS / f"{zero}.yaml"]
+        launcher += ["--num_processes", "2", "--main_process_port", "0"]
+        launcher += [ROOT / "tests/deepspeed_on_cpu.py"]
+        return run_in(python, *launcher, *command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
 
     return train
 
@@ -74,10 +59,20 @@ def hotter(folder):
     model.save_pretrained(folder)
 
 
+def count_moved(weights, folder):
+    """Count the weights that are no longer those of a saved model."""
+    start = load_file(folder / "model.safetensors")
+    return sum(not torch.equal(value, start[name]) for name, value in weights.items())
+
+
 def history(folder):
-    """What was logged at each step."""
+    """Return what was logged at each step."""
     rows = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
     return [row for row in rows if "loss" in row]
+
+
+TILES = ["--tile_size", "5"]
+VALIDATION = ["--validation_split", "validation", "--eval_strategy", "steps"]
 
 
 @pytest.mark.parametrize(
@@ -85,21 +80,7 @@ def history(folder):
     [
         ("stage1", "zero2", ["--gradient_accumulation_steps", "2"], []),
         ("stage1", "zero3", [], []),
-        (
-            "stage2",
-            "zero2",
-            [],
-            [
-                "--tile_size",
-                "5",
-                "--validation_split",
-                "validation",
-                "--eval_strategy",
-                "steps",
-                "--eval_steps",
-                "2",
-            ],
-        ),
+        ("stage2", "zero2", [], [*TILES, *VALIDATION, "--eval_steps", "2"]),
     ],
     ids=[
         "stage1 under ZeRO-2, accumulated",
@@ -110,21 +91,25 @@ def history(folder):
 def test_zero_trains_like_one_process_and_saves_an_ordinary_model(
     train, tmp_path, stage, zero, shared, switches
 ):
-    """Plain SGD in float32, clipped as the recipe says. What rounding in another order leaves is below 1e-5 of a loss; weights
-    keep the tolerance of the other tests with two processes.
+    """Train with plain SGD in float32, clipped as the recipe says.
+
+    Rounding in another order changes losses by less than 1e-5 of their value; weights keep the tolerance of
+    the other tests with two processes.
     """
     if stage == "stage2":
         hotter(tmp_path / "start")
     folders = {None: tmp_path / "one", zero: tmp_path / "two"}
     for configuration, folder in folders.items():
-        process = train(stage, configuration, folder, *SGD, *shared, *(switches if configuration else []))
+        flags = [*SGD, *shared]
+        if configuration is not None:
+            flags += switches
+        process = train(stage, configuration, folder, *flags)
         assert process.returncode == 0, process.stderr[-4000:]
-        assert ("ZeRO" in process.stdout + process.stderr) == (
-            configuration is not None
-        )  # DeepSpeed says so of its own accord
+        # DeepSpeed says of its own accord that it is at work.
+        assert ("ZeRO" in process.stdout + process.stderr) == (configuration is not None)
+
     one, two = (load_file(folder / "model.safetensors") for folder in folders.values())
-    start = load_file(tmp_path / "start/model.safetensors")
-    assert sum(not torch.equal(value, start[name]) for name, value in one.items()) > 20
+    assert count_moved(one, tmp_path / "start") > 20
     assert one.keys() == two.keys()
     for row, expected in zip(history(tmp_path / "two"), history(tmp_path / "one"), strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
@@ -137,31 +122,43 @@ def test_zero_trains_like_one_process_and_saves_an_ordinary_model(
         )
     if stage == "stage2":
         assert two["logit_scale"] < math.log(100) + 0.5
+
+    # Both packages read what was saved.
     NativeAltCLIPModel.from_pretrained(tmp_path / "two")
     AltCLIPModel.from_pretrained(tmp_path / "two")
 
 
 @pytest.mark.parametrize("stage,zero", [("stage1", "zero3"), ("stage2", "zero2")])
 def test_a_run_under_zero_resumes_to_the_same_bytes(train, tmp_path, stage, zero):
-    """With the recipe's own AdamW, and bf16, which is autocast: weights stay in float32, and its first loss is that of one process."""
-    losses = []
+    """Resume with the recipe's own AdamW and bf16.
+
+    bf16 is autocast: weights stay in float32, and the first loss is that of one process with bf16.
+    """
+    losses = {}
     for bf16 in ("true", "false"):
         process = train(stage, None, tmp_path / bf16, "--bf16", bf16, "--max_steps", "1")
         assert process.returncode == 0, process.stderr[-4000:]
-        losses.append(history(tmp_path / bf16)[0]["loss"])
+        losses[bf16] = history(tmp_path / bf16)[0]["loss"]
+
     first, resumed = tmp_path / "first", tmp_path / "resumed"
     process = train(stage, zero, first, "--bf16", "true", "--save_strategy", "steps", "--save_steps", "2")
     assert process.returncode == 0, process.stderr[-4000:]
     resumed.mkdir()
     shutil.move(first / "checkpoint-2", resumed)
     state = resumed / "checkpoint-2/trainer_state.json"
-    state.write_text(
-        state.read_text("utf-8").replace('"step": 1', '"step": -1')
-    )  # a run from the start would not have it
-    assert abs(history(first)[0]["loss"] - losses[0]) < abs(losses[1] - losses[0]) / 4
+    marked = state.read_text("utf-8").replace(
+        '"step": 1', '"step": -1'
+    )  # a run from the start has no such step
+    state.write_text(marked)
+
+    # Its loss is much closer to the one with bf16 than that is to the one without.
+    effect_of_bf16 = abs(losses["false"] - losses["true"])
+    assert abs(history(first)[0]["loss"] - losses["true"]) < effect_of_bf16 / 4
+
     process = train(stage, zero, resumed, "--bf16", "true", "--resume")
     assert process.returncode == 0, process.stderr[-4000:]
     assert [row["step"] for row in history(resumed)] == [-1, 2, 3, 4]
+
     one, two = (load_file(folder / "model.safetensors") for folder in (first, resumed))
     start = load_file(tmp_path / "start/model.safetensors")
     for name, value in one.items():
@@ -169,7 +166,7 @@ def test_a_run_under_zero_resumes_to_the_same_bytes(train, tmp_path, stage, zero
         assert torch.equal(two[name], value), name
         if name.startswith("vision_model"):
             assert torch.equal(value, start[name]), name
-    assert sum(not torch.equal(value, start[name]) for name, value in one.items()) > 20
+    assert count_moved(one, tmp_path / "start") > 20
 
 
 @pytest.mark.parametrize(
@@ -182,12 +179,7 @@ def test_a_run_under_zero_resumes_to_the_same_bytes(train, tmp_path, stage, zero
             "gradient_cache_chunk is 3, and DeepSpeed takes",
         ),
         ("stage1", "zero2", ["--bf16", "false", "--fp16", "true"], "mixed precision is fp16, and DeepSpeed"),
-        (
-            "stage1",
-            "zero3",
-            ["--validation_split", "validation", "--eval_strategy", "steps"],
-            "under ZeRO-3 no process has the weights",
-        ),
+        ("stage1", "zero3", VALIDATION, "under ZeRO-3 no process has the weights"),
         ("stage2", "zero3", [], "zero_stage is 3, under which logit_scale is empty"),
     ],
 )

@@ -1,4 +1,7 @@
-"""AltCLIP's text tower in Stable Diffusion: drawing, saving, and training keys and values alone. Everything is random and tiny."""
+"""AltCLIP's text tower in Stable Diffusion: generation, saving, and training keys and values alone.
+
+Everything is random and tiny.
+"""
 
 import json
 
@@ -18,16 +21,15 @@ from .conftest import ROOT
 @pytest.fixture
 def altclip(miniature):
     torch.manual_seed(0)
-    model = AltCLIPModel.from_teacher(
-        str(miniature / "clip"), str(miniature / "text_encoder"), dropout=0.0
-    ).eval()
-    model.text_model.pre_LN.weight.data.uniform_(
-        0.5, 2.0
-    )  # untrained, it would change nothing after XLM-R's own last norm
+    clip, encoder = str(miniature / "clip"), str(miniature / "text_encoder")
+    model = AltCLIPModel.from_teacher(clip, encoder, dropout=0.0).eval()
+    # Untrained, this norm would change nothing after XLM-R's own last norm.
+    model.text_model.pre_LN.weight.data.uniform_(0.5, 2.0)
     return model
 
 
 def build(text_encoder, tokenizer):
+    """Build a random Stable Diffusion pipeline around a text encoder."""
     torch.manual_seed(1)
     layers = {"block_out_channels": (8, 16), "norm_num_groups": 4}
     unet = UNet2DConditionModel(
@@ -57,45 +59,54 @@ def build(text_encoder, tokenizer):
 
 
 def draw(pipeline, prompt):
-    return pipeline(
-        prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(2), output_type="np"
-    ).images[0]
+    """Generate one image, with the same noise at each call."""
+    generator = torch.Generator().manual_seed(2)
+    return pipeline(prompt, num_inference_steps=3, generator=generator, output_type="np").images[0]
+
+
+def largest_difference(image, other):
+    return np.abs(image - other).max()
 
 
 @pytest.mark.parametrize("normalize_tokens", [True, False])
 def test_equal_vectors_draw_equal_pictures(altclip, processor, tmp_path, normalize_tokens):
-    """A name and its Chinese name, each one token, are given one vector: as if stage 1 had succeeded perfectly."""
+    """Give an English name and its Chinese one the same embedding, as if stage 1 were perfect."""
     altclip.save_pretrained(tmp_path / "altclip")
-    text_model = AltCLIPTextModel.from_pretrained(
-        tmp_path / "altclip", normalize_tokens=normalize_tokens
-    ).eval()
+    text_model = AltCLIPTextModel.from_pretrained(tmp_path / "altclip", normalize_tokens=normalize_tokens)
+    text_model.eval()
     tokenizer = processor.tokenizer
+
+    # The first concept whose name is one token in both languages: <s>, the token, </s>.
     names = read_concepts()["languages"]
-    pairs = zip(names["en"]["names"], names["zh"]["names"])
-    english, chinese = next(
-        pair for pair in pairs if all(len(tokenizer(name)["input_ids"]) == 3 for name in pair)
-    )
+    for english, chinese in zip(names["en"]["names"], names["zh"]["names"]):
+        english_ids = tokenizer(english)["input_ids"]
+        chinese_ids = tokenizer(chinese)["input_ids"]
+        if len(english_ids) == len(chinese_ids) == 3:
+            break
+    else:
+        pytest.fail("no name is one token in both languages")
+
     pipeline = build(text_model, tokenizer)
     before = draw(pipeline, english)
-    assert np.abs(before - draw(pipeline, chinese)).max() > 1e-4
+    assert largest_difference(before, draw(pipeline, chinese)) > 1e-4
     embeddings = text_model.get_input_embeddings().weight.data
-    embeddings[tokenizer(chinese)["input_ids"][1]] = embeddings[tokenizer(english)["input_ids"][1]]
-    assert np.abs(draw(pipeline, chinese) - before).max() < 1e-5
-    assert np.abs(draw(pipeline, english) - before).max() < 1e-5
+    embeddings[chinese_ids[1]] = embeddings[english_ids[1]]
+    assert largest_difference(draw(pipeline, chinese), before) < 1e-5
+    assert largest_difference(draw(pipeline, english), before) < 1e-5
+
+    # Without the norm the tower is ours alone; with it, the saved pipeline names transformers' class.
     pipeline.save_pretrained(tmp_path / "pipeline")
-    named = json.loads((tmp_path / "pipeline/model_index.json").read_text())["text_encoder"]
-    assert named == [
-        "transformers" if normalize_tokens else "modeling_altclip.modeling_altclip",
-        "AltCLIPTextModel",
-    ]
+    library, class_name = json.loads((tmp_path / "pipeline/model_index.json").read_text())["text_encoder"]
+    assert library == ("transformers" if normalize_tokens else "modeling_altclip.modeling_altclip")
+    assert class_name == "AltCLIPTextModel"
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     loaded.set_progress_bar_config(disable=True)
     assert type(loaded.text_encoder) is (NativeTextModel if normalize_tokens else AltCLIPTextModel)
-    assert np.abs(draw(loaded, chinese) - before).max() < 1e-5
-    loaded.text_encoder = AltCLIPTextModel.from_pretrained(
-        tmp_path / "pipeline/text_encoder"
-    )  # ours, where it is wanted
-    assert np.abs(draw(loaded, chinese) - before).max() < 1e-5
+    assert largest_difference(draw(loaded, chinese), before) < 1e-5
+
+    # Our class can take its place.
+    loaded.text_encoder = AltCLIPTextModel.from_pretrained(tmp_path / "pipeline/text_encoder")
+    assert largest_difference(draw(loaded, chinese), before) < 1e-5
 
 
 def test_a_saved_pipeline_needs_transformers_alone(altclip, processor, run, tmp_path):
@@ -107,12 +118,10 @@ pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
 assert "modeling_altclip" not in sys.modules
 print(type(pipeline.text_encoder).__module__, pipeline.text_encoder.config.use_attention_mask)
 """
-    process = run(
-        "python", "-c", code, tmp_path / "pipeline", cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1"
-    )
-    assert process.stdout.strip() == "transformers.models.altclip.modeling_altclip True", process.stderr[
-        -2000:
-    ]
+    without_ours = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
+    process = run("python", "-c", code, tmp_path / "pipeline", cwd=tmp_path, **without_ours)
+    said = process.stdout.strip()
+    assert said == "transformers.models.altclip.modeling_altclip True", process.stderr[-2000:]
 
 
 def test_a_tower_that_is_changed_later_is_not_saved(altclip, tmp_path):
@@ -120,24 +129,27 @@ def test_a_tower_that_is_changed_later_is_not_saved(altclip, tmp_path):
     altclip.text_model.config.normalize_tokens = False
     with pytest.raises(ValueError, match="normalize_tokens=False was set after the model was made"):
         altclip.text_model.save_pretrained(tmp_path)
-    altclip.save_pretrained(tmp_path)  # all of it is no pipeline's
+    altclip.save_pretrained(tmp_path)  # the whole model belongs to no pipeline
 
 
 def test_tokens_with_and_without_the_norm(altclip, processor):
-    """Two ways to read the tokens, one pooled vector; padding to 77 changes no word's vector."""
+    """Tokens are read with or without the norm, and the pooled embedding is the same.
+
+    Padding to 77 tokens changes no word's state.
+    """
     texts = processor.tokenizer(["ghost and bell"], padding="max_length", max_length=77, return_tensors="pt")
     short = processor.tokenizer(["ghost and bell"], return_tensors="pt")
-    text_model, states = altclip.text_model, {}
+    n_tokens = short["input_ids"].shape[1]
+    text_model = altclip.text_model
+    states = {}
     with torch.no_grad():
         for normalize_tokens in (True, False):
             text_model.config.normalize_tokens = normalize_tokens
             states[normalize_tokens] = text_model(**texts)
-            n_tokens = short["input_ids"].shape[1]
-            torch.testing.assert_close(
-                states[normalize_tokens].last_hidden_state[:, :n_tokens],
-                text_model(**short).last_hidden_state,
-            )
+            words = states[normalize_tokens].last_hidden_state[:, :n_tokens]
+            torch.testing.assert_close(words, text_model(**short).last_hidden_state)
         plain = text_model.transformation(text_model.roberta(**texts).last_hidden_state)
+
     assert states[True].last_hidden_state.shape == (1, 77, text_model.config.project_dim)
     torch.testing.assert_close(states[False].last_hidden_state, plain)
     assert (states[True].last_hidden_state - plain).abs().max() > 1e-2
@@ -150,46 +162,29 @@ def test_only_keys_and_values_learn(altclip, processor, miniature, run, tmp_path
     altclip.save_pretrained(tmp_path / "altclip")
     processor.save_pretrained(tmp_path / "altclip")
     build(altclip.text_model, processor.tokenizer).save_pretrained(tmp_path / "start")
-    process = run(
-        *[
-            "python",
-            ROOT / "training/run_diffusion.py",
-            ROOT / "training/recipes/altdiffusion/diffusion.yaml",
-        ],
-        *["--model_name_or_path", tmp_path / "altclip", "--diffusion_name_or_path", tmp_path / "start"],
-        *[
-            "--dataset",
-            miniature / "dataset",
-            "--output_dir",
-            tmp_path / "altdiffusion",
-            "--languages",
-            "en",
-            "zh",
-            "th",
-        ],
-        *[
-            "--max_steps",
-            "10",
-            "--warmup_steps",
-            "0",
-            "--bf16",
-            "false",
-            "--use_cpu",
-            "true",
-            "--save_strategy",
-            "no",
-        ],
-    )
+
+    command = ["python", ROOT / "training/run_diffusion.py"]
+    command += [ROOT / "training/recipes/altdiffusion/diffusion.yaml"]
+    command += ["--model_name_or_path", tmp_path / "altclip", "--diffusion_name_or_path", tmp_path / "start"]
+    command += ["--dataset", miniature / "dataset", "--languages", "en", "zh", "th"]
+    command += ["--output_dir", tmp_path / "altdiffusion", "--save_strategy", "no"]
+    command += ["--max_steps", "10", "--warmup_steps", "0", "--bf16", "false", "--use_cpu", "true"]
+    process = run(*command)
     assert process.returncode == 0, process.stderr
     assert "Saved the pipeline to" in process.stdout.splitlines()[-1]
+
+    # attn2 is cross-attention, from image to text.
     weights = "unet/diffusion_pytorch_model.safetensors"
-    before, after = load_file(tmp_path / "start" / weights), load_file(tmp_path / "altdiffusion" / weights)
+    before = load_file(tmp_path / "start" / weights)
+    after = load_file(tmp_path / "altdiffusion" / weights)
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {name for name in after if ".attn2.to_k." in name or ".attn2.to_v." in name}
     assert moved
     for part in ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
-        one, two = load_file(tmp_path / "start" / part), load_file(tmp_path / "altdiffusion" / part)
-        assert all(torch.equal(value, two[name]) for name, value in one.items())
+        before = load_file(tmp_path / "start" / part)
+        after = load_file(tmp_path / "altdiffusion" / part)
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "altdiffusion")
     pipeline.set_progress_bar_config(disable=True)
     assert np.isfinite(draw(pipeline, "狗脸")).all()

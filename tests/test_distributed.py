@@ -1,4 +1,4 @@
-"""Two processes against one."""
+"""Two processes embed and train like one."""
 
 import pytest
 import torch
@@ -20,22 +20,30 @@ IMAGES = [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue"
 
 
 def leaves():
+    """Return embeddings of 8 images and texts, a scale, and ids by which images 1 and 4 are the same."""
     generator = torch.Generator().manual_seed(0)
-    images, texts = (
-        normalize(torch.randn(8, 6, generator=generator), dim=-1).requires_grad_() for _ in range(2)
-    )
-    return images, texts, torch.tensor(4.0, requires_grad=True), torch.tensor([0, 1, 2, 3, 1, 5, 6, 7])
+    images = normalize(torch.randn(8, 6, generator=generator), dim=-1).requires_grad_()
+    texts = normalize(torch.randn(8, 6, generator=generator), dim=-1).requires_grad_()
+    scale = torch.tensor(4.0, requires_grad=True)
+    ids = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7])
+    return images, texts, scale, ids
+
+
+def both_losses(images, texts, scale, image_ids, tile_size=None):
+    contrastive = contrastive_loss(images, texts, scale, image_ids=image_ids, tile_size=tile_size)
+    sigmoid = sigmoid_loss(images, texts, scale, -scale, image_ids=image_ids, tile_size=tile_size)
+    return contrastive + sigmoid
 
 
 def half(rank, folder, tile_size):
+    """Compute the losses of one of two processes, each of which has half of the pairs; save the gradients."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     images, texts, scale, ids = leaves()
     mine = slice(4 * rank, 4 * rank + 4)
-    gathered = gather_rows(images[mine]), gather_rows(texts[mine])
-    loss = contrastive_loss(*gathered, scale, image_ids=gather_rows(ids[mine]), tile_size=tile_size)
-    loss = loss + sigmoid_loss(
-        *gathered, scale, -scale, image_ids=gather_rows(ids[mine]), tile_size=tile_size
-    )
+    gathered_images = gather_rows(images[mine])
+    gathered_texts = gather_rows(texts[mine])
+    gathered_ids = gather_rows(ids[mine])
+    loss = both_losses(gathered_images, gathered_texts, scale, gathered_ids, tile_size)
     loss.backward()
     torch.save((loss.detach(), images.grad, texts.grad, scale.grad), folder / f"{rank}.pt")
 
@@ -44,9 +52,7 @@ def half(rank, folder, tile_size):
 def test_gathered_losses_and_gradients_equal_those_of_one_process(tmp_path, tile_size):
     spawn(half, (tmp_path, tile_size), 2)
     images, texts, scale, ids = leaves()
-    loss = contrastive_loss(images, texts, scale, image_ids=ids) + sigmoid_loss(
-        images, texts, scale, -scale, image_ids=ids
-    )
+    loss = both_losses(images, texts, scale, ids)
     loss.backward()
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert images.grad.abs().max() > 0
@@ -55,16 +61,21 @@ def test_gathered_losses_and_gradients_equal_those_of_one_process(tmp_path, tile
 
 
 def embed_a_share(rank, folder, start):
+    """Embed a list, a stream and a single text, and images; save the results with the batch sizes encoded."""
     model, processor = load_model(str(start))
     seen = []
     plain = model.get_text_features
-    model.get_text_features = lambda **inputs: seen.append(len(inputs["input_ids"])) or plain(**inputs)
+
+    def counted(**inputs):
+        seen.append(len(inputs["input_ids"]))
+        return plain(**inputs)
+
+    model.get_text_features = counted
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    embeds = [
-        embed_texts(model, processor, given, batch_size=2, accelerator=accelerator)
-        for given in (TEXTS, iter(TEXTS), TEXTS[:1])
-    ]
+    embeds = []
+    for given in (TEXTS, iter(TEXTS), TEXTS[:1]):
+        embeds.append(embed_texts(model, processor, given, batch_size=2, accelerator=accelerator))
     embeds.append(embed_images(model, processor, IMAGES, batch_size=2, accelerator=accelerator))
     torch.save((embeds, seen), folder / f"{rank}.pt")
 
@@ -75,15 +86,15 @@ BROKEN = [*IMAGES[:2], None, IMAGES[2], "gone.png", *IMAGES[3:]]
 def embed_what_can_be_read(rank, folder, start):
     accelerator = Accelerator(cpu=True)
     options = {"errors": "skip", "batch_size": 2, "accelerator": accelerator}
-    found = [
-        embed_images(*load_model(str(start)), given, **options)
-        for given in (BROKEN, iter(BROKEN), BROKEN[:5])
-    ]
-    torch.save([(one.embeddings, one.names, one.skipped) for one in found], folder / f"{rank}.pt")
+    results = []
+    for given in (BROKEN, iter(BROKEN), BROKEN[:5]):
+        found = embed_images(*load_model(str(start)), given, **options)
+        results.append((found.embeddings, found.names, found.skipped))
+    torch.save(results, folder / f"{rank}.pt")
 
 
 def test_two_processes_skip_like_one(folder, tmp_path):
-    """Each reads half; both list what either could not read, and get the vectors of the rest in order."""
+    """Each reads half; both list what either could not read, and get the embeddings of the rest in order."""
     spawn(embed_what_can_be_read, (tmp_path, folder), 2)
     expected = embed_images(*load_model(str(folder)), IMAGES)
     for rank in range(2):
@@ -93,19 +104,22 @@ def test_two_processes_skip_like_one(folder, tmp_path):
             assert names == [0, 1, 3, 5, 6]
             assert skipped[0] == (2, 2, "it is a NoneType, not an image, array, path or address")
             assert skipped[1] == (4, 4, "file does not exist: gone.png")
-        assert few[1] == [0, 1, 3]
-        assert [one.index for one in few[2]] == [2, 4]
-        torch.testing.assert_close(few[0], expected[:3], atol=1e-6, rtol=1e-5)
+
+        vectors, names, skipped = few  # the first five
+        assert names == [0, 1, 3]
+        assert [one.index for one in skipped] == [2, 4]
+        torch.testing.assert_close(vectors, expected[:3], atol=1e-6, rtol=1e-5)
 
 
 def test_two_processes_embed_like_one(miniature, processor, tmp_path):
-    """Each encodes half of the distinct texts, an odd number; both get all vectors, in order."""
+    """Each encodes half of the distinct texts, an odd number; both get all embeddings, in order."""
     torch.manual_seed(0)
     model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
     model.save_pretrained(tmp_path / "start")
     processor.save_pretrained(tmp_path / "start")
     spawn(embed_a_share, (tmp_path, tmp_path / "start"), 2)
-    texts, images = embed_texts(model, processor, TEXTS), embed_images(model, processor, IMAGES)
+    texts = embed_texts(model, processor, TEXTS)
+    images = embed_images(model, processor, IMAGES)
     for rank in range(2):
         embeds, seen = torch.load(tmp_path / f"{rank}.pt")
         assert sum(seen) == 2 * 4 + 1  # 7 distinct texts, twice, and one text alone
@@ -136,34 +150,23 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
     ],
 )
 def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stage, shared, switches):
-    """One process with the whole batch and no switch, two with half of it and all. Plain SGD without autocast: what Adam would
-    make of rounding errors is not the question.
+    """Train in one process with the whole batch and no switch, and in two with halves of it and all switches.
+
+    SGD without autocast, since Adam would enlarge rounding errors, which are not the question.
     """
     weights = {}
     for processes in (1, 2):
-        process = run(
-            *[
-                "python",
-                ROOT / f"training/run_{stage}.py",
-                ROOT / f"training/recipes/miniature/{stage}.yaml",
-                *beginnings[stage],
-            ],
-            *["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), *shared],
-            *["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes), "--bf16", "false"],
-            *[
-                "--optim",
-                "sgd",
-                "--learning_rate",
-                "0.5",
-                "--warmup_steps",
-                "0",
-                *(switches if processes == 2 else []),
-            ],
-            processes=processes,
-            OMP_NUM_THREADS="1",
-        )
+        command = ["python", ROOT / f"training/run_{stage}.py"]
+        command += [ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]]
+        command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), *shared]
+        command += ["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes)]
+        command += ["--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0", "--bf16", "false"]
+        if processes == 2:
+            command += switches
+        process = run(*command, processes=processes, OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr[-4000:]
         weights[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
+
     start = miniature / "clip" if stage == "stage0" else tmp_path / "start"
     before = load_file(start / "model.safetensors")
     moved = [name for name, value in weights[1].items() if not torch.equal(value, before[name])]

@@ -1,4 +1,4 @@
-"""Dry runs: sizes that are known, memory that is measured, and data that does not fit."""
+"""Dry runs print sizes that are known and memory that is measured, and name data that does not fit."""
 
 import re
 import shutil
@@ -54,42 +54,40 @@ SHAPES = {
 
 @pytest.fixture
 def stand_ins(miniature, tmp_path):
-    """Folders of configurations and a tokenizer, without weights, in the place of a recipe's Hub ids."""
+    """Return a function that saves configurations and a tokenizer, without weights, for a recipe's Hub ids.
+
+    It returns the flags that name them.
+    """
 
     def stand_ins(clip, encoder):
         tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-        clip, encoder = CLIPConfig(**clip), XLMRobertaConfig(**encoder)
+        clip = CLIPConfig(**clip)
+        encoder = XLMRobertaConfig(**encoder)
         configs = {"clip": clip, "encoder": encoder, "start": AltCLIPConfig.from_teacher(clip, encoder)}
         for name, config in configs.items():
             config.save_pretrained(tmp_path / name)
             tokenizer.save_pretrained(tmp_path / name)
-        return {
-            "stage1": [
-                "--teacher_name_or_path",
-                tmp_path / "clip",
-                "--text_encoder_name_or_path",
-                tmp_path / "encoder",
-            ],
-            "stage2": ["--model_name_or_path", tmp_path / "start"],
-        }
+
+        teacher = ["--teacher_name_or_path", tmp_path / "clip"]
+        student = ["--text_encoder_name_or_path", tmp_path / "encoder"]
+        return {"stage1": teacher + student, "stage2": ["--model_name_or_path", tmp_path / "start"]}
 
     return stand_ins
 
 
 @pytest.fixture
 def dry_run(miniature, capsys):
-    """The table that a dry run prints, by its lines' names."""
+    """Return a function that returns the table of a dry run, {name of a line: value}."""
 
     def dry_run(stage, recipe, *flags):
-        data = ["--dataset", miniature / "dataset", "--languages", "en", "zh"]
-        given = [
-            str(flag)
-            for flag in (ROOT / f"training/recipes/{recipe}/{stage}.yaml", *data, *flags, "--dry_run")
-        ]
-        report(*parse(STAGES[stage], arguments=given))
-        return dict(re.findall(r"^(\w.{21})(.+)$", capsys.readouterr().out, re.MULTILINE))
+        command = [ROOT / f"training/recipes/{recipe}/{stage}.yaml", "--dataset", miniature / "dataset"]
+        command += ["--languages", "en", "zh", *flags, "--dry_run"]
+        report(*parse(STAGES[stage], arguments=[str(word) for word in command]))
+        # The names fill a column of 22 characters.
+        lines = re.findall(r"^(\w.{21})(.+)$", capsys.readouterr().out, re.MULTILINE)
+        return {name.strip(): value for name, value in lines}
 
-    return lambda *given: {name.strip(): value for name, value in dry_run(*given).items()}
+    return dry_run
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -98,9 +96,8 @@ def test_full_size_recipes_have_the_parameters_that_are_known(stand_ins, dry_run
     clip, encoder, expected = SHAPES[recipe]
     table = dry_run(stage, recipe, *stand_ins(clip, encoder)[stage])
     assert table["parameters"].startswith(f"{expected:,}: text_model ")
-    assert float(table["trainable"].split()[-2]) == pytest.approx(
-        {"any_clip": 76, "altclip_m18": 47}.get(recipe, 65), abs=1
-    )
+    percent = float(table["trainable"].split()[-2])
+    assert percent == pytest.approx({"any_clip": 76, "altclip_m18": 47}.get(recipe, 65), abs=1)
 
 
 def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
@@ -110,22 +107,26 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
     assert first["tokens per step"].endswith(f" a text of {2 * N_ROWS} seen, at most {3072 * 75:,}")
     assert first["images per step"] == "0"
     assert first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
+
     second = dry_run("stage2", "altclip", *flags["stage2"], "--dry_run_processes", "8")
     assert second["images per step"] == "1,024, as vectors made once before training"
-    assert (
-        dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")["images per step"]
-        == "128"
-    )
+    live = dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")
+    assert live["images per step"] == "128"
 
 
 def peak(table):
+    """Read the two peaks: with texts of the length seen, and of the maximum length."""
     return [float(value) for value in re.findall(r"[\d.]+(?= at)", table["peak a process, GiB"])]
 
 
 def test_memory_follows_the_switches(stand_ins, dry_run):
-    """Frozen parts cost weights alone; checkpoints, chunks, tiles and shares cost less, and bfloat16 halves no weight."""
+    """Frozen parts cost only their weights, and bfloat16 halves no weight.
+
+    Gradient checkpointing, chunks, tiles and shares of FSDP cost less memory.
+    """
     flags = stand_ins(LARGE, XLMR_LARGE)["stage2"]
     table = dry_run("stage2", "altclip", *flags)
+    # Weights and gradients take 4 bytes a parameter, AdamW 8. Encoder, norm, and the head's weight and bias:
     text_tower = 558_840_832 + 2_048 + 1024 * 768 + 768
     fixed = dict(re.findall(r"(\w+) ([\d.]+)", table["memory, GiB"]))
     expected = {
@@ -135,27 +136,20 @@ def test_memory_follows_the_switches(stand_ins, dry_run):
         "buckets": 0,
     }
     assert fixed == {name: f"{size / 2**30:.2f}" for name, size in expected.items()} | {"logits": "0.00"}
+
+    def peak_with(*switches):
+        return peak(dry_run("stage2", "altclip", *flags, *switches))[1]
+
     seen, most = peak(table)
-    assert seen < most < peak(dry_run("stage2", "altclip", *flags, "--bf16", "false"))[1]
-    assert peak(dry_run("stage2", "altclip", *flags, "--gradient_checkpointing", "true"))[1] < most - 5
-    assert peak(dry_run("stage2", "altclip", *flags, "--gradient_cache_chunk", "16"))[1] < most - 5
-    assert peak(dry_run("stage2", "altclip", *flags, "--trainable", "logit_scale"))[1] < 4
-    live = dry_run(
-        "stage2",
-        "altclip",
-        *flags,
-        "--cache_image_embeds",
-        "false",
-        "--trainable",
-        "text_model",
-        "vision_model",
-    )
-    assert peak(live)[1] > most + 5
-    wide = [*flags, "--per_device_train_batch_size", "8192", "--gradient_cache_chunk", "16"]
-    assert (
-        peak(dry_run("stage2", "altclip", *wide, "--tile_size", "512"))[1]
-        < peak(dry_run("stage2", "altclip", *wide))[1] - 0.9
-    )
+    assert seen < most < peak_with("--bf16", "false")
+    assert peak_with("--gradient_checkpointing", "true") < most - 5
+    assert peak_with("--gradient_cache_chunk", "16") < most - 5
+    assert peak_with("--trainable", "logit_scale") < 4
+    live = ["--cache_image_embeds", "false", "--trainable", "text_model", "vision_model"]
+    assert peak_with(*live) > most + 5
+    wide = ["--per_device_train_batch_size", "8192", "--gradient_cache_chunk", "16"]
+    assert peak_with(*wide, "--tile_size", "512") < peak_with(*wide) - 0.9
+
     eight = dry_run("stage2", "altclip", *flags, "--dry_run_processes", "8")
     assert float(eight["under FSDP2, GiB"]) < peak(eight)[1] - 8
 
@@ -167,14 +161,19 @@ from modeling_altclip import AltCLIPTextConfig, AltCLIPTextModel
 from training.arguments import TeacherLearningArguments
 from training.estimate import estimate
 
-bf16, checkpointing, accumulated = sys.argv[2] == "bf16", sys.argv[3] == "checkpointing", int(sys.argv[4])
-shape = dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=6, type_vocab_size=1, project_dim=256)
-config = AltCLIPTextConfig(vocab_size=20000, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **shape)
-small = AltCLIPTextConfig(vocab_size=200, **shape | {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2})
+bf16 = sys.argv[2] == "bf16"
+checkpointing = sys.argv[3] == "checkpointing"
+accumulated = int(sys.argv[4])
+shape = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 6}
+shape |= {"type_vocab_size": 1, "project_dim": 256}
+no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+config = AltCLIPTextConfig(vocab_size=20000, **no_dropout, **shape)
+few = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+small = AltCLIPTextConfig(vocab_size=200, **shape | few)
 
 def resident(name):
     with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(name))
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(name))  # MiB
 
 def train(config, rows, tokens):
     model = AltCLIPTextModel(config).train()
@@ -190,12 +189,20 @@ def train(config, rows, tokens):
         optimizer.step()
         optimizer.zero_grad()
 
-named = dict(output_dir=sys.argv[1], teacher_name_or_path="", text_encoder_name_or_path="", dataset="", use_cpu=True, bf16=bf16)
 arguments = TeacherLearningArguments(
-    **named, gradient_checkpointing=checkpointing, gradient_accumulation_steps=accumulated, per_device_train_batch_size=24)
+    output_dir=sys.argv[1],
+    teacher_name_or_path="",
+    text_encoder_name_or_path="",
+    dataset="",
+    use_cpu=True,
+    bf16=bf16,
+    gradient_checkpointing=checkpointing,
+    gradient_accumulation_steps=accumulated,
+    per_device_train_batch_size=24,
+)
 with FakeTensorMode():
     expected = estimate(AltCLIPTextModel(config), arguments, 64)
-train(small, 2, 8)
+train(small, 2, 8)  # what a first training sets up is not counted
 gc.collect()
 with open("/proc/self/clear_refs", "w") as control:
     control.write("5")  # forget the peak so far
@@ -211,9 +218,11 @@ print(expected.peak / 2**20 / (resident("VmHWM") - before))
     ids=str,
 )
 def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
-    """22M parameters, AdamW. With 48 texts, 410 to 950 MB by the switches: estimates were 2 to 8 % below a process's real growth, to which
-    allocator and kernels add buffers of their own. A forgotten part, such as gradients or activations, would
-    be 20 % at least.
+    """Compare an estimate with the growth of a real process: 22M parameters, AdamW.
+
+    With 48 texts, that was 410 to 950 MB by the switches. Estimates were 2 to 8 % below it, since allocator
+    and kernels add buffers of their own. A forgotten part, such as gradients or activations, would be 20 % at
+    least.
     """
     process = run("python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536")
     assert process.returncode == 0, process.stderr
@@ -222,6 +231,8 @@ def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
 
 @pytest.fixture
 def arguments(tmp_path):
+    """Return a function that builds the arguments of a stage."""
+
     def arguments(stage, dataset, **given):
         names = {"output_dir": str(tmp_path / "out"), "dry_run": True, "dataset": str(dataset)}
         if stage is TeacherLearningArguments:
@@ -232,10 +243,16 @@ def arguments(tmp_path):
 
 
 def write_sources(folder):
+    """Write the same 20 pairs in every form of parallel text."""
     pairs = [{"en": f"a dog {number}", "fr": f"un chien {number}"} for number in range(20)]
-    table = "en{0}fr\n" + "".join(f"{pair['en']}{{0}}{pair['fr']}\n" for pair in pairs)
-    (folder / "t.tsv").write_text(table.format("\t") + "one field alone\n")  # no dry run reads this far
-    (folder / "t.csv").write_text(table.format(","))
+
+    def table(separator):
+        lines = ["en" + separator + "fr"]
+        lines += [pair["en"] + separator + pair["fr"] for pair in pairs]
+        return "\n".join(lines) + "\n"
+
+    (folder / "t.tsv").write_text(table("\t") + "one field alone\n")  # no dry run reads this far
+    (folder / "t.csv").write_text(table(","))
     for language in ("en", "fr"):
         (folder / f"t.{language}").write_text("".join(f"{pair[language]}\n" for pair in pairs))
     Dataset.from_list(pairs).to_parquet(folder / "t.parquet")
@@ -265,10 +282,9 @@ def test_the_first_rows_of_every_kind_of_parallel_text_are_read(arguments, tmp_p
 
 
 def test_data_that_does_not_fit_a_stage_is_named(arguments, tmp_path, miniature):
-    Dataset.from_list([{"captions": {"de": "Hund"}, "sound": 1}]).to_parquet(
-        tmp_path / "deaf" / "train.parquet"
-    )
-    deaf, scenes = tmp_path / "deaf", miniature / "dataset"
+    deaf = tmp_path / "deaf"
+    scenes = miniature / "dataset"
+    Dataset.from_list([{"captions": {"de": "Hund"}, "sound": 1}]).to_parquet(deaf / "train.parquet")
     with pytest.raises(InputError, match="has no column image; its columns are captions, sound"):
         first_captions(arguments(ContrastiveArguments, deaf))
     with pytest.raises(InputError, match="no English for the teacher to read: they have de"):
@@ -285,15 +301,16 @@ def test_data_that_does_not_fit_a_stage_is_named(arguments, tmp_path, miniature)
 
 @pytest.mark.parametrize("form", ["columns", "lists"])
 def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
-    """The paper's stage 2: English pairs, and Chinese pairs after them."""
-    captions = [{"en": "a dog", "zh": None}] * 9 + [{"en": None, "zh": "狗"}]
-    if form == "lists":
-        captions = [
-            [{"language": name, "text": text} for name, text in row.items() if text] for row in captions
-        ]
-    Dataset.from_list(
-        [{"image": {"bytes": b"", "path": None}, "captions": row} for row in captions]
-    ).to_parquet(tmp_path / "d/train.parquet")
+    """The paper's stage 2 has English pairs, and Chinese pairs after them."""
+    if form == "columns":
+        english = {"en": "a dog", "zh": None}
+        chinese = {"en": None, "zh": "狗"}
+    else:
+        english = [{"language": "en", "text": "a dog"}]
+        chinese = [{"language": "zh", "text": "狗"}]
+    image = {"bytes": b"", "path": None}
+    rows = [{"image": image, "captions": captions} for captions in [english] * 9 + [chinese]]
+    Dataset.from_list(rows).to_parquet(tmp_path / "d/train.parquet")
     texts, described = first_captions(arguments(ContrastiveArguments, tmp_path / "d", languages=["en", "zh"]))
     assert set(texts) == {"a dog"}
     assert described.endswith("captions in en zh")
@@ -301,60 +318,50 @@ def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
 
 def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_path):
     stand_ins(LARGE, XLMR_LARGE)
-    message = "text_encoder_name_or_path '.*clip' is a model of the type 'clip': give an XLM-R, a RoBERTa or a CamemBERT"
+    clip = tmp_path / "clip"
+    flags = ["--teacher_name_or_path", clip, "--text_encoder_name_or_path", clip]
+    message = (
+        "text_encoder_name_or_path '.*clip' is a model of the type 'clip': "
+        "give an XLM-R, a RoBERTa or a CamemBERT"
+    )
     with pytest.raises(InputError, match=message):
-        dry_run(
-            "stage1",
-            "altclip",
-            "--teacher_name_or_path",
-            tmp_path / "clip",
-            "--text_encoder_name_or_path",
-            tmp_path / "clip",
-        )
+        dry_run("stage1", "altclip", *flags)
 
 
 def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(folder, miniature, tmp_path, capsys):
-    names = {
-        "model_name_or_path": str(folder),
-        "teacher_name_or_path": str(folder),
-        "dataset": str(miniature / "dataset"),
-    }
-    report(
-        TeacherLearningArguments(
-            output_dir=str(tmp_path), dry_run=True, languages=["th"], replay_languages=["en"], **names
-        )
+    arguments = TeacherLearningArguments(
+        output_dir=str(tmp_path),
+        dry_run=True,
+        model_name_or_path=str(folder),
+        teacher_name_or_path=str(folder),
+        dataset=str(miniature / "dataset"),
+        languages=["th"],
+        replay_languages=["en"],
     )
-    printed, (model, _) = capsys.readouterr().out, load_model(str(folder))
-    assert f"{sum(value.numel() for value in model.parameters()):,}: " in printed
+    report(arguments)
+    printed = capsys.readouterr().out
+    model, _ = load_model(str(folder))
+    n_parameters = sum(value.numel() for value in model.parameters())
+    assert f"{n_parameters:,}: " in printed
     assert "captions in th en" in printed
 
 
 def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
-    """Exit status 0 and nothing written; 1 and one line where a column is missing."""
+    """A dry run exits with 0 and writes nothing; it exits with 1 and one line where a column is missing."""
     shutil.copytree(miniature / "clip", tmp_path / "clip")
     (tmp_path / "clip/model.safetensors").unlink()  # weights are not read
     Dataset.from_list([{"image": 1}]).to_parquet(tmp_path / "bad" / "train.parquet")
-    script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
-    shared = [
-        script,
-        recipe,
-        "--model_name_or_path",
-        tmp_path / "clip",
-        "--output_dir",
-        tmp_path / "out",
-        "--dry_run",
-    ]
-    good, bad = (
-        run("python", *shared, "--dataset", data) for data in (miniature / "dataset", tmp_path / "bad")
-    )
+    command = ["python", ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"]
+    command += ["--model_name_or_path", tmp_path / "clip", "--output_dir", tmp_path / "out", "--dry_run"]
+
+    good = run(*command, "--dataset", miniature / "dataset")
     assert good.returncode == 0, good.stderr
-    assert good.stdout.strip().endswith(
-        "Dry run: nothing was trained. Next: the same command without --dry_run."
-    )
+    last_line = "Dry run: nothing was trained. Next: the same command without --dry_run."
+    assert good.stdout.strip().endswith(last_line)
+
+    bad = run(*command, "--dataset", tmp_path / "bad")
     assert bad.returncode == 1
     assert bad.stdout == ""
-    assert (
-        "has no column of captions: name the one of the texts by --text_column; it has image"
-        in bad.stderr.strip().splitlines()[-1]
-    )
+    message = "has no column of captions: name the one of the texts by --text_column; it has image"
+    assert message in bad.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()

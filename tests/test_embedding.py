@@ -1,4 +1,4 @@
-"""embed_texts and embed_images: order, equality with the plain forward, bad input."""
+"""embed_texts and embed_images keep the order, equal the plain forward, and name bad input."""
 
 import warnings
 
@@ -32,22 +32,25 @@ def test_texts_come_back_in_order(model, processor):
 
 
 def test_equal_texts_are_encoded_once(model, processor, monkeypatch):
-    rows = []
+    n_encoded = 0
     plain = model.get_text_features
-    monkeypatch.setattr(
-        model, "get_text_features", lambda **inputs: rows.append(len(inputs["input_ids"])) or plain(**inputs)
-    )
+
+    def counted(**inputs):
+        nonlocal n_encoded
+        n_encoded += len(inputs["input_ids"])
+        return plain(**inputs)
+
+    monkeypatch.setattr(model, "get_text_features", counted)
     embed_texts(model, processor, ["key", "bell", "key", "key"])
-    assert sum(rows) == 2
+    assert n_encoded == 2
 
 
 def test_images_from_a_list_and_from_a_dataset_column(model, processor):
     images = [PillowImage.new("RGB", (40, 32), color) for color in ("red", "green", "blue")]
     column = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))["image"]
     embeds = embed_images(model, processor, images, batch_size=2)
-    torch.testing.assert_close(
-        embeds, embed_images(model, processor, column, batch_size=3), atol=1e-5, rtol=1e-5
-    )
+    of_column = embed_images(model, processor, column, batch_size=3)
+    torch.testing.assert_close(embeds, of_column, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(3))
 
 
@@ -69,34 +72,38 @@ def test_siglip_is_padded_as_it_was_trained(processor):
         "num_attention_heads": 2,
         "vocab_size": 5000,
     }
-    siglip = SiglipModel(
-        SiglipConfig(text_config=text, vision_config={"image_size": 32, "patch_size": 8} | text)
-    ).eval()
+    vision = {"image_size": 32, "patch_size": 8} | text
+    siglip = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
     processor.tokenizer.model_max_length = 64
     texts = processor.tokenizer(["key"], padding="max_length", max_length=64, return_tensors="pt")
     with torch.no_grad():
         expected = torch.nn.functional.normalize(siglip.get_text_features(**texts).pooler_output, dim=-1)
-    torch.testing.assert_close(
-        embed_texts(siglip, processor, ["key", "dog face and umbrella"])[:1], expected, atol=1e-5, rtol=1e-5
-    )
+    embeds = embed_texts(siglip, processor, ["key", "dog face and umbrella"])
+    torch.testing.assert_close(embeds[:1], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_generators_are_read_a_window_at_a_time(model, processor):
-    """64 batches are held, no more; the result is that of the list, whatever the windows."""
+    """Hold no more than 64 batches; the result is that of the list, whatever the windows."""
     texts = [f"key {number % 7} bell " * (number % 5 + 1) for number in range(700)]
-    ahead = []
+    n_read = 0
+    n_read_at_batch = []  # how many texts were read when each batch was encoded
 
     def stream():
-        for number, text in enumerate(texts):
-            ahead.append(number)
+        nonlocal n_read
+        for text in texts:
+            n_read += 1
             yield text
 
-    seen = []
     plain = model.get_text_features
-    model.get_text_features = lambda **inputs: seen.append(len(ahead)) or plain(**inputs)
+
+    def counted(**inputs):
+        n_read_at_batch.append(n_read)
+        return plain(**inputs)
+
+    model.get_text_features = counted
     streamed = embed_texts(model, processor, stream(), batch_size=2)
-    assert seen[0] == 128
-    assert seen[-1] == 700
+    assert n_read_at_batch[0] == 128
+    assert n_read_at_batch[-1] == 700
     torch.testing.assert_close(streamed, embed_texts(model, processor, texts), atol=1e-5, rtol=1e-5)
 
 
@@ -111,9 +118,8 @@ def test_images_from_a_generator_of_paths(model, processor, tmp_path):
             yield tmp_path / f"{number}.png"
 
     embeds = embed_images(model, processor, stream(), batch_size=1, convert_to_numpy=True)
-    expected = embed_images(
-        model, processor, [PillowImage.open(path) for path in sorted(tmp_path.glob("*.png"))]
-    )
+    images = [PillowImage.open(path) for path in sorted(tmp_path.glob("*.png"))]
+    expected = embed_images(model, processor, images)
     assert isinstance(embeds, np.ndarray)
     assert np.allclose(embeds, expected, atol=1e-6)
     assert read == [0, 1, 2]
@@ -131,70 +137,73 @@ def test_the_tqdm_bar_ends_at_the_number_of_texts(model, processor, capsys):
 
 
 def test_bad_input_is_named(model, processor):
+    image = PillowImage.new("RGB", (32, 32))
+
+    # One item of several; in a stream, one of a later window too.
     with pytest.raises(ValueError, match=r"texts\[1\] is None"):
         embed_texts(model, processor, ["key", None])
     with pytest.raises(ValueError, match=r"texts\[130\] is 7"):
-        embed_texts(model, processor, (7 if number == 130 else "key" for number in range(200)), batch_size=1)
+        embed_texts(model, processor, iter(["key"] * 130 + [7] + ["key"] * 69), batch_size=1)
     with pytest.raises(ValueError, match=r"images\[2\] cannot be read: it is a NoneType"):
-        embed_images(model, processor, iter([PillowImage.new("RGB", (32, 32))] * 2 + [None]), batch_size=1)
+        embed_images(model, processor, iter([image, image, None]), batch_size=1)
+
+    # One item in the place of a list.
     with pytest.raises(ValueError, match="texts is a single str: put it into a list"):
         embed_texts(model, processor, "key")
     with pytest.raises(ValueError, match="images is a single Image: put it into a list"):
-        embed_images(model, processor, PillowImage.new("RGB", (32, 32)))
+        embed_images(model, processor, image)
+    for one in (np.zeros((32, 32, 3), np.uint8), torch.zeros(3, 32, 32), np.zeros((32, 32))):
+        with pytest.raises(ValueError, match="images is a single .*: put it into a list"):
+            embed_images(model, processor, one)
+
+    # Nothing.
     with pytest.raises(ValueError, match="no texts to embed"):
         embed_texts(model, processor, [])
     with pytest.raises(ValueError, match="no texts to embed"):
         embed_texts(model, processor, iter([]))
     with pytest.raises(ValueError, match="no images to embed"):
         embed_images(model, processor, [])
-    for one in (np.zeros((32, 32, 3), np.uint8), torch.zeros(3, 32, 32), np.zeros((32, 32))):
-        with pytest.raises(ValueError, match="images is a single .*: put it into a list"):
-            embed_images(model, processor, one)
+
     with pytest.raises(ValueError, match="images is 'no/such', and the file does not exist"):
         embed_images(model, processor, "no/such")
     with pytest.raises(ValueError, match="errors is 'ignore': choose 'raise' or 'skip'"):
-        embed_images(model, processor, [PillowImage.new("RGB", (32, 32))], errors="ignore")
+        embed_images(model, processor, [image], errors="ignore")
 
 
-COLORS = ("red", "green", "blue", "yellow")
+NAMES = ["green.png", "more/blue.png", "red.png", "yellow.png"]
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Four pictures in a folder and those below it, and what else lies in folders."""
+    """Write four pictures into a folder and one below it, and other files as they lie in folders."""
     (tmp_path / "photos/more").mkdir(parents=True)
-    for color in COLORS:
-        PillowImage.new("RGB", (40, 32), color).save(
-            tmp_path / f"photos/{'more/' if color == 'blue' else ''}{color}.png"
-        )
+    for name in NAMES:
+        path = tmp_path / "photos" / name
+        PillowImage.new("RGB", (40, 32), path.stem).save(path)
     for name in (".DS_Store", "notes.txt", "more/metadata.jsonl"):
         (tmp_path / "photos" / name).write_bytes(b"no picture")
     return tmp_path / "photos"
-
-
-NAMES = ["green.png", "more/blue.png", "red.png", "yellow.png"]
 
 
 def test_a_folder_and_a_glob(model, processor, photos):
     expected = embed_images(model, processor, [photos / name for name in NAMES])
     for where in (photos, str(photos), f"{photos}/**/*.png"):
         assert torch.equal(embed_images(model, processor, where), expected)
+
     found = embed_images(model, processor, photos, return_names=True, batch_size=2, convert_to_numpy=True)
     assert isinstance(found, ImageEmbeddings)
     assert found.names == NAMES
     assert found.skipped == []
     assert isinstance(found.embeddings, np.ndarray)
     assert np.allclose(found.embeddings, expected, atol=1e-6)
-    assert embed_images(model, processor, f"{photos}/*.png", return_names=True).names == [
-        "green.png",
-        "red.png",
-        "yellow.png",
-    ]
+
+    not_below = embed_images(model, processor, f"{photos}/*.png", return_names=True)
+    assert not_below.names == ["green.png", "red.png", "yellow.png"]
 
 
 @pytest.fixture
 def broken(photos):
-    """The folder with three more files that cannot be read."""
+    """Add three files that cannot be read to the folder."""
     (photos / "empty.jpg").write_bytes(b"")
     (photos / "more/cut.png").write_bytes((photos / "red.png").read_bytes()[:-40])
     (photos / "more/drawing.svg").write_text("<svg/>")
@@ -203,32 +212,33 @@ def broken(photos):
 
 def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, broken):
     expected = embed_images(model, processor, [broken / name for name in NAMES])
-    with pytest.warns(
-        UserWarning,
-        match=r"3 of 7 images cannot be read, images\['empty.jpg'\] first: cannot identify.*errors='skip' lists",
-    ):
+    message = (
+        r"3 of 7 images cannot be read, images\['empty.jpg'\] first: cannot identify.*errors='skip' lists"
+    )
+    with pytest.warns(UserWarning, match=message):
         found = embed_images(model, processor, broken)
     # Not bit by bit: grey images stand in the batch for the broken ones, and a product of more rows may have
     # another kernel.
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+    # With errors="skip", they are listed without a warning.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for batch_size in (1, 3, 256):
             found = embed_images(model, processor, broken, errors="skip", batch_size=batch_size)
             torch.testing.assert_close(found.embeddings, expected, atol=1e-5, rtol=1e-5)
             assert found.names == NAMES
-            assert [(skipped.index, skipped.name) for skipped in found.skipped] == [
-                (0, "empty.jpg"),
-                (3, "more/cut.png"),
-                (4, "more/drawing.svg"),
-            ]
-            assert "SVG is a drawing" in found.skipped[2].reason
-            assert "truncated" in found.skipped[1].reason
+            empty, cut, drawing = found.skipped
+            assert (empty.index, empty.name) == (0, "empty.jpg")
+            assert (cut.index, cut.name) == (3, "more/cut.png")
+            assert (drawing.index, drawing.name) == (4, "more/drawing.svg")
+            assert "truncated" in cut.reason
+            assert "SVG is a drawing" in drawing.reason
+
     with pytest.raises(ValueError, match=r"images\['empty.jpg'\] cannot be read: cannot identify"):
         embed_images(model, processor, broken, errors="raise")
-    with pytest.raises(
-        ValueError, match=r"2 of 2 images cannot be read, images\['cut.png'\] first: .*truncated"
-    ):
+    message = r"2 of 2 images cannot be read, images\['cut.png'\] first: .*truncated"
+    with pytest.raises(ValueError, match=message):
         embed_images(model, processor, f"{broken}/more/[cd]*", errors="skip")
 
 
@@ -243,27 +253,22 @@ def test_bad_images_of_a_list_are_skipped_where_that_is_asked(model, processor, 
         "",
     ]
     found = embed_images(model, processor, kind(images), errors="skip", batch_size=2)
-    torch.testing.assert_close(
-        found.embeddings, embed_images(model, processor, [images[0], images[4]]), atol=1e-5, rtol=1e-5
-    )
+    expected = embed_images(model, processor, [images[0], images[4]])
+    torch.testing.assert_close(found.embeddings, expected, atol=1e-5, rtol=1e-5)
     assert found.names == [0, 4]
-    assert (
-        [skipped.index for skipped in found.skipped]
-        == [skipped.name for skipped in found.skipped]
-        == [1, 2, 3, 5]
-    )
+    assert [skipped.index for skipped in found.skipped] == [1, 2, 3, 5]
+    assert [skipped.name for skipped in found.skipped] == [1, 2, 3, 5]
     assert found.skipped[0].reason == "it is a NoneType, not an image, array, path or address"
     assert found.skipped[1].reason == f"file does not exist: {photos}/gone.png"
     with pytest.raises(ValueError, match=r"images\[1\] cannot be read: it is a NoneType"):
         embed_images(model, processor, kind(images))
-    with pytest.raises(
-        ValueError, match=r"2 of 2 images cannot be read, images\[0\] first: it is a NoneType"
-    ):
+    message = r"2 of 2 images cannot be read, images\[0\] first: it is a NoneType"
+    with pytest.raises(ValueError, match=message):
         embed_images(model, processor, [None, None], errors="skip")
 
 
 def test_bad_images_of_a_column(model, processor, photos):
-    """`datasets` raises where it decodes them."""
+    """`datasets` raises an error when it decodes a bad image."""
     images = [
         str(photos / "red.png"),
         None,
@@ -289,7 +294,7 @@ def test_a_batch_in_one_array(model, processor):
 
 
 def test_transparent_images_are_embedded_on_the_background(model, processor):
-    """Of every model: CLIP's processors have no such setting."""
+    """Composite with every model, also where its processor has no such setting, as CLIP's."""
     image = PillowImage.new("RGBA", (40, 32), (200, 30, 60, 255))
     image.paste((0, 90, 0, 0), (0, 0, 20, 32))
     grounds = {None: (0, 90, 0), "white": (255, 255, 255), "#102030": (16, 32, 48)}
@@ -300,9 +305,10 @@ def test_transparent_images_are_embedded_on_the_background(model, processor):
         expected = embed_images(model, processor, [flat])
         for given in (image, np.asarray(image), torch.from_numpy(np.array(image)) / 255):
             torch.testing.assert_close(embed_images(model, processor, [given]), expected)
+
+    # A processor without the setting composites on white.
     del processor.image_processor.background
     assert not torch.allclose(embed_images(model, processor, [image]), expected, atol=1e-3)
     flat.paste((255, 255, 255), (0, 0, 20, 32))
-    torch.testing.assert_close(
-        embed_images(model, processor, [image]), embed_images(model, processor, [flat])
-    )
+    expected = embed_images(model, processor, [flat])
+    torch.testing.assert_close(embed_images(model, processor, [image]), expected)
