@@ -89,8 +89,7 @@ def read_table(task: "Task", languages: list[str] | None, limit: int | None, str
 def _caption_reader(task: "Task", features: Features, languages: list[str]) -> Callable[[dict], dict]:
     """Return the function that reads the captions of a row in these languages.
 
-    `datasets` derives the names of its cache files from the function's name and arguments: with others, rows
-    would be read anew.
+    `datasets` caches rows under a hash of its name and arguments, which therefore stay as they are.
     """
     if task.layout == "split_per_language":
         captions = _captions_of_splits(task, languages)
@@ -344,6 +343,7 @@ def _holds_numbers(kind, answer: str) -> bool:
     return isinstance(number, Value) and "int" in number.dtype
 
 
+# `datasets` hashes the names of the functions that it maps over rows: renamed, they would orphan cached rows.
 def places_of_ones(row: dict) -> dict[str, list[int]]:
     """Return the classes of a row whose `labels` have a place for each class: `[0, 1, 0, 1]` -> `[1, 3]`."""
     return {"labels": [number for number, value in enumerate(row["labels"]) if value]}
