@@ -378,7 +378,7 @@ def test_bad_input_ends_with_one_clear_line(evaluate, own_tasks, script, flags, 
 
 
 def test_what_is_missing_is_told_before_anything_is_loaded(run, own_tasks, miniature):
-    """The model does not exist either, which would be the first error if it were loaded."""
+    """Name a model that does not exist: it would be the first error if it were loaded."""
     sort = own_tasks / "sort.yaml"
     errors = [
         (["--languages", "en", "xx"], "'xx'"),
@@ -544,7 +544,7 @@ def test_a_dry_run_loads_nothing(run):
 
 
 def test_a_dry_run_names_the_models(run, own_tasks, model):
-    """A dry run counts the parameters that are on the disk, in one file or in several."""
+    """Count the parameters that are on the disk, in one file or in several."""
     loaded = AltCLIPModel.from_pretrained(model)
     sharded = own_tasks / "sharded"
     loaded.save_pretrained(sharded, max_shard_size="1MB")
