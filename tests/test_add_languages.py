@@ -30,7 +30,10 @@ UNKNOWN = 3  # the id of a piece that the tokenizer lacks
 def texts():
     scenes = EmojiScenes("validation")
     captions = [scenes[index]["captions"] for index in range(150)]
-    return {language: [caption[language] for caption in captions] for language in OLD + NEW}
+    by_language = {}
+    for language in OLD + NEW:
+        by_language[language] = [caption[language] for caption in captions]
+    return by_language
 
 
 @pytest.fixture(scope="module")

@@ -301,7 +301,7 @@ def test_data_that_does_not_fit_a_stage_is_named(arguments, tmp_path, miniature)
 
 @pytest.mark.parametrize("form", ["columns", "lists"])
 def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
-    """The paper's stage 2 has English pairs, and Chinese pairs after them."""
+    """Read data as of the paper's stage 2: English pairs, and Chinese pairs after them."""
     if form == "columns":
         english = {"en": "a dog", "zh": None}
         chinese = {"en": None, "zh": "狗"}
@@ -347,7 +347,7 @@ def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(folder, miniatur
 
 
 def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
-    """A dry run exits with 0 and writes nothing; it exits with 1 and one line where a column is missing."""
+    """Exit with 0 and write nothing, or with 1 and one line where a column is missing."""
     shutil.copytree(miniature / "clip", tmp_path / "clip")
     (tmp_path / "clip/model.safetensors").unlink()  # weights are not read
     Dataset.from_list([{"image": 1}]).to_parquet(tmp_path / "bad" / "train.parquet")

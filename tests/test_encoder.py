@@ -146,7 +146,7 @@ def test_another_model_has_vectors_of_its_own(encoded, folder, scenes, tmp_path,
 
 
 def test_the_data_are_told_apart(scenes):
-    """The hash covers the images in their order and one language's captions, not those of other languages."""
+    """Hash the images in their order and the captions of one language, not those of other languages."""
     digests = [str(row) for row in range(60)]
     captions = scenes["captions"][:]
     before = hash_data(digests, {"captions": captions}, "en")
@@ -233,7 +233,7 @@ def test_an_unreadable_image_is_named(encoded):
 
 
 def test_buffers_are_weights():
-    """The running statistics of a batch norm change embeddings."""
+    """Running statistics of a batch norm change embeddings."""
     norm = torch.nn.BatchNorm2d(3)
     before = hash_weights(norm)
     norm.running_mean += 1

@@ -1,4 +1,4 @@
-"""The `evaluate` modules load by path without a network, and return the numbers of our functions."""
+"""Modules for `evaluate` load by path without a network, and return the numbers of our functions."""
 
 import ast
 import os
