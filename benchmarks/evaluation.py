@@ -1,14 +1,15 @@
-"""What both benchmark scripts share: their arguments, and the way from models and tasks to results and a table."""
+"""Evaluation, as both scripts share it: arguments, and the steps from models and tasks to results."""
 
 import json
 import logging
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -39,21 +40,35 @@ from .uncertainty import check_resamples, intervals
 
 logger = logging.getLogger(__name__)
 
-SHORT = {
+_SHORT_NAMES = {
     "text_to_image_recall": "T2I R",
     "image_to_text_recall": "I2T R",
     "mean_recall": "mean recall",
     "accuracy": "top-",
 }
-SHOWN = {
+# Metrics in the table that a script prints.
+_SHOWN = {
     "retrieval": [*SIX, "mean_recall"],
     "zero_shot": ["accuracy@1", "accuracy@5", "mean_per_class", "map_11_point", "roc_auc"],
 }
+# Fields of a task that say how images and texts are read; a result keeps them.
+_DEFINITION = (
+    "config",
+    "data_files",
+    "layout",
+    "columns",
+    "where",
+    "join_words",
+    "merge_captions",
+    "class_names",
+    "class_subset",
+)
+_INTERVAL_COLUMN = "95 %"
 
 
 @dataclass(kw_only=True)
 class EvaluationArguments:
-    """What to evaluate on what."""
+    """Models to evaluate, on tasks and languages."""
 
     models: list[str] = field(
         metadata={"help": "Folders or Hub ids, or open_clip:, sentence_transformers: or m_clip: and a name."}
@@ -65,12 +80,16 @@ class EvaluationArguments:
         default=None, metadata={"help": "Language codes; all that a task has by default."}
     )
     english_only: list[str] = field(
-        default_factory=list, metadata={"help": "Those of the models that read English alone."}
+        default_factory=list,
+        metadata={"help": "Models that read English alone, and are evaluated in no other language."},
     )
     dataset: str | None = field(
         default=None, metadata={"help": "Folder or Hub id to read all tasks from, in place of their own."}
     )
-    limit: int | None = field(default=None, metadata={"help": "The first so many images of a task."})
+    limit: int | None = field(
+        default=None,
+        metadata={"help": "Evaluate this many images of each task, the first ones; all by default."},
+    )
     streaming: bool = field(
         default=False, metadata={"help": "Read rows as they come, without a copy of the dataset on the disk."}
     )
@@ -78,7 +97,7 @@ class EvaluationArguments:
         default=1000, metadata={"help": "Resamples of the items, for the 95 %% intervals."}
     )
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Where vectors are kept; below datasets' cache by default."}
+        default=None, metadata={"help": "Folder that caches embeddings; below datasets' cache by default."}
     )
     output_dir: str = field(default="outputs/results", metadata={"help": "Where the JSON files go."})
     dry_run: bool = field(
@@ -89,193 +108,268 @@ class EvaluationArguments:
         check_resamples(self.n_resamples)
 
 
-Ask = Callable[[Task, list[str], Dataset | IterableDataset | None], dict[str, Any]]
-"""`(task, languages, rows)` to what is asked in each language, such as class names; without rows, as far as that can be known."""
-Score = Callable[[CachedEncoder, torch.Tensor, dict[str, list], Task, dict[str, Any]], dict[str, Outcomes]]
-"""`(encoder, image_embeds, columns, task, asked)` to what came of it in each language."""
-READ = (
-    "config",
-    "data_files",
-    "layout",
-    "columns",
-    "where",
-    "join_words",
-    "merge_captions",
-    "class_names",
-    "class_subset",
-)
+class Prompts(NamedTuple):
+    """Prompt templates and class names with which a model is evaluated in one language."""
+
+    templates: list[str]
+    class_names: list[str | None]
+
+
+@dataclass(kw_only=True)
+class Benchmark(ABC):
+    """A kind of evaluation: what models are asked in each language, and how the answers are scored.
+
+    Attributes:
+        kind: the kind of its tasks.
+        normalize: give embeddings unit length.
+        suffix: behind a task's name in its results, where it is scored in another way than usual.
+        class_names: the user's JSON file of class names, whose languages are evaluated; the task's by
+            default.
+        templates: the user's prompt templates, or the name of their set; the task's by default.
+    """
+
+    kind: ClassVar[str]
+
+    normalize: bool = True
+    suffix: str = ""
+    class_names: str | None = None
+    templates: str | list[str] | None = None
+
+    @abstractmethod
+    def prompts(
+        self, task: Task, languages: list[str], rows: Dataset | IterableDataset | None
+    ) -> dict[str, Prompts | None]:
+        """Return the prompts in each language, None where the captions are what is asked.
+
+        Without rows, languages whose prompts depend on the dataset are left out.
+        """
+
+    @abstractmethod
+    def score(
+        self,
+        encoder: CachedEncoder,
+        image_embeds: torch.Tensor,
+        columns: dict[str, list],
+        task: Task,
+        prompts: dict[str, Prompts | None],
+    ) -> dict[str, Outcomes]:
+        """Return the per-item results in each language.
+
+        Args:
+            image_embeds: `(rows, dim)`.
+            columns: the other columns of the dataset.
+            prompts: as `prompts` gives them.
+        """
 
 
 def tasks_of(
     arguments: EvaluationArguments, kind: str, class_names: str | None = None
 ) -> list[tuple[Task, list[str]]]:
-    """The tasks, each with its languages: all that it has by default; of those asked for, those it has captions in, and for class
-    names every one, since names may come from anywhere.
+    """Load the tasks, each with the languages to evaluate.
+
+    By default these are all languages of a task. Of the requested ones they are those in which a retrieval
+    task has captions; for classification all of them, since class names may come from anywhere.
 
     Raises:
-        InputError: no such task, one of another kind, two of one name, or a language in which none has captions.
+        InputError: there is no such task, one is of another kind, two have one name, or no task has captions
+            in a language.
     """
+    tasks = _load_tasks(arguments, kind)
+    if arguments.languages is None:
+        return [(task, languages_of(task, class_names)) for task in tasks]
+    requested = [spell(language) for language in arguments.languages]
+    if kind == "zero_shot":
+        return [(task, requested) for task in tasks]
+
+    _check_available(requested, tasks)
+    chosen = []
+    for task in tasks:
+        # A task may spell a language in another way than the user; it is evaluated under the task's spelling.
+        found = [find_language(language, task.languages) for language in requested]
+        languages = list(dict.fromkeys(language for language in found if language is not None))
+        if languages:
+            chosen.append((task, languages))
+    return chosen
+
+
+def _load_tasks(arguments: EvaluationArguments, kind: str) -> list[Task]:
+    """Load the tasks, with the user's dataset in place of their own where one is given."""
     tasks = [load_task(name) for name in arguments.tasks]
     for task in tasks:
         if task.kind != kind:
             raise InputError(
                 f"task {task.name!r} is of the kind {task.kind}: run benchmarks/run_{task.kind}.py"
             )
-    refuse_equal([task.name for task in tasks], "tasks")
-    tasks = [
-        task if arguments.dataset is None else replace(task, dataset=arguments.dataset, revision=None)
-        for task in tasks
-    ]
-    if arguments.languages is None:
-        return [(task, languages_of(task, class_names)) for task in tasks]
-    asked = [spell(language) for language in arguments.languages]
-    if kind == "zero_shot":
-        return [(task, asked) for task in tasks]
-    spoken = list(dict.fromkeys(language for task in tasks for language in task.languages))
-    for language in asked:
-        if not any(find_language(language, task.languages) for task in tasks):
-            check_language(language, spoken)
-    chosen = []
+    _refuse_equal([task.name for task in tasks], "tasks")
+    if arguments.dataset is not None:
+        tasks = [replace(task, dataset=arguments.dataset, revision=None) for task in tasks]
+    return tasks
+
+
+def _check_available(requested: list[str], tasks: list[Task]) -> None:
+    """Check that some task has captions in each requested language."""
+    available = []
     for task in tasks:
-        there = [find_language(language, task.languages) for language in asked]
-        chosen.append((task, list(dict.fromkeys(language for language in there if language is not None))))
-    return [(task, languages) for task, languages in chosen if languages]
+        available += [language for language in task.languages if language not in available]
+    for language in requested:
+        if not any(find_language(language, task.languages) for task in tasks):
+            check_language(language, available)
 
 
-def refuse_equal(names: list[str], what: str) -> None:
-    """Results are files of a model's and a task's name."""
+def _refuse_equal(names: list[str], what: str) -> None:
+    """Refuse equal names: results are stored by the names of model and task."""
     equal = {name for name in names if names.count(name) > 1}
     if equal:
         raise InputError(
-            f"{what}: several are called {', '.join(sorted(equal))}, and would overwrite each other's results: run them apart"
+            f"{what}: several are called {', '.join(sorted(equal))}, and would overwrite each other's "
+            "results: run them apart"
         )
 
 
-def evaluate(
-    arguments: EvaluationArguments,
-    kind: str,
-    ask: Ask,
-    score: Score,
-    *,
-    class_names: str | None = None,
-    normalize: bool = True,
-    suffix: str = "",
-    templates: str | list[str] | None = None,
-) -> None:
-    """Measure every model on every task, keep the results and show them; or with `dry_run` say what would be measured.
+def evaluate(arguments: EvaluationArguments, benchmark: Benchmark) -> None:
+    """Evaluate every model on every task, save the results and print them.
 
-    Args:
-        class_names: the user's JSON file, whose languages are then measured.
-        suffix: behind a task's name in its results, where it was scored in another way than usual.
-        templates: the user's, for the results to name.
+    With `dry_run` the plan is printed instead.
+
+    Raises:
+        InputError: as `tasks_of`; or something that can be checked before loading is wrong, see `_check`.
     """
-    tasks = tasks_of(arguments, kind, class_names)
-    check(arguments, tasks, ask, suffix)
+    tasks = tasks_of(arguments, benchmark.kind, benchmark.class_names)
+    _check(arguments, tasks, benchmark)
     absent = [task for task, _ in tasks if task.to_prepare]
     if arguments.dry_run:
-        print(
-            "\n\n".join(
-                [
-                    describe_models(arguments),
-                    *(describe(task, languages, class_names) for task, languages in tasks),
-                ]
-            )
-        )
-        first = (
-            f"prepare {', '.join(task.name for task in absent)}, or leave that out of --tasks; then "
-            if absent
-            else ""
-        )
-        print(f"Nothing was loaded. Next: {first}the same command without --dry_run")
+        _print_plan(arguments, tasks, absent, benchmark)
         return
     if absent:
-        raise InputError(how_to_prepare(absent, arguments.tasks))
+        raise InputError(_explain_preparation(absent, arguments.tasks))
+
     fix_threads()
-    PartialState(
-        cpu=not torch.accelerator.is_available()
-    )  # otherwise it looks for several processes on accelerators alone
+    # Without `cpu` it looks for several processes on accelerators alone.
+    PartialState(cpu=not torch.accelerator.is_available())
     results = []
     try:
-        for task, result, outcomes in measure_all(arguments, tasks, ask, score, normalize):
-            result.task += suffix
-            if class_names:
-                result.definition |= {"class_names": class_names, "class_subset": None}
-            result.templates = templates or (task.templates if kind == "zero_shot" else None)
+        for result, outcomes in _evaluate_all(arguments, tasks, benchmark):
             if PartialState().is_main_process:
                 result.save(Path(arguments.output_dir), outcomes)
             results.append(result)
     finally:  # what was measured before an error is there, and is shown
         if results and PartialState().is_main_process:
-            show(results, arguments)
+            _print_results(results, arguments)
 
 
-def check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], ask: Ask, suffix: str) -> None:
-    """Before anything is loaded, all that can be known: told later, it would cost the encoding.
+def _check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], benchmark: Benchmark) -> None:
+    """Check all that can be known before anything is loaded: found later, it would cost the encoding.
 
     Raises:
-        InputError: two models of one name; a model, a folder or a name of a class that is not there; nothing to measure; or a result of
-            something else where one would go.
+        InputError: two models have one name; a model, a folder or a class name is missing; there is nothing
+            to measure; or a result of something else is where one would go.
     """
-    refuse_equal([model_name(model) for model in arguments.models], "models")
+    _refuse_equal([model_name(model) for model in arguments.models], "models")
     unknown = [model for model in arguments.english_only if model not in arguments.models]
     if unknown:
         raise InputError(
-            f"english_only names {', '.join(unknown)}, of which there is none among the models: spell it as there"
+            f"english_only names {', '.join(unknown)}, of which there is none among the models: "
+            "spell it as there"
         )
-    if not any(read_by(model, languages, arguments) for model in arguments.models for _, languages in tasks):
-        raise InputError(
-            f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for"
-        )
+    _check_any_work(arguments, tasks)
     for task, languages in tasks:
         if not task.to_prepare:
             check_folder("dataset", task.dataset)
-        prompts = {
-            language: hash_prompts(*asked) for language, asked in ask(task, languages, None).items() if asked
-        }
-        for model in arguments.models:
-            known = {"model": model, "dataset": task.dataset, "split": task.split, "limit": arguments.limit}
-            for language in read_by(model, languages, arguments):
-                of_language = {"prompts": prompts[language]} if language in prompts else {}
-                refuse_another(
-                    path_of(Path(arguments.output_dir), model, task.name + suffix, language),
-                    known | of_language,
-                )
+        _check_earlier_results(arguments, task, languages, benchmark)
     for model in arguments.models:
         check_model(model)
 
 
-def read_by(model: str, languages: list[str], arguments: EvaluationArguments) -> list[str]:
-    """Those of the languages that a model is measured in."""
-    return [language for language in languages if model not in arguments.english_only or is_english(language)]
-
-
-def how_to_prepare(absent: list[Task], given: list[str]) -> str:
-    """What is to be done by hand, of all tasks, and how to do without."""
-    names = [task.name for task in absent]
-    advice = dict.fromkeys(task.to_prepare for task in absent)  # two tasks may be of one folder
-    others = [name for name in given if Path(name).stem not in names]
-    return " ".join(
-        [*advice, *([f"Or leave out {' '.join(names)}: --tasks {' '.join(others)}"] if others else [])]
+def _check_any_work(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]]) -> None:
+    """Check that some model reads a language of some task."""
+    for model in arguments.models:
+        for _, languages in tasks:
+            if read_by(model, languages, arguments):
+                return
+    raise InputError(
+        f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for"
     )
 
 
-def describe_models(arguments: EvaluationArguments) -> str:
-    """A line for each model: where it is from, its size where a folder tells, and whether it reads English alone."""
+def _check_earlier_results(
+    arguments: EvaluationArguments, task: Task, languages: list[str], benchmark: Benchmark
+) -> None:
+    """Refuse to replace earlier results of other models, data or prompts, as far as these are known."""
+    hashes = {}
+    for language, prompts in benchmark.prompts(task, languages, None).items():
+        if prompts is not None:
+            hashes[language] = hash_prompts(*prompts)
+
+    for model in arguments.models:
+        known = {"model": model, "dataset": task.dataset, "split": task.split, "limit": arguments.limit}
+        for language in read_by(model, languages, arguments):
+            path = path_of(Path(arguments.output_dir), model, task.name + benchmark.suffix, language)
+            of_language = {"prompts": hashes[language]} if language in hashes else {}
+            refuse_another(path, known | of_language)
+
+
+def read_by(model: str, languages: list[str], arguments: EvaluationArguments) -> list[str]:
+    """Return those of the languages in which a model is evaluated."""
+    if model not in arguments.english_only:
+        return list(languages)
+    return [language for language in languages if is_english(language)]
+
+
+def _explain_preparation(absent: list[Task], given: list[str]) -> str:
+    """Explain what has to be prepared by hand for the absent tasks, and how to do without them."""
+    names = [task.name for task in absent]
+    advice = list(dict.fromkeys(task.to_prepare for task in absent))  # two tasks may share a folder
+    others = [name for name in given if Path(name).stem not in names]
+    if others:
+        advice.append(f"Or leave out {' '.join(names)}: --tasks {' '.join(others)}")
+    return " ".join(advice)
+
+
+def _print_plan(
+    arguments: EvaluationArguments,
+    tasks: list[tuple[Task, list[str]]],
+    absent: list[Task],
+    benchmark: Benchmark,
+) -> None:
+    """Print what would be loaded, and the next step."""
+    parts = [_describe_models(arguments)]
+    parts += [describe(task, languages, benchmark.class_names) for task, languages in tasks]
+    print("\n\n".join(parts))
+    first = ""
+    if absent:
+        names = ", ".join(task.name for task in absent)
+        first = f"prepare {names}, or leave that out of --tasks; then "
+    print(f"Nothing was loaded. Next: {first}the same command without --dry_run")
+
+
+def _describe_models(arguments: EvaluationArguments) -> str:
+    """Describe each model in a line: its origin, its size if it is a folder, and if it reads English alone."""
     lines = ["models"]
     for model in arguments.models:
-        library = library_of(model)
-        files = sorted(Path(model).glob("model.safetensors")) or sorted(
-            Path(model).glob("model-*-of-*.safetensors")
-        )
-        known = ["a folder" if Path(model).is_dir() else f"with {library}" if library else "from the Hub"]
-        known += [f"{sum(map(count_values, files)):,} parameters"] if files else []
-        known += ["English alone"] if model in arguments.english_only else []
-        lines.append(f"  {model}: {', '.join(known)}")
+        facts = [_origin_of(model)]
+        files = sorted(Path(model).glob("model.safetensors"))
+        files = files or sorted(Path(model).glob("model-*-of-*.safetensors"))
+        if files:
+            facts.append(f"{sum(map(_count_values, files)):,} parameters")
+        if model in arguments.english_only:
+            facts.append("English alone")
+        lines.append(f"  {model}: {', '.join(facts)}")
     return "\n".join(lines)
 
 
-def count_values(path: Path) -> int:
-    """How many numbers a safetensors file holds, by its header; a file of another form is an `InputError`."""
+def _origin_of(model: str) -> str:
+    if Path(model).is_dir():
+        return "a folder"
+    library = library_of(model)
+    return f"with {library}" if library else "from the Hub"
+
+
+def _count_values(path: Path) -> int:
+    """Count the numbers in a safetensors file, by its header.
+
+    Raises:
+        InputError: the file is of another form.
+    """
     try:
         with safe_open(path, "pt") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
@@ -283,117 +377,144 @@ def count_values(path: Path) -> int:
         raise InputError(f"{path} cannot be read: {error}. Fetch it again, whole") from error
 
 
-def measure_all(
-    arguments: EvaluationArguments,
-    tasks: list[tuple[Task, list[str]]],
-    ask: Ask,
-    score: Score,
-    normalize: bool,
-) -> Iterator[tuple[Task, Result, Outcomes]]:
-    """Every model on every task, one after the other."""
+def _evaluate_all(
+    arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], benchmark: Benchmark
+) -> Iterator[tuple[Result, Outcomes]]:
+    """Evaluate every model on every task, one after the other."""
     for name in arguments.models:
         model, processor = load_model(name)
-        encoder = CachedEncoder(model, processor, normalize=normalize, cache_dir=arguments.cache_dir)
+        encoder = CachedEncoder(
+            model, processor, normalize=benchmark.normalize, cache_dir=arguments.cache_dir
+        )
         for task, languages in tasks:
-            if spoken := read_by(name, languages, arguments):
-                for result, outcomes in measure(name, encoder, task, spoken, ask, score, arguments):
-                    yield task, result, outcomes
+            readable = read_by(name, languages, arguments)
+            if readable:
+                yield from _evaluate_task(name, encoder, task, readable, benchmark, arguments)
 
 
-def measure(
+def _evaluate_task(
     name: str,
     encoder: CachedEncoder,
     task: Task,
     languages: list[str],
-    ask: Ask,
-    score: Score,
+    benchmark: Benchmark,
     arguments: EvaluationArguments,
 ) -> list[tuple[Result, Outcomes]]:
-    """One model on one task, in all languages with one pass over the images."""
+    """Evaluate one model on one task, in all languages with one pass over the images."""
     rows = task.rows(languages, arguments.limit, arguments.streaming)
-    asked = ask(task, languages, rows)
+    prompts = benchmark.prompts(task, languages, rows)
     image_embeds, columns, digests = encoder.rows(rows)
-    repeated = len(digests) - len(set(digests))
-    if repeated and task.kind == "retrieval":
+    n_repeated = len(digests) - len(set(digests))
+    if n_repeated and task.kind == "retrieval":
         logger.warning(
-            "%s: %s of %s images stand there twice: their texts compete", task.name, repeated, len(digests)
+            "%s: %s of %s images stand there twice: their texts compete", task.name, n_repeated, len(digests)
         )
-    revision, model_revision = task.commit(), revision_of(name)
+
+    # The same in all languages.
+    common = {
+        "model": name,
+        "task": task.name + benchmark.suffix,
+        "kind": task.kind,
+        "metric": task.metric,
+        "dataset": task.dataset,
+        "revision": task.commit(),
+        "split": task.split,
+        "limit": arguments.limit,
+        "n_rows": len(digests),
+        "definition": _definition_of(task, benchmark),
+        "weights": encoder.weights,
+        "model_revision": revision_of(name),
+        "templates": _templates_of(task, benchmark),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "threads": torch.get_num_threads(),
+    }
     found = []
-    for language, outcomes in score(encoder, image_embeds, columns, task, asked).items():
+    for language, outcomes in benchmark.score(encoder, image_embeds, columns, task, prompts).items():
         counted = [digests[row] for row in outcomes.rows.tolist()]
         outcomes = replace(outcomes, digests=shorten(counted))
         result = Result(
-            model=name,
-            task=task.name,
-            kind=task.kind,
+            **common,
             language=language,
-            metric=task.metric,
             metrics=outcomes.metrics(),
             intervals=intervals(outcomes, arguments.n_resamples),
-            dataset=task.dataset,
-            revision=revision,
-            split=task.split,
-            limit=arguments.limit,
             data=hash_data(digests, columns, language),
-            n_rows=len(digests),
-            images=hash_json(counted),
-            definition={name: getattr(task, name) for name in READ},
-            weights=encoder.weights,
-            model_revision=model_revision,
-            prompts=hash_prompts(*asked[language]) if asked[language] else None,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            threads=torch.get_num_threads(),
+            images=_hash_json(counted),
+            prompts=hash_prompts(*prompts[language]) if prompts[language] else None,
         )
         found.append((result, outcomes))
     return found
 
 
+def _definition_of(task: Task, benchmark: Benchmark) -> dict:
+    """Return what a task, or the user in its place, says about how images and texts are read."""
+    definition = {name: getattr(task, name) for name in _DEFINITION}
+    if benchmark.class_names:
+        definition |= {"class_names": benchmark.class_names, "class_subset": None}
+    return definition
+
+
+def _templates_of(task: Task, benchmark: Benchmark) -> str | list[str] | None:
+    """Return the prompt templates, or the name of their set; None in retrieval."""
+    if benchmark.templates:
+        return benchmark.templates
+    return task.templates if task.kind == "zero_shot" else None
+
+
 def hash_data(digests: list[str], columns: dict[str, list], language: str) -> str:
-    """XXH3-128 of the images and of one language's captions, or of the labels: equal where two models were asked about the same."""
-    answers = (
-        [caption[language] for caption in columns["captions"]]
-        if "captions" in columns
-        else list(columns.values())
-    )
-    return hash_json([digests, answers])
+    """Hash the images and one language's captions, or the labels: equal where two models saw the same data.
+
+    Returns:
+        XXH3-128, hexadecimal.
+    """
+    if "captions" in columns:
+        answers = [caption[language] for caption in columns["captions"]]
+    else:
+        answers = list(columns.values())
+    return _hash_json([digests, answers])
 
 
-def hash_json(values: list) -> str:
+def _hash_json(values: list) -> str:
     return xxh3_128(json.dumps(values, ensure_ascii=False).encode()).hexdigest()
 
 
-def show(results: list[Result], arguments: EvaluationArguments) -> None:
-    """A table a kind of metrics: the main one with its interval."""
-    rows = []
-    for result in results:
-        row = {
-            "model": result.model_name,
-            "task": result.task,
-            "language": result.language,
-            "n": result.metrics["n"],
-        }
-        row |= {
-            short(name): result.metrics[name]
-            for name in [*SHOWN[result.kind], result.metric]
-            if name in result.metrics
-        }
-        low, high = (f"{100 * bound:.1f}" for bound in result.intervals[result.metric])
-        rows.append(row | {"95 %": f"{short(result.metric)} {low} to {high}"})
-    header = list(dict.fromkeys(name for row in rows for name in row if name != "95 %")) + ["95 %"]
+def _print_results(results: list[Result], arguments: EvaluationArguments) -> None:
+    """Print a table of the results, with the interval of each task's main metric, and the next step."""
+    rows = [_table_row(result) for result in results]
+    header = []
+    for row in rows:
+        header += [name for name in row if name not in header]
+    header.remove(_INTERVAL_COLUMN)
+    header.append(_INTERVAL_COLUMN)  # behind the metrics of all kinds
     print(format_table(header, [[row.get(name, "") for name in header] for row in rows]))
-    where = arguments.output_dir
+
+    folder = arguments.output_dir
     report = shlex.join(
-        ["python", "benchmarks/run_report.py", "--results", where, "--output_dir", f"{where}-report"]
+        ["python", "benchmarks/run_report.py", "--results", folder, "--output_dir", f"{folder}-report"]
     )
-    print(f"Saved {len(results)} results below {where}. Next: {report}")
+    print(f"Saved {len(results)} results below {folder}. Next: {report}")
 
 
-def short(metric: str) -> str:
-    """A metric's name as a table has room for it."""
-    for name, brief in SHORT.items():
-        metric = metric.replace(name, brief)
+def _table_row(result: Result) -> dict[str, object]:
+    """Return the cells of a result by the names of their columns."""
+    row = {
+        "model": result.model_name,
+        "task": result.task,
+        "language": result.language,
+        "n": result.metrics["n"],
+    }
+    for name in [*_SHOWN[result.kind], result.metric]:
+        if name in result.metrics:
+            row[_shorten_name(name)] = result.metrics[name]
+    low, high = result.intervals[result.metric]
+    row[_INTERVAL_COLUMN] = f"{_shorten_name(result.metric)} {100 * low:.1f} to {100 * high:.1f}"
+    return row
+
+
+def _shorten_name(metric: str) -> str:
+    """Shorten a metric's name for the header of a table: `text_to_image_recall@5` -> `T2I R@5`."""
+    for name, short in _SHORT_NAMES.items():
+        metric = metric.replace(name, short)
     return metric.replace("top-@", "top-")
 
 
-__all__ = ["EvaluationArguments", "evaluate"]
+__all__ = ["Benchmark", "EvaluationArguments", "Prompts", "evaluate"]

@@ -1,4 +1,4 @@
-"""Results: of each model, task and language one JSON file, and beside it what came of each item; and tables in Markdown."""
+"""Results: a JSON file for each model, task and language, beside its per-item results; Markdown tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What numbers depend on; of other libraries' models, that library.
+# Packages that numbers depend on: the last ones load other libraries' models.
 PACKAGES = (
     "torch",
     "transformers",
@@ -37,7 +37,7 @@ PACKAGES = (
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Versions of `PACKAGES`, as far as they are installed."""
+    """Return the versions of `PACKAGES`, as far as they are installed."""
     versions = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -46,21 +46,37 @@ def package_versions() -> dict[str, str]:
 
 
 def model_name(model: str) -> str:
-    """Of a folder or Hub id the last part; of another library's model all of it, since its last part may be of its images alone."""
-    return re.sub("[:/]+", "-", model) if ":" in model else Path(model).name or Path(model).resolve().name
+    """Return the name of a model's folder of results.
+
+    For a folder or Hub id it is the last part. For another library's model it is all of it, since the last
+    part may name its image tower alone: `m_clip:org/texts+org/images` -> `m_clip-org-texts+org-images`.
+    """
+    if ":" in model:
+        return re.sub("[:/]+", "-", model)
+    return Path(model).name or Path(model).resolve().name  # the name of "." is empty
 
 
 @dataclass(kw_only=True)
 class Result:
-    """What one model scored on one task in one language, and what it takes to measure it again.
+    """Scores of one model on one task in one language, and what it takes to measure them again.
 
-    `metrics` are fractions, except counts (`n`, the number of images, and `n_texts`) and ranks; `intervals` their 95 % intervals,
-    `{metric: [low, high]}`. `kind` is `retrieval` or `zero_shot` and `metric` the task's main one. `revision` is the dataset's commit,
-    `limit` how many rows were asked for, if not all, `n_rows` how many there were, `data` the XXH3-128 of their images and of the
-    language's captions, or of the labels, themselves, `images` that of the `n` images that count, which have a caption or a class name in
-    the language, and `definition` what the task says of how they are read; `weights` is the SHA-256 of the model's parameters and
-    `model_revision` its commit; `templates` are the sentences, or the name of their set, and `prompts` the SHA-256 of these and the class
-    names; `threads` how many each process computed with, which the last bits of a float depend on.
+    Attributes:
+        kind: `retrieval` or `zero_shot`.
+        metric: the task's main metric.
+        metrics: fractions, except counts (`n`, the number of images, and `n_texts`) and ranks.
+        intervals: 95 % intervals, `{metric: [low, high]}`.
+        revision: the dataset's commit.
+        limit: how many rows were requested, None for all.
+        data: XXH3-128 of all images and of the language's captions, or of the labels.
+        n_rows: how many rows there were.
+        images: XXH3-128 of the `n` images that count, which have a caption or a class name in the language.
+        definition: what the task says about how images and texts are read.
+        weights: SHA-256 of the model's parameters.
+        model_revision: the model's commit.
+        templates: the prompt templates, or the name of their set.
+        prompts: SHA-256 of the prompt templates and the class names.
+        threads: number of threads of each process, on which the last bits of a float depend.
+        path: the file that the result was read from, not saved in it.
     """
 
     model: str
@@ -85,35 +101,28 @@ class Result:
     command: str
     versions: dict[str, str] = field(default_factory=package_versions)
     threads: int | None = None
-    path: Path | None = field(default=None, compare=False, repr=False)  # where it was read from
+    path: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def model_name(self) -> str:
         return model_name(self.model)
 
     def save(self, folder: Path, outcomes: Outcomes | None = None) -> Path:
-        """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem; a killed run leaves no half
-        of a file, and no `.json` without its `.npz`. A result of other weights gives way to it, as when a model was trained anew; one of
-        images or texts that have changed since, with a warning.
+        """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem.
+
+        A killed run leaves no half of a file, and no `.json` without its `.npz`. A result of other weights is
+        replaced, as when a model was trained again. So is one of images or texts that have changed, with a
+        warning.
 
         Raises:
             InputError: as `refuse_another`.
         """
         path = path_of(folder, self.model, self.task, self.language)
-        other = refuse_another(
-            path, {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")}
-        )
+        known = {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")}
+        other = refuse_another(path, known)
         if other is not None and other.data != self.data:
-            before, now = (
-                f"{one.metric} {one.metrics.get(one.metric)} of n {one.metrics.get('n')}"
-                for one in (other, self)
-            )
-            logger.warning(
-                "%s: the images or texts are not those of the result that lay there: %s gives way to %s",
-                path,
-                before,
-                now,
-            )
+            self._warn_of_other_data(path, other)
+
         path.parent.mkdir(parents=True, exist_ok=True)
         if outcomes is not None:
             partial = path.with_suffix(".partial.npz")
@@ -126,10 +135,10 @@ class Result:
         return path
 
     def outcomes(self) -> Outcomes:
-        """What came of each item.
+        """Read the per-item results.
 
         Raises:
-            InputError: the result was saved without.
+            InputError: the result was saved without them.
         """
         from .outcomes import load_outcomes
 
@@ -140,37 +149,57 @@ class Result:
             )
         return load_outcomes(path)
 
+    def _warn_of_other_data(self, path: Path, other: Result) -> None:
+        logger.warning(
+            "%s: the images or texts are not those of the result that lay there: %s gives way to %s",
+            path,
+            other._summarize(),
+            self._summarize(),
+        )
+
+    def _summarize(self) -> str:
+        """Return the main metric and the number of images: `mean_recall 0.724 of n 1000`."""
+        return f"{self.metric} {self.metrics.get(self.metric)} of n {self.metrics.get('n')}"
+
 
 def path_of(folder: Path, model: str, task: str, language: str) -> Path:
-    """Where a result lies."""
+    """Return the path of a result below a folder."""
     return Path(folder) / model_name(model) / f"{task}.{language}.json"
 
 
 def refuse_another(path: Path, measured: dict) -> Result | None:
-    """The result at `path`, None if none lies there; it has to be of what is measured now.
+    """Read the result at `path`, None if there is none, and refuse one that must not be replaced.
 
     Args:
-        measured: fields of a `Result` with their values, as far as they are known.
+        measured: fields of the new `Result` with their values, as far as they are known.
 
     Raises:
-        InputError: it is of another model, whose name ends alike, of another task of the same name, of more or fewer rows, or of other
-            prompts.
+        InputError: the result is of another model with the same last part, of another task of the same name,
+            of more or fewer rows, or of other prompts.
     """
     if not path.exists():
         return None
-    other = read_result(path)
-    for what, value in measured.items():
-        if getattr(other, what) != value:
-            before, now = ("none" if one is None else repr(one) for one in (getattr(other, what), value))
-            differs = (
-                "other templates or class names" if what == "prompts" else f"{what} {before}, not of {now}"
-            )
+    other = _read_result(path)
+    for name, value in measured.items():
+        before = getattr(other, name)
+        if before != value:
+            differs = f"{name} {_or_none(before)}, not of {_or_none(value)}"
+            if name == "prompts":  # of which there are only hashes to show
+                differs = "other templates or class names"
             raise InputError(f"{path} is a result of {differs}: give another output_dir, or delete it")
     return other
 
 
-def read_result(path: Path) -> Result:
-    """Read one file that `Result.save` wrote; another file, or half of one, is an `InputError`."""
+def _or_none(value: object) -> str:
+    return "none" if value is None else repr(value)
+
+
+def _read_result(path: Path) -> Result:
+    """Read one file that `Result.save` wrote.
+
+    Raises:
+        InputError: it is another file, or half of one.
+    """
     try:
         return Result(**json.loads(path.read_text("utf-8")), path=path)
     except (TypeError, ValueError) as error:  # no JSON, no text in UTF-8, or other fields
@@ -180,17 +209,24 @@ def read_result(path: Path) -> Result:
 
 
 def load_results(folder: Path) -> list[Result]:
-    """Read every result below `folder`, in the order of their names."""
-    return [read_result(path) for path in sorted(Path(folder).rglob("*.json"))]
+    """Read all results below `folder`, sorted by path."""
+    return [_read_result(path) for path in sorted(Path(folder).rglob("*.json"))]
 
 
 def format_table(header: list[str], rows: list[list]) -> str:
-    """A Markdown table, padded so that it reads well in a terminal; fractions are shown as percentages."""
-    cells = [
-        [f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row]
-        for row in [header, *rows]
-    ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    """Format a Markdown table with fractions as percentages, padded so that it reads well in a terminal."""
+    lines = [[_format_cell(cell) for cell in row] for row in [header, *rows]]
+    widths = []
+    for column in range(len(header)):
+        widths.append(max(len(line[column]) for line in lines))
+
+    table = []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths)]
+        table.append("| " + " | ".join(cells) + " |")
+    table.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(table)
+
+
+def _format_cell(cell: object) -> str:
+    return f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell)
