@@ -1,64 +1,14 @@
 """Evaluate image-text retrieval of one or more models, on any of the tasks, in any of their languages.
 
-python benchmarks/run_retrieval.py benchmarks/recipes/miniature_retrieval.yaml python
-benchmarks/run_retrieval.py --models BAAI/AltCLIP-m9 --tasks xm3600 flickr30k my/task.yaml --languages en zh
-ja accelerate launch --quiet benchmarks/run_retrieval.py --models BAAI/AltCLIP --tasks mscoco-5k
+python benchmarks/run_retrieval.py benchmarks/recipes/miniature_retrieval.yaml
+python benchmarks/run_retrieval.py --models BAAI/AltCLIP-m9 --tasks xm3600 flickr30k my/task.yaml \\
+    --languages en zh ja
+accelerate launch --quiet benchmarks/run_retrieval.py --models BAAI/AltCLIP --tasks mscoco-5k
 """
 
-from dataclasses import dataclass, field
-
-from benchmarks.evaluation import Benchmark, EvaluationArguments, evaluate
+from benchmarks.jobs.retrieval import RetrievalArguments, main
 from benchmarks.recipe import launch
 from benchmarks.report import TableArguments
-from benchmarks.retrieval import check_distance, evaluate_retrieval
-
-
-@dataclass(kw_only=True)
-class RetrievalArguments(EvaluationArguments):
-    """Models to evaluate, and the distance by which they rank."""
-
-    distance: str = field(
-        default="cosine",
-        metadata={"help": "cosine, or euclidean between embeddings that are not normalized."},
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_distance(self.distance)
-
-
-@dataclass(kw_only=True)
-class RetrievalBenchmark(Benchmark):
-    """Retrieval by the captions of a dataset, which need no prompts."""
-
-    kind = "retrieval"
-
-    distance: str
-
-    def prompts(self, task, languages, rows):
-        return dict.fromkeys(languages)
-
-    def score(self, encoder, image_embeds, columns, task, prompts):
-        return evaluate_retrieval(
-            encoder,
-            image_embeds,
-            columns["captions"],
-            list(prompts),
-            distance=self.distance,
-            merge_captions=task.merge_captions,
-        )
-
-
-def main(arguments: RetrievalArguments, _: TableArguments) -> None:
-    # Results by another distance have names of their own: `xm3600-euclidean.en.json`.
-    is_cosine = arguments.distance == "cosine"
-    benchmark = RetrievalBenchmark(
-        distance=arguments.distance,
-        normalize=is_cosine,
-        suffix="" if is_cosine else f"-{arguments.distance}",
-    )
-    evaluate(arguments, benchmark)
-
 
 if __name__ == "__main__":
     launch(main, RetrievalArguments, TableArguments)  # a recipe for a report serves here too

@@ -3,45 +3,9 @@
 accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 """
 
-from benchmarks.loading import load_model
 from benchmarks.recipe import launch
 from training.arguments import TeacherArguments
-from training.data import Collator
-from training.estimate import report
-from training.session import begin, cut_length, finish, load_cells, train
-from training.trainers import ContrastiveTrainer
-from training.validation import load_validation
-
-
-def main(arguments: TeacherArguments) -> None:
-    if arguments.dry_run:
-        return report(arguments)
-    begin(arguments)
-    model, processor = load_model(
-        arguments.model_name_or_path,
-        argument="model_name_or_path",
-        attn_implementation=arguments.attn_implementation,
-    )
-
-    cells = load_cells(arguments, ["en"])
-    collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
-    validation = load_validation(arguments, model, processor, ["en"])
-    trainer = ContrastiveTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=cells,
-        data_collator=collator,
-        processing_class=processor,
-        validation=validation,
-    )
-
-    train(trainer, arguments)
-    trainer.save_model()
-    following = (
-        "accelerate launch --quiet training/run_stage1.py RECIPE.yaml, with it as teacher_name_or_path"
-    )
-    finish(arguments, "the English teacher", following)
-
+from training.jobs.stage0 import main
 
 if __name__ == "__main__":
     launch(main, TeacherArguments)

@@ -6,69 +6,9 @@ accelerate launch --quiet training/run_stage2.py RECIPE.yaml --dataset TARS --st
     --cache_image_embeds false --shuffle_buffer 1000
 """
 
-import shlex
-
-from benchmarks.loading import load_model
 from benchmarks.recipe import launch
 from training.arguments import ContrastiveArguments
-from training.data import Collator
-from training.estimate import report
-from training.freezing import freeze_all_but
-from training.frozen import image_vectors
-from training.guard import load_guard, say_what_was_kept
-from training.held_texts import hold_texts
-from training.session import begin, cut_length, finish, load_cells, say, train
-from training.trainers import ContrastiveTrainer
-from training.validation import load_validation
-from training.views import TellEpoch
-
-
-def main(arguments: ContrastiveArguments) -> None:
-    if arguments.dry_run:
-        return report(arguments)
-    begin(arguments)
-    model, processor = load_model(
-        arguments.model_name_or_path,
-        argument="model_name_or_path",
-        attn_implementation=arguments.attn_implementation,
-    )
-    freeze_all_but(model, arguments.trainable)
-
-    # A frozen image tower runs once over all images, not in every epoch.
-    cells = load_cells(arguments, arguments.languages, arguments.image_views)
-    if arguments.cache_image_embeds:
-        embeddings = image_vectors(
-            cells.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
-        )
-        cells = cells.with_inputs("image_embeds", embeddings)
-        say(arguments, f"Cached {embeddings}")
-    collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
-
-    # The teacher of validation, the held texts and the guard need the model as it is before training.
-    teacher = (model, processor)
-    if arguments.teacher_name_or_path is not None:
-        teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
-    validation = load_validation(arguments, model, processor, cells.languages, teacher)
-    held = hold_texts(arguments, model, processor, cells)
-    guard = load_guard(arguments, model, processor)
-
-    trainer = ContrastiveTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=cells,
-        data_collator=collator,
-        processing_class=processor,
-        validation=validation,
-        held=held,
-    )
-    if not arguments.streaming:
-        trainer.add_callback(TellEpoch(cells.inputs))
-    train(trainer, arguments)
-    trainer.save_model()
-    say_what_was_kept(arguments, model, processor, held, guard)
-    evaluate = "python benchmarks/run_retrieval.py --tasks my/task.yaml --models"
-    finish(arguments, "the model", f"{evaluate} {shlex.quote(arguments.output_dir)}")
-
+from training.jobs.stage2 import main
 
 if __name__ == "__main__":
     launch(main, ContrastiveArguments)

@@ -1,0 +1,194 @@
+"""Finish a model: a folder ready for the Hub, with weights, processor, model card and plots."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from transformers import PreTrainedModel
+from transformers.utils import is_matplotlib_available
+
+from benchmarks.encoder import hash_weights
+from benchmarks.loading import check_library, check_model, load_model, load_rows, save_model
+from benchmarks.recipe import InputError
+from benchmarks.results import Result, load_results
+from modeling_altclip.images_altclip import read_image
+
+from .card import Facts, render_card
+from .figures import Section, join_to_weights, make_sections
+from .folder import CARD, check_output, whole_folder
+from .stages import find_origin, label_stages, read_log
+
+
+@dataclass(kw_only=True)
+class CardArguments:
+    """What `python -m model_cards` needs."""
+
+    title: str = field(metadata={"help": "The model's name on its card."})
+    repo: str = field(metadata={"help": "Where it loads from: the Hub id it is to get, or the folder."})
+    stages: list[str] = field(
+        metadata={
+            "help": "Folders or Hub ids of the stages in training order: "
+            "the English teacher first, if any, the model last."
+        }
+    )
+    output_dir: str = field(metadata={"help": "The folder to make."})
+    results: str | None = field(
+        default=None,
+        metadata={"help": "Folder with the results of all stages; without it no figures are shown."},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Dataset with the example image, if there is to be one."}
+    )
+    example_split: str | None = field(default=None, metadata={"help": "Its first image becomes the example."})
+    plot_task: str | None = field(
+        default=None, metadata={"help": "Retrieval task whose recall is plotted; the first by default."}
+    )
+    license: str = field(default="apache-2.0", metadata={"help": "Licence identifier of the Hub."})
+    about: str = field(default="", metadata={"help": "A paragraph on what the model is, and is not, for."})
+    base_model: list[str] | None = field(
+        default=None,
+        metadata={"help": "Hub ids of the models it was made from; by default those that training recorded."},
+    )
+    datasets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What it was trained on, NAME or NAME=LICENCE each; by default what training recorded."
+        },
+    )
+
+
+def main(arguments: CardArguments) -> None:
+    """Check and load all there is, and only then write the folder.
+
+    Raises:
+        InputError: something is missing or does not fit; nothing is written then.
+    """
+    stages, labels = arguments.stages, label_stages(arguments.stages)
+    check_stages(stages)
+    check_output(arguments.output_dir, stages)
+    example = load_example(arguments.dataset, arguments.example_split)
+    losses = read_losses(stages, labels)
+    origin = find_origin(stages, arguments.base_model, arguments.datasets)
+    measured = read_results(arguments.results)
+
+    model, processor = load_model(stages[-1], argument="stages")
+    results = join_to_weights(measured, stages, labels, hash_stages(stages, model)) if measured else []
+    sections = make_sections(results, labels)
+    tell_what_is_left_out(measured, results, sections)
+
+    drawings = choose_drawings(losses, sections, labels, arguments.plot_task)
+    facts = Facts(model_type=model.config.model_type, origin=origin, pictures=list(drawings))
+    card = render_card(
+        arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts
+    )
+    with whole_folder(arguments.output_dir) as folder:
+        save_model(model, processor, folder)
+        if example is not None:
+            example.save(folder / "example.png")
+        for name, draw in drawings.items():
+            draw(folder / name)
+        card.save(folder / CARD)
+
+    for section in sections:
+        print(f"\n{section.title}:\n{section.table(labels)}")
+    where = shlex.quote(arguments.output_dir)
+    print(
+        f"\nSaved the model, its card and plots to {arguments.output_dir}. Next: hf upload YOUR/MODEL {where}"
+    )
+
+
+def check_stages(stages: list[str]) -> None:
+    """See, before anything is loaded, that each stage is a model of two towers, and that the last can be
+    saved.
+    """
+    if library := check_library(stages[-1]):
+        raise InputError(
+            f"stages ends with {stages[-1]!r}, and a model of {library} is not saved here: give a model of "
+            "transformers"
+        )
+    for stage in stages:
+        check_model(stage, argument="stages")
+
+
+def load_example(dataset: str | None, split: str | None) -> Image.Image | None:
+    """Load the first image of a split, for people to try the model on; None where none is asked for."""
+    if (dataset is None) != (split is None):
+        raise InputError(
+            f"dataset is {dataset} and example_split is {split}: give both for an example image, or neither"
+        )
+    if dataset is None:
+        return None
+    rows = load_rows(dataset, split, ["image"])
+    if len(rows) == 0:
+        raise InputError(f"example_split {split!r} of {dataset!r} has no rows: give a split that has images")
+    return read_image(rows[0]["image"])
+
+
+def read_losses(stages: list[str], labels: list[str]) -> dict[str, list[dict]]:
+    """Read the logs of those stages that have losses, `{label: log}`."""
+    logs = {label: read_log(stage) for stage, label in zip(stages, labels)}
+    return {label: log for label, log in logs.items() if any("loss" in entry for entry in log)}
+
+
+def read_results(folder: str | None) -> list[Result]:
+    """Read all results; none where no folder is given."""
+    if folder is None:
+        return []
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"results {folder!r} is no folder: give the output_dir of an evaluation, or leave it out"
+        )
+    results = load_results(Path(folder))
+    if not results:
+        print(f"No results lie below {folder}: the card shows no figures.")
+    return results
+
+
+def hash_stages(stages: list[str], model: PreTrainedModel) -> list[str]:
+    """Hash the weights of all stages; `model` is the last, which is loaded already."""
+    earlier = [hash_weights(load_model(stage, argument="stages")[0]) for stage in stages[:-1]]
+    return [*earlier, hash_weights(model)]
+
+
+def tell_what_is_left_out(measured: list[Result], results: list[Result], sections: list[Section]) -> None:
+    """Print how many results the card does not show, and why."""
+    of_stages = {result.weights for result in results}
+    others = [result.model_name for result in measured if result.weights not in of_stages]
+    if others:
+        print(f"Left out {len(others)} results of other models: {', '.join(dict.fromkeys(others))}.")
+    shown = {id(result) for section in sections for result in section.results.values()}
+    unmatched = [result for result in results if id(result) not in shown]
+    if unmatched:
+        print(
+            f"Left out {len(unmatched)} results that are there twice, or that the model itself has none of "
+            "to stand beside."
+        )
+
+
+def choose_drawings(
+    losses: dict[str, list[dict]], sections: list[Section], labels: list[str], plot_task: str | None
+) -> dict[str, Callable[[Path], None]]:
+    """Return what can be drawn, `{file name: function of its path}`; say what cannot."""
+    of_retrieval = [section for section in sections if section.first.kind == "retrieval"]
+    wanted = [section for section in of_retrieval if plot_task in (None, section.first.task)]
+    if plot_task is not None and not wanted:
+        print(f"No recall in {plot_task} to plot: the model has no result of retrieval there.")
+    if not (losses or wanted):
+        return {}
+    if not is_matplotlib_available():
+        print('No plots without matplotlib: pip install "altclip[plots]".')
+        return {}
+    from .plots import plot_losses, plot_recall
+
+    drawings = {}
+    if losses:
+        drawings["loss.png"] = partial(plot_losses, losses)
+    if wanted:
+        drawings["recall.png"] = partial(plot_recall, wanted[0], labels)
+    return drawings
+
+
+__all__ = ["main"]

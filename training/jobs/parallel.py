@@ -1,0 +1,54 @@
+"""Parallel multilingual pre-training: two encoders learn from images with captions in several languages.
+
+All captions of an image come in one step (Krasner & Lanuzo).
+"""
+
+import shlex
+
+import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
+
+# isort: split
+from transformers import AutoImageProcessor
+
+from benchmarks.commands import command_for
+from benchmarks.kinds import load_tokenizer, readable
+from modeling_altclip import AltCLIPProcessor
+from training.caption_rows import CaptionRows, RowCollator
+from training.parallel import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
+from training.session import begin, cut_length, finish, load_cells, train
+from training.validation import load_validation
+
+
+def main(arguments: ParallelArguments) -> None:
+    """Train both encoders and save them as one model."""
+    begin(arguments)
+    images = arguments.image_encoder_name_or_path
+    texts = arguments.text_encoder_name_or_path
+    tokenizer = load_tokenizer("text_encoder_name_or_path", texts)
+    with readable("image_encoder_name_or_path", images):
+        image_processor = AutoImageProcessor.from_pretrained(images)
+    with readable("image_encoder_name_or_path or text_encoder_name_or_path", images):
+        model = build_dual_encoder(arguments)
+
+    processor = AltCLIPProcessor(image_processor, tokenizer)
+    rows = CaptionRows(load_cells(arguments, arguments.languages))
+    tokenizer.model_max_length = cut_length(arguments, model)
+    collator = RowCollator(tokenizer, tokenizer.model_max_length, processor.image_processor)
+    validation = load_validation(arguments, model, processor, rows.languages)
+    trainer = ParallelTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=collator,
+        processing_class=processor,
+        validation=validation,
+    )
+    trainer.add_callback(FreezeEncoders(model, arguments.freeze_epochs))
+    train(trainer, arguments)
+    trainer.settle()  # checkpoints keep the scale as it is trained
+    trainer.save_model()
+    evaluate = f"{command_for('evaluate retrieval')} --tasks my/task.yaml --models"
+    finish(arguments, "the dual encoder", f"{evaluate} {shlex.quote(arguments.output_dir)}")
+
+
+__all__ = ["main"]

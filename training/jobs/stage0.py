@@ -1,0 +1,42 @@
+"""Stage 0: train an English CLIP, the teacher. Skip this stage where a trained CLIP is at hand."""
+
+from benchmarks.commands import command_for
+from benchmarks.loading import load_model
+from training.arguments import TeacherArguments
+from training.data import Collator
+from training.estimate import report
+from training.session import begin, cut_length, finish, load_cells, train
+from training.trainers import ContrastiveTrainer
+from training.validation import load_validation
+
+
+def main(arguments: TeacherArguments) -> None:
+    """Train the teacher and save it."""
+    if arguments.dry_run:
+        return report(arguments)
+    begin(arguments)
+    model, processor = load_model(
+        arguments.model_name_or_path,
+        argument="model_name_or_path",
+        attn_implementation=arguments.attn_implementation,
+    )
+
+    cells = load_cells(arguments, ["en"])
+    collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
+    validation = load_validation(arguments, model, processor, ["en"])
+    trainer = ContrastiveTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=cells,
+        data_collator=collator,
+        processing_class=processor,
+        validation=validation,
+    )
+
+    train(trainer, arguments)
+    trainer.save_model()
+    following = f"{command_for('train stage1')} RECIPE.yaml, with it as teacher_name_or_path"
+    finish(arguments, "the English teacher", following)
+
+
+__all__ = ["main"]
