@@ -76,7 +76,7 @@ def _find_problems(encoded: Dataset, fingerprint: str) -> list[str]:
     def describe(batch: dict) -> dict:
         return {"problem": [_problem_of(image) for image in batch["image"]]}
 
-    # The fingerprint of rows does not change with the files they name, so that these are in the cache key too.
+    # The fingerprint of rows does not change with the files that they name; the cache key needs both.
     return encoded.map(
         describe,
         batched=True,
