@@ -23,7 +23,7 @@ _EARLY = 0.2  # share of the steps; before it an untrained tower may well give o
 class Watch:
     """Collects metrics of every step as tensors, without waiting for a device, and averages them for the log.
 
-    -  `padding`: the share of padding among the tokens encoded.
+    - `padding`: the share of padding among the tokens encoded.
     - `distinct`: distinct texts per caption of the batch.
     - `spread`: one minus the squared length of the mean of unit text embeddings; 0 where all texts have one
       embedding.
