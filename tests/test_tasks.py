@@ -575,7 +575,7 @@ print(json.dumps({
 """
 
 
-def test_on_a_hub_only_what_is_asked_for_is_fetched(tmp_path, run):
+def test_on_a_hub_only_what_is_asked_for_is_fetched(tmp_path, run_python):
     """Against a server at a loopback address:
 
     A first part of a revision, a table with a card, a zip, a stream, gated data sets.
@@ -593,7 +593,7 @@ def test_on_a_hub_only_what_is_asked_for_is_fetched(tmp_path, run):
         "HF_HOME": str(tmp_path / "home"),
         "NO_PROXY": "127.0.0.1",
     }
-    process = run("python", "-c", ON_A_HUB, **environment, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    process = run_python("python", "-c", ON_A_HUB, **environment, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     hub.shutdown()
     assert process.returncode == 0, process.stderr
     said = json.loads(process.stdout)
