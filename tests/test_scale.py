@@ -61,11 +61,8 @@ def train(miniature, tmp_path):
             "logging_steps": 1,
         } | given
         if stage == "stage1":
-            inputs, column, trained = (
-                teacher_vectors(scenes, teacher, processor.tokenizer),
-                "target",
-                model.text_model,
-            )
+            freeze_all_but(model, ["text_model"])
+            inputs, column, trained = teacher_vectors(scenes, teacher, processor.tokenizer), "target", model
             arguments = TeacherLearningArguments(
                 **shared, teacher_name_or_path="", text_encoder_name_or_path=""
             )

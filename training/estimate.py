@@ -77,16 +77,16 @@ def report(arguments: StageArguments) -> None:
     argument = _tokenizer_argument(arguments)
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
-        model, trained = _untrained(arguments)
+        model = _untrained(arguments)
         encoded = tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         # Captions of the first rows show what is likely; texts of the maximum length are the worst case.
         bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
-        memory = {name: estimate(trained, arguments, n_tokens) for name, n_tokens in bounds.items()}
+        memory = {name: estimate(model, arguments, n_tokens) for name, n_tokens in bounds.items()}
 
     lines = [
         ("data", f"{arguments.dataset}, split {arguments.split}: {described}"),
-        *_parameter_lines(model, trained),
+        *_parameter_lines(model),
         *_step_lines(arguments, lengths),
         *_memory_lines(memory, bounds, arguments),
     ]
@@ -95,26 +95,22 @@ def report(arguments: StageArguments) -> None:
     say(arguments, "Dry run: nothing was trained. Next: the same command without --dry_run.")
 
 
-def _untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Build the stage's model from its configurations, without loading weights.
-
-    Returns:
-        The whole model, and the part of it that the Trainer gets.
-    """
+def _untrained(arguments: StageArguments) -> PreTrainedModel:
+    """Build the stage's model by its configurations, without loading weights, and freeze what it freezes."""
     if _is_new_student(arguments):
         teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path)
         encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path)
         model = AltCLIPModel(AltCLIPConfig.from_teacher(teacher, encoder, dropout=arguments.dropout))
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
-        return model, model.text_model
+    else:
+        config = AutoConfig.from_pretrained(arguments.model_name_or_path)
+        model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
 
-    config = AutoConfig.from_pretrained(arguments.model_name_or_path)
-    model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
     if isinstance(arguments, TeacherLearningArguments):
-        return model, model.text_model
-    if isinstance(arguments, ContrastiveArguments):
+        freeze_all_but(model, ["text_model"])
+    elif isinstance(arguments, ContrastiveArguments):
         freeze_all_but(model, arguments.trainable)
-    return model, model
+    return model
 
 
 def _is_new_student(arguments: StageArguments) -> bool:
@@ -254,10 +250,10 @@ def _n_trainable(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
-def _parameter_lines(model: PreTrainedModel, trained: PreTrainedModel) -> list[tuple[str, str]]:
+def _parameter_lines(model: PreTrainedModel) -> list[tuple[str, str]]:
     towers = ", ".join(f"{name} {_n_parameters(part):,}" for name, part in model.named_children())
     n_all = _n_parameters(model)
-    n_trainable = _n_trainable(trained)
+    n_trainable = _n_trainable(model)
     return [
         ("parameters", f"{n_all:,}: {towers}"),
         ("trainable", f"{n_trainable:,}, {100 * n_trainable / n_all:.1f} %"),
