@@ -250,12 +250,17 @@ def _n_trainable(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
+# The lines of the report, as pairs of a name and a value
+
+
 def _parameter_lines(model: PreTrainedModel) -> list[tuple[str, str]]:
-    towers = ", ".join(f"{name} {_n_parameters(part):,}" for name, part in model.named_children())
+    towers = []
+    for name, part in model.named_children():
+        towers.append(f"{name} {_n_parameters(part):,}")
     n_all = _n_parameters(model)
     n_trainable = _n_trainable(model)
     return [
-        ("parameters", f"{n_all:,}: {towers}"),
+        ("parameters", f"{n_all:,}: {', '.join(towers)}"),
         ("trainable", f"{n_trainable:,}, {100 * n_trainable / n_all:.1f} %"),
     ]
 
@@ -265,12 +270,13 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
     per_device = arguments.per_device_train_batch_size
     accumulated = arguments.gradient_accumulation_steps
     n_examples = examples_per_step(arguments, n_processes)
-    examples = f"{n_examples:,}: {per_device} x {accumulated} accumulated x {n_processes} processes"
+    factors = f"{per_device} x {accumulated} accumulated x {n_processes} processes"
 
     mean = sum(lengths) / len(lengths)
     # The tokens of a step are extrapolated from the mean length of the few texts that were read.
     most = n_examples * arguments.max_text_length
-    tokens = f"{round(n_examples * mean):,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
+    likely = round(n_examples * mean)
+    tokens = f"{likely:,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
 
     images = "0"
     if not isinstance(arguments, TeacherLearningArguments):
@@ -279,14 +285,19 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
             images += ", as vectors made once before training"
 
     training = f"{arguments.num_train_epochs:g} epochs"
-    if arguments.max_steps > 0:
-        training = f"{arguments.max_steps:,} steps, {arguments.max_steps * n_examples:,} examples"
+    n_steps = arguments.max_steps
+    if n_steps > 0:
+        training = f"{n_steps:,} steps, {n_steps * n_examples:,} examples"
     return [
-        ("examples per step", examples),
+        ("examples per step", f"{n_examples:,}: {factors}"),
         ("tokens per step", tokens),
         ("images per step", images),
         ("training", training),
     ]
+
+
+def _to_gib(n_bytes: int) -> str:
+    return f"{n_bytes / _GIB:.2f}"
 
 
 def _memory_lines(
@@ -295,12 +306,12 @@ def _memory_lines(
     worst = memory["at most"]
     fixed = []
     for name in ("weights", "gradients", "optimizer", "buckets", "logits"):
-        fixed.append(f"{name} {getattr(worst, name) / _GIB:.2f}")
+        fixed.append(f"{name} {_to_gib(getattr(worst, name))}")
     passing = []
     peaks = []
     for name, n_tokens in bounds.items():
-        passing.append(f"{memory[name].activations / _GIB:.2f} at {n_tokens} tokens")
-        peaks.append(f"{memory[name].peak / _GIB:.2f} at {n_tokens} tokens")
+        passing.append(f"{_to_gib(memory[name].activations)} at {n_tokens} tokens")
+        peaks.append(f"{_to_gib(memory[name].peak)} at {n_tokens} tokens")
 
     lines = [
         ("memory, GiB", ", ".join(fixed)),
@@ -309,7 +320,7 @@ def _memory_lines(
     ]
     n_processes = _n_processes(arguments)
     if n_processes > 1:
-        lines.append(("under FSDP2, GiB", f"{worst.sharded(n_processes) / _GIB:.2f}"))
+        lines.append(("under FSDP2, GiB", _to_gib(worst.sharded(n_processes))))
     return lines
 
 
