@@ -11,6 +11,7 @@ _SCRIPTS = {
     "evaluate zero-shot": "python benchmarks/run_zero_shot.py",
     "report": "python benchmarks/run_report.py",
     "card": "python -m model_cards",
+    "embed": "altclip embed",  # the only way
 }
 
 
