@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 
-# Everything runs without a network once it is installed, and keeps its caches inside the clone.
+# Once installed, everything runs without a network and keeps its caches inside the clone.
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_CACHE := $(CURDIR)/outputs/cache
 export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -14,7 +14,7 @@ PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
 .PHONY: demo ablation add-languages own-pictures parallel docs test test-slow test-upstream test-lowest test-python test-only style install $(PAPER)
 
-demo: $(VENV)/installed  ## the miniature: data, three stages, evaluation, model card
+demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
 	$(BIN)/accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
@@ -27,12 +27,12 @@ demo: $(VENV)/installed  ## the miniature: data, three stages, evaluation, model
 	@echo '  $(BIN)/python examples/search.py "선인장 및 풍선"'
 	@echo '  $(BIN)/python examples/classify.py outputs/miniature/altclip/example.png --labels 红苹果 钥匙 狗脸 --language zh'
 
-ablation: outputs/miniature/altclip/README.md  ## the paper's Table 4 on the miniature: five ways to train, three seeds each
+ablation: outputs/miniature/altclip/README.md  ## run the paper's ablation (Table 4) on the miniature: five ways to train, three seeds each
 	$(BIN)/python training/run_ablation.py training/recipes/ablation/miniature.yaml
 
 NINE := en zh es fr ru ar ja ko it
 
-add-languages: outputs/miniature/altclip/README.md  ## a model of nine languages, then four more from parallel text alone
+add-languages: outputs/miniature/altclip/README.md  ## train a model of nine languages, then add four more from parallel text alone
 	$(BIN)/python -m training.miniature --text_encoder_only --languages $(NINE) --vocab_size 1300 --output_dir outputs/add_languages
 	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml --languages $(NINE) \
 		--text_encoder_name_or_path outputs/add_languages/text_encoder --output_dir outputs/add_languages/stage1
@@ -42,33 +42,33 @@ add-languages: outputs/miniature/altclip/README.md  ## a model of nine languages
 	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/add_languages_retrieval.yaml
 	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/add_languages_zero_shot.yaml
 
-own-pictures: outputs/miniature/altclip/README.md  ## the finished miniature learns 400 pictures of another style; what that gives, and costs
+own-pictures: outputs/miniature/altclip/README.md  ## fine-tune the finished miniature on 400 images of another style, and evaluate gains and forgetting
 	$(BIN)/python -m training.miniature.own_pictures
 	$(BIN)/accelerate launch --quiet training/run_stage2.py training/recipes/own_pictures/miniature.yaml
 	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/own_pictures.yaml
 	$(BIN)/python benchmarks/run_report.py benchmarks/recipes/own_pictures_report.yaml
 
-parallel: outputs/miniature/altclip/README.md  ## English captions alone beside four languages at once, with three seeds each
+parallel: outputs/miniature/altclip/README.md  ## compare training with English captions alone and with parallel captions, three seeds each
 	$(BIN)/accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 	$(BIN)/python training/run_parallel_experiment.py training/recipes/parallel/experiment_miniature.yaml
 
-# With data from the Hub: make paper-table-2 MODEL=BAAI/AltCLIP. FLAGS=--dry_run says what would be loaded, and loads nothing.
+# These need data from the Hub: make paper-table-2 MODEL=BAAI/AltCLIP. FLAGS=--dry_run prints what would be loaded, and loads nothing.
 RECIPE = $(if $(MODEL),benchmarks/recipes/$(subst -,_,$@).yaml,$(error name a model: make $@ MODEL=BAAI/AltCLIP)) --models $(MODEL)
-# Of the flags the report gets those that are its own too, with what stands behind each up to the next.
+# The report gets those flags that it knows, each with its values up to the next flag.
 KNOWN = $(shell printf '%s\n' "$(FLAGS)" | grep -oE -- '--(output_dir|tasks|languages|models|metrics|rows|columns|title|paper_model)[ =]([^-]|-[^-])*')
 REPORT = $(if $(findstring --dry_run,$(FLAGS)),,$(BIN)/python benchmarks/run_report.py $(RECIPE) $(KNOWN))
 
 $(PAPER): export HF_HUB_OFFLINE := 0
 
-$(ZERO_SHOT): $(VENV)/installed  ## the papers' tables of classification
+$(ZERO_SHOT): $(VENV)/installed  ## evaluate zero-shot classification as in the papers' tables: make paper-table-1 MODEL=BAAI/AltCLIP
 	$(BIN)/python benchmarks/run_zero_shot.py $(RECIPE) $(FLAGS)
 	$(REPORT)
 
-$(RETRIEVAL): $(VENV)/installed  ## and of retrieval
+$(RETRIEVAL): $(VENV)/installed  ## evaluate retrieval as in the papers' tables: make paper-table-2 MODEL=BAAI/AltCLIP
 	$(BIN)/python benchmarks/run_retrieval.py $(RECIPE) $(FLAGS)
 	$(REPORT)
 
-paper-table-4: $(VENV)/installed  ## and of both
+paper-table-4: $(VENV)/installed  ## evaluate retrieval and classification as in the paper's ablation: make paper-table-4 MODEL=FOLDER
 	$(BIN)/python benchmarks/run_retrieval.py $(RECIPE) --tasks flickr30k flickr30k-cn $(FLAGS)
 	$(BIN)/python benchmarks/run_zero_shot.py $(RECIPE) --tasks imagenet $(FLAGS)
 	$(REPORT)
@@ -76,27 +76,27 @@ paper-table-4: $(VENV)/installed  ## and of both
 outputs/miniature/altclip/README.md:
 	$(MAKE) demo
 
-# Two files of tests at a time, with a thread each: most of them wait for a script to be imported.
+# Two test files run at a time, with one thread each: most tests wait for a script to be imported.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 \
 	-o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true
 
-test: $(VENV)/installed  ## the tests
+test: $(VENV)/installed  ## check the style and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PYTEST)
 
-test-slow: $(VENV)/installed  ## the tests that take minutes: the whole miniature, its floors and its determinism
+test-slow: $(VENV)/installed  ## run the tests that take minutes: the whole miniature, its minimum scores and its determinism
 	$(BIN)/python -m pytest -m slow
 
-# FLAGS=--sdist=FILE for transformers' sdist where it is there already; other flags are pytest's.
-test-upstream: $(VENV)/installed  ## transformers' own common tests, on our models
+# FLAGS=--sdist=FILE uses transformers' sdist that is already downloaded; other flags are passed to pytest.
+test-upstream: $(VENV)/installed  ## run transformers' own common tests on our models
 	OMP_NUM_THREADS=1 $(BIN)/python tests/upstream/run_upstream.py $(FLAGS)
 
-# In environments of their own, beside .venv.
-test-lowest:  ## the tests with the lowest versions that setup.cfg admits
+# These use environments of their own, next to .venv.
+test-lowest:  ## run the tests with the lowest versions that setup.cfg allows
 	$(MAKE) test-only VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
-test-python:  ## the tests with another interpreter: make test-python PYTHON=python3.12
+test-python:  ## run the tests with another interpreter: make test-python PYTHON=python3.12
 	@echo "$(PYTHON) gets an environment of its own, .venv-$(notdir $(PYTHON))."
 	@echo "What is not there yet is downloaded now: PyPI's torch for Linux is the build for CUDA, 3 GB with its libraries."
 	$(MAKE) test-only VENV=.venv-$(notdir $(PYTHON))
@@ -104,19 +104,19 @@ test-python:  ## the tests with another interpreter: make test-python PYTHON=pyt
 test-only: $(VENV)/installed
 	$(PYTEST)
 
-style: $(VENV)/installed  ## mend formatting and what else can be mended
+style: $(VENV)/installed  ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed  ## the site of docs/, in outputs/site
+docs: $(VENV)/installed  ## build the site of docs/ in outputs/site
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built the site. Next: open outputs/site/index.html"
 
-install: $(VENV)/installed  ## the environment alone
+install: $(VENV)/installed  ## create the environment only
 
 $(VENV)/installed: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps clip-benchmark==1.6.2  # what metrics are held against; it would bring torchvision
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps clip-benchmark==1.6.2  # the reference for metrics; its dependencies include torchvision
 	touch $@

@@ -1,10 +1,8 @@
 """Evaluation of a model: image-text retrieval and zero-shot classification, in any language of the data.
 
 A `task` names the images and texts, an `encoder` embeds them once, `retrieval` and `zero_shot` score each
-item,
-`metrics` and `uncertainty` summarise the scores, `results` saves them and `report` presents them. The
-commands are
-`run_retrieval.py`, `run_zero_shot.py` and `run_report.py`.
+item, `metrics` and `uncertainty` summarise the scores, `results` saves them and `report` presents them. The
+commands are `run_retrieval.py`, `run_zero_shot.py` and `run_report.py`.
 """
 
 import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)

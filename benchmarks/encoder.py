@@ -96,13 +96,28 @@ class Encoder:
 
 
 class CachedEncoder(Encoder):
-    """An encoder that caches embeddings by content.
+    """Encoder that caches embeddings `(items, dim)` by content.
 
     A second run, another task with the same images and a run that was killed resume from the cache. Several
     processes share the work, and their embeddings do not depend on how many they are, to the bit.
 
     Args:
+        normalize: as for `Encoder`.
         cache_dir: a folder that all processes share; one below datasets' own cache by default.
+
+    Raises:
+        InputError: there is nothing to encode, an image cannot be read, or an embedding is not finite.
+
+    Example:
+
+    ```python
+    >>> from benchmarks import CachedEncoder, load_model
+
+    >>> model, processor = load_model("outputs/miniature/altclip")
+    >>> encoder = CachedEncoder(model, processor, cache_dir="outputs/cache")
+    >>> encoder.classes(["dog", "cat"], templates=["a photo of a {}.", "a drawing of a {}."]).shape
+    torch.Size([2, 128])
+    ```
     """
 
     def __init__(

@@ -41,6 +41,19 @@ def retrieval_recall(
 
     Raises:
         ValueError: as `retrieval_ranks`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from benchmarks import retrieval_recall
+
+    >>> # Two images with a text each; the second text is nearer to the first image
+    >>> image_embeds = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> text_embeds = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+    >>> retrieval_recall(image_embeds, text_embeds, text_to_image=torch.tensor([0, 1]), ks=(1,))
+    {'text_to_image_recall@1': 0.5, 'image_to_text_recall@1': 1.0, 'mean_recall': 0.75}
+    ```
     """
     text_ranks, image_ranks = retrieval_ranks(image_embeds, text_embeds, text_to_image)
     recall = {f"text_to_image_recall@{k}": (text_ranks < k).double().mean().item() for k in ks}

@@ -35,6 +35,20 @@ def evaluate_retrieval(
 
     Raises:
         InputError: another distance, or no row has a caption in a language.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import CachedEncoder, evaluate_retrieval, load_model
+
+    >>> encoder = CachedEncoder(*load_model("outputs/miniature/altclip"))
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation[:20]")
+    >>> image_embeds = encoder.images(rows["image"])
+    >>> outcomes = evaluate_retrieval(encoder, image_embeds, rows["captions"], ["en", "zh"])
+    >>> outcomes["zh"].metrics()["n"]
+    20
+    ```
     """
     check_distance(distance)
     outcomes = {}

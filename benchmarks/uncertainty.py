@@ -38,6 +38,20 @@ def intervals(outcomes: Outcomes, n_resamples: int = 1000, seed: int = 0) -> dic
     Raises:
         InputError: `n_resamples` is below 40, of which the interval would have to leave out less than one at
             each end.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from benchmarks import intervals
+    >>> from benchmarks.outcomes import ClassOutcomes
+
+    >>> # Ten images of two classes, two of which are not recognised
+    >>> ranks = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 0, 1])
+    >>> outcomes = ClassOutcomes(ranks, labels=torch.tensor([0, 1] * 5), n_classes=2)
+    >>> intervals(outcomes)["accuracy@1"]
+    (0.5, 1.0)
+    ```
     """
     scores = _scores(outcomes, n_resamples, seed)
     return {name: _interval(values) for name, values in scores.items()}
@@ -62,6 +76,22 @@ def compare(
 
     Raises:
         InputError: the two are not outcomes of the same items, or `n_resamples` is below 40.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from benchmarks import compare
+    >>> from benchmarks.outcomes import ClassOutcomes
+
+    >>> # The first model recognises all of ten images, the second none
+    >>> labels = torch.tensor([0, 1] * 5)
+    >>> first = ClassOutcomes(torch.zeros(10, dtype=torch.long), labels, n_classes=2)
+    >>> second = ClassOutcomes(torch.ones(10, dtype=torch.long), labels, n_classes=2)
+    >>> accuracy = compare(first, second)["accuracy@1"]
+    >>> accuracy.difference, round(accuracy.p, 3)
+    (1.0, 0.002)
+    ```
     """
     _check_same_items(first, second)
     metrics = first.metrics()

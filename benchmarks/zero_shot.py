@@ -37,6 +37,19 @@ def evaluate_zero_shot(
         InputError: a label is missing or negative, or no row has one; a language has fewer names than there
             are labels, or names none of the classes; several labels for an image, or `roc_auc`, and a class
             without a name; `roc_auc` and not two classes with images of both.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from benchmarks import CachedEncoder, evaluate_zero_shot, load_model
+
+    >>> encoder = CachedEncoder(*load_model("outputs/miniature/altclip"))
+    >>> image_embeds = encoder.images([Image.new("RGB", (32, 32), color) for color in ("red", "blue")])
+    >>> names, templates = {"es": ["rojo", "azul"]}, {"es": ["una foto de {}."]}
+    >>> evaluate_zero_shot(encoder, image_embeds, [0, 1], names, templates)["es"].ranks.shape
+    torch.Size([2])
+    ```
     """
     several = isinstance(labels[0], list)
     check_class_names(class_names, _count_classes(labels))

@@ -12,8 +12,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_altclip import AltCLIPConfig, AltCLIPTextConfig
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig
-from .embedding import ImageEmbeddings, embed_images, embed_texts
-from .modeling_altclip import AltCLIPModel, AltCLIPTextModel
+from .embedding import ImageEmbeddings, SkippedImage, embed_images, embed_texts
+from .modeling_altclip import AltCLIPModel, AltCLIPOutput, AltCLIPTextModel
 from .modeling_altclip_dual_encoder import AltCLIPDualEncoderModel
 from .pipeline_altclip import AltCLIPZeroShotPipeline
 from .processing_altclip import AltCLIPProcessor
@@ -39,11 +39,13 @@ __all__ = [
     "AltCLIPDualEncoderConfig",
     "AltCLIPDualEncoderModel",
     "AltCLIPModel",
+    "AltCLIPOutput",
     "AltCLIPProcessor",
     "AltCLIPTextConfig",
     "AltCLIPTextModel",
     "AltCLIPZeroShotPipeline",
     "ImageEmbeddings",
+    "SkippedImage",
     "embed_images",
     "embed_texts",
 ]

@@ -14,9 +14,20 @@ class AltCLIPTextConfig(NativeAltCLIPTextConfig):
     """Configuration of the text tower: XLM-R and a head to `project_dim`, the teacher's width.
 
     Args:
+        project_dim: the teacher's width.
         normalize_tokens: whether the states of single tokens, `last_hidden_state`, pass `pre_LN`, as in
             transformers. The released AltDiffusion models were trained without it (FlagAI's
             `modeling_berts.py`). The pooled token always passes it.
+
+    Example:
+
+    ```python
+    >>> from modeling_altclip import AltCLIPTextConfig, AltCLIPTextModel
+
+    >>> config = AltCLIPTextConfig(vocab_size=1000, hidden_size=64, num_hidden_layers=2, project_dim=32)
+    >>> AltCLIPTextModel(config).transformation
+    Linear(in_features=64, out_features=32, bias=True)
+    ```
     """
 
     normalize_tokens: bool = True
@@ -45,10 +56,29 @@ class AltCLIPTextConfig(NativeAltCLIPTextConfig):
 
 
 class AltCLIPConfig(NativeAltCLIPConfig):
-    """Configuration of both towers, and of the space that they share.
+    """Configuration of both towers, and of the space that they share (Chen et al. 2023, section 3.1).
 
-    `projection_dim` is the width of that space, `logit_scale_init_value` the log of 1 / temperature.
-    Saved under transformers' own `model_type`, so that a checkpoint needs no remote code.
+    It is saved under transformers' own `model_type`, so that a checkpoint needs no remote code.
+
+    Args:
+        text_config, vision_config: configurations of the towers, or dicts of their values.
+        projection_dim: the width of the shared space.
+        logit_scale_init_value: the log of 1 / temperature.
+
+    Raises:
+        ValueError: one tower is described and the other is left out.
+
+    Example:
+
+    ```python
+    >>> from modeling_altclip import AltCLIPConfig, AltCLIPModel
+
+    >>> # A model of the size of the miniature, with random weights
+    >>> config = AltCLIPConfig.from_pretrained("outputs/miniature/altclip")
+    >>> model = AltCLIPModel(config)
+    >>> model.config.projection_dim
+    128
+    ```
     """
 
     sub_configs_defaults = {"vision_config": AltCLIPVisionConfig, "text_config": AltCLIPTextConfig}

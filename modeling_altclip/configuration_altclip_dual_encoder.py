@@ -21,6 +21,22 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         projection_dim: the width of the shared space.
         projection_bias: whether the projections to it have biases: CLIP's have none, Krasner & Lanuzo's do.
         logit_scale_init_value: the log of 1 / temperature.
+
+    Raises:
+        ValueError: a tower is left out, a pooling is unknown, or a tower is no encoder of tokens or patches.
+
+    Example:
+
+    ```python
+    >>> from transformers import BertConfig, ViTConfig
+    >>> from modeling_altclip import AltCLIPDualEncoderConfig
+
+    >>> config = AltCLIPDualEncoderConfig(
+    ...     text_config=BertConfig(), vision_config=ViTConfig(), text_pooling="mean"
+    ... )
+    >>> config.text_pooling, config.vision_pooling, config.projection_dim
+    ('mean', 'cls', 512)
+    ```
     """
 
     model_type = "altclip_dual_encoder"

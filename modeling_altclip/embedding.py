@@ -6,6 +6,7 @@ AltCLIP, CLIP and SigLIP are such models.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import ceil
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Batches of an iterator that are held at once: enough to sort texts by length, and little enough to hold.
-WINDOW = 64
+_WINDOW = 64
 
 # For each model that is embedding now, by its id: the number of threads that embed with it, and the mode
 # that each of its modules had before.
@@ -36,7 +37,27 @@ _SWITCHING_MODES = lock_of_threads()
 
 
 class SkippedImage(NamedTuple):
-    """An image that cannot be read: its index in the input, its name (in a list the index), and why."""
+    """An image that cannot be read, as `embed_images` lists it.
+
+    Attributes:
+        index: its index in the input, from 0.
+        name: its file name below a folder; in a list the index.
+        reason: why it cannot be read.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModel, AutoProcessor
+    >>> from modeling_altclip import embed_images
+
+    >>> model = AutoModel.from_pretrained("outputs/miniature/altclip")
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> images = ["outputs/miniature/altclip/example.png", "missing.png"]
+    >>> embedded = embed_images(model, processor, images, errors="skip")
+    >>> [image.index for image in embedded.skipped]
+    [1]
+    ```
+    """
 
     index: int
     name: int | str
@@ -44,7 +65,27 @@ class SkippedImage(NamedTuple):
 
 
 class ImageEmbeddings(NamedTuple):
-    """Embeddings `(images, projection_dim)` with the names of the images, and the images that are skipped."""
+    """Embeddings of the images that can be read, with their names, and the images that are skipped.
+
+    Attributes:
+        embeddings: `(images, projection_dim)`, float32 on the CPU.
+        names: the names of these images, as in `SkippedImage`.
+        skipped: the images that cannot be read, in the order of the input.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModel, AutoProcessor
+    >>> from modeling_altclip import embed_images
+
+    >>> model = AutoModel.from_pretrained("outputs/miniature/altclip")
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> images = ["outputs/miniature/altclip/example.png", "missing.png"]
+    >>> embedded = embed_images(model, processor, images, errors="skip")
+    >>> embedded.embeddings.shape, embedded.names, len(embedded.skipped)
+    (torch.Size([1, 128]), [0], 1)
+    ```
+    """
 
     embeddings: torch.Tensor | np.ndarray
     names: list[int] | list[str]
@@ -79,6 +120,18 @@ def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
     Raises:
         ValueError: there is no text; or one is not a string, has no token, or has a token that the model does
             not know. The message gives its index.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModel, AutoProcessor
+    >>> from modeling_altclip import embed_texts
+
+    >>> model = AutoModel.from_pretrained("outputs/miniature/altclip")
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> embed_texts(model, processor, ["a dog", "一只狗"]).shape
+    torch.Size([2, 128])
+    ```
     """
 
     def forward(**inputs) -> torch.Tensor:
@@ -130,30 +183,66 @@ def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
 
     Raises:
         ValueError: there is no image, or one cannot be read, or none can; the message gives index or name.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModel, AutoProcessor
+    >>> from modeling_altclip import embed_images
+
+    >>> model = AutoModel.from_pretrained("outputs/miniature/altclip")
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> embed_images(model, processor, ["outputs/miniature/altclip/example.png"]).shape
+    torch.Size([1, 128])
+    ```
     """
+    loop = _Loop(batch_size, show_progress, accelerator)
+    embedded = _embed_images(model, processor.image_processor, images, errors, normalize_embeddings, loop)
+    if embedded.skipped and errors is None:
+        n_images = len(embedded.names) + len(embedded.skipped)
+        warnings.warn(f"{_summary_of(embedded.skipped, n_images)}. errors='skip' lists them", stacklevel=2)
+    if convert_to_numpy:
+        embedded = embedded._replace(embeddings=embedded.embeddings.numpy())
+    return embedded if return_names or errors == "skip" else embedded.embeddings
+
+
+@dataclass
+class _Loop:
+    """How `embed_images` goes through its images."""
+
+    batch_size: int
+    show_progress: bool
+    accelerator: "Accelerator | None"
+
+
+def _embed_images(
+    model: PreTrainedModel,
+    image_processor: Callable,
+    images: Iterable | str | Path,
+    errors: str | None,
+    normalize_embeddings: bool,
+    loop: _Loop,
+) -> ImageEmbeddings:
+    """Embed images as `embed_images` does, without its warning."""
     if errors not in (None, "raise", "skip"):
         raise ValueError(f"errors is {errors!r}: choose 'raise' or 'skip'")
     files = list(find_images(images).items()) if isinstance(images, str | Path) else None
     refuses = errors == "raise" or (errors is None and files is None)
     reasons = None if refuses else {}  # {name: reason} of skipped images
-    encode = _image_encoder(model, processor.image_processor, reasons)
+    encode = _image_encoder(model, image_processor, reasons)
 
-    n_processes = 1 if accelerator is None else accelerator.num_processes
-    names, windows = [], []
-    with _encoding(model, "images", images if files is None else files, show_progress) as bar:
-        for window in _named_windows(images, files, batch_size * n_processes):
+    n_processes = 1 if loop.accelerator is None else loop.accelerator.num_processes
+    names = []
+    windows = []
+    with _encoding(model, "images", images if files is None else files, loop.show_progress) as bar:
+        for window in _named_windows(images, files, loop.batch_size * n_processes):
             names += [name for name, _ in window]
-            windows.append(_encode_shared(window, encode, batch_size, accelerator, bar))
+            windows.append(_encode_shared(window, encode, loop.batch_size, loop.accelerator, bar))
     embeddings = torch.cat(windows)
 
     if normalize_embeddings:
         embeddings = normalize(embeddings, dim=-1)
-    embedded = _leave_out(embeddings, names, _gather_reasons(reasons or {}, n_processes))
-    if embedded.skipped and errors is None:
-        warnings.warn(f"{_summary_of(embedded.skipped, len(names))}. errors='skip' lists them", stacklevel=2)
-    if convert_to_numpy:
-        embedded = embedded._replace(embeddings=embedded.embeddings.numpy())
-    return embedded if return_names or errors == "skip" else embedded.embeddings
+    return _leave_out(embeddings, names, _gather_reasons(reasons or {}, n_processes))
 
 
 def _image_encoder(
@@ -279,7 +368,7 @@ def encode_texts(
 
     windows = []
     with _encoding(model, "texts", texts, show_progress) as bar:
-        for start, window in _in_windows(texts, batch_size * WINDOW, "texts"):
+        for start, window in _in_windows(texts, batch_size * _WINDOW, "texts"):
             check_texts(window, "texts", start)
 
             # Deduplicate, and sort by length: texts of one batch need little padding (length bucketing).

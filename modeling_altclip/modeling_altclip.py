@@ -39,13 +39,26 @@ TEXT_ENCODERS = ("xlm-roberta", "roberta", "camembert")
 class AltCLIPOutput(ModelOutput):
     """Output of `AltCLIPModel`.
 
-    Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, with `return_loss=True`): the contrastive loss within the
-        batch. logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): scaled cosine similarities.
+    Attributes:
+        loss (`torch.FloatTensor`): the contrastive loss within the batch, a scalar, with `return_loss=True`.
+        logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): scaled cosine similarities.
         logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): the same, transposed.
-        text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): unit embeddings.
-        image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): unit embeddings.
+        text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): unit-length embeddings.
+        image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): unit-length embeddings.
         text_model_output, vision_model_output: the towers' own outputs.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoTokenizer
+    >>> from modeling_altclip import AltCLIPModel
+
+    >>> model = AltCLIPModel.from_pretrained("outputs/miniature/altclip")
+    >>> tokenizer = AutoTokenizer.from_pretrained("outputs/miniature/altclip")
+    >>> output = model(**tokenizer("a dog", return_tensors="pt"))
+    >>> output.text_embeds.shape, output.image_embeds
+    (torch.Size([1, 128]), None)
+    ```
     """
 
     loss: torch.FloatTensor | None = None
@@ -72,6 +85,19 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
     (paper 5.4). A saved pipeline names transformers' own class, and loads without this package. With
     `normalize_tokens=False` that class would give other embeddings, so this one is named; to load it,
     diffusers looks in its module for a class that it can load, `PreTrainedModel`.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoTokenizer
+    >>> from modeling_altclip import AltCLIPTextModel
+
+    >>> tokenizer = AutoTokenizer.from_pretrained("outputs/miniature/altclip")
+    >>> model = AltCLIPTextModel.from_pretrained("outputs/miniature/altclip")
+    >>> inputs = tokenizer(["a dog", "一只狗"], padding=True, return_tensors="pt")
+    >>> model(**inputs).pooler_output.shape
+    torch.Size([2, 128])
+    ```
     """
 
     config_class = AltCLIPTextConfig
@@ -198,19 +224,24 @@ class AltCLIPTextModel(AltCLIPPreTrainedModel):
 
 
 class AltCLIPModel(AltCLIPPreTrainedModel):
-    """A CLIP that reads many languages.
+    """A CLIP that reads many languages (Chen et al. 2023, arXiv 2211.06679).
+
+    If this package is imported, `AutoModel` gives this class for AltCLIP's checkpoints. Without it,
+    transformers' own class loads the same weights.
 
     Example:
 
     ```python
-    >>> from transformers import AutoModel, AutoProcessor
-    >>> import modeling_altclip  # AutoModel then gives this class; without it, transformers' own loads the
-    same weights
+    >>> from PIL import Image
+    >>> from transformers import AutoProcessor
+    >>> from modeling_altclip import AltCLIPModel
 
-    >>> model = AutoModel.from_pretrained("BAAI/AltCLIP-m9")
-    >>> processor = AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
-    >>> modeling_altclip.embed_texts(model, processor, ["a dog", "一只狗"]).shape
-    torch.Size([2, 768])
+    >>> model = AltCLIPModel.from_pretrained("outputs/miniature/altclip")  # or "BAAI/AltCLIP-m9"
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> image = Image.new("RGB", (64, 64))
+    >>> inputs = processor(text=["a dog", "一只狗"], images=image, return_tensors="pt")
+    >>> model(**inputs).logits_per_image.shape
+    torch.Size([1, 2])
     ```
     """
 

@@ -146,7 +146,23 @@ def _without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedMod
 
 
 class AltCLIPDualEncoderModel(AltCLIPModel):
-    """`AltCLIPModel` with any `AutoModel` as towers, pooled by `config.text_pooling` and `vision_pooling`."""
+    """`AltCLIPModel` with any `AutoModel` as towers, pooled by `config.text_pooling` and `vision_pooling`.
+
+    Methods and shapes are those of `AltCLIPModel`: texts and images become embeddings of `projection_dim`
+    dimensions. `from_towers` joins two trained encoders.
+
+    Example:
+
+    ```python
+    >>> from modeling_altclip import AltCLIPDualEncoderModel
+
+    >>> model = AltCLIPDualEncoderModel.from_towers(
+    ...     "outputs/miniature/clip", "outputs/miniature/text_encoder", projection_dim=64
+    ... )
+    >>> model.config.vision_pooling, model.config.text_pooling
+    ('pooler', 'cls')
+    ```
+    """
 
     config_class = AltCLIPDualEncoderConfig
     base_model_prefix = "altclip_dual_encoder"

@@ -26,6 +26,19 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
 
     Scores equal transformers'. Texts are truncated at the model's text length. Images may be anything that
     `read_image` reads, and transparent ones are composited on the image processor's background.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from transformers import pipeline
+    >>> import modeling_altclip  # the pipeline of AltCLIP is then this class
+
+    >>> classify = pipeline("zero-shot-image-classification", model="outputs/miniature/altclip")
+    >>> scores = classify(Image.new("RGB", (64, 64)), ["红苹果", "钥匙"], hypothesis_template="zh")
+    >>> sorted(score["label"] for score in scores)
+    ['红苹果', '钥匙']
+    ```
     """
 
     def __new__(cls, *args, model=None, **kwargs):

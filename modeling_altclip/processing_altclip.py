@@ -43,6 +43,19 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
 
     Raises:
         ValueError: `background` is no such color.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from modeling_altclip import AltCLIPProcessor
+
+    >>> processor = AltCLIPProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> images = [Image.new("RGB", (64, 64)), Image.new("RGB", (80, 60))]
+    >>> inputs = processor(text=["a dog", "一只狗"], images=images, return_tensors="pt")
+    >>> inputs["pixel_values"].shape
+    torch.Size([2, 3, 32, 32])
+    ```
     """
 
     def __init__(self, image_processor=None, tokenizer=None, background=_AS_STATED):

@@ -106,7 +106,7 @@ def model(config):
 
 
 @pytest.fixture
-def batch():
+def ragged_batch():
     """Return six texts of ragged lengths, padded to 12 tokens, and six images."""
     torch.manual_seed(1)
     lengths = torch.tensor([3, 9, 5, 12, 2, 7])
@@ -122,7 +122,7 @@ def batch():
 
 
 @pytest.fixture
-def towers(tmp_path):
+def tower_folders(tmp_path):
     """Save an untrained CLIP and an untrained XLM-R of different widths; return the two folders."""
     torch.manual_seed(2)
     text = {
@@ -144,7 +144,7 @@ def towers(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def run():
+def run_python():
     """Return a function that runs `python ...` from the root of the repository.
 
     The function returns the finished process. Scripts of the repository are forked, once for each of
@@ -173,7 +173,7 @@ def run_under_fsdp2(tmp_path_factory):
     """Return a function that runs `SCRIPT ...` in two processes under FSDP2, as fsdp2.yaml configures it.
 
     accelerate's launcher turns that file into environment variables. They are recorded once; the processes
-    themselves are forked, as those of `run`.
+    themselves are forked, as those of `run_python`.
     """
     told = tmp_path_factory.mktemp("fsdp2") / "told.json"
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -195,10 +195,10 @@ def run_under_fsdp2(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def miniature(tmp_path_factory, run):
+def miniature(tmp_path_factory, run_python):
     """Build the miniature's dataset (600 training scenes) and untrained towers; return their folder."""
     folder = tmp_path_factory.mktemp("miniature")
-    process = run("python", "-m", "training.miniature", "--output_dir", folder, "--train_size", "600")
+    process = run_python("python", "-m", "training.miniature", "--output_dir", folder, "--train_size", "600")
     assert process.returncode == 0, process.stderr
     return folder
 
@@ -211,7 +211,7 @@ def processor(miniature):
 
 
 @pytest.fixture
-def folder(miniature, processor, tmp_path):
+def altclip_folder(miniature, processor, tmp_path):
     """Save an AltCLIP of the miniature's untrained towers, model and processor; return the folder."""
     torch.manual_seed(0)
     model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
@@ -221,7 +221,7 @@ def folder(miniature, processor, tmp_path):
 
 
 @pytest.fixture
-def beginnings(miniature, tmp_path):
+def start_flags(miniature, tmp_path):
     """Return the command-line flags that give each stage its starting weights."""
     torch.manual_seed(0)
     clip = miniature / "clip"

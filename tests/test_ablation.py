@@ -65,7 +65,7 @@ def test_the_rows_are_five_ways_to_train():
 
 
 @pytest.mark.slow
-def test_every_row_is_trained_on_what_it_says(miniature, run, tmp_path):
+def test_every_row_is_trained_on_what_it_says(miniature, run_python, tmp_path):
     """With recipes of two steps: English alone, the others alone, both, and what stage 2 begins with."""
     for stage in ("stage1", "stage2"):
         recipe = (ROOT / f"training/recipes/miniature/{stage}.yaml").read_text()
@@ -77,7 +77,7 @@ def test_every_row_is_trained_on_what_it_says(miniature, run, tmp_path):
     command += ["--teacher_name_or_path", miniature / "clip"]
     command += ["--text_encoder_name_or_path", miniature / "text_encoder"]
     command += ["--output_dir", tmp_path / "out"]
-    process = run(*command)
+    process = run_python(*command)
     assert process.returncode == 0, process.stderr[-3000:]
     assert (
         process.stdout.strip().splitlines()[-1]
@@ -90,6 +90,6 @@ def test_every_row_is_trained_on_what_it_says(miniature, run, tmp_path):
     chinese = json.loads((tmp_path / "out/results/contrastive-7/miniature-pairs.zh.json").read_text())
     assert "contrastive-7" in chinese["command"]
 
-    again = run(*command)  # what is finished is not trained again
+    again = run_python(*command)  # what is finished is not trained again
     assert again.returncode == 0
     assert "Training on" not in again.stdout

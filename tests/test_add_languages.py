@@ -105,18 +105,18 @@ def finished(miniature, processor, narrow, tmp_path):
     return tmp_path / "finished"
 
 
-def add(run, miniature, finished, output_dir, *flags):
+def add(run_python, miniature, finished, output_dir, *flags):
     """Run three steps that add languages to a finished model."""
     command = ["python", ROOT / "training/run_stage1.py"]
     command += [ROOT / "training/recipes/add_languages/miniature.yaml"]
     command += ["--model_name_or_path", finished, "--dataset", miniature / "dataset"]
     command += ["--output_dir", output_dir, "--max_steps", "3", "--per_device_train_batch_size", "32"]
-    return run(*command, *flags)
+    return run_python(*command, *flags)
 
 
-def test_a_finished_model_learns_more(miniature, run, finished, tmp_path):
+def test_a_finished_model_learns_more(miniature, run_python, finished, tmp_path):
     flags = ["--languages", *NEW, "--replay_languages", *OLD, "--new_pieces", "400"]
-    process = add(run, miniature, finished, tmp_path / "more", *flags)
+    process = add(run_python, miniature, finished, tmp_path / "more", *flags)
     assert process.returncode == 0, process.stderr[-3000:]
     before, _ = load_model(str(finished))
     after, processor = load_model(str(tmp_path / "more"))
@@ -202,7 +202,7 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
     assert held_vectors(arguments, rows, []) == {}
 
 
-def test_what_is_no_altclip_is_refused(miniature, run, tmp_path):
-    process = add(run, miniature, miniature / "clip", tmp_path / "more", "--languages", "th")
+def test_what_is_no_altclip_is_refused(miniature, run_python, tmp_path):
+    process = add(run_python, miniature, miniature / "clip", tmp_path / "more", "--languages", "th")
     assert process.returncode == 1
     assert "is a model of the type 'clip': give an AltCLIP" in process.stderr.strip().splitlines()[-1]

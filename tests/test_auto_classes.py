@@ -47,13 +47,13 @@ print(json.dumps({"modules": modules, "ours": "modeling_altclip" in sys.modules,
 
 
 @pytest.fixture
-def elsewhere(tmp_path, run):
+def elsewhere(tmp_path, run_python):
     """Return a function that runs the script in an empty folder, where the package cannot be imported."""
 
     def elsewhere(folder, how):
         (tmp_path / "script.py").write_text(SCRIPT)
         modules = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-        process = run("python", tmp_path / "script.py", folder, how, cwd=tmp_path, **modules)
+        process = run_python("python", tmp_path / "script.py", folder, how, cwd=tmp_path, **modules)
         assert process.returncode == 0, process.stderr[-3000:]
         return json.loads(process.stdout.strip().splitlines()[-1])
 
@@ -75,7 +75,7 @@ def expected_logits(folder):
         return model(**inputs).logits_per_image
 
 
-def test_our_package(folder):
+def test_our_package(altclip_folder):
     expected = {
         AutoConfig: AltCLIPConfig,
         AutoModel: AltCLIPModel,
@@ -83,18 +83,22 @@ def test_our_package(folder):
         AutoProcessor: AltCLIPProcessor,
     }
     for trust in (None, False, True):
-        found = {auto: type(auto.from_pretrained(folder, trust_remote_code=trust)) for auto in expected}
+        found = {
+            auto: type(auto.from_pretrained(altclip_folder, trust_remote_code=trust)) for auto in expected
+        }
         assert found == expected
 
 
-def test_plain_transformers_takes_its_own_classes_without_asking(folder, elsewhere):
-    said = elsewhere(folder, "plain")
+def test_plain_transformers_takes_its_own_classes_without_asking(altclip_folder, elsewhere):
+    said = elsewhere(altclip_folder, "plain")
     assert is_plain(said)
-    torch.testing.assert_close(torch.tensor(said["logits"]), expected_logits(folder), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(said["logits"]), expected_logits(altclip_folder), atol=1e-5, rtol=0
+    )
 
 
-def test_remote_code_is_ours_and_is_saved_again(folder, elsewhere):
-    said = elsewhere(folder, "resave")
+def test_remote_code_is_ours_and_is_saved_again(altclip_folder, elsewhere):
+    said = elsewhere(altclip_folder, "resave")
     assert all(module.startswith("transformers_modules.") for module in said["modules"])
     assert not said["ours"]
     assert [module.rsplit(".", 1)[1] for module in said["modules"]] == [
@@ -104,19 +108,21 @@ def test_remote_code_is_ours_and_is_saved_again(folder, elsewhere):
         "processing_altclip",
         "modeling_altclip",
     ]
-    torch.testing.assert_close(torch.tensor(said["logits"]), expected_logits(folder), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(said["logits"]), expected_logits(altclip_folder), atol=1e-5, rtol=0
+    )
 
     # What remote code has saved is read again by both.
-    shutil.move(folder / "again", folder.parent / "again")
-    assert elsewhere(folder.parent / "again", "remote")["logits"] == said["logits"]
-    assert is_plain(elsewhere(folder.parent / "again", "plain"))
+    shutil.move(altclip_folder / "again", altclip_folder.parent / "again")
+    assert elsewhere(altclip_folder.parent / "again", "remote")["logits"] == said["logits"]
+    assert is_plain(elsewhere(altclip_folder.parent / "again", "plain"))
 
 
-def test_files_say_nothing_that_native_would_not_read(folder):
-    config = json.loads((folder / "config.json").read_text())
+def test_files_say_nothing_that_native_would_not_read(altclip_folder):
+    config = json.loads((altclip_folder / "config.json").read_text())
     assert config["model_type"] == "altclip"
     assert not {"is_decoder", "add_cross_attention", "use_attention_mask"} & config["text_config"].keys()
-    assert {path.name for path in folder.glob("*.py")} == {
+    assert {path.name for path in altclip_folder.glob("*.py")} == {
         "checkpoint_altclip.py",
         "configuration_altclip.py",
         "images_altclip.py",

@@ -63,7 +63,7 @@ def same(weights, others):
 
 
 @matrix
-def test_reads_every_layout_and_writes_what_native_reads_whole(model, batch, tmp_path, layout, form):
+def test_reads_every_layout_and_writes_what_native_reads_whole(model, ragged_batch, tmp_path, layout, form):
     write(model, tmp_path / "theirs", layout, form)
     loaded = AltCLIPModel.from_pretrained(tmp_path / "theirs")
     assert same(loaded.state_dict(), model.state_dict())
@@ -73,8 +73,8 @@ def test_reads_every_layout_and_writes_what_native_reads_whole(model, batch, tmp
     native, info = NativeModel.from_pretrained(tmp_path / "ours", config=config, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
-        ours = model(**batch).logits_per_image
-        theirs = native.eval()(**batch).logits_per_image
+        ours = model(**ragged_batch).logits_per_image
+        theirs = native.eval()(**ragged_batch).logits_per_image
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -238,8 +238,8 @@ def test_only_the_head_may_be_of_another_shape_and_only_when_asked(model, config
         AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
 
 
-def test_a_teacher_or_encoder_of_another_kind_is_refused(towers, tmp_path):
-    clip, encoder = map(str, towers)
+def test_a_teacher_or_encoder_of_another_kind_is_refused(tower_folders, tmp_path):
+    clip, encoder = map(str, tower_folders)
     bert = BertConfig(num_hidden_layers=1, hidden_size=12, num_attention_heads=1, vocab_size=50)
     BertModel(bert).save_pretrained(tmp_path / "bert")
     message = "is a 'bert', but a 'xlm-roberta' or 'roberta' or 'camembert' has to stand here.*from_towers"
@@ -258,13 +258,15 @@ def test_a_teacher_or_encoder_of_another_kind_is_refused(towers, tmp_path):
         AltCLIPModel.from_teacher(clip, str(tmp_path / "half"))
 
 
-def test_an_encoder_with_its_language_model_head_will_do(towers, tmp_path):
+def test_an_encoder_with_its_language_model_head_will_do(tower_folders, tmp_path):
     text = {name: value for name, value in TEXT.items() if name != "project_dim"}
     encoder = XLMRobertaForMaskedLM(XLMRobertaConfig(**text))
     encoder.save_pretrained(tmp_path / "lm")
-    model = AltCLIPModel.from_teacher(str(towers[0]), str(tmp_path / "lm"))
+    model = AltCLIPModel.from_teacher(str(tower_folders[0]), str(tmp_path / "lm"))
     assert same(model.text_model.roberta.state_dict(), encoder.roberta.state_dict())
-    assert CLIPModel.from_pretrained(towers[0]).config.vision_config.hidden_size == VISION["hidden_size"]
+    assert (
+        CLIPModel.from_pretrained(tower_folders[0]).config.vision_config.hidden_size == VISION["hidden_size"]
+    )
 
 
 SCRIPT = """
@@ -282,7 +284,7 @@ print(type(AutoProcessor.from_pretrained(folder)).__name__)
 
 
 @pytest.mark.slow
-def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
+def test_transformers_4_reads_what_we_save(model, ragged_batch, processor, tmp_path):
     """Read every form in an environment with the last release of transformers before 5."""
     packages = ["torch", "transformers==4.57.6", "pillow", "sentencepiece"]
     python = build_environment(tmp_path / "venv", *packages, upon=None, unpinned=OF_TRANSFORMERS)
@@ -296,13 +298,13 @@ def test_transformers_4_reads_what_we_save(model, batch, processor, tmp_path):
             processor.save_pretrained(folder)
             folders.append(folder)
             shutil.rmtree(tmp_path / "theirs")
-    torch.save(batch, tmp_path / "batch.pt")
+    torch.save(ragged_batch, tmp_path / "batch.pt")
     (tmp_path / "script.py").write_text(SCRIPT)
     # Without PYTHONPATH, nothing of ours can be imported.
     process = run_in(python, tmp_path / "script.py", tmp_path / "batch.pt", *folders, PYTHONPATH="")
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.strip() == "AltCLIPProcessor"
     with torch.no_grad():
-        expected = model(**batch).logits_per_image
+        expected = model(**ragged_batch).logits_per_image
     for folder in folders:
         torch.testing.assert_close(torch.load(folder / "logits.pt"), expected, atol=1e-5, rtol=1e-5)

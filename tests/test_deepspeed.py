@@ -29,7 +29,7 @@ def python(tmp_path_factory):
 
 
 @pytest.fixture
-def train(python, run, miniature, beginnings, tmp_path):
+def train(python, run_python, miniature, start_flags, tmp_path):
     """Return a function that trains four steps of a stage's recipe, sixteen examples each.
 
     It trains in one plain process, or in two under a configuration of ZeRO.
@@ -38,11 +38,11 @@ def train(python, run, miniature, beginnings, tmp_path):
     def train(stage, zero, output_dir, *flags):
         processes = 2 if zero else 1
         command = [ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"]
-        command += [*beginnings[stage], "--dataset", miniature / "dataset", "--output_dir", output_dir]
+        command += [*start_flags[stage], "--dataset", miniature / "dataset", "--output_dir", output_dir]
         command += ["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes)]
         command += ["--logging_steps", "1", *flags]
         if zero is None:
-            return run("python", *command, OMP_NUM_THREADS="1")
+            return run_python("python", *command, OMP_NUM_THREADS="1")
 
         launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGURATIONS / f"{zero}.yaml"]
         launcher += ["--num_processes", "2", "--main_process_port", "0"]

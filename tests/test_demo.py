@@ -78,18 +78,18 @@ def fine_tuned(demo):
     return clone
 
 
-def score(clone, stage, task, language, metric, run="miniature"):
-    path = clone / "outputs" / run / "results" / stage / f"{task}.{language}.json"
+def score(clone, stage, task, language, metric, run_python="miniature"):
+    path = clone / "outputs" / run_python / "results" / stage / f"{task}.{language}.json"
     return 100 * json.loads(path.read_text())["metrics"][metric]
 
 
-def of_languages(clone, run, stage, task, languages):
+def of_languages(clone, run_python, stage, task, languages):
     """Return the per-scene results, averaged over languages: a scene is drawn in all of them at once."""
-    folder = clone / "outputs" / run / "results" / stage
+    folder = clone / "outputs" / run_python / "results" / stage
     return MeanOutcomes([load_outcomes(folder / f"{task}.{language}.npz") for language in languages])
 
 
-def assert_not_behind(clone, run, stage, languages, reference, points):
+def assert_not_behind(clone, run_python, stage, languages, reference, points):
     """Check that a stage is less than `points` behind `reference`.
 
     The whole interval of the mean over `languages` has to lie within that bound, and of each single language
@@ -101,14 +101,14 @@ def assert_not_behind(clone, run, stage, languages, reference, points):
     """
     other_stage, others = reference
     for task, metrics in MEASURED.items():
-        against = of_languages(clone, run, other_stage, task, others)
-        pooled = compare(of_languages(clone, run, stage, task, languages), against)
+        against = of_languages(clone, run_python, other_stage, task, others)
+        pooled = compare(of_languages(clone, run_python, stage, task, languages), against)
         for metric in metrics:
             assert 100 * pooled[metric].low > -points, (task, metric, pooled[metric])
 
         for language, other in zip(languages, others):
-            one = of_languages(clone, run, stage, task, [language])
-            alone = compare(one, of_languages(clone, run, other_stage, task, [other]))
+            one = of_languages(clone, run_python, stage, task, [language])
+            alone = compare(one, of_languages(clone, run_python, other_stage, task, [other]))
             for metric in metrics:
                 assert 100 * alone[metric].high > -points, (task, metric, language, alone[metric])
 

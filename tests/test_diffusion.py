@@ -109,7 +109,7 @@ def test_equal_vectors_draw_equal_pictures(altclip, processor, tmp_path, normali
     assert largest_difference(draw(loaded, chinese), before) < 1e-5
 
 
-def test_a_saved_pipeline_needs_transformers_alone(altclip, processor, run, tmp_path):
+def test_a_saved_pipeline_needs_transformers_alone(altclip, processor, run_python, tmp_path):
     build(altclip.text_model, processor.tokenizer).save_pretrained(tmp_path / "pipeline")
     code = """
 import sys
@@ -119,7 +119,7 @@ assert "modeling_altclip" not in sys.modules
 print(type(pipeline.text_encoder).__module__, pipeline.text_encoder.config.use_attention_mask)
 """
     without_ours = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
-    process = run("python", "-c", code, tmp_path / "pipeline", cwd=tmp_path, **without_ours)
+    process = run_python("python", "-c", code, tmp_path / "pipeline", cwd=tmp_path, **without_ours)
     said = process.stdout.strip()
     assert said == "transformers.models.altclip.modeling_altclip True", process.stderr[-2000:]
 
@@ -157,7 +157,7 @@ def test_tokens_with_and_without_the_norm(altclip, processor):
     assert torch.equal(states[True].pooler_output, states[True].last_hidden_state[:, 0])
 
 
-def test_only_keys_and_values_learn(altclip, processor, miniature, run, tmp_path):
+def test_only_keys_and_values_learn(altclip, processor, miniature, run_python, tmp_path):
     altclip.text_model.config.normalize_tokens = True
     altclip.save_pretrained(tmp_path / "altclip")
     processor.save_pretrained(tmp_path / "altclip")
@@ -169,7 +169,7 @@ def test_only_keys_and_values_learn(altclip, processor, miniature, run, tmp_path
     command += ["--dataset", miniature / "dataset", "--languages", "en", "zh", "th"]
     command += ["--output_dir", tmp_path / "altdiffusion", "--save_strategy", "no"]
     command += ["--max_steps", "10", "--warmup_steps", "0", "--bf16", "false", "--use_cpu", "true"]
-    process = run(*command)
+    process = run_python(*command)
     assert process.returncode == 0, process.stderr
     assert "Saved the pipeline to" in process.stdout.splitlines()[-1]
 

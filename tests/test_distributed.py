@@ -93,10 +93,10 @@ def embed_what_can_be_read(rank, folder, start):
     torch.save(results, folder / f"{rank}.pt")
 
 
-def test_two_processes_skip_like_one(folder, tmp_path):
+def test_two_processes_skip_like_one(altclip_folder, tmp_path):
     """Each reads half; both list what either could not read, and get the embeddings of the rest in order."""
-    spawn(embed_what_can_be_read, (tmp_path, folder), 2)
-    expected = embed_images(*load_model(str(folder)), IMAGES)
+    spawn(embed_what_can_be_read, (tmp_path, altclip_folder), 2)
+    expected = embed_images(*load_model(str(altclip_folder)), IMAGES)
     for rank in range(2):
         whole, streamed, few = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         for vectors, names, skipped in (whole, streamed):
@@ -149,7 +149,7 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
         "stage2 accumulated, in tiles and chunks, images live",
     ],
 )
-def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stage, shared, switches):
+def test_two_processes_train_like_one(miniature, run_python, tmp_path, start_flags, stage, shared, switches):
     """Train in one process with the whole batch and no switch, and in two with halves of it and all switches.
 
     SGD without autocast, since Adam would enlarge rounding errors, which are not the question.
@@ -157,13 +157,13 @@ def test_two_processes_train_like_one(miniature, run, tmp_path, beginnings, stag
     weights = {}
     for processes in (1, 2):
         command = ["python", ROOT / f"training/run_{stage}.py"]
-        command += [ROOT / f"training/recipes/miniature/{stage}.yaml", *beginnings[stage]]
+        command += [ROOT / f"training/recipes/miniature/{stage}.yaml", *start_flags[stage]]
         command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path / str(processes), *shared]
         command += ["--max_steps", "4", "--per_device_train_batch_size", str(16 // processes)]
         command += ["--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0", "--bf16", "false"]
         if processes == 2:
             command += switches
-        process = run(*command, processes=processes, OMP_NUM_THREADS="1")
+        process = run_python(*command, processes=processes, OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr[-4000:]
         weights[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
 

@@ -50,7 +50,7 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory, miniature, run):
+def clone(tmp_path_factory, miniature, run_python):
     """The sources, with what the commands name beside them."""
     clone = tmp_path_factory.mktemp("documented") / "clone"
     shutil.copytree(

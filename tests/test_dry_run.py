@@ -217,14 +217,16 @@ print(expected.peak / 2**20 / (resident("VmHWM") - before))
     [("fp32", "-", 1), pytest.param(("bf16", "checkpointing", 2), marks=pytest.mark.slow)],
     ids=str,
 )
-def test_estimated_memory_is_what_a_training_takes(run, tmp_path, switches):
+def test_estimated_memory_is_what_a_training_takes(run_python, tmp_path, switches):
     """Compare an estimate with the growth of a real process: 22M parameters, AdamW.
 
     With 48 texts, that was 410 to 950 MB by the switches. Estimates were 2 to 8 % below it, since allocator
     and kernels add buffers of their own. A forgotten part, such as gradients or activations, would be 20 % at
     least.
     """
-    process = run("python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536")
+    process = run_python(
+        "python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536"
+    )
     assert process.returncode == 0, process.stderr
     assert 0.8 < float(process.stdout) < 1.15
 
@@ -328,25 +330,25 @@ def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_p
         dry_run("stage1", "altclip", *flags)
 
 
-def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(folder, miniature, tmp_path, capsys):
+def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(altclip_folder, miniature, tmp_path, capsys):
     arguments = TeacherLearningArguments(
         output_dir=str(tmp_path),
         dry_run=True,
-        model_name_or_path=str(folder),
-        teacher_name_or_path=str(folder),
+        model_name_or_path=str(altclip_folder),
+        teacher_name_or_path=str(altclip_folder),
         dataset=str(miniature / "dataset"),
         languages=["th"],
         replay_languages=["en"],
     )
     report(arguments)
     printed = capsys.readouterr().out
-    model, _ = load_model(str(folder))
+    model, _ = load_model(str(altclip_folder))
     n_parameters = sum(value.numel() for value in model.parameters())
     assert f"{n_parameters:,}: " in printed
     assert "captions in th en" in printed
 
 
-def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
+def test_scripts_stop_after_a_dry_run(miniature, run_python, tmp_path):
     """Exit with 0 and write nothing, or with 1 and one line where a column is missing."""
     shutil.copytree(miniature / "clip", tmp_path / "clip")
     (tmp_path / "clip/model.safetensors").unlink()  # weights are not read
@@ -354,12 +356,12 @@ def test_scripts_stop_after_a_dry_run(miniature, run, tmp_path):
     command = ["python", ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"]
     command += ["--model_name_or_path", tmp_path / "clip", "--output_dir", tmp_path / "out", "--dry_run"]
 
-    good = run(*command, "--dataset", miniature / "dataset")
+    good = run_python(*command, "--dataset", miniature / "dataset")
     assert good.returncode == 0, good.stderr
     last_line = "Dry run: nothing was trained. Next: the same command without --dry_run."
     assert good.stdout.strip().endswith(last_line)
 
-    bad = run(*command, "--dataset", tmp_path / "bad")
+    bad = run_python(*command, "--dataset", tmp_path / "bad")
     assert bad.returncode == 1
     assert bad.stdout == ""
     message = "has no column of captions: name the one of the texts by --text_column; it has image"

@@ -427,15 +427,17 @@ def test_half_a_tower_is_refused(towers, tmp_path):
         AltCLIPDualEncoderModel.from_towers(str(tmp_path / "half"), towers("bert"))
 
 
-def test_plain_transformers_does_not_half_load_it(towers, tmp_path, run):
+def test_plain_transformers_does_not_half_load_it(towers, tmp_path, run_python):
     AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("bert")).save_pretrained(tmp_path / "model")
     code = "import sys; from transformers import AutoModel; "
     code += "AutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)"
-    process = run("python", "-c", code, tmp_path / "model", cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1")
+    process = run_python(
+        "python", "-c", code, tmp_path / "model", cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1"
+    )
     assert process.returncode != 0
     assert "trust_remote_code=True" in process.stderr
 
     trusting = code.replace("False", "True") + "; print('read')"
     modules = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    process = run("python", "-c", trusting, tmp_path / "model", cwd=tmp_path, **modules)
+    process = run_python("python", "-c", trusting, tmp_path / "model", cwd=tmp_path, **modules)
     assert process.stdout.strip() == "read", process.stderr

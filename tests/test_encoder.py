@@ -43,9 +43,9 @@ def scenes(miniature):
 
 
 @pytest.fixture
-def encoded(folder, tmp_path):
+def encoded(altclip_folder, tmp_path):
     """Return an encoder that counts the images and texts that its towers encode, in `seen`."""
-    encoder = CachedEncoder(*load_model(str(folder)), cache_dir=str(tmp_path / "cache"))
+    encoder = CachedEncoder(*load_model(str(altclip_folder)), cache_dir=str(tmp_path / "cache"))
     encoder.seen = {"images": 0, "texts": 0}
     for name, kind in (("get_image_features", "images"), ("get_text_features", "texts")):
         plain = getattr(encoder.model, name)
@@ -60,10 +60,10 @@ def encoded(folder, tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_rows_are_encoded_once_and_their_columns_kept(encoded, folder, scenes, streaming):
+def test_rows_are_encoded_once_and_their_columns_kept(encoded, altclip_folder, scenes, streaming):
     rows = scenes.to_iterable_dataset(num_shards=3) if streaming else scenes
     vectors, columns, digests = encoded.rows(rows)
-    expected = embed_images(*load_model(str(folder)), scenes["image"])
+    expected = embed_images(*load_model(str(altclip_folder)), scenes["image"])
     torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=1e-5)
     assert columns["captions"] == scenes["captions"][:]
     assert "image" not in columns
@@ -85,8 +85,8 @@ def test_equal_images_of_a_window_are_encoded_once(encoded, scenes):
     assert not torch.equal(vectors[0], vectors[1])
 
 
-def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, folder):
-    model, processor = load_model(str(folder))
+def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, altclip_folder):
+    model, processor = load_model(str(altclip_folder))
     expected = embed_texts(model, processor, TEXTS)
     torch.testing.assert_close(encoded.texts(TEXTS), expected, atol=1e-6, rtol=1e-5)
 
@@ -108,14 +108,14 @@ def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, folder):
 @pytest.mark.parametrize(
     "templates", [["{} and {}"], ["{}", "{c}"], ["{x.__class__}"], ["a {"], ["no slot"], [], "a {}"], ids=repr
 )
-def test_classes_want_templates_with_one_slot(encoded, folder, templates):
-    for encoder in (encoded, Encoder(*load_model(str(folder)))):
+def test_classes_want_templates_with_one_slot(encoded, altclip_folder, templates):
+    for encoder in (encoded, Encoder(*load_model(str(altclip_folder)))):
         with pytest.raises(InputError, match="has to have {} once|templates: "):
             encoder.classes(NAMES, templates)
 
 
-def test_vectors_of_any_length(folder, scenes, tmp_path):
-    model, processor = load_model(str(folder))
+def test_vectors_of_any_length(altclip_folder, scenes, tmp_path):
+    model, processor = load_model(str(altclip_folder))
     encoder = CachedEncoder(model, processor, normalize=False, cache_dir=str(tmp_path))
     expected = embed_images(model, processor, scenes["image"], normalize_embeddings=False)
     torch.testing.assert_close(encoder.rows(scenes)[0], expected, atol=1e-6, rtol=1e-5)
@@ -126,9 +126,9 @@ def test_vectors_of_any_length(folder, scenes, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["weight", "configuration", "preparation"])
-def test_another_model_has_vectors_of_its_own(encoded, folder, scenes, tmp_path, change):
+def test_another_model_has_vectors_of_its_own(encoded, altclip_folder, scenes, tmp_path, change):
     before = encoded.rows(scenes)[0]
-    model, processor = load_model(str(folder))
+    model, processor = load_model(str(altclip_folder))
     if change == "weight":
         with torch.no_grad():
             model.visual_projection.weight[0, 0] += 1
@@ -182,9 +182,9 @@ def encode_in_two(rank, folder, scenes, out):
     torch.save(results, out / f"{rank}.pt")
 
 
-def test_two_processes_get_the_bits_of_one(encoded, folder, scenes, tmp_path):
+def test_two_processes_get_the_bits_of_one(encoded, altclip_folder, scenes, tmp_path):
     encoded.cache_dir = str(tmp_path / "alone")
-    spawn(encode_in_two, (folder, scenes, tmp_path), 2)
+    spawn(encode_in_two, (altclip_folder, scenes, tmp_path), 2)
     vectors_alone, columns_alone, digests_alone = encoded.rows(scenes)
     texts_alone = encoded.texts(TEXTS)
     classes_alone = encoded.classes(NAMES, TEMPLATES)

@@ -225,13 +225,13 @@ def own_tasks(miniature, tmp_path):
 
 
 @pytest.fixture
-def evaluate(run, own_tasks, model):
+def evaluate(run_python, own_tasks, model):
     """Return a function that evaluates the model with a script; cache and results lie beside the tasks."""
 
     def evaluate(kind, *flags, cache="cache", output="out", **options):
         command = ["python", ROOT / f"benchmarks/run_{kind}.py", "--models", model]
         command += ["--cache_dir", own_tasks / cache, "--output_dir", own_tasks / output]
-        return run(*command, *flags, **options)
+        return run_python(*command, *flags, **options)
 
     return evaluate
 
@@ -295,7 +295,7 @@ def test_a_stream_gives_the_same_numbers(evaluate, own_tasks):
     assert measured(own_tasks / "false") == measured(own_tasks / "true") != {}
 
 
-def test_languages_of_other_images_have_no_mean(evaluate, run, own_tasks, miniature):
+def test_languages_of_other_images_have_no_mean(evaluate, run_python, own_tasks, miniature):
     """Of 12 images the first 6 have a caption in English, the last 6 in Chinese: as many, and none in common.
 
     German has one of images 4 to 8, of which 4 and 5 have an English one too.
@@ -325,7 +325,7 @@ def test_languages_of_other_images_have_no_mean(evaluate, run, own_tasks, miniat
     assert english["images"] != chinese["images"]
 
     report = ["python", ROOT / "benchmarks/run_report.py", "--results", out, "--output_dir", out]
-    process = run(*report, "--columns", "language")
+    process = run_python(*report, "--columns", "language")
     assert process.returncode == 0, process.stderr[-3000:]
     assert re.search(r"\| model +\| de +\| en +\| zh +\|\n", process.stdout)
     assert "halves: no mean over languages, which have no image in common." in process.stdout
@@ -377,7 +377,7 @@ def test_bad_input_ends_with_one_clear_line(evaluate, own_tasks, script, flags, 
     assert message in last_line(process.stderr)
 
 
-def test_what_is_missing_is_told_before_anything_is_loaded(run, own_tasks, miniature):
+def test_what_is_missing_is_told_before_anything_is_loaded(run_python, own_tasks, miniature):
     """Name a model that does not exist: it would be the first error if it were loaded."""
     sort = own_tasks / "sort.yaml"
     errors = [
@@ -389,13 +389,13 @@ def test_what_is_missing_is_told_before_anything_is_loaded(run, own_tasks, minia
     ]
     command = ["python", ROOT / "benchmarks/run_zero_shot.py", "--models", "no/such/model", "--tasks", sort]
     for flags, message in errors:
-        process = run(*command, *flags)
+        process = run_python(*command, *flags)
         assert process.returncode == 1, process.stderr
         assert message in last_line(process.stderr), process.stderr
 
 
 @pytest.mark.parametrize("dry", [["--dry_run"], []])
-def test_what_is_missing_is_told_before_the_first_model(run, own_tasks, model, dry):
+def test_what_is_missing_is_told_before_the_first_model(run_python, own_tasks, model, dry):
     find = own_tasks / "find.yaml"
     nowhere = own_tasks / "nowhere.yaml"
     nowhere.write_text(find.read_text().replace("dataset: ", "dataset: /no/such"))
@@ -411,7 +411,7 @@ def test_what_is_missing_is_told_before_the_first_model(run, own_tasks, model, d
     where = ["--cache_dir", own_tasks / "cache", "--output_dir", own_tasks / "out"]
     for models, flags, message in errors:
         command = ["python", ROOT / "benchmarks/run_retrieval.py", "--models", model, *models]
-        process = run(*command, "--tasks", find, *flags, *where, *dry)
+        process = run_python(*command, "--tasks", find, *flags, *where, *dry)
         assert process.returncode == 1, process.stderr
         assert message in last_line(process.stderr), process.stderr
     assert not (own_tasks / "cache").exists()
@@ -529,10 +529,10 @@ def test_english_alone_asked_for_other_languages_is_an_error(evaluate, own_tasks
     assert "nothing to measure" in last_line(process.stderr)
 
 
-def test_a_dry_run_loads_nothing(run):
+def test_a_dry_run_loads_nothing(run_python):
     command = ["python", ROOT / "benchmarks/run_zero_shot.py", "--models", "no/such", "--dry_run"]
     command += ["--tasks", "imagenet-a", "imagenet", "--languages", "en", "zh", "ko"]
-    process = run(*command)
+    process = run_python(*command)
     assert process.returncode == 0, process.stderr
     assert "clip-benchmark/wds_imagenet-a" in process.stdout
     assert "50,000 images" in process.stdout
@@ -543,7 +543,7 @@ def test_a_dry_run_loads_nothing(run):
     assert last_line(process.stdout) == "Nothing was loaded. Next: the same command without --dry_run"
 
 
-def test_a_dry_run_names_the_models(run, own_tasks, model):
+def test_a_dry_run_names_the_models(run_python, own_tasks, model):
     """Count the parameters that are on the disk, in one file or in several."""
     loaded = AltCLIPModel.from_pretrained(model)
     sharded = own_tasks / "sharded"
@@ -553,7 +553,7 @@ def test_a_dry_run_names_the_models(run, own_tasks, model):
     command += ["--models", model, sharded, "open_clip:ViT-B-32/x", "org/name", "--english_only", "org/name"]
     command += ["--tasks", own_tasks / "find.yaml", "--output_dir", own_tasks / "out"]
 
-    process = run(*command)
+    process = run_python(*command)
     assert process.returncode == 0, process.stderr
     size = f"a folder, {loaded.num_parameters():,} parameters"
     assert process.stdout.splitlines()[:5] == [
@@ -566,6 +566,6 @@ def test_a_dry_run_names_the_models(run, own_tasks, model):
 
     # A file that git did not fetch.
     (sharded / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
-    process = run(*command)
+    process = run_python(*command)
     assert process.returncode == 1
     assert "model.safetensors cannot be read" in last_line(process.stderr)

@@ -34,10 +34,10 @@ def test_there_are_examples():
     ]
 
 
-def test_search(run, folder, miniature, tmp_path):
+def test_search(run_python, altclip_folder, miniature, tmp_path):
     dataset = miniature / "dataset"
-    flags = ["--model", folder, "--images", dataset, "--top", "3", "--output", tmp_path / "found.png"]
-    *found, last = lines_of(run("python", "examples/search.py", "개와 사과", *flags))
+    flags = ["--model", altclip_folder, "--images", dataset, "--top", "3", "--output", tmp_path / "found.png"]
+    *found, last = lines_of(run_python("python", "examples/search.py", "개와 사과", *flags))
     assert last == f"Saved the 3 best of 1000 images, best first, to {tmp_path / 'found.png'}."
 
     captions = load_dataset(str(dataset), split="test_pairs")["captions"]
@@ -51,31 +51,41 @@ def test_search(run, folder, miniature, tmp_path):
     assert Image.open(tmp_path / "found.png").size == (3 * 192, 192)
 
 
-def test_classify(run, folder, tmp_path):
+def test_classify(run_python, altclip_folder, tmp_path):
     Image.new("RGB", (64, 48), "red").save(tmp_path / "red.png")
     labels = ["红苹果", "钥匙", "狗脸"]
-    command = ["python", "examples/classify.py", tmp_path / "red.png", "--labels", *labels, "--model", folder]
-    as_they_are = lines_of(run(*command))
-    in_templates = lines_of(run(*command, "--language", "zh"))
+    command = [
+        "python",
+        "examples/classify.py",
+        tmp_path / "red.png",
+        "--labels",
+        *labels,
+        "--model",
+        altclip_folder,
+    ]
+    as_they_are = lines_of(run_python(*command))
+    in_templates = lines_of(run_python(*command, "--language", "zh"))
     assert as_they_are != in_templates
     for lines in (as_they_are, in_templates):
         assert sorted(line.split("  ")[1] for line in lines) == sorted(labels)
 
 
-def test_train_in_python(run, folder, miniature, tmp_path):
-    flags = ["--model", folder, "--dataset", miniature / "dataset", "--max_steps", "2"]
-    process = run("python", "examples/train_in_python.py", *flags, "--output_dir", tmp_path / "trained")
+def test_train_in_python(run_python, altclip_folder, miniature, tmp_path):
+    flags = ["--model", altclip_folder, "--dataset", miniature / "dataset", "--max_steps", "2"]
+    process = run_python(
+        "python", "examples/train_in_python.py", *flags, "--output_dir", tmp_path / "trained"
+    )
     assert lines_of(process)[-1].endswith(f"Saved the model to {tmp_path / 'trained'}.")
-    before = AltCLIPModel.from_pretrained(folder).state_dict()
+    before = AltCLIPModel.from_pretrained(altclip_folder).state_dict()
     after = load_file(tmp_path / "trained/model.safetensors")
     moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {"text_model", "text_projection", "logit_scale"}
 
 
-def test_evaluate_any_model(run, folder, miniature):
-    models = ["--models", folder, miniature / "clip"]
+def test_evaluate_any_model(run_python, altclip_folder, miniature):
+    models = ["--models", altclip_folder, miniature / "clip"]
     flags = ["--dataset", miniature / "dataset", "--languages", "en", "ar"]
-    lines = lines_of(run("python", "examples/evaluate_any_model.py", *models, *flags))
+    lines = lines_of(run_python("python", "examples/evaluate_any_model.py", *models, *flags))
     scored = [line for line in lines if "mean recall" in line]
     assert len(scored) == 4
     for line in scored:

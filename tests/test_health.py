@@ -81,10 +81,10 @@ def test_a_frozen_weight_that_moves_is_named():
         frozen.check()
 
 
-def test_a_run_that_diverges_stops_with_one_line(miniature, run, tmp_path):
+def test_a_run_that_diverges_stops_with_one_line(miniature, run_python, tmp_path):
     from .conftest import ROOT
 
-    process = run(
+    process = run_python(
         *[
             "python",
             ROOT / "training/run_stage1.py",

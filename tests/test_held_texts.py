@@ -174,13 +174,13 @@ def test_what_cannot_be_held_is_refused(arguments, given, message):
         arguments(**given)
 
 
-def test_stage_2_says_what_was_kept(folder, miniature, run, tmp_path):
+def test_stage_2_says_what_was_kept(altclip_folder, miniature, run_python, tmp_path):
     """Its own captions held, and a guard set of which it loses something or nothing; both are written beside the model."""
     command = [
         "training/run_stage2.py",
         "training/recipes/miniature/stage2.yaml",
         "--model_name_or_path",
-        folder,
+        altclip_folder,
     ]
     data = ["--dataset", miniature / "dataset", "--split", "train", "--languages", "en", "zh"]
     small = [
@@ -194,7 +194,7 @@ def test_stage_2_says_what_was_kept(folder, miniature, run, tmp_path):
         "1",
     ]
     guarded = ["--hold", "10", "--guard_dataset", miniature / "dataset", "--guard_split", "train"]
-    process = run("python", *command, *data, *small, *guarded, "--output_dir", tmp_path / "mine")
+    process = run_python("python", *command, *data, *small, *guarded, "--output_dir", tmp_path / "mine")
     assert process.returncode == 0, process.stderr
     kept = json.loads((tmp_path / "mine/kept.json").read_text("utf-8"))
     assert 0 <= kept["found_again"] <= 1
@@ -211,5 +211,5 @@ def test_stage_2_says_what_was_kept(folder, miniature, run, tmp_path):
     assert "On the guard set mean recall has lost" in process.stdout
     history = json.loads((tmp_path / "mine/trainer_state.json").read_text("utf-8"))["log_history"]
     assert all(0 <= entry["held_moved"] < 1 for entry in history[:2])
-    process = run("python", *command, *data, *small, "--output_dir", tmp_path / "unwatched")
+    process = run_python("python", *command, *data, *small, "--output_dir", tmp_path / "unwatched")
     assert "How much the model has forgotten was not measured" in process.stdout

@@ -21,9 +21,9 @@ def entry_points():
 
 
 @pytest.mark.parametrize("words", entry_points(), ids=" ".join)
-def test_every_script_tells_of_its_flags(run, words):
+def test_every_script_tells_of_its_flags(run_python, words):
     words = words if words[0] == "-m" else [ROOT / words[0]]
-    process = run("python", *words, "--help")
+    process = run_python("python", *words, "--help")
     assert process.returncode == 0, process.stderr[-2000:]
     assert "usage: " in process.stdout
     assert process.stdout.count("\n  -") >= 2  # --help, and a flag of its own

@@ -20,9 +20,9 @@ def scenes(miniature):
     return load_dataset(str(miniature / "dataset"), split="test_concepts").select(range(24))
 
 
-def test_sentence_transformers(folder, scenes):
-    model, processor = load_model(str(folder))
-    encoder = SentenceTransformer(str(folder))
+def test_sentence_transformers(altclip_folder, scenes):
+    model, processor = load_model(str(altclip_folder))
+    encoder = SentenceTransformer(str(altclip_folder))
     texts, images = ["dog face", "红苹果"], scenes["image"][:3]
     assert np.allclose(
         encoder.encode(texts, normalize_embeddings=True), embed_texts(model, processor, texts), atol=1e-5
@@ -32,14 +32,17 @@ def test_sentence_transformers(folder, scenes):
     )
 
 
-def test_mteb(folder, scenes, tmp_path):
+def test_mteb(altclip_folder, scenes, tmp_path):
     """Their wrapper, a task of ours that is in memory alone, and an accuracy that our own metric confirms."""
     names = [caption["en"] for caption in scenes["captions"]]
     labels = sorted(set(names))
     found = mteb_accuracy(
-        SentenceTransformer(str(folder)), scenes["image"][:], [labels.index(name) for name in names], labels
+        SentenceTransformer(str(altclip_folder)),
+        scenes["image"][:],
+        [labels.index(name) for name in names],
+        labels,
     )
-    model, processor = load_model(str(folder))
+    model, processor = load_model(str(altclip_folder))
     similarity = embed_images(model, processor, scenes["image"]) @ embed_texts(model, processor, labels).t()
     expected = (
         (similarity.argmax(dim=1) == torch.tensor([labels.index(name) for name in names])).float().mean()
@@ -51,10 +54,10 @@ def test_mteb(folder, scenes, tmp_path):
     "modules,where",
     [(r"text_model.*\.(query|value)", "text_model."), (r"vision_model.*\.(q_proj|v_proj)", "vision_model.")],
 )
-def test_low_rank_adapters_on_either_tower(model, batch, tmp_path, modules, where):
-    before = model(**batch).logits_per_image
+def test_low_rank_adapters_on_either_tower(model, ragged_batch, tmp_path, modules, where):
+    before = model(**ragged_batch).logits_per_image
     adapted = get_peft_model(model, LoraConfig(target_modules=modules, r=2, init_lora_weights=False))
-    adapted(**batch, return_loss=True).loss.backward()
+    adapted(**ragged_batch, return_loss=True).loss.backward()
     learning = {
         name: parameter.grad for name, parameter in adapted.named_parameters() if parameter.requires_grad
     }
@@ -62,17 +65,17 @@ def test_low_rank_adapters_on_either_tower(model, batch, tmp_path, modules, wher
     assert all(where in name and gradient.abs().max() > 0 for name, gradient in learning.items())
     adapted.save_pretrained(tmp_path)
     with torch.no_grad():
-        after = adapted(**batch).logits_per_image
+        after = adapted(**ragged_batch).logits_per_image
         assert (after - before).abs().max() > 1e-4
         again = PeftModel.from_pretrained(adapted.unload(), tmp_path)
-        torch.testing.assert_close(again(**batch).logits_per_image, after, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(again(**ragged_batch).logits_per_image, after, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(
-            again.merge_and_unload()(**batch).logits_per_image, after, atol=1e-5, rtol=1e-5
+            again.merge_and_unload()(**ragged_batch).logits_per_image, after, atol=1e-5, rtol=1e-5
         )
 
 
-def test_as_the_teacher_of_stage_1(folder, miniature, run, scenes, tmp_path):
-    teacher, processor = load_model(str(folder))
+def test_as_the_teacher_of_stage_1(altclip_folder, miniature, run_python, scenes, tmp_path):
+    teacher, processor = load_model(str(altclip_folder))
     targets = teacher_vectors(scenes, teacher, processor.tokenizer)
     english = processor.tokenizer(
         [caption["en"] for caption in scenes["captions"]], padding=True, return_tensors="pt"
@@ -82,13 +85,13 @@ def test_as_the_teacher_of_stage_1(folder, miniature, run, scenes, tmp_path):
     torch.testing.assert_close(
         torch.from_numpy(targets[range(len(scenes))]["target"]), expected, atol=1e-5, rtol=1e-5
     )
-    process = run(
+    process = run_python(
         *[
             "python",
             ROOT / "training/run_stage1.py",
             ROOT / "training/recipes/miniature/stage1.yaml",
             "--teacher_name_or_path",
-            folder,
+            altclip_folder,
         ],
         *["--text_encoder_name_or_path", miniature / "text_encoder", "--dataset", miniature / "dataset"],
         *["--output_dir", tmp_path / "student", "--max_steps", "2", "--per_device_train_batch_size", "16"],

@@ -308,7 +308,7 @@ SCRIPTS = [
 @pytest.mark.parametrize(
     "script,given", SCRIPTS, ids=lambda value: value if isinstance(value, str) else "-".join(value.values())
 )
-def test_scripts_end_with_one_line(zoo, miniature, run, tmp_path, script, given):
+def test_scripts_end_with_one_line(zoo, miniature, run_python, tmp_path, script, given):
     """`half` is a text encoder whose weights are cut short; it is found when it is loaded."""
     flags = (
         ["--class_names", miniature / "dataset/class_names.json"]
@@ -319,7 +319,7 @@ def test_scripts_end_with_one_line(zoo, miniature, run, tmp_path, script, given)
         flags += [f"--{name}", zoo / value if (zoo / value).exists() else value]
     data = ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
     steps = ["--max_steps", "1", "--use_cpu", "true"] if script.startswith("training") else []
-    process = run("python", ROOT / script, *flags, *data, *steps)
+    process = run_python("python", ROOT / script, *flags, *data, *steps)
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr, process.stderr
     said = process.stderr.strip().splitlines()[-1]
@@ -328,7 +328,7 @@ def test_scripts_end_with_one_line(zoo, miniature, run, tmp_path, script, given)
     ), said
 
 
-def test_a_card_is_of_a_model_with_two_towers(zoo, miniature, run, tmp_path):
+def test_a_card_is_of_a_model_with_two_towers(zoo, miniature, run_python, tmp_path):
     flags = [
         "--title",
         "t",
@@ -342,7 +342,7 @@ def test_a_card_is_of_a_model_with_two_towers(zoo, miniature, run, tmp_path):
         miniature / "dataset",
     ]
     flags += ["--example_split", "train", "--plot_task", "miniature-pairs"]
-    process = run("python", "-m", "model_cards", *flags, "--stages", zoo / "bert")
+    process = run_python("python", "-m", "model_cards", *flags, "--stages", zoo / "bert")
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     message = "stages '.*bert' is a model of the type 'bert': give a model with an image"

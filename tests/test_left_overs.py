@@ -13,8 +13,8 @@ def words_of(folder):
     return "\n".join(path.read_text("utf-8") for path in folder.glob("*.json"))
 
 
-def test_a_configuration_does_not_say_where_its_towers_lay(towers, tmp_path):
-    model = AltCLIPModel.from_teacher(str(towers[0]), str(towers[1]))
+def test_a_configuration_does_not_say_where_its_towers_lay(tower_folders, tmp_path):
+    model = AltCLIPModel.from_teacher(str(tower_folders[0]), str(tower_folders[1]))
     model.save_pretrained(tmp_path / "new")
     assert "name_or_path" not in words_of(tmp_path / "new")
     assert str(tmp_path) not in words_of(tmp_path / "new")

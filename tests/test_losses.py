@@ -15,8 +15,8 @@ def unit(rows, dim=8, seed=0):
     return normalize(drawn, dim=-1).requires_grad_()
 
 
-def test_equals_the_models_own_loss(model, batch):
-    outputs = model(**batch, return_loss=True)
+def test_equals_the_models_own_loss(model, ragged_batch):
+    outputs = model(**ragged_batch, return_loss=True)
     loss = contrastive_loss(outputs.image_embeds, outputs.text_embeds, model.logit_scale.exp())
     torch.testing.assert_close(loss, outputs.loss)
 

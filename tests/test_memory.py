@@ -39,14 +39,14 @@ print(resident("VmHWM") - before)
 
 
 @pytest.fixture(scope="module")
-def peak(run, tmp_path_factory):
+def peak(run_python, tmp_path_factory):
     """Measure a loss in a process of its own, once for all tests that ask for the same."""
     script = tmp_path_factory.mktemp("memory") / "measure.py"
     script.write_text(MEASURE)
 
     @functools.cache
     def peak(loss_name, batch, tile_size):
-        process = run("python", script, loss_name, batch, tile_size)
+        process = run_python("python", script, loss_name, batch, tile_size)
         assert process.returncode == 0, process.stderr
         return float(process.stdout)
 

@@ -287,12 +287,12 @@ def test_several_images_by_hand():
     assert image_ranks.tolist() == [1, 0, 0]
 
 
-def test_memory_does_not_grow_with_the_product(run, tmp_path):
+def test_memory_does_not_grow_with_the_product(run_python, tmp_path):
     """Scores of all pairs would take 610 MB; a tile, and the buffers of threads and kernels, take less than
     100.
     """
     (tmp_path / "measure.py").write_text(MEASURE)
-    process = run("python", tmp_path / "measure.py")
+    process = run_python("python", tmp_path / "measure.py")
     assert process.returncode == 0, process.stderr
     of_retrieval, of_classes = map(float, process.stdout.split())
     assert of_retrieval < 100

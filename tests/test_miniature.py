@@ -152,11 +152,11 @@ def hashes_of_tokenizers():
     ]
 
 
-def test_tokenizers_are_the_same_in_every_process(run):
+def test_tokenizers_are_the_same_in_every_process(run_python):
     """Hash tables are seeded per process, here and in two others; ids must not depend on them."""
     expected = hashes_of_tokenizers()
     for _ in range(2):
-        process = run(
+        process = run_python(
             "python",
             "-c",
             "from tests.test_miniature import hashes_of_tokenizers; print(*hashes_of_tokenizers())",

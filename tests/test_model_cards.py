@@ -487,14 +487,16 @@ def finished(zoo, tmp_path_factory):
 
 @pytest.mark.parametrize("stage", ["stage2", "dual"])
 @pytest.mark.parametrize("how", LOADS)
-def test_the_folder_loads_where_our_package_is_not(finished, run, tmp_path, stage, how):
+def test_the_folder_loads_where_our_package_is_not(finished, run_python, tmp_path, stage, how):
     """A script loads a copy of the folder, so that nothing that it was made of lies beside it."""
     if how == "SentenceTransformer":
         pytest.importorskip("sentence_transformers")
     shutil.copytree(finished / stage, tmp_path / "downloaded")
     (tmp_path / "script.py").write_text(BLOCKED + LOADS[how] + "print('modeling_altclip' in sys.modules)\n")
     surroundings = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    process = run("python", tmp_path / "script.py", tmp_path / "downloaded", cwd=tmp_path, **surroundings)
+    process = run_python(
+        "python", tmp_path / "script.py", tmp_path / "downloaded", cwd=tmp_path, **surroundings
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.split()[-1] == "False"
 

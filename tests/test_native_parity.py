@@ -38,12 +38,12 @@ def native(model, tmp_path):
 
 
 @pytest.fixture(params=MASKS)
-def texts(request, batch):
-    mask = MASKS[request.param](batch["attention_mask"])
+def texts(request, ragged_batch):
+    mask = MASKS[request.param](ragged_batch["attention_mask"])
     input_ids = (
-        batch["input_ids"]
+        ragged_batch["input_ids"]
         if mask is not None
-        else torch.where(batch["input_ids"] == 1, 5, batch["input_ids"])
+        else torch.where(ragged_batch["input_ids"] == 1, 5, ragged_batch["input_ids"])
     )
     return {"input_ids": input_ids, "attention_mask": mask}
 
@@ -51,8 +51,8 @@ def texts(request, batch):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_outputs_and_gradients(model, native, batch, texts, attention, dtype, training):
-    pixel_values, seen = batch["pixel_values"].to(dtype), []
+def test_outputs_and_gradients(model, native, ragged_batch, texts, attention, dtype, training):
+    pixel_values, seen = ragged_batch["pixel_values"].to(dtype), []
     for one in (model, native):
         one.set_attn_implementation(attention)
         one.to(dtype).train(training)
@@ -85,32 +85,34 @@ def test_outputs_and_gradients(model, native, batch, texts, attention, dtype, tr
         assert_near(gradient, their_gradients[name], GRADIENT_BITS[dtype], name)
 
 
-def test_dropout_is_on_where_it_is_compared(model, batch):
+def test_dropout_is_on_where_it_is_compared(model, ragged_batch):
     """Guards the comparison in training mode: without dropout it would be the one in eval mode again."""
     model.train()
-    first, second = (model(**batch).logits_per_image for _ in range(2))
+    first, second = (model(**ragged_batch).logits_per_image for _ in range(2))
     assert (first - second).abs().max() > 1e-3
 
 
-def test_padding_matters_and_is_masked(model, batch):
+def test_padding_matters_and_is_masked(model, ragged_batch):
     """Guards the comparison of masks: were they ignored by both, they would agree too."""
     with torch.no_grad():
-        padded = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output[0]
-        alone = model.get_text_features(batch["input_ids"][:1, :3]).pooler_output[0]
-        unmasked = model.get_text_features(batch["input_ids"]).pooler_output[0]
+        padded = model.get_text_features(
+            ragged_batch["input_ids"], ragged_batch["attention_mask"]
+        ).pooler_output[0]
+        alone = model.get_text_features(ragged_batch["input_ids"][:1, :3]).pooler_output[0]
+        unmasked = model.get_text_features(ragged_batch["input_ids"]).pooler_output[0]
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
     assert (unmasked - alone).abs().max() > 1e-4
 
 
-def test_features_equal_native(model, native, batch):
+def test_features_equal_native(model, native, ragged_batch):
     larger = torch.randn(2, 3, 48, 40)
     with torch.no_grad():
-        texts = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        texts = {"input_ids": ragged_batch["input_ids"], "attention_mask": ragged_batch["attention_mask"]}
         torch.testing.assert_close(
             model.get_text_features(**texts).pooler_output, native.get_text_features(**texts).pooler_output
         )
         for images in (
-            {"pixel_values": batch["pixel_values"]},
+            {"pixel_values": ragged_batch["pixel_values"]},
             {"pixel_values": larger, "interpolate_pos_encoding": True},
         ):
             torch.testing.assert_close(
@@ -121,13 +123,13 @@ def test_features_equal_native(model, native, batch):
             model.get_image_features(pixel_values=larger)
 
 
-def test_tuples_and_inner_states_equal_native(model, native, batch):
+def test_tuples_and_inner_states_equal_native(model, native, ragged_batch):
     for one in (model, native):
         one.set_attn_implementation("eager")  # fused attention gives no weights
     with torch.no_grad():
-        ours, theirs = (one(**batch, return_loss=True, return_dict=False) for one in (model, native))
+        ours, theirs = (one(**ragged_batch, return_loss=True, return_dict=False) for one in (model, native))
         inner = {"output_hidden_states": True, "output_attentions": True}
-        our_outputs, their_outputs = (one(**batch, **inner) for one in (model, native))
+        our_outputs, their_outputs = (one(**ragged_batch, **inner) for one in (model, native))
 
     def flat(values):
         return [leaf for value in values for leaf in (flat(value) if isinstance(value, tuple) else [value])]
@@ -144,7 +146,7 @@ def test_tuples_and_inner_states_equal_native(model, native, batch):
                 assert_near(layer, other_layer, OUTPUT_BITS[torch.float32])
 
 
-def test_takes_a_configuration_of_native(model, native, batch, tmp_path):
+def test_takes_a_configuration_of_native(model, native, ragged_batch, tmp_path):
     AltCLIPModel(native.config)
     loaded = AltCLIPModel.from_pretrained(
         tmp_path / "ours", config=native.config, attn_implementation="eager"
@@ -152,7 +154,10 @@ def test_takes_a_configuration_of_native(model, native, batch, tmp_path):
     assert loaded.text_model.roberta.config._attn_implementation == "eager"
     with torch.no_grad():
         torch.testing.assert_close(
-            loaded(**batch).logits_per_image, native(**batch).logits_per_image, atol=1e-5, rtol=1e-5
+            loaded(**ragged_batch).logits_per_image,
+            native(**ragged_batch).logits_per_image,
+            atol=1e-5,
+            rtol=1e-5,
         )
 
 

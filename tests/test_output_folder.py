@@ -26,7 +26,7 @@ SMALL = [
 
 
 @pytest.fixture
-def train(run, miniature, tmp_path):
+def train(run_python, miniature, tmp_path):
     """Train stage 0 for four steps on two threads, with a checkpoint after two; give the finished process."""
 
     def train(*flags, folder=tmp_path / "out"):
@@ -39,7 +39,7 @@ def train(run, miniature, tmp_path):
             "--output_dir",
             folder,
         ]
-        return run("python", script, recipe, *data, *SMALL, *flags, OMP_NUM_THREADS="2")
+        return run_python("python", script, recipe, *data, *SMALL, *flags, OMP_NUM_THREADS="2")
 
     return train
 
@@ -99,7 +99,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_full_disk_leaves_the_last_whole_checkpoint(run, train, miniature, tmp_path):
+def test_a_full_disk_leaves_the_last_whole_checkpoint(run_python, train, miniature, tmp_path):
     """A limit on the size of a file stands for the full disk: the optimizer's states do not fit below it."""
     weights = (miniature / "clip/model.safetensors").stat().st_size
     script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(run, train, miniature, tmp
     ]
     assert train("--max_steps", "2").returncode == 0
     (tmp_path / "limited.py").write_text(LIMITED)
-    process = run(
+    process = run_python(
         "python", tmp_path / "limited.py", int(1.5 * weights), script, recipe, *data, *SMALL, "--resume"
     )
     assert process.returncode == 1, process.stderr[-3000:]

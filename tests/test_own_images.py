@@ -22,7 +22,7 @@ def documented_example():
     return re.findall(r"```(\w+)\n(.*?)```", first_section, flags=re.DOTALL)
 
 
-def test_stage_2_on_a_folder_of_pictures(folder, miniature, run, tmp_path):
+def test_stage_2_on_a_folder_of_pictures(altclip_folder, miniature, run_python, tmp_path):
     (_, captions), (_, command) = documented_example()
     captions = [json.loads(line) for line in captions.strip().splitlines()]
     assert [set(row["captions"]) for row in captions] == [{"en", "zh", "es"}, {"en", "zh", "es"}, {"zh"}]
@@ -35,16 +35,20 @@ def test_stage_2_on_a_folder_of_pictures(folder, miniature, run, tmp_path):
     words = command.replace("\\\n", " ").split()
     assert words[:2] == ["accelerate", "launch"]
     script = words.index("training/run_stage2.py")
-    given = {"BAAI/AltCLIP-m9": folder, "pictures": tmp_path / "pictures", "outputs/mine": tmp_path / "mine"}
+    given = {
+        "BAAI/AltCLIP-m9": altclip_folder,
+        "pictures": tmp_path / "pictures",
+        "outputs/mine": tmp_path / "mine",
+    }
     words = [given.get(word, word) for word in words[script:]]
     small = ["--max_steps", "3", "--per_device_train_batch_size", "4", "--warmup_steps", "0"]
-    process = run("python", *words, *small, "--learning_rate", "1e-3")
+    process = run_python("python", *words, *small, "--learning_rate", "1e-3")
     assert process.returncode == 0, process.stderr
     if not torch.accelerator.is_available():  # the recipe asks for bf16, which it means for a GPU
         assert "Without a GPU bf16 is left out: this training computes in float32." in process.stdout
     assert "Training on 7 examples from 3 rows; set aside: 2 empty." in process.stdout
     before, after = (
-        AltCLIPModel.from_pretrained(folder).state_dict(),
+        AltCLIPModel.from_pretrained(altclip_folder).state_dict(),
         load_file(tmp_path / "mine/model.safetensors"),
     )
     moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}

@@ -374,7 +374,7 @@ def scores_in_log(folder, name):
 
 
 @pytest.fixture
-def train(run, encoders, rows, tmp_path):
+def train(run_python, encoders, rows, tmp_path):
     """Run the training script on 16 images with one process or more, and return its output folder."""
     (tmp_path / "rows").mkdir()
     rows.select([0, 1, 3, 5] * 4).to_parquet(tmp_path / "rows/train.parquet")
@@ -419,15 +419,15 @@ def train(run, encoders, rows, tmp_path):
     ids=["paper", "released", "paper under FSDP2"],
 )
 def test_two_processes_train_like_one(
-    run, run_under_fsdp2, train, encoders, setting, under_fsdp2, freeze_epochs
+    run_python, run_under_fsdp2, train, encoders, setting, under_fsdp2, freeze_epochs
 ):
     """The runs go over the step at which encoders thaw; the processes have unequally many captions."""
 
     def run_one(*command):
-        return run("python", *command, processes=1, OMP_NUM_THREADS="1")
+        return run_python("python", *command, processes=1, OMP_NUM_THREADS="1")
 
     def run_two(*command):
-        return run("python", *command, processes=2, OMP_NUM_THREADS="1")
+        return run_python("python", *command, processes=2, OMP_NUM_THREADS="1")
 
     of_one = train(1, setting, freeze_epochs, run_one)
     of_two = train(2, setting, freeze_epochs, run_under_fsdp2 if under_fsdp2 else run_two)

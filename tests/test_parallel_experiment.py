@@ -129,7 +129,7 @@ def test_report_draws_the_four_figures_and_writes_the_tables(arguments, tmp_path
 
 
 @pytest.mark.slow
-def test_every_arm_is_trained_on_what_it_says(miniature, run, tmp_path):
+def test_every_arm_is_trained_on_what_it_says(miniature, run_python, tmp_path):
     recipe = (ROOT / "training/recipes/parallel/miniature.yaml").read_text()
     recipe = re.sub("max_steps: .*", "max_steps: 2", recipe).replace("eval_steps: 50", "eval_steps: 1")
     recipe = recipe.replace("outputs/miniature/dataset", str(miniature / "dataset")).replace(
@@ -147,7 +147,7 @@ def test_every_arm_is_trained_on_what_it_says(miniature, run, tmp_path):
         encoder,
     ]
     flags += ["--seeds", "7", "--output_dir", tmp_path / "out"]
-    process = run("python", ROOT / "training/run_parallel_experiment.py", RECIPE, *flags)
+    process = run_python("python", ROOT / "training/run_parallel_experiment.py", RECIPE, *flags)
     assert process.returncode == 0, process.stderr[-3000:]
     steps = {
         name: json.loads((tmp_path / f"out/{name}-7/trainer_state.json").read_text())["global_step"]
@@ -163,6 +163,6 @@ def test_every_arm_is_trained_on_what_it_says(miniature, run, tmp_path):
     said = re.findall(r"Training on .* captions in (.*);", process.stdout)
     assert said == ["en", "en", "en es ja hi", "en", "en es ja hi"]
     assert "Saved the tables to" in process.stdout
-    again = run("python", ROOT / "training/run_parallel_experiment.py", RECIPE, *flags)
+    again = run_python("python", ROOT / "training/run_parallel_experiment.py", RECIPE, *flags)
     assert again.returncode == 0
     assert "Training on" not in again.stdout  # nothing is trained twice

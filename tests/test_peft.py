@@ -97,16 +97,16 @@ LOADED = {
 @pytest.mark.parametrize("kind", ["LoRA", "DoRA", "IA3", "head"])
 @pytest.mark.parametrize("part", PAIRS)
 @pytest.mark.parametrize("trained_on", ["ours", "theirs"])
-def test_adapters_fit_both(bases, batch, tmp_path, trained_on, part, kind, saver):
+def test_adapters_fit_both(bases, ragged_batch, tmp_path, trained_on, part, kind, saver):
     ours, theirs = PAIRS[part]
     base = bases / part
     modules = TEXT + VISION if part == "whole" else TEXT
     if part != "whole":
-        batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        ragged_batch = {name: ragged_batch[name] for name in ("input_ids", "attention_mask")}
     model_class = ours if trained_on == "ours" else theirs
     adapted = SAVED[saver](model_class, base, tmp_path / "adapter", kind, modules)
-    expected = output(adapted, batch)
-    untrained = output(ours.from_pretrained(base), batch)
+    expected = output(adapted, ragged_batch)
+    untrained = output(ours.from_pretrained(base), ragged_batch)
     assert (expected - untrained).abs().max() > 5e-4
 
     # peft's own files name our modules; save_pretrained of the model inside writes transformers' names.
@@ -116,26 +116,26 @@ def test_adapters_fit_both(bases, batch, tmp_path, trained_on, part, kind, saver
         adapted.get_base_model().save_pretrained(fits_theirs)
 
     for how, load in LOADED.items():
-        assert_close(output(load(ours, base, tmp_path / "adapter"), batch), expected)
+        assert_close(output(load(ours, base, tmp_path / "adapter"), ragged_batch), expected)
         if kind != "DoRA" or how == "peft":  # transformers does not load DoRA onto its own classes
-            assert_close(output(load(theirs, base, fits_theirs), batch), expected)
+            assert_close(output(load(theirs, base, fits_theirs), ragged_batch), expected)
     if (trained_on, saver) != ("theirs", "transformers"):  # these files name no class
         loaded = AutoPeftModel.from_pretrained(fits_theirs)
         assert type(loaded.get_base_model()) is theirs
-        assert_close(output(loaded, batch), expected)
+        assert_close(output(loaded, ragged_batch), expected)
 
 
-def test_files_name_what_transformers_has(bases, batch, tmp_path):
+def test_files_name_what_transformers_has(bases, ragged_batch, tmp_path):
     base = bases / "whole"
     folder = tmp_path / "adapter"
-    expected = output(saved_by_peft(AltCLIPModel, base, folder, "LoRA", TEXT), batch)
+    expected = output(saved_by_peft(AltCLIPModel, base, folder, "LoRA", TEXT), ragged_batch)
 
     # peft's own files name the class that was trained, ours, which AutoPeftModel may not import.
     with pytest.raises(ValueError, match="not in the import allowlist"):
         AutoPeftModel.from_pretrained(folder)
     allowed = AutoPeftModel.from_pretrained(folder, import_allowlist=["modeling_altclip"])
     assert type(allowed.get_base_model()) is AltCLIPModel
-    assert_close(output(allowed, batch), expected)
+    assert_close(output(allowed, ragged_batch), expected)
 
     # Files of our save_pretrained name transformers' class: AutoPeftModel loads them without this package.
     loaded_by_transformers(AltCLIPModel, base, folder).save_pretrained(tmp_path / "handed on")
@@ -151,13 +151,13 @@ def test_files_name_what_transformers_has(bases, batch, tmp_path):
     assert len(names) == 8
     loaded = AutoPeftModel.from_pretrained(tmp_path / "handed on")
     assert type(loaded.get_base_model()) is NativeModel
-    assert_close(output(loaded, batch), expected)
+    assert_close(output(loaded, ragged_batch), expected)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_merged_model_is_saved_whole(bases, batch, tmp_path):
+def test_a_merged_model_is_saved_whole(bases, ragged_batch, tmp_path):
     adapted = saved_by_peft(AltCLIPModel, bases / "whole", tmp_path / "adapter", "LoRA", TEXT + VISION)
-    expected = output(adapted, batch)
+    expected = output(adapted, ragged_batch)
     # Saving the adapter alone first once left peft's layers in the merged folder, which nothing could load.
     adapted.get_base_model().save_pretrained(tmp_path / "for both")
     assert not (tmp_path / "for both/model.safetensors").exists()
@@ -165,7 +165,7 @@ def test_a_merged_model_is_saved_whole(bases, batch, tmp_path):
     merged.save_pretrained(tmp_path / "merged")
     for model_class in (AltCLIPModel, NativeModel):
         model = model_class.from_pretrained(tmp_path / "merged")
-        assert_close(output(model, batch), expected)
+        assert_close(output(model, ragged_batch), expected)
 
 
 def lacking(weights):
@@ -186,7 +186,7 @@ def overfull(weights):
     [(lacking, "missing: .*1.attention.self.query"), (strange, "left over: .*asked"), (overfull, "stray")],
 )
 @pytest.mark.parametrize("how", LOADED)
-def test_half_an_adapter_is_none(bases, batch, tmp_path, how, damage, named):
+def test_half_an_adapter_is_none(bases, ragged_batch, tmp_path, how, damage, named):
     base = bases / "whole"
     folder = tmp_path / "adapter"
     saved_by_peft(NativeModel, base, folder, "LoRA", TEXT + VISION)
@@ -196,23 +196,23 @@ def test_half_an_adapter_is_none(bases, batch, tmp_path, how, damage, named):
     assert "\n" not in str(error.value)
 
 
-def test_a_refused_adapter_is_taken_off(bases, batch, tmp_path):
+def test_a_refused_adapter_is_taken_off(bases, ragged_batch, tmp_path):
     base = bases / "whole"
     folder = tmp_path / "adapter"
     saved_by_peft(NativeModel, base, folder, "LoRA", TEXT)
     damage_adapter(folder, strange)
     model = AltCLIPModel.from_pretrained(base)
-    before = output(model, batch)
+    before = output(model, ragged_batch)
     with pytest.raises(ValueError, match="not a whole adapter"):
         model.load_adapter(folder)
-    assert torch.equal(output(model, batch), before)
+    assert torch.equal(output(model, ragged_batch), before)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_second_adapter(bases, batch, tmp_path):
+def test_a_second_adapter(bases, ragged_batch, tmp_path):
     base = bases / "whole"
     saved_by_peft(AltCLIPModel, base, tmp_path / "first", "LoRA", TEXT)
-    expected = output(saved_by_peft(NativeModel, base, tmp_path / "second", "LoRA", ["key"]), batch)
+    expected = output(saved_by_peft(NativeModel, base, tmp_path / "second", "LoRA", ["key"]), ragged_batch)
 
     # peft's own method needs a key_mapping from transformers' names to ours, and refuses without it.
     model = loaded_by_peft(AltCLIPModel, base, tmp_path / "first")
@@ -222,17 +222,17 @@ def test_a_second_adapter(bases, batch, tmp_path):
     model = loaded_by_peft(AltCLIPModel, base, tmp_path / "first")
     model.load_adapter(tmp_path / "second", "second", key_mapping=model.get_base_model().key_mapping)
     model.set_adapter("second")
-    assert_close(output(model, batch), expected)
+    assert_close(output(model, ragged_batch), expected)
 
 
-def test_state_dicts_of_adapted_models_load_as_ever(model, batch):
+def test_state_dicts_of_adapted_models_load_as_ever(model, ragged_batch):
     adapted = trained(get_peft_model(model, settings("LoRA", TEXT)))
-    expected = output(adapted, batch)
+    expected = output(adapted, ragged_batch)
     state = {name: value.clone() for name, value in adapted.state_dict().items()}
     for parameter in adapted.parameters():
         parameter.data.zero_()
     adapted.load_state_dict(state)
-    assert torch.equal(output(adapted, batch), expected)
+    assert torch.equal(output(adapted, ragged_batch), expected)
     scale = {"base_model.model.logit_scale": torch.tensor(1.0)}
     adapted.load_state_dict(scale, strict=False)
     assert adapted.get_base_model().logit_scale == 1

@@ -83,7 +83,7 @@ def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["set_aside", "error"])
-def test_stage_2_meets_a_bad_picture(folder, run, tmp_path, policy):
+def test_stage_2_meets_a_bad_picture(altclip_folder, run_python, tmp_path, policy):
     (tmp_path / "pictures").mkdir()
     for number in range(4):
         (tmp_path / f"pictures/{number}.png").write_bytes(encoded() if number != 2 else b"no picture")
@@ -91,13 +91,13 @@ def test_stage_2_meets_a_bad_picture(folder, run, tmp_path, policy):
         json.dumps({"file_name": f"{number}.png", "captions": {"en": f"key {number}"}}) for number in range(4)
     ]
     (tmp_path / "pictures/metadata.jsonl").write_text("\n".join(lines))
-    process = run(
+    process = run_python(
         *[
             "python",
             ROOT / "training/run_stage2.py",
             ROOT / "training/recipes/altclip/stage2.yaml",
             "--model_name_or_path",
-            folder,
+            altclip_folder,
         ],
         *[
             "--dataset",

@@ -366,14 +366,16 @@ def test_a_saved_pipeline_is_no_remote_code(classify, processor, tmp_path):
     assert_same(pipeline(TASK, model=str(tmp_path))(IMAGES[0], LABELS), classify(IMAGES[0], LABELS))
 
 
-def test_transparent_images_stand_on_the_background(folder):
+def test_transparent_images_stand_on_the_background(altclip_folder):
     """Set in the processor's files, where the pipeline finds it."""
     image = Image.new("RGBA", (32, 32), (200, 30, 60, 255))
     image.paste((0, 90, 0, 0), (0, 0, 16, 32))
     answers = []
     for background, color in (("white", (255, 255, 255)), ("blue", (0, 0, 255)), (None, (0, 90, 0))):
-        AltCLIPProcessor.from_pretrained(folder, background=background).save_pretrained(folder)
-        classify = pipeline(TASK, model=str(folder))
+        AltCLIPProcessor.from_pretrained(altclip_folder, background=background).save_pretrained(
+            altclip_folder
+        )
+        classify = pipeline(TASK, model=str(altclip_folder))
         flat = image.convert("RGB")
         flat.paste(color, (0, 0, 16, 32))
         expected = classify(flat, LABELS)

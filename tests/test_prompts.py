@@ -383,10 +383,10 @@ def test_the_hash_says_what_was_asked():
     assert len({asked, *others, hash_prompts(["a {}", "the {}", "cat"], [None])}) == 4
 
 
-def test_the_speed_of_the_classifier(clip_benchmark, run):
+def test_the_speed_of_the_classifier(clip_benchmark, run_python):
     flags = ("--classes", "3", "--width", "64", "--layers", "1")
     paths = os.pathsep.join([str(ROOT), str(clip_benchmark.parent.parent)])
-    process = run("python", "benchmarks/run_classifier_speed.py", *flags, PYTHONPATH=paths)
+    process = run_python("python", "benchmarks/run_classifier_speed.py", *flags, PYTHONPATH=paths)
     assert process.returncode == 0, process.stderr
     assert "3 classes x 2 prompts of" in process.stdout
     assert float(process.stdout.split()[-1]) <= 1e-5, process.stdout

@@ -1004,11 +1004,11 @@ def test_names_in_tables():
     assert label("flickr30k", {}) == "flickr30k"
 
 
-def test_the_command(three, run, tmp_path):
+def test_the_command(three, run_python, tmp_path):
     command = [ROOT / "benchmarks/run_report.py", ROOT / "benchmarks/recipes/miniature_report.yaml"]
     folders = ["--results", three, "--output_dir", tmp_path / "out"]
     chosen = ["--models", "org/best", "org/far", "--tasks", "photos", "--languages", "en", "zh", "fr"]
-    process = run("python", *command, *folders, *chosen)
+    process = run_python("python", *command, *folders, *chosen)
     assert process.returncode == 0, process.stderr
     assert re.search(r"\| en +\| \*\*80\.0\*\* ±\d\.\d \| 50\.0 ±\d\.\d \|", process.stdout)
     assert "far lacks 1 of 2 numbers.\nNo results at all of fr." in process.stdout
@@ -1017,7 +1017,7 @@ def test_the_command(three, run, tmp_path):
     names = ["differences.png", "heat_map.png", "index.html", "languages.png", "numbers.csv", "report.md"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
-    process = run("python", *command, "--results", tmp_path / "none")
+    process = run_python("python", *command, "--results", tmp_path / "none")
     assert process.returncode == 1
     assert "run_report.py: error: results folder" in process.stderr
 

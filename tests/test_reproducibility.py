@@ -142,7 +142,7 @@ def test_products_do_not_depend_on_where_a_buffer_lies(n_rows, width):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
-def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, beginnings, tmp_path, stage):
+def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, start_flags, tmp_path, stage):
     """In large batches, so that texts are there more than twice: sums of two do not depend on their order."""
     weights = []
     for number in range(2):
@@ -151,7 +151,7 @@ def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, beginnings, tmp_path, 
             sys.executable,
             ROOT / f"training/run_{stage}.py",
             ROOT / f"training/recipes/miniature/{stage}.yaml",
-            *beginnings[stage],
+            *start_flags[stage],
         ]
         flags = [
             "--dataset",

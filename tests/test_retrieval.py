@@ -32,9 +32,9 @@ def captioned(miniature):
 
 
 @pytest.fixture
-def found(folder):
+def found(altclip_folder):
     """What `evaluate_retrieval` finds in rows."""
-    model, processor = load_model(str(folder))
+    model, processor = load_model(str(altclip_folder))
 
     def found(rows, languages, **options):
         encoder = Encoder(model, processor, normalize=options.get("distance") != "euclidean")
@@ -45,9 +45,9 @@ def found(folder):
     return found
 
 
-def test_rows_with_several_captions_and_with_none(found, captioned, folder):
+def test_rows_with_several_captions_and_with_none(found, captioned, altclip_folder):
     """Every caption is asked for its image, and rows without one are no candidates."""
-    encoder = Encoder(*load_model(str(folder)))
+    encoder = Encoder(*load_model(str(altclip_folder)))
     scores = {language: outcomes.metrics() for language, outcomes in found(captioned, ["en", "zh"]).items()}
     assert (scores["en"]["n"], scores["en"]["n_texts"]) == (60, 89)
     assert (scores["zh"]["n"], scores["zh"]["n_texts"]) == (57, 57)
@@ -64,9 +64,9 @@ def test_rows_with_several_captions_and_with_none(found, captioned, folder):
     assert chinese.rows.tolist() == kept
 
 
-def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, folder, miniature):
+def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, altclip_folder, miniature):
     rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
-    encoder = Encoder(*load_model(str(folder)), normalize=False)
+    encoder = Encoder(*load_model(str(altclip_folder)), normalize=False)
     outcomes = found(rows, ["en"], distance="euclidean")["en"]
     texts, images = (
         encoder.texts([caption["en"] for caption in rows["captions"]]),

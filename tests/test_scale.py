@@ -163,7 +163,7 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
     ids=["stage0", "stage1", "stage2 in tiles and chunks, frozen images live"],
 )
 def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(
-    miniature, run, run_under_fsdp2, tmp_path, beginnings, stage, switches
+    miniature, run_python, run_under_fsdp2, tmp_path, start_flags, stage, switches
 ):
     """Two processes with half of the batch each, activation checkpointing and all that fsdp2.yaml says,
     against one with none of it.
@@ -173,7 +173,7 @@ def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(
         command = [
             ROOT / f"training/run_{stage}.py",
             ROOT / f"training/recipes/miniature/{stage}.yaml",
-            *beginnings[stage],
+            *start_flags[stage],
         ]
         command += [
             "--dataset",
@@ -204,7 +204,7 @@ def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(
             "2",
         ]
         process = (
-            run("python", *command, OMP_NUM_THREADS="1")
+            run_python("python", *command, OMP_NUM_THREADS="1")
             if processes == 1
             else run_under_fsdp2(*command, *switches)
         )

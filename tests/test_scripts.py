@@ -26,15 +26,15 @@ SMALL = {
 }
 
 
-def train(run, stage, output_dir, *flags):
+def train(run_python, stage, output_dir, *flags):
     script, recipe = ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"
-    return run(
+    return run_python(
         "python", script, recipe, "--output_dir", output_dir, "--logging_steps", "2", *SMALL[stage], *flags
     )
 
 
 @pytest.fixture(scope="module")
-def stages(miniature, run):
+def stages(miniature, run_python):
     """Folders of the three stages, each trained for six steps, with what each script printed last."""
     data = ["--dataset", miniature / "dataset"]
     said = {}
@@ -53,7 +53,15 @@ def stages(miniature, run):
         ("stage2", "stage2", ["--model_name_or_path", miniature / "stage1"]),
     ]:
         process = train(
-            run, stage, miniature / output_dir, *data, *flags, "--save_strategy", "steps", "--save_steps", "3"
+            run_python,
+            stage,
+            miniature / output_dir,
+            *data,
+            *flags,
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "3",
         )
         assert process.returncode == 0, process.stderr
         said[stage] = process.stdout.strip().splitlines()[-1]
@@ -61,7 +69,7 @@ def stages(miniature, run):
 
 
 @pytest.fixture(scope="module")
-def finished(stages, run):
+def finished(stages, run_python):
     folder, _ = stages
     models = [
         "--models",
@@ -81,13 +89,13 @@ def finished(stages, run):
     ]
     names = ["--class_names", folder / "dataset/class_names.json"]
     recipes = ROOT / "benchmarks/recipes"
-    retrieval = run(
+    retrieval = run_python(
         "python", ROOT / "benchmarks/run_retrieval.py", recipes / "miniature_retrieval.yaml", *shared
     )
-    zero_shot = run(
+    zero_shot = run_python(
         "python", ROOT / "benchmarks/run_zero_shot.py", recipes / "miniature_zero_shot.yaml", *shared, *names
     )
-    card = run(
+    card = run_python(
         *[
             "python",
             "-m",
@@ -222,7 +230,7 @@ def test_killed_seven_times_equals_uninterrupted(stages, tmp_path, stage):
 @pytest.mark.parametrize(
     "strategy", [["--temperature", "3"], ["--train_sampling_strategy", "group_by_length"]]
 )
-def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run, tmp_path, strategy):
+def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run_python, tmp_path, strategy):
     """accelerate does not tell the sampler of a resumed run its epoch."""
     folder, _ = stages
     script = [
@@ -243,7 +251,7 @@ def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run, tm
     flags += ["--max_steps", "16", "--save_strategy", "steps", "--save_steps", "12"]  # ten steps an epoch
     weights = []
     for more in ([], ["--resume"]):
-        process = run(
+        process = run_python(
             "python",
             *script,
             *flags,
@@ -330,12 +338,15 @@ print(json.dumps(said | {"scores": {s["label"]: s["score"] for s in scores}}))
 """
 
 
-def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished, run, tmp_path):
+def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished, run_python, tmp_path):
     folder, *_ = finished
     script = tmp_path / "plain.py"
     script.write_text(PLAIN, encoding="utf-8")
-    # Another folder asks for a new interpreter; that of `run` has imported our package.
-    processes = {"plain": run("python", script, folder, cwd=tmp_path), "ours": run("python", script, folder)}
+    # Another folder asks for a new interpreter; that of `run_python` has imported our package.
+    processes = {
+        "plain": run_python("python", script, folder, cwd=tmp_path),
+        "ours": run_python("python", script, folder),
+    }
     seen = {}
     for name, process in processes.items():
         assert process.returncode == 0, process.stderr
@@ -361,20 +372,26 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
         (["--resume"], "holds no whole checkpoint: set save_steps"),
     ],
 )
-def test_bad_input_ends_a_script_with_one_clear_line(stages, run, tmp_path, flags, message):
+def test_bad_input_ends_a_script_with_one_clear_line(stages, run_python, tmp_path, flags, message):
     folder, _ = stages
     good = ["--dataset", folder / "dataset", "--teacher_name_or_path", folder / "teacher"]
     process = train(
-        run, "stage1", tmp_path / "out", *good, "--text_encoder_name_or_path", folder / "text_encoder", *flags
+        run_python,
+        "stage1",
+        tmp_path / "out",
+        *good,
+        "--text_encoder_name_or_path",
+        folder / "text_encoder",
+        *flags,
     )
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert message in process.stderr.strip().splitlines()[-1]
 
 
-def test_an_unknown_recipe_key_ends_a_script_with_one_clear_line(run, tmp_path):
+def test_an_unknown_recipe_key_ends_a_script_with_one_clear_line(run_python, tmp_path):
     (tmp_path / "r.yaml").write_text("learning_rte: 1.0\n")
-    process = run("python", ROOT / "training/run_stage2.py", tmp_path / "r.yaml")
+    process = run_python("python", ROOT / "training/run_stage2.py", tmp_path / "r.yaml")
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert (
@@ -414,12 +431,12 @@ def test_the_documented_launcher_adds_nothing_to_the_one_line():
     assert errors == ["run_stage1.py: error: unknown flag --learnig_rate: did you mean --learning_rate?"]
 
 
-def test_a_model_folder_without_weights_ends_a_benchmark_with_one_clear_line(stages, run, tmp_path):
+def test_a_model_folder_without_weights_ends_a_benchmark_with_one_clear_line(stages, run_python, tmp_path):
     folder, _ = stages
     for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / "stage2" / name).read_bytes())
     flags = ["--models", tmp_path, "--tasks", "miniature-pairs", "--dataset", folder / "dataset"]
-    process = run("python", ROOT / "benchmarks/run_retrieval.py", *flags)
+    process = run_python("python", ROOT / "benchmarks/run_retrieval.py", *flags)
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert "cannot be loaded" in process.stderr

@@ -216,7 +216,7 @@ def train_on_stream(arguments):
 SGD = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 
 
-def test_a_stream_trains_like_what_lies_on_the_disk(scenes, folder, arguments, tmp_path):
+def test_a_stream_trains_like_what_lies_on_the_disk(scenes, altclip_folder, arguments, tmp_path):
     """Two passes in the same order.
 
     Twenty rows are two and a half batches: the last of a pass goes on in the next.
@@ -225,7 +225,7 @@ def test_a_stream_trains_like_what_lies_on_the_disk(scenes, folder, arguments, t
     for streaming in (True, False):
         given = arguments(
             rows,
-            model_name_or_path=str(folder),
+            model_name_or_path=str(altclip_folder),
             streaming=streaming,
             max_steps=5,
             per_device_train_batch_size=8,
@@ -272,7 +272,7 @@ def train_on_a_share(rank, arguments, out):
 
 
 @pytest.mark.parametrize("kind,n_files", [("parquet", 5), ("tars", 4)])
-def test_every_process_opens_its_own_files_alone(scenes, folder, tmp_path, kind, n_files):
+def test_every_process_opens_its_own_files_alone(scenes, altclip_folder, tmp_path, kind, n_files):
     """Through the Trainer, with files that are not equally many:
 
     Processes take equally many steps and see every row.
@@ -280,7 +280,7 @@ def test_every_process_opens_its_own_files_alone(scenes, folder, tmp_path, kind,
     rows = WRITERS[kind](tmp_path / "rows", scenes, n_files)
     given = {
         "dataset": str(rows),
-        "model_name_or_path": str(folder),
+        "model_name_or_path": str(altclip_folder),
         "output_dir": str(tmp_path / "out"),
         "streaming": True,
     }
@@ -344,13 +344,15 @@ def test_bad_images_on_the_disk_are_set_aside_and_named(scenes, arguments, tmp_p
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_bad_images_in_a_stream_are_set_aside_and_named_once(
-    scenes, folder, arguments, tmp_path, capsys, n_workers
+    scenes, altclip_folder, arguments, tmp_path, capsys, n_workers
 ):
     """Over two passes and more; a second run begins a new report."""
     rows = write_tars(tmp_path / "rows", broken(scenes), 4)
     for _ in range(2):
         train_on_stream(
-            arguments(rows, model_name_or_path=str(folder), max_steps=10, dataloader_num_workers=n_workers)
+            arguments(
+                rows, model_name_or_path=str(altclip_folder), max_steps=10, dataloader_num_workers=n_workers
+            )
         )
         said = capsys.readouterr().out
         assert "Training on a stream of 4 files for this process, in en zh es." in said
@@ -363,7 +365,7 @@ def test_bad_images_in_a_stream_are_set_aside_and_named_once(
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_bad_images_in_a_stream_are_refused_where_that_is_asked(
-    scenes, folder, arguments, tmp_path, n_workers
+    scenes, altclip_folder, arguments, tmp_path, n_workers
 ):
     rows = write_tars(tmp_path / "rows", broken(scenes), 4)
     with pytest.raises(
@@ -372,7 +374,10 @@ def test_bad_images_in_a_stream_are_refused_where_that_is_asked(
     ):
         train_on_stream(
             arguments(
-                rows, model_name_or_path=str(folder), bad_rows="error", dataloader_num_workers=n_workers
+                rows,
+                model_name_or_path=str(altclip_folder),
+                bad_rows="error",
+                dataloader_num_workers=n_workers,
             )
         )
     with pytest.raises(InputError, match="bad_rows is 'skip': choose from set_aside, error"):
@@ -433,22 +438,22 @@ def test_data_that_is_not_there_is_refused(scenes, arguments, tmp_path):
 @pytest.mark.parametrize(
     "given", [{}, {"shuffle_buffer": 6}, {"shuffle_buffer": 6, "dataloader_num_workers": 2}], ids=str
 )
-def test_a_resumed_stream_equals_an_uninterrupted_one(scenes, folder, arguments, tmp_path, given):
+def test_a_resumed_stream_equals_an_uninterrupted_one(scenes, altclip_folder, arguments, tmp_path, given):
     """With bad images, dropout and AdamW, and in the second pass where it is resumed:
 
     A checkpoint keeps no order, the seed does.
     """
     rows = write_tars(tmp_path / "rows", broken(scenes), 4)
-    given = {"model_name_or_path": str(folder), "max_steps": 9, "learning_rate": 1e-3, **given}
+    given = {"model_name_or_path": str(altclip_folder), "max_steps": 9, "learning_rate": 1e-3, **given}
     whole = train_on_stream(arguments(rows, save_strategy="steps", save_steps=5, **given))
     shutil.copytree(tmp_path / "out/checkpoint-5", tmp_path / "again/checkpoint-5")
     resumed = train_on_stream(arguments(rows, resume=True, **given | {"output_dir": str(tmp_path / "again")}))
-    before = load_file(folder / "model.safetensors")
+    before = load_file(altclip_folder / "model.safetensors")
     assert sum(not torch.equal(before[name], value) for name, value in whole.items()) > 20
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
-def test_a_killed_stream_resumes_to_the_same_bytes(scenes, folder, run, tmp_path):
+def test_a_killed_stream_resumes_to_the_same_bytes(scenes, altclip_folder, run_python, tmp_path):
     """As a user would run and kill it; the report of bad images still names each once."""
     rows = write_parquet(tmp_path / "rows", broken(scenes), 3)
     command = [
@@ -459,7 +464,7 @@ def test_a_killed_stream_resumes_to_the_same_bytes(scenes, folder, run, tmp_path
     ]
     command += [
         "--model_name_or_path",
-        folder,
+        altclip_folder,
         "--dataset",
         rows,
         "--split",
@@ -470,7 +475,7 @@ def test_a_killed_stream_resumes_to_the_same_bytes(scenes, folder, run, tmp_path
     ]
     command += ["--per_device_train_batch_size", "4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = run("python", *command, "--output_dir", whole)
+    process = run_python("python", *command, "--output_dir", whole)
     assert process.returncode == 0, process.stderr
     saving = ["--save_strategy", "steps", "--save_steps", "1"]
     train_with_kills([*command, *saving, "--output_dir", killed], killed, 1, random.Random(0))
@@ -478,9 +483,9 @@ def test_a_killed_stream_resumes_to_the_same_bytes(scenes, folder, run, tmp_path
     assert (killed / "bad_rows.0.jsonl").read_text().count("\n") == 2
 
 
-def test_stage_0_streams_too(miniature, scenes, run, tmp_path):
+def test_stage_0_streams_too(miniature, scenes, run_python, tmp_path):
     rows = write_tars(tmp_path / "rows", scenes, 2)
-    process = run(
+    process = run_python(
         *[
             "python",
             ROOT / "training/run_stage0.py",

@@ -138,15 +138,15 @@ def test_the_whole_road_in_strange_surroundings(miniature, sources, tmp_path):
 
 
 @pytest.mark.parametrize("stage,flags", [("stage0", []), ("stage2", ["--image_views", "2"])])
-def test_workers_change_no_byte_of_a_model(miniature, beginnings, run, tmp_path, stage, flags):
+def test_workers_change_no_byte_of_a_model(miniature, start_flags, run_python, tmp_path, stage, flags):
     """Over several epochs, since workers begin anew with each."""
     script, recipe = ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"
-    shared = [script, recipe, *beginnings[stage], "--dataset", miniature / "dataset", "--languages", "en"]
+    shared = [script, recipe, *start_flags[stage], "--dataset", miniature / "dataset", "--languages", "en"]
     shared += ["--max_steps", "6", "--per_device_train_batch_size", "256", *flags]
     weights = []
     for n_workers in ("0", "1", "2", "8"):
         folder = tmp_path / n_workers
-        process = run(
+        process = run_python(
             "python",
             *shared,
             "--output_dir",

@@ -128,7 +128,7 @@ def test_masks_depend_on_the_examples_alone(rows, processor):
 
 
 @pytest.fixture
-def pretrain(run, miniature, tmp_path):
+def pretrain(run_python, miniature, tmp_path):
     def pretrain(folder, *flags):
         """The recipe on the small miniature, for eight steps."""
         where = [
@@ -147,7 +147,7 @@ def pretrain(run, miniature, tmp_path):
             "--per_device_train_batch_size",
             "32",
         ]
-        return run(
+        return run_python(
             "python",
             "training/run_text_pretraining.py",
             RECIPE,

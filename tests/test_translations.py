@@ -239,7 +239,7 @@ def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, transl
         translate_all(["cat"], "es", given(model_name_or_path=str(tmp_path / "other")))
 
 
-def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path):
+def test_all_else_of_the_dataset_stays(given, dataset, translator, run_python, tmp_path):
     """Through the command:
 
     Images byte for byte, other captions and columns, lists in place; no sentence is asked twice.
@@ -256,7 +256,7 @@ def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path
         tmp_path / "out",
     ]
     flags += ["--model_name_or_path", translator, "--language_codes", json.dumps(CODES), "--max_length", "40"]
-    process = run("python", ROOT / "training/run_translation.py", *flags)
+    process = run_python("python", ROOT / "training/run_translation.py", *flags)
     assert process.returncode == 0, process.stderr
     assert (
         f"Saved 3 rows to {tmp_path}/out. Next: accelerate launch --quiet training/run_parallel.py"
@@ -277,7 +277,7 @@ def test_all_else_of_the_dataset_stays(given, dataset, translator, run, tmp_path
     ]
     assert [caption["en"] for caption in rows["captions"]] == [["a dog", "a cat"], ["a dog", ""], []]
     assert [caption["zh"] for caption in rows["captions"]] == ["狗", None, "猫"]
-    again = run("python", ROOT / "training/run_translation.py", *flags)
+    again = run_python("python", ROOT / "training/run_translation.py", *flags)
     assert again.returncode == 1
     assert "holds a dataset already: delete its folder data" in again.stderr
 

@@ -40,8 +40,8 @@ def class_names(miniature):
     return {language: named[language] for language in LANGUAGES}
 
 
-def test_the_figures_are_those_of_the_benchmarks(folder, captioned, classified, class_names):
-    model, processor = load_model(str(folder))
+def test_the_figures_are_those_of_the_benchmarks(altclip_folder, captioned, classified, class_names):
+    model, processor = load_model(str(altclip_folder))
     scores = Validation(
         model, processor, captioned, LANGUAGES, classified=classified, class_names=class_names
     ).scores()
@@ -62,8 +62,8 @@ def test_the_figures_are_those_of_the_benchmarks(folder, captioned, classified, 
 
 
 @pytest.mark.parametrize("learns,forwards", [(False, 1), (True, 2)])
-def test_a_frozen_image_tower_is_run_once(folder, captioned, learns, forwards):
-    model, processor = load_model(str(folder))
+def test_a_frozen_image_tower_is_run_once(altclip_folder, captioned, learns, forwards):
+    model, processor = load_model(str(altclip_folder))
     model.vision_model.requires_grad_(learns)
     model.visual_projection.requires_grad_(False)
     validation, seen = Validation(model, processor, captioned, ["en"]), []
@@ -73,12 +73,12 @@ def test_a_frozen_image_tower_is_run_once(folder, captioned, learns, forwards):
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
-def test_lost_english_is_told(folder, captioned, languages):
+def test_lost_english_is_told(altclip_folder, captioned, languages):
     """The untrained tower against itself loses nothing;
 
     After its English has been destroyed it has lost what the teacher had.
     """
-    model, processor = load_model(str(folder))
+    model, processor = load_model(str(altclip_folder))
     validation = Validation(
         model, processor, captioned, languages, teacher=(model, processor), english_tolerance=0.01
     )
@@ -95,8 +95,8 @@ def test_lost_english_is_told(folder, captioned, languages):
     assert ("mean_recall_en" in scores) == ("en" in languages)
 
 
-def stage2(run, folder, dataset, output_dir, *flags):
-    return run(
+def stage2(run_python, folder, dataset, output_dir, *flags):
+    return run_python(
         *[
             "python",
             ROOT / "training/run_stage2.py",
@@ -122,7 +122,7 @@ def stage2(run, folder, dataset, output_dir, *flags):
 EVALUATE = ["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"]
 
 
-def test_the_best_checkpoint_is_what_is_saved(miniature, run, folder, tmp_path):
+def test_the_best_checkpoint_is_what_is_saved(miniature, run_python, altclip_folder, tmp_path):
     """A rate at which the last steps are surely not the best."""
     names = [
         "--zero_shot_split",
@@ -131,7 +131,9 @@ def test_the_best_checkpoint_is_what_is_saved(miniature, run, folder, tmp_path):
         miniature / "dataset/class_names.json",
     ]
     best = ["--load_best_model_at_end", "true", "--learning_rate", "0.1"]  # the recipe saves no checkpoints
-    process = stage2(run, folder, miniature / "dataset", tmp_path / "out", *EVALUATE, *names, *best)
+    process = stage2(
+        run_python, altclip_folder, miniature / "dataset", tmp_path / "out", *EVALUATE, *names, *best
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     assert "A checkpoint is saved every 2 steps, as it is scored" in process.stdout
     state = json.loads((tmp_path / "out/trainer_state.json").read_text())
@@ -146,8 +148,8 @@ def test_the_best_checkpoint_is_what_is_saved(miniature, run, folder, tmp_path):
     assert all(torch.equal(saved[name], value) for name, value in kept.items())
 
 
-def test_stage_1_is_held_against_its_teacher(miniature, run, tmp_path):
-    process = run(
+def test_stage_1_is_held_against_its_teacher(miniature, run_python, tmp_path):
+    process = run_python(
         *[
             "python",
             ROOT / "training/run_stage1.py",
@@ -195,12 +197,12 @@ def test_stage_1_is_held_against_its_teacher(miniature, run, tmp_path):
     assert all(torch.equal(value, saved[name]) for name, value in kept.items())
 
 
-def test_two_processes_score_like_one(miniature, run, folder, tmp_path):
-    process = run(
+def test_two_processes_score_like_one(miniature, run_python, altclip_folder, tmp_path):
+    process = run_python(
         *["python", ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"],
         *[
             "--model_name_or_path",
-            folder,
+            altclip_folder,
             "--languages",
             "en",
             "zh",
@@ -217,7 +219,9 @@ def test_two_processes_score_like_one(miniature, run, folder, tmp_path):
     history = json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"]
     (found,) = [entry for entry in history if "eval_mean_recall" in entry]
     expected = Validation(
-        *load_model(str(folder)), load_captions(str(miniature / "dataset"), "validation"), ["en", "zh"]
+        *load_model(str(altclip_folder)),
+        load_captions(str(miniature / "dataset"), "validation"),
+        ["en", "zh"],
     ).scores()
     assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(
         expected, abs=0.005
@@ -293,7 +297,7 @@ def test_halves_of_a_validation_are_refused(tmp_path, flags, message):
         )
 
 
-def test_captions_of_other_forms_are_read(folder, captioned, tmp_path):
+def test_captions_of_other_forms_are_read(altclip_folder, captioned, tmp_path):
     """A list of languages and texts, several in a language: the first counts."""
     rows = captioned.select(range(20))
     listed = [
@@ -310,7 +314,7 @@ def test_captions_of_other_forms_are_read(folder, captioned, tmp_path):
         "text_column": "said",
     }
     arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", use_cpu=True, **given)
-    model, processor = load_model(str(folder))
+    model, processor = load_model(str(altclip_folder))
     validation = load_validation(arguments, model, processor, ["en", "zh", "sw"])
     assert validation.languages == ["en", "zh"]
     assert (
@@ -330,7 +334,7 @@ def test_captions_of_other_forms_are_read(folder, captioned, tmp_path):
         ({"validation_dataset": "nowhere"}, "'nowhere' does not exist"),
     ],
 )
-def test_bad_validations_are_refused(miniature, folder, tmp_path, flags, message):
+def test_bad_validations_are_refused(miniature, altclip_folder, tmp_path, flags, message):
     given = {
         "validation_split": "validation",
         "eval_strategy": "epoch",
@@ -338,15 +342,15 @@ def test_bad_validations_are_refused(miniature, folder, tmp_path, flags, message
     } | flags
     arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", use_cpu=True, **given)
     with pytest.raises(InputError, match=message):
-        load_validation(arguments, *load_model(str(folder)), ["en"])
+        load_validation(arguments, *load_model(str(altclip_folder)), ["en"])
     arguments.validation_split, arguments.validation_dataset, arguments.zero_shot_split = (
         "validation",
         None,
         None,
     )
     with pytest.raises(InputError, match="has no caption in sw"):
-        load_validation(arguments, *load_model(str(folder)), ["sw"])
+        load_validation(arguments, *load_model(str(altclip_folder)), ["sw"])
     arguments.zero_shot_split, arguments.class_names = "validation_concepts", str(tmp_path / "names.json")
     (tmp_path / "names.json").write_text('{"de": ["Hund"]}')
     with pytest.raises(InputError, match="are in de, and none in en"):
-        load_validation(arguments, *load_model(str(folder)), ["en"])
+        load_validation(arguments, *load_model(str(altclip_folder)), ["en"])

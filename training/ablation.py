@@ -1,4 +1,4 @@
-"""The paper's ablation (Table 4): what English text, its translations and contrastive learning each add."""
+"""Reproduce the ablation of the paper (Table 4): English text, its translations and contrastive learning."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ with of_extra("plots"):
 
 
 class _Row(NamedTuple):
-    """A way to train, which is a row of the table."""
+    """A training variant, one row of the table."""
 
     name: str
     english: bool  # stage 1 reads English
@@ -31,8 +31,8 @@ class _Row(NamedTuple):
     paper: tuple[float, float, float, float] | None = None
 
 
-# The paper's human translations are ours too: the miniature has no machine's, so its rows "MT" and "MT + HT"
-# are one.
+# The miniature has human translations alone, no machine translations: the paper's rows "MT" and "MT + HT" are
+# one here.
 ROWS = {
     "en_en": _Row("EN-EN", True, False, False, (86.6, 53.9, 53.8, 12.8)),
     "en_xx": _Row("EN-XX", False, True, False, (61.9, 85.4, 15.5, 42.5)),
@@ -59,7 +59,7 @@ class AblationArguments:
     zero_shot: str = field(metadata={"help": "The zero-shot task to test on."})
     seeds: list[int] = field(
         default_factory=lambda: [1, 2, 3],
-        metadata={"help": "Seeds; one model is trained for each way to train and seed."},
+        metadata={"help": "Seeds; one model is trained for each variant and seed."},
     )
     output_dir: str = field(
         default="outputs/ablation", metadata={"help": "Where models, results, table and plot go."}
@@ -67,12 +67,12 @@ class AblationArguments:
 
 
 def train_row(name: str, seed: int, languages: list[str], arguments: AblationArguments) -> str:
-    """Train one model, unless it is there by the same command and recipes, and return its folder."""
+    """Train one model, unless the same command and recipes have made it before, and return its folder."""
     row = ROWS[name]
     folder = Path(arguments.output_dir, f"{name}-{seed}")
     shared = ["--dataset", arguments.dataset, "--output_dir", folder, "--seed", seed]
     if row.contrastive:
-        # Stage 2 goes on from the row that read all languages, or from a tower that no stage has trained.
+        # Stage 2 starts from the variant that read all languages, or from an untrained tower.
         start = Path(arguments.output_dir, f"both-{seed}" if row.english else f"untrained-{seed}")
         if not row.english:
             _save_untrained(start, seed, arguments)
@@ -91,7 +91,7 @@ def train_row(name: str, seed: int, languages: list[str], arguments: AblationArg
 
 
 def _save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> None:
-    """Save the model that stage 1 would begin with."""
+    """Save the model that stage 1 would start from."""
     set_seed(seed)
     encoder = arguments.text_encoder_name_or_path
     model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0)
@@ -114,11 +114,11 @@ def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
     """Collect the percentages of each row of the table.
 
     Args:
-        results: of models that are called by row and seed, such as `both-1`.
+        results: those of models that are named by variant and seed, such as `both-1`.
 
     Returns:
-        For each row four lists, one figure a seed: retrieval in English, in the mean of the other languages,
-        and zero-shot classification likewise.
+        For each variant four lists with one figure per seed: retrieval in English, retrieval as the mean of
+            the other languages, and the same of zero-shot classification.
     """
     models = sorted({Path(result.model).name for result in results})
     summary = {}
@@ -134,7 +134,7 @@ def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
 
 
 def _score(results: list[Result], model: str, kind: str, english: bool) -> float:
-    """Return one model's figure in percent, in English or in the mean of all other languages."""
+    """Return one model's score in percent, in English or as the mean of all other languages."""
     found = []
     for result in results:
         of_model = Path(result.model).name == model and result.kind == kind
@@ -144,7 +144,7 @@ def _score(results: list[Result], model: str, kind: str, english: bool) -> float
 
 
 def ablation_table(summary: dict[str, list[list[float]]]) -> str:
-    """Write means over seeds with their standard deviations, and the paper's figures beside them."""
+    """Format means over seeds with their standard deviations, and the paper's figures beside them."""
     rows = []
     for name, columns in summary.items():
         row = ROWS[name]
@@ -173,11 +173,11 @@ def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
 
 
 def _plot_bars(axes, summary: dict, first_column: int, *, offset: int, color: str, label: str) -> None:
-    """Draw one bar for each way to train: the left ones, `offset` 0, or the right ones, `offset` 1."""
+    """Draw one bar per variant: the left one of each pair, `offset` 0, or the right one, `offset` 1."""
     for place, (name, columns) in enumerate(summary.items()):
         seeds = columns[first_column + offset]
         x = place + 0.4 * offset - 0.2
-        # The legend gets one entry of each kind: matplotlib leaves out what has no label.
+        # The legend gets one entry per kind: matplotlib omits artists without a label.
         first_of_color = place == 0
         first_of_all = first_of_color and offset == 0
         axes.bar(

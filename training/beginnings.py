@@ -1,5 +1,6 @@
-"""The models that a stage begins with: all are looked at, by their configurations, before the first of them
-is loaded.
+"""Check the models that a stage starts from.
+
+All of them are checked by their configurations, before the first one is loaded.
 """
 
 from transformers import AutoConfig
@@ -29,8 +30,8 @@ from .arguments import (
 from .parallel import ParallelArguments
 from .text_pretraining import TextPretrainingArguments
 
-# By stage and argument, the kind of model that is needed.
-KINDS = {
+# By stage and argument, the kind of model that is needed; an argument may be None.
+_KINDS = {
     TeacherArguments: {"model_name_or_path": TRAINABLE},
     TeacherLearningArguments: {
         "teacher_name_or_path": TEACHER,
@@ -48,26 +49,28 @@ KINDS = {
 
 
 def check_models(arguments: StageArguments) -> None:
-    """See that every model which the arguments name is there, and of the kind that is needed in its place.
+    """Check that every model that the arguments name exists and is of the kind that its argument needs.
 
     Raises:
-        InputError: one is not; the message names the argument, what it is and what is needed.
+        InputError: one is not; the message names the argument, the kind found and the kind needed.
     """
-    for argument, kind in KINDS[type(arguments)].items():
+    for argument, kind in _KINDS[type(arguments)].items():
         name_or_path = getattr(arguments, argument)
         if name_or_path is not None:
             check_kind(argument, name_or_path, kind)
 
 
 def check_tokenizers(arguments: StageArguments) -> None:
-    """See that every model which the arguments name, and `check_models` has let pass, has embeddings of all
-    tokens of its tokenizer.
+    """Check that every model that the arguments name has an embedding for each token of its tokenizer.
+
+    Call `check_models` first.
 
     Raises:
-        InputError: one has not, or has no tokenizer; the message names both sizes.
+        InputError: one has fewer embeddings, which the message counts, or has no tokenizer.
     """
-    for argument, kind in KINDS[type(arguments)].items():
+    for argument, kind in _KINDS[type(arguments)].items():
         name_or_path = getattr(arguments, argument)
+        # An image encoder reads no texts, and has no tokenizer.
         if name_or_path is not None and kind != IMAGE_ENCODER:
             config = AutoConfig.from_pretrained(name_or_path)
             check_vocabulary(argument, name_or_path, config, load_tokenizer(argument, name_or_path))

@@ -1,5 +1,6 @@
-"""Images with all their captions: one example is a row in all the languages that it has, so that its image is
-encoded once.
+"""Examples of an image with all its captions.
+
+One example is a row in all its languages, so that its image is encoded once.
 """
 
 import numpy as np
@@ -10,12 +11,12 @@ from .data import CaptionCells, Collator
 
 
 class CaptionRows(TorchDataset):
-    """The rows of `cells` that have any, as `{"texts", "languages", "row_id", column: the row's value in
-    it}`.
+    """The rows of `cells` that have a caption.
 
-    `texts` are a row's captions in all languages that it has, possibly several in one language, and
-    `languages` their places in `cells.languages`. Rows without any of these languages are skipped, and
-    `summary` counts them.
+    An example is `{"texts": ["a dog", "狗"], "languages": [0, 2], "row_id": 7, "image": picture}`. `texts`
+    are a row's captions in all its languages, possibly several in one, and `languages` their indices in
+    `cells.languages`. The last field has the name of `cells.column`. Rows without a caption in these
+    languages are skipped, and `summary` counts them.
     """
 
     def __init__(self, cells: CaptionCells):
@@ -62,9 +63,9 @@ class CaptionRows(TorchDataset):
 class RowCollator(Collator):
     """A `Collator` of rows with several texts.
 
-    `text_rows` `(captions,)` gives the place of a caption among the distinct texts, `text_to_image`
-    `(captions,)` the image of the batch that it describes, `languages` `(captions,)` its language. `row_ids`
-    `(images,)` are the images'.
+    For each caption a batch has `text_rows`, its index among the distinct texts, `text_to_image`, the index
+    of the image that it describes, and `languages`, all `(captions,)`. `row_ids` `(images,)` are those of the
+    images.
     """
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -76,9 +77,8 @@ class RowCollator(Collator):
             texts += row.pop("texts")
             languages += row.pop("languages")
 
-        text_to_image = torch.arange(len(rows)).repeat_interleave(
-            torch.tensor(n_texts)
-        )  # [2, 1] -> [0, 0, 1]
+        # Two captions of the first image, one of the second: [2, 1] -> [0, 0, 1]
+        text_to_image = torch.arange(len(rows)).repeat_interleave(torch.tensor(n_texts))
         batch = self.encode(texts) | self.described(rows)
         return batch | {"text_to_image": text_to_image, "languages": torch.tensor(languages)}
 

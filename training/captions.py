@@ -1,5 +1,4 @@
-"""Captions of any form as what training reads: `{language: text}`, or `{language: texts}` where there are
-several.
+"""Convert captions of any form to what training reads: `{language: text}`, or `{language: texts}`.
 
 | a row has | its languages are |
 |---|---|
@@ -43,8 +42,8 @@ class Form(NamedTuple):
 
     - `column`: the column of the texts.
     - `language`: the language of all of them, where only the recipe says it.
-    - `spoken`: the available languages, where the columns' types say them.
-    - `names`: the canonical code of each language, `{"pt_BR": "pt-BR"}`, where another stands in the data.
+    - `spoken`: the available languages, where the columns' types list them.
+    - `names`: the canonical code of each language of the data, `{"pt_BR": "pt-BR"}`.
     """
 
     column: str
@@ -56,7 +55,11 @@ class Form(NamedTuple):
 def find_form(
     features: Features, dataset: str, text_column: str | None = None, languages: list[str] | None = None
 ) -> Form:
-    """Find the form of the captions of `dataset` by the columns' types.
+    """Find the form of the captions of `dataset` by the types of its columns.
+
+    Args:
+        text_column: the column of the captions, if it has none of the usual names.
+        languages: the requested languages; one of them says what texts without a language are in.
 
     Raises:
         InputError: there is no such column, it holds no texts, or nothing says in which language they are.
@@ -91,8 +94,10 @@ def find_form(
 
 
 def _find_column(fields: dict, dataset: str, text_column: str | None) -> str:
-    """Return the column of the captions: the one that is named, or the first available one of the usual
-    names.
+    """Return the column of the captions: `text_column`, or the first available one of the usual names.
+
+    Raises:
+        InputError: there is none.
     """
     candidates = [text_column] if text_column else TEXT_COLUMNS
     for column in candidates:
@@ -115,8 +120,10 @@ def by_keys(column: str, languages: Iterable[str], dataset: str) -> Form:
 
 
 def named_languages(languages: Iterable[str], data: str) -> dict[str, str]:
-    """Return the canonical codes of the languages of some data, as `name_languages`, with mistakes as
-    `InputError`.
+    """Return the canonical code of each language of some data: `["pt_BR"]` -> `{"pt_BR": "pt-BR"}`.
+
+    Raises:
+        InputError: a code is no language, or two of them are the same one.
     """
     try:
         return name_languages(languages)
@@ -125,10 +132,13 @@ def named_languages(languages: Iterable[str], data: str) -> dict[str, str]:
 
 
 def _with_json(row: dict) -> dict:
-    """Return a row, or its features, with the fields of its column `json` as columns; its own columns take
-    precedence.
+    """Return a row, or its features, with the fields of its column `json` as columns.
+
+    Its own columns take precedence: of `{"txt": "a", "json": {"txt": "b", "url": "c"}}`, `txt` is "a".
     """
-    return {**row["json"], **row} if isinstance(row.get("json"), dict) else dict(row)
+    if not isinstance(row.get("json"), dict):
+        return dict(row)
+    return {**row["json"], **row}
 
 
 def is_text(feature) -> bool:
@@ -155,16 +165,24 @@ def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
 
 
 def _pairs_of(row: dict, form: Form) -> Iterable[tuple]:
-    """Return the languages of a row with their texts, in whichever form this row has them."""
+    """Return pairs of a language and its texts, in whichever form this row has them.
+
+    Raises:
+        InputError: the row does not name the languages of its texts.
+    """
     value = row.get(form.column)  # a tar's row may lack its json
     if not value:
         return []
+    # [{"language": "en", "text": "a dog"}, ...]
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return [(item.get("language"), item.get("text")) for item in value]
+    # {"language": ["en", "zh"], "text": ["a dog", "狗"]}
     if isinstance(value, dict) and set(value) == _NAMED:
         return _pair(value["language"], value["text"])
+    # {"en": "a dog", "zh": "狗"}
     if isinstance(value, dict):
         return value.items()
+    # "a dog", of one language, or with the languages in a column of their own
     if form.language is None and "language" not in row:
         raise InputError(
             f"column {form.column!r} has {value!r} in a row, and no {{language: text}} as other rows: mend it"
@@ -184,29 +202,36 @@ def _pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tup
 
 
 def with_captions(rows: Dataset, form: Form) -> Dataset:
-    """Return rows of `image` and `captions`, `{language: text}` or `{language: texts}`, without reading
-    images.
+    """Return rows of `image` and `captions`, `{language: text}` or `{language: texts}`.
+
+    Images are not read.
+
+    Raises:
+        InputError: as `gather_captions`.
     """
-    feature = rows.features.get("captions")
-    has_canonical_names = form.spoken is not None and form.spoken == list(form.names)
-    if (
-        form.column == "captions"
-        and isinstance(feature, dict)
-        and all(map(is_text, feature.values()))
-        and has_canonical_names
-    ):
-        return rows.select_columns(["image", "captions"])  # nothing to convert
+    if _is_converted(rows, form):
+        return rows.select_columns(["image", "captions"])
     return concatenate_datasets([rows.select_columns(["image"]), gather_captions(rows, form)], axis=1)
 
 
+def _is_converted(rows: Dataset, form: Form) -> bool:
+    """Return whether the column `captions` already holds texts by canonical language codes."""
+    feature = rows.features.get("captions")
+    if form.column != "captions" or not isinstance(feature, dict):
+        return False
+    has_canonical_names = form.spoken is not None and form.spoken == list(form.names)
+    return has_canonical_names and all(map(is_text, feature.values()))
+
+
 def gather_captions(rows: Dataset, form: Form) -> Dataset:
-    """Return rows of `captions` alone, `{language: texts}`, with a field for each language that some row has.
+    """Return rows of `captions` alone, `{language: texts}`, with a field for each language of any row.
 
     Raises:
         InputError: as `read_captions`; or no row has a text.
     """
     columns = [column for column in (form.column, "language", "json") if column in rows.features]
     texts = rows.select_columns(columns)
+    # Languages that stand beside the texts take one more pass over all rows: a table has fixed fields.
     if form.spoken is None:
         form = form._replace(names=named_languages(_languages_of(texts, form), form.column))
     languages = form.spoken or list(form.names.values())
@@ -242,8 +267,9 @@ def _languages_in(row: dict, form: Form) -> dict:
 
 
 def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | IterableDataset:
-    """Return the same rows with their pictures, undecoded, in the column `image`; webdataset has them in
-    `jpg`, `png` or `webp`.
+    """Return the same rows with their pictures, undecoded, in the column `image`.
+
+    Webdataset has them in `jpg`, `png` or `webp`.
 
     Raises:
         InputError: there is no column of images, or more than one.

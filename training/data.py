@@ -93,7 +93,9 @@ def _join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:
 
 
 class CaptionCells(TorchDataset):
-    """Every (row, language) pair that has a text, as `{"text", "row_id", column: the row's value in it}`.
+    """Dataset of every (row, language) pair that has a text.
+
+    An example is `{"text", "row_id", column: the row's value in it}`.
 
     `row_id` is equal for rows that show the same thing: rows of one picture, and rows whose English captions
     are equal. A row without English is compared by its caption in the first of `languages` that it has.
@@ -102,16 +104,34 @@ class CaptionCells(TorchDataset):
     `(cells,)` are the weights of the rows, if they have any.
 
     Args:
-        rows: Have `captions`, `{language: text}` or `{language: texts}`.
-        languages: Languages to make cells of.
-        column: What goes with a text: `image`, or a column of embeddings.
-        inputs: Gives `{column: values}` for a list of row numbers. By default `rows`, which then have the
+        rows: have `captions`, `{language: text}` or `{language: texts}`.
+        languages: languages to make cells of.
+        column: what goes with a text: `image`, or a column of embeddings.
+        inputs: gives `{column: values}` for a list of row numbers. By default `rows`, which then have the
             column.
-        held: Languages whose texts have values of their own, given in the same way as `inputs`.
-        same: A value per row that is equal where rows have one picture, such as the picture's digest.
-        sift: For parallel text: skip texts that are too long or were left in English, and deduplicate equal
+        held: languages whose texts have values of their own, given in the same way as `inputs`.
+        same: a value per row that is equal where rows have one picture, such as the picture's digest.
+        sift: for parallel text: skip texts that are too long or were left in English, and deduplicate equal
             pairs.
-        max_characters: Length above which `sift` skips a text.
+        max_characters: length above which `sift` skips a text.
+
+    Raises:
+        KeyError: the rows have no captions in one of the languages.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from training import CaptionCells
+
+    >>> captions = [{"en": "a dog", "zh": "狗"}, {"en": "a cat", "zh": None}]
+    >>> rows = Dataset.from_dict({"captions": captions, "target": [[0.0, 1.0], [1.0, 0.0]]})
+    >>> cells = CaptionCells(rows, ["en", "zh"], "target")
+    >>> [cell["text"] for cell in cells]
+    ['a dog', '狗', 'a cat']
+    >>> cells.set_aside
+    {'empty': 1}
+    ```
     """
 
     def __init__(  # noqa: PLR0913  (its options are public, all but the first three by keyword)
@@ -258,14 +278,31 @@ class CaptionCells(TorchDataset):
 
 
 class Collator:
-    """Cells to tensors: texts padded to the longest and truncated to `max_length` tokens, images through
+    """Collator of the examples of `CaptionCells` into a batch of tensors.
+
+    Texts are padded to the longest and truncated to `max_length` tokens, and images go through
     `image_processor`.
 
     Equal texts are encoded once: `input_ids` and `attention_mask` `(distinct texts, tokens)` hold each of
     them once, and `text_rows` `(cells,)` gives the place of a cell's text among them. Beside them: `row_ids`
-    `(cells,)`, and `pixel_values` or the column of embeddings.
+    `(cells,)`, and `pixel_values` `(cells, channels, height, width)` or the column of embeddings.
 
         texts ["狗", "a dog", "狗"]  ->  input_ids of "a dog", "狗"; text_rows [1, 0, 1]
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from transformers import AutoProcessor
+    >>> from training import CaptionCells, Collator
+
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> cells = CaptionCells(rows, ["en", "zh"], "image")
+    >>> collator = Collator(processor.tokenizer, max_length=77, image_processor=processor.image_processor)
+    >>> collator([cells[0], cells[1]])["pixel_values"].shape
+    torch.Size([2, 3, 32, 32])
+    ```
     """
 
     def __init__(

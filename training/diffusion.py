@@ -1,8 +1,7 @@
 """Teach Stable Diffusion to read AltCLIP's text embeddings (AltDiffusion, paper 5.4).
 
-Only the keys and values of its cross-attention learn. The UNet reads the text tower's embeddings of all 77
-tokens. Where its cross-attention looks them up is all that has to change; the autoencoder, the text tower and
-the rest of the UNet stay as they are.
+The UNet's cross-attention reads the text tower's embeddings of all 77 tokens. Only its keys and values learn;
+the autoencoder, the text tower and the rest of the UNet stay frozen.
 """
 
 from pathlib import Path
@@ -34,7 +33,7 @@ class DiffusionCollator:
 
     Args:
         size: height and width in pixels.
-        max_length: tokens that every prompt is padded to, as Stable Diffusion's pipelines do.
+        max_length: number of tokens that every prompt is padded to, as in Stable Diffusion's pipelines.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int, max_length: int):
@@ -61,7 +60,7 @@ class DiffusionCollator:
 
 
 class DiffusionTrainer(AltCLIPTrainer):
-    """The model is the UNet of `pipeline`, which learns to predict the noise of an image from its caption."""
+    """Trains the UNet of `pipeline` to predict the noise that was added to an image, given its caption."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, **kwargs):
         super().__init__(model=_keys_and_values_alone(pipeline.unet), **kwargs)
@@ -70,19 +69,20 @@ class DiffusionTrainer(AltCLIPTrainer):
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # The frozen parts: an image becomes latents, its caption one embedding a token.
+        # The frozen parts: an image becomes latents, and its caption one embedding per token.
         with torch.no_grad():
             latents = self.vae.encode(inputs["pixel_values"]).latent_dist.sample()
             latents = latents * self.vae.config.scaling_factor
             tokens = self.text_encoder(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
 
-        # Each image gets noise of its own, as much as a random step of the diffusion has.
+        # Each image gets noise of its own, at the level of a random step of the diffusion.
         noise = torch.randn_like(latents)
         n_steps = self.scheduler.config.num_train_timesteps
         steps = torch.randint(n_steps, (len(latents),), device=latents.device)
         noisy = self.scheduler.add_noise(latents, noise, steps)
 
         predicted = model(noisy, steps, tokens).sample
+        # The checkpoint says what it predicts: the noise, or the velocity (Salimans & Ho 2022).
         target = noise
         if self.scheduler.config.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, steps)
@@ -93,10 +93,10 @@ class DiffusionTrainer(AltCLIPTrainer):
 def load_pipeline(
     name_or_path: str, text_encoder: AltCLIPTextModel, tokenizer: PreTrainedTokenizerBase
 ) -> StableDiffusionPipeline:
-    """Load Stable Diffusion with another text encoder and tokenizer in the place of its own.
+    """Load Stable Diffusion with another text encoder and tokenizer in place of its own.
 
     Raises:
-        InputError: there is no such pipeline, it is not whole, or its cross-attention has another width than
+        InputError: there is no such pipeline, it is incomplete, or its cross-attention has another width than
             the text encoder.
     """
     check_folder("diffusion_name_or_path", name_or_path)
@@ -128,7 +128,7 @@ def load_pipeline(
 
 
 def _keys_and_values_alone(unet: nn.Module) -> nn.Module:
-    """Let only the keys and values of cross-attention learn."""
+    """Freeze all of a UNet except the keys and values of its cross-attention, and return it."""
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(any(part in name for part in _KEYS_AND_VALUES))
     return unet

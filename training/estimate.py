@@ -1,8 +1,8 @@
-"""Dry runs: find out what a stage would train, on how much, and whether it fits into memory.
+"""Dry runs: find out what a stage would train, on how much data, and whether it fits into memory.
 
-Configurations and a few rows are enough for that. The model is built of fake tensors, which have shapes and
-no contents, and run once: the activations that autograd would keep of the forward pass are counted, not
-modelled, with autocast, attention kernel and towers as they will be.
+Configurations and a few rows are enough. The model is built of fake tensors, which have shapes but no
+contents, and runs once. The activations that autograd keeps of this forward pass are counted, not modelled:
+autocast, attention kernel and towers are those of the training.
 """
 
 from typing import NamedTuple
@@ -24,15 +24,19 @@ from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .output_folder import examples_per_step
 from .session import say
 
-_GIB = 2**30
+_GIB = 2**30  # bytes
 _FLOAT32 = 4  # bytes
-_LOGITS = (
-    5  # matrices of them at the peak of `contrastive_loss`: 1,272 MB above its gradients for 8,192 pairs
-)
+# Matrices of logits at the peak of `contrastive_loss`: measured 1,272 MB above its gradients for 8,192 pairs.
+_LOGITS = 5
 
 
-class Memory(NamedTuple):
-    """Bytes that one process holds on its device."""
+class _Memory(NamedTuple):
+    """Bytes that one process holds on its device.
+
+    - `buckets`: those of DDP, in which gradients are averaged.
+    - `logits`: the similarities of all images and texts, or of a tile of them.
+    - `accumulates`: gradients of an earlier part of the batch are there during a forward pass.
+    """
 
     weights: int
     gradients: int
@@ -48,6 +52,7 @@ class Memory(NamedTuple):
 
         Gradients appear as activations go, unless some are there already from an earlier part of the batch.
         """
+        # Over a step: activations grow in the forward pass, then shrink while gradients grow.
         constant = self.weights + self.optimizer + self.buckets
         passing = self.activations + self.logits
         if self.accumulates:
@@ -55,7 +60,7 @@ class Memory(NamedTuple):
         return constant + max(passing, self.gradients)
 
     def sharded(self, n_processes: int) -> int:
-        """Return the peak under FSDP2, without the one layer that is whole for a moment."""
+        """Return the peak under FSDP2, without the one layer whose weights are gathered at a time."""
         shard = (self.weights + self.gradients + self.optimizer) // n_processes
         return shard + self.activations + self.logits
 
@@ -64,7 +69,7 @@ def report(arguments: StageArguments) -> None:
     """Print what a stage would do, and train nothing.
 
     Raises:
-        InputError: data, model or tokenizer are not there or do not fit the stage.
+        InputError: data, model or tokenizer are missing or do not fit the stage.
     """
     check_models(arguments)
     check_tokenizers(arguments)
@@ -72,10 +77,10 @@ def report(arguments: StageArguments) -> None:
     argument = _tokenizer_argument(arguments)
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
-        model, trained = untrained(arguments)
+        model, trained = _untrained(arguments)
         encoded = tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        # Captions of the first rows tell what is likely; the longest that a text may be is the worst case.
+        # Captions of the first rows show what is likely; texts of the maximum length are the worst case.
         bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
         memory = {name: estimate(trained, arguments, n_tokens) for name, n_tokens in bounds.items()}
 
@@ -90,8 +95,8 @@ def report(arguments: StageArguments) -> None:
     say(arguments, "Dry run: nothing was trained. Next: the same command without --dry_run.")
 
 
-def untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Build the stage's model by its configurations, without loading weights.
+def _untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Build the stage's model from its configurations, without loading weights.
 
     Returns:
         The whole model, and the part of it that the Trainer gets.
@@ -113,58 +118,61 @@ def untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedMod
 
 
 def _is_new_student(arguments: StageArguments) -> bool:
-    """Return whether stage 1 makes a new text tower of an encoder, not one of a finished model."""
+    """Return whether stage 1 makes a new text tower from an encoder, and does not extend a finished model."""
     return isinstance(arguments, TeacherLearningArguments) and arguments.model_name_or_path is None
 
 
 def _tokenizer_argument(arguments: StageArguments) -> str:
-    """Return the name of the argument that names the model whose tokenizer is taken."""
+    """Return the argument that names the model whose tokenizer is used."""
     return "text_encoder_name_or_path" if _is_new_student(arguments) else "model_name_or_path"
 
 
 def _images_live(arguments: StageArguments) -> bool:
     """Return whether images go through the model at every step.
 
-    Else there are none, or they are embedded before training.
+    Otherwise the stage has none, or embeds them before training.
     """
     if isinstance(arguments, TeacherLearningArguments):
         return False
     return not getattr(arguments, "cache_image_embeds", False)
 
 
-def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> Memory:
-    """Estimate the memory of a step where every text has `n_tokens`.
+def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Memory:
+    """Estimate the memory of a step in which every text has `n_tokens`.
 
     Weights, gradients and AdamW's two states are float32, under autocast too.
     """
-    trainable = _FLOAT32 * _n_trainable(model)
     n_processes = _n_processes(arguments)
     n_rows = arguments.per_device_train_batch_size
     accumulates = arguments.gradient_accumulation_steps > 1
-    side = 0  # of the matrix of logits, or of a tile
+    side = 0  # of the square matrix of logits, or of a tile of it
     if isinstance(arguments, PairArguments):
         n_pairs = n_rows * n_processes  # negatives come from all processes
         side = min(arguments.tile_size or n_pairs, n_pairs)
         chunk = arguments.gradient_cache_chunk
         if chunk is not None and chunk < n_rows:
+            # A forward pass has the activations of one chunk; gradients of earlier chunks are there already.
             n_rows = chunk
-            accumulates = True  # gradients of earlier chunks are there already
-    return Memory(
+            accumulates = True
+
+    n_trainable_bytes = _FLOAT32 * _n_trainable(model)
+    optimizer_states = 2 if "adam" in arguments.optim else 0
+    return _Memory(
         weights=sum(value.nbytes for value in model.parameters()),
-        gradients=trainable,
-        optimizer=2 * trainable if "adam" in arguments.optim else 0,
-        buckets=trainable if n_processes > 1 else 0,  # DDP's, in which gradients are averaged
-        activations=activations(model, arguments, n_rows, n_tokens),
+        gradients=n_trainable_bytes,
+        optimizer=optimizer_states * n_trainable_bytes,
+        buckets=n_trainable_bytes if n_processes > 1 else 0,
+        activations=_activations(model, arguments, n_rows, n_tokens),
         logits=_LOGITS * _FLOAT32 * side**2,
         accumulates=accumulates,
     )
 
 
-def activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int) -> int:
-    """Count the bytes that autograd keeps of one forward pass, weights aside.
+def _activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int) -> int:
+    """Count the bytes that autograd keeps of one forward pass, apart from weights.
 
-    Call it, and build `model`, under a `FakeTensorMode`. With checkpointing, each layer keeps its input
-    alone, and one layer at a time the rest, when it is computed again.
+    Call it, and build `model`, under a `FakeTensorMode`. With gradient checkpointing each layer keeps only
+    its input; in the backward pass one layer at a time is computed again and keeps the rest.
     """
     batch = _fake_batch(model, arguments, n_rows, n_tokens)
     kept = _KeptTensors(model)
@@ -190,7 +198,7 @@ def activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_toke
 def _fake_batch(
     model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int
 ) -> dict[str, torch.Tensor]:
-    """Make a batch of the right shapes, with images where they go through a tower that learns."""
+    """Build a batch of the right shapes, with images where they go through a tower that learns."""
     batch = {}
     for name in ("input_ids", "attention_mask"):
         batch[name] = torch.ones(n_rows, n_tokens, dtype=torch.long)
@@ -214,7 +222,7 @@ class _KeptTensors:
         return sum(storage.nbytes() for storage in self.storages.values())
 
     def keep(self, value: torch.Tensor) -> torch.Tensor:
-        """Count a tensor, once however often it is kept; a view shares its storage with others."""
+        """Count a tensor, once however often it is kept; views of one tensor share its storage."""
         storage = value.untyped_storage()
         if storage._cdata not in self.weights:
             # The storage itself is kept, so that no other takes its address.
@@ -223,6 +231,7 @@ class _KeptTensors:
 
     @staticmethod
     def give_back(value: torch.Tensor) -> torch.Tensor:
+        """Return a kept tensor to autograd, unchanged: the second of the two hooks."""
         return value
 
     def enter_layer(self, layer: nn.Module, inputs: tuple) -> None:
@@ -263,6 +272,7 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
     examples = f"{n_examples:,}: {per_device} x {accumulated} accumulated x {n_processes} processes"
 
     mean = sum(lengths) / len(lengths)
+    # The tokens of a step are extrapolated from the mean length of the few texts that were read.
     most = n_examples * arguments.max_text_length
     tokens = f"{round(n_examples * mean):,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
 
@@ -284,7 +294,7 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
 
 
 def _memory_lines(
-    memory: dict[str, Memory], bounds: dict[str, int], arguments: StageArguments
+    memory: dict[str, _Memory], bounds: dict[str, int], arguments: StageArguments
 ) -> list[tuple[str, str]]:
     worst = memory["at most"]
     fixed = []
@@ -307,4 +317,4 @@ def _memory_lines(
     return lines
 
 
-__all__ = ["Memory", "activations", "estimate", "report", "untrained"]
+__all__ = ["estimate", "report"]

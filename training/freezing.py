@@ -6,7 +6,7 @@ IMAGE_PARTS = ("vision_model", "visual_projection")
 
 
 def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
-    """Let only the parameters learn that lie below one of the names in `trainable`.
+    """Freeze all parameters except those whose name, or whose part's name, is in `trainable`.
 
     Raises:
         ValueError: a name is no part of the model.

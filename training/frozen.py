@@ -1,5 +1,6 @@
-"""A frozen tower is run once: what it makes of a dataset is kept on disk and read by every later epoch, run
-and process.
+"""Run a frozen tower once: its embeddings of a dataset are cached on disk.
+
+Every later epoch, run and process reads them from there.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from PIL.Image import Image as PillowImage
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from benchmarks.column_cache import CachedColumn, cached_column
@@ -22,9 +24,9 @@ from modeling_altclip.embedding import encode_texts
 from .data import caption_columns, has_text
 from .views import SMALLEST_AREA, ImageViews
 
-DECODED = (
-    64  # images at a time: one by one took twice as long at 32 pixels, a whole part would take gigabytes
-)
+# Number of images decoded at a time: one by one took twice as long at 32 pixels, a whole part of the cache
+# would take gigabytes.
+_DECODED = 64
 
 
 def teacher_vectors(
@@ -36,19 +38,19 @@ def teacher_vectors(
     cache_dir: str | None = None,
     dtype: str = "float32",
 ) -> CachedColumn:
-    """`target`: the teacher's pooled vector of each row's caption in a language, before its projection (paper
-    3.1).
+    """Embed each row's caption in a language by the teacher, as the column `target`.
 
-    Each distinct sentence is encoded and kept once. In a language other than English a row may lack its
-    caption; its vector is then that of an empty text, and no cell asks for it. See `cached_column` for the
-    rest.
+    An embedding is the pooled output of the text tower, before its projection (paper 3.1). Each distinct text
+    is encoded and cached once. In a language other than English a row may lack its caption; it then gets the
+    embedding of an empty text, which no example reads. See `cached_column` for the rest.
 
     Args:
-        language: that the teacher reads: English, or any that a finished AltCLIP knows.
+        language: the one that the teacher reads: English, or any that a finished AltCLIP knows.
 
     Raises:
-        InputError: a row has no English caption, which all cells of its other languages learn from; the
-            teacher gives different texts one vector; or as `cached_column`.
+        InputError: the rows have no captions in the language; a row has no English caption, which all
+            examples of its other languages learn from; the teacher gives different texts one embedding; or
+            as `cached_column`.
     """
     if language not in rows.features["captions"]:
         raise InputError(
@@ -64,14 +66,17 @@ def teacher_vectors(
         )
     texts = pc.fill_null(texts, "")
 
+    # The embedding before the projection, where `get_text_features` would give the projected one.
     def forward(**inputs) -> torch.Tensor:
         return teacher.text_model(**inputs).pooler_output
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
-        vectors = encode_texts(teacher, tokenizer, texts.take(pa.array(rows)).to_pylist(), forward)
-        check_distinct(vectors)
-        return vectors
+        texts_of_rows = texts.take(pa.array(rows)).to_pylist()
+        embeddings = encode_texts(teacher, tokenizer, texts_of_rows, forward)
+        check_distinct(embeddings)
+        return embeddings
 
+    # Other weights, another configuration or tokenizer: each of these makes the cache anew.
     tower = teacher.text_model
     made_by = {"weights": tower, "configuration": settings(tower), "tokenizer": written(tokenizer)}
     with on_device(teacher):
@@ -79,8 +84,7 @@ def teacher_vectors(
 
 
 def check_distinct(vectors: torch.Tensor) -> None:
-    """Refuse vectors `(texts, dim)` of different texts that are all one: a teacher of these teaches nothing,
-    by any loss.
+    """Check that embeddings `(texts, dim)` of different texts are not all equal: nothing could be learned.
 
     Raises:
         InputError: they are.
@@ -101,24 +105,26 @@ def image_vectors(
     cache_dir: str | None = None,
     dtype: str = "float32",
 ) -> CachedColumn:
-    """`image_embeds`: the image tower's projected unit vectors of each row's image, in all its views.
+    """Embed each row's image in all its views, as the column `image_embeds`.
 
-    Images of equal bytes are encoded once. See `cached_column` for the rest.
+    The embeddings are projected and of unit length. Images of equal bytes are encoded once. See
+    `cached_column` for the rest.
     """
+
+    def read_images(rows: np.ndarray) -> Iterator[PillowImage]:
+        for start in range(0, len(rows), _DECODED):
+            yield from views[rows[start : start + _DECODED].tolist()]["image"]
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
         views.set_epoch(view)
-        chunks = (rows[start : start + DECODED].tolist() for start in range(0, len(rows), DECODED))
-        return embed_images(model, processor, (image for chunk in chunks for image in views[chunk]["image"]))
+        return embed_images(model, processor, read_images(rows))
 
     crops = f", crops of {SMALLEST_AREA}" if views.n_views > 1 else ""
-    prepared = prepared_images(model, processor) + crops
-    tower, projection = model.vision_model, model.visual_projection
     made_by = {
-        "weights": tower,
-        "projection": projection,
-        "configuration": settings(tower),
-        "preparation": prepared,
+        "weights": model.vision_model,
+        "projection": model.visual_projection,
+        "configuration": settings(model.vision_model),
+        "preparation": prepared_images(model, processor) + crops,
     }
     digests = pa.array(views.digests, pa.large_string())
     with on_device(model):
@@ -136,7 +142,7 @@ def image_vectors(
 
 @contextmanager
 def on_device(model: PreTrainedModel) -> Iterator[None]:
-    """The model on this process's device meanwhile."""
+    """Move a model to this process's device, and afterwards back to where it was."""
     home = model.device
     model.to(PartialState().device)
     try:

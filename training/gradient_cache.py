@@ -25,7 +25,9 @@ def cached_loss(
     *,
     no_sync: Callable[[], AbstractContextManager] = nullcontext,
 ) -> torch.Tensor:
-    """Compute the loss of the whole batch; its backward gives the gradients of one large forward.
+    """Compute the loss of a whole batch with the activations of one chunk in memory (Gao et al. 2021).
+
+    Its backward gives the gradients of one large forward.
 
     Args:
         encode: `(chunk) -> embeddings`, a tuple of one tensor `(rows, dim)` or more. It is called twice for a
@@ -38,15 +40,23 @@ def cached_loss(
 
     Returns:
         A scalar to call `backward` on, once.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from training import cached_loss
+
+    >>> encoder = torch.nn.Linear(2, 1)
+    >>> chunks = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0]])]
+    >>> loss = cached_loss(lambda chunk: (encoder(chunk),), chunks, torch.mean)
+    >>> loss.backward()
+    >>> encoder.weight.grad
+    tensor([[3., 4.]])
+    ```
     """
-    # Step 1: embed every chunk without a graph. Dropout must drop the same units in step 3, so the random
-    # state is recorded before each chunk.
-    states = []
-    embeddings = []
-    with torch.no_grad():
-        for chunk in chunks:
-            states.append(_RandomNumbers(chunk))
-            embeddings.append(encode(chunk))
+    # Step 1: embed every chunk without a graph.
+    states, embeddings = _embed_chunks(encode, chunks)
 
     # Step 2: the loss of the whole batch and its gradients. Chunks become sides for it:
     # [(images 0, texts 0), (images 1, texts 1)] -> [(images 0, images 1), (texts 0, texts 1)]
@@ -71,6 +81,24 @@ def cached_loss(
     result = value.detach().requires_grad_()
     result.register_hook(replay)
     return result
+
+
+def _embed_chunks(
+    encode: Callable[..., tuple[torch.Tensor, ...]], chunks: Sequence
+) -> tuple[list["_RandomNumbers"], list[tuple[torch.Tensor, ...]]]:
+    """Compute step 1 of `cached_loss`.
+
+    Returns:
+        The random state before each chunk, so that dropout drops the same units in step 3; and the embeddings
+        of each chunk, without a graph.
+    """
+    states = []
+    embeddings = []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(_RandomNumbers(chunk))
+            embeddings.append(encode(chunk))
+    return states, embeddings
 
 
 def _loss_and_gradients(

@@ -1,4 +1,4 @@
-"""Forgetting: what fine-tuning costs of a model's retrieval on a guard set, before and after, in points."""
+"""Measure forgetting: the points of mean recall that fine-tuning costs on a guard set of known images."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,12 @@ _RECORD = "kept.json"
 
 
 class Guard:
-    """Images and captions that a model knows, and its mean recall on them before training, by language."""
+    """Images and captions that a model knows, and its mean recall on them before training, by language.
+
+    Args:
+        captioned: rows of `image` and `captions`, `{language: text}`.
+        languages: those to evaluate.
+    """
 
     def __init__(
         self, model: PreTrainedModel, processor: ProcessorMixin, captioned: Dataset, languages: list[str]
@@ -31,7 +36,7 @@ class Guard:
         self.before = self.scores(model, processor)
 
     def scores(self, model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, float]:
-        """Return the model's mean recall in each language, as it is now."""
+        """Evaluate the model as it is now: its mean recall in each language, within [0, 1]."""
         with on_device(model):
             encoder = Encoder(model, processor, accelerator=Accelerator())
             image_embeds = encoder.images(self.captioned["image"])
@@ -41,7 +46,10 @@ class Guard:
 def load_guard(
     arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin
 ) -> Guard | None:
-    """Load the guard set of the recipe, in all languages that it has; None where the recipe has none.
+    """Load the guard set of the recipe in all its languages, and evaluate the model on it.
+
+    Returns:
+        None if the recipe has no guard set.
 
     Raises:
         InputError: it cannot be read, or has no captions.
@@ -50,6 +58,7 @@ def load_guard(
         return None
     captioned = load_captioned(arguments.guard_dataset, arguments.guard_split, None)
     texts = caption_columns(captioned)
+    # A field for a language may exist without a text in any row, which could not be evaluated.
     languages = [name for name in captioned.features["captions"] if has_text(texts.field(name)).any()]
     if not languages:
         raise InputError(
@@ -66,9 +75,11 @@ def say_what_was_kept(
     held: HeldTexts | None,
     guard: Guard | None,
 ) -> None:
-    """Print what of the model's knowledge is left, and save it to `kept.json`.
+    """Print how much the model has forgotten, and save the figures to `kept.json`.
 
-    Without a guard set it prints how to give one.
+    The file has `found_again`, the share of watched texts still nearest to their own embeddings, and the mean
+    recall on the guard set `before` and `after` training, by language. Without a guard set a line says how to
+    give one.
     """
     kept = {}
     if held is not None:
@@ -87,7 +98,8 @@ def say_what_was_kept(
     else:
         kept["before"] = guard.before
         kept["after"] = guard.scores(model, processor)
-        lost = {}  # points by language
+        # Points by language: {"en": 1.2, "zh": -0.3}, where a negative loss is a gain.
+        lost = {}
         for language in guard.languages:
             lost[language] = 100 * (kept["before"][language] - kept["after"][language])
         mean = sum(lost.values()) / len(lost)
@@ -97,6 +109,7 @@ def say_what_was_kept(
             f"On the guard set mean recall has lost {mean:.1f} points, "
             f"and {lost[worst]:.1f} at most, in {worst!r}.",
         )
+    # Every process takes part in the evaluation; one of them writes the file.
     if arguments.process_index == 0 and kept:
         Path(arguments.output_dir, _RECORD).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 

@@ -21,9 +21,9 @@ _EARLY = 0.2  # share of the steps; before it an untrained tower may well give o
 
 
 class Watch:
-    """Collects metrics of every step as tensors, without waiting for a device, and averages them for the log.
+    """Collects metrics of every step as tensors, without waiting for the device, and averages them.
 
-    -  `padding`: the share of padding among the tokens encoded.
+    - `padding`: the share of padding among the tokens encoded.
     - `distinct`: distinct texts per caption of the batch.
     - `spread`: one minus the squared length of the mean of unit text embeddings; 0 where all texts have one
       embedding.
@@ -39,11 +39,11 @@ class Watch:
         """Record one batch.
 
         Args:
-            inputs: with `attention_mask`, `text_rows` and, of rows that show the same, equal `row_ids`.
+            inputs: with `attention_mask`, `text_rows` and `row_ids`; rows that show the same have equal ids.
             groups: the texts as they were encoded, with `attention_mask`.
             texts: embeddings of the batch's captions `(captions, dim)`.
-            counterparts: what each caption is to lie near to, `(captions, dim)`: embeddings of the teacher,
-                or of images.
+            counterparts: the targets of the captions, `(captions, dim)`: embeddings of the teacher, or of
+                images.
         """
         masks = [group["attention_mask"] for group in groups]
         n_read = sum(mask.sum() for mask in masks)
@@ -58,7 +58,7 @@ class Watch:
         counterparts = normalize(counterparts.float(), dim=-1)
         self.note("spread", 1 - texts.mean(dim=0).square().sum())
 
-        # A counterpart of another row is right as well where that row shows the same.
+        # A counterpart of another row is right as well if that row shows the same.
         rows = inputs["row_ids"][:_WATCHED_ROWS]
         cosines = texts[:_WATCHED_ROWS] @ counterparts[:_WATCHED_ROWS].T
         nearest = cosines.argmax(dim=1)
@@ -113,7 +113,7 @@ class FrozenWeights:
         self.before = self._fingerprints(model)
 
     def check(self) -> None:
-        """Compare the frozen weights with those of the beginning.
+        """Check that the frozen weights have not changed since the start.
 
         Raises:
             RuntimeError: a frozen weight has changed; the message names it.

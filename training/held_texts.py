@@ -1,9 +1,8 @@
-"""What a finished model knew, kept while it learns one's own pictures: texts that are held to the vectors it
-gave them before.
+"""Regularise fine-tuning on one's own pictures: some texts are held near their embeddings from before.
 
-The image tower is frozen, so all that fine-tuning can spoil is where texts lie. A term is added to the loss
-of each step: how far some of the texts, drawn anew, have moved. It is learning without forgetting (Li & Hoiem
-2016, arXiv 1606.09282), on vectors.
+The image tower is frozen, so that fine-tuning can only spoil the text embeddings. Each step adds a term to
+the loss: how far a random sample of the held texts has moved. This is learning without forgetting (Li & Hoiem
+2016, arXiv 1606.09282), applied to embeddings.
 """
 
 import numpy as np
@@ -20,53 +19,65 @@ from .arguments import ContrastiveArguments
 from .data import CaptionCells, texts_of
 from .parallel_text import load_parallel_text
 
-MOST_WATCHED = 1000  # a nearest neighbour among so many says enough
+_MOST_WATCHED = 1000  # a nearest neighbour among so many says enough
 
 
 class HeldTexts:
-    """Texts and their unit vectors `(texts, dim)` from before training; a tenth is only watched, and never
-    trained with.
+    """Texts and their unit embeddings `(texts, dim)` from before training.
+
+    A tenth of the texts is only watched, and never trained with: it shows what the model has forgotten.
 
     Args:
-        texts: distinct ones, in any languages that the model knows.
-        vectors: theirs, by the model as it is before training.
-        seed: of the part that is watched, and of what is drawn.
+        texts: distinct texts, in any languages that the model knows.
+        vectors: their embeddings by the model as it is before training.
+        seed: of the choice of watched texts, and of what is drawn at each step.
     """
 
     def __init__(self, texts: list[str], vectors: torch.Tensor, seed: int):
+        self.texts = texts
+        self.vectors = vectors
+        self.seed = seed
+
         order = np.random.default_rng(seed).permutation(len(texts))
-        n_watched = min(MOST_WATCHED, max(1, len(texts) // 10))
-        self.texts, self.vectors, self.seed = texts, vectors, seed
-        self.watched, self.trained = order[:n_watched], order[n_watched:]
+        n_watched = min(_MOST_WATCHED, max(1, len(texts) // 10))
+        self.watched = order[:n_watched]
+        self.trained = order[n_watched:]
 
     def draw(self, n_texts: int, step: int, process: int) -> tuple[list[str], torch.Tensor]:
-        """Give up to `n_texts` of the texts and their vectors, others at each step and in each process; the
-        same after a resume.
+        """Draw up to `n_texts` of the texts, with their embeddings `(texts, dim)`.
+
+        Every step and process draws others; after a resume the same step draws the same ones again.
         """
         random = np.random.default_rng((self.seed, step, process))
         drawn = random.choice(self.trained, min(n_texts, len(self.trained)), replace=False)
-        return [self.texts[number] for number in drawn], self.vectors[torch.from_numpy(drawn)]
+        texts = [self.texts[number] for number in drawn]
+        return texts, self.vectors[torch.from_numpy(drawn)]
 
     def found_again(self, model: PreTrainedModel, processor: ProcessorMixin) -> float:
-        """Give the share of watched texts whose vector is still nearest to its own from before, among those
-        of all watched texts.
+        """Return the share of watched texts whose embedding is still nearest to its own from before.
+
+        The candidates are the earlier embeddings of all watched texts.
         """
         now = embed_texts(model, processor, [self.texts[number] for number in self.watched])
         before = self.vectors[torch.from_numpy(self.watched)]
         nearest = (now @ before.T).argmax(dim=1)
-        return (nearest == torch.arange(len(now))).float().mean().item()
+        is_own = nearest == torch.arange(len(now))
+        return is_own.float().mean().item()
 
 
 def moved(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """One minus the mean cosine of vectors `(texts, dim)` with those from before: a scalar."""
-    return 1 - (normalize(now.float(), dim=-1) * before).sum(dim=-1).mean()
+    """Return one minus the mean cosine of embeddings with unit ones from before, both `(texts, dim)`."""
+    cosines = (normalize(now.float(), dim=-1) * before).sum(dim=-1)
+    return 1 - cosines.mean()
 
 
 def hold_texts(
     arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin, cells: CaptionCells
 ) -> HeldTexts | None:
-    """What the recipe asks to be held: texts of `hold_dataset`, or the captions themselves; None where `hold`
-    is 0.
+    """Embed the texts to hold: those of `hold_dataset`, or the captions where the recipe names none.
+
+    Returns:
+        None if the recipe's `hold`, the weight of the term, is 0.
 
     Raises:
         InputError: there are fewer than two texts, or `hold_dataset` cannot be read.
@@ -74,10 +85,14 @@ def hold_texts(
     if arguments.hold == 0:
         return None
     if arguments.hold_dataset is None:
-        texts = {text for column in cells.texts for text in column.to_pylist() if text}
+        # `cells.texts` are columns of captions, each with None where a row has no text.
+        texts = set()
+        for column in cells.texts:
+            texts.update(text for text in column.to_pylist() if text)
     else:
         rows, _ = load_parallel_text(arguments.hold_dataset, arguments.hold_split)
         texts = set(texts_of(rows, list(rows.features["captions"])))
+    # Sorted, so that every process and every resumed run numbers the texts alike.
     texts = sorted(text for text in texts if not is_blank(text))
     if len(texts) < 2:
         raise InputError(

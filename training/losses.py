@@ -17,7 +17,22 @@ from torch.nn.functional import cosine_similarity, mse_loss, softplus
 def distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error between the student's and the teacher's embeddings (paper 3.1).
 
-    Both are `(texts, dim)` and not normalised.
+    Args:
+        student: embeddings `(texts, dim)`, not normalised.
+        teacher: the embeddings that they should equal, of the same shape.
+
+    Returns:
+        The mean over all texts and dimensions, a scalar.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from training import distillation_loss
+
+    >>> distillation_loss(student=torch.zeros(2, 4), teacher=torch.full((2, 4), 0.5))
+    tensor(0.2500)
+    ```
     """
     return mse_loss(student, teacher)
 
@@ -53,8 +68,8 @@ def contrastive_loss(
         (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
     Args:
-        image_embeds: unit vectors `(I, dim)`.
-        text_embeds: unit vectors `(T, dim)`.
+        image_embeds: unit-length embeddings `(I, dim)`.
+        text_embeds: unit-length embeddings `(T, dim)`.
         logit_scale: scalar that cosines are multiplied by: the exponential of a model's parameter of this
             name.
         text_to_image: LongTensor `(T,)`, the row of the image each text describes; the diagonal by default.
@@ -71,6 +86,17 @@ def contrastive_loss(
     Raises:
         ValueError: without `text_to_image`, the numbers of images and texts differ; or `tile_size` is not
             positive.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from training import contrastive_loss
+
+    >>> embeds = torch.eye(4)  # of four images, and equal ones of their texts
+    >>> contrastive_loss(embeds, embeds, logit_scale=torch.tensor(10.0), tile_size=2)
+    tensor(0.0001)
+    ```
     """
     groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
@@ -78,16 +104,9 @@ def contrastive_loss(
         images = _at_least_float32(image_embeds)
         scale = _at_least_float32(logit_scale.reshape(()))
         weights = _weigh(groups, texts.dtype)
-        if tile_size is not None:
-            return _TiledContrast.apply(texts, images, scale, groups, weights, tile_size)
-
-        # A cross-entropy is the log-sum-exp of a row minus the logit of the label, and here both are already
-        # weighted: rows are texts that choose an image, columns are images that choose a text.
-        logits = scale * texts @ images.T
-        target = groups.positives() * weights.of_positives
-        by_text = weights.of_texts @ logits.logsumexp(1)
-        by_image = weights.of_images @ logits.logsumexp(0)
-        return by_text + by_image - (logits * target).sum()
+        if tile_size is None:
+            return _plain_contrast(texts, images, scale, groups, weights)
+        return _TiledContrast.apply(texts, images, scale, groups, weights, tile_size)
 
 
 def caption_losses(
@@ -150,6 +169,17 @@ def sigmoid_loss(
 
     Returns:
         The sum over all pairs divided by the number of texts, a scalar.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from training import sigmoid_loss
+
+    >>> embeds = torch.eye(4)  # of four images, and equal ones of their texts
+    >>> sigmoid_loss(embeds, embeds, logit_scale=torch.tensor(10.0), logit_bias=torch.tensor(-10.0))
+    tensor(0.6933)
+    ```
     """
     groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
@@ -237,6 +267,21 @@ def _weigh(groups: _Groups, dtype: torch.dtype) -> _Weights:
     from_image = per_image / texts_of_group[groups.of_texts]
     of_positives = from_text + from_image
     return _Weights(per_text.expand(n_texts), described * per_image, of_positives[:, None])
+
+
+def _plain_contrast(
+    texts: torch.Tensor, images: torch.Tensor, scale: torch.Tensor, groups: _Groups, weights: _Weights
+) -> torch.Tensor:
+    """Compute `contrastive_loss` with all logits in memory.
+
+    A cross-entropy is the log-sum-exp of a row minus the logit of the label, and here both are already
+    weighted: rows are texts that choose an image, columns are images that choose a text.
+    """
+    logits = scale * texts @ images.T
+    target = groups.positives() * weights.of_positives
+    by_text = weights.of_texts @ logits.logsumexp(1)
+    by_image = weights.of_images @ logits.logsumexp(0)
+    return by_text + by_image - (logits * target).sum()
 
 
 def _tiles(n_texts: int, n_images: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -407,8 +452,24 @@ def gather_unequal(rows: torch.Tensor) -> torch.Tensor:
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """Gather all processes' rows as `(processes x rows, ...)`, with gradient; one process gets `rows` itself.
 
-    Every process must bring equally many. When each then computes the loss of the whole batch and DDP
-    averages gradients, they equal those of one process with that batch.
+    When each process then computes the loss of the whole batch and DDP averages gradients, they equal those
+    of one process with that batch.
+
+    Args:
+        rows: `(rows, ...)`, equally many in every process.
+
+    Returns:
+        The rows of all processes, in the order of their ranks.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from training import gather_rows
+
+    >>> gather_rows(torch.ones(3, 2)).shape  # in each of two processes: torch.Size([6, 2])
+    torch.Size([3, 2])
+    ```
     """
     return _AllGather.apply(rows) if _has_several_processes() else rows
 

@@ -1,4 +1,4 @@
-"""Output folders: each belongs to one run, and has room for what is to be saved."""
+"""Check output folders: each belongs to one run, and its disk has room for what will be saved."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from benchmarks.results import package_versions
 from .arguments import StageArguments
 
 _RECORD = "run.json"
-# Of transformers' own arguments the weights depend on these.
+# Those of transformers' arguments that the weights depend on.
 _LEARNING = (
     "seed",
     "data_seed",
@@ -39,7 +39,7 @@ _LEARNING = (
     "fp16",
     "train_sampling_strategy",
 )
-# Of ours they depend on all but these.
+# Those of our arguments that the weights do not depend on; all others count.
 _WITHOUT_EFFECT = {
     "resume",
     "dry_run",
@@ -72,7 +72,7 @@ _FULL_MESSAGES = (
 
 
 def claim(arguments: StageArguments) -> None:
-    """Check that `output_dir` is this run's alone, and leave a record of the run in it.
+    """Check that `output_dir` belongs to this run alone, and write a record of the run, `run.json`, into it.
 
     Raises:
         InputError: it holds checkpoints and `resume` is not set; or it is set, and the run that wrote them
@@ -90,7 +90,7 @@ def claim(arguments: StageArguments) -> None:
     begun = _read_record(folder) if arguments.resume else None
     if begun is not None:
         _compare(record, begun, folder)
-        # The settings and the machine of the beginning stay, so that every resume is compared with them.
+        # The settings and the machine of the first start stay, so that every resume is compared with them.
         record = begun | {"resumed_on": [*begun.get("resumed_on", []), record["machine"]]}
     with arguments.main_process_first(desc="writing the record of the run"):
         if arguments.process_index == 0:
@@ -100,7 +100,7 @@ def claim(arguments: StageArguments) -> None:
 
 
 def finished_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that were written to their end, oldest first.
+    """Return the complete checkpoints of a folder, oldest first.
 
     The Trainer writes `trainer_state.json` last: a run that is killed may leave a checkpoint without it, or
     half of it.
@@ -120,7 +120,7 @@ def finished_checkpoints(folder: Path) -> list[Path]:
 
 
 def _describe(arguments: StageArguments) -> dict[str, dict]:
-    """Return what a run's weights depend on: `settings`, which must not change, and `machine`, which may.
+    """Describe what a run's weights depend on: `settings`, which must not change, and `machine`, which may.
 
     In the record of a run that was resumed, `resumed_on` lists the machines that went on with it.
     """
@@ -141,7 +141,10 @@ def _describe(arguments: StageArguments) -> dict[str, dict]:
 
 
 def _plain(value):
-    """Return a setting as JSON has it; a path that exists becomes absolute, the same from everywhere."""
+    """Return a setting as a value of JSON.
+
+    A path that exists becomes absolute, so that a run may resume from another working directory.
+    """
     if isinstance(value, str) and Path(value).exists():
         return str(Path(value).resolve())
     return value if isinstance(value, int | float | list | dict | None) else str(value)
@@ -152,8 +155,8 @@ def examples_per_step(arguments: StageArguments, n_processes: int | None = None)
 
     By default these are the processes that run.
     """
-    of_process = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-    return of_process * (n_processes or arguments.world_size)
+    per_process = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return per_process * (n_processes or arguments.world_size)
 
 
 def _read_record(folder: Path) -> dict | None:
@@ -200,7 +203,7 @@ def check_room(trainer: Trainer, whole_model: nn.Module) -> None:
 
 
 def count_checkpoints(trainer: Trainer) -> int:
-    """Return how many more checkpoints will lie on the disk at a time."""
+    """Return how many more checkpoints than now will lie on the disk at the same time."""
     arguments = trainer.args
     strategy = arguments.save_strategy.value
     if strategy == "no":
@@ -209,16 +212,17 @@ def count_checkpoints(trainer: Trainer) -> int:
     n_steps = arguments.max_steps
     if n_steps < 1:
         n_steps = n_epochs * math.ceil(len(trainer.train_dataset) / examples_per_step(arguments))
-    every = {"steps": arguments.save_steps, "epoch": max(1, n_steps // n_epochs), "best": n_steps}[strategy]
+    steps_between = {"steps": arguments.save_steps, "epoch": max(1, n_steps // n_epochs), "best": n_steps}
+    every = steps_between[strategy]
     if every < 1:
-        every *= n_steps  # it is a share of all steps
+        every *= n_steps  # `save_steps` below 1 is a share of all steps
 
-    there = len(finished_checkpoints(Path(arguments.output_dir)))
-    count = max(0, math.ceil(n_steps / every) - there)
+    existing = len(finished_checkpoints(Path(arguments.output_dir)))
+    count = max(0, math.ceil(n_steps / every) - existing)
     if arguments.save_total_limit is None:
         return count
     # An old checkpoint is deleted after the new one is written, so that there is one more for a moment.
-    return min(count, max(0, arguments.save_total_limit + 1 - there))
+    return min(count, max(0, arguments.save_total_limit + 1 - existing))
 
 
 def bytes_of_weights(model: nn.Module) -> int:
@@ -226,7 +230,7 @@ def bytes_of_weights(model: nn.Module) -> int:
 
 
 def bytes_of_checkpoint(trainer: Trainer) -> int:
-    """Return the size of the weights and of AdamW's two float32 states of each that learns."""
+    """Return the size of a checkpoint: the weights, and AdamW's two float32 states of each trainable one."""
     n_learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
     states = 2 if "adam" in trainer.args.optim else 0
     return bytes_of_weights(trainer.model) + states * 4 * n_learning
@@ -234,10 +238,10 @@ def bytes_of_checkpoint(trainer: Trainer) -> int:
 
 def _free_bytes(folder: str | Path) -> int:
     """Return the free bytes of the disk on which a folder lies, or will lie."""
-    there = Path(folder).absolute()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def _gigabytes(n_bytes: int) -> str:
@@ -246,9 +250,9 @@ def _gigabytes(n_bytes: int) -> str:
 
 @contextmanager
 def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
-    """Turn a failure to write to a full disk into one line that says how much is missing.
+    """Turn a failure to write to a full disk into an error of one line that says how much is missing.
 
-    What was half written is removed where `folder` is a checkpoint's own; the last whole checkpoint stays.
+    An incomplete checkpoint is removed; the last complete one stays.
 
     Raises:
         InputError: the disk is full, or the file is larger than the user may write.
@@ -272,6 +276,7 @@ def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
 
 def is_full(error: BaseException) -> bool:
     """Return whether an error, or one that caused it, says that there is no room to write."""
+    # The cause may be several errors down: safetensors and torch wrap what the system reports.
     while error is not None:
         message = str(error)
         if getattr(error, "errno", None) in _FULL or any(part in message for part in _FULL_MESSAGES):

@@ -1,22 +1,22 @@
 """Parallel multilingual pre-training (Krasner & Lanuzo): images with captions in several languages at once.
 
-There are two settings. `paper` is what the paper says: cosines, cross-entropy in both directions, all
-captions of an image right. `released` is what the authors' code computes: raw dot products times a linear
-temperature that begins at 1, and captions choosing images only; its models are compared by Euclidean
-distance. Its errors are not repeated:
+There are two settings. `paper` follows the paper: cosine similarities, cross-entropy in both directions, all
+captions of an image as positives. `released` follows the authors' code: dot products times a linear
+temperature that starts at 1, and cross-entropy over images only; its models are compared by Euclidean
+distance. These errors of the code are not repeated:
 
-- It masks token 0, XLM-R's `<s>`, whose embedding it then takes, and attends to padding. Here the mask is the
+- It masks token 0, XLM-R's `<s>`, whose embedding it then uses, and attends to padding. Here the mask is the
   tokenizer's.
 - It logs the mean cross-entropy divided by the number of captions, 32 in English alone and 128 in four
-  languages, so that the second curve lies lower by construction. Here `caption_loss` is the mean over
-  captions, each of which has as many candidates.
+  languages, so that the second curve is lower by construction. Here `caption_loss` is the mean over captions,
+  each of which has the same number of candidates.
 - From the first validation of an epoch to its end it trains in eval mode, without dropout. Here only a frozen
   encoder is in eval mode.
-- It keeps one caption of an image, the last. Here all captions of the data count.
-- If a picture stands twice in a batch, it counts the other's captions as wrong. Here rows of one picture, or
-  of equal captions in English, are right for one another.
+- It keeps only the last caption of an image. Here all captions of the data count.
+- If a picture occurs twice in a batch, it counts the other's captions as negatives. Here rows of one picture,
+  or with equal English captions, are positives of one another.
 
-Its learning rate falls once an epoch; here with every step.
+Its learning rate decays once per epoch; here it decays with every step.
 """
 
 from collections.abc import Callable
@@ -51,21 +51,19 @@ class ParallelArguments(PairArguments):
     )
     text_encoder_name_or_path: str = field(metadata={"help": "A text encoder that reads the languages."})
     projection_dim: int = field(
-        default=512, metadata={"help": "Width of the space that the interface layers lead to."}
+        default=512, metadata={"help": "Dimension of the embeddings, the output of the interface layers."}
     )
     image_pooling: str | None = field(
         default=None,
-        metadata={"help": "cls, mean or pooler, of the image encoder; by default what it was made for."},
+        metadata={"help": "Pooling of the image encoder: cls, mean or pooler; by default its own."},
     )
     text_pooling: str | None = field(
         default=None,
-        metadata={"help": "cls, mean or pooler, of the text encoder; by default what it was made for."},
+        metadata={"help": "Pooling of the text encoder: cls, mean or pooler; by default its own."},
     )
     freeze_epochs: float = field(
         default=0.5,
-        metadata={
-            "help": "Number of epochs, possibly a fraction, in which the interface layers learn alone."
-        },
+        metadata={"help": "Number of epochs, possibly a fraction, in which only the interface layers learn."},
     )
     setting: str = field(
         default="paper",
@@ -88,7 +86,7 @@ class ParallelArguments(PairArguments):
                 f"tile_size is {self.tile_size}, and the released loss has no tiles: leave it out"
             )
 
-        # Parameters of a frozen encoder get no gradient, and DDP has to search for them.
+        # Parameters of a frozen encoder get no gradient; DDP has to look for these at every step.
         self.ddp_find_unused_parameters = self.freeze_epochs > 0
         several_forwards = self.length_groups > 1 or self.gradient_cache_chunk is not None
         if several_forwards and self.ddp_find_unused_parameters and self.world_size > 1:
@@ -117,8 +115,8 @@ def build_dual_encoder(arguments: ParallelArguments) -> AltCLIPDualEncoderModel:
 class FreezeEncoders(TrainerCallback):
     """Freezes both encoders for the first `epochs` of training.
 
-    Interface layers and scale learn from the first step. The step is read from the state that a checkpoint
-    keeps, so that a run which resumes unfreezes at the same one.
+    Interface layers and scale learn from the first step. The epoch is read from the state that a checkpoint
+    saves, so that a resumed run unfreezes at the same step.
     """
 
     def __init__(self, model: AltCLIPDualEncoderModel, epochs: float):
@@ -136,9 +134,10 @@ class FreezeEncoders(TrainerCallback):
 class ParallelTrainer(ContrastiveTrainer):
     """Encodes each image once, and compares it with its captions in all languages.
 
-    Batches are of `RowCollator`. Logs `caption_loss`, the mean over captions of choosing the image, and that
-    of each language, such as `caption_loss_en`; these compare models of unequally many languages. An
-    evaluation adds them for the validation set, in batches of as many images.
+    Batches are those of `RowCollator`. It logs `caption_loss`, the mean cross-entropy of choosing a caption's
+    image, over all captions and in each language, such as `caption_loss_en`. These compare models of
+    different numbers of languages. An evaluation adds them for the validation set, in batches of as many
+    images.
     """
 
     def __init__(self, *args, **kwargs):
@@ -153,8 +152,9 @@ class ParallelTrainer(ContrastiveTrainer):
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def loss_of(self, inputs: dict, groups: list[dict], text_rows: torch.Tensor) -> Callable:
-        # A caption's image is a row of this process's batch; in the gathered batch the rows of earlier
-        # processes stand before it. Processes bring equally many images, but unequally many captions.
+        # `text_to_image` counts images of this process's batch. In the gathered batch those of earlier
+        # processes come first: with 2 images each, [0, 0, 1] of process 1 becomes [2, 2, 3]. All processes
+        # have equally many images, but different numbers of captions.
         text_to_image = inputs["text_to_image"]
         row_ids = inputs["row_ids"]
         first_image = self.accelerator.process_index * len(row_ids)
@@ -203,7 +203,7 @@ class ParallelTrainer(ContrastiveTrainer):
     def n_groups(self, inputs: dict) -> int:
         if self.args.gradient_cache_chunk is not None:
             return super().n_groups(inputs)
-        # A dual encoder reads texts without images, so that their groups are free where images learn as well.
+        # A dual encoder encodes texts without images, so that length groups do not repeat the image tower.
         return self.args.length_groups
 
     def scale(self, logit_scale: torch.Tensor) -> torch.Tensor:
@@ -211,7 +211,7 @@ class ParallelTrainer(ContrastiveTrainer):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Store the scale as every model keeps it, by its logarithm; call it once, after training."""
+        """Replace the scale by its logarithm, as every model stores it; call it once, after training."""
         if self.released:
             self.model.logit_scale.log_()
 
@@ -226,9 +226,10 @@ class ParallelTrainer(ContrastiveTrainer):
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
-        """Compute `by_language` of the validation set; every process looks at all of it.
+        """Compute the losses of `by_language` on the validation set; every process evaluates all of it.
 
-        Batches are as large as those of all processes in training, so that a caption has as many candidates.
+        Batches are as large as those of all processes together in training, so that a caption has the same
+        number of candidates.
         """
         batch_size = self.args.per_device_train_batch_size * self.args.world_size
         rows = CaptionRows(CaptionCells(self.validation.captioned, self.validation.languages, "image"))

@@ -1,8 +1,7 @@
-"""Krasner & Lanuzo's comparison of English captions alone with parallel captions, on fair curves.
+"""Compare English captions alone with parallel captions (Krasner & Lanuzo), on fair curves.
 
-An English-only model of as many images has seen a quarter of the captions that a model of four languages has;
-one that is trained four times as long has seen as many captions, and four times as many images. Both are
-trained.
+After as many images an English-only model has seen a quarter of the captions that a model of four languages
+has. Trained four times as long it has seen as many captions, but four times as many images. Both are trained.
 """
 
 import json
@@ -33,11 +32,11 @@ with of_extra("plots"):
 
 
 class _Arm(NamedTuple):
-    """A way to train."""
+    """A training variant."""
 
     label: str
     parallel: bool  # captions in all languages, not in English alone
-    longer: bool = False  # as many steps as will show as many captions
+    longer: bool = False  # for as many steps as it takes to see as many captions
     pretrained: bool = True  # the text encoder has read text before
 
 
@@ -64,11 +63,11 @@ class ParallelExperimentArguments:
         metadata={"help": "The text encoder, pre-trained on text in all languages."}
     )
     untrained_text_encoder: str = field(metadata={"help": "The same text encoder before it was pre-trained."})
-    unseen: list[str] = field(metadata={"help": "Languages to test that no image came with in training."})
+    unseen: list[str] = field(metadata={"help": "Languages to test that had no images in training."})
     task: str = field(metadata={"help": "Retrieval task to test on, read from the recipe's dataset."})
     seeds: list[int] = field(
         default_factory=lambda: [1, 2, 3],
-        metadata={"help": "Seeds; one model is trained for each way to train and seed."},
+        metadata={"help": "Seeds; one model is trained for each variant and seed."},
     )
     output_dir: str = field(
         default="outputs/parallel", metadata={"help": "Where models, results, tables and figures go."}
@@ -79,14 +78,14 @@ class ParallelExperimentArguments:
 
 
 def train_arm(name: str, seed: int, arguments: ParallelExperimentArguments) -> str:
-    """Train one model, unless it is there, and return its folder."""
+    """Train one model, unless the same command has made it before, and return its folder."""
     arm = ARMS[name]
     settings = arguments.settings
     folder = Path(arguments.output_dir, f"{name}-{seed}")
 
     languages = settings["languages"] if arm.parallel else ["en"]
     encoder = arguments.text_encoder_name_or_path if arm.pretrained else arguments.untrained_text_encoder
-    # With one language in place of four it takes four times the steps to show as many captions.
+    # With one language instead of four it takes four times the steps to see as many captions.
     factor = len(settings["languages"]) if arm.longer else 1
     flags = ["--languages", *languages]
     flags += ["--text_encoder_name_or_path", encoder]
@@ -97,7 +96,7 @@ def train_arm(name: str, seed: int, arguments: ParallelExperimentArguments) -> s
 
 
 def evaluate(models: list[str], arguments: ParallelExperimentArguments) -> list[Result]:
-    """Rank images and captions in seen and unseen languages."""
+    """Evaluate retrieval in seen and unseen languages, and return the results of `models`."""
     languages = [*arguments.settings["languages"], *arguments.unseen]
     folder = Path(arguments.output_dir, "results")
     shared = ["--dataset", arguments.settings["dataset"], "--tasks", arguments.task, "--output_dir", folder]
@@ -108,7 +107,7 @@ def evaluate(models: list[str], arguments: ParallelExperimentArguments) -> list[
 def accuracy_table(
     scores: dict, languages: list[str], seen: list[str], metric: str = "text_to_image_recall@1"
 ) -> str:
-    """Write means over seeds with their standard deviations, in percent.
+    """Format means over seeds with their standard deviations, in percent.
 
     The last two columns are the means of the seen and of the unseen languages.
 
@@ -126,6 +125,7 @@ def accuracy_table(
         for language in languages:
             columns[language] = [100 * metrics[metric] for metrics in by_language[language]]
         for group, members in groups.items():
+            # Two languages of three seeds: [[70, 71, 72], [50, 51, 52]] -> [60, 61, 62]
             of_seeds = zip(*[columns[language] for language in members])
             columns[group] = [mean(of_languages) for of_languages in of_seeds]
         rows.append([label, *map(mean_and_deviation, columns.values())])
@@ -133,7 +133,7 @@ def accuracy_table(
 
 
 def _read_curve(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read a logged figure of a training: `(steps, values)`."""
+    """Read a logged metric of a training, as steps and values, both `(entries,)`."""
     history = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
     entries = [entry for entry in history if name in entry]
     steps = np.array([entry["step"] for entry in entries])
@@ -146,11 +146,11 @@ def _captions_per_image(name: str, arguments: ParallelExperimentArguments) -> in
 
 
 def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict[str, float]]:
-    """Measure how near the text encoder has brought languages before it saw an image.
+    """Measure how well the text encoder aligns languages before it has seen an image.
 
     Returns:
-        `{unseen language: {seen language: share}}`, the share of captions of the validation set whose
-        translation is the nearest, by the states of the first token that the models begin with.
+        `{unseen language: {seen language: share}}`, the share of captions of the validation set whose nearest
+            neighbour is their translation, by the states of the first token of the pre-trained encoder.
     """
     encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path)
     tokenizer = load_tokenizer("text_encoder_name_or_path", arguments.text_encoder_name_or_path)
@@ -179,7 +179,7 @@ def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict
 
 
 def translation_table(found: dict[str, dict[str, float]]) -> str:
-    """Write `translations_found` as a table: a row an unseen language, a column a seen one."""
+    """Format `translations_found` as a table: one row per unseen language, one column per seen one."""
     seen = list(next(iter(found.values())))
     rows = [[language, *shares.values()] for language, shares in found.items()]
     return format_table(["unseen language", *seen], rows)
@@ -189,8 +189,8 @@ def convergence(arguments: ParallelExperimentArguments) -> dict[str, list[dict[s
     """Compare how fast the arms of `CURVES` converge on English captions of the validation set.
 
     Returns:
-        For each arm and seed the last `loss`, and how many `images` and `captions` it took to reach the last
-        loss of the English-only model of as many images; None where it was not reached.
+        For each arm and seed the last `loss`, and the numbers of `images` and `captions` after which the last
+            loss of the arm "english" was reached; None if it was not reached.
     """
     batch = arguments.settings["per_device_train_batch_size"]
     found = {name: [] for name in CURVES}
@@ -199,7 +199,7 @@ def convergence(arguments: ParallelExperimentArguments) -> dict[str, list[dict[s
         goal = losses[-1]
         for name in CURVES:
             steps, losses = _read_curve(Path(arguments.output_dir, f"{name}-{seed}"), "eval_caption_loss_en")
-            reached = steps[losses <= goal]
+            reached = steps[losses <= goal]  # the first of them is the step that counts
             images = None
             captions = None
             if len(reached):
@@ -210,7 +210,7 @@ def convergence(arguments: ParallelExperimentArguments) -> dict[str, list[dict[s
 
 
 def convergence_table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Write `convergence` as a table: a row an arm, means over its seeds."""
+    """Format `convergence` as a table: one row per arm, with means over its seeds."""
     rows = []
     for name, seeds in found.items():
         loss = mean_and_deviation([seed["loss"] for seed in seeds], digits=3)
@@ -245,9 +245,11 @@ def _plot_curves(arguments: ParallelExperimentArguments, prefix: str, title: str
             for seed in arguments.seeds:
                 folder = Path(arguments.output_dir, f"{name}-{seed}")
                 curves.append(_read_curve(folder, f"{prefix}caption_loss_en"))
-            losses = np.stack([values for _, values in curves])
-            per_step = batch * (_captions_per_image(name, arguments) if unit == "captions" else 1)
-            seen = per_step * curves[0][0]  # all seeds are logged at the same steps
+            losses = np.stack([values for _, values in curves])  # (seeds, entries)
+            steps = curves[0][0]  # all seeds are logged at the same steps
+            seen = batch * steps
+            if unit == "captions":
+                seen = _captions_per_image(name, arguments) * seen
             axes.plot(seen, losses.mean(axis=0), color=color, label=ARMS[name].label)
             axes.fill_between(
                 seen, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.2, linewidth=0

@@ -1,15 +1,14 @@
-"""Parallel text from wherever it lies, as rows of `captions`, `{language: text}`, with English for the
-teacher to read.
+"""Read parallel text of many forms as rows of `captions`, `{language: text}`, with English for the teacher.
 
-What can be named: a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; a Moses pair, one file a
-language, as `corpus.{en,fr}`; each of these texts in `.gz` or `.bz2` too; or a `.yaml` file that lists
-several of these as
+A source is a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; or a Moses pair, one file per
+language, as `corpus.{en,fr}`. Text files may be compressed as `.gz` or `.bz2`. A `.yaml` file lists several
+sources:
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
     - {data: Helsinki-NLP/opus-100, name: en-fr, split: train, kind: human, weight: 2}
 
-Rows of weight 2 are drawn twice as often as those of weight 1, which all have by default.
+Rows of weight 2 are drawn twice as often as those of weight 1, the default.
 
 A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by
 language codes.
@@ -40,7 +39,9 @@ from .text_tables import TABLES, from_lines, lines_of, read_table, tables_in
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 _SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
 _OF_ROWS = {"id", "no"}  # Indonesian and Norwegian; or the number or name of a row
+# Values of such a column: "17", "img_7", "ted/2012", but no sentence.
 _ROW_NAME = re.compile(r".*\d.*|\S+[_/.]\S+", re.DOTALL)
+# Values that are no language's texts: "3.5", "2012-05-01", "true".
 _NUMBER = re.compile(r"[\s.,:/+-]*\d[\d\s.,:/+-]*|true|false", re.IGNORECASE)
 # Names of columns that look like codes.
 _NO_LANGUAGES = {*"url uri key src tgt ref doc idx row num len set tag pos cat cls lbl img sha uid".split()}
@@ -51,7 +52,7 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
 
     Args:
         split: The split of folders and Hub datasets that state none of their own.
-        kinds: Read only sources of these kinds, such as `human`: what the paper's ablation tells apart.
+        kinds: Read only sources of these kinds, such as `human`, which the paper's ablation compares.
 
     Returns:
         Rows of `captions` with English, and of `weight` where a source has one, and the number of rows
@@ -61,24 +62,13 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         InputError: a source is missing, of unknown form, or has no English; or no source is of the kinds.
     """
     sources = read_sources(dataset)
-    known = {source.get("kind") for source in sources} - {None}
-    unknown = set(kinds or []) - known
-    if unknown:
-        raise InputError(
-            f"kinds {' '.join(sorted(unknown))} name no source of {dataset!r}: it has "
-            f"{' '.join(sorted(known)) or 'none'}"
-        )
-    chosen = [source for source in sources if not kinds or source.get("kind") in kinds]
-
+    chosen = _choose_kinds(sources, kinds, dataset)
     parts = [_read_utf8(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
-    languages = list(dict.fromkeys(language for rows in parts for language in rows.features["captions"]))
-    if "en" not in languages:
-        english = [language for language in languages if is_english(language)]
-        several = f"; name one of {' and '.join(english)} en" if english else ""
-        raise InputError(
-            f"captions of {dataset!r} have no English for the teacher to read: they have "
-            f"{' '.join(languages)}{several}"
-        )
+    languages = {}  # in the order in which the sources have them
+    for part in parts:
+        languages |= dict.fromkeys(part.features["captions"])
+    languages = list(languages)
+    _check_english(languages, dataset)
 
     if len(parts) == 1:
         rows = parts[0]
@@ -86,16 +76,58 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         rows = concatenate_datasets([_with_languages(part, languages) for part in parts])
     if any("weight" in source for source in chosen):
         weights = [float(source.get("weight", 1)) for source in chosen]
+        # Weights 1 and 2 of sources of 2 and 3 rows -> 1 1 2 2 2
         rows = rows.add_column("weight", np.repeat(weights, [len(part) for part in parts]))
-    english = has_text(caption_columns(rows).field("en"))
-    n_skipped = int((~english).sum())
+
+    has_english = has_text(caption_columns(rows).field("en"))
+    n_skipped = int((~has_english).sum())
     if n_skipped:
-        rows = rows.select(english.nonzero()[0])
+        rows = rows.select(has_english.nonzero()[0])
     return rows, n_skipped
 
 
+def _choose_kinds(sources: list[dict], kinds: list[str] | None, dataset: str) -> list[dict]:
+    """Return the sources of the requested kinds; all by default.
+
+    Raises:
+        InputError: no source is of one of the kinds.
+    """
+    if not kinds:
+        return sources
+    available = {source.get("kind") for source in sources} - {None}
+    unknown = set(kinds) - available
+    if unknown:
+        raise InputError(
+            f"kinds {' '.join(sorted(unknown))} name no source of {dataset!r}: it has "
+            f"{' '.join(sorted(available)) or 'none'}"
+        )
+    return [source for source in sources if source.get("kind") in kinds]
+
+
+def _check_english(languages: list[str], dataset: str) -> None:
+    """Check that one of the languages is plain English, `en`, for the teacher.
+
+    Raises:
+        InputError: none is; the message lists variants of English, such as `en-GB`, that could be renamed.
+    """
+    if "en" in languages:
+        return
+    variants = [language for language in languages if is_english(language)]
+    remedy = f"; name one of {' and '.join(variants)} en" if variants else ""
+    raise InputError(
+        f"captions of {dataset!r} have no English for the teacher to read: they have "
+        f"{' '.join(languages)}{remedy}"
+    )
+
+
 def read_sources(dataset: str) -> list[dict]:
-    """Return the sources that a `.yaml` file lists, its paths relative to it; or the one that is named."""
+    """Return the sources that a `.yaml` file lists, with paths relative to it; or the only source.
+
+    A source is `{"data": "ted.tsv", "kind": "human", "weight": 2}`, of which only `data` is required.
+
+    Raises:
+        InputError: the file is no list of sources, or a weight is not positive.
+    """
     if not dataset.endswith((".yaml", ".yml")):
         return [{"data": dataset}]
     sources = read_yaml(Path(dataset), "dataset")
@@ -105,9 +137,10 @@ def read_sources(dataset: str) -> list[dict]:
                 f"{dataset!r} must list sources with the keys {' '.join(sorted(_SOURCE_KEYS))}, data at "
                 f"least; it has {source!r}"
             )
-        if not (isinstance(source.get("weight", 1), int | float) and source.get("weight", 1) > 0):
+        weight = source.get("weight", 1)
+        if not (isinstance(weight, int | float) and weight > 0):
             raise InputError(
-                f"weight of {source['data']!r} in {dataset!r} is {source['weight']!r}: give a positive number"
+                f"weight of {source['data']!r} in {dataset!r} is {weight!r}: give a positive number"
             )
 
     beside = Path(dataset).parent
@@ -120,19 +153,27 @@ def read_sources(dataset: str) -> list[dict]:
 
 
 def _is_here(folder: Path, data: str) -> bool:
-    """Return whether a source lies beside the file that names it; a Hub id does not."""
-    return not Path(data).is_absolute() and any(folder.glob(re.sub(r"\{.*\}", "*", data)))
+    """Return whether a source lies in the folder of the file that names it; a Hub id does not."""
+    if Path(data).is_absolute():
+        return False
+    pattern = re.sub(r"\{.*\}", "*", data)  # web.{en,fr} -> web.*
+    return any(folder.glob(pattern))
 
 
 def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
-    """Read a source; text in another encoding, as Excel writes it, is an `InputError`."""
+    """Read a source, and turn the errors of damaged files into `InputError`.
+
+    Raises:
+        InputError: as `read_source`; or the source is in another encoding, as Excel writes it, is incomplete,
+            or has rows of different types.
+    """
     try:
         return read_source(data, name, split)
     except UnicodeDecodeError as error:
         raise InputError(f"dataset {data!r} is not UTF-8, {error}: save it as UTF-8") from error
     except DatasetGenerationError as error:
         cause = error.__cause__
-        # `datasets` learns columns and languages from the first 10 MB.
+        # `datasets` infers columns and languages from the first 10 MB; later rows may have others.
         if isinstance(cause, TypeError | CastError):
             raise InputError(
                 f"dataset {data!r}: later rows differ from earlier ones, {cause}: write null where a text is "
@@ -148,7 +189,11 @@ def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
-    """Read one source as rows of `captions` alone."""
+    """Read one source as rows of `captions` alone.
+
+    Raises:
+        InputError: it is missing, empty or of unknown form.
+    """
     if paths := moses_paths(data):
         return _read_moses(paths)
     suffix = suffix_of(data)
@@ -171,7 +216,10 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
 
 
 def moses_paths(data: str) -> dict[str, str]:
-    """Return the file of each language that `corpus.{en,fr}` stands for; none of a name without braces."""
+    """Return the files of a Moses pair: `corpus.{en,fr}` -> `{"en": "corpus.en", "fr": "corpus.fr"}`.
+
+    A name without braces has none.
+    """
     pair = re.fullmatch(r"(.*)\{([^{}]+)\}(.*)", data)
     if not pair:
         return {}
@@ -184,44 +232,62 @@ def moses_paths(data: str) -> dict[str, str]:
 
 
 def _read_moses(paths: dict[str, str]) -> Dataset:
-    """Read one file per language, all of equally many lines, a translation per line."""
+    """Read one file per language; line n of each is a translation of line n of the others.
+
+    Raises:
+        InputError: a file is missing, or they have different numbers of lines.
+    """
     for path in paths.values():
         check_folder("dataset", str(Path(path).absolute()))
     lengths = {path: sum(1 for _ in lines_of(path)) for path in paths.values()}
     if len(set(lengths.values())) > 1:
-        raise InputError(
-            "files of one corpus must have equally many lines: "
-            f"{', '.join(f'{path} has {n}' for path, n in lengths.items())}"
-        )
+        counts = ", ".join(f"{path} has {n_lines}" for path, n_lines in lengths.items())
+        raise InputError(f"files of one corpus must have equally many lines: {counts}")
 
     def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
         for texts in zip(*map(lines_of, paths.values())):
             yield {"captions": dict(zip(paths, texts))}
 
-    # A changed file has to be read anew: its time is part of the cache's name.
+    # A changed file has to be read anew, so that its time is part of the cache key.
     changed = tuple(os.stat(path).st_mtime_ns for path in paths.values())
     rows = from_lines(rows, _features_of(list(paths)), paths=paths, changed=changed)
     return with_captions(rows, ", ".join(paths.values()))
 
 
 def with_captions(rows: Dataset, name: str) -> Dataset:
-    """Return rows of `captions` alone, made of whatever columns hold the texts."""
+    """Return rows of `captions` alone, made of the columns that hold the texts.
+
+    Args:
+        name: the source's name in error messages.
+
+    Raises:
+        InputError: no column holds texts, or a value is no text.
+    """
     for column in ("captions", "translation"):
-        feature = rows.features.get(column)
-        if isinstance(feature, Json):
-            return _one_text_each(rows, Form(column, None, None), name)
-        if isinstance(feature, dict) and not all(
-            is_text(kind) and isinstance(kind, Value) for kind in feature.values()
-        ):
-            return _one_text_each(rows, by_keys(column, feature, name), name)
-        if isinstance(feature, dict | Translation):
-            languages = feature.languages if isinstance(feature, Translation) else feature
-            names = named_languages(languages, name)
-            if isinstance(feature, dict) and list(names) == list(names.values()):
-                return rows.select_columns([column]).rename_columns(
-                    {column: "captions"} if column != "captions" else {}
-                )
-            return _renamed(rows, column, names)
+        if isinstance(rows.features.get(column), Json | Translation | dict):
+            return _from_captions(rows, column, name)
+    return _from_language_columns(rows, name)
+
+
+def _from_captions(rows: Dataset, column: str, name: str) -> Dataset:
+    """Return rows of `captions` from a column of `{language: text}`."""
+    feature = rows.features[column]
+    if isinstance(feature, Json):  # each row has keys of its own
+        return _one_text_each(rows, Form(column, None, None), name)
+    if isinstance(feature, Translation):
+        return _renamed(rows, column, named_languages(feature.languages, name))
+    if not all(isinstance(kind, Value) and is_text(kind) for kind in feature.values()):
+        return _one_text_each(rows, by_keys(column, feature, name), name)
+
+    names = named_languages(feature, name)
+    if list(names) != list(names.values()):
+        return _renamed(rows, column, names)
+    captions = rows.select_columns([column])  # nothing to convert
+    return captions if column == "captions" else captions.rename_column(column, "captions")
+
+
+def _from_language_columns(rows: Dataset, name: str) -> Dataset:
+    """Return rows of `captions` from columns of texts that are named by language codes."""
     texts = [column for column in rows.column_names if _is_column_of_texts(rows, column)]
     languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in _NO_LANGUAGES]
     languages = _without_numbers(rows, languages, name)
@@ -233,6 +299,7 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
     names = named_languages(languages, name)
 
     def gather(batch: dict) -> dict:
+        # {"en": ["a dog", "a cat"], "fr": ["un chien", "un chat"]} -> a dict per row
         columns = [batch[language] for language in names]
         for language, values in zip(names, columns):
             strange = [value for value in values if not isinstance(value, str | None)]
@@ -249,32 +316,33 @@ def with_captions(rows: Dataset, name: str) -> Dataset:
 
 
 def _one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
-    """Return rows of `captions` from a column whose rows have languages of their own, or cells of several
-    forms.
+    """Return rows of `captions` from a column whose rows differ in their languages or in their form.
 
     Raises:
         InputError: a row has several texts in one language.
     """
 
-    def only(row: dict) -> dict:
-        several = [language for language, texts in row["captions"].items() if len(texts) > 1]
-        if several:
-            raise InputError(
-                f"{name!r} has several texts in {several[0]} in a row: of parallel text give one in each "
-                "language"
-            )
-        return {
-            "captions": {language: texts[0] if texts else None for language, texts in row["captions"].items()}
-        }
+    def take_only(row: dict) -> dict:
+        # {"en": ["a dog"], "fr": []} -> {"en": "a dog", "fr": None}
+        captions = {}
+        for language, texts in row["captions"].items():
+            if len(texts) > 1:
+                raise InputError(
+                    f"{name!r} has several texts in {language} in a row: of parallel text give one in each "
+                    "language"
+                )
+            captions[language] = texts[0] if texts else None
+        return {"captions": captions}
 
     gathered = gather_captions(rows, form)
     features = _features_of(list(gathered.features["captions"]))
-    return gathered.map(only, features=features, desc="Reading captions")
+    return gathered.map(take_only, features=features, desc="Reading captions")
 
 
 def _is_column_of_texts(rows: Dataset, column: str) -> bool:
-    """Return whether a column holds a text a row, or none; one that `datasets` keeps as JSON, since rows
-    differ, has to have one at least.
+    """Return whether a column may hold one text per row.
+
+    `datasets` keeps a column as JSON where the types of its rows differ; it then needs at least one text.
     """
     feature = rows.features[column]
     if isinstance(feature, Json):
@@ -283,14 +351,17 @@ def _is_column_of_texts(rows: Dataset, column: str) -> bool:
 
 
 def _without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
-    """Return the columns that may be languages, without those that number the rows: `id`, or `it` with 0 and
-    1 beside sentences.
+    """Return the columns that may be languages, without those that number the rows.
+
+    Examples are `id` with "img_7", or `it` with 0 and 1 beside columns of sentences.
     """
-    columns = [
-        column
-        for column in columns
-        if column.lower() not in _OF_ROWS or not _all_match(_ROW_NAME, rows, column)
-    ]
+    kept = []
+    for column in columns:
+        is_ambiguous = column.lower() in _OF_ROWS
+        if not (is_ambiguous and _all_match(_ROW_NAME, rows, column)):
+            kept.append(column)
+    columns = kept
+
     of_numbers = [column for column in columns if _all_match(_NUMBER, rows, column)]
     if len(of_numbers) == len(columns):
         return columns  # numbers may be what is translated
@@ -303,22 +374,21 @@ def _without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
 
 def _all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
     """Return whether a column has values, and all of them match a pattern."""
-    found = False
+    has_values = False
     for batch in rows.select_columns([column]).iter(1000):
         values = [str(value).strip() for value in batch[column] if value]
         if not all(map(pattern.fullmatch, values)):
             return False
-        found |= bool(values)
-    return found
+        has_values = has_values or bool(values)
+    return has_values
 
 
 def _renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
-    """Return rows of `captions` with the keys of a column of captions renamed by `names`."""
+    """Return rows of `captions` from a column of captions, whose keys are renamed: `{"pt_BR": "pt-BR"}`."""
     feature = rows.features[column]
-    kinds = {
-        name: Value("string") if isinstance(feature, Translation) else feature[key]
-        for key, name in names.items()
-    }
+    kinds = {}
+    for key, name in names.items():
+        kinds[name] = Value("string") if isinstance(feature, Translation) else feature[key]
 
     def rename(row: dict) -> dict:
         captions = row[column] or {}
@@ -333,7 +403,10 @@ def _renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
 
 
 def _with_languages(rows: Dataset, languages: list[str]) -> Dataset:
-    """Return the same rows with a field for each of `languages`, None where they have no text."""
+    """Return the same rows with captions in each of `languages`, None where they have no text.
+
+    Sources can only be concatenated if all have the same languages in the same order.
+    """
     if list(rows.features["captions"]) == languages:
         return rows.cast(_features_of(languages))
 

@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded: found before training, named in a file, set aside or refused."""
+"""Find pictures that cannot be decoded before training, list them in a file, and skip or refuse them."""
 
 import json
 import os
@@ -15,76 +15,99 @@ from benchmarks.recipe import InputError
 from modeling_altclip.images_altclip import read_image
 
 _POLICIES = ("set_aside", "error")
-NO_ROW = "no row of the metadata names it"
+_NO_ROW = "no row of the metadata names it"
 
 
 def keep_readable(
     rows: Dataset, policy: str, output_dir: str, without_row: Sequence[str] = ()
 ) -> tuple[Dataset, int]:
-    """Decode every image of the column `image` once; `datasets` keeps what was found for the next run.
+    """Decode every image of the column `image` once, and keep the rows whose image is readable.
+
+    `datasets` caches what was found for the next run.
 
     Args:
-        policy: `set_aside` leaves out rows whose image cannot be decoded, `error` refuses them.
-        output_dir: gets `bad_rows.jsonl`, a line a bad row: its number, the image's path if it has one, and
-            what is wrong; and a line a picture that no row names, whose number is null.
-        without_row: the paths of such pictures.
+        policy: `set_aside` skips rows whose image cannot be decoded, `error` refuses them.
+        output_dir: gets `bad_rows.jsonl`, one line per bad row: its number, the image's path if it has one,
+            and the problem; and one line per picture that no row names, whose number is null.
+        without_row: the paths of pictures that no row names.
 
     Returns:
-        The good rows and the number of bad ones, pictures without a row among them.
+        The good rows, and the number of bad ones, pictures without a row among them.
 
     Raises:
-        InputError: another policy; or there is a bad row, and `error` was asked for, or no good one.
+        InputError: the policy is unknown; or there is a bad row and the policy is `error`; or there is no
+            good row.
     """
     check_policy(policy)
     rows = rows if rows.features["image"] == Image() else rows.cast_column("image", Image())
     encoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-    found = encoded.map(
-        lambda batch: {"problem": [_problem_of(image) for image in batch["image"]]},
-        batched=True,
-        remove_columns=["image"],
-        features=Features({"problem": Value("string")}),
-        new_fingerprint=Hasher.hash([rows._fingerprint, "unreadable", _files_of(encoded)]),
-        desc="Decoding images",
-    )["problem"][:]
-    bad = [number for number, what in enumerate(found) if what]
+    problems = _find_problems(encoded, rows._fingerprint)
+    bad = [number for number, problem in enumerate(problems) if problem]
     if not bad and not without_row:
         return rows, 0
+
+    lines = []
+    for number in bad:
+        path = (encoded[number]["image"] or {}).get("path")
+        lines.append({"row": number, "path": path, "problem": problems[number]})
+    lines += [{"row": None, "path": path, "problem": _NO_ROW} for path in without_row]
     report = Path(output_dir, "bad_rows.jsonl")
     report.parent.mkdir(parents=True, exist_ok=True)
-    paths = [(encoded[number]["image"] or {}).get("path") for number in bad]
-    lines = [{"row": number, "path": path, "problem": found[number]} for number, path in zip(bad, paths)]
-    lines += [{"row": None, "path": path, "problem": NO_ROW} for path in without_row]
-    report.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    report.write_text(_to_jsonl(lines), "utf-8")
+
+    # The report is written first, so that a refused run leaves it behind.
     if bad and (policy == "error" or len(bad) == len(rows)):
         raise InputError(
-            f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {found[bad[0]]}. All "
-            f"are in {report}"
+            f"{len(bad)} of {len(rows)} images cannot be decoded, row {bad[0]} first: {problems[bad[0]]}. "
+            f"All are in {report}"
         )
     if policy == "error" and without_row:
         raise InputError(
             f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in "
             f"{report}"
         )
-    return rows.select([number for number, what in enumerate(found) if not what]), len(lines)
+    good = rows.select([number for number, problem in enumerate(problems) if not problem])
+    return good, len(lines)
+
+
+def _find_problems(encoded: Dataset, fingerprint: str) -> list[str]:
+    """Return the problem of each undecoded image, an empty string for a good one."""
+
+    def describe(batch: dict) -> dict:
+        return {"problem": [_problem_of(image) for image in batch["image"]]}
+
+    # The fingerprint of rows does not change with the files that they name; the cache key needs both.
+    return encoded.map(
+        describe,
+        batched=True,
+        remove_columns=["image"],
+        features=Features({"problem": Value("string")}),
+        new_fingerprint=Hasher.hash([fingerprint, "unreadable", _files_of(encoded)]),
+        desc="Decoding images",
+    )["problem"][:]
+
+
+def _to_jsonl(lines: list[dict]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def find_without_row(rows: Dataset, dataset: str) -> list[str]:
-    """Return the pictures of a folder that no row of `image`, undecoded, names."""
+    """Return the paths of a folder's pictures that no row of undecoded `image` names."""
     return pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
 
 
 def name_without_row(dataset: str, split: str, policy: str, report: Path | None) -> list[str]:
-    """Name the pictures of a folder that no row of its metadata names, before it is streamed.
+    """List the pictures of a folder that no row of its metadata names, before it is streamed.
 
     Args:
         policy: as in `keep_readable`.
-        report: the file that gets a line a picture; None of a process that writes none.
+        report: the file that gets one line per picture; None for a process that does not write it.
 
     Returns:
         Their paths.
 
     Raises:
-        InputError: there is one, and `error` was asked for.
+        InputError: there is one, and the policy is `error`.
     """
     if not is_named_by_metadata(dataset):
         return []
@@ -93,9 +116,10 @@ def name_without_row(dataset: str, split: str, policy: str, report: Path | None)
     if policy == "error" and without_row:
         raise InputError(f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first")
     if report is not None:
-        lines = [{"file": dataset, "row": None, "path": path, "problem": NO_ROW} for path in without_row]
+        lines = [{"file": dataset, "row": None, "path": path, "problem": _NO_ROW} for path in without_row]
+        # Workers append the bad images of the stream to the same file.
         with report.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            file.write(_to_jsonl(lines))
     return without_row
 
 
@@ -107,9 +131,8 @@ def check_policy(policy: str) -> None:
 
 def _files_of(encoded: Dataset) -> list[tuple]:
     """Return path, size and time of every file with an image, so that a fixed file is decoded anew."""
-    paths = paths_of(encoded)
     files = []
-    for path in paths:
+    for path in paths_of(encoded):
         if path is not None and os.path.isfile(path):
             stat = os.stat(path)
             files.append((path, stat.st_size, stat.st_mtime_ns))
@@ -122,19 +145,22 @@ def _problem_of(image: dict | None) -> str:
 
 
 def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
-    """Return an undecoded image, `{"bytes", "path"}`, as Pillow decodes it, and ""; or none, and what is
-    wrong.
+    """Decode an image, `{"bytes", "path"}`, by Pillow.
 
-    It is left to `prepare_images` to put it on the background of an image processor.
+    Transparent images stay transparent: `prepare_images` later puts them on the background that an image
+    processor expects.
+
+    Returns:
+        The image and an empty string; or None and the problem.
     """
     if image is None:
         return None, "there is no image"
     try:
         decoded = Image().decode_example(image)
-        read_image(decoded)
+        read_image(decoded)  # only to see whether it works
         return decoded, ""
-    except Exception as error:
+    except Exception as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, ...
         return None, f"{type(error).__name__}: {error}"
 
 
-__all__ = ["NO_ROW", "check_policy", "find_without_row", "keep_readable", "name_without_row", "read_picture"]
+__all__ = ["check_policy", "find_without_row", "keep_readable", "name_without_row", "read_picture"]

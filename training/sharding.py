@@ -1,7 +1,7 @@
 """Adapt a model and its optimizer to FSDP2, beyond accelerate's configuration.
 
-The configuration is `recipes/accelerate/fsdp2.yaml`. Each layer of a tower is one unit: its weights lie in
-shards on the processes and come together while it computes.
+The configuration is `recipes/accelerate/fsdp2.yaml`. Each layer of a tower is one unit: its weights are
+sharded over the processes and gathered while it computes.
 """
 
 import torch
@@ -12,29 +12,28 @@ from transformers import CLIPModel
 
 
 def make_shardable(model: nn.Module, accelerator: Accelerator) -> None:
-    """Prepare a model for accelerate's FSDP2.
+    """Prepare a model for accelerate's FSDP2: name its layers, and exclude scalars from sharding.
 
-    Its layers are named, and scalars, the temperature, stay whole on every process. Layers are found in the
-    model, since `_no_split_modules`, which accelerate would take, also names what a tower lacks. Scalars
-    cannot be sharded; torch refuses them. Every process computes the loss of all pairs, so each has the
-    temperature's whole gradient and takes the same step: none has to be gathered.
+    Layers are found in the model, since `_no_split_modules`, which accelerate would use, also names layers
+    that a tower lacks. torch cannot shard scalars, such as the temperature. Every process computes the loss
+    of all pairs, so that each has the temperature's full gradient and takes the same step without gathering.
     """
     plugin = accelerator.state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
         plugin.transformer_cls_names_to_wrap = layer_classes(model)
 
-    # Ignored modules are not moved to the device, so that the scalars have to be.
+    # accelerate does not move ignored modules to the device.
     scalars = [value for value in model.parameters(recurse=False) if value.ndim == 0]
     for value in scalars:
         value.data = value.data.to(accelerator.device)
     plugin.ignored_modules = [nn.ParameterList(scalars)]
 
-    if isinstance(model, CLIPModel):  # accelerate asks for them, and transformers' CLIP does not answer
+    if isinstance(model, CLIPModel):  # accelerate needs them, and `CLIPModel` does not return any
         model.get_input_embeddings = model.text_model.get_input_embeddings
 
 
 def layer_classes(model: nn.Module) -> list[str]:
-    """Return the names of the classes of what the towers hold in lists: their layers."""
+    """Return the class names of the towers' layers, which are the modules in a `ModuleList`."""
     names = set()
     for part in model.modules():
         if isinstance(part, nn.ModuleList):
@@ -43,7 +42,10 @@ def layer_classes(model: nn.Module) -> list[str]:
 
 
 def set_scalars_apart(optimizer: torch.optim.Optimizer) -> None:
-    """Give scalars groups of their own: a fused step takes sharded tensors or whole ones, not both."""
+    """Move scalars to parameter groups of their own.
+
+    A fused step takes sharded tensors or whole ones, but not both in one group.
+    """
     for group in list(optimizer.param_groups):
         scalars = [value for value in group["params"] if value.ndim == 0]
         if scalars:
@@ -52,7 +54,7 @@ def set_scalars_apart(optimizer: torch.optim.Optimizer) -> None:
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
-    """Return a sharded tensor as a plain one; every process has to call it."""
+    """Gather a sharded tensor into a plain one; every process has to call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

@@ -1,8 +1,8 @@
-"""Captioned images read from files as they come, for data that is larger than the disk or lies far off.
+"""Stream captioned images from files, for data that is larger than the disk or lies on a remote machine.
 
-Every process reads its own files alone, r, r + W, r + 2W, ... of the dataset's for process r of W, and shares
-them out among its loader workers in the same way. When it is through with them it begins again: files need
-not be equally many or long for processes to take equally many steps.
+Each process reads its own files: process r of W reads files r, r + W, r + 2W, ... of the dataset, and divides
+them among its loader workers in the same way. At the end of its files it starts again, so that all processes
+take equally many steps even if files differ in number or length.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from benchmarks.tars import of_tars
 from .captions import Form, read_captions, with_image
 from .pictures import read_picture
 
-# Columns that say where a row comes from
+# Columns that record where a row comes from, so that bad images can be reported.
 _FILE = "__file__"
 _ROW = "__row__"
 
@@ -34,13 +34,13 @@ _ROW = "__row__"
 def open_files(
     dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0
 ) -> IterableDataset:
-    """Open the rows of this process's files, images undecoded, with the name of the file and the number of
-    the row in it.
+    """Open the rows of this process's files as a stream, with undecoded images.
 
-    To learn the columns, every process also reads the beginning of one file.
+    Each row also has the name of its file and its number in it. To infer the columns, every process reads the
+    beginning of one file as well.
 
     Args:
-        n_workers: loader workers of a process, that have files of their own too.
+        n_workers: number of loader workers per process; each reads files of its own.
 
     Raises:
         InputError: no such dataset or split, no image column, or fewer files than readers.
@@ -58,21 +58,25 @@ def open_files(
         raise InputError(
             f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
         ) from error
+
     rows = with_image(rows, dataset)
     n_files = rows.num_shards
-    n_readers = n_processes * max(1, n_workers)
+    readers_per_process = max(1, n_workers)  # without workers the process itself reads
+    n_readers = n_processes * readers_per_process
     if n_files < n_readers:
         raise InputError(
             f"dataset {dataset!r} has {n_files} files to stream in split {split!r}, and {n_processes} "
-            f"processes with {max(1, n_workers)} "
+            f"processes with {readers_per_process} "
             f"readers each want {n_readers}: write it as more parquet or tar files, lower "
             "dataloader_num_workers, or leave out --streaming"
         )
+
     names = builder.config.data_files[split]
-    if len(names) != n_files:  # an imagefolder's pictures are no files to share out
+    if len(names) != n_files:  # an imagefolder lists pictures, which are not divided among readers
         names = [dataset] * n_files
     features = Features({**rows.features, _FILE: Value("string"), _ROW: Value("int64")})
     files = []
+    # Process 1 of 3 reads the files 1, 4, 7, ...
     for number in range(process_index, n_files, n_processes):
         file = rows.shard(num_shards=n_files, index=number)
         with_origin = partial(_add_origin, file=names[number])
@@ -85,22 +89,23 @@ def _add_origin(row: dict, number: int, file: str) -> dict:
 
 
 class CellStream(TorchIterableDataset):
-    """Cells of streamed rows without end: `{"text", "row_id", "image"}`, as `CaptionCells` has them.
+    """An endless stream of examples, as `CaptionCells` has them.
 
-    A row gives one cell a pass: an image then stands once in a batch, is encoded once, and all others are
-    negatives. Its captions take turns, by the number of the row plus that of the pass: a batch has all
-    languages, and after as many passes as a row has captions each has come once. `row_id` is a hash of 63
-    bits of the row's English caption, or of its first where it has none.
+    An example is `{"text": "a dog", "row_id": 7, "image": picture}`. Each pass over the files takes one
+    caption of a row, so that an image occurs once in a batch and is encoded once. A row's captions take
+    turns: pass p of row r takes caption p + r, modulo their number. A batch then has all languages, and after
+    as many passes as a row has captions each has been used once. `row_id` is a 63-bit hash of the row's
+    English caption, or of its first one if it has no English.
 
-    Rows come in the order of the files. With a `shuffle_buffer` files are shuffled anew in each pass, and
-    rows drawn from that many at a time out of up to ten files. Either way the order follows from the seed
-    alone, and a run that resumes reads again what it has had.
+    Rows come in the order of the files. With a `shuffle_buffer` each pass shuffles the files, and draws rows
+    from a buffer of that size that is filled from up to ten files. Either way the order depends on the seed
+    alone. A run that resumes reads the rows of earlier steps again.
 
     Args:
-        rows: as `open_files` gives them.
-        languages: those to make cells of.
-        report: the file that names rows whose image cannot be decoded, a line each.
-        refuse: raise an `InputError` at such a row.
+        rows: as `open_files` returns them.
+        languages: those whose captions are used.
+        report: the file that gets one line per row whose image cannot be decoded.
+        refuse: raise an `InputError` at a row whose image cannot be decoded.
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class CellStream(TorchIterableDataset):
 
     def __iter__(self) -> Iterator[dict]:
         lines = self.report.read_text("utf-8").splitlines() if self.report.exists() else []
-        # Bad rows that an earlier run or pass has named already
+        # Bad rows that an earlier run or pass has reported already
         self.named = {(line["file"], line["row"]) for line in map(json.loads, lines)}
         for number in count():
             empty = True
@@ -147,10 +152,10 @@ class CellStream(TorchIterableDataset):
         return self.rows.shuffle(generator=random, buffer_size=self.shuffle_buffer)
 
     def cell(self, row: dict, number: int) -> dict | None:
-        """Return a row's cell in a pass; None if it has no caption in the languages, or no good image."""
+        """Return a row's example in a pass; None without a caption in the languages or a readable image."""
         captions = read_captions(row, self.form)
         texts = [text for language in self.languages for text in captions.get(language, [])]
-        image = self.image(row) if texts else None
+        image = self.image(row) if texts else None  # decoding is the slow part
         if image is None:
             return None
         reference = captions.get("en", texts)[0]
@@ -168,7 +173,11 @@ class CellStream(TorchIterableDataset):
         return image
 
     def set_aside(self, bad: dict) -> None:
-        """Name a bad row in the report, once; or refuse it."""
+        """Write a bad row into the report, once; or refuse it.
+
+        Raises:
+            InputError: such rows are to be refused.
+        """
         if self.refuse:
             raise InputError(
                 "image {path} in row {row} of {file} cannot be decoded: {problem}. "
@@ -184,7 +193,7 @@ class CellStream(TorchIterableDataset):
 
 
 def stable_hash(text: str) -> int:
-    """Return a hash of 63 bits, the same on every machine and in every run."""
+    """Return a hash of 63 bits, the same on every machine and in every run; Python's own differs."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -1,4 +1,4 @@
-"""The student of stage 1: a new text tower beside the teacher's image tower, or a finished one."""
+"""Build the student of stage 1: a new text tower beside the teacher's image tower, or a finished model."""
 
 import torch
 from datasets import Dataset
@@ -18,12 +18,12 @@ from .vocabulary import extend_tokenizer
 def build_student(
     arguments: TeacherLearningArguments, rows: Dataset, new: list[str]
 ) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
-    """Build the whole model whose text tower is to learn, and its tokenizer.
+    """Build the whole model whose text tower will learn, and its tokenizer.
 
     Args:
-        rows: parallel text, by which a finished model's tokenizer is extended where `new_pieces` is set. Old
-            pieces keep their embeddings; those of new ones begin near their mean.
-        new: the languages that the model is to learn.
+        rows: parallel text, by which a finished model's tokenizer is extended if `new_pieces` is set. Old
+            pieces keep their embeddings; those of new ones start near their mean.
+        new: the languages that the model will learn.
 
     Raises:
         InputError: a model or tokenizer cannot be loaded, or the tokenizer cannot be extended.
@@ -31,6 +31,7 @@ def build_student(
     if arguments.model_name_or_path is None:
         return _new_student(arguments)
 
+    # A finished model goes on learning, in float32 and with the dropout of the recipe.
     name = arguments.model_name_or_path
     with readable("model_name_or_path", name):
         config = AutoConfig.from_pretrained(name)
@@ -45,7 +46,7 @@ def build_student(
 
 
 def _new_student(arguments: TeacherLearningArguments) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
-    """Build a new text tower of an encoder beside the teacher's image tower."""
+    """Build a new text tower from an encoder, beside the teacher's image tower."""
     teacher = arguments.teacher_name_or_path
     encoder = arguments.text_encoder_name_or_path
     tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
@@ -55,16 +56,17 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[AltCLIPModel, Pre
 
 
 def languages_to_replay(arguments: TeacherLearningArguments, spoken: list[str], new: list[str]) -> list[str]:
-    """Return the languages that a finished model is to keep.
+    """Return the languages that a finished model replays, so that it does not forget them.
 
-    By default they are all that the text has beside the `new` ones.
+    By default these are all languages of the text except the `new` ones.
 
     Args:
-        spoken: the languages that the text has.
+        spoken: the available languages, those of the text.
 
     Raises:
         InputError: a requested language is not in the text.
     """
+    # A model that is made anew has nothing to forget.
     if arguments.model_name_or_path is None:
         return []
     if arguments.replay_languages is None:
@@ -76,10 +78,10 @@ def languages_to_replay(arguments: TeacherLearningArguments, spoken: list[str], 
 def held_vectors(
     arguments: TeacherLearningArguments, rows: Dataset, replayed: list[str]
 ) -> dict[str, CachedColumn]:
-    """Embed a finished model's own languages: its targets for them while it learns others.
+    """Embed a finished model's own languages: these are its targets for them while it learns others.
 
-    Regularising towards the English embeddings instead lost 1.5 points of recall in an old language at worst,
-    of what stage 2 had taught it, measured on the miniature.
+    Regularising towards the English embeddings instead cost up to 1.5 points of recall in an old language,
+    measured on the miniature: part of what stage 2 had taught.
 
     Returns:
         `{language: embeddings}`, by the model as it is before training.

@@ -1,8 +1,8 @@
-"""Text-only pre-training: an encoder fills in masked tokens of many languages, before it sees an image.
+"""Text-only pre-training: an encoder predicts masked tokens of many languages, before it sees an image.
 
-With two translations in one sequence a token that is masked in one language can be read off the other:
-translation language modelling (Conneau & Lample 2019, 3.3), beside masked language modelling of single texts
-(Devlin et al. 2019; XLM-R). That brings languages together that no image will ever go with.
+Single texts give masked language modelling (Devlin et al. 2019; XLM-R). A text and its translation in one
+sequence give translation language modelling (Conneau & Lample 2019, 3.3): a token that is masked in one
+language can be read off the other. That aligns languages for which there are no images.
 """
 
 from collections.abc import Sequence
@@ -32,22 +32,23 @@ from .data import caption_columns, has_text
 
 @dataclass(kw_only=True)
 class TextPretrainingArguments(StageArguments):
-    """Masked language modelling in many languages, before any image. `dataset` may be any parallel text
-    (`parallel_text.py`).
+    """Arguments of masked language modelling in many languages.
+
+    `dataset` may be any parallel text (`parallel_text.py`).
     """
 
     text_encoder_name_or_path: str = field(
-        metadata={"help": "An encoder that `AutoModelForMaskedLM` knows; untrained, or to go on from."}
+        metadata={"help": "An encoder that `AutoModelForMaskedLM` knows, untrained or pre-trained."}
     )
     pairs: float = field(
         default=1.0, metadata={"help": "Share of sequences that hold two translations; others hold one text."}
     )
     mask_probability: float = field(
-        default=0.15, metadata={"help": "Share of tokens to be named (0.15 in BERT, XLM and XLM-R)."}
+        default=0.15, metadata={"help": "Share of tokens to predict (0.15 in BERT, XLM and XLM-R)."}
     )
-    max_characters: int = field(default=1000, metadata={"help": "Longer texts are set aside."})
+    max_characters: int = field(default=1000, metadata={"help": "Longer texts are skipped."})
     dropout: float | None = field(
-        default=None, metadata={"help": "Of the encoder, from now on; its own by default."}
+        default=None, metadata={"help": "New dropout of the encoder; its own by default."}
     )
 
     def __post_init__(self):
@@ -66,19 +67,19 @@ class TextPretrainingArguments(StageArguments):
 
 
 class Translations(TorchDataset):
-    """Every text of parallel rows, alone or with a translation of it, `{"texts", "languages", "seed"}`.
+    """Every text of parallel rows, alone or with one of its translations.
 
-    Which translation goes with a text is drawn anew each epoch, and so is their order, from nothing but
-    `seed`, the epoch and the text's number: runs resume exactly, and however many processes and workers read.
-    `seed` of an example is there for the masks to be drawn from. `n_empty` counts the rows that are left out
-    since they have no text, or none that is short enough.
+    An example is `{"texts": ["a dog", "狗"], "languages": ["en", "zh"], "seed": 123}`; the collator draws the
+    masks from its `seed`. The translation and the order of the two are drawn anew in each epoch. They depend
+    on nothing but `seed`, the epoch and the index of the text: runs resume exactly, with any number of
+    processes and workers. `n_empty` counts the rows without a text that is short enough.
 
     Args:
         rows: have `captions`, `{language: text}`.
         languages: those to draw from, each equally often where rows have them all.
         pairs: the share of texts that come with a translation, of those that have one.
         seed: of all epochs.
-        max_characters: longer texts are left out, and rows that have no other.
+        max_characters: longer texts are skipped, and rows that have no other.
 
     Raises:
         InputError: a language's texts are lists, which do not say what translates what; or no row has a text.
@@ -87,7 +88,11 @@ class Translations(TorchDataset):
     def __init__(
         self, rows: Dataset, languages: list[str], pairs: float, seed: int, max_characters: int = 1000
     ):
-        self.languages, self.pairs, self.seed, self.epoch = languages, pairs, seed, 0
+        self.languages = languages
+        self.pairs = pairs
+        self.seed = seed
+        self.epoch = 0
+
         captions = caption_columns(rows)
         self.texts = [captions.field(language) for language in languages]
         for language, texts in zip(languages, self.texts):
@@ -96,9 +101,13 @@ class Translations(TorchDataset):
                     f"captions in {language} are lists, which do not say what translates what: give one text "
                     "a language"
                 )
-        there = np.stack([has_text(texts) & ~longer(texts, max_characters) for texts in self.texts], axis=1)
-        self.there, self.n_empty = there, int((~there.any(axis=1)).sum())
-        self.cells = np.argwhere(there)
+
+        # available[row, language]: whether the row has a text in the language that is short enough
+        available = [has_text(texts) & ~_is_longer(texts, max_characters) for texts in self.texts]
+        self.available = np.stack(available, axis=1)
+        self.n_empty = int((~self.available.any(axis=1)).sum())
+        # [[True, False], [True, True]] -> [[0, 0], [1, 0], [1, 1]], (row, language) of each text
+        self.cells = np.argwhere(self.available)
         if not len(self.cells):
             raise InputError(
                 f"no row has a text in {' '.join(languages)} of up to {max_characters} characters: name "
@@ -106,7 +115,7 @@ class Translations(TorchDataset):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Told at the beginning of each epoch, by `views.TellEpoch`."""
+        """Set the epoch that translations are drawn for; `views.TellEpoch` calls it at the start of each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -115,7 +124,7 @@ class Translations(TorchDataset):
     def __getitem__(self, index: int) -> dict:
         random = np.random.default_rng([self.seed, self.epoch, index])
         row, language = self.cells[index].tolist()
-        others = np.setdiff1d(np.flatnonzero(self.there[row]), language)
+        others = np.setdiff1d(np.flatnonzero(self.available[row]), language)
         drawn = [language]
         if len(others) and random.random() < self.pairs:
             drawn = random.permutation([language, random.choice(others)]).tolist()
@@ -126,48 +135,52 @@ class Translations(TorchDataset):
         }
 
     def summary(self) -> str:
-        n_rows = len(self.there) - self.n_empty
+        n_rows = len(self.available) - self.n_empty
         counts = f"{len(self)} texts of {n_rows} rows in {len(self.languages)} languages"
         return f"{counts}; set aside: {self.n_empty} rows, empty or too long"
 
 
-def longer(texts: pa.Array, max_characters: int) -> np.ndarray:
-    """Which of the texts have more characters."""
-    return np.asarray(pc.fill_null(pc.greater(pc.utf8_length(texts), max_characters), False))
+def _is_longer(texts: pa.Array, max_characters: int) -> np.ndarray:
+    """Return whether each text has more characters, as booleans `(texts,)`; a missing one has not."""
+    is_longer = pc.greater(pc.utf8_length(texts), max_characters)
+    return np.asarray(pc.fill_null(is_longer, False))
 
 
 class MaskingCollator:
-    """Texts to `input_ids`, `attention_mask` and `labels` `(examples, tokens)`; labels are -100 where nothing
-    is masked.
+    """Collates examples of `texts` and `seed`, and masks some of their tokens.
 
-    Two texts stand in one sequence as the tokenizer puts them, `<s> a </s></s> b </s>` in XLM-R, each cut so
-    that both fit in `max_length`. Of what is masked, 80 % shows the mask, 10 % another piece and 10 % itself,
-    as in BERT.
+    A batch has `input_ids`, `attention_mask` and `labels` `(examples, tokens)`; labels are -100 where nothing
+    is masked. Two texts form one sequence as the tokenizer joins them, `<s> a </s></s> b </s>` in XLM-R,
+    truncated so that both fit in `max_length`. Of the masked tokens 80 % become the mask token, 10 % a random
+    token, and 10 % stay as they are (BERT).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, mask_probability: float):
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer = tokenizer
+        self.max_length = max_length
         self.mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_probability)
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-        cut = {"truncation": "longest_first", "max_length": self.max_length}
-        encoded = [
-            tokenize(self.tokenizer, *example["texts"], **cut, return_special_tokens_mask=True)
-            for example in examples
-        ]
-        # Left to itself, it would draw from random numbers that a resumed run has used up already: a batch is
-        # fetched ahead.
+        # `longest_first` takes tokens from the longer of two texts, so that none is cut off entirely.
+        options = {"truncation": "longest_first", "max_length": self.max_length}
+        encoded = []
+        for example in examples:
+            tokens = tokenize(self.tokenizer, *example["texts"], **options, return_special_tokens_mask=True)
+            encoded.append(tokens)
+        # By default it would draw from the global random numbers. A loader fetches batches ahead, so that a
+        # resumed run would have used up other ones.
         self.mask.generator = torch.Generator().manual_seed(examples[0]["seed"])
         return self.mask(encoded)
 
 
 def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder in float32 with a head that names masked tokens, new where the checkpoint has none, and
-    its tokenizer.
+    """Load an encoder in float32 with a language modelling head, and its tokenizer.
+
+    The head is new where the checkpoint has none. `config` are options of the model's configuration.
 
     Raises:
-        InputError: the folder is missing, it is no encoder that `AutoModelForMaskedLM` knows, or the
-            encoder's weights are not all there.
+        InputError: the folder is missing, `AutoModelForMaskedLM` does not know the encoder, some of its
+            weights are missing, or its tokenizer has no mask token.
     """
     check_kind("text_encoder_name_or_path", name_or_path, MASKED)
     tokenizer = load_tokenizer("text_encoder_name_or_path", name_or_path)
@@ -175,6 +188,7 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
         model, info = AutoModelForMaskedLM.from_pretrained(
             name_or_path, dtype=torch.float32, output_loading_info=True, **config
         )
+    # The head may be missing; the encoder's own weights, such as `roberta.encoder...`, may not.
     missing = sorted(name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
     if missing:
         raise InputError(
@@ -190,15 +204,18 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
 
 
 def save_encoder(trainer: Trainer, folder: str) -> None:
-    """Write the encoder without the head, which no text tower has; every process calls it, since weights may
-    be sharded.
+    """Save the encoder without the head, which no text tower has.
+
+    Every process has to call it, since weights may be sharded.
     """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         prefix = f"{trainer.model.base_model_prefix}."
-        of_encoder = {
-            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
-        }
+        # {"roberta.encoder...": ..., "lm_head...": ...} -> {"encoder...": ...}
+        of_encoder = {}
+        for name, value in weights.items():
+            if name.startswith(prefix):
+                of_encoder[name.removeprefix(prefix)] = value
         trainer.model.base_model.save_pretrained(folder, state_dict=of_encoder)
 
 

@@ -1,5 +1,6 @@
-"""Text in plain files, line by line or in tables of tabs or commas: every value stays a text, `NA` and `007`
-too.
+"""Read plain text, line by line or as tables of tabs or commas.
+
+Every value stays a text, `NA` and `007` too.
 """
 
 import csv
@@ -21,8 +22,10 @@ TABLES = (".tsv", ".csv")
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """Lines as every other tool counts them: ended by a line feed alone, with or without a carriage return
-    before it.
+    """Yield the lines of a file, `.gz` and `.bz2` included, as every other tool counts them.
+
+    A line ends with a line feed, with or without a carriage return before it, and with nothing else: Python
+    would also end one at a lone carriage return. The two files of a Moses pair would then go out of step.
     """
     with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig", newline="\n") as file:
         for line in file:
@@ -30,32 +33,40 @@ def lines_of(path: str) -> Iterator[str]:
 
 
 def read_table(path: str) -> Dataset:
-    """A table as rows of texts, kept on disk by `datasets`."""
-    columns = columns_of(path)
+    """Read a table as rows of texts, which `datasets` caches on disk."""
+    columns = _columns_of(path)
     features = Features({column: Value("string") for column in columns})
+    # The time of the file is part of the cache's key: a table that has changed is read anew.
     return from_lines(rows_of_table, features, path=path, changed=os.stat(path).st_mtime_ns)
 
 
-def columns_of(path: str) -> list[str]:
-    """The names in a table's first line, without spaces around them."""
-    _, names = next(records_of(path), (1, []))
+def _columns_of(path: str) -> list[str]:
+    """Return the names in a table's first line, without spaces around them.
+
+    Raises:
+        InputError: two columns have the same name.
+    """
+    _, names = next(_records_of(path), (1, []))
     columns = [name.strip() for name in names]
-    twice = [name for name in columns if columns.count(name) > 1]
-    if twice:
-        raise InputError(f"{path!r} has two columns {twice[0]!r}: rename one")
+    repeated = [name for name in columns if columns.count(name) > 1]
+    if repeated:
+        raise InputError(f"{path!r} has two columns {repeated[0]!r}: rename one")
     return columns
 
 
 def rows_of_table(path: str, changed: int | None = None) -> Iterator[dict[str, str]]:
-    """The rows of a table.
+    """Yield the rows of a table, `{"en": "a dog", "fr": "un chien"}`.
+
+    Args:
+        changed: is not read; it makes `datasets` cache a file anew that has changed.
 
     Raises:
-        InputError: a line has more or fewer fields than the first has names, so that it would be read under
+        InputError: a line has more or fewer fields than the first line has names, so that texts would get
             wrong names.
     """
-    columns = columns_of(path)
-    records = records_of(path)
-    next(records, None)
+    columns = _columns_of(path)
+    records = _records_of(path)
+    next(records, None)  # the line of the names
     for number, values in records:
         if len(values) != len(columns):
             raise InputError(
@@ -65,15 +76,21 @@ def rows_of_table(path: str, changed: int | None = None) -> Iterator[dict[str, s
         yield dict(zip(columns, values))
 
 
-def records_of(path: str) -> Iterator[tuple[int, list[str]]]:
-    """The number and the values of each line that is not empty: between tabs as they are, between commas in
-    quotes or without.
+def _records_of(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the values of each record that is not empty.
+
+    Values between tabs are taken as they are; those between commas may stand in quotes, even over several
+    lines.
+
+    Raises:
+        InputError: a `.csv` file is malformed.
     """
     if suffix_of(path) == ".tsv":
         for number, line in enumerate(lines_of(path), 1):
             if line:
                 yield number, line.split("\t")
         return
+    # `strict` refuses quotes that are not closed, which would swallow the rest of the file as one value.
     reader = csv.reader((line + "\n" for line in lines_of(path)), strict=True)
     try:
         for values in reader:
@@ -86,8 +103,9 @@ def records_of(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def tables_in(folder: str, name: str | None, split: str) -> list[str]:
-    """The tables that a folder's split is made of; none where it has files of other kinds, or where it is no
-    folder.
+    """Return the tables that make up a folder's split.
+
+    There are none if it has files of other kinds, has metadata of pictures, or is no folder.
     """
     if not Path(folder).is_dir() or has_metadata(Path(folder)):
         return []
@@ -96,13 +114,14 @@ def tables_in(folder: str, name: str | None, split: str) -> list[str]:
 
 
 def from_lines(rows: Callable[..., Iterator[dict]], features: Features, **arguments) -> Dataset:
-    """Rows kept on disk by `datasets`, under a name that changes with `arguments`; lists among them it would
-    take for shards.
+    """Build a dataset from a generator of rows; `datasets` caches it on disk by the generator's `arguments`.
+
+    No argument may be a list: `datasets` would split it among processes as shards.
     """
     try:
         return Dataset.from_generator(rows, features=features, gen_kwargs=arguments)
     except DatasetGenerationError as error:
-        raise error.__cause__ from None
+        raise error.__cause__ from None  # what the generator raised, such as an `InputError`
 
 
 __all__ = ["TABLES", "from_lines", "lines_of", "read_table", "rows_of_table", "tables_in"]

@@ -57,7 +57,7 @@ def by_length(inputs: dict, n_groups: int) -> tuple[list[dict], torch.Tensor]:
     lengths = inputs["attention_mask"].sum(1)
     order = lengths.argsort(stable=True)
     groups = []
-    for texts in spread(order, n_groups):
+    for texts in _spread(order, n_groups):
         longest = lengths[texts].max()
         groups.append({name: inputs[name][texts, :longest] for name in TEXTS})
 
@@ -66,7 +66,7 @@ def by_length(inputs: dict, n_groups: int) -> tuple[list[dict], torch.Tensor]:
     return groups, rows
 
 
-def spread(rows: torch.Tensor, n_parts: int) -> list[torch.Tensor]:
+def _spread(rows: torch.Tensor, n_parts: int) -> list[torch.Tensor]:
     """Split `rows` into `n_parts` runs of about equal length.
 
     With fewer rows than parts, the last row fills the empty ones. Every process must run the model equally
@@ -144,9 +144,39 @@ class AltCLIPTrainer(Trainer):
 
 
 class TeacherLearningTrainer(AltCLIPTrainer):
-    """Stage 1. The model is an `AltCLIPTextModel`.
+    """Trainer of stage 1, teacher learning (paper 3.1); the model is an `AltCLIPTextModel`.
 
-    Batches carry `target`, the teacher's embeddings `(texts, project_dim)`.
+    Batches carry `target`, the teacher's embeddings `(texts, project_dim)`. `args` are
+    `TeacherLearningArguments`.
+
+    Raises:
+        InputError: the loss is not finite, or a disk is full.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import CaptionCells, Collator, TeacherLearningArguments, TeacherLearningTrainer
+    >>> from training import teacher_vectors
+
+    >>> name, data = "outputs/miniature/altclip", "outputs/miniature/dataset"
+    >>> model, processor = load_model(name)
+    >>> rows = load_dataset(data, split="validation")
+    >>> target = teacher_vectors(rows, model, processor.tokenizer)  # of the English captions
+    >>> arguments = TeacherLearningArguments(
+    ...     model_name_or_path=name, dataset=data, output_dir="outputs/stage1", max_steps=2
+    ... )
+    >>> trainer = TeacherLearningTrainer(
+    ...     model=model.text_model,
+    ...     args=arguments,
+    ...     train_dataset=CaptionCells(rows, ["en", "zh"], "target", inputs=target),
+    ...     data_collator=Collator(processor.tokenizer, max_length=77),
+    ... )
+    >>> trainer.train().global_step
+    {'train_runtime': ...}
+    2
+    ```
     """
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
@@ -197,11 +227,40 @@ class _BoundedScale(TrainerCallback):
 
 
 class ContrastiveTrainer(AltCLIPTrainer):
-    """Stages 0 and 2. The model is a CLIP or AltCLIP.
+    """Trainer of stages 0 and 2, contrastive learning (paper 3.2); the model is a CLIP or AltCLIP.
 
-    Batches carry `pixel_values`, or `image_embeds` from a frozen tower. Rows of equal `row_ids` show the same
-    thing and are positives of one another. Negatives come from all processes. `tile_size` and
-    `gradient_cache_chunk` bound memory and leave loss and gradients as they are.
+    Batches carry `pixel_values` `(images, channels, height, width)`, or `image_embeds` `(images, dim)` from a
+    frozen tower. Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come
+    from all processes. `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as
+    they are. `args` are `TeacherArguments` or `ContrastiveArguments`.
+
+    Raises:
+        InputError: the loss is not finite, a disk is full, or the weights are sharded under ZeRO-3.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import CaptionCells, Collator, ContrastiveArguments, ContrastiveTrainer, freeze_all_but
+
+    >>> name, data = "outputs/miniature/altclip", "outputs/miniature/dataset"
+    >>> model, processor = load_model(name)
+    >>> rows = load_dataset(data, split="validation")
+    >>> arguments = ContrastiveArguments(
+    ...     model_name_or_path=name, dataset=data, output_dir="outputs/stage2", max_steps=2
+    ... )
+    >>> freeze_all_but(model, arguments.trainable)
+    >>> trainer = ContrastiveTrainer(
+    ...     model=model,
+    ...     args=arguments,
+    ...     train_dataset=CaptionCells(rows, ["en", "zh"], "image"),
+    ...     data_collator=Collator(processor.tokenizer, 77, processor.image_processor),
+    ... )
+    >>> trainer.train().global_step
+    {'train_runtime': ...}
+    2
+    ```
     """
 
     def __init__(self, *args, held: HeldTexts | None = None, **kwargs):

@@ -1,4 +1,4 @@
-"""Validation during training: retrieval and classification in every language, on rows held out of it."""
+"""Evaluate a model during training: retrieval and classification in every language, on held-out rows."""
 
 import warnings
 from pathlib import Path
@@ -24,20 +24,20 @@ from .frozen import on_device
 
 
 class Validation:
-    """Scores a model as it trains, and warns where it loses English.
+    """Evaluates a model as it trains, and warns if it loses English.
 
-    Memory grows with the images plus the texts, not with their product; a frozen image tower is run once,
-    before the first score.
+    Memory grows with the images plus the texts, not with their product. A frozen image tower runs once, for
+    the first evaluation.
 
     Args:
-        model: the whole model, AltCLIP or CLIP, whose weights training moves.
+        model: the whole model, AltCLIP or CLIP, that is trained.
         processor: its processor.
         captioned: rows of `image` and `captions`.
-        languages: those to score.
+        languages: those to evaluate.
         classified: rows of `image` and `label`, with `class_names`, `{language: names}`.
-        teacher: the model and its processor that English is held against, as they are now: `model` itself,
-            before it is trained, will do.
-        english_tolerance: a mean recall of English that lies lower by more than this share is warned of.
+        teacher: the model whose English recall is the reference, and its processor. It is evaluated once, in
+            `begin`, so that `model` itself will do.
+        english_tolerance: a mean recall in English that is lower by more than this fraction raises a warning.
     """
 
     def __init__(  # noqa: PLR0913  (a model, two datasets and a teacher; tests and scripts give them by name)
@@ -63,9 +63,10 @@ class Validation:
         self.image_embeds: dict[str, torch.Tensor] = {}  # by the fingerprint of the rows
 
     def begin(self, accelerator: Accelerator | None = None) -> None:
-        """Measure before training what the teacher, or the model as it is, reaches in English."""
+        """Measure the teacher's mean recall in English, before training."""
         if self.teacher is None:
             return
+        # Until now nothing may have moved the teacher to the device.
         with on_device(self.teacher[0]):
             encoder = Encoder(*self.teacher, accelerator=accelerator)
             image_embeds = encoder.images(self.captioned["image"])
@@ -110,7 +111,7 @@ class Validation:
             )
 
     def _embed(self, rows: Dataset, encoder: Encoder) -> torch.Tensor:
-        """Embed the images of some rows; those of a frozen tower only once."""
+        """Embed the images of some rows; a frozen tower embeds them only once."""
         key = rows._fingerprint
         if learns(self.model, *IMAGE_PARTS) or key not in self.image_embeds:
             self.image_embeds[key] = encoder.images(rows["image"])
@@ -136,7 +137,10 @@ def _with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
 def load_captioned(dataset: str, split: str, languages: list[str], text_column: str | None = None) -> Dataset:
     """Load rows of `image` and `captions`, `{language: text}`, from captions in any form.
 
-    Where a row has several captions in a language, the first is taken.
+    Of several captions in a language, the first of each row is taken.
+
+    Raises:
+        InputError: there is no such dataset or split, or it has no images or no captions.
     """
     rows = with_image(load_rows(dataset, split, []), dataset)
     refuse_missing(rows, dataset)
@@ -167,7 +171,10 @@ def load_validation(
     languages: list[str],
     teacher: tuple[PreTrainedModel, ProcessorMixin] | None = None,
 ) -> Validation | None:
-    """Load the validation of the recipe; None where it has none.
+    """Load the validation data of the recipe.
+
+    Returns:
+        None if the recipe has no `validation_split`.
 
     Raises:
         InputError: a dataset, a split, a column or a class name is missing; or no caption is in a language of
@@ -184,6 +191,7 @@ def load_validation(
             f"validation_split {arguments.validation_split!r} of {dataset!r} has no caption in "
             f"{' '.join(languages)}"
         )
+    # Zero-shot classification is optional; its images come from a split of the same dataset.
     classified = None
     class_names = None
     if arguments.zero_shot_split is not None:
@@ -205,6 +213,7 @@ def load_validation(
 
 def _languages_with_text(captioned: Dataset, languages: list[str]) -> list[str]:
     """Return the columns of captions that are in one of the languages and not empty, each once."""
+    # Two requested codes may match the same column.
     columns = dict.fromkeys(find_language(language, captioned.features["captions"]) for language in languages)
     texts = caption_columns(captioned)
     return [name for name in columns if name is not None and has_text(texts.field(name)).any()]

@@ -1,6 +1,4 @@
-"""SentencePiece vocabularies in XLM-R's form: trained on texts, and extended by scripts that a tokenizer
-cannot read yet.
-"""
+"""Train SentencePiece vocabularies in XLM-R's form, and extend them by scripts that a tokenizer lacks."""
 
 import base64
 import io
@@ -13,15 +11,18 @@ from transformers import PreTrainedTokenizerBase, XLMRobertaTokenizer
 
 from benchmarks.recipe import InputError
 
-COVERAGE = 0.9995
-SAMPLE = 1_000_000  # texts that pieces are trained on, of more
+_COVERAGE = 0.9995
+_SAMPLE = 1_000_000  # the most texts that pieces are trained on
 
 
 def train_pieces(texts: Iterable[str], vocab_size: int, **options) -> tuple[list[tuple[str, float]], bytes]:
-    """Train a unigram SentencePiece model; `options` are the trainer's.
+    """Train a unigram SentencePiece model (Kudo 2018).
+
+    Args:
+        options: further options of `SentencePieceTrainer`.
 
     Returns:
-        Its pieces with their scores, special ones left out, and its NFKC table.
+        Its pieces with their scores, `("▁dog", -5.2)`, without the special ones, and its NFKC table.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -35,20 +36,21 @@ def train_pieces(texts: Iterable[str], vocab_size: int, **options) -> tuple[list
         **options,
     )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    # The first three are <unk>, <s> and </s>.
     scored = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(3, pieces.get_piece_size())]
-    return scored, read_charsmap(model.getvalue())
+    return scored, _read_charsmap(model.getvalue())
 
 
 def extend_tokenizer(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], n_pieces: int
 ) -> XLMRobertaTokenizer:
-    """A tokenizer that also reads the characters of `texts` which are unknown to the given one.
+    """Extend a tokenizer by the characters of `texts` that are unknown to it.
 
-    Only pieces with such a character are added, after all others: whatever could be read before gets the same
-    ids as before. The rarest 0.05 % of unknown characters stay unknown.
+    Only pieces with such a character are added, after all others, so that all other texts get the same ids as
+    before. The rarest 0.05 % of unknown characters stay unknown.
 
     Args:
-        n_pieces: at most so many pieces, the unknown characters themselves first, then the most frequent.
+        n_pieces: the most pieces to add: first the unknown characters themselves, then the most frequent.
 
     Raises:
         InputError: the tokenizer is none of XLM-R's kind, or has tokens beside its pieces; or `n_pieces` are
@@ -64,7 +66,6 @@ def extend_tokenizer(
             f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: "
             "leave it out"
         )
-    texts = list(texts)
     known = [tuple(piece) for piece in state["model"]["vocab"]]
     added = sorted(set(tokenizer.get_added_vocab()) - {piece for piece, _ in known})
     if added:
@@ -72,14 +73,17 @@ def extend_tokenizer(
             f"the tokenizer has tokens beside its pieces, {' '.join(added)}, whose ids new pieces would "
             "take: leave new_pieces out"
         )
-    readable = {character for piece, _ in known for character in piece}
+
+    texts = list(texts)
+    known_characters = set()
+    for piece, _ in known:
+        known_characters.update(piece)
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
-    counts = Counter(
-        character
-        for text in texts
-        for character in normalize(text)
-        if character not in readable and character != " "
-    )
+    counts = Counter()
+    for text in texts:
+        for character in normalize(text):
+            if character not in known_characters and character != " ":
+                counts[character] += 1
     if not counts:
         return tokenizer
     unknown = set(frequent(counts))
@@ -88,11 +92,8 @@ def extend_tokenizer(
             f"new_pieces is {n_pieces}, but the texts have {len(unknown)} characters that the tokenizer does "
             "not know"
         )
-    sample = {"input_sentence_size": SAMPLE, "shuffle_input_sentence": len(texts) > SAMPLE}
-    pieces, _ = train_pieces(texts, len(unknown) + 2 * n_pieces, hard_vocab_limit=False, **sample)
-    pieces = [(piece, score) for piece, score in pieces if not unknown.isdisjoint(piece)]
-    pieces.sort(key=lambda piece: (piece[0] not in unknown, -piece[1]))
-    charsmap = base64.b64decode(find_charsmap(state["normalizer"]))
+    pieces = _train_new_pieces(texts, unknown, n_pieces)
+    charsmap = base64.b64decode(_find_charsmap(state["normalizer"]))
     return XLMRobertaTokenizer(
         vocab=known + pieces[:n_pieces],
         _spm_precompiled_charsmap=charsmap,
@@ -100,40 +101,68 @@ def extend_tokenizer(
     )
 
 
-def frequent(counts: Counter) -> list[str]:
-    """The most frequent characters, that make up 99.95 % of all: as SentencePiece's own default, it leaves
-    out what strays in.
+def _train_new_pieces(texts: list[str], unknown: set[str], n_pieces: int) -> list[tuple[str, float]]:
+    """Train pieces on `texts` and return those with an unknown character, in the order in which to take them.
+
+    Single unknown characters come first, so that each of them can be read; then come the best scores.
     """
-    total, seen, kept = sum(counts.values()), 0, []
+    # Pieces of known characters alone are trained as well and dropped: hence twice as many as wanted.
+    pieces, _ = train_pieces(
+        texts,
+        len(unknown) + 2 * n_pieces,
+        hard_vocab_limit=False,
+        input_sentence_size=_SAMPLE,
+        shuffle_input_sentence=len(texts) > _SAMPLE,
+    )
+    new = [(piece, score) for piece, score in pieces if not unknown.isdisjoint(piece)]
+    new.sort(key=lambda piece: (piece[0] not in unknown, -piece[1]))
+    return new
+
+
+def frequent(counts: Counter) -> list[str]:
+    """Return the most frequent characters, which make up 99.95 % of all.
+
+    As with SentencePiece's own default, stray characters are left out.
+    """
+    total = sum(counts.values())
+    seen = 0
+    kept = []
     for character, count in counts.most_common():
-        if seen >= COVERAGE * total:
+        if seen >= _COVERAGE * total:
             break
         kept.append(character)
         seen += count
     return kept
 
 
-def find_charsmap(normalizer: dict) -> str:
-    """The NFKC table among the steps of a normalizer."""
+def _find_charsmap(normalizer: dict) -> str:
+    """Return the NFKC table, in base64, among the steps of a tokenizer's normalizer."""
     steps = normalizer.get("normalizers", [normalizer])
     return next(step["precompiled_charsmap"] for step in steps if "precompiled_charsmap" in step)
 
 
-def read_charsmap(model: bytes) -> bytes:
-    """Find the NFKC table in a serialised SentencePiece model: field 2 of its normalizer spec, which is field
-    3.
+def _read_charsmap(model: bytes) -> bytes:
+    """Read the NFKC table from a serialised SentencePiece model.
+
+    It is field 2 of the normalizer spec, which is field 3 of the model (sentencepiece_model.proto).
     """
     normalizer = next(value for field, value in _protobuf_fields(model) if field == 3)
     return next(value for field, value in _protobuf_fields(normalizer) if field == 2)
 
 
 def _protobuf_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield number and value of each field of a protobuf message, whose wire format has four types here."""
+    """Yield number and value of each field of a protobuf message.
+
+    Only the wire types that SentencePiece uses are read: 0 is a varint, 1 has 8 bytes, 2 a length before its
+    bytes, 5 has 4 bytes. A value of type 0 is a number, all others are bytes.
+    """
     position = 0
 
     def read_varint() -> int:
+        # Seven bits a byte, the lowest first; the eighth bit says that another byte follows.
         nonlocal position
-        value = shift = 0
+        value = 0
+        shift = 0
         while True:
             byte = message[position]
             position += 1
@@ -144,13 +173,14 @@ def _protobuf_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
     while position < len(message):
         key = read_varint()
-        if key & 7 == 0:
-            yield key >> 3, read_varint()
-            continue
-        length = {1: 8, 2: None, 5: 4}[key & 7]
-        length = read_varint() if length is None else length
-        yield key >> 3, message[position : position + length]
-        position += length
+        number = key >> 3
+        wire_type = key & 7
+        if wire_type == 0:
+            yield number, read_varint()
+        else:
+            length = read_varint() if wire_type == 2 else {1: 8, 5: 4}[wire_type]
+            yield number, message[position : position + length]
+            position += length
 
 
 __all__ = ["extend_tokenizer", "train_pieces"]

@@ -37,7 +37,7 @@ _TEXT_LAYERS = 2
 # Larger vocabularies hold whole pairs of names as one piece, and are then worse on pairs that were not seen.
 _MULTILINGUAL_VOCABULARY = 2500
 _ENGLISH_VOCABULARY = 600
-_TOKENIZER_ROWS = 6000  # captions that both vocabularies are made of
+_TOKENIZER_ROWS = 6000  # rows that both vocabularies are trained on
 _CARD = """---
 language: [{languages}]
 configs:
@@ -53,7 +53,7 @@ Sources and licences: `training/miniature/asset/ATTRIBUTION.md`.
 
 
 def _draw_row(scenes: EmojiScenes, index: int) -> dict:
-    """Draw one row of the dataset; the image as PNG, and as label the concept where there is only one."""
+    """Draw one row of the dataset: the image as PNG, and its concept as label if it shows only one."""
     scene = scenes[index]
     png = io.BytesIO()
     scene["image"].save(png, "png")
@@ -75,7 +75,7 @@ def _write_split(split: str, folder: Path, size: int | None) -> Dataset:
         "label": ClassLabel(names=read_concepts()["concepts"]),
     }
     size = min(size or len(scenes), len(scenes))
-    # Each scene depends on its split and number alone, so that processes need not be in step.
+    # Each scene depends on its split and number alone, so that the number of processes does not matter.
     with Pool() as pool:
         drawn = pool.imap(partial(_draw_row, scenes), range(size), chunksize=250)
         rows = list(tqdm(drawn, desc=f"Drawing {split}", total=size, unit="scene"))
@@ -85,7 +85,7 @@ def _write_split(split: str, folder: Path, size: int | None) -> Dataset:
 
 
 def _write_dataset(folder: Path, train_size: int | None) -> Dataset:
-    """Write all splits, the class names, the same as parallel text, and a dataset card.
+    """Write all splits, the class names, also as parallel text, and a dataset card.
 
     Returns:
         The training split.
@@ -100,7 +100,7 @@ def _write_dataset(folder: Path, train_size: int | None) -> Dataset:
     (folder / "class_names.json").write_text(
         json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
-    # A line a concept: {"en": "key", "zh": "钥匙", ...}
+    # One line per concept: {"en": "key", "zh": "钥匙", ...}
     lines = []
     for translations in zip(*names.values()):
         lines.append(json.dumps(dict(zip(names, translations)), ensure_ascii=False))
@@ -113,7 +113,7 @@ def _write_dataset(folder: Path, train_size: int | None) -> Dataset:
 
 
 def _draw_sheet(picture: Path) -> None:
-    """Draw the first scenes of every split, a row each, twice their size."""
+    """Draw the first 24 scenes of every split, one row per split, enlarged twice."""
     columns = 24
     sheet = PillowImage.new("RGB", (columns * IMAGE_SIZE, len(SPLITS) * IMAGE_SIZE))
     for row, split in enumerate(SPLITS):
@@ -132,6 +132,7 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         "projection_dim": _WIDTH,
         "hidden_act": "gelu",
     }
+    # CLIP's text tower pools the end-of-text token, which it finds by this id.
     special_tokens = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -171,7 +172,7 @@ def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
 
 @dataclass(kw_only=True)
 class MiniatureArguments:
-    """Arguments of the miniature: what is drawn and written."""
+    """Arguments of the miniature: its size, seed and vocabulary."""
 
     output_dir: str = field(
         default="outputs/miniature", metadata={"help": "Folder for the dataset and the towers."}
@@ -182,7 +183,7 @@ class MiniatureArguments:
     seed: int = field(default=42, metadata={"help": "Seed of the towers' first weights."})
     languages: list[str] | None = field(
         default=None,
-        metadata={"help": "Languages that the multilingual vocabulary is made of; all by default."},
+        metadata={"help": "Languages that the multilingual vocabulary is trained on; all by default."},
     )
     vocab_size: int = field(
         default=_MULTILINGUAL_VOCABULARY,
@@ -197,6 +198,7 @@ class MiniatureArguments:
 def _train_vocabulary(
     captions: list[dict[str, str]], arguments: MiniatureArguments
 ) -> PreTrainedTokenizerBase:
+    """Train the multilingual tokenizer on captions in the requested languages."""
     texts = []
     for caption in captions:
         texts += [caption[language] for language in arguments.languages]
@@ -207,6 +209,7 @@ def main(arguments: MiniatureArguments) -> None:
     set_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
     if arguments.text_encoder_only:
+        # The same captions as below, drawn without writing a dataset.
         captions = [EmojiScenes("train")[index]["captions"] for index in range(_TOKENIZER_ROWS)]
         _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
         print(

@@ -180,7 +180,8 @@ def main() -> None:
     for style in _STYLES:
         _build_sheet(packages, style).save(_ASSET / f"{style}.png", optimize=True)
 
-    # {"1f34e": "red-apple", "1f1e6-1f1e8": "flag..."} -> {"red-apple": "🍎"}; a flag is several characters.
+    # {"1f34e": "red-apple", "1f1e6-1f1e8": "flag..."} -> {"red-apple": "🍎"}; emoji of several characters,
+    # such as flags, are left out.
     character_of = {}
     for code, name in _read_json(packages / "@iconify-json/noto/chars.json").items():
         if "-" not in code:

@@ -2,7 +2,7 @@
 
 python -m training.miniature.own_pictures --output_dir outputs/own_pictures
 
-They have captions in three languages and lie as a user's would: a folder of files, and `metadata.jsonl`
+They have captions in three languages and the layout of a user's folder: image files, and `metadata.jsonl`
 beside them. No scene shows a pair of concepts that a test contains.
 """
 
@@ -16,12 +16,13 @@ from benchmarks.recipe import launch
 from training.miniature.scenes import UNSEEN_STYLE, EmojiScenes, Split
 
 LANGUAGES = ("en", "zh", "es")
+# A seed of its own, so that no scene of the miniature's splits is drawn again.
 _SCENES = Split(seed=8, content="mixed", size=400, styles=UNSEEN_STYLE)
 
 
 @dataclass(kw_only=True)
 class OwnPicturesArguments:
-    """Where the pictures go."""
+    """Arguments of the pictures: where they are written."""
 
     output_dir: str = field(
         default="outputs/own_pictures", metadata={"help": "Folder in which the folder `pictures` is made."}

@@ -1,11 +1,11 @@
-"""Emoji scenes: 32-pixel pictures of one to three emoji on a coloured ground, captioned in 19 languages.
+"""Draw emoji scenes: 32-pixel pictures of one to three emoji on a coloured ground, captioned in 19 languages.
 
-Scene `i` of a split is a pure function of the split and `i`: its seed decides what is drawn, in which
-vendor's style, where, on which ground. A caption joins the emojis' Unicode CLDR names, from left to right, by
-the language's own list pattern, so captions are parallel by construction and written by human translators.
+Scene `i` of a split is a pure function of the split and `i`: its seed decides the concepts, the vendor's
+style, the places and the ground. A caption joins the emojis' Unicode CLDR names, from left to right, by the
+language's own list pattern, so that captions are parallel by construction and written by human translators.
 
-Tests contain nothing that was shown in training: the pairs of `test_pairs` and `validation` stand together in
-no training scene, and no split but the two `*_unseen_style` ones uses OpenMoji's drawings.
+Tests contain nothing that was shown in training: no training scene shows both concepts of a pair of
+`test_pairs` or `validation`, and only the two `*_unseen_style` splits use OpenMoji's drawings.
 """
 
 import itertools
@@ -24,7 +24,7 @@ _SPRITE_SIZE = 32
 _SHEET_COLUMNS = 10
 STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "emojione", "fxemoji")
 UNSEEN_STYLE = ("openmoji",)
-# Smallest and largest side of a sprite in pixels, by the number of sprites.
+# Smallest and largest side of a sprite in pixels, by the number of sprites in a scene.
 _SIDES = {1: (26, 32), 2: (14, 16), 3: (13, 16)}
 _COUNT_SHARES = (0.48, 0.44, 0.08)  # of training scenes with one, two and three emoji
 # Of varied scenes; at 0 the unseen style's zero-shot accuracy was 34 to 39 % instead of 46 %.
@@ -34,7 +34,10 @@ _N_VALIDATION_PAIRS = 250
 
 
 class Split(NamedTuple):
-    """A split: `content` is "mixed", "concepts" or a list of pairs; `seed` separates its random stream.
+    """A split of scenes.
+
+    `content` is "mixed", "concepts", or the name of a list of pairs in `held_out_pairs`. `seed` gives the
+    split a random stream of its own.
 
     `varied` scenes are augmented towards unseen styles: some are redrawn with dark lines, all have their
     colours shifted.
@@ -61,9 +64,10 @@ SPLITS = {
 
 @cache
 def read_concepts() -> dict:
-    """Read names and list patterns.
+    """Read the concepts, with their names and list patterns in every language.
 
-    They are `{"concepts": [...], "languages": {"en": {"names": [...], "list_pattern": {...}}}}`.
+    Returns:
+        `{"concepts": [...], "languages": {"en": {"names": [...], "list_pattern": {...}}}}`.
     """
     return json.loads((ASSET / "concepts.json").read_text("utf-8"))
 
@@ -101,7 +105,7 @@ def write_caption(concepts: list[int], language: str) -> str:
 
 
 class EmojiScenes(Dataset):
-    """The scenes of one split, by its name or as described, each drawn when it is read.
+    """The scenes of one split, given by its name or by a `Split`; each is drawn when it is read.
 
     An item is `{"image": 32 x 32 RGB PIL image, "concepts": concept ids from left to right, "captions":
     {language: text}}`.
@@ -126,6 +130,7 @@ class EmojiScenes(Dataset):
         places = _choose_places(len(concepts), random)
         pixels = draw(concepts, places, self.split, random)
 
+        # Concepts are drawn at random places; captions list them in reading order.
         def reading_order(i: int) -> tuple[bool, int]:
             # The left half before the right one, and within a half from top to bottom.
             left, top, _ = places[i]
@@ -138,9 +143,10 @@ class EmojiScenes(Dataset):
 
 
 def _choose_concepts(content: str, index: int, random: np.random.Generator) -> list[int]:
-    """Choose what scene `index` shows.
+    """Choose the concepts of scene `index`.
 
-    These are the concepts or the held-out pairs in turn, or for "mixed" anything that is not held out.
+    The concepts or the held-out pairs take turns; "mixed" draws one to three concepts at random, of which no
+    two are a held-out pair.
     """
     n_concepts = len(read_concepts()["concepts"])
     if content == "concepts":
@@ -183,6 +189,7 @@ def draw(
         Pixels `(32, 32, 3)`, uint8.
     """
     top, bottom = random.uniform(0.15, 1.0, (2, 3)).astype(np.float32)
+    # The ground runs 40 % of the way from the colour `top` to `bottom`.
     ramp = np.linspace(0, 0.4, IMAGE_SIZE, dtype=np.float32)[:, None]
     canvas = np.repeat((top + ramp * (bottom - top))[:, None], IMAGE_SIZE, axis=1)
 
@@ -254,7 +261,7 @@ def _threshold(channel: Image.Image, value: int) -> Image.Image:
 def _shift_colours(canvas: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Mix the colour channels a little, and shift contrast and brightness.
 
-    Colour alone is not to give a concept away.
+    A model then cannot recognise a concept by its colour alone.
     """
     mix = np.eye(3) + random.uniform(-0.1, 0.1, (3, 3))
     contrast, brightness = random.uniform((0.8, -0.06), (1.2, 0.06))

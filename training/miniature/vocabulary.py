@@ -15,7 +15,7 @@ MAX_LENGTH = 77
 def train_multilingual_tokenizer(texts: Iterable[str], vocab_size: int) -> XLMRobertaTokenizer:
     """Train a unigram SentencePiece model with XLM-R's special tokens.
 
-    They are <s> 0, <pad> 1, </s> 2, <unk> 3, and <mask> last.
+    Their ids are <s> 0, <pad> 1, </s> 2, <unk> 3, and <mask> last.
 
     The tokenizer is built from the pieces and the model's NFKC table, not from its file: that needs no
     protobuf, and the saved folder loads in transformers 4 as well.

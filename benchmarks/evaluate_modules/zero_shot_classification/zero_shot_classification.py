@@ -1,18 +1,20 @@
-"""Zero-shot accuracies as an `evaluate` module: `evaluate.load("benchmarks/evaluate_modules/zero_shot_classification")`.
+"""Zero-shot classification accuracies as a module of `evaluate`.
 
-`evaluate` copies this file and nothing beside it, so that it imports none of our packages; its numbers are those of `benchmarks`.
+`evaluate.load("benchmarks/evaluate_modules/zero_shot_classification")` copies this file and nothing beside
+it, so that it imports none of our packages. It returns the numbers of `benchmarks`.
 """
 
 import evaluate
 import torch
 from datasets import Features, List, Value
 
-DESCRIPTION = """
-What share of images has its class first, or among the first five, by the scores of all classes; the mean of the two, which Kinetics
-reports; and the accuracy of each class averaged (mean per class), which Caltech-101, Aircraft, Flowers and Pets report. A class that
-scores as much as the right one counts as before it, so a model that scores all classes alike has 0.
+_DESCRIPTION = """
+Accuracy at 1 and at 5: the share of images whose class scores highest, or among the five highest; the mean of
+the two, which Kinetics reports; and the accuracy of each class averaged (mean per class), which Caltech-101,
+Aircraft, Flowers and Pets report. Ties are ranked pessimistically, so a model that scores all classes alike
+has 0.
 """
-INPUTS = """
+_INPUTS = """
 Args:
     predictions: for each image the scores of all classes `(images, classes)`.
     references: for each image the row of its class `(images,)`.
@@ -25,11 +27,12 @@ Examples:
     >>> classification.compute(predictions=[[0.9, 0.1], [0.6, 0.4]], references=[0, 1])["accuracy@1"]
     0.5
 """
-CITATION = """
+_CITATION = """
 @inproceedings{radford2021learning,
     title = {Learning Transferable Visual Models From Natural Language Supervision},
-    author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel and Agarwal, Sandhini and Sastry,
-        Girish and Askell, Amanda and Mishkin, Pamela and Clark, Jack and Krueger, Gretchen and Sutskever, Ilya},
+    author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel and
+        Agarwal, Sandhini and Sastry, Girish and Askell, Amanda and Mishkin, Pamela and Clark, Jack and
+        Krueger, Gretchen and Sutskever, Ilya},
     booktitle = {Proceedings of the 38th International Conference on Machine Learning},
     year = {2021},
 }
@@ -42,20 +45,26 @@ class ZeroShotClassification(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         features = Features({"predictions": List(Value("float32")), "references": Value("int64")})
         return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
             features=features,
             license="Apache-2.0",
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
-        scores, labels = torch.tensor(predictions), torch.tensor(references)
-        check(scores, labels)
-        n_ahead = (scores >= scores.gather(1, labels[:, None])).sum(1) - 1
-        first, five = ((n_ahead < k).double().mean().item() for k in (1, 5))
-        hits = labels.bincount(weights=(n_ahead == 0).double())
-        mean_per_class = (hits / labels.bincount()).nanmean().item()  # a class without images is no number
+        scores = torch.tensor(predictions)
+        labels = torch.tensor(references)
+        _check(scores, labels)
+
+        own_scores = scores.gather(1, labels[:, None])
+        ranks = (scores >= own_scores).sum(1) - 1  # the own class is counted too
+        first = (ranks < 1).double().mean().item()
+        five = (ranks < 5).double().mean().item()
+
+        hits = labels.bincount(weights=(ranks == 0).double())
+        # A class without images is 0 / 0, and left out of the mean.
+        mean_per_class = (hits / labels.bincount()).nanmean().item()
         return {
             "n": len(labels),
             "accuracy@1": first,
@@ -65,15 +74,22 @@ class ZeroShotClassification(evaluate.Metric):
         }
 
 
-def check(scores: torch.Tensor, labels: torch.Tensor) -> None:
-    """Refuse what is no table of finite scores, and labels that are no class."""
+def _check(scores: torch.Tensor, labels: torch.Tensor) -> None:
+    """Check the scores and the labels.
+
+    Raises:
+        ValueError: the scores are no table, one is not finite, or a label is no class.
+    """
     if scores.ndim != 2:
         raise ValueError(f"scores must be (items, classes), not {tuple(scores.shape)}")
-    if not scores.isfinite().all():
-        raise ValueError(f"a score of item {(~scores.isfinite()).nonzero()[0, 0]} is not finite")
-    strange = ((labels < 0) | (labels >= scores.shape[1])).nonzero()[:, 0].tolist()
-    if strange:
-        label = labels[strange[0]]
+    not_finite = (~scores.isfinite()).nonzero()
+    if len(not_finite):
+        raise ValueError(f"a score of item {not_finite[0, 0]} is not finite")
+
+    outside = ((labels < 0) | (labels >= scores.shape[1])).nonzero()[:, 0].tolist()
+    if outside:
+        item = outside[0]
         raise ValueError(
-            f"item {strange[0]} has the label {label}, but the classes are the rows 0 to {scores.shape[1] - 1}"
+            f"item {item} has the label {labels[item]}, "
+            f"but the classes are the rows 0 to {scores.shape[1] - 1}"
         )
