@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
+from benchmarks.commands import evaluation_programs
 from benchmarks.recipe import InputError
 from benchmarks.results import Result, format_table, model_name
 
@@ -39,8 +40,8 @@ def join_to_weights(
     if results and not any(result.model == labels[-1] for result in joined):
         raise InputError(
             f"none of the {len(results)} results is of the weights of {labels[-1]} ({weights[-1][:16]}): "
-            f"evaluate {stages[-1]} with "
-            "benchmarks/run_retrieval.py or run_zero_shot.py, or leave results out for a card without figures"
+            f"evaluate {stages[-1]} with {evaluation_programs()}, "
+            "or leave results out for a card without figures"
         )
     return joined
 
@@ -58,8 +59,7 @@ def _of_other_weights(result: Result, stage: str, weights: str) -> str:
     where = result.path or f"a result of {result.task} in {result.language}"
     return (
         f"{where} is of other weights ({result.weights[:16]}) than {stage} has now ({weights[:16]}): "
-        "evaluate it again with "
-        "benchmarks/run_retrieval.py or run_zero_shot.py, or move results of another model to a folder of "
+        f"evaluate it again with {evaluation_programs()}, or move results of another model to a folder of "
         "their own"
     )
 

@@ -6,6 +6,7 @@ skipped, `skipped.jsonl` with the reason for each.
 """
 
 import json
+import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass, field
@@ -174,8 +175,10 @@ def _write_lines(path: Path, rows: list[dict]) -> None:
 
 
 def _reasons(embedded: Embedded) -> str:
-    """Count the reasons, the most frequent first: `2 x cannot identify image file, 1 x the line is blank`."""
-    counts = Counter(row["reason"] for row in embedded.skipped)
+    """Count the reasons, the most frequent first: `2 x cannot identify image file, 1 x ...`."""
+    # "cannot identify image file '/photos/a.png'" is the same reason for every file.
+    reasons = [re.sub(r"\s*'[^']*'", "", row["reason"]) for row in embedded.skipped]
+    counts = Counter(reasons)
     shown = [f"{count} x {reason}" for reason, count in counts.most_common(3)]
     if len(counts) > len(shown):
         shown.append(f"and {len(counts) - len(shown)} other reasons")
