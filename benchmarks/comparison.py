@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
+from .commands import evaluation_programs
 from .means import MEAN, MEANS, SHARED_MEAN, MeanOutcomes, explain_refusal, share_images, units_of_all
 from .outcomes import Outcomes
 from .recipe import InputError
@@ -64,8 +65,7 @@ class Comparison:
             self._add(result)
         if not self.results:
             raise InputError(
-                "no results: evaluate first, with benchmarks/run_retrieval.py or run_zero_shot.py, "
-                "or give other results"
+                f"no results: evaluate first, with {evaluation_programs()}, or give other results"
             )
         if means:
             for task in self.values("task"):

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import shlex
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from xxhash import xxh3_128
 from modeling_altclip.languages_altclip import is_english, spell
 
 from .classes import languages_of
+from .commands import command_for, program_for, this_command
 from .encoder import CachedEncoder
 from .loading import (
     check_folder,
@@ -197,9 +197,8 @@ def _load_tasks(arguments: EvaluationArguments, kind: str) -> list[Task]:
     tasks = [load_task(name) for name in arguments.tasks]
     for task in tasks:
         if task.kind != kind:
-            raise InputError(
-                f"task {task.name!r} is of the kind {task.kind}: run benchmarks/run_{task.kind}.py"
-            )
+            job = f"evaluate {task.kind.replace('_', '-')}"
+            raise InputError(f"task {task.name!r} is of the kind {task.kind}: run {program_for(job)}")
     _refuse_equal([task.name for task in tasks], "tasks")
     if arguments.dataset is not None:
         tasks = [replace(task, dataset=arguments.dataset, revision=None) for task in tasks]
@@ -426,7 +425,7 @@ def _evaluate_task(
         "weights": encoder.weights,
         "model_revision": revision_of(name),
         "templates": _templates_of(task, benchmark),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": this_command(),
         "threads": torch.get_num_threads(),
     }
     found = []
@@ -489,10 +488,8 @@ def _print_results(results: list[Result], arguments: EvaluationArguments) -> Non
     print(format_table(header, [[row.get(name, "") for name in header] for row in rows]))
 
     folder = arguments.output_dir
-    report = shlex.join(
-        ["python", "benchmarks/run_report.py", "--results", folder, "--output_dir", f"{folder}-report"]
-    )
-    print(f"Saved {len(results)} results below {folder}. Next: {report}")
+    flags = shlex.join(["--results", folder, "--output_dir", f"{folder}-report"])
+    print(f"Saved {len(results)} results below {folder}. Next: {command_for('report')} {flags}")
 
 
 def _table_row(result: Result) -> dict[str, object]:

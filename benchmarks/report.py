@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
+from .commands import evaluation_programs
 from .comparison import SIGNIFICANT, Comparison, Number, is_rank
 from .loading import find_language
 from .means import MEAN, MEANS, SHARED_MEAN, list_refusals
@@ -119,8 +120,7 @@ def select_results(
     for folder in folders:
         if not Path(folder).is_dir():
             raise InputError(
-                f"results folder {folder!r} does not exist: evaluate first, with benchmarks/run_retrieval.py "
-                "or run_zero_shot.py"
+                f"results folder {folder!r} does not exist: evaluate first, with {evaluation_programs()}"
             )
         results += load_results(Path(folder))
     if tasks is not None:

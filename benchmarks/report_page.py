@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
+from .commands import runnable
 from .comparison import Number, is_rank
 from .published import Difference, Published
 from .report import GAP, LEGEND, Table, format_half_width, format_value, label, short_names
@@ -157,7 +158,7 @@ class Report:
 
     def commands(self) -> list[str]:
         """Return the commands that made the results, each once."""
-        return list(dict.fromkeys(f"python benchmarks/{result.command}" for result in self.results))
+        return list(dict.fromkeys(runnable(result.command) for result in self.results))
 
     def _difference_row(self, difference: Difference) -> list[str]:
         number = difference.number

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from benchmarks.commands import runnable
 from benchmarks.results import Result
 
 from .figures import Section, make_sections, table_metric
@@ -119,7 +120,7 @@ def render_card(
         sections=[_describe_section(section, stages) for section in sections],
         measured=_describe_weights(sections, stages),
         versions=_distinct([_describe_versions(result) for result in own]),
-        commands=_distinct([public_command(result.command) for result in own]),
+        commands=_distinct([runnable(public_command(result.command)) for result in own]),
     )
 
 

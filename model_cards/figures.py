@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
+from benchmarks.commands import evaluation_programs
 from benchmarks.recipe import InputError
 from benchmarks.results import Result, format_table, model_name
 
@@ -37,8 +38,8 @@ def join_to_weights(
     if results and not any(result.model == labels[-1] for result in joined):
         raise InputError(
             f"none of the {len(results)} results is of the weights of {labels[-1]} ({weights[-1][:16]}): "
-            f"evaluate {stages[-1]} with "
-            "benchmarks/run_retrieval.py or run_zero_shot.py, or leave results out for a card without figures"
+            f"evaluate {stages[-1]} with {evaluation_programs()}, "
+            "or leave results out for a card without figures"
         )
     return joined
 
@@ -61,8 +62,7 @@ def _stages_of(result: Result, stages: list[str], weights: list[str]) -> list[in
         current = weights[same_name[0]][:16]
         raise InputError(
             f"{_source(result)} is of other weights ({evaluated}) than {stage} has now ({current}): "
-            "evaluate it again with "
-            "benchmarks/run_retrieval.py or run_zero_shot.py, or move results of another model to a folder "
+            f"evaluate it again with {evaluation_programs()}, or move results of another model to a folder "
             "of their own"
         )
     return same_both or same_weights

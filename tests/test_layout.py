@@ -11,6 +11,7 @@ MAY_IMPORT = {
     "benchmarks": {"modeling_altclip"},
     "model_cards": {"benchmarks", "modeling_altclip"},
     "training": {"modeling_altclip", "benchmarks", "model_cards"},
+    "altclip": {"modeling_altclip", "benchmarks", "model_cards", "training"},
 }
 # Launched by path, a script's own folder comes first on the import path: such a file would hide the library.
 SHADOWING = {"datasets", "evaluate", "tokenizers", "accelerate", "transformers", "types", "logging", "torch"}

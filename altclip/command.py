@@ -1,0 +1,260 @@
+"""The command `altclip`: the jobs that are done from any folder, each by the function that its script calls.
+
+`altclip --help` and completion must be quick, so that torch and transformers are imported by a job alone.
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import get_type_hints
+
+from altclip import __version__
+
+SHELLS = ("bash", "zsh", "tcsh")
+# Exit status of a command line or recipe that is refused before the job begins.
+USAGE_ERROR = 2
+
+_HERE = Path(__file__).parent
+# The folder that holds `training`: this one in a wheel, the clone otherwise.
+_HOME = _HERE if (_HERE / "training").is_dir() else _HERE.parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the command: a module of `altclip` whose `main` does it, and what `--help` says of it.
+
+    Attributes:
+        recipes: folder of the recipes that come with the package, if there are any.
+        first: field that a first word fills which is neither a flag nor a recipe.
+        one_process: refuse to be one of several processes.
+    """
+
+    module: str
+    summary: str
+    example: str
+    recipes: str | None = None
+    first: str | None = None
+    one_process: bool = False
+
+
+GROUPS = {
+    "train": "Train a model: one of the three stages of AltCLIP, or two encoders from parallel captions.",
+    "evaluate": "Evaluate models in any language, by retrieval or by zero-shot classification.",
+}
+JOBS = {
+    "train stage0": Job(
+        "training.jobs.stage0",
+        "Train an English CLIP from captioned images, to be the teacher of stage 1.",
+        "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/teacher",
+        recipes="training/recipes",
+    ),
+    "train stage1": Job(
+        "training.jobs.stage1",
+        "Teach a multilingual text encoder the text embeddings of a CLIP, from parallel text.",
+        "RECIPE.yaml --dataset YOUR/PARALLEL --output_dir outputs/stage1",
+        recipes="training/recipes",
+    ),
+    "train stage2": Job(
+        "training.jobs.stage2",
+        "Fine-tune the model of stage 1 on captioned images, with the image tower frozen.",
+        "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/stage2",
+        recipes="training/recipes",
+    ),
+    "train parallel": Job(
+        "training.jobs.parallel",
+        "Train two encoders on images that have captions in several languages.",
+        "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/parallel",
+        recipes="training/recipes",
+    ),
+    "evaluate retrieval": Job(
+        "benchmarks.jobs.retrieval",
+        "Evaluate image-text retrieval of one or more models, on any task and in any of its languages.",
+        "--models BAAI/AltCLIP-m9 --tasks xm3600 --output_dir outputs/results",
+        recipes="benchmarks/recipes",
+    ),
+    "evaluate zero-shot": Job(
+        "benchmarks.jobs.zero_shot",
+        "Evaluate zero-shot classification of one or more models, in any language with class names.",
+        "--models BAAI/AltCLIP-m9 --tasks imagenet --output_dir outputs/results",
+        recipes="benchmarks/recipes",
+    ),
+    "report": Job(
+        "benchmarks.jobs.report",
+        "Write a page of tables and plots, with intervals, on results of evaluations.",
+        "--results outputs/results --output_dir outputs/report",
+        recipes="benchmarks/recipes",
+        one_process=True,
+    ),
+    "card": Job(
+        "model_cards.job",
+        "Make a folder that is ready for the Hub: the model, its card with results, and plots.",
+        '--title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip',
+        recipes="model_cards/recipes",
+        one_process=True,
+    ),
+    "embed": Job(
+        "benchmarks.jobs.embed",
+        "Embed a folder of images or a file of texts, and save the embeddings.",
+        "BAAI/AltCLIP-m9 --images photos --output_dir outputs/photos",
+        first="model_name_or_path",
+        one_process=True,
+    ),
+}
+
+_EPILOG = """\
+`altclip JOB --help` lists the flags of a job. All of them can stand in a recipe, a YAML file that comes
+first, and those on the command line win. For several GPUs start a training or an evaluation with
+accelerate: `accelerate launch --quiet -m altclip train stage2 RECIPE.yaml`.
+
+The exit status is 0 if the job is done, 1 if it ended with an error, and 2 if the command line or the
+recipe is wrong, so that nothing has begun.
+
+Completion of jobs and flags, here for bash: `altclip --print-completion bash > ~/.altclip-completion`,
+and `source ~/.altclip-completion` in your ~/.bashrc.
+"""
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run a command line, by default this process's own; a failure ends in `SystemExit`."""
+    words = sys.argv[1:] if words is None else words
+    name = _job_of(words)
+    if name is not None:
+        return run_job(name, words[len(name.split()) :])
+
+    # No job: argparse prints help or the version, or refuses the words with exit status 2.
+    parser = _build_parser()
+    given = parser.parse_args(words)
+    if given.print_completion is None:
+        parser.error(f"name a job, one of {', '.join(JOBS)}")
+    print(_completion(given.print_completion))
+
+
+def run_job(name: str, words: list[str]) -> None:
+    """Run a job by the function that its script calls, and in the same way, by `launch`.
+
+    Args:
+        name: a key of `JOBS`.
+        words: what follows it on the command line.
+    """
+    from altclip.benchmarks.recipe import launch
+
+    job = JOBS[name]
+    if job.first and words and not words[0].startswith("-") and not words[0].endswith((".yaml", ".yml")):
+        words = [f"--{job.first}", *words]
+    # The name that errors, usage and saved results show for the program.
+    sys.argv = [f"altclip {name}", *words]
+    if "--help" in words or "-h" in words:
+        print(_describe(name))
+
+    module = _load(job)
+    has_begun = False
+
+    @wraps(module.main)
+    def begin(*arguments) -> None:
+        nonlocal has_begun
+        has_begun = True
+        module.main(*arguments)
+
+    try:
+        launch(begin, *_argument_types(module.main), one_process=job.one_process)
+    except SystemExit as end:
+        if has_begun or not isinstance(end.code, str):
+            raise
+        print(end.code, file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+
+
+def _job_of(words: list[str]) -> str | None:
+    """Return the job that the first words name: `["train", "stage1", "--lr", "1"]` -> `"train stage1"`."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in JOBS:
+            return name
+    return None
+
+
+def _load(job: Job) -> ModuleType:
+    """Import the module of a job, with the libraries that it needs."""
+    return import_module(f"altclip.{job.module}")
+
+
+def _argument_types(function: Callable) -> list[type]:
+    """Return the dataclasses that a job's `main` takes, by the types of its parameters."""
+    return [hint for name, hint in get_type_hints(function).items() if name != "return"]
+
+
+def _describe(name: str) -> str:
+    """Return what stands before the flags of a job in its help."""
+    job = JOBS[name]
+    paragraphs = [job.summary, f"Example: altclip {name} {job.example}"]
+    if job.recipes:
+        paragraphs.append(_of_recipes(job.recipes))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _of_recipes(folder: str) -> str:
+    """Say where recipes are, and how they are used outside of a clone."""
+    return (
+        f"Recipes that come with the package are in\n{_HOME / folder}\n"
+        "They name data and models by paths below the folder that you are in. Copy one and write your own\n"
+        "paths in it, or give them as flags."
+    )
+
+
+def _build_parser(with_flags: bool = False) -> ArgumentParser:
+    """Build the parser of groups and jobs; that of each job's flags is `benchmarks.recipe`'s.
+
+    Args:
+        with_flags: add the flags, for completion, which imports the libraries of all jobs.
+    """
+    as_written = {"formatter_class": RawDescriptionHelpFormatter}  # keeps line breaks
+    description = "AltCLIP: train, evaluate and publish multilingual CLIPs."
+    parser = ArgumentParser("altclip", description=description, epilog=_EPILOG, **as_written)
+    parser.add_argument(
+        "--version", action="version", version=f"altclip {__version__}", help="Print the version and exit."
+    )
+    parser.add_argument(
+        "--print-completion", choices=SHELLS, help="Print a script that completes commands in this shell."
+    )
+    parsers = {"": parser.add_subparsers(title="jobs", metavar="JOB")}
+    for group, summary in GROUPS.items():
+        folders = {job.recipes: None for name, job in JOBS.items() if name.startswith(f"{group} ")}
+        epilog = "\n".join(_of_recipes(folder) for folder in folders)
+        child = parsers[""].add_parser(group, help=summary, description=summary, epilog=epilog, **as_written)
+        parsers[group] = child.add_subparsers(title="jobs", metavar="JOB", required=True)
+    for name, job in JOBS.items():
+        group, _, last = name.rpartition(" ")
+        child = parsers[group].add_parser(last, help=job.summary, add_help=with_flags)
+        if with_flags:
+            _add_flags(child, job)
+    return parser
+
+
+def _add_flags(parser: ArgumentParser, job: Job) -> None:
+    """Add the flags of a job to its parser, whose values are completed as names of files."""
+    import shtab
+    from transformers import HfArgumentParser
+
+    parser.add_argument("first", nargs="?", help="A recipe.").complete = shtab.FILE
+    flags = HfArgumentParser(_argument_types(_load(job).main), add_help=False)
+    for action in flags._actions:
+        # A default may be any object, which completion does not need.
+        action.help = str(action.help or "").partition(". ")[0]
+        if action.choices is None and action.type is str:
+            action.complete = shtab.FILE
+        parser._add_action(action)
+
+
+def _completion(shell: str) -> str:
+    """Return the script by which a shell completes jobs, flags and names of files."""
+    import shtab
+
+    return shtab.complete(_build_parser(with_flags=True), shell)
+
+
+__all__ = ["GROUPS", "JOBS", "SHELLS", "USAGE_ERROR", "Job", "main", "run_job"]
