@@ -675,5 +675,5 @@ class DiffusionArguments(StageArguments):
         for name in ("dry_run", "validation_split"):
             if getattr(self, name):
                 raise InputError(
-                    f"{name} is {getattr(self, name)}, which diffusion training ignores: leave it out"
+                    f"{name} is {getattr(self, name)}, which diffusion training lacks: leave it out"
                 )
