@@ -65,17 +65,17 @@ def _describe_step(arguments: StageArguments, n_threads: int) -> str:
 
 
 def cut_length(arguments: StageArguments, model: PreTrainedModel) -> int:
-    """Return the number of tokens that texts are cut at, and print it where it is not `max_text_length`.
+    """Return the number of tokens at which texts are truncated, and print it if it is not `max_text_length`.
 
-    It is what the text tower reads, where that is less.
+    It is the maximum of the text tower, if that is less.
     """
     readable = readable_tokens(model)
     if arguments.max_text_length <= readable:
         return arguments.max_text_length
     say(
         arguments,
-        f"Texts are cut at {readable} tokens, as many as the text encoder reads, "
-        f"not at {arguments.max_text_length}.",
+        f"Texts are truncated at {readable} tokens, the maximum of the text encoder, "
+        f"instead of {arguments.max_text_length}.",
     )
     return readable
 
@@ -222,7 +222,7 @@ def _say_bad_rows(arguments: StageArguments) -> None:
 
 
 def _plot(arguments: StageArguments) -> None:
-    """Draw the run's curves where matplotlib is installed; it is no dependency, so say so where it is not."""
+    """Plot the run's curves if matplotlib, which is optional, is installed; else print how to install it."""
     if not is_matplotlib_available():
         say(arguments, 'No plots without matplotlib: pip install "altclip[plots]".')
     elif arguments.process_index == 0:
