@@ -67,7 +67,7 @@ def is_requested(table: TableArguments) -> bool:
     """
     if table == TableArguments():
         return False
-    import benchmarks.report_plots  # noqa: F401  (found missing now, not after hours)
+    from benchmarks import report_plots  # noqa: F401  (found missing now, not after hours)
 
     return True
 
