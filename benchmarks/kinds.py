@@ -1,6 +1,6 @@
-"""Find out by its configuration what kind of model a folder or Hub repository holds.
+"""Kinds of models, by the configuration in a folder or Hub repository.
 
-A model of another kind, or one that cannot be read, is refused in one line.
+A model of another kind, or one that cannot be read, raises an `InputError` of one line.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,6 +57,7 @@ def _of_types(name: str, model_types: tuple[str, ...]) -> Kind:
 
 def _has_two_towers(config: PreTrainedConfig) -> bool:
     """Check that `AutoModel` builds a model that embeds texts and images."""
+    # Without such a model `dir(None)` has neither.
     attributes = dir(MODEL_MAPPING.get(type(config), None))
     return "get_text_features" in attributes and "get_image_features" in attributes
 
