@@ -139,7 +139,9 @@ class Comparison:
         # A mean was measured on the data of each of its languages.
         languages = self.languages_of(model, task) if language in MEANS else [language]
         for each in languages:
-            if not _same_data(self.results[model, task, each], self.results[other, task, each]):
+            one_result = self.results[model, task, each]
+            other_result = self.results[other, task, each]
+            if not _same_data(one_result, other_result):
                 return None
         left = (model, task, language)
         right = (other, task, language)
@@ -216,7 +218,8 @@ class Comparison:
 
     def _add_means(self, task: str) -> None:
         """Add the mean over a task's languages, of each model that has a result in all of them."""
-        languages = list(dict.fromkeys(language for _, of_task, language in self.results if of_task == task))
+        of_task = [language for _, other_task, language in self.results if other_task == task]
+        languages = list(dict.fromkeys(of_task))  # each once
         for model in self.values("model"):
             keys = [(model, task, language) for language in languages]
             # A mean over fewer languages would stand beside those over all of them.

@@ -40,7 +40,7 @@ UNREADABLE = (
 
 
 class Kind(NamedTuple):
-    """A kind of model: its name in messages, and a predicate of configurations that are of this kind."""
+    """Kind of model: its name in messages, and a predicate of configurations that are of this kind."""
 
     name: str
     fits: Callable[[PreTrainedConfig], bool]

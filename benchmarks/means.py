@@ -169,7 +169,10 @@ def list_refusals(task: str, refusals: dict[str, str], averaged: list[str]) -> l
         models_of.setdefault(reason, []).append(model)
     if len(models_of) == 1 and not averaged:
         return [f"{task}: {reason}" for reason in models_of]
-    return [f"{task}, {', '.join(models)}: {reason}" for reason, models in models_of.items()]
+    notes = []
+    for reason, models in models_of.items():
+        notes.append(f"{task}, {', '.join(models)}: {reason}")
+    return notes
 
 
 def _describe_candidates(languages: list[str], outcomes: list[Outcomes]) -> str:
@@ -193,6 +196,6 @@ def _describe_candidates(languages: list[str], outcomes: list[Outcomes]) -> str:
     most = max(counts)
     if fewest == most:
         return f"{whose}, {most:,} {what}"
-    language_of_fewest = languages[counts.index(fewest)]
-    language_of_most = languages[counts.index(most)]
-    return f"{whose}, from {fewest:,} {what} in {language_of_fewest} to {most:,} in {language_of_most}"
+    at_least = f"{fewest:,} {what} in {languages[counts.index(fewest)]}"
+    at_most = f"{most:,} in {languages[counts.index(most)]}"
+    return f"{whose}, from {at_least} to {at_most}"

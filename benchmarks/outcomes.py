@@ -223,13 +223,13 @@ def _recalls(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[s
     """Compute the recalls of one direction from ranks `(queries,)` and weights `(resamples, queries)`."""
     found = (ranks[:, None] < torch.tensor(_DEPTHS)).double()  # (queries, depths)
     recalls = drawn @ found / drawn.sum(1, keepdim=True)
-    return {f"{direction}_recall@{k}": recalls[:, column] for column, k in enumerate(_DEPTHS)}
+    return {f"{direction}_recall@{k}": values for k, values in zip(_DEPTHS, recalls.T)}
 
 
 def _rank_percentiles(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the percentiles of the ranks of one direction; arguments are those of `_recalls`."""
     places = percentiles(ranks, _PERCENTS, drawn)
-    return {f"{direction}_rank_p{percent}": places[:, column] for column, percent in enumerate(_PERCENTS)}
+    return {f"{direction}_rank_p{percent}": values for percent, values in zip(_PERCENTS, places.T)}
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from .comparison import SIGNIFICANT, Comparison, Number, is_rank
 from .loading import find_language
@@ -15,7 +16,6 @@ from .recipe import InputError
 from .results import Result, format_table, load_results
 from .uncertainty import Difference
 
-_AXES = ("model", "task", "language", "metric")
 GAP = "–"
 # Titles of metrics; those of recalls and ranks follow from their names, see `label`.
 _LABELS = {
@@ -38,6 +38,22 @@ LEGEND = (
 )
 
 
+class _Place(NamedTuple):
+    """Place of a number in the tables. The metric is "" where each task is shown by its own."""
+
+    model: str
+    task: str
+    language: str
+    metric: str
+
+    def lies_in(self, fixed: dict[str, str]) -> bool:
+        """Check if the place is in the table with these values of its fixed axes."""
+        return all(getattr(self, axis) == value for axis, value in fixed.items())
+
+
+_AXES = _Place._fields
+
+
 @dataclass(kw_only=True)
 class TableArguments:
     """Layout of a report's tables.
@@ -54,7 +70,10 @@ class TableArguments:
     rows: str = field(
         default="model", metadata={"help": "Axis laid out in rows: model, task, language or metric."}
     )
-    columns: str = field(default="task", metadata={"help": "Axis laid out in columns: another one of these."})
+    columns: str = field(
+        default="task",
+        metadata={"help": "Axis laid out in columns: one of the same names, but another than in rows."},
+    )
 
     def __post_init__(self):
         for name, axis in (("rows", self.rows), ("columns", self.columns)):
@@ -71,7 +90,7 @@ class ReportArguments:
     """Selection of results. Names are those of the evaluation scripts, so that a recipe serves both."""
 
     output_dir: str = field(
-        metadata={"help": "Where the report goes, and where the results are unless --results says otherwise."}
+        metadata={"help": "Folder for the report, and with the results unless --results names others."}
     )
     results: list[str] | None = field(
         default=None, metadata={"help": "Folders with results; output_dir by default."}
@@ -183,11 +202,17 @@ def _nothing_found(
     folders: Iterable[str], results: list[Result], requested: dict[str, list[str] | None]
 ) -> str:
     """Return the message for a selection without results: which names were requested, and which exist."""
-    wanted = "; ".join(f"{axis} {' '.join(names)}" for axis, names in requested.items() if names)
-    message = f"no results in {' '.join(folders)} for {wanted or 'any model'}: evaluate first"
+    wanted = []  # ["model org/a org/b", "language en"]
+    available = []  # of each axis, in the same form
+    for axis, names in requested.items():
+        available.append(" ".join([axis, *sorted(_values(results, axis))]))
+        if names:
+            wanted.append(" ".join([axis, *names]))
+
+    selection = "; ".join(wanted) or "any model"
+    message = f"no results in {' '.join(folders)} for {selection}: evaluate first"
     if not results:
         return message
-    available = [f"{axis} {' '.join(sorted(_values(results, axis)))}" for axis in requested]
     return f"{message}, or name what is there: {'; '.join(available)}"
 
 
@@ -199,37 +224,35 @@ def make_tables(comparison: Comparison, numbers: list[Number], arguments: TableA
     """
     order = {axis: comparison.values(axis) for axis in ("model", "task", "language")}
     order["metric"] = [""] if arguments.metrics is None else arguments.metrics
-    # {(model, task, language, metric): number}. Where each task has its own metric, the metric is "" in all
-    # keys, or else numbers of one row would lie in different tables.
-    cells = {}
+    cells: dict[_Place, Number] = {}
     for number in numbers:
         metric = "" if arguments.metrics is None else number.metric
-        cells[number.model, number.task, number.language, metric] = number
+        cells[_Place(number.model, number.task, number.language, metric)] = number
 
     # With models in rows and tasks in columns, there is a table for each language and metric.
     others = [axis for axis in _AXES if axis not in (arguments.rows, arguments.columns)]
     tables = []
     for section in product(*(order[axis] for axis in others)):
         fixed = dict(zip(others, section))
-        in_section = {place: number for place, number in cells.items() if _lies_in(place, fixed)}
+        in_section = {place: number for place, number in cells.items() if place.lies_in(fixed)}
         if in_section:
             tables.append(_make_table(comparison, in_section, fixed, order, arguments))
     return tables
 
 
-def _lies_in(place: tuple[str, ...], fixed: dict[str, str]) -> bool:
-    """Check if a number's `(model, task, language, metric)` has the values of a table's fixed axes."""
-    return all(place[_AXES.index(axis)] == value for axis, value in fixed.items())
-
-
 def _make_table(
     comparison: Comparison,
-    cells: dict[tuple[str, ...], Number],
+    cells: dict[_Place, Number],
     fixed: dict[str, str],
     order: dict[str, list[str]],
     arguments: TableArguments,
 ) -> Table:
-    """Lay out the numbers of one table, `{(model, task, language, metric): number}`."""
+    """Lay out the numbers of one table.
+
+    Args:
+        fixed: the values of the two axes that are the same in all cells.
+        order: all values of each axis.
+    """
     names = short_names(comparison.values("model"))
     metrics = list(dict.fromkeys(number.metric for number in cells.values()))
     titles = names | _title_of_shared_mean(cells.values())
@@ -244,8 +267,8 @@ def _make_table(
     for row in row_values:
         numbers = []
         for column in column_values:
-            place = fixed | {arguments.rows: row, arguments.columns: column}
-            numbers.append(cells.get(tuple(place[axis] for axis in _AXES)))
+            place = _Place(**fixed, **{arguments.rows: row, arguments.columns: column})
+            numbers.append(cells.get(place))
         rows.append((label(row, titles), numbers))
 
     heading = [label(value, names) for axis, value in fixed.items() if value and axis != "metric"]
@@ -255,14 +278,14 @@ def _make_table(
     return Table(", ".join(heading), arguments.rows, columns, rows)
 
 
-def _shown_values(axis: str, order: dict[str, list[str]], cells: dict[tuple[str, ...], Number]) -> list[str]:
+def _shown_values(axis: str, order: dict[str, list[str]], cells: dict[_Place, Number]) -> list[str]:
     """Return the values of an axis that a table shows.
 
     These are all models, and of other axes the values that have a number.
     """
     if axis == "model":
         return order[axis]
-    found = {place[_AXES.index(axis)] for place in cells}
+    found = {getattr(place, axis) for place in cells}
     return [value for value in order[axis] if value in found]
 
 
@@ -294,7 +317,7 @@ def format_value(number: Number) -> str:
     """Format a number as a percentage, or a rank as it is."""
     if is_rank(number.metric):
         return f"{number.value:g}"
-    return f"{100 * number.value:.1f}"
+    return _format_percent(number.value)
 
 
 def format_half_width(number: Number) -> str:
@@ -305,7 +328,7 @@ def format_half_width(number: Number) -> str:
     half = (high - low) / 2
     if is_rank(number.metric):
         return f"±{half:g}"
-    return f"±{100 * half:.1f}"
+    return f"±{_format_percent(half)}"
 
 
 def count_gaps(comparison: Comparison, numbers: list[Number]) -> dict[str, tuple[int, int]]:
@@ -454,7 +477,8 @@ def _describe_task(comparison: Comparison, task: str) -> tuple[str, str]:
         if model != leader and shared:
             pair = _Pair(comparison, leader, model, task, metric, shared)
             sentences.append(_describe_pair(pair, names[model]))
-    return f"{task}, {label(metric, {})}", " ".join(sentences)
+    heading = f"{task}, {label(metric, {})}"
+    return heading, " ".join(sentences)
 
 
 def _describe_leader(comparison: Comparison, name: str, results: dict[str, Result], metric: str) -> str:
@@ -476,8 +500,8 @@ def _describe_leader(comparison: Comparison, name: str, results: dict[str, Resul
             return f"{words}."
         return f"{words}{_describe_shared_mean(shared, metric)}."
 
-    low, high = whole.intervals[metric]
-    score = f"{name} scores {100 * whole.metrics[metric]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    mean = _format_percent(whole.metrics[metric])
+    score = f"{name} scores {mean} % ({_format_interval(whole, metric)})"
     if whole is first:
         return f"{score} in {languages[0]}."
     return f"{score} in the mean of {len(languages)} languages, from {worst} to {best}."
@@ -485,13 +509,25 @@ def _describe_leader(comparison: Comparison, name: str, results: dict[str, Resul
 
 def _format_score(result: Result, metric: str) -> str:
     """Return `72.4 in en`."""
-    return f"{100 * result.metrics[metric]:.1f} in {result.language}"
+    return f"{_format_percent(result.metrics[metric])} in {result.language}"
+
+
+def _format_interval(result: Result, metric: str) -> str:
+    """Return `68.1 to 76.0`."""
+    low, high = result.intervals[metric]
+    return f"{_format_percent(low)} to {_format_percent(high)}"
+
+
+def _format_percent(fraction: float) -> str:
+    """Return `72.4` for 0.724."""
+    return f"{100 * fraction:.1f}"
 
 
 def _describe_shared_mean(result: Result, metric: str) -> str:
-    low, high = result.intervals[metric]
-    score = f"{100 * result.metrics[metric]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-    return f"; in their mean {_on_shared(result.metrics['n'])}, {score}"
+    """Return `; in their mean on the 50 images that all have, 72.4 (68.1 to 76.0)`."""
+    images = _on_shared(result.metrics["n"])
+    mean = _format_percent(result.metrics[metric])
+    return f"; in their mean {images}, {mean} ({_format_interval(result, metric)})"
 
 
 def _on_shared(n: int) -> str:
@@ -500,7 +536,7 @@ def _on_shared(n: int) -> str:
 
 @dataclass
 class _Pair:
-    """The leader of a task beside another model, in the languages that both were evaluated in."""
+    """Leader of a task beside another model, in the languages that both were evaluated in."""
 
     comparison: Comparison
     leader: str
@@ -565,7 +601,7 @@ def _describe_pair(pair: _Pair, name: str) -> str:
         sentence = f"It cannot be told from {name} {pair.place()} ({difference}, {ends})"
     else:
         side = "ahead of" if whole.difference > 0 else "behind"
-        difference = f"{100 * abs(whole.difference):.1f} points"
+        difference = f"{_format_percent(abs(whole.difference))} points"
         sentence = f"It is {side} {name} by {difference} {pair.place()} ({ends})"
 
     if len(pair.languages) == 1:

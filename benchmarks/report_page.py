@@ -1,4 +1,4 @@
-"""The report as Markdown beside its pictures, and as one HTML file that contains them."""
+"""Pages of a report: Markdown beside its pictures, and one HTML file that contains them."""
 
 import base64
 import csv

@@ -404,6 +404,7 @@ def _thick_curve(
     if outcomes is None:
         return None, f"{len(results)} languages"
     if outcomes.is_whole:
-        return [mean(values) for values in zip(*curves)], f"mean of {len(results)}"
+        curve = [mean(values) for values in zip(*curves)]
+        return curve, f"mean of {len(results)}"
     what = f"mean of {len(results)} on {outcomes.n_units:,} shared images"
     return _recall_curve(outcomes.metrics(), direction), what
