@@ -124,16 +124,6 @@ class Comparison:
             numbers += group
         return numbers
 
-    def _check_metrics(self, metrics: list[str]) -> None:
-        known = set()
-        for result in self.results.values():
-            known.update(result.metrics)
-        unknown = [name for name in metrics if name not in known]
-        if unknown:
-            raise InputError(
-                f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}"
-            )
-
     def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
         """Compute by how much `model` is ahead of `other` on the same items; None where the items differ."""
         # A mean was measured on the data of each of its languages.
@@ -193,6 +183,16 @@ class Comparison:
             )
         self.results[key] = result
         self._outcomes[key] = result.outcomes()
+
+    def _check_metrics(self, metrics: list[str]) -> None:
+        known = set()
+        for result in self.results.values():
+            known.update(result.metrics)
+        unknown = [name for name in metrics if name not in known]
+        if unknown:
+            raise InputError(
+                f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}"
+            )
 
     def _units_of_all(self, model: str, task: str, languages: list[str]) -> list[torch.Tensor] | None:
         """Return by language the units of the images that all languages have; None if these are not known."""

@@ -213,7 +213,7 @@ class RetrievalOutcomes(Outcomes):
 
 def _differing_ranks(ranks: torch.Tensor, others: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return for each metric of a direction the queries that count differently: `{name: bool (queries,)}`."""
-    # A rank of 2 or of 3 counts differently in recall@3 alone, and in any percentile.
+    # Ranks 2 and 3 count differently in recall@3 alone, and in every percentile.
     differing = {f"recall@{k}": (ranks < k) != (others < k) for k in _DEPTHS}
     differing |= {f"rank_p{percent}": ranks != others for percent in _PERCENTS}
     return differing

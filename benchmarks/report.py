@@ -553,7 +553,7 @@ class _Pair:
         """Return the difference over all languages, None where there is no mean."""
         if len(self.languages) == 1:
             return self._difference(self.languages[0])
-        # Over all common languages the mean has already been computed, and is cached.
+        # The mean over all languages of the leader is already among the results.
         mean = self._common_mean()
         if mean and self.languages == self.comparison.languages_of(self.leader, self.task):
             return self._difference(mean)
