@@ -213,8 +213,8 @@ def readable(argument: str, name_or_path: str) -> Iterator[None]:
         raise
     except UNREADABLE as error:
         # On one line; some errors have no text.
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{argument} {name_or_path!r} cannot be loaded: {said}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{argument} {name_or_path!r} cannot be loaded: {message}") from error
 
 
 def _check_model_folder(argument: str, name_or_path: str) -> None:

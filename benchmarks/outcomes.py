@@ -37,7 +37,7 @@ class Outcomes:
 
     Class attributes:
         PER_UNIT: name of the field with the results, one entry for each unit.
-        ASKED: name of the field with the right answers.
+        RIGHT_ANSWERS: name of the field with the right answers.
         METRICS: names of the metrics, of a kind whose metrics all depend on the same results.
 
     Attributes:
@@ -47,7 +47,7 @@ class Outcomes:
     """
 
     PER_UNIT: ClassVar[str]
-    ASKED: ClassVar[str]
+    RIGHT_ANSWERS: ClassVar[str]
     METRICS: ClassVar[tuple[str, ...]]
 
     rows: torch.Tensor | None = field(default=None, kw_only=True)
@@ -70,7 +70,7 @@ class Outcomes:
     @property
     def items(self) -> dict[str, torch.Tensor]:
         """Return what has to be equal in two models' outcomes for them to be compared."""
-        return {self.ASKED: getattr(self, self.ASKED)}
+        return {self.RIGHT_ANSWERS: getattr(self, self.RIGHT_ANSWERS)}
 
     def metrics(self) -> dict[str, float]:
         """Return counts, and every metric of `score` with each unit drawn once."""
@@ -134,7 +134,7 @@ class RetrievalOutcomes(Outcomes):
     """
 
     PER_UNIT = "image_ranks"
-    ASKED = "text_to_image"
+    RIGHT_ANSWERS = "text_to_image"
 
     text_ranks: torch.Tensor
     image_ranks: torch.Tensor
@@ -243,7 +243,7 @@ class ClassOutcomes(Outcomes):
     """
 
     PER_UNIT = "ranks"
-    ASKED = "labels"
+    RIGHT_ANSWERS = "labels"
 
     ranks: torch.Tensor
     labels: torch.Tensor
@@ -295,7 +295,7 @@ class MultilabelOutcomes(Outcomes):
     """
 
     PER_UNIT = "scores"
-    ASKED = "targets"
+    RIGHT_ANSWERS = "targets"
     METRICS = ("map_11_point", "mean_average_precision")
 
     scores: torch.Tensor
@@ -332,7 +332,7 @@ class ScoreOutcomes(Outcomes):
     """
 
     PER_UNIT = "scores"
-    ASKED = "targets"
+    RIGHT_ANSWERS = "targets"
     METRICS = ("roc_auc",)
 
     scores: torch.Tensor
