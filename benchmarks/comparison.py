@@ -1,4 +1,4 @@
-"""Models side by side: numbers with intervals, means over languages, and paired tests against the best."""
+"""Comparison of models: numbers with intervals, means over languages, and paired tests against the best."""
 
 from dataclasses import dataclass, replace
 
@@ -60,6 +60,7 @@ class Comparison:
         self.results: dict[tuple[str, str, str], Result] = {}
         self.refusals: dict[str, dict[str, str]] = {}
         self._outcomes: dict[tuple[str, str, str], Outcomes] = {}
+        # {(one result's key, another's key): {metric: difference}}, as they are requested
         self._differences: dict[tuple, dict[str, Difference]] = {}
         for result in results:
             self._add(result)
@@ -106,33 +107,16 @@ class Comparison:
         Raises:
             InputError: no result has one of the metrics.
         """
-        known = set()
-        for result in self.results.values():
-            known.update(result.metrics)
-        unknown = [name for name in metrics or [] if name not in known]
-        if unknown:
-            raise InputError(
-                f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}"
-            )
+        if metrics is not None:
+            self._check_metrics(metrics)
 
         # The models of one task, language and metric are compared with one another.
         groups: dict[tuple[str, str, str], list[Number]] = {}
-        for (model, task, language), result in self.results.items():
+        for (_, task, language), result in self.results.items():
             for metric in metrics or [result.metric]:
-                if metric not in result.metrics:
-                    continue
-                ends = result.intervals.get(metric)
-                number = Number(
-                    model=model,
-                    task=task,
-                    language=language,
-                    metric=metric,
-                    value=result.metrics[metric],
-                    interval=tuple(ends) if ends else None,
-                    n=result.metrics["n"],
-                    result=result,
-                )
-                groups.setdefault((task, language, metric), []).append(number)
+                if metric in result.metrics:
+                    number = _to_number(result, metric)
+                    groups.setdefault((task, language, metric), []).append(number)
 
         numbers = []
         for group in tqdm(groups.values(), desc="Paired tests", unit="column"):
@@ -142,14 +126,19 @@ class Comparison:
 
     def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
         """Compute by how much `model` is ahead of `other` on the same items; None where the items differ."""
+        # A mean was measured on the data of each of its languages.
         languages = self.languages_of(model, task) if language in MEANS else [language]
         for each in languages:
-            if not _same_data(self.results[model, task, each], self.results[other, task, each]):
+            one_result = self.results[model, task, each]
+            other_result = self.results[other, task, each]
+            if not _same_data(one_result, other_result):
                 return None
         left = (model, task, language)
         right = (other, task, language)
         if not _same_items(self._outcomes[left], self._outcomes[right]):
             return None
+
+        # One paired test computes the differences of all metrics.
         if (left, right) not in self._differences:
             self._differences[left, right] = compare(self._outcomes[left], self._outcomes[right])
         return self._differences[left, right][metric]
@@ -170,14 +159,15 @@ class Comparison:
     def mean_outcomes(self, model: str, task: str, languages: list[str]) -> MeanOutcomes | None:
         """Return one model's mean over languages, on the images that all of them have.
 
-        Its `is_whole` says if these are all images. None where the weights changed between languages, where
-        it is not known which images the languages share, or where they share none.
+        Its `is_whole` is True if these are all images. None where the weights changed between languages,
+        where it is not known which images the languages share, or where they share none.
         """
         units = self._units_of_all(model, task, languages)
         weights = {self.results[model, task, language].weights for language in languages}
         if units is None or len(units[0]) == 0 or len(weights) > 1:
             return None
-        return MeanOutcomes([self._outcomes[model, task, language] for language in languages], units)
+        outcomes = [self._outcomes[model, task, language] for language in languages]
+        return MeanOutcomes(outcomes, units)
 
     def can_average(self, model: str, task: str, languages: list[str]) -> bool:
         """Check that a model, of the same weights, was measured on the same images in all these languages."""
@@ -194,10 +184,21 @@ class Comparison:
         self.results[key] = result
         self._outcomes[key] = result.outcomes()
 
+    def _check_metrics(self, metrics: list[str]) -> None:
+        known = set()
+        for result in self.results.values():
+            known.update(result.metrics)
+        unknown = [name for name in metrics if name not in known]
+        if unknown:
+            raise InputError(
+                f"no result has the metric {', '.join(unknown)}: choose from {' '.join(sorted(known))}"
+            )
+
     def _units_of_all(self, model: str, task: str, languages: list[str]) -> list[torch.Tensor] | None:
         """Return by language the units of the images that all languages have; None if these are not known."""
+        results = [self.results[model, task, language] for language in languages]
         outcomes = [self._outcomes[model, task, language] for language in languages]
-        if share_images([self.results[model, task, language] for language in languages]):
+        if share_images(results):
             return [torch.arange(part.n_units) for part in outcomes]
         return units_of_all(outcomes)
 
@@ -209,20 +210,22 @@ class Comparison:
         best = best_of(group, key=lambda number: number.value)
         best.best = True
         for number in group:
-            if number is not best:
-                difference = self.difference(
-                    best.model, number.model, number.task, number.language, number.metric
-                )
-                number.untested = difference is None
-                number.tied = difference is not None and difference.p >= SIGNIFICANT
+            if number is best:
+                continue
+            found = self.difference(best.model, number.model, number.task, number.language, number.metric)
+            number.untested = found is None
+            number.tied = found is not None and found.p >= SIGNIFICANT
 
     def _add_means(self, task: str) -> None:
         """Add the mean over a task's languages, of each model that has a result in all of them."""
-        languages = list(dict.fromkeys(language for _, of_task, language in self.results if of_task == task))
+        of_task = [language for _, other_task, language in self.results if other_task == task]
+        languages = list(dict.fromkeys(of_task))  # each once
         for model in self.values("model"):
             keys = [(model, task, language) for language in languages]
+            # A mean over fewer languages would stand beside those over all of them.
             if len(languages) < 2 or not self.results.keys() >= set(keys):
                 continue
+
             outcomes = [self._outcomes[key] for key in keys]
             units = self._units_of_all(model, task, languages)
             mean = self.mean_outcomes(model, task, languages)
@@ -231,7 +234,8 @@ class Comparison:
                 reason = explain_refusal(languages, outcomes, units, mean)
                 self.refusals.setdefault(task, {})[model] = reason
             if mean is not None:
-                self._add_mean(MEAN if mean.is_whole else SHARED_MEAN, mean, self.results[keys[0]])
+                name = MEAN if mean.is_whole else SHARED_MEAN
+                self._add_mean(name, mean, first=self.results[keys[0]])
 
     def _add_mean(self, name: str, mean: MeanOutcomes, first: Result) -> None:
         """Add a mean as the result of a language; other fields are those of the first language's result."""
@@ -250,7 +254,23 @@ class Comparison:
         )
 
 
+def _to_number(result: Result, metric: str) -> Number:
+    """Return the number of a result by one metric, without the marks that depend on other models."""
+    ends = result.intervals.get(metric)
+    return Number(
+        model=result.model,
+        task=result.task,
+        language=result.language,
+        metric=metric,
+        value=result.metrics[metric],
+        interval=tuple(ends) if ends else None,
+        n=result.metrics["n"],
+        result=result,
+    )
+
+
 def _means_last(value: str) -> int:
+    """Return a key that sorts means after languages, models and tasks, which keep their order."""
     return 1 + MEANS.index(value) if value in MEANS else 0
 
 

@@ -4,6 +4,7 @@ from pathlib import Path, PurePath
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+# Both with the dot: {".jpg", ".png", ...}.
 PICTURES = {ending.lower() for ending in ImageFolder.EXTENSIONS}
 JSON = {".jsonl", ".ndjson", ".json"}
 _COMPRESSED = (".gz", ".bz2")
@@ -17,6 +18,7 @@ def suffix_of(path: str | Path) -> str:
 def plain(path: str | Path) -> Path:
     """Return the path without the ending of a compressed file: "a.json.gz" -> "a.json"."""
     path = Path(path)
+    # with_suffix("") drops the last ending alone: "a.json.gz" keeps ".json".
     return path.with_suffix("") if path.suffix in _COMPRESSED else path
 
 
@@ -28,13 +30,14 @@ def is_hidden(path: PurePath) -> bool:
 def files_below(folder: Path, endings: set[str]) -> list[Path]:
     """List the files with one of these endings in a folder and its subfolders, sorted.
 
-    Hidden files are left out, as `datasets` does.
+    Hidden files are skipped, as `datasets` does.
     """
     found = []
     for path in sorted(folder.rglob("*")):
+        # Only below `folder`, which may itself lie in a hidden one: ~/.cache/images/a.jpg.
         if suffix_of(path) not in endings or is_hidden(path.relative_to(folder)):
             continue
-        if path.is_file():
+        if path.is_file():  # a folder may be named "a.json"
             found.append(path)
     return found
 

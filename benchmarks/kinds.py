@@ -1,6 +1,6 @@
-"""Find out by its configuration what kind of model a folder or Hub repository holds.
+"""Kinds of models, by the configuration in a folder or Hub repository.
 
-A model of another kind, or one that cannot be read, is refused in one line.
+A model of another kind, or one that cannot be read, raises an `InputError` of one line.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ UNREADABLE = (
 
 
 class Kind(NamedTuple):
-    """A kind of model: its name in messages, and a predicate of configurations that are of this kind."""
+    """Kind of model: its name in messages, and a predicate of configurations that are of this kind."""
 
     name: str
     fits: Callable[[PreTrainedConfig], bool]
@@ -57,6 +57,7 @@ def _of_types(name: str, model_types: tuple[str, ...]) -> Kind:
 
 def _has_two_towers(config: PreTrainedConfig) -> bool:
     """Check that `AutoModel` builds a model that embeds texts and images."""
+    # Without such a model `dir(None)` has neither.
     attributes = dir(MODEL_MAPPING.get(type(config), None))
     return "get_text_features" in attributes and "get_image_features" in attributes
 
@@ -212,8 +213,8 @@ def readable(argument: str, name_or_path: str) -> Iterator[None]:
         raise
     except UNREADABLE as error:
         # On one line; some errors have no text.
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{argument} {name_or_path!r} cannot be loaded: {said}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{argument} {name_or_path!r} cannot be loaded: {message}") from error
 
 
 def _check_model_folder(argument: str, name_or_path: str) -> None:

@@ -50,37 +50,46 @@ class MeanOutcomes(Outcomes):
     def items(self) -> dict[str, torch.Tensor]:
         items = {}
         for place, part in enumerate(self.parts):
-            items |= {f"{name} of part {place}": values for name, values in part.items.items()}
-        return items | {f"units of part {place}": units for place, units in enumerate(self.units)}
+            for name, values in part.items.items():
+                items[f"{name} of part {place}"] = values
+        # Two models may have the same items in each language and yet share other images.
+        for place, units in enumerate(self.units):
+            items[f"units of part {place}"] = units
+        return items
 
     def differing(self, other: "MeanOutcomes") -> dict[str, torch.Tensor]:
-        by_language = []
+        # {metric: [(shared images,) of the first language, of the second, ...]}
+        by_metric: dict[str, list[torch.Tensor]] = {}
         for part, other_part, units in zip(self.parts, other.parts, self.units):
-            differing = part.differing(other_part)
-            by_language.append({name: differs[units] for name, differs in differing.items()})
+            for name, differs in part.differing(other_part).items():
+                by_metric.setdefault(name, []).append(differs[units])
         # An image differs where it does in any language.
-        return {name: torch.stack([one[name] for one in by_language]).any(0) for name in by_language[0]}
+        return {name: torch.stack(differs).any(0) for name, differs in by_metric.items()}
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """Average the scores of the parts; arguments and result are theirs.
 
         Units of a part that are not shared have the weight 0.
         """
-        by_language = [self._score_part(part, units, weights) for part, units in zip(self.parts, self.units)]
-        return {
-            name: torch.stack([scores[name] for scores in by_language]).mean(0) for name in by_language[0]
-        }
+        # {metric: [(resamples,) of the first language, of the second, ...]}
+        by_metric: dict[str, list[torch.Tensor]] = {}
+        for part, units in zip(self.parts, self.units):
+            for name, scores in self._score_part(part, units, weights).items():
+                by_metric.setdefault(name, []).append(scores)
+        return {name: torch.stack(scores).mean(0) for name, scores in by_metric.items()}
 
     def _score_part(
         self, part: Outcomes, units: torch.Tensor, weights: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Compute a part's scores, in blocks of resamples: it may have many more units than are shared."""
-        blocks = []
+        by_metric: dict[str, list[torch.Tensor]] = {}
         for block in weights.split(max(1, BLOCK_WEIGHTS // part.n_units)):
+            # Shared units [3, 0] of four, drawn [2, 1] times -> weights [1, 0, 0, 2] of the part's units.
             of_part = block.new_zeros(len(block), part.n_units)
             of_part[:, units] = block
-            blocks.append(part.score(of_part))
-        return {name: torch.cat([scores[name] for scores in blocks]) for name in blocks[0]}
+            for name, scores in part.score(of_part).items():
+                by_metric.setdefault(name, []).append(scores)
+        return {name: torch.cat(scores) for name, scores in by_metric.items()}
 
 
 def share_images(results: list[Result]) -> bool:
@@ -108,6 +117,8 @@ def units_of_all(outcomes: list[Outcomes]) -> list[torch.Tensor] | None:
     if any(len(part.digests) == 0 for part in outcomes):
         return None
     images = [_count_occurrences(part.digests.numpy()) for part in outcomes]
+
+    # Images 7 4 9 in the first language and 9 7 in the second -> shared [7, 9], units [[0, 2], [1, 0]].
     in_all = np.ones(len(images[0]), dtype=bool)
     for others in images[1:]:
         in_all &= others.get_indexer(images[0]) >= 0  # -1 is an image that the others lack
@@ -152,16 +163,24 @@ def list_refusals(task: str, refusals: dict[str, str], averaged: list[str]) -> l
 
     A note names its models where others have another reason, or a mean, as those in `averaged`.
     """
+    # {reason: [model, ...]}
     models_of: dict[str, list[str]] = {}
     for model, reason in refusals.items():
         models_of.setdefault(reason, []).append(model)
     if len(models_of) == 1 and not averaged:
         return [f"{task}: {reason}" for reason in models_of]
-    return [f"{task}, {', '.join(models)}: {reason}" for reason, models in models_of.items()]
+    notes = []
+    for reason, models in models_of.items():
+        notes.append(f"{task}, {', '.join(models)}: {reason}")
+    return notes
 
 
 def _describe_candidates(languages: list[str], outcomes: list[Outcomes]) -> str:
-    """Say among how many candidates a language's queries are ranked: among few, more are found."""
+    """Describe among how many candidates a language's queries are ranked: among few, more are found.
+
+    Returns:
+        A clause to append; empty for outcomes that are not ranks.
+    """
     if isinstance(outcomes[0], RetrievalOutcomes):
         counts = [part.n_units for part in outcomes]
         what = "images"
@@ -177,6 +196,6 @@ def _describe_candidates(languages: list[str], outcomes: list[Outcomes]) -> str:
     most = max(counts)
     if fewest == most:
         return f"{whose}, {most:,} {what}"
-    language_of_fewest = languages[counts.index(fewest)]
-    language_of_most = languages[counts.index(most)]
-    return f"{whose}, from {fewest:,} {what} in {language_of_fewest} to {most:,} in {language_of_most}"
+    at_least = f"{fewest:,} {what} in {languages[counts.index(fewest)]}"
+    at_most = f"{most:,} in {languages[counts.index(most)]}"
+    return f"{whose}, from {at_least} to {at_most}"

@@ -25,9 +25,9 @@ from .metrics import (
 )
 from .recipe import InputError
 
-DEPTHS = range(1, 11)
-PERCENTS = (5, 25, 50, 75, 95)
-# The recalls of which `mean_recall` is the mean.
+_DEPTHS = range(1, 11)  # k of recall@k
+_PERCENTS = (5, 25, 50, 75, 95)
+# The recalls of which `mean_recall` is the mean: text_to_image_recall@1, ..., image_to_text_recall@10.
 SIX = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
 
 
@@ -37,7 +37,7 @@ class Outcomes:
 
     Class attributes:
         PER_UNIT: name of the field with the results, one entry for each unit.
-        ASKED: name of the field with the right answers.
+        RIGHT_ANSWERS: name of the field with the right answers.
         METRICS: names of the metrics, of a kind whose metrics all depend on the same results.
 
     Attributes:
@@ -47,7 +47,7 @@ class Outcomes:
     """
 
     PER_UNIT: ClassVar[str]
-    ASKED: ClassVar[str]
+    RIGHT_ANSWERS: ClassVar[str]
     METRICS: ClassVar[tuple[str, ...]]
 
     rows: torch.Tensor | None = field(default=None, kw_only=True)
@@ -58,6 +58,7 @@ class Outcomes:
             self.rows = torch.arange(self.n_units)
         if self.digests is None:
             self.digests = torch.empty(0, dtype=torch.long)
+
         self._check(rows=self.n_units)
         if len(self.digests):
             self._check(digests=self.n_units)
@@ -69,7 +70,7 @@ class Outcomes:
     @property
     def items(self) -> dict[str, torch.Tensor]:
         """Return what has to be equal in two models' outcomes for them to be compared."""
-        return {self.ASKED: getattr(self, self.ASKED)}
+        return {self.RIGHT_ANSWERS: getattr(self, self.RIGHT_ANSWERS)}
 
     def metrics(self) -> dict[str, float]:
         """Return counts, and every metric of `score` with each unit drawn once."""
@@ -98,12 +99,15 @@ class Outcomes:
             `{metric: bool (units,)}`.
         """
         unequal = getattr(self, self.PER_UNIT) != getattr(other, self.PER_UNIT)
+        # A unit of several values, such as the scores of all classes, differs where any of them does.
         differ = unequal.reshape(self.n_units, -1).any(1)
         return dict.fromkeys(self.METRICS, differ)
 
     def save(self, path: Path) -> None:
         """Write the fields as arrays of one `.npz` file."""
-        fields = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self)]
+        fields = {name: np.asarray(getattr(self, name)) for name in names}
+        # The class's name tells `load_outcomes` which outcomes these are.
         np.savez_compressed(path, kind=type(self).__name__, **fields)
 
     def _check(self, **lengths: int) -> None:
@@ -130,7 +134,7 @@ class RetrievalOutcomes(Outcomes):
     """
 
     PER_UNIT = "image_ranks"
-    ASKED = "text_to_image"
+    RIGHT_ANSWERS = "text_to_image"
 
     text_ranks: torch.Tensor
     image_ranks: torch.Tensor
@@ -138,6 +142,7 @@ class RetrievalOutcomes(Outcomes):
 
     def __post_init__(self):
         texts, images = self._pairs
+        # Every text is in some pair, so that the texts of the pairs are all texts.
         self._check(text_ranks=len(texts.unique()), image_ranks=len(self.image_ranks))
         super().__post_init__()
         if images.min() < 0 or images.max() >= self.n_units:
@@ -151,6 +156,7 @@ class RetrievalOutcomes(Outcomes):
         """Return the row of the text, and of the image, in each pair."""
         if self.text_to_image.ndim == 2:
             return tuple(self.text_to_image.T)
+        # [4, 4, 7] -> [0, 1, 2], [4, 4, 7]
         return torch.arange(len(self.text_to_image)), self.text_to_image
 
     def counts(self) -> dict[str, int]:
@@ -160,7 +166,7 @@ class RetrievalOutcomes(Outcomes):
         texts, images = self._pairs
         differing = {}
 
-        # A text that differs makes each of its images differ.
+        # A text that differs makes each of its images differ: by pair, then by image.
         for name, differs in _differing_ranks(self.text_ranks, other.text_ranks).items():
             of_images = torch.zeros(self.n_units, dtype=torch.bool)
             differing[f"text_to_image_{name}"] = of_images.index_fill(0, images[differs[texts]], True)
@@ -194,7 +200,7 @@ class RetrievalOutcomes(Outcomes):
     def _weigh_texts(self, weights: torch.Tensor) -> torch.Tensor:
         """Return how often each text was drawn, `(resamples, texts)`, from that of the images."""
         texts, images = self._pairs
-        if self.text_to_image.ndim == 1:
+        if self.text_to_image.ndim == 1:  # each text is drawn with its one image
             return weights[:, images]
         # Of a text with three images each drawn image has a third. The thirds are summed over the text's
         # pairs.
@@ -207,22 +213,23 @@ class RetrievalOutcomes(Outcomes):
 
 def _differing_ranks(ranks: torch.Tensor, others: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return for each metric of a direction the queries that count differently: `{name: bool (queries,)}`."""
-    differing = {f"recall@{k}": (ranks < k) != (others < k) for k in DEPTHS}
-    differing |= {f"rank_p{percent}": ranks != others for percent in PERCENTS}
+    # Ranks 2 and 3 count differently in recall@3 alone, and in every percentile.
+    differing = {f"recall@{k}": (ranks < k) != (others < k) for k in _DEPTHS}
+    differing |= {f"rank_p{percent}": ranks != others for percent in _PERCENTS}
     return differing
 
 
 def _recalls(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the recalls of one direction from ranks `(queries,)` and weights `(resamples, queries)`."""
-    found = (ranks[:, None] < torch.tensor(DEPTHS)).double()  # (queries, depths)
+    found = (ranks[:, None] < torch.tensor(_DEPTHS)).double()  # (queries, depths)
     recalls = drawn @ found / drawn.sum(1, keepdim=True)
-    return {f"{direction}_recall@{k}": recalls[:, column] for column, k in enumerate(DEPTHS)}
+    return {f"{direction}_recall@{k}": values for k, values in zip(_DEPTHS, recalls.T)}
 
 
 def _rank_percentiles(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the percentiles of the ranks of one direction; arguments are those of `_recalls`."""
-    places = percentiles(ranks, PERCENTS, drawn)
-    return {f"{direction}_rank_p{percent}": places[:, column] for column, percent in enumerate(PERCENTS)}
+    places = percentiles(ranks, _PERCENTS, drawn)
+    return {f"{direction}_rank_p{percent}": values for percent, values in zip(_PERCENTS, places.T)}
 
 
 @dataclass
@@ -236,14 +243,14 @@ class ClassOutcomes(Outcomes):
     """
 
     PER_UNIT = "ranks"
-    ASKED = "labels"
+    RIGHT_ANSWERS = "labels"
 
     ranks: torch.Tensor
     labels: torch.Tensor
     n_classes: int
 
     def __post_init__(self):
-        self.n_classes = int(self.n_classes)
+        self.n_classes = int(self.n_classes)  # read from a file it is a tensor
         self._check(ranks=len(self.labels))
         super().__post_init__()
         if self.labels.min() < 0 or self.labels.max() >= self.n_classes:
@@ -252,6 +259,7 @@ class ClassOutcomes(Outcomes):
             )
 
     def differing(self, other: "ClassOutcomes") -> dict[str, torch.Tensor]:
+        # Of a rank it counts only if it is below 1, and if it is below 5.
         first = (self.ranks < 1) != (other.ranks < 1)
         five = (self.ranks < 5) != (other.ranks < 5)
         return {
@@ -287,7 +295,7 @@ class MultilabelOutcomes(Outcomes):
     """
 
     PER_UNIT = "scores"
-    ASKED = "targets"
+    RIGHT_ANSWERS = "targets"
     METRICS = ("map_11_point", "mean_average_precision")
 
     scores: torch.Tensor
@@ -324,7 +332,7 @@ class ScoreOutcomes(Outcomes):
     """
 
     PER_UNIT = "scores"
-    ASKED = "targets"
+    RIGHT_ANSWERS = "targets"
     METRICS = ("roc_auc",)
 
     scores: torch.Tensor
@@ -348,6 +356,7 @@ def shorten(digests: list[str]) -> torch.Tensor:
     They take eight bytes an image. Two of a million different images agree with a probability of 3e-8.
     """
     first_bits = [int(digest[:16], 16) for digest in digests]
+    # torch has no arithmetic for uint64; the same bits as int64 serve to compare.
     return torch.from_numpy(np.array(first_bits, dtype=np.uint64).view(np.int64))
 
 

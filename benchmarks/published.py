@@ -1,4 +1,4 @@
-"""Published numbers, of the papers and of others who evaluated again, beside the numbers that we measure."""
+"""Published numbers, from papers and from re-evaluations by others, compared with ours."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +58,10 @@ class Difference:
 def load_published(path: Path = _PAPER_RESULTS) -> list[Published]:
     """Read all published numbers, each model under its Hub id where the file knows one."""
     content = read_yaml(path, "file")
-    return [number for table in content["tables"] for number in _read_table(table, content)]
+    numbers = []
+    for table in content["tables"]:
+        numbers += _read_table(table, content)
+    return numbers
 
 
 def load_sources(differences: list[Difference], path: Path = _PAPER_RESULTS) -> dict[str, str]:
@@ -102,7 +105,7 @@ def compare_with_published(
             continue
         model = _published_name(paper_model or number.model)
         found = published_by_key.get((model, number.task, number.language, number.metric))
-        if found:
+        if found:  # of the paper, of re-evaluations, or of both
             differences.append(_compare(number, found))
     return sorted(differences, key=lambda difference: (difference.number.model, difference.number.metric))
 
@@ -113,6 +116,7 @@ def _compare(number: Number, found: list[Published]) -> Difference:
     again = [one for one in found if one.kind == "re-evaluation"]
     reference = (paper + again)[0]
     low, high = number.interval or (number.value, number.value)
+    # A printed 72.4 stands for anything from 72.35 to 72.45.
     within = low - reference.rounding <= reference.value <= high + reference.rounding
 
     task = load_task(number.task) if number.task in all_task_names() else None
@@ -156,6 +160,7 @@ def _read_table(table: dict, content: dict) -> Iterator[Published]:
     """Read a table's `scores`: for each model one value in each column of task x language x metric."""
     source = table["source"]
     place = table["place"]
+    # task: [a, b], language: en, metric: [r@1, r@5] -> (a, en, r@1), (a, en, r@5), (b, en, r@1), (b, en, r@5)
     axes = [_as_list(table[axis]) for axis in ("task", "language", "metric")]
     columns = list(product(*axes))
     for name, values in table["scores"].items():
@@ -182,4 +187,5 @@ def _read_table(table: dict, content: dict) -> Iterator[Published]:
 
 
 def _as_list(value: str | list[str]) -> list[str]:
+    """Return a list of the only value of an axis, which YAML may give without brackets."""
     return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""The report as Markdown beside its pictures, and as one HTML file that contains them."""
+"""Pages of a report: Markdown beside its pictures, and one HTML file that contains them."""
 
 import base64
 import csv
@@ -63,7 +63,7 @@ class Report:
 
     def to_markdown(self) -> str:
         """Return the text of `report.md`, which shows the pictures beside it."""
-        parts = [f"# {self.title}", self.about]
+        parts = [f"# {self.title}", self.about]  # paragraphs; empty ones are left out at the end
         parts.append(_bullets(f"**{task}**: {sentences}" for task, sentences in self.findings))
         for picture, caption in self.pictures:
             parts.append(f"![{caption}]({picture})\n\n*{caption}*")
@@ -75,8 +75,13 @@ class Report:
 
         if self.differences:
             header, rows = self.difference_table()
-            parts += ["## Beside what was printed", self.agreement(), _TOLERANCE]
-            parts += [format_table(header, rows), _bullets(self.remarks())]
+            parts += [
+                "## Beside what was printed",
+                self.agreement(),
+                _TOLERANCE,
+                format_table(header, rows),
+                _bullets(self.remarks()),
+            ]
 
         parts.append("## Where the numbers come from")
         for header, rows in self.provenance():
@@ -100,11 +105,11 @@ class Report:
         environment.globals.update(
             format_value=format_value, format_half_width=format_half_width, shade=_shade, gap=GAP
         )
-        images = []
+        images = []  # [(PNG file in base64, caption), ...]
         for name, caption in self.pictures:
             picture = base64.b64encode((folder / name).read_bytes()).decode()
             images.append((picture, caption))
-        legend = LEGEND.replace("**", "")
+        legend = LEGEND.replace("**", "")  # Markdown's bold
         return environment.get_template(_TEMPLATE).render(
             report=self, images=images, legend=legend, tolerance=_TOLERANCE
         )
@@ -114,24 +119,34 @@ class Report:
         judged = [difference.within for difference in self.differences if difference.within is not None]
         sentence = f"{sum(judged)} of {len(judged)} numbers are within tolerance of what was printed."
         n_others = len(self.differences) - len(judged)
-        return f"{sentence} {n_others} more could not be judged." if n_others else sentence
+        if n_others:
+            sentence += f" {n_others} more could not be judged."
+        return sentence
 
     def remarks(self) -> list[str]:
         """Explain the tags of the sources, and how a task's images differ from those of the paper."""
         remarks = [f"{tag}: {title}" for tag, title in self.sources.items()]
-        splits = {}
+        splits = {}  # {task: text}, each task once
         for difference in self.differences:
             if difference.split_differs:
-                splits[difference.number.task] = " ".join(
-                    difference.split_differs.split()
-                )  # of YAML, in one line
-        remarks += [f"{task}: {words}" for task, words in splits.items()]
+                # On one line; a text in YAML may have several.
+                splits[difference.number.task] = " ".join(difference.split_differs.split())
+        remarks += [f"{task}: {text}" for task, text in splits.items()]
         return remarks
 
     def difference_table(self) -> tuple[list[str], list[list[str]]]:
         """Return the header and the rows of the table that compares our numbers with published ones."""
-        header = ["model", "task", "language", "metric", "paper", "measured again by", "ours", "difference"]
-        header.append("within tolerance")
+        header = [
+            "model",
+            "task",
+            "language",
+            "metric",
+            "paper",
+            "measured again by",
+            "ours",
+            "difference",
+            "within tolerance",
+        ]
         return header, [self._difference_row(difference) for difference in self.differences]
 
     def provenance(self) -> list[tuple[list[str], list[list[str]]]]:
@@ -146,13 +161,15 @@ class Report:
         # {task: {language: {hash: [model, ...]}}}
         found: dict[str, dict[str, dict[str, list[str]]]] = {}
         for result in self.results:
-            if result.prompts is not None:
-                hashes = found.setdefault(result.task, {}).setdefault(result.language, {})
-                hashes.setdefault(result.prompts[:8], []).append(self.names[result.model])
+            if result.prompts is None:  # of a retrieval task
+                continue
+            by_language = found.setdefault(result.task, {})
+            by_hash = by_language.setdefault(result.language, {})
+            by_hash.setdefault(result.prompts[:8], []).append(self.names[result.model])
 
         lines = []
-        for task, of_task in found.items():
-            languages = [f"{language} {_list_hashes(hashes)}" for language, hashes in of_task.items()]
+        for task, by_language in found.items():
+            languages = [f"{language} {_list_hashes(by_hash)}" for language, by_hash in by_language.items()]
             lines.append(f"{task}, SHA-256 of class names and templates: {'; '.join(languages)}")
         return lines
 
@@ -164,6 +181,7 @@ class Report:
         number = difference.number
         unit = 1 if is_rank(number.metric) else 100
         verdict = "yes" if difference.within else "**no**"
+        score = f"{format_value(number)} {format_half_width(number)}"
         return [
             self.names[number.model],
             number.task,
@@ -171,8 +189,8 @@ class Report:
             label(number.metric, {}),
             _list_published(difference.paper, unit),
             _list_published(difference.again, unit),
-            f"{format_value(number)} {format_half_width(number)}".strip(),
-            f"{unit * difference.difference:+.1f}".replace("-", "−"),
+            score.strip(),  # a number may have no interval
+            f"{unit * difference.difference:+.1f}".replace("-", "−"),  # the typographic minus
             difference.reason or verdict,
         ]
 
@@ -186,6 +204,7 @@ class Report:
         rows = []
         for key, results in by_data.items():
             languages = {result.language for result in results}
+            # Languages may have different numbers of images.
             counts = sorted({result.metrics["n"] for result in results})
             rows.append([*key, len(languages), _list_counts(counts)])
         return ["task", "dataset", "revision", "split", "languages", "images"], rows
@@ -213,7 +232,7 @@ class Report:
 
 
 def _numbers_of(table: Table) -> Iterator[Number]:
-    """Give a table's numbers row by row, without gaps."""
+    """Yield a table's numbers row by row, without gaps."""
     for _, row in table.rows:
         for number in row:
             if number is not None:
@@ -229,19 +248,24 @@ def _shade(number: Number, table: Table) -> str:
     peers = [other.value for other in _numbers_of(table) if other.metric == number.metric]
     low = min(peers)
     high = max(peers)
-    share = (number.value - low) / (high - low) if high > low else 0.5
+    share = 0.5
+    if high > low:
+        share = (number.value - low) / (high - low)
     return f"rgba(47, 109, 179, {0.04 + 0.24 * share:.2f})"
 
 
 def _list_hashes(models_of_hash: dict[str, list[str]]) -> str:
-    """`{"3f2a90cd": ["ours"], "77b0e1aa": ["theirs"]}` -> `3f2a90cd (ours) or 77b0e1aa (theirs)`."""
+    """List the hashes of one language, with the models of each where there are several.
+
+    {"3f2a90cd": ["ours"], "77b0e1aa": ["theirs"]} -> 3f2a90cd (ours) or 77b0e1aa (theirs)
+    """
     if len(models_of_hash) == 1:
         return next(iter(models_of_hash))
     return " or ".join(f"{one} ({', '.join(models)})" for one, models in models_of_hash.items())
 
 
 def _list_counts(counts: list[int]) -> str:
-    """`[990, 1000]` -> `990 or 1,000`; of more than four their number and range."""
+    """List counts, or of more than four their number and range: `[990, 1000]` -> `990 or 1,000`."""
     if len(counts) <= 4:
         return " or ".join(f"{n:,}" for n in counts)
     return f"{len(counts)} counts, {counts[0]:,} to {counts[-1]:,}"
@@ -251,9 +275,11 @@ def _list_published(numbers: list[Published], unit: int) -> str:
     """List published numbers with the digits that were printed, and where: `72.4 (altclip, Table 2)`."""
     if not numbers:
         return GAP
-    return "; ".join(
-        f"{unit * number.value:.{_digits(unit * number.rounding)}f} ({number.where})" for number in numbers
-    )
+    entries = []
+    for number in numbers:
+        n_digits = _digits(unit * number.rounding)
+        entries.append(f"{unit * number.value:.{n_digits}f} ({number.where})")
+    return "; ".join(entries)
 
 
 def _digits(rounding: float) -> int:

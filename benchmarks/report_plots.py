@@ -1,4 +1,4 @@
-"""Pictures of a report: bars per language, paired differences, a heat map, and recall curves."""
+"""Plots of a report: bars per language, paired differences, a heat map, and recall curves."""
 
 from dataclasses import dataclass
 from math import ceil, isnan
@@ -18,10 +18,10 @@ with of_extra("plots"):
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # draws to files, and needs no screen
 
-COLORS = ("#2f6db3", "#e0812b", "#3a9a78", "#b0508f", "#7f7f7f", "#c9a227", "#6a51a3", "#8c3b2f")
-DEPTHS = range(1, 11)
+_COLORS = ("#2f6db3", "#e0812b", "#3a9a78", "#b0508f", "#7f7f7f", "#c9a227", "#6a51a3", "#8c3b2f")
+_DEPTHS = range(1, 11)
 _DIRECTIONS = {"text_to_image": "text to image", "image_to_text": "image to text"}
 _STYLE = {
     "axes.spines.top": False,
@@ -34,7 +34,10 @@ _STYLE = {
 
 @dataclass
 class _Panel:
-    """Axes of one task, with a tick for each language in which it has results."""
+    """Axes of one task, with a tick for each language in which it has results.
+
+    Ticks are the places 0, 1, 2, ... of `languages`.
+    """
 
     axes: Axes
     task: str
@@ -88,30 +91,36 @@ def plot_languages(comparison: Comparison, numbers: list[Number], picture: Path)
     models = comparison.values("model")
     names = short_names(models)
     figure, panels = _panels_of_tasks(comparison, height=1.7)
-    handles: dict[str, object] = {}
+    handles: dict[str, object] = {}  # by their text in the legend, once for all panels
     for panel in panels:
         of_task = [number for number in numbers if number.task == panel.task]
-        of_model: dict[str, dict[str, Number]] = {model: {} for model in models}
+        # {model: {language: number}}
+        by_model: dict[str, dict[str, Number]] = {model: {} for model in models}
         for number in of_task:
-            of_model[number.model][number.language] = number
+            by_model[number.model][number.language] = number
 
-        lines = [model for model in models if len(panel.languages) > 1 and len(of_model[model]) == 1]
-        bars = [model for model in models if of_model[model] and model not in lines]
+        # A model of one language is a line where there are several languages, and all others are bars.
+        lines = []
+        if len(panel.languages) > 1:
+            lines = [model for model in models if len(by_model[model]) == 1]
+        bars = [model for model in models if by_model[model] and model not in lines]
         for model in models:
             color = _color_of(model, models)
             if model in lines:
-                (number,) = of_model[model].values()
-                handles[f"{names[model]} in {number.language}"] = _draw_line(panel.axes, number, color)
+                (number,) = by_model[model].values()
+                handle = _draw_line(panel.axes, number, color)
+                handles[f"{names[model]} in {number.language}"] = handle
             elif model in bars:
                 place = bars.index(model)
-                handles[names[model]] = _draw_bars(panel, of_model[model], place, len(bars), color)
+                handle = _draw_bars(panel, by_model[model], place, len(bars), color)
+                handles[names[model]] = handle
         panel.axes.set_title(f"{panel.task}, {label(of_task[0].metric, {})}, %", fontsize=10)
     _add_legend(figure, handles)
     figure.savefig(picture, dpi=130)
 
 
 def _panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, list[_Panel]]:
-    """Make a figure with a panel for each task, its languages across and means set apart by a line.
+    """Make a figure with a panel for each task, its languages across and means separated by a line.
 
     Args:
         height: of a panel, in inches.
@@ -119,18 +128,20 @@ def _panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, lis
     tasks = comparison.values("task")
     languages = comparison.values("language")
     n_rows = ceil(len(tasks) / _max_columns(tasks, languages))
-    n_columns = ceil(len(tasks) / n_rows)
+    n_columns = ceil(len(tasks) / n_rows)  # evenly: 5 panels with room for 4 are rows of 3 and 2
     width = max(11 / n_columns, 0.5 * len(languages))
     figure = Figure(figsize=(width * n_columns, height * n_rows + 0.5), layout="constrained")
     all_axes = list(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel())
-    for axes in all_axes[len(tasks) :]:
+    for axes in all_axes[len(tasks) :]:  # places of the last row without a task
         axes.set_axis_off()
 
     measured = {(task, language) for _, task, language in comparison.results}
     panels = []
     for axes, task in zip(all_axes, tasks):
         shown = [language for language in languages if (task, language) in measured]
-        axes.set(xticks=range(len(shown)), xticklabels=map(_tick, shown), xlim=(-0.6, len(shown) - 0.4))
+        axes.set_xticks(range(len(shown)), [_tick_label(language) for language in shown])
+        axes.set_xlim(-0.6, len(shown) - 0.4)
+        # Means come after the languages.
         n_languages = sum(language not in MEANS for language in shown)
         if n_languages < len(shown):
             axes.axvline(n_languages - 0.5, color="#bbbbbb", linewidth=1)
@@ -143,23 +154,27 @@ def _panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, lis
 
 def _max_columns(tasks: list[str], languages: list[str]) -> int:
     """Return how many panels have room side by side, for their bars and for their titles."""
-    title = max(map(len, tasks)) + 22  # characters, with the metric; 140 have room on 11 inches
-    return max(1, min(4, 12 // len(languages), 140 // title))
+    by_bars = 12 // len(languages)
+    title_width = max(map(len, tasks)) + 22  # characters, with the metric
+    by_titles = 140 // title_width  # 140 characters have room on 11 inches
+    return max(1, min(4, by_bars, by_titles))
 
 
-def _tick(language: str) -> str:
-    """Return the label of a language or mean below its tick, where there is room for one word a line."""
+def _tick_label(language: str) -> str:
+    """Return the label below the tick of a language or mean; a long name has one word a line."""
     return language.replace(" ", "\n") if language == SHARED_MEAN else language
 
 
 def _add_legend(figure: Figure, handles: dict[str, object]) -> None:
     """Add a legend above the panels, in as many columns as its longest name leaves room for."""
-    n_columns = max(1, min(5, 110 // (6 + max(map(len, handles)))))
+    entry_width = 6 + max(map(len, handles))  # characters, with the handle; 110 have room in a row
+    n_columns = max(1, min(5, 110 // entry_width))
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=n_columns, frameon=False)
 
 
 def _color_of(model: str, models: list[str]) -> str:
-    return COLORS[models.index(model) % len(COLORS)]
+    """Return the color of a model, which is the same in all plots of a report."""
+    return _COLORS[models.index(model) % len(_COLORS)]
 
 
 def _draw_line(axes: Axes, number: Number, color: str) -> Line2D:
@@ -173,20 +188,26 @@ def _draw_line(axes: Axes, number: Number, color: str) -> Line2D:
 def _draw_bars(
     panel: _Panel, numbers: dict[str, Number], place: int, n_bars: int, color: str
 ) -> BarContainer:
-    """Draw a model's bars with their intervals: the bar at `place` among the `n_bars` of each language."""
-    width = 0.82 / n_bars
-    heights = []
-    centres = []
-    for tick, language in enumerate(panel.languages):
-        if language in numbers:
-            heights.append(100 * numbers[language].value)
-            # Two bars of a language: half a width to the left of its tick, and half a width to the right.
-            centres.append(tick + (place - (n_bars - 1) / 2) * width)
+    """Draw a model's bars with their intervals.
 
-    # Not as errors of the bars, which must not be negative: a number may lie outside the percentile interval
-    # of a skewed metric.
-    measured = [numbers[language] for language in panel.languages if language in numbers]
-    for centre, number in zip(centres, measured):
+    Args:
+        numbers: the model's numbers by language.
+        place: the bar's place among the `n_bars` of each language.
+    """
+    width = 0.82 / n_bars
+    # Two bars of a language: half a width to the left of its tick, and half a width to the right.
+    offset = (place - (n_bars - 1) / 2) * width
+    centres = []
+    heights = []
+    for tick, language in enumerate(panel.languages):
+        if language not in numbers:
+            continue
+        number = numbers[language]
+        centre = tick + offset
+        centres.append(centre)
+        heights.append(100 * number.value)
+        # Not as errors of the bars, which must not be negative: a number may lie outside the percentile
+        # interval of a skewed metric.
         if number.interval:
             low, high = number.interval
             panel.axes.vlines(centre, 100 * low, 100 * high, color="#333333", linewidth=1)
@@ -200,9 +221,10 @@ def _any_difference(comparison: Comparison) -> bool:
         if model != last:
             continue
         for other in others:
-            if (other, task, language) in comparison.results:
-                if comparison.difference(last, other, task, language, result.metric) is not None:
-                    return True
+            if (other, task, language) not in comparison.results:
+                continue
+            if comparison.difference(last, other, task, language, result.metric) is not None:
+                return True
     return False
 
 
@@ -212,21 +234,22 @@ def _plot_differences(comparison: Comparison, picture: Path) -> None:
     There is a dot for each language, with the interval of the paired difference: full where the test is sure,
     hollow where it is not.
     """
-    *others, last = comparison.values("model")
-    names = short_names([*others, last])
+    models = comparison.values("model")
+    *others, last = models
+    names = short_names(models)
     figure, panels = _panels_of_tasks(comparison, height=1.7)
     handles = {}
     for panel in panels:
         for place, model in enumerate(others):
-            color = _color_of(model, [*others, last])
+            # Dots of one language are side by side, on half the distance between two ticks in all.
             offset = (place - (len(others) - 1) / 2) * 0.5 / len(others)
+            color = _color_of(model, models)
             handle = _draw_dots(panel, comparison, (last, model), offset, color)
             if handle is not None:
                 handles[f"{names[last]} less {names[model]}"] = handle
         panel.axes.axhline(0, color="#555555", linewidth=1)
-        panel.axes.set_title(
-            f"{panel.task}, {label(comparison.metric_of(panel.task), {})}, points", fontsize=10
-        )
+        metric = label(comparison.metric_of(panel.task), {})
+        panel.axes.set_title(f"{panel.task}, {metric}, points", fontsize=10)
     _add_legend(figure, handles)
     figure.savefig(picture, dpi=130)
 
@@ -241,20 +264,22 @@ def _draw_dots(
     """
     one, other = pair
     style = {"marker": "o", "markersize": 5, "color": color, "linestyle": "none"}
-    handle = None
+    is_any_drawn = False
     for tick, language in enumerate(panel.languages):
         keys = {(other, panel.task, language), (one, panel.task, language)}
         if not keys <= comparison.results.keys():
             continue
         metric = comparison.results[one, panel.task, language].metric
         found = comparison.difference(one, other, panel.task, language, metric)
-        if found is not None:
-            centre = tick + offset
-            panel.axes.vlines(centre, 100 * found.low, 100 * found.high, color=color, linewidth=1.5)
-            face = color if found.p < SIGNIFICANT else "white"
-            panel.axes.plot(centre, 100 * found.difference, markerfacecolor=face, **style)
-            handle = Line2D([], [], **style)
-    return handle
+        if found is None:  # measured on other items
+            continue
+        centre = tick + offset
+        panel.axes.vlines(centre, 100 * found.low, 100 * found.high, color=color, linewidth=1.5)
+        face = color if found.p < SIGNIFICANT else "white"
+        panel.axes.plot(centre, 100 * found.difference, markerfacecolor=face, **style)
+        is_any_drawn = True
+    # Not one of the dots in the panel, which may be hollow.
+    return Line2D([], [], **style) if is_any_drawn else None
 
 
 def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) -> None:
@@ -265,9 +290,11 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
     names = short_names(models)
     values = {(number.model, number.task, number.language): 100 * number.value for number in numbers}
 
-    n_rows = ceil(len(models) / max(1, 20 // (2 + len(languages))))
+    max_columns = max(1, 20 // (2 + len(languages)))
+    n_rows = ceil(len(models) / max_columns)
     n_columns = ceil(len(models) / n_rows)
-    label_width = 0.11 * max(map(len, tasks))  # inches
+    # In inches. The panels of a row share the tasks' names, which are left of the first one.
+    label_width = 0.11 * max(map(len, tasks))
     cells_width = max(2.2, 0.5 * len(languages))
     width = label_width + n_columns * cells_width + 1
     height = (0.36 * len(tasks) + 0.35) * n_rows + 0.4
@@ -284,12 +311,8 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
             grid.append([values.get((model, task, language), float("nan")) for language in languages])
         image = _draw_heat_map(axes, grid, scale)
         axes.set_title(names[model], fontsize=10)
-        axes.set(
-            xticks=range(len(languages)),
-            yticks=range(len(tasks)),
-            xticklabels=map(_tick, languages),
-            yticklabels=tasks,
-        )
+        axes.set_xticks(range(len(languages)), [_tick_label(language) for language in languages])
+        axes.set_yticks(range(len(tasks)), tasks)
         _separate_cells(axes, len(languages), len(tasks))
     figure.colorbar(image, ax=figure.axes, label="%", shrink=0.8, pad=0.01)
     figure.savefig(picture, dpi=130)
@@ -305,7 +328,8 @@ def _draw_heat_map(axes: Axes, grid: list[list[float]], scale: tuple[float, floa
         for column, value in enumerate(values):
             text = "" if isnan(value) else f"{value:.1f}"
             is_dark = value > low + 0.6 * (high - low)
-            axes.text(column, row, text, color="white" if is_dark else "#222222", **style)
+            color = "white" if is_dark else "#222222"
+            axes.text(column, row, text, color=color, **style)
     return image
 
 
@@ -323,15 +347,16 @@ def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
 
     A thin line is a language, a thick one the mean of a model's languages.
     """
+    # All results of a task are of one kind.
     kinds = {task: result.kind for (_, task, _), result in comparison.results.items()}
     tasks = [task for task in comparison.values("task") if kinds[task] == "retrieval"]
     figure = Figure(figsize=(10, 2.9 * len(tasks) + 0.5), layout="constrained")
     rows = figure.subplots(len(tasks), 2, sharex=True, sharey="row", squeeze=False)
     for row, task in zip(rows, tasks):
-        for axes, direction in zip(row, _DIRECTIONS):
+        for axes, (direction, title) in zip(row, _DIRECTIONS.items()):
             _draw_curves(axes, comparison, task, direction)
-            axes.set_title(f"{task}, {_DIRECTIONS[direction]}", fontsize=10)
-            axes.set(xticks=DEPTHS, ylabel="recall@k, %" if axes is row[0] else None)
+            axes.set_title(f"{task}, {title}", fontsize=10)
+            axes.set(xticks=_DEPTHS, ylabel="recall@k, %" if axes is row[0] else None)
             axes.grid(alpha=0.3)
         row[0].legend(fontsize=8, frameon=False, loc="best")
     figure.supxlabel("k", fontsize=10)
@@ -350,26 +375,27 @@ def _draw_curves(axes: Axes, comparison: Comparison, task: str, direction: str) 
         curves = [_recall_curve(result.metrics, direction) for result in results]
         if len(curves) > 1:
             for curve in curves:
-                axes.plot(DEPTHS, curve, color=color, linewidth=0.6, alpha=0.35)
+                axes.plot(_DEPTHS, curve, color=color, linewidth=0.6, alpha=0.35)
 
         thick, what = _thick_curve(comparison, results, curves, direction)
         style = {"color": color, "label": f"{names[model]}, {what}"}
         if thick is None:
             axes.plot([], [], linewidth=0.6, **style)  # an entry of the legend for the thin lines alone
         else:
-            axes.plot(DEPTHS, thick, "o-", markersize=4, **style)
+            axes.plot(_DEPTHS, thick, "o-", markersize=4, **style)
 
 
 def _recall_curve(metrics: dict[str, float], direction: str) -> list[float]:
-    return [100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS]
+    """Return recall at each of `_DEPTHS`, in percent."""
+    return [100 * metrics[f"{direction}_recall@{k}"] for k in _DEPTHS]
 
 
 def _thick_curve(
     comparison: Comparison, results: list[Result], curves: list[list[float]], direction: str
 ) -> tuple[list[float] | None, str]:
-    """Return a model's curve over its languages, and what it is of.
+    """Return a model's curve over its languages, and its text in the legend.
 
-    The curve is the mean on the images that all languages have, or None where there is no such mean.
+    The curve is the mean on the images that all languages have, or None where there is no mean.
     """
     languages = [result.language for result in results]
     if len(results) == 1:
@@ -378,6 +404,7 @@ def _thick_curve(
     if outcomes is None:
         return None, f"{len(results)} languages"
     if outcomes.is_whole:
-        return [mean(values) for values in zip(*curves)], f"mean of {len(results)}"
+        curve = [mean(values) for values in zip(*curves)]
+        return curve, f"mean of {len(results)}"
     what = f"mean of {len(results)} on {outcomes.n_units:,} shared images"
     return _recall_curve(outcomes.metrics(), direction), what

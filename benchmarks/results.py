@@ -11,18 +11,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from .outcomes import Outcomes, load_outcomes
 from .recipe import InputError
-
-if TYPE_CHECKING:
-    from .outcomes import Outcomes
-
 
 logger = logging.getLogger(__name__)
 
 # Packages that numbers depend on: the last ones load other libraries' models.
-PACKAGES = (
+_PACKAGES = (
     "torch",
     "transformers",
     "tokenizers",
@@ -37,9 +33,9 @@ PACKAGES = (
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Return the versions of `PACKAGES`, as far as they are installed."""
+    """Return the versions of `_PACKAGES`, as far as they are installed."""
     versions = {}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
@@ -58,7 +54,7 @@ def model_name(model: str) -> str:
 
 @dataclass(kw_only=True)
 class Result:
-    """Scores of one model on one task in one language, and what it takes to measure them again.
+    """Scores of one model on one task in one language, with all that is needed to measure them again.
 
     Attributes:
         kind: `retrieval` or `zero_shot`.
@@ -70,7 +66,7 @@ class Result:
         data: XXH3-128 of all images and of the language's captions, or of the labels.
         n_rows: how many rows there were.
         images: XXH3-128 of the `n` images that count, which have a caption or a class name in the language.
-        definition: what the task says about how images and texts are read.
+        definition: the task's fields that say how its images and texts are read.
         weights: SHA-256 of the model's parameters.
         model_revision: the model's commit.
         templates: the prompt templates, or the name of their set.
@@ -118,12 +114,14 @@ class Result:
             InputError: as `refuse_another`.
         """
         path = path_of(folder, self.model, self.task, self.language)
+        # Not the weights nor the data: a result of others is replaced.
         known = {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")}
         other = refuse_another(path, known)
         if other is not None and other.data != self.data:
             self._warn_of_other_data(path, other)
 
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Each file is renamed when it is whole, and the .json last: it says that the result is complete.
         if outcomes is not None:
             partial = path.with_suffix(".partial.npz")
             outcomes.save(partial)
@@ -140,8 +138,6 @@ class Result:
         Raises:
             InputError: the result was saved without them.
         """
-        from .outcomes import load_outcomes
-
         path = self.path.with_suffix(".npz") if self.path else None
         if path is None or not path.is_file():
             raise InputError(
@@ -215,7 +211,9 @@ def load_results(folder: Path) -> list[Result]:
 
 def format_table(header: list[str], rows: list[list]) -> str:
     """Format a Markdown table with fractions as percentages, padded so that it reads well in a terminal."""
-    lines = [[_format_cell(cell) for cell in row] for row in [header, *rows]]
+    lines = []
+    for row in [header, *rows]:
+        lines.append([_format_cell(cell) for cell in row])
     widths = []
     for column in range(len(header)):
         widths.append(max(len(line[column]) for line in lines))
@@ -224,9 +222,12 @@ def format_table(header: list[str], rows: list[list]) -> str:
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths)]
         table.append("| " + " | ".join(cells) + " |")
-    table.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    # |-------|------|, with a dash for the space at either side of a cell.
+    rule = "|".join("-" * (width + 2) for width in widths)
+    table.insert(1, f"|{rule}|")
     return "\n".join(table)
 
 
 def _format_cell(cell: object) -> str:
+    """Format a fraction as a percentage, and anything else as it is: 0.724 -> "72.4", 1000 -> "1000"."""
     return f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell)

@@ -42,7 +42,7 @@ class SpeedArguments:
 
 
 class _CLIPLike:
-    """The same model with the interface of CLIP_benchmark, which passes token ids without a mask."""
+    """Adapter of the same model to the interface of CLIP_benchmark, which passes token ids without a mask."""
 
     def __init__(self, model: AltCLIPModel, tokenizer: PreTrainedTokenizerFast):
         self.model = model

@@ -66,15 +66,18 @@ def main(arguments: SpeedArguments) -> None:
     if theirs is None:
         return
 
-    difference = max(abs(theirs["recall"][name] - value) for name, value in ours["recall"].items())
-    ratios = " ".join(f"{unit} 1/{theirs[unit] / ours[unit]:.1f}" for unit in _UNITS)
-    print(f"ours of theirs: {ratios}; largest difference of a recall {difference:.1e}")
+    our_recall = ours["recall"]
+    their_recall = theirs["recall"]
+    difference = max(abs(their_recall[name] - our_recall[name]) for name in our_recall)
+    ratios = {unit: theirs[unit] / ours[unit] for unit in _UNITS}
+    shares = " ".join(f"{unit} 1/{ratio:.1f}" for unit, ratio in ratios.items())
+    print(f"ours of theirs: {shares}; largest difference of a recall {difference:.1e}")
     if difference > 1e-6:
         raise InputError("the recalls differ by more than 1e-6: one of the two is wrong")
 
 
 def _save_embeddings(folder: Path, arguments: SpeedArguments) -> None:
-    """Save random unit vectors of images, and of texts that lie near their images.
+    """Save random unit-length embeddings of images, and of texts that lie near their images.
 
     About 40 % of 25,000 texts find their image first among 5,000.
     """

@@ -1,4 +1,4 @@
-"""Images in tars, in webdataset's form: what `datasets` would skip or misread in them is read, or reported.
+"""Reader of images in tars, in webdataset's form: reads or reports what `datasets` would skip or misread.
 
 `datasets` learns the columns from the first five samples of the first tar and makes each ending a column of
 its own. If that sample is `a.jpg`, the contents of `b.png` or `c.JPG` are lost silently, and so is a caption
@@ -32,9 +32,9 @@ from .recipe import InputError
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 # The last four cannot be decoded by Pillow: as images they are reported, and not taken for other data.
 _ENDINGS = {*WebDataset.IMAGE_EXTENSIONS, "avif", "heic", "heif", "jxl"}
-N_SEEN = 100  # samples of a stream's first tar from which its columns are learnt
+N_SEEN = 100  # samples of a stream's first tar from which its columns are learned
 _MOST_KEYS = 1000  # of a dict; keys of larger ones are data and no names of columns
-_AS_JSON = object()  # the type of a field whose values have no type in common
+_AS_JSON = object()  # type of a field whose values have no Arrow type in common
 # `datasets` names the folders in which it caches rows after this hash, so that it does not take the rows of
 # another version of this reader. It is the SHA-256 that this file had when the reader last changed: replace
 # it by the file's present one with every change that alters the rows.
@@ -68,8 +68,8 @@ class _PictureTars(WebDataset):
     )
 
     def _split_generators(self, dl_manager) -> list[SplitGenerator]:
-        splits = {}
-        all_tars = []
+        splits = {}  # {split: arguments of `_generate_examples`}
+        all_tars = []  # [(path, iterator of its files), ...]
         for split, paths in dl_manager.download(self.config.data_files).items():
             iterators = [dl_manager.iter_archive(path) for path in paths]
             splits[split] = {"tar_paths": paths, "tar_iterators": iterators}
@@ -98,7 +98,7 @@ def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
     """
     found = _PictureTars._get_pipeline_from_tar(path, iterator)
     last = None
-    while True:
+    while True:  # instead of a `for` loop, so that only errors of reading are caught
         try:
             sample = next(found)
         except StopIteration:
@@ -164,7 +164,13 @@ def _split_sample(sample: _Sample) -> list[_Sample]:
 
 
 def _part_of(sample: _Sample, fields: list[str], stem: str) -> _Sample:
-    """Return a sample of some fields, with lower-case names and without the `stem`, which joins its key."""
+    """Return a sample of some fields, with lower-case names and without the `stem`, which joins its key.
+
+    Fields 1.JPG and 1.txt of the sample "a", stem "1" -> jpg and txt of the sample "a.1"
+
+    Raises:
+        InputError: two fields have the same name then.
+    """
     part: _Sample = {}
     for name in fields:
         short = name.rpartition(".")[2] if _stem_of(name) == stem else name
@@ -194,6 +200,7 @@ def _is_picture(field: str) -> bool:
 
 
 def _pictures_of(sample: _Sample) -> list[str]:
+    """Return the names of a sample's fields that are images."""
     return [name for name in sample if _is_picture(name)]
 
 
@@ -215,7 +222,8 @@ def _learn_features(samples: Iterable[_Sample]) -> Features:
         has_several = has_several or len(own) > 1
 
         # Files of a sample that are apart in the tar come as two samples of one key.
-        tar, key = sample["__url__"], sample["__key__"]
+        tar = sample["__url__"]
+        key = sample["__key__"]
         if (tar, key) in has_picture and not (own and has_picture[tar, key]):
             raise InputError(
                 f"{tar}: files of {key!r} do not stand together: write the tar in the order of names"
@@ -224,10 +232,12 @@ def _learn_features(samples: Iterable[_Sample]) -> Features:
 
         others = {name: content for name, content in sample.items() if name not in own}
         kinds = _merge(kinds, _kind_of(others))
+
     if not kinds:
         raise InputError("the tars hold no file that has a name and an ending")
     columns = list(pictures) if has_several else list(pictures)[:1]
-    return Features({name: Image() for name in columns} | (_to_feature(kinds) or {}))
+    images = {name: Image() for name in columns}
+    return Features(images | (_to_feature(kinds) or {}))
 
 
 def _kind_of(content: object) -> object:
@@ -284,7 +294,8 @@ def _to_row(sample: _Sample, features: Features) -> dict:
     columns = [name for name, feature in features.items() if isinstance(feature, Image)]
     if len(columns) == 1 and len(pictures) == 1:
         # The only image is in the only column for images, whatever the ending of each.
-        (column,), (picture,) = columns, pictures
+        column = columns[0]
+        picture = pictures[0]
         others = {name: content for name, content in sample.items() if name != picture}
         sample = {column: sample[picture]} | others
         pictures = columns
@@ -303,7 +314,8 @@ def _missed_texts(sample: _Sample, features: Features) -> list[str]:
     """Return the names of captions, and of their languages, for which there is no column."""
     missed = []
     for name in ("json", *TEXT_COLUMNS):
-        content, feature = sample.get(name), features.get(name)
+        content = sample.get(name)
+        feature = features.get(name)
         if content is not None and feature is None:
             missed.append(name)
         elif isinstance(content, dict) and isinstance(feature, dict):

@@ -16,9 +16,9 @@ images x texts. An image is found by the best of its texts. Ties are ranked pess
 """
 _INPUTS = """
 Args:
-    predictions: one embedding for each text, unit vectors `(texts, dim)`.
+    predictions: one embedding for each text, of unit length, `(texts, dim)`.
     references: for each text the row of the image that it describes, `(texts,)`. Every image needs a text.
-    image_embeds: unit vectors `(images, dim)`.
+    image_embeds: embeddings of unit length `(images, dim)`.
 
 Returns:
     `text_to_image_recall@1` to `@10`, `image_to_text_recall@1` to `@10` and `mean_recall`, fractions;
@@ -109,7 +109,8 @@ def _check(images: torch.Tensor, texts: torch.Tensor, text_to_image: torch.Tenso
     if not (images.isfinite().all() and texts.isfinite().all()):
         raise ValueError("an embedding is not finite: the model diverged, or half precision overflowed")
 
-    outside = ((text_to_image < 0) | (text_to_image >= len(images))).nonzero()[:, 0].tolist()
+    is_outside = (text_to_image < 0) | (text_to_image >= len(images))
+    outside = is_outside.nonzero()[:, 0].tolist()
     if outside:
         text = outside[0]
         raise ValueError(

@@ -86,7 +86,8 @@ def _check(scores: torch.Tensor, labels: torch.Tensor) -> None:
     if len(not_finite):
         raise ValueError(f"a score of item {not_finite[0, 0]} is not finite")
 
-    outside = ((labels < 0) | (labels >= scores.shape[1])).nonzero()[:, 0].tolist()
+    is_outside = (labels < 0) | (labels >= scores.shape[1])
+    outside = is_outside.nonzero()[:, 0].tolist()
     if outside:
         item = outside[0]
         raise ValueError(
