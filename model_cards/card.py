@@ -101,13 +101,17 @@ def render_card(
     """
     facts = facts or Facts()
     sections = make_sections(results, stages)
-    own = [result for section in sections for result in section.by_language(stages[-1]).values()]
+    own = []  # the results of the model itself
+    for section in sections:
+        own += section.by_language(stages[-1]).values()
     languages = _distinct([result.language for result in own]) or facts.origin.languages
     data = _describe_model(facts, languages, license)
     if own:
         data.model_name = title
         data.eval_results = _eval_results(sections, stages[-1])
 
+    versions = [_describe_versions(result) for result in own]
+    commands = [runnable(public_command(result.command)) for result in own]
     return ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
@@ -119,8 +123,8 @@ def render_card(
         n_languages=len(languages),
         sections=[_describe_section(section, stages) for section in sections],
         measured=_describe_weights(sections, stages),
-        versions=_distinct([_describe_versions(result) for result in own]),
-        commands=_distinct([runnable(public_command(result.command)) for result in own]),
+        versions=_distinct(versions),
+        commands=_distinct(commands),
     )
 
 
@@ -153,15 +157,18 @@ def _tags(facts: Facts, languages: list[str]) -> list[str]:
 
 def _describe_section(section: Section, stages: list[str]) -> dict[str, str]:
     """Return the heading and the table that the template shows of a section."""
-    return {
-        "title": f"{section.title}, {table_metric(section.first)}, %",
-        "table": f"{section.table(stages)}\n\n{section.remark()}".rstrip(),
-    }
+    metric = table_metric(section.first)
+    table = section.table(stages)
+    remark = section.remark()
+    if remark:
+        table += f"\n\n{remark}"
+    return {"title": f"{section.title}, {metric}, %", "table": table}
 
 
 def _describe_versions(result: Result) -> str:
     """Return the versions of the libraries behind a result: `torch 2.13.0, transformers 5.23.0`."""
-    return ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    packages = [f"{name} {version}" for name, version in result.versions.items()]
+    return ", ".join(packages)
 
 
 def _distinct(texts: list[str]) -> list[str]:

@@ -76,12 +76,16 @@ def _refers_to(model: str, stage: str) -> bool:
     """
     if model == stage:
         return True
-    return model_name(model) == model_name(stage) and not (is_hub_id(model) and is_hub_id(stage))
+    if is_hub_id(model) and is_hub_id(stage):
+        return False
+    return model_name(model) == model_name(stage)
 
 
 def _source(result: Result) -> str:
     """Return where a result comes from, for an error message: its file, or its task and language."""
-    return str(result.path or f"a result of {result.task} in {result.language}")
+    if result.path:
+        return str(result.path)
+    return f"a result of {result.task} in {result.language}"
 
 
 def _stage_label(result: Result, labels: Iterable[str]) -> str | None:
@@ -111,7 +115,9 @@ class Section:
 
     @property
     def title(self) -> str:
-        return f"{self.first.task}, {self.variation}" if self.variation else self.first.task
+        if self.variation:
+            return f"{self.first.task}, {self.variation}"
+        return self.first.task
 
     @property
     def first(self) -> Result:
@@ -154,18 +160,23 @@ class Section:
         languages = list(self.by_language(labels[-1]))
 
         # A column of values for each stage that has any, and one of intervals for each stage that has those.
-        by_stage = {label: self.by_language(label) for label in labels}
-        by_stage = {label: results for label, results in by_stage.items() if results}
+        by_stage = {}
+        for label in labels:
+            results = self.by_language(label)
+            if results:
+                by_stage[label] = results
         with_interval = [label for label, results in by_stage.items() if _has_intervals(results, metric)]
         interval_headings = [f"95 % of {label}" for label in with_interval]
         header = ["language", *by_stage, *interval_headings]
 
         rows = []
         for language in languages:
-            row = {label: results.get(language) for label, results in by_stage.items()}
-            values = [_format_value(result, metric) for result in row.values()]
-            intervals = [_format_interval(row[label], metric) for label in with_interval]
-            rows.append([language, *values, *intervals])
+            row = [language]
+            for results in by_stage.values():
+                row.append(_format_value(results.get(language), metric))
+            for label in with_interval:
+                row.append(_format_interval(by_stage[label].get(language), metric))
+            rows.append(row)
 
         if len(languages) > 1:
             means = [_format_mean(results, languages, metric) for results in by_stage.values()]
@@ -221,10 +232,11 @@ def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
 
 
 def _check_fractions(result: Result) -> None:
-    """Check that the values a card shows are fractions: not percentages, and not the NaN of no images."""
+    """Check that the values a card shows are fractions: no percentages, and no NaN from zero images."""
     for metric in (result.metric, table_metric(result)):
         value = result.metrics.get(metric)
-        if not (isinstance(value, int | float) and 0 <= value <= 1):
+        is_fraction = isinstance(value, int | float) and 0 <= value <= 1
+        if not is_fraction:
             raise InputError(
                 f"{_source(result)} has the {metric} {value}, which is no fraction from 0 to 1: "
                 "evaluate again, or delete it"

@@ -54,7 +54,8 @@ class _Slot:
 
     def positions(self, centres: list[int] | range) -> list[float]:
         """Return where the group is drawn."""
-        offset = (self.group - (self.n_groups - 1) / 2) * self.width
+        middle = (self.n_groups - 1) / 2
+        offset = (self.group - middle) * self.width
         return [centre + offset for centre in centres]
 
 
@@ -98,8 +99,11 @@ def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str
     languages = _order_languages(scores, seen)
     n_columns = min(4, len(languages))
     n_rows = ceil(len(languages) / n_columns)
-    figure = Figure(figsize=(3.2 * n_columns, 2.4 * n_rows + 0.6), layout="constrained")
-    panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
+    width = 3.2 * n_columns
+    height = 2.4 * n_rows + 0.6  # for the legend
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.subplots(n_rows, n_columns, sharex=True, sharey=True)
+    panels = figure.axes
 
     for axes, language in zip(panels, languages):
         for group, (label, by_language) in enumerate(scores.items()):
@@ -109,7 +113,7 @@ def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str
                 _draw_bars(axes, slot, seeds, direction, label)
         axes.set(title=_title(language, seen), xticks=_DEPTHS)
         axes.grid(axis="y", alpha=0.3)
-    for axes in panels[len(languages) :]:
+    for axes in panels[len(languages) :]:  # the rest of the last row
         axes.set_axis_off()
 
     figure.supxlabel(f"k: {_QUESTIONS[direction]} is among the first k", fontsize=10)
@@ -137,8 +141,8 @@ def _draw_bars(axes: Axes, slot: _Slot, seeds: list[dict[str, float]], direction
         heights,
         slot.width,
         yerr=[below, above],
-        label=label,
         color=slot.color,
+        label=label,
         alpha=0.75,
         error_kw={"elinewidth": 1},
     )
@@ -155,7 +159,8 @@ def plot_ranks(scores: Scores, seen: list[str], picture: Path, direction: str = 
         direction: `text_to_image` searches images, `image_to_text` captions.
     """
     languages = _order_languages(scores, seen)
-    figure = Figure(figsize=(max(6, 0.9 * len(languages)), 4), layout="constrained")
+    width = max(6, 0.9 * len(languages))
+    figure = Figure(figsize=(width, 4), layout="constrained")
     axes = figure.subplots()
 
     for group, (label, by_language) in enumerate(scores.items()):
@@ -213,8 +218,9 @@ def _order_languages(scores: Scores, seen: list[str]) -> list[str]:
 
 
 def _title(language: str, seen: list[str]) -> str:
-    state = "seen" if language in seen else "unseen"
-    return f"{language}, {state}"
+    if language in seen:
+        return f"{language}, seen"
+    return f"{language}, unseen"
 
 
 __all__ = ["Scores", "plot_accuracy", "plot_ranks", "scores_of"]

@@ -130,7 +130,13 @@ def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
     percents = list(after.values())
     axes.scatter(positions, percents, color="tab:blue", zorder=2, label=label)
     if english:
-        axes.axhline(english[0], color="black", linestyle="--", linewidth=1, label="English teacher, English")
+        axes.axhline(
+            english[0],
+            color="black",
+            linestyle="--",
+            linewidth=1,
+            label="English teacher, English",
+        )
 
     axes.set(xticks=positions, xticklabels=list(after), ylabel="text-to-image recall@1, %")
     axes.grid(axis="y", alpha=0.3)
@@ -145,7 +151,14 @@ def _draw_before(axes: Axes, before: dict[str, float], after: dict[str, float], 
     starts = list(before.values())
     ends = [after[language] for language in before]
     axes.vlines(positions, starts, ends, color="lightgrey", linewidth=3)
-    axes.scatter(positions, starts, color="white", edgecolor="tab:blue", zorder=2, label=label)
+    axes.scatter(
+        positions,
+        starts,
+        color="white",
+        edgecolor="tab:blue",
+        zorder=2,  # above the lines
+        label=label,
+    )
 
 
 def _percent_by_language(section: Section, stage: str) -> dict[str, float]:

@@ -50,12 +50,15 @@ def label_stages(names: list[str]) -> list[str]:
         )
     parts = [_split_name(name) for name in names]
     n_parts = [1] * len(names)  # how many of its last parts make each label
-    for _ in range(max(map(len, parts))):
+    longest = max(len(all_parts) for all_parts in parts)
+    for _ in range(longest):
         labels = ["/".join(all_parts[-n:]) for all_parts, n in zip(parts, n_parts)]
         if len(set(labels)) == len(labels):
             return labels
         # Lengthen the labels that are not unique yet.
-        n_parts = [n + (labels.count(label) > 1) for n, label in zip(n_parts, labels)]
+        for index, label in enumerate(labels):
+            if labels.count(label) > 1:
+                n_parts[index] += 1
 
     twice = next(name for name, label in zip(names, labels) if labels.count(label) > 1)
     raise InputError(f"stages names {twice!r} twice: name each stage once, in training order")

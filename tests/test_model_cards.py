@@ -1,4 +1,4 @@
-"""Check model cards: any number of stages, figures of their own weights alone, complete folders."""
+"""Check model cards: any number of stages, only results of their own weights, complete folders."""
 
 import dataclasses
 import json
@@ -36,9 +36,11 @@ COMMIT = "4" * 40
 
 @pytest.fixture(scope="module")
 def processor():
+    # `(token, log probability)`; each letter is a piece.
     special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces = [(piece, -3.0) for piece in "▁abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = transformers.XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)])
+    vocab = [*special, *pieces, ("<mask>", 0.0)]
+    tokenizer = transformers.XLMRobertaTokenizer(vocab=vocab)
     crop_size = {"height": 32, "width": 32}
     image_processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop_size)
     return AltCLIPProcessor(image_processor, tokenizer)
@@ -53,7 +55,14 @@ def zoo(processor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     n_pieces = len(processor.tokenizer)
     torch.manual_seed(0)
-    text = {**SIZE, "vocab_size": n_pieces, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+    text = {
+        **SIZE,
+        "vocab_size": n_pieces,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
     config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
     clip_processor = transformers.CLIPProcessor(processor.image_processor, processor.tokenizer)
     save_model(transformers.CLIPModel(config), clip_processor, folder / "clip")
@@ -78,6 +87,7 @@ def zoo(processor, tmp_path_factory):
     dual = AltCLIPDualEncoderModel.from_towers(str(folder / "vit"), str(folder / "bert"), projection_dim=16)
     save_model(dual, processor, folder / "dual")
 
+    # Random matrices: with peft's default the adapter would change nothing.
     config = LoraConfig(target_modules=r"text_model.*\.(query|value)", r=2, init_lora_weights=False)
     base, _ = load_model(str(folder / "stage2"))
     get_peft_model(base, config).save_pretrained(folder / "lora")
@@ -136,9 +146,9 @@ def zero_shot(model, weights, value=0.5, **more):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 55.0, -0.1, None])
 def test_a_figure_that_is_no_fraction_is_refused(value):
-    for measured in (retrieval, zero_shot):
-        result = measured("x/altclip", "0" * 64, value)
-        match = f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again"
+    match = f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again"
+    for of_kind in (retrieval, zero_shot):
+        result = of_kind("x/altclip", "0" * 64, value)
         with pytest.raises(InputError, match=match):
             render_card("T", "me/T", [result], ["altclip"], "apache-2.0", "about")
 
@@ -146,29 +156,36 @@ def test_a_figure_that_is_no_fraction_is_refused(value):
 @pytest.fixture
 def make(zoo, tmp_path):
     """Make the card of stages of the zoo, or of others, from results; return its text and its folder."""
+    output_dir = tmp_path / "out"
 
     def make(stages, measured=(), **more):
+        # A folder each, since two results may have the same model, task and language.
         for number, result in enumerate(measured):
             result.save(tmp_path / "results" / str(number))
-        names = [str(zoo / stage) for stage in stages]  # a whole path stays as it is
-        given = {"title": "T", "repo": "me/T", "stages": names, "output_dir": str(tmp_path / "out")}
+        given = {
+            "title": "T",
+            "repo": "me/T",
+            "stages": [str(zoo / stage) for stage in stages],  # an absolute path stays as it is
+            "output_dir": str(output_dir),
+        }
         if measured:
             given["results"] = str(tmp_path / "results")
         main(CardArguments(**given | more))
-        text = (tmp_path / "out/README.md").read_text("utf-8")
-        return text, tmp_path / "out"
+        text = (output_dir / "README.md").read_text("utf-8")
+        return text, output_dir
 
     return make
 
 
 def entries_of(card):
-    """Return `{(task, metric with what sets it apart, value)}` of a card's model-index.
+    """Return `{(task, metric with its variation, value)}` of a card's model-index.
 
     Check as well that they are the same for whoever loads and saves the card.
     """
-    written = entries_in_text(str(card))
-    saved_again = entries_in_text(str(ModelCard(str(card))))
-    assert saved_again == written
+    text = str(card)
+    written = entries_in_text(text)
+    saved_again = ModelCard(text)
+    assert entries_in_text(str(saved_again)) == written
     return written
 
 
@@ -177,6 +194,8 @@ def entries_in_text(text):
     if "model-index" not in header:
         return set()
     entries = header["model-index"][0]["results"]
+
+    # huggingface_hub merges entries of the same dataset and configuration.
     datasets = {json.dumps(entry["dataset"]) for entry in entries}
     assert len(datasets) == len(entries)
 
@@ -200,15 +219,19 @@ def entries_in_text(text):
     ],
 )
 def test_one_stage_or_many(zoo, hashes, make, stages):
-    """Stages begin with a CLIP in the Hub's layout; the folder holds the last one's weights and no local
-    path.
+    """Check cards of one to four stages, the first a CLIP in the Hub's layout.
+
+    The folder holds the weights of the last stage and no local path.
     """
+    # English: 0.1 for the first stage, 0.2 for the second, and so on. Chinese: 0.7 for the last stage only.
     results = []
-    for place, stage in enumerate(stages):
-        results.append(retrieval(zoo / stage, hashes[stage], value=0.1 * (1 + place)))
+    for number, stage in enumerate(stages, start=1):
+        results.append(retrieval(zoo / stage, hashes[stage], value=0.1 * number))
     last = stages[-1]
     results.append(retrieval(zoo / last, hashes[last], value=0.7, language="zh-Hans"))
     text, folder = make(stages, results)
+
+    # Metadata.
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.language == ["en", "zh"]
@@ -216,12 +239,15 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
     of_english = ("pairs", "mean_recall", round(0.1 * len(stages), 4))
     assert entries_of(card) == {of_english, ("pairs", "mean_recall", 0.7)}
 
-    values = " +\\| ".join(f"{10 * (1 + place)}\\.0" for place in range(len(stages)))
+    # Table.
+    percents = [f"{10 * number}\\.0" for number in range(1, 1 + len(stages))]  # "10\\.0", "20\\.0"
+    values = " +\\| ".join(percents)
     assert re.search(rf"\| en +\| {values} +\|", text)
     assert re.search(r"\| zh-Hans +\|( +\|)* 70\.0 +\|", text)
     for stage in stages:
         assert hashes[stage][:16] in text
 
+    # Folder.
     model, _ = load_model(str(folder))
     assert hash_weights(model) == hashes[last]
     assert (folder / "recall.png").exists()
@@ -233,25 +259,28 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
             content = path.read_text("utf-8")
             assert str(zoo) not in content, path.name
             assert str(folder.parent) not in content, path.name
-    assert ("trust_remote_code=True" in text) == (stages == ["dual"])
+    needs_remote_code = stages == ["dual"]
+    assert ("trust_remote_code=True" in text) == needs_remote_code
 
 
 @pytest.mark.parametrize("kinds", [[], [retrieval], [zero_shot], [retrieval, zero_shot]])
 def test_any_mixture_of_results(zoo, hashes, make, capsys, kinds):
     results = [kind("stage2", hashes["stage2"]) for kind in kinds]
     text, folder = make(["stage2"], results, plot_task="pairs")
+    printed = capsys.readouterr().out
+    has_results = bool(kinds)
     has_recall = retrieval in kinds
     assert len(entries_of(text)) == len(kinds)
-    assert ("Not measured yet" in text) == (not kinds)
+    assert ("Not evaluated yet" in text) != has_results
     assert (folder / "recall.png").exists() == has_recall
     assert ("](recall.png)" in text) == has_recall
-    assert ("No recall in pairs to plot" in capsys.readouterr().out) == (not has_recall)
+    assert ("No recall in pairs to plot" in printed) != has_recall
 
 
-def test_an_empty_folder_of_results_is_told(make, tmp_path, capsys):
+def test_an_empty_folder_of_results_is_reported(make, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     text, _ = make(["released"], results=str(tmp_path / "none"))
-    assert "Not measured yet" in text
+    assert "Not evaluated yet" in text
     assert f"No results lie below {tmp_path}/none" in capsys.readouterr().out
 
 
@@ -267,12 +296,15 @@ def test_intervals_stand_beside_their_figures(zoo, hashes, make):
     def cells(line):
         return [cell.strip() for cell in line.strip("|").split("|")]
 
-    header, _, english, chinese, means = re.findall(r"^\|.*\|$", text, re.M)
+    table = re.findall(r"^\|.*\|$", text, re.M)
+    header, _, english, chinese, means = table
     assert cells(header) == ["language", "stage1", "stage2", "95 % of stage2"]
     assert cells(english) == ["en", "40.0", "50.0", "43.2 to 56.8"]
     assert cells(chinese) == ["zh", "", "60.0", ""]
     assert cells(means) == ["mean", "", "55.0", ""]  # stage1 has no number in Chinese
-    (entry,) = [entry for entry in ModelCard(text).data.eval_results if entry.dataset_config == "en"]
+
+    entries = ModelCard(text).data.eval_results
+    (entry,) = [entry for entry in entries if entry.dataset_config == "en"]
     assert entry.metric_args == {"confidence_interval_95": [0.4321, 0.5678]}
 
 
@@ -284,7 +316,9 @@ def test_a_mean_is_of_the_same_images(hashes, make):
     text, _ = make(["stage2"], results)
     remark = "No mean over languages that have different images."
     assert re.search(rf"\| mean +\| +\|\n\n{remark}\n", text)
-    text, _ = make(["stage2"], [dataclasses.replace(result, images="a") for result in results])
+
+    same_images = [dataclasses.replace(result, images="a") for result in results]
+    text, _ = make(["stage2"], same_images)
     assert re.search(r"\| mean +\| 55.0 +\|\n", text)
     assert remark not in text
 
@@ -292,7 +326,12 @@ def test_a_mean_is_of_the_same_images(hashes, make):
 # Fields in which two or more results of one model, task and language differ.
 SIBLINGS = {
     "name": [{}, {"task": "pairs-euclidean"}],
-    "templates": [{"templates": "ours"}, {"templates": "clip_benchmark"}, {"templates": ["{}", "a {}"]}, {}],
+    "templates": [
+        {"templates": "ours"},
+        {"templates": "clip_benchmark"},
+        {"templates": ["{}", "a {}"]},
+        {},
+    ],
     "class names": [
         {"definition": {"class_names": "/secret/one.json"}},
         {"definition": {"class_names": "/secret/two.json"}},
@@ -318,24 +357,28 @@ SIBLINGS = {
 @pytest.mark.parametrize("of_kind", [retrieval, zero_shot])
 @pytest.mark.parametrize("differing", SIBLINGS.values(), ids=list(SIBLINGS))
 def test_results_that_differ_in_one_thing_are_two_entries(differing, of_kind):
-    """huggingface_hub takes entries for one that differ in their dataset's name alone (huggingface_hub#4975)."""
+    """Check that a card keeps results apart that huggingface_hub would merge (huggingface_hub#4975).
+
+    It merges entries that differ only in the name of their dataset.
+    """
     results = []
     expected = set()
-    for number, fields in enumerate(differing):
-        value = round(0.1 * (1 + number), 4)
+    for number, fields in enumerate(differing, start=1):
+        value = round(0.1 * number, 4)
         result = of_kind("x/altclip", "0" * 64, value=value, **fields)
         results.append(result)
         expected.add((result.task, value))
     chinese = of_kind("x/altclip", "0" * 64, value=0.9, language="zh", **differing[0])
     card = render_card("T", "me/T", [*results, chinese], ["altclip"], "apache-2.0", "about")
+    expected.add((chinese.task, 0.9))
     found = entries_of(card)
-    assert {(task, value) for task, _, value in found} == expected | {(chinese.task, 0.9)}
+    assert {(task, value) for task, _, value in found} == expected
 
-    # A heading names the task and what sets the results apart; English and Chinese share a table.
+    # A heading names the task and the variation; English and Chinese share a table.
     headings = set()
     for task, metric, _ in found:
-        set_apart_by = metric.partition(", ")[2]  # "mean_recall, first 100" -> "first 100"
-        headings.add(f"### {task}, {set_apart_by}, " if set_apart_by else f"### {task}, ")
+        _, comma, variation = metric.partition(", ")  # "mean_recall, first 100" -> "first 100"
+        headings.add(f"### {task}{comma}{variation}, ")
     assert len(headings) == len(differing)
     assert card.text.count("### ") == len(differing)
     for heading in headings:
@@ -343,9 +386,12 @@ def test_results_that_differ_in_one_thing_are_two_entries(differing, of_kind):
     assert "/secret" not in str(card)
 
 
-def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, capsys):
-    """A teacher's figure of all images stands beside no figure of the first hundred."""
-    results = [retrieval("clip", hashes["clip"], 0.25), retrieval("stage2", hashes["stage2"], 0.5, limit=100)]
+def test_results_with_and_without_a_limit_share_no_table(hashes, make, capsys):
+    """Check that a teacher's result on all images is not shown beside one on the first hundred."""
+    results = [
+        retrieval("clip", hashes["clip"], 0.25),
+        retrieval("stage2", hashes["stage2"], 0.5, limit=100),
+    ]
     text, _ = make(["clip", "stage2"], results)
     assert re.search(r"\| en +\| 50\.0 \(first 100\) +\|", text)
     assert "### pairs, first 100, " in text
@@ -357,26 +403,32 @@ def test_stages_stand_in_one_table_where_they_were_asked_alike(hashes, make, cap
     assert entry.metric_name == "mean_recall, first 100"
 
 
-@pytest.mark.parametrize("what", ["prompts", "data", "images", "n_rows"])
-def test_figures_of_other_questions_stand_in_no_row(what):
-    """In English the teacher was evaluated with other images or prompts than the model, in Chinese with the
-    same.
+@pytest.mark.parametrize("field", ["prompts", "data", "images", "n_rows"])
+def test_results_of_different_items_share_no_row(field):
+    """Check a teacher that was evaluated in English with other images or prompts than the model.
+
+    In Chinese both were evaluated with the same.
     """
     results = []
     for language, of_model in (("en", "4"), ("zh", "3")):
-        results.append(retrieval("x/teacher", "1" * 64, 0.25, language=language, **{what: "3"}))
-        results.append(retrieval("x/mine", "2" * 64, 0.5, language=language, **{what: of_model}))
-    card = render_card("T", "me/T", results, ["teacher", "mine"], "apache-2.0", "about").text
-    rows = re.findall(r"^\| (en|zh) +\|(.*)\|$", card, re.M)
-    figures = [(language, re.findall(r"\d\d\.0", cells)) for language, cells in rows]
-    assert figures == [("zh", ["25.0", "50.0"]), ("en", ["50.0"])]
+        teacher = retrieval("x/teacher", "1" * 64, 0.25, language=language, **{field: "3"})
+        model = retrieval("x/mine", "2" * 64, 0.5, language=language, **{field: of_model})
+        results += [teacher, model]
+    card = render_card("T", "me/T", results, ["teacher", "mine"], "apache-2.0", "about")
+
+    percents = []
+    for language, cells in re.findall(r"^\| (en|zh) +\|(.*)\|$", card.text, re.M):
+        percents.append((language, re.findall(r"\d\d\.0", cells)))
+    # Chinese has the first section, which was made for the teacher's English result. That is not shown.
+    assert percents == [("zh", ["25.0", "50.0"]), ("en", ["50.0"])]
 
 
-def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
+def test_a_result_is_deduplicated_and_a_contradicting_one_is_refused(hashes, make):
     one = retrieval("stage2", hashes["stage2"])
     text, _ = make(["stage2"], [one, one])
     assert text.count("### pairs") == 1
     assert entries_of(text) == {("pairs", "mean_recall", 0.5)}
+
     other = retrieval("stage2", hashes["stage2"], 0.6)
     match = "are of the same weights, task and language, and differ: delete one"
     with pytest.raises(InputError, match=match):
@@ -387,14 +439,15 @@ def test_the_same_figure_twice_is_one_and_another_is_refused(hashes, make):
     "stages", [["stage2"], ["clip", "stage2"], ["clip", "stage1", "stage2"], ["stage2", "lora"]]
 )
 @pytest.mark.parametrize("wrong", [0, -1])
-def test_figures_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stages, wrong):
-    """One stage has other weights than when it was evaluated; a LoRA was evaluated with those of its base."""
+def test_results_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stages, wrong):
+    """Check one stage with other weights than when it was evaluated; for a LoRA, with those of its base."""
     stage = stages[wrong]
     evaluated = {name: hashes[name] for name in stages}
     evaluated[stage] = hashes["stage2"] if stage == "lora" else "f" * 64
     results = [retrieval(zoo / name, weights) for name, weights in evaluated.items()]
     with pytest.raises(InputError) as refused:
         make(stages, results)
+
     message = str(refused.value)
     before = evaluated[stage][:16]
     now = hashes[stage][:16]
@@ -404,9 +457,12 @@ def test_figures_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stage
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_changed_are_refused_where_another_stage_has_the_old_ones(zoo, hashes, make, tmp_path):
+def test_changed_weights_are_refused_even_if_another_stage_has_the_old_ones(zoo, hashes, make, tmp_path):
     shutil.copytree(zoo / "released", tmp_path / "stage2")
-    results = [retrieval("stage1", hashes["stage1"]), retrieval(tmp_path / "stage2", hashes["stage1"], 0.9)]
+    results = [
+        retrieval("stage1", hashes["stage1"]),
+        retrieval(tmp_path / "stage2", hashes["stage1"], 0.9),
+    ]
     with pytest.raises(InputError, match="is of other weights .* than .*/stage2 has now"):
         make(["stage1", tmp_path / "stage2"], results)
 
@@ -430,11 +486,14 @@ def test_results_of_other_models_alone_are_refused(hashes, make, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_stages_of_equal_weights_keep_their_own_figures(zoo, hashes, make, tmp_path):
-    """A result that names one of them is its own, and a result that names none is of both."""
+def test_stages_of_equal_weights_keep_their_own_results(zoo, hashes, make, tmp_path):
+    """Check that a result that names one of them belongs to it, and one that names none to both."""
     shutil.copytree(zoo / "stage1", tmp_path / "same")
-    results = [retrieval("stage1", hashes["stage1"], 0.25), retrieval("same", hashes["stage1"], 0.5)]
-    results += [retrieval("renamed", hashes["stage1"], 0.75, language="zh")]
+    results = [
+        retrieval("stage1", hashes["stage1"], 0.25),
+        retrieval("same", hashes["stage1"], 0.5),
+        retrieval("renamed", hashes["stage1"], 0.75, language="zh"),
+    ]
     text, _ = make(["stage1", tmp_path / "same"], results)
     assert re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", text)
     assert re.search(r"\| zh +\| 75\.0 +\| 75\.0 +\|", text)
@@ -480,23 +539,33 @@ def finished(zoo, tmp_path_factory):
     """Make the folders of two models with the command."""
     folder = tmp_path_factory.mktemp("finished")
     for stage in ("stage2", "dual"):
-        stages = [str(zoo / stage)]
-        main(CardArguments(title="T", repo="me/T", stages=stages, output_dir=str(folder / stage)))
+        arguments = CardArguments(
+            title="T",
+            repo="me/T",
+            stages=[str(zoo / stage)],
+            output_dir=str(folder / stage),
+        )
+        main(arguments)
     return folder
 
 
 @pytest.mark.parametrize("stage", ["stage2", "dual"])
-@pytest.mark.parametrize("how", LOADS)
-def test_the_folder_loads_where_our_package_is_not(finished, run_python, tmp_path, stage, how):
-    """A script loads a copy of the folder, so that nothing that it was made of lies beside it."""
-    if how == "SentenceTransformer":
+@pytest.mark.parametrize("reader", LOADS)
+def test_the_folder_loads_where_our_package_is_not(finished, run_python, tmp_path, stage, reader):
+    """Check a script that loads a copy of the folder, with nothing beside it that it was made from."""
+    if reader == "SentenceTransformer":
         pytest.importorskip("sentence_transformers")
-    shutil.copytree(finished / stage, tmp_path / "downloaded")
-    (tmp_path / "script.py").write_text(BLOCKED + LOADS[how] + "print('modeling_altclip' in sys.modules)\n")
-    surroundings = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    process = run_python(
-        "python", tmp_path / "script.py", tmp_path / "downloaded", cwd=tmp_path, **surroundings
-    )
+    folder = tmp_path / "downloaded"
+    shutil.copytree(finished / stage, folder)
+    script = tmp_path / "script.py"
+    script.write_text(BLOCKED + LOADS[reader] + "print('modeling_altclip' in sys.modules)\n")
+
+    environment = {
+        "PYTHONPATH": "",
+        "PYTHONSAFEPATH": "1",
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+    }
+    process = run_python("python", script, folder, cwd=tmp_path, **environment)
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stdout.split()[-1] == "False"
 
@@ -505,7 +574,8 @@ def test_the_folder_loads_where_our_package_is_not(finished, run_python, tmp_pat
 def test_every_file_that_the_json_names_is_there(finished, stage):
     named = set()
     for path in (finished / stage).glob("*.json"):
-        named |= set(re.findall(r'"(\w+)\.AltCLIP\w+"', path.read_text("utf-8")))
+        content = path.read_text("utf-8")
+        named |= set(re.findall(r'"(\w+)\.AltCLIP\w+"', content))  # "modeling_altclip.AltCLIPModel"
     of_model = "modeling_altclip_dual_encoder" if stage == "dual" else "modeling_altclip"
     assert named >= {"processing_altclip", of_model}
     for name in named:
@@ -513,20 +583,25 @@ def test_every_file_that_the_json_names_is_there(finished, stage):
 
 
 def states(folder):
-    """Return the time and the content of each file of a folder, or None where there is none."""
+    """Return the time and the content of each file of a folder, or None if there is no folder."""
     if not folder.exists():
         return None
-    files = [path for path in folder.iterdir() if path.is_file()]
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    found = {}
+    for path in folder.iterdir():
+        if path.is_file():
+            found[path.name] = (path.stat().st_mtime_ns, path.read_bytes())
+    return found
 
 
 @pytest.mark.parametrize("is_there", [False, True])
 @pytest.mark.parametrize("fault", ["saving the processor", "drawing", "the card"])
 def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault, is_there):
+    folder = tmp_path / "out"
     if is_there:
         make(["released"])
-        (tmp_path / "out/mine.txt").write_text("stays")
-    before = states(tmp_path / "out")
+        (folder / "mine.txt").write_text("stays")
+    before = states(folder)
+
     where = {
         "saving the processor": "modeling_altclip.processing_altclip.AltCLIPProcessor.save_pretrained",
         "drawing": "model_cards.plots.plot_losses",
@@ -539,23 +614,27 @@ def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault
     monkeypatch.setattr(where, full)
     with pytest.raises(OSError, match="No space left"):
         make(["stage2"])
-    assert states(tmp_path / "out") == before
-    assert (tmp_path / "out").exists() == is_there
+
+    assert states(folder) == before
+    assert folder.exists() == is_there
+    # Nothing is left of the temporary folder either.
     assert {path.name for path in tmp_path.iterdir()} <= {"out"}
 
 
 def test_a_folder_made_anew_keeps_nothing_of_the_model_before(hashes, make, tmp_path):
-    """Old shards, which would be loaded in its place, are deleted; files that no card makes stay."""
-    make(["stage2"], [retrieval("stage2", hashes["stage2"])])
-    model, processor = load_model(str(tmp_path / "out"))
-    (tmp_path / "out/model.safetensors").unlink()
-    model.save_pretrained(tmp_path / "out", max_shard_size="20KB")
-    (tmp_path / "out/.git").mkdir()
-    (tmp_path / "out/LICENSE").write_text("mine")
-    _, folder = make(["released"])
+    """Check that old shards, which would be loaded instead, are deleted, and other files are kept."""
+    _, folder = make(["stage2"], [retrieval("stage2", hashes["stage2"])])
+    model, _ = load_model(str(folder))
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")  # several shards
+    (folder / ".git").mkdir()
+    (folder / "LICENSE").write_text("mine")
+
+    make(["released"])
     assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
     assert not list(folder.glob("*.png"))
-    assert hash_weights(load_model(str(folder))[0]) == hashes["released"]
+    model, _ = load_model(str(folder))
+    assert hash_weights(model) == hashes["released"]
     assert (folder / ".git").is_dir()
     assert (folder / "LICENSE").read_text() == "mine"
 
@@ -567,15 +646,14 @@ def record(folder, **settings):
 
 
 def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
-    """From the last stage, which alone is named, the record leads to the stage before it, and that to the
-    Hub.
-    """
+    """Check a chain of records: only stage 2 is given, it names stage 1, and stage 1 names Hub ids."""
     for name in ("stage1", "stage2"):
         shutil.copytree(zoo / name, tmp_path / name)
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     sources = "[{data: Helsinki-NLP/opus-100, name: de-en}, {data: pairs}, {data: pairs}]"
     (tmp_path / "sources.yaml").write_text(sources)
+
     towers = {
         "teacher_name_or_path": "openai/clip-vit-large-patch14",
         "text_encoder_name_or_path": "FacebookAI/xlm-roberta-large",
@@ -591,12 +669,13 @@ def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
     assert data.datasets == ["Helsinki-NLP/opus-100", "org/images"]
     assert data.dataset_licenses == {"pairs": "cc-by-4.0"}
     assert data.language == ["en", "zh"]
-    assert "- pairs (licence: cc-by-4.0)\n- org/images (licence not known)\n" in text
-    assert "reads 3 languages" in text
+    assert "- pairs (licence: cc-by-4.0)\n- org/images (licence unknown)\n" in text
+    assert "for 3 languages" in text
     assert str(tmp_path) not in text
 
-    # Arguments come before the record.
-    text, _ = make([tmp_path / "stage2"], base_model=["me/clip"], datasets=["org/images=mit", "org/other"])
+    # Arguments override the record.
+    arguments = {"base_model": ["me/clip"], "datasets": ["org/images=mit", "org/other"]}
+    text, _ = make([tmp_path / "stage2"], **arguments)
     data = ModelCard(text).data
     assert data.base_model == ["me/clip"]
     assert data.datasets == ["org/images", "org/other"]
@@ -604,21 +683,25 @@ def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
 
 
 def test_a_record_that_leads_back_to_itself_ends(zoo, make, tmp_path):
-    """A model may have been trained in the folder that it began in."""
-    shutil.copytree(zoo / "stage2", tmp_path / "stage2")
-    record(tmp_path / "stage2", model_name_or_path=str(tmp_path / "stage2"), dataset="org/images")
-    text, _ = make([tmp_path / "stage2"])
+    """Check a model that was trained in the folder that it started from."""
+    folder = tmp_path / "stage2"
+    shutil.copytree(zoo / "stage2", folder)
+    record(folder, model_name_or_path=str(folder), dataset="org/images")
+    text, _ = make([folder])
     data = ModelCard(text).data
     assert data.datasets == ["org/images"]
     assert data.base_model is None
 
 
 def test_a_lora_came_of_its_base(zoo, tmp_path):
-    """A base is on the Hub, or in a folder whose record leads there."""
-    shutil.copytree(zoo / "stage2", tmp_path / "stage2")
-    record(tmp_path / "stage2", model_name_or_path="org/altclip", dataset="org/images")
-    for base, datasets in (("org/altclip", []), (str(tmp_path / "stage2"), ["org/images"])):
-        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    """Check a base on the Hub, and one in a folder whose record leads there."""
+    folder = tmp_path / "stage2"
+    shutil.copytree(zoo / "stage2", folder)
+    record(folder, model_name_or_path="org/altclip", dataset="org/images")
+    datasets_by_base = {"org/altclip": [], str(folder): ["org/images"]}
+    for base, datasets in datasets_by_base.items():
+        config = {"base_model_name_or_path": base}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
         origin = find_origin([str(tmp_path)])
         assert origin.base_model == ["org/altclip"]
         assert origin.hub_datasets == datasets
@@ -647,8 +730,9 @@ def hub(zoo, tmp_path, monkeypatch):
 
 def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    retrieval("org/clip", hashes["clip"], 0.25, model_revision=COMMIT).save(Path("results"))
-    retrieval(zoo / "stage2", hashes["stage2"], 0.5).save(Path("results"))
+    folder = Path("results")
+    retrieval("org/clip", hashes["clip"], 0.25, model_revision=COMMIT).save(folder)
+    retrieval(zoo / "stage2", hashes["stage2"], 0.5).save(folder)
     arguments = CardArguments(
         title="T",
         repo="me/T",
@@ -658,6 +742,7 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
         datasets=["org/images"],
     )
     main(arguments)
+
     card = ModelCard.load(Path("out/README.md"))
     assert re.search(r"\| language +\| org/clip \| stage2 +\|", card.text)
     assert re.search(r"\| en +\| 25\.0 +\| 50\.0 +\|", card.text)
@@ -665,7 +750,8 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     assert card.data.base_model == ["org/clip"]
     assert card.data.dataset_licenses == {"org/images": "cc-by-4.0, mit"}
 
-    retrieval("org/clip", "f" * 64, task="others").save(Path("results"))
+    # A result of an older commit of the teacher.
+    retrieval("org/clip", "f" * 64, task="others").save(folder)
     with pytest.raises(InputError, match="is of other weights .* than org/clip has now"):
         main(arguments)
 
@@ -686,29 +772,39 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(zoo, pictures, tmp_path, change, message):
-    def filled(value):
-        """Put the folders of this test for "{zoo}" and "{data}"."""
-        if isinstance(value, list):
-            return [filled(one) for one in value]
-        return value.format(zoo=zoo, data=pictures)
+    def fill(text):
+        """Replace "{zoo}" and "{data}" by the folders of this test."""
+        return text.format(zoo=zoo, data=pictures)
 
-    there = set(zoo.rglob("*"))
-    defaults = {"title": "T", "repo": "me/T", "stages": ["{zoo}/stage2"], "output_dir": str(tmp_path / "out")}
-    given = {name: filled(value) for name, value in (defaults | change).items()}
+    files_before = set(zoo.rglob("*"))
+    given = {
+        "title": "T",
+        "repo": "me/T",
+        "stages": ["{zoo}/stage2"],
+        "output_dir": str(tmp_path / "out"),
+    }
+    for name, value in (given | change).items():
+        if isinstance(value, list):
+            given[name] = [fill(stage) for stage in value]
+        else:
+            given[name] = fill(value)
+
     with pytest.raises(InputError, match=message) as refused:
         main(CardArguments(**given))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
-    assert set(zoo.rglob("*")) == there
+    assert set(zoo.rglob("*")) == files_before
 
 
 @pytest.fixture
 def pictures(tmp_path):
     """Save a dataset of one image in CMYK, which PNG does not have."""
-    rows = Dataset.from_dict({"image": [Image.new("CMYK", (40, 30))]}, Features({"image": ImageFeature()}))
-    (tmp_path / "pictures").mkdir()
-    rows.to_parquet(tmp_path / "pictures/test.parquet")
-    return tmp_path / "pictures"
+    image = Image.new("CMYK", (40, 30))
+    rows = Dataset.from_dict({"image": [image]}, Features({"image": ImageFeature()}))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rows.to_parquet(folder / "test.parquet")
+    return folder
 
 
 def test_an_example_image(make, pictures):
@@ -717,14 +813,16 @@ def test_an_example_image(make, pictures):
 
 
 @pytest.mark.parametrize("log", ["{", "[]", '{"log_history": 3}'])
-def test_half_a_log_is_refused_and_one_without_losses_is_passed_over(zoo, make, tmp_path, log):
-    shutil.copytree(zoo / "released", tmp_path / "stage")
-    (tmp_path / "stage/trainer_state.json").write_text(log)
+def test_half_a_log_is_refused_and_one_without_losses_is_skipped(zoo, make, tmp_path, log):
+    stage = tmp_path / "stage"
+    shutil.copytree(zoo / "released", stage)
+    (stage / "trainer_state.json").write_text(log)
     with pytest.raises(InputError, match="is not a training's log"):
-        make([tmp_path / "stage"])
+        make([stage])
+
     without_losses = {"log_history": [{"step": 1, "eval_mean_recall": 0.5}]}
-    (tmp_path / "stage/trainer_state.json").write_text(json.dumps(without_losses))
-    text, folder = make([tmp_path / "stage"])
+    (stage / "trainer_state.json").write_text(json.dumps(without_losses))
+    text, folder = make([stage])
     assert not (folder / "loss.png").exists()
     assert "loss.png" not in text
 
@@ -743,7 +841,9 @@ def test_half_a_log_is_refused_and_one_without_losses_is_passed_over(zoo, make, 
 def test_a_lora_that_cannot_be_loaded_is_refused_in_one_line(zoo, make, tmp_path, config, message):
     folder = tmp_path / "lora"
     shutil.copytree(zoo / "lora", folder)
-    config = config.replace("ZOO", str(zoo)).replace("LORA", str(folder))
+    # `config` is no format string, since JSON has braces of its own.
+    config = config.replace("ZOO", str(zoo))
+    config = config.replace("LORA", str(folder))
     (folder / "adapter_config.json").write_text(config)
     with pytest.raises(InputError, match=message):
         make([folder])
@@ -753,23 +853,27 @@ def test_half_a_lora_is_refused(zoo, tmp_path):
     shutil.copytree(zoo / "lora", tmp_path / "lora")
     path = tmp_path / "lora/adapter_model.safetensors"
     weights = load_file(path)
-    save_file(dict(list(weights.items())[2:]), path)  # without the first two matrices
+    for name in list(weights)[:2]:  # the two matrices of one layer
+        del weights[name]
+    save_file(weights, path)
     with pytest.raises(InputError, match="does not fit its base .* not a whole adapter of AltCLIPModel"):
         load_model(str(tmp_path / "lora"))
 
 
 def test_a_lora_is_evaluated_with_its_base(zoo):
-    """Embeddings of the merged model equal those of peft's own, and not those of the base."""
+    """Check that embeddings of the merged model equal those of peft's model, and differ from the base's."""
     base, processor = load_model(str(zoo / "stage2"))
     merged, _ = load_model(str(zoo / "lora"))
     inputs = processor(text=["a dog"], return_tensors="pt")
     with torch.no_grad():
+        # Before the adapter, since peft puts it into the base itself.
         before = base.get_text_features(**inputs).pooler_output
         of_peft = PeftModel.from_pretrained(base, zoo / "lora").get_base_model()
         expected = of_peft.get_text_features(**inputs).pooler_output
         found = merged.get_text_features(**inputs).pooler_output
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert (expected - before).abs().max() > 1e-4
+    change = (expected - before).abs().max()
+    assert change > 1e-4
 
 
 def test_paths_say_nothing_of_this_machine(tmp_path, monkeypatch):
@@ -787,6 +891,7 @@ def test_paths_say_nothing_of_this_machine(tmp_path, monkeypatch):
     }
     for word, expected in words.items():
         assert public_path(word) == expected
+
     command = public_command("run.py --models '/home/my own/model' --tasks=/x/t.yaml")
     assert command == "run.py --models model --tasks=t.yaml"
 
@@ -797,6 +902,7 @@ def test_labels_tell_stages_apart(tmp_path, monkeypatch):
     for name in stages:
         (tmp_path / name).mkdir(parents=True)
     assert label_stages(stages) == ["one/stage1", "two/stage1", "stage2"]
+    # "org/stage2" is no folder here, and so a Hub id, which stays whole.
     assert label_stages(["org/stage2", "two/stage2"]) == ["org/stage2", "stage2"]
     with pytest.raises(InputError, match="names 'org/clip' twice"):
         label_stages(["org/clip", "org/clip"])
