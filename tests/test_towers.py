@@ -49,7 +49,7 @@ from modeling_altclip.modeling_altclip_dual_encoder import positions_of
 from modeling_altclip.pooling_altclip import default_image_pooling, pool
 from modeling_altclip.texts_altclip import readable_tokens
 
-from .test_dual_encoder import PICTURE, SMALL, batch, towers  # noqa: F401  (fixtures)
+from .test_dual_encoder import PICTURE, SMALL, dual_batch, save_tower  # noqa: F401  (fixtures)
 
 PAIRS = [
     ("vit", "xlm-r"),
@@ -61,10 +61,10 @@ PAIRS = [
 ]
 
 
-def build_dual(towers, vision, text):  # noqa: F811
+def build_dual(save_tower, vision, text):  # noqa: F811
     poolings = {} if vision != "siglip" else {"vision_pooling": "pooler"}
     return AltCLIPDualEncoderModel.from_towers(
-        towers(vision), towers(text), projection_dim=16, **poolings
+        save_tower(vision), save_tower(text), projection_dim=16, **poolings
     ).eval()
 
 
@@ -75,8 +75,8 @@ def assert_same_weights(model, expected):
 
 
 @pytest.mark.parametrize("vision,text", PAIRS)
-def test_files_name_weights_as_each_tower_alone_does(tower_folders, tmp_path, vision, text):  # noqa: F811
-    model = build_dual(tower_folders, vision, text)
+def test_files_name_weights_as_each_tower_alone_does(save_tower, tmp_path, vision, text):  # noqa: F811
+    model = build_dual(save_tower, vision, text)
     model.save_pretrained(tmp_path / "files")
     model.save_pretrained(tmp_path / "inside", save_original_format=False)
     saved, inside = (
@@ -105,9 +105,9 @@ def test_files_name_weights_as_each_tower_alone_does(tower_folders, tmp_path, vi
         assert_same_weights(fresh, model)
 
 
-def test_names_in_files_are_others_than_inside(tower_folders, tmp_path):  # noqa: F811
+def test_names_in_files_are_others_than_inside(save_tower, tmp_path):  # noqa: F811
     """Else the test above shows nothing."""
-    model = build_dual(tower_folders, "vit", "xlm-r")
+    model = build_dual(save_tower, "vit", "xlm-r")
     model.save_pretrained(tmp_path)
     assert "text_model.encoder.encoder.layer.0.attention.self.query.weight" in load_file(
         tmp_path / "model.safetensors"
@@ -115,8 +115,8 @@ def test_names_in_files_are_others_than_inside(tower_folders, tmp_path):  # noqa
     assert load_file(tmp_path / "model.safetensors").keys() != model.state_dict().keys()
 
 
-def test_a_tower_hands_on_what_its_encoder_asks_for(tower_folders):  # noqa: F811
-    model = build_dual(tower_folders, "vit", "qwen3")
+def test_a_tower_hands_on_what_its_encoder_asks_for(save_tower):  # noqa: F811
+    model = build_dual(save_tower, "vit", "qwen3")
     encoder = AutoModel.from_config(model.config.text_config)
     assert encoder.tp_plan
     assert {f"text_model.encoder.{name}" for name in encoder.tp_plan} <= model.tp_plan.keys()
@@ -125,10 +125,10 @@ def test_a_tower_hands_on_what_its_encoder_asks_for(tower_folders):  # noqa: F81
 
 
 @pytest.mark.parametrize("vision", ["swin", "vit"])
-def test_activations_are_checkpointed(tower_folders, ragged_batch, vision):  # noqa: F811
+def test_activations_are_checkpointed(save_tower, dual_batch, vision):  # noqa: F811
     """Swin's embeddings give a tuple, which transformers cannot mark."""
-    model = build_dual(tower_folders, vision, "xlm-r")
-    model(**ragged_batch, return_loss=True).loss.backward()
+    model = build_dual(save_tower, vision, "xlm-r")
+    model(**dual_batch, return_loss=True).loss.backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
     model.gradient_checkpointing_enable()
@@ -137,7 +137,7 @@ def test_activations_are_checkpointed(tower_folders, ragged_batch, vision):  # n
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     assert model.is_gradient_checkpointing
-    model(**ragged_batch, return_loss=True).loss.backward()
+    model(**dual_batch, return_loss=True).loss.backward()
     model.disable_input_require_grads()
     assert not model._require_grads_hooks
     compared = 0
@@ -234,16 +234,16 @@ def test_i_bert_reads_fewer_tokens_than_it_has_positions():
         ),
     ],
 )
-def test_text_encoders_whose_states_cannot_be_pooled_are_refused(tower_folders, tmp_path, encoder, reason):  # noqa: F811
+def test_text_encoders_whose_states_cannot_be_pooled_are_refused(save_tower, tmp_path, encoder, reason):  # noqa: F811
     with pytest.raises(ValueError, match=reason):
-        AltCLIPDualEncoderModel.from_towers(tower_folders("vit"), saved(encoder(), tmp_path / "text"))
+        AltCLIPDualEncoderModel.from_towers(save_tower("vit"), saved(encoder(), tmp_path / "text"))
 
 
-def test_a_pooler_that_is_always_called_stays_and_does_not_learn(tower_folders, tmp_path):  # noqa: F811
+def test_a_pooler_that_is_always_called_stays_and_does_not_learn(save_tower, tmp_path):  # noqa: F811
     """SqueezeBERT cannot do without its pooler; what nobody reads would stop DDP."""
     config = SqueezeBertConfig(vocab_size=99, embedding_size=32, **SMALL)
     model = AltCLIPDualEncoderModel.from_towers(
-        tower_folders("vit"), saved(SqueezeBertModel(config), tmp_path / "text")
+        save_tower("vit"), saved(SqueezeBertModel(config), tmp_path / "text")
     )
     ids = torch.arange(10, 20)[None]
     model.get_text_features(input_ids=ids, attention_mask=torch.ones_like(ids)).pooler_output.sum().backward()
@@ -340,14 +340,14 @@ def saved(model, folder):
     return str(folder)
 
 
-def test_a_class_token_of_a_pooler_is_none_of_the_patches(tower_folders, tmp_path):  # noqa: F811
+def test_a_class_token_of_a_pooler_is_none_of_the_patches(save_tower, tmp_path):  # noqa: F811
     """AIMv2 pools with a token of its own, and has none before its patches;
 
     Not asked for, that head does not stop DDP.
     """
     torch.manual_seed(0)
     folder = saved(Aimv2VisionModel(Aimv2VisionConfig(**SMALL, **PICTURE)), tmp_path / "aimv2")
-    model = AltCLIPDualEncoderModel.from_towers(folder, tower_folders("xlm-r"))
+    model = AltCLIPDualEncoderModel.from_towers(folder, save_tower("xlm-r"))
     assert model.config.vision_pooling == "mean"
     model.get_image_features(torch.randn(2, 3, 32, 32)).pooler_output.sum().backward()
     learning = [parameter for parameter in model.vision_model.parameters() if parameter.requires_grad]
@@ -356,11 +356,11 @@ def test_a_class_token_of_a_pooler_is_none_of_the_patches(tower_folders, tmp_pat
     with pytest.raises(
         ValueError, match="vision_pooling is 'cls', but a 'aimv2_vision_model' has no class token"
     ):
-        AltCLIPDualEncoderModel.from_towers(folder, tower_folders("xlm-r"), vision_pooling="cls")
+        AltCLIPDualEncoderModel.from_towers(folder, save_tower("xlm-r"), vision_pooling="cls")
 
 
-def test_towers_that_read_something_else_are_refused(tower_folders, tmp_path):  # noqa: F811
-    vit, bert = tower_folders("vit"), saved(BertModel(BertConfig(vocab_size=12, **SMALL)), tmp_path / "few")
+def test_towers_that_read_something_else_are_refused(save_tower, tmp_path):  # noqa: F811
+    vit, bert = save_tower("vit"), saved(BertModel(BertConfig(vocab_size=12, **SMALL)), tmp_path / "few")
     siglip2 = saved(
         Siglip2VisionModel(Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL)), tmp_path / "siglip2"
     )
