@@ -15,7 +15,7 @@ from benchmarks.processes import warn_if_launched_alone
 from .conftest import ROOT
 
 # Those that measure speed run one thread beside another library's, and promise no bits.
-SPEED = ("run_parallel_cost.py", "run_classifier_speed.py", "run_metric_speed.py", "run_pipeline_speed.py")
+SPEED = ["run_parallel_cost.py", "run_classifier_speed.py", "run_metric_speed.py", "run_pipeline_speed.py"]
 FOUND = [*sorted((ROOT / "training").glob("run_*.py")), *sorted((ROOT / "benchmarks").glob("run_*.py"))]
 SCRIPTS = [path for path in FOUND if path.name not in SPEED]
 # Tells what is set when torch begins to load.

@@ -63,14 +63,13 @@ def arguments_for(folder, tmp_path, **given):
 
 
 def on_disk(folder, tmp_path, languages=("en",)):
-    """`{number of the picture: captions}` as training reads them."""
-    rows = load_pictures(arguments_for(folder, tmp_path), list(languages) or None).cast_column(
-        "image", Image()
-    )
-    return {
-        number_in(row["image"]): {name: texts for name, texts in row["captions"].items() if texts}
-        for row in rows
-    }
+    """Return `{number of the picture: captions}` as training reads them."""
+    rows = load_pictures(arguments_for(folder, tmp_path), list(languages) or None)
+    found = {}
+    for row in rows.cast_column("image", Image()):
+        number = number_in(row["image"])
+        found[number] = {language: texts for language, texts in row["captions"].items() if texts}
+    return found
 
 
 def in_a_stream(folder, tmp_path, languages=("en",)):

@@ -116,11 +116,10 @@ def test_both_texts_are_cut_to_fit(processor):
 
 
 def test_masks_depend_on_the_examples_alone(rows, processor):
-    translations, collator = (
-        Translations(rows, ["de", "th"], 0.5, 1),
-        MaskingCollator(processor.tokenizer, 77, 0.3),
-    )
-    first, second = ([translations[index] for index in indices] for indices in ((0, 1, 2), (3, 4, 5)))
+    translations = Translations(rows, ["de", "th"], 0.5, 1)
+    collator = MaskingCollator(processor.tokenizer, 77, 0.3)
+    first = [translations[index] for index in (0, 1, 2)]
+    second = [translations[index] for index in (3, 4, 5)]
     before = collator(first)["labels"]
     collator(second)
     torch.manual_seed(99)

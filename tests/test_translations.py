@@ -45,7 +45,7 @@ SIZES |= {
     "max_position_embeddings": 64,
     "init_std": 1.0,
 }
-COLORS = ("red", "green", "blue")
+COLORS = ["red", "green", "blue"]
 
 
 @pytest.fixture(scope="module")
