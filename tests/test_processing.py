@@ -301,6 +301,7 @@ def test_saved_and_loaded(model, processor, tmp_path):
 def test_saved_alone_it_names_the_class_that_everybody_has(processor, tmp_path, run_python):
     assert processor.save_pretrained(tmp_path)
     assert isinstance(AutoProcessor.from_pretrained(tmp_path), NativeProcessor)
-    code = "import sys; from transformers import AutoProcessor; print(type(AutoProcessor.from_pretrained(sys.argv[1])).__module__)"
+    code = "import sys; from transformers import AutoProcessor; "
+    code += "print(type(AutoProcessor.from_pretrained(sys.argv[1])).__module__)"
     process = run_python("python", "-c", code, tmp_path, cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1")
     assert process.stdout.strip() == "transformers.models.altclip.processing_altclip", process.stderr
