@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 # Libraries keep these in the temporary folder, and no setting prevents it: torchrun leaves empty folders of
 # its logs, multiprocessing removes its own only when Python ends, and torch.compile keeps one of its caches
 # there whatever TORCHINDUCTOR_CACHE_DIR says.
-OF_LIBRARIES = ("torchelastic_*", "pymp-*", "torchinductor_*")
+OF_LIBRARIES = ["torchelastic_*", "pymp-*", "torchinductor_*"]
 TEXT = {
     "vocab_size": 120,
     "hidden_size": 32,

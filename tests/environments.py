@@ -8,26 +8,27 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .conftest import ROOT
 
-OF_TRANSFORMERS = ("transformers", "huggingface_hub", "tokenizers")  # a version of transformers needs its own
+# A version of transformers needs its own versions of these.
+OF_TRANSFORMERS = ["transformers", "huggingface_hub", "tokenizers"]
 
 
 def build_environment(
     folder: Path,
     *asked: str,
     upon: Path | None = Path(sys.executable),
-    unpinned: tuple[str, ...] = (),
+    unpinned: Sequence[str] = (),
     **variables: str,
 ) -> Path:
     """Build a virtual environment with `asked`, the packages and options for pip, and return its python.
 
     Args:
-        upon: the python of another environment, all of whose packages the new one sees: it installs only what
-        is
-            new or of another version. By default the running one; with None it sees no other packages.
+        upon: the python of another environment, all of whose packages the new one sees: it installs only
+            what is new or of another version. By default the running one; with None it sees no others.
         unpinned: packages that constraints.txt does not bind.
         variables: environment variables for pip.
     """

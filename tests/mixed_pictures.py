@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-LANGUAGES = ("en", "zh", "es", "de")
-MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16")
+LANGUAGES = ["en", "zh", "es", "de"]
+MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"]
 SUFFIXES = {"RGB": ".jpg", "CMYK": ".jpg", "I;16": ".png"}
 N_PICTURES = 100
 N_BROKEN = 4

@@ -62,8 +62,9 @@ def spawn(function: Callable, arguments: tuple, processes: int, *, together: boo
     """Call `function(rank, *arguments)` in `processes`, which find each other if they run `together`."""
     meeting = told_of_each_other(processes) if together else nullcontext({})
     with meeting as told:
-        arguments_of_call = (function, arguments, told)
-        torch.multiprocessing.start_processes(_call, arguments_of_call, processes, start_method="forkserver")
+        torch.multiprocessing.start_processes(
+            _call, args=(function, arguments, told), nprocs=processes, start_method="forkserver"
+        )
 
 
 @contextmanager
@@ -112,6 +113,5 @@ def _run(rank: int, words: list[str], environment: dict[str, str], outputs: tupl
             runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
-    sys.exit(
-        code
-    )  # here, so that an error message comes after the progress bars that the script's frames held
+    # Here, so that an error message comes after the progress bars that the script's frames held.
+    sys.exit(code)

@@ -174,7 +174,7 @@ def write_languages(task, folder: Path) -> None:
         "image_locale": Value("string"),
         "image": {"bytes": Value("binary"), "path": Value("string")},
     }
-    caption_columns = ("captions", "captions_tokenized", "captions_tokenized_lowercase")
+    caption_columns = ["captions", "captions_tokenized", "captions_tokenized_lowercase"]
     features |= {name: List(Value("string")) for name in caption_columns}
     for place, language in enumerate(task.languages):
         order = range(N) if language == task.split else np.roll(range(N), place)

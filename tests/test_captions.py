@@ -22,6 +22,17 @@ def pairs(*captions):
     return [{"language": language, "text": text} for language, text in captions]
 
 
+SEVERAL_PAIRS = [
+    pairs(("en", "key"), ("zh", "钥匙"), ("en", "a key")),
+    pairs(("zh", "狗"), ("en", "")),
+    [],
+]
+# As JSON, some with more keys.
+JSON_PAIRS = [
+    [{"language": "en", "text": "key"}, {"language": "zh", "text": "钥匙", "by": "a model"}],
+    pairs(("zh", "狗")),
+    [],
+]
 DICTS = [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": None}]
 # name: (columns, their features, languages given by the user, captions expected)
 FORMS = {
@@ -39,13 +50,7 @@ FORMS = {
         SEVERAL,
     ),
     "list of pairs": (
-        {
-            "captions": [
-                pairs(("en", "key"), ("zh", "钥匙"), ("en", "a key")),
-                pairs(("zh", "狗"), ("en", "")),
-                [],
-            ]
-        },
+        {"captions": SEVERAL_PAIRS},
         {"captions": List({"language": TEXT, "text": TEXT})},
         None,
         SEVERAL,
@@ -106,13 +111,7 @@ FORMS = {
         SEVERAL,
     ),
     "list of pairs of their own": (
-        {
-            "captions": [
-                [*pairs(("en", "key")), {"language": "zh", "text": "钥匙", "by": "a model"}],
-                pairs(("zh", "狗")),
-                [],
-            ]
-        },
+        {"captions": JSON_PAIRS},
         {"captions": List(Json())},
         None,
         EXPECTED,

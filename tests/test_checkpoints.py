@@ -26,7 +26,7 @@ from .environments import OF_TRANSFORMERS, build_environment, run_in
 # How released files and transformers before 5.6 (A), later ones (B), and later ones without their renaming
 # (C) spell the layers.
 LAYOUTS = {"A": ("layer", "layers"), "B": ("layer", "layer"), "C": ("layers", "layers")}
-FORMS = ("one file", "sharded", "bin")
+FORMS = ["one file", "sharded", "bin"]
 matrix = pytest.mark.parametrize("layout,form", [(layout, form) for layout in LAYOUTS for form in FORMS])
 
 

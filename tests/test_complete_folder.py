@@ -179,7 +179,7 @@ def test_older_versions_read_an_altclip_and_refuse_remote_code(saved, alone, loa
         assert "\n" not in one["error"]
 
 
-CLIENTS = ("sentence-transformers", "mteb", "diffusers")
+CLIENTS = ["sentence-transformers", "mteb", "diffusers"]
 COLORS = ["red", "green", "blue", "yellow"]
 USE = """
 import importlib.util, json, sys

@@ -150,7 +150,7 @@ PICTURES = [
 ]
 SIZE_32 = {"height": 32, "width": 32}
 CLIP_OPTIONS = {"size": {"shortest_edge": 32}, "crop_size": SIZE_32}
-CHANGES_OF_CLIP = (
+CHANGES_OF_CLIP = [
     {},
     {"do_normalize": False},
     {"do_rescale": False},
@@ -165,7 +165,7 @@ CHANGES_OF_CLIP = (
     {"resample": 0},
     {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
     {"image_mean": 0.5, "image_std": 0.25},  # one for all channels
-)
+]
 IMAGE_PROCESSORS = [CLIPImageProcessor(**CLIP_OPTIONS | change) for change in CHANGES_OF_CLIP]
 IMAGE_PROCESSORS += [
     ViTImageProcessor(size=SIZE_32),
@@ -211,7 +211,7 @@ def test_training_composites_transparent_images(background, color, side):
     # The same picture with one transparent color, and with a palette whose color 1 is transparent.
     flat = image.convert("RGB")
     keyed = flat.copy()
-    keyed.info["transparency"] = (0, 90, 0)
+    keyed.info["transparency"] = keyed.getpixel((0, 0))
     palette = image.convert("P")
     palette.putpalette([200, 30, 60, 0, 90, 0])
     palette.putdata([int(alpha == 0) for alpha in image.getchannel("A").get_flattened_data()])

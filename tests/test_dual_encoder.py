@@ -1,5 +1,6 @@
 """`altclip_dual_encoder` joins any image encoder with any text encoder."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -65,44 +66,53 @@ PICTURE = {"image_size": 32, "patch_size": 8}
 VOCABULARY = 4000
 
 
+TEXT = {**SMALL, "vocab_size": VOCABULARY}
+VISION = {**SMALL, **PICTURE}
+DINO = {name: size for name, size in VISION.items() if name != "intermediate_size"}
+ENDS = {"pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2}
+HEADS = {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+SWIN = {"patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+LAYERS = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4}
+
+T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
+
+BOTH = {"text_config": TEXT, "vision_config": VISION}
+# Towers by name: the class of the model, that of its configuration, and sizes.
+TOWERS = {
+    "vit": (ViTModel, ViTConfig, VISION),
+    "dinov2": (Dinov2Model, Dinov2Config, DINO),
+    "siglip": (SiglipModel, SiglipConfig, BOTH),
+    "clip": (CLIPModel, CLIPConfig, BOTH),
+    "xlm-r": (XLMRobertaModel, XLMRobertaConfig, {**TEXT, "max_position_embeddings": 90}),
+    "mE5": (XLMRobertaModel, XLMRobertaConfig, {**TEXT, "max_position_embeddings": 90}),
+    "bert": (BertForMaskedLM, BertConfig, TEXT),
+    "modernbert": (ModernBertModel, ModernBertConfig, {**TEXT, **ENDS}),
+    "qwen3": (Qwen3Model, Qwen3Config, {**TEXT, **HEADS}),
+    "gpt2": (GPT2Model, GPT2Config, GPT2),
+    "clip-text": (CLIPTextModel, CLIPTextConfig, TEXT),
+    "t5": (T5Model, T5Config, T5),
+    "beit": (BeitModel, BeitConfig, VISION),
+    "swin": (SwinModel, SwinConfig, {**SWIN, "image_size": 32}),
+    "convnext": (ConvNextModel, ConvNextConfig, LAYERS),
+    "resnet": (ResNetModel, ResNetConfig, {**LAYERS, "embedding_size": 8}),
+    "mobilevit": (MobileViTModel, MobileViTConfig, {"image_size": 64}),
+    "vit-mae": (ViTMAEModel, ViTMAEConfig, VISION),
+}
+
+
 def build(name):
     """Build a small tower with random weights, the same at each call."""
     torch.manual_seed(0)
-    text = SMALL | {"vocab_size": VOCABULARY}
-    vision = SMALL | PICTURE
-    dino = {name: size for name, size in vision.items() if name != "intermediate_size"}
-    layers = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-    swin = {"patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
-    t5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
-    ends = {"pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2}
-    builders = {
-        "vit": lambda: ViTModel(ViTConfig(**vision)),
-        "dinov2": lambda: Dinov2Model(Dinov2Config(**dino)),
-        "siglip": lambda: SiglipModel(SiglipConfig(text_config=dict(text), vision_config=dict(vision))),
-        "clip": lambda: CLIPModel(CLIPConfig(text_config=dict(text), vision_config=dict(vision))),
-        "xlm-r": lambda: XLMRobertaModel(XLMRobertaConfig(**text, max_position_embeddings=90)),
-        "mE5": lambda: XLMRobertaModel(XLMRobertaConfig(**text, max_position_embeddings=90)),
-        "bert": lambda: BertForMaskedLM(BertConfig(**text)),
-        "modernbert": lambda: ModernBertModel(ModernBertConfig(**text, **ends)),
-        "qwen3": lambda: Qwen3Model(Qwen3Config(**text, num_key_value_heads=2, head_dim=8, pad_token_id=0)),
-        "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4)),
-        "clip-text": lambda: CLIPTextModel(CLIPTextConfig(**text)),
-        "t5": lambda: T5Model(T5Config(vocab_size=VOCABULARY, **t5)),
-        "beit": lambda: BeitModel(BeitConfig(**vision)),
-        "swin": lambda: SwinModel(SwinConfig(image_size=32, **swin)),
-        "convnext": lambda: ConvNextModel(ConvNextConfig(**layers)),
-        "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, **layers)),
-        "mobilevit": lambda: MobileViTModel(MobileViTConfig(image_size=64)),
-        "vit-mae": lambda: ViTMAEModel(ViTMAEConfig(**vision)),
-    }
-    return builders[name]()
+    model_class, config_class, sizes = TOWERS[name]
+    return model_class(config_class(**copy.deepcopy(sizes)))  # configurations keep what they are given
 
 
 @pytest.fixture
-def towers(tmp_path):
+def save_tower(tmp_path):
     """Return a function that saves the named tower, as its authors would, and returns the folder."""
 
-    def towers(name):
+    def save_tower(name):
         folder = tmp_path / name
         build(name).save_pretrained(folder)
         if name == "mE5":  # a model of sentence-transformers states its pooling
@@ -115,11 +125,11 @@ def towers(tmp_path):
             (folder / "1_Pooling/config.json").write_text(json.dumps(stated))
         return str(folder)
 
-    return towers
+    return save_tower
 
 
 @pytest.fixture
-def batch():
+def dual_batch():
     generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(4, VOCABULARY, (3, 9), generator=generator)
     attention_mask = torch.ones_like(input_ids)
@@ -152,9 +162,11 @@ def by_hand(tower, pooling, mask=None, **inputs):
         ("clip", "modernbert", ("pooler", "cls")),
     ],
 )
-def test_any_towers(towers, batch, processor, tmp_path, vision, text, poolings):
+def test_any_towers(save_tower, dual_batch, processor, tmp_path, vision, text, poolings):
     """Assemble two towers, compare with their own outputs, save, load, and use the model in the pipeline."""
-    model = AltCLIPDualEncoderModel.from_towers(towers(vision), towers(text), projection_dim=16).eval()
+    model = AltCLIPDualEncoderModel.from_towers(
+        save_tower(vision), save_tower(text), projection_dim=16
+    ).eval()
     assert (model.config.vision_pooling, model.config.text_pooling) == poolings
 
     # The towers by themselves: of models of two towers, the image tower; of BERT with a head, the encoder.
@@ -166,9 +178,11 @@ def test_any_towers(towers, batch, processor, tmp_path, vision, text, poolings):
         text_tower = text_tower.bert
     vision_pooling, text_pooling = poolings
     with torch.no_grad():
-        outputs = model(**batch, return_loss=True)
-        texts = by_hand(text_tower, text_pooling, batch["attention_mask"], input_ids=batch["input_ids"])
-        images = by_hand(image_tower, vision_pooling, pixel_values=batch["pixel_values"])
+        outputs = model(**dual_batch, return_loss=True)
+        texts = by_hand(
+            text_tower, text_pooling, dual_batch["attention_mask"], input_ids=dual_batch["input_ids"]
+        )
+        images = by_hand(image_tower, vision_pooling, pixel_values=dual_batch["pixel_values"])
         expected_texts = normalize(model.text_projection(texts), dim=-1)
         expected_images = normalize(model.visual_projection(images), dim=-1)
     torch.testing.assert_close(outputs.text_embeds, expected_texts, atol=1e-6, rtol=1e-5)
@@ -183,7 +197,7 @@ def test_any_towers(towers, batch, processor, tmp_path, vision, text, poolings):
         loaded = auto.from_pretrained(tmp_path / "model").eval()
         assert type(loaded) is AltCLIPDualEncoderModel
         with torch.no_grad():
-            logits = loaded(**batch).logits_per_image
+            logits = loaded(**dual_batch).logits_per_image
         torch.testing.assert_close(logits, outputs.logits_per_image, atol=1e-5, rtol=1e-5)
 
     # The pipeline's scores are the softmax of the scaled cosines.
@@ -198,10 +212,12 @@ def test_any_towers(towers, batch, processor, tmp_path, vision, text, poolings):
     assert [answer[label] for label in labels] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_mean_leaves_padding_out(towers, batch):
-    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("mE5"), projection_dim=16).eval()
-    ids = batch["input_ids"]
-    mask = batch["attention_mask"]
+def test_the_mean_leaves_padding_out(save_tower, dual_batch):
+    model = AltCLIPDualEncoderModel.from_towers(
+        save_tower("vit"), save_tower("mE5"), projection_dim=16
+    ).eval()
+    ids = dual_batch["input_ids"]
+    mask = dual_batch["attention_mask"]
     short_ids = ids[1:2, :5]  # the second text without its padding
     short_mask = mask[1:2, :5]
     with torch.no_grad():
@@ -213,13 +229,13 @@ def test_the_mean_leaves_padding_out(towers, batch):
 
 
 @pytest.mark.parametrize("vision,text", [("vit", "bert"), ("dinov2", "modernbert")])
-def test_every_parameter_learns_and_attention_reaches_both_towers(towers, batch, vision, text):
+def test_every_parameter_learns_and_attention_reaches_both_towers(save_tower, dual_batch, vision, text):
     """A pooler that nobody reads would have no gradient, and stop distributed training."""
-    model = AltCLIPDualEncoderModel.from_towers(towers(vision), towers(text), projection_dim=16)
+    model = AltCLIPDualEncoderModel.from_towers(save_tower(vision), save_tower(text), projection_dim=16)
     model.set_attn_implementation("eager")
     encoders = model.text_model.encoder, model.vision_model.encoder
     assert {encoder.config._attn_implementation for encoder in encoders} == {"eager"}
-    model(**batch, return_loss=True).loss.backward()
+    model(**dual_batch, return_loss=True).loss.backward()
     frozen = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -233,8 +249,8 @@ def test_every_parameter_learns_and_attention_reaches_both_towers(towers, batch,
     assert model.config.text_config.vocab_size == VOCABULARY + 8
 
 
-def test_layers_stay_whole_on_one_device(towers):
-    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("bert"), projection_dim=16)
+def test_layers_stay_whole_on_one_device(save_tower):
+    model = AltCLIPDualEncoderModel.from_towers(save_tower("vit"), save_tower("bert"), projection_dim=16)
     assert {"ViTLayer", "BertLayer"} <= set(model._no_split_modules)
     size = sum(parameter.numel() * 4 for parameter in model.parameters())
     for share in (0.7, 0.8, 0.9):
@@ -284,12 +300,12 @@ def test_poolings_that_there_are_not_are_refused(tmp_path, stated, named):
         stated_pooling(str(tmp_path))
 
 
-def test_the_rest_of_sentence_transformers_files_is_heeded(towers, tmp_path):
+def test_the_rest_of_sentence_transformers_files_is_heeded(save_tower, tmp_path):
     """Read the pooling from the folder that modules.json names, and warn of what is left out.
 
     A dense layer, a prompt, a cut and lower case change embeddings, and our model has none of them.
     """
-    folder = Path(towers("xlm-r"))
+    folder = Path(save_tower("xlm-r"))
     (folder / "pool").mkdir()
     mean = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     (folder / "pool/config.json").write_text(json.dumps(mean))
@@ -302,7 +318,7 @@ def test_the_rest_of_sentence_transformers_files_is_heeded(towers, tmp_path):
     (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
     message = "left out: Dense, the prompt 'query: ', a cut of vectors at 16 values, small letters"
     with pytest.warns(UserWarning, match=message):
-        model = AltCLIPDualEncoderModel.from_towers(towers("vit"), str(folder))
+        model = AltCLIPDualEncoderModel.from_towers(save_tower("vit"), str(folder))
     assert model.config.text_pooling == "mean"
 
     # A prompt whose text is missing has its name in the warning.
@@ -319,9 +335,9 @@ def test_the_rest_of_sentence_transformers_files_is_heeded(towers, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["qwen3", "gpt2", "clip-text"])
-def test_encoders_that_read_from_left_to_right_are_pooled_by_their_last_token(towers, text):
+def test_encoders_that_read_from_left_to_right_are_pooled_by_their_last_token(save_tower, text):
     """Their first state is the same for all texts that begin alike. Padding may be on either side."""
-    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers(text), projection_dim=16).eval()
+    model = AltCLIPDualEncoderModel.from_towers(save_tower("vit"), save_tower(text), projection_dim=16).eval()
     assert model.config.text_pooling == "last"
     ids = torch.tensor([[5, 20, 21, 22, 23], [5, 30, 31, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -334,7 +350,7 @@ def test_encoders_that_read_from_left_to_right_are_pooled_by_their_last_token(to
     torch.testing.assert_close(vectors[1:], alone, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(alone, expected, atol=1e-6, rtol=1e-5)
     with pytest.raises(ValueError, match="text_pooling is 'cls', but a .* reads from left to right"):
-        AltCLIPDualEncoderModel.from_towers(towers("vit"), towers(text), text_pooling="cls")
+        AltCLIPDualEncoderModel.from_towers(save_tower("vit"), save_tower(text), text_pooling="cls")
 
 
 @pytest.mark.parametrize("pooling", ["cls", "last", "mean"])
@@ -350,8 +366,8 @@ def test_padding_on_the_left_is_left_out(pooling):
     "vision,pooling",
     [("swin", "mean"), ("vit", "cls"), ("dinov2", "cls"), ("beit", "cls"), ("clip", "pooler")],
 )
-def test_image_towers_without_a_class_token_are_pooled_by_the_mean(towers, vision, pooling):
-    model = AltCLIPDualEncoderModel.from_towers(towers(vision), towers("bert"))
+def test_image_towers_without_a_class_token_are_pooled_by_the_mean(save_tower, vision, pooling):
+    model = AltCLIPDualEncoderModel.from_towers(save_tower(vision), save_tower("bert"))
     assert model.config.vision_pooling == pooling
     assert model.get_image_features(torch.zeros(2, 3, 32, 32)).pooler_output.shape == (2, 512)
 
@@ -366,24 +382,24 @@ def test_image_towers_without_a_class_token_are_pooled_by_the_mean(towers, visio
         ("vit-mae", None, "gives other states of the same image at each call"),
     ],
 )
-def test_image_towers_that_are_none_are_refused(towers, vision, pooling, message):
+def test_image_towers_that_are_none_are_refused(save_tower, vision, pooling, message):
     with pytest.raises(ValueError, match=message):
-        AltCLIPDualEncoderModel.from_towers(towers(vision), towers("bert"), vision_pooling=pooling)
+        AltCLIPDualEncoderModel.from_towers(save_tower(vision), save_tower("bert"), vision_pooling=pooling)
 
 
-def test_an_encoder_with_a_decoder_is_no_text_tower(towers):
+def test_an_encoder_with_a_decoder_is_no_text_tower(save_tower):
     with pytest.raises(ValueError, match="a 't5' is an encoder with a decoder, and cannot be a tower"):
-        AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("t5"))
+        AltCLIPDualEncoderModel.from_towers(save_tower("vit"), save_tower("t5"))
 
 
-def test_a_teacher_is_not_for_these_towers(towers):
+def test_a_teacher_is_not_for_these_towers(save_tower):
     with pytest.raises(NotImplementedError, match="from_towers"):
-        AltCLIPDualEncoderModel.from_teacher(towers("clip"), towers("xlm-r"))
+        AltCLIPDualEncoderModel.from_teacher(save_tower("clip"), save_tower("xlm-r"))
 
 
-def test_the_adapter_of_a_peft_model_is_saved_alone(towers, batch, tmp_path):
+def test_the_adapter_of_a_peft_model_is_saved_alone(save_tower, dual_batch, tmp_path):
     """No other class has these towers, so that the files name ours."""
-    whole = AltCLIPDualEncoderModel.from_towers(towers("clip"), towers("xlm-r"), projection_dim=16)
+    whole = AltCLIPDualEncoderModel.from_towers(save_tower("clip"), save_tower("xlm-r"), projection_dim=16)
     whole.save_pretrained(tmp_path / "base")
     model = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base")
     settings = LoraConfig(target_modules=["query", "q_proj"], r=2, init_lora_weights=False)
@@ -397,38 +413,42 @@ def test_the_adapter_of_a_peft_model_is_saved_alone(towers, batch, tmp_path):
     loaded.load_adapter(tmp_path / "adapter")
     wrapped = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
-        expected = adapted(**batch).logits_per_image
-        torch.testing.assert_close(loaded(**batch).logits_per_image, expected)
-        torch.testing.assert_close(wrapped(**batch).logits_per_image, expected)
+        expected = adapted(**dual_batch).logits_per_image
+        torch.testing.assert_close(loaded(**dual_batch).logits_per_image, expected)
+        torch.testing.assert_close(wrapped(**dual_batch).logits_per_image, expected)
 
 
-def test_the_mean_of_nothing_is_zero(towers, batch):
-    model = AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("mE5"), projection_dim=16).eval()
-    all_masked = torch.zeros_like(batch["attention_mask"])
+def test_the_mean_of_nothing_is_zero(save_tower, dual_batch):
+    model = AltCLIPDualEncoderModel.from_towers(
+        save_tower("vit"), save_tower("mE5"), projection_dim=16
+    ).eval()
+    all_masked = torch.zeros_like(dual_batch["attention_mask"])
     with torch.no_grad():
-        embeds = model.get_text_features(batch["input_ids"], all_masked).pooler_output
+        embeds = model.get_text_features(dual_batch["input_ids"], all_masked).pooler_output
     assert embeds.isfinite().all()
 
 
-def test_an_odd_pooling_is_refused(towers):
+def test_an_odd_pooling_is_refused(save_tower):
     with pytest.raises(ValueError, match="text_pooling is 'max': choose from cls, last, mean, pooler"):
-        AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("xlm-r"), text_pooling="max")
+        AltCLIPDualEncoderModel.from_towers(save_tower("vit"), save_tower("xlm-r"), text_pooling="max")
     with pytest.raises(ValueError, match="vision_pooling is 'first'"):
         AltCLIPDualEncoderConfig(vision_pooling="first")
 
 
-def test_half_a_tower_is_refused(towers, tmp_path):
+def test_half_a_tower_is_refused(save_tower, tmp_path):
     model = build("vit")
     state = model.state_dict()
     name = next(name for name in state if name.endswith("fc1.weight"))
     del state[name]
     model.save_pretrained(tmp_path / "half", state_dict=state)
     with pytest.raises(ValueError, match=f"lacks weights of ViTModel: {name}"):
-        AltCLIPDualEncoderModel.from_towers(str(tmp_path / "half"), towers("bert"))
+        AltCLIPDualEncoderModel.from_towers(str(tmp_path / "half"), save_tower("bert"))
 
 
-def test_plain_transformers_does_not_half_load_it(towers, tmp_path, run_python):
-    AltCLIPDualEncoderModel.from_towers(towers("vit"), towers("bert")).save_pretrained(tmp_path / "model")
+def test_plain_transformers_does_not_half_load_it(save_tower, tmp_path, run_python):
+    AltCLIPDualEncoderModel.from_towers(save_tower("vit"), save_tower("bert")).save_pretrained(
+        tmp_path / "model"
+    )
     code = "import sys; from transformers import AutoModel; "
     code += "AutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)"
     process = run_python(

@@ -178,7 +178,12 @@ def encode_in_two(rank, folder, scenes, out):
         return plain(**inputs)
 
     encoder.model.get_image_features = counted
-    results = (encoder.rows(scenes), encoder.texts(TEXTS), encoder.classes(NAMES, TEMPLATES), sum(seen))
+    results = {
+        "rows": encoder.rows(scenes),
+        "texts": encoder.texts(TEXTS),
+        "classes": encoder.classes(NAMES, TEMPLATES),
+        "n_seen": sum(seen),
+    }
     torch.save(results, out / f"{rank}.pt")
 
 
@@ -192,13 +197,14 @@ def test_two_processes_get_the_bits_of_one(encoded, altclip_folder, scenes, tmp_
     # Each process encodes every other part of 4, in windows of 25, 25 and 10.
     shares = [13 + 13 + 6, 12 + 12 + 4]
     for rank in range(2):
-        (vectors, columns, digests), texts, classes, n_seen = torch.load(tmp_path / f"{rank}.pt")
-        assert n_seen == shares[rank]
+        results = torch.load(tmp_path / f"{rank}.pt")
+        assert results["n_seen"] == shares[rank]
+        vectors, columns, digests = results["rows"]
         assert torch.equal(vectors, vectors_alone)
         assert columns == columns_alone
         assert digests == digests_alone
-        assert torch.equal(texts, texts_alone)
-        assert torch.equal(classes, classes_alone)
+        assert torch.equal(results["texts"], texts_alone)
+        assert torch.equal(results["classes"], classes_alone)
 
 
 def test_an_unreadable_image_is_named(encoded):

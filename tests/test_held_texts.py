@@ -175,7 +175,10 @@ def test_what_cannot_be_held_is_refused(arguments, given, message):
 
 
 def test_stage_2_says_what_was_kept(altclip_folder, miniature, run_python, tmp_path):
-    """Its own captions held, and a guard set of which it loses something or nothing; both are written beside the model."""
+    """Hold its own captions, and a guard set of which it loses something or nothing.
+
+    Both are written beside the model.
+    """
     command = [
         "training/run_stage2.py",
         "training/recipes/miniature/stage2.yaml",

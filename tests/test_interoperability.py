@@ -1,4 +1,6 @@
-"""A saved folder in other people's tools: sentence-transformers, mteb, peft; and as the teacher of our own stage 1."""
+"""A saved folder in other people's tools, sentence-transformers, mteb and peft, and as the teacher of our own
+stage 1.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Codes of languages: one spelling, one way to match them, and questions where a country or a name is given."""
+"""Codes of languages: one spelling, one way to match them, and a question for a country or a name."""
 
 import json
 

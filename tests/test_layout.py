@@ -1,4 +1,7 @@
-"""The floors: who may import whom, and names and sizes that keep the code readable. A file is as long as its subject."""
+"""The layout of the packages: who may import whom, and names and sizes that keep the code readable.
+
+A file is as long as its subject.
+"""
 
 import ast
 

@@ -1,4 +1,4 @@
-"""Of a folder of data nothing is left out without a word: neither by its kind, nor by how its ending is written."""
+"""No file of a folder of data is left out silently, for its kind or for how its ending is written."""
 
 import gzip
 import json
@@ -78,10 +78,9 @@ def test_a_folder_of_two_kinds_is_refused(tmp_path, names, read, left):
         lambda: load_rows(str(tmp_path), "train", []),
         lambda: load_parallel_text(str(tmp_path), "train"),
     ):
-        with pytest.raises(
-            InputError,
-            match=f"has {read}, and {left}, of which the {left.partition(',')[0]} .\\d. would be left out: put",
-        ):
+        what = left.partition(",")[0]
+        message = f"has {read}, and {left}, of which the {what} .\\d. would be left out: put"
+        with pytest.raises(InputError, match=message):
             load()
 
 

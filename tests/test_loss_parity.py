@@ -15,7 +15,7 @@ SWITCHES = {
     "gradient cache": {"chunk": 4},
     "all together": {"tile_size": 5, "chunk": 4},
 }
-LOSSES = ("InfoNCE", "InfoNCE, several texts an image", "sigmoid", "sigmoid, several texts an image")
+LOSSES = ["InfoNCE", "InfoNCE, several texts an image", "sigmoid", "sigmoid, several texts an image"]
 
 
 def tower():

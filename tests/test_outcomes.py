@@ -34,7 +34,7 @@ def outcomes_of(kind, n=60):
     return ScoreOutcomes(draw(25, (n,)) / 24, draw(3, (n,)) == 0)
 
 
-KINDS = ("retrieval", "class", "multilabel", "score")
+KINDS = ["retrieval", "class", "multilabel", "score"]
 
 
 def repeated(outcomes, counts):

@@ -1,4 +1,6 @@
-"""The comparison of English alone with parallel captions: each figure in its place, and each model trained on what its arm says."""
+"""The comparison of English alone with parallel captions: each figure in its place, and each model trained on
+what its arm says.
+"""
 
 import json
 import re
@@ -107,7 +109,10 @@ def test_the_language_itself_is_found_and_another_hardly(arguments):
 
 
 def test_convergence_by_hand(arguments):
-    """The batch has 64 images. The goal is where English alone ends, 2.1 and 2.2: the parallel model is there at its second look."""
+    """Compute it for a batch of 64 images.
+
+    The goal is where English alone ends, 2.1 and 2.2: the parallel model is there at its second look.
+    """
     found = convergence(arguments)
     assert [seed["loss"] for seed in found["parallel"]] == pytest.approx([1.3, 1.4])
     assert [(seed["images"], seed["captions"]) for seed in found["english"]] == [(19200, 19200)] * 2

@@ -1,6 +1,5 @@
-"""Folders of pictures with metadata:
-
-What is missing is counted and named, and no name of a picture hides the others.
+"""Folders of pictures with metadata: what is missing is counted and named, and no name of a picture hides the
+others.
 """
 
 import json
@@ -29,27 +28,31 @@ from .test_pictures import encoded
 
 
 def write(folder, pictures, rows, name="metadata.jsonl"):
-    """Pictures, and metadata with a row for each of `rows`."""
+    """Write pictures, and metadata with a row for each of `rows`; return the folder."""
     folder.mkdir()
     for number, picture in enumerate(pictures):
         (folder / picture).parent.mkdir(exist_ok=True)
         PillowImage.new("RGB", (8, 8), (9 * number, 3, 90)).save(folder / picture)
-    if name == "metadata.csv":
-        lines = [
-            "file_name,text,language",
-            *(f"{row},picture {number},en" for number, row in enumerate(rows)),
-        ]
-    else:
-        lines = [
-            json.dumps({"file_name": row, "captions": {"en": f"picture {number}"}})
-            for number, row in enumerate(rows)
-        ]
+
+    lines = ["file_name,text,language"] if name == "metadata.csv" else []
+    for number, row in enumerate(rows):
+        if name == "metadata.csv":
+            lines.append(f"{row},picture {number},en")
+        else:
+            lines.append(json.dumps({"file_name": row, "captions": {"en": f"picture {number}"}}))
     (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
     return folder
 
 
+def write_task(tmp_path, dataset, captions="captions"):
+    """Write a task that reads the folder; return the path of its YAML."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(TASK.format(dataset=dataset, captions=captions), "utf-8")
+    return str(path)
+
+
 def arguments(folder, tmp_path, bad_rows="set_aside"):
-    """What reading pictures asks of a stage's arguments."""
+    """Return the arguments of a stage that reading pictures looks at."""
     return SimpleNamespace(
         dataset=str(folder),
         split="train",
@@ -68,11 +71,21 @@ def arguments(folder, tmp_path, bad_rows="set_aside"):
 
 
 def reported(tmp_path, name="bad_rows.jsonl"):
-    lines = [json.loads(line) for line in (tmp_path / "out" / name).read_text("utf-8").splitlines()]
-    return {(line["row"], Path(line["path"]).name, line["problem"].partition(":")[0]) for line in lines}
+    """Return `(row, name of the picture, kind of problem)` of each line of a report."""
+    found = set()
+    for text in (tmp_path / "out" / name).read_text("utf-8").splitlines():
+        line = json.loads(text)
+        found.add((line["row"], Path(line["path"]).name, line["problem"].partition(":")[0]))
+    return found
 
 
 BAD = {(1, "gone.png", "FileNotFoundError"), (None, "c.png", "no row of the metadata names it")}
+
+
+def streamed_texts(folder, tmp_path, n):
+    """Return the captions of the first `n` examples of a stream."""
+    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
+    return [next(cells)["text"] for _ in range(n)]
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
@@ -81,9 +94,8 @@ def test_missing_pictures_and_missing_rows_are_counted_and_named(tmp_path, capsy
     assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
     assert "Set aside 2 rows with bad images, listed in" in capsys.readouterr().out
     assert reported(tmp_path) == BAD
-    with pytest.raises(
-        InputError, match="1 of 3 images cannot be decoded, row 1 first: FileNotFoundError.*gone.png"
-    ):
+    message = "1 of 3 images cannot be decoded, row 1 first: FileNotFoundError.*gone.png"
+    with pytest.raises(InputError, match=message):
         load_pictures(arguments(folder, tmp_path, "error"), None)
 
 
@@ -96,15 +108,14 @@ def test_a_picture_without_row_is_refused_where_errors_are_asked_for(tmp_path):
 
 def test_a_stream_names_the_same(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png", "gone.png", "b.png"])
-    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
-    assert [next(cells)["text"] for _ in range(4)] == ["picture 0", "picture 2"] * 2
+    assert streamed_texts(folder, tmp_path, 4) == ["picture 0", "picture 2"] * 2
     assert reported(tmp_path, "bad_rows.0.jsonl") == BAD
     with pytest.raises(InputError, match="1 pictures have no row|cannot be decoded"):
         next(iter(stream_pictures(arguments(folder, tmp_path, "error"), ["en"])))
 
 
 def archive(path, pictures, rows=None):
-    """A zip of pictures, with metadata of some where `rows` are given."""
+    """Write a zip of pictures, with metadata of some where `rows` are given."""
     path.parent.mkdir(exist_ok=True)
     with ZipFile(path, "w") as file:
         for picture in pictures:
@@ -157,16 +168,16 @@ def below_metadata_of_a_split(folder):
     ],
 )
 def test_pictures_that_no_row_names_are_told_wherever_they_lie(tmp_path, capsys, make):
-    make(tmp_path / "pictures")
-    task = tmp_path / "mine.yaml"
-    task.write_text(TASK.format(dataset=tmp_path / "pictures"), "utf-8")
+    folder = tmp_path / "pictures"
+    make(folder)
     message = "1 pictures of dataset .* have no row in its metadata and are left out, .*b.(png|JpG).* first"
-    assert len(load_pictures(arguments(tmp_path / "pictures", tmp_path), None)) == 1
+    assert len(load_pictures(arguments(folder, tmp_path), None)) == 1
     assert re.search(message, capsys.readouterr().out)
-    stream_pictures(arguments(tmp_path / "pictures", tmp_path), ["en"])
+    stream_pictures(arguments(folder, tmp_path), ["en"])
     assert re.search(message, capsys.readouterr().out)
+    task = load_task(write_task(tmp_path, folder))
     with pytest.warns(UserWarning, match=message):
-        assert len(load_task(str(task)).rows()) == 1
+        assert len(task.rows()) == 1
 
 
 def test_where_all_are_named_nothing_is_told(tmp_path, capsys, recwarn):
@@ -182,29 +193,26 @@ dataset: {dataset}
 split: train
 metric: mean_recall
 languages: [en]
-columns: {{captions: captions}}
+columns: {{captions: {captions}}}
 """
 
 
 def test_evaluation_and_validation_refuse_missing_pictures_at_once(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png"], ["a.png", "gone.png", "lost.png"])
-    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=folder), "utf-8")
-    for read in (
-        load_task(str(tmp_path / "mine.yaml")).rows,
-        lambda: load_captioned(str(folder), "train", ["en"]),
-    ):
-        with pytest.raises(InputError, match="names 2 of 3 pictures that are not there, .*gone.png first"):
-            read()
+    task = load_task(write_task(tmp_path, folder))
+    message = "names 2 of 3 pictures that are not there, .*gone.png first"
+    with pytest.raises(InputError, match=message):
+        task.rows()
+    with pytest.raises(InputError, match=message):
+        load_captioned(str(folder), "train", ["en"])
 
 
 def test_evaluation_tells_of_pictures_without_row(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png"])
-    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=folder), "utf-8")
-    with pytest.warns(
-        UserWarning,
-        match="2 pictures of dataset .* have no row in its metadata and are left out, .*b.png first",
-    ):
-        assert len(load_task(str(tmp_path / "mine.yaml")).rows()) == 1
+    task = load_task(write_task(tmp_path, folder))
+    message = "2 pictures of dataset .* have no row in its metadata and are left out, .*b.png first"
+    with pytest.warns(UserWarning, match=message):
+        assert len(task.rows()) == 1
 
 
 NAMES = [
@@ -222,26 +230,26 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_hides_the_others(tmp_path, name):
     names = ["harbour.png", "market.png", name]
-    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=tmp_path / "pictures"), "utf-8")
     folder = write(tmp_path / "pictures", names, names)
     (folder / "notes.txt").write_text("hi")
+    texts = ["picture 0", "picture 1", "picture 2"]
+
     captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
-    assert captions == [{"en": "picture 0"}, {"en": "picture 1"}, {"en": "picture 2"}]
-    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
-    assert {next(cells)["text"] for _ in range(3)} == {"picture 0", "picture 1", "picture 2"}
-    assert len(load_task(str(tmp_path / "mine.yaml")).rows()) == 3
+    assert captions == [{"en": text} for text in texts]
+    assert sorted(streamed_texts(folder, tmp_path, 3)) == texts
+    assert len(load_task(write_task(tmp_path, folder)).rows()) == 3
     flags = {"dataset": str(folder), "output_dir": str(tmp_path), "model_name_or_path": "m", "use_cpu": True}
-    assert set(first_captions(ContrastiveArguments(**flags))[0]) == {"picture 0", "picture 1", "picture 2"}
+    first, _ = first_captions(ContrastiveArguments(**flags))
+    assert set(first) == set(texts)
 
 
 def test_a_folder_may_be_called_like_a_glob(tmp_path):
     names = ["a.png", "b.png"]
     folder = write(tmp_path / "photos [2023] *", names, names)
-    (tmp_path / "mine.yaml").write_text(TASK.format(dataset=f"'{folder}'"), "utf-8")
     assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
-    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
-    assert {next(cells)["text"] for _ in range(2)} == {"picture 0", "picture 1"}
-    assert len(load_task(str(tmp_path / "mine.yaml")).rows()) == 2
+    assert sorted(streamed_texts(folder, tmp_path, 2)) == ["picture 0", "picture 1"]
+    assert len(load_task(write_task(tmp_path, f"'{folder}'")).rows()) == 2
+
     (folder / "metadata.jsonl").rename(folder / "notes.txt")
     with pytest.raises(InputError, match=r"takes \* \? \[ \] in a folder's name for wildcards: rename it"):
         load_rows(str(folder), "train", ["image"])
@@ -259,25 +267,24 @@ def test_a_folder_of_classes_says_what_was_taken_for_a_split(tmp_path, name):
 
 @pytest.mark.parametrize("ending,what", [("tar", "tars"), ("parquet", "parquet files")])
 def test_files_of_data_say_what_was_taken_for_a_split(tmp_path, ending, what):
+    folder = tmp_path / "data"
+    folder.mkdir()
     for number, name in enumerate(["market", "test tube", "harbour"]):
-        path = tmp_path / f"data/{name}.{ending}"
+        path = folder / f"{name}.{ending}"
         if ending == "tar":
             write_tar(path, {f"{number}.png": encoded("red"), f"{number}.txt": b"x"})
         else:
-            image = [{"bytes": encoded("red"), "path": None}]
-            path.parent.mkdir(exist_ok=True)
-            Dataset.from_dict({"image": image, "captions": [{"en": "x"}]}).cast_column(
-                "image", Image()
-            ).to_parquet(path)
-    message = f"2 of 3 {what} would be left out, since the name of 'test tube.{ending}' is taken for that of the split 'test': rename it"
-    for read in (
-        lambda: load_rows(str(tmp_path / "data"), "test", []),
-        lambda: open_files(str(tmp_path / "data"), "test"),
-    ):
-        with pytest.raises(InputError, match=message):
-            read()
-    (tmp_path / f"data/test tube.{ending}").rename(tmp_path / f"data/tube.{ending}")
-    assert len(load_rows(str(tmp_path / "data"), "train", [])) == 3
+            columns = {"image": [{"bytes": encoded("red"), "path": None}], "captions": [{"en": "x"}]}
+            Dataset.from_dict(columns).cast_column("image", Image()).to_parquet(path)
+
+    message = f"2 of 3 {what} would be left out, since the name of 'test tube.{ending}' "
+    message += "is taken for that of the split 'test': rename it"
+    with pytest.raises(InputError, match=message):
+        load_rows(str(folder), "test", [])
+    with pytest.raises(InputError, match=message):
+        open_files(str(folder), "test")
+    (folder / f"test tube.{ending}").rename(folder / f"tube.{ending}")
+    assert len(load_rows(str(folder), "train", [])) == 3
 
 
 TABLES = {"csv": "en,zh\na,x\n", "tsv": "en\tzh\na\tx\n", "jsonl": '{"en": "a", "zh": "x"}\n'}
@@ -287,10 +294,8 @@ TABLES = {"csv": "en,zh\na,x\n", "tsv": "en\tzh\na\tx\n", "jsonl": '{"en": "a", 
 def test_tables_of_text_say_what_was_taken_for_a_split(tmp_path, ending, content):
     for name in ("market", "test tube", "harbour"):
         (tmp_path / f"{name}.{ending}").write_text(content)
-    with pytest.raises(
-        InputError,
-        match=f"2 of 3 .* would be left out, since the name of 'test tube.{ending}' is taken for that of",
-    ):
+    message = f"2 of 3 .* would be left out, since the name of 'test tube.{ending}' is taken for that of"
+    with pytest.raises(InputError, match=message):
         load_parallel_text(str(tmp_path), "test")
     (tmp_path / f"test tube.{ending}").rename(tmp_path / f"tube.{ending}")
     assert len(load_parallel_text(str(tmp_path), "train")[0]) == 3
@@ -299,24 +304,20 @@ def test_tables_of_text_say_what_was_taken_for_a_split(tmp_path, ending, content
 def test_a_link_to_a_folder_of_pictures_is_refused_unless_metadata_name_them(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png"], [])
     elsewhere = write(tmp_path / "elsewhere", ["sub/b.png"], [])
-    for metadata in (folder / "metadata.jsonl", elsewhere / "metadata.jsonl"):
-        metadata.unlink()
+    (folder / "metadata.jsonl").unlink()
+    (elsewhere / "metadata.jsonl").unlink()
     (folder / "loop").symlink_to(folder, target_is_directory=True)
     assert len(load_rows(str(folder), "train", ["image"])) == 1
+
     (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
-    with pytest.raises(
-        InputError,
-        match="linked' is a link to a folder, whose pictures would be left out: put the folder itself there",
-    ):
+    message = "linked' is a link to a folder, whose pictures would be left out: put the folder itself there"
+    with pytest.raises(InputError, match=message):
         load_rows(str(folder), "train", ["image"])
-    lines = [
-        json.dumps({"file_name": name, "captions": {"en": name}}) for name in ("a.png", "linked/sub/b.png")
-    ]
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
-    assert load_pictures(arguments(folder, tmp_path), None)["captions"][:] == [
-        {"en": "a.png"},
-        {"en": "linked/sub/b.png"},
-    ]
+
+    rows = [{"file_name": name, "captions": {"en": name}} for name in ("a.png", "linked/sub/b.png")]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
+    assert captions == [{"en": "a.png"}, {"en": "linked/sub/b.png"}]
 
 
 METADATA = {
@@ -331,36 +332,34 @@ def test_metadata_in_another_encoding_is_named(tmp_path, encoding, name, content
     folder = write(tmp_path / "pictures", ["a.png"], [])
     (folder / "metadata.jsonl").unlink()
     (folder / name).write_bytes(content.format("é").encode(encoding))
-    (tmp_path / "mine.yaml").write_text(
-        TASK.format(dataset=folder).replace("captions: captions", "captions: {en: text}"), "utf-8"
-    )
-    for read in (
-        lambda: load_pictures(arguments(folder, tmp_path), ["en"]),
-        lambda: next(iter(stream_pictures(arguments(folder, tmp_path), ["en"]))),
-        lambda: load_task(str(tmp_path / "mine.yaml")).rows(),
-    ):
-        with pytest.raises(
-            InputError, match=f"cannot be loaded: .*{name} is not UTF-8, .*: save it as UTF-8"
-        ):
-            read()
+    given = arguments(folder, tmp_path)
+    task = load_task(write_task(tmp_path, folder, captions="{en: text}"))
+
+    message = f"cannot be loaded: .*{name} is not UTF-8, .*: save it as UTF-8"
+    with pytest.raises(InputError, match=message):
+        load_pictures(given, ["en"])
+    with pytest.raises(InputError, match=message):
+        next(iter(stream_pictures(given, ["en"])))
+    with pytest.raises(InputError, match=message):
+        task.rows()
 
 
 def test_half_a_zip_is_one_line(tmp_path):
     (tmp_path / "p.zip").write_bytes(b"PK\3\4 and no more")
-    for read in (
-        lambda: load_rows(str(tmp_path), "train", []),
-        lambda: stream_pictures(arguments(tmp_path, tmp_path), ["en"]),
-    ):
-        with pytest.raises(InputError, match="cannot be loaded: File is not a zip file"):
-            read()
+    message = "cannot be loaded: File is not a zip file"
+    with pytest.raises(InputError, match=message):
+        load_rows(str(tmp_path), "train", [])
+    with pytest.raises(InputError, match=message):
+        stream_pictures(arguments(tmp_path, tmp_path), ["en"])
 
 
 def test_folders_of_splits_stay_splits(tmp_path):
-    for split, picture in (("train", "a.png"), ("test", "train b.png")):
-        (tmp_path / "pictures").mkdir(exist_ok=True)
-        write(tmp_path / "pictures" / split, [picture], [picture])
-    assert len(load_rows(str(tmp_path / "pictures"), "train", ["image"])) == 1
-    assert len(load_rows(str(tmp_path / "pictures"), "test", ["image"])) == 1
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write(folder / "train", ["a.png"], ["a.png"])
+    write(folder / "test", ["train b.png"], ["train b.png"])
+    assert len(load_rows(str(folder), "train", ["image"])) == 1
+    assert len(load_rows(str(folder), "test", ["image"])) == 1
 
 
 @pytest.mark.parametrize(
@@ -383,6 +382,12 @@ def test_metadata_that_cannot_be_read_is_one_line(tmp_path, metadata, message):
 
 def test_blank_lines_a_byte_order_mark_and_repeated_pictures_are_read(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png", "b.png"], [])
-    lines = '\ufeff{"file_name": "a.png", "text": "x"}\n\n{"file_name": "b.png", "text": "y"}\n{"file_name": "a.png", "text": "z"}\n'
-    (folder / "metadata.jsonl").write_text(lines, "utf-8")
+    lines = [
+        '\ufeff{"file_name": "a.png", "text": "x"}',
+        "",
+        '{"file_name": "b.png", "text": "y"}',
+        '{"file_name": "a.png", "text": "z"}',
+        "",
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     assert load_rows(str(folder), "train", ["image"])["text"][:] == ["x", "y", "z"]

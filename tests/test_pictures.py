@@ -20,13 +20,20 @@ from .conftest import ROOT
 
 
 def encoded(color="red", size=(8, 8)):
+    """Return the bytes of a PNG of one color."""
+    return saved(PillowImage.new("RGB", size, color), "PNG")
+
+
+def saved(picture, form):
+    """Return the bytes of a file."""
     buffer = io.BytesIO()
-    PillowImage.new("RGB", size, color).save(buffer, "PNG")
+    picture.save(buffer, form)
     return buffer.getvalue()
 
 
 @pytest.fixture
 def rows(tmp_path):
+    """Return six rows, of which the first and the fifth have a picture that can be decoded."""
     broken = encoded(size=(64, 64))
     images = [
         {"bytes": encoded("red"), "path": None},
@@ -72,9 +79,8 @@ def test_a_mended_file_is_read_anew(tmp_path):
 
 
 def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
-    with pytest.raises(
-        InputError, match="4 of 6 images cannot be decoded, row 1 first: UnidentifiedImageError.*All are in"
-    ):
+    message = "4 of 6 images cannot be decoded, row 1 first: UnidentifiedImageError.*All are in"
+    with pytest.raises(InputError, match=message):
         keep_readable(rows, "error", str(tmp_path))
     with pytest.raises(InputError, match="1 of 1 images cannot be decoded"):
         keep_readable(rows.select([1]), "set_aside", str(tmp_path))
@@ -84,33 +90,20 @@ def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
 
 @pytest.mark.parametrize("policy", ["set_aside", "error"])
 def test_stage_2_meets_a_bad_picture(altclip_folder, run_python, tmp_path, policy):
-    (tmp_path / "pictures").mkdir()
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    lines = []
     for number in range(4):
-        (tmp_path / f"pictures/{number}.png").write_bytes(encoded() if number != 2 else b"no picture")
-    lines = [
-        json.dumps({"file_name": f"{number}.png", "captions": {"en": f"key {number}"}}) for number in range(4)
-    ]
-    (tmp_path / "pictures/metadata.jsonl").write_text("\n".join(lines))
-    process = run_python(
-        *[
-            "python",
-            ROOT / "training/run_stage2.py",
-            ROOT / "training/recipes/altclip/stage2.yaml",
-            "--model_name_or_path",
-            altclip_folder,
-        ],
-        *[
-            "--dataset",
-            tmp_path / "pictures",
-            "--languages",
-            "en",
-            "--output_dir",
-            tmp_path / "out",
-            "--bad_rows",
-            policy,
-        ],
-        *["--max_steps", "1", "--per_device_train_batch_size", "2", "--bf16", "false", "--use_cpu", "true"],
-    )
+        content = b"no picture" if number == 2 else encoded()
+        (pictures / f"{number}.png").write_bytes(content)
+        lines.append(json.dumps({"file_name": f"{number}.png", "captions": {"en": f"key {number}"}}))
+    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+
+    command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/altclip/stage2.yaml"]
+    command += ["--model_name_or_path", altclip_folder, "--dataset", pictures, "--languages", "en"]
+    command += ["--output_dir", tmp_path / "out", "--bad_rows", policy, "--max_steps", "1"]
+    command += ["--per_device_train_batch_size", "2", "--bf16", "false", "--use_cpu", "true"]
+    process = run_python("python", *command)
     if policy == "error":
         assert process.returncode == 1
         assert "1 of 4 images cannot be decoded, row 2 first" in process.stderr.splitlines()[-1]
@@ -121,36 +114,39 @@ def test_stage_2_meets_a_bad_picture(altclip_folder, run_python, tmp_path, polic
 
 
 def test_transparent_pictures_reach_the_background_of_the_processor(tmp_path):
-    """Decoded as they are, in a table and in a stream, and composited where an image processor prepares them."""
-    buffer = io.BytesIO()
-    PillowImage.new("RGBA", (8, 8), (255, 0, 0, 0)).save(buffer, "PNG")
-    image = {"bytes": buffer.getvalue(), "path": None}
+    """Decode them as they are, in a table and in a stream, and composite them where an image processor
+    prepares them.
+    """
+    transparent = PillowImage.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image = {"bytes": saved(transparent, "PNG"), "path": None}
     rows = Dataset.from_dict({"image": [image]}, features=Features({"image": Image(mode="RGB")}))
     good, _ = keep_readable(rows, "error", str(tmp_path))
-    streamed, problem = read_picture(image)
+    in_a_table = good[0]["image"]
+    in_a_stream, problem = read_picture(image)
+    of_views = ImageViews(good, 2)[[0]]["image"][0]
     assert problem == ""
-    for background, value in (("white", 1), ("black", 0), ("none", [1, 0, 0])):
-        options = {"size": {"height": 8, "width": 8}, "do_center_crop": False, "do_normalize": False}
-        image_processor = CLIPImageProcessor(**options, background=background)
-        for picture in (good[0]["image"], streamed, ImageViews(good, 2)[[0]]["image"][0]):
+
+    for background, color in (("white", [1, 1, 1]), ("black", [0, 0, 0]), ("none", [1, 0, 0])):
+        image_processor = CLIPImageProcessor(
+            size={"height": 8, "width": 8}, do_center_crop=False, do_normalize=False, background=background
+        )
+        for picture in (in_a_table, in_a_stream, of_views):
             pixels = prepare_images([picture], image_processor)
-            assert pixels[0, :, 0, 0].tolist() == torch.tensor(value).expand(3).tolist()
+            assert pixels[0, :, 0, 0].tolist() == color
 
 
-def test_a_picture_that_decodes_to_no_shades_is_set_aside(rows, tmp_path):
-    buffer = io.BytesIO()
-    PillowImage.fromarray(torch.full((8, 8), torch.nan).numpy()).save(buffer, "TIFF")
-    rows = Dataset.from_dict(
-        {"image": [{"bytes": encoded(), "path": None}, {"bytes": buffer.getvalue(), "path": None}]}
-    )
+def test_a_picture_that_decodes_to_no_shades_is_set_aside(tmp_path):
+    shades = PillowImage.fromarray(torch.full((8, 8), torch.nan).numpy())
+    contents = [encoded(), saved(shades, "TIFF")]
+    rows = Dataset.from_dict({"image": [{"bytes": content, "path": None} for content in contents]})
     good, n_bad = keep_readable(rows, "set_aside", str(tmp_path))
     assert len(good) == 1
     assert n_bad == 1
     assert "infinite or no numbers" in (tmp_path / "bad_rows.jsonl").read_text()
 
 
-def test_pictures_in_a_zip(tmp_path):
-    """Known by their bytes, as those beside it."""
+def test_pictures_in_a_zip_are_known_by_their_bytes(tmp_path):
+    """Give them the digest of a picture beside the zip with the same bytes."""
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         archive.writestr("a.png", encoded("red"))
     (tmp_path / "a.png").write_bytes(encoded("red"))

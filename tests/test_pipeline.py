@@ -34,26 +34,32 @@ def model(config, processor):
 
 
 @pytest.fixture
-def classify(model, processor):
-    return pipeline(
-        TASK, model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
-    )
+def parts(model, processor):
+    """Return the parts that a pipeline is made of."""
+    return {"model": model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
 
 
 @pytest.fixture
-def stock(model, processor):
-    parts = {"model": model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+def classify(parts):
+    return pipeline(TASK, **parts)
+
+
+@pytest.fixture
+def stock(parts):
     return ZeroShotImageClassificationPipeline(**parts)
 
 
 @pytest.fixture
 def texts_seen(model, monkeypatch):
-    """How many texts each forward of the text tower had."""
+    """Return a list that grows by the number of texts at each forward of the text tower."""
     seen = []
     plain = model.get_text_features
-    monkeypatch.setattr(
-        model, "get_text_features", lambda **inputs: seen.append(len(inputs["input_ids"])) or plain(**inputs)
-    )
+
+    def get_text_features(**inputs):
+        seen.append(len(inputs["input_ids"]))
+        return plain(**inputs)
+
+    monkeypatch.setattr(model, "get_text_features", get_text_features)
     return seen
 
 
@@ -91,29 +97,65 @@ def test_labels_are_encoded_once(classify, texts_seen):
     assert texts_seen == [4, 4, 2]
 
 
+def assert_changed(before, after):
+    """Check that the score of at least one label has changed."""
+    assert max(abs(scores(before)[label] - scores(after)[label]) for label in LABELS) > 1e-5
+
+
 def ramp(weight):
-    """A factor of its own for every row: one factor for all would be normalised away."""
+    """Return a factor of its own for every row: one factor for all would be normalised away."""
     return torch.linspace(0.5, 2, len(weight))[:, None]
 
 
-CHANGES = {
-    "optimizer": lambda model, weight: torch.optim.SGD([weight], lr=1.0).step(),
-    "in place": lambda model, weight: weight.requires_grad_(False).mul_(ramp(weight)),
-    "data": lambda model, weight: weight.data.mul_(ramp(weight)),
-    "rows in another order": lambda model, weight: weight.data.copy_(weight.data.flip(0)),
-    "columns in another order": lambda model, weight: weight.data.copy_(weight.data.flip(1)),
-    "a row that sums to zero": lambda model, weight: weight.data.add_(torch.linspace(-1, 1, weight.shape[1])),
-    "assignment": lambda model, weight: setattr(weight, "data", weight.data * ramp(weight)),
-    "state dict": lambda model, weight: model.load_state_dict(
-        {
-            name: value * ramp(value) if value.ndim == 2 else value
-            for name, value in model.state_dict().items()
-        }
-    ),
-}
+def by_optimizer(model, weight):
+    torch.optim.SGD([weight], lr=1.0).step()
 
 
-@pytest.mark.parametrize("change", CHANGES)
+def in_place(model, weight):
+    weight.requires_grad_(False).mul_(ramp(weight))
+
+
+def in_data(model, weight):
+    weight.data.mul_(ramp(weight))
+
+
+def rows_in_another_order(model, weight):
+    weight.data.copy_(weight.data.flip(0))
+
+
+def columns_in_another_order(model, weight):
+    weight.data.copy_(weight.data.flip(1))
+
+
+def by_a_row_that_sums_to_zero(model, weight):
+    weight.data.add_(torch.linspace(-1, 1, weight.shape[1]))
+
+
+def by_assignment(model, weight):
+    weight.data = weight.data * ramp(weight)
+
+
+def by_state_dict(model, weight):
+    state = model.state_dict()
+    for name, value in state.items():
+        if value.ndim == 2:
+            state[name] = value * ramp(value)
+    model.load_state_dict(state)
+
+
+CHANGES = [
+    by_optimizer,
+    in_place,
+    in_data,
+    rows_in_another_order,
+    columns_in_another_order,
+    by_a_row_that_sums_to_zero,
+    by_assignment,
+    by_state_dict,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize(
     "part", ["text_projection.weight", "text_model.roberta.embeddings.word_embeddings.weight"]
 )
@@ -121,44 +163,53 @@ def test_changed_weights_are_seen(classify, stock, model, change, part):
     before = classify(IMAGES[0], LABELS)
     weight = model.get_parameter(part)
     weight.grad = torch.randn_like(weight)
-    CHANGES[change](model, weight)
+    change(model, weight)
     after = classify(IMAGES[0], LABELS)
     assert_same(after, stock(IMAGES[0], candidate_labels=LABELS))
-    assert max(abs(scores(before)[label] - scores(after)[label]) for label in LABELS) > 1e-5
+    assert_changed(before, after)
 
 
-OTHER_CHANGES = {
-    "hook": lambda classify: classify.model.text_model.transformation.register_forward_hook(
-        lambda _, __, vectors: vectors.roll(1, -1)
-    ),
-    "adapter off": lambda classify: classify.model.disable_adapters(),
-    "another adapter": lambda classify: classify.model.set_adapter("second"),
-    "shorter texts": lambda classify: setattr(classify.tokenizer, "model_max_length", 4),
-}
+def with_a_hook(classify):
+    transformation = classify.model.text_model.transformation
+    transformation.register_forward_hook(lambda _, __, embeds: embeds.roll(1, -1))
 
 
-@pytest.mark.parametrize("change", OTHER_CHANGES)
-def test_changes_that_are_no_weights_are_seen(classify, model, processor, change):
+def with_adapters_off(classify):
+    classify.model.disable_adapters()
+
+
+def with_another_adapter(classify):
+    classify.model.set_adapter("second")
+
+
+def with_shorter_texts(classify):
+    classify.tokenizer.model_max_length = 4
+
+
+OTHER_CHANGES = [with_a_hook, with_adapters_off, with_another_adapter, with_shorter_texts]
+
+
+@pytest.mark.parametrize("change", OTHER_CHANGES, ids=lambda change: change.__name__)
+def test_changes_that_are_no_weights_are_seen(classify, model, parts, change):
     torch.manual_seed(1)
     for name in ("first", "second"):
-        model.add_adapter(
-            LoraConfig(target_modules=r"text_model.*\.(query|value)", init_lora_weights=False), name
-        )
+        adapter = LoraConfig(target_modules=r"text_model.*\.(query|value)", init_lora_weights=False)
+        model.add_adapter(adapter, name)
     model.set_adapter("first")
     model.eval()
     for parameter in model.text_model.parameters():
-        parameter.data.mul_(4.0 if parameter.ndim == 2 else 1.0)
+        if parameter.ndim == 2:
+            parameter.data.mul_(4.0)
+
     before = classify(IMAGES[0], LABELS)
-    OTHER_CHANGES[change](classify)
+    change(classify)
     after = classify(IMAGES[0], LABELS)
-    fresh = AltCLIPZeroShotPipeline(
-        model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
-    )
+    fresh = AltCLIPZeroShotPipeline(**parts)
     assert_same(after, fresh(IMAGES[0], LABELS))
-    assert max(abs(scores(before)[label] - scores(after)[label]) for label in LABELS) > 1e-5
+    assert_changed(before, after)
 
 
-def test_a_stream_sees_the_weights_of_its_day(classify, stock, model):
+def test_a_stream_answers_with_the_weights_of_the_moment(classify, stock, model):
     stream = iter(classify((image for image in IMAGES), LABELS))
     assert_same(next(stream), stock(IMAGES[0], candidate_labels=LABELS))
     with torch.no_grad():
@@ -167,21 +218,15 @@ def test_a_stream_sees_the_weights_of_its_day(classify, stock, model):
     assert_same(next(stream), stock(IMAGES[2], candidate_labels=LABELS))
 
 
-def test_another_model_or_tokenizer_is_seen(classify, texts_seen, config, processor):
+def test_another_model_or_tokenizer_is_seen(classify, texts_seen, config, parts):
     classify(IMAGES[0], LABELS)
     classify.tokenizer = copy.deepcopy(classify.tokenizer)
     classify(IMAGES[0], LABELS)
     assert texts_seen == [4, 4]
+
     classify.model = AltCLIPModel(config).eval()
-    parts = {
-        "model": classify.model,
-        "tokenizer": processor.tokenizer,
-        "image_processor": processor.image_processor,
-    }
-    assert_same(
-        classify(IMAGES[0], LABELS),
-        ZeroShotImageClassificationPipeline(**parts)(IMAGES[0], candidate_labels=LABELS),
-    )
+    stock = ZeroShotImageClassificationPipeline(**parts | {"model": classify.model})
+    assert_same(classify(IMAGES[0], LABELS), stock(IMAGES[0], candidate_labels=LABELS))
 
 
 def test_nothing_is_kept_while_the_model_trains(classify, model, texts_seen):
@@ -198,46 +243,30 @@ def test_memory_is_bounded(classify):
     assert len(classify.label_embeds) == 32
 
 
+def embeds_of_templates(model, tokenizer, label, templates):
+    """Return the normalised mean of a label's prompts, as CLIP's own code computes it."""
+    prompts = [template.format(label) for template in templates]
+    inputs = tokenizer(prompts, padding=True, return_tensors="pt")
+    embeds = normalize(model.get_text_features(**inputs).pooler_output, dim=-1)
+    return normalize(embeds.mean(0), dim=-1)
+
+
 def test_templates_are_averaged_as_clip_does(classify, model, processor):
     model.logit_scale.data.fill_(3.0)
     for weight in model.text_model.parameters():
-        weight.data.mul_(
-            8.0 if weight.ndim == 2 else 1.0
-        )  # sentences far apart: a mean that is not normalised again would show
+        # Prompts far apart: a mean that is not normalised again would show.
+        if weight.ndim == 2:
+            weight.data.mul_(8.0)
     templates = ["{}", "key {}", "bell {} umbrella"]
-    by_list = classify(IMAGES[0], LABELS, hypothesis_template=templates)
-    vectors = []
+    found = scores(classify(IMAGES[0], LABELS, hypothesis_template=templates))
+
     with torch.no_grad():
-        for label in LABELS:
-            texts = processor.tokenizer(
-                [template.format(label) for template in templates], padding=True, return_tensors="pt"
-            )
-            vectors.append(
-                normalize(normalize(model.get_text_features(**texts).pooler_output, dim=-1).mean(0), dim=-1)
-            )
+        texts = [embeds_of_templates(model, processor.tokenizer, label, templates) for label in LABELS]
         pixels = processor(images=IMAGES[0], return_tensors="pt")
         image = normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
-        expected = (model.logit_scale.exp() * image @ torch.stack(vectors).t()).softmax(dim=-1)[0]
-    for label, score in zip(LABELS, expected.tolist()):
-        assert scores(by_list)[label] == pytest.approx(score, abs=1e-6)
-
-
-def test_every_language_has_its_own_sentences():
-    assert len(PROMPTS) == 19
-    assert read_templates("zh") == PROMPTS["zh"]
-    assert "照片" in PROMPTS["zh"][0]
-    for templates in PROMPTS.values():
-        assert len(set(templates)) == len(templates) >= 3
-        assert all(template.count("{}") == 1 for template in templates)
-    assert len({template for templates in PROMPTS.values() for template in templates}) == sum(
-        map(len, PROMPTS.values())
-    )
-
-
-def test_how_prompts_are_cut_can_be_said(classify, texts_seen):
-    whole, cut = (classify(IMAGES[0], LABELS, tokenizer_kwargs=given) for given in (None, {"max_length": 4}))
-    assert scores(whole) != scores(cut)
-    assert texts_seen == [4, 4]
+        logits = model.logit_scale.exp() * image @ torch.stack(texts).t()
+    for label, score in zip(LABELS, logits.softmax(dim=-1)[0].tolist()):
+        assert found[label] == pytest.approx(score, abs=1e-6)
 
 
 def test_long_labels_are_cut(classify):
@@ -263,23 +292,33 @@ def test_generators_and_datasets_are_streamed(classify):
             assert_same(one, other)
 
 
+def test_every_language_has_its_own_templates():
+    assert len(PROMPTS) == 19
+    assert read_templates("zh") == PROMPTS["zh"]
+    assert "照片" in PROMPTS["zh"][0]
+    of_all_languages = []
+    for templates in PROMPTS.values():
+        assert len(set(templates)) == len(templates) >= 3
+        assert all(template.count("{}") == 1 for template in templates)
+        of_all_languages += templates
+    assert len(set(of_all_languages)) == len(of_all_languages)
+
+
+def test_the_caller_may_say_how_prompts_are_cut(classify, texts_seen):
+    whole = classify(IMAGES[0], LABELS, tokenizer_kwargs=None)
+    cut = classify(IMAGES[0], LABELS, tokenizer_kwargs={"max_length": 4})
+    assert scores(whole) != scores(cut)
+    assert texts_seen == [4, 4]
+
+
 def test_two_streams_with_labels_of_their_own(classify):
-    expected = classify(IMAGES, LABELS), classify(IMAGES, LABELS[::-1][:2])
-    streams = [classify((image for image in IMAGES), labels) for labels in (LABELS, LABELS[::-1][:2])]
-    for answers, wanted in zip(zip(*streams), zip(*expected)):
-        for one, other in zip(answers, wanted):
-            assert_same(one, other)
-
-
-def test_top_k(classify, model, processor):
-    ranked = classify(IMAGES[0], LABELS)
-    assert_same(classify(IMAGES[0], LABELS, top_k=2), ranked[:2])
-    assert len(classify(IMAGES[0], LABELS)) == 4
-    parts = {"model": model, "tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
-    assert_same(
-        pipeline(TASK, **parts, top_k=1, hypothesis_template="{}")(IMAGES[0], LABELS),
-        classify(IMAGES[0], LABELS, "{}")[:1],
-    )
+    fewer = LABELS[::-1][:2]
+    expected = zip(classify(IMAGES, LABELS), classify(IMAGES, fewer), strict=True)
+    first = classify((image for image in IMAGES), LABELS)
+    second = classify((image for image in IMAGES), fewer)
+    for (one, other), (expected_one, expected_other) in zip(zip(first, second), expected, strict=True):
+        assert_same(one, expected_one)
+        assert_same(other, expected_other)
 
 
 @pytest.mark.parametrize(
@@ -318,17 +357,24 @@ SLOTLESS = [
 ]
 
 
+def test_the_best_k_labels_are_returned(classify, parts):
+    ranked = classify(IMAGES[0], LABELS)
+    assert_same(classify(IMAGES[0], LABELS, top_k=2), ranked[:2])
+    assert len(classify(IMAGES[0], LABELS)) == 4
+    best_alone = pipeline(TASK, **parts, top_k=1, hypothesis_template="{}")
+    assert_same(best_alone(IMAGES[0], LABELS), classify(IMAGES[0], LABELS, "{}")[:1])
+
+
 @pytest.mark.parametrize(
     "template", [*SLOTLESS, [], ["{}", "no slot"], ["{}", None], ["zh"], 7, {"{}"}], ids=repr
 )
 def test_a_template_has_one_slot_or_is_refused(classify, template):
-    """Also where it was given when the pipeline was made."""
-    at_fault = template[-1] if isinstance(template, list) and template else template
-    message = (
-        "hypothesis_template is an empty list"
-        if template == []
-        else f"hypothesis_template (is )?{re.escape(repr(at_fault))}"
-    )
+    """Refuse it as well where it was given when the pipeline was made."""
+    if template == []:
+        message = "hypothesis_template is an empty list"
+    else:
+        at_fault = template[-1] if isinstance(template, list) else template
+        message = f"hypothesis_template (is )?{re.escape(repr(at_fault))}"
     with pytest.raises(ValueError, match=message):
         classify(IMAGES[0], LABELS, hypothesis_template=template)
     classify.hypothesis_template = template
@@ -367,14 +413,13 @@ def test_a_saved_pipeline_is_no_remote_code(classify, processor, tmp_path):
 
 
 def test_transparent_images_stand_on_the_background(altclip_folder):
-    """Set in the processor's files, where the pipeline finds it."""
+    """Set the background in the processor's files, where the pipeline finds it."""
     image = Image.new("RGBA", (32, 32), (200, 30, 60, 255))
     image.paste((0, 90, 0, 0), (0, 0, 16, 32))
-    answers = []
+    answers = {}
     for background, color in (("white", (255, 255, 255)), ("blue", (0, 0, 255)), (None, (0, 90, 0))):
-        AltCLIPProcessor.from_pretrained(altclip_folder, background=background).save_pretrained(
-            altclip_folder
-        )
+        processor = AltCLIPProcessor.from_pretrained(altclip_folder, background=background)
+        processor.save_pretrained(altclip_folder)
         classify = pipeline(TASK, model=str(altclip_folder))
         flat = image.convert("RGB")
         flat.paste(color, (0, 0, 16, 32))
@@ -382,8 +427,10 @@ def test_transparent_images_stand_on_the_background(altclip_folder):
         for given in (image, np.asarray(image), np.asarray(image) / 255):
             assert_same(classify([given], LABELS)[0], expected)
         assert_same(classify(image, LABELS), expected)
-        answers.append(scores(expected))
-    assert answers[0] != answers[1] != answers[2] != answers[0]
+        answers[background] = scores(expected)
+    assert answers["white"] != answers["blue"]
+    assert answers["blue"] != answers[None]
+    assert answers[None] != answers["white"]
 
 
 def test_a_path_that_leads_nowhere_is_named(classify):

@@ -1,6 +1,5 @@
-"""Our processor beside transformers' own:
-
-Equal outputs in every form of call, and more only where that one gives nothing usable.
+"""Our processor beside transformers' own: equal outputs in every form of call, and more only where that one
+gives nothing usable.
 """
 
 import json
@@ -30,7 +29,10 @@ PICTURE = Image.fromarray(PIXELS)
 
 
 def tokenizer_of(folder, **stated):
-    """Letters are its pieces. What is stated goes through its files, as with a tokenizer from the Hub."""
+    """Return a tokenizer whose pieces are letters.
+
+    What is stated goes through its files, as with a tokenizer from the Hub.
+    """
     special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces = [(letter, -3.0) for letter in LETTERS]
     tokenizer = XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)])
@@ -41,7 +43,7 @@ def tokenizer_of(folder, **stated):
 
 
 def both(folder, **stated):
-    """Our processor and transformers' own, each with parts of its own."""
+    """Return our processor and transformers' own, each with parts of its own."""
     processors = []
     for processor_class in (AltCLIPProcessor, NativeProcessor):
         image_processor = CLIPImageProcessor(
@@ -52,7 +54,7 @@ def both(folder, **stated):
 
 
 def result(processor, **given):
-    """The output of a call, or the error that it ends with."""
+    """Return the output of a call, or the error that it ends with."""
     try:
         return processor(**given)
     except Exception as error:
@@ -60,7 +62,7 @@ def result(processor, **given):
 
 
 def assert_equal(ours, theirs):
-    """Of the same types, keys and order all the way down, bit for bit."""
+    """Check that types, keys, order and bits are the same all the way down."""
     assert type(ours) is type(theirs)
     if isinstance(theirs, list | tuple):
         assert len(ours) == len(theirs)
@@ -83,13 +85,13 @@ def assert_equal(ours, theirs):
 
 
 def choices(**values):
-    """All combinations of options; None leaves one out."""
+    """Yield all combinations of options; None leaves one out."""
     for combination in product(*values.values()):
         yield {name: value for name, value in zip(values, combination) if value is not None}
 
 
 def says_how_to_cut(options):
-    """Whether a call says how texts are cut: by a length, or that they are not."""
+    """Return True if a call says how texts are cut: by a length, or that they are not."""
     if "truncation" in options:
         return options["truncation"] is False or "max_length" in options
     return "max_length" in options and "padding" not in options
@@ -121,11 +123,17 @@ STATED = [
 ]
 
 
+def most_tokens(token_ids):
+    """Return the number of tokens of the longest text."""
+    return max(len(ids) for ids in token_ids)
+
+
 @pytest.mark.filterwarnings("ignore:`max_length` is ignored")
 @pytest.mark.parametrize("stated", STATED, ids=str)
-def test_texts(tmp_path, stated):
+def test_texts_are_equal_where_ours_does_not_cut(tmp_path, stated):
     ours, theirs = both(tmp_path, **stated)
-    longest, n_equal = text_length(ours.tokenizer), 0
+    longest = text_length(ours.tokenizer)
+    n_equal = 0
     options = choices(
         return_tensors=(None, "pt", "np"),
         padding=(None, False, True, "max_length"),
@@ -137,12 +145,13 @@ def test_texts(tmp_path, stated):
         if isinstance(expected, Exception):
             continue
         texts = [text] if isinstance(text, str) else text
-        is_too_long = max(map(len, theirs.tokenizer(texts)["input_ids"])) > longest
+        is_too_long = most_tokens(theirs.tokenizer(texts)["input_ids"]) > longest
         if is_too_long and not says_how_to_cut(stated | given):
-            assert max(map(len, rows(ours(text=text, **given)))) <= max(longest, given.get("max_length", 0))
-            continue
-        assert_equal(ours(text=text, **given), expected)
-        n_equal += 1
+            cut = rows(ours(text=text, **given))
+            assert most_tokens(cut) <= max(longest, given.get("max_length", 0))
+        else:
+            assert_equal(ours(text=text, **given), expected)
+            n_equal += 1
     assert n_equal > 500
 
 
@@ -153,7 +162,8 @@ def test_texts(tmp_path, stated):
 )
 def test_texts_are_tokenized_once(tmp_path, monkeypatch, given):
     ours, _ = both(tmp_path, model_max_length=77)
-    calls, encode = [], type(ours.tokenizer)._encode_plus
+    calls = []
+    encode = type(ours.tokenizer)._encode_plus
 
     def counted(tokenizer, *args, **kwargs):
         calls.append(args)
@@ -167,8 +177,10 @@ def test_texts_are_tokenized_once(tmp_path, monkeypatch, given):
 
 
 def rows(prepared):
+    """Return the token ids of each text, also of one that was given alone."""
     ids = prepared["input_ids"]
-    return [ids] if isinstance(ids, list) and not isinstance(ids[0], list) else ids
+    is_one = isinstance(ids, list) and not isinstance(ids[0], list)
+    return [ids] if is_one else ids
 
 
 RARE = [
@@ -196,11 +208,11 @@ RARE = [
 
 
 @pytest.mark.parametrize("given", RARE, ids=str)
-def test_rarer_options(tmp_path, given):
+def test_rarer_options_are_equal(tmp_path, given):
     ours, theirs = both(tmp_path, model_max_length=77)
     n_equal = 0
     for text, tensors in product(("a dog", "", ["a dog", "a cat"], ["a", "a longer one"]), (None, "pt")):
-        options = given | ({"return_tensors": tensors} if tensors else {})
+        options = given if tensors is None else given | {"return_tensors": tensors}
         expected = result(theirs, text=text, **options)
         if not isinstance(expected, Exception):
             assert_equal(ours(text=text, **options), expected)
@@ -208,14 +220,18 @@ def test_rarer_options(tmp_path, given):
     assert n_equal or "padding" in given
 
 
-def test_pairs_of_texts(tmp_path):
+def test_pairs_of_texts_are_equal(tmp_path):
     ours, theirs = both(tmp_path, model_max_length=77)
     for text, pair in (("a", "dog"), (["a", "a cat"], ["dog", "b"])):
         assert_equal(ours(text=text, text_pair=pair), theirs(text=text, text_pair=pair))
     assert ours(text=LONG, text_pair=LONG, return_tensors="pt")["input_ids"].shape == (1, 77)
 
 
-IMAGES = {
+PIXELS_TWICE = np.stack([PIXELS] * 2)
+
+TENSOR = torch.from_numpy(CHANNELS_FIRST)
+
+PICTURES = {
     "picture": PICTURE,
     "grey": PICTURE.convert("L"),
     "palette": PICTURE.convert("P"),
@@ -225,20 +241,28 @@ IMAGES = {
     "list": [PICTURE, PICTURE],
     "tuple": (PICTURE, PICTURE),
     "nested": [[PICTURE], [PICTURE, PICTURE]],
+}
+
+ARRAYS = {
     "array": PIXELS,
     "channels first": CHANNELS_FIRST,
-    "tensor": torch.from_numpy(CHANNELS_FIRST),
-    "tensor, channels last": torch.from_numpy(PIXELS),
     "list of arrays": [PIXELS, PIXELS],
     "nested arrays": [[PIXELS, PIXELS], [PIXELS]],
-    "batch": np.stack([PIXELS] * 2),
-    "batch of tensors": torch.from_numpy(np.stack([CHANNELS_FIRST] * 2)),
-    "list of batches": [np.stack([PIXELS] * 2)] * 2,
+    "batch": PIXELS_TWICE,
+    "list of batches": [PIXELS_TWICE, PIXELS_TWICE],
     "floats to 255": PIXELS.astype(np.float32),
-    "float tensor to 255": torch.from_numpy(CHANNELS_FIRST).float(),
     "integers": PIXELS.astype(np.int64),
     "one channel": PIXELS[..., :1],
 }
+
+TENSORS = {
+    "tensor": TENSOR,
+    "tensor, channels last": torch.from_numpy(PIXELS),
+    "batch of tensors": torch.stack([TENSOR, TENSOR]),
+    "float tensor to 255": TENSOR.float(),
+}
+
+IMAGES = PICTURES | ARRAYS | TENSORS
 PREPARATIONS = [
     {},
     {"return_tensors": "pt"},
@@ -261,8 +285,11 @@ PREPARATIONS = [
 
 
 @pytest.mark.parametrize("form", IMAGES)
-def test_images(tmp_path, form):
-    """Without alpha and without floats within [0, 1]: see `test_processing.py` for our two differences."""
+def test_images_are_equal(tmp_path, form):
+    """Compare without alpha and without floats within [0, 1].
+
+    `test_processing.py` has these two, where ours differs.
+    """
     ours, theirs = both(tmp_path)
     n_equal = 0
     for given in PREPARATIONS:
@@ -273,35 +300,42 @@ def test_images(tmp_path, form):
     assert n_equal >= len(PREPARATIONS) - 3
 
 
-def test_texts_and_images_together(tmp_path):
+def test_texts_and_images_together_are_equal(tmp_path):
     ours, theirs = both(tmp_path, model_max_length=77)
-    for text, tensors in product(("a dog", ["a"], ["a", "a cat"]), (None, "pt", "np")):
-        for given in (
-            {},
-            {"padding": True, "do_normalize": False},
-            {"padding": "max_length", "images_kwargs": {"do_rescale": False}},
-        ):
-            expected = result(theirs, images=PICTURE, text=text, return_tensors=tensors, **given)
-            if not isinstance(expected, Exception):
-                assert_equal(ours(PICTURE, text, return_tensors=tensors, **given), expected)
+    all_options = [
+        {},
+        {"padding": True, "do_normalize": False},
+        {"padding": "max_length", "images_kwargs": {"do_rescale": False}},
+    ]
+    n_equal = 0
+    for text, tensors, given in product(("a dog", ["a"], ["a", "a cat"]), (None, "pt", "np"), all_options):
+        expected = result(theirs, images=PICTURE, text=text, return_tensors=tensors, **given)
+        if not isinstance(expected, Exception):
+            assert_equal(ours(PICTURE, text, return_tensors=tensors, **given), expected)
+            n_equal += 1
+    assert n_equal > 0
 
 
-def test_more_where_theirs_gives_nothing_usable(tmp_path):
+def test_more_is_returned_where_theirs_gives_nothing_usable(tmp_path):
     ours, theirs = both(tmp_path, model_max_length=512)
     ragged = ["a", "a longer one"]
     with pytest.raises(ValueError, match="padding"):
         theirs(text=ragged, return_tensors="pt")
-    assert_equal(
-        ours(text=ragged, return_tensors="pt"), theirs(text=ragged, return_tensors="pt", padding=True)
-    )
+    padded = theirs(text=ragged, return_tensors="pt", padding=True)
+    assert_equal(ours(text=ragged, return_tensors="pt"), padded)
     with pytest.raises(ValueError, match="padding"):
         ours(text=ragged, return_tensors="pt", padding=False)  # as it says
     assert ours(text=ragged, return_tensors="pt", max_length=5)["input_ids"].shape == (2, 5)
+
     assert len(theirs(text=LONG)["input_ids"]) == 242
     assert len(ours(text=LONG)["input_ids"]) == 77
     assert len(ours(text=LONG, truncation=True)["input_ids"]) == 77
     assert len(ours(text=LONG, truncation=False)["input_ids"]) == 242  # as it says
     assert len(ours(text=LONG, truncation=True, max_length=90)["input_ids"]) == 90  # as it says
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("background", ["white", (1, 2, 3), None])
@@ -311,37 +345,40 @@ def test_saving_changes_nothing(tmp_path, background):
     before = ours.to_dict()
     ours.save_pretrained(tmp_path / "saved")
     assert ours.to_dict() == before
+
     loaded = AltCLIPProcessor.from_pretrained(tmp_path / "saved")
     assert loaded.to_dict() == before
     loaded.save_pretrained(tmp_path / "again")
     assert AltCLIPProcessor.from_pretrained(tmp_path / "again").to_dict() == before
-    first, second = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
-        for name in ("saved", "again")
-    )
-    assert first == second
+    assert files_in(tmp_path / "saved") == files_in(tmp_path / "again")
+
+
+def read_json(path):
+    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("beside_a_model", [False, True])
 def test_image_settings_are_saved_where_others_look_for_them(model, tmp_path, beside_a_model):
-    """transformers.js reads `preprocessor_config.json`; whoever reads the other file gets the same."""
+    """Save `preprocessor_config.json` for transformers.js; whoever reads the other file gets the same."""
+    saved = tmp_path / "saved"
     ours, _ = both(tmp_path / "parts", model_max_length=77)
     ours.image_processor.image_mean = [0.1, 0.2, 0.3]
     ours.background = "black"
     if beside_a_model:
-        model.save_pretrained(tmp_path / "saved")
-    written = ours.save_pretrained(tmp_path / "saved")
-    assert {path.rsplit("/", 1)[1] for path in written} == {
-        "processor_config.json",
-        "preprocessor_config.json",
-    }
+        model.save_pretrained(saved)
+    names = {path.rsplit("/", 1)[1] for path in ours.save_pretrained(saved)}
+    assert names == {"processor_config.json", "preprocessor_config.json"}
+
     ours.image_processor.save_pretrained(tmp_path / "alone")
-    settings = json.loads((tmp_path / "saved/preprocessor_config.json").read_text())
-    assert settings == json.loads((tmp_path / "alone/preprocessor_config.json").read_text())
-    assert settings == json.loads((tmp_path / "saved/processor_config.json").read_text())["image_processor"]
+    settings = read_json(saved / "preprocessor_config.json")
+    assert settings == read_json(tmp_path / "alone/preprocessor_config.json")
+    assert settings == read_json(saved / "processor_config.json")["image_processor"]
+
+    # AutoProcessor needs a model's configuration to know the class.
+    auto_classes = [AutoImageProcessor, AutoProcessor] if beside_a_model else [AutoImageProcessor]
     expected = ours(images=PICTURE, return_tensors="pt")["pixel_values"]
     for name in ("processor_config.json", "preprocessor_config.json"):
-        for auto in (AutoImageProcessor, AutoProcessor) if beside_a_model else (AutoImageProcessor,):
-            loaded = auto.from_pretrained(tmp_path / "saved")
+        for auto_class in auto_classes:
+            loaded = auto_class.from_pretrained(saved)
             assert_equal(loaded(images=PICTURE, return_tensors="pt")["pixel_values"], expected)
-        (tmp_path / "saved" / name).unlink()  # then the other one is read
+        (saved / name).unlink()  # then the other one is read

@@ -298,7 +298,10 @@ def test_an_unknown_language_is_named():
 
 
 def test_a_script_leaves_its_group_of_processes(monkeypatch):
-    """Python may end before the threads of a group do, and a process was aborted then, after all was saved."""
+    """Leave it because Python may end before the threads of a group do.
+
+    A process was aborted then, after all was saved.
+    """
 
     def main(arguments):
         torch.distributed.init_process_group(

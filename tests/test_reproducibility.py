@@ -15,7 +15,7 @@ from benchmarks.processes import warn_if_launched_alone
 from .conftest import ROOT
 
 # Those that measure speed run one thread beside another library's, and promise no bits.
-SPEED = ("run_parallel_cost.py", "run_classifier_speed.py", "run_metric_speed.py", "run_pipeline_speed.py")
+SPEED = ["run_parallel_cost.py", "run_classifier_speed.py", "run_metric_speed.py", "run_pipeline_speed.py"]
 FOUND = [*sorted((ROOT / "training").glob("run_*.py")), *sorted((ROOT / "benchmarks").glob("run_*.py"))]
 SCRIPTS = [path for path in FOUND if path.name not in SPEED]
 # Tells what is set when torch begins to load.
@@ -40,13 +40,15 @@ else:
 """
 
 
+def environment_without(*names):
+    """Return this process's environment variables without some, and with the path of our packages."""
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    return environment | {"PYTHONPATH": str(ROOT)}
+
+
 def found_by_torch(*words, **given):
-    unset = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("MKL_CBWR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    }
-    environment = unset | {"PYTHONPATH": str(ROOT)} | given
+    """Return what is set when torch begins to load."""
+    environment = environment_without("MKL_CBWR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY") | given
     process = subprocess.run(
         [sys.executable, "-c", WATCH, *words], env=environment, capture_output=True, text=True
     )
@@ -56,40 +58,19 @@ def found_by_torch(*words, **given):
 
 def launched(launcher, *script):
     """Run a script by a launcher to its end, whatever that is."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "WORLD_SIZE", "RANK")
-    }
     words = [Path(sys.executable).parent / launcher[0], *launcher[1:], *script]
-    return subprocess.run(
-        words, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True
-    )
+    environment = environment_without("MASTER_ADDR", "WORLD_SIZE", "RANK")
+    return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.skipif(
     torch.accelerator.is_available(), reason="accelerate starts several processes where it finds several GPUs"
 )
 def test_a_launcher_that_starts_fewer_processes_than_asked_is_warned_of():
-    process = launched(
-        ["accelerate", "launch", "--quiet", "--num_processes", "2"],
-        ROOT / "training/run_stage1.py",
-        "none.yaml",
-    )
+    launcher = ["accelerate", "launch", "--quiet", "--num_processes", "2"]
+    process = launched(launcher, ROOT / "training/run_stage1.py", "none.yaml")
     assert "recipe 'none.yaml' does not exist" in process.stderr
     assert "accelerate was asked for several processes and started one" in process.stderr
-
-
-@pytest.mark.parametrize(
-    "launcher",
-    [["accelerate", "launch", "--quiet", "--num_processes", "1"], ["torchrun", "--nproc_per_node", "2"]],
-    ids=" ".join,
-)
-def test_one_that_starts_as_many_is_not(launcher, tmp_path, monkeypatch):
-    """What it tells each of its processes is all that is looked at."""
-    process = launched(launcher, ROOT / "tests/tell_environment.py", tmp_path / "told.json")
-    assert process.returncode == 0, process.stderr
-    monkeypatch.setattr(os, "environ", json.loads((tmp_path / "told.json").read_text("utf-8")))
-    with warnings.catch_warnings(action="error"):
-        warn_if_launched_alone()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -98,29 +79,41 @@ def test_every_script_is_repeatable_before_it_loads_torch(script):
 
 
 @pytest.mark.parametrize(
+    "launcher",
+    [["accelerate", "launch", "--quiet", "--num_processes", "1"], ["torchrun", "--nproc_per_node", "2"]],
+    ids=" ".join,
+)
+def test_a_launcher_that_starts_as_many_is_not_warned_of(launcher, tmp_path, monkeypatch):
+    """Look at nothing but what it tells each of its processes."""
+    process = launched(launcher, ROOT / "tests/tell_environment.py", tmp_path / "told.json")
+    assert process.returncode == 0, process.stderr
+    monkeypatch.setattr(os, "environ", json.loads((tmp_path / "told.json").read_text("utf-8")))
+    with warnings.catch_warnings(action="error"):
+        warn_if_launched_alone()
+
+
+@pytest.mark.parametrize(
     "module", ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards"]
 )
-def test_so_is_every_package(module):
+def test_every_package_is_repeatable_before_it_loads_torch(module):
     assert found_by_torch(module) == "torch finds AUTO 2000"
 
 
 def test_what_the_user_sets_is_left():
-    assert (
-        found_by_torch("modeling_altclip", MKL_CBWR="COMPATIBLE", GOMP_SPINCOUNT="7")
-        == "torch finds COMPATIBLE 7"
-    )
+    both = found_by_torch("modeling_altclip", MKL_CBWR="COMPATIBLE", GOMP_SPINCOUNT="7")
+    assert both == "torch finds COMPATIBLE 7"
     assert found_by_torch("modeling_altclip", OMP_WAIT_POLICY="PASSIVE") == "torch finds AUTO None"
 
 
 def placed(values, offset):
-    """The same values in a buffer that begins `offset` floats behind a cache line."""
+    """Copy the values to a buffer that begins `offset` floats behind a cache line."""
     buffer = torch.empty(values.numel() + 64)
     first = (64 - buffer.data_ptr() % 64) % 64 // 4 + offset
     return buffer[first : first + values.numel()].view(values.shape).copy_(values)
 
 
 def products(rows, weight):
-    """Of a linear layer, of a vector, of a batch."""
+    """Yield the products of a linear layer, of a vector and of a batch."""
     yield torch.nn.functional.linear(rows, weight, weight[:, 0])
     yield rows @ weight[0]
     yield torch.bmm(rows[None], weight.t()[None])
@@ -129,65 +122,66 @@ def products(rows, weight):
 @pytest.mark.parametrize("n_rows", [1, 3, 16, 33])
 @pytest.mark.parametrize("width", [20, 128, 513])
 def test_products_do_not_depend_on_where_a_buffer_lies(n_rows, width):
-    """As they do on some AMD processors without MKL_CBWR, which the tests' own process has before it loads
-    torch.
+    """Compare the bits, which depend on it on some AMD processors without MKL_CBWR.
+
+    The tests' own process has set it before it loads torch.
     """
     torch.manual_seed(0)
-    rows, weight = torch.randn(n_rows, width), torch.randn(96, width)
+    rows = torch.randn(n_rows, width)
+    weight = torch.randn(96, width)
     expected = list(products(placed(rows, 0), placed(weight, 0)))
     for offset in (1, 3, 4, 8):
-        for found, right in zip(products(placed(rows, offset), placed(weight, 5)), expected):
-            assert torch.equal(found, right), offset
+        found = products(placed(rows, offset), placed(weight, 5))
+        for one, right in zip(found, expected, strict=True):
+            assert torch.equal(one, right), offset
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
 def test_equal_seeds_give_equal_bytes_on_a_gpu(miniature, start_flags, tmp_path, stage):
-    """In large batches, so that texts are there more than twice: sums of two do not depend on their order."""
+    """Train in large batches, so that texts are there more than twice: sums of two do not depend on their
+    order.
+    """
+    command = [sys.executable, ROOT / f"training/run_{stage}.py"]
+    command += [ROOT / f"training/recipes/miniature/{stage}.yaml", *start_flags[stage]]
+    command += ["--dataset", miniature / "dataset", "--split", "train", "--max_steps", "10"]
+    command += ["--use_cpu", "false", "--per_device_train_batch_size", "512"]
     weights = []
-    for number in range(2):
-        output_dir = tmp_path / str(number)
-        command = [
-            sys.executable,
-            ROOT / f"training/run_{stage}.py",
-            ROOT / f"training/recipes/miniature/{stage}.yaml",
-            *start_flags[stage],
-        ]
-        flags = [
-            "--dataset",
-            miniature / "dataset",
-            "--split",
-            "train",
-            "--output_dir",
-            output_dir,
-            "--max_steps",
-            "10",
-        ]
-        flags += ["--use_cpu", "false", "--per_device_train_batch_size", "512"]
-        process = subprocess.run(
-            [str(word) for word in [*command, *flags]], cwd=ROOT, capture_output=True, text=True
-        )
+    for name in ("first", "second"):
+        words = [*command, "--output_dir", tmp_path / name]
+        process = subprocess.run([*map(str, words)], cwd=ROOT, capture_output=True, text=True)
         assert process.returncode == 0, process.stderr[-3000:]
-        weights.append((output_dir / "model.safetensors").read_bytes())
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+# Prints which of how many processes a stage takes itself for.
+TELL_PLACE = """
+import sys
+from training.arguments import TeacherLearningArguments
+
+given = TeacherLearningArguments(
+    teacher_name_or_path="", text_encoder_name_or_path="", dataset="", output_dir=sys.argv[1]
+)
+print(f"{given.process_index} of {given.world_size}", flush=True)
+"""
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="without a GPU alone")
 def test_processes_on_a_cpu_find_one_another_without_a_flag(tmp_path):
-    """As the documented `torchrun --nproc_per_node 2` starts them:
+    """Start them as the documented `torchrun --nproc_per_node 2` does.
 
     Each took itself for the only one, and both wrote the model.
     """
     script = tmp_path / "tell.py"
-    script.write_text(
-        "from training.arguments import TeacherLearningArguments\n"
-        "given = TeacherLearningArguments(teacher_name_or_path='', text_encoder_name_or_path='', dataset='', "
-        f"output_dir={str(tmp_path)!r})\n"
-        "print(f'{given.process_index} of {given.world_size}', flush=True)\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    script.write_text(TELL_PLACE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+        [*command, script, tmp_path],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr[-3000:]
     assert sorted(process.stdout.split("\n")[:2]) == ["0 of 2", "1 of 2"]

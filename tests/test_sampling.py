@@ -16,14 +16,25 @@ def by_temperature(temperature, seed):
     return ShareSampler(*language_shares(LANGUAGES, temperature=temperature), seed)
 
 
-@pytest.mark.parametrize("temperature,expected", [(1.0, [800, 80, 20]), (2.0, None), (1e9, [300, 300, 300])])
-def test_shares_by_temperature(temperature, expected):
+def languages_of(drawn):
+    """Return how many cells of each language were drawn."""
+    return Counter(LANGUAGES[list(drawn)].tolist())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 1e9])
+def test_shares_by_temperature(temperature):
     drawn = list(by_temperature(temperature, seed=0))
-    counts = Counter(LANGUAGES[drawn].tolist())
-    roots = np.array([800, 80, 20]) ** (1 / temperature)
+    counts = languages_of(drawn)
+    roots = np.array([800, 80, 20]) ** (1 / temperature)  # [1, 1, 1] for a very high temperature
     assert len(drawn) == 900
     assert counts[2] == 0
-    assert [counts[0], counts[1], counts[3]] == pytest.approx(expected or 900 * roots / roots.sum(), abs=1)
+    assert [counts[0], counts[1], counts[3]] == pytest.approx(900 * roots / roots.sum(), abs=1)
+
+
+@pytest.mark.parametrize("temperature,expected", [(1.0, [800, 80, 20]), (1e9, [300, 300, 300])])
+def test_the_lowest_temperature_keeps_the_shares_and_a_high_one_evens_them(temperature, expected):
+    counts = languages_of(by_temperature(temperature, seed=0))
+    assert [counts[0], counts[1], counts[3]] == pytest.approx(expected, abs=1)
 
 
 def test_no_cell_comes_again_before_its_whole_language_has_come():
@@ -36,37 +47,37 @@ def test_no_cell_comes_again_before_its_whole_language_has_come():
 
 
 def test_an_epoch_is_the_same_every_time_and_epochs_differ():
-    one, other = by_temperature(3.3, seed=1), by_temperature(3.3, seed=1)
+    one = by_temperature(3.3, seed=1)
+    other = by_temperature(3.3, seed=1)
     first = list(one)
     assert first == list(other)
     assert LANGUAGES[first[:100]].tolist() != sorted(LANGUAGES[first[:100]].tolist())
+
     other.set_epoch(1)
     assert list(other) != first
-    assert Counter(LANGUAGES[list(other)].tolist()) == Counter(LANGUAGES[first].tolist())
+    assert languages_of(other) == languages_of(first)
     assert list(by_temperature(3.3, seed=2)) != first
 
 
 def test_whole_numbers_add_up():
     assert share_out(np.array([1.0, 1.0, 1.0]), 10) == [4, 3, 3]
-    assert share_out(np.array([0.0, 5.0]), 3) == [
-        0,
-        3,
-    ]
+    assert share_out(np.array([0.0, 5.0]), 3) == [0, 3]
 
 
 def test_weights_are_how_often_a_row_is_drawn():
     weights = np.tile([1.0, 3.0], 450)
     drawn = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights), seed=0)))
     assert Counter(weights[drawn].tolist()) == {1.0: 225, 3.0: 675}
-    assert Counter(LANGUAGES[drawn].tolist()) == {0: 800, 1: 80, 3: 20}
+    assert languages_of(drawn) == {0: 800, 1: 80, 3: 20}
+
     evened = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights, temperature=1e9), seed=0)))
-    assert Counter(LANGUAGES[evened].tolist()) == {0: 300, 1: 300, 3: 300}
+    assert languages_of(evened) == {0: 300, 1: 300, 3: 300}
     assert Counter(weights[evened].tolist()) == {1.0: 225, 3.0: 675}
 
 
 def test_replayed_languages_get_their_share_of_all():
     groups, shares = language_shares(LANGUAGES, replayed=np.array([0, 1]), replay=0.25)
-    drawn = Counter(LANGUAGES[list(ShareSampler(groups, shares, seed=0))].tolist())
+    drawn = languages_of(ShareSampler(groups, shares, seed=0))
     assert drawn[3] == 675
     assert drawn[0] + drawn[1] == 225
     assert drawn[0] == pytest.approx(10 * drawn[1], abs=10)
@@ -74,18 +85,20 @@ def test_replayed_languages_get_their_share_of_all():
 
 def test_batches_of_like_length_come_in_random_order():
     random = np.random.default_rng(0)
-    lengths, order = random.integers(1, 1000, 4007), random.permutation(4007)
+    lengths = random.integers(1, 1000, 4007)
+    order = random.permutation(4007)
     drawn = like_lengths(order, lengths[order], 8, random)
     assert sorted(drawn) == list(range(4007))
     assert drawn[4000:].tolist() == order[4000:].tolist()
-    batches = lengths[drawn[:4000]].reshape(-1, 8)
-    spreads = [np.ptp(each, axis=1).mean() for each in (batches, lengths[order[:4000]].reshape(-1, 8))]
-    assert spreads[0] < spreads[1] / 20
-    shortest = batches.min(axis=1)[:WINDOW]
-    assert (shortest[1:] > shortest[:-1]).mean() == pytest.approx(
-        0.5, abs=0.2
-    )  # a window's batches neither climb nor fall
     assert sorted(drawn[: 8 * WINDOW]) == sorted(order[: 8 * WINDOW])
+
+    batches = lengths[drawn[:4000]].reshape(-1, 8)
+    batches_before = lengths[order[:4000]].reshape(-1, 8)
+    assert np.ptp(batches, axis=1).mean() < np.ptp(batches_before, axis=1).mean() / 20
+
+    # The batches of a window neither climb nor fall.
+    shortest = batches.min(axis=1)[:WINDOW]
+    assert (shortest[1:] > shortest[:-1]).mean() == pytest.approx(0.5, abs=0.2)
 
 
 def test_like_lengths_keep_the_shares_and_the_epochs():
@@ -94,17 +107,19 @@ def test_like_lengths_keep_the_shares_and_the_epochs():
     def sampler(lengths):
         return ShareSampler(*language_shares(LANGUAGES, temperature=3.3), 0, lengths, 30)
 
-    plain, alike, again = (sampler(each) for each in (None, lengths, lengths))
-    first = list(alike)
-    assert first == list(again)
-    assert first != list(plain)
-    assert sorted(first) == sorted(plain)
+    plain = list(sampler(None))
+    alike = list(sampler(lengths))
+    again = sampler(lengths)
+    assert list(again) == alike
+    assert alike != plain
+    assert sorted(alike) == sorted(plain)
     again.set_epoch(1)
-    assert list(again) != first
+    assert list(again) != alike
 
 
 GIVEN = {"output_dir": "", "dataset": "", "teacher_name_or_path": ""}
-ENCODER, FINISHED = {"text_encoder_name_or_path": ""}, {"model_name_or_path": "altclip"}
+ENCODER = {"text_encoder_name_or_path": ""}
+FINISHED = {"model_name_or_path": "altclip"}
 
 
 @pytest.mark.parametrize(
@@ -138,9 +153,8 @@ def test_bad_choices_are_refused(flags, message):
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
 def test_negatives_of_one_length_are_refused(strategy):
-    with pytest.raises(
-        InputError, match=f"train_sampling_strategy is {strategy}: negatives would be of one length"
-    ):
+    message = f"train_sampling_strategy is {strategy}: negatives would be of one length"
+    with pytest.raises(InputError, match=message):
         ContrastiveArguments(
             output_dir="", dataset="", model_name_or_path="", train_sampling_strategy=strategy
         )

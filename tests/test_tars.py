@@ -1,6 +1,5 @@
-"""Tars of pictures whose names or columns are not all alike:
-
-In training, in evaluation, on the disk and as streams.
+"""Tars of pictures whose names or columns are not all alike, in training, in evaluation, on the disk and as
+streams.
 """
 
 import gzip
@@ -27,19 +26,21 @@ SHADE = 20  # of a picture's number: what compression leaves of it tells the num
 
 
 def picture(number, ending="png"):
+    """Return the bytes of a picture in the format of an ending."""
     buffer = io.BytesIO()
-    PillowImage.new("RGB", (16, 16), (SHADE * number, 128, 128)).save(
-        buffer, FORMATS.get(ending.lower(), "PNG")
-    )
+    image = PillowImage.new("RGB", (16, 16), (SHADE * number, 128, 128))
+    image.save(buffer, FORMATS.get(ending.lower(), "PNG"))
     return buffer.getvalue()
 
 
 def number_in(image):
-    return round(image.convert("RGB").getpixel((5, 5))[0] / SHADE)
+    """Read the number of a picture from its shade."""
+    red, _, _ = image.convert("RGB").getpixel((5, 5))
+    return round(red / SHADE)
 
 
 def samples(*names, captions="txt"):
-    """A picture of each name, and `picture N` in a text file that is named alike."""
+    """Return a picture of each name, and `picture N` in a text file that is named alike."""
     members = {}
     for number, name in enumerate(names):
         stem, _, ending = name.rpartition(".")
@@ -49,7 +50,11 @@ def samples(*names, captions="txt"):
 
 
 def arguments_for(folder, tmp_path, **given):
-    options = {
+    """Return the arguments of a stage that reads the tars."""
+    defaults = {
+        "dataset": str(folder),
+        "output_dir": str(tmp_path / "out"),
+        "model_name_or_path": "",
         "disable_tqdm": True,
         "report_to": "none",
         "use_cpu": True,
@@ -57,24 +62,21 @@ def arguments_for(folder, tmp_path, **given):
         "cache_image_embeds": False,
         "split": "train",
     }
-    return ContrastiveArguments(
-        dataset=str(folder), model_name_or_path="", output_dir=str(tmp_path / "out"), **options | given
-    )
+    return ContrastiveArguments(**defaults | given)
 
 
 def on_disk(folder, tmp_path, languages=("en",)):
-    """`{number of the picture: captions}` as training reads them."""
-    rows = load_pictures(arguments_for(folder, tmp_path), list(languages) or None).cast_column(
-        "image", Image()
-    )
-    return {
-        number_in(row["image"]): {name: texts for name, texts in row["captions"].items() if texts}
-        for row in rows
-    }
+    """Return `{number of the picture: captions}` as training reads them."""
+    rows = load_pictures(arguments_for(folder, tmp_path), list(languages) or None)
+    found = {}
+    for row in rows.cast_column("image", Image()):
+        number = number_in(row["image"])
+        found[number] = {language: texts for language, texts in row["captions"].items() if texts}
+    return found
 
 
 def in_a_stream(folder, tmp_path, languages=("en",)):
-    """The same of one pass of a stream."""
+    """Return the same of one pass of a stream."""
     rows = open_files(str(folder), "train")
     form = find_form(rows.features, str(folder), languages=list(languages) or None)
     stream = CellStream(rows, form, list(languages) or form.spoken, tmp_path / "bad.jsonl")
@@ -84,20 +86,20 @@ def in_a_stream(folder, tmp_path, languages=("en",)):
 
 
 def as_a_task(folder, tmp_path, streaming, **columns):
+    """Return the same as a task reads it."""
     task = {
         "kind": "retrieval",
         "dataset": str(folder),
         "split": "train",
         "metric": "mean_recall",
         "layout": "webdataset",
+        "columns": {"captions": {"en": "txt"}, **columns},
+        "languages": ["en"],
     }
-    (tmp_path / "mine.yaml").write_text(
-        yaml.safe_dump(task | {"columns": {"captions": {"en": "txt"}} | columns, "languages": ["en"]})
-    )
-    return {
-        number_in(row["image"]): row["captions"]
-        for row in load_task(str(tmp_path / "mine.yaml")).rows(streaming=streaming)
-    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(task))
+    rows = load_task(str(path)).rows(streaming=streaming)
+    return {number_in(row["image"]): row["captions"] for row in rows}
 
 
 WAYS = {
@@ -119,34 +121,37 @@ NAMES = {
 }
 
 
+def expected_captions(numbers):
+    """Return `{number of the picture: captions}` as `samples` writes them."""
+    return {number: {"en": [f"picture {number}"]} for number in numbers}
+
+
 @pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 def test_pictures_are_read_whatever_they_are_called(tmp_path, names, read):
     write_tar(tmp_path / "tars/train/0.tar", samples(*names))
-    assert read(tmp_path / "tars", tmp_path) == {
-        number: {"en": [f"picture {number}"]} for number in range(len(names))
-    }
+    assert read(tmp_path / "tars", tmp_path) == expected_captions(range(len(names)))
 
 
 @pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
 def test_names_begin_anew_in_each_tar(tmp_path, read):
     members = samples("0.jpg", "1.JPG", "2.png", "3.webp")
-    for tar, names in enumerate((list(members)[:4], list(members)[4:])):
-        write_tar(
-            tmp_path / f"tars/train/{tar}.tar",
-            {f"{number // 2}{name[1:]}": members[name] for number, name in enumerate(names)},
-        )
-    assert read(tmp_path / "tars", tmp_path) == {number: {"en": [f"picture {number}"]} for number in range(4)}
+    first = {name: content for name, content in members.items() if name[0] in "01"}
+    write_tar(tmp_path / "tars/train/0.tar", first)
+    # In the second tar pictures 2 and 3 are called 0 and 1: "3.webp" -> "1.webp"
+    second = {}
+    for name, content in members.items():
+        if name[0] in "23":
+            second[f"{int(name[0]) - 2}{name[1:]}"] = content
+    write_tar(tmp_path / "tars/train/1.tar", second)
+    assert read(tmp_path / "tars", tmp_path) == expected_captions(range(4))
 
 
 def test_a_name_of_another_tar_may_lack_its_picture(tmp_path):
     write_tar(tmp_path / "tars/train/0.tar", samples("0.jpg"))
-    write_tar(
-        tmp_path / "tars/train/1.tar", {"0.txt": b"of no picture", "1.png": picture(1), "1.txt": b"picture 1"}
-    )
-    assert on_disk(tmp_path / "tars", tmp_path) == {
-        number: {"en": [f"picture {number}"]} for number in (0, 1)
-    }
+    members = {"0.txt": b"of no picture", "1.png": picture(1), "1.txt": b"picture 1"}
+    write_tar(tmp_path / "tars/train/1.tar", members)
+    assert on_disk(tmp_path / "tars", tmp_path) == expected_captions([0, 1])
 
 
 @pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
@@ -155,61 +160,57 @@ def test_the_first_samples_may_lack_a_caption(tmp_path, read):
     for number in range(6):
         del members[f"{number}.TXT"]
     write_tar(tmp_path / "tars/train/0.tar", members)
-    found = {
-        number: captions
-        for number, captions in read(tmp_path / "tars", tmp_path).items()
-        if captions.get("en")
-    }
-    assert found == {number: {"en": [f"picture {number}"]} for number in (6, 7)}
+    found = read(tmp_path / "tars", tmp_path)
+    with_caption = {number: captions for number, captions in found.items() if captions.get("en")}
+    assert with_caption == expected_captions([6, 7])
 
 
 @pytest.mark.parametrize("read", [on_disk, in_a_stream])
 def test_fields_of_json_are_those_of_all_samples(tmp_path, read):
-    """A language of later samples, and values of several types, beside a text that is not asked for."""
+    """Read a language of later samples, and values of several types, beside a text that is not asked for."""
     members = samples(*(f"{number}.png" for number in range(8)))
     for number in range(8):
-        captions = {"en": f"picture {number}"} if number < 7 else {"en": [f"picture {number}"], "zh": "图"}
-        fields = {
-            "captions": captions,
-            "width": 16 if number < 6 else "16",
-            "exif": {} if number < 6 else {"a": 1},
-        }
+        fields = {"captions": {"en": f"picture {number}"}, "width": 16, "exif": {}}
+        if number >= 6:
+            fields |= {"width": "16", "exif": {"a": 1}}
+        if number == 7:
+            fields["captions"] = {"en": ["picture 7"], "zh": "图"}
         members[f"{number}.JSON"] = json.dumps(fields).encode()
     write_tar(tmp_path / "tars/train/0.tar", dict(sorted(members.items())))
-    expected = {number: {"en": [f"picture {number}"]} for number in range(8)}
-    if read is on_disk:
-        expected[7] |= {"zh": ["图"]}
+
     found = read(tmp_path / "tars", tmp_path, [])
     assert found.pop(7)["en"][0] in ("picture 7", "图")
-    assert found == {number: expected[number] for number in range(7)}
+    assert found == expected_captions(range(7))
     texts, said = first_captions(arguments_for(tmp_path / "tars", tmp_path))
     assert "picture 3" in texts
     assert "captions in en zh" in said
 
 
-def test_a_stream_refuses_captions_that_only_later_samples_have(tmp_path, monkeypatch):
-    """Of later tars too: no other than the first is fetched to learn the columns."""
+@pytest.mark.parametrize(
+    "file,content,named",
+    [
+        ("4.txt", b"x", "txt"),
+        ("4.json", b'{"captions": {"en": "a", "zh": "b"}}', "captions in zh"),
+        ("4.png", picture(4), "png"),
+    ],
+    ids=["a text", "a language", "a second picture"],
+)
+def test_a_stream_refuses_columns_that_only_later_samples_have(tmp_path, monkeypatch, file, content, named):
+    """Refuse those of later tars too: no other than the first is fetched to learn the columns."""
     monkeypatch.setattr("benchmarks.tars.N_SEEN", 3)
-    later = {
-        "a text": ("4.txt", b"x"),
-        "a language": ("4.json", b'{"captions": {"en": "a", "zh": "b"}}'),
-        "a second picture": ("4.png", picture(4)),
-    }
-    for name, (file, content) in later.items():
-        members = samples(*(f"{number}.jpg" for number in range(5)))
-        members |= {f"{number}.json": b'{"captions": {"en": "a"}}' for number in range(5)}
-        if name == "a text":
-            members = {file: content for file, content in members.items() if not file.endswith("txt")}
-        write_tar(tmp_path / f"{name}/train/0.tar", dict(sorted((members | {file: content}).items())))
-        with pytest.raises(
-            InputError,
-            match="the sample '4' has (txt|captions in zh|png), which none of the first tar's first 3 has: put one",
-        ):
-            in_a_stream(tmp_path / name, tmp_path)
-    assert on_disk(tmp_path / "a language", tmp_path, [])[4] == {
-        "en": ["a"],
-        "zh": ["b"],
-    }  # there all samples tell the columns
+    members = {}
+    for number in range(5):
+        members[f"{number}.jpg"] = picture(number, "jpg")
+        members[f"{number}.json"] = b'{"captions": {"en": "a"}}'
+        if file != "4.txt":
+            members[f"{number}.txt"] = f"picture {number}".encode()
+    members[file] = content
+    write_tar(tmp_path / "tars/train/0.tar", dict(sorted(members.items())))
+    message = f"the sample '4' has {named}, which none of the first tar's first 3 has: put one"
+    with pytest.raises(InputError, match=message):
+        in_a_stream(tmp_path / "tars", tmp_path)
+    if named == "captions in zh":  # on disk, all samples tell the columns
+        assert on_disk(tmp_path / "tars", tmp_path, [])[4] == {"en": ["a"], "zh": ["b"]}
 
 
 def test_several_pictures_of_a_sample_are_columns(tmp_path):
@@ -224,8 +225,7 @@ def test_several_pictures_of_a_sample_are_columns(tmp_path):
     with pytest.raises(InputError, match="has images in jpg and seg.png: keep one of them"):
         on_disk(tmp_path / "tars", tmp_path)
     for streaming in (False, True):
-        expected = {number: {"en": [f"picture {number}"]} for number in (0, 1)}
-        assert as_a_task(tmp_path / "tars", tmp_path, streaming, image="jpg") == expected
+        assert as_a_task(tmp_path / "tars", tmp_path, streaming, image="jpg") == expected_captions([0, 1])
 
 
 def test_a_task_may_name_any_of_the_endings(tmp_path):
@@ -267,13 +267,13 @@ def test_names_that_cannot_be_meant_are_refused(tmp_path, members, message):
 
 
 def test_a_bad_picture_is_named_as_in_the_tar(tmp_path):
-    write_tar(
-        tmp_path / "tars/train/0.tar",
-        samples("0.jpg", "b.1.PNG") | {"c.2.HEIC": b"no picture", "c.2.txt": b"x"},
-    )
+    members = samples("0.jpg", "b.1.PNG") | {"c.2.HEIC": b"no picture", "c.2.txt": b"x"}
+    write_tar(tmp_path / "tars/train/0.tar", members)
     assert set(on_disk(tmp_path / "tars", tmp_path)) == {0, 1}
-    (line,) = map(json.loads, (tmp_path / "out/bad_rows.jsonl").read_text("utf-8").splitlines())
-    assert (line["row"], line["path"]) == (2, "c.2.HEIC")
+    (text,) = (tmp_path / "out/bad_rows.jsonl").read_text("utf-8").splitlines()
+    line = json.loads(text)
+    assert line["row"] == 2
+    assert line["path"] == "c.2.HEIC"
 
 
 def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
@@ -287,7 +287,8 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
 def test_half_a_tar_is_one_line(tmp_path, name, length):
     write_tar(tmp_path / "whole.tar", samples("0.png", "1.png"))
     content = (tmp_path / "whole.tar").read_bytes()
-    content = gzip.compress(content) if name.endswith("gz") else content
+    if name.endswith("gz"):
+        content = gzip.compress(content)
     (tmp_path / "tars/train").mkdir(parents=True)
     (tmp_path / "tars/train" / name).write_bytes(content[:length])
     for read in (on_disk, in_a_stream):
@@ -296,16 +297,15 @@ def test_half_a_tar_is_one_line(tmp_path, name, length):
 
 
 def test_a_tar_that_was_cut_between_two_samples_is_warned_of(tmp_path, recwarn):
-    write_tar(tmp_path / "tars/train/0.tar", samples("0.png", "1.png", "2.png"))
+    whole = tmp_path / "tars/train/0.tar"
+    write_tar(whole, samples("0.png", "1.png", "2.png"))
     assert len(on_disk(tmp_path / "tars", tmp_path)) == 3
-    assert "does not end" not in str([str(warned.message) for warned in recwarn])
-    (tmp_path / "half/train").mkdir(parents=True)
-    (tmp_path / "half/train/0.tar").write_bytes(
-        (tmp_path / "tars/train/0.tar").read_bytes()[: 8 * 512]
-    )  # two pictures, two texts
+    assert not [warned for warned in recwarn if "does not end" in str(warned)]
+
+    half = tmp_path / "half/train/0.tar"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(whole.read_bytes()[: 8 * 512])  # two pictures, two texts
+    message = "0.tar does not end as tars do: if it was cut short, its last samples are missing"
     for read in (on_disk, in_a_stream):
-        with pytest.warns(
-            UserWarning,
-            match="0.tar does not end as tars do: if it was cut short, its last samples are missing",
-        ):
+        with pytest.warns(UserWarning, match=message):
             assert sorted(read(tmp_path / "half", tmp_path)) == [0, 1]

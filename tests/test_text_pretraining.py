@@ -1,7 +1,9 @@
-"""Text pre-training:
-
-Pairs are translations of one row, masks lie on real tokens, and what is saved is a text tower.
+"""Text pre-training: pairs are translations of one row, masks lie on real tokens, and what is saved is a text
+tower.
 """
+
+import shutil
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -30,52 +32,49 @@ def rows(miniature):
     return load_parallel_text(str(miniature / "dataset"), "train")[0]
 
 
+def rows_of(*captions):
+    """Return rows with these captions."""
+    return Dataset.from_list([{"captions": one} for one in captions])
+
+
 def test_pairs_are_translations_of_one_row_in_two_chosen_languages(rows):
     translations = Translations(rows, ["de", "bn", "zh"], pairs=1.0, seed=1)
     seen = set()
     for index in range(200):
         example = translations[index]
         first, second = example["languages"]
-        assert first != second
         row = rows[int(translations.cells[index][0])]["captions"]
         assert example["texts"] == [row[first], row[second]]
         seen.add((first, second))
-    assert seen == {(a, b) for a in ("de", "bn", "zh") for b in ("de", "bn", "zh") if a != b}
+    assert seen == set(permutations(["de", "bn", "zh"], 2))
 
 
 def test_the_share_of_pairs_is_the_one_asked_for(rows):
-    counts = [
-        len(Translations(rows, ["de", "bn", "zh"], pairs=0.3, seed=1)[index]["texts"]) for index in range(600)
-    ]
+    translations = Translations(rows, ["de", "bn", "zh"], pairs=0.3, seed=1)
+    counts = [len(translations[index]["texts"]) for index in range(600)]
     assert np.mean(counts) == pytest.approx(1.3, abs=0.08)
 
 
 def test_what_is_missing_is_not_drawn():
-    captions = [
+    rows = rows_of(
         {"en": "dog", "de": "Hund", "fr": None},
         {"en": "cat", "de": "", "fr": None},
         {"en": None, "de": "", "fr": None},
-    ]
-    translations = Translations(
-        Dataset.from_list([{"captions": caption} for caption in captions]), ["en", "de"], 1.0, 0
     )
-    assert [sorted(translations[index]["texts"]) for index in range(3)] == [
-        ["Hund", "dog"],
-        ["Hund", "dog"],
-        ["cat"],
-    ]
-    assert (len(translations), translations.n_empty) == (3, 1)
+    translations = Translations(rows, ["en", "de"], 1.0, 0)
+    assert len(translations) == 3
+    assert translations.n_empty == 1
+    drawn = [sorted(translations[index]["texts"]) for index in range(3)]
+    assert drawn == [["Hund", "dog"], ["Hund", "dog"], ["cat"]]
 
 
 def test_longer_texts_are_not_drawn():
-    captions = {"en": "dog", "de": "Hund", "fr": "un chien"}
-    translations = Translations(
-        Dataset.from_list([{"captions": captions}]), ["en", "de", "fr"], 1.0, 0, max_characters=4
-    )
+    rows = rows_of({"en": "dog", "de": "Hund", "fr": "un chien"})
+    translations = Translations(rows, ["en", "de", "fr"], 1.0, 0, max_characters=4)
     drawn = set()
     for epoch in range(20):
         translations.set_epoch(epoch)
-        drawn |= set(translations[0]["texts"]) | set(translations[1]["texts"])
+        drawn |= {*translations[0]["texts"], *translations[1]["texts"]}
     assert drawn == {"dog", "Hund"}
 
 
@@ -96,10 +95,11 @@ def test_only_real_tokens_are_masked(rows, processor):
     tokenizer = processor.tokenizer
     batch = MaskingCollator(tokenizer, 77, 0.3)(examples)
     plain = tokenizer.pad([tokenizer(*example["texts"]) for example in examples], return_tensors="pt")
-    ids, masked = plain["input_ids"], batch["labels"] != -100
-    real = ~torch.isin(
-        ids, torch.tensor([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id])
-    )
+    ids = plain["input_ids"]
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    real = ~torch.isin(ids, torch.tensor(special))
+    masked = batch["labels"] != -100
+
     assert real[masked].all()
     assert torch.equal(batch["labels"][masked], ids[masked])
     assert masked.sum() / real.sum() == pytest.approx(0.3, abs=0.03)
@@ -110,17 +110,17 @@ def test_only_real_tokens_are_masked(rows, processor):
 
 
 def test_both_texts_are_cut_to_fit(processor):
-    batch = MaskingCollator(processor.tokenizer, 12, 0.5)([{"texts": ["dog " * 30, "Hund " * 30], "seed": 0}])
+    collator = MaskingCollator(processor.tokenizer, 12, 0.5)
+    batch = collator([{"texts": ["dog " * 30, "Hund " * 30], "seed": 0}])
     assert batch["input_ids"].shape == (1, 12)
     assert (batch["input_ids"] == processor.tokenizer.eos_token_id).sum() == 3
 
 
 def test_masks_depend_on_the_examples_alone(rows, processor):
-    translations, collator = (
-        Translations(rows, ["de", "th"], 0.5, 1),
-        MaskingCollator(processor.tokenizer, 77, 0.3),
-    )
-    first, second = ([translations[index] for index in indices] for indices in ((0, 1, 2), (3, 4, 5)))
+    translations = Translations(rows, ["de", "th"], 0.5, 1)
+    collator = MaskingCollator(processor.tokenizer, 77, 0.3)
+    first = [translations[index] for index in (0, 1, 2)]
+    second = [translations[index] for index in (3, 4, 5)]
     before = collator(first)["labels"]
     collator(second)
     torch.manual_seed(99)
@@ -129,34 +129,14 @@ def test_masks_depend_on_the_examples_alone(rows, processor):
 
 @pytest.fixture
 def pretrain(run_python, miniature, tmp_path):
-    def pretrain(folder, *flags):
-        """The recipe on the small miniature, for eight steps."""
-        where = [
-            "--text_encoder_name_or_path",
-            miniature / "text_encoder",
-            "--dataset",
-            miniature / "dataset",
-        ]
-        short = [
-            "--max_steps",
-            "8",
-            "--warmup_steps",
-            "2",
-            "--logging_steps",
-            "1",
-            "--per_device_train_batch_size",
-            "32",
-        ]
-        return run_python(
-            "python",
-            "training/run_text_pretraining.py",
-            RECIPE,
-            *where,
-            "--output_dir",
-            tmp_path / folder,
-            *short,
-            *flags,
-        )
+    """Return a function that runs the recipe on the small miniature, for eight steps."""
+    command = ["training/run_text_pretraining.py", RECIPE, "--dataset", miniature / "dataset"]
+    command += ["--text_encoder_name_or_path", miniature / "text_encoder"]
+    command += ["--max_steps", "8", "--warmup_steps", "2", "--logging_steps", "1"]
+    command += ["--per_device_train_batch_size", "32"]
+
+    def pretrain(name, *flags):
+        return run_python("python", *command, "--output_dir", tmp_path / name, *flags)
 
     return pretrain
 
@@ -171,38 +151,34 @@ def test_the_encoder_learns_and_becomes_a_text_tower(pretrain, miniature, tmp_pa
     torch.manual_seed(0)
     CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(tmp_path / "vision")
     AutoTokenizer.from_pretrained(tmp_path / "a")
-    encoder, untrained = (
-        AutoModel.from_pretrained(folder).state_dict()
-        for folder in (tmp_path / "a", miniature / "text_encoder")
-    )
+    trained = AutoModel.from_pretrained(tmp_path / "a").state_dict()
+    untrained = AutoModel.from_pretrained(miniature / "text_encoder").state_dict()
     for pooling in ("cls", "mean"):
-        towers = [str(tmp_path / "vision"), str(tmp_path / "a")]
-        tower = AltCLIPDualEncoderModel.from_towers(
-            *towers, projection_dim=16, text_pooling=pooling
-        ).text_model.encoder.state_dict()
-        assert all(torch.equal(value, encoder[name]) for name, value in tower.items())
-        assert not any(
-            torch.equal(value, untrained[name])
-            for name, value in tower.items()
-            if name.endswith("query.weight")
+        model = AltCLIPDualEncoderModel.from_towers(
+            str(tmp_path / "vision"), str(tmp_path / "a"), projection_dim=16, text_pooling=pooling
         )
+        for name, value in model.text_model.encoder.state_dict().items():
+            assert torch.equal(value, trained[name]), name
+            if name.endswith("query.weight"):
+                assert not torch.equal(value, untrained[name]), name
 
 
 def test_equal_seeds_give_equal_bytes_and_a_run_resumes_exactly(pretrain, tmp_path):
-    def weights(folder):
-        return (tmp_path / folder / "model.safetensors").read_bytes()
+    def weights(name):
+        return (tmp_path / name / "model.safetensors").read_bytes()
 
     checkpoints = ["--save_strategy", "steps", "--save_steps", "4"]
-    for folder, flags in {"a": checkpoints, "b": [], "c": ["--seed", "7"]}.items():
-        process = pretrain(folder, *flags)
+    for name, flags in {"a": checkpoints, "b": [], "c": ["--seed", "7"]}.items():
+        process = pretrain(name, *flags)
         assert process.returncode == 0, process.stderr
-    assert weights("a") == weights("b") != weights("c")
-    whole, last = weights("a"), get_last_checkpoint(tmp_path / "a")
-    assert last.endswith("checkpoint-8")
-    for file in sorted((tmp_path / "a" / "checkpoint-8").iterdir()):
-        file.unlink()
-    (tmp_path / "a" / "checkpoint-8").rmdir()
-    (tmp_path / "a" / "model.safetensors").unlink()
+    whole = weights("a")
+    assert weights("b") == whole
+    assert weights("c") != whole
+
+    # What a run leaves that was killed between its two checkpoints.
+    assert get_last_checkpoint(tmp_path / "a").endswith("checkpoint-8")
+    shutil.rmtree(tmp_path / "a/checkpoint-8")
+    (tmp_path / "a/model.safetensors").unlink()
     process = pretrain("a", *checkpoints, "--resume", "true")
     assert process.returncode == 0, process.stderr
     assert weights("a") == whole
@@ -221,37 +197,33 @@ def test_bad_settings_are_refused(flags, message, tmp_path):
         parse(TextPretrainingArguments, arguments=[str(RECIPE), "--output_dir", str(tmp_path), *flags])
 
 
-def test_bad_encoders_and_data_are_refused(miniature, processor, tmp_path, rows):
-    with pytest.raises(InputError, match="does not exist"):
-        load_for_masking(str(tmp_path / "nothing"))
-    with pytest.raises(
-        InputError, match="is a model of the type 'clip': give a text encoder that was made for masked texts"
-    ):
-        load_for_masking(str(miniature / "clip"))
-    shape = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": 120,
-    }
-    half = BertModel(BertConfig(**shape))
-    weights = {name: value for name, value in half.state_dict().items() if "query" not in name}
-    half.save_pretrained(tmp_path / "half", state_dict=weights)
-    processor.tokenizer.save_pretrained(tmp_path / "half")
-    with pytest.raises(
-        InputError, match="lacks weights of BertModel: bert.encoder.layer.0.attention.self.query.bias"
-    ):
-        load_for_masking(str(tmp_path / "half"))
-    with pytest.raises(InputError, match="captions in de are lists"):
-        Translations(
-            Dataset.from_list([{"captions": {"en": "dog", "de": ["Hund", "Köter"]}}]), ["en", "de"], 1.0, 0
-        )
-    with pytest.raises(InputError, match="no row has a text in fr"):
-        Translations(Dataset.from_list([{"captions": {"en": "dog", "fr": ""}}]), ["fr"], 1.0, 0)
-
-
 def test_an_unknown_language_is_refused(pretrain):
     process = pretrain("a", "--languages", "en", "xx")
     assert process.returncode == 1
     assert "no text in language xx: choose from en zh" in process.stderr
+
+
+def test_bad_encoders_are_refused(miniature, processor, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_for_masking(str(tmp_path / "nothing"))
+    message = "is a model of the type 'clip': give a text encoder that was made for masked texts"
+    with pytest.raises(InputError, match=message):
+        load_for_masking(str(miniature / "clip"))
+
+    config = BertConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=120
+    )
+    model = BertModel(config)
+    weights = {name: value for name, value in model.state_dict().items() if "query" not in name}
+    model.save_pretrained(tmp_path / "half", state_dict=weights)
+    processor.tokenizer.save_pretrained(tmp_path / "half")
+    message = "lacks weights of BertModel: bert.encoder.layer.0.attention.self.query.bias"
+    with pytest.raises(InputError, match=message):
+        load_for_masking(str(tmp_path / "half"))
+
+
+def test_bad_captions_are_refused():
+    with pytest.raises(InputError, match="captions in de are lists"):
+        Translations(rows_of({"en": "dog", "de": ["Hund", "Köter"]}), ["en", "de"], 1.0, 0)
+    with pytest.raises(InputError, match="no row has a text in fr"):
+        Translations(rows_of({"en": "dog", "fr": ""}), ["fr"], 1.0, 0)

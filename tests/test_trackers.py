@@ -1,4 +1,4 @@
-"""What the log says, told to tensorboard and trackio.
+"""Figures of the log that are reported to tensorboard and trackio.
 
 Both bring protobuf, which the tests' own environment has to do without.
 """
@@ -15,52 +15,47 @@ import trackio
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trackio.sqlite_storage import SQLiteStorage
 
+in_tensorboard = []
 events = EventAccumulator(sys.argv[1]).Reload()
+for tag in events.Tags()["scalars"]:
+    in_tensorboard += [(event.step, tag, event.value) for event in events.Scalars(tag)]
+
+in_trackio = []
 [run] = trackio.Api().runs("huggingface")
-in_tensorboard = [(event.step, tag, event.value) for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
-logs = SQLiteStorage.get_logs(run.project, run.name)
-in_trackio = [(row["train/global_step"], tag, value) for row in logs for tag, value in row.items() if tag.startswith("train/")]
+for row in SQLiteStorage.get_logs(run.project, run.name):
+    for tag, value in row.items():
+        if tag.startswith("train/"):
+            in_trackio.append((row["train/global_step"], tag, value))
 print(json.dumps([in_tensorboard, in_trackio]))
 """
 
 
 @pytest.mark.slow
 def test_trackers_get_the_figures_of_the_log(miniature, tmp_path):
-    """Each figure of each step, from a run of stage 1 without a network.
+    """Compare each figure of each step, from a run of stage 1 without a network.
 
     Trackio's newest release asks for a pillow before our pin.
     """
     python = build_environment(tmp_path / "venv", *extra("logging"), unpinned=("pillow",))
     out = tmp_path / "out"
-    process = run_in(
-        *[python, "training/run_stage1.py", "training/recipes/miniature/stage1.yaml", "--output_dir", out],
-        *["--dataset", miniature / "dataset"],
-        *[
-            "--teacher_name_or_path",
-            miniature / "clip",
-            "--text_encoder_name_or_path",
-            miniature / "text_encoder",
-        ],
-        *[
-            "--max_steps",
-            "6",
-            "--logging_steps",
-            "2",
-            "--per_device_train_batch_size",
-            "16",
-            "--report_to",
-            "tensorboard",
-            "trackio",
-        ],
-        TRACKIO_DIR=str(tmp_path / "trackio"),
-    )
+    in_trackio = {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    command = ["training/run_stage1.py", "training/recipes/miniature/stage1.yaml"]
+    command += ["--teacher_name_or_path", miniature / "clip"]
+    command += ["--text_encoder_name_or_path", miniature / "text_encoder"]
+    command += ["--dataset", miniature / "dataset", "--output_dir", out]
+    command += ["--max_steps", "6", "--logging_steps", "2", "--per_device_train_batch_size", "16"]
+    command += ["--report_to", "tensorboard", "trackio"]
+    process = run_in(python, *command, **in_trackio)
     assert process.returncode == 0, process.stderr[-4000:]
     [events] = (out / "runs").iterdir()
-    process = run_in(python, "-c", READ, events, TRACKIO_DIR=str(tmp_path / "trackio"))
+    process = run_in(python, "-c", READ, events, **in_trackio)
     assert process.returncode == 0, process.stderr[-4000:]
-    history = json.loads((out / "trainer_state.json").read_text("utf-8"))["log_history"]
-    rows, names = [row for row in history if "loss" in row], ("loss", "spread", "nearest", "padding")
-    expected = {(row["step"], f"train/{name}"): row[name] for row in rows for name in names}
+
+    expected = {}
+    for entry in json.loads((out / "trainer_state.json").read_text("utf-8"))["log_history"]:
+        if "loss" in entry:
+            for name in ("loss", "spread", "nearest", "padding"):
+                expected[entry["step"], f"train/{name}"] = entry[name]
     assert len(expected) == 3 * 4
     assert len(set(expected.values())) > 6
     for tracked in json.loads(process.stdout.splitlines()[-1]):

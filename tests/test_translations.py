@@ -45,27 +45,27 @@ SIZES |= {
     "max_position_embeddings": 64,
     "init_std": 1.0,
 }
-COLORS = ("red", "green", "blue")
+COLORS = ["red", "green", "blue"]
 
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory):
-    """An untrained translation model that spells: its tokens are letters and the languages' codes."""
+    """Save an untrained translation model that spells: its tokens are letters and the languages' codes."""
     folder = tmp_path_factory.mktemp("translator")
-    letters = {
-        token: number
-        for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase])
-    }
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = NllbTokenizer(
-        vocab=letters, merges=[], additional_special_tokens=list(CODES.values()), src_lang="jpn_Jpan"
+        vocab=vocabulary, merges=[], additional_special_tokens=list(CODES.values()), src_lang="jpn_Jpan"
     )
     torch.manual_seed(0)
-    M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder)
+    model = M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(tokenizer), **SIZES))
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def made(captions, features, **columns):
+    """Return rows of images with captions, and with further columns of numbers."""
     images = [{"bytes": encoded(color), "path": None} for color in COLORS]
     features = Features({"image": Image(), **features, **{name: Value("int64") for name in columns}})
     return Dataset.from_dict({"image": images, **captions, **columns}, features=features)
@@ -73,20 +73,18 @@ def made(captions, features, **columns):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three images:
+    """Write three images with captions.
 
-    Lists of English and a Chinese text, with an empty and a repeated one, and a column of something else.
+    They are lists of English and a Chinese text, with an empty and a repeated one. A column holds something
+    else.
     """
     captions = [
         {"en": ["a dog", "a cat"], "zh": "狗"},
         {"en": ["a dog", ""], "zh": None},
         {"en": [], "zh": "猫"},
     ]
-    rows = made(
-        {"captions": captions},
-        {"captions": {"en": List(Value("string")), "zh": Value("string")}},
-        number=[7, 8, 9],
-    )
+    features = {"captions": {"en": List(Value("string")), "zh": Value("string")}}
+    rows = made({"captions": captions}, features, number=[7, 8, 9])
     (tmp_path / "pictures").mkdir()
     rows.to_parquet(tmp_path / "pictures/train.parquet")
     return str(tmp_path / "pictures")
@@ -94,131 +92,134 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def given(dataset, translator, tmp_path):
-    """Arguments by keyword, with some that need not be named;
+    """Return a function that makes arguments by keyword, with some that need not be named.
 
     Every test loads its model anew, as every run does.
     """
     translations.load_translator.cache_clear()
 
     def given(**arguments):
-        shared = {
+        defaults = {
             "dataset": dataset,
             "splits": ["train"],
             "target_languages": ["es", "ja"],
             "output_dir": str(tmp_path / "out"),
+            "model_name_or_path": str(translator),
+            "language_codes": CODES,
+            "max_length": 40,
         }
-        shared |= {"model_name_or_path": str(translator), "language_codes": CODES, "max_length": 40}
-        return TranslationArguments(**(shared | arguments))
+        return TranslationArguments(**defaults | arguments)
 
     return given
 
 
 def by_hand(translator, text, code="spa_Latn", **options):
-    """A sentence alone; without a code the tokenizer is left as it is."""
-    model, tokenizer = (
-        AutoModelForSeq2SeqLM.from_pretrained(translator),
-        AutoTokenizer.from_pretrained(translator),
-    )
-    begin = {}
+    """Translate a sentence alone; without a code the tokenizer is left as it is."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    tokenizer = AutoTokenizer.from_pretrained(translator)
     if code:
-        tokenizer.src_lang, begin["forced_bos_token_id"] = "eng_Latn", tokenizer.convert_tokens_to_ids(code)
-    generated = model.generate(
-        **tokenizer(text, return_tensors="pt"), max_new_tokens=40, do_sample=False, **begin, **options
-    )
+        tokenizer.src_lang = "eng_Latn"
+        options["forced_bos_token_id"] = tokenizer.convert_tokens_to_ids(code)
+    inputs = tokenizer(text, return_tensors="pt")
+    generated = model.generate(**inputs, max_new_tokens=40, do_sample=False, **options)
     return tokenizer.decode(generated[0], skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_sentence_is_translated_as_by_hand(translator, given, beams):
-    """In a padded batch, into each language by its own code."""
+    """Translate in a padded batch, into each language by its own code."""
     sentences = ["a brown dog on the grass", "cat", "a bird"]
+    found = {}
     for language, code in (("es", "spa_Latn"), ("ja", "jpn_Jpan")):
-        found, _ = translate_all(sentences, language, given(num_beams=beams))
-        assert found == {
-            sentence: by_hand(translator, sentence, code, num_beams=beams) for sentence in sentences
-        }
-        assert len(set(found.values())) > 1
-    assert by_hand(translator, "cat", "spa_Latn", num_beams=beams) != by_hand(
-        translator, "cat", "jpn_Jpan", num_beams=beams
-    )
+        found[language], _ = translate_all(sentences, language, given(num_beams=beams))
+        for sentence in sentences:
+            assert found[language][sentence] == by_hand(translator, sentence, code, num_beams=beams)
+        assert found[language].keys() == set(sentences)
+        assert len(set(found[language].values())) > 1
+    assert found["es"]["cat"] != found["ja"]["cat"]
 
 
-def test_models_that_are_told_otherwise(translator, given):
-    """By a prefix, or by being made for the pair: neither gets a code."""
-    prefixed, _ = translate_all(
-        ["cat"], "es", given(prefix="to {language} ", language_codes={"es": "spanish"})
-    )
+def test_a_prefix_names_the_language(translator, given):
+    arguments = given(prefix="to {language} ", language_codes={"es": "spanish"})
+    prefixed, _ = translate_all(["cat"], "es", arguments)
     assert prefixed == {"cat": by_hand(translator, "to spanish cat", None)}
-    alone = given(
-        model_name_or_path=None,
-        models={"es": str(translator), "ja": "x"},
-        language_codes=None,
-        output_dir=given().output_dir + "2",
+
+
+def test_a_model_of_one_pair_of_languages_gets_no_code(translator, given):
+    arguments = given(model_name_or_path=None, models={"es": str(translator), "ja": "x"}, language_codes=None)
+    expected = by_hand(translator, "cat", None)
+    assert translate_all(["cat"], "es", arguments)[0] == {"cat": expected}
+    assert expected != by_hand(translator, "cat")
+
+
+def m2m100_tokenizer(folder):
+    """Train pieces on a few sentences, and return the tokenizer of M2M100 with them."""
+    lines = [f"a {color} {animal}" for color in ("red", "blue", "green") for animal in ("dog", "cat", "bird")]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(folder / "pieces"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
     )
-    assert translate_all(["cat"], "es", alone)[0] == {"cat": by_hand(translator, "cat", None)}
-    assert by_hand(translator, "cat", None) != by_hand(translator, "cat")
+    pieces = SentencePieceProcessor(str(folder / "pieces.model"))
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    names += [pieces.id_to_piece(number) for number in range(3, len(pieces))]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    (folder / "names.json").write_text(json.dumps(vocabulary))
+    return M2M100Tokenizer(str(folder / "names.json"), str(folder / "pieces.model"))
 
 
 def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
-    """They are `__es__` for `es`, which needs no entry in language_codes, and do not come out as text."""
-    lines = [f"a {color} {animal}" for color in ("red", "blue", "green") for animal in ("dog", "cat", "bird")]
-    writer = {
-        "model_prefix": str(tmp_path / "pieces"),
-        "vocab_size": 40,
-        "hard_vocab_limit": False,
-        "minloglevel": 2,
-    }
-    SentencePieceTrainer.train(sentence_iterator=iter(lines), **writer)
-    pieces = SentencePieceProcessor(str(tmp_path / "pieces.model"))
-    names = [
-        "<s>",
-        "<pad>",
-        "</s>",
-        "<unk>",
-        *(pieces.id_to_piece(number) for number in range(3, len(pieces))),
-    ]
-    (tmp_path / "names.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
-    tokenizer = M2M100Tokenizer(str(tmp_path / "names.json"), str(tmp_path / "pieces.model"))
-    model = M2M100ForConditionalGeneration(
-        M2M100Config(vocab_size=tokenizer.get_lang_id("zu") + 9, **SIZES)
-    ).eval()
-    asked = []
-    model.generate = lambda **options: (
-        asked.append(options) or torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
-    )
+    """Check that they need no entry in language_codes, and do not come out as text.
+
+    They are `__es__` for `es`.
+    """
+    tokenizer = m2m100_tokenizer(tmp_path)
+    config = M2M100Config(vocab_size=tokenizer.get_lang_id("zu") + 9, **SIZES)
+    model = M2M100ForConditionalGeneration(config).eval()
+    calls = []
+
+    def generate(**options):
+        calls.append(options)
+        return torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
+
+    model.generate = generate
     found = translations.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
     assert found == [tokenizer.decode([4, 5]).strip()]
     assert found[0]
-    assert asked[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
-    assert asked[0]["input_ids"][0, 0] == tokenizer.get_lang_id("en")
+    assert calls[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
+    assert calls[0]["input_ids"][0, 0] == tokenizer.get_lang_id("en")
 
 
 def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(given, monkeypatch):
-    seen, original = Counter(), translations.translate
+    sentences = ["a dog runs", "a dog sat", "a bird", "a dog", "a cat", "cat"]
+    arguments = given(batch_size=2)
+    path = Path(arguments.output_dir, "translations/es.jsonl")
+    seen = Counter()
+    original = translations.translate
+    is_killed = True
 
     def counted(texts, *rest):
         seen.update(texts)
-        if len(seen) > 4 and stop:
+        if len(seen) > 4 and is_killed:
             raise KeyboardInterrupt
         return original(texts, *rest)
 
     monkeypatch.setattr(translations, "translate", counted)
-    sentences, arguments = ["a dog runs", "a dog sat", "a bird", "a dog", "a cat", "cat"], given(batch_size=2)
-    stop = True
     with pytest.raises(KeyboardInterrupt):
         translate_all(sentences, "es", arguments)
-    path = Path(arguments.output_dir, "translations/es.jsonl")
     with open(path, "a") as file:
         file.write('{"en": "a cat", "es": "un')
+
     seen.clear()
-    stop = False
+    is_killed = False
     resumed, _ = translate_all(sentences, "es", arguments)
     assert seen == Counter(["a cat", "cat"])
-    assert (
-        resumed
-        == translate_all(sentences, "es", given(batch_size=2, output_dir=arguments.output_dir + "2"))[0]
-    )
+    elsewhere = given(batch_size=2, output_dir=f"{arguments.output_dir}2")
+    assert resumed == translate_all(sentences, "es", elsewhere)[0]
     assert [json.loads(line)["en"] for line in path.read_text("utf-8").splitlines()] == sentences
+
     rows, n_without = load_parallel_text(str(path), "train")
     assert len(rows) == 6
     assert n_without == 0
@@ -227,10 +228,10 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
 
 def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, translator, tmp_path):
     translate_all(["cat"], "es", given())
-    with pytest.raises(
-        InputError, match="es.jsonl was made with num_beams 1: delete it, or give another output_dir"
-    ):
+    message = "es.jsonl was made with num_beams 1: delete it, or give another output_dir"
+    with pytest.raises(InputError, match=message):
         translate_all(["cat"], "es", given(num_beams=2))
+
     model = AutoModelForSeq2SeqLM.from_pretrained(translator)
     model.lm_head.weight.data[5] += 1
     model.save_pretrained(tmp_path / "other")
@@ -239,45 +240,33 @@ def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, transl
         translate_all(["cat"], "es", given(model_name_or_path=str(tmp_path / "other")))
 
 
-def test_all_else_of_the_dataset_stays(given, dataset, translator, run_python, tmp_path):
-    """Through the command:
+def test_all_else_of_the_dataset_stays(dataset, translator, run_python, tmp_path):
+    """Run the command: images stay byte for byte, other captions and columns as they are, lists in place.
 
-    Images byte for byte, other captions and columns, lists in place; no sentence is asked twice.
+    No sentence is asked twice.
     """
-    flags = [
-        "--dataset",
-        dataset,
-        "--splits",
-        "train",
-        "--target_languages",
-        "es",
-        "ja",
-        "--output_dir",
-        tmp_path / "out",
-    ]
-    flags += ["--model_name_or_path", translator, "--language_codes", json.dumps(CODES), "--max_length", "40"]
-    process = run_python("python", ROOT / "training/run_translation.py", *flags)
+    command = [ROOT / "training/run_translation.py", "--dataset", dataset, "--splits", "train"]
+    command += ["--target_languages", "es", "ja", "--output_dir", tmp_path / "out"]
+    command += ["--model_name_or_path", translator, "--language_codes", json.dumps(CODES)]
+    command += ["--max_length", "40"]
+    process = run_python("python", *command)
     assert process.returncode == 0, process.stderr
-    assert (
-        f"Saved 3 rows to {tmp_path}/out. Next: accelerate launch --quiet training/run_parallel.py"
-        in process.stdout
-    )
+    following = "accelerate launch --quiet training/run_parallel.py"
+    assert f"Saved 3 rows to {tmp_path}/out. Next: {following}" in process.stdout
+    dog = by_hand(translator, "a dog")
+    cat = by_hand(translator, "a cat")
+    n_empty = [dog, cat].count("")
+    assert f"Translated 2 distinct sentences; set aside as empty: {n_empty} in es, " in process.stdout
+
     rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
     assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS]
     assert list(rows["number"]) == [7, 8, 9]
-    dog, cat = (by_hand(translator, text) for text in ("a dog", "a cat"))
-    assert (
-        f"Translated 2 distinct sentences; set aside as empty: {[dog, cat].count('')} in es, "
-        in process.stdout
-    )
-    assert [caption["es"] for caption in rows["captions"]] == [
-        [dog or None, cat or None],
-        [dog or None, None],
-        [],
-    ]
-    assert [caption["en"] for caption in rows["captions"]] == [["a dog", "a cat"], ["a dog", ""], []]
-    assert [caption["zh"] for caption in rows["captions"]] == ["狗", None, "猫"]
-    again = run_python("python", ROOT / "training/run_translation.py", *flags)
+    captions = list(rows["captions"])
+    assert [caption["es"] for caption in captions] == [[dog or None, cat or None], [dog or None, None], []]
+    assert [caption["en"] for caption in captions] == [["a dog", "a cat"], ["a dog", ""], []]
+    assert [caption["zh"] for caption in captions] == ["狗", None, "猫"]
+
+    again = run_python("python", *command)
     assert again.returncode == 1
     assert "holds a dataset already: delete its folder data" in again.stderr
 
@@ -312,27 +301,30 @@ FORMS = {
 }
 
 
+def by_length_and_alphabet(text):
+    return -len(text), text
+
+
 @pytest.mark.parametrize("columns,features,flags,english", FORMS.values(), ids=FORMS)
-def test_captions_of_other_forms(given, tmp_path, columns, features, flags, english):
+def test_captions_of_other_forms_are_read(given, tmp_path, columns, features, flags, english):
     (tmp_path / "forms").mkdir()
     made(columns, features).to_parquet(tmp_path / "forms/train.parquet")
     rows = read_split(given(dataset=str(tmp_path / "forms"), **flags), "train")
     assert rows.column_names == ["image", "captions"]
     assert [caption["en"] for caption in rows["captions"]] == english
-    assert distinct_sentences([rows, rows], "en") == sorted(
-        sum(english, []), key=lambda text: (-len(text), text)
-    )
+    expected = sorted(sum(english, []), key=by_length_and_alphabet)
+    assert distinct_sentences([rows, rows], "en") == expected
 
 
 def test_images_in_files_are_written_into_the_dataset(given, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
+    lines = []
     for color in COLORS:
         (folder / f"{color}.png").write_bytes(encoded(color))
-    lines = [
-        json.dumps({"file_name": f"{color}.png", "caption": f"a {color} sheet"}) + "\n" for color in COLORS
-    ]
-    (folder / "metadata.jsonl").write_text("".join(lines))
+        lines.append(json.dumps({"file_name": f"{color}.png", "caption": f"a {color} sheet"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
     arguments = given(dataset=str(folder))
     rows = with_translations(read_split(arguments, "train"), {"es": {}}, "en")
     translations.save({"train": rows}, arguments.output_dir)
@@ -357,31 +349,33 @@ def test_bad_arguments_are_refused(given, flags, message):
         given(**flags)
 
 
-def test_what_cannot_be_translated_is_refused(given, translator):
+def test_captions_that_cannot_be_translated_are_refused(given):
     with pytest.raises(InputError, match="have zh already: take it out of target_languages"):
         read_split(given(target_languages=["es", "zh"]), "train")
     with pytest.raises(InputError, match="have no fr: choose from en zh"):
         read_split(given(source_language="fr"), "train")
-    with pytest.raises(
-        InputError,
-        match="no token for language 'es': name it by language_codes, as one of eng_Latn jpn_Jpan spa_Latn",
-    ):
+    with pytest.raises(InputError, match="no caption in en to translate"):
+        distinct_sentences([read_split(given(), "train").select([2])], "en")
+
+
+def test_a_language_that_the_model_has_no_token_for_is_refused(given, translator):
+    codes = "eng_Latn jpn_Jpan spa_Latn"
+    message = f"no token for language 'es': name it by language_codes, as one of {codes}"
+    with pytest.raises(InputError, match=message):
         translate_all(["cat"], "es", given(language_codes={"en": "eng_Latn"}))
-    with pytest.raises(
-        InputError, match="no token for language 'a'"
-    ):  # a letter, which the vocabulary has, is no language
+    # The vocabulary has this letter, but it is no language.
+    with pytest.raises(InputError, match="no token for language 'a'"):
         translate_all(["cat"], "es", given(language_codes=CODES | {"es": "a"}))
     with pytest.raises(InputError, match="no token for language 'en'"):
         translate_all(["cat"], "es", given(language_codes={"es": "spa_Latn"}))
     with pytest.raises(InputError, match="model 'no/such/folder' does not exist"):
         translate_all(["cat"], "es", given(model_name_or_path="no/such/folder"))
-    with pytest.raises(InputError, match="no caption in en to translate"):
-        distinct_sentences([read_split(given(), "train").select([2])], "en")
     assert language_token(AutoTokenizer.from_pretrained(translator), "spa_Latn") == 33
 
 
 def test_the_recipe_parses():
     recipe = ROOT / "training/recipes/parallel/coco_translations.yaml"
     (arguments,) = parse(TranslationArguments, arguments=[str(recipe), "--split_lines", "false"])
-    assert arguments.language_codes["hi"] == arguments.code("hi") == "hin_Deva"
+    assert arguments.language_codes["hi"] == "hin_Deva"
+    assert arguments.code("hi") == "hin_Deva"
     assert not arguments.split_lines

@@ -27,27 +27,27 @@ BACKGROUND = (
 )
 
 # Names of classes of tests and of tests, and why they fail.
-DUAL_ENCODERS = (
+DUAL_ENCODERS = [
     "ViTAndXLMRobertaTest",
     "Dinov2AndModernBertTest",
     "CLIPVisionAndBertTest",
     "SwinAndQwen3Test",
-)
-EVERY_WHOLE_MODEL = ("AltCLIPModelTest", *DUAL_ENCODERS)
-EXCEPTIONS = (
+]
+EVERY_WHOLE_MODEL = ["AltCLIPModelTest", *DUAL_ENCODERS]
+EXCEPTIONS = [
     (
-        ("AltCLIPTextModelTest", *EVERY_WHOLE_MODEL),
-        ("test_model_weights_reload_no_missing_tied_weights",),
+        ["AltCLIPTextModelTest", *EVERY_WHOLE_MODEL],
+        ["test_model_weights_reload_no_missing_tied_weights"],
         HALF,
     ),
-    (("AltCLIPTextModelTest",), ("test_correct_missing_keys",), HALF),
+    (["AltCLIPTextModelTest"], ["test_correct_missing_keys"], HALF),
     (
         EVERY_WHOLE_MODEL,
-        ("test_attention_outputs", "test_hidden_states_output", "test_retain_grad_hidden_states_attentions"),
+        ["test_attention_outputs", "test_hidden_states_output", "test_retain_grad_hidden_states_attentions"],
         TWO_TOWERS,
     ),
-    (("AltCLIPProcessorTest",), ("test_init_arguments_not_in_class_attributes",), BACKGROUND),
-)
+    (["AltCLIPProcessorTest"], ["test_init_arguments_not_in_class_attributes"], BACKGROUND),
+]
 
 
 def exception_of(test: pytest.Item) -> str | None:
