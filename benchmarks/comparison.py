@@ -65,8 +65,7 @@ class Comparison:
             self._add(result)
         if not self.results:
             raise InputError(
-                f"no results: evaluate first, with {evaluation_programs()}, "
-                "or give other results"
+                f"no results: evaluate first, with {evaluation_programs()}, or give other results"
             )
         if means:
             for task in self.values("task"):

@@ -198,9 +198,7 @@ def _load_tasks(arguments: EvaluationArguments, kind: str) -> list[Task]:
     for task in tasks:
         if task.kind != kind:
             job = f"evaluate {task.kind.replace('_', '-')}"
-            raise InputError(
-                f"task {task.name!r} is of the kind {task.kind}: run {program_for(job)}"
-            )
+            raise InputError(f"task {task.name!r} is of the kind {task.kind}: run {program_for(job)}")
     _refuse_equal([task.name for task in tasks], "tasks")
     if arguments.dataset is not None:
         tasks = [replace(task, dataset=arguments.dataset, revision=None) for task in tasks]

@@ -60,10 +60,8 @@ def test_a_job_calls_what_its_script_calls(name):
     assert types == [argument_type.__name__ for argument_type in _argument_types(function)]
     assert [keyword.arg for keyword in call.keywords] == ["one_process"] * job.one_process
 
-    module = ROOT / PATHS[name]
-    text = module.read_text("utf-8")
-    imported = "from .job import" if name == "card" else f"from {job.module} import"
-    assert imported in text
+    source = ".job" if name == "card" else job.module
+    assert f"from {source} import" in PATHS[name].read_text("utf-8")
 
 
 def test_every_job_says_in_sentences_what_it_does():
@@ -81,9 +79,8 @@ def test_help_and_version_need_no_library():
     code = "import sys\nfrom altclip.command import main\ntry:\n    main(sys.argv[1:])\n"
     code += "finally:\n    assert not {'torch', 'transformers', 'modeling_altclip'} & set(sys.modules)\n"
     for words in (["--help"], ["train", "--help"], ["--version"]):
-        process = subprocess.run(
-            [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
-        )
+        command = [sys.executable, "-c", code, *words]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert process.returncode == 0, process.stderr
         assert "altclip" in process.stdout
     assert process.stdout.startswith("altclip ")
@@ -113,18 +110,13 @@ def test_a_wrong_command_line_ends_with_status_2(altclip_main, capsys, words, me
 @pytest.mark.parametrize(
     "words,message",
     [
-        (
-            ["embed", "no/such/model", "--images", ".", "--output_dir", "new"],
-            "'no/such/model' does not exist",
-        ),
+        (["embed", "no/such", "--images", ".", "--output_dir", "new"], "'no/such' does not exist"),
         (["embed", TINY, "--images", "no/images", "--output_dir", "new"], "the file does not exist"),
         (["embed", TINY, "--texts", "no.txt", "--output_dir", "new"], "texts 'no.txt' is no file"),
         (["report", "--results", "nowhere", "--output_dir", "new"], "evaluate first, with altclip evaluate"),
     ],
 )
-def test_bad_input_ends_with_status_1_and_one_line(
-    altclip_main, capsys, tmp_path, monkeypatch, words, message
-):
+def test_bad_input_is_one_line_and_status_1(altclip_main, capsys, tmp_path, monkeypatch, words, message):
     if words[0] == "report":
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
@@ -178,9 +170,8 @@ def test_lines_are_embedded_and_blank_ones_skipped(altclip_main, capsys, tmp_pat
     output = tmp_path / "embedded"
     altclip_main(["embed", TINY, "--texts", str(texts), "--output_dir", str(output)])
     assert "Skipped 1 of 4, 1 x the line is blank" in capsys.readouterr().out
-    items = [
-        json.loads(line)["text"] for line in (output / "items.jsonl").read_text("utf-8").split("\n")[:-1]
-    ]
+    lines = (output / "items.jsonl").read_text("utf-8").removesuffix("\n").split("\n")
+    items = [json.loads(line)["text"] for line in lines]
     assert items == ["a dog", "cat\u2028 and dog", "a dog"]  # lines end with a line feed alone
     skipped = json.loads((output / "skipped.jsonl").read_text("utf-8"))
     assert skipped == {"line": 2, "reason": "the line is blank"}
