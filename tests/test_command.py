@@ -138,9 +138,8 @@ def test_bad_input_is_one_line_and_status_1(altclip_main, capsys, tmp_path, monk
 
 def test_the_statuses_of_a_process(run_python):
     assert run_python("python", "-m", "altclip", "embed", TINY).returncode == 2
-    process = run_python(
-        "python", "-m", "altclip", "embed", "no/such/model", "--images", "docs/figures", "--output_dir", "x"
-    )
+    words = ["embed", "no/such/model", "--images", "docs/figures", "--output_dir", "new"]
+    process = run_python("python", "-m", "altclip", *words)
     assert process.returncode == 1
     assert "altclip embed: error: " in process.stderr
     assert "Traceback" not in process.stderr
