@@ -54,24 +54,18 @@ parallel: outputs/miniature/altclip/README.md  ## compare training with English 
 
 # These need data from the Hub: make paper-table-2 MODEL=BAAI/AltCLIP. FLAGS=--dry_run prints what would be loaded, and loads nothing.
 RECIPE = $(if $(MODEL),benchmarks/recipes/$(subst -,_,$@).yaml,$(error name a model: make $@ MODEL=BAAI/AltCLIP)) --models $(MODEL)
-# The report gets those flags that it knows, each with its values up to the next flag.
-KNOWN = $(shell printf '%s\n' "$(FLAGS)" | grep -oE -- '--(output_dir|tasks|languages|models|metrics|rows|columns|title|paper_model)[ =]([^-]|-[^-])*')
-REPORT = $(if $(findstring --dry_run,$(FLAGS)),,$(BIN)/python benchmarks/run_report.py $(RECIPE) $(KNOWN))
 
 $(PAPER): export HF_HUB_OFFLINE := 0
 
 $(ZERO_SHOT): $(VENV)/installed  ## evaluate zero-shot classification as in the papers' tables: make paper-table-1 MODEL=BAAI/AltCLIP
 	$(BIN)/python benchmarks/run_zero_shot.py $(RECIPE) $(FLAGS)
-	$(REPORT)
 
 $(RETRIEVAL): $(VENV)/installed  ## evaluate retrieval as in the papers' tables: make paper-table-2 MODEL=BAAI/AltCLIP
 	$(BIN)/python benchmarks/run_retrieval.py $(RECIPE) $(FLAGS)
-	$(REPORT)
 
 paper-table-4: $(VENV)/installed  ## evaluate retrieval and classification as in the paper's ablation: make paper-table-4 MODEL=FOLDER
 	$(BIN)/python benchmarks/run_retrieval.py $(RECIPE) --tasks flickr30k flickr30k-cn $(FLAGS)
 	$(BIN)/python benchmarks/run_zero_shot.py $(RECIPE) --tasks imagenet $(FLAGS)
-	$(REPORT)
 
 outputs/miniature/altclip/README.md:
 	$(MAKE) demo

@@ -225,10 +225,10 @@ def _refuse_equal(names: list[str], what: str) -> None:
         )
 
 
-def evaluate(arguments: EvaluationArguments, benchmark: Benchmark) -> None:
-    """Evaluate every model on every task, save the results and print them.
+def evaluate(arguments: EvaluationArguments, benchmark: Benchmark) -> list[Result]:
+    """Evaluate every model on every task, save the results, print and return them.
 
-    With `dry_run` the plan is printed instead.
+    With `dry_run` the plan is printed instead, and there are none.
 
     Raises:
         InputError: as `tasks_of`; or something that can be checked before loading is wrong, see `_check`.
@@ -238,7 +238,7 @@ def evaluate(arguments: EvaluationArguments, benchmark: Benchmark) -> None:
     absent = [task for task, _ in tasks if task.to_prepare]
     if arguments.dry_run:
         _print_plan(arguments, tasks, absent, benchmark)
-        return
+        return []
     if absent:
         raise InputError(_explain_preparation(absent, arguments.tasks))
 
@@ -254,6 +254,7 @@ def evaluate(arguments: EvaluationArguments, benchmark: Benchmark) -> None:
     finally:  # what was measured before an error is there, and is shown
         if results and PartialState().is_main_process:
             _print_results(results, arguments)
+    return results
 
 
 def _check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], benchmark: Benchmark) -> None:

@@ -54,6 +54,9 @@ class TableArguments:
     )
     rows: str = field(default="model", metadata={"help": "model, task, language or metric."})
     columns: str = field(default="task", metadata={"help": "Another of them."})
+    paper_model: str | None = field(
+        default=None, metadata={"help": "Hold all models against this one's printed numbers: BAAI/AltCLIP."}
+    )
 
     def __post_init__(self):
         for name in ("rows", "columns"):
@@ -80,9 +83,6 @@ class ReportArguments:
     )
     tasks: list[str] | None = field(default=None, metadata={"help": "Tasks, likewise."})
     languages: list[str] | None = field(default=None, metadata={"help": "Languages, likewise."})
-    paper_model: str | None = field(
-        default=None, metadata={"help": "Hold all models against this one's printed numbers: BAAI/AltCLIP."}
-    )
 
 
 @dataclass

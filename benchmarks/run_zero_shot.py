@@ -11,4 +11,4 @@ from benchmarks.recipe import launch
 from benchmarks.report import TableArguments
 
 if __name__ == "__main__":
-    launch(main, ZeroShotArguments, TableArguments)  # a recipe for a report serves here too
+    launch(main, ZeroShotArguments, TableArguments)

@@ -68,9 +68,7 @@ def evaluate_zero_shot(
             scores = image_embeds @ classifier.T
             outcomes[language] = ScoreOutcomes(scores[:, 1] - scores[:, 0], torch.tensor(labels) == 1)
         else:
-            outcomes[language] = _rank_classes(
-                image_embeds, classifier, torch.tensor(labels), names, language
-            )
+            outcomes[language] = _rank_classes(image_embeds, classifier, labels, names, language)
     return outcomes
 
 
@@ -88,16 +86,17 @@ def check_class_names(class_names: dict[str, _Names], n_classes: int) -> None:
 
 
 def _rank_classes(
-    image_embeds: torch.Tensor, classifier: torch.Tensor, labels: torch.Tensor, names: _Names, language: str
+    image_embeds: torch.Tensor, classifier: torch.Tensor, labels: list[int], names: _Names, language: str
 ) -> ClassOutcomes:
     """Rank the right class of each image among the classes that have a name; other images are skipped."""
     named = torch.tensor([name is not None for name in names])
-    kept = named[labels]
+    class_of_image = torch.tensor(labels)
+    kept = named[class_of_image]
     if not kept.any():
         raise InputError(f"language {language!r} names none of the classes that the images have")
     # The classifier has rows for named classes only: names [ant, None, cat] -> class 2 is its row 1.
     row_of_class = named.cumsum(0) - 1
-    own_rows = row_of_class[labels[kept]]
+    own_rows = row_of_class[class_of_image[kept]]
     ranks = class_ranks(image_embeds[kept], classifier, own_rows)
     return ClassOutcomes(ranks, own_rows, len(classifier), rows=kept.nonzero()[:, 0])
 

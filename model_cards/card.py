@@ -1,4 +1,4 @@
-"""The model card: every number in it comes from a results file."""
+"""Render the model card. Every number in it comes from a results file."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,20 +9,22 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from benchmarks.commands import runnable
 from benchmarks.results import Result
 
-from .figures import Section, make_sections, shown, stage_of
+from .figures import Section, make_sections, table_metric
 from .paths import public_command, public_path
 from .stages import Origin
 
-TEMPLATE = Path(__file__).parent / "template.md"
-TASK_TYPES = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image-classification"}
+_TEMPLATE = Path(__file__).parent / "template.md"
+_TASK_TYPES = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image-classification"}
 
 
 @dataclass(kw_only=True)
 class Facts:
-    """What a card says of a model beside its figures.
+    """Facts about a model that a card states beside its results.
 
-    `model_type` is its configuration's, `origin` what it came of, `pictures` the names of the plots that lie
-    beside the card.
+    Attributes:
+        model_type: that of its configuration.
+        origin: its base models and training data.
+        pictures: file names of the plots beside the card.
     """
 
     model_type: str = "altclip"
@@ -30,31 +32,37 @@ class Facts:
     pictures: list[str] = field(default_factory=list)
 
 
-def eval_results(sections: list[Section], label: str) -> list[EvalResult]:
+def _eval_results(sections: list[Section], label: str) -> list[EvalResult]:
     """Return a stage's results in the form of the Hub's model-index: each task's main metric, per language.
 
-    huggingface_hub tells entries apart by dataset, split, configuration and kind of task, and not by name:
-    those that share all of these would be one, under the first one's name, whenever it writes a card, here or
-    at anybody's who loads this one and saves it. The configuration of such entries therefore says more than
-    their language.
+    huggingface_hub identifies entries by dataset, split, configuration and kind of task, but not by name. It
+    merges entries that agree in all of these under the first one's name, here and whenever somebody loads and
+    saves the card (huggingface_hub#4975). The configuration of these entries is therefore made unique.
     """
-    entries = [
-        (section, as_entry(section, result)) for section in sections for result in section.of(label).values()
-    ]
+    entries = []
+    for section in sections:
+        for result in section.by_language(label).values():
+            entries.append((section, _as_entry(section, result)))
+
     counts = Counter(entry.unique_identifier for _, entry in entries)
     for section, entry in entries:
         if counts[entry.unique_identifier] > 1:
-            entry.dataset_config = f"{section.title}, {entry.dataset_config}"
+            entry.dataset_config = f"{section.title}, {entry.dataset_config}"  # "pairs, first 100, en"
     return [entry for _, entry in entries]
 
 
-def as_entry(section: Section, result: Result) -> EvalResult:
-    """Return a result as an entry of a model-index, which says with its metric how it differs from others of
-    its task.
-    """
+def _as_entry(section: Section, result: Result) -> EvalResult:
+    """Return a result as an entry of a model-index, named by its metric and the section's variation."""
+    metric_name = result.metric
+    if section.variation:
+        metric_name = f"{result.metric}, {section.variation}"
+    metric_args = None
     interval = result.intervals.get(result.metric)
+    if interval:
+        metric_args = {"confidence_interval_95": [round(bound, 4) for bound in interval]}
+
     return EvalResult(
-        task_type=TASK_TYPES[result.kind],
+        task_type=_TASK_TYPES[result.kind],
         dataset_type=public_path(result.dataset),
         dataset_name=result.task,
         dataset_config=result.language,
@@ -63,8 +71,8 @@ def as_entry(section: Section, result: Result) -> EvalResult:
         dataset_args=None if result.limit is None else {"limit": result.limit},
         metric_type=result.metric,
         metric_value=round(result.metrics[result.metric], 4),
-        metric_name=f"{result.metric}, {section.variation}" if section.variation else result.metric,
-        metric_args=interval and {"confidence_interval_95": [round(bound, 4) for bound in interval]},
+        metric_name=metric_name,
+        metric_args=metric_args,
     )
 
 
@@ -80,39 +88,29 @@ def render_card(
     """Render the card of the model of the last stage.
 
     Args:
-        title: what the model is called.
-        repo: where it loads from, a Hub id or a folder.
-        results: of the stages' own weights, as `join_to_weights` gives them; those of no stage are left out.
-        stages: what the stages are called, in training order, the English teacher first, the model last.
+        title: the model's name.
+        repo: a Hub id or a folder to load it from.
+        results: of the stages' own weights, as `join_to_weights` returns them; others are left out.
+        stages: labels of the stages in training order, the English teacher first, the model last.
         license: an identifier of the Hub.
         about: a paragraph on what the model is, and is not, for.
         facts: what else is known of it; by default that it is an AltCLIP.
 
     Raises:
-        InputError: two results are of the same stage, asked alike of the same items, and differ.
+        InputError: two results of the same stage, protocol and items differ; or a value is not a fraction.
     """
     facts = facts or Facts()
-    origin = facts.origin
     sections = make_sections(results, stages)
-    own = [result for section in sections for result in section.of(stages[-1]).values()]
-    languages = list(dict.fromkeys(result.language for result in own)) or origin.languages
-    licences = {dataset: licence for dataset, licence in origin.datasets.items() if licence}
-    data = ModelCardData(
-        base_model=origin.base_model or None,
-        datasets=origin.hub_datasets or None,
-        dataset_licenses=licences or None,
-        # The Hub knows languages by ISO 639's codes alone.
-        language=list(dict.fromkeys(language.partition("-")[0] for language in languages)) or None,
-        license=license,
-        library_name="transformers",
-        pipeline_tag="zero-shot-image-classification",
-        tags=_tags(facts, languages),
-        model_name=title if own else None,
-        eval_results=eval_results(sections, stages[-1]) or None,
-    )
+    own = [result for section in sections for result in section.by_language(stages[-1]).values()]
+    languages = _distinct([result.language for result in own]) or facts.origin.languages
+    data = _describe_model(facts, languages, license)
+    if own:
+        data.model_name = title
+        data.eval_results = _eval_results(sections, stages[-1])
+
     return ModelCard.from_template(
         data,
-        template_path=str(TEMPLATE),
+        template_path=str(_TEMPLATE),
         title=title,
         repo=public_path(repo),
         about=about,
@@ -120,9 +118,26 @@ def render_card(
         stages=stages,
         n_languages=len(languages),
         sections=[_describe_section(section, stages) for section in sections],
-        measured=describe_weights(sections, stages),
+        measured=_describe_weights(sections, stages),
         versions=_distinct([_describe_versions(result) for result in own]),
         commands=_distinct([runnable(public_command(result.command)) for result in own]),
+    )
+
+
+def _describe_model(facts: Facts, languages: list[str], license: str) -> ModelCardData:
+    """Return the card's metadata without results."""
+    origin = facts.origin
+    licences = {dataset: licence for dataset, licence in origin.datasets.items() if licence}
+    iso_codes = _distinct([language.partition("-")[0] for language in languages])  # "zh-Hans" -> "zh"
+    return ModelCardData(
+        base_model=origin.base_model or None,
+        datasets=origin.hub_datasets or None,
+        dataset_licenses=licences or None,
+        language=iso_codes or None,  # the Hub knows languages only by their ISO 639 codes
+        license=license,
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=_tags(facts, languages),
     )
 
 
@@ -137,15 +152,15 @@ def _tags(facts: Facts, languages: list[str]) -> list[str]:
 
 
 def _describe_section(section: Section, stages: list[str]) -> dict[str, str]:
-    """Return what the template shows of a section."""
+    """Return the heading and the table that the template shows of a section."""
     return {
-        "title": f"{section.title}, {shown(section.first)}, %",
+        "title": f"{section.title}, {table_metric(section.first)}, %",
         "table": f"{section.table(stages)}\n\n{section.remark()}".rstrip(),
     }
 
 
 def _describe_versions(result: Result) -> str:
-    """Return the libraries' versions that a result was made with, `torch 2.13.0, transformers 5.23.0`."""
+    """Return the versions of the libraries behind a result: `torch 2.13.0, transformers 5.23.0`."""
     return ", ".join(f"{name} {version}" for name, version in result.versions.items())
 
 
@@ -154,16 +169,17 @@ def _distinct(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def describe_weights(sections: list[Section], stages: list[str]) -> list[str]:
-    """Return a line for each set of weights whose figures are shown: its stage, its hash, and its commit on
-    the Hub.
-    """
+def _describe_weights(sections: list[Section], stages: list[str]) -> list[str]:
+    """Return a line for each set of weights with results: its stage, its hash, and its commit on the Hub."""
     lines = []
-    for result in (result for section in sections for result in section.results.values()):
-        commit = f", commit `{result.model_revision[:8]}`" if result.model_revision else ""
-        lines.append((stage_of(result, stages), f"weights `{result.weights[:16]}`{commit}"))
-    in_order = sorted(dict.fromkeys(lines), key=lambda line: stages.index(line[0]))
-    return [f"{label}: {weights}" for label, weights in in_order]
+    for stage in stages:
+        for section in sections:
+            for result in section.by_language(stage).values():
+                line = f"{stage}: weights `{result.weights[:16]}`"
+                if result.model_revision:
+                    line += f", commit `{result.model_revision[:8]}`"
+                lines.append(line)
+    return _distinct(lines)
 
 
-__all__ = ["Facts", "eval_results", "render_card"]
+__all__ = ["Facts", "render_card"]

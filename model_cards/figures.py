@@ -1,7 +1,7 @@
-"""From results to what a card shows: which are of the stages' weights, and which may stand in one table."""
+"""Select the results that belong to a card's stages, and group those that are comparable into tables."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
@@ -18,25 +18,23 @@ def join_to_weights(
 ) -> list[Result]:
     """Return the results that were measured on the stages' weights, each with its stage's label as `model`.
 
-    What counts is the hash, whatever the folder was called when it was evaluated. Where several stages have
-    the same weights, a result is of the one that it names, or of all of them.
+    Results are matched to stages by the hash of their weights, whatever the folder was called when it was
+    evaluated. If several stages have the same weights, a result belongs to the one that it names, or to all
+    of them.
 
     Args:
         stages: folders or Hub ids.
-        labels: what the card calls them.
-        weights: their `hash_weights`, of what lies there now.
+        labels: their names on the card.
+        weights: their current `hash_weights`.
 
     Raises:
-        InputError: a result names a stage and is of other weights; or none is of the last stage's weights.
+        InputError: a result names a stage but has other weights; or no result has the last stage's weights.
     """
     joined = []
     for result in results:
-        same = [place for place, its in enumerate(weights) if its == result.weights]
-        named = [place for place, stage in enumerate(stages) if _names(result.model, stage)]
-        if named and not set(same) & set(named):
-            raise InputError(_of_other_weights(result, stages[named[0]], weights[named[0]]))
-        chosen = [place for place in same if place in named] or same
-        joined += [replace(result, model=labels[place]) for place in chosen]
+        for stage in _stages_of(result, stages, weights):
+            joined.append(replace(result, model=labels[stage]))
+
     if results and not any(result.model == labels[-1] for result in joined):
         raise InputError(
             f"none of the {len(results)} results is of the weights of {labels[-1]} ({weights[-1][:16]}): "
@@ -46,45 +44,65 @@ def join_to_weights(
     return joined
 
 
-def _names(model: str, stage: str) -> bool:
-    """Return whether a result's `model` means a stage: the same name, or a folder whose last part is alike,
-    wherever it lies.
+def _stages_of(result: Result, stages: list[str], weights: list[str]) -> list[int]:
+    """Return the indices of the stages that a result was measured on; none if it is of another model."""
+    same_weights = []
+    same_name = []
+    for index, stage in enumerate(stages):
+        if weights[index] == result.weights:
+            same_weights.append(index)
+        if _refers_to(result.model, stage):
+            same_name.append(index)
+    same_both = [index for index in same_weights if index in same_name]
+
+    # The stage was trained again after it was evaluated, or another model has its name.
+    if same_name and not same_both:
+        stage = stages[same_name[0]]
+        evaluated = result.weights[:16]
+        current = weights[same_name[0]][:16]
+        raise InputError(
+            f"{_source(result)} is of other weights ({evaluated}) than {stage} has now ({current}): "
+            f"evaluate it again with {evaluation_programs()}, or move results of another model to a folder "
+            "of their own"
+        )
+    return same_both or same_weights
+
+
+def _refers_to(model: str, stage: str) -> bool:
+    """Return whether a result's `model` refers to a stage.
+
+    It does if both are the same, or if their last parts are, since a folder may have been moved:
+    `old/stage2` refers to `new/stage2`, but `org/clip` does not refer to `me/clip` on the Hub.
     """
     if model == stage:
         return True
     return model_name(model) == model_name(stage) and not (is_hub_id(model) and is_hub_id(stage))
 
 
-def _of_other_weights(result: Result, stage: str, weights: str) -> str:
-    where = result.path or f"a result of {result.task} in {result.language}"
-    return (
-        f"{where} is of other weights ({result.weights[:16]}) than {stage} has now ({weights[:16]}): "
-        f"evaluate it again with {evaluation_programs()}, or move results of another model to a folder of "
-        "their own"
-    )
+def _source(result: Result) -> str:
+    """Return where a result comes from, for an error message: its file, or its task and language."""
+    return str(result.path or f"a result of {result.task} in {result.language}")
 
 
-def stage_of(result: Result, labels: Iterable[str]) -> str | None:
-    """Return the label of the stage that a result is of: its `model`, or the last part of that; None where it
-    is of none.
-    """
-    return next((name for name in (result.model, result.model_name) if name in labels), None)
+def _stage_label(result: Result, labels: Iterable[str]) -> str | None:
+    """Return the label of a result's stage: its `model`, or the last part of that; None if neither is one."""
+    for name in (result.model, result.model_name):
+        if name in labels:
+            return name
+    return None
 
 
-def shown(result: Result) -> str:
-    """Return the metric of a card's tables: how often the first image found is the right one, or what the
-    task is judged by.
-    """
+def table_metric(result: Result) -> str:
+    """Return the metric that a card's tables show: text-to-image recall@1, or the task's main metric."""
     return "text_to_image_recall@1" if result.kind == "retrieval" else result.metric
 
 
 @dataclass
 class Section:
-    """Figures that may stand beside one another: of one task, asked in one way, of each stage and language at
-    most one.
+    """Comparable results: one task, one evaluation protocol, at most one result per stage and language.
 
-    `variation` says what sets these figures apart from others of that task's name, such as a limit; mostly
-    nothing.
+    `variation` names what distinguishes the section from others of the same task, such as `first 100`. It is
+    empty for most sections.
     """
 
     results: dict[tuple[str, str], Result] = field(default_factory=dict)
@@ -99,163 +117,202 @@ class Section:
     def first(self) -> Result:
         return next(iter(self.results.values()))
 
-    def takes(self, label: str, result: Result) -> bool:
-        """Return whether a result was asked as those here were, of the same images and texts, and its place
-        is free.
-        """
-        if self.results and asked(result) != asked(self.first):
+    def accepts(self, label: str, result: Result) -> bool:
+        """Return whether a result is comparable with those here, and its cell of the table is free."""
+        if self.results and _protocol(result) != _protocol(self.first):
             return False
-        alike = [other for (_, language), other in self.results.items() if language == result.language]
-        return (label, result.language) not in self.results and all(
-            items(other) == items(result) for other in alike
-        )
+        if (label, result.language) in self.results:
+            return False
+        for (_, language), other in self.results.items():
+            if language == result.language and _items(other) != _items(result):
+                return False
+        return True
 
-    def of(self, label: str) -> dict[str, Result]:
+    def by_language(self, label: str) -> dict[str, Result]:
         """Return a stage's results by language."""
-        return {language: result for (stage, language), result in self.results.items() if stage == label}
+        results = {}
+        for (stage, language), result in self.results.items():
+            if stage == label:
+                results[language] = result
+        return results
 
     def table(self, labels: list[str]) -> str:
-        """Return a row for each language of the last stage, and one of means: what each stage scored, in
-        percent, then 95 % intervals.
+        """Format a Markdown table of percentages: languages by stages, then the 95 % intervals.
+
+        ```
+        | language | stage1 | stage2 | 95 % of stage2 |
+        |----------|--------|--------|----------------|
+        | en       | 40.0   | 50.0   | 43.2 to 56.8   |
+        | zh       |        | 60.0   |                |
+        | mean     |        | 55.0   |                |
+        ```
+
+        Args:
+            labels: of the stages. The last one decides which languages have a row.
         """
-        metric = shown(self.first)
-        by_stage = {label: self.of(label) for label in labels if self.of(label)}
-        languages = list(by_stage[labels[-1]])
-        with_interval = [
-            label
-            for label, its in by_stage.items()
-            if any(metric in result.intervals for result in its.values())
-        ]
+        metric = table_metric(self.first)
+        languages = list(self.by_language(labels[-1]))
+
+        # A column of values for each stage that has any, and one of intervals for each stage that has those.
+        by_stage = {label: self.by_language(label) for label in labels}
+        by_stage = {label: results for label, results in by_stage.items() if results}
+        with_interval = [label for label, results in by_stage.items() if _has_intervals(results, metric)]
+        interval_headings = [f"95 % of {label}" for label in with_interval]
+        header = ["language", *by_stage, *interval_headings]
+
         rows = []
         for language in languages:
-            values = [_value(its.get(language), metric) for its in by_stage.values()]
-            rows.append(
-                [
-                    language,
-                    *values,
-                    *(_interval(by_stage[label].get(language), metric) for label in with_interval),
-                ]
-            )
+            row = {label: results.get(language) for label, results in by_stage.items()}
+            values = [_format_value(result, metric) for result in row.values()]
+            intervals = [_format_interval(row[label], metric) for label in with_interval]
+            rows.append([language, *values, *intervals])
+
         if len(languages) > 1:
-            means = [_mean(its, languages, metric) for its in by_stage.values()]
-            rows.append(["mean", *means, *("" for _ in with_interval)])
-        return format_table(["language", *by_stage, *(f"95 % of {label}" for label in with_interval)], rows)
+            means = [_format_mean(results, languages, metric) for results in by_stage.values()]
+            no_intervals = [""] * len(with_interval)
+            rows.append(["mean", *means, *no_intervals])
+        return format_table(header, rows)
 
     def remark(self) -> str:
-        """Return why a mean is missing below languages that all have a figure, or nothing."""
-        stages = dict.fromkeys(stage for stage, _ in self.results)
-        if any(len({result.images for result in self.of(stage).values()}) > 1 for stage in stages):
-            return "No mean over languages that have different images."
+        """Return the remark below the table: languages with different images have no mean."""
+        for stage, _ in self.results:
+            if _images_differ(self.by_language(stage).values()):
+                return "No mean over languages that have different images."
         return ""
 
 
-def asked(result: Result) -> list:
-    """Return what has to be equal of two results in one table, whatever their language."""
+def _protocol(result: Result) -> list:
+    """Return what must be equal for two results to share a table, whatever their language."""
     return [
         result.task,
         result.kind,
         result.metric,
         result.dataset,
         result.split,
-        *_varied(result).values(),
+        *_settings(result).values(),
         result.definition,
     ]
 
 
-def items(result: Result) -> list:
-    """Return what has to be equal of two results in one row: the images with their captions or labels, and
-    the prompts.
-    """
+def _items(result: Result) -> list:
+    """Return what must be equal for two results to share a row: images, captions or labels, and prompts."""
     return [result.data, result.n_rows, result.images, result.prompts]
 
 
 def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
-    """Sort results into sections, the order of the results kept; only those with figures of the last stage.
+    """Group results into sections, in the order of the results; drop sections without the last stage.
 
     Raises:
-        InputError: two results are of the same stage, asked alike of the same items, and differ; or a figure
-            is no fraction.
+        InputError: two results of the same stage, protocol and items differ; or a value is not a fraction.
     """
     sections: list[Section] = []
     for result in results:
-        label = stage_of(result, labels)
-        if label is not None:
-            _check_fractions(result)
-        if label is None or _is_known(label, result, sections):
+        label = _stage_label(result, labels)
+        if label is None:
             continue
-        section = next((section for section in sections if section.takes(label, result)), None)
-        if section is None:
-            section = Section()
-            sections.append(section)
-        section.results[label, result.language] = result
-    sections = [section for section in sections if section.of(labels[-1])]
-    _tell_apart(sections)
+        _check_fractions(result)
+        if not _is_duplicate(label, result, sections):
+            section = _find_section(label, result, sections)
+            section.results[label, result.language] = result
+
+    sections = [section for section in sections if section.by_language(labels[-1])]
+    _set_variations(sections)
     return sections
 
 
 def _check_fractions(result: Result) -> None:
-    """See that what a card shows of a result is a fraction: neither a percentage nor what came of no images,
-    which is no number.
-    """
-    for metric in {result.metric, shown(result)}:
+    """Check that the values a card shows are fractions: not percentages, and not the NaN of no images."""
+    for metric in (result.metric, table_metric(result)):
         value = result.metrics.get(metric)
         if not (isinstance(value, int | float) and 0 <= value <= 1):
-            where = result.path or f"a result of {result.task} in {result.language}"
             raise InputError(
-                f"{where} has the {metric} {value}, which is no fraction from 0 to 1: evaluate again, or "
-                "delete it"
+                f"{_source(result)} has the {metric} {value}, which is no fraction from 0 to 1: "
+                "evaluate again, or delete it"
             )
 
 
-def _is_known(label: str, result: Result, sections: list[Section]) -> bool:
-    """Return whether the same figure is there already, as when a model was evaluated in two folders."""
+def _is_duplicate(label: str, result: Result, sections: list[Section]) -> bool:
+    """Return whether the sections hold this measurement already, as after an evaluation in two folders.
+
+    Raises:
+        InputError: they hold it with other values.
+    """
     for section in sections:
         other = section.results.get((label, result.language))
-        if (
-            other is None
-            or other.weights != result.weights
-            or asked(other) != asked(result)
-            or items(other) != items(result)
-        ):
-            continue
-        if other.metrics != result.metrics:
-            raise InputError(
-                f"{other.path} and {result.path} are of the same weights, task and language, and differ: "
-                "delete one"
-            )
-        return True
+        if other is not None and _same_measurement(other, result):
+            if other.metrics != result.metrics:
+                raise InputError(
+                    f"{other.path} and {result.path} are of the same weights, task and language, and differ: "
+                    "delete one"
+                )
+            return True
     return False
 
 
-def _tell_apart(sections: list[Section]) -> None:
-    """Give each section its variation: its limit where it has one, and all in which it differs from others of
-    that task.
+def _same_measurement(one: Result, other: Result) -> bool:
+    """Return whether two results of the same language must have the same values."""
+    if one.weights != other.weights:
+        return False
+    return _protocol(one) == _protocol(other) and _items(one) == _items(other)
+
+
+def _find_section(label: str, result: Result, sections: list[Section]) -> Section:
+    """Return the first section that accepts a result, or append a new one."""
+    for section in sections:
+        if section.accepts(label, result):
+            return section
+    sections.append(Section())
+    return sections[-1]
+
+
+def _set_variations(sections: list[Section]) -> None:
+    """Set the variation of each section, so that no two sections have the same title.
+
+    It names the section's limit, if it has one, and the settings that differ from others of the same task.
     """
     titles: list[str] = []
     for section in sections:
-        namesakes = [other.first for other in sections if other.first.task == section.first.task]
-        parts = []
-        for what, value in _varied(section.first).items():
-            differs = len({json.dumps(_varied(other)[what], sort_keys=True) for other in namesakes}) > 1
-            if value is not None and (differs or what == "limit"):
-                parts.append(_in_words(what, value))
-        section.variation = ", ".join(parts)
-        if (
-            section.title in titles
-        ):  # only images, captions or prompts differ, of which there are hashes alone
-            hashes = {"data": section.first.data, "prompts": section.first.prompts}
-            section.variation = ", ".join(
-                parts + [f"{what} {value[:8]}" for what, value in hashes.items() if value]
-            )
+        result = section.first
+        same_task = [other.first for other in sections if other.first.task == result.task]
+        settings = _differing_settings(result, same_task)
+        section.variation = ", ".join(settings)
+
+        # If only images, captions or prompts differ, there is no more to show of them than a hash.
         if section.title in titles:
-            section.variation = ", ".join([*parts, f"number {1 + len(titles)}"])
+            section.variation = ", ".join(settings + _short_hashes(result))
+
+        # Even the hashes may be equal or unknown.
+        if section.title in titles:
+            number = f"number {1 + len(titles)}"
+            section.variation = ", ".join([*settings, number])
         titles.append(section.title)
 
 
-def _varied(result: Result) -> dict:
-    """Return the ways in which two results of one task's name may have been asked otherwise, by the words
-    that a title has.
-    """
+def _differing_settings(result: Result, same_task: list[Result]) -> list[str]:
+    """Describe the limit of a result and the settings that differ among results of its task."""
+    described = []
+    for name, value in _settings(result).items():
+        if value is None:
+            continue
+        # As JSON, since a list of prompt templates or a dict of class names cannot be in a set.
+        distinct = {json.dumps(_settings(other)[name], sort_keys=True) for other in same_task}
+        if name == "limit" or len(distinct) > 1:
+            described.append(_describe_setting(name, value))
+    return described
+
+
+def _short_hashes(result: Result) -> list[str]:
+    """Return what identifies a result's items, `["data 0f3a9c1b", "prompts 77d1e02a"]`, as far as known."""
+    hashes = []
+    if result.data:
+        hashes.append(f"data {result.data[:8]}")
+    if result.prompts:
+        hashes.append(f"prompts {result.prompts[:8]}")
+    return hashes
+
+
+def _settings(result: Result) -> dict:
+    """Return the settings in which results of one task may differ, by the names that titles use."""
     return {
         "limit": result.limit,
         "dataset": result.dataset,
@@ -266,46 +323,60 @@ def _varied(result: Result) -> dict:
     }
 
 
-def _in_words(what: str, value) -> str:
-    """Return a setting as a title has it: no path of this machine, no list of eighty sentences."""
-    if what == "limit":
-        return _first_rows(value)
-    if what == "revision":
+def _describe_setting(name: str, value) -> str:
+    """Describe a setting for a title, without local paths and without long lists of prompt templates."""
+    if name == "limit":
+        return _describe_limit(value)
+    if name == "revision":
         return f"revision {value[:8]}"
-    if isinstance(value, str):
-        return f"{what} {public_path(value)}"
-    if isinstance(value, list):
-        return f"{len(value)} {what}, as {value[0]!r}"
-    return f"{what} of {', '.join(value)}"
+    if isinstance(value, str):  # "templates ours"
+        return f"{name} {public_path(value)}"
+    if isinstance(value, list):  # "80 templates, as 'a photo of {}'"
+        return f"{len(value)} {name}, as {value[0]!r}"
+    return f"{name} of {', '.join(value)}"  # a dict by language: "class names of en, zh"
 
 
-def _first_rows(limit: int) -> str:
+def _describe_limit(limit: int) -> str:
     return f"first {limit}"
 
 
-def _value(result: Result | None, metric: str) -> str:
-    """Return a figure in percent; one of part of the data with its limit beside it."""
+def _format_percent(fraction: float, limit: int | None = None) -> str:
+    """Format a fraction as a percentage: `52.1`, or `52.1 (first 100)` if it is of part of the data."""
+    percent = f"{100 * fraction:.1f}"
+    if limit is not None:
+        percent += f" ({_describe_limit(limit)})"
+    return percent
+
+
+def _format_value(result: Result | None, metric: str) -> str:
     if result is None:
         return ""
-    percent = f"{100 * result.metrics[metric]:.1f}"
-    return percent if result.limit is None else f"{percent} ({_first_rows(result.limit)})"
+    return _format_percent(result.metrics[metric], result.limit)
 
 
-def _interval(result: Result | None, metric: str) -> str:
+def _format_interval(result: Result | None, metric: str) -> str:
     if result is None or metric not in result.intervals:
         return ""
     low, high = result.intervals[metric]
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{_format_percent(low)} to {_format_percent(high)}"
 
 
-def _mean(results: dict[str, Result], languages: list[str], metric: str) -> str:
-    """Return the mean over languages, if each of them has a figure and all are of the same images."""
-    there = [results[language] for language in languages if language in results]
-    if len(there) < len(languages) or len({result.images for result in there}) > 1:
+def _format_mean(results: dict[str, Result], languages: list[str], metric: str) -> str:
+    """Format the mean over languages; empty if one of them is missing or their images differ."""
+    measured = [results[language] for language in languages if language in results]
+    if len(measured) < len(languages) or _images_differ(measured):
         return ""
-    return _value(
-        replace(there[0], metrics={metric: mean(result.metrics[metric] for result in there)}), metric
-    )
+    fraction = mean(result.metrics[metric] for result in measured)
+    return _format_percent(fraction, measured[0].limit)
 
 
-__all__ = ["Section", "join_to_weights", "make_sections", "shown", "stage_of"]
+def _has_intervals(results: dict[str, Result], metric: str) -> bool:
+    return any(metric in result.intervals for result in results.values())
+
+
+def _images_differ(results: Collection[Result]) -> bool:
+    distinct = {result.images for result in results}
+    return len(distinct) > 1
+
+
+__all__ = ["Section", "join_to_weights", "make_sections", "table_metric"]

@@ -1,6 +1,4 @@
-"""The finished folder: it is written beside its place and moved there when it is whole, so that a failure
-leaves no half of one.
-"""
+"""Write the finished folder beside its place and move it there when complete: a failure leaves no half."""
 
 import os
 import tempfile
@@ -11,9 +9,9 @@ from pathlib import Path
 from benchmarks.recipe import InputError
 
 CARD = "README.md"
-# What an earlier card may have left and the new one may lack; old shards would be loaded in place of the new
-# weights, or beside them.
-OF_BEFORE = (
+# Files that an earlier run may have left and the new one may not replace. transformers would load old shards
+# instead of the new weights, or beside them.
+_OUTDATED = (
     "*.safetensors",
     "*.safetensors.index.json",
     "pytorch_model*",
@@ -24,10 +22,10 @@ OF_BEFORE = (
 
 
 def check_output(output_dir: str, stages: list[str]) -> None:
-    """See that the folder to make is no stage's and no file.
+    """Check that the output folder is neither a file nor one of the stages, whose weights it would replace.
 
     Raises:
-        InputError: it is.
+        InputError: it is one of these.
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
@@ -41,23 +39,30 @@ def check_output(output_dir: str, stages: list[str]) -> None:
 
 @contextmanager
 def whole_folder(output_dir: str) -> Iterator[Path]:
-    """Give a temporary folder to write to, whose files become those of `output_dir` at the end, the card
-    last.
+    """Yield a temporary folder, and move its files to `output_dir` at the end.
 
-    An error within leaves `output_dir` as it was. Files there that no card makes stay, such as a repository's
-    `.git`.
+    An error inside the `with` block leaves `output_dir` as it was. Other files in `output_dir` are kept, such
+    as a repository's `.git`.
     """
     folder = Path(output_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, and so on the same disk, where moving a file is renaming it.
+    # It lies beside the output folder, and so on the same disk, where a file is moved by renaming it.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         yield Path(temporary)
+
         folder.mkdir(exist_ok=True)
-        for pattern in OF_BEFORE:
-            for old in folder.glob(pattern):
-                old.unlink()
-        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == CARD):
+        for pattern in _OUTDATED:
+            for path in folder.glob(pattern):
+                path.unlink()
+
+        # The card is moved last: a folder with the new card has the new weights as well.
+        paths = list(Path(temporary).iterdir())
+        for path in sorted(paths, key=_is_card):
             os.replace(path, folder / path.name)
+
+
+def _is_card(path: Path) -> bool:
+    return path.name == CARD
 
 
 __all__ = ["CARD", "check_output", "whole_folder"]

@@ -8,6 +8,7 @@ plot_accuracy(scores, ["en", "es", "ja", "hi"], Path("accuracy.png"))
 plot_ranks(scores, ["en", "es", "ja", "hi"], Path("ranks.png"))
 """
 
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from statistics import mean
@@ -17,25 +18,53 @@ from benchmarks.results import Result
 
 with of_extra("plots"):
     import matplotlib
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
 matplotlib.use("Agg")
 
 COLORS = ("tab:grey", "tab:blue", "tab:orange", "tab:green")
-QUESTIONS = {"text_to_image": "the image of a caption", "image_to_text": "a caption of an image"}
-DEPTHS = range(1, 11)
+_QUESTIONS = {"text_to_image": "the image of a caption", "image_to_text": "a caption of an image"}
+_DEPTHS = range(1, 11)
+# What `Axes.bxp` calls the parts of a box: the whiskers' ends, the quartiles and the median.
+_PERCENTILES = {"whislo": 5, "q1": 25, "med": 50, "q3": 75, "whishi": 95}
+
 Scores = dict[str, dict[str, list[dict[str, float]]]]
 """`{group: {language: [metrics of each seed]}}`"""
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """The place of one of `n_groups` bars or boxes that stand side by side around a common centre.
+
+    Of two groups, each 0.4 wide, the first is drawn at `centre - 0.2` and the second at `centre + 0.2`.
+    """
+
+    group: int
+    n_groups: int
+
+    @property
+    def color(self) -> str:
+        return COLORS[self.group]
+
+    @property
+    def width(self) -> float:
+        return 0.8 / self.n_groups  # a gap of 0.2 to the next centre's
+
+    def positions(self, centres: list[int] | range) -> list[float]:
+        """Return where the group is drawn."""
+        offset = (self.group - (self.n_groups - 1) / 2) * self.width
+        return [centre + offset for centre in centres]
+
+
 def scores_of(results: list[Result], groups: dict[str, list[str]], task: str) -> Scores:
-    """Sort results into groups of models that differ in their seed alone.
+    """Sort results into groups of models that differ only in their seed.
 
     Args:
         results: read by `benchmarks.results.load_results`.
         groups: `{label: names of model folders}`.
-        task: of retrieval.
+        task: a retrieval task.
 
     Returns:
         `{label: {language: [metrics of each model]}}`, in the order of the results.
@@ -43,10 +72,11 @@ def scores_of(results: list[Result], groups: dict[str, list[str]], task: str) ->
     Raises:
         ValueError: a model has no result of the task.
     """
+    of_task = [result for result in results if result.task == task]
     scores: Scores = {label: {} for label in groups}
     for label, models in groups.items():
         for model in models:
-            found = [result for result in results if (Path(result.model).name, result.task) == (model, task)]
+            found = [result for result in of_task if Path(result.model).name == model]
             if not found:
                 raise ValueError(
                     f"no result of {model!r} in {task!r}: evaluate it with benchmarks/run_retrieval.py"
@@ -57,118 +87,134 @@ def scores_of(results: list[Result], groups: dict[str, list[str]], task: str) ->
 
 
 def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str = "text_to_image") -> None:
-    """Draw accuracy at depths 1 to 10 (Figure 3): a panel a language, a bar a group, from the least to the
-    best seed a line.
+    """Draw accuracy at depths 1 to 10 (Figure 3): a panel per language, a bar per group.
+
+    A bar's height is the mean over seeds; its error bar reaches from the worst seed to the best.
 
     Args:
-        seen: the languages of the multilingual training, which come first.
-        direction: `text_to_image` finds images, `image_to_text` captions.
+        seen: languages of the multilingual training. They come first.
+        direction: `text_to_image` searches images, `image_to_text` captions.
     """
-    languages = in_order(scores, seen)
+    languages = _order_languages(scores, seen)
     n_columns = min(4, len(languages))
     n_rows = ceil(len(languages) / n_columns)
     figure = Figure(figsize=(3.2 * n_columns, 2.4 * n_rows + 0.6), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in panels[len(languages) :]:
-        axes.set_axis_off()
+
     for axes, language in zip(panels, languages):
         for group, (label, by_language) in enumerate(scores.items()):
-            seeds = [
-                [100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS]
-                for metrics in by_language.get(language, [])
-            ]
+            slot = _Slot(group, len(scores))
+            seeds = by_language.get(language)
             if seeds:
-                heights = [mean(column) for column in zip(*seeds)]
-                around = [[height - min(column) for height, column in zip(heights, zip(*seeds))]]
-                around += [[max(column) - height for height, column in zip(heights, zip(*seeds))]]
-                axes.bar(
-                    places(DEPTHS, group, scores),
-                    heights,
-                    width(scores),
-                    yerr=around,
-                    label=label,
-                    **bar_style(group),
-                )
-        axes.set(title=title(language, seen), xticks=DEPTHS)
+                _draw_bars(axes, slot, seeds, direction, label)
+        axes.set(title=_title(language, seen), xticks=_DEPTHS)
         axes.grid(axis="y", alpha=0.3)
-    figure.supxlabel(f"k: {QUESTIONS[direction]} is among the first k", fontsize=10)
+    for axes in panels[len(languages) :]:
+        axes.set_axis_off()
+
+    figure.supxlabel(f"k: {_QUESTIONS[direction]} is among the first k", fontsize=10)
     figure.supylabel("accuracy@k, %", fontsize=10)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(scores))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(scores))
     figure.savefig(picture, dpi=110)
 
 
+def _draw_bars(axes: Axes, slot: _Slot, seeds: list[dict[str, float]], direction: str, label: str) -> None:
+    """Draw a group's bar at each depth, with an error bar from the worst seed to the best."""
+    heights = []
+    below = []
+    above = []
+    for depth in _DEPTHS:
+        metric = f"{direction}_recall@{depth}"
+        accuracies = [100 * metrics[metric] for metrics in seeds]
+        height = mean(accuracies)
+        heights.append(height)
+        below.append(height - min(accuracies))
+        above.append(max(accuracies) - height)
+
+    axes.bar(
+        slot.positions(_DEPTHS),
+        heights,
+        slot.width,
+        yerr=[below, above],
+        label=label,
+        color=slot.color,
+        alpha=0.75,
+        error_kw={"elinewidth": 1},
+    )
+
+
 def plot_ranks(scores: Scores, seen: list[str], picture: Path, direction: str = "text_to_image") -> None:
-    """Draw how ranks spread (Figure 4): a box a language and group from quartile to quartile with the median
-    across, whiskers from the 5th to the 95th percentile. Of several seeds the mean of each of these is drawn;
-    ranks count from 0.
+    """Draw the distribution of ranks (Figure 4), which count from 0: a box per language and group.
+
+    A box reaches from quartile to quartile, its whiskers from the 5th to the 95th percentile, and a line
+    marks the median. With several seeds each of these is the mean over seeds.
+
+    Args:
+        seen: languages of the multilingual training. They come first.
+        direction: `text_to_image` searches images, `image_to_text` captions.
     """
-    languages = in_order(scores, seen)
+    languages = _order_languages(scores, seen)
     figure = Figure(figsize=(max(6, 0.9 * len(languages)), 4), layout="constrained")
     axes = figure.subplots()
+
     for group, (label, by_language) in enumerate(scores.items()):
-        there = [place for place, language in enumerate(languages) if by_language.get(language)]
-        boxes = [box(by_language[languages[place]], direction) for place in there]
-        style = {
-            "boxprops": {"facecolor": COLORS[group], "alpha": 0.75, "label": label},
-            "medianprops": {"color": "black", "linewidth": 2},
-        }
+        slot = _Slot(group, len(scores))
+        centres = [centre for centre, language in enumerate(languages) if by_language.get(language)]
+        seeds_by_box = [by_language[languages[centre]] for centre in centres]
+        boxes = [_box(seeds, direction) for seeds in seeds_by_box]
         axes.bxp(
             boxes,
-            places(there, group, scores),
-            widths=0.85 * width(scores),
+            slot.positions(centres),
+            widths=0.85 * slot.width,
             showfliers=False,
             patch_artist=True,
-            **style,
+            boxprops={"facecolor": slot.color, "alpha": 0.75, "label": label},
+            medianprops={"color": "black", "linewidth": 2},
         )
+
     # Logarithmic, since ranks of a good model and of a poor one are orders apart; linear below 1, where a
     # logarithm has no 0.
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(bottom=0)
     axes.set(
-        ylabel=f"rank of {QUESTIONS[direction]}, from 0",
+        ylabel=f"rank of {_QUESTIONS[direction]}, from 0",
         xticks=range(len(languages)),
         xlim=(-0.6, len(languages) - 0.4),
     )
-    axes.set_xticklabels([title(language, seen).replace(", ", "\n") for language in languages])
+    titles = [_title(language, seen) for language in languages]
+    axes.set_xticklabels([title.replace(", ", "\n") for title in titles])
     axes.grid(axis="y", alpha=0.3)
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(scores))
+
+    handles, labels = axes.get_legend_handles_labels()
+    by_label = dict(zip(labels, handles))  # each box of a group has its label, and the legend wants one
+    figure.legend(by_label.values(), by_label.keys(), loc="outside upper center", ncols=len(scores))
     figure.savefig(picture, dpi=110)
 
 
-def box(seeds: list[dict[str, float]], direction: str) -> dict[str, float]:
-    """What `Axes.bxp` draws: each percentile's mean over seeds."""
-    parts = {"whislo": 5, "q1": 25, "med": 50, "q3": 75, "whishi": 95}
-    return {
-        part: mean(metrics[f"{direction}_rank_p{percentile}"] for metrics in seeds)
-        for part, percentile in parts.items()
-    }
+def _box(seeds: list[dict[str, float]], direction: str) -> dict[str, float]:
+    """Return the statistics of a box for `Axes.bxp`: the mean over seeds of each percentile."""
+    statistics = {}
+    for part, percentile in _PERCENTILES.items():
+        metric = f"{direction}_rank_p{percentile}"
+        statistics[part] = mean(metrics[metric] for metrics in seeds)
+    return statistics
 
 
-def in_order(scores: Scores, seen: list[str]) -> list[str]:
-    """All languages that have results: those seen in training first, in their order there."""
-    there = list(dict.fromkeys(language for by_language in scores.values() for language in by_language))
-    return [language for language in seen if language in there] + [
-        language for language in there if language not in seen
-    ]
+def _order_languages(scores: Scores, seen: list[str]) -> list[str]:
+    """Return all languages that have results: first those seen in training, in the order of `seen`."""
+    measured: dict[str, None] = {}
+    for by_language in scores.values():
+        measured |= dict.fromkeys(by_language)
+    in_training = [language for language in seen if language in measured]
+    unseen = [language for language in measured if language not in seen]
+    return in_training + unseen
 
 
-def title(language: str, seen: list[str]) -> str:
-    return f"{language}, {'seen' if language in seen else 'unseen'}"
-
-
-def width(scores: Scores) -> float:
-    return 0.8 / len(scores)
-
-
-def places(centres: list[int] | range, group: int, scores: Scores) -> list[float]:
-    """Where a group's bars or boxes stand: side by side around each centre."""
-    return [centre + (group - (len(scores) - 1) / 2) * width(scores) for centre in centres]
-
-
-def bar_style(group: int) -> dict:
-    return {"color": COLORS[group], "alpha": 0.75, "error_kw": {"elinewidth": 1}}
+def _title(language: str, seen: list[str]) -> str:
+    state = "seen" if language in seen else "unseen"
+    return f"{language}, {state}"
 
 
 __all__ = ["Scores", "plot_accuracy", "plot_ranks", "scores_of"]

@@ -1,31 +1,33 @@
-"""What a card says of files: never where they lie on this machine."""
+"""Shorten paths for publication, so that a card never says where files lie on this machine."""
 
 import re
 import shlex
 from pathlib import Path
 
-# A path from the root, as it stands in a word: alone, behind a flag's `=`, a library's `:` or a `+`, or in
-# quotes and brackets. Addresses have a second slash.
-FROM_ROOT = re.compile(r"""(?<![^=:+,"'({\[])/(?!/)[^=:+,"')}\]]*""")
+# An absolute path within a word: alone, after a flag's `=`, a library's `:` or a `+`, or in quotes or
+# brackets. The second slash of `https://` tells addresses from paths.
+_ABSOLUTE_PATH = re.compile(r"""(?<![^=:+,"'({\[])/(?!/)[^=:+,"')}\]]*""")
 
 
 def public_path(name: str) -> str:
-    """Return a path as others may read it: relative to the working directory, or its last part where it lies
-    elsewhere.
+    """Return a path relative to the working directory, or its last part if it lies elsewhere.
 
-    Names that are no path from the root stay, such as Hub ids and addresses.
+    Names without an absolute path are returned as they are, such as Hub ids and addresses:
+    `open_clip:/home/me/model` -> `open_clip:model`, `org/data` -> `org/data`.
     """
-    return FROM_ROOT.sub(lambda found: _relative(Path(found[0])), name)
+    return _ABSOLUTE_PATH.sub(_shorten, name)
 
 
 def public_command(command: str) -> str:
-    """Return a command line with each of its paths as `public_path` gives it."""
+    """Return a command line with its absolute paths shortened by `public_path`."""
     return shlex.join(public_path(word) for word in shlex.split(command))
 
 
-def _relative(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path.name)
+def _shorten(found: re.Match) -> str:
+    path = Path(found[0])
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return path.name
 
 
 __all__ = ["public_command", "public_path"]

@@ -1,6 +1,4 @@
-"""The stages that a model went through: what the card calls them, what they came of, and what they left
-behind.
-"""
+"""Read what the stages of a training left behind: their logs, base models, datasets and licences."""
 
 import json
 from collections.abc import Iterator
@@ -16,17 +14,20 @@ from benchmarks.recipe import InputError, read_yaml
 
 from .paths import public_path
 
-# What a training's record calls the models that the new one is made of. `model_name_or_path` alone counts
-# where there is one: a teacher beside it is only learned from.
-TOWERS = ("teacher_name_or_path", "text_encoder_name_or_path", "image_encoder_name_or_path")
+# The settings in a training's record that name the models that the new one is made of. If there is a
+# `model_name_or_path`, it alone counts: a teacher beside it is only learned from.
+_TOWERS = ("teacher_name_or_path", "text_encoder_name_or_path", "image_encoder_name_or_path")
 
 
 @dataclass(kw_only=True)
 class Origin:
-    """What a model came of, as far as that is known.
+    """Base models and training data of a model, as far as they are known.
 
-    `base_model` are Hub ids of models, `languages` those of its last training, `datasets` what it was trained
-    on, by names that others may read, with their licences; `hub_datasets` those of them that are on the Hub.
+    Attributes:
+        base_model: Hub ids.
+        languages: those of the last training.
+        datasets: `{public name: licence}`.
+        hub_datasets: those of them that are on the Hub.
     """
 
     base_model: list[str] = field(default_factory=list)
@@ -36,8 +37,9 @@ class Origin:
 
 
 def label_stages(names: list[str]) -> list[str]:
-    """Return what the card calls each stage: a Hub id as it is, a folder by as few of its last parts as tell
-    it from the others.
+    """Return a label for each stage: a Hub id as it is, a folder by as few of its last parts as are unique.
+
+    `["one/stage1", "two/stage1", "two/stage2"]` -> `["one/stage1", "two/stage1", "stage2"]`
 
     Raises:
         InputError: there is no stage, or one is named twice.
@@ -46,22 +48,28 @@ def label_stages(names: list[str]) -> list[str]:
         raise InputError(
             "stages is empty: give the model's folder, and before it those of the stages that led to it"
         )
-    parts = [
-        Path(name).resolve().parts[1:] if Path(name).exists() else (public_path(name),) for name in names
-    ]
-    depths = [1] * len(names)
+    parts = [_split_name(name) for name in names]
+    n_parts = [1] * len(names)  # how many of its last parts make each label
     for _ in range(max(map(len, parts))):
-        labels = ["/".join(those[-depth:]) for those, depth in zip(parts, depths)]
+        labels = ["/".join(all_parts[-n:]) for all_parts, n in zip(parts, n_parts)]
         if len(set(labels)) == len(labels):
             return labels
-        depths = [depth + (labels.count(label) > 1) for depth, label in zip(depths, labels)]
+        # Lengthen the labels that are not unique yet.
+        n_parts = [n + (labels.count(label) > 1) for n, label in zip(n_parts, labels)]
+
     twice = next(name for name, label in zip(names, labels) if labels.count(label) > 1)
     raise InputError(f"stages names {twice!r} twice: name each stage once, in training order")
 
 
+def _split_name(name: str) -> tuple[str, ...]:
+    """Split a folder into the parts of its full path; leave a Hub id whole."""
+    if Path(name).exists():
+        return Path(name).resolve().parts[1:]
+    return (public_path(name),)
+
+
 def read_log(stage: str) -> list[dict]:
-    """Return a stage's log, a dict an entry, from the `trainer_state.json` that training left; nothing where
-    there is none.
+    """Return the entries of a stage's log from its `trainer_state.json`; none if there is no such file.
 
     Raises:
         InputError: the file is not what training writes.
@@ -78,31 +86,42 @@ def read_log(stage: str) -> list[dict]:
 def find_origin(
     stages: list[str], base_model: list[str] | None = None, datasets: list[str] | None = None
 ) -> Origin:
-    """Return what the last of the stages came of, by the records that training left in the folders of all and
-    of those before them.
+    """Return the origin of the last stage, from the records of all stages and of the models before them.
 
     Args:
-        base_model, datasets: what is known better, in place of what the records say; a dataset as `NAME` or
-            `NAME=LICENCE`.
+        base_model: Hub ids to state instead of those that training recorded.
+        datasets: datasets to state instead of those that training recorded, each `NAME` or `NAME=LICENCE`.
+
+    Raises:
+        InputError: a record is not what training writes.
     """
     ancestors = list(dict.fromkeys(name for stage in stages for name in _ancestry(stage, [])))
+    if base_model is None:
+        base_model = [name for name in ancestors if is_hub_id(name)]
+
+    licences = {}
     if datasets is None:
         recorded = dict.fromkeys(dataset for name in ancestors for dataset in _datasets_of(_settings(name)))
-        licences = {dataset: licence_of(dataset) for dataset in recorded}
+        for dataset in recorded:
+            licences[dataset] = _find_licence(dataset)
     else:
-        given = [dataset.partition("=") for dataset in datasets]
-        licences = {name: licence or licence_of(name) for name, _, licence in given}
-    of_last = _settings(stages[-1])
+        for given in datasets:
+            dataset, _, licence = given.partition("=")
+            licences[dataset] = licence or _find_licence(dataset)
+
+    last = _settings(stages[-1])
+    languages = last.get("languages") or []
+    replay_languages = last.get("replay_languages") or []
     return Origin(
-        base_model=[name for name in ancestors if is_hub_id(name)] if base_model is None else base_model,
-        languages=(of_last.get("languages") or []) + (of_last.get("replay_languages") or []),
+        base_model=base_model,
+        languages=languages + replay_languages,
         datasets={public_path(dataset): licence for dataset, licence in licences.items()},
         hub_datasets=[dataset for dataset in licences if is_hub_id(dataset)],
     )
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether this is the name of a repository on the Hub, and of no folder here."""
+    """Return whether a name is a Hub id and not a local folder."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -110,41 +129,47 @@ def is_hub_id(name: str) -> bool:
     return not Path(name).exists()
 
 
-def licence_of(dataset: str) -> str | None:
-    """Return the licence that a dataset's own card states, in its folder or in the Hub's cache; None where
-    that is not known.
-    """
+def _find_licence(dataset: str) -> str | None:
+    """Return the licence in a dataset's own card, in its folder or in the Hub's cache; None if unknown."""
     card = Path(dataset, "README.md")
     if is_hub_id(dataset):
         cached = try_to_load_from_cache(dataset, "README.md", repo_type="dataset")
-        card = Path(cached) if isinstance(cached, str) else card
+        if isinstance(cached, str):  # neither None nor the sentinel for "the Hub has no such file"
+            card = Path(cached)
     if not card.is_file():
         return None
-    stated = DatasetCard.load(card, ignore_metadata_errors=True).data.license
-    return ", ".join(stated) if isinstance(stated, list) else stated
+    licence = DatasetCard.load(card, ignore_metadata_errors=True).data.license
+    return ", ".join(licence) if isinstance(licence, list) else licence
 
 
-def _ancestry(name: str, below: list[str]) -> Iterator[str]:
-    """Give a model's name behind those of all that it was made of, the oldest first; `below` are the names on
-    the way to it.
+def _ancestry(name: str, descendants: list[str]) -> Iterator[str]:
+    """Yield the names of all models that a model was made of, the oldest first, and then its own.
+
+    Args:
+        descendants: the names on the way to this one, since a model may have been trained in its own folder.
     """
-    if name in below:
+    if name in descendants:
         return
-    settings = _settings(name)
-    if is_low_rank(name):
-        parents = [base_of(name, "stages")]
-    elif settings.get("model_name_or_path"):
-        parents = [settings["model_name_or_path"]]
-    else:
-        parents = [settings[tower] for tower in TOWERS if settings.get(tower)]
-    for parent in parents:
-        yield from _ancestry(parent, [*below, name])
+    for parent in _parents(name):
+        yield from _ancestry(parent, [*descendants, name])
     yield name
 
 
+def _parents(name: str) -> list[str]:
+    """Return the models that a model was made of: a LoRA's base, the model it started from, or its towers."""
+    settings = _settings(name)
+    if is_low_rank(name):
+        return [base_of(name, "stages")]
+    if settings.get("model_name_or_path"):
+        return [settings["model_name_or_path"]]
+    return [settings[tower] for tower in _TOWERS if settings.get(tower)]
+
+
 def _settings(stage: str) -> dict:
-    """Return the settings of the training that wrote a folder, from its `run.json`; nothing where there is
-    none.
+    """Return the settings of the training that wrote a folder, from its `run.json`; empty without one.
+
+    Raises:
+        InputError: the file is not what training writes.
     """
     path = Path(stage, "run.json")
     if not path.is_file():
@@ -156,15 +181,19 @@ def _settings(stage: str) -> dict:
 
 
 def _datasets_of(settings: dict) -> list[str]:
-    """Return the data of a training; where a YAML file lists several sources, each of them."""
+    """Return the datasets of a training: each source that a YAML file lists, or the one dataset itself."""
     dataset = settings.get("dataset")
     if not dataset:
         return []
     path = Path(dataset)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return [dataset]
-    sources = [source["data"] for source in read_yaml(path, "dataset")]
-    return [str(path.parent / source) if (path.parent / source).exists() else source for source in sources]
+
+    datasets = []
+    for source in read_yaml(path, "dataset"):
+        local = path.parent / source["data"]  # folders are relative to the YAML file
+        datasets.append(str(local) if local.exists() else source["data"])
+    return datasets
 
 
-__all__ = ["Origin", "find_origin", "is_hub_id", "label_stages", "licence_of", "read_log"]
+__all__ = ["Origin", "find_origin", "is_hub_id", "label_stages", "read_log"]

@@ -569,3 +569,24 @@ def test_a_dry_run_names_the_models(run_python, own_tasks, model):
     process = run_python(*command)
     assert process.returncode == 1
     assert "model.safetensors cannot be read" in last_line(process.stderr)
+
+
+def test_an_evaluation_whose_recipe_names_a_table_writes_the_report(evaluate, own_tasks):
+    """Retrieval first, and then classification: the second report has both tasks, the evaluated one first."""
+    table = ["--languages", "en", "--title", "Both kinds", "--rows", "task", "--columns", "model"]
+    for kind, task in (("retrieval", "find"), ("zero_shot", "sort")):
+        process = evaluate(kind, "--tasks", own_tasks / f"{task}.yaml", *table)
+        assert process.returncode == 0, process.stderr[-3000:]
+    page = own_tasks / "out/index.html"
+    assert last_line(process.stdout) == f"Saved the report of 2 results. Next: open {page}"
+    report = (own_tasks / "out/report.md").read_text("utf-8")
+    assert report.startswith("# Both kinds\n")
+    assert report.index("| sort") < report.index("| find")
+
+
+def test_an_evaluation_without_a_table_and_a_dry_run_write_no_report(evaluate, own_tasks):
+    command = ["retrieval", "--tasks", own_tasks / "find.yaml", "--languages", "en"]
+    assert evaluate(*command).returncode == 0
+    assert evaluate(*command, "--title", "A table", "--dry_run").returncode == 0
+    assert (own_tasks / "out").is_dir()
+    assert not (own_tasks / "out/index.html").exists()

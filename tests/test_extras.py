@@ -50,11 +50,16 @@ for module, library, extra in {modules}:
 
 RUN = "import runpy; sys.argv = sys.argv[1:]; sys.path[0] = '.'; "
 REPORT = ["benchmarks/run_report.py", "--results", "nowhere", "--output_dir", "nowhere"]
+# Before anything is evaluated.
+TABLE = ["benchmarks/run_retrieval.py", "--models", "nowhere", "--tasks", "xtd", "--title", "A table"]
 
 
 @pytest.mark.parametrize(
     "words,message",
-    [(REPORT, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"')],
+    [
+        (REPORT, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"'),
+        (TABLE, 'run_retrieval.py: error: matplotlib is not installed: pip install "altclip[plots]"'),
+    ],
 )
 def test_a_script_ends_with_one_line(words, message):
     process = run_without(list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", *words)

@@ -11,19 +11,20 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from modeling_altclip.images_altclip import find_images, read_background, read_image, read_images
 
-RED = (255, 0, 0)
-WHITE = (255, 255, 255)
-BLACK = (0, 0, 0)
-BLUE = (0, 0, 255)
+RED = ImageColor.getrgb("red")  # (255, 0, 0)
+WHITE = ImageColor.getrgb("white")
+BLACK = ImageColor.getrgb("black")
+BLUE = ImageColor.getrgb("blue")
 GREYS = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
 
 def pixels_of(image, **options):
+    """Return the pixels as they are read, of shape (height, width, 3)."""
     return np.asarray(read_image(image, **options))
 
 
@@ -154,7 +155,9 @@ def test_a_transparent_palette_or_color_is_composited(image, expected):
         ),
     ],
 )
-def test_a_transparent_color_of_png_files_of_every_depth(depth, color_type, pixels, transparency, expected):
+def test_a_transparent_color_is_composited_in_png_files_of_every_depth(
+    depth, color_type, pixels, transparency, expected
+):
     """Pillow leaves the color in the bits of the file, and finds no pixel like it."""
     image = write_png(depth, color_type, pixels, transparency)
     assert row(image, background="white") == expected
@@ -164,7 +167,7 @@ def test_a_transparent_color_of_png_files_of_every_depth(depth, color_type, pixe
 
 
 @pytest.mark.parametrize("depth,color_type,pixel", [(16, 4, (51400, 0)), (16, 6, (51400, 25700, 0, 0))])
-def test_16_bits_with_alpha(depth, color_type, pixel):
+def test_16_bits_with_alpha_are_composited(depth, color_type, pixel):
     opaque = (*pixel[:-1], 65535)
     pixels = struct.pack(f">{2 * len(pixel)}H", *opaque, *pixel)
     image = write_png(depth, color_type, pixels, b"")
@@ -205,7 +208,7 @@ def test_a_turned_image_is_composited_upright(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "RGBX"])
-def test_colors_of_other_spaces(mode):
+def test_colors_of_other_spaces_are_converted(mode):
     originals = [RED, BLUE, (90, 90, 90), WHITE]
     colors = Image.fromarray(np.array([originals], np.uint8)).convert(mode)
     assert np.array_equal(pixels_of(colors), np.asarray(colors.convert("RGB")))
@@ -232,7 +235,7 @@ SHADES = {
 
 
 @pytest.mark.parametrize("name", SHADES)
-def test_shades_of_every_range(tmp_path, name):
+def test_shades_of_every_range_are_read_alike(tmp_path, name):
     shades = SHADES[name]
     assert np.array_equal(pixels_of(shades)[..., 1], GREYS)
     assert np.array_equal(pixels_of(shades[..., None])[..., 1], GREYS)
@@ -267,7 +270,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_colors_as_arrays_and_tensors_with_channels_at_either_end(name):
+def test_colors_are_read_from_arrays_and_tensors_with_channels_at_either_end(name):
     last = FORMS[name]
     first = np.ascontiguousarray(last.transpose(2, 0, 1))
     for image in (last, first, torch.from_numpy(last), torch.from_numpy(first)):
@@ -287,14 +290,14 @@ def test_colors_as_arrays_and_tensors_with_channels_at_either_end(name):
         assert np.array_equal(pixels_of(image, background=None), PIXELS)
 
 
-def test_bfloat16_and_gradients():
+def test_tensors_of_bfloat16_and_with_gradients_are_read():
     tensor = (torch.from_numpy(PIXELS).permute(2, 0, 1) / 255).requires_grad_()
     assert np.array_equal(pixels_of(tensor), PIXELS)
     rounded = pixels_of(tensor.bfloat16()).astype(int)
     assert np.abs(rounded - PIXELS).max() <= 1
 
 
-def test_grey_with_alpha():
+def test_grey_with_alpha_is_composited():
     opacity = np.where(GREYS > 99, 255, 0).astype(np.uint8)
     pixels = np.dstack([GREYS, opacity])
     expected = np.where(GREYS > 99, GREYS, 255)
@@ -302,7 +305,7 @@ def test_grey_with_alpha():
         assert np.array_equal(pixels_of(image)[..., 0], expected)
 
 
-def test_which_axis_holds_the_channels_where_both_could():
+def test_where_both_axes_could_hold_the_channels_the_likelier_one_does():
     # In doubt arrays have channels last, tensors first.
     image = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
     assert np.array_equal(pixels_of(image), image)
@@ -314,7 +317,7 @@ def test_which_axis_holds_the_channels_where_both_could():
 
 @pytest.mark.parametrize("shape", [(3, 5, 3), (1, 5, 3), (4, 3, 2), (3, 4, 1), (1, 1, 3), (2, 3, 4)])
 @pytest.mark.parametrize("make", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
-def test_which_axis_holds_the_channels_where_the_caller_says_so(shape, make):
+def test_the_caller_may_say_which_axis_holds_the_channels(shape, make):
     image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     for stated, last in (("channels_first", image.transpose(1, 2, 0)), ("channels_last", image)):
         in_color = np.dstack([last] * 3) if last.shape[2] == 1 else last
@@ -405,7 +408,7 @@ def encoded(image, format="PNG"):
     return buffer.getvalue()
 
 
-def test_strings(tmp_path):
+def test_strings_may_be_paths_addresses_or_base64(tmp_path):
     png = encoded(alpha("RGBA"))
     path = tmp_path / "a b.png"
     path.write_bytes(png)
@@ -437,13 +440,13 @@ def test_strings(tmp_path):
         "photos/" + "x-" * 300 + ".jpg",
     ],
 )
-def test_a_string_that_is_no_file(missing):
+def test_a_string_that_is_no_file_is_named(missing):
     with pytest.raises(ValueError) as caught:
         read_images([missing])
     assert str(caught.value) == f"images[0] cannot be read: file does not exist: {missing}"
 
 
-def test_paths_that_lead_to_no_image(tmp_path):
+def test_paths_that_lead_to_no_image_are_named(tmp_path):
     (tmp_path / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     png = encoded(Image.fromarray(PIXELS))
     broken = base64.b64encode(png).decode()[:-403]
@@ -458,7 +461,7 @@ def test_paths_that_lead_to_no_image(tmp_path):
             read_images([given])
 
 
-def test_addresses():
+def test_addresses_are_fetched():
     png = encoded(alpha("RGBA"))
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -490,8 +493,8 @@ def test_addresses():
     "bad", ["whit", "#12", "#ffffff80", (255, 255), (255, 255, 256), (0.5, 0.5, 0.5), 7, [255, 255, "255"]]
 )
 def test_a_bad_background_is_refused(bad):
-    match = "background is .*: give a color that PIL.ImageColor knows, such as 'white'"
-    with pytest.raises(ValueError, match=match):
+    message = "background is .*: give a color that PIL.ImageColor knows, such as 'white'"
+    with pytest.raises(ValueError, match=message):
         read_background(bad)
     with pytest.raises(ValueError, match="^background is"):
         read_images([PIXELS], background=bad)
@@ -505,7 +508,7 @@ def make_files(folder, *names):
         path.write_bytes(b"")
 
 
-def test_pictures_of_a_folder_and_of_a_glob(tmp_path):
+def test_pictures_are_found_in_a_folder_and_by_a_glob(tmp_path):
     names = ["b.PNG", "a-1.jpg", "a/b.webp", "a/c/d.tiff", "drawing.svg", "phone.heic"]
     others = [
         ".DS_Store",
@@ -577,7 +580,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
         ("AAAA" * 100, "images is a single file or address: put it into a list"),
     ],
 )
-def test_what_is_no_folder(tmp_path, where, message):
+def test_what_is_no_folder_of_images_is_refused(tmp_path, where, message):
     make_files(tmp_path, "empty/notes.txt", "a.jpg")
     with pytest.raises(ValueError, match=message):
         find_images(where.format(tmp_path))

@@ -1,4 +1,4 @@
-"""A model of the wrong kind, or a damaged one, is refused in one line that says what it is and what is needed."""
+"""A model of the wrong kind, or a damaged one, is refused in one line that says what is needed instead."""
 
 import re
 import shutil
@@ -32,8 +32,10 @@ SMALL = {
     "num_attention_heads": 2,
     "vocab_size": 40,
 }
-# What each stage's models are given as, the recipe and the kinds that it takes, with what is said to be needed in place of others.
-CLIPS, ENCODERS = "a CLIP or an AltCLIP", "an XLM-R, a RoBERTa or a CamemBERT"
+CLIPS = "a CLIP or an AltCLIP"
+ENCODERS = "an XLM-R, a RoBERTa or a CamemBERT"
+# Each stage and the argument that names a model, what is said to be needed in place of a wrong kind, and the
+# models of the zoo that are right.
 STAGES = [
     (
         TeacherArguments,
@@ -76,31 +78,32 @@ STAGES = [
         {"bert", "xlmr", "sentences"},
     ),
 ]
+# Folders of the zoo and the `model_type` of their configurations.
 TYPES = {
-    "bert": "'bert'",
-    "xlmr": "'xlm-roberta'",
-    "clip": "'clip'",
-    "altclip": "'altclip'",
-    "dual": "'altclip_dual_encoder'",
-    "siglip": "'siglip'",
-    "vit": "'vit'",
-    "gpt2": "'gpt2'",
+    "bert": "bert",
+    "xlmr": "xlm-roberta",
+    "sentences": "xlm-roberta",
+    "clip": "clip",
+    "altclip": "altclip",
+    "dual": "altclip_dual_encoder",
+    "siglip": "siglip",
+    "vit": "vit",
+    "gpt2": "gpt2",
 }
 
 
-@pytest.fixture(scope="module")
-def zoo(miniature, tmp_path_factory):
-    """Folders of small random models of all kinds, each with a tokenizer where it reads texts; and of what is no model."""
-    folder = tmp_path_factory.mktemp("zoo")
-    torch.manual_seed(0)
-    shutil.copytree(miniature / "clip", folder / "clip")
-    shutil.copytree(miniature / "text_encoder", folder / "xlmr")
-    shutil.copytree(miniature / "text_encoder", folder / "sentences")
+def write_text_encoders(miniature, folder):
+    """Write a text encoder, one of sentence-transformers, and one whose weights are cut in half."""
+    for name in ("xlmr", "sentences", "half"):
+        shutil.copytree(miniature / "text_encoder", folder / name)
     (folder / "sentences/modules.json").write_text("[]")
-    shutil.copytree(miniature / "text_encoder", folder / "half")
-    weights = (folder / "half/model.safetensors").read_bytes()
-    (folder / "half/model.safetensors").write_bytes(weights[: len(weights) // 2])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "xlmr")
+    weights = folder / "half/model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+
+
+def write_models_of_transformers(tokenizer, folder):
+    """Write models of other kinds, each with a tokenizer where it reads texts."""
     siglip = transformers.SiglipConfig(
         text_config=dict(SMALL), vision_config=VISION | {"intermediate_size": 32}
     )
@@ -115,13 +118,18 @@ def zoo(miniature, tmp_path_factory):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     (folder / "vit/tokenizer.json").unlink()
+
+
+def write_models_of_ours(tokenizer, folder):
     dual = AltCLIPDualEncoderModel.from_towers(str(folder / "vit"), str(folder / "bert"), projection_dim=8)
     dual.save_pretrained(folder / "dual")
     altclip = AltCLIPModel.from_teacher(str(folder / "clip"), str(folder / "xlmr"))
     altclip.save_pretrained(folder / "altclip")
-    images = transformers.AutoProcessor.from_pretrained(folder / "clip").image_processor
-    AltCLIPProcessor(images, tokenizer).save_pretrained(folder / "altclip")
+    image_processor = transformers.AutoProcessor.from_pretrained(folder / "clip").image_processor
+    AltCLIPProcessor(image_processor, tokenizer).save_pretrained(folder / "altclip")
 
+
+def write_what_is_no_model(folder):
     (folder / "empty").mkdir()
     (folder / "rows").mkdir()
     Dataset.from_dict({"text": ["a"]}).to_parquet(folder / "rows/train.parquet")
@@ -135,34 +143,49 @@ def zoo(miniature, tmp_path_factory):
     }.items():
         shutil.copytree(folder / "altclip", folder / name)
         (folder / name / "config.json").write_text(config, "utf-8", errors="surrogateescape")
+
+
+@pytest.fixture(scope="module")
+def zoo(miniature, tmp_path_factory):
+    """Write small random models of all kinds, and what is no model; return the folder of their folders."""
+    folder = tmp_path_factory.mktemp("zoo")
+    torch.manual_seed(0)
+    shutil.copytree(miniature / "clip", folder / "clip")
+    write_text_encoders(miniature, folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "xlmr")
+    write_models_of_transformers(tokenizer, folder)
+    write_models_of_ours(tokenizer, folder)
+    write_what_is_no_model(folder)
     return folder
 
 
 def arguments_of(stage, argument, name_or_path, zoo, tmp_path):
-    """A stage's arguments that are right but for one."""
-    given = {"model_name_or_path": zoo / "altclip", "output_dir": tmp_path / "out", "dataset": "some/rows"}
+    """Return a stage's arguments, of which one is given and all others are right."""
+    given = {"output_dir": tmp_path / "out", "dataset": "some/rows"}
     if stage is TeacherLearningArguments:
-        given |= {"teacher_name_or_path": zoo / "clip"}
+        given["teacher_name_or_path"] = zoo / "clip"
         if argument != "model_name_or_path":
-            del given["model_name_or_path"]
             given["text_encoder_name_or_path"] = zoo / "xlmr"
-    if stage is ParallelArguments:
-        given |= {"image_encoder_name_or_path": zoo / "vit", "text_encoder_name_or_path": zoo / "xlmr"}
-        del given["model_name_or_path"]
+    elif stage is ParallelArguments:
+        given["image_encoder_name_or_path"] = zoo / "vit"
+        given["text_encoder_name_or_path"] = zoo / "xlmr"
+    elif stage is not TextPretrainingArguments:
+        given["model_name_or_path"] = zoo / "altclip"
     if stage is DiffusionArguments:
         given["diffusion_name_or_path"] = "some/diffusion"
-    if stage is TextPretrainingArguments:
-        del given["model_name_or_path"]
     given[argument] = name_or_path
-    flags = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
-    return parse(stage, arguments=[*flags, "--use_cpu", "true"])[0]
+
+    flags = ["--use_cpu", "true"]
+    for name, value in given.items():
+        flags += [f"--{name}", str(value)]
+    return parse(stage, arguments=flags)[0]
 
 
 @pytest.mark.parametrize(
     "stage,argument,needed,right", STAGES, ids=lambda value: getattr(value, "__name__", None)
 )
 def test_each_stage_takes_its_kinds_and_names_others(zoo, tmp_path, stage, argument, needed, right):
-    for name, model_type in (TYPES | {"sentences": "'xlm-roberta'"}).items():
+    for name, model_type in TYPES.items():
         arguments = arguments_of(stage, argument, zoo / name, zoo, tmp_path)
         if name in right:
             check_models(arguments)
@@ -170,8 +193,18 @@ def test_each_stage_takes_its_kinds_and_names_others(zoo, tmp_path, stage, argum
         with pytest.raises(InputError) as refused:
             check_models(arguments)
         what = "sentence encoder" if name == "sentences" else "model"
-        said = f"{argument} '{zoo / name}' is a {what} of the type {model_type}: give {needed}"
+        said = f"{argument} '{zoo / name}' is a {what} of the type '{model_type}': give {needed}"
         assert str(refused.value).startswith(said), name
+
+
+def enlarge_tokenizer(folder):
+    """Add tokens until a model's tokenizer has one more than the embeddings; return the number of those."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    n_embeddings = transformers.AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+    n_added = n_embeddings + 1 - len(tokenizer)
+    tokenizer.add_tokens([f"[{number}]" for number in range(n_added)])
+    tokenizer.save_pretrained(folder)
+    return n_embeddings
 
 
 @pytest.mark.parametrize(
@@ -190,16 +223,12 @@ def test_each_stage_takes_its_kinds_and_names_others(zoo, tmp_path, stage, argum
 def test_a_tokenizer_larger_than_the_embeddings_is_refused_before_the_start(
     zoo, tmp_path, stage, argument, name
 ):
-    arguments = arguments_of(stage, argument, zoo / name, zoo, tmp_path)
-    check_tokenizers(arguments)
+    check_tokenizers(arguments_of(stage, argument, zoo / name, zoo, tmp_path))
     larger = tmp_path / "larger"
     shutil.copytree(zoo / name, larger)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(larger)
-    n_embeddings = transformers.AutoConfig.from_pretrained(larger).get_text_config().vocab_size
-    n_added = n_embeddings + 1 - len(tokenizer)
-    tokenizer.add_tokens([f"[{number}]" for number in range(n_added)])
-    tokenizer.save_pretrained(larger)
-    message = rf"^{argument} '{larger}': its tokenizer, a \w+, has {n_embeddings + 1} tokens, and the model embeddings of {n_embeddings}: "
+    n_embeddings = enlarge_tokenizer(larger)
+    message = rf"^{argument} '{larger}': its tokenizer, a \w+, has {n_embeddings + 1} tokens, "
+    message += f"and the model embeddings of {n_embeddings}: "
     with pytest.raises(InputError, match=message):
         check_tokenizers(arguments_of(stage, argument, larger, zoo, tmp_path))
 
@@ -245,13 +274,14 @@ def test_what_does_not_translate_is_refused(zoo):
 
 
 def damaged(zoo, folder, name, file, content=None):
-    """A copy of a model with one file cut in half, or replaced, or without it."""
+    """Copy a model, and remove one of its files, replace it, or cut it in half if `content` is empty."""
     shutil.copytree(zoo / name, folder / "damaged")
     path = folder / "damaged" / file
     whole = path.read_bytes()
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content if content else whole[: len(whole) // 2])
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content or whole[: len(whole) // 2])
     return folder / "damaged"
 
 
@@ -272,9 +302,8 @@ DAMAGE = [
 def test_a_damaged_model_is_named_in_one_line(zoo, tmp_path, name, file, content):
     folder = damaged(zoo, tmp_path, name, file, content)
     if content is None:
-        (folder / "preprocessor_config.json").unlink(
-            missing_ok=True
-        )  # it would do for the other file of the same settings
+        # It would do for the other file of the same settings.
+        (folder / "preprocessor_config.json").unlink(missing_ok=True)
     with pytest.raises(InputError, match=f"^teacher_name_or_path '{folder}' [^\n]+$"):
         load_model(str(folder), argument="teacher_name_or_path")
 
@@ -309,39 +338,32 @@ SCRIPTS = [
     "script,given", SCRIPTS, ids=lambda value: value if isinstance(value, str) else "-".join(value.values())
 )
 def test_scripts_end_with_one_line(zoo, miniature, run_python, tmp_path, script, given):
-    """`half` is a text encoder whose weights are cut short; it is found when it is loaded."""
-    flags = (
-        ["--class_names", miniature / "dataset/class_names.json"]
-        if script == "benchmarks/run_zero_shot.py"
-        else []
-    )
+    """Run the scripts on wrong models.
+
+    `half` is a text encoder whose weights are cut short; it is found when it is loaded.
+    """
+    flags = ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
+    if script == "benchmarks/run_zero_shot.py":
+        flags += ["--class_names", miniature / "dataset/class_names.json"]
+    if script.startswith("training"):
+        flags += ["--max_steps", "1", "--use_cpu", "true"]
     for name, value in given.items():
-        flags += [f"--{name}", zoo / value if (zoo / value).exists() else value]
-    data = ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
-    steps = ["--max_steps", "1", "--use_cpu", "true"] if script.startswith("training") else []
-    process = run_python("python", ROOT / script, *flags, *data, *steps)
+        is_model = (zoo / value).exists()
+        flags += [f"--{name}", zoo / value if is_model else value]
+
+    process = run_python("python", ROOT / script, *flags)
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr, process.stderr
     said = process.stderr.strip().splitlines()[-1]
-    assert re.match(
-        rf"{script.partition('/')[2]}: error: \w+ '{zoo}/\w+' (is a|cannot be loaded|has no|is no)", said
-    ), said
+    script_name = script.partition("/")[2]
+    reason = "(is a|cannot be loaded|has no|is no)"
+    assert re.match(rf"{script_name}: error: \w+ '{zoo}/\w+' {reason}", said), said
 
 
 def test_a_card_is_of_a_model_with_two_towers(zoo, miniature, run_python, tmp_path):
-    flags = [
-        "--title",
-        "t",
-        "--repo",
-        "r",
-        "--results",
-        tmp_path,
-        "--output_dir",
-        tmp_path / "out",
-        "--dataset",
-        miniature / "dataset",
-    ]
-    flags += ["--example_split", "train", "--plot_task", "miniature-pairs"]
+    flags = ["--title", "t", "--repo", "r", "--results", tmp_path, "--output_dir", tmp_path / "out"]
+    flags += ["--dataset", miniature / "dataset", "--example_split", "train"]
+    flags += ["--plot_task", "miniature-pairs"]
     process = run_python("python", "-m", "model_cards", *flags, "--stages", zoo / "bert")
     assert process.returncode == 1
     assert "Traceback" not in process.stderr

@@ -37,12 +37,8 @@ from .replicas import (
     write_tar,
 )
 
-ONE_CAPTION = [
-    "multi30k",
-    "xtd",
-    "miniature-pairs",
-    "miniature-pairs-unseen-style",
-]  # one caption an image and language
+# Tasks with one caption for each image and language.
+ONE_CAPTION = ["multi30k", "xtd", "miniature-pairs", "miniature-pairs-unseen-style"]
 
 # A task of a user's own, as its YAML gives it.
 OWN_RETRIEVAL = {

@@ -86,9 +86,8 @@ def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_
 
 
 def teacher_learning(altclip, arguments, cells, collator):
-    return TeacherLearningTrainer(
-        model=altclip.text_model, args=arguments, train_dataset=cells, data_collator=collator
-    )
+    freeze_all_but(altclip, ["text_model"])
+    return TeacherLearningTrainer(model=altclip, args=arguments, train_dataset=cells, data_collator=collator)
 
 
 def snapshot(module):
@@ -212,7 +211,7 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, tokenizer,
     for _ in range(5):
         altclip.zero_grad()
         batch = collator(cells.__getitems__(range(2048)))
-        trainer.compute_loss(altclip.text_model, batch).backward()
+        trainer.compute_loss(altclip, batch).backward()
         gradients.add(bias.grad.numpy().tobytes())
     torch.set_num_threads(threads)
 

@@ -11,20 +11,22 @@ from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutc
 from benchmarks.recipe import InputError
 from benchmarks.uncertainty import compare, intervals, resamples
 
+LABELS = torch.arange(300) % 3
+
 
 def classes(hits, n=400):
-    """Of `n` images of four classes, the first `hits` found."""
-    return ClassOutcomes((torch.arange(n) >= hits).long() * 6, torch.arange(n) % 4, 4)
+    """Return outcomes of `n` images of four classes, of which the first `hits` are found."""
+    ranks = 6 * (torch.arange(n) >= hits).long()
+    return ClassOutcomes(ranks, torch.arange(n) % 4, 4)
 
 
 def retrieval(seed=0, n=30):
+    """Return random ranks of images with one to four texts each."""
     generator = torch.Generator().manual_seed(seed)
-    owners = torch.arange(n).repeat_interleave(torch.arange(n) % 4 + 1)
-    return RetrievalOutcomes(
-        torch.randint(12, owners.shape, generator=generator),
-        torch.randint(9, (n,), generator=generator),
-        owners,
-    )
+    text_to_image = torch.arange(n).repeat_interleave(torch.arange(n) % 4 + 1)
+    text_ranks = torch.randint(12, text_to_image.shape, generator=generator)
+    image_ranks = torch.randint(9, (n,), generator=generator)
+    return RetrievalOutcomes(text_ranks, image_ranks, text_to_image)
 
 
 def test_each_resample_draws_as_many_units_as_there_are(monkeypatch):
@@ -42,17 +44,14 @@ def test_each_resample_draws_as_many_units_as_there_are(monkeypatch):
 
 def test_intervals_are_those_of_resampling_by_hand():
     outcomes = retrieval()
-    by_hand = []
+    recalls = []
     for counts in torch.cat(list(resamples(30, 100, seed=3))):
-        units = torch.arange(30).repeat_interleave(counts)
-        ranks = torch.cat([outcomes.text_ranks[outcomes.text_to_image == unit] for unit in units])
-        by_hand.append(((ranks < 5).double().mean().item(), ranks.double().median().item()))
+        images = torch.arange(30).repeat_interleave(counts)  # counts [2, 0, 1] -> images [0, 0, 2]
+        ranks = torch.cat([outcomes.text_ranks[outcomes.text_to_image == image] for image in images])
+        recalls.append((ranks < 5).double().mean())
+    expected = torch.stack(recalls).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+
     found = intervals(outcomes, 100, seed=3)
-    expected = (
-        torch.tensor(by_hand, dtype=torch.double)[:, 0]
-        .quantile(torch.tensor([0.025, 0.975], dtype=torch.double))
-        .tolist()
-    )
     assert found["text_to_image_recall@5"] == pytest.approx(expected, abs=1e-12)
     assert expected[0] < expected[1]
     assert set(found) == set(outcomes.metrics()) - {"n", "n_texts"}
@@ -61,111 +60,127 @@ def test_intervals_are_those_of_resampling_by_hand():
 
 
 def test_an_interval_is_nearly_wilsons():
-    """A share of independent images: where the bootstrap has a closed form to answer to."""
+    """Compare for a share of independent images, where the bootstrap has a closed form to answer to."""
     low, high = intervals(classes(300), 4000)["accuracy@1"]
-    share, z, n = 0.75, 1.96, 400
-    centre, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    share = 0.75
+    z = 1.96
+    n = 400
+    centre = share + z**2 / (2 * n)
+    reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     assert low == pytest.approx((centre - reach) / (1 + z**2 / n), abs=0.006)
     assert high == pytest.approx((centre + reach) / (1 + z**2 / n), abs=0.006)
 
 
 def test_texts_of_one_image_are_drawn_together():
-    """Ten copies of one text say no more than one: the interval is that of the images."""
+    """Check that ten copies of one text say no more than one: the interval is that of the images."""
     ranks = torch.randint(2, (200,), generator=torch.Generator().manual_seed(0))
     one = RetrievalOutcomes(ranks, ranks, torch.arange(200))
     ten = RetrievalOutcomes(ranks.repeat_interleave(10), ranks, torch.arange(200).repeat_interleave(10))
-    assert intervals(ten)["text_to_image_recall@1"] == pytest.approx(
-        intervals(one)["text_to_image_recall@1"], abs=1e-12
-    )
+    expected = intervals(one)["text_to_image_recall@1"]
+    assert intervals(ten)["text_to_image_recall@1"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_intervals_cover():
-    """Of 200 benchmarks drawn from one population, about 95 % of the intervals hold its true share."""
+def test_intervals_cover_the_true_value():
+    """Draw 200 benchmarks from one population: about 95 % of the intervals hold its true share."""
     generator = torch.Generator().manual_seed(0)
     covered = 0
     for seed in range(200):
         ranks = (torch.rand(150, generator=generator) > 0.6).long()
-        low, high = intervals(ClassOutcomes(ranks, torch.arange(150) % 3, 3), 200, seed)["accuracy@1"]
+        outcomes = ClassOutcomes(ranks, torch.arange(150) % 3, 3)
+        low, high = intervals(outcomes, 200, seed)["accuracy@1"]
         covered += low <= 0.6 <= high
     assert 0.89 <= covered / 200 <= 0.99
 
 
-def test_a_seed_says_which():
+def test_a_seed_decides_the_intervals():
     outcomes = retrieval()
-    assert (
-        intervals(outcomes, 60, seed=1) == intervals(outcomes, 60, seed=1) != intervals(outcomes, 60, seed=2)
-    )
+    found = intervals(outcomes, 60, seed=1)
+    assert intervals(outcomes, 60, seed=1) == found
+    assert intervals(outcomes, 60, seed=2) != found
 
 
 def test_a_model_is_no_better_than_itself():
     for difference in compare(retrieval(), retrieval(), 50).values():
-        assert (difference.difference, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
+        assert (difference.difference, difference.low, difference.high) == (0, 0, 0)
+        assert difference.p == 1
 
 
 def test_pairing_shows_what_two_intervals_hide():
-    """Ten more images of 400, found beside all the others: the intervals overlap, the difference is sure."""
-    better, worse = classes(310), classes(300)
+    """Find ten more images of 400, beside all the others: the intervals overlap, the difference is sure."""
+    better = classes(310)
+    worse = classes(300)
     assert intervals(better)["accuracy@1"][0] < intervals(worse)["accuracy@1"][1]
-    difference = compare(better, worse)["accuracy@1"]
-    assert difference.difference == pytest.approx(10 / 400)
-    assert 0 < difference.low < difference.high < 0.05
-    assert difference.p == pytest.approx(2 / 1001)
+    found = compare(better, worse)["accuracy@1"]
+    assert found.difference == pytest.approx(10 / 400)
+    assert 0 < found.low < found.high < 0.05
+    assert found.p == pytest.approx(2 / 1001)
+
     other_way = compare(worse, better)["accuracy@1"]
-    assert (other_way.difference, other_way.low, other_way.high) == pytest.approx(
-        (-difference.difference, -difference.high, -difference.low)
-    )
-    assert other_way.p == difference.p
+    assert other_way.difference == pytest.approx(-found.difference)
+    assert other_way.low == pytest.approx(-found.high)
+    assert other_way.high == pytest.approx(-found.low)
+    assert other_way.p == found.p
 
 
 def test_p_is_that_of_the_sign_test():
-    """Of 40 images that only one of the models finds, 26 to 14:
+    """Compare models of which only one finds 40 images, the first 26 of them and the second 14.
 
     The exact sign test has p = 0.081, a normal approximation 0.058.
     """
-    ranks, others = torch.zeros(300).long(), torch.zeros(300).long()
-    others[:26], ranks[26:40] = 9, 9
-    difference = compare(
-        ClassOutcomes(ranks, torch.arange(300) % 3, 3), ClassOutcomes(others, torch.arange(300) % 3, 3), 4000
-    )["accuracy@1"]
-    assert 0.04 < difference.p < 0.09
-    assert difference.low < 0 < difference.high
+    first = torch.zeros(300).long()
+    second = torch.zeros(300).long()
+    second[:26] = 9
+    first[26:40] = 9
+    found = compare(ClassOutcomes(first, LABELS, 3), ClassOutcomes(second, LABELS, 3), 4000)["accuracy@1"]
+    assert 0.04 < found.p < 0.09
+    assert found.low < 0 < found.high
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
 def test_five_images_are_never_enough(n):
-    """All of one model right and all of the other wrong:
+    """Compare a model that is always right with one that is always wrong.
 
     A resample knows of nothing else, the exact sign test does.
     """
-    right, wrong = classes(n, n), classes(0, n)
-    for first, second in ((right, wrong), (wrong, right)):
-        assert compare(first, second, 100)["accuracy@1"].p == pytest.approx(2 * 0.5**n)
-    texts, images = torch.arange(n).repeat_interleave(5), torch.zeros(n)
-    found, lost = (RetrievalOutcomes(texts * 0 + rank, images + rank, texts) for rank in (0, 20))
-    assert {difference.p for difference in compare(found, lost, 1000).values()} == {2 * 0.5**n}
+    p_of_sign_test = 2 * 0.5**n
+    right = classes(n, n)
+    wrong = classes(0, n)
+    assert compare(right, wrong, 100)["accuracy@1"].p == pytest.approx(p_of_sign_test)
+    assert compare(wrong, right, 100)["accuracy@1"].p == pytest.approx(p_of_sign_test)
+
+    text_to_image = torch.arange(n).repeat_interleave(5)
+    found = RetrievalOutcomes(torch.zeros(5 * n).long(), torch.zeros(n), text_to_image)
+    lost = RetrievalOutcomes(torch.full((5 * n,), 20), torch.full((n,), 20.0), text_to_image)
+    assert {difference.p for difference in compare(found, lost, 1000).values()} == {p_of_sign_test}
+
     mean = compare(MeanOutcomes([right, right]), MeanOutcomes([wrong, wrong]), 100)["accuracy@1"]
-    assert mean.p == pytest.approx(2 * 0.5**n)
+    assert mean.p == pytest.approx(p_of_sign_test)
 
 
 def test_images_that_a_metric_does_not_see_do_not_make_it_surer():
-    """Of 400 images five are found by one model alone;
+    """Find five of 400 images by one model alone.
 
     All others are ranked otherwise, too, but not found.
     """
-    better, worse = classes(300), classes(295)
+    better = classes(300)
+    worse = classes(295)
     better.ranks[300:] = 20
     found = compare(better, worse)
-    assert found["accuracy@1"].p == found["accuracy@5"].p == pytest.approx(0.0625)
+    assert found["accuracy@1"].p == pytest.approx(0.0625)
+    assert found["accuracy@5"].p == found["accuracy@1"].p
 
 
 def test_chance_is_rarely_significant():
+    """Compare 200 pairs of models that guess."""
     generator = torch.Generator().manual_seed(0)
-    labels, significant = torch.arange(120) % 3, 0
+    labels = torch.arange(120) % 3
+
+    def guess():
+        return ClassOutcomes((torch.rand(120, generator=generator) > 0.5).long(), labels, 3)
+
+    significant = 0
     for seed in range(200):
-        first, second = (
-            ClassOutcomes((torch.rand(120, generator=generator) > 0.5).long(), labels, 3) for _ in range(2)
-        )
-        significant += compare(first, second, 200, seed)["accuracy@1"].p < 0.05
+        significant += compare(guess(), guess(), 200, seed)["accuracy@1"].p < 0.05
     assert 0.01 <= significant / 200 <= 0.1
 
 

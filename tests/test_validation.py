@@ -1,6 +1,5 @@
-"""Evaluation while training:
-
-The figures are those of `benchmarks`, the best checkpoint is kept, and lost English is told.
+"""Evaluation while training: the scores equal those of `benchmarks`, the best checkpoint is kept, and a loss
+of English is warned of.
 """
 
 import json
@@ -15,7 +14,6 @@ from benchmarks.loading import load_captions, load_model, load_rows
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import evaluate_zero_shot
-from modeling_altclip import AltCLIPTextModel
 from training.arguments import ContrastiveArguments
 from training.validation import Validation, load_validation
 
@@ -40,23 +38,37 @@ def class_names(miniature):
     return {language: named[language] for language in LANGUAGES}
 
 
+def contrastive_arguments(tmp_path, **given):
+    """Return arguments of stage 2, by default without a model and without data."""
+    given = {"model_name_or_path": "", "dataset": "", "use_cpu": True, **given}
+    return ContrastiveArguments(output_dir=str(tmp_path), **given)
+
+
+def evaluations_in(output_dir):
+    """Return the entries of a training log that hold an evaluation."""
+    state = json.loads((output_dir / "trainer_state.json").read_text())
+    return [entry for entry in state["log_history"] if "eval_mean_recall" in entry]
+
+
 def test_the_figures_are_those_of_the_benchmarks(altclip_folder, captioned, classified, class_names):
     model, processor = load_model(str(altclip_folder))
-    scores = Validation(
+    validation = Validation(
         model, processor, captioned, LANGUAGES, classified=classified, class_names=class_names
-    ).scores()
-    encoder = Encoder(model, processor)
-    found = evaluate_retrieval(encoder, encoder.images(captioned["image"]), captioned["captions"], LANGUAGES)
-    recall = {language: outcomes.metrics() for language, outcomes in found.items()}
-    asked = classified["label"][:], class_names, dict.fromkeys(LANGUAGES, ["{}"])
-    found = evaluate_zero_shot(encoder, encoder.images(classified["image"]), *asked)
-    accuracy = {language: outcomes.metrics() for language, outcomes in found.items()}
-    for language in LANGUAGES:
-        assert scores[f"mean_recall_{language}"] == recall[language]["mean_recall"]
-        assert scores[f"accuracy_{language}"] == accuracy[language]["accuracy@1"]
-    assert scores["mean_recall"] == pytest.approx(
-        sum(recall[language]["mean_recall"] for language in LANGUAGES) / 3
     )
+    scores = validation.scores()
+
+    encoder = Encoder(model, processor)
+    images = encoder.images(captioned["image"])
+    retrieved = evaluate_retrieval(encoder, images, captioned["captions"], LANGUAGES)
+    images = encoder.images(classified["image"])
+    templates = dict.fromkeys(LANGUAGES, ["{}"])
+    predicted = evaluate_zero_shot(encoder, images, classified["label"][:], class_names, templates)
+
+    recalls = {language: outcomes.metrics()["mean_recall"] for language, outcomes in retrieved.items()}
+    for language in LANGUAGES:
+        assert scores[f"mean_recall_{language}"] == recalls[language]
+        assert scores[f"accuracy_{language}"] == predicted[language].metrics()["accuracy@1"]
+    assert scores["mean_recall"] == pytest.approx(sum(recalls.values()) / 3)
     assert scores["accuracy"] > 0
     assert "english_lost" not in scores
 
@@ -66,17 +78,21 @@ def test_a_frozen_image_tower_is_run_once(altclip_folder, captioned, learns, for
     model, processor = load_model(str(altclip_folder))
     model.vision_model.requires_grad_(learns)
     model.visual_projection.requires_grad_(False)
-    validation, seen = Validation(model, processor, captioned, ["en"]), []
-    model.vision_model.register_forward_hook(lambda *_: seen.append(1))
+    validation = Validation(model, processor, captioned, ["en"])
+    runs = []
+    model.vision_model.register_forward_hook(lambda *_: runs.append(1))
     assert validation.scores() == validation.scores()
-    assert len(seen) == forwards
+    assert len(runs) == forwards
+
+
+EVALUATE = ["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"]
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
-def test_lost_english_is_told(altclip_folder, captioned, languages):
-    """The untrained tower against itself loses nothing;
+def test_a_loss_of_english_is_warned_of(altclip_folder, captioned, languages):
+    """Compare the untrained tower with itself, which loses nothing, and then destroy its English.
 
-    After its English has been destroyed it has lost what the teacher had.
+    It has then lost what the teacher had.
     """
     model, processor = load_model(str(altclip_folder))
     validation = Validation(
@@ -86,8 +102,10 @@ def test_lost_english_is_told(altclip_folder, captioned, languages):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert validation.scores()["english_lost"] == 0
+
+    # Every text has one embedding, and a tie counts against the model.
     torch.nn.init.zeros_(model.text_projection.weight).requires_grad_(False)
-    model.text_projection.weight[0] = 1.0  # every text has one vector, and a tie counts against the model
+    model.text_projection.weight[0] = 1.0
     with pytest.warns(UserWarning, match="English has lost .* points of mean recall"):
         scores = validation.scores()
     assert scores["english_lost"] == pytest.approx(validation.english - scores["mean_recall_zh"])
@@ -95,137 +113,76 @@ def test_lost_english_is_told(altclip_folder, captioned, languages):
     assert ("mean_recall_en" in scores) == ("en" in languages)
 
 
-def stage2(run_python, folder, dataset, output_dir, *flags):
-    return run_python(
-        *[
-            "python",
-            ROOT / "training/run_stage2.py",
-            ROOT / "training/recipes/miniature/stage2.yaml",
-            "--model_name_or_path",
-            folder,
-        ],
-        *[
-            "--dataset",
-            dataset,
-            "--output_dir",
-            output_dir,
-            "--languages",
-            "en",
-            "zh",
-            "--per_device_train_batch_size",
-            "32",
-        ],
-        *["--max_steps", "6", "--logging_steps", "2", *flags],
-    )
-
-
-EVALUATE = ["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"]
-
-
 def test_the_best_checkpoint_is_what_is_saved(miniature, run_python, altclip_folder, tmp_path):
-    """A rate at which the last steps are surely not the best."""
-    names = [
-        "--zero_shot_split",
-        "validation_concepts",
-        "--class_names",
-        miniature / "dataset/class_names.json",
-    ]
-    best = ["--load_best_model_at_end", "true", "--learning_rate", "0.1"]  # the recipe saves no checkpoints
-    process = stage2(
-        run_python, altclip_folder, miniature / "dataset", tmp_path / "out", *EVALUATE, *names, *best
-    )
+    """Train at a rate at which the last steps are surely not the best."""
+    output_dir = tmp_path / "out"
+    command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"]
+    command += ["--model_name_or_path", altclip_folder, "--dataset", miniature / "dataset"]
+    command += ["--output_dir", output_dir, "--languages", "en", "zh", *EVALUATE]
+    command += ["--per_device_train_batch_size", "32", "--max_steps", "6", "--logging_steps", "2"]
+    command += ["--zero_shot_split", "validation_concepts"]
+    command += ["--class_names", miniature / "dataset/class_names.json"]
+    # The recipe itself saves no checkpoints.
+    command += ["--load_best_model_at_end", "true", "--learning_rate", "0.1"]
+    process = run_python("python", *command)
     assert process.returncode == 0, process.stderr[-3000:]
     assert "A checkpoint is saved every 2 steps, as it is scored" in process.stdout
-    state = json.loads((tmp_path / "out/trainer_state.json").read_text())
-    found = {entry["step"]: entry for entry in state["log_history"] if "eval_mean_recall" in entry}
-    assert list(found) == [2, 4, 6]
-    assert {"eval_accuracy_zh", "eval_english_lost"} <= set(found[2])
-    step = max(found, key=lambda step: (found[step]["eval_mean_recall"], -step))
-    assert state["best_global_step"] == step
-    saved, kept = (
-        load_file(tmp_path / "out" / name / "model.safetensors") for name in ("", f"checkpoint-{step}")
-    )
-    assert all(torch.equal(saved[name], value) for name, value in kept.items())
+
+    evaluations = evaluations_in(output_dir)
+    assert [entry["step"] for entry in evaluations] == [2, 4, 6]
+    assert {"eval_accuracy_zh", "eval_english_lost"} <= set(evaluations[0])
+    # The first of the best, since `max` keeps the first of equals.
+    best_step = max(evaluations, key=lambda entry: entry["eval_mean_recall"])["step"]
+    state = json.loads((output_dir / "trainer_state.json").read_text())
+    assert state["best_global_step"] == best_step
+
+    saved = load_file(output_dir / "model.safetensors")
+    kept = load_file(output_dir / f"checkpoint-{best_step}/model.safetensors")
+    for name, value in kept.items():
+        assert torch.equal(saved[name], value), name
 
 
 def test_stage_1_is_held_against_its_teacher(miniature, run_python, tmp_path):
-    process = run_python(
-        *[
-            "python",
-            ROOT / "training/run_stage1.py",
-            ROOT / "training/recipes/miniature/stage1.yaml",
-            "--dataset",
-            miniature / "dataset",
-        ],
-        *[
-            "--teacher_name_or_path",
-            miniature / "clip",
-            "--text_encoder_name_or_path",
-            miniature / "text_encoder",
-        ],
-        *[
-            "--output_dir",
-            tmp_path,
-            "--languages",
-            "en",
-            "zh",
-            "--max_steps",
-            "4",
-            "--per_device_train_batch_size",
-            "32",
-            *EVALUATE,
-            "--english_tolerance",
-            "-1",
-        ],
-        *["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"],
-    )
+    command = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml"]
+    command += ["--teacher_name_or_path", miniature / "clip"]
+    command += ["--text_encoder_name_or_path", miniature / "text_encoder"]
+    command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path, "--languages", "en", "zh"]
+    command += ["--max_steps", "4", "--per_device_train_batch_size", "32", *EVALUATE]
+    command += ["--save_strategy", "steps", "--save_steps", "2", "--load_best_model_at_end", "true"]
+    # A tolerance of -1 is always overstepped.
+    command += ["--english_tolerance", "-1"]
+    process = run_python("python", *command)
     assert process.returncode == 0, process.stderr[-3000:]
-    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
-    found = [entry for entry in history if "eval_mean_recall" in entry]
-    encoder, rows = (
-        Encoder(*load_model(str(miniature / "clip"))),
-        load_captions(str(miniature / "dataset"), "validation"),
-    )
-    teacher = evaluate_retrieval(encoder, encoder.images(rows["image"]), rows["captions"], ["en"])[
-        "en"
-    ].metrics()["mean_recall"]
-    assert found[-1]["eval_english_lost"] == pytest.approx(teacher - found[-1]["eval_mean_recall_en"])
-    assert "English has lost" in process.stderr  # a tolerance of -1 is always overstepped
-    best = 2 * (1 + max(range(2), key=lambda number: found[number]["eval_mean_recall"]))
-    kept = AltCLIPTextModel.from_pretrained(tmp_path / f"checkpoint-{best}").state_dict()
-    saved = load_model(str(tmp_path))[0].text_model.state_dict()
-    assert all(torch.equal(value, saved[name]) for name, value in kept.items())
+    assert "English has lost" in process.stderr
+
+    encoder = Encoder(*load_model(str(miniature / "clip")))
+    rows = load_captions(str(miniature / "dataset"), "validation")
+    of_teacher = evaluate_retrieval(encoder, encoder.images(rows["image"]), rows["captions"], ["en"])
+    evaluations = evaluations_in(tmp_path)
+    lost = of_teacher["en"].metrics()["mean_recall"] - evaluations[-1]["eval_mean_recall_en"]
+    assert evaluations[-1]["eval_english_lost"] == pytest.approx(lost)
+
+    best_step = max(evaluations, key=lambda entry: entry["eval_mean_recall"])["step"]
+    kept = load_model(str(tmp_path / f"checkpoint-{best_step}"))[0].state_dict()
+    saved = load_model(str(tmp_path))[0].state_dict()
+    assert kept.keys() == saved.keys()
+    for name, value in kept.items():
+        assert torch.equal(value, saved[name]), name
 
 
 def test_two_processes_score_like_one(miniature, run_python, altclip_folder, tmp_path):
-    process = run_python(
-        *["python", ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"],
-        *[
-            "--model_name_or_path",
-            altclip_folder,
-            "--languages",
-            "en",
-            "zh",
-            "--dataset",
-            miniature / "dataset",
-            "--output_dir",
-            tmp_path / "out",
-        ],
-        *["--max_steps", "2", "--learning_rate", "0", "--per_device_train_batch_size", "8", *EVALUATE],
-        processes=2,
-        OMP_NUM_THREADS="1",
-    )
+    command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"]
+    command += ["--model_name_or_path", altclip_folder, "--languages", "en", "zh"]
+    command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out", *EVALUATE]
+    command += ["--max_steps", "2", "--learning_rate", "0", "--per_device_train_batch_size", "8"]
+    process = run_python("python", *command, processes=2, OMP_NUM_THREADS="1")
     assert process.returncode == 0, process.stderr[-3000:]
-    history = json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"]
-    (found,) = [entry for entry in history if "eval_mean_recall" in entry]
-    expected = Validation(
-        *load_model(str(altclip_folder)),
-        load_captions(str(miniature / "dataset"), "validation"),
-        ["en", "zh"],
-    ).scores()
-    assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(
-        expected, abs=0.005
-    )  # of 250 scenes, a rank or two
+
+    (found,) = evaluations_in(tmp_path / "out")
+    rows = load_captions(str(miniature / "dataset"), "validation")
+    expected = Validation(*load_model(str(altclip_folder)), rows, ["en", "zh"]).scores()
+    scores = {name: found[f"eval_{name}"] for name in expected}
+    assert scores == pytest.approx(expected, abs=0.005)  # of 250 scenes, a rank or two
 
 
 BEST = {"validation_split": "v", "load_best_model_at_end": True}
@@ -253,10 +210,8 @@ BEST = {"validation_split": "v", "load_best_model_at_end": True}
     ],
 )
 def test_checkpoints_are_saved_where_they_are_scored(tmp_path, flags, expected):
-    """Where the best is asked for, and no strategy is given."""
-    arguments = ContrastiveArguments(
-        output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **flags
-    )
+    """Ask for the best, and give no strategy."""
+    arguments = contrastive_arguments(tmp_path, **flags)
     assert (arguments.save_strategy.value, arguments.save_steps) == expected
 
 
@@ -276,9 +231,7 @@ def test_checkpoints_are_saved_where_they_are_scored(tmp_path, flags, expected):
 )
 def test_a_save_strategy_that_misses_the_best_is_refused(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
-        ContrastiveArguments(
-            output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **flags
-        )
+        contrastive_arguments(tmp_path, **flags)
 
 
 @pytest.mark.parametrize(
@@ -292,65 +245,63 @@ def test_a_save_strategy_that_misses_the_best_is_refused(tmp_path, flags, messag
 )
 def test_halves_of_a_validation_are_refused(tmp_path, flags, message):
     with pytest.raises(InputError, match=message):
-        ContrastiveArguments(
-            output_dir=str(tmp_path), model_name_or_path="", dataset="", use_cpu=True, **flags
-        )
+        contrastive_arguments(tmp_path, **flags)
 
 
 def test_captions_of_other_forms_are_read(altclip_folder, captioned, tmp_path):
-    """A list of languages and texts, several in a language: the first counts."""
+    """Read a list of languages and texts, several in a language: the first counts."""
     rows = captioned.select(range(20))
-    listed = [
-        [{"language": name, "text": text} for name in ("en", "zh") for text in (row[name], "x")]
-        for row in rows["captions"]
-    ]
-    rows.remove_columns(["captions", "label"]).add_column("said", listed).to_parquet(
-        tmp_path / "data/validation.parquet"
+    listed = []
+    for captions in rows["captions"]:
+        of_row = []
+        for language in ("en", "zh"):
+            for text in (captions[language], "x"):
+                of_row.append({"language": language, "text": text})
+        listed.append(of_row)
+    in_other_form = rows.remove_columns(["captions", "label"]).add_column("said", listed)
+    in_other_form.to_parquet(tmp_path / "data/validation.parquet")
+
+    arguments = contrastive_arguments(
+        tmp_path,
+        validation_split="validation",
+        eval_strategy="epoch",
+        dataset=str(tmp_path / "data"),
+        text_column="said",
     )
-    given = {
-        "validation_split": "validation",
-        "eval_strategy": "epoch",
-        "dataset": str(tmp_path / "data"),
-        "text_column": "said",
-    }
-    arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", use_cpu=True, **given)
     model, processor = load_model(str(altclip_folder))
     validation = load_validation(arguments, model, processor, ["en", "zh", "sw"])
     assert validation.languages == ["en", "zh"]
-    assert (
-        validation.scores()
-        == Validation(model, processor, captioned.select(range(20)), ["en", "zh"]).scores()
-    )
+    assert validation.scores() == Validation(model, processor, rows, ["en", "zh"]).scores()
 
 
 @pytest.mark.parametrize(
-    "flags,message",
+    "flags,languages,message",
     [
-        ({"validation_split": "nowhere"}, "'nowhere' cannot be loaded"),
+        ({"validation_split": "nowhere"}, ["en"], "'nowhere' cannot be loaded"),
+        ({"validation_dataset": "nowhere"}, ["en"], "'nowhere' does not exist"),
+        ({}, ["sw"], "has no caption in sw"),
         (
             {"zero_shot_split": "validation_concepts", "class_names": "nowhere.json"},
+            ["en"],
             "nowhere.json.* does not exist",
         ),
-        ({"validation_dataset": "nowhere"}, "'nowhere' does not exist"),
+        (
+            {"zero_shot_split": "validation_concepts", "class_names": "names.json"},
+            ["en"],
+            "are in de, and none in en",
+        ),
     ],
 )
-def test_bad_validations_are_refused(miniature, altclip_folder, tmp_path, flags, message):
+def test_bad_validations_are_refused(
+    miniature, altclip_folder, tmp_path, monkeypatch, flags, languages, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.json").write_text('{"de": ["Hund"]}')
     given = {
         "validation_split": "validation",
         "eval_strategy": "epoch",
         "dataset": str(miniature / "dataset"),
-    } | flags
-    arguments = ContrastiveArguments(output_dir=str(tmp_path), model_name_or_path="", use_cpu=True, **given)
+    }
+    arguments = contrastive_arguments(tmp_path, **given | flags)
     with pytest.raises(InputError, match=message):
-        load_validation(arguments, *load_model(str(altclip_folder)), ["en"])
-    arguments.validation_split, arguments.validation_dataset, arguments.zero_shot_split = (
-        "validation",
-        None,
-        None,
-    )
-    with pytest.raises(InputError, match="has no caption in sw"):
-        load_validation(arguments, *load_model(str(altclip_folder)), ["sw"])
-    arguments.zero_shot_split, arguments.class_names = "validation_concepts", str(tmp_path / "names.json")
-    (tmp_path / "names.json").write_text('{"de": ["Hund"]}')
-    with pytest.raises(InputError, match="are in de, and none in en"):
-        load_validation(arguments, *load_model(str(altclip_folder)), ["en"])
+        load_validation(arguments, *load_model(str(altclip_folder)), languages)

@@ -73,8 +73,10 @@ def train_row(name: str, seed: int, languages: list[str], arguments: AblationArg
     shared = ["--dataset", arguments.dataset, "--output_dir", folder, "--seed", seed]
     if row.contrastive:
         # Stage 2 starts from the variant that read all languages, or from an untrained tower.
-        start = Path(arguments.output_dir, f"both-{seed}" if row.english else f"untrained-{seed}")
-        if not row.english:
+        if row.english:
+            start = Path(arguments.output_dir, f"both-{seed}")
+        else:
+            start = Path(arguments.output_dir, f"untrained-{seed}")
             _save_untrained(start, seed, arguments)
         command = ["training/run_stage2.py", arguments.stage2, "--model_name_or_path", start, *shared]
     else:
@@ -165,8 +167,11 @@ def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
         _plot_bars(axes, summary, first_column, offset=0, color="tab:blue", label="English")
         _plot_bars(axes, summary, first_column, offset=1, color="tab:orange", label="other languages, mean")
         axes.set(title=title, ylabel="%", xticks=range(len(summary)), ylim=(0, 100))
-        names = [ROWS[name].name.replace(", ", ",\n").replace(" + ", "\n+ ") for name in summary]
-        axes.set_xticklabels(names, fontsize=8)
+        # Break the labels, which would overlap: "EN-EN + EN-XX, contrastive" takes three lines.
+        labels = []
+        for name in summary:
+            labels.append(ROWS[name].name.replace(", ", ",\n").replace(" + ", "\n+ "))
+        axes.set_xticklabels(labels, fontsize=8)
         axes.grid(axis="y", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(picture, dpi=110)

@@ -1,6 +1,7 @@
 """One dataclass of arguments per stage: `transformers.TrainingArguments` and what the stage adds.
 
-A recipe's keys are these fields.
+The keys of a recipe are these fields, and `--help` prints their texts. Fields of one subject stand together
+under a heading: data, model, batch, evaluation.
 """
 
 from dataclasses import dataclass, field
@@ -22,112 +23,161 @@ from .losses import OBJECTIVES
 class StageArguments(TrainingArguments):
     """Arguments of every stage.
 
-    They differ from `TrainingArguments`: all columns are kept, since batches are made of captions; every
-    parameter gets a gradient and no buffer changes, so DDP need neither search for those that get none nor
-    send buffers at every forward; logs come every 10 steps; NaN losses are not hidden.
+    Some defaults differ from those of `TrainingArguments`:
+
+    - All columns are kept, because batches are made of captions.
+    - DDP neither searches for parameters without a gradient, since every parameter gets one, nor broadcasts
+      buffers at every forward pass, since no buffer changes.
+    - Metrics are logged every 10 steps, and NaN losses are shown.
     """
 
     # Data
     dataset: str = field(
         metadata={
-            "help": "Folder or Hub id of the training data; its column `captions` holds {language: text}."
+            "help": "Folder or Hub id of the training data. Its column `captions` holds {language: text}."
         }
     )
-    split: str = field(default="train", metadata={"help": "The split to train on."})
+    split: str = field(default="train", metadata={"help": "Split of `dataset` to train on."})
     languages: list[str] | None = field(
-        default=None, metadata={"help": "Language codes to train on; all languages of the data by default."}
+        default=None,
+        metadata={"help": "Language codes to train on, such as en zh. By default all languages of the data."},
     )
 
-    # Texts and the run
+    # Batch
     max_text_length: int = field(
-        default=77, metadata={"help": "Number of tokens that a text is cut at (77 in the paper)."}
+        default=77,
+        metadata={
+            "help": "Maximum number of tokens of a text. Longer texts are truncated. CLIP and AltCLIP use 77."
+        },
     )
     length_groups: int = field(
         default=1,
         metadata={
-            "help": "Encode a batch's texts in this many groups of similar length; "
-            "always 1 where a stage trains images with them."
+            "help": "Number of groups of similar length in which the texts of a batch are encoded, to save "
+            "padding. The default 1 encodes them together. It has no effect in stages that also train the "
+            "image tower."
         },
     )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention kernel: eager, sdpa, flash_attention_2 or flex_attention."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Resume from the last checkpoint in output_dir."})
 
-    # Dry runs
+    # Model
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention kernel: eager, sdpa, flash_attention_2 or flex_attention. "
+            "By default transformers chooses it."
+        },
+    )
+
+    # Run
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Resume from the last complete checkpoint in `output_dir`."},
+    )
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "Build the model from its configuration, look at a few rows, print sizes and memory, "
-            "and stop."
+            "help": "Train nothing: build the model from its configuration, read a few rows, and print sizes "
+            "and memory."
         },
     )
     dry_run_processes: int | None = field(
         default=None,
-        metadata={"help": "Number of processes that a dry run assumes; by default those that run it."},
+        metadata={
+            "help": "Number of processes that a dry run assumes. By default the number that run the script."
+        },
     )
 
-    # Validation
+    # Evaluation
     validation_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split of images and captions on which recall is evaluated in each language, "
-            "as often as eval_strategy says."
+            "help": "Split of images and captions on which retrieval is evaluated in each language, as often "
+            "as `eval_strategy` states. By default there is no evaluation."
         },
     )
     validation_dataset: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub id that has the validation split; `dataset` by default."},
+        metadata={"help": "Folder or Hub id that contains the validation split. By default `dataset`."},
     )
     zero_shot_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split of images and labels in the validation dataset, for zero-shot classification."
+            "help": "Split of images and labels in the validation dataset, on which zero-shot classification "
+            "is evaluated. It needs `class_names`. By default classification is not evaluated."
         },
     )
     class_names: str | None = field(
         default=None,
-        metadata={"help": "JSON file of class names: {language: [name of class 0, name of class 1, ...]}."},
+        metadata={
+            "help": "JSON file of the class names for `zero_shot_split`: {language: [name of class 0, "
+            "name of class 1, ...]}."
+        },
     )
     english_tolerance: float = field(
         default=0.03,
-        metadata={"help": "Warn if mean recall in English falls by more than this below the teacher's."},
+        metadata={
+            "help": "Print a warning if mean recall in English falls below the teacher's by more than this "
+            "fraction. The default 0.03 is 3 points."
+        },
     )
-    metric_for_best_model: str | None = field(default="mean_recall")
+    metric_for_best_model: str | None = field(
+        default="mean_recall",
+        metadata={
+            "help": "Metric that chooses the best checkpoint with `load_best_model_at_end`. The default is "
+            "mean recall over all languages."
+        },
+    )
 
-    # Checkpoints. None is for "not given": with load_best_model_at_end, they are saved when they are scored.
+    # Checkpoints. None is for "not given": with load_best_model_at_end, they are saved at every evaluation.
     save_strategy: SaveStrategy | None = field(
         default=None,
         metadata={
             "help": "When checkpoints are saved: no, steps, epoch or best. By default steps, "
-            "or with load_best_model_at_end as eval_strategy."
+            "or the value of `eval_strategy` with `load_best_model_at_end`."
         },
     )
     save_steps: float | None = field(
         default=None,
         metadata={
             "help": "Number of steps between checkpoints. By default 500, "
-            "or with load_best_model_at_end as eval_steps."
+            "or the value of `eval_steps` with `load_best_model_at_end`."
         },
     )
 
-    # Other defaults than transformers'
-    remove_unused_columns: bool = field(default=False)
-    ddp_find_unused_parameters: bool | None = field(default=False)
-    ddp_broadcast_buffers: bool | None = field(default=False)
-    logging_steps: float = field(default=10)
-    logging_nan_inf_filter: bool = field(default=False)
+    # Defaults that differ from those of transformers
+    remove_unused_columns: bool = field(
+        default=False,
+        metadata={"help": "Drop the columns that the model's forward does not take. Keep this false."},
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={"help": "Let DDP search for parameters that get no gradient. Every parameter gets one."},
+    )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False,
+        metadata={"help": "Let DDP send buffers to all processes at every forward. No buffer changes."},
+    )
+    logging_steps: float = field(
+        default=10,
+        metadata={"help": "Number of steps between two log entries; below 1, a fraction of all steps."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Hide NaN and infinite losses from the log. By default they are shown."},
+    )
     # transformers' own flag takes one name only.
     report_to: list[str] = field(
         default_factory=lambda: ["none"],
-        metadata={"help": "Trackers that get the log: tensorboard, trackio, several of them, all or none."},
+        metadata={
+            "help": "Trackers that receive the log: tensorboard, trackio, several of them, all or none."
+        },
     )
 
     def __post_init__(self):
-        self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 may be set anywhere
+        self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 is accepted on any machine
         self.unsupported_precision = self.drop_unsupported_precision()
-        # Without it accelerate looks for other processes on accelerators alone: each of torchrun's would
-        # train by itself.
+        # Without `use_cpu`, accelerate joins processes on accelerators only, and each process of torchrun
+        # would train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self.saves_where_scored = self.save_where_scored()
         super().__post_init__()
@@ -146,21 +196,19 @@ class StageArguments(TrainingArguments):
                 "give both or neither"
             )
         if self.zero_shot_split is not None and self.validation_split is None:
-            raise InputError(
-                f"zero_shot_split is {self.zero_shot_split} without validation_split: give that as well"
-            )
+            raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give both")
 
     def save_where_scored(self) -> str | None:
-        """Save a checkpoint at every evaluation, where the best one is to be kept.
+        """Save a checkpoint at every evaluation if the best one is to be kept.
 
-        A `save_strategy` that is given, and is not "no", is left as it is.
+        A `save_strategy` that is given and is not "no" is kept.
 
         Returns:
-            When checkpoints are saved, to be printed; None where it is as given.
+            When checkpoints are saved, for a log line; None if nothing was changed.
         """
         # transformers converts strings to its enums only in its own __post_init__, which comes later.
         scored_by = getattr(self.eval_strategy, "value", self.eval_strategy)
-        scored_every = self.eval_steps or self.logging_steps  # as transformers takes it
+        scored_every = self.eval_steps or self.logging_steps  # transformers uses the same fallback
         keeps_best = self.load_best_model_at_end and scored_by != "no"
 
         if keeps_best and self.save_strategy in (None, "no"):
@@ -172,7 +220,7 @@ class StageArguments(TrainingArguments):
             return "every epoch"
 
         if self.save_steps is None:
-            # The Trainer refuses to keep the best of checkpoints that are saved between evaluations.
+            # The Trainer requires that checkpoints are saved at evaluations, to find the best of them.
             both_by_steps = self.save_strategy == scored_by == "steps"
             self.save_steps = scored_every if keeps_best and both_by_steps else 500
         self.save_strategy = self.save_strategy or "steps"
@@ -195,9 +243,9 @@ class StageArguments(TrainingArguments):
                 raise InputError(f"report_to is {name}, which is not installed: install it, or take none")
 
     def drop_unsupported_precision(self) -> str | None:
-        """Drop `bf16` and `fp16` without a GPU, and return which; None where they are kept.
+        """Drop `bf16` and `fp16` without a GPU, and return their names; None if they are kept.
 
-        Recipes set them for a GPU. A recipe that is meant for a CPU sets `use_cpu` as well.
+        Recipes set them for a GPU. A recipe for a CPU sets `use_cpu` as well.
         """
         if self.use_cpu or torch.accelerator.is_available():
             return None
@@ -209,16 +257,15 @@ class StageArguments(TrainingArguments):
     def adapt_to_deepspeed(self) -> None:
         """Make DeepSpeed train in bf16 as DDP does, by autocast.
 
-        DeepSpeed's own `bf16` turns all weights and inputs into bf16, frozen weights and targets, too.
+        DeepSpeed's own `bf16` casts all weights and inputs to bf16, including frozen weights and targets.
 
         Raises:
-            InputError: fp16 is set, which would do the same; or validation, with sharded weights.
+            InputError: fp16 is set, which would do the same; or validation is set with sharded weights.
         """
         plugin = self.deepspeed_plugin
         if self.mixed_precision == "fp16":
             raise InputError(
-                "mixed precision is fp16, and DeepSpeed would turn frozen weights into fp16 as well: "
-                "take bf16"
+                "mixed precision is fp16, and DeepSpeed would cast frozen weights to fp16 as well: take bf16"
             )
         if plugin.zero_stage == 3 and self.validation_split is not None:
             raise InputError(
@@ -238,40 +285,46 @@ class PairArguments(StageArguments):
     # Data
     dataset: str = field(
         metadata={
-            "help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset "
-            "(`captions.py`)."
+            "help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset. "
+            "`training/captions.py` shows the forms that captions may have."
         }
     )
     text_column: str | None = field(
         default=None,
-        metadata={"help": "Column of the captions; by default the first column with a usual name."},
+        metadata={"help": "Column of the captions. By default the first column with a usual name."},
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Stream the files, each process its own (`streaming.py`)."}
+        default=False,
+        metadata={"help": "Read the files while training. Each process reads its own files."},
     )
     shuffle_buffer: int = field(
         default=0,
         metadata={
-            "help": "Number of streamed rows that the next is drawn from; 0 keeps the order of the files."
+            "help": "Number of streamed rows from which the next row is sampled. "
+            "The default 0 keeps the order of the files."
         },
     )
     bad_rows: str = field(
         default="set_aside",
-        metadata={"help": "Rows whose image cannot be decoded: set_aside skips and lists them, error stops."},
+        metadata={
+            "help": "What happens to rows whose image cannot be decoded: set_aside skips and lists them, "
+            "error stops the script."
+        },
     )
 
-    # Memory
+    # Batch
     tile_size: int | None = field(
         default=None,
         metadata={
-            "help": "Number of rows and columns of logits held at a time, such as 1024; by default all."
+            "help": "Number of rows and columns of logits that are in memory at a time, such as 1024. "
+            "This does not change the loss. By default all logits are computed at once."
         },
     )
     gradient_cache_chunk: int | None = field(
         default=None,
         metadata={
-            "help": "Number of examples whose activations are held at a time; by default the whole batch. "
-            "Everything is encoded twice."
+            "help": "Number of examples whose activations are in memory at a time (gradient caching). "
+            "This does not change the gradients, but encodes everything twice. By default the whole batch."
         },
     )
 
@@ -305,17 +358,19 @@ class PairArguments(StageArguments):
 class FrozenTowerArguments(StageArguments):
     """Arguments of the stages with a frozen tower: where and how its embeddings are cached."""
 
+    # Data
     cache_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder for the cached embeddings of frozen towers, shared by all machines; "
-            "by default below datasets' own cache."
+            "help": "Folder for the cached embeddings of frozen towers. All machines must share it. "
+            "By default a folder in the cache of `datasets`."
         },
     )
     cache_dtype: str = field(
         default="float32",
         metadata={
-            "help": "Type of the cached embeddings: float32, or float16 or bfloat16 for half the space."
+            "help": "Data type of the cached embeddings: float32, or float16 or bfloat16, which need "
+            "half the space."
         },
     )
 
@@ -324,8 +379,11 @@ class FrozenTowerArguments(StageArguments):
 class TeacherArguments(PairArguments):
     """Stage 0: an English CLIP, the teacher."""
 
+    # Model
     model_name_or_path: str = field(
-        metadata={"help": "A `CLIPModel` with its processor, untrained or trained."}
+        metadata={
+            "help": "Folder or Hub id of a `CLIPModel` with its processor, with random or trained weights."
+        }
     )
 
 
@@ -333,73 +391,97 @@ class TeacherArguments(PairArguments):
 class TeacherLearningArguments(FrozenTowerArguments):
     """Stage 1: the multilingual text tower learns the teacher's embeddings.
 
-    `dataset` may be any parallel text (`parallel_text.py`). To add languages to a finished model, it is
-    `model_name_or_path`, and teacher too unless another is named.
+    `dataset` may be any parallel text (`parallel_text.py`). To add languages to a finished model, give it as
+    `model_name_or_path`; it is also the teacher unless another one is given.
     """
 
-    # Models
+    # Model
     teacher_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "The `CLIPModel` whose text tower is imitated; model_name_or_path by default, "
-            "where that is given."
+            "help": "Folder or Hub id of the CLIP or AltCLIP whose text embeddings are the targets. "
+            "By default `model_name_or_path`."
         },
     )
     text_encoder_name_or_path: str | None = field(
-        default=None, metadata={"help": "The XLM-R that becomes the text tower."}
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of the XLM-R, RoBERTa or CamemBERT that becomes the new text tower. "
+            "Give either this or `model_name_or_path`."
+        },
     )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "In place of text_encoder_name_or_path: a finished AltCLIP, whose text tower learns "
-            "more languages."
+            "help": "Folder or Hub id of a finished AltCLIP whose text tower learns more languages. "
+            "Give either this or `text_encoder_name_or_path`."
         },
     )
     new_pieces: int = field(
         default=0,
         metadata={
-            "help": "Most pieces to add to the finished model's tokenizer, for characters that it lacks."
+            "help": "Maximum number of pieces to add to the tokenizer of `model_name_or_path`, for "
+            "characters that it cannot read. The default 0 leaves the tokenizer as it is."
         },
     )
 
     # Data
+    dataset: str = field(
+        metadata={
+            "help": "Parallel text: a .tsv, .csv, .jsonl or .parquet file with one column per language, "
+            "a pair of Moses files, a folder or Hub id with a column of {language: text}, or a YAML file "
+            "that lists several of these."
+        }
+    )
     replay_languages: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Languages that the finished model knows already and is to keep, held to the embeddings "
-            "that it gives them; by default all that the text has beside `languages`, and [] for none."
+            "help": "Languages that the finished model must not forget. Their targets are its own embeddings "
+            "of their texts before training. By default all languages of the text that are not in "
+            "`languages`; an empty list in a recipe, [], replays none."
         },
     )
     replay: float = field(
-        default=0.2, metadata={"help": "Share of replay_languages among the examples drawn."}
+        default=0.2,
+        metadata={"help": "Fraction of the sampled examples that are in `replay_languages`, from 0 to 1."},
     )
     kinds: list[str] | None = field(
         default=None,
-        metadata={"help": "Kinds of sources, such as human, that are read of those that `dataset` lists."},
+        metadata={
+            "help": "Kinds of sources to read, such as human, if `dataset` is a YAML file that lists "
+            "several. By default all sources are read."
+        },
     )
     sift: bool = field(
-        default=True, metadata={"help": "Skip texts that are too long, left in English or repeated."}
+        default=True,
+        metadata={"help": "Skip texts that are too long, left in English or repeated."},
     )
     temperature: float = field(
         default=1.0,
         metadata={
-            "help": "Languages are drawn by size to the power 1 / temperature: 1 as they are, "
-            "more favours small ones."
+            "help": "Temperature of language sampling: a language with n texts has the weight "
+            "n^(1 / temperature). The default 1 samples in proportion to the data; a higher value samples "
+            "small languages more often."
         },
     )
     max_characters: int = field(
-        default=1000, metadata={"help": "Most characters of a text; longer texts are skipped."}
+        default=1000,
+        metadata={"help": "Maximum number of characters of a text. `sift` skips longer texts."},
     )
 
     # Loss
     objective: str = field(
         default="mse",
-        metadata={"help": "mse as in the paper, or cosine, which leaves the lengths of embeddings free."},
+        metadata={
+            "help": "Loss between the text embeddings and their targets: mse as in the paper, or cosine, "
+            "which leaves the norms of the embeddings free."
+        },
     )
     dropout: float = field(
         default=0.0,
         metadata={
-            "help": "Dropout of the text tower: 0 in the authors' code, since a regression target is exact."
+            "help": "Dropout probability of the text tower. The default 0 is that of the authors' code, "
+            "since the targets of a regression are exact."
         },
     )
 
@@ -426,23 +508,23 @@ class TeacherLearningArguments(FrozenTowerArguments):
         """
         if (self.text_encoder_name_or_path is None) == (self.model_name_or_path is None):
             raise InputError(
-                "give text_encoder_name_or_path, or model_name_or_path to go on from a finished model, "
+                "give text_encoder_name_or_path, or model_name_or_path to continue from a finished model, "
                 "and not both"
             )
         if self.teacher_name_or_path is None:
             self.teacher_name_or_path = self.model_name_or_path
         if self.teacher_name_or_path is None:
             raise InputError(
-                "teacher_name_or_path is missing: give the CLIP whose text tower is to be imitated"
+                "teacher_name_or_path is missing: give the CLIP whose text embeddings are the targets"
             )
         if self.new_pieces and self.model_name_or_path is None:
             raise InputError(
                 f"new_pieces is {self.new_pieces} without model_name_or_path: "
-                "a new tower takes its encoder's tokenizer as it is"
+                "a new text tower uses its encoder's tokenizer unchanged"
             )
 
     def check_replay(self) -> None:
-        """Check the languages that a finished model is to keep.
+        """Check the languages that are replayed.
 
         Raises:
             InputError: there is no finished model, the share is none, or a language is replayed and learned
@@ -452,15 +534,15 @@ class TeacherLearningArguments(FrozenTowerArguments):
             return
         if self.model_name_or_path is None:
             raise InputError(
-                f"replay_languages are {' '.join(self.replay_languages)} without model_name_or_path, "
-                "the model that knows them"
+                f"replay_languages are {' '.join(self.replay_languages)} without model_name_or_path: "
+                "give the finished model that knows them"
             )
         if not 0 < self.replay < 1:
             raise InputError(f"replay is {self.replay}: give a share between 0 and 1, or no replay_languages")
         twice = sorted(set(self.replay_languages) & set(self.languages or []))
         if self.languages is None or twice:
             raise InputError(
-                "replay_languages need languages beside them that are others; "
+                "languages and replay_languages must be given and must not overlap; "
                 f"both name {' '.join(twice) or 'all'}"
             )
 
@@ -469,61 +551,70 @@ class TeacherLearningArguments(FrozenTowerArguments):
 class ContrastiveArguments(PairArguments, FrozenTowerArguments):
     """Stage 2: contrastive learning with a frozen image tower."""
 
-    # Models
-    model_name_or_path: str = field(metadata={"help": "The AltCLIP of stage 1."})
+    # Model
+    model_name_or_path: str = field(
+        metadata={"help": "Folder or Hub id of the AltCLIP to train, usually the output of stage 1."}
+    )
     teacher_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Model that English is compared with in validation; model_name_or_path by default."
+            "help": "Folder or Hub id of the model that validation compares English with. "
+            "By default `model_name_or_path`, as it is before training."
         },
     )
     trainable: list[str] = field(
         default_factory=lambda: ["text_model", "text_projection", "logit_scale"],
         metadata={
-            "help": "Parts of the model that learn; all others are frozen "
-            "(the paper names the text encoder alone)."
+            "help": "Parts of the model that are trained. All others are frozen. "
+            "The paper trains the text encoder alone, which is text_model."
         },
     )
 
-    # Images
+    # Data
     cache_image_embeds: bool = field(
-        default=True, metadata={"help": "Run the frozen image tower once, before training."}
+        default=True,
+        metadata={"help": "Run the frozen image tower once before training, and cache its embeddings."},
     )
     image_views: int = field(
         default=1,
-        metadata={"help": "Number of views of an image, one an epoch in turn: itself, then random crops."},
+        metadata={
+            "help": "Number of views of each image, one per epoch in turn: the image itself, then random "
+            "crops. The default 1 uses no crops."
+        },
     )
 
     # Forgetting
     hold: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of a loss that holds texts to the embeddings that the model gave them before, "
-            "so that it forgets less."
+            "help": "Weight of a loss that keeps text embeddings close to those before training, "
+            "so that the model forgets less. The default 0 leaves it out; 100 suits a few hundred images."
         },
     )
     hold_dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Parallel text that is held, in all its languages; by default the captions themselves."
+            "help": "Parallel text whose embeddings `hold` keeps, in all its languages. "
+            "By default the captions themselves."
         },
     )
-    hold_split: str = field(default="train", metadata={"help": "The split of hold_dataset."})
+    hold_split: str = field(default="train", metadata={"help": "Split of `hold_dataset` to read."})
     guard_dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Images and captions that the model knows: "
-            "the points of recall that it loses on them are printed at the end."
+            "help": "Folder or Hub id of images and captions that the model already knows. The points of "
+            "recall that training costs on them are printed at the end. By default forgetting is not "
+            "measured."
         },
     )
-    guard_split: str = field(default="test", metadata={"help": "The split of guard_dataset."})
+    guard_split: str = field(default="test", metadata={"help": "Split of `guard_dataset` to read."})
 
     def __post_init__(self):
         super().__post_init__()
         self.check_hold()
         if self.streaming and self.cache_image_embeds:
             raise InputError(
-                "cache_image_embeds is true, and streamed images are encoded as they come: "
+                "cache_image_embeds is true, and streamed images are encoded during training: "
                 "add --cache_image_embeds false"
             )
         if self.streaming and self.image_views > 1:
@@ -541,21 +632,18 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
             )
         if self.image_views > 1 and self.dataloader_persistent_workers:
             raise InputError(
-                "image_views above 1 needs workers that begin anew with each epoch: "
+                "image_views above 1 needs dataloader workers that restart in each epoch: "
                 "leave out dataloader_persistent_workers"
             )
 
     def check_hold(self) -> None:
-        """Check the weight of held texts, and that there are texts to hold.
+        """Check the weight of `hold`, and that there are texts for it.
 
         Raises:
             InputError: the weight is negative, or texts are given without a weight or the reverse.
         """
         if self.hold < 0:
-            raise InputError(
-                f"hold is {self.hold}: 0 holds no texts, "
-                "and 100 is what the recipe for one's own pictures takes"
-            )
+            raise InputError(f"hold is {self.hold}: give 0 to leave it out, or a positive weight such as 100")
         if self.hold_dataset is not None and self.hold == 0:
             raise InputError(
                 f"hold_dataset is {self.hold_dataset!r} and hold is 0: give its weight too, as --hold 100"
@@ -563,21 +651,29 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
         if self.streaming and self.hold and self.hold_dataset is None:
             raise InputError(
                 f"hold is {self.hold}, and the captions of a stream are not known beforehand: "
-                "name texts by hold_dataset"
+                "give hold_dataset"
             )
 
 
 @dataclass(kw_only=True)
 class DiffusionArguments(StageArguments):
-    """AltDiffusion: Stable Diffusion led by an AltCLIP."""
+    """AltDiffusion: Stable Diffusion conditioned on an AltCLIP."""
 
-    model_name_or_path: str = field(metadata={"help": "The AltCLIP whose text tower leads Stable Diffusion."})
+    # Model
+    model_name_or_path: str = field(
+        metadata={"help": "Folder or Hub id of the AltCLIP whose text tower conditions Stable Diffusion."}
+    )
     diffusion_name_or_path: str = field(
-        metadata={"help": "A `StableDiffusionPipeline` whose cross-attention has the tower's width."}
+        metadata={
+            "help": "Folder or Hub id of a `StableDiffusionPipeline` whose cross-attention has the width of "
+            "the text tower."
+        }
     )
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("dry_run", "validation_split"):
             if getattr(self, name):
-                raise InputError(f"{name} is {getattr(self, name)}, and diffusion knows none: leave it out")
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, which diffusion training lacks: leave it out"
+                )

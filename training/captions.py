@@ -71,8 +71,9 @@ def find_form(
     # {"en": "a dog", "zh": "狗"}
     if isinstance(feature, Translation):
         return by_keys(column, feature.languages, dataset)
-    if isinstance(feature, dict) and set(feature) != _NAMED and all(map(may_hold_texts, feature.values())):
-        return by_keys(column, feature, dataset)
+    if isinstance(feature, dict) and set(feature) != _NAMED:
+        if all(map(may_hold_texts, feature.values())):
+            return by_keys(column, feature, dataset)
 
     # [{"language": "en", "text": "a dog"}], or a column `language` beside the texts
     if _names_languages(feature) or (is_text(feature) and "language" in fields):
@@ -84,10 +85,11 @@ def find_form(
             f"column {column!r} of {dataset!r} must hold texts, {{language: text}} or [{{language, text}}], "
             f"not {feature}"
         )
-    if len(languages or []) != 1:
+    languages = languages or []
+    if len(languages) != 1:
         raise InputError(
             f"column {column!r} of {dataset!r} is in one language, and no column 'language' says which: "
-            f"name it by --languages, which has {' '.join(languages or []) or 'none'}"
+            f"name it by --languages, which has {' '.join(languages) or 'none'}"
         )
     (language,) = named_languages(languages, "--languages").values()
     return Form(column, language, [language])
@@ -110,7 +112,9 @@ def _find_column(fields: dict, dataset: str, text_column: str | None) -> str:
 def _names_languages(feature) -> bool:
     """Return whether a column's values name the language of each text beside it."""
     item = feature.feature if isinstance(feature, List) else feature
-    return isinstance(item, Json) or (isinstance(item, dict) and set(item) == _NAMED)
+    if isinstance(item, Json):  # the rows differ, so that each has to be looked at
+        return True
+    return isinstance(item, dict) and set(item) == _NAMED
 
 
 def by_keys(column: str, languages: Iterable[str], dataset: str) -> Form:
@@ -158,6 +162,7 @@ def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
     for language, texts in _pairs_of(row, form):
         texts = read_texts(texts, form.column)
         if language and texts:
+            # A row may spell a language in another way than the features, `pt_BR` or `pt-BR`.
             code = canonical(language)
             name = form.names.get(language) or form.names.get(code) or code
             captions.setdefault(name, []).extend(texts)
@@ -211,7 +216,8 @@ def with_captions(rows: Dataset, form: Form) -> Dataset:
     """
     if _is_converted(rows, form):
         return rows.select_columns(["image", "captions"])
-    return concatenate_datasets([rows.select_columns(["image"]), gather_captions(rows, form)], axis=1)
+    images = rows.select_columns(["image"])
+    return concatenate_datasets([images, gather_captions(rows, form)], axis=1)
 
 
 def _is_converted(rows: Dataset, form: Form) -> bool:
@@ -233,14 +239,17 @@ def gather_captions(rows: Dataset, form: Form) -> Dataset:
     texts = rows.select_columns(columns)
     # Languages that stand beside the texts take one more pass over all rows: a table has fixed fields.
     if form.spoken is None:
-        form = form._replace(names=named_languages(_languages_of(texts, form), form.column))
+        found = _languages_of(texts, form)
+        form = form._replace(names=named_languages(found, form.column))
     languages = form.spoken or list(form.names.values())
     if not languages:
         raise InputError(f"column {form.column!r} has no text in any row")
+
+    kinds = {language: List(Value("string")) for language in languages}
     return texts.map(
         partial(_gather, form=form, languages=languages),
         remove_columns=texts.column_names,
-        features=Features({"captions": {language: List(Value("string")) for language in languages}}),
+        features=Features({"captions": kinds}),
         desc="Reading captions",
     )
 
@@ -279,11 +288,15 @@ def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | Itera
     else:
         pictures = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
     if len(pictures) != 1:
-        many = f"images in {' and '.join(pictures)}: keep one of them" if pictures else "no column image"
-        raise InputError(f"dataset {dataset!r} has {many}; its columns are {', '.join(rows.features)}")
+        found = "no column image"
+        if pictures:
+            found = f"images in {' and '.join(pictures)}: keep one of them"
+        raise InputError(f"dataset {dataset!r} has {found}; its columns are {', '.join(rows.features)}")
     # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
     rows = rows.cast_column(pictures[0], Image(decode=False))
-    return rows if pictures == ["image"] else rows.rename_column(pictures[0], "image")
+    if pictures == ["image"]:
+        return rows
+    return rows.rename_column(pictures[0], "image")
 
 
 __all__ = ["Form", "find_form", "gather_captions", "read_captions", "with_captions", "with_image"]

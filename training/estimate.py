@@ -77,16 +77,16 @@ def report(arguments: StageArguments) -> None:
     argument = _tokenizer_argument(arguments)
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
-        model, trained = _untrained(arguments)
+        model = _untrained(arguments)
         encoded = tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         # Captions of the first rows show what is likely; texts of the maximum length are the worst case.
         bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
-        memory = {name: estimate(trained, arguments, n_tokens) for name, n_tokens in bounds.items()}
+        memory = {name: estimate(model, arguments, n_tokens) for name, n_tokens in bounds.items()}
 
     lines = [
         ("data", f"{arguments.dataset}, split {arguments.split}: {described}"),
-        *_parameter_lines(model, trained),
+        *_parameter_lines(model),
         *_step_lines(arguments, lengths),
         *_memory_lines(memory, bounds, arguments),
     ]
@@ -95,26 +95,22 @@ def report(arguments: StageArguments) -> None:
     say(arguments, "Dry run: nothing was trained. Next: the same command without --dry_run.")
 
 
-def _untrained(arguments: StageArguments) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Build the stage's model from its configurations, without loading weights.
-
-    Returns:
-        The whole model, and the part of it that the Trainer gets.
-    """
+def _untrained(arguments: StageArguments) -> PreTrainedModel:
+    """Build the stage's model by its configurations, without loading weights, and freeze what it freezes."""
     if _is_new_student(arguments):
         teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path)
         encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path)
         model = AltCLIPModel(AltCLIPConfig.from_teacher(teacher, encoder, dropout=arguments.dropout))
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
-        return model, model.text_model
+    else:
+        config = AutoConfig.from_pretrained(arguments.model_name_or_path)
+        model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
 
-    config = AutoConfig.from_pretrained(arguments.model_name_or_path)
-    model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
     if isinstance(arguments, TeacherLearningArguments):
-        return model, model.text_model
-    if isinstance(arguments, ContrastiveArguments):
+        freeze_all_but(model, ["text_model"])
+    elif isinstance(arguments, ContrastiveArguments):
         freeze_all_but(model, arguments.trainable)
-    return model, model
+    return model
 
 
 def _is_new_student(arguments: StageArguments) -> bool:
@@ -254,12 +250,17 @@ def _n_trainable(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
-def _parameter_lines(model: PreTrainedModel, trained: PreTrainedModel) -> list[tuple[str, str]]:
-    towers = ", ".join(f"{name} {_n_parameters(part):,}" for name, part in model.named_children())
+# The lines of the report, as pairs of a name and a value
+
+
+def _parameter_lines(model: PreTrainedModel) -> list[tuple[str, str]]:
+    towers = []
+    for name, part in model.named_children():
+        towers.append(f"{name} {_n_parameters(part):,}")
     n_all = _n_parameters(model)
-    n_trainable = _n_trainable(trained)
+    n_trainable = _n_trainable(model)
     return [
-        ("parameters", f"{n_all:,}: {towers}"),
+        ("parameters", f"{n_all:,}: {', '.join(towers)}"),
         ("trainable", f"{n_trainable:,}, {100 * n_trainable / n_all:.1f} %"),
     ]
 
@@ -269,12 +270,13 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
     per_device = arguments.per_device_train_batch_size
     accumulated = arguments.gradient_accumulation_steps
     n_examples = examples_per_step(arguments, n_processes)
-    examples = f"{n_examples:,}: {per_device} x {accumulated} accumulated x {n_processes} processes"
+    factors = f"{per_device} x {accumulated} accumulated x {n_processes} processes"
 
     mean = sum(lengths) / len(lengths)
     # The tokens of a step are extrapolated from the mean length of the few texts that were read.
     most = n_examples * arguments.max_text_length
-    tokens = f"{round(n_examples * mean):,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
+    likely = round(n_examples * mean)
+    tokens = f"{likely:,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
 
     images = "0"
     if not isinstance(arguments, TeacherLearningArguments):
@@ -283,14 +285,19 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
             images += ", as vectors made once before training"
 
     training = f"{arguments.num_train_epochs:g} epochs"
-    if arguments.max_steps > 0:
-        training = f"{arguments.max_steps:,} steps, {arguments.max_steps * n_examples:,} examples"
+    n_steps = arguments.max_steps
+    if n_steps > 0:
+        training = f"{n_steps:,} steps, {n_steps * n_examples:,} examples"
     return [
-        ("examples per step", examples),
+        ("examples per step", f"{n_examples:,}: {factors}"),
         ("tokens per step", tokens),
         ("images per step", images),
         ("training", training),
     ]
+
+
+def _to_gib(n_bytes: int) -> str:
+    return f"{n_bytes / _GIB:.2f}"
 
 
 def _memory_lines(
@@ -299,12 +306,12 @@ def _memory_lines(
     worst = memory["at most"]
     fixed = []
     for name in ("weights", "gradients", "optimizer", "buckets", "logits"):
-        fixed.append(f"{name} {getattr(worst, name) / _GIB:.2f}")
+        fixed.append(f"{name} {_to_gib(getattr(worst, name))}")
     passing = []
     peaks = []
     for name, n_tokens in bounds.items():
-        passing.append(f"{memory[name].activations / _GIB:.2f} at {n_tokens} tokens")
-        peaks.append(f"{memory[name].peak / _GIB:.2f} at {n_tokens} tokens")
+        passing.append(f"{_to_gib(memory[name].activations)} at {n_tokens} tokens")
+        peaks.append(f"{_to_gib(memory[name].peak)} at {n_tokens} tokens")
 
     lines = [
         ("memory, GiB", ", ".join(fixed)),
@@ -313,7 +320,7 @@ def _memory_lines(
     ]
     n_processes = _n_processes(arguments)
     if n_processes > 1:
-        lines.append(("under FSDP2, GiB", f"{worst.sharded(n_processes) / _GIB:.2f}"))
+        lines.append(("under FSDP2, GiB", _to_gib(worst.sharded(n_processes))))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Freezing: which parts of a model learn, and which do not."""
+"""Freeze parts of a model, and tell which parts learn."""
 
 from torch import nn
 

@@ -64,20 +64,16 @@ def cached_loss(
     joined = [torch.cat(parts) for parts in by_side]
     value, of_joined, of_parameters = _loss_and_gradients(loss, joined, parameters)
 
-    # Step 3, prepared: sides become chunks again, so that each chunk gets the gradients of its own rows:
-    # [(images 0, images 1), (texts 0, texts 1)] -> [(images 0, texts 0), (images 1, texts 1)]
-    split = [_split_like(gradient, parts) for gradient, parts in zip(of_joined, by_side)]
+    # Step 3 is only prepared. The loss is cut off from the graph of step 2; its backward calls the hook.
     replay = _Replay(
         encode=encode,
         chunks=chunks,
         states=states,
-        gradients=list(zip(*split)),
+        gradients=_split_by_chunk(of_joined, by_side),
         parameters=of_parameters,
         autocast=_current_autocast(joined[0].device.type),
         no_sync=no_sync,
     )
-
-    # The loss is cut off from the graph of step 2; its backward calls the hook.
     result = value.detach().requires_grad_()
     result.register_hook(replay)
     return result
@@ -171,9 +167,18 @@ class _Replay:
             sum(products).backward()
 
 
-def _split_like(gradient: torch.Tensor, parts: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    """Split a gradient into as many rows as each part has."""
-    return gradient.split([len(part) for part in parts])
+def _split_by_chunk(
+    gradients: Sequence[torch.Tensor], by_side: list[tuple[torch.Tensor, ...]]
+) -> list[tuple[torch.Tensor, ...]]:
+    """Split the gradient of each side into those of its chunks, and return one tuple a chunk.
+
+    Sides become chunks again: `[(images 0, images 1), (texts 0, texts 1)]` ->
+    `[(images 0, texts 0), (images 1, texts 1)]`.
+    """
+    split = []
+    for gradient, parts in zip(gradients, by_side):
+        split.append(gradient.split([len(part) for part in parts]))
+    return list(zip(*split))
 
 
 def _at_least_float32(values: torch.Tensor) -> torch.Tensor:

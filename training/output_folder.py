@@ -180,7 +180,7 @@ def _compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> N
             )
 
 
-def check_room(trainer: Trainer, whole_model: nn.Module) -> None:
+def check_room(trainer: Trainer) -> None:
     """Check before training that the disk has room for its checkpoints and the model.
 
     Raises:
@@ -189,7 +189,7 @@ def check_room(trainer: Trainer, whole_model: nn.Module) -> None:
     arguments = trainer.args
     n_checkpoints = count_checkpoints(trainer)
     of_checkpoint = bytes_of_checkpoint(trainer)
-    of_model = bytes_of_weights(whole_model)
+    of_model = bytes_of_weights(trainer.model)
     needed = n_checkpoints * of_checkpoint + of_model
     free = _free_bytes(arguments.output_dir)
     if free < needed:

@@ -89,7 +89,8 @@ def train_arm(name: str, seed: int, arguments: ParallelExperimentArguments) -> s
     factor = len(settings["languages"]) if arm.longer else 1
     flags = ["--languages", *languages]
     flags += ["--text_encoder_name_or_path", encoder]
-    flags += ["--max_steps", factor * settings["max_steps"], "--eval_steps", factor * settings["eval_steps"]]
+    flags += ["--max_steps", factor * settings["max_steps"]]
+    flags += ["--eval_steps", factor * settings["eval_steps"]]
     flags += ["--seed", seed, "--output_dir", folder]
     run_once(folder, [arguments.recipe], "training/run_parallel.py", arguments.recipe, *flags)
     return str(folder)
@@ -134,8 +135,8 @@ def accuracy_table(
 
 def _read_curve(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Read a logged metric of a training, as steps and values, both `(entries,)`."""
-    history = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
-    entries = [entry for entry in history if name in entry]
+    state = json.loads((folder / "trainer_state.json").read_text("utf-8"))
+    entries = [entry for entry in state["log_history"] if name in entry]
     steps = np.array([entry["step"] for entry in entries])
     values = np.array([entry[name] for entry in entries])
     return steps, values
@@ -193,12 +194,14 @@ def convergence(arguments: ParallelExperimentArguments) -> dict[str, list[dict[s
             loss of the arm "english" was reached; None if it was not reached.
     """
     batch = arguments.settings["per_device_train_batch_size"]
+    output_dir = Path(arguments.output_dir)
+    metric = "eval_caption_loss_en"
     found = {name: [] for name in CURVES}
     for seed in arguments.seeds:
-        _, losses = _read_curve(Path(arguments.output_dir, f"english-{seed}"), "eval_caption_loss_en")
+        _, losses = _read_curve(output_dir / f"english-{seed}", metric)
         goal = losses[-1]
         for name in CURVES:
-            steps, losses = _read_curve(Path(arguments.output_dir, f"{name}-{seed}"), "eval_caption_loss_en")
+            steps, losses = _read_curve(output_dir / f"{name}-{seed}", metric)
             reached = steps[losses <= goal]  # the first of them is the step that counts
             images = None
             captions = None

@@ -63,9 +63,11 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     """
     sources = read_sources(dataset)
     chosen = _choose_kinds(sources, kinds, dataset)
-    parts = [_read_utf8(source["data"], source.get("name"), source.get("split", split)) for source in chosen]
-    languages = {}  # in the order in which the sources have them
-    for part in parts:
+    parts = []
+    languages = {}  # as keys, in the order in which the sources have them
+    for source in chosen:
+        part = _read_utf8(source["data"], source.get("name"), source.get("split", split))
+        parts.append(part)
         languages |= dict.fromkeys(part.features["captions"])
     languages = list(languages)
     _check_english(languages, dataset)
@@ -76,8 +78,9 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         rows = concatenate_datasets([_with_languages(part, languages) for part in parts])
     if any("weight" in source for source in chosen):
         weights = [float(source.get("weight", 1)) for source in chosen]
+        n_rows = [len(part) for part in parts]
         # Weights 1 and 2 of sources of 2 and 3 rows -> 1 1 2 2 2
-        rows = rows.add_column("weight", np.repeat(weights, [len(part) for part in parts]))
+        rows = rows.add_column("weight", np.repeat(weights, n_rows))
 
     has_english = has_text(caption_columns(rows).field("en"))
     n_skipped = int((~has_english).sum())
@@ -113,7 +116,9 @@ def _check_english(languages: list[str], dataset: str) -> None:
     if "en" in languages:
         return
     variants = [language for language in languages if is_english(language)]
-    remedy = f"; name one of {' and '.join(variants)} en" if variants else ""
+    remedy = ""
+    if variants:
+        remedy = f"; name one of {' and '.join(variants)} en"
     raise InputError(
         f"captions of {dataset!r} have no English for the teacher to read: they have "
         f"{' '.join(languages)}{remedy}"
@@ -239,7 +244,7 @@ def _read_moses(paths: dict[str, str]) -> Dataset:
     """
     for path in paths.values():
         check_folder("dataset", str(Path(path).absolute()))
-    lengths = {path: sum(1 for _ in lines_of(path)) for path in paths.values()}
+    lengths = {path: _count_lines(path) for path in paths.values()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{path} has {n_lines}" for path, n_lines in lengths.items())
         raise InputError(f"files of one corpus must have equally many lines: {counts}")
@@ -252,6 +257,10 @@ def _read_moses(paths: dict[str, str]) -> Dataset:
     changed = tuple(os.stat(path).st_mtime_ns for path in paths.values())
     rows = from_lines(rows, _features_of(list(paths)), paths=paths, changed=changed)
     return with_captions(rows, ", ".join(paths.values()))
+
+
+def _count_lines(path: str) -> int:
+    return sum(1 for _ in lines_of(path))
 
 
 def with_captions(rows: Dataset, name: str) -> Dataset:
@@ -288,8 +297,11 @@ def _from_captions(rows: Dataset, column: str, name: str) -> Dataset:
 
 def _from_language_columns(rows: Dataset, name: str) -> Dataset:
     """Return rows of `captions` from columns of texts that are named by language codes."""
-    texts = [column for column in rows.column_names if _is_column_of_texts(rows, column)]
-    languages = [column for column in texts if CODE.fullmatch(column) and column.lower() not in _NO_LANGUAGES]
+    languages = []
+    for column in rows.column_names:
+        is_code = CODE.fullmatch(column) and column.lower() not in _NO_LANGUAGES
+        if is_code and _is_column_of_texts(rows, column):
+            languages.append(column)
     languages = _without_numbers(rows, languages, name)
     if not languages:
         raise InputError(
@@ -392,7 +404,8 @@ def _renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
 
     def rename(row: dict) -> dict:
         captions = row[column] or {}
-        return {"captions": {name: captions.get(key) for key, name in names.items()}}
+        renamed = {name: captions.get(key) for key, name in names.items()}
+        return {"captions": renamed}
 
     return rows.map(
         rename,

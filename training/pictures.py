@@ -39,7 +39,8 @@ def keep_readable(
             good row.
     """
     check_policy(policy)
-    rows = rows if rows.features["image"] == Image() else rows.cast_column("image", Image())
+    if rows.features["image"] != Image():
+        rows = rows.cast_column("image", Image())
     encoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     problems = _find_problems(encoded, rows._fingerprint)
     bad = [number for number, problem in enumerate(problems) if problem]
@@ -48,9 +49,10 @@ def keep_readable(
 
     lines = []
     for number in bad:
-        path = (encoded[number]["image"] or {}).get("path")
-        lines.append({"row": number, "path": path, "problem": problems[number]})
-    lines += [{"row": None, "path": path, "problem": _NO_ROW} for path in without_row]
+        image = encoded[number]["image"] or {}
+        lines.append({"row": number, "path": image.get("path"), "problem": problems[number]})
+    for path in without_row:
+        lines.append({"row": None, "path": path, "problem": _NO_ROW})
     report = Path(output_dir, "bad_rows.jsonl")
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(_to_jsonl(lines), "utf-8")
@@ -66,8 +68,8 @@ def keep_readable(
             f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first. All are in "
             f"{report}"
         )
-    good = rows.select([number for number, problem in enumerate(problems) if not problem])
-    return good, len(lines)
+    good = [number for number, problem in enumerate(problems) if not problem]
+    return rows.select(good), len(lines)
 
 
 def _find_problems(encoded: Dataset, fingerprint: str) -> list[str]:

@@ -14,9 +14,7 @@ def main(arguments: ParallelExperimentArguments) -> None:
     models = [train_arm(arm, seed, arguments) for seed in arguments.seeds for arm in ARMS]
     results = evaluate(models, arguments)
     print(report(results, arguments))
-    print(
-        f"Saved the tables to {arguments.output_dir}/parallel.md. Next: look at the four pictures beside it."
-    )
+    print(f"Saved the tables to {arguments.output_dir}/parallel.md. Next: look at the four plots next to it.")
 
 
 if __name__ == "__main__":

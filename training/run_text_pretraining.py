@@ -47,7 +47,7 @@ def main(arguments: TextPretrainingArguments) -> None:
     finish(
         arguments,
         "the text encoder",
-        "take it as text_encoder_name_or_path, or as text tower of AltCLIPDualEncoderModel.from_towers",
+        "use it as text_encoder_name_or_path, or as text tower of AltCLIPDualEncoderModel.from_towers",
     )
 
 

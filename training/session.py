@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from torch import nn
-from transformers import PreTrainedModel, Trainer, set_seed
+from transformers import AutoConfig, PreTrainedModel, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
@@ -66,17 +65,17 @@ def _describe_step(arguments: StageArguments, n_threads: int) -> str:
 
 
 def cut_length(arguments: StageArguments, model: PreTrainedModel) -> int:
-    """Return the number of tokens that texts are cut at, and print it where it is not `max_text_length`.
+    """Return the number of tokens at which texts are truncated, and print it if it is not `max_text_length`.
 
-    It is what the text tower reads, where that is less.
+    It is the maximum of the text tower, if that is less.
     """
     readable = readable_tokens(model)
     if arguments.max_text_length <= readable:
         return arguments.max_text_length
     say(
         arguments,
-        f"Texts are cut at {readable} tokens, as many as the text encoder reads, "
-        f"not at {arguments.max_text_length}.",
+        f"Texts are truncated at {readable} tokens, the maximum of the text encoder, "
+        f"instead of {arguments.max_text_length}.",
     )
     return readable
 
@@ -173,16 +172,14 @@ def _find_reports(arguments: PairArguments) -> list[Path]:
     return sorted(Path(arguments.output_dir).glob("bad_rows.*.jsonl"))
 
 
-def train(trainer: Trainer, arguments: StageArguments, whole_model: nn.Module | None = None) -> None:
+def train(trainer: Trainer, arguments: StageArguments) -> None:
     """Train, from the last checkpoint where `resume` is set, and keep the loss curve in `trainer_state.json`.
 
-    Args:
-        whole_model: what is saved at the end, where that is more than the trainer's model.
-
     Raises:
-        InputError: `resume` finds no checkpoint, or the disk has no room for what is to be saved.
+        InputError: `resume` finds no checkpoint, or one of another kind of model; or the disk has no room for
+            what is to be saved.
     """
-    check_room(trainer, trainer.model if whole_model is None else whole_model)
+    check_room(trainer)
     checkpoint = None
     if arguments.resume:
         checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)
@@ -191,6 +188,7 @@ def train(trainer: Trainer, arguments: StageArguments, whole_model: nn.Module | 
                 f"resume: {arguments.output_dir} holds no whole checkpoint: "
                 "set save_steps, or train without --resume"
             )
+        _check_checkpoint(checkpoint, trainer.model)
     say(arguments, f"Training on {trainer.train_dataset.summary()}.")
     frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -200,6 +198,16 @@ def train(trainer: Trainer, arguments: StageArguments, whole_model: nn.Module | 
     if isinstance(trainer.train_dataset, CellStream):
         trainer.accelerator.wait_for_everyone()  # for their reports
         _say_bad_rows(arguments)
+
+
+def _check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
+    """Refuse a checkpoint of another kind of model: stage 1 once saved the text tower alone."""
+    saved = AutoConfig.from_pretrained(checkpoint).model_type
+    if saved != model.config.model_type:
+        raise InputError(
+            f"resume: {checkpoint} holds a {saved}, and this run trains a {model.config.model_type} "
+            "(before version 0.2 stage 1 saved its text tower alone): train anew in another output_dir"
+        )
 
 
 def _say_bad_rows(arguments: StageArguments) -> None:
@@ -214,7 +222,7 @@ def _say_bad_rows(arguments: StageArguments) -> None:
 
 
 def _plot(arguments: StageArguments) -> None:
-    """Draw the run's curves where matplotlib is installed; it is no dependency, so say so where it is not."""
+    """Plot the run's curves if matplotlib, which is optional, is installed; else print how to install it."""
     if not is_matplotlib_available():
         say(arguments, 'No plots without matplotlib: pip install "altclip[plots]".')
     elif arguments.process_index == 0:

@@ -1,4 +1,4 @@
-"""Text-only pre-training: an encoder predicts masked tokens of many languages, before it sees an image.
+"""Pre-train an encoder on text alone: it predicts masked tokens of many languages, before it sees an image.
 
 Single texts give masked language modelling (Devlin et al. 2019; XLM-R). A text and its translation in one
 sequence give translation language modelling (Conneau & Lample 2019, 3.3): a token that is masked in one

@@ -92,6 +92,13 @@ class AltCLIPTrainer(Trainer):
         if validation is not None:
             validation.begin(self.accelerator)
 
+    def _prepare_for_training(self, *args, **kwargs):
+        model, batches = super()._prepare_for_training(*args, **kwargs)
+        # For `embed_frozen` and `Validation`; does nothing to models that FSDP does not shard.
+        for name in ("get_image_features", "get_text_features"):
+            register_fsdp_forward_method(model, name)
+        return model, batches
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
             logs |= self.watch.report(self.state.global_step / max(1, self.state.max_steps))
@@ -144,7 +151,7 @@ class AltCLIPTrainer(Trainer):
 
 
 class TeacherLearningTrainer(AltCLIPTrainer):
-    """Trainer of stage 1, teacher learning (paper 3.1); the model is an `AltCLIPTextModel`.
+    """Trainer of stage 1, teacher learning (paper 3.1); only the text tower of an `AltCLIPModel` learns.
 
     Batches carry `target`, the teacher's embeddings `(texts, project_dim)`. `args` are
     `TeacherLearningArguments`.
@@ -158,17 +165,18 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     >>> from datasets import load_dataset
     >>> from benchmarks import load_model
     >>> from training import CaptionCells, Collator, TeacherLearningArguments, TeacherLearningTrainer
-    >>> from training import teacher_vectors
+    >>> from training import freeze_all_but, teacher_vectors
 
     >>> name, data = "outputs/miniature/altclip", "outputs/miniature/dataset"
     >>> model, processor = load_model(name)
     >>> rows = load_dataset(data, split="validation")
     >>> target = teacher_vectors(rows, model, processor.tokenizer)  # of the English captions
+    >>> freeze_all_but(model, ["text_model"])
     >>> arguments = TeacherLearningArguments(
     ...     model_name_or_path=name, dataset=data, output_dir="outputs/stage1", max_steps=2
     ... )
     >>> trainer = TeacherLearningTrainer(
-    ...     model=model.text_model,
+    ...     model=model,
     ...     args=arguments,
     ...     train_dataset=CaptionCells(rows, ["en", "zh"], "target", inputs=target),
     ...     data_collator=Collator(processor.tokenizer, max_length=77),
@@ -201,7 +209,8 @@ class TeacherLearningTrainer(AltCLIPTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         groups, rows = by_length(inputs, self.args.length_groups)
-        embeddings = torch.cat([model(**group).pooler_output for group in groups])
+        # The text tower's own output: the projection to the shared space is stage 2's to train.
+        embeddings = torch.cat([model(**group).text_model_output.pooler_output for group in groups])
         # A text that several examples of the batch share is encoded once: `text_rows` points each example to
         # its text. Neither by brackets nor by index_select: the gradient of the one is summed in any order on
         # a CPU, of the other on a GPU, and equal seeds would give other weights.
@@ -293,11 +302,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
                 "zero_stage is 3, under which logit_scale is empty where the loss reads it: take zero2.yaml "
                 "or fsdp2.yaml"
             )
-        model, batches = super()._prepare_for_training(*args, **kwargs)
-        # For `embed_frozen` and `Validation`; does nothing to other models.
-        for name in ("get_image_features", "get_text_features"):
-            register_fsdp_forward_method(model, name)
-        return model, batches
+        return super()._prepare_for_training(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)

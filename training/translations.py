@@ -152,6 +152,7 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
 
     available = list(captions.features["captions"])
     existing = [language for language in arguments.target_languages if canonical(language) in available]
+    # `en` may stand for `en-GB`, if the captions have no other English.
     arguments.source_language = check_language(
         arguments.source_language, available, f"captions of {arguments.dataset!r} have no"
     )
@@ -209,6 +210,7 @@ def distinct_sentences(splits: list[Dataset], language: str) -> list[str]:
                     sentences.add(text)
     if not sentences:
         raise InputError(f"there is no caption in {language} to translate")
+    # Equal lengths in alphabetical order: a set has another order in each run.
     return sorted(sentences, key=lambda text: (-len(text), text))
 
 

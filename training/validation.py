@@ -59,7 +59,8 @@ class Validation:
         self.classified = classified
         self.class_names = class_names
         self.english_tolerance = english_tolerance
-        self.teacher = teacher if teacher and "en" in captioned.features["captions"] else None
+        has_english = "en" in captioned.features["captions"]
+        self.teacher = teacher if has_english else None
         self.image_embeds: dict[str, torch.Tensor] = {}  # by the fingerprint of the rows
 
     def begin(self, accelerator: Accelerator | None = None) -> None:
@@ -83,9 +84,11 @@ class Validation:
         """
         encoder = Encoder(self.model, self.processor, accelerator=accelerator)
         # English is evaluated for `english_lost`, but counts in the mean only if it is one of the languages.
-        guarded = ["en"] if self.teacher is not None and "en" not in self.languages else []
+        evaluated = list(self.languages)
+        if self.teacher is not None and "en" not in evaluated:
+            evaluated.append("en")
         image_embeds = self._embed(self.captioned, encoder)
-        recall = mean_recall(encoder, image_embeds, self.captioned, self.languages + guarded)
+        recall = mean_recall(encoder, image_embeds, self.captioned, evaluated)
         scores = _with_mean("mean_recall", {language: recall[language] for language in self.languages})
         if self.classified is not None:
             scores |= _with_mean("accuracy", self._accuracy(encoder))
@@ -214,7 +217,8 @@ def load_validation(
 def _languages_with_text(captioned: Dataset, languages: list[str]) -> list[str]:
     """Return the columns of captions that are in one of the languages and not empty, each once."""
     # Two requested codes may match the same column.
-    columns = dict.fromkeys(find_language(language, captioned.features["captions"]) for language in languages)
+    available = captioned.features["captions"]
+    columns = dict.fromkeys(find_language(language, available) for language in languages)
     texts = caption_columns(captioned)
     return [name for name in columns if name is not None and has_text(texts.field(name)).any()]
 

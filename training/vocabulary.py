@@ -56,16 +56,7 @@ def extend_tokenizer(
         InputError: the tokenizer is none of XLM-R's kind, or has tokens beside its pieces; or `n_pieces` are
             too few.
     """
-    if not isinstance(tokenizer, XLMRobertaTokenizer):
-        raise InputError(
-            f"new_pieces extends tokenizers of XLM-R's kind, not a {type(tokenizer).__name__}: leave it out"
-        )
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    if state["model"]["type"] != "Unigram":
-        raise InputError(
-            f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: "
-            "leave it out"
-        )
+    state = _read_state(tokenizer)
     known = [tuple(piece) for piece in state["model"]["vocab"]]
     added = sorted(set(tokenizer.get_added_vocab()) - {piece for piece, _ in known})
     if added:
@@ -79,9 +70,10 @@ def extend_tokenizer(
     for piece, _ in known:
         known_characters.update(piece)
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
-    counts = Counter()
+    counts = Counter()  # of characters that no piece contains
     for text in texts:
         for character in normalize(text):
+            # Spaces are part of pieces as "▁", and so are not unknown.
             if character not in known_characters and character != " ":
                 counts[character] += 1
     if not counts:
@@ -95,10 +87,29 @@ def extend_tokenizer(
     pieces = _train_new_pieces(texts, unknown, n_pieces)
     charsmap = base64.b64decode(_find_charsmap(state["normalizer"]))
     return XLMRobertaTokenizer(
-        vocab=known + pieces[:n_pieces],
+        vocab=known + pieces[:n_pieces],  # new ids come last, so that no old one changes
         _spm_precompiled_charsmap=charsmap,
         model_max_length=tokenizer.model_max_length,
     )
+
+
+def _read_state(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Return the state of the tokenizer's backend, `{"model": {"vocab": ...}, "normalizer": ..., ...}`.
+
+    Raises:
+        InputError: the tokenizer is none of XLM-R's kind, with a unigram model.
+    """
+    if not isinstance(tokenizer, XLMRobertaTokenizer):
+        raise InputError(
+            f"new_pieces extends tokenizers of XLM-R's kind, not a {type(tokenizer).__name__}: leave it out"
+        )
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] != "Unigram":
+        raise InputError(
+            f"new_pieces extends tokenizers of SentencePiece's unigrams, not of {state['model']['type']}: "
+            "leave it out"
+        )
+    return state
 
 
 def _train_new_pieces(texts: list[str], unknown: set[str], n_pieces: int) -> list[tuple[str, float]]:
@@ -115,8 +126,13 @@ def _train_new_pieces(texts: list[str], unknown: set[str], n_pieces: int) -> lis
         shuffle_input_sentence=len(texts) > _SAMPLE,
     )
     new = [(piece, score) for piece, score in pieces if not unknown.isdisjoint(piece)]
-    new.sort(key=lambda piece: (piece[0] not in unknown, -piece[1]))
-    return new
+
+    def rank(scored: tuple[str, float]) -> tuple[bool, float]:
+        piece, score = scored
+        is_longer = piece not in unknown  # False, of a single character, sorts first
+        return is_longer, -score
+
+    return sorted(new, key=rank)
 
 
 def frequent(counts: Counter) -> list[str]:

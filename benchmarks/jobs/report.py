@@ -3,7 +3,10 @@
 import shlex
 from pathlib import Path
 
+from accelerate import PartialState
+
 from benchmarks.comparison import Comparison
+from benchmarks.evaluation import EvaluationArguments
 from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.report import (
     ReportArguments,
@@ -16,6 +19,7 @@ from benchmarks.report import (
     short_names,
 )
 from benchmarks.report_page import Report
+from benchmarks.results import Result, load_results
 
 
 def main(arguments: ReportArguments, table: TableArguments) -> None:
@@ -34,7 +38,7 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     ]
     notes += [f"No results at all of {', '.join(absent)}."] if absent else []
     notes += caveats(comparison)
-    differences = compare_with_published(numbers, load_published(), arguments.paper_model)
+    differences = compare_with_published(numbers, load_published(), table.paper_model)
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(
         title=table.title,
@@ -55,4 +59,29 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     print(f"Saved the report of {len(results)} results. Next: open {page}")
 
 
-__all__ = ["main"]
+def is_requested(table: TableArguments) -> bool:
+    """Return whether a recipe or flags of an evaluation say what a report of it looks like.
+
+    Raises:
+        InputError: the extra `plots` is missing, without which the evaluation would end in an error.
+    """
+    if table == TableArguments():
+        return False
+    from benchmarks import report_plots  # noqa: F401  (found missing now, not after hours)
+
+    return True
+
+
+def report_evaluation(results: list[Result], arguments: EvaluationArguments, table: TableArguments) -> None:
+    """Write a report on an evaluation beside its results: on its models, and all tasks that are there.
+
+    A table of a paper may need retrieval and classification: whichever is evaluated last reports on both.
+    """
+    if not PartialState().is_main_process:
+        return
+    there = load_results(Path(arguments.output_dir))
+    tasks = list(dict.fromkeys(result.task for result in [*results, *there]))
+    main(ReportArguments(output_dir=arguments.output_dir, models=arguments.models, tasks=tasks), table)
+
+
+__all__ = ["is_requested", "main", "report_evaluation"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from benchmarks.evaluation import Benchmark, EvaluationArguments, evaluate
+from benchmarks.jobs.report import is_requested, report_evaluation
 from benchmarks.report import TableArguments
 from benchmarks.retrieval import check_distance, evaluate_retrieval
 
@@ -43,7 +44,8 @@ class RetrievalBenchmark(Benchmark):
         )
 
 
-def main(arguments: RetrievalArguments, _: TableArguments) -> None:
+def main(arguments: RetrievalArguments, table: TableArguments) -> None:
+    with_report = is_requested(table) and not arguments.dry_run
     # Results by another distance have names of their own: `xm3600-euclidean.en.json`.
     is_cosine = arguments.distance == "cosine"
     benchmark = RetrievalBenchmark(
@@ -51,7 +53,9 @@ def main(arguments: RetrievalArguments, _: TableArguments) -> None:
         normalize=is_cosine,
         suffix="" if is_cosine else f"-{arguments.distance}",
     )
-    evaluate(arguments, benchmark)
+    results = evaluate(arguments, benchmark)
+    if with_report:
+        report_evaluation(results, arguments, table)
 
 
 __all__ = ["main"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.classes import class_names_of
 from benchmarks.evaluation import Benchmark, EvaluationArguments, Prompts, evaluate
+from benchmarks.jobs.report import is_requested, report_evaluation
 from benchmarks.prompts import load_templates, split_source
 from benchmarks.report import TableArguments
 from benchmarks.zero_shot import evaluate_zero_shot
@@ -45,14 +46,17 @@ class ZeroShotBenchmark(Benchmark):
         return evaluate_zero_shot(encoder, image_embeds, labels, class_names, templates, task.metric)
 
 
-def main(arguments: ZeroShotArguments, _: TableArguments) -> None:
+def main(arguments: ZeroShotArguments, table: TableArguments) -> None:
+    with_report = is_requested(table) and not arguments.dry_run
     templates = _set_or_templates(arguments.templates) if arguments.templates else None
     benchmark = ZeroShotBenchmark(
         class_names=arguments.class_names,
         templates=templates,
         suffix=_suffix_of(templates) if templates else "",
     )
-    evaluate(arguments, benchmark)
+    results = evaluate(arguments, benchmark)
+    if with_report:
+        report_evaluation(results, arguments, table)
 
 
 def _set_or_templates(words: list[str]) -> str | list[str]:

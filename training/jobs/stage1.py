@@ -4,7 +4,7 @@ See the paper, section 3.1.
 """
 
 from benchmarks.commands import command_for
-from benchmarks.loading import check_languages, load_model, save_model
+from benchmarks.loading import check_languages, load_model
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
 from training.data import CaptionCells, Collator
@@ -55,23 +55,17 @@ def main(arguments: TeacherLearningArguments) -> None:
     tokenizer.model_max_length = cut_length(arguments, model)
     collator = Collator(tokenizer, tokenizer.model_max_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
-    model.to(arguments.device)  # all of it, for validation: the Trainer gets the text tower alone
     validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))
     trainer = TeacherLearningTrainer(
-        model=model.text_model,
+        model=model,
         args=arguments,
         train_dataset=cells,
         data_collator=collator,
+        processing_class=processor,
         validation=validation,
     )
-    train(trainer, arguments, model)
-
-    # The trained text tower goes back into the whole model.
-    # Every process helps to collect the weights; ZeRO-3 gives them to the first alone.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if trainer.is_world_process_zero():
-        trained = {f"text_model.{name}": value for name, value in weights.items()}
-        save_model(model, processor, arguments.output_dir, state_dict=model.state_dict() | trained)
+    train(trainer, arguments)
+    trainer.save_model()
     following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
     finish(arguments, "the multilingual model", following)
 

@@ -64,11 +64,16 @@ def _draw_sprite(icons: dict, name: str) -> Image.Image:
     """Rasterise one icon of an iconify set to an RGBA square of `_SPRITE_SIZE`, keeping its aspect ratio."""
     import resvg_py  # of the extra `asset`: nothing else needs it
 
-    icon = icons["icons"].get(name) or icons["icons"][icons["aliases"][name]["parent"]]
+    icon = icons["icons"].get(name)
+    if not icon:  # the name is an alias of another icon
+        parent = icons["aliases"][name]["parent"]
+        icon = icons["icons"][parent]
     # An icon's own size goes before the set's, and 16 is iconify's default.
     width = icon.get("width", icons.get("width", 16))
     height = icon.get("height", icons.get("height", 16))
-    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+    left = icon.get("left", 0)
+    upper = icon.get("top", 0)
+    box = f"{left} {upper} {width} {height}"
     namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     svg = f'<svg {namespaces} viewBox="{box}">{icon["body"]}</svg>'
     png = resvg_py.svg_to_bytes(svg_string=svg, width=_SPRITE_SIZE * 4, height=_SPRITE_SIZE * 4)

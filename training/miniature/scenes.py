@@ -75,7 +75,8 @@ def read_concepts() -> dict:
 @cache
 def held_out_pairs() -> dict[str, list[tuple[int, int]]]:
     """Return the unordered pairs of concepts kept for "test pairs" and for "validation pairs"."""
-    pairs = list(itertools.combinations(range(len(read_concepts()["concepts"])), 2))
+    n_concepts = len(read_concepts()["concepts"])
+    pairs = list(itertools.combinations(range(n_concepts), 2))
     order = np.random.default_rng(0).permutation(len(pairs))
     shuffled = [pairs[i] for i in order]
     n_held_out = _N_TEST_PAIRS + _N_VALIDATION_PAIRS
@@ -101,7 +102,8 @@ def write_caption(concepts: list[int], language: str) -> str:
     if len(names) == 2:
         return pattern["2"].format(*names)
     # English: "{0}, {1}" and "{0}, and {1}" -> "key, bell, and ghost"
-    return pattern["start"].format(names[0], pattern["end"].format(*names[1:]))
+    last_two = pattern["end"].format(*names[1:])
+    return pattern["start"].format(names[0], last_two)
 
 
 class EmojiScenes(Dataset):
@@ -137,8 +139,10 @@ class EmojiScenes(Dataset):
             in_right_half = left >= IMAGE_SIZE // 2
             return in_right_half, top
 
-        concepts = [concepts[i] for i in sorted(range(len(concepts)), key=reading_order)]
-        captions = {language: write_caption(concepts, language) for language in read_concepts()["languages"]}
+        order = sorted(range(len(concepts)), key=reading_order)
+        concepts = [concepts[i] for i in order]
+        languages = read_concepts()["languages"]
+        captions = {language: write_caption(concepts, language) for language in languages}
         return {"image": Image.fromarray(pixels), "concepts": concepts, "captions": captions}
 
 
@@ -153,12 +157,15 @@ def _choose_concepts(content: str, index: int, random: np.random.Generator) -> l
         return [index % n_concepts]
     if content != "mixed":
         return list(held_out_pairs()[content][index])
-    count = 1 + int(np.searchsorted(np.cumsum(_COUNT_SHARES), random.random()))
+    # A number below 0.48 gives one concept, one below 0.92 two, any other three.
+    bounds = np.cumsum(_COUNT_SHARES)
+    count = 1 + int(np.searchsorted(bounds, random.random()))
     # Draw until the concepts differ and no two of them are held out.
     while True:
         concepts = random.integers(n_concepts, size=count).tolist()
         pairs = itertools.combinations(sorted(concepts), 2)
-        if len(set(concepts)) == count and _forbidden_pairs().isdisjoint(pairs):
+        are_distinct = len(set(concepts)) == count
+        if are_distinct and _forbidden_pairs().isdisjoint(pairs):
             return concepts
 
 
@@ -166,8 +173,12 @@ def _choose_places(count: int, random: np.random.Generator) -> list[tuple[int, i
     """Choose left, top and side in pixels: one sprite anywhere, several each in a quarter of the scene."""
     smallest, largest = _SIDES[count]
     sides = random.integers(smallest, largest + 1, count).tolist()
-    room = IMAGE_SIZE if count == 1 else IMAGE_SIZE // 2
-    quarters = [0] if count == 1 else random.permutation(4)[:count].tolist()
+    if count == 1:
+        room = IMAGE_SIZE
+        quarters = [0]
+    else:
+        room = IMAGE_SIZE // 2
+        quarters = random.permutation(4)[:count].tolist()
     # Quarters are numbered 0 1 above 2 3; a sprite is shifted at random within its own.
     shifts = random.random((count, 2))
     places = []
@@ -189,9 +200,10 @@ def draw(
         Pixels `(32, 32, 3)`, uint8.
     """
     top, bottom = random.uniform(0.15, 1.0, (2, 3)).astype(np.float32)
-    # The ground runs 40 % of the way from the colour `top` to `bottom`.
+    # The ground runs 40 % of the way from the colour `top` to `bottom`: one colour per row of pixels.
     ramp = np.linspace(0, 0.4, IMAGE_SIZE, dtype=np.float32)[:, None]
-    canvas = np.repeat((top + ramp * (bottom - top))[:, None], IMAGE_SIZE, axis=1)
+    colours = top + ramp * (bottom - top)  # (32, 3)
+    canvas = np.repeat(colours[:, None], IMAGE_SIZE, axis=1)  # (32, 32, 3)
 
     # A scene that is not varied draws no number here; the order of draws is what makes scenes reproducible.
     inked = split.varied and random.random() < _INKED_SHARE
@@ -223,10 +235,12 @@ def _load_sprite(style: str, concept: int, side: int, inked: bool) -> np.ndarray
     row, column = divmod(concept, _SHEET_COLUMNS)
     left = column * _SPRITE_SIZE
     upper = row * _SPRITE_SIZE
-    sprite = load_sheet(style).crop((left, upper, left + _SPRITE_SIZE, upper + _SPRITE_SIZE))
+    box = (left, upper, left + _SPRITE_SIZE, upper + _SPRITE_SIZE)
+    sprite = load_sheet(style).crop(box)
     if inked:
         sprite = ink(sprite)
-    pixels = np.asarray(sprite.resize((side, side), Image.Resampling.LANCZOS), dtype=np.float32) / 255
+    scaled = sprite.resize((side, side), Image.Resampling.LANCZOS)
+    pixels = np.asarray(scaled, dtype=np.float32) / 255
     pixels[..., :3] *= pixels[..., 3:]
     return pixels
 
@@ -234,17 +248,20 @@ def _load_sprite(style: str, concept: int, side: int, inked: bool) -> np.ndarray
 def ink(sprite: Image.Image) -> Image.Image:
     """Flatten a sprite to six colours and draw dark lines around it and where its colours change."""
     # Shrink the drawing by two pixels on each side, which the outline takes.
-    small = sprite.resize((_SPRITE_SIZE - 4, _SPRITE_SIZE - 4), Image.Resampling.LANCZOS)
+    side = _SPRITE_SIZE - 4
+    small = sprite.resize((side, side), Image.Resampling.LANCZOS)
     inner = Image.new("RGBA", sprite.size)
     inner.paste(small, (2, 2))
     alpha = _threshold(inner.getchannel("A"), 127)
 
     white = Image.new("RGB", sprite.size, "white")
-    flat = Image.composite(inner.convert("RGB"), white, alpha).quantize(6).convert("RGB")
+    opaque = Image.composite(inner.convert("RGB"), white, alpha)
+    flat = opaque.quantize(6).convert("RGB")
 
     # Lines lie where colours change inside the drawing, and in the ring around it.
     around = alpha.filter(ImageFilter.MaxFilter(5))
-    edges = _threshold(flat.filter(ImageFilter.FIND_EDGES).convert("L"), 90)
+    changes = flat.filter(ImageFilter.FIND_EDGES).convert("L")
+    edges = _threshold(changes, 90)
     inside = ImageChops.multiply(edges, alpha)
     outline = ImageChops.difference(around, alpha)
     lines = ImageChops.lighter(inside, outline)
@@ -263,8 +280,10 @@ def _shift_colours(canvas: np.ndarray, random: np.random.Generator) -> np.ndarra
 
     A model then cannot recognise a concept by its colour alone.
     """
+    # Each new channel is mostly the old one; columns of `mix` add up to 1, so that grey stays grey.
     mix = np.eye(3) + random.uniform(-0.1, 0.1, (3, 3))
+    mix = (mix / mix.sum(0)).astype(np.float32)
     contrast, brightness = random.uniform((0.8, -0.06), (1.2, 0.06))
-    canvas = canvas @ (mix / mix.sum(0)).astype(np.float32)
+    canvas = canvas @ mix
     # float32 throughout: a float64 scalar would change the type, and with it the last bits.
     return (canvas - 0.5) * np.float32(contrast) + np.float32(0.5 + brightness)

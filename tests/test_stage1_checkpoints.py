@@ -1,0 +1,84 @@
+"""Checkpoints of stage 1 are whole models; those of older versions are refused in one line."""
+
+import pytest
+import torch
+from datasets import load_dataset
+from transformers import AutoModel, AutoProcessor, AutoTokenizer
+
+from benchmarks.encoder import Encoder
+from benchmarks.loading import load_model
+from benchmarks.recipe import InputError
+from benchmarks.retrieval import evaluate_retrieval
+from modeling_altclip import AltCLIPModel, AltCLIPProcessor
+from training.arguments import TeacherLearningArguments
+from training.data import CaptionCells, Collator
+from training.freezing import freeze_all_but
+from training.frozen import teacher_vectors
+from training.session import train
+from training.trainers import TeacherLearningTrainer
+
+
+@pytest.fixture
+def stage1(miniature, tmp_path):
+    """Return a function that makes a stage-1 trainer of two steps, which saves a checkpoint at the first."""
+    scenes = load_dataset(str(miniature / "dataset"), split="train").select(range(16))
+    teacher, teacher_processor = load_model(str(miniature / "clip"))
+    targets = teacher_vectors(scenes, teacher, teacher_processor.tokenizer, cache_dir=str(tmp_path / "cache"))
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+
+    def stage1(**given):
+        model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
+        freeze_all_but(model, ["text_model"])
+        arguments = TeacherLearningArguments(
+            output_dir=str(tmp_path / "out"),
+            teacher_name_or_path="",
+            text_encoder_name_or_path="",
+            dataset="",
+            use_cpu=True,
+            disable_tqdm=True,
+            max_steps=2,
+            save_steps=1,
+            save_strategy="steps",
+            per_device_train_batch_size=8,
+            **given,
+        )
+        trainer = TeacherLearningTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=CaptionCells(scenes, ["en", "zh"], "target", inputs=targets),
+            data_collator=Collator(tokenizer, 77),
+            processing_class=AltCLIPProcessor(teacher_processor.image_processor, tokenizer),
+        )
+        return trainer, arguments
+
+    return stage1
+
+
+def test_a_checkpoint_loads_with_the_auto_classes_and_can_be_evaluated(stage1, miniature, tmp_path):
+    train(*stage1())
+    checkpoint = tmp_path / "out/checkpoint-1"
+    model = AutoModel.from_pretrained(checkpoint)
+    assert type(model) is AltCLIPModel
+    assert type(AutoProcessor.from_pretrained(checkpoint)) is AltCLIPProcessor
+
+    # The image tower is the teacher's, bit for bit: only texts learn.
+    teacher = AutoModel.from_pretrained(miniature / "clip")
+    for name, value in teacher.vision_model.state_dict().items():
+        torch.testing.assert_close(model.vision_model.state_dict()[name], value, atol=0, rtol=0)
+
+    encoder = Encoder(*load_model(str(checkpoint)))
+    rows = load_dataset(str(miniature / "dataset"), split="validation").select(range(8))
+    outcomes = evaluate_retrieval(encoder, encoder.images(rows["image"]), rows["captions"], ["en", "zh"])
+    assert set(outcomes) == {"en", "zh"}
+
+
+def test_a_checkpoint_of_a_text_tower_alone_is_refused_in_one_line(stage1, tmp_path):
+    trainer, arguments = stage1()
+    train(trainer, arguments)
+    # As stage 1 saved them before it trained the whole model.
+    for checkpoint in (tmp_path / "out").glob("checkpoint-*"):
+        trainer.model.text_model.save_pretrained(checkpoint)
+    again, arguments = stage1(resume=True)
+    with pytest.raises(InputError, match="stage 1 saved its text tower alone.: train anew in") as caught:
+        train(again, arguments)
+    assert "\n" not in str(caught.value)
