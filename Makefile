@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel docs test test-slow test-upstream test-lowest test-python test-only style install $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel docs test test-slow test-upstream test-lowest test-python test-only style install release $(PAPER)
 
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -106,6 +106,25 @@ docs: $(VENV)/installed  ## build the site of docs/ in outputs/site
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built the site. Next: open outputs/site/index.html"
+
+VERSION = $(shell sed -n 's/^version = //p' setup.cfg)
+# "## 0.2.0 (2026-12-01)" -> 0.2.0
+NEWEST = $(shell sed -n 's/^## \([^ ]*\).*/\1/p' CHANGELOG.md | head -n 1)
+CITED = $(shell sed -n 's/^version: //p' CITATION.cff)
+
+# The tests are not run again: `make test test-slow test-lowest` belongs before it.
+release: $(VENV)/installed  ## build sdist and wheel in dist/, check them and tag the commit; publish nothing
+	@test -z "$$(git status --porcelain)" || { echo "release: there are changes: commit them, or stash them" >&2; exit 1; }
+	@test "$(NEWEST)" = "$(VERSION)" || { echo "release: setup.cfg has version $(VERSION), and CHANGELOG.md begins with $(NEWEST): make them equal" >&2; exit 1; }
+	@test "$(CITED)" = "$(VERSION)" || { echo "release: setup.cfg has version $(VERSION), and CITATION.cff $(CITED): make them equal" >&2; exit 1; }
+	@! git rev-parse --quiet --verify refs/tags/v$(VERSION) >/dev/null || { echo "release: the tag v$(VERSION) is there already: raise the version" >&2; exit 1; }
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[release]"
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	git tag --annotate v$(VERSION) --message "Version $(VERSION)"
+	@! grep -q REPOSITORY setup.cfg || echo "setup.cfg still has REPOSITORY where the repository's address belongs: PyPI shows it as it is."
+	@echo "Built dist/ and tagged v$(VERSION); nothing is published. Next: git push origin v$(VERSION) && $(BIN)/twine upload dist/*"
 
 install: $(VENV)/installed  ## create the environment only
 

@@ -29,7 +29,7 @@ ELSEWHERE = re.compile(
 # Trainings are as printed but for their length, and do not wait for GPUs that are not here.
 SHORT = "--max_steps 2 --save_strategy no --per_device_train_batch_size 4"
 # What a command may say where it ends: one line of ours.
-REFUSAL = re.compile(r"^[\w.]+: error: \S.{20,}$")
+REFUSAL = re.compile(r"^[\w.]+( [\w-]+)*: error: \S.{20,}$")
 
 
 def commands():
