@@ -36,12 +36,11 @@ def teacher_vectors(
     cache_dir: str | None = None,
     dtype: str = "float32",
 ) -> CachedColumn:
-    """`target`: the teacher's pooled vector of each row's caption in a language, before its projection (paper
-    3.1).
+    """Embed each row's caption in a language by the teacher, as the column `target`.
 
-    Each distinct sentence is encoded and kept once. In a language other than English a row may lack its
-    caption; its vector is then that of an empty text, and no cell asks for it. See `cached_column` for the
-    rest.
+    An embedding is the pooled output of the text tower, before its projection (paper 3.1). Each distinct text
+    is encoded and cached once. In a language other than English a row may lack its caption; it then gets the
+    embedding of an empty text, which no example reads. See `cached_column` for the rest.
 
     Args:
         language: that the teacher reads: English, or any that a finished AltCLIP knows.
@@ -49,6 +48,18 @@ def teacher_vectors(
     Raises:
         InputError: a row has no English caption, which all cells of its other languages learn from; the
             teacher gives different texts one vector; or as `cached_column`.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import teacher_vectors
+    >>> teacher, processor = load_model("outputs/miniature/teacher")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> teacher_vectors(rows, teacher, processor.tokenizer)[[0, 1]]["target"].shape
+    (2, 128)
+    ```
     """
     if language not in rows.features["captions"]:
         raise InputError(
@@ -101,9 +112,24 @@ def image_vectors(
     cache_dir: str | None = None,
     dtype: str = "float32",
 ) -> CachedColumn:
-    """`image_embeds`: the image tower's projected unit vectors of each row's image, in all its views.
+    """Embed each row's image in all its views, as the column `image_embeds`.
 
-    Images of equal bytes are encoded once. See `cached_column` for the rest.
+    The embeddings are projected and of unit length. Images of equal bytes are encoded once. See
+    `cached_column` for the rest.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import ImageViews, image_vectors
+
+    >>> model, processor = load_model("outputs/miniature/altclip")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> column = image_vectors(ImageViews(rows, n_views=1), model, processor)
+    >>> column[[0, 1]]["image_embeds"].shape
+    (2, 128)
+    ```
     """
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
