@@ -54,6 +54,16 @@ def load_model(
     Raises:
         InputError: the folder, its configuration, weights or processor are missing in whole or in part; the
             model is of another kind; a LoRA names no base or does not fit it; or a library is missing.
+
+    Example:
+
+    ```python
+    >>> from benchmarks import load_model
+
+    >>> model, processor = load_model("outputs/miniature/altclip")  # or "BAAI/AltCLIP-m9"
+    >>> model.dtype
+    torch.float32
+    ```
     """
     if library := check_library(name_or_path):
         return load_adapted(library, name_or_path.removeprefix(f"{library}:"))

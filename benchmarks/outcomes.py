@@ -365,6 +365,20 @@ def load_outcomes(path: Path) -> Outcomes:
 
     Raises:
         InputError: the file does not exist, or is not whole.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from benchmarks import load_outcomes
+    >>> from benchmarks.outcomes import RetrievalOutcomes
+
+    >>> # Three images with a text each; the rank of the right one is 0 but once
+    >>> outcomes = RetrievalOutcomes(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 0]), torch.arange(3))
+    >>> outcomes.save("outputs/dogs.npz")
+    >>> round(load_outcomes("outputs/dogs.npz").metrics()["text_to_image_recall@1"], 3)
+    0.667
+    ```
     """
     if not Path(path).is_file():
         raise InputError(f"{str(path)!r} holds no outcomes: evaluate again to write it")

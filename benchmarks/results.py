@@ -205,7 +205,18 @@ def _read_result(path: Path) -> Result:
 
 
 def load_results(folder: Path) -> list[Result]:
-    """Read all results below `folder`, sorted by path."""
+    """Read all results below `folder`, sorted by path.
+
+    Example:
+
+    ```python
+    >>> from benchmarks import load_results
+
+    >>> results = load_results("outputs/miniature/results")
+    >>> sorted({result.metric for result in results})
+    ['accuracy@1', 'mean_recall']
+    ```
+    """
     return [_read_result(path) for path in sorted(Path(folder).rglob("*.json"))]
 
 

@@ -171,6 +171,16 @@ def load_task(name_or_path: str) -> Task:
     Raises:
         InputError: there is no such task; the file is not YAML; a key is unknown or missing; or a value is
             invalid.
+
+    Example:
+
+    ```python
+    >>> from benchmarks import load_task
+
+    >>> task = load_task("flickr30k")
+    >>> task.kind, task.metric, task.n_images
+    ('retrieval', 'mean_recall', 1000)
+    ```
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):

@@ -377,7 +377,26 @@ class FrozenTowerArguments(StageArguments):
 
 @dataclass(kw_only=True)
 class TeacherArguments(PairArguments):
-    """Stage 0: an English CLIP, the teacher."""
+    """Stage 0: an English CLIP, the teacher.
+
+    Raises:
+        InputError: a value is out of range, or two arguments exclude each other.
+
+    Example:
+
+    ```python
+    >>> from training import TeacherArguments
+
+    >>> arguments = TeacherArguments(
+    ...     model_name_or_path="outputs/miniature/clip",
+    ...     dataset="outputs/miniature/dataset",
+    ...     output_dir="outputs/teacher",
+    ...     max_steps=100,
+    ... )
+    >>> arguments.max_text_length
+    77
+    ```
+    """
 
     # Model
     model_name_or_path: str = field(
@@ -393,6 +412,24 @@ class TeacherLearningArguments(FrozenTowerArguments):
 
     `dataset` may be any parallel text (`parallel_text.py`). To add languages to a finished model, give it as
     `model_name_or_path`; it is also the teacher unless another one is given.
+
+    Raises:
+        InputError: a value is out of range, or two arguments exclude each other.
+
+    Example:
+
+    ```python
+    >>> from training import TeacherLearningArguments
+
+    >>> arguments = TeacherLearningArguments(
+    ...     teacher_name_or_path="outputs/miniature/teacher",
+    ...     text_encoder_name_or_path="outputs/miniature/text_encoder",
+    ...     dataset="outputs/miniature/dataset",
+    ...     output_dir="outputs/stage1",
+    ... )
+    >>> arguments.objective
+    'mse'
+    ```
     """
 
     # Model
@@ -549,7 +586,25 @@ class TeacherLearningArguments(FrozenTowerArguments):
 
 @dataclass(kw_only=True)
 class ContrastiveArguments(PairArguments, FrozenTowerArguments):
-    """Stage 2: contrastive learning with a frozen image tower."""
+    """Stage 2: contrastive learning with a frozen image tower.
+
+    Raises:
+        InputError: a value is out of range, or two arguments exclude each other.
+
+    Example:
+
+    ```python
+    >>> from training import ContrastiveArguments
+
+    >>> arguments = ContrastiveArguments(
+    ...     model_name_or_path="outputs/miniature/altclip",
+    ...     dataset="outputs/miniature/dataset",
+    ...     output_dir="outputs/stage2",
+    ... )
+    >>> arguments.trainable
+    ['text_model', 'text_projection', 'logit_scale']
+    ```
+    """
 
     # Model
     model_name_or_path: str = field(

@@ -17,6 +17,19 @@ class CaptionRows(TorchDataset):
     are a row's captions in all its languages, possibly several in one, and `languages` their indices in
     `cells.languages`. The last field has the name of `cells.column`. Rows without a caption in these
     languages are skipped, and `summary` counts them.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from training import CaptionCells, CaptionRows
+
+    >>> captions = [{"en": "a dog", "zh": "狗"}, {"en": "a cat", "zh": None}]
+    >>> rows = Dataset.from_dict({"captions": captions, "target": [[0.0, 1.0], [1.0, 0.0]]})
+    >>> cells = CaptionCells(rows, ["en", "zh"], "target")
+    >>> [row["texts"] for row in CaptionRows(cells)]
+    [['a dog', '狗'], ['a cat']]
+    ```
     """
 
     def __init__(self, cells: CaptionCells):
@@ -66,6 +79,21 @@ class RowCollator(Collator):
     For each caption a batch has `text_rows`, its index among the distinct texts, `text_to_image`, the index
     of the image that it describes, and `languages`, all `(captions,)`. `row_ids` `(images,)` are those of the
     images.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from transformers import AutoProcessor
+    >>> from training import CaptionCells, CaptionRows, RowCollator
+
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> dataset = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> rows = CaptionRows(CaptionCells(dataset, ["en", "zh"], "image"))
+    >>> collator = RowCollator(processor.tokenizer, max_length=77, image_processor=processor.image_processor)
+    >>> collator([rows[0], rows[1]])["text_to_image"]
+    tensor([0, 0, 1, 1])
+    ```
     """
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:

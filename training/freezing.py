@@ -10,6 +10,18 @@ def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
 
     Raises:
         ValueError: a name is no part of the model.
+
+    Example:
+
+    ```python
+    >>> from modeling_altclip import AltCLIPModel
+    >>> from training import freeze_all_but
+
+    >>> model = AltCLIPModel.from_pretrained("outputs/miniature/altclip")
+    >>> freeze_all_but(model, ["text_projection", "logit_scale"])
+    >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    ['logit_scale', 'text_projection.weight']
+    ```
     """
     children = [name for name, _ in model.named_children()]
     parameters = [name for name, _ in model.named_parameters()]

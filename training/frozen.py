@@ -51,6 +51,18 @@ def teacher_vectors(
         InputError: the rows have no captions in the language; a row has no English caption, which all
             examples of its other languages learn from; the teacher gives different texts one embedding; or
             as `cached_column`.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import teacher_vectors
+    >>> teacher, processor = load_model("outputs/miniature/teacher")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> teacher_vectors(rows, teacher, processor.tokenizer)[[0, 1]]["target"].shape
+    (2, 128)
+    ```
     """
     if language not in rows.features["captions"]:
         raise InputError(
@@ -109,6 +121,20 @@ def image_vectors(
 
     The embeddings are projected and of unit length. Images of equal bytes are encoded once. See
     `cached_column` for the rest.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import ImageViews, image_vectors
+
+    >>> model, processor = load_model("outputs/miniature/altclip")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> column = image_vectors(ImageViews(rows, n_views=1), model, processor)
+    >>> column[[0, 1]]["image_embeds"].shape
+    (2, 128)
+    ```
     """
 
     def read_images(rows: np.ndarray) -> Iterator[PillowImage]:

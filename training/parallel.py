@@ -44,7 +44,26 @@ _LEAST_TEMPERATURE = 1e-3  # below zero, a linear one would push right pairs apa
 
 @dataclass(kw_only=True)
 class ParallelArguments(PairArguments):
-    """Parallel multilingual pre-training: two encoders, and images with captions in several languages."""
+    """Parallel multilingual pre-training: two encoders, and images with captions in several languages.
+
+    Raises:
+        InputError: a value is out of range, or two arguments exclude each other.
+
+    Example:
+
+    ```python
+    >>> from training import ParallelArguments
+
+    >>> arguments = ParallelArguments(
+    ...     image_encoder_name_or_path="outputs/miniature/clip",
+    ...     text_encoder_name_or_path="outputs/miniature/text_encoder",
+    ...     dataset="outputs/miniature/dataset",
+    ...     output_dir="outputs/parallel",
+    ... )
+    >>> arguments.setting
+    'paper'
+    ```
+    """
 
     image_encoder_name_or_path: str = field(
         metadata={"help": "An image encoder, or a CLIP whose image tower is taken."}
@@ -138,6 +157,36 @@ class ParallelTrainer(ContrastiveTrainer):
     image, over all captions and in each language, such as `caption_loss_en`. These compare models of
     different numbers of languages. An evaluation adds them for the validation set, in batches of as many
     images.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from transformers import AutoProcessor
+    >>> from modeling_altclip import AltCLIPDualEncoderModel
+    >>> from training import CaptionCells, CaptionRows, ParallelArguments, ParallelTrainer, RowCollator
+
+    >>> image_encoder, text_encoder = "outputs/miniature/clip", "outputs/miniature/text_encoder"
+    >>> model = AltCLIPDualEncoderModel.from_towers(image_encoder, text_encoder)
+    >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> arguments = ParallelArguments(
+    ...     image_encoder_name_or_path=image_encoder,
+    ...     text_encoder_name_or_path=text_encoder,
+    ...     dataset="outputs/miniature/dataset",
+    ...     output_dir="outputs/parallel",
+    ...     max_steps=2,
+    ... )
+    >>> trainer = ParallelTrainer(
+    ...     model=model,
+    ...     args=arguments,
+    ...     train_dataset=CaptionRows(CaptionCells(rows, ["en", "zh"], "image")),
+    ...     data_collator=RowCollator(processor.tokenizer, 77, processor.image_processor),
+    ... )
+    >>> trainer.train().global_step
+    {'train_runtime': ...}
+    2
+    ```
     """
 
     def __init__(self, *args, **kwargs):

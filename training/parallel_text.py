@@ -60,6 +60,16 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
 
     Raises:
         InputError: a source is missing, of unknown form, or has no English; or no source is of the kinds.
+
+    Example:
+
+    ```python
+    >>> from training import load_parallel_text
+
+    >>> rows, n_skipped = load_parallel_text("outputs/miniature/dataset", split="validation")
+    >>> len(rows), n_skipped
+    (250, 0)
+    ```
     """
     sources = read_sources(dataset)
     chosen = _choose_kinds(sources, kinds, dataset)

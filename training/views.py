@@ -22,8 +22,9 @@ SMALLEST_AREA = 0.9  # of a crop, as open_clip's default
 
 
 class ImageViews:
-    """The pictures of a dataset's rows: `views[[5, 0]]` is `{"image": [picture of row 5, of row 0]}`, in the
-    epoch's view.
+    """Images of a dataset's rows, in the view of the epoch.
+
+    `views[[5, 0]]` is `{"image": [picture of row 5, of row 0]}`.
 
     View 0 is the picture. Any other is a square crop of 90 to 100 % of the largest square's area, at a place
     drawn from the picture's digest and the view's number: CLIP's only augmentation is a random square crop
@@ -32,6 +33,19 @@ class ImageViews:
     Args:
         rows: have the column `image`.
         n_views: how many there are; epoch e shows view e modulo `n_views`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from PIL import Image
+    >>> from training import ImageViews
+
+    >>> rows = Dataset.from_dict({"image": [Image.new("RGB", (64, 48)), Image.new("RGB", (32, 32))]})
+    >>> views = ImageViews(rows, n_views=2)
+    >>> [image.size for image in views[[1, 0]]["image"]]
+    [(32, 32), (64, 48)]
+    ```
     """
 
     def __init__(self, rows: Dataset, n_views: int):
