@@ -84,7 +84,7 @@ def _find_member(archive: ZipFile, name: str, task: "Task") -> str:
     found = [path for path in archive.namelist() if Path(path).name == name]
     if len(found) != 1:
         raise InputError(
-            f"{archive.filename} has {len(found)} files {name}, of {', '.join(archive.namelist())}: mend "
+            f"{archive.filename} has {len(found)} files {name}, of {', '.join(archive.namelist())}: fix "
             f"{task.file}"
         )
     return found[0]

@@ -27,7 +27,7 @@ def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
     texts = [cell] if isinstance(cell, str) else cell or []
     are_texts = isinstance(texts, list) and all(isinstance(text, str | None) for text in texts)
     if not are_texts:
-        raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: mend it")
+        raise InputError(f"column {column!r} has {cell!r} in a row, which is no text: fix it")
     return [text for text in texts if text and not is_blank(text)]
 
 

@@ -21,7 +21,7 @@ class Number:
 
     `interval` is the 95 % interval, None where there is none. Of several models on the same task and language
     one is `best`. `tied` says that the paired test does not tell a model from the best (p of 5 % or more),
-    `untested` that it was measured on other items, so that no pair can be formed. `n` is the number of
+    `untested` that it was evaluated on other items, so that no pair can be formed. `n` is the number of
     images. `result` is the result that has the number; for a mean, that of its first language.
     """
 

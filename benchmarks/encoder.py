@@ -292,7 +292,7 @@ def _open_image(image: dict, digest: str, row: int, background: Sequence[int] | 
             reason = "Pillow knows no such format"  # Pillow's own message has an address in memory
         origin = image["path"] or f"XXH3-128 {digest}"
         raise InputError(
-            f"the image of row {row} ({origin}) cannot be read: {reason}. Mend it, or {_REMEDY}"
+            f"the image of row {row} ({origin}) cannot be read: {reason}. Fix it, or {_REMEDY}"
         ) from error
 
 

@@ -77,31 +77,31 @@ class EvaluationArguments:
         metadata={"help": "Names of tasks in benchmarks/tasks, or YAML files of your own."}
     )
     languages: list[str] | None = field(
-        default=None, metadata={"help": "Language codes; all that a task has by default."}
+        default=None, metadata={"help": "Language codes. By default all of each task."}
     )
     english_only: list[str] = field(
         default_factory=list,
-        metadata={"help": "Models that read English alone, and are evaluated in no other language."},
+        metadata={"help": "Models that are evaluated in English only."},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id to read all tasks from, in place of their own."}
+        default=None, metadata={"help": "Folder or Hub id that replaces each task's own dataset."}
     )
     limit: int | None = field(
         default=None,
-        metadata={"help": "Evaluate this many images of each task, the first ones; all by default."},
+        metadata={"help": "Number of images to evaluate per task, the first ones. By default all."},
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read rows as they come, without a copy of the dataset on the disk."}
+        default=False, metadata={"help": "Stream the rows, without a copy of the dataset on the disk."}
     )
     n_resamples: int = field(
-        default=1000, metadata={"help": "Resamples of the items, for the 95 %% intervals."}
+        default=1000, metadata={"help": "Number of bootstrap resamples for the 95 %% intervals."}
     )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder that caches embeddings; below datasets' cache by default."}
     )
-    output_dir: str = field(default="outputs/results", metadata={"help": "Where the JSON files go."})
+    output_dir: str = field(default="outputs/results", metadata={"help": "Folder for the JSON files."})
     dry_run: bool = field(
-        default=False, metadata={"help": "Say what would be loaded, from where and how large, and stop."}
+        default=False, metadata={"help": "Print what would be loaded, from where and how large, and stop."}
     )
 
     def __post_init__(self):

@@ -153,7 +153,7 @@ def _files_of_split(task: "Task", split: str) -> dict[str, str | list[str]]:
         refuse_left_out(task.dataset, by_split)
     if split not in by_split:
         raise InputError(
-            f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: mend `split` of "
+            f"dataset {task.dataset!r} has no split {split!r}; it has {', '.join(by_split)}: fix `split` of "
             f"{task.file}"
         )
     paths = by_split[split]
@@ -251,7 +251,7 @@ def _check_columns(task: "Task", features: Features) -> None:
             if column not in features:
                 raise InputError(
                     f"dataset {task.dataset!r}, split {task.split!r} has no column {column!r}; it has "
-                    f"{', '.join(features)}: mend columns.{key} of {task.file}"
+                    f"{', '.join(features)}: fix columns.{key} of {task.file}"
                 )
 
 
@@ -281,7 +281,7 @@ def _check_captions(task: "Task", features: Features, languages: list[str]) -> N
     for name, kind in kinds.items():
         if not may_hold_texts(kind):
             raise InputError(
-                f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: mend columns.captions of "
+                f"column {name!r} of {task.dataset!r} must hold texts, not {kind}: fix columns.captions of "
                 f"{task.file}"
             )
 
@@ -329,7 +329,7 @@ def _with_label(task: "Task", rows: Rows, limit: int | None) -> Rows:
         rows = rows.cast_column(answer, ClassLabel(names=_names_of_labels(task, rows)))
     elif not _holds_numbers(kind, answer):
         raise InputError(
-            f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: mend columns "
+            f"column {column!r} of {task.dataset!r} must hold numbers of classes, not {kind}: fix columns "
             f"of {task.file}"
         )
     return first(rows, limit).cast_column("image", Image())
@@ -426,9 +426,7 @@ def captions_of_row(
     if isinstance(column, str):
         fields = row[column] or {}
         if not isinstance(fields, dict):
-            raise InputError(
-                f"column {column!r} has {fields!r} in a row, and no {{language: texts}}: mend it"
-            )
+            raise InputError(f"column {column!r} has {fields!r} in a row, and no {{language: texts}}: fix it")
     else:
         fields = row
     if None in keys.values():

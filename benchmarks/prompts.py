@@ -309,9 +309,9 @@ def check_templates(templates: list[str], origin: str, *, of_file: bool = False)
         InputError: there is none, or one is of another form.
     """
     if not isinstance(templates, list | tuple):
-        raise InputError(f"{origin}: {templates!r} is no list of sentences")
+        raise InputError(f"{origin}: {templates!r} is not a list of prompt templates")
     if not templates:
-        raise InputError(f"{origin}: no sentences")
+        raise InputError(f"{origin}: no prompt templates")
     checked = []
     for template in templates:
         plain = template

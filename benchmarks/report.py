@@ -395,7 +395,9 @@ def _other_prompts(comparison: Comparison, names: dict[str, str]) -> list[str]:
 
     notes = []
     for (task, first, differing), languages in languages_of.items():
-        notes.append(f"{task} in {', '.join(languages)}: asked with other prompts than {first}: {differing}.")
+        notes.append(
+            f"{task} in {', '.join(languages)}: evaluated with other prompts than {first}: {differing}."
+        )
     return notes
 
 
@@ -409,7 +411,7 @@ def _unread_class_names(comparison: Comparison) -> list[str]:
     notes = []
     for language, tasks in tasks_of.items():
         where = f"{', '.join(sorted(tasks))} in {language}"
-        notes.append(f"{where}: the names of classes are ours, by a language model, not proofread.")
+        notes.append(f"{where}: the class names are ours, written by a language model and not proofread.")
     return notes
 
 
@@ -587,7 +589,7 @@ def _describe_pair(pair: _Pair, name: str) -> str:
     """Describe how far the leader is ahead of another model, called `name`."""
     each = pair.differences()
     if None in each:
-        return f"{name} was measured on other items."
+        return f"{name} was evaluated on other items."
 
     sides = _describe_sides(each)
     whole = pair.overall_difference()
@@ -598,7 +600,7 @@ def _describe_pair(pair: _Pair, name: str) -> str:
     ends = f"{_format_points(whole.low)} to {_format_points(whole.high)}"
     if whole.p >= SIGNIFICANT:  # the test cannot tell them apart
         difference = f"{_format_points(whole.difference)} points"
-        sentence = f"It cannot be told from {name} {pair.place()} ({difference}, {ends})"
+        sentence = f"It does not differ significantly from {name} {pair.place()} ({difference}, {ends})"
     else:
         side = "ahead of" if whole.difference > 0 else "behind"
         difference = f"{_format_percent(abs(whole.difference))} points"
@@ -608,7 +610,7 @@ def _describe_pair(pair: _Pair, name: str) -> str:
         return f"{sentence}."
     if sides:
         return f"{sentence}; by itself each, {sides}."
-    return f"{sentence}; in no language by itself can it be told."
+    return f"{sentence}; no single language differs significantly."
 
 
 def _describe_sides(differences: list[Difference]) -> str:

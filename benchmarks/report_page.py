@@ -76,14 +76,14 @@ class Report:
         if self.differences:
             header, rows = self.difference_table()
             parts += [
-                "## Beside what was printed",
+                "## Comparison with published numbers",
                 self.agreement(),
                 _TOLERANCE,
                 format_table(header, rows),
                 _bullets(self.remarks()),
             ]
 
-        parts.append("## Where the numbers come from")
+        parts.append("## Sources of the numbers")
         for header, rows in self.provenance():
             parts.append(format_table(header, rows))
         parts.append(_bullets(self.prompts()))
@@ -117,7 +117,7 @@ class Report:
     def agreement(self) -> str:
         """Count the numbers that are within tolerance of the published ones, in a sentence."""
         judged = [difference.within for difference in self.differences if difference.within is not None]
-        sentence = f"{sum(judged)} of {len(judged)} numbers are within tolerance of what was printed."
+        sentence = f"{sum(judged)} of {len(judged)} numbers are within tolerance of the published ones."
         n_others = len(self.differences) - len(judged)
         if n_others:
             sentence += f" {n_others} more could not be judged."

@@ -109,9 +109,7 @@ def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
                 f"{path}: the sample behind {last!r} is not UTF-8, {error}: save it as UTF-8"
             ) from error
         except (ValueError, EOFError, TarError, zlib.error) as error:  # not JSON, half a tar
-            raise InputError(
-                f"{path}: the sample behind {last!r} cannot be read, {error}: mend it"
-            ) from error
+            raise InputError(f"{path}: the sample behind {last!r} cannot be read, {error}: fix it") from error
         last = sample["__key__"]
         yield from _split_sample(sample)
 

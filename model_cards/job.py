@@ -27,36 +27,36 @@ class CardArguments:
     """What `python -m model_cards` needs."""
 
     title: str = field(metadata={"help": "The model's name on its card."})
-    repo: str = field(metadata={"help": "Where it loads from: the Hub id it is to get, or the folder."})
+    repo: str = field(metadata={"help": "Hub id or folder that the card's code loads from."})
     stages: list[str] = field(
         metadata={
             "help": "Folders or Hub ids of the stages in training order: "
             "the English teacher first, if any, the model last."
         }
     )
-    output_dir: str = field(metadata={"help": "The folder to make."})
+    output_dir: str = field(metadata={"help": "Folder to create."})
     results: str | None = field(
         default=None,
-        metadata={"help": "Folder with the results of all stages; without it no figures are shown."},
+        metadata={"help": "Folder with the results of all stages. By default the card shows none."},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "Dataset with the example image, if there is to be one."}
+        default=None, metadata={"help": "Dataset of the example image. By default there is none."}
     )
-    example_split: str | None = field(default=None, metadata={"help": "Its first image becomes the example."})
+    example_split: str | None = field(
+        default=None, metadata={"help": "Split whose first image is the example."}
+    )
     plot_task: str | None = field(
         default=None, metadata={"help": "Retrieval task whose recall is plotted; the first by default."}
     )
     license: str = field(default="apache-2.0", metadata={"help": "Licence identifier of the Hub."})
-    about: str = field(default="", metadata={"help": "A paragraph on what the model is, and is not, for."})
+    about: str = field(default="", metadata={"help": "Paragraph on intended use and limits."})
     base_model: list[str] | None = field(
         default=None,
-        metadata={"help": "Hub ids of the models it was made from; by default those that training recorded."},
+        metadata={"help": "Hub ids of the base models. By default those that training recorded."},
     )
     datasets: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "What it was trained on, NAME or NAME=LICENCE each; by default what training recorded."
-        },
+        metadata={"help": "Datasets as NAME or NAME=LICENCE. By default those that training recorded."},
     )
 
 
@@ -143,7 +143,7 @@ def read_results(folder: str | None) -> list[Result]:
         )
     results = load_results(Path(folder))
     if not results:
-        print(f"No results lie below {folder}: the card shows no figures.")
+        print(f"There are no results in {folder}: the card shows none.")
     return results
 
 
@@ -158,7 +158,7 @@ def tell_what_is_left_out(measured: list[Result], results: list[Result], section
     of_stages = {result.weights for result in results}
     others = [result.model_name for result in measured if result.weights not in of_stages]
     if others:
-        print(f"Left out {len(others)} results of other models: {', '.join(dict.fromkeys(others))}.")
+        print(f"Skipped {len(others)} results of other models: {', '.join(dict.fromkeys(others))}.")
     shown = {id(result) for section in sections for result in section.results.values()}
     unmatched = [result for result in results if id(result) not in shown]
     if unmatched:

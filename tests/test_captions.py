@@ -209,7 +209,7 @@ def test_captions_that_cannot_be_read_are_refused(features, arguments, message):
 def test_lists_of_unequal_length_are_refused():
     columns = {"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]}
     rows = made(columns, {"captions": TEXTS, "language": TEXTS})
-    with pytest.raises(InputError, match="a row has 1 languages, en, and 2 texts: mend it"):
+    with pytest.raises(InputError, match="a row has 1 languages, en, and 2 texts: fix it"):
         with_captions(rows, find_form(rows.features, "pictures"))
 
 

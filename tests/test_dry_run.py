@@ -109,7 +109,7 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
     assert first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
 
     second = dry_run("stage2", "altclip", *flags["stage2"], "--dry_run_processes", "8")
-    assert second["images per step"] == "1,024, as vectors made once before training"
+    assert second["images per step"] == "1,024, as embeddings computed once before training"
     live = dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")
     assert live["images per step"] == "128"
 

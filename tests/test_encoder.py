@@ -220,7 +220,7 @@ def test_an_unreadable_image_is_named(encoded):
     digest = xxh3_128(b"no picture").hexdigest()
     message = (
         rf"the image of row 30 \(XXH3-128 {digest}\) cannot be read: Pillow knows no such format. "
-        "Mend it, or .* --dataset, .* --limit"
+        "Fix it, or .* --dataset, .* --limit"
     )
     with pytest.raises(InputError, match=message):
         encoded.rows(rows_ending_in({"bytes": b"no picture", "path": None}))

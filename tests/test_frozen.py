@@ -420,7 +420,7 @@ def test_a_run_that_goes_on_within_an_epoch_of_crops_takes_the_same_views(stage2
         ),
         (
             {"trainable": ["text_model", "visual_projection"]},
-            "trainable names visual_projection, whose vectors are cached",
+            "trainable names visual_projection, whose embeddings are cached",
         ),
     ],
 )

@@ -50,7 +50,7 @@ def test_collapse_is_told_of_after_the_beginning():
         watch.report(progress=0.1)
     watch.see(batch(), [batch()], same, same)
     with pytest.warns(
-        UserWarning, match="spread is 0.0: all texts get almost one vector. Lower learning_rate"
+        UserWarning, match="spread is 0.0: all texts get almost the same embedding. Lower learning_rate"
     ):
         watch.report(progress=0.5)
 

@@ -47,7 +47,9 @@ def train(run_python, miniature, tmp_path):
 def test_a_step_is_described_and_the_run_recorded(train, tmp_path):
     process = train("--gradient_accumulation_steps", "3", "--save_strategy", "no")
     assert process.returncode == 0, process.stderr
-    line = r"1 process x 16 examples x 3 accumulated = 48 examples a step, on cpu with 2 threads a process\."
+    line = (
+        r"1 process x 16 examples x 3 accumulated = 48 examples per step, on cpu with 2 threads per process\."
+    )
     assert re.search(line, process.stdout)
     record = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
     assert record["settings"]["examples_per_step"] == 48

@@ -120,7 +120,7 @@ def test_a_row_has_all_its_captions_and_one_image(rows):
     assert cells[0]["languages"] == [0, 0, 1, 2, 3]
     assert cells[1]["languages"] == [0, 2]
     assert cells[0]["row_id"] == cells[3]["row_id"] != cells[1]["row_id"]  # equal English
-    assert cells.summary() == "5 images with 18 captions in en es ja hi; set aside: 1 without any"
+    assert cells.summary() == "5 images with 18 captions in en es ja hi; skipped: 1 without captions"
     spanish = CaptionRows(CaptionCells(rows, ["es"], "image"))
     assert [row["texts"] for row in spanish.__getitems__([0, 1])] == [["llave"], ["fuego"]]
     assert len(spanish) == 4
@@ -350,8 +350,8 @@ def test_dropout_is_on_again_after_a_validation(trainer_of, rows):
     [
         ({"setting": "code"}, "setting is 'code': choose paper or released"),
         ({"freeze_epochs": -1}, "freeze_epochs is -1: give a number of epochs, or 0"),
-        ({"streaming": True, "max_steps": 3}, "streaming is True, and parallel training knows none"),
-        ({"dry_run": True}, "dry_run is True, and parallel training knows none"),
+        ({"streaming": True, "max_steps": 3}, "streaming is True, which parallel training lacks"),
+        ({"dry_run": True}, "dry_run is True, which parallel training lacks"),
         ({"setting": "released", "tile_size": 3}, "tile_size is 3, and the released loss has no tiles"),
     ],
 )

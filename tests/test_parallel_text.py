@@ -144,7 +144,7 @@ def test_bad_sources_are_named(written):
     (written / "shifted.tsv").write_text("en\tzh\na\tb\t0.9\n")
     (written / "empty.tsv").write_text("")
     messages = {
-        "shifted.tsv": "shifted.tsv' has 3 fields in line 2, and 2 names in its first: mend it",
+        "shifted.tsv": "shifted.tsv' has 3 fields in line 2, and 2 names in its first: fix it",
         "empty.tsv": "empty.tsv' is empty",
         "one.{en,zh}.txt": "equally many lines: .*one.en.txt has 2, .*one.zh.txt has 1",
         "odd.tsv": "has no texts: name its columns by language codes, en among them; it has text, label",
@@ -197,7 +197,7 @@ def test_stage_1_says_what_it_left_out(sources, miniature, run_python, tmp_path)
     process = run_python("python", *command, "--bf16", "false", "--use_cpu", "true")
     assert process.returncode == 0, process.stderr
     assert "1 rows without English" in process.stdout
-    assert "Training on 8 examples from 4 rows; set aside: 4 empty." in process.stdout
+    assert "Training on 8 examples from 4 rows; skipped: 4 empty." in process.stdout
 
 
 def test_text_in_another_encoding_is_named(tmp_path):
@@ -394,7 +394,7 @@ def test_a_dry_run_reads_rows_that_lack_a_language(tmp_path):
         ),
         (
             [{"captions": {"en": "dog"}}, {"captions": {"en": 7}}],
-            "column 'captions' has 7 in a row, which is no text: mend it",
+            "column 'captions' has 7 in a row, which is no text: fix it",
         ),
         (
             [{"captions": {"en": "dog"}}, {"captions": "cat"}],

@@ -226,7 +226,7 @@ def test_a_template_without_one_slot_is_refused():
         message = f"template {re.escape(repr(template))} of templates has to have"
         with pytest.raises(InputError, match=message):
             load_templates(["{}", template], "fi")
-    with pytest.raises(InputError, match="templates: no sentences"):
+    with pytest.raises(InputError, match="templates: no prompt templates"):
         load_templates([], "fi")
 
 
@@ -241,8 +241,8 @@ def test_a_file_may_have_the_slot_of_clip_benchmark(write):
             load_templates(write({"fi": ["{c}", template]}), "fi")
     for templates, message in (
         (["x"], "template 'x'"),
-        ([], "no sentences"),
-        ("{c}", "'{c}' is no list of sentences"),
+        ([], "no prompt templates"),
+        ("{c}", "'{c}' is not a list of prompt templates"),
     ):
         with pytest.raises(InputError, match=message):
             load_templates(write({"fi": templates}), "fi")

@@ -184,8 +184,8 @@ def test_values_that_transformers_refuses_are_one_line(value, tmp_path):
 @pytest.mark.parametrize(
     "names,message",
     [
-        ("tensorbord", "report_to knows no 'tensorbord': did you mean tensorboard?"),
-        ("none wandb", "report_to knows no 'none': choose from"),
+        ("tensorbord", "report_to has no tracker 'tensorbord': did you mean tensorboard?"),
+        ("none wandb", "report_to has no tracker 'none': choose from"),
         ("neptune", "report_to is neptune, which is not installed"),
     ],
 )

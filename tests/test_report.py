@@ -233,7 +233,7 @@ def test_other_items_are_not_compared(three):
     }
     (table,) = make_tables(comparison, comparison.numbers(), TableArguments())
     assert re.search(r"\| short +\| 50\.0 ±\d+\.\d ° +\|", table.to_markdown())
-    assert "short was measured on other items." in describe(comparison)[0][1]
+    assert "short was evaluated on other items." in describe(comparison)[0][1]
 
 
 def test_the_mean_over_languages_knows_that_they_share_their_images(three):
@@ -256,8 +256,11 @@ def test_the_mean_over_languages_knows_that_they_share_their_images(three):
     assert heading == "photos, top-1 accuracy"
     assert words.startswith("best scores 80.0 % (")
     assert "It is ahead of far by 30.0 points in en (+" in words
-    assert "It cannot be told from near in the mean of 2 languages (+0.5 points, +0.0 to +" in words
-    assert words.endswith("in no language by itself can it be told.")
+    assert (
+        "It does not differ significantly from near in the mean of 2 languages (+0.5 points, +0.0 to +"
+        in words
+    )
+    assert words.endswith("no single language differs significantly.")
 
 
 UNKNOWN_NOTE = (
@@ -586,7 +589,7 @@ def test_names_that_nobody_proofread_are_said(tmp_path):
         for task in ("photos", "sketches"):
             save(tmp_path, model, task, "ko", {0}, definition=definition)
         save(tmp_path, model, "photos", "en", {0}, definition=definition)
-    said = "photos, sketches in ko: the names of classes are ours, by a language model, not proofread."
+    said = "photos, sketches in ko: the class names are ours, written by a language model and not proofread."
     assert caveats(compare(tmp_path)) == [said]
     assert not caveats(compare(tmp_path, models=["org/mine"]))
     assert not caveats(compare(tmp_path, languages=["en"]))
@@ -615,7 +618,7 @@ def test_pairs_are_of_the_same_pictures(tmp_path):
     assert untested == {("org/redrawn", "zh"), ("org/redrawn", MEAN), ("org/lost", "en"), ("org/named", "en")}
     found = comparison.difference("org/best", "org/worded", "photos", "en", "accuracy@1")
     assert found.difference == pytest.approx(0.05)
-    assert caveats(comparison) == ["photos in en, zh: asked with other prompts than best: worded."]
+    assert caveats(comparison) == ["photos in en, zh: evaluated with other prompts than best: worded."]
     results = [result for result in comparison.results.values() if result.model in ("org/best", "org/worded")]
     report = Report("", "", [], [], [], [], [], {}, results)
     line = (
@@ -776,7 +779,7 @@ def test_a_number_of_other_images_is_not_judged():
 
     result = bare(model=model, task="birdsnap", language="en", metrics={"n": 100})
     report = Report("", "", [], [], [], [], differences, {}, [result])
-    agreement = "1 of 1 numbers are within tolerance of what was printed. 1 more could not be judged."
+    agreement = "1 of 1 numbers are within tolerance of the published ones. 1 more could not be judged."
     assert report.agreement() == agreement
     _, rows = report.difference_table()
     assert [row[-2:] for row in rows] == [["+0.0", "yes"], ["+0.0", "n 100 of 1,851"]]

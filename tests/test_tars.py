@@ -292,7 +292,7 @@ def test_half_a_tar_is_one_line(tmp_path, name, length):
     (tmp_path / "tars/train").mkdir(parents=True)
     (tmp_path / "tars/train" / name).write_bytes(content[:length])
     for read in (on_disk, in_a_stream):
-        with pytest.raises(InputError, match=f"{name}: the sample behind None cannot be read, .*: mend it"):
+        with pytest.raises(InputError, match=f"{name}: the sample behind None cannot be read, .*: fix it"):
             read(tmp_path / "tars", tmp_path)
 
 

@@ -318,7 +318,7 @@ def test_training_and_evaluation_read_and_refuse_texts_alike():
         with pytest.raises(InputError) as of_evaluation:
             texts_of(cell, "captions")
         assert str(of_training.value) == str(of_evaluation.value)
-        assert str(of_training.value) == f"column 'captions' has {cell!r} in a row, which is no text: mend it"
+        assert str(of_training.value) == f"column 'captions' has {cell!r} in a row, which is no text: fix it"
 
 
 def write_class_names(folder, first_name) -> None:
@@ -427,12 +427,12 @@ def test_a_missing_column_is_named(tmp_path):
     message += "mend columns.label of .*cifar100.yaml"
     with pytest.raises(InputError, match=message):
         replace(cifar, columns={"image": "img", "label": "finelabel"}).rows()
-    with pytest.raises(InputError, match="has no column 'eo'; .*mend columns.captions of .*multi30k.yaml"):
+    with pytest.raises(InputError, match="has no column 'eo'; .*fix columns.captions of .*multi30k.yaml"):
         replace(multi30k, columns={"captions": {"en": "eo"}}).rows(["en"])
     with pytest.raises(InputError, match="column 'family' .* must hold numbers of classes, not .*string"):
         replace(cifar, columns={"labels": "family"}).rows()
 
-    message = "column 'image' .* must hold texts, not Image.*mend columns.captions of .*multi30k.yaml"
+    message = "column 'image' .* must hold texts, not Image.*fix columns.captions of .*multi30k.yaml"
     with pytest.raises(InputError, match=message):
         replace(multi30k, columns={"captions": {"en": "image"}}).rows(["en"])
     with pytest.raises(InputError, match="column 'en' .* must hold {language: texts}.*captions: {en: en}"):
@@ -454,7 +454,7 @@ def test_which_column_is_the_image_must_be_clear(tmp_path):
 
 
 def test_a_missing_split_is_named(tmp_path):
-    with pytest.raises(InputError, match="has no split 'dev'; it has .*test.*: mend `split` of .*dtd.yaml"):
+    with pytest.raises(InputError, match="has no split 'dev'; it has .*test.*: fix `split` of .*dtd.yaml"):
         replace(replica("dtd", tmp_path), split="dev").rows()
 
     tars = replica("gtsrb", tmp_path / "tars", data_files={"test": "dev/*.tar"})
@@ -462,7 +462,7 @@ def test_a_missing_split_is_named(tmp_path):
         tars.rows()
 
     of_zip = replica("flickr30k-cn", tmp_path)
-    message = "has 0 files dev_imgs.tsv, of Flickr30k-CN/train_imgs.tsv, .*mend .*flickr30k-cn.yaml"
+    message = "has 0 files dev_imgs.tsv, of Flickr30k-CN/train_imgs.tsv, .*fix .*flickr30k-cn.yaml"
     with pytest.raises(InputError, match=message):
         replace(of_zip, split="dev", data_files={"dev": "Flickr30k-CN.zip"}).rows()
 

@@ -189,7 +189,7 @@ def test_equal_seeds_give_equal_bytes_and_a_run_resumes_exactly(pretrain, tmp_pa
     [
         (["--mask_probability", "1.5"], "mask_probability is 1.5: give a share between 0 and 1"),
         (["--pairs", "-1"], "pairs is -1.0: give a share between 0 and 1"),
-        (["--dry_run", "true"], "dry_run is True, and text pre-training knows none"),
+        (["--dry_run", "true"], "dry_run is True, which text pre-training lacks"),
     ],
 )
 def test_bad_settings_are_refused(flags, message, tmp_path):

@@ -273,7 +273,7 @@ def test_a_teacher_that_looks_for_another_end_of_texts_is_refused(miniature, tmp
 def test_a_teacher_that_gives_all_texts_one_vector_is_refused():
     check_distinct(torch.tensor([[1.0, 2.0], [1.0, 2.5]]))
     check_distinct(torch.tensor([[1.0, 2.0]]))
-    with pytest.raises(InputError, match="the teacher gives 3 different texts one vector"):
+    with pytest.raises(InputError, match="the teacher gives 3 texts one embedding"):
         check_distinct(torch.ones(3, 2))
 
 

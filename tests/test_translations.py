@@ -256,7 +256,7 @@ def test_all_else_of_the_dataset_stays(dataset, translator, run_python, tmp_path
     dog = by_hand(translator, "a dog")
     cat = by_hand(translator, "a cat")
     n_empty = [dog, cat].count("")
-    assert f"Translated 2 distinct sentences; set aside as empty: {n_empty} in es, " in process.stdout
+    assert f"Translated 2 distinct texts; skipped as empty: {n_empty} in es, " in process.stdout
 
     rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
     assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS]

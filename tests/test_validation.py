@@ -126,7 +126,7 @@ def test_the_best_checkpoint_is_what_is_saved(miniature, run_python, altclip_fol
     command += ["--load_best_model_at_end", "true", "--learning_rate", "0.1"]
     process = run_python("python", *command)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert "A checkpoint is saved every 2 steps, as it is scored" in process.stdout
+    assert "A checkpoint is saved every 2 steps, at each evaluation" in process.stdout
 
     evaluations = evaluations_in(output_dir)
     assert [entry["step"] for entry in evaluations] == [2, 4, 6]

@@ -48,11 +48,9 @@ _HEADERS = ["retrieval EN", "retrieval others", "zero-shot EN", "zero-shot other
 class AblationArguments:
     """Arguments of the ablation: models, data, recipes, tasks and seeds."""
 
-    teacher_name_or_path: str = field(metadata={"help": "The English teacher."})
+    teacher_name_or_path: str = field(metadata={"help": "Folder or Hub id of the English teacher."})
     text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
-    dataset: str = field(
-        metadata={"help": "Captioned images with class names beside them, such as the miniature's."}
-    )
+    dataset: str = field(metadata={"help": "Images with captions and class names, such as the miniature's."})
     stage1: str = field(metadata={"help": "The recipe of stage 1."})
     stage2: str = field(metadata={"help": "The recipe of stage 2."})
     retrieval: str = field(metadata={"help": "The retrieval task to test on."})
@@ -62,7 +60,7 @@ class AblationArguments:
         metadata={"help": "Seeds; one model is trained for each variant and seed."},
     )
     output_dir: str = field(
-        default="outputs/ablation", metadata={"help": "Where models, results, table and plot go."}
+        default="outputs/ablation", metadata={"help": "Folder for models, results, table and plot."}
     )
 
 

@@ -238,7 +238,7 @@ class StageArguments(TrainingArguments):
                 hint = f"choose from {', '.join(INTEGRATION_TO_CALLBACK)}"
                 if close:
                     hint = f"did you mean {close}?"
-                raise InputError(f"report_to knows no {name!r}: {hint}")
+                raise InputError(f"report_to has no tracker {name!r}: {hint}")
             if name not in get_available_reporting_integrations():
                 raise InputError(f"report_to is {name}, which is not installed: install it, or take none")
 
@@ -683,7 +683,7 @@ class ContrastiveArguments(PairArguments, FrozenTowerArguments):
         learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]
         if self.cache_image_embeds and learning:
             raise InputError(
-                f"trainable names {learning[0]}, whose vectors are cached: set cache_image_embeds to false"
+                f"trainable names {learning[0]}, whose embeddings are cached: set cache_image_embeds to false"
             )
         if self.image_views > 1 and self.dataloader_persistent_workers:
             raise InputError(

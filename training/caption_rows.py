@@ -50,7 +50,7 @@ class CaptionRows(TorchDataset):
         n_bare = len(self.cells.row_ids) - len(self)
         return (
             f"{len(self)} images with {len(self.cells)} captions in {' '.join(self.languages)}; "
-            f"set aside: {n_bare} without any"
+            f"skipped: {n_bare} without captions"
         )
 
     def __getitem__(self, index: int) -> dict:

@@ -190,7 +190,7 @@ def _pairs_of(row: dict, form: Form) -> Iterable[tuple]:
     # "a dog", of one language, or with the languages in a column of their own
     if form.language is None and "language" not in row:
         raise InputError(
-            f"column {form.column!r} has {value!r} in a row, and no {{language: text}} as other rows: mend it"
+            f"column {form.column!r} has {value!r} in a row, and no {{language: text}} as other rows: fix it"
         )
     return _pair(form.language or row["language"], value)
 
@@ -201,7 +201,7 @@ def _pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tup
         return [(languages, texts)]
     if len(languages) != len(texts):
         raise InputError(
-            f"a row has {len(languages)} languages, {' '.join(languages)}, and {len(texts)} texts: mend it"
+            f"a row has {len(languages)} languages, {' '.join(languages)}, and {len(texts)} texts: fix it"
         )
     return list(zip(languages, texts))
 

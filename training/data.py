@@ -256,7 +256,7 @@ class CaptionCells(TorchDataset):
 
     def summary(self) -> str:
         skipped = ", ".join(f"{count} {reason}" for reason, count in self.set_aside.items() if count)
-        return f"{len(self)} examples from {len(self.row_ids)} rows; set aside: {skipped or 'nothing'}"
+        return f"{len(self)} examples from {len(self.row_ids)} rows; skipped: {skipped or 'nothing'}"
 
     def __getitem__(self, index: int) -> dict:
         return self.__getitems__([index])[0]

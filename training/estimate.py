@@ -282,7 +282,7 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
     if not isinstance(arguments, TeacherLearningArguments):
         images = f"{n_examples:,}"
         if not _images_live(arguments):
-            images += ", as vectors made once before training"
+            images += ", as embeddings computed once before training"
 
     training = f"{arguments.num_train_epochs:g} epochs"
     n_steps = arguments.max_steps

@@ -103,7 +103,7 @@ def check_distinct(vectors: torch.Tensor) -> None:
     """
     if len(vectors) > 1 and (vectors == vectors[0]).all():
         raise InputError(
-            f"the teacher gives {len(vectors)} different texts one vector: its tokenizer is that of another "
+            f"the teacher gives {len(vectors)} texts one embedding: its tokenizer is that of another "
             "model, or its "
             "text tower pools a token that all texts begin with"
         )

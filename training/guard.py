@@ -87,13 +87,12 @@ def say_what_was_kept(
         share = f"{kept['found_again']:.1%} of {len(held.watched)}"
         say(
             arguments,
-            f"Of texts that were watched, {share} are still nearest to their own vectors from before.",
+            f"{share} held-out texts are still nearest to their own embeddings from before training.",
         )
     if guard is None:
         say(
             arguments,
-            "How much the model has forgotten was not measured: "
-            "name pictures that it knows by --guard_dataset.",
+            "Forgetting was not measured: give images that the model knows with --guard_dataset.",
         )
     else:
         kept["before"] = guard.before
@@ -106,7 +105,7 @@ def say_what_was_kept(
         worst = max(lost, key=lost.get)
         say(
             arguments,
-            f"On the guard set mean recall has lost {mean:.1f} points, "
+            f"On the guard set, mean recall has lost {mean:.1f} points, "
             f"and {lost[worst]:.1f} at most, in {worst!r}.",
         )
     # Every process takes part in the evaluation; one of them writes the file.

@@ -79,7 +79,7 @@ class Watch:
             return means
         if means["spread"] < _COLLAPSED and progress > _EARLY:
             warnings.warn(
-                f"spread is {means['spread']}: all texts get almost one vector. "
+                f"spread is {means['spread']}: all texts get almost the same embedding. "
                 "Lower learning_rate, or warm up longer.",
                 stacklevel=2,
             )

@@ -270,7 +270,7 @@ def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
         raise InputError(
             f"{what} could not be saved to {folder}: {reason}. "
             f"It needs {_gigabytes(n_bytes)}, {_gigabytes(free)} are free, {_gigabytes(missing)} are "
-            "missing. Make room; with save_steps, --resume then goes on from the last whole checkpoint"
+            "missing. Make room; with save_steps, --resume then continues from the last complete checkpoint"
         ) from error
 
 

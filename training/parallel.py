@@ -66,9 +66,9 @@ class ParallelArguments(PairArguments):
     """
 
     image_encoder_name_or_path: str = field(
-        metadata={"help": "An image encoder, or a CLIP whose image tower is taken."}
+        metadata={"help": "An image encoder, or a CLIP whose image tower is used."}
     )
-    text_encoder_name_or_path: str = field(metadata={"help": "A text encoder that reads the languages."})
+    text_encoder_name_or_path: str = field(metadata={"help": "A text encoder for these languages."})
     projection_dim: int = field(
         default=512, metadata={"help": "Dimension of the embeddings, the output of the interface layers."}
     )
@@ -86,7 +86,7 @@ class ParallelArguments(PairArguments):
     )
     setting: str = field(
         default="paper",
-        metadata={"help": "paper (cosines, both directions) or released (as the authors' code)."},
+        metadata={"help": "Loss: paper (cosines, both directions) or released (the authors' code)."},
     )
 
     def __post_init__(self):
@@ -98,7 +98,7 @@ class ParallelArguments(PairArguments):
         for name in ("dry_run", "streaming"):
             if getattr(self, name):
                 raise InputError(
-                    f"{name} is {getattr(self, name)}, and parallel training knows none: leave it out"
+                    f"{name} is {getattr(self, name)}, which parallel training lacks: leave it out"
                 )
         if self.setting == "released" and self.tile_size is not None:
             raise InputError(

@@ -56,7 +56,7 @@ class ParallelExperimentArguments:
 
     recipe: str = field(
         metadata={
-            "help": "Recipe of run_parallel.py; its languages are the parallel ones, English among them."
+            "help": "Recipe of run_parallel.py. Its languages, including English, are the parallel ones."
         }
     )
     text_encoder_name_or_path: str = field(
@@ -70,7 +70,7 @@ class ParallelExperimentArguments:
         metadata={"help": "Seeds; one model is trained for each variant and seed."},
     )
     output_dir: str = field(
-        default="outputs/parallel", metadata={"help": "Where models, results, tables and figures go."}
+        default="outputs/parallel", metadata={"help": "Folder for models, results, tables and figures."}
     )
 
     def __post_init__(self):

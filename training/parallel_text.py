@@ -327,7 +327,7 @@ def _from_language_columns(rows: Dataset, name: str) -> Dataset:
             strange = [value for value in values if not isinstance(value, str | None)]
             if strange:
                 raise InputError(
-                    f"column {language!r} of {name!r} has {strange[0]!r} in a row, which is no text: mend it"
+                    f"column {language!r} of {name!r} has {strange[0]!r} in a row, which is no text: fix it"
                 )
         return {"captions": [dict(zip(names.values(), texts)) for texts in zip(*columns)]}
 

@@ -36,7 +36,7 @@ class CostArguments:
         metadata={"help": "Least and most tokens of a caption, all lengths equally often."},
     )
     length_groups: int = field(
-        default=4, metadata={"help": "As in the recipe: captions of similar length are encoded together."}
+        default=4, metadata={"help": "Groups of captions of similar length, as in the recipe."}
     )
     repeats: int = field(
         default=5, metadata={"help": "Number of rounds, of which the fastest counts for each part."}

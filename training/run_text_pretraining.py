@@ -28,7 +28,7 @@ def main(arguments: TextPretrainingArguments) -> None:
         }
     model, tokenizer = load_for_masking(arguments.text_encoder_name_or_path, **config)
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split)
-    say(arguments, f"Set aside {n_without_english} rows without English.")
+    say(arguments, f"Skipped {n_without_english} rows without English.")
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
 
     translations = Translations(rows, languages, arguments.pairs, arguments.seed, arguments.max_characters)

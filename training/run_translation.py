@@ -47,7 +47,7 @@ def main(arguments: TranslationArguments) -> None:
     for language, of_sentence in translations.items():
         n_empty = Counter(of_sentence.values())[""]
         empty.append(f"{n_empty} in {language}")
-    print(f"Translated {len(sentences)} distinct sentences; set aside as empty: {', '.join(empty)}.")
+    print(f"Translated {len(sentences)} distinct texts; skipped as empty: {', '.join(empty)}.")
     print(
         f"Saved {sum(map(len, splits.values()))} rows to {arguments.output_dir}. "
         "Next: accelerate launch --quiet training/run_parallel.py RECIPE.yaml "

@@ -38,29 +38,29 @@ def begin(arguments: StageArguments) -> None:
     if arguments.unsupported_precision is not None:
         say(
             arguments,
-            f"Without a GPU {arguments.unsupported_precision} is left out: "
+            f"{arguments.unsupported_precision} needs a GPU and is disabled: "
             "this training computes in float32.",
         )
     if arguments.saves_where_scored is not None:
         say(
             arguments,
-            f"A checkpoint is saved {arguments.saves_where_scored}, as it is scored, "
-            "so that the best can be kept.",
+            f"A checkpoint is saved {arguments.saves_where_scored}, at each evaluation, "
+            "so that the best one can be kept.",
         )
     # Or transformers would shard every model by ZeRO-3, the teacher too, which runs before DeepSpeed begins.
     unset_hf_deepspeed_config()
 
 
 def _describe_step(arguments: StageArguments, n_threads: int) -> str:
-    """Return processes x batch x accumulation = examples a step, and what a process computes on."""
+    """Return processes x batch x accumulation = examples per step, and what a process computes on."""
     n_processes = arguments.world_size
     processes = "1 process" if n_processes == 1 else f"{n_processes} processes"
     threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
     accumulated = arguments.gradient_accumulation_steps
     return (
         f"{processes} x {arguments.per_device_train_batch_size} examples x {accumulated} accumulated "
-        f"= {examples_per_step(arguments)} examples a step, "
-        f"on {arguments.device.type} with {threads} a process."
+        f"= {examples_per_step(arguments)} examples per step, "
+        f"on {arguments.device.type} with {threads} per process."
     )
 
 
@@ -98,7 +98,7 @@ def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Data
     if n_bad:
         say(
             arguments,
-            f"Set aside {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.",
+            f"Skipped {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.",
         )
     return rows
 
@@ -139,8 +139,8 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
     form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
     if not (languages or form.spoken):
         raise InputError(
-            f"column {form.column!r} of {arguments.dataset!r} tells its languages row by row: "
-            "name those to train on by --languages"
+            f"column {form.column!r} of {arguments.dataset!r} states its languages row by row: "
+            "give those to train on with --languages"
         )
     # Where the columns do not tell the languages, those of --languages are taken as available.
     available = form.spoken or list(named_languages(languages, "--languages").values())
@@ -185,7 +185,7 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
         checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)
         if checkpoint is None:
             raise InputError(
-                f"resume: {arguments.output_dir} holds no whole checkpoint: "
+                f"resume: {arguments.output_dir} holds no complete checkpoint: "
                 "set save_steps, or train without --resume"
             )
         _check_checkpoint(checkpoint, trainer.model)
@@ -215,7 +215,7 @@ def _say_bad_rows(arguments: StageArguments) -> None:
     n_bad = 0
     for report in _find_reports(arguments):
         n_bad += len(report.read_text("utf-8").splitlines())
-    message = f"Set aside {n_bad} rows with bad images"
+    message = f"Skipped {n_bad} rows with bad images"
     if n_bad:
         message += f", listed in {arguments.output_dir}/bad_rows.*.jsonl."
     say(arguments, message)

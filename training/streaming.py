@@ -181,7 +181,7 @@ class CellStream(TorchIterableDataset):
         if self.refuse:
             raise InputError(
                 "image {path} in row {row} of {file} cannot be decoded: {problem}. "
-                "Mend it, or leave such rows out by --bad_rows set_aside".format(**bad)
+                "Fix it, or leave such rows out by --bad_rows set_aside".format(**bad)
             )
         if (bad["file"], bad["row"]) not in self.named:
             self.named.add((bad["file"], bad["row"]))

@@ -41,7 +41,8 @@ class TextPretrainingArguments(StageArguments):
         metadata={"help": "An encoder that `AutoModelForMaskedLM` knows, untrained or pre-trained."}
     )
     pairs: float = field(
-        default=1.0, metadata={"help": "Share of sequences that hold two translations; others hold one text."}
+        default=1.0,
+        metadata={"help": "Fraction of sequences that hold two translations; the others hold one text."},
     )
     mask_probability: float = field(
         default=0.15, metadata={"help": "Share of tokens to predict (0.15 in BERT, XLM and XLM-R)."}
@@ -56,7 +57,7 @@ class TextPretrainingArguments(StageArguments):
         for name in ("dry_run", "validation_split"):
             if getattr(self, name):
                 raise InputError(
-                    f"{name} is {getattr(self, name)}, and text pre-training knows none: leave it out"
+                    f"{name} is {getattr(self, name)}, which text pre-training lacks: leave it out"
                 )
         if not 0 <= self.pairs <= 1:
             raise InputError(f"pairs is {self.pairs}: give a share between 0 and 1")
@@ -137,7 +138,7 @@ class Translations(TorchDataset):
     def summary(self) -> str:
         n_rows = len(self.available) - self.n_empty
         counts = f"{len(self)} texts of {n_rows} rows in {len(self.languages)} languages"
-        return f"{counts}; set aside: {self.n_empty} rows, empty or too long"
+        return f"{counts}; skipped: {self.n_empty} rows, empty or too long"
 
 
 def _is_longer(texts: pa.Array, max_characters: int) -> np.ndarray:

@@ -71,7 +71,7 @@ def rows_of_table(path: str, changed: int | None = None) -> Iterator[dict[str, s
         if len(values) != len(columns):
             raise InputError(
                 f"{path!r} has {len(values)} fields in line {number}, and {len(columns)} names in its first: "
-                "mend it"
+                "fix it"
             )
         yield dict(zip(columns, values))
 
@@ -98,7 +98,7 @@ def _records_of(path: str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, values
     except csv.Error as error:
         raise InputError(
-            f"{path!r} is no table of commas, line {reader.line_num}: {error}: mend it"
+            f"{path!r} is no table of commas, line {reader.line_num}: {error}: fix it"
         ) from error
 
 

@@ -77,12 +77,14 @@ class TranslationArguments:
     captions_per_image: int | None = field(
         default=None, metadata={"help": "Number of captions to keep per row and language; all by default."}
     )
-    model_name_or_path: str | None = field(default=None, metadata={"help": "One model for all languages."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "One translation model for all languages."}
+    )
     models: dict | str | None = field(
         default=None, metadata={"help": "One model per language instead: {language: folder or Hub id}."}
     )
     language_codes: dict | str | None = field(
-        default=None, metadata={"help": "The model's codes where they differ: {hi: hin_Deva}."}
+        default=None, metadata={"help": "The model's own language codes, if they differ: {hi: hin_Deva}."}
     )
     prefix: str | None = field(
         default=None,
@@ -96,7 +98,9 @@ class TranslationArguments:
         default=128,
         metadata={"help": "Number of tokens at which a sentence is cut, and at which a translation ends."},
     )
-    dtype: str = field(default="float32", metadata={"help": "float32, or bfloat16 or float16 on a GPU."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Data type: float32, or bfloat16 or float16 on a GPU."}
+    )
 
     def __post_init__(self):
         # On the command line dictionaries are JSON.

@@ -27,7 +27,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
-    say(arguments, f"Set aside {n_without_english} rows without English, which the teacher cannot read.")
+    say(arguments, f"Skipped {n_without_english} rows without English, which the teacher cannot read.")
     available = list(rows.features["captions"])
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
