@@ -8,14 +8,14 @@ commands are `run_retrieval.py`, `run_zero_shot.py` and `run_report.py`.
 import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)
 
 # isort: split
+from .bootstrap import compare, intervals
 from .encoder import CachedEncoder
 from .loading import load_model
 from .metrics import retrieval_recall
 from .outcomes import load_outcomes
 from .results import load_results
 from .retrieval import evaluate_retrieval
-from .task import load_task
-from .uncertainty import compare, intervals
+from .tasks.loading import load_task
 from .zero_shot import evaluate_zero_shot
 
 __all__ = [

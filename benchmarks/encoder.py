@@ -27,11 +27,11 @@ from modeling_altclip.images_altclip import background_of, read_image
 from modeling_altclip.prompts_altclip import fill_template
 from modeling_altclip.texts_altclip import text_length
 
-from .adapters import AdaptedImageProcessor, AdaptedTokenizer
-from .column_cache import cached_column
+from .embedding_cache import cached_column
 from .loading import revision_of
-from .prompts import check_templates
+from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
 from .recipe import InputError
+from .tasks.templates import check_templates
 
 WINDOW = 2048  # rows whose encoded images are held at a time
 # Images or texts that one process encodes before another gets the next: the work that a kill costs.

@@ -18,25 +18,22 @@ from xxhash import xxh3_128
 
 from modeling_altclip.languages_altclip import is_english, spell
 
-from .classes import languages_of
+from .bootstrap import check_resamples, intervals
 from .commands import command_for, program_for, this_command
 from .encoder import CachedEncoder
-from .loading import (
-    check_folder,
-    check_language,
-    check_model,
-    find_language,
-    library_of,
-    load_model,
-    revision_of,
-)
+from .loading import check_folder, check_language, check_model, find_language, load_model, revision_of
+from .models.libraries import library_of
 from .outcomes import SIX, Outcomes, shorten
 from .processes import fix_threads
-from .prompts import hash_prompts
 from .recipe import InputError
 from .results import Result, format_table, model_name, path_of, refuse_another
-from .task import Task, describe, load_task
-from .uncertainty import check_resamples, intervals
+from .tasks.class_names import languages_of
+from .tasks.description import describe
+from .tasks.loading import load_task
+from .tasks.reading import read_rows
+from .tasks.source import commit_of
+from .tasks.task import Task
+from .tasks.templates import hash_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -401,7 +398,7 @@ def _evaluate_task(
     arguments: EvaluationArguments,
 ) -> list[tuple[Result, Outcomes]]:
     """Evaluate one model on one task, in all languages with one pass over the images."""
-    rows = task.rows(languages, arguments.limit, arguments.streaming)
+    rows = read_rows(task, languages, arguments.limit, arguments.streaming)
     prompts = benchmark.prompts(task, languages, rows)
     image_embeds, columns, digests = encoder.rows(rows)
     n_repeated = len(digests) - len(set(digests))
@@ -417,7 +414,7 @@ def _evaluate_task(
         "kind": task.kind,
         "metric": task.metric,
         "dataset": task.dataset,
-        "revision": task.commit(),
+        "revision": commit_of(task),
         "split": task.split,
         "limit": arguments.limit,
         "n_rows": len(digests),

@@ -15,15 +15,23 @@ from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedMod
 
 from modeling_altclip.languages_altclip import match_language
 
-from .adapters import INSTALL, load_adapted
 from .endings import files_below
 from .json_files import refuse_repeated_keys
-from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_folder, check_kind, check_tokenizer, readable
-from .left_out import odd_endings, refuse_left_out
-from .low_rank import base_of, is_low_rank, merge_low_rank
+from .models.kinds import (
+    TWO_TOWERS,
+    Kind,
+    check_end_of_text,
+    check_folder,
+    check_kind,
+    check_tokenizer,
+    readable,
+)
+from .models.libraries import check_library, load_adapted
+from .models.low_rank import base_of, is_low_rank, merge_low_rank
 from .picture_folders import source_of
 from .recipe import InputError
 from .tars import of_tars
+from .unread_files import odd_endings, refuse_left_out
 
 # Errors of reading a dataset: of the Hub; of an unknown split or a text that is not UTF-8; of rows that
 # cannot be read; of half a zip.
@@ -46,7 +54,7 @@ def load_model(
     Args:
         name_or_path: a folder that `save_pretrained` wrote or a Hub id; the folder of a LoRA, which is merged
             into its base; or a model of another library, as `open_clip:NAME`, `sentence_transformers:NAME` or
-            `m_clip:NAME` (see `adapters`), which is a small module with the same two methods.
+            `m_clip:NAME` (see `models.libraries`), which is a small module with the same two methods.
         argument: the option that the model was given with, for messages.
         kind: the kind of model that is needed.
         attn_implementation: transformers' option, for its own models.
@@ -66,7 +74,7 @@ def load_model(
     ```
     """
     if library := check_library(name_or_path):
-        return load_adapted(library, name_or_path.removeprefix(f"{library}:"))
+        return load_adapted(library, name_or_path.removeprefix(f"{library}:"), load_model)
     if is_low_rank(name_or_path):
         base = load_model(
             base_of(name_or_path, argument),
@@ -124,29 +132,6 @@ def check_model(name_or_path: str, argument: str = "model") -> None:
             check_model(base_of(name_or_path, argument), argument)
         elif Path(name_or_path).exists():
             check_kind(argument, name_or_path, TWO_TOWERS)
-
-
-def check_library(name_or_path: str) -> str | None:
-    """Return the library of a model, or None for transformers.
-
-    Raises:
-        InputError: there is no adapter for the library.
-    """
-    library = library_of(name_or_path)
-    if library is not None and library not in INSTALL:
-        choices = ", ".join(f"{known}:" for known in INSTALL)
-        raise InputError(f"model {name_or_path!r} has an unknown prefix: choose from {choices}")
-    return library
-
-
-def library_of(name_or_path: str) -> str | None:
-    """Return the library before the first colon; None without one, and for a folder, even below C:.
-
-    "open_clip:ViT-B-32/openai" -> "open_clip"
-    """
-    library, colon, _ = name_or_path.partition(":")
-    is_prefix = colon and len(library) > 1 and not Path(name_or_path).exists()
-    return library if is_prefix else None
 
 
 def _lower_case(tokenizer: GemmaTokenizer) -> None:

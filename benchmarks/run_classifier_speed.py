@@ -22,8 +22,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AltCLIPProcessor, CLIPImageProcessor, PreTrainedTokenizerFast
 
 from benchmarks.encoder import Encoder
-from benchmarks.prompts import load_class_names, load_templates, package_folder
 from benchmarks.recipe import launch
+from benchmarks.tasks.class_names import load_class_names
+from benchmarks.tasks.prompt_lists import package_folder
+from benchmarks.tasks.templates import load_templates
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
 from modeling_altclip.prompts_altclip import fill_template
 

@@ -9,7 +9,7 @@ python benchmarks/run_report.py --results outputs/mine outputs/theirs \\
 
 from benchmarks.jobs.report import main
 from benchmarks.recipe import launch
-from benchmarks.report import ReportArguments, TableArguments
+from benchmarks.report.tables import ReportArguments, TableArguments
 
 if __name__ == "__main__":
     launch(main, ReportArguments, TableArguments, one_process=True)

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from transformers.utils import is_matplotlib_available
 
 from benchmarks.encoder import hash_weights
-from benchmarks.loading import check_library, check_model, load_model, load_rows, save_model
+from benchmarks.loading import check_model, load_model, load_rows, save_model
+from benchmarks.models.libraries import check_library
 from benchmarks.recipe import InputError
 from benchmarks.results import Result, load_results
 from modeling_altclip.images_altclip import read_image

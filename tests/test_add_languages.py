@@ -12,7 +12,7 @@ from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
-from training.data import CaptionCells
+from training.data.examples import CaptionCells
 from training.frozen import teacher_vectors
 from training.miniature.scenes import EmojiScenes
 from training.miniature.vocabulary import train_multilingual_tokenizer

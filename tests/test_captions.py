@@ -4,8 +4,8 @@ import pytest
 from datasets import Dataset, Features, Image, Json, List, Translation, Value
 
 from benchmarks.recipe import InputError
-from training.captions import find_form, read_captions, with_captions, with_image
-from training.data import CaptionCells
+from training.data.captions import find_form, read_captions, with_captions, with_image
+from training.data.examples import CaptionCells
 
 from .test_pictures import encoded
 

@@ -23,8 +23,8 @@ from accelerate import PartialState
 from datasets import load_dataset
 from torch.multiprocessing import ProcessExitedException
 
-from benchmarks import column_cache
-from benchmarks.column_cache import cached_column
+from benchmarks import embedding_cache as column_cache
+from benchmarks.embedding_cache import cached_column
 from benchmarks.recipe import InputError
 
 from .processes import spawn

@@ -14,7 +14,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from training.data import SAMPLE, CaptionCells, Collator, prepare_images, unchanged_size
+from training.data.examples import SAMPLE, CaptionCells, Collator, prepare_images, unchanged_size
 
 CAPTIONS = [
     {"en": "dog face", "zh": "狗脸"},

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.comparison import MeanOutcomes
+from benchmarks.bootstrap import compare
 from benchmarks.outcomes import load_outcomes
-from benchmarks.uncertainty import compare
+from benchmarks.report.comparison import MeanOutcomes
 from training.miniature.scenes import read_concepts
 
 from .conftest import ROOT

@@ -11,8 +11,8 @@ from benchmarks.loading import load_model
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPConfig
 from training.arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
-from training.estimate import report
-from training.first_rows import N_ROWS, first_captions
+from training.data.preview import N_ROWS, first_captions
+from training.dry_run import report
 
 from .conftest import ROOT
 
@@ -159,7 +159,7 @@ import gc, sys, torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from modeling_altclip import AltCLIPTextConfig, AltCLIPTextModel
 from training.arguments import TeacherLearningArguments
-from training.estimate import estimate
+from training.dry_run import estimate
 
 bf16 = sys.argv[2] == "bf16"
 checkpointing = sys.argv[3] == "checkpointing"

@@ -11,15 +11,16 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from PIL import Image as PillowImage
 from transformers import AutoTokenizer, CLIPImageProcessor
 
-from benchmarks.classes import class_names_of, languages_of
-from benchmarks.comparison import Comparison
 from benchmarks.encoder import Encoder
 from benchmarks.loading import load_captions
-from benchmarks.means import SHARED_MEAN
 from benchmarks.recipe import InputError
+from benchmarks.report.comparison import Comparison
+from benchmarks.report.means import SHARED_MEAN
 from benchmarks.results import load_results
 from benchmarks.retrieval import evaluate_retrieval
-from benchmarks.task import all_task_names, load_task
+from benchmarks.tasks.class_names import class_names_of, languages_of
+from benchmarks.tasks.loading import all_task_names, load_task
+from benchmarks.tasks.reading import read_rows
 from benchmarks.zero_shot import evaluate_zero_shot
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
@@ -66,7 +67,7 @@ def test_scores_by_hand_on_a_copy_of_every_task(name, tmp_path):
     if task.layout == "split_per_language":
         task.languages = ["en", "no", "th"]
     write_replica(task, tmp_path)
-    rows = task.rows(limit=N)
+    rows = read_rows(task, limit=N)
     encoder = ByHand()
     images = encoder.images(rows["image"])
 

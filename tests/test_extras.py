@@ -15,10 +15,10 @@ for name in {missing}:
 {then}
 """
 NEED = {
-    "matplotlib": ("plots", ["benchmarks.report_plots", "model_cards.plots", "model_cards.parallel_plots"]),
+    "matplotlib": ("plots", ["benchmarks.report.plots", "model_cards.plots", "training.parallel.figures"]),
     "diffusers": ("diffusion", ["training.diffusion"]),
 }
-EXPERIMENTS = ["training.ablation", "training.parallel_experiment"]
+EXPERIMENTS = ["training.ablation", "training.parallel.comparison"]
 
 
 def run_without(missing, then, *words):

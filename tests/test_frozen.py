@@ -20,7 +20,7 @@ from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
-from training.data import CaptionCells, Collator
+from training.data.examples import CaptionCells, Collator
 from training.freezing import freeze_all_but
 from training.frozen import image_vectors, teacher_vectors, written
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer

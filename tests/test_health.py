@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from benchmarks.recipe import InputError
-from training.health import FrozenWeights, Watch, check_loss
+from training.monitoring import FrozenWeights, Watch, check_loss
 
 
 def batch(n_cells=8, n_texts=8):

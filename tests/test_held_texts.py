@@ -11,7 +11,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor, embed_texts
 from training.arguments import ContrastiveArguments
-from training.data import CaptionCells, Collator
+from training.data.examples import CaptionCells, Collator
 from training.freezing import freeze_all_but
 from training.frozen import image_vectors
 from training.held_texts import HeldTexts, hold_texts, moved

@@ -8,8 +8,8 @@ import torch
 import transformers
 from datasets import Dataset
 
-from benchmarks.kinds import TRANSLATOR, check_kind, load_tokenizer
 from benchmarks.loading import check_model, load_model
+from benchmarks.models.kinds import TRANSLATOR, check_kind, load_tokenizer
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
 from training.arguments import (
@@ -18,10 +18,10 @@ from training.arguments import (
     TeacherArguments,
     TeacherLearningArguments,
 )
-from training.beginnings import check_models, check_tokenizers
-from training.parallel import ParallelArguments
-from training.text_pretraining import TextPretrainingArguments
-from training.translations import load_translator
+from training.model_checks import check_models, check_tokenizers
+from training.parallel.pretraining import TextPretrainingArguments
+from training.parallel.trainer import ParallelArguments
+from training.parallel.translation import load_translator
 
 from .conftest import ROOT, VISION
 

@@ -8,14 +8,16 @@ from PIL import Image as PillowImage
 
 from benchmarks.evaluation import EvaluationArguments, read_by, tasks_of
 from benchmarks.loading import check_languages
-from benchmarks.prompts import load_class_names, load_templates
 from benchmarks.recipe import InputError
-from benchmarks.task import load_task
+from benchmarks.tasks.class_names import load_class_names
+from benchmarks.tasks.loading import load_task
+from benchmarks.tasks.reading import read_rows
+from benchmarks.tasks.templates import load_templates
 from modeling_altclip.languages_altclip import canonical, is_english, match_language, name_languages, spell
 from modeling_altclip.prompts_altclip import PROMPTS, read_templates
-from training.captions import find_form, read_captions, with_captions
+from training.data.captions import find_form, read_captions, with_captions
+from training.parallel.translation import TranslationArguments
 from training.parallel_text import load_parallel_text
-from training.translations import TranslationArguments
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def pictures(tmp_path):
 def test_tasks_take_any_spelling(pictures, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(TASK.format(dataset=pictures, languages="en, zh"), "utf-8")
-    assert load_task(str(path)).rows(["zh-CN"])["captions"][:] == [{"zh": ["图 0"]}, {"zh": ["图 1"]}]
+    assert read_rows(load_task(str(path)), ["zh-CN"])["captions"][:] == [{"zh": ["图 0"]}, {"zh": ["图 1"]}]
     (tmp_path / "other.yaml").write_text(TASK.format(dataset=pictures, languages="zh-CN"), "utf-8")
     arguments = EvaluationArguments(
         models=["m"], tasks=[str(path), str(tmp_path / "other.yaml")], languages=["en_US", "zh"]

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import means
-from benchmarks.means import MeanOutcomes, explain_refusal, units_of_all
+from benchmarks.bootstrap import compare, intervals, resamples
 from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes, shorten
 from benchmarks.recipe import InputError
-from benchmarks.uncertainty import compare, intervals, resamples
+from benchmarks.report import means
+from benchmarks.report.means import MeanOutcomes, explain_refusal, units_of_all
 
 # A letter is a picture. The languages list them in different orders, and each has some that the other lacks.
 ENGLISH = "abcdefgh"

@@ -17,10 +17,10 @@ from transformers.trainer_callback import CallbackHandler
 from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor
-from training.caption_rows import CaptionRows, RowCollator
-from training.data import CaptionCells
+from training.data.examples import CaptionCells
 from training.losses import caption_losses, contrastive_loss
-from training.parallel import (
+from training.parallel.rows import CaptionRows, RowCollator
+from training.parallel.trainer import (
     FreezeEncoders,
     ParallelArguments,
     ParallelTrainer,

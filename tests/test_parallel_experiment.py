@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmarks.results import Result
-from training.parallel_experiment import (
+from training.parallel.comparison import (
     ARMS,
     ParallelExperimentArguments,
     accuracy_table,

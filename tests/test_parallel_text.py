@@ -11,8 +11,8 @@ from datasets import Dataset, Features, Translation, Value
 from benchmarks import loading
 from benchmarks.recipe import InputError
 from training import parallel_text
-from training.data import CaptionCells
-from training.first_rows import read_head
+from training.data.examples import CaptionCells
+from training.data.preview import read_head
 from training.parallel_text import load_parallel_text, with_captions
 
 from .conftest import ROOT

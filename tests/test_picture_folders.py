@@ -15,12 +15,13 @@ from PIL import Image as PillowImage
 
 from benchmarks.loading import load_rows
 from benchmarks.recipe import InputError
-from benchmarks.task import load_task
+from benchmarks.tasks.loading import load_task
+from benchmarks.tasks.reading import read_rows
 from training.arguments import ContrastiveArguments
-from training.first_rows import first_captions
+from training.data.preview import first_captions
+from training.data.streaming import open_files
 from training.parallel_text import load_parallel_text
 from training.session import load_pictures, stream_pictures
-from training.streaming import open_files
 from training.validation import load_captioned
 
 from .replicas import write_tar
@@ -177,7 +178,7 @@ def test_pictures_that_no_row_names_are_told_wherever_they_lie(tmp_path, capsys,
     assert re.search(message, capsys.readouterr().out)
     task = load_task(write_task(tmp_path, folder))
     with pytest.warns(UserWarning, match=message):
-        assert len(task.rows()) == 1
+        assert len(read_rows(task)) == 1
 
 
 def test_where_all_are_named_nothing_is_told(tmp_path, capsys, recwarn):
@@ -202,7 +203,7 @@ def test_evaluation_and_validation_refuse_missing_pictures_at_once(tmp_path):
     task = load_task(write_task(tmp_path, folder))
     message = "names 2 of 3 pictures that are not there, .*gone.png first"
     with pytest.raises(InputError, match=message):
-        task.rows()
+        read_rows(task)
     with pytest.raises(InputError, match=message):
         load_captioned(str(folder), "train", ["en"])
 
@@ -212,7 +213,7 @@ def test_evaluation_tells_of_pictures_without_row(tmp_path):
     task = load_task(write_task(tmp_path, folder))
     message = "2 pictures of dataset .* have no row in its metadata and are left out, .*b.png first"
     with pytest.warns(UserWarning, match=message):
-        assert len(task.rows()) == 1
+        assert len(read_rows(task)) == 1
 
 
 NAMES = [
@@ -237,7 +238,7 @@ def test_no_name_hides_the_others(tmp_path, name):
     captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
     assert captions == [{"en": text} for text in texts]
     assert sorted(streamed_texts(folder, tmp_path, 3)) == texts
-    assert len(load_task(write_task(tmp_path, folder)).rows()) == 3
+    assert len(read_rows(load_task(write_task(tmp_path, folder)))) == 3
     flags = {"dataset": str(folder), "output_dir": str(tmp_path), "model_name_or_path": "m", "use_cpu": True}
     first, _ = first_captions(ContrastiveArguments(**flags))
     assert set(first) == set(texts)
@@ -248,7 +249,7 @@ def test_a_folder_may_be_called_like_a_glob(tmp_path):
     folder = write(tmp_path / "photos [2023] *", names, names)
     assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
     assert sorted(streamed_texts(folder, tmp_path, 2)) == ["picture 0", "picture 1"]
-    assert len(load_task(write_task(tmp_path, f"'{folder}'")).rows()) == 2
+    assert len(read_rows(load_task(write_task(tmp_path, f"'{folder}'")))) == 2
 
     (folder / "metadata.jsonl").rename(folder / "notes.txt")
     with pytest.raises(InputError, match=r"takes \* \? \[ \] in a folder's name for wildcards: rename it"):
@@ -341,7 +342,7 @@ def test_metadata_in_another_encoding_is_named(tmp_path, encoding, name, content
     with pytest.raises(InputError, match=message):
         next(iter(stream_pictures(given, ["en"])))
     with pytest.raises(InputError, match=message):
-        task.rows()
+        read_rows(task)
 
 
 def test_half_a_zip_is_one_line(tmp_path):

@@ -12,8 +12,8 @@ from transformers import CLIPImageProcessor
 from xxhash import xxh3_128
 
 from benchmarks.recipe import InputError
-from training.data import prepare_images
-from training.pictures import keep_readable, read_picture
+from training.data.examples import prepare_images
+from training.data.pictures import keep_readable, read_picture
 from training.views import ImageViews
 
 from .conftest import ROOT

@@ -10,11 +10,12 @@ import pytest
 
 from benchmarks.json_files import read_json, refuse_repeated_keys
 from benchmarks.loading import load_rows
-from benchmarks.prompts import load_class_names, load_templates
 from benchmarks.recipe import InputError, read_yaml
-from benchmarks.task import load_task
+from benchmarks.tasks.class_names import load_class_names
+from benchmarks.tasks.loading import load_task
+from benchmarks.tasks.templates import load_templates
+from training.parallel.translation import TranslationArguments
 from training.parallel_text import load_parallel_text
-from training.translations import TranslationArguments
 
 TWICE = "the key 'en' is given twice"
 

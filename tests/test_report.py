@@ -16,12 +16,15 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.comparison import Comparison, Number
-from benchmarks.means import MEAN, SHARED_MEAN
+from benchmarks.bootstrap import intervals
 from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, load_outcomes
-from benchmarks.published import compare_with_published, load_published, load_sources
 from benchmarks.recipe import InputError, parse
-from benchmarks.report import (
+from benchmarks.report.comparison import Comparison, Number
+from benchmarks.report.means import MEAN, SHARED_MEAN
+from benchmarks.report.page import Report
+from benchmarks.report.plots import draw_pictures, plot_heat_map, plot_languages, plot_recall_curves
+from benchmarks.report.published import compare_with_published, load_published, load_sources
+from benchmarks.report.tables import (
     ReportArguments,
     TableArguments,
     caveats,
@@ -32,11 +35,8 @@ from benchmarks.report import (
     select_results,
     short_names,
 )
-from benchmarks.report_page import Report
-from benchmarks.report_plots import draw_pictures, plot_heat_map, plot_languages, plot_recall_curves
 from benchmarks.results import Result, load_results
-from benchmarks.task import load_task
-from benchmarks.uncertainty import intervals
+from benchmarks.tasks.loading import load_task
 
 from .conftest import ROOT
 

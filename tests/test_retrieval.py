@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from matplotlib.axes import Axes
 
+from benchmarks.bootstrap import intervals
 from benchmarks.encoder import Encoder
 from benchmarks.loading import load_captions, load_model
 from benchmarks.metrics import retrieval_ranks
@@ -12,8 +13,7 @@ from benchmarks.outcomes import RetrievalOutcomes
 from benchmarks.recipe import InputError
 from benchmarks.results import Result, load_results
 from benchmarks.retrieval import evaluate_retrieval
-from benchmarks.uncertainty import intervals
-from model_cards.parallel_plots import plot_accuracy, plot_ranks, scores_of
+from training.parallel.figures import plot_accuracy, plot_ranks, scores_of
 
 # Rows of `captioned` that have no caption in Chinese.
 WITHOUT_CHINESE = [3, 4, 6]

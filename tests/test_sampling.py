@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.recipe import InputError
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
-from training.sampling import WINDOW, ShareSampler, language_shares, like_lengths, share_out
+from training.data.sampling import WINDOW, ShareSampler, language_shares, like_lengths, share_out
 
 LANGUAGES = np.repeat([0, 1, 3], [800, 80, 20])  # language 2 has no cell
 

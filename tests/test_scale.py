@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
-from training.data import CaptionCells, Collator
+from training.data.examples import CaptionCells, Collator
 from training.freezing import freeze_all_but
 from training.frozen import image_vectors, teacher_vectors
 from training.gradient_cache import cached_loss

@@ -11,7 +11,7 @@ from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
-from training.data import CaptionCells, Collator
+from training.data.examples import CaptionCells, Collator
 from training.freezing import freeze_all_but
 from training.frozen import teacher_vectors
 from training.session import train

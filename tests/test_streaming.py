@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 from benchmarks.loading import load_model
 from benchmarks.recipe import InputError
 from training.arguments import ContrastiveArguments
-from training.captions import find_form
-from training.data import CaptionCells, Collator
+from training.data.captions import find_form
+from training.data.examples import CaptionCells, Collator
+from training.data.streaming import CellStream, open_files, stable_hash
 from training.freezing import freeze_all_but
 from training.session import load_pictures, stream_pictures, train
-from training.streaming import CellStream, open_files, stable_hash
 from training.trainers import ContrastiveTrainer
 
 from .conftest import ROOT

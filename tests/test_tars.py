@@ -12,12 +12,13 @@ from datasets import Image
 from PIL import Image as PillowImage
 
 from benchmarks.recipe import InputError
-from benchmarks.task import load_task
+from benchmarks.tasks.loading import load_task
+from benchmarks.tasks.reading import read_rows
 from training.arguments import ContrastiveArguments
-from training.captions import find_form
-from training.first_rows import first_captions
+from training.data.captions import find_form
+from training.data.preview import first_captions
+from training.data.streaming import CellStream, open_files
 from training.session import load_pictures
-from training.streaming import CellStream, open_files
 
 from .replicas import write_tar
 
@@ -98,7 +99,7 @@ def as_a_task(folder, tmp_path, streaming, **columns):
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(task))
-    rows = load_task(str(path)).rows(streaming=streaming)
+    rows = read_rows(load_task(str(path)), streaming=streaming)
     return {number_in(row["image"]): row["captions"] for row in rows}
 
 

@@ -13,13 +13,17 @@ import pytest
 import yaml
 from datasets import ClassLabel, Image, Json, List, Value
 
-from benchmarks.cells import texts_of
-from benchmarks.classes import class_names_of, languages_of
-from benchmarks.prompts import load_templates
 from benchmarks.recipe import InputError
-from benchmarks.task import Task, all_task_names, describe, load_task
-from benchmarks.task_checks import METRICS
-from training.captions import Form, read_captions
+from benchmarks.table_cells import texts_of
+from benchmarks.tasks.checks import METRICS
+from benchmarks.tasks.class_names import class_names_of, languages_of
+from benchmarks.tasks.description import describe
+from benchmarks.tasks.loading import all_task_names, load_task
+from benchmarks.tasks.reading import own_class_names, read_rows
+from benchmarks.tasks.source import commit_of, fetch
+from benchmarks.tasks.task import Task
+from benchmarks.tasks.templates import load_templates
+from training.data.captions import Form, read_captions
 
 from . import replicas
 from .fake_hub import FakeHub
@@ -123,17 +127,17 @@ def test_every_task_loads_from_its_layout(name, tmp_path):
     if task.layout == "table" and task.data_files:  # files come by class
         expected = sorted(expected, key=lambda pair: pair[1])
 
-    rows = task.rows(requested)
+    rows = read_rows(task, requested)
     assert answers(rows) == expected
     assert set(rows.column_names) == {"image", answer_column}
     assert isinstance(rows.features["image"], Image)
-    assert answers(task.rows(requested, limit=2)) == expected[:2]
+    assert answers(read_rows(task, requested, limit=2)) == expected[:2]
     if task.layout == "frames":
         with pytest.raises(InputError, match="frames.*leave out --streaming"):
-            task.rows(streaming=True)
+            read_rows(task, streaming=True)
     else:
-        assert answers(task.rows(requested, limit=4, streaming=True)) == expected[:4]
-        assert answers(task.rows(requested, streaming=True)) == expected
+        assert answers(read_rows(task, requested, limit=4, streaming=True)) == expected[:4]
+        assert answers(read_rows(task, requested, streaming=True)) == expected
 
 
 def names_by_metric(metric) -> set[str]:
@@ -179,7 +183,7 @@ def test_the_miniatures_own_tasks(miniature):
     """Read the data that the miniature really draws."""
     for name in all_task_names("miniature"):
         task = replace(load_task(name), dataset=str(miniature / "dataset"))
-        row = task.rows(limit=1)[0]
+        row = read_rows(task, limit=1)[0]
         assert row["image"].size == (32, 32)
         if task.kind == "retrieval":
             assert list(row["captions"]) == task.languages
@@ -237,7 +241,7 @@ def test_a_caption_of_a_zip_may_be_of_several_images(tmp_path):
     with ZipFile(tmp_path / "COCO-CN.zip", "w") as archive:
         archive.writestr("test_imgs.tsv", images)
         archive.writestr("test_texts.jsonl", "\n".join(lines))
-    assert answers(task.rows()) == [(2, {"zh": ["一只狗"]}), (4, {"zh": ["一只狗", "猫"]})]
+    assert answers(read_rows(task)) == [(2, {"zh": ["一只狗"]}), (4, {"zh": ["一只狗", "猫"]})]
 
 
 def test_the_users_own_task(tmp_path):
@@ -255,13 +259,13 @@ def test_the_users_own_task(tmp_path):
     task = load_task(write_task(tmp_path / "signs.yaml", own))
 
     assert task.name == "signs"
-    assert answers(task.rows()) == [
+    assert answers(read_rows(task)) == [
         (1, {"en": ["stop", "halt"], "eo": ["haltu"]}),
         (2, {"en": ["go"], "eo": []}),
     ]
-    assert answers(task.rows(["eo"])) == [(1, {"eo": ["haltu"]}), (2, {"eo": []})]
+    assert answers(read_rows(task, ["eo"])) == [(1, {"eo": ["haltu"]}), (2, {"eo": []})]
     with pytest.raises(InputError, match="column 'captions' of .* has no de: choose from en eo"):
-        replace(task, languages=["en", "eo", "de"]).rows(["de"])
+        read_rows(replace(task, languages=["en", "eo", "de"]), ["de"])
 
 
 @pytest.mark.parametrize(
@@ -281,7 +285,7 @@ def test_captions_of_rows_that_lack_a_language(tmp_path, kind, streaming):
     columns = {"image": image_cells(1, 2, 3), "captions": [{"en": ["stop", "halt"]}, second, None]}
     write_parquet(tmp_path / "signs", "test", columns, {"image": Image(), "captions": kind})
     path = write_task(tmp_path / "signs.yaml", OWN_RETRIEVAL | {"languages": ["en", "eo"]})
-    assert answers(load_task(path).rows(streaming=streaming)) == [
+    assert answers(read_rows(load_task(path), streaming=streaming)) == [
         (1, {"en": ["stop", "halt"], "eo": []}),
         (2, {"en": ["go"], "eo": eo}),
         (3, {"en": [], "eo": []}),
@@ -296,7 +300,7 @@ def test_captions_that_are_no_texts_are_refused(tmp_path, value):
 
     message = "column 'captions' has .* in a row, (which is no text|and no {language: texts})"
     with pytest.raises(InputError, match=message) as error:
-        load_task(path).rows()
+        read_rows(load_task(path))
     if isinstance(value, dict):
         assert f"has {value['en']!r} in a row" in str(error.value)
 
@@ -350,7 +354,7 @@ def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch
         monkeypatch.chdir(working_directory)
         task = load_task(f"{prefix}signs.yaml")
         assert task.dataset == f"{prefix}data/signs"
-        assert answers(task.rows()) == [(1, 1), (2, 0)]
+        assert answers(read_rows(task)) == [(1, 1), (2, 0)]
         assert class_names_of(task, ["en"], None) == {"en": ["stop", "go"]}
         assert languages_of(task) == ["en", "de"]
         assert load_templates(task.templates, "en") == ["{}!"]
@@ -382,7 +386,7 @@ def test_a_row_may_lack_its_captions_or_its_image(tmp_path):
         n_images=2,
         n_texts={"en": 1},
     )
-    for rows in (task.rows(), task.rows(streaming=True)):
+    for rows in (read_rows(task), read_rows(task, streaming=True)):
         first, second = rows
         assert number_of(first["image"]) == 1
         assert first["captions"] == {"en": [], "eo": []}
@@ -394,29 +398,29 @@ def test_labels_that_are_texts_are_numbered_by_the_alphabet(tmp_path):
     images = image_cells(0, 1, 2)
     write_parquet(tmp_path, "test", {"image": images, "kind": ["wren", "ant", "wren"]}, features)
     task = in_folder("birdsnap", tmp_path, columns={"label": "kind"}, n_images=3)
-    rows = task.rows(limit=2)
+    rows = read_rows(task, limit=2)
     assert rows["label"] == [1, 0]
     assert rows.features["label"] == ClassLabel(names=["ant", "wren"])
     with pytest.raises(InputError, match="labels of .* are texts.*leave out --streaming"):
-        task.rows(streaming=True)
+        read_rows(task, streaming=True)
 
     write_parquet(tmp_path, "test", {"image": images, "kind": ["wren", "ant", None]}, features)
     message = f"row 2 of '{tmp_path}' has the label None, which is no class: leave it out"
     with pytest.raises(InputError, match=message):
-        task.rows()
+        read_rows(task)
 
 
 def test_names_of_classes_come_with_the_data(tmp_path):
     for name in ("cifar100", "objectnet", "kinetics400", "ucf101"):
         task = replica(name, tmp_path / name)
         assert task.class_names == "dataset"
-        assert task.own_class_names(task.rows()) == NAMES
-    assert task.own_class_names(task.rows(limit=1)) == NAMES
+        assert own_class_names(task, read_rows(task)) == NAMES
+    assert own_class_names(task, read_rows(task, limit=1)) == NAMES
     task = replica("gtsrb", tmp_path / "gtsrb")
     assert task.class_names == "clip_benchmark:gtsrb"
-    assert task.own_class_names(task.rows()) is None
+    assert own_class_names(task, read_rows(task)) is None
     with pytest.raises(InputError, match="has no file 'names.txt', which .*gtsrb.yaml names"):
-        task.fetch("names.txt")
+        fetch(task, "names.txt")
 
 
 def test_a_missing_column_is_named(tmp_path):
@@ -426,17 +430,17 @@ def test_a_missing_column_is_named(tmp_path):
     message = "split 'test' has no column 'finelabel'; it has id, img, fine_label, family: "
     message += "mend columns.label of .*cifar100.yaml"
     with pytest.raises(InputError, match=message):
-        replace(cifar, columns={"image": "img", "label": "finelabel"}).rows()
+        read_rows(replace(cifar, columns={"image": "img", "label": "finelabel"}))
     with pytest.raises(InputError, match="has no column 'eo'; .*fix columns.captions of .*multi30k.yaml"):
-        replace(multi30k, columns={"captions": {"en": "eo"}}).rows(["en"])
+        read_rows(replace(multi30k, columns={"captions": {"en": "eo"}}), ["en"])
     with pytest.raises(InputError, match="column 'family' .* must hold numbers of classes, not .*string"):
-        replace(cifar, columns={"labels": "family"}).rows()
+        read_rows(replace(cifar, columns={"labels": "family"}))
 
     message = "column 'image' .* must hold texts, not Image.*fix columns.captions of .*multi30k.yaml"
     with pytest.raises(InputError, match=message):
-        replace(multi30k, columns={"captions": {"en": "image"}}).rows(["en"])
+        read_rows(replace(multi30k, columns={"captions": {"en": "image"}}), ["en"])
     with pytest.raises(InputError, match="column 'en' .* must hold {language: texts}.*captions: {en: en}"):
-        replace(multi30k, columns={"captions": "en"}).rows(["en"])
+        read_rows(replace(multi30k, columns={"captions": "en"}), ["en"])
 
 
 def test_which_column_is_the_image_must_be_clear(tmp_path):
@@ -446,29 +450,29 @@ def test_which_column_is_the_image_must_be_clear(tmp_path):
     task = in_folder("dtd", tmp_path, columns={"label": "label"})
     message = "has images in before and after: name one in columns.image of .*dtd.yaml"
     with pytest.raises(InputError, match=message):
-        task.rows()
+        read_rows(task)
 
     write_parquet(tmp_path, "test", {"label": [0]}, {"label": Value("int64")})
     with pytest.raises(InputError, match="has no column of images among label: name one"):
-        task.rows()
+        read_rows(task)
 
 
 def test_a_missing_split_is_named(tmp_path):
     with pytest.raises(InputError, match="has no split 'dev'; it has .*test.*: fix `split` of .*dtd.yaml"):
-        replace(replica("dtd", tmp_path), split="dev").rows()
+        read_rows(replace(replica("dtd", tmp_path), split="dev"))
 
     tars = replica("gtsrb", tmp_path / "tars", data_files={"test": "dev/*.tar"})
     with pytest.raises(InputError, match=r"data_files .*dev/\*.tar.*gtsrb.yaml\) cannot be loaded"):
-        tars.rows()
+        read_rows(tars)
 
     of_zip = replica("flickr30k-cn", tmp_path)
     message = "has 0 files dev_imgs.tsv, of Flickr30k-CN/train_imgs.tsv, .*fix .*flickr30k-cn.yaml"
     with pytest.raises(InputError, match=message):
-        replace(of_zip, split="dev", data_files={"dev": "Flickr30k-CN.zip"}).rows()
+        read_rows(replace(of_zip, split="dev", data_files={"dev": "Flickr30k-CN.zip"}))
 
     task = replica("xm3600", tmp_path / "xm", languages=["en", "th"])
     with pytest.raises(InputError, match="has no split 'sw'; it has xx, en, th"):
-        replace(task, languages=["en", "th", "sw"]).rows(["th", "sw"])
+        read_rows(replace(task, languages=["en", "th", "sw"]), ["th", "sw"])
 
 
 def test_files_that_do_not_agree_are_named(tmp_path):
@@ -476,88 +480,88 @@ def test_files_that_do_not_agree_are_named(tmp_path):
     (tmp_path / task.data_files["pl"]).write_text(
         "a\nb\nc\nd\ne\nf\n"
     )  # the last line may have an end or none
-    assert task.rows(["pl"])[5]["captions"] == {"pl": ["f"]}
+    assert read_rows(task, ["pl"])[5]["captions"] == {"pl": ["f"]}
     (tmp_path / task.data_files["pl"]).write_text("jeden\ndwa")
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt has 2 lines, XTD10/test_image_names.txt 6"):
-        task.rows(["pl"])
+        read_rows(task, ["pl"])
     (tmp_path / task.data_files["pl"]).write_bytes("狗\n".encode("gbk"))
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, at byte 0: save it as UTF-8"):
-        task.rows(["pl"])
+        read_rows(task, ["pl"])
     next((tmp_path / "images").rglob("*000002.jpg")).unlink()
     with pytest.raises(InputError, match="images lacks 1 of 6 images: COCO_val2014_000000000002.jpg"):
-        task.rows(["de"])
+        read_rows(task, ["de"])
     task = replica("coco-cn-5k", tmp_path / "coco")
     with pytest.raises(
         InputError, match="captions.json is no JSON in COCO's form, or has no 'sauce': see .*coco-cn-5k.yaml"
     ):
-        replace(task, where={"sauce": "zhm"}).rows()
+        read_rows(replace(task, where={"sauce": "zhm"}))
     (tmp_path / "coco" / task.data_files["captions"]).write_bytes('{"狗": 1}'.encode("utf-16"))
     with pytest.raises(InputError, match="captions.json' is not UTF-8, at byte 0: save it as UTF-8"):
-        task.rows()
+        read_rows(task)
     (tmp_path / "zip").mkdir()
     task = replica("flickr30k-cn", tmp_path / "zip")
     (tmp_path / "zip/Flickr30k-CN.zip").write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be loaded: File is not a zip file"):
-        task.rows()
+        read_rows(task)
 
 
 def test_a_language_that_a_task_lacks_is_named(tmp_path):
     with pytest.raises(InputError, match="no text in language zh: choose from en cs de fr"):
-        replica("multi30k", tmp_path).rows(["zh"])
+        read_rows(replica("multi30k", tmp_path), ["zh"])
 
 
 def test_files_of_captions_that_do_not_agree_are_named(tmp_path):
     task = replica("xtd", tmp_path)
     polish = tmp_path / task.data_files["pl"]
     polish.write_text("a\nb\nc\nd\ne\nf\n")  # the last line may have an end or none
-    assert task.rows(["pl"])[5]["captions"] == {"pl": ["f"]}
+    assert read_rows(task, ["pl"])[5]["captions"] == {"pl": ["f"]}
 
     polish.write_text("jeden\ndwa")
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt has 2 lines, XTD10/test_image_names.txt 6"):
-        task.rows(["pl"])
+        read_rows(task, ["pl"])
     polish.write_bytes("狗\n".encode("gbk"))
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, at byte 0: save it as UTF-8"):
-        task.rows(["pl"])
+        read_rows(task, ["pl"])
 
     next((tmp_path / "images").rglob("*000002.jpg")).unlink()
     with pytest.raises(InputError, match="images lacks 1 of 6 images: COCO_val2014_000000000002.jpg"):
-        task.rows(["de"])
+        read_rows(task, ["de"])
 
 
 def test_files_of_another_form_are_named(tmp_path):
     task = replica("coco-cn-5k", tmp_path / "coco")
     message = "captions.json is no JSON in COCO's form, or has no 'sauce': see .*coco-cn-5k.yaml"
     with pytest.raises(InputError, match=message):
-        replace(task, where={"sauce": "zhm"}).rows()
+        read_rows(replace(task, where={"sauce": "zhm"}))
     (tmp_path / "coco" / task.data_files["captions"]).write_bytes('{"狗": 1}'.encode("utf-16"))
     with pytest.raises(InputError, match="captions.json' is not UTF-8, at byte 0: save it as UTF-8"):
-        task.rows()
+        read_rows(task)
 
     (tmp_path / "zip").mkdir()
     task = replica("flickr30k-cn", tmp_path / "zip")
     (tmp_path / "zip/Flickr30k-CN.zip").write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be loaded: File is not a zip file"):
-        task.rows()
+        read_rows(task)
 
 
 def test_a_folder_to_be_made_is_explained(tmp_path):
     message = "dataset 'data/xtd' does not exist. Clone github.com/adobe-research"
     with pytest.raises(InputError, match=message):
-        load_task("xtd").rows()
+        read_rows(load_task("xtd"))
 
 
 def test_other_numbers_than_the_tasks_are_told(tmp_path, caplog):
     task = replace(replica("flickr30k", tmp_path), n_images=1000, n_texts={"en": 5000})
     with caplog.at_level(logging.WARNING):
-        task.rows(limit=3)
+        read_rows(task, limit=3)
         assert not caplog.messages
-        task.rows()
+        read_rows(task)
     assert [message.split(";")[0] for message in caplog.messages] == [
         f"flickr30k: {tmp_path} has 6 images",
         f"flickr30k: {tmp_path} has 18 texts in en",
     ]
     caplog.clear()
-    replace(task, n_images=6, n_texts={"en": 18}).rows()
+    read_rows(replace(task, n_images=6, n_texts={"en": 18}))
     assert not caplog.messages
 
 
@@ -572,14 +576,14 @@ def remove_broken_train_split(folder) -> None:
 @pytest.mark.parametrize("name", ["dtd", "gtsrb", "flickr30k-cn", "xm3600"])
 def test_a_folder_written_anew_is_read_anew(name, tmp_path, monkeypatch):
     languages = ["en", "th"] if name == "xm3600" else load_task(name).languages
-    (first_image, first_answer), *_ = answers(replica(name, tmp_path, languages=languages).rows())
+    (first_image, first_answer), *_ = answers(read_rows(replica(name, tmp_path, languages=languages)))
 
     # Other images, classes and captions in the same files.
     monkeypatch.setattr(replicas, "CLASSES", CLASSES[::-1])
     monkeypatch.setattr(replicas, "captions_of", lambda number, language, several: [f"new {number}"])
     monkeypatch.setattr(replicas, "encoded", lambda number, extension="png": encoded(number + 5, extension))
     remove_broken_train_split(tmp_path)
-    (second_image, second_answer), *_ = answers(replica(name, tmp_path, languages=languages).rows())
+    (second_image, second_answer), *_ = answers(read_rows(replica(name, tmp_path, languages=languages)))
 
     if load_task(name).kind == "zero_shot":
         expected = CLASSES[-1]
@@ -594,9 +598,9 @@ def test_a_folder_written_anew_is_read_anew(name, tmp_path, monkeypatch):
 ON_A_HUB = """
 import json
 from dataclasses import replace
-from benchmarks.layouts import full_revision
+from benchmarks.tasks.source import full_revision
 from benchmarks.recipe import InputError
-from benchmarks.task import load_task
+from benchmarks.tasks.loading import load_task
 
 def outcome(task):
     try:
@@ -694,11 +698,11 @@ def test_on_a_hub_only_what_is_asked_for_is_fetched(on_a_hub):
 
 def test_a_commit_in_the_cache_is_not_asked_for_again(tmp_path, monkeypatch):
     commit = "614c3a5".ljust(40, "0")
-    monkeypatch.setattr("benchmarks.layouts.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("benchmarks.tasks.source.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="ffline"):  # the tests are
-        replace(load_task("imagenet-a"), dataset="org/other").commit()
+        commit_of(replace(load_task("imagenet-a"), dataset="org/other"))
     (tmp_path / "datasets--org--data/snapshots" / commit).mkdir(parents=True)
-    assert replace(load_task("imagenet-a"), dataset="org/data").commit() == commit
+    assert commit_of(replace(load_task("imagenet-a"), dataset="org/data")) == commit
 
 
 RETRIEVAL = {"kind": "retrieval", "metric": "mean_recall", "class_names": None}

@@ -14,13 +14,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPDualEncoderModel
-from training.parallel_text import load_parallel_text
-from training.text_pretraining import (
+from training.parallel.pretraining import (
     MaskingCollator,
     TextPretrainingArguments,
     Translations,
     load_for_masking,
 )
+from training.parallel_text import load_parallel_text
 
 from .conftest import ROOT, VISION
 

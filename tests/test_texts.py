@@ -41,7 +41,7 @@ from modeling_altclip import (
     embed_texts,
 )
 from modeling_altclip.texts_altclip import is_blank, readable_tokens
-from training.data import Collator, has_text
+from training.data.examples import Collator, has_text
 from training.frozen import check_distinct
 
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -22,9 +22,8 @@ from transformers import (
 
 from benchmarks.loading import load_captions
 from benchmarks.recipe import InputError, parse
-from training import translations
-from training.parallel_text import load_parallel_text
-from training.translations import (
+from training.parallel import translation as translations
+from training.parallel.translation import (
     TranslationArguments,
     distinct_sentences,
     language_token,
@@ -32,6 +31,7 @@ from training.translations import (
     translate_all,
     with_translations,
 )
+from training.parallel_text import load_parallel_text
 
 from .conftest import ROOT
 from .test_pictures import encoded

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from benchmarks import uncertainty
-from benchmarks.comparison import MeanOutcomes
+from benchmarks import bootstrap as uncertainty
+from benchmarks.bootstrap import compare, intervals, resamples
 from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes
 from benchmarks.recipe import InputError
-from benchmarks.uncertainty import compare, intervals, resamples
+from benchmarks.report.comparison import MeanOutcomes
 
 LABELS = torch.arange(300) % 3
 

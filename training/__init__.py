@@ -11,13 +11,13 @@ import modeling_altclip  # noqa: F401  (its settings of the process have to stan
 
 # isort: split
 from .arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
-from .caption_rows import CaptionRows, RowCollator
-from .data import CaptionCells, Collator
+from .data.examples import CaptionCells, Collator
 from .freezing import freeze_all_but
 from .frozen import image_vectors, teacher_vectors
 from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
-from .parallel import ParallelArguments, ParallelTrainer
+from .parallel.rows import CaptionRows, RowCollator
+from .parallel.trainer import ParallelArguments, ParallelTrainer
 from .parallel_text import load_parallel_text
 from .trainers import ContrastiveTrainer, TeacherLearningTrainer
 from .views import ImageViews

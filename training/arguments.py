@@ -286,7 +286,7 @@ class PairArguments(StageArguments):
     dataset: str = field(
         metadata={
             "help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset. "
-            "`training/captions.py` shows the forms that captions may have."
+            "`training/data/captions.py` shows the forms that captions may have."
         }
     )
     text_column: str | None = field(

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.extras import of_extra
-from benchmarks.kinds import UNREADABLE, check_folder
+from benchmarks.models.kinds import UNREADABLE, check_folder
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPTextModel
 from modeling_altclip.texts_altclip import tokenize

@@ -15,13 +15,13 @@ from datasets import Dataset
 from PIL.Image import Image as PillowImage
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from benchmarks.column_cache import CachedColumn, cached_column
+from benchmarks.embedding_cache import CachedColumn, cached_column
 from benchmarks.encoder import prepared_images, settings, written
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
 
-from .data import caption_columns, has_text
+from .data.examples import caption_columns, has_text
 from .views import SMALLEST_AREA, ImageViews
 
 # Number of images decoded at a time: one by one took twice as long at 32 pixels, a whole part of the cache

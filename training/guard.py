@@ -11,7 +11,7 @@ from benchmarks.encoder import Encoder
 from benchmarks.recipe import InputError
 
 from .arguments import ContrastiveArguments
-from .data import caption_columns, has_text
+from .data.examples import caption_columns, has_text
 from .frozen import on_device
 from .held_texts import HeldTexts
 from .session import say

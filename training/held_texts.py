@@ -16,7 +16,7 @@ from modeling_altclip import embed_texts
 from modeling_altclip.texts_altclip import is_blank
 
 from .arguments import ContrastiveArguments
-from .data import CaptionCells, texts_of
+from .data.examples import CaptionCells, texts_of
 from .parallel_text import load_parallel_text
 
 _MOST_WATCHED = 1000  # a nearest neighbour among so many says enough

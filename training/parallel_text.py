@@ -25,16 +25,16 @@ from datasets import Dataset, Features, Json, Translation, Value, concatenate_da
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
-from benchmarks.cells import may_hold_texts
 from benchmarks.endings import suffix_of
 from benchmarks.json_files import refuse_repeated_keys
 from benchmarks.loading import check_folder, load_rows
 from benchmarks.recipe import InputError, read_yaml
+from benchmarks.table_cells import may_hold_texts
 from modeling_altclip.languages_altclip import CODE, is_english
 
-from .captions import Form, by_keys, gather_captions, is_text, named_languages
-from .data import caption_columns, has_text
-from .text_tables import TABLES, from_lines, lines_of, read_table, tables_in
+from .data.captions import Form, by_keys, gather_captions, is_text, named_languages
+from .data.examples import caption_columns, has_text
+from .data.text_tables import TABLES, from_lines, lines_of, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 _SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}

@@ -5,10 +5,10 @@ python training/run_ablation.py training/recipes/ablation/miniature.yaml
 
 from pathlib import Path
 
-from benchmarks.kinds import TEACHER, TEXT_TOWER, check_folder, check_kind
+from benchmarks.models.kinds import TEACHER, TEXT_TOWER, check_folder, check_kind
 from benchmarks.recipe import launch
 from benchmarks.results import load_results
-from benchmarks.task import load_task
+from benchmarks.tasks.loading import load_task
 from training.ablation import (
     ROWS,
     AblationArguments,

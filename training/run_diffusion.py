@@ -5,12 +5,12 @@ accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusio
 Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 """
 
-from benchmarks.kinds import load_tokenizer, readable
 from benchmarks.loading import check_languages, load_captions
+from benchmarks.models.kinds import load_tokenizer, readable
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from training.arguments import DiffusionArguments
-from training.data import CaptionCells
+from training.data.examples import CaptionCells
 from training.session import begin, cut_length, finish, train
 
 

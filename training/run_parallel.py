@@ -10,7 +10,7 @@ accelerate launch --quiet training/run_parallel.py training/recipes/parallel/min
 
 from benchmarks.recipe import launch
 from training.jobs.parallel import main
-from training.parallel import ParallelArguments
+from training.parallel.trainer import ParallelArguments
 
 if __name__ == "__main__":
     launch(main, ParallelArguments)

@@ -3,9 +3,9 @@
 python training/run_parallel_experiment.py training/recipes/parallel/experiment_miniature.yaml
 """
 
-from benchmarks.kinds import TEXT_ENCODER, check_kind
+from benchmarks.models.kinds import TEXT_ENCODER, check_kind
 from benchmarks.recipe import launch
-from training.parallel_experiment import ARMS, ParallelExperimentArguments, evaluate, report, train_arm
+from training.parallel.comparison import ARMS, ParallelExperimentArguments, evaluate, report, train_arm
 
 
 def main(arguments: ParallelExperimentArguments) -> None:

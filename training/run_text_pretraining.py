@@ -5,15 +5,15 @@ accelerate launch --quiet training/run_text_pretraining.py training/recipes/para
 
 from benchmarks.loading import check_languages
 from benchmarks.recipe import launch
-from training.parallel_text import load_parallel_text
-from training.session import begin, cut_length, finish, say, train
-from training.text_pretraining import (
+from training.parallel.pretraining import (
     MaskingCollator,
     TextPretrainingArguments,
     Translations,
     load_for_masking,
     save_encoder,
 )
+from training.parallel_text import load_parallel_text
+from training.session import begin, cut_length, finish, say, train
 from training.trainers import AltCLIPTrainer
 from training.views import TellEpoch
 

@@ -11,9 +11,9 @@ output_dir of its own.
 import shlex
 from collections import Counter
 
-from benchmarks.kinds import TRANSLATOR, check_kind
+from benchmarks.models.kinds import TRANSLATOR, check_kind
 from benchmarks.recipe import launch
-from training.translations import (
+from training.parallel.translation import (
     TranslationArguments,
     check_output,
     distinct_sentences,

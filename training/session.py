@@ -15,13 +15,13 @@ from benchmarks.recipe import InputError
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import PairArguments, StageArguments
-from .beginnings import check_models, check_tokenizers
-from .captions import find_form, named_languages, with_captions, with_image
-from .data import CaptionCells
-from .health import FrozenWeights
+from .data.captions import find_form, named_languages, with_captions, with_image
+from .data.examples import CaptionCells
+from .data.pictures import check_policy, find_without_row, keep_readable, name_without_row
+from .data.streaming import CellStream, open_files
+from .model_checks import check_models, check_tokenizers
+from .monitoring import FrozenWeights
 from .output_folder import check_room, claim, examples_per_step, finished_checkpoints
-from .pictures import check_policy, find_without_row, keep_readable, name_without_row
-from .streaming import CellStream, open_files
 from .views import ImageViews
 
 

@@ -4,13 +4,13 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from benchmarks.column_cache import CachedColumn
-from benchmarks.kinds import load_tokenizer, readable
+from benchmarks.embedding_cache import CachedColumn
 from benchmarks.loading import check_languages, load_model
+from benchmarks.models.kinds import load_tokenizer, readable
 from modeling_altclip import AltCLIPModel
 
 from .arguments import TeacherLearningArguments
-from .data import texts_of
+from .data.examples import texts_of
 from .frozen import teacher_vectors
 from .vocabulary import extend_tokenizer
 

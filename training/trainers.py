@@ -18,15 +18,15 @@ from transformers.utils import ModelOutput
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 
+from .data.sampling import ShareSampler, language_shares
+from .data.streaming import CellStream
 from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
-from .health import Watch, check_loss
 from .held_texts import HeldTexts, moved
 from .losses import OBJECTIVES, contrastive_loss, gather_rows
+from .monitoring import Watch, check_loss
 from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
-from .sampling import ShareSampler, language_shares
 from .sharding import make_shardable, set_scalars_apart
-from .streaming import CellStream
 from .validation import Validation
 from .views import TellEpoch
 

@@ -11,14 +11,14 @@ from transformers import PreTrainedModel, ProcessorMixin
 from benchmarks.encoder import Encoder
 from benchmarks.loading import find_language, load_rows
 from benchmarks.picture_folders import refuse_missing
-from benchmarks.prompts import read_lists
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
+from benchmarks.tasks.prompt_lists import read_lists
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
 
 from .arguments import PairArguments, StageArguments
-from .captions import find_form, with_captions, with_image
-from .data import caption_columns, has_text
+from .data.captions import find_form, with_captions, with_image
+from .data.examples import caption_columns, has_text
 from .freezing import IMAGE_PARTS, learns
 from .frozen import on_device
 

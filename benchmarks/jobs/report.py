@@ -5,10 +5,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from benchmarks.comparison import Comparison
 from benchmarks.evaluation import EvaluationArguments
-from benchmarks.published import compare_with_published, load_published, load_sources
-from benchmarks.report import (
+from benchmarks.report.comparison import Comparison
+from benchmarks.report.page import Report
+from benchmarks.report.published import compare_with_published, load_published, load_sources
+from benchmarks.report.tables import (
     ReportArguments,
     TableArguments,
     caveats,
@@ -18,12 +19,11 @@ from benchmarks.report import (
     select_results,
     short_names,
 )
-from benchmarks.report_page import Report
 from benchmarks.results import Result, load_results
 
 
 def main(arguments: ReportArguments, table: TableArguments) -> None:
-    from benchmarks.report_plots import draw_pictures  # needs the extra `plots`, which --help does without
+    from benchmarks.report.plots import draw_pictures  # needs the extra `plots`, which --help does without
 
     folder = Path(arguments.output_dir)
     results, absent = select_results(
@@ -67,7 +67,7 @@ def is_requested(table: TableArguments) -> bool:
     """
     if table == TableArguments():
         return False
-    from benchmarks import report_plots  # noqa: F401  (found missing now, not after hours)
+    from benchmarks.report import plots as report_plots  # noqa: F401  (found missing now, not after hours)
 
     return True
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.evaluation import Benchmark, EvaluationArguments, evaluate
 from benchmarks.jobs.report import is_requested, report_evaluation
-from benchmarks.report import TableArguments
+from benchmarks.report.tables import TableArguments
 from benchmarks.retrieval import check_distance, evaluate_retrieval
 
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.classes import class_names_of
 from benchmarks.evaluation import Benchmark, EvaluationArguments, Prompts, evaluate
 from benchmarks.jobs.report import is_requested, report_evaluation
-from benchmarks.prompts import load_templates, split_source
-from benchmarks.report import TableArguments
+from benchmarks.report.tables import TableArguments
+from benchmarks.tasks.class_names import class_names_of
+from benchmarks.tasks.prompt_lists import split_source
+from benchmarks.tasks.templates import load_templates
 from benchmarks.zero_shot import evaluate_zero_shot
 
 

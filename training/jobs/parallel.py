@@ -11,10 +11,10 @@ import modeling_altclip  # noqa: F401  (its settings have to stand before torch 
 from transformers import AutoImageProcessor
 
 from benchmarks.commands import command_for
-from benchmarks.kinds import load_tokenizer, readable
+from benchmarks.models.kinds import load_tokenizer, readable
 from modeling_altclip import AltCLIPProcessor
-from training.caption_rows import CaptionRows, RowCollator
-from training.parallel import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
+from training.parallel.rows import CaptionRows, RowCollator
+from training.parallel.trainer import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
 from training.session import begin, cut_length, finish, load_cells, train
 from training.validation import load_validation
 

@@ -3,8 +3,8 @@
 from benchmarks.commands import command_for
 from benchmarks.loading import load_model
 from training.arguments import TeacherArguments
-from training.data import Collator
-from training.estimate import report
+from training.data.examples import Collator
+from training.dry_run import report
 from training.session import begin, cut_length, finish, load_cells, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation

@@ -7,8 +7,8 @@ from benchmarks.commands import command_for
 from benchmarks.loading import check_languages, load_model
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
-from training.data import CaptionCells, Collator
-from training.estimate import report
+from training.data.examples import CaptionCells, Collator
+from training.dry_run import report
 from training.freezing import freeze_all_but
 from training.frozen import teacher_vectors
 from training.parallel_text import load_parallel_text

@@ -5,8 +5,8 @@ import shlex
 from benchmarks.commands import command_for
 from benchmarks.loading import load_model
 from training.arguments import ContrastiveArguments
-from training.data import Collator
-from training.estimate import report
+from training.data.examples import Collator
+from training.dry_run import report
 from training.freezing import freeze_all_but
 from training.frozen import image_vectors
 from training.guard import load_guard, say_what_was_kept

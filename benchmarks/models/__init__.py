@@ -1,0 +1,1 @@
+"""Models to evaluate: transformers' own, LoRAs, and models of other libraries behind one interface."""

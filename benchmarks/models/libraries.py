@@ -1,0 +1,73 @@
+"""Load models of other libraries, named as `LIBRARY:NAME`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+
+from ..recipe import InputError
+from .adapter import AdaptedModel, AdaptedProcessor
+
+# Commands that install what each library needs, for messages.
+INSTALL = {
+    "open_clip": 'pip install "altclip[open-clip]", and the torchvision that pairs with your torch',
+    "sentence_transformers": 'pip install "altclip[sentence-transformers]"',
+    "m_clip": "pip install sentencepiece protobuf",
+}
+
+
+def load_adapted(
+    library: str, name: str, load_model: Callable[[str], tuple]
+) -> tuple[AdaptedModel, AdaptedProcessor]:
+    """Load `name` with the adapter of a library, which is imported only then.
+
+    Args:
+        library: one of `INSTALL`.
+        load_model: loads the model of images that M-CLIP's text towers need beside them.
+
+    Raises:
+        InputError: the library is not installed, or cannot load the model.
+    """
+    try:
+        if library == "open_clip":
+            from .from_open_clip import load
+
+            model, processor = load(name)
+        elif library == "sentence_transformers":
+            from .from_sentence_transformers import load
+
+            model, processor = load(name)
+        else:
+            from .from_m_clip import load
+
+            model, processor = load(name, load_model)
+    except ImportError as error:
+        raise InputError(
+            f"model '{library}:{name}' needs more than is installed ({error}): {INSTALL[library]}"
+        ) from error
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
+        raise InputError(f"model '{library}:{name}' cannot be loaded: {error}") from error
+    model.config.name_or_path = f"{library}:{name}"
+    return model, processor
+
+
+def check_library(name_or_path: str) -> str | None:
+    """Return the library of a model, or None for transformers.
+
+    Raises:
+        InputError: there is no adapter for the library.
+    """
+    library = library_of(name_or_path)
+    if library is not None and library not in INSTALL:
+        choices = ", ".join(f"{known}:" for known in INSTALL)
+        raise InputError(f"model {name_or_path!r} has an unknown prefix: choose from {choices}")
+    return library
+
+
+def library_of(name_or_path: str) -> str | None:
+    """Return the library before the first colon; None without one, and for a folder, even below C:.
+
+    "open_clip:ViT-B-32/openai" -> "open_clip"
+    """
+    library, colon, _ = name_or_path.partition(":")
+    is_prefix = colon and len(library) > 1 and not Path(name_or_path).exists()
+    return library if is_prefix else None

@@ -1,0 +1,101 @@
+"""Load tasks from YAML files: this package's own, and users'."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+from ..recipe import InputError, read_yaml
+from .checks import check_known, check_values
+from .prompt_lists import split_source
+from .task import Task
+
+FOLDER = Path(__file__).parent
+_NOT_IN_YAML = ("name", "file")
+
+
+def load_task(name_or_path: str) -> Task:
+    """Read a task of this package by its name, or a user's own task by the path of its YAML file.
+
+    Raises:
+        InputError: there is no such task; the file is not YAML; a key is unknown or missing; or a value is
+            invalid.
+
+    Example:
+
+    ```python
+    >>> from benchmarks import load_task
+
+    >>> task = load_task("flickr30k")
+    >>> task.kind, task.metric, task.n_images
+    ('retrieval', 'mean_recall', 1000)
+    ```
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+        names = all_task_names()
+        if name_or_path not in names:
+            close = difflib.get_close_matches(name_or_path, names, 3, 0.5) or names
+            raise InputError(
+                f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file "
+                "of your own"
+            )
+
+    given = read_yaml(path, "task")
+    if not isinstance(given, dict):
+        raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
+    _check_keys(given, str(path))
+    task = Task(name=path.stem, file=str(path), **given)
+    check_values(task)
+    # After the types were checked, since paths have to be texts.
+    _resolve_paths(task)
+    return task
+
+
+def all_task_names(suite: str | None = None) -> list[str]:
+    """Return the names of this package's tasks, or of those in one suite, such as `icinw`."""
+    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    if not suite:
+        return names
+    return [name for name in names if suite in load_task(name).suites]
+
+
+def _check_keys(given: dict, file: str) -> None:
+    """Check that all keys of a task's file are known, and that none is missing."""
+    keys = [key for key in dataclasses.fields(Task) if key.name not in _NOT_IN_YAML]
+    known = [key.name for key in keys]
+    for name in given:
+        check_known(name, known, f"task {file!r}")
+
+    # A key with an empty value is missing, too: YAML reads it as null.
+    missing = []
+    for key in keys:
+        has_default = key.default is not dataclasses.MISSING or key.default_factory is not dataclasses.MISSING
+        if not has_default and given.get(key.name) is None:
+            missing.append(key.name)
+    if missing:
+        raise InputError(f"task {file!r} lacks {', '.join(missing)}")
+
+
+def _resolve_paths(task: Task) -> None:
+    """Replace paths that exist beside the task's file by the paths from the working directory."""
+    folder = Path(task.file).parent
+    if (folder / task.dataset).exists():
+        task.dataset = str(folder / task.dataset)
+    task.templates = _resolve_source(task.templates, folder)
+    if isinstance(task.class_names, dict):
+        task.class_names = {
+            language: _resolve_source(source, folder) for language, source in task.class_names.items()
+        }
+    else:
+        task.class_names = _resolve_source(task.class_names, folder)
+
+
+def _resolve_source(source: str | list[str] | None, folder: Path) -> str | list[str] | None:
+    """Resolve `FILE.json` or `FILE.json:KEY` if the folder has the file; return other sources unchanged."""
+    if not isinstance(source, str):
+        return source
+    name, _ = split_source(source)
+    if name.endswith(".json") and (folder / name).is_file():
+        return str(folder / source)
+    return source

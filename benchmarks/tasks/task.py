@@ -1,0 +1,82 @@
+"""A benchmark as data.
+
+task = load_task("flickr30k")              # benchmarks/tasks/flickr30k.yaml
+task = load_task("my/signs.yaml")          # a task of your own
+rows = read_rows(task, ["en", "zh"], limit=100)
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(kw_only=True)
+class Task:
+    """A benchmark as its YAML file describes it; all fields but `name` and `file` are keys of that file.
+
+    `dataset` and the JSON files of `class_names` and `templates` are read from beside the YAML file where
+    they exist there, and otherwise from the working directory. `data_files` are relative to the dataset.
+
+    - `name`: the file's stem. `file`: the file.
+    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that tables show, see `checks.METRICS`.
+    - `dataset`: a Hub id or a folder. `revision`, `config`, `split`, `data_files`: as in
+      `datasets.load_dataset`. A folder that users must make themselves has a `preparation` that tells how.
+    - `layout`: where images and texts lie in the dataset, see `layouts`. `columns`: names of the columns by
+      their contents: `image` (optional where only one column holds images), `label` or `labels`; `captions`,
+      which is the name of one column with a dict by language, or `{language: column}`.
+    - `where`: values that annotations of the layout `coco_json` must have. `join_words`: remove the spaces
+      from captions. `merge_captions`: treat equal captions as one caption of several images; otherwise each
+      is a query for its own image.
+    - `languages`: languages of the captions, by default those that `columns.captions` maps to columns.
+      Prompts of a classification come in any language.
+    - `class_names`: `dataset` for the dataset's own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file,
+      or a dict that gives each language one of these or a list of names; and `class_subset`. `templates`:
+      `simple`, `full`, a theme, a prompt template with `{}`, or a list of them. See `prompts`.
+    - `n_images`, `n_texts` (by language, where known), `n_classes`: the expected counts. `size`: of the files
+      to download, unless it says otherwise.
+    - `licence`, `gated`, `notes`. `split_differs`: how the images differ from those of the paper. `suites`:
+      the lists of benchmarks it belongs to.
+    - `unverified`: fields whose values were never compared with the Hub, and `class_names.LANGUAGE` for names
+      that no native speaker has read.
+    """
+
+    name: str
+    file: str
+    kind: str
+    dataset: str
+    split: str
+    metric: str
+    revision: str | None = None
+    config: str | None = None
+    data_files: dict[str, str] | None = None
+    layout: str = "table"
+    columns: dict = field(default_factory=dict)
+    where: dict = field(default_factory=dict)
+    join_words: bool = False
+    merge_captions: bool = False
+    languages: list[str] = field(default_factory=list)
+    class_names: str | dict[str, str | list[str]] | None = None
+    class_subset: str | None = None
+    templates: str | list[str] = "simple"
+    n_images: int | None = None
+    n_texts: dict[str, int] = field(default_factory=dict)
+    n_classes: int | None = None
+    size: str | None = None
+    licence: str | None = None
+    gated: bool = False
+    split_differs: str | None = None
+    preparation: str | None = None
+    notes: str | None = None
+    suites: list[str] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+
+    @property
+    def to_prepare(self) -> str | None:
+        """Tell users to make the folder that the task reads; None where nothing is to be done."""
+        if self.preparation is None or Path(self.dataset).is_dir():
+            return None
+        return f"dataset {self.dataset!r} does not exist. {one_line(self.preparation)}"
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a text, which YAML may have broken anywhere."""
+    return " ".join(text.split())

@@ -1,0 +1,302 @@
+"""Convert captions of any form to what training reads: `{language: text}`, or `{language: texts}`.
+
+| a row has | its languages are |
+|---|---|
+| a dict `{"en": "a dog", "zh": "狗"}`, with a text or a list of texts each, or a `Translation` | the keys |
+| `[{"language": "en", "text": "a dog"}, ...]`, or `{"language": [...], "text": [...]}` | beside the texts |
+| a text or a list of texts, and a column `language` of one code or a list of as many | in `language` |
+| a text, or a list of texts | the one that `languages` names |
+
+Captions are read from the column that `text_column` names, or else from the first available one of
+`captions`, `translation`, `caption`, `text` and `txt`. The fields of a column `json`, as webdataset has it,
+count as columns.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+import pyarrow.compute as pc
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    Json,
+    List,
+    Translation,
+    Value,
+    concatenate_datasets,
+)
+
+from benchmarks.recipe import InputError
+from benchmarks.table_cells import may_hold_texts, read_texts
+from benchmarks.tars import TEXT_COLUMNS
+from modeling_altclip.languages_altclip import canonical, name_languages
+
+_NAMED = {"language", "text"}
+
+
+class Form(NamedTuple):
+    """The column of the captions, and how to read them.
+
+    - `column`: the column of the texts.
+    - `language`: the language of all of them, where only the recipe says it.
+    - `spoken`: the available languages, where the columns' types list them.
+    - `names`: the canonical code of each language of the data, `{"pt_BR": "pt-BR"}`.
+    """
+
+    column: str
+    language: str | None
+    spoken: list[str] | None
+    names: dict[str, str] = {}
+
+
+def find_form(
+    features: Features, dataset: str, text_column: str | None = None, languages: list[str] | None = None
+) -> Form:
+    """Find the form of the captions of `dataset` by the types of its columns.
+
+    Args:
+        text_column: the column of the captions, if it has none of the usual names.
+        languages: the requested languages; one of them says what texts without a language are in.
+
+    Raises:
+        InputError: there is no such column, it holds no texts, or nothing says in which language they are.
+    """
+    fields = _with_json(features)
+    column = _find_column(fields, dataset, text_column)
+    feature = fields[column]
+
+    # {"en": "a dog", "zh": "狗"}
+    if isinstance(feature, Translation):
+        return by_keys(column, feature.languages, dataset)
+    if isinstance(feature, dict) and set(feature) != _NAMED:
+        if all(map(may_hold_texts, feature.values())):
+            return by_keys(column, feature, dataset)
+
+    # [{"language": "en", "text": "a dog"}], or a column `language` beside the texts
+    if _names_languages(feature) or (is_text(feature) and "language" in fields):
+        return Form(column, None, None)
+
+    # Texts of one language, which the recipe names
+    if not is_text(feature):
+        raise InputError(
+            f"column {column!r} of {dataset!r} must hold texts, {{language: text}} or [{{language, text}}], "
+            f"not {feature}"
+        )
+    languages = languages or []
+    if len(languages) != 1:
+        raise InputError(
+            f"column {column!r} of {dataset!r} is in one language, and no column 'language' says which: "
+            f"name it by --languages, which has {' '.join(languages) or 'none'}"
+        )
+    (language,) = named_languages(languages, "--languages").values()
+    return Form(column, language, [language])
+
+
+def _find_column(fields: dict, dataset: str, text_column: str | None) -> str:
+    """Return the column of the captions: `text_column`, or the first available one of the usual names.
+
+    Raises:
+        InputError: there is none.
+    """
+    candidates = [text_column] if text_column else TEXT_COLUMNS
+    for column in candidates:
+        if column in fields:
+            return column
+    wanted = repr(text_column) if text_column else "of captions: name the one of the texts by --text_column"
+    raise InputError(f"dataset {dataset!r} has no column {wanted}; it has {', '.join(fields)}")
+
+
+def _names_languages(feature) -> bool:
+    """Return whether a column's values name the language of each text beside it."""
+    item = feature.feature if isinstance(feature, List) else feature
+    if isinstance(item, Json):  # the rows differ, so that each has to be looked at
+        return True
+    return isinstance(item, dict) and set(item) == _NAMED
+
+
+def by_keys(column: str, languages: Iterable[str], dataset: str) -> Form:
+    """Return the form of a column of dicts whose keys are languages."""
+    names = named_languages(languages, dataset)
+    return Form(column, None, list(names.values()), names)
+
+
+def named_languages(languages: Iterable[str], data: str) -> dict[str, str]:
+    """Return the canonical code of each language of some data: `["pt_BR"]` -> `{"pt_BR": "pt-BR"}`.
+
+    Raises:
+        InputError: a code is no language, or two of them are the same one.
+    """
+    try:
+        return name_languages(languages)
+    except ValueError as error:
+        raise InputError(f"languages of {data!r}: {error}") from error
+
+
+def _with_json(row: dict) -> dict:
+    """Return a row, or its features, with the fields of its column `json` as columns.
+
+    Its own columns take precedence: of `{"txt": "a", "json": {"txt": "b", "url": "c"}}`, `txt` is "a".
+    """
+    if not isinstance(row.get("json"), dict):
+        return dict(row)
+    return {**row["json"], **row}
+
+
+def is_text(feature) -> bool:
+    """Return whether a column holds texts or lists of texts."""
+    feature = feature.feature if isinstance(feature, List) else feature
+    return isinstance(feature, Value) and "string" in feature.dtype
+
+
+def read_captions(row: dict, form: Form) -> dict[str, list[str]]:
+    """Read one row's texts by language, in their order, without those that are empty or only white space.
+
+    Raises:
+        InputError: the row has something else than texts, or does not say their languages.
+    """
+    row = _with_json(row)
+    captions: dict[str, list[str]] = {}
+    for language, texts in _pairs_of(row, form):
+        texts = read_texts(texts, form.column)
+        if language and texts:
+            # A row may spell a language in another way than the features, `pt_BR` or `pt-BR`.
+            code = canonical(language)
+            name = form.names.get(language) or form.names.get(code) or code
+            captions.setdefault(name, []).extend(texts)
+    return captions
+
+
+def _pairs_of(row: dict, form: Form) -> Iterable[tuple]:
+    """Return pairs of a language and its texts, in whichever form this row has them.
+
+    Raises:
+        InputError: the row does not name the languages of its texts.
+    """
+    value = row.get(form.column)  # a tar's row may lack its json
+    if not value:
+        return []
+    # [{"language": "en", "text": "a dog"}, ...]
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return [(item.get("language"), item.get("text")) for item in value]
+    # {"language": ["en", "zh"], "text": ["a dog", "狗"]}
+    if isinstance(value, dict) and set(value) == _NAMED:
+        return _pair(value["language"], value["text"])
+    # {"en": "a dog", "zh": "狗"}
+    if isinstance(value, dict):
+        return value.items()
+    # "a dog", of one language, or with the languages in a column of their own
+    if form.language is None and "language" not in row:
+        raise InputError(
+            f"column {form.column!r} has {value!r} in a row, and no {{language: text}} as other rows: fix it"
+        )
+    return _pair(form.language or row["language"], value)
+
+
+def _pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tuple]:
+    """Pair one language with all of the texts, or each of a list of languages with its text."""
+    if not isinstance(languages, list):
+        return [(languages, texts)]
+    if len(languages) != len(texts):
+        raise InputError(
+            f"a row has {len(languages)} languages, {' '.join(languages)}, and {len(texts)} texts: fix it"
+        )
+    return list(zip(languages, texts))
+
+
+def with_captions(rows: Dataset, form: Form) -> Dataset:
+    """Return rows of `image` and `captions`, `{language: text}` or `{language: texts}`.
+
+    Images are not read.
+
+    Raises:
+        InputError: as `gather_captions`.
+    """
+    if _is_converted(rows, form):
+        return rows.select_columns(["image", "captions"])
+    images = rows.select_columns(["image"])
+    return concatenate_datasets([images, gather_captions(rows, form)], axis=1)
+
+
+def _is_converted(rows: Dataset, form: Form) -> bool:
+    """Return whether the column `captions` already holds texts by canonical language codes."""
+    feature = rows.features.get("captions")
+    if form.column != "captions" or not isinstance(feature, dict):
+        return False
+    has_canonical_names = form.spoken is not None and form.spoken == list(form.names)
+    return has_canonical_names and all(map(is_text, feature.values()))
+
+
+def gather_captions(rows: Dataset, form: Form) -> Dataset:
+    """Return rows of `captions` alone, `{language: texts}`, with a field for each language of any row.
+
+    Raises:
+        InputError: as `read_captions`; or no row has a text.
+    """
+    columns = [column for column in (form.column, "language", "json") if column in rows.features]
+    texts = rows.select_columns(columns)
+    # Languages that stand beside the texts take one more pass over all rows: a table has fixed fields.
+    if form.spoken is None:
+        found = _languages_of(texts, form)
+        form = form._replace(names=named_languages(found, form.column))
+    languages = form.spoken or list(form.names.values())
+    if not languages:
+        raise InputError(f"column {form.column!r} has no text in any row")
+
+    kinds = {language: List(Value("string")) for language in languages}
+    return texts.map(
+        partial(_gather, form=form, languages=languages),
+        remove_columns=texts.column_names,
+        features=Features({"captions": kinds}),
+        desc="Reading captions",
+    )
+
+
+def _gather(row: dict, form: Form, languages: list[str]) -> dict:
+    captions = read_captions(row, form)
+    return {"captions": {language: captions.get(language, []) for language in languages}}
+
+
+def _languages_of(texts: Dataset, form: Form) -> list[str]:
+    """Return the languages that the rows themselves name, in alphabetical order."""
+    found = texts.map(
+        partial(_languages_in, form=form),
+        remove_columns=texts.column_names,
+        features=Features({"languages": List(Value("string"))}),
+        desc="Finding languages",
+    )
+    languages = pc.list_flatten(found.with_format("arrow")["languages"][:])
+    return sorted(pc.unique(languages).to_pylist())
+
+
+def _languages_in(row: dict, form: Form) -> dict:
+    return {"languages": list(read_captions(row, form))}
+
+
+def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | IterableDataset:
+    """Return the same rows with their pictures, undecoded, in the column `image`.
+
+    Webdataset has them in `jpg`, `png` or `webp`.
+
+    Raises:
+        InputError: there is no column of images, or more than one.
+    """
+    if "image" in rows.features:
+        pictures = ["image"]
+    else:
+        pictures = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    if len(pictures) != 1:
+        found = "no column image"
+        if pictures:
+            found = f"images in {' and '.join(pictures)}: keep one of them"
+        raise InputError(f"dataset {dataset!r} has {found}; its columns are {', '.join(rows.features)}")
+    # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
+    rows = rows.cast_column(pictures[0], Image(decode=False))
+    if pictures == ["image"]:
+        return rows
+    return rows.rename_column(pictures[0], "image")
+
+
+__all__ = ["Form", "find_form", "gather_captions", "read_captions", "with_captions", "with_image"]

@@ -1,0 +1,149 @@
+"""Read the first rows of a dataset as a stream, for a dry run.
+
+The rest is neither downloaded nor prepared.
+"""
+
+from itertools import islice
+from pathlib import Path
+
+from datasets import Dataset, IterableDataset
+
+from benchmarks.endings import suffix_of
+from benchmarks.loading import READING, check_folder, check_languages, open_rows, what_is_wrong
+from benchmarks.picture_folders import source_of
+from benchmarks.recipe import InputError
+from modeling_altclip.languages_altclip import canonical
+
+from ..arguments import StageArguments, TeacherArguments, TeacherLearningArguments
+from ..parallel_text import BUILDERS, moses_paths, read_sources, with_captions
+from .captions import find_form, read_captions, with_image
+from .text_tables import TABLES, lines_of, rows_of_table, tables_in
+
+N_ROWS = 8  # few enough to read at once, enough to estimate the length of texts
+
+
+def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
+    """Read the captions of the first rows in the languages to train on.
+
+    Returns:
+        The texts, and a description of the rows: `columns image, captions; captions in en zh`.
+
+    Raises:
+        InputError: there is no such data, it lacks a column or a language, or stage 1 finds no English.
+    """
+    if isinstance(arguments, TeacherLearningArguments):
+        return _of_parallel_text(arguments)
+    # Stage 0 trains the teacher, which reads English alone.
+    requested = ["en"] if isinstance(arguments, TeacherArguments) else arguments.languages
+    rows = with_image(_stream(arguments.dataset, arguments.split), arguments.dataset)
+    form = find_form(rows.features, arguments.dataset, arguments.text_column, requested)
+    captions = [read_captions(row, form) for row in _take_first(rows, arguments.dataset)]
+
+    # Where the columns do not list the languages, a few rows may lack some: the requested ones are trusted.
+    available = form.spoken or [canonical(language) for language in requested or []]
+    languages = check_languages(requested, available or _languages_of(captions))
+    described = f"columns {', '.join(rows.features)}; captions in {' '.join(languages)}"
+    return _texts_of(captions, languages), described
+
+
+def _of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], str]:
+    """Read the first texts of each source of parallel text, as `first_captions`."""
+    captions = []
+    for source in read_sources(arguments.dataset):
+        if arguments.kinds and source.get("kind") not in arguments.kinds:
+            continue
+        rows = read_head(source["data"], source.get("name"), source.get("split", arguments.split))
+        for row in with_captions(rows, source["data"])["captions"]:
+            captions.append({language: [text] for language, text in row.items()})
+
+    available = sorted(_languages_of(captions))
+    if "en" not in available:
+        raise InputError(
+            f"captions of {arguments.dataset!r} have no English for the teacher to read: they have "
+            f"{' '.join(available) or 'none'}"
+        )
+    requested = arguments.languages
+    if requested is not None and arguments.model_name_or_path is not None:
+        # A finished model also replays languages that it knows; by default all.
+        replayed = arguments.replay_languages
+        requested = None if replayed is None else requested + replayed
+    languages = check_languages(requested, _languages_of(captions))
+    return _texts_of(captions, languages), f"captions in {' '.join(languages)}"
+
+
+def _languages_of(captions: list[dict[str, list[str]]]) -> list[str]:
+    """Return the languages of some captions, in the order in which they appear."""
+    languages = {}
+    for caption in captions:
+        languages |= dict.fromkeys(caption)
+    return list(languages)
+
+
+def _texts_of(captions: list[dict[str, list[str]]], languages: list[str]) -> list[str]:
+    """Return all texts of some captions in the given languages."""
+    texts = []
+    for caption in captions:
+        for language in languages:
+            texts += [text for text in caption.get(language, []) if text]
+    return texts
+
+
+def read_head(data: str, name: str | None, split: str) -> Dataset:
+    """Read the first rows of a source of parallel text, of any kind that `parallel_text` reads."""
+    if paths := moses_paths(data):
+        texts = zip(*map(_first_lines, paths.values()))
+        return Dataset.from_dict({"captions": [dict(zip(paths, row)) for row in texts]})
+    suffix = suffix_of(data)
+    if suffix in (*TABLES, *BUILDERS):
+        check_folder("dataset", str(Path(data).absolute()))
+    tables = [data] if suffix in TABLES else tables_in(data, name, split)
+    if tables:
+        return Dataset.from_list(list(islice(rows_of_table(tables[0]), N_ROWS)))
+    if suffix in BUILDERS:
+        rows = _stream(BUILDERS[suffix], "train", data_files=data)
+    else:
+        rows = _stream(data, split, name)
+    return Dataset.from_list(_take_first(rows, data), rows.features)
+
+
+def _first_lines(path: str) -> list[str]:
+    check_folder("dataset", str(Path(path).absolute()))
+    return list(islice(lines_of(path), N_ROWS))
+
+
+def _stream(dataset: str, split: str, name: str | None = None, **files) -> IterableDataset:
+    """Open a folder or Hub dataset as a stream, which fetches only what is read.
+
+    Args:
+        files: `data_files` of a builder such as `json`, which `dataset` then names.
+
+    Raises:
+        InputError: there is no such dataset or split.
+    """
+    if not files:
+        check_folder("dataset", dataset)
+    try:
+        source = {"path": dataset, **files} if files else source_of(dataset, name)
+        return open_rows(split, streaming=True, **source)
+    except READING as error:
+        raise InputError(
+            f"dataset {dataset!r}, split {split!r} cannot be read: {what_is_wrong(dataset, error)}"
+        ) from error
+
+
+def _take_first(rows: IterableDataset, dataset: str) -> list[dict]:
+    """Read the first rows.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    try:
+        taken = list(rows.take(N_ROWS))
+    except READING as error:
+        raise InputError(f"dataset {dataset!r} cannot be read: {what_is_wrong(dataset, error)}") from error
+    if not taken:
+        raise InputError(f"dataset {dataset!r} has no rows")
+    return taken
+
+
+__all__ = ["first_captions"]

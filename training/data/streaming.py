@@ -1,0 +1,200 @@
+"""Stream captioned images from files, for data that is larger than the disk or lies on a remote machine.
+
+Each process reads its own files: process r of W reads files r, r + W, r + 2W, ... of the dataset, and divides
+them among its loader workers in the same way. At the end of its files it starts again, so that all processes
+take equally many steps even if files differ in number or length.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from datasets import Features, IterableDataset, Value, concatenate_datasets, load_dataset_builder
+from PIL import Image as PillowImage
+from torch.utils.data import IterableDataset as TorchIterableDataset
+
+from benchmarks.loading import READING, check_folder, what_is_wrong
+from benchmarks.picture_folders import source_of
+from benchmarks.recipe import InputError
+from benchmarks.tars import of_tars
+from benchmarks.unread_files import refuse_left_out
+
+from .captions import Form, read_captions, with_image
+from .pictures import read_picture
+
+# Columns that record where a row comes from, so that bad images can be reported.
+_FILE = "__file__"
+_ROW = "__row__"
+
+
+def open_files(
+    dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0
+) -> IterableDataset:
+    """Open the rows of this process's files as a stream, with undecoded images.
+
+    Each row also has the name of its file and its number in it. To infer the columns, every process reads the
+    beginning of one file as well.
+
+    Args:
+        n_workers: number of loader workers per process; each reads files of its own.
+
+    Raises:
+        InputError: no such dataset or split, no image column, or fewer files than readers.
+    """
+    check_folder("dataset", dataset)
+    try:
+        builder = load_dataset_builder(**source_of(dataset))
+        builder = of_tars(builder) or builder
+        if Path(dataset).is_dir():
+            refuse_left_out(dataset, builder.config.data_files)
+        rows = builder.as_streaming_dataset(split=split)
+    except InputError:
+        raise
+    except READING as error:
+        raise InputError(
+            f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
+        ) from error
+
+    rows = with_image(rows, dataset)
+    n_files = rows.num_shards
+    readers_per_process = max(1, n_workers)  # without workers the process itself reads
+    n_readers = n_processes * readers_per_process
+    if n_files < n_readers:
+        raise InputError(
+            f"dataset {dataset!r} has {n_files} files to stream in split {split!r}, and {n_processes} "
+            f"processes with {readers_per_process} "
+            f"readers each want {n_readers}: write it as more parquet or tar files, lower "
+            "dataloader_num_workers, or leave out --streaming"
+        )
+
+    names = builder.config.data_files[split]
+    if len(names) != n_files:  # an imagefolder lists pictures, which are not divided among readers
+        names = [dataset] * n_files
+    features = Features({**rows.features, _FILE: Value("string"), _ROW: Value("int64")})
+    files = []
+    # Process 1 of 3 reads the files 1, 4, 7, ...
+    for number in range(process_index, n_files, n_processes):
+        file = rows.shard(num_shards=n_files, index=number)
+        with_origin = partial(_add_origin, file=names[number])
+        files.append(file.map(with_origin, with_indices=True, features=features))
+    return concatenate_datasets(files)
+
+
+def _add_origin(row: dict, number: int, file: str) -> dict:
+    return {_FILE: file, _ROW: number}
+
+
+class CellStream(TorchIterableDataset):
+    """An endless stream of examples, as `CaptionCells` has them.
+
+    An example is `{"text": "a dog", "row_id": 7, "image": picture}`. Each pass over the files takes one
+    caption of a row, so that an image occurs once in a batch and is encoded once. A row's captions take
+    turns: pass p of row r takes caption p + r, modulo their number. A batch then has all languages, and after
+    as many passes as a row has captions each has been used once. `row_id` is a 63-bit hash of the row's
+    English caption, or of its first one if it has no English.
+
+    Rows come in the order of the files. With a `shuffle_buffer` each pass shuffles the files, and draws rows
+    from a buffer of that size that is filled from up to ten files. Either way the order depends on the seed
+    alone. A run that resumes reads the rows of earlier steps again.
+
+    Args:
+        rows: as `open_files` returns them.
+        languages: those whose captions are used.
+        report: the file that gets one line per row whose image cannot be decoded.
+        refuse: raise an `InputError` at a row whose image cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        rows: IterableDataset,
+        form: Form,
+        languages: list[str],
+        report: Path,
+        *,
+        refuse=False,
+        shuffle_buffer: int = 0,
+        seed: int = 0,
+    ):
+        self.rows = rows
+        self.form = form
+        self.languages = languages
+        self.report = report
+        self.refuse = refuse
+        self.shuffle_buffer = shuffle_buffer
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict]:
+        lines = self.report.read_text("utf-8").splitlines() if self.report.exists() else []
+        # Bad rows that an earlier run or pass has reported already
+        self.named = {(line["file"], line["row"]) for line in map(json.loads, lines)}
+        for number in count():
+            empty = True
+            for row in self.one_pass(number):
+                cell = self.cell(row, number)
+                if cell is not None:
+                    empty = False
+                    yield cell
+            if empty:
+                raise InputError(
+                    f"none of a reader's files has a caption in {' '.join(self.languages)} beside an image "
+                    "that can be decoded: "
+                    f"look at --languages and at {self.report}"
+                )
+
+    def one_pass(self, number: int) -> IterableDataset:
+        if not self.shuffle_buffer:
+            return self.rows
+        random = np.random.default_rng([self.seed, number])
+        return self.rows.shuffle(generator=random, buffer_size=self.shuffle_buffer)
+
+    def cell(self, row: dict, number: int) -> dict | None:
+        """Return a row's example in a pass; None without a caption in the languages or a readable image."""
+        captions = read_captions(row, self.form)
+        texts = [text for language in self.languages for text in captions.get(language, [])]
+        image = self.image(row) if texts else None  # decoding is the slow part
+        if image is None:
+            return None
+        reference = captions.get("en", texts)[0]
+        return {
+            "text": texts[(row[_ROW] + number) % len(texts)],
+            "row_id": stable_hash(reference),
+            "image": image,
+        }
+
+    def image(self, row: dict) -> PillowImage.Image | None:
+        image, problem = read_picture(row["image"])
+        if problem:
+            path = (row["image"] or {}).get("path")
+            self.set_aside({"file": row[_FILE], "row": row[_ROW], "path": path, "problem": problem})
+        return image
+
+    def set_aside(self, bad: dict) -> None:
+        """Write a bad row into the report, once; or refuse it.
+
+        Raises:
+            InputError: such rows are to be refused.
+        """
+        if self.refuse:
+            raise InputError(
+                "image {path} in row {row} of {file} cannot be decoded: {problem}. "
+                "Fix it, or leave such rows out by --bad_rows set_aside".format(**bad)
+            )
+        if (bad["file"], bad["row"]) not in self.named:
+            self.named.add((bad["file"], bad["row"]))
+            with self.report.open("a", encoding="utf-8") as report:
+                report.write(json.dumps(bad, ensure_ascii=False) + "\n")
+
+    def summary(self) -> str:
+        return f"a stream of {self.rows.num_shards} files for this process, in {' '.join(self.languages)}"
+
+
+def stable_hash(text: str) -> int:
+    """Return a hash of 63 bits, the same on every machine and in every run; Python's own differs."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+__all__ = ["CellStream", "open_files"]

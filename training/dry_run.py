@@ -1,0 +1,327 @@
+"""Dry runs: find out what a stage would train, on how much data, and whether it fits into memory.
+
+Configurations and a few rows are enough. The model is built of fake tensors, which have shapes but no
+contents, and runs once. The activations that autograd keeps of this forward pass are counted, not modelled:
+autocast, attention kernel and towers are those of the training.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from benchmarks.models.kinds import load_tokenizer
+from modeling_altclip import AltCLIPConfig, AltCLIPModel
+from modeling_altclip.texts_altclip import tokenize
+
+from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments
+from .data.preview import first_captions
+from .freezing import IMAGE_PARTS, freeze_all_but, learns
+from .model_checks import check_models, check_tokenizers
+from .output_folder import examples_per_step
+from .session import say
+
+_GIB = 2**30  # bytes
+_FLOAT32 = 4  # bytes
+# Matrices of logits at the peak of `contrastive_loss`: measured 1,272 MB above its gradients for 8,192 pairs.
+_LOGITS = 5
+
+
+class _Memory(NamedTuple):
+    """Bytes that one process holds on its device.
+
+    - `buckets`: those of DDP, in which gradients are averaged.
+    - `logits`: the similarities of all images and texts, or of a tile of them.
+    - `accumulates`: gradients of an earlier part of the batch are there during a forward pass.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    buckets: int
+    activations: int
+    logits: int
+    accumulates: bool
+
+    @property
+    def peak(self) -> int:
+        """Return the most that is held at a time.
+
+        Gradients appear as activations go, unless some are there already from an earlier part of the batch.
+        """
+        # Over a step: activations grow in the forward pass, then shrink while gradients grow.
+        constant = self.weights + self.optimizer + self.buckets
+        passing = self.activations + self.logits
+        if self.accumulates:
+            return constant + passing + self.gradients
+        return constant + max(passing, self.gradients)
+
+    def sharded(self, n_processes: int) -> int:
+        """Return the peak under FSDP2, without the one layer whose weights are gathered at a time."""
+        shard = (self.weights + self.gradients + self.optimizer) // n_processes
+        return shard + self.activations + self.logits
+
+
+def report(arguments: StageArguments) -> None:
+    """Print what a stage would do, and train nothing.
+
+    Raises:
+        InputError: data, model or tokenizer are missing or do not fit the stage.
+    """
+    check_models(arguments)
+    check_tokenizers(arguments)
+    texts, described = first_captions(arguments)
+    argument = _tokenizer_argument(arguments)
+    tokenizer = load_tokenizer(argument, getattr(arguments, argument))
+    with FakeTensorMode():
+        model = _untrained(arguments)
+        encoded = tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        # Captions of the first rows show what is likely; texts of the maximum length are the worst case.
+        bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
+        memory = {name: estimate(model, arguments, n_tokens) for name, n_tokens in bounds.items()}
+
+    lines = [
+        ("data", f"{arguments.dataset}, split {arguments.split}: {described}"),
+        *_parameter_lines(model),
+        *_step_lines(arguments, lengths),
+        *_memory_lines(memory, bounds, arguments),
+    ]
+    for name, value in lines:
+        say(arguments, f"{name:<22}{value}")
+    say(arguments, "Dry run: nothing was trained. Next: the same command without --dry_run.")
+
+
+def _untrained(arguments: StageArguments) -> PreTrainedModel:
+    """Build the stage's model by its configurations, without loading weights, and freeze what it freezes."""
+    if _is_new_student(arguments):
+        teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path)
+        encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path)
+        model = AltCLIPModel(AltCLIPConfig.from_teacher(teacher, encoder, dropout=arguments.dropout))
+        model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
+    else:
+        config = AutoConfig.from_pretrained(arguments.model_name_or_path)
+        model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
+
+    if isinstance(arguments, TeacherLearningArguments):
+        freeze_all_but(model, ["text_model"])
+    elif isinstance(arguments, ContrastiveArguments):
+        freeze_all_but(model, arguments.trainable)
+    return model
+
+
+def _is_new_student(arguments: StageArguments) -> bool:
+    """Return whether stage 1 makes a new text tower from an encoder, and does not extend a finished model."""
+    return isinstance(arguments, TeacherLearningArguments) and arguments.model_name_or_path is None
+
+
+def _tokenizer_argument(arguments: StageArguments) -> str:
+    """Return the argument that names the model whose tokenizer is used."""
+    return "text_encoder_name_or_path" if _is_new_student(arguments) else "model_name_or_path"
+
+
+def _images_live(arguments: StageArguments) -> bool:
+    """Return whether images go through the model at every step.
+
+    Otherwise the stage has none, or embeds them before training.
+    """
+    if isinstance(arguments, TeacherLearningArguments):
+        return False
+    return not getattr(arguments, "cache_image_embeds", False)
+
+
+def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Memory:
+    """Estimate the memory of a step in which every text has `n_tokens`.
+
+    Weights, gradients and AdamW's two states are float32, under autocast too.
+    """
+    n_processes = _n_processes(arguments)
+    n_rows = arguments.per_device_train_batch_size
+    accumulates = arguments.gradient_accumulation_steps > 1
+    side = 0  # of the square matrix of logits, or of a tile of it
+    if isinstance(arguments, PairArguments):
+        n_pairs = n_rows * n_processes  # negatives come from all processes
+        side = min(arguments.tile_size or n_pairs, n_pairs)
+        chunk = arguments.gradient_cache_chunk
+        if chunk is not None and chunk < n_rows:
+            # A forward pass has the activations of one chunk; gradients of earlier chunks are there already.
+            n_rows = chunk
+            accumulates = True
+
+    n_trainable_bytes = _FLOAT32 * _n_trainable(model)
+    optimizer_states = 2 if "adam" in arguments.optim else 0
+    return _Memory(
+        weights=sum(value.nbytes for value in model.parameters()),
+        gradients=n_trainable_bytes,
+        optimizer=optimizer_states * n_trainable_bytes,
+        buckets=n_trainable_bytes if n_processes > 1 else 0,
+        activations=_activations(model, arguments, n_rows, n_tokens),
+        logits=_LOGITS * _FLOAT32 * side**2,
+        accumulates=accumulates,
+    )
+
+
+def _activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int) -> int:
+    """Count the bytes that autograd keeps of one forward pass, apart from weights.
+
+    Call it, and build `model`, under a `FakeTensorMode`. With gradient checkpointing each layer keeps only
+    its input; in the backward pass one layer at a time is computed again and keeps the rest.
+    """
+    batch = _fake_batch(model, arguments, n_rows, n_tokens)
+    kept = _KeptTensors(model)
+    hooks = []
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            hooks.append(layer.register_forward_pre_hook(kept.enter_layer))
+            hooks.append(layer.register_forward_hook(kept.leave_layer))
+
+    dtype = torch.float16 if arguments.fp16 else torch.bfloat16
+    autocast = torch.autocast("cpu", dtype, enabled=arguments.fp16 or arguments.bf16)
+    with autocast, torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.give_back):
+        model.train()(**batch)
+    for hook in hooks:
+        hook.remove()
+
+    if not arguments.gradient_checkpointing:
+        return kept.n_bytes()
+    outside_layers = kept.n_bytes() - sum(kept.of_layers)
+    return outside_layers + sum(kept.inputs) + max(kept.of_layers)
+
+
+def _fake_batch(
+    model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int
+) -> dict[str, torch.Tensor]:
+    """Build a batch of the right shapes, with images where they go through a tower that learns."""
+    batch = {}
+    for name in ("input_ids", "attention_mask"):
+        batch[name] = torch.ones(n_rows, n_tokens, dtype=torch.long)
+    if _images_live(arguments) and learns(model, *IMAGE_PARTS):
+        size = model.config.vision_config.image_size
+        batch["pixel_values"] = torch.zeros(n_rows, 3, size, size)
+    return batch
+
+
+class _KeptTensors:
+    """Counts the tensors that autograd keeps for backward: all, and those of each checkpointed layer."""
+
+    def __init__(self, model: nn.Module):
+        self.weights = {value.untyped_storage()._cdata for value in model.parameters()}
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.before: list[int] = []  # bytes kept when a layer was entered
+        self.of_layers: list[int] = []  # bytes that each layer keeps
+        self.inputs: list[int] = []  # bytes of each layer's input
+
+    def n_bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+    def keep(self, value: torch.Tensor) -> torch.Tensor:
+        """Count a tensor, once however often it is kept; views of one tensor share its storage."""
+        storage = value.untyped_storage()
+        if storage._cdata not in self.weights:
+            # The storage itself is kept, so that no other takes its address.
+            self.storages[storage._cdata] = storage
+        return value
+
+    @staticmethod
+    def give_back(value: torch.Tensor) -> torch.Tensor:
+        """Return a kept tensor to autograd, unchanged: the second of the two hooks."""
+        return value
+
+    def enter_layer(self, layer: nn.Module, inputs: tuple) -> None:
+        self.before.append(self.n_bytes())
+        self.inputs.append(inputs[0].nbytes)
+
+    def leave_layer(self, layer: nn.Module, inputs: tuple, output) -> None:
+        self.of_layers.append(self.n_bytes() - self.before.pop())
+
+
+def _n_processes(arguments: StageArguments) -> int:
+    return arguments.dry_run_processes or arguments.world_size
+
+
+def _n_parameters(model: nn.Module) -> int:
+    return sum(value.numel() for value in model.parameters())
+
+
+def _n_trainable(model: nn.Module) -> int:
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
+
+
+# The lines of the report, as pairs of a name and a value
+
+
+def _parameter_lines(model: PreTrainedModel) -> list[tuple[str, str]]:
+    towers = []
+    for name, part in model.named_children():
+        towers.append(f"{name} {_n_parameters(part):,}")
+    n_all = _n_parameters(model)
+    n_trainable = _n_trainable(model)
+    return [
+        ("parameters", f"{n_all:,}: {', '.join(towers)}"),
+        ("trainable", f"{n_trainable:,}, {100 * n_trainable / n_all:.1f} %"),
+    ]
+
+
+def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str, str]]:
+    n_processes = _n_processes(arguments)
+    per_device = arguments.per_device_train_batch_size
+    accumulated = arguments.gradient_accumulation_steps
+    n_examples = examples_per_step(arguments, n_processes)
+    factors = f"{per_device} x {accumulated} accumulated x {n_processes} processes"
+
+    mean = sum(lengths) / len(lengths)
+    # The tokens of a step are extrapolated from the mean length of the few texts that were read.
+    most = n_examples * arguments.max_text_length
+    likely = round(n_examples * mean)
+    tokens = f"{likely:,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
+
+    images = "0"
+    if not isinstance(arguments, TeacherLearningArguments):
+        images = f"{n_examples:,}"
+        if not _images_live(arguments):
+            images += ", as embeddings computed once before training"
+
+    training = f"{arguments.num_train_epochs:g} epochs"
+    n_steps = arguments.max_steps
+    if n_steps > 0:
+        training = f"{n_steps:,} steps, {n_steps * n_examples:,} examples"
+    return [
+        ("examples per step", f"{n_examples:,}: {factors}"),
+        ("tokens per step", tokens),
+        ("images per step", images),
+        ("training", training),
+    ]
+
+
+def _to_gib(n_bytes: int) -> str:
+    return f"{n_bytes / _GIB:.2f}"
+
+
+def _memory_lines(
+    memory: dict[str, _Memory], bounds: dict[str, int], arguments: StageArguments
+) -> list[tuple[str, str]]:
+    worst = memory["at most"]
+    fixed = []
+    for name in ("weights", "gradients", "optimizer", "buckets", "logits"):
+        fixed.append(f"{name} {_to_gib(getattr(worst, name))}")
+    passing = []
+    peaks = []
+    for name, n_tokens in bounds.items():
+        passing.append(f"{_to_gib(memory[name].activations)} at {n_tokens} tokens")
+        peaks.append(f"{_to_gib(memory[name].peak)} at {n_tokens} tokens")
+
+    lines = [
+        ("memory, GiB", ", ".join(fixed)),
+        ("activations, GiB", ", ".join(passing)),
+        ("peak a process, GiB", ", ".join(peaks)),
+    ]
+    n_processes = _n_processes(arguments)
+    if n_processes > 1:
+        lines.append(("under FSDP2, GiB", _to_gib(worst.sharded(n_processes))))
+    return lines
+
+
+__all__ = ["estimate", "report"]
