@@ -58,7 +58,7 @@ configs:
 ---
 # Frozen tower: `{column}`
 
-What a frozen tower makes of {n_items} distinct items: the column `{column}` holds vectors of \
+What a frozen tower makes of {n_items} distinct items: the column `{column}` holds embeddings of \
 {dim} values in {dtype}{bits}. {key}
 
 | made of | XXH3-128 |
@@ -125,7 +125,7 @@ class CachedColumn:
         self.view = 0
 
         parts = concatenate_datasets([_read_part(path) for path in paths])
-        self.vectors = parts.select_columns([self.name]).with_format("arrow")
+        self.embeddings = parts.select_columns([self.name]).with_format("arrow")
         self.dim = parts.features[self.name].length
 
     def set_epoch(self, epoch: int) -> None:
@@ -138,7 +138,7 @@ class CachedColumn:
     def __getitem__(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         # An item's views are stored in a row: with 2 views, item 3 has places 6 and 7.
         places = self.item_of_row[rows] * self.n_views + self.view
-        column = self.vectors[places][self.name].combine_chunks()
+        column = self.embeddings[places][self.name].combine_chunks()
         # Lists of one length lie one behind the other in memory, and `flatten` copies none.
         stored = column.flatten().to_numpy()
         values = _to_float32(stored, self.dtype)
@@ -147,9 +147,9 @@ class CachedColumn:
     def __str__(self) -> str:
         size = sum(path.stat().st_size for path in self.folder.glob("data/*.arrow"))
         views = f" in {self.n_views} views" if self.n_views > 1 else ""
-        items = len(self.vectors) // self.n_views
+        items = len(self.embeddings) // self.n_views
         return (
-            f"{self.name}: {items} vectors{views} for {len(self)} rows, "
+            f"{self.name}: {items} embeddings{views} for {len(self)} rows, "
             f"{size / 1e6:.1f} MB of {self.dtype} in {self.folder}"
         )
 
@@ -376,7 +376,7 @@ def _write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
 
     card = _CARD.format(
         column=column.name,
-        n_items=len(column.vectors) // column.n_views,
+        n_items=len(column.embeddings) // column.n_views,
         dim=column.dim,
         dtype=column.dtype,
         bits=bits,

@@ -284,7 +284,7 @@ def _check_any_work(arguments: EvaluationArguments, tasks: list[tuple[Task, list
             if read_by(model, languages, arguments):
                 return
     raise InputError(
-        f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not asked for"
+        f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not requested"
     )
 
 

@@ -265,43 +265,43 @@ def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:
     return rows
 
 
-def check_languages(asked: list[str] | None, spoken: list[str]) -> list[str]:
+def check_languages(requested: list[str] | None, available: list[str]) -> list[str]:
     """Return the requested languages, or all available ones, in the spelling under which they are available.
 
     Args:
-        asked: the requested languages, which are deduplicated; None or an empty list for all.
-        spoken: the available languages.
+        requested: the requested languages, which are deduplicated; None or an empty list for all.
+        available: the available languages.
 
     Raises:
         InputError: one is not available, may be one of several, or is a country's code, say; the message asks
             what was meant.
     """
-    if not asked:
-        return spoken
-    found = [check_language(language, spoken) for language in asked]
+    if not requested:
+        return available
+    found = [check_language(language, available) for language in requested]
     return list(dict.fromkeys(found))
 
 
-def check_language(asked: str, spoken: Iterable[str], lacking: str = "no text in language") -> str:
+def check_language(requested: str, available: Iterable[str], lacking: str = "no text in language") -> str:
     """Return the available language that matches the requested one; see `match_language`.
 
     Args:
-        asked: the requested language.
-        spoken: the available languages.
+        requested: the requested language.
+        available: the available languages.
         lacking: the beginning of the error message.
 
     Raises:
         InputError: none matches, or several do.
     """
     try:
-        return match_language(asked, spoken)
+        return match_language(requested, available)
     except ValueError as error:
-        raise InputError(f"{lacking} {asked}: {error}") from error
+        raise InputError(f"{lacking} {requested}: {error}") from error
 
 
-def find_language(asked: str, spoken: Iterable[str]) -> str | None:
+def find_language(requested: str, available: Iterable[str]) -> str | None:
     """Return the available language that matches the requested one, or None; see `check_language`."""
     try:
-        return match_language(asked, spoken)
+        return match_language(requested, available)
     except ValueError:
         return None

@@ -146,7 +146,7 @@ def name_languages(given: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def match_language(asked: str, available: Iterable[str]) -> str:
+def match_language(requested: str, available: Iterable[str]) -> str:
     """Return the available language that is requested, in the spelling under which it is available.
 
     It is the one of the same code; or else the only one of the same language, if one of the two codes has no
@@ -156,12 +156,12 @@ def match_language(asked: str, available: Iterable[str]) -> str:
         ValueError: there is none, or there are several; the message says what may have been meant.
     """
     available = list(available)
-    wanted = spell(asked)
+    wanted = spell(requested)
     for code in available:
         if spell(code) == wanted:
             return code
 
-    meant = _what_was_meant(asked)
+    meant = _what_was_meant(requested)
     choices = f"choose from {' '.join(available)}"
     if meant is not None:
         raise ValueError(f"did you mean {meant!r}? If so, {choices}")

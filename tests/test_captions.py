@@ -150,7 +150,7 @@ def test_every_form_is_read_to_the_same(columns, features, languages, expected):
         for language in available:
             expected_examples += [(number, text) for text in captions.get(language, [])]
             n_empty += language not in captions
-    assert cells.set_aside == {"empty": n_empty}
+    assert cells.skipped == {"empty": n_empty}
 
     # The color of an image tells the row that it is of.
     colors = [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
@@ -217,7 +217,7 @@ def test_a_language_without_any_text_has_a_place():
     captions = [{"en": "key", "zh": None}] * 3
     rows = made({"captions": captions}, {"captions": {"en": TEXT, "zh": Value("null")}})
     given = with_captions(rows, find_form(rows.features, "pictures"))
-    assert CaptionCells(given, ["en", "zh"], "image").set_aside == {"empty": 3}
+    assert CaptionCells(given, ["en", "zh"], "image").skipped == {"empty": 3}
 
 
 @pytest.mark.parametrize(

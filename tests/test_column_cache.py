@@ -96,8 +96,8 @@ def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_vie
             assert not np.array_equal(got, expected)
 
     assert len(column) == 30
-    assert column.vectors.data.nbytes < 11 * n_views * DIM * size + 100
-    lengths = [len(part) for part in column.vectors.data["target"].chunks]
+    assert column.embeddings.data.nbytes < 11 * n_views * DIM * size + 100
+    lengths = [len(part) for part in column.embeddings.data["target"].chunks]
     assert lengths == [4 * n_views, 4 * n_views, 3 * n_views]
 
 
@@ -112,7 +112,7 @@ def test_vectors_are_mapped_into_memory(tmp_path):
     column = cached(tmp_path, [f"{number}" for number in range(400)])
     worker = pickle.loads(pickle.dumps(column))
     assert pa.total_allocated_bytes() - before < 400 * DIM
-    assert len(worker.vectors.cache_files) == 100
+    assert len(worker.embeddings.cache_files) == 100
     np.testing.assert_array_equal(worker[[399, 3]]["target"], column[[399, 3]]["target"])
 
 
@@ -360,8 +360,8 @@ def test_two_processes_write_one_cache(tmp_path, together):
     spawn(share, (tmp_path, together), 2, together=together)
     halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     alone = cached(tmp_path / "alone")
-    for _, vectors in halves:
-        np.testing.assert_array_equal(vectors, alone[range(30)]["target"])
+    for _, embeddings in halves:
+        np.testing.assert_array_equal(embeddings, alone[range(30)]["target"])
     (folder,) = (tmp_path / "cache").iterdir()
     assert files(folder) == files(alone.folder)
     if together:  # the parts in turn: 0 and 2 by the first process, 1 by the second

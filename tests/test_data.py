@@ -50,7 +50,7 @@ def test_every_filled_cell_is_an_example(rows):
         ("dog face", [2.0, 0.0]),
         ("钥匙", [3.0, 0.0]),
     ]
-    assert cells.set_aside == {"empty": 3}  # None twice and "" once
+    assert cells.skipped == {"empty": 3}  # None twice and "" once
     assert cells[4]["text"] == "钥匙"
     assert len(cells) == 5
 

@@ -24,7 +24,7 @@ from training.data.examples import CaptionCells, Collator
 from training.freezing import freeze_all_but
 from training.frozen import image_vectors, teacher_vectors, written
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
-from training.views import ImageViews, TellEpoch
+from training.views import EpochCallback, ImageViews
 
 SGD = {
     "optim": "sgd",
@@ -376,7 +376,7 @@ def stage2(altclip, clip, scenes, miniature, tmp_path):
             model=altclip, args=arguments, train_dataset=cells, data_collator=collator
         )
         if turning:
-            trainer.add_callback(TellEpoch(inputs))
+            trainer.add_callback(EpochCallback(inputs))
         return trainer
 
     return stage2

@@ -86,7 +86,7 @@ def test_what_is_drawn_depends_on_seed_step_and_process_alone():
     held = HeldTexts(TEXTS, torch.arange(len(TEXTS), dtype=torch.float32)[:, None], seed=3)
     drawn = {(step, process): held.draw(8, step, process)[0] for step in range(3) for process in range(2)}
     assert len({tuple(texts) for texts in drawn.values()}) == 6
-    again = HeldTexts(TEXTS, held.vectors, seed=3)
+    again = HeldTexts(TEXTS, held.embeddings, seed=3)
     for (step, process), texts in drawn.items():
         of_others, vectors = again.draw(8, step, process)
         assert of_others == texts
@@ -153,7 +153,7 @@ def test_held_texts_move_less(altclip, processor, arguments, cells_of):
         trained(altclip, processor, arguments(hold=hold, max_steps=10), cells, held if hold else None)
         texts = [held.texts[number] for number in held.watched]
         distances[hold] = moved(
-            embed_texts(altclip, processor, texts), held.vectors[torch.from_numpy(held.watched)]
+            embed_texts(altclip, processor, texts), held.embeddings[torch.from_numpy(held.watched)]
         ).item()
     assert 0 < distances[300.0] < distances[0.0] / 2
 

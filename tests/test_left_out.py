@@ -126,7 +126,7 @@ def test_settings_and_terms_are_no_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names,odd,mend",
+    "names,odd,fix",
     [
         (("cat/a.png", "cat/b.JpG", "dog/c.png"), "cat/b.JpG", "ending .JpG: call it .jpg"),
         (("cat/b.Png", "dog/c.Png"), "cat/b.Png", "ending .Png: call it .png"),
@@ -137,11 +137,11 @@ def test_settings_and_terms_are_no_data(tmp_path):
         (("a.tar", "b.TAR"), "b.TAR", "ending .TAR: call it .tar"),
     ],
 )
-def test_an_ending_in_other_letters_is_named(tmp_path, names, odd, mend):
+def test_an_ending_in_other_letters_is_named(tmp_path, names, odd, fix):
     write(tmp_path, *names)
     with pytest.raises(
         InputError,
-        match=f"files would be left out, '.*{odd}' first, since `datasets` does not read the {mend}$",
+        match=f"files would be left out, '.*{odd}' first, since `datasets` does not read the {fix}$",
     ):
         load_rows(str(tmp_path), "train", [])
 

@@ -173,17 +173,17 @@ def test_what_is_set_aside_is_counted_by_reason():
     cells = CaptionCells(rows, ["en", "zh"], "target", max_characters=20, sift=True)
     texts = [cell["text"] for cell in cells.__getitems__(range(len(cells)))]
     assert texts == ["dog", "狗", "犬", "taxi", "key", "钥匙"]
-    assert cells.set_aside == {"empty": 1, "too long": 1, "left in English": 1, "repeated": 3}
+    assert cells.skipped == {"empty": 1, "too long": 1, "left in English": 1, "repeated": 3}
     plain = CaptionCells(rows, ["en", "zh"], "target")
     assert len(plain) == 11
-    assert plain.set_aside == {"empty": 1}
+    assert plain.skipped == {"empty": 1}
 
 
 def test_one_long_text_or_no_english_is_no_trouble():
     captions = [{"zh": "狗" * 200_000}] + [{"zh": "猫"}] * 3
     rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 4})
     cells = CaptionCells(rows, ["zh"], "target", sift=True)
-    assert cells.set_aside == {"empty": 0, "too long": 1, "repeated": 2}
+    assert cells.skipped == {"empty": 0, "too long": 1, "repeated": 2}
     assert len(cells) == 1
 
 
@@ -366,7 +366,7 @@ def test_a_language_that_a_row_lacks_is_empty(tmp_path, rows, column):
     assert set(languages) == {language.replace("_", "-") for row in rows for language in row}
     cells = CaptionCells(found.add_column("target", [[0.0]] * len(found)), languages, "target")
     n_texts = sum(len(row) for row in expected)
-    assert cells.set_aside["empty"] == len(found) * len(languages) - n_texts
+    assert cells.skipped["empty"] == len(found) * len(languages) - n_texts
 
     Dataset.from_list([{"captions": row} for row in rows_of_texts]).to_parquet(tmp_path / "t.parquet")
     assert [without_empty(row) for row in captions_of(tmp_path / "t.parquet")] == expected

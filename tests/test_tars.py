@@ -80,7 +80,7 @@ def in_a_stream(folder, tmp_path, languages=("en",)):
     """Return the same of one pass of a stream."""
     rows = open_files(str(folder), "train")
     form = find_form(rows.features, str(folder), languages=list(languages) or None)
-    stream = CellStream(rows, form, list(languages) or form.spoken, tmp_path / "bad.jsonl")
+    stream = CellStream(rows, form, list(languages) or form.available, tmp_path / "bad.jsonl")
     stream.named = set()
     cells = [stream.cell(row, 0) for row in rows]
     return {number_in(cell["image"]): {"en": [cell["text"]]} for cell in cells if cell}

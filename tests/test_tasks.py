@@ -428,7 +428,7 @@ def test_a_missing_column_is_named(tmp_path):
     multi30k = replica("multi30k", tmp_path / "multi30k")
 
     message = "split 'test' has no column 'finelabel'; it has id, img, fine_label, family: "
-    message += "mend columns.label of .*cifar100.yaml"
+    message += "fix columns.label of .*cifar100.yaml"
     with pytest.raises(InputError, match=message):
         read_rows(replace(cifar, columns={"image": "img", "label": "finelabel"}))
     with pytest.raises(InputError, match="has no column 'eo'; .*fix columns.captions of .*multi30k.yaml"):

@@ -29,13 +29,13 @@ class HeldTexts:
 
     Args:
         texts: distinct texts, in any languages that the model knows.
-        vectors: their embeddings by the model as it is before training.
+        embeddings: their embeddings by the model as it is before training.
         seed: of the choice of watched texts, and of what is drawn at each step.
     """
 
-    def __init__(self, texts: list[str], vectors: torch.Tensor, seed: int):
+    def __init__(self, texts: list[str], embeddings: torch.Tensor, seed: int):
         self.texts = texts
-        self.vectors = vectors
+        self.embeddings = embeddings
         self.seed = seed
 
         order = np.random.default_rng(seed).permutation(len(texts))
@@ -51,7 +51,7 @@ class HeldTexts:
         random = np.random.default_rng((self.seed, step, process))
         drawn = random.choice(self.trained, min(n_texts, len(self.trained)), replace=False)
         texts = [self.texts[number] for number in drawn]
-        return texts, self.vectors[torch.from_numpy(drawn)]
+        return texts, self.embeddings[torch.from_numpy(drawn)]
 
     def found_again(self, model: PreTrainedModel, processor: ProcessorMixin) -> float:
         """Return the share of watched texts whose embedding is still nearest to its own from before.
@@ -59,7 +59,7 @@ class HeldTexts:
         The candidates are the earlier embeddings of all watched texts.
         """
         now = embed_texts(model, processor, [self.texts[number] for number in self.watched])
-        before = self.vectors[torch.from_numpy(self.watched)]
+        before = self.embeddings[torch.from_numpy(self.watched)]
         nearest = (now @ before.T).argmax(dim=1)
         is_own = nearest == torch.arange(len(now))
         return is_own.float().mean().item()

@@ -15,7 +15,7 @@ from training.parallel.pretraining import (
 from training.parallel_text import load_parallel_text
 from training.session import begin, cut_length, finish, say, train
 from training.trainers import AltCLIPTrainer
-from training.views import TellEpoch
+from training.views import EpochCallback
 
 
 def main(arguments: TextPretrainingArguments) -> None:
@@ -38,7 +38,7 @@ def main(arguments: TextPretrainingArguments) -> None:
         args=arguments,
         train_dataset=translations,
         data_collator=collator,
-        callbacks=[TellEpoch(translations)],  # pairs are drawn anew in each epoch
+        callbacks=[EpochCallback(translations)],  # pairs are drawn anew in each epoch
     )
     train(trainer, arguments)
     save_encoder(trainer, arguments.output_dir)

@@ -137,13 +137,13 @@ def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> Ce
         arguments.dataloader_num_workers,
     )
     form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
-    if not (languages or form.spoken):
+    if not (languages or form.available):
         raise InputError(
             f"column {form.column!r} of {arguments.dataset!r} states its languages row by row: "
             "give those to train on with --languages"
         )
     # Where the columns do not tell the languages, those of --languages are taken as available.
-    available = form.spoken or list(named_languages(languages, "--languages").values())
+    available = form.available or list(named_languages(languages, "--languages").values())
     languages = check_languages(languages, available)
 
     _clear_reports(arguments)

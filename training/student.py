@@ -55,13 +55,15 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[AltCLIPModel, Pre
     return model, tokenizer
 
 
-def languages_to_replay(arguments: TeacherLearningArguments, spoken: list[str], new: list[str]) -> list[str]:
+def languages_to_replay(
+    arguments: TeacherLearningArguments, available: list[str], new: list[str]
+) -> list[str]:
     """Return the languages that a finished model replays, so that it does not forget them.
 
     By default these are all languages of the text except the `new` ones.
 
     Args:
-        spoken: the available languages, those of the text.
+        available: the available languages, those of the text.
 
     Raises:
         InputError: a requested language is not in the text.
@@ -70,9 +72,9 @@ def languages_to_replay(arguments: TeacherLearningArguments, spoken: list[str], 
     if arguments.model_name_or_path is None:
         return []
     if arguments.replay_languages is None:
-        return [language for language in spoken if language not in new]
+        return [language for language in available if language not in new]
     # An empty list asks for none; `check_languages` would take it for all.
-    return check_languages(arguments.replay_languages, spoken) if arguments.replay_languages else []
+    return check_languages(arguments.replay_languages, available) if arguments.replay_languages else []
 
 
 def held_vectors(

@@ -28,7 +28,7 @@ from .monitoring import Watch, check_loss
 from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
 from .sharding import make_shardable, set_scalars_apart
 from .validation import Validation
-from .views import TellEpoch
+from .views import EpochCallback
 
 TEXTS = ("input_ids", "attention_mask")
 
@@ -204,7 +204,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         )
         lengths = cells.lengths(self.data_collator.tokenizer) if of_like_length else None
         sampler = ShareSampler(*shares, args.seed, lengths, args.train_batch_size * args.world_size)
-        self.add_callback(TellEpoch(sampler))
+        self.add_callback(EpochCallback(sampler))
         return sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -96,16 +96,16 @@ def _crop(image: PillowImage, digest: str, view: int) -> PillowImage:
     return image.crop((left, top, left + side, top + side))
 
 
-class TellEpoch(TrainerCallback):
+class EpochCallback(TrainerCallback):
     """Tells views, or a sampler, of the epoch. accelerate tells neither reliably: no dataset whose sampler
     has a `set_epoch` too, and after a resume with several processes no sampler.
     """
 
-    def __init__(self, told):
-        self.told = told
+    def __init__(self, dataset):
+        self.dataset = dataset
 
     def on_epoch_begin(self, args, state, control, **_):
-        self.told.set_epoch(int(state.epoch or 0))
+        self.dataset.set_epoch(int(state.epoch or 0))
 
 
-__all__ = ["ImageViews", "TellEpoch"]
+__all__ = ["ImageViews", "EpochCallback"]

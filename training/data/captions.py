@@ -225,7 +225,7 @@ def _is_converted(rows: Dataset, form: Form) -> bool:
     feature = rows.features.get("captions")
     if form.column != "captions" or not isinstance(feature, dict):
         return False
-    has_canonical_names = form.spoken is not None and form.spoken == list(form.names)
+    has_canonical_names = form.available is not None and form.available == list(form.names)
     return has_canonical_names and all(map(is_text, feature.values()))
 
 
@@ -238,10 +238,10 @@ def gather_captions(rows: Dataset, form: Form) -> Dataset:
     columns = [column for column in (form.column, "language", "json") if column in rows.features]
     texts = rows.select_columns(columns)
     # Languages that stand beside the texts take one more pass over all rows: a table has fixed fields.
-    if form.spoken is None:
+    if form.available is None:
         found = _languages_of(texts, form)
         form = form._replace(names=named_languages(found, form.column))
-    languages = form.spoken or list(form.names.values())
+    languages = form.available or list(form.names.values())
     if not languages:
         raise InputError(f"column {form.column!r} has no text in any row")
 

@@ -100,7 +100,7 @@ class CaptionCells(TorchDataset):
     `row_id` is equal for rows that show the same thing: rows of one picture, and rows whose English captions
     are equal. A row without English is compared by its caption in the first of `languages` that it has.
 
-    `set_aside` counts the skipped cells by reason: cells without text, and with `sift` more. `weights`
+    `skipped` counts the skipped cells by reason: cells without text, and with `sift` more. `weights`
     `(cells,)` are the weights of the rows, if they have any.
 
     Args:
@@ -129,7 +129,7 @@ class CaptionCells(TorchDataset):
     >>> cells = CaptionCells(rows, ["en", "zh"], "target")
     >>> [cell["text"] for cell in cells]
     ['a dog', '狗', 'a cat']
-    >>> cells.set_aside
+    >>> cells.skipped
     {'empty': 1}
     ```
     """
@@ -173,10 +173,10 @@ class CaptionCells(TorchDataset):
         # column.
         kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
         firsts = [self.columns.index(language) for language in languages]
-        self.set_aside = {"empty": int((~kept[:, firsts]).sum())}
+        self.skipped = {"empty": int((~kept[:, firsts]).sum())}
         if sift:
             for reason, refused in self._find_refused(max_characters):
-                self.set_aside[reason] = int((kept & refused).sum())
+                self.skipped[reason] = int((kept & refused).sum())
                 kept &= ~refused
 
         self.cells = np.argwhere(kept)  # (cells, 2): the row and the column of each
@@ -255,8 +255,8 @@ class CaptionCells(TorchDataset):
         return np.stack(of_columns, axis=1)[rows, columns]
 
     def summary(self) -> str:
-        skipped = ", ".join(f"{count} {reason}" for reason, count in self.set_aside.items() if count)
-        return f"{len(self)} examples from {len(self.row_ids)} rows; skipped: {skipped or 'nothing'}"
+        skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items() if count)
+        return f"{len(self)} examples from {len(self.row_ids)} rows; skipped: {skipped or 'none'}"
 
     def __getitem__(self, index: int) -> dict:
         return self.__getitems__([index])[0]

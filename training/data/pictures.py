@@ -26,7 +26,7 @@ def keep_readable(
     `datasets` caches what was found for the next run.
 
     Args:
-        policy: `set_aside` skips rows whose image cannot be decoded, `error` refuses them.
+        policy: `skipped` skips rows whose image cannot be decoded, `error` refuses them.
         output_dir: gets `bad_rows.jsonl`, one line per bad row: its number, the image's path if it has one,
             and the problem; and one line per picture that no row names, whose number is null.
         without_row: the paths of pictures that no row names.

@@ -40,7 +40,7 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
     captions = [read_captions(row, form) for row in _take_first(rows, arguments.dataset)]
 
     # Where the columns do not list the languages, a few rows may lack some: the requested ones are trusted.
-    available = form.spoken or [canonical(language) for language in requested or []]
+    available = form.available or [canonical(language) for language in requested or []]
     languages = check_languages(requested, available or _languages_of(captions))
     described = f"columns {', '.join(rows.features)}; captions in {' '.join(languages)}"
     return _texts_of(captions, languages), described

@@ -169,10 +169,10 @@ class CellStream(TorchIterableDataset):
         image, problem = read_picture(row["image"])
         if problem:
             path = (row["image"] or {}).get("path")
-            self.set_aside({"file": row[_FILE], "row": row[_ROW], "path": path, "problem": problem})
+            self.skip({"file": row[_FILE], "row": row[_ROW], "path": path, "problem": problem})
         return image
 
-    def set_aside(self, bad: dict) -> None:
+    def skip(self, bad: dict) -> None:
         """Write a bad row into the report, once; or refuse it.
 
         Raises:

@@ -14,7 +14,7 @@ from training.held_texts import hold_texts
 from training.session import begin, cut_length, finish, load_cells, say, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
-from training.views import TellEpoch
+from training.views import EpochCallback
 
 
 def main(arguments: ContrastiveArguments) -> None:
@@ -57,7 +57,7 @@ def main(arguments: ContrastiveArguments) -> None:
         held=held,
     )
     if not arguments.streaming:
-        trainer.add_callback(TellEpoch(cells.inputs))
+        trainer.add_callback(EpochCallback(cells.inputs))
     train(trainer, arguments)
     trainer.save_model()
     say_what_was_kept(arguments, model, processor, held, guard)
