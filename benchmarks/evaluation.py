@@ -340,7 +340,7 @@ def _print_plan(
 
 
 def _describe_models(arguments: EvaluationArguments) -> str:
-    """Describe each model in a line: its origin, its size if it is a folder, and if it reads English alone."""
+    """Describe each model in a line: its origin, its size if it is a folder, and if it reads only English."""
     lines = ["models"]
     for model in arguments.models:
         facts = [_origin_of(model)]
@@ -482,7 +482,10 @@ def _print_results(results: list[Result], arguments: EvaluationArguments) -> Non
         header += [name for name in row if name not in header]
     header.remove(_INTERVAL_COLUMN)
     header.append(_INTERVAL_COLUMN)  # behind the metrics of all kinds
-    print(format_table(header, [[row.get(name, "") for name in header] for row in rows]))
+    cells = []
+    for row in rows:
+        cells.append([row.get(name, "") for name in header])
+    print(format_table(header, cells))
 
     folder = arguments.output_dir
     flags = shlex.join(["--results", folder, "--output_dir", f"{folder}-report"])

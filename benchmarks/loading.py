@@ -6,7 +6,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import torch
-from datasets import Dataset, IterableDataset, load_dataset, load_dataset_builder
+from datasets import Dataset, Image, IterableDataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -248,6 +248,13 @@ def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]]
         by_split = {split: by_split[split]}
     refuse_repeated_keys(chain(*by_split.values()))
     return by_split
+
+
+def rename_image(rows: Dataset | IterableDataset, column: str) -> Dataset | IterableDataset:
+    """Return the same rows with the images of `column`, undecoded, in the column `image`."""
+    # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
+    rows = rows.cast_column(column, Image(decode=False))
+    return rows if column == "image" else rows.rename_column(column, "image")
 
 
 def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:

@@ -25,7 +25,7 @@ from .metrics import (
 )
 from .recipe import InputError
 
-_DEPTHS = range(1, 11)  # k of recall@k
+DEPTHS = range(1, 11)  # k of recall@k
 _PERCENTS = (5, 25, 50, 75, 95)
 # The recalls of which `mean_recall` is the mean: text_to_image_recall@1, ..., image_to_text_recall@10.
 SIX = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
@@ -214,16 +214,16 @@ class RetrievalOutcomes(Outcomes):
 def _differing_ranks(ranks: torch.Tensor, others: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return for each metric of a direction the queries that count differently: `{name: bool (queries,)}`."""
     # Ranks 2 and 3 count differently in recall@3 alone, and in every percentile.
-    differing = {f"recall@{k}": (ranks < k) != (others < k) for k in _DEPTHS}
+    differing = {f"recall@{k}": (ranks < k) != (others < k) for k in DEPTHS}
     differing |= {f"rank_p{percent}": ranks != others for percent in _PERCENTS}
     return differing
 
 
 def _recalls(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the recalls of one direction from ranks `(queries,)` and weights `(resamples, queries)`."""
-    found = (ranks[:, None] < torch.tensor(_DEPTHS)).double()  # (queries, depths)
+    found = (ranks[:, None] < torch.tensor(DEPTHS)).double()  # (queries, depths)
     recalls = drawn @ found / drawn.sum(1, keepdim=True)
-    return {f"{direction}_recall@{k}": values for k, values in zip(_DEPTHS, recalls.T)}
+    return {f"{direction}_recall@{k}": values for k, values in zip(DEPTHS, recalls.T)}
 
 
 def _rank_percentiles(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -130,8 +130,12 @@ def load_example(dataset: str | None, split: str | None) -> Image.Image | None:
 
 def read_losses(stages: list[str], labels: list[str]) -> dict[str, list[dict]]:
     """Read the logs of those stages that have losses, `{label: log}`."""
-    logs = {label: read_log(stage) for stage, label in zip(stages, labels)}
-    return {label: log for label, log in logs.items() if any("loss" in entry for entry in log)}
+    logs = {}
+    for stage, label in zip(stages, labels):
+        log = read_log(stage)
+        if any("loss" in entry for entry in log):
+            logs[label] = log
+    return logs
 
 
 def read_results(folder: str | None) -> list[Result]:

@@ -1,12 +1,12 @@
 """Draw the card's pictures: training losses, and what the last stage changed in each language."""
 
-import json
 from pathlib import Path
 
 from benchmarks.extras import of_extra
 from modeling_altclip.languages_altclip import is_english
 
 from .figures import Section, table_metric
+from .stages import read_log
 
 with of_extra("plots"):
     import matplotlib
@@ -42,8 +42,7 @@ def plot_training(folder: Path, picture: Path) -> None:
     The panels show the loss, training health metrics, and the recall per language, as far as they were
     logged.
     """
-    state = json.loads((folder / "trainer_state.json").read_text("utf-8"))
-    history = state["log_history"]
+    history = read_log(str(folder))
     panels = _choose_curves(history)
     if not panels:  # a run that ended before it logged
         return

@@ -1,9 +1,10 @@
-"""The layout of the packages: who may import whom, and names and sizes that keep the code readable.
+"""The layout of the packages: who may import whom, and rules that keep the code readable (CONTRIBUTING.md).
 
 A file is as long as its subject.
 """
 
 import ast
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -41,8 +42,89 @@ def test_source(path):
     assert path.stem not in SHADOWING
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} does not fit a screen"
+            assert lines_of_code(node) < 60, f"{node.name} does not fit a screen"
+
+
+def lines_of_code(function):
+    """Count the lines of a function below its docstring, which may have an example."""
+    first = function.body[0]
+    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    start = first.end_lineno if is_docstring else function.lineno
+    return function.end_lineno - start
 
 
 def test_there_are_sources():
     assert len(SOURCES) > 20
+
+
+def modules_imported_by(path, known):
+    """Yield the modules of ours that a file imports anywhere, in a function or for type checking too."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        # `from ..recipe import InputError` in benchmarks/tasks/checks.py -> benchmarks.recipe
+        base = package[: len(package) - node.level + 1] if node.level else []
+        module = ".".join([*base, *([node.module] if node.module else [])])
+        for name in node.names:
+            # `from . import layouts` names a module, `from .layouts import read_table` a function.
+            submodule = f"{module}.{name.name}"
+            yield submodule if submodule in known else module
+
+
+def test_no_circle_of_imports():
+    modules = {}
+    for path in SOURCES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(parts).removesuffix(".__init__")] = path
+    imported = {}
+    for name, path in modules.items():
+        imported[name] = set(modules_imported_by(path, modules)) & set(modules) - {name}
+    order = list(TopologicalSorter(imported).static_order())  # raises CycleError, which names the circle
+    assert set(order) == set(modules)
+    assert order.index("benchmarks.recipe") < order.index("training.trainers")
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def below(node, kinds):
+    return [child for child in ast.walk(node) if child is not node and isinstance(child, kinds)]
+
+
+def hard_to_read(tree):
+    """Yield the line and the name of what a reader would have to solve."""
+    for node in ast.walk(tree):
+        if isinstance(node, COMPREHENSIONS) and below(node, COMPREHENSIONS):
+            yield node.lineno, "a comprehension inside a comprehension"
+        if isinstance(node, ast.IfExp) and below(node, ast.IfExp):
+            yield node.lineno, "a conditional expression inside another"
+        if isinstance(node, ast.FormattedValue) and below(node, ast.IfExp):
+            yield node.lineno, "a conditional expression inside an f-string"
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            for target in node.targets:
+                if isinstance(target, ast.Tuple) and len(target.elts) > 2:
+                    yield node.lineno, "an assignment of three values"
+
+
+def test_nothing_has_to_be_solved():
+    found = []
+    for folder in [*MAY_IMPORT, "examples", "tests"]:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for line, what in hard_to_read(ast.parse(path.read_text("utf-8"))):
+                found.append(f"{path.relative_to(ROOT)}:{line}: {what}")
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "[[b for b in a] for a in c]",
+        "sum(x for x in [y for y in z])",
+        "a if b else c if d else e",
+        "f'{a if b else c}'",
+        "a, b, c = 1, 2, 3",
+    ],
+)
+def test_what_has_to_be_solved_is_found(code):
+    assert list(hard_to_read(ast.parse(code)))

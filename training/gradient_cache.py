@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from .losses import at_least_float32
+
 
 def cached_loss(
     encode: Callable[..., tuple[torch.Tensor, ...]],
@@ -162,7 +164,7 @@ class _Replay:
         products = []
         for values, gradient in pairs:
             if values.requires_grad:
-                products.append((_at_least_float32(values) * gradient * scale).sum())
+                products.append((at_least_float32(values) * gradient * scale).sum())
         if products:
             sum(products).backward()
 
@@ -179,11 +181,6 @@ def _split_by_chunk(
     for gradient, parts in zip(gradients, by_side):
         split.append(gradient.split([len(part) for part in parts]))
     return list(zip(*split))
-
-
-def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    """Convert to float32 at least: a sum in bfloat16 would lose most of what it adds."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _RandomNumbers:

@@ -100,9 +100,9 @@ def contrastive_loss(
     """
     groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
-        texts = _at_least_float32(text_embeds)
-        images = _at_least_float32(image_embeds)
-        scale = _at_least_float32(logit_scale.reshape(()))
+        texts = at_least_float32(text_embeds)
+        images = at_least_float32(image_embeds)
+        scale = at_least_float32(logit_scale.reshape(()))
         weights = _weigh(groups, texts.dtype)
         if tile_size is None:
             return _plain_contrast(texts, images, scale, groups, weights)
@@ -133,9 +133,9 @@ def caption_losses(
     groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     losses = []
     with torch.autocast(text_embeds.device.type, enabled=False):
-        texts = _at_least_float32(text_embeds)
-        images = _at_least_float32(image_embeds)
-        scale = _at_least_float32(logit_scale.reshape(()))
+        texts = at_least_float32(text_embeds)
+        images = at_least_float32(image_embeds)
+        scale = at_least_float32(logit_scale.reshape(()))
         for rows in torch.arange(len(texts), device=texts.device).split(tile_size or len(texts)):
             logits = (scale * texts[rows]) @ images.T
             target = groups.positives(rows)
@@ -183,10 +183,10 @@ def sigmoid_loss(
     """
     groups = _match(image_embeds, text_embeds, text_to_image, image_ids, tile_size)
     with torch.autocast(text_embeds.device.type, enabled=False):
-        texts = _at_least_float32(text_embeds)
-        images = _at_least_float32(image_embeds)
-        scale = _at_least_float32(logit_scale.reshape(()))
-        bias = _at_least_float32(logit_bias.reshape(()))
+        texts = at_least_float32(text_embeds)
+        images = at_least_float32(image_embeds)
+        scale = at_least_float32(logit_scale.reshape(()))
+        bias = at_least_float32(logit_bias.reshape(()))
         if tile_size is not None:
             return _TiledSigmoid.apply(texts, images, scale, bias, groups, tile_size)
 
@@ -195,7 +195,7 @@ def sigmoid_loss(
         return of_pairs.sum() / len(texts)
 
 
-def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
     """Convert to float32; float64 stays as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 

@@ -1,1 +1,1 @@
-"""From results to a report: tables with intervals, plots, findings in words, and the published numbers beside ours."""
+"""From results to a report: tables with intervals, plots, findings, and published numbers beside ours."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from ..extras import of_extra
+from ..outcomes import DEPTHS
 from ..results import Result
 from .comparison import SIGNIFICANT, Comparison, Number
 from .means import MEANS, SHARED_MEAN
@@ -21,7 +22,6 @@ with of_extra("plots"):
 matplotlib.use("Agg")  # draws to files, and needs no screen
 
 _COLORS = ("#2f6db3", "#e0812b", "#3a9a78", "#b0508f", "#7f7f7f", "#c9a227", "#6a51a3", "#8c3b2f")
-_DEPTHS = range(1, 11)
 _DIRECTIONS = {"text_to_image": "text to image", "image_to_text": "image to text"}
 _STYLE = {
     "axes.spines.top": False,
@@ -356,7 +356,7 @@ def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
         for axes, (direction, title) in zip(row, _DIRECTIONS.items()):
             _draw_curves(axes, comparison, task, direction)
             axes.set_title(f"{task}, {title}", fontsize=10)
-            axes.set(xticks=_DEPTHS, ylabel="recall@k, %" if axes is row[0] else None)
+            axes.set(xticks=DEPTHS, ylabel="recall@k, %" if axes is row[0] else None)
             axes.grid(alpha=0.3)
         row[0].legend(fontsize=8, frameon=False, loc="best")
     figure.supxlabel("k", fontsize=10)
@@ -375,19 +375,19 @@ def _draw_curves(axes: Axes, comparison: Comparison, task: str, direction: str) 
         curves = [_recall_curve(result.metrics, direction) for result in results]
         if len(curves) > 1:
             for curve in curves:
-                axes.plot(_DEPTHS, curve, color=color, linewidth=0.6, alpha=0.35)
+                axes.plot(DEPTHS, curve, color=color, linewidth=0.6, alpha=0.35)
 
         thick, what = _thick_curve(comparison, results, curves, direction)
         style = {"color": color, "label": f"{names[model]}, {what}"}
         if thick is None:
             axes.plot([], [], linewidth=0.6, **style)  # an entry of the legend for the thin lines alone
         else:
-            axes.plot(_DEPTHS, thick, "o-", markersize=4, **style)
+            axes.plot(DEPTHS, thick, "o-", markersize=4, **style)
 
 
 def _recall_curve(metrics: dict[str, float], direction: str) -> list[float]:
-    """Return recall at each of `_DEPTHS`, in percent."""
-    return [100 * metrics[f"{direction}_recall@{k}"] for k in _DEPTHS]
+    """Return recall at each of `DEPTHS`, in percent."""
+    return [100 * metrics[f"{direction}_recall@{k}"] for k in DEPTHS]
 
 
 def _thick_curve(

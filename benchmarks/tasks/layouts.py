@@ -27,7 +27,7 @@ from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Json
 
 from modeling_altclip.languages_altclip import match_language
 
-from ..loading import check_language
+from ..loading import check_language, rename_image
 from ..picture_folders import refuse_missing, warn_of_pictures_without_row
 from ..recipe import InputError
 from ..table_cells import may_hold_texts, texts_of
@@ -140,9 +140,7 @@ def _with_image(task: Task, rows: Rows) -> Rows:
             f"dataset {task.dataset!r}, split {task.split!r} has {many}: name one in columns.image of "
             f"{task.file}"
         )
-    # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
-    rows = rows.cast_column(found[0], Image(decode=False))
-    return rows if found == ["image"] else rows.rename_column(found[0], "image")
+    return rename_image(rows, found[0])
 
 
 def _with_label(task: Task, rows: Rows, limit: int | None) -> Rows:

@@ -1,4 +1,4 @@
-"""Where class names and prompt templates come from: this package's files, a user's, or an installed clip-benchmark.
+"""Read lists of class names and prompt templates: this package's, a user's, or an installed clip-benchmark's.
 
 Nothing of clip-benchmark is imported or copied: its data files are read from where it is installed.
 """

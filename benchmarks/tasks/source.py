@@ -1,4 +1,4 @@
-"""Open what a task names: the split of a folder or Hub dataset, one of its files, and the commit it is read at."""
+"""Open what a task names: a split of a folder or Hub dataset, one of its files, its commit on the Hub."""
 
 import os
 import re

@@ -4,7 +4,8 @@ One row on its way to a batch of stage 2:
 
     a row of a dataset   {"jpg": image, "json": {"language": "en", "text": "a dog"}}
     `captions`           {"image": image, "captions": {"en": ["a dog"], "zh": ["狗"]}}
-    `examples`           {"text": "a dog", "row_id": 0, "image": image}, {"text": "狗", "row_id": 0, "image": image}
+    `examples`           {"text": "a dog", "row_id": 0, "image": image}
+                         {"text": "狗", "row_id": 0, "image": image}
     a batch              input_ids, attention_mask, text_rows, row_ids, pixel_values
 """
 

@@ -29,6 +29,7 @@ from datasets import (
     concatenate_datasets,
 )
 
+from benchmarks.loading import rename_image
 from benchmarks.recipe import InputError
 from benchmarks.table_cells import may_hold_texts, read_texts
 from benchmarks.tars import TEXT_COLUMNS
@@ -292,11 +293,7 @@ def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | Itera
         if pictures:
             found = f"images in {' and '.join(pictures)}: keep one of them"
         raise InputError(f"dataset {dataset!r} has {found}; its columns are {', '.join(rows.features)}")
-    # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
-    rows = rows.cast_column(pictures[0], Image(decode=False))
-    if pictures == ["image"]:
-        return rows
-    return rows.rename_column(pictures[0], "image")
+    return rename_image(rows, pictures[0])
 
 
 __all__ = ["Form", "find_form", "gather_captions", "read_captions", "with_captions", "with_image"]

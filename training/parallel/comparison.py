@@ -4,7 +4,6 @@ After as many images an English-only model has seen a quarter of the captions th
 has. Trained four times as long it has seen as many captions, but four times as many images. Both are trained.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -21,6 +20,7 @@ from benchmarks.metrics import retrieval_ranks
 from benchmarks.models.kinds import load_tokenizer
 from benchmarks.recipe import read_yaml
 from benchmarks.results import Result, format_table, load_results
+from model_cards.stages import read_log
 from modeling_altclip.embedding import encode_texts
 from training.parallel.figures import COLORS, plot_accuracy, plot_ranks, scores_of
 
@@ -135,8 +135,7 @@ def accuracy_table(
 
 def _read_curve(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Read a logged metric of a training, as steps and values, both `(entries,)`."""
-    state = json.loads((folder / "trainer_state.json").read_text("utf-8"))
-    entries = [entry for entry in state["log_history"] if name in entry]
+    entries = [entry for entry in read_log(str(folder)) if name in entry]
     steps = np.array([entry["step"] for entry in entries])
     values = np.array([entry[name] for entry in entries])
     return steps, values

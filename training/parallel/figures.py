@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.extras import of_extra
+from benchmarks.outcomes import DEPTHS
 from benchmarks.results import Result
 
 with of_extra("plots"):
@@ -26,7 +27,6 @@ matplotlib.use("Agg")
 
 COLORS = ("tab:grey", "tab:blue", "tab:orange", "tab:green")
 _QUESTIONS = {"text_to_image": "the image of a caption", "image_to_text": "a caption of an image"}
-_DEPTHS = range(1, 11)
 # What `Axes.bxp` calls the parts of a box: the whiskers' ends, the quartiles and the median.
 _PERCENTILES = {"whislo": 5, "q1": 25, "med": 50, "q3": 75, "whishi": 95}
 
@@ -111,7 +111,7 @@ def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str
             seeds = by_language.get(language)
             if seeds:
                 _draw_bars(axes, slot, seeds, direction, label)
-        axes.set(title=_title(language, seen), xticks=_DEPTHS)
+        axes.set(title=_title(language, seen), xticks=DEPTHS)
         axes.grid(axis="y", alpha=0.3)
     for axes in panels[len(languages) :]:  # the rest of the last row
         axes.set_axis_off()
@@ -128,7 +128,7 @@ def _draw_bars(axes: Axes, slot: _Slot, seeds: list[dict[str, float]], direction
     heights = []
     below = []
     above = []
-    for depth in _DEPTHS:
+    for depth in DEPTHS:
         metric = f"{direction}_recall@{depth}"
         accuracies = [100 * metrics[metric] for metrics in seeds]
         height = mean(accuracies)
@@ -137,7 +137,7 @@ def _draw_bars(axes: Axes, slot: _Slot, seeds: list[dict[str, float]], direction
         above.append(max(accuracies) - height)
 
     axes.bar(
-        slot.positions(_DEPTHS),
+        slot.positions(DEPTHS),
         heights,
         slot.width,
         yerr=[below, above],

@@ -116,7 +116,7 @@ class Translations(TorchDataset):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that translations are drawn for; `views.EpochCallback` calls it at the start of each."""
+        """Set the epoch that translations are drawn for; `EpochCallback` calls it at the start of each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
