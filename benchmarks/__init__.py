@@ -1,7 +1,7 @@
 """Evaluation of a model: image-text retrieval and zero-shot classification, in any language of the data.
 
-A `task` names the images and texts, an `encoder` embeds them once, `retrieval` and `zero_shot` score each
-item, `metrics` and `uncertainty` summarise the scores, `results` saves them and `report` presents them. The
+A task names the images and texts, an `encoder` embeds them once, `retrieval` and `zero_shot` score each
+item, `metrics` and `bootstrap` summarise the scores, `results` saves them and `report` presents them. The
 commands are `run_retrieval.py`, `run_zero_shot.py` and `run_report.py`.
 """
 
@@ -16,6 +16,7 @@ from .outcomes import load_outcomes
 from .results import load_results
 from .retrieval import evaluate_retrieval
 from .tasks.loading import load_task
+from .tasks.reading import read_rows
 from .zero_shot import evaluate_zero_shot
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "load_outcomes",
     "load_results",
     "load_task",
+    "read_rows",
     "retrieval_recall",
 ]

@@ -28,6 +28,16 @@ def read_rows(
 
     Raises:
         InputError: the data does not exist, cannot be read, or differs from what the task says.
+
+    Example:
+
+    ```python
+    >>> from benchmarks import load_task, read_rows
+
+    >>> rows = read_rows(load_task("miniature-pairs"), ["en", "ko"], limit=2)
+    >>> len(rows), list(rows[0]["captions"])
+    (2, ['en', 'ko'])
+    ```
     """
     if task.languages and task.kind == "retrieval":
         languages = check_languages(languages, task.languages)
