@@ -199,7 +199,7 @@ def test_the_miniatures_own_tasks(miniature):
 def test_lines_of_a_tar_are_captions(tmp_path):
     members = {"s0.jpg": encoded(3, "jpg"), "s0.txt": b"A dog.\nIt says:\\nwoof \n\n"}
     write_tar(tmp_path / "test/0.tar", members)
-    (row,) = in_folder("flickr30k", tmp_path).rows(limit=1)
+    (row,) = read_rows(in_folder("flickr30k", tmp_path), limit=1)
     assert row["captions"] == {"en": ["A dog.", "It says:\nwoof"]}
     assert number_of(row["image"]) == 3
 
@@ -207,7 +207,7 @@ def test_lines_of_a_tar_are_captions(tmp_path):
 def test_ones_of_a_vector_are_classes(tmp_path):
     members = {"s0.webp": encoded(5, "webp"), "s0.npy": npy(np.array([0.0, 1.0, 0.0, 0.0, 1.0]))}
     write_tar(tmp_path / "test/0.tar", members)
-    (row,) = in_folder("voc2007-multilabel", tmp_path).rows(limit=1)
+    (row,) = read_rows(in_folder("voc2007-multilabel", tmp_path), limit=1)
     assert row["labels"] == [1, 4]
     assert number_of(row["image"]) == 5
 
@@ -224,7 +224,7 @@ def test_a_language_without_a_caption_has_none(tmp_path):
     maori = {"image_id": ["b"], "captions": [["He puke."]], "image": images[:1]}
     write_parquet(tmp_path, "mi", maori, features)
 
-    rows = in_folder("xm3600", tmp_path, n_images=2, n_texts={}).rows(["mi", "en"])
+    rows = read_rows(in_folder("xm3600", tmp_path, n_images=2, n_texts={}), ["mi", "en"])
     assert answers(rows) == [(7, {"mi": [], "en": ["A lake."]}), (8, {"mi": ["He puke."], "en": ["A hill."]})]
 
 
@@ -598,13 +598,14 @@ def test_a_folder_written_anew_is_read_anew(name, tmp_path, monkeypatch):
 ON_A_HUB = """
 import json
 from dataclasses import replace
-from benchmarks.tasks.source import full_revision
 from benchmarks.recipe import InputError
 from benchmarks.tasks.loading import load_task
+from benchmarks.tasks.reading import read_rows
+from benchmarks.tasks.source import commit_of, full_revision
 
 def outcome(task):
     try:
-        return len(task.rows())
+        return len(read_rows(task))
     except InputError as error:
         return str(error)
 
@@ -612,10 +613,10 @@ short = load_task("imagenet-a")
 table = load_task("dtd")
 of_zip = load_task("flickr30k-cn")
 outcomes = {
-    "short": [outcome(short), short.commit()],
-    "table": [outcome(table), table.commit(), len(list(table.rows(streaming=True, limit=2)))],
+    "short": [outcome(short), commit_of(short)],
+    "table": [outcome(table), commit_of(table), len(list(read_rows(table, streaming=True, limit=2)))],
     "zip": outcome(of_zip),
-    "stream": len(list(load_task("imagenet-r").rows(streaming=True, limit=1))),
+    "stream": len(list(read_rows(load_task("imagenet-r"), streaming=True, limit=1))),
     "gated": [
         outcome(replace(table, dataset="gated/table", revision=None)),
         outcome(replace(of_zip, dataset="gated/zip")),
@@ -624,7 +625,7 @@ outcomes = {
     "no revision": outcome(replace(table, revision="f" * 40)),
 }
 full_revision.cache_clear()
-outcomes["again"] = short.commit()
+outcomes["again"] = commit_of(short)
 print(json.dumps(outcomes))
 """
 

@@ -42,13 +42,13 @@ class Form(NamedTuple):
 
     - `column`: the column of the texts.
     - `language`: the language of all of them, where only the recipe says it.
-    - `spoken`: the available languages, where the columns' types list them.
+    - `available`: the available languages, where the columns' types list them.
     - `names`: the canonical code of each language of the data, `{"pt_BR": "pt-BR"}`.
     """
 
     column: str
     language: str | None
-    spoken: list[str] | None
+    available: list[str] | None
     names: dict[str, str] = {}
 
 

@@ -11,7 +11,7 @@ from ..data.examples import CaptionCells, Collator
 
 
 class CaptionRows(TorchDataset):
-    """The rows of `cells` that have a caption.
+    """Rows of `cells` that have a caption.
 
     An example is `{"texts": ["a dog", "狗"], "languages": [0, 2], "row_id": 7, "image": picture}`. `texts`
     are a row's captions in all its languages, possibly several in one, and `languages` their indices in
