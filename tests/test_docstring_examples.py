@@ -19,7 +19,7 @@ from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
 from .conftest import ROOT
 
-PACKAGES = ("modeling_altclip", "training", "benchmarks")
+PACKAGES = ["modeling_altclip", "training", "benchmarks"]
 BLOCK = re.compile(r"^ *```(?:python|pycon)\n(.*?)^ *```$", flags=re.DOTALL | re.MULTILINE)
 # What a summary may not begin with: a function's begins with a verb, as "Return", a class's may with a noun.
 NO_VERBS = {"A", "All", "An", "Each", "Every", "How", "If", "The", "This", "What", "Whether", "Which"}

@@ -18,10 +18,10 @@ from PIL import Image
 
 from .conftest import ROOT
 
-OURS = ("benchmarks", "model_cards", "training")
-TOGETHER = ("altclip", "modeling_altclip", *OURS)
+OURS = ["benchmarks", "model_cards", "training"]
+TOGETHER = ["altclip", "modeling_altclip", *OURS]
 TINY = ROOT / "tests/fixtures/v0.1.0/model"
-UNTRACKED = (".git", ".venv*", "outputs", "build", "dist", "*.egg-info", "__pycache__")
+UNTRACKED = [".git", ".venv*", "outputs", "build", "dist", "*.egg-info", "__pycache__"]
 
 
 @pytest.fixture(scope="module")
