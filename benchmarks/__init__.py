@@ -1,7 +1,7 @@
 """Evaluation of a model: image-text retrieval and zero-shot classification, in any language of the data.
 
 A `task` names the images and texts, an `encoder` embeds them once, `retrieval` and `zero_shot` score each
-item, `metrics` and `uncertainty` summarise the scores, `results` saves them and `report` presents them. The
+item, `metrics` and `bootstrap` summarise the scores, `results` saves them and `report` presents them. The
 commands are `run_retrieval.py`, `run_zero_shot.py` and `run_report.py`.
 """
 

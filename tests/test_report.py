@@ -19,22 +19,16 @@ from matplotlib.figure import Figure
 from benchmarks.bootstrap import intervals
 from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, load_outcomes
 from benchmarks.recipe import InputError, parse
+from benchmarks.report.caveats import caveats
 from benchmarks.report.comparison import Comparison, Number
+from benchmarks.report.findings import describe
+from benchmarks.report.formatting import label, short_names
 from benchmarks.report.means import MEAN, SHARED_MEAN
 from benchmarks.report.page import Report
 from benchmarks.report.plots import draw_pictures, plot_heat_map, plot_languages, plot_recall_curves
 from benchmarks.report.published import compare_with_published, load_published, load_sources
-from benchmarks.report.tables import (
-    ReportArguments,
-    TableArguments,
-    caveats,
-    count_gaps,
-    describe,
-    label,
-    make_tables,
-    select_results,
-    short_names,
-)
+from benchmarks.report.selection import ReportArguments, count_gaps, select_results
+from benchmarks.report.tables import TableArguments, make_tables
 from benchmarks.results import Result, load_results
 from benchmarks.tasks.loading import load_task
 

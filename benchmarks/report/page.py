@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader
 from ..commands import runnable
 from ..results import Result, format_table
 from .comparison import Number, is_rank
-from .published import Difference, Published
-from .tables import GAP, LEGEND, Table, format_half_width, format_value, label, short_names
+from .formatting import GAP, format_half_width, format_value, label, short_names
+from .published import Published, PublishedGap
+from .tables import LEGEND, Table
 
 _TEMPLATE = "page.html"
 _TOLERANCE = (
@@ -47,7 +48,7 @@ class Report:
     tables: list[Table]
     notes: list[str]
     pictures: list[tuple[str, str]]
-    differences: list[Difference]
+    differences: list[PublishedGap]
     sources: dict[str, str]  # what the tags of `differences` stand for
     results: list[Result]
     names: dict[str, str] = field(init=False)
@@ -177,7 +178,7 @@ class Report:
         """Return the commands that made the results, each once."""
         return list(dict.fromkeys(runnable(result.command) for result in self.results))
 
-    def _difference_row(self, difference: Difference) -> list[str]:
+    def _difference_row(self, difference: PublishedGap) -> list[str]:
         number = difference.number
         unit = 1 if is_rank(number.metric) else 100
         verdict = "yes" if difference.within else "**no**"

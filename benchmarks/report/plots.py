@@ -8,8 +8,8 @@ from statistics import mean
 from ..extras import of_extra
 from ..results import Result
 from .comparison import SIGNIFICANT, Comparison, Number
+from .formatting import label, short_names
 from .means import MEANS, SHARED_MEAN
-from .tables import label, short_names
 
 with of_extra("plots"):
     import matplotlib
