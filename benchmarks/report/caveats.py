@@ -49,8 +49,8 @@ def _other_weights(comparison: Comparison, names: dict[str, str]) -> list[str]:
             tasks = [f"{task} in {' '.join(languages)}" for task, languages in languages_of.items()]
             each.append(f"{weights} ({', '.join(tasks)})")
         notes.append(
-            f"{name} was measured with different weights, of which there is no mean: {'; '.join(each)}. "
-            "Evaluate one of them on all."
+            f"{name} was evaluated with different weights, so there is no mean: {'; '.join(each)}. "
+            "Evaluate all languages with the same weights."
         )
     return notes
 

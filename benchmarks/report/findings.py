@@ -137,8 +137,8 @@ def _describe_pair(pair: _Pair, name: str) -> str:
     sides = _describe_sides(each)
     whole = pair.overall_difference()
     if whole is None:
-        beside = f"Beside {name} in {len(pair.languages)} languages, of which there is no mean"
-        return f"{beside}, by itself each: {sides or 'in none can it be told'}."
+        words = f"Compared with {name} in {len(pair.languages)} languages, for which there is no mean"
+        return f"{words}: significantly {sides or 'different in none of them'}."
 
     ends = f"{format_points(whole.low)} to {format_points(whole.high)}"
     if whole.p >= SIGNIFICANT:  # the test cannot tell them apart
@@ -152,7 +152,7 @@ def _describe_pair(pair: _Pair, name: str) -> str:
     if len(pair.languages) == 1:
         return f"{sentence}."
     if sides:
-        return f"{sentence}; by itself each, {sides}."
+        return f"{sentence}; tested separately, {sides}."
     return f"{sentence}; no single language differs significantly."
 
 

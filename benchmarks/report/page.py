@@ -17,11 +17,11 @@ from .tables import LEGEND, Table
 
 _TEMPLATE = "page.html"
 _TOLERANCE = (
-    "Within tolerance: the printed number lies in our 95 % interval, widened by the printed number's "
-    "rounding. The interval is that of another draw of images; the same weights on the same images should "
-    "come closer, unless pictures, prompts or captions are prepared differently. The difference is ours less "
-    "the paper's, or less the re-evaluation where the paper prints none. A number of other images than the "
-    "task has, by their count, is not judged."
+    "Within tolerance: the published number lies in our 95 % interval, widened by its rounding. The interval "
+    "is for another sample of images; the same weights on the same images should be closer, unless images, "
+    "prompts or captions are prepared differently. The difference is ours minus the paper's, or minus the "
+    "re-evaluation if the paper has none. A number for another set of images, judged by their count, is not "
+    "compared."
 )
 _CSV_COLUMNS = (
     "model",
@@ -65,7 +65,10 @@ class Report:
     def to_markdown(self) -> str:
         """Return the text of `report.md`, which shows the pictures beside it."""
         parts = [f"# {self.title}", self.about]  # paragraphs; empty ones are left out at the end
-        parts.append(_bullets(f"**{task}**: {sentences}" for task, sentences in self.findings))
+        if self.findings:
+            parts.append("## Findings")
+        for task, sentences in self.findings:
+            parts += [f"### {task}", sentences]
         for picture, caption in self.pictures:
             parts.append(f"![{caption}]({picture})\n\n*{caption}*")
 
@@ -78,7 +81,7 @@ class Report:
             header, rows = self.difference_table()
             parts += [
                 "## Comparison with published numbers",
-                self.agreement(),
+                f"**{self.agreement()}**",
                 _TOLERANCE,
                 format_table(header, rows),
                 _bullets(self.remarks()),
@@ -143,7 +146,7 @@ class Report:
             "language",
             "metric",
             "paper",
-            "measured again by",
+            "re-evaluated by",
             "ours",
             "difference",
             "within tolerance",

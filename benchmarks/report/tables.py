@@ -12,12 +12,12 @@ from .formatting import GAP, format_half_width, format_value, label, short_names
 from .means import SHARED_MEAN
 
 LEGEND = (
-    "Percent ± half the width of the 95 % bootstrap interval over images; ±0.0 at 0 or 100 % says that these "
-    "images all agree, and not that others would. **Bold**: the best of several models. "
-    "≈: a paired bootstrap on the same images does not tell the model from the best (p ≥ 0.05, each pair by "
-    "itself; fewer than six images on which they differ are never enough). "
-    "°: measured on other items than the best, so not tested. "
-    f"{GAP}: not measured."
+    "Percent ± half the width of the 95 % bootstrap interval over images; ±0.0 at 0 or 100 % means that these "
+    "images agree, not that others would. **Bold**: best of several models. "
+    "≈: not significantly different from the best in a paired bootstrap on the same images (p ≥ 0.05, each "
+    "pair separately; fewer than six differing images are never significant). "
+    "°: evaluated on other items than the best, so not tested. "
+    f"{GAP}: not evaluated."
 )
 
 
@@ -73,7 +73,7 @@ class TableArguments:
 
 @dataclass
 class Table:
-    """Numbers in rows and columns; a number that was not measured is None.
+    """Numbers in rows and columns; a number that was not evaluated is None.
 
     `corner` is the title of the column with the names of the rows.
     """
