@@ -92,7 +92,7 @@ test-lowest:  ## run the tests with the lowest versions that setup.cfg allows
 
 test-python:  ## run the tests with another interpreter: make test-python PYTHON=python3.12
 	@echo "$(PYTHON) gets an environment of its own, .venv-$(notdir $(PYTHON))."
-	@echo "What is not there yet is downloaded now: PyPI's torch for Linux is the build for CUDA, 3 GB with its libraries."
+	@echo "Missing packages are downloaded now. PyPI's torch for Linux is the CUDA build, 3 GB with its libraries."
 	$(MAKE) test-only VENV=.venv-$(notdir $(PYTHON))
 
 test-only: $(VENV)/installed

@@ -18,7 +18,7 @@ BLOCK_WEIGHTS = 2**18  # weights in one block of resamples: 2 MB, and a multiple
 
 
 @dataclass
-class Difference:
+class PairedDifference:
     """Difference of a metric between two models, its 95 % interval, and the two-sided `p` of the test."""
 
     difference: float
@@ -59,7 +59,7 @@ def intervals(outcomes: Outcomes, n_resamples: int = 1000, seed: int = 0) -> dic
 
 def compare(
     first: Outcomes, second: Outcomes, n_resamples: int = 1000, seed: int = 0
-) -> dict[str, Difference]:
+) -> dict[str, PairedDifference]:
     """Compute by how much each metric of `first` is higher than that of `second`, on the same items.
 
     `p` is twice the share of resamples whose difference is 0 or of the other sign, with one added to the
@@ -106,7 +106,7 @@ def compare(
         defined = resampled[~resampled.isnan()]
         p = _p_value(defined, n_differing=differing[name].sum().item())
         low, high = _interval(defined)
-        differences[name] = Difference(metrics[name] - other_metrics[name], low, high, p)
+        differences[name] = PairedDifference(metrics[name] - other_metrics[name], low, high, p)
     return differences
 
 

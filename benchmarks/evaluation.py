@@ -284,7 +284,8 @@ def _check_any_work(arguments: EvaluationArguments, tasks: list[tuple[Task, list
             if read_by(model, languages, arguments):
                 return
     raise InputError(
-        f"nothing to measure: {' '.join(arguments.english_only)} read English alone, which was not requested"
+        f"nothing to evaluate: {' '.join(arguments.english_only)} read English only, "
+        "which is not in --languages"
     )
 
 
@@ -404,7 +405,10 @@ def _evaluate_task(
     n_repeated = len(digests) - len(set(digests))
     if n_repeated and task.kind == "retrieval":
         logger.warning(
-            "%s: %s of %s images stand there twice: their texts compete", task.name, n_repeated, len(digests)
+            "%s: %s of %s images are duplicates: their texts compete with each other",
+            task.name,
+            n_repeated,
+            len(digests),
         )
 
     # The same in all languages.

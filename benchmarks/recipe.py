@@ -30,7 +30,7 @@ class _Parser(HfArgumentParser):
 
     def __init__(self, argument_types: tuple[type, ...]):
         description = (
-            "A recipe may stand first, `RECIPE.yaml`, with the same names as keys; flags win over it."
+            "The first argument may be a recipe, `RECIPE.yaml`, with these names as keys. Flags override it."
         )
         super().__init__(argument_types, description=description, allow_abbrev=False)
 

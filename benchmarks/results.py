@@ -147,7 +147,7 @@ class Result:
 
     def _warn_of_other_data(self, path: Path, other: Result) -> None:
         logger.warning(
-            "%s: the images or texts are not those of the result that lay there: %s gives way to %s",
+            "%s: the images or texts differ from those of the existing result: %s is replaced by %s",
             path,
             other._summarize(),
             self._summarize(),

@@ -71,7 +71,7 @@ def main(arguments: SpeedArguments) -> None:
     difference = max(abs(their_recall[name] - our_recall[name]) for name in our_recall)
     ratios = {unit: theirs[unit] / ours[unit] for unit in _UNITS}
     shares = " ".join(f"{unit} 1/{ratio:.1f}" for unit, ratio in ratios.items())
-    print(f"ours of theirs: {shares}; largest difference of a recall {difference:.1e}")
+    print(f"ours / theirs: {shares}; largest difference in recall {difference:.1e}")
     if difference > 1e-6:
         raise InputError("the recalls differ by more than 1e-6: one of the two is wrong")
 

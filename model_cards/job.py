@@ -168,8 +168,8 @@ def tell_what_is_left_out(measured: list[Result], results: list[Result], section
     unmatched = [result for result in results if id(result) not in shown]
     if unmatched:
         print(
-            f"Left out {len(unmatched)} results that are there twice, or that the model itself has none of "
-            "to stand beside."
+            f"Skipped {len(unmatched)} results that are duplicates, or that the model itself has no "
+            "counterpart for."
         )
 
 

@@ -508,7 +508,10 @@ def test_equal_images_are_warned_of_without_a_line_of_code(evaluate, own_tasks, 
     flags = ["--tasks", own_tasks / "find.yaml", "--languages", "en", "--dataset", twice]
     process = evaluate("retrieval", *flags)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert "find: 1 of 4 images stand there twice: their texts compete" in process.stderr.splitlines()
+    assert (
+        "find: 1 of 4 images are duplicates: their texts compete with each other"
+        in process.stderr.splitlines()
+    )
     assert "measure(" not in process.stderr
     assert "Warning" not in process.stderr
 
@@ -527,7 +530,7 @@ def test_english_alone_asked_for_other_languages_is_an_error(evaluate, own_tasks
     flags = ["--english_only", model, "--tasks", own_tasks / "find.yaml", "--languages", "zh"]
     process = evaluate("retrieval", *flags)
     assert process.returncode == 1
-    assert "nothing to measure" in last_line(process.stderr)
+    assert "nothing to evaluate" in last_line(process.stderr)
 
 
 def test_a_dry_run_loads_nothing(run_python):

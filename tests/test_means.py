@@ -231,22 +231,19 @@ def test_why_there_is_no_mean_over_all():
     # Outcomes of an earlier version have no digests.
     old = replace(retrieval(ENGLISH), digests=None)
     assert explain(old, retrieval(CHINESE)).startswith(
-        "no mean over languages, which are not known to be of the same images: evaluate"
+        "no mean over languages: it is not recorded whether they have the same images. Evaluate"
     )
     nothing_shared = explain(retrieval("ab"), retrieval("cd"))
     assert nothing_shared == "no mean over languages, which have no image in common."
 
     reason = (
-        "no mean over all images, since the 2 languages have different ones; "
-        "'mean of shared images' is over the 4 that all have"
+        "no mean over all images, because the 2 languages have different images; "
+        "'mean of shared images' is over the 4 images that all of them have"
     )
-    among_texts = (
-        "; each of these, and each of its texts, is ranked among all of its language, "
-        "from 6 images in zh to 8 in en."
-    )
+    among_texts = "; each is ranked among all candidates of its language, from 6 images in zh to 8 in en."
     assert explain(retrieval(ENGLISH), retrieval(CHINESE)) == f"{reason}{among_texts}"
     fewer = ClassOutcomes(torch.zeros(6), torch.zeros(6), 2, digests=digests_of(CHINESE))
-    among = "; each of these is ranked among all classes of its language"
+    among = "; each is ranked among all classes of its language"
     assert explain(classes(ENGLISH), classes(CHINESE)) == f"{reason}{among}, 3 classes."
     assert explain(classes(ENGLISH), fewer) == f"{reason}{among}, from 2 classes in zh to 3 in en."
 

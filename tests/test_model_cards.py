@@ -397,7 +397,9 @@ def test_results_with_and_without_a_limit_share_no_table(hashes, make, capsys):
     assert "### pairs, first 100, " in text
     assert "25.0" not in text
     printed = capsys.readouterr().out
-    assert "Left out 1 results that are there twice, or that the model itself has none of" in printed
+    assert (
+        "Skipped 1 results that are duplicates, or that the model itself has no counterpart for." in printed
+    )
     (entry,) = ModelCard(text).data.eval_results
     assert entry.dataset_args == {"limit": 100}
     assert entry.metric_name == "mean_recall, first 100"
@@ -475,7 +477,7 @@ def test_a_result_counts_whatever_its_folder_was_called(hashes, make, capsys):
     text, _ = make(["clip", "stage2"], results)
     assert entries_of(text) == {("pairs", "mean_recall", 0.5)}
     assert "75.0" not in text
-    assert "Left out 1 results of other models: other." in capsys.readouterr().out
+    assert "Skipped 1 results of other models: other." in capsys.readouterr().out
 
 
 def test_results_of_other_models_alone_are_refused(hashes, make, tmp_path):

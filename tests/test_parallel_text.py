@@ -245,7 +245,7 @@ def test_numbers_beside_sentences_are_no_language(tmp_path, column, values):
     path = tmp_path / "pairs.tsv"
     first, second = values.split()
     path.write_text(f"{column}\ten\tzh\n{first}\tdog\t狗\n{second}\t7\t\n", "utf-8")
-    match = f"column '{column}' of .* has numbers alone and is not read as a language"
+    match = f"column '{column}' of .* contains only numbers and is not read as a language"
     with pytest.warns(UserWarning, match=match):
         rows, _ = load_parallel_text(str(path), "train")
     assert list(rows.features["captions"]) == ["en", "zh"]

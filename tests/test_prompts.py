@@ -348,7 +348,7 @@ def test_subsets_of_imagenet_are_read_from_timm_where_it_is_installed(tmp_path, 
 
 
 def test_equal_names_are_warned_of(clip_benchmark):
-    message = r"'ja' in jp_classnames.json: 1 names stand for several classes.*: '金魚' \(1, 2\)"
+    message = r"'ja' in jp_classnames.json: 1 names are shared by several classes.*: '金魚' \(1, 2\)"
     with pytest.warns(UserWarning, match=message):
         load_class_names("clip_benchmark", ["ja"], 3)
     with warnings.catch_warnings():

@@ -19,22 +19,16 @@ from matplotlib.figure import Figure
 from benchmarks.bootstrap import intervals
 from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, load_outcomes
 from benchmarks.recipe import InputError, parse
+from benchmarks.report.caveats import caveats
 from benchmarks.report.comparison import Comparison, Number
+from benchmarks.report.findings import describe
+from benchmarks.report.formatting import label, short_names
 from benchmarks.report.means import MEAN, SHARED_MEAN
 from benchmarks.report.page import Report
 from benchmarks.report.plots import draw_pictures, plot_heat_map, plot_languages, plot_recall_curves
 from benchmarks.report.published import compare_with_published, load_published, load_sources
-from benchmarks.report.tables import (
-    ReportArguments,
-    TableArguments,
-    caveats,
-    count_gaps,
-    describe,
-    label,
-    make_tables,
-    select_results,
-    short_names,
-)
+from benchmarks.report.selection import ReportArguments, count_gaps, select_results
+from benchmarks.report.tables import TableArguments, make_tables
 from benchmarks.results import Result, load_results
 from benchmarks.tasks.loading import load_task
 
@@ -177,8 +171,8 @@ def test_a_result_gives_way_to_one_of_other_weights_or_with_a_warning_of_other_i
     assert not caplog.text
     assert load_results(tmp_path)[0].weights == "other"
     replace(before, data="2", metrics={"n": 9, "accuracy@1": 0.4}).save(tmp_path)
-    assert "photos.en.json: the images or texts are not those" in caplog.text
-    assert "accuracy@1 0.5 of n 8 gives way to accuracy@1 0.4 of n 9" in caplog.text
+    assert "photos.en.json: the images or texts differ from those" in caplog.text
+    assert "accuracy@1 0.5 of n 8 is replaced by accuracy@1 0.4 of n 9" in caplog.text
     assert load_results(tmp_path)[0].metrics["n"] == 9
 
 
@@ -264,8 +258,8 @@ def test_the_mean_over_languages_knows_that_they_share_their_images(three):
 
 
 UNKNOWN_NOTE = (
-    "no mean over languages, which are not known to be of the same images: "
-    "evaluate again to know which all have."
+    "no mean over languages: it is not recorded whether they have the same images. "
+    "Evaluate again to record it."
 )
 
 
@@ -289,7 +283,7 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
     words = dict(describe(comparison))["scenes, mean recall"]
     assert words == (
         "In 2 languages good scores, in percent, from 60.0 in en to 90.0 in zh. "
-        "Beside bad in 2 languages, of which there is no mean, by itself each: ahead in 2 of them."
+        "Compared with bad in 2 languages, for which there is no mean: significantly ahead in 2 of them."
     )
     note = f"scenes: {UNKNOWN_NOTE}"
     assert caveats(comparison) == ([note] if means else [])
@@ -301,13 +295,11 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
 
 
 DIFFERENT_IMAGES = (
-    "no mean over all images, since the 2 languages have different ones; 'mean of shared images' is over the"
+    "no mean over all images, because the 2 languages have different images; "
+    "'mean of shared images' is over the"
 )
-RANKED_AMONG = (
-    "each of these, and each of its texts, is ranked among all of its language, "
-    "from 24 images in zh to 30 in en."
-)
-SHARED_NOTE = f"scenes: {DIFFERENT_IMAGES} 20 that all have; {RANKED_AMONG}"
+RANKED_AMONG = "each is ranked among all candidates of its language, from 24 images in zh to 30 in en."
+SHARED_NOTE = f"scenes: {DIFFERENT_IMAGES} 20 images that all of them have; {RANKED_AMONG}"
 
 
 @pytest.fixture
@@ -455,12 +447,12 @@ def test_of_some_models_it_is_not_known_which_images_languages_share(different):
     assert numbers["x/other"].untested
     assert caveats(comparison) == [
         f"scenes, bad: {UNKNOWN_NOTE}",
-        f"scenes, good: {DIFFERENT_IMAGES} 20 that all have; {RANKED_AMONG}",
+        f"scenes, good: {DIFFERENT_IMAGES} 20 images that all of them have; {RANKED_AMONG}",
         "scenes, none: no mean over languages, which have no image in common.",
-        f"scenes, other: {DIFFERENT_IMAGES} 24 that all have; {RANKED_AMONG}",
+        f"scenes, other: {DIFFERENT_IMAGES} 24 images that all of them have; {RANKED_AMONG}",
     ]
     _, words = describe(comparison)[0]
-    assert "Beside bad in 2 languages, of which there is no mean, by itself each" in words
+    assert "Compared with bad in 2 languages, for which there is no mean: significantly" in words
     assert not comparison.can_average("x/good", "scenes", ["en", "zh"])
     assert comparison.can_average("x/good", "scenes", ["zh"])
 
@@ -492,7 +484,7 @@ def test_different_weights_have_no_mean_of_shared_images(tmp_path):
         save(tmp_path, "m/x", "photos", language, {0}, weights=weights, pictures=pictures)
     comparison = compare(tmp_path, means=True)
     assert comparison.values("language") == ["en", "zh"]
-    note = "photos: no mean over all images, since the 2 languages have different ones."
+    note = "photos: no mean over all images, because the 2 languages have different images."
     assert caveats(comparison)[0] == note
 
 
@@ -535,11 +527,11 @@ def test_a_model_whose_weights_changed_has_no_mean(tmp_path):
     assert [key[0] for key in comparison.results if key[2] == MEAN] == ["m/y"]
     assert comparison.without_mean == []
     note = (
-        "x was measured with different weights, of which there is no mean: "
-        "11111111 (photos in en); 22222222 (photos in zh). Evaluate one of them on all."
+        "x was evaluated with different weights, so there is no mean: 11111111 (photos in en); "
+        "22222222 (photos in zh). Evaluate all languages with the same weights."
     )
     assert caveats(comparison) == [note]
-    assert "Beside y in 2 languages, of which there is no mean" in describe(comparison)[0][1]
+    assert "Compared with y in 2 languages, for which there is no mean" in describe(comparison)[0][1]
 
 
 def test_one_model_alone_is_not_the_best(three):
@@ -945,6 +937,10 @@ def test_the_page_is_one_file_that_says_what_the_results_say(three):
     text = (three / "report.md").read_text()
     assert "![" in text
     assert "(languages.png)" in text
+    headings = re.findall("^## (.*)$", text, flags=re.MULTILINE)
+    assert headings == ["Findings", "Numbers", "Comparison with published numbers", "Sources of the numbers"]
+    assert headings == re.findall("<h2>(.*)</h2>", page)
+    assert "### photos, top-1 accuracy\n" in text
     assert "far lacks 1 of 2 numbers." in text
     assert "0 of 1 numbers are within tolerance" in text
     line = (

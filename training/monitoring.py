@@ -85,7 +85,7 @@ class Watch:
             )
         if means["distinct"] < 0.5:
             warnings.warn(
-                f"distinct is {means['distinct']}: most captions of a batch are repeats. Look at the data.",
+                f"distinct is {means['distinct']}: most captions of a batch are repeats. Check the data.",
                 stacklevel=2,
             )
         return means

@@ -389,7 +389,7 @@ def _without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:
         return columns  # numbers may be what is translated
     for column in of_numbers:
         warnings.warn(
-            f"column {column!r} of {name!r} has numbers alone and is not read as a language", stacklevel=2
+            f"column {column!r} of {name!r} contains only numbers and is not read as a language", stacklevel=2
         )
     return [column for column in columns if column not in of_numbers]
 

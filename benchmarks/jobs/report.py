@@ -6,19 +6,14 @@ from pathlib import Path
 from accelerate import PartialState
 
 from benchmarks.evaluation import EvaluationArguments
+from benchmarks.report.caveats import caveats
 from benchmarks.report.comparison import Comparison
+from benchmarks.report.findings import describe
+from benchmarks.report.formatting import short_names
 from benchmarks.report.page import Report
 from benchmarks.report.published import compare_with_published, load_published, load_sources
-from benchmarks.report.tables import (
-    ReportArguments,
-    TableArguments,
-    caveats,
-    count_gaps,
-    describe,
-    make_tables,
-    select_results,
-    short_names,
-)
+from benchmarks.report.selection import ReportArguments, count_gaps, select_results
+from benchmarks.report.tables import TableArguments, make_tables
 from benchmarks.results import Result, load_results
 
 

@@ -1,1 +1,1 @@
-"""From results to a report: tables with intervals, plots, findings, and published numbers beside ours."""
+"""Report on results: tables with intervals, plots, findings in words, and published numbers beside ours."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
-from ..bootstrap import Difference, compare, intervals
+from ..bootstrap import PairedDifference, compare, intervals
 from ..commands import evaluation_programs
 from ..outcomes import Outcomes
 from ..recipe import InputError
@@ -61,7 +61,7 @@ class Comparison:
         self.refusals: dict[str, dict[str, str]] = {}
         self._outcomes: dict[tuple[str, str, str], Outcomes] = {}
         # {(one result's key, another's key): {metric: difference}}, as they are requested
-        self._differences: dict[tuple, dict[str, Difference]] = {}
+        self._differences: dict[tuple, dict[str, PairedDifference]] = {}
         for result in results:
             self._add(result)
         if not self.results:
@@ -124,7 +124,9 @@ class Comparison:
             numbers += group
         return numbers
 
-    def difference(self, model: str, other: str, task: str, language: str, metric: str) -> Difference | None:
+    def difference(
+        self, model: str, other: str, task: str, language: str, metric: str
+    ) -> PairedDifference | None:
         """Compute by how much `model` is ahead of `other` on the same items; None where the items differ."""
         # A mean was measured on the data of each of its languages.
         languages = self.languages_of(model, task) if language in MEANS else [language]
@@ -145,7 +147,7 @@ class Comparison:
 
     def mean_difference(
         self, model: str, other: str, task: str, languages: list[str], metric: str
-    ) -> Difference | None:
+    ) -> PairedDifference | None:
         """Compute by how much `model` is ahead of `other` in the mean over `languages`.
 
         `difference` has to know a difference in each of them. None where either model has no such mean.

@@ -146,15 +146,15 @@ def explain_refusal(
     """
     if units is None:
         return (
-            "no mean over languages, which are not known to be of the same images: "
-            "evaluate again to know which all have."
+            "no mean over languages: it is not recorded whether they have the same images. "
+            "Evaluate again to record it."
         )
     if len(units[0]) == 0:
         return "no mean over languages, which have no image in common."
-    reason = f"no mean over all images, since the {len(languages)} languages have different ones"
+    reason = f"no mean over all images, because the {len(languages)} languages have different images"
     if mean is None:
         return f"{reason}."
-    shared = f"'{SHARED_MEAN}' is over the {mean.n_units:,} that all have"
+    shared = f"'{SHARED_MEAN}' is over the {mean.n_units:,} images that all of them have"
     return f"{reason}; {shared}{_describe_candidates(languages, outcomes)}."
 
 
@@ -184,11 +184,11 @@ def _describe_candidates(languages: list[str], outcomes: list[Outcomes]) -> str:
     if isinstance(outcomes[0], RetrievalOutcomes):
         counts = [part.n_units for part in outcomes]
         what = "images"
-        whose = "; each of these, and each of its texts, is ranked among all of its language"
+        whose = "; each is ranked among all candidates of its language"
     elif isinstance(outcomes[0], ClassOutcomes):
         counts = [part.n_classes for part in outcomes]
         what = "classes"
-        whose = "; each of these is ranked among all classes of its language"
+        whose = "; each is ranked among all classes of its language"
     else:
         return ""
 

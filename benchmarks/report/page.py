@@ -11,16 +11,17 @@ from jinja2 import Environment, FileSystemLoader
 from ..commands import runnable
 from ..results import Result, format_table
 from .comparison import Number, is_rank
-from .published import Difference, Published
-from .tables import GAP, LEGEND, Table, format_half_width, format_value, label, short_names
+from .formatting import GAP, format_half_width, format_value, label, short_names
+from .published import Published, PublishedGap
+from .tables import LEGEND, Table
 
 _TEMPLATE = "page.html"
 _TOLERANCE = (
-    "Within tolerance: the printed number lies in our 95 % interval, widened by the printed number's "
-    "rounding. The interval is that of another draw of images; the same weights on the same images should "
-    "come closer, unless pictures, prompts or captions are prepared differently. The difference is ours less "
-    "the paper's, or less the re-evaluation where the paper prints none. A number of other images than the "
-    "task has, by their count, is not judged."
+    "Within tolerance: the published number lies in our 95 % interval, widened by its rounding. The interval "
+    "is for another sample of images; the same weights on the same images should be closer, unless images, "
+    "prompts or captions are prepared differently. The difference is ours minus the paper's, or minus the "
+    "re-evaluation if the paper has none. A number for another set of images, judged by their count, is not "
+    "compared."
 )
 _CSV_COLUMNS = (
     "model",
@@ -47,7 +48,7 @@ class Report:
     tables: list[Table]
     notes: list[str]
     pictures: list[tuple[str, str]]
-    differences: list[Difference]
+    differences: list[PublishedGap]
     sources: dict[str, str]  # what the tags of `differences` stand for
     results: list[Result]
     names: dict[str, str] = field(init=False)
@@ -64,7 +65,10 @@ class Report:
     def to_markdown(self) -> str:
         """Return the text of `report.md`, which shows the pictures beside it."""
         parts = [f"# {self.title}", self.about]  # paragraphs; empty ones are left out at the end
-        parts.append(_bullets(f"**{task}**: {sentences}" for task, sentences in self.findings))
+        if self.findings:
+            parts.append("## Findings")
+        for task, sentences in self.findings:
+            parts += [f"### {task}", sentences]
         for picture, caption in self.pictures:
             parts.append(f"![{caption}]({picture})\n\n*{caption}*")
 
@@ -77,7 +81,7 @@ class Report:
             header, rows = self.difference_table()
             parts += [
                 "## Comparison with published numbers",
-                self.agreement(),
+                f"**{self.agreement()}**",
                 _TOLERANCE,
                 format_table(header, rows),
                 _bullets(self.remarks()),
@@ -142,7 +146,7 @@ class Report:
             "language",
             "metric",
             "paper",
-            "measured again by",
+            "re-evaluated by",
             "ours",
             "difference",
             "within tolerance",
@@ -177,7 +181,7 @@ class Report:
         """Return the commands that made the results, each once."""
         return list(dict.fromkeys(runnable(result.command) for result in self.results))
 
-    def _difference_row(self, difference: Difference) -> list[str]:
+    def _difference_row(self, difference: PublishedGap) -> list[str]:
         number = difference.number
         unit = 1 if is_rank(number.metric) else 100
         verdict = "yes" if difference.within else "**no**"

@@ -9,8 +9,8 @@ from ..extras import of_extra
 from ..outcomes import DEPTHS
 from ..results import Result
 from .comparison import SIGNIFICANT, Comparison, Number
+from .formatting import label, short_names
 from .means import MEANS, SHARED_MEAN
-from .tables import label, short_names
 
 with of_extra("plots"):
     import matplotlib
@@ -64,20 +64,20 @@ def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -
             _plot_differences(comparison, folder / "differences.png")
             models = comparison.values("model")
             caption = (
-                f"Points by which {short_names(models)[models[-1]]} is ahead of each other model on the same "
-                "images, with 95 % intervals. A full dot is a difference that the paired test is sure of."
+                f"Difference in points between {short_names(models)[models[-1]]} and each other model on the "
+                "same images, with 95 % intervals. A filled dot is a significant difference (paired test)."
             )
             pictures.append(("differences.png", caption))
 
         plot_heat_map(comparison, numbers, folder / "heat_map.png")
-        pictures.append(("heat_map.png", "The same at a glance, percent: languages across, tasks down."))
+        caption = "The same numbers as a heat map, in percent: one column per language, one row per task."
+        pictures.append(("heat_map.png", caption))
 
         if any(result.kind == "retrieval" for result in comparison.results.values()):
             plot_recall_curves(comparison, folder / "recall.png")
             caption = (
-                "How often the right answer is among the first k. A thin line is a language, a thick one the "
-                "mean of a model's languages, where there is one: over all images, or over those that all "
-                "languages have, where it says so."
+                "Recall@k. Thin lines are languages. Thick lines are a model's mean over languages: over all "
+                "images, or over shared images where the legend says so."
             )
             pictures.append(("recall.png", caption))
     return pictures
@@ -246,7 +246,7 @@ def _plot_differences(comparison: Comparison, picture: Path) -> None:
             color = _color_of(model, models)
             handle = _draw_dots(panel, comparison, (last, model), offset, color)
             if handle is not None:
-                handles[f"{names[last]} less {names[model]}"] = handle
+                handles[f"{names[last]} minus {names[model]}"] = handle
         panel.axes.axhline(0, color="#555555", linewidth=1)
         metric = label(comparison.metric_of(panel.task), {})
         panel.axes.set_title(f"{panel.task}, {metric}, points", fontsize=10)

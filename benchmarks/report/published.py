@@ -39,7 +39,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PublishedGap:
     """One of our numbers beside the published ones of the same model, task, language and metric.
 
     `difference` is ours less `paper[0]`, or less `again[0]` where the paper has none. `within` says if that
@@ -65,7 +65,7 @@ def load_published(path: Path = _PAPER_RESULTS) -> list[Published]:
     return numbers
 
 
-def load_sources(differences: list[Difference], path: Path = _PAPER_RESULTS) -> dict[str, str]:
+def load_sources(differences: list[PublishedGap], path: Path = _PAPER_RESULTS) -> dict[str, str]:
     """Read the titles of the sources that the differences name: `{tag: title}`."""
     sources = read_yaml(path, "file")["sources"]
     named = set()
@@ -77,7 +77,7 @@ def load_sources(differences: list[Difference], path: Path = _PAPER_RESULTS) -> 
 
 def compare_with_published(
     numbers: list[Number], published: list[Published], paper_model: str | None = None
-) -> list[Difference]:
+) -> list[PublishedGap]:
     """Compare every number with the published ones of the same model, task, language and metric.
 
     Numbers without a counterpart are left out. So are means over languages: the published ones are over other
@@ -111,7 +111,7 @@ def compare_with_published(
     return sorted(differences, key=lambda difference: (difference.number.model, difference.number.metric))
 
 
-def _compare(number: Number, found: list[Published]) -> Difference:
+def _compare(number: Number, found: list[Published]) -> PublishedGap:
     """Compare one number with its published counterparts."""
     paper = [one for one in found if one.kind == "paper"]
     again = [one for one in found if one.kind == "re-evaluation"]
@@ -122,7 +122,7 @@ def _compare(number: Number, found: list[Published]) -> Difference:
 
     task = load_task(number.task) if number.task in all_task_names() else None
     reason = _why_not_judged(number, task)
-    return Difference(
+    return PublishedGap(
         number=number,
         paper=paper,
         again=again,

@@ -290,7 +290,7 @@ def _warn_of_equal_names(names: list[str | None], origin: str) -> None:
             equal.append(f"{name!r} ({', '.join(map(str, of_name))})")
     if equal:
         warnings.warn(
-            f"{origin}: {len(equal)} names stand for several classes, which no text tells apart: "
+            f"{origin}: {len(equal)} names are shared by several classes, so their texts are equal: "
             f"{first_of(equal)}",
             stacklevel=4,
         )

@@ -214,7 +214,8 @@ def main(arguments: MiniatureArguments) -> None:
         _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
         print(
             f"Saved text_encoder to {output_dir}. "
-            "Next: training/run_stage1.py, with it as text_encoder_name_or_path"
+            "Next: run training/run_stage1.py with --text_encoder_name_or_path "
+            f"{output_dir / 'text_encoder'}"
         )
         return
 
