@@ -281,7 +281,7 @@ def test_an_empty_folder_of_results_is_reported(make, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     text, _ = make(["released"], results=str(tmp_path / "none"))
     assert "Not evaluated yet" in text
-    assert f"No results lie below {tmp_path}/none" in capsys.readouterr().out
+    assert f"There are no results in {tmp_path}/none" in capsys.readouterr().out
 
 
 def test_intervals_stand_beside_their_figures(zoo, hashes, make):

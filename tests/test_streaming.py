@@ -413,7 +413,7 @@ def test_files_without_a_good_row_end_the_run(scenes, tmp_path):
         ({"max_steps": -1}, "max_steps is -1, and a stream has no end: give the number of steps"),
         (
             {"cache_image_embeds": True},
-            "streamed images are encoded as they come: add --cache_image_embeds false",
+            "streamed images are encoded during training: add --cache_image_embeds false",
         ),
         ({"shuffle_buffer": -5}, "shuffle_buffer is -5"),
     ],
