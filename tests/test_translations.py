@@ -22,7 +22,7 @@ from transformers import (
 
 from benchmarks.loading import load_captions
 from benchmarks.recipe import InputError, parse
-from training.parallel import translation as translations
+from training.parallel import translation
 from training.parallel.translation import (
     TranslationArguments,
     distinct_sentences,
@@ -96,7 +96,7 @@ def given(dataset, translator, tmp_path):
 
     Every test loads its model anew, as every run does.
     """
-    translations.load_translator.cache_clear()
+    translation.load_translator.cache_clear()
 
     def given(**arguments):
         defaults = {
@@ -185,7 +185,7 @@ def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
         return torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
 
     model.generate = generate
-    found = translations.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
+    found = translation.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
     assert found == [tokenizer.decode([4, 5]).strip()]
     assert found[0]
     assert calls[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
@@ -197,7 +197,7 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
     arguments = given(batch_size=2)
     path = Path(arguments.output_dir, "translations/es.jsonl")
     seen = Counter()
-    original = translations.translate
+    original = translation.translate
     is_killed = True
 
     def counted(texts, *rest):
@@ -206,7 +206,7 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
             raise KeyboardInterrupt
         return original(texts, *rest)
 
-    monkeypatch.setattr(translations, "translate", counted)
+    monkeypatch.setattr(translation, "translate", counted)
     with pytest.raises(KeyboardInterrupt):
         translate_all(sentences, "es", arguments)
     with open(path, "a") as file:
@@ -327,7 +327,7 @@ def test_images_in_files_are_written_into_the_dataset(given, tmp_path):
 
     arguments = given(dataset=str(folder))
     rows = with_translations(read_split(arguments, "train"), {"es": {}}, "en")
-    translations.save({"train": rows}, arguments.output_dir)
+    translation.save({"train": rows}, arguments.output_dir)
     for color in COLORS:
         (folder / f"{color}.png").unlink()
     written = load_dataset(arguments.output_dir, split="train").cast_column("image", Image(decode=False))

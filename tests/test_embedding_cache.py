@@ -23,7 +23,7 @@ from accelerate import PartialState
 from datasets import load_dataset
 from torch.multiprocessing import ProcessExitedException
 
-from benchmarks import embedding_cache as column_cache
+from benchmarks import embedding_cache
 from benchmarks.embedding_cache import cached_column
 from benchmarks.recipe import InputError
 
@@ -35,7 +35,7 @@ DIM = 6
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(column_cache, "PART_LENGTH", 4)
+    monkeypatch.setattr(embedding_cache, "PART_LENGTH", 4)
 
 
 def vector(key, view=0):
@@ -160,7 +160,7 @@ def test_a_module_is_known_by_its_tensors(change):
         return torch.nn.Linear(4, 4)
 
     one, other = module(), module()
-    assert column_cache.fingerprint(one) == column_cache.fingerprint(other)
+    assert embedding_cache.fingerprint(one) == embedding_cache.fingerprint(other)
     if change == "a bit":
         other.weight.data.view(torch.int32)[0, 0] ^= 1
     elif change == "a name":
@@ -174,7 +174,7 @@ def test_a_module_is_known_by_its_tensors(change):
             parameter.data.zero_()
     else:
         other.weight.data = other.weight.data.reshape(2, 8)
-    assert column_cache.fingerprint(one) != column_cache.fingerprint(other)
+    assert embedding_cache.fingerprint(one) != embedding_cache.fingerprint(other)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -256,7 +256,7 @@ def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypa
 
 def killed(rank, cache_dir, at):
     """Kill a run when its second part is `encoded`, or lies in a temporary file and is to be `named`."""
-    column_cache.PART_LENGTH = 4
+    embedding_cache.PART_LENGTH = 4
     n_calls = 0
 
     def dies(function):
@@ -270,7 +270,7 @@ def killed(rank, cache_dir, at):
         return run
 
     if at == "encoded":
-        column_cache.to_stored = dies(column_cache.to_stored)
+        embedding_cache.to_stored = dies(embedding_cache.to_stored)
     else:
         os.replace = dies(os.replace)
     cached(cache_dir)
@@ -303,7 +303,7 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
     digits = "0123456789abcdef" * 2
-    here = column_cache.host()
+    here = embedding_cache.host()
     # name: age in days
     kept = {
         f"{folder.name}.{here}.{os.getpid()}.{digits}.tmp": 0,
@@ -322,7 +322,7 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     for name, days in (kept | removed).items():
         path = tmp_path / "cache" / name
         path.touch()
-        then = time.time() - days * column_cache.DAY
+        then = time.time() - days * embedding_cache.DAY
         os.utime(path, (then, then))
     cached(tmp_path / "cache")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {folder.name, *kept}
@@ -331,7 +331,7 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
 def test_an_error_leaves_no_half_of_a_file(tmp_path):
     path = tmp_path / f"target-{'0' * 32}" / "README.md"
     path.parent.mkdir()
-    with pytest.raises(OSError, match="no space"), column_cache.whole_file(path):
+    with pytest.raises(OSError, match="no space"), embedding_cache.whole_file(path):
         raise OSError("no space")
     assert [left for left in tmp_path.rglob("*") if left != path.parent] == []
 
@@ -339,7 +339,7 @@ def test_an_error_leaves_no_half_of_a_file(tmp_path):
 def test_a_part_that_is_lost_is_made_anew(tmp_path):
     column = cached(tmp_path)
     before = files(column.folder)
-    column_cache.part_paths(column.folder, 11, 4)[1].unlink()
+    embedding_cache.part_paths(column.folder, 11, 4)[1].unlink()
     seen = []
     cached(tmp_path, seen=seen)
     assert [key for key, _ in seen] == texts_between(4, 8)
@@ -348,7 +348,7 @@ def test_a_part_that_is_lost_is_made_anew(tmp_path):
 
 def share(rank, folder, together):
     """Write the cache as one of two processes: of one run together, or each a run of its own."""
-    column_cache.PART_LENGTH = 4
+    embedding_cache.PART_LENGTH = 4
     assert PartialState(cpu=True).num_processes == (2 if together else 1)
     seen = []
     column = cached(folder / "cache", seen=seen)
@@ -390,13 +390,13 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
 
 def test_half_a_part_is_named(tmp_path):
     """An interrupted copy leaves half a part."""
-    path = column_cache.part_paths(cached(tmp_path).folder, 11, 4)[1]
+    path = embedding_cache.part_paths(cached(tmp_path).folder, 11, 4)[1]
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="part-00001.arrow cannot be read: .*Delete it"):
         cached(tmp_path)
 
 
 def test_machines_without_a_shared_folder_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(column_cache, "write_part", lambda *_: None)
+    monkeypatch.setattr(embedding_cache, "write_part", lambda *_: None)
     with pytest.raises(InputError, match="cache_dir: .*part-00000.arrow is not there.*all machines share"):
         cached(tmp_path)

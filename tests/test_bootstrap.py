@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import bootstrap as uncertainty
+from benchmarks import bootstrap
 from benchmarks.bootstrap import compare, intervals, resamples
 from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes
 from benchmarks.recipe import InputError
@@ -35,7 +35,7 @@ def test_each_resample_draws_as_many_units_as_there_are(monkeypatch):
     assert blocks[0].shape == (200, 30)
     assert (blocks[0].sum(1) == 30).all()
     assert blocks[0].double().var() == pytest.approx(29 / 30, rel=0.1)  # of a multinomial's counts
-    monkeypatch.setattr(uncertainty, "BLOCK_WEIGHTS", 30 * 7)
+    monkeypatch.setattr(bootstrap, "BLOCK_WEIGHTS", 30 * 7)
     again = list(resamples(30, 200, seed=0))
     assert len(again) == 29
     assert torch.equal(torch.cat(again), blocks[0])
