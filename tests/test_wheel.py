@@ -186,7 +186,7 @@ for name in ("training", "benchmarks", "model_cards"):
     assert name not in sys.modules
 assert altclip.training.session.InputError is altclip.benchmarks.recipe.InputError
 
-from altclip.benchmarks.task import all_task_names, load_task
+from altclip.benchmarks.tasks.loading import all_task_names, load_task
 assert len([load_task(name) for name in all_task_names()]) > 40
 
 from altclip.command import JOBS, main
