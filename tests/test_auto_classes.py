@@ -53,7 +53,7 @@ def elsewhere(tmp_path, run_python):
 
     def elsewhere(folder, how):
         (tmp_path / "script.py").write_text(SCRIPT)
-        # PYTHONSAFEPATH keeps the script's folder off sys.path; HF_MODULES_CACHE is where remote code is copied.
+        # PYTHONSAFEPATH keeps the script's folder off sys.path; HF_MODULES_CACHE is where remote code goes.
         modules = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
         process = run_python("python", tmp_path / "script.py", folder, how, cwd=tmp_path, **modules)
         assert process.returncode == 0, process.stderr[-3000:]
