@@ -13,6 +13,7 @@ with of_extra("plots"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Pictures are written to files, and a server has no display.
 matplotlib.use("Agg")
 
 # Training health metrics, as the Trainer logs them.
@@ -58,6 +59,7 @@ def plot_training(folder: Path, picture: Path) -> None:
 
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
+        # One curve needs no legend: the title names it.
         if len(names) > 1:
             n_columns = 2 + len(names) // 8
             axes.legend(fontsize=7, ncols=n_columns)
@@ -118,6 +120,7 @@ def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
         teacher = _percent_by_language(section, stages[0])
         english = [percent for language, percent in teacher.items() if is_english(language)]
 
+    # Half an inch for each language, and at least 6 inches.
     width = max(6, 0.5 * len(after))
     figure = _make_panels(1, width, height=3.5)
     (axes,) = figure.axes

@@ -231,8 +231,7 @@ def test_estimated_memory_is_what_a_training_takes(run_python, tmp_path, switche
     and kernels add buffers of their own. A forgotten part, such as gradients or activations, would be 20 % at
     least.
     """
-    # glibc returns allocations above this size as soon as they are freed, so that the peak is of live
-    # tensors.
+    # glibc gives allocations above this size back when they are freed: the peak is that of live tensors.
     process = run_python(
         "python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536"
     )

@@ -98,8 +98,7 @@ def test_scores_by_hand_on_a_copy_of_every_task(name, tmp_path):
     assert found["n"] == 6
     if not several:
         assert found["accuracy@1"] == pytest.approx(4 / 6)
-        # Class 0 has images 1, 4 and 5, of which 4 is mistaken; class 1 has 2 and 3, of which 3 is; class 2
-        # has 0.
+        # By class: images 1, 4 and 5, of which 4 is mistaken; 2 and 3, of which 3 is; and 0, which is right.
         assert found["mean_per_class"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
 
 
@@ -289,8 +288,7 @@ def test_the_images_are_encoded_once_for_all_languages_and_runs(evaluate, own_ta
     assert "Encoding image_embeds: 100%" not in second.stderr
     assert "Encoding text_embeds" in second.stderr
     assert "| find | de " in second.stdout
-    # The second run asks for no languages and takes all of the task: German is new, English and Chinese are
-    # not.
+    # The second run takes all languages of the task, of which German alone is new.
     assert len(list((own_tasks / "out").rglob("*.npz"))) == 3
 
 
