@@ -117,7 +117,6 @@ def check_stages(stages: list[str]) -> None:
 
 def load_example(dataset: str | None, split: str | None) -> Image.Image | None:
     """Load the first image of a split, for people to try the model on; None where none is asked for."""
-    # One of the two without the other.
     if (dataset is None) != (split is None):
         raise InputError(
             f"dataset is {dataset} and example_split is {split}: give both for an example image, or neither"

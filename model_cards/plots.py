@@ -120,7 +120,6 @@ def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
         teacher = _percent_by_language(section, stages[0])
         english = [percent for language, percent in teacher.items() if is_english(language)]
 
-    # Half an inch for each language, and at least 6 inches.
     width = max(6, 0.5 * len(after))
     figure = _make_panels(1, width, height=3.5)
     (axes,) = figure.axes

@@ -316,8 +316,8 @@ def test_a_damaged_model_is_named_in_one_line(zoo, tmp_path, name, file, content
 
 @pytest.mark.parametrize("name", ["xlmr", "bert", "altclip", "clip", "gpt2"])
 def test_a_missing_tokenizer_is_none_that_knows_no_word(zoo, tmp_path, name):
-    # Without its file transformers builds a tokenizer of special tokens alone.
     assert len(load_tokenizer("model", str(zoo / name))) > 100
+    # Without its file transformers builds a tokenizer of special tokens alone.
     folder = damaged(zoo, tmp_path, name, "tokenizer.json")
     with pytest.raises(InputError, match=f"^model '{folder}' (has no tokenizer: get|cannot be loaded)"):
         load_tokenizer("model", str(folder))
