@@ -59,6 +59,7 @@ def _as_entry(section: Section, result: Result) -> EvalResult:
     metric_args = None
     interval = result.intervals.get(result.metric)
     if interval:
+        # The model-index has no field of its own for intervals.
         metric_args = {"confidence_interval_95": [round(bound, 4) for bound in interval]}
 
     return EvalResult(

@@ -157,6 +157,7 @@ class Section:
             labels: of the stages. The last one decides which languages have a row.
         """
         metric = table_metric(self.first)
+        # A card is of the last stage: languages that it was not evaluated in have no row.
         languages = list(self.by_language(labels[-1]))
 
         # A column of values for each stage that has any, and one of intervals for each stage that has those.
@@ -235,6 +236,7 @@ def _check_fractions(result: Result) -> None:
     """Check that the values a card shows are fractions: no percentages, and no NaN from zero images."""
     for metric in (result.metric, table_metric(result)):
         value = result.metrics.get(metric)
+        # NaN fails both comparisons, and None is no number.
         is_fraction = isinstance(value, int | float) and 0 <= value <= 1
         if not is_fraction:
             raise InputError(

@@ -76,6 +76,7 @@ def main(arguments: CardArguments) -> None:
     measured = read_results(arguments.results)
 
     model, processor = load_model(stages[-1], argument="stages")
+    # Every earlier stage is loaded for its hash, which takes time, and only results need it.
     results = join_to_weights(measured, stages, labels, hash_stages(stages, model)) if measured else []
     sections = make_sections(results, labels)
     tell_what_is_left_out(measured, results, sections)
@@ -133,6 +134,7 @@ def read_losses(stages: list[str], labels: list[str]) -> dict[str, list[dict]]:
     logs = {}
     for stage, label in zip(stages, labels):
         log = read_log(stage)
+        # A log may hold evaluations alone, of which there is nothing to draw.
         if any("loss" in entry for entry in log):
             logs[label] = log
     return logs
@@ -160,10 +162,12 @@ def hash_stages(stages: list[str], model: PreTrainedModel) -> list[str]:
 
 def tell_what_is_left_out(measured: list[Result], results: list[Result], sections: list[Section]) -> None:
     """Print how many results the card does not show, and why."""
+    # By weights, and not by names, which may be the same for models of other folders.
     of_stages = {result.weights for result in results}
     others = [result.model_name for result in measured if result.weights not in of_stages]
     if others:
         print(f"Skipped {len(others)} results of other models: {', '.join(dict.fromkeys(others))}.")
+    # By identity: duplicates are equal, and only one of them is shown.
     shown = {id(result) for section in sections for result in section.results.values()}
     unmatched = [result for result in results if id(result) not in shown]
     if unmatched:
@@ -186,6 +190,7 @@ def choose_drawings(
     if not is_matplotlib_available():
         print('No plots without matplotlib: pip install "altclip[plots]".')
         return {}
+    # Imported here, since matplotlib is needed for plots alone.
     from .plots import plot_losses, plot_recall
 
     drawings = {}

@@ -13,6 +13,7 @@ with of_extra("plots"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Pictures are written to files, and a server has no display.
 matplotlib.use("Agg")
 
 # Training health metrics, as the Trainer logs them.
@@ -58,6 +59,7 @@ def plot_training(folder: Path, picture: Path) -> None:
 
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
+        # One curve needs no legend: the title names it.
         if len(names) > 1:
             n_columns = 2 + len(names) // 8
             axes.legend(fontsize=7, ncols=n_columns)

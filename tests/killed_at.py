@@ -33,6 +33,7 @@ def watch(event, given):
     if event != "open":
         return
     path, _, flags = given
+    # O_RDONLY is 0: reading sets neither of the two bits.
     for_writing = flags & (os.O_WRONLY | os.O_RDWR)
     if for_writing and count(path):
         kill()

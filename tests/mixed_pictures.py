@@ -8,6 +8,7 @@ from PIL import Image
 
 LANGUAGES = ["en", "zh", "es", "de"]
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"]
+# JPEG has neither alpha nor palettes nor 16 bits; all other modes are saved as PNG.
 SUFFIXES = {"RGB": ".jpg", "CMYK": ".jpg", "I;16": ".png"}
 N_PICTURES = 100
 N_BROKEN = 4
@@ -21,6 +22,7 @@ def write_pictures(folder: Path) -> int:
     for number in range(N_PICTURES):
         mode = MODES[number % len(MODES)]
         suffix = SUFFIXES.get(mode, ".png")
+        # File names with spaces and a letter outside ASCII, as users have them.
         name = f"photo {number:03d} é{suffix}"
         if number < N_BROKEN:
             write_broken(folder / name, number)

@@ -41,7 +41,7 @@ def number_of(image: PillowImage.Image) -> int:
 
 def captions_of(number: int, language: str, several: bool) -> list[str]:
     n_captions = 3 if several else 1
-    return [f"{language} {number}.{k}" for k in range(n_captions)]
+    return [f"{language} {number}.{k}" for k in range(n_captions)]  # "de 3.0", "de 3.1", "de 3.2"
 
 
 def first_captions(language: str) -> list[str]:

@@ -49,6 +49,7 @@ def test_figures_by_hand(results):
 
     lines = ablation_table(summary).splitlines()
     assert "| EN-EN + EN-XX " in lines[2]
+    # 10 and 20 have the mean 15 and the standard deviation 10 / sqrt(2); 30 and 60 have 45 and 30 / sqrt(2).
     assert "15.0 ± 7.1" in lines[2]
     assert "45.0 ± 21.2" in lines[2]
     assert "88.3 / 87.2 / 74.7 / 58.2" in lines[2]  # the paper's own figures
@@ -86,7 +87,7 @@ def test_every_row_is_trained_on_what_it_says(miniature, run_python, tmp_path):
     # 600 rows: in English, in 18 other languages, and in both.
     examples = [line.split()[2] for line in process.stdout.splitlines() if line.startswith("Training on")]
     assert examples == ["600", "10800", "11400", "11400", "11400"]
-    assert len((tmp_path / "out/ablation.md").read_text().splitlines()) == 7
+    assert len((tmp_path / "out/ablation.md").read_text().splitlines()) == 7  # two of a header, five rows
     chinese = json.loads((tmp_path / "out/results/contrastive-7/miniature-pairs.zh.json").read_text())
     assert "contrastive-7" in chinese["command"]
 

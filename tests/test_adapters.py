@@ -56,6 +56,7 @@ def assert_encoded_alike(embeds, theirs, items):
 def test_sentence_transformers(clip):
     model, processor = load_model(f"sentence_transformers:{clip}")
     theirs = SentenceTransformer(str(clip), device="cpu")
+    # Batches of 2 pad each text to its neighbour only, a batch of 100 pads all to the longest.
     for batch_size in (2, 100):
         assert_encoded_alike(embed_texts(model, processor, TEXTS, batch_size=batch_size), theirs, TEXTS)
         assert_encoded_alike(embed_images(model, processor, IMAGES, batch_size=batch_size), theirs, IMAGES)
@@ -66,6 +67,7 @@ def test_sentence_transformers(clip):
 
 def test_sentence_transformers_with_vectors_that_are_cut(clip, tmp_path):
     """Cut texts and images at the width that the files state, as `encode` does."""
+    # 12 of the 20 values: `encode` normalises after the cut, and so must we.
     SentenceTransformer(str(clip), device="cpu", truncate_dim=12).save_pretrained(str(tmp_path / "cut"))
     theirs = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
     model, processor = load_model(f"sentence_transformers:{tmp_path / 'cut'}")
@@ -97,6 +99,7 @@ def m_clip(tmp_path):
     Its configuration names the encoder, whose own weights need not be there.
     """
     torch.manual_seed(2)
+    # XLM-R numbers positions from its padding id, 1, onwards: 512 tokens take the positions 2 to 513.
     config = transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=514)
     config.save_pretrained(tmp_path / "xlm-roberta")
     encoder = transformers.XLMRobertaModel(config).eval()
@@ -125,6 +128,7 @@ def test_m_clip(m_clip, clip):
     model, processor = load_model(f"m_clip:{folder}+{clip}")
     expected = []
     for text in TEXTS:  # one at a time there is no padding, and the mean is plain
+        # M-CLIP's own package never truncates; here 77 tokens are the limit, as for every model.
         ids = roberta_tokenizer()([text], truncation=True, max_length=77, return_tensors="pt")
         with torch.no_grad():
             expected.append(head(encoder(**ids).last_hidden_state.mean(dim=1))[0])
@@ -145,6 +149,7 @@ def test_m_clip_is_whole_or_an_error(m_clip, clip):
         load_model(f"m_clip:{clip}+{clip}")
 
     weights = torch.load(folder / "pytorch_model.bin")
+    # A head without its bias would otherwise keep a random one.
     del weights["LinearTransformation.bias"]
     torch.save(weights, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"missing are \['LinearTransformation.bias'\]"):
@@ -168,6 +173,7 @@ def test_weights_are_hashed(clip, text_model, m_clip):
         model, _ = load_model(name)
         before = hash_weights(model)
         assert before == hash_weights(load_model(name)[0])
+        # The first parameter is of the text tower, the last of the image tower.
         first, *_, last = model.parameters()
         for parameter in (first, last):
             whole = parameter.detach().clone()
@@ -200,6 +206,7 @@ def open_clip_folder(request, tmp_path):
     This needs open_clip, and with it torchvision, which our test environment lacks.
     """
     open_clip = pytest.importorskip("open_clip")
+    # 49,408 pieces are the vocabulary that open_clip's own tokenizer brings along.
     text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     if request.param == "a text tower of transformers":
         text_config = transformers.XLMRobertaConfig(**ENCODER, vocab_size=200, max_position_embeddings=90)

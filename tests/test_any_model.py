@@ -26,8 +26,10 @@ from modeling_altclip.texts_altclip import text_length
 from .conftest import TEXT, VISION
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation
+# Capitals, which some tokenizers lower; a text twice; a single character; and one of more than 77 tokens.
 TEXTS = ["A Dog", "key", "a photo of a Red Apple and a dog face.", "key", "x", "umbrella " * 20, "Bell, fish"]
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+# Sizes are (height, width): wide, high, the model's own, and nearly three times as high as wide.
 NOISE = np.random.default_rng(0)
 IMAGES = [
     Image.fromarray(NOISE.integers(0, 255, (*size, 3), dtype=np.uint8))
@@ -79,6 +81,7 @@ def image_processor(kind=transformers.CLIPImageProcessor):
 
 def build_altclip():
     config = transformers.AltCLIPConfig(
+        # The tokenizer has 100 pieces, and 512 tokens take 514 positions, as in XLM-R.
         text_config=TEXT | {"vocab_size": 200, "max_position_embeddings": 514},
         vision_config=dict(VISION),
         projection_dim=20,
@@ -96,6 +99,7 @@ def build_clip():
 
 
 def build_metaclip_2():
+    # 2 is </s> and 1 <pad> in `roberta_tokenizer`.
     text = ENCODER | {"vocab_size": 200, "eos_token_id": 2, "pad_token_id": 1}
     config = transformers.MetaClip2Config(text_config=text, vision_config=dict(VISION), projection_dim=20)
     processor = transformers.CLIPProcessor(image_processor(), roberta_tokenizer())
@@ -187,6 +191,7 @@ def test_vectors_are_those_of_the_models_own_forward(family, tmp_path):
     text_embeds = []
     image_embeds = []
     for number, text in enumerate(TEXTS):
+        # `load_model` lowers texts for SigLIP; here it is done by hand.
         if "siglip" in family:  # SigLIP is trained on lower case
             text = text.lower()
         inputs = own_processor.tokenizer(
@@ -236,7 +241,7 @@ def siglip(tmp_path):
             sentence_iterator=iter(TEXTS * 20),
             model_writer=file,
             vocab_size=36,
-            bos_id=-1,
+            bos_id=-1,  # texts begin without a token of their own
             eos_id=1,
             unk_id=2,
             pad_id=0,

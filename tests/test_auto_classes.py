@@ -23,6 +23,7 @@ from transformers import (
 
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
+# `how` is "plain", without trust_remote_code; "remote", with it; or "resave", which also saves the model.
 SCRIPT = """
 import json, sys, torch
 from PIL import Image
@@ -52,6 +53,7 @@ def elsewhere(tmp_path, run_python):
 
     def elsewhere(folder, how):
         (tmp_path / "script.py").write_text(SCRIPT)
+        # PYTHONSAFEPATH keeps the script's folder off sys.path; HF_MODULES_CACHE is where remote code goes.
         modules = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
         process = run_python("python", tmp_path / "script.py", folder, how, cwd=tmp_path, **modules)
         assert process.returncode == 0, process.stderr[-3000:]
@@ -82,6 +84,7 @@ def test_our_package(altclip_folder):
         AutoModelForZeroShotImageClassification: AltCLIPModel,
         AutoProcessor: AltCLIPProcessor,
     }
+    # Registered classes win over the code in the folder, whatever is answered; None would ask on a terminal.
     for trust in (None, False, True):
         found = {
             auto: type(auto.from_pretrained(altclip_folder, trust_remote_code=trust)) for auto in expected
@@ -101,6 +104,7 @@ def test_remote_code_is_ours_and_is_saved_again(altclip_folder, elsewhere):
     said = elsewhere(altclip_folder, "resave")
     assert all(module.startswith("transformers_modules.") for module in said["modules"])
     assert not said["ours"]
+    # Configuration, model, zero-shot model, processor, and the model of the pipeline.
     assert [module.rsplit(".", 1)[1] for module in said["modules"]] == [
         "configuration_altclip",
         "modeling_altclip",
@@ -122,6 +126,7 @@ def test_files_say_nothing_that_native_would_not_read(altclip_folder):
     config = json.loads((altclip_folder / "config.json").read_text())
     assert config["model_type"] == "altclip"
     assert not {"is_decoder", "add_cross_attention", "use_attention_mask"} & config["text_config"].keys()
+    # The modules that remote code imports are copied, and no module of embedding or of training.
     assert {path.name for path in altclip_folder.glob("*.py")} == {
         "checkpoint_altclip.py",
         "configuration_altclip.py",
@@ -150,6 +155,7 @@ def test_other_model_types_are_left_alone(tmp_path):
     assert bert.config.model_type == "bert"
 
     # In a new interpreter: importing the package adds its own model types, and no pipeline task.
+    # `_extra_content` holds what was registered, apart from the classes of transformers itself.
     code = """
 from transformers.models.auto import configuration_auto, modeling_auto as models, processing_auto
 from transformers.pipelines import PIPELINE_REGISTRY

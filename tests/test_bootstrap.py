@@ -16,6 +16,7 @@ LABELS = torch.arange(300) % 3
 
 def classes(hits, n=400):
     """Return outcomes of `n` images of four classes, of which the first `hits` are found."""
+    # Rank 6 is beyond the five best, so that accuracy@5 misses the image too.
     ranks = 6 * (torch.arange(n) >= hits).long()
     return ClassOutcomes(ranks, torch.arange(n) % 4, 4)
 
@@ -35,6 +36,7 @@ def test_each_resample_draws_as_many_units_as_there_are(monkeypatch):
     assert blocks[0].shape == (200, 30)
     assert (blocks[0].sum(1) == 30).all()
     assert blocks[0].double().var() == pytest.approx(29 / 30, rel=0.1)  # of a multinomial's counts
+    # Blocks of 7 resamples: 200 are 28 whole blocks and one of 4.
     monkeypatch.setattr(bootstrap, "BLOCK_WEIGHTS", 30 * 7)
     again = list(resamples(30, 200, seed=0))
     assert len(again) == 29
@@ -63,10 +65,11 @@ def test_an_interval_is_nearly_wilsons():
     """Compare for a share of independent images, where the bootstrap has a closed form to answer to."""
     low, high = intervals(classes(300), 4000)["accuracy@1"]
     share = 0.75
-    z = 1.96
+    z = 1.96  # of 95 %
     n = 400
     centre = share + z**2 / (2 * n)
     reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # One of 400 images is 0.0025, so that the bounds may be two images apart.
     assert low == pytest.approx((centre - reach) / (1 + z**2 / n), abs=0.006)
     assert high == pytest.approx((centre + reach) / (1 + z**2 / n), abs=0.006)
 
@@ -89,6 +92,7 @@ def test_intervals_cover_the_true_value():
         outcomes = ClassOutcomes(ranks, torch.arange(150) % 3, 3)
         low, high = intervals(outcomes, 200, seed)["accuracy@1"]
         covered += low <= 0.6 <= high
+    # The share of 200 intervals has a standard deviation of 1.5 points around 95.
     assert 0.89 <= covered / 200 <= 0.99
 
 
@@ -113,6 +117,7 @@ def test_pairing_shows_what_two_intervals_hide():
     found = compare(better, worse)["accuracy@1"]
     assert found.difference == pytest.approx(10 / 400)
     assert 0 < found.low < found.high < 0.05
+    # No resample of 1,000 has the other sign: 2 * (0 + 1) / (1000 + 1). The sign test's 2 * 0.5**10 is less.
     assert found.p == pytest.approx(2 / 1001)
 
     other_way = compare(worse, better)["accuracy@1"]
@@ -150,6 +155,7 @@ def test_five_images_are_never_enough(n):
 
     text_to_image = torch.arange(n).repeat_interleave(5)
     found = RetrievalOutcomes(torch.zeros(5 * n).long(), torch.zeros(n), text_to_image)
+    # Rank 20 is beyond recall@10, the deepest of all metrics.
     lost = RetrievalOutcomes(torch.full((5 * n,), 20), torch.full((n,), 20.0), text_to_image)
     assert {difference.p for difference in compare(found, lost, 1000).values()} == {p_of_sign_test}
 
@@ -166,7 +172,7 @@ def test_images_that_a_metric_does_not_see_do_not_make_it_surer():
     worse = classes(295)
     better.ranks[300:] = 20
     found = compare(better, worse)
-    assert found["accuracy@1"].p == pytest.approx(0.0625)
+    assert found["accuracy@1"].p == pytest.approx(0.0625)  # 2 * 0.5**5, of the five alone
     assert found["accuracy@5"].p == found["accuracy@1"].p
 
 
@@ -181,10 +187,12 @@ def test_chance_is_rarely_significant():
     significant = 0
     for seed in range(200):
         significant += compare(guess(), guess(), 200, seed)["accuracy@1"].p < 0.05
+    # 5 % are expected of 200 pairs, with a standard deviation of 1.5 points.
     assert 0.01 <= significant / 200 <= 0.1
 
 
 def test_resamples_without_a_class_are_left_out():
+    # One positive of 40: (39 / 40)**40 = 36 % of the resamples do not have it.
     rare = torch.arange(40) == 0
     scores = torch.rand(40, generator=torch.Generator().manual_seed(0))
     low, high = intervals(ScoreOutcomes(scores, rare))["roc_auc"]

@@ -98,6 +98,7 @@ FORMS = {
         ["en"],
         [{"en": ["key", "a key"]}, {"en": ["dog"]}, {}],
     ),
+    # Json() columns have no type for each key: what a row holds is found when it is read.
     "dicts of their own": (
         {"captions": [{"en": "key", "zh": ["钥匙"]}, {"zh": "狗", "en": " "}, {}]},
         {"captions": Json()},
@@ -117,6 +118,7 @@ FORMS = {
         EXPECTED,
     ),
     "Translation": ({"translation": DICTS}, {"translation": Translation(["en", "zh"])}, None, EXPECTED),
+    # The fields of `json` count as columns, and `captions` comes before `txt`.
     "json of webdataset": (
         {"json": [{"captions": caption, "id": 1} for caption in DICTS], "txt": ["other"] * 3},
         {"json": {"captions": {"en": TEXT, "zh": TEXT}, "id": Value("int64")}, "txt": TEXT},
@@ -170,6 +172,7 @@ def test_all_captions_of_an_image_share_its_id():
     rows = made({"captions": captions}, {"captions": {"en": TEXTS, "zh": TEXTS}})
     cells = CaptionCells(rows, ["zh", "en"], "image")
     # 钥匙, key and "a key" of row 0, "a key" of row 1, key of row 2
+    # The first English caption is what rows are compared by: "key" in rows 0 and 2, "a key" in row 1 alone.
     ids = [cell["row_id"] for cell in cells.__getitems__(range(5))]
     assert ids[0] == ids[1] == ids[2] == ids[4] != ids[3]
 
@@ -177,6 +180,7 @@ def test_all_captions_of_an_image_share_its_id():
 def test_a_column_can_be_chosen():
     columns = {"caption": ["key", "dog", "bell"], "captions": ["a", "b", "c"]}
     rows = made(columns, {"caption": TEXT, "captions": TEXT})
+    # Of the usual names of columns, `captions` comes before `caption`.
     by_default = find_form(rows.features, "pictures", None, ["en"])
     assert read_captions(rows[0], by_default) == {"en": ["a"]}
     chosen = find_form(rows.features, "pictures", "caption", ["en"])

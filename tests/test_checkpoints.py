@@ -43,6 +43,7 @@ def write(model, folder, layout, form):
         folder.mkdir()
         model.config.save_pretrained(folder)
         for tower in ("text_model.roberta", "vision_model"):  # old files keep them
+            # 17 positions are the 16 patches and the class token of the image tower. Nothing reads them.
             state[f"{tower}.embeddings.position_ids"] = torch.arange(17)[None]
         torch.save(state, folder / "pytorch_model.bin")
     else:
@@ -53,6 +54,7 @@ def write(model, folder, layout, form):
 
 
 def shard_size(form):
+    # A small fraction of the model, which is then saved in three files at least.
     return "60KB" if form == "sharded" else "5GB"
 
 
@@ -98,6 +100,7 @@ def test_takes_the_state_dict_of_native(model, config, tmp_path):
         native.text_model.roberta.encoder.layers[1].output.dense.weight,
     )
 
+    # Renaming must not hide that a weight is missing.
     without_scale = native.state_dict()
     del without_scale["logit_scale"]
     with pytest.raises(RuntimeError, match="Missing key"):
@@ -125,6 +128,7 @@ def released(vision, project_dim, **old):
     }
 
 
+# The image towers of CLIP ViT-L/14 and of ViT-H/14.
 LARGE = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -150,6 +154,7 @@ BEFORE_2023 = {
 @pytest.mark.parametrize(
     "given,n_parameters,width",
     [
+        # AltCLIP-m9's own number of parameters.
         (released(LARGE, 768), 864_186_113, 1024),
         (released(LARGE, 768, **BEFORE_2023), 864_186_113, 1024),
         (released(HUGE, 1024), None, 1280),
@@ -162,6 +167,7 @@ def test_released_configurations_build(given, n_parameters, width, tmp_path):
         model = AltCLIPModel(AltCLIPConfig.from_pretrained(tmp_path))
     assert model.visual_projection.weight.shape == (given["projection_dim"], width)
     assert model.text_model.transformation.weight.shape == (given["projection_dim"], 1024)
+    # (224 / 14)**2 = 256 patches and a class token.
     assert model.vision_model.embeddings.position_embedding.weight.shape == (257, width)
     if n_parameters is not None:
         assert sum(parameter.numel() for parameter in model.parameters()) == n_parameters
@@ -231,8 +237,10 @@ def test_only_the_head_may_be_of_another_shape_and_only_when_asked(model, config
         AltCLIPModel.from_pretrained(tmp_path, config=config)
     loaded = AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     assert loaded.text_projection.weight.shape == (12, 24)
+    # The new head is initialised, and not left as zeros.
     assert loaded.text_projection.weight.std() > 0
 
+    # The image tower is of another shape then, and even ignore_mismatched_sizes lets only the head pass.
     config.vision_config.patch_size = 4
     with pytest.raises(ValueError, match=r"of another shape: vision_model.embeddings"):
         AltCLIPModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
@@ -286,6 +294,7 @@ print(type(AutoProcessor.from_pretrained(folder)).__name__)
 @pytest.mark.slow
 def test_transformers_4_reads_what_we_save(model, ragged_batch, processor, tmp_path):
     """Read every form in an environment with the last release of transformers before 5."""
+    # constraints.txt pins transformers 5 and what belongs to it: those three are left unpinned.
     packages = ["torch", "transformers==4.57.6", "pillow", "sentencepiece"]
     python = build_environment(tmp_path / "venv", *packages, upon=None, unpinned=OF_TRANSFORMERS)
     folders = []

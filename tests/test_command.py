@@ -25,6 +25,7 @@ from modeling_altclip import embed_images, embed_texts
 
 from .conftest import ROOT
 
+# A model that version 0.1.0 saved; its embeddings have 8 values.
 TINY = str(ROOT / "tests/fixtures/v0.1.0/model")
 PATHS = {name: ROOT / script for name, (_, script) in _SCRIPTS.items()} | {
     "card": ROOT / "model_cards/__main__.py"
@@ -58,8 +59,10 @@ def test_a_job_calls_what_its_script_calls(name):
     script_main, *types = [argument.id for argument in call.args]
     assert script_main == "main"
     assert types == [argument_type.__name__ for argument_type in _argument_types(function)]
+    # A script passes one_process=True or nothing: ["one_process"] * True is ["one_process"].
     assert [keyword.arg for keyword in call.keywords] == ["one_process"] * job.one_process
 
+    # model_cards is run as a package, and imports its own module relatively.
     source = ".job" if name == "card" else job.module
     assert f"from {source} import" in PATHS[name].read_text("utf-8")
 
@@ -90,7 +93,7 @@ def test_help_and_version_need_no_library():
     """They answer at once, without torch."""
     process = subprocess.run([sys.executable, "-c", ANSWERS], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.count("usage: altclip ") == 2
+    assert process.stdout.count("usage: altclip ") == 2  # of the two helps
     assert process.stdout.splitlines()[-1].startswith("altclip ")
 
 
@@ -125,6 +128,7 @@ def test_a_wrong_command_line_ends_with_status_2(altclip_main, capsys, words, me
     ],
 )
 def test_bad_input_is_one_line_and_status_1(altclip_main, capsys, tmp_path, monkeypatch, words, message):
+    # Without matplotlib the report would end with another error.
     if words[0] == "report":
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
@@ -138,6 +142,7 @@ def test_bad_input_is_one_line_and_status_1(altclip_main, capsys, tmp_path, monk
 
 def test_the_statuses_of_a_process(run_python):
     assert run_python("python", "-m", "altclip", "embed", TINY).returncode == 2
+    # docs/figures has images, so that the model is the only thing wrong.
     words = ["embed", "no/such/model", "--images", "docs/figures", "--output_dir", "new"]
     process = run_python("python", "-m", "altclip", *words)
     assert process.returncode == 1
@@ -175,6 +180,7 @@ def test_images_are_embedded_in_the_order_of_their_names(altclip_main, capsys, t
 
 def test_lines_are_embedded_and_blank_ones_skipped(altclip_main, capsys, tmp_path):
     texts = tmp_path / "texts.txt"
+    # A byte order mark, line ends of Windows, a blank line, and U+2028, at which `str.splitlines` would cut.
     texts.write_bytes("\ufeffa dog\r\n\r\ncat\u2028 and dog\na dog".encode())
     output = tmp_path / "embedded"
     altclip_main(["embed", TINY, "--texts", str(texts), "--output_dir", str(output)])
@@ -201,6 +207,7 @@ def test_lines_are_embedded_and_blank_ones_skipped(altclip_main, capsys, tmp_pat
 def test_a_recipe_may_stand_first(altclip_main, capsys, tmp_path):
     recipe = tmp_path / "embed.yaml"
     (tmp_path / "texts.txt").write_text("a dog\n", "utf-8")
+    # JSON is YAML too.
     recipe.write_text(
         json.dumps({"model_name_or_path": TINY, "texts": str(tmp_path / "texts.txt"), "output_dir": "unused"})
     )
@@ -228,6 +235,7 @@ def test_completion_is_a_script_of_the_shell(altclip_main, capsys, tmp_path):
     if shutil.which("bash") is None:
         return
     (tmp_path / "completion.bash").write_text(script, "utf-8")
+    # bash sets COMP_WORDS to the words so far and COMP_CWORD to the one to complete, and reads COMPREPLY.
     ask = "source completion.bash; COMP_WORDS=({}); COMP_CWORD={}; _shtab_altclip; echo ${{COMPREPLY[@]}}"
     for words, place, expected in (("altclip tr", 1, "train"), ("altclip embed --te", 2, "--texts")):
         command = ["bash", "-c", ask.format(words, place)]
@@ -246,6 +254,7 @@ def test_in_a_clone_the_names_of_the_wheel_are_the_same_modules():
 def test_a_folder_that_hides_the_clones_is_named(tmp_path):
     (tmp_path / "training").mkdir()
     (tmp_path / "training/__init__.py").touch()
+    # With `-c` the current folder comes first on sys.path, and its `training` before that of the clone.
     code = f"import sys; sys.path.append({str(ROOT)!r}); import altclip.training"
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": ""}

@@ -42,6 +42,7 @@ SIZE = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num
 TEXTS = ["dog face", "红苹果"]
 # What each folder is loaded by: transformers' own classes, where there are any, and ours out of the folder.
 WAYS = [("altclip", False), ("altclip", True), ("dual", True)]
+# {"transformers": "5.21.0", "torch": ...}
 LOWEST = dict(
     line.split("==") for line in (ROOT / "constraints-lowest.txt").read_text("utf-8").split() if "==" in line
 )
@@ -72,6 +73,7 @@ def test_remote_code_states_the_floor_of_the_package():
 )
 def test_remote_code_names_the_floor_in_one_line(saved, monkeypatch, name, file):
     """Check each file that `AutoConfig` and `AutoProcessor` load first: it looks before it imports others."""
+    # A release of the minor version before the floor.
     monkeypatch.setattr(transformers, "__version__", "5.20.2")
     references = json.loads((saved / name / file).read_text())["auto_map"]
     reference = references["AutoConfig" if file == "config.json" else "AutoProcessor"]
@@ -111,7 +113,7 @@ for folder, trust in json.loads(sys.argv[1]):
         print(json.dumps(load(folder, trust)))
     except ImportError as error:
         print(json.dumps({"error": str(error)}))
-""".replace("TEXTS", repr(TEXTS))
+""".replace("TEXTS", repr(TEXTS))  # not by `format`: the script has braces
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,7 @@ def test_the_lowest_versions(saved, alone, load, tmp_path):
 def test_older_versions_read_an_altclip_and_refuse_remote_code(saved, alone, load, tmp_path, version):
     packages = [f"transformers=={version}"]
     python = build_environment(tmp_path / "venv", *packages, upon=alone, unpinned=OF_TRANSFORMERS)
+    # transformers' own classes read the folder in every version; the code in the folder refuses old ones.
     native, remote = WAYS[:1], WAYS[1:]
     check(saved, load(python, native), native)
     needed = f"This code of AltCLIP needs transformers {TRANSFORMERS} or newer, and {version} is installed"
@@ -230,6 +233,7 @@ def test_other_clients(saved, alone, tmp_path):
         assert one["accuracy"] == pytest.approx(right.float().mean().item())
 
     picture = np.load(tmp_path / "picture.npy")
+    # The script has the seed and the number of steps of `draw`.
     assert np.abs(picture - draw(pipeline, "dog face")).max() < 1e-4
 
 

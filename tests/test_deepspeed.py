@@ -19,6 +19,7 @@ from .environments import build_environment, extra, run_in
 
 pytestmark = pytest.mark.slow
 CONFIGURATIONS = ROOT / "training/recipes/accelerate"
+# Adam would enlarge rounding errors, which are not the question.
 SGD = ["--bf16", "false", "--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0"]
 
 
@@ -45,6 +46,7 @@ def train(python, run_python, miniature, start_flags, tmp_path):
             return run_python("python", *command, OMP_NUM_THREADS="1")
 
         launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGURATIONS / f"{zero}.yaml"]
+        # Port 0 takes a free one, since other trainings may run at the same time.
         launcher += ["--num_processes", "2", "--main_process_port", "0"]
         launcher += [ROOT / "tests/deepspeed_on_cpu.py"]
         return run_in(python, *launcher, *command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")

@@ -168,6 +168,7 @@ def test_the_printed_lines_work(demo):
     summary, classes, search = outputs
 
     assert "parameters" in summary
+    # The printed lines are dicts of Python, with single quotes.
     answers = [json.loads(line.replace("'", '"')) for line in classes.splitlines()]
     assert [answer["label"] for answer in answers] == ["red apple", "红苹果", "manzana roja"]
     # One text of a thousand may find another scene, but none without either of what it names.

@@ -49,6 +49,7 @@ def build(text_encoder, tokenizer):
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
+        # diffusers warns of a scheduler with other values, and sets these two itself.
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,

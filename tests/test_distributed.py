@@ -16,6 +16,7 @@ from .conftest import ROOT
 from .processes import spawn
 
 TEXTS = ["key", "dog face and key", "bell", "key", "umbrella", "红苹果", "fire", "ghost and bell and key"]
+# Five images and seven distinct texts: neither can be halved.
 IMAGES = [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue", "white", "black")]
 
 
@@ -25,6 +26,7 @@ def leaves():
     images = normalize(torch.randn(8, 6, generator=generator), dim=-1).requires_grad_()
     texts = normalize(torch.randn(8, 6, generator=generator), dim=-1).requires_grad_()
     scale = torch.tensor(4.0, requires_grad=True)
+    # Image 1 is of the first process and its copy, 4, of the second: each must know of the other's ids.
     ids = torch.tensor([0, 1, 2, 3, 1, 5, 6, 7])
     return images, texts, scale, ids
 
@@ -39,7 +41,7 @@ def half(rank, folder, tile_size):
     """Compute the losses of one of two processes, each of which has half of the pairs; save the gradients."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     images, texts, scale, ids = leaves()
-    mine = slice(4 * rank, 4 * rank + 4)
+    mine = slice(4 * rank, 4 * rank + 4)  # pairs 0 to 3, or 4 to 7
     gathered_images = gather_rows(images[mine])
     gathered_texts = gather_rows(texts[mine])
     gathered_ids = gather_rows(ids[mine])
@@ -48,6 +50,7 @@ def half(rank, folder, tile_size):
     torch.save((loss.detach(), images.grad, texts.grad, scale.grad), folder / f"{rank}.pt")
 
 
+# 3 does not divide the batch of 8, so that the last tile is smaller.
 @pytest.mark.parametrize("tile_size", [None, 3])
 def test_gathered_losses_and_gradients_equal_those_of_one_process(tmp_path, tile_size):
     spawn(half, (tmp_path, tile_size), 2)
@@ -80,6 +83,7 @@ def embed_a_share(rank, folder, start):
     torch.save((embeds, seen), folder / f"{rank}.pt")
 
 
+# Without items 2 and 4, which cannot be read, these are IMAGES.
 BROKEN = [*IMAGES[:2], None, IMAGES[2], "gone.png", *IMAGES[3:]]
 
 
@@ -127,6 +131,7 @@ def test_two_processes_embed_like_one(miniature, processor, tmp_path):
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
 
 
+# Neither divides the batch of 16 or half of it, so that the last tile and the last chunk are smaller.
 SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
 
 

@@ -13,6 +13,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 def anchors_of(page):
     """Return the anchors of a page's headings, as GitHub and MkDocs spell them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    # "Your own `data`, step by step" -> "your-own-data-step-by-step"
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
@@ -20,6 +21,7 @@ def broken_links(page):
     """Return the relative links of a page that lead nowhere."""
     broken = []
     for link in LINK.findall(page.read_text("utf-8")):
+        # Tests use no network.
         if link.startswith("https://"):
             continue
         name, _, anchor = link.partition("#")
@@ -45,6 +47,7 @@ def test_a_broken_link_is_found(tmp_path):
 def test_the_site_lists_every_page():
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
     for page in (ROOT / "docs").glob("*.md"):
+        # A page ends its line, as in `- models.md` or `- Overview: index.md`.
         assert f"{page.name}\n" in navigation
 
 

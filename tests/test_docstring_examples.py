@@ -43,6 +43,7 @@ def examples_in(text):
 
 def run_example(block, name):
     """Run a session, and return what differs from the output that it shows."""
+    # In an empty namespace: an example imports all that it uses.
     example = doctest.DocTestParser().get_doctest(block, {}, name, name, 0)
     differences = []
     # "..." stands for what differs from run to run, as the seconds that a training took.
@@ -110,6 +111,7 @@ def test_training_in_python(demo, monkeypatch):
     trained = AltCLIPModel.from_pretrained(demo / "outputs/trained_in_python").state_dict()
     before = AltCLIPModel.from_pretrained(demo / "outputs/miniature/altclip").state_dict()
     moved = {name.split(".")[0] for name, value in trained.items() if not torch.equal(value, before[name])}
+    # What stage 2 trains by default.
     assert moved == {"text_model", "text_projection", "logit_scale"}
 
 

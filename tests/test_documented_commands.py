@@ -43,6 +43,7 @@ def commands():
         lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
         lines += re.findall(r"`((?:accelerate launch|torchrun) [^`]*)`", text)
         for line in lines:
+            # "make test   # must pass" -> "make test"
             line = line.partition("   #")[0].strip()
             if line and not line.startswith("#") and not ELSEWHERE.match(line):
                 found.append(pytest.param(line, id=f"{page.name}: {line[:90]}"))
@@ -57,11 +58,13 @@ def clone(tmp_path_factory, miniature, run_python):
         ROOT, clone, ignore=shutil.ignore_patterns(".venv*", ".git", "outputs", "*.egg-info", "__pycache__")
     )
     (clone / ".venv").mkdir()
+    # `make` then installs nothing.
     (clone / ".venv/installed").touch()
     write_pictures(clone / "pictures")
     write_pictures(clone / "YOUR/IMAGES")
     parallel = clone / "YOUR/PARALLEL"
     rows = load_dataset(str(miniature / "dataset"), split="validation").select_columns(["captions"])
+    # The docs add Swahili to a model, which the miniature does not have.
     rows = rows.map(lambda row: {"captions": row["captions"] | {"sw": row["captions"]["en"] + " sw"}})
     rows.to_parquet(parallel / "train.parquet")
     return clone
@@ -99,6 +102,7 @@ def test_a_command_as_printed(clone, model, command):
         command += f" {SHORT}"
     if command.startswith("make "):
         command += f" BIN={Path(sys.executable).parent}"
+    # A page names recipe and data as RECIPE.yaml and YOUR/PARALLEL, for the reader to replace.
     words = shlex.join(shlex.split(command)).replace(
         "RECIPE.yaml", "training/recipes/altclip/stage1.yaml --dataset YOUR/PARALLEL"
     )
@@ -137,6 +141,7 @@ def test_python_as_printed(model, page, tmp_path):
         shutil.copytree(model, demo)
         Image.new("RGB", (60, 40)).save(demo / "example.png")
     snippets = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    # "embeds.shape  # [2, 128]" -> "assert embeds.shape == [2, 128], embeds.shape"
     checked = re.sub(
         r"^(\S.*?)  # (\[.*\])(, .*)?$", r"assert \1 == \2, \1", "\n".join(snippets), flags=re.MULTILINE
     )

@@ -96,6 +96,7 @@ def test_full_size_recipes_have_the_parameters_that_are_known(stand_ins, dry_run
     clip, encoder, expected = SHAPES[recipe]
     table = dry_run(stage, recipe, *stand_ins(clip, encoder)[stage])
     assert table["parameters"].startswith(f"{expected:,}: text_model ")
+    # The text tower's share: 559,630,080 of 864,186,113 are 65 %.
     percent = float(table["trainable"].split()[-2])
     assert percent == pytest.approx({"any_clip": 76, "altclip_m18": 47}.get(recipe, 65), abs=1)
 
@@ -104,11 +105,13 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
     flags = stand_ins(LARGE, XLMR_LARGE)
     first = dry_run("stage1", "altclip", *flags["stage1"], "--dry_run_processes", "8")
     assert first["examples per step"] == "3,072: 128 x 3 accumulated x 8 processes"
+    # Rows in two languages, and the recipe's max_text_length of 75.
     assert first["tokens per step"].endswith(f" a text of {2 * N_ROWS} seen, at most {3072 * 75:,}")
     assert first["images per step"] == "0"
     assert first["training"] == f"238,620 steps, {238620 * 3072:,} examples"
 
     second = dry_run("stage2", "altclip", *flags["stage2"], "--dry_run_processes", "8")
+    # 128 examples in each of 8 processes.
     assert second["images per step"] == "1,024, as embeddings computed once before training"
     live = dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")
     assert live["images per step"] == "128"
@@ -116,6 +119,7 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
 
 def peak(table):
     """Read the two peaks: with texts of the length seen, and of the maximum length."""
+    # "3.90 at 12 tokens, 9.61 at 77 tokens" -> [3.9, 9.61]
     return [float(value) for value in re.findall(r"[\d.]+(?= at)", table["peak a process, GiB"])]
 
 
@@ -144,12 +148,15 @@ def test_memory_follows_the_switches(stand_ins, dry_run):
     assert seen < most < peak_with("--bf16", "false")
     assert peak_with("--gradient_checkpointing", "true") < most - 5
     assert peak_with("--gradient_cache_chunk", "16") < most - 5
+    # The weights alone are 4 x 864,186,113 bytes, or 3.22 GiB.
     assert peak_with("--trainable", "logit_scale") < 4
     live = ["--cache_image_embeds", "false", "--trainable", "text_model", "vision_model"]
     assert peak_with(*live) > most + 5
+    # Five matrices of 8,192 x 8,192 logits in float32 are 1.25 GiB; of a tile's 512 x 512, 5 MiB.
     wide = ["--per_device_train_batch_size", "8192", "--gradient_cache_chunk", "16"]
     assert peak_with(*wide, "--tile_size", "512") < peak_with(*wide) - 0.9
 
+    # Of 9.47 GiB of weights, gradients and optimizer states, seven eighths lie in other processes: 8.3 GiB.
     eight = dry_run("stage2", "altclip", *flags, "--dry_run_processes", "8")
     assert float(eight["under FSDP2, GiB"]) < peak(eight)[1] - 8
 
@@ -224,6 +231,7 @@ def test_estimated_memory_is_what_a_training_takes(run_python, tmp_path, switche
     and kernels add buffers of their own. A forgotten part, such as gradients or activations, would be 20 % at
     least.
     """
+    # glibc gives allocations above this size back when they are freed: the peak is that of live tensors.
     process = run_python(
         "python", "-c", MEASURE, tmp_path, *map(str, switches), MALLOC_MMAP_THRESHOLD_="65536"
     )
@@ -311,6 +319,7 @@ def test_languages_that_come_later_are_no_error(arguments, tmp_path, form):
         english = [{"language": "en", "text": "a dog"}]
         chinese = [{"language": "zh", "text": "狗"}]
     image = {"bytes": b"", "path": None}
+    # Nine rows of English, of which a dry run reads N_ROWS, that is eight.
     rows = [{"image": image, "captions": captions} for captions in [english] * 9 + [chinese]]
     Dataset.from_list(rows).to_parquet(tmp_path / "d/train.parquet")
     texts, described = first_captions(arguments(ContrastiveArguments, tmp_path / "d", languages=["en", "zh"]))

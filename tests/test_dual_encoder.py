@@ -63,6 +63,7 @@ from modeling_altclip.pooling_altclip import pool, stated_pooling, unread_module
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PICTURE = {"image_size": 32, "patch_size": 8}
+# Embeddings for all tokens of the miniature's tokenizer, which has about 2,500.
 VOCABULARY = 4000
 
 
@@ -86,14 +87,19 @@ TOWERS = {
     "clip": (CLIPModel, CLIPConfig, BOTH),
     "xlm-r": (XLMRobertaModel, XLMRobertaConfig, {**TEXT, "max_position_embeddings": 90}),
     "mE5": (XLMRobertaModel, XLMRobertaConfig, {**TEXT, "max_position_embeddings": 90}),
+    # Saved with its head, which a tower has to leave out.
     "bert": (BertForMaskedLM, BertConfig, TEXT),
     "modernbert": (ModernBertModel, ModernBertConfig, {**TEXT, **ENDS}),
+    # These three read from left to right.
     "qwen3": (Qwen3Model, Qwen3Config, {**TEXT, **HEADS}),
     "gpt2": (GPT2Model, GPT2Config, GPT2),
     "clip-text": (CLIPTextModel, CLIPTextConfig, TEXT),
+    # An encoder with a decoder, which is refused.
     "t5": (T5Model, T5Config, T5),
     "beit": (BeitModel, BeitConfig, VISION),
+    # Without a class token.
     "swin": (SwinModel, SwinConfig, {**SWIN, "image_size": 32}),
+    # These give no state for each patch, or other states at each call, and are refused.
     "convnext": (ConvNextModel, ConvNextConfig, LAYERS),
     "resnet": (ResNetModel, ResNetConfig, {**LAYERS, "embedding_size": 8}),
     "mobilevit": (MobileViTModel, MobileViTConfig, {"image_size": 64}),
@@ -339,6 +345,7 @@ def test_encoders_that_read_from_left_to_right_are_pooled_by_their_last_token(sa
     """Their first state is the same for all texts that begin alike. Padding may be on either side."""
     model = AltCLIPDualEncoderModel.from_towers(save_tower("vit"), save_tower(text), projection_dim=16).eval()
     assert model.config.text_pooling == "last"
+    # Both begin with token 5: pooled by their first state, they would be equal.
     ids = torch.tensor([[5, 20, 21, 22, 23], [5, 30, 31, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     with torch.no_grad():
@@ -402,6 +409,7 @@ def test_the_adapter_of_a_peft_model_is_saved_alone(save_tower, dual_batch, tmp_
     whole = AltCLIPDualEncoderModel.from_towers(save_tower("clip"), save_tower("xlm-r"), projection_dim=16)
     whole.save_pretrained(tmp_path / "base")
     model = AltCLIPDualEncoderModel.from_pretrained(tmp_path / "base")
+    # By default a LoRA's second factor is zero, and it would change nothing.
     settings = LoraConfig(target_modules=["query", "q_proj"], r=2, init_lora_weights=False)
     adapted = get_peft_model(model, settings).eval()
     adapted.get_base_model().save_pretrained(tmp_path / "adapter")
@@ -424,6 +432,7 @@ def test_the_mean_of_nothing_is_zero(save_tower, dual_batch):
     ).eval()
     all_masked = torch.zeros_like(dual_batch["attention_mask"])
     with torch.no_grad():
+        # A sum of nothing divided by a count of 0 would be no number.
         embeds = model.get_text_features(dual_batch["input_ids"], all_masked).pooler_output
     assert embeds.isfinite().all()
 

@@ -84,6 +84,7 @@ def test_siglip_is_padded_as_it_was_trained(processor):
 
 def test_generators_are_read_a_window_at_a_time(model, processor):
     """Hold no more than 64 batches; the result is that of the list, whatever the windows."""
+    # 35 distinct texts, of five lengths.
     texts = [f"key {number % 7} bell " * (number % 5 + 1) for number in range(700)]
     n_read = 0
     n_read_at_batch = []  # how many texts were read when each batch was encoded
@@ -102,7 +103,7 @@ def test_generators_are_read_a_window_at_a_time(model, processor):
 
     model.get_text_features = counted
     streamed = embed_texts(model, processor, stream(), batch_size=2)
-    assert n_read_at_batch[0] == 128
+    assert n_read_at_batch[0] == 128  # 64 batches of 2
     assert n_read_at_batch[-1] == 700
     torch.testing.assert_close(streamed, embed_texts(model, processor, texts), atol=1e-5, rtol=1e-5)
 
@@ -133,6 +134,7 @@ def test_half_precision_models_give_float32(model, processor):
 
 def test_the_tqdm_bar_ends_at_the_number_of_texts(model, processor, capsys):
     embed_texts(model, processor, ["key", "bell", "key"] * 5, batch_size=2, show_progress=True)
+    # The bar counts all texts, though only two are distinct and encoded.
     assert "15/15" in capsys.readouterr().err
 
 
@@ -142,6 +144,7 @@ def test_bad_input_is_named(model, processor):
     # One item of several; in a stream, one of a later window too.
     with pytest.raises(ValueError, match=r"texts\[1\] is None"):
         embed_texts(model, processor, ["key", None])
+    # Windows hold 64 texts here, so that text 130 is in the third: indices go on from window to window.
     with pytest.raises(ValueError, match=r"texts\[130\] is 7"):
         embed_texts(model, processor, iter(["key"] * 130 + [7] + ["key"] * 69), batch_size=1)
     with pytest.raises(ValueError, match=r"images\[2\] cannot be read: it is a NoneType"):
@@ -228,6 +231,7 @@ def test_bad_files_of_a_folder_are_skipped_with_a_warning(model, processor, brok
             found = embed_images(model, processor, broken, errors="skip", batch_size=batch_size)
             torch.testing.assert_close(found.embeddings, expected, atol=1e-5, rtol=1e-5)
             assert found.names == NAMES
+            # In the order of names: empty.jpg, green.png, more/blue.png, more/cut.png, more/drawing.svg, ...
             empty, cut, drawing = found.skipped
             assert (empty.index, empty.name) == (0, "empty.jpg")
             assert (cut.index, cut.name) == (3, "more/cut.png")
@@ -248,7 +252,7 @@ def test_bad_images_of_a_list_are_skipped_where_that_is_asked(model, processor, 
         photos / "red.png",
         None,
         photos / "gone.png",
-        np.zeros((6, 6, 7)),
+        np.zeros((6, 6, 7)),  # seven channels
         PillowImage.new("RGB", (32, 32), "green"),
         "",
     ]

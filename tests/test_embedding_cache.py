@@ -74,6 +74,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).rglob("*.*") if path.is_file()}
 
 
+# The errors are half a unit in the last place: float16 has 11 bits, bfloat16 8.
 @pytest.mark.parametrize("n_views", [1, 3])
 @pytest.mark.parametrize(
     "dtype,error,size", [("float32", 0, 4), ("float16", 2**-11, 2), ("bfloat16", 2**-8, 2)]
@@ -111,8 +112,9 @@ def test_vectors_are_mapped_into_memory(tmp_path):
     before = pa.total_allocated_bytes()
     column = cached(tmp_path, [f"{number}" for number in range(400)])
     worker = pickle.loads(pickle.dumps(column))
+    # A copy in memory would take four times that, 4 bytes a value.
     assert pa.total_allocated_bytes() - before < 400 * DIM
-    assert len(worker.embeddings.cache_files) == 100
+    assert len(worker.embeddings.cache_files) == 100  # parts of 4 items
     np.testing.assert_array_equal(worker[[399, 3]]["target"], column[[399, 3]]["target"])
 
 
@@ -134,6 +136,7 @@ def test_what_is_there_is_not_made_again(tmp_path):
     [
         {"keys": KEYS[:-1] + ["text"]},
         {"keys": ["text 1", "text 0", *KEYS[2:]]},
+        # The same characters in the same order, cut elsewhere.
         {"keys": ["text 0t", "ext 1", *KEYS[2:11]]},
         {"made_by": {"weights": "others"}},
         {"made_by": {"tokenizer": "one"}},
@@ -183,6 +186,7 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     rows = load_dataset(str(column.folder), split="train", cache_dir=str(tmp_path / "datasets"))
     assert rows.column_names == ["text", "view", "target"]
     assert len(rows) == 22
+    # Item 3 has rows 6 and 7, one for each of two views.
     assert rows[7]["text"] == "text 3"
     assert rows[7]["view"] == 1
     kept = torch.tensor(rows[7]["target"])

@@ -141,6 +141,7 @@ def test_another_model_has_vectors_of_its_own(encoded, altclip_folder, scenes, t
     folders = set((tmp_path / "cache").iterdir())
     after = other.rows(scenes)[0]
     assert set((tmp_path / "cache").iterdir()) > folders
+    # An activation is chosen when a model is built: to change it in the configuration alone has no effect.
     if change != "configuration":
         assert not torch.equal(before, after)
 
@@ -210,6 +211,7 @@ def test_two_processes_get_the_bits_of_one(encoded, altclip_folder, scenes, tmp_
 def test_an_unreadable_image_is_named(encoded):
     good = io.BytesIO()
     PillowImage.new("RGB", (32, 32)).save(good, "PNG")
+    # Row 30 is in the second window of 25: rows are counted from the first of all.
     images = [{"bytes": good.getvalue(), "path": None}] * 30
 
     def rows_ending_in(image):

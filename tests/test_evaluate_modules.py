@@ -41,6 +41,7 @@ def test_retrieval(load):
     image_embeds = normalize(torch.randn(30, 16), dim=-1)
     # Each image has a text, and 20 texts belong to any images.
     owners = torch.cat([torch.arange(30), torch.randint(30, (20,))])
+    # With so much noise some texts find their image, and some do not.
     text_embeds = normalize(image_embeds[owners] + 0.4 * torch.randn(50, 16), dim=-1)
     expected = RetrievalOutcomes(*retrieval_ranks(image_embeds, text_embeds, owners), owners).metrics()
     metric = load("image_text_retrieval")
@@ -63,6 +64,7 @@ def test_retrieval_with_ties_and_twins(load, monkeypatch):
         (corners[:1].repeat(40, 1), corners[:1].repeat(70, 1)),
     ]
     metric = load("image_text_retrieval")
+    # Ten blocks of the 40 images: equal scores lie within one and across several.
     monkeypatch.setattr(sys.modules[type(metric).__module__], "BLOCK_ROWS", 4)
     for image_embeds, text_embeds in drawn:
         expected = RetrievalOutcomes(*retrieval_ranks(image_embeds, text_embeds, owners), owners).metrics()
@@ -119,6 +121,7 @@ assert not {'benchmarks', 'modeling_altclip'} & sys.modules.keys()
     environment = dict(os.environ)
     environment.pop("PYTHONPATH", None)
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
+    # -P keeps the current folder off sys.path.
     command = [sys.executable, "-P", "-c", script, *map(str, MODULES)]
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

@@ -48,6 +48,7 @@ def test_search(run_python, altclip_folder, miniature, tmp_path):
         scores.append(float(score))
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
+    # Three images of 192 pixels, side by side.
     assert Image.open(tmp_path / "found.png").size == (3 * 192, 192)
 
 
@@ -65,6 +66,7 @@ def test_classify(run_python, altclip_folder, tmp_path):
     ]
     as_they_are = lines_of(run_python(*command))
     in_templates = lines_of(run_python(*command, "--language", "zh"))
+    # The same names have other scores in the prompt templates of Chinese.
     assert as_they_are != in_templates
     for lines in (as_they_are, in_templates):
         assert sorted(line.split("  ")[1] for line in lines) == sorted(labels)
@@ -79,6 +81,7 @@ def test_train_in_python(run_python, altclip_folder, miniature, tmp_path):
     before = AltCLIPModel.from_pretrained(altclip_folder).state_dict()
     after = load_file(tmp_path / "trained/model.safetensors")
     moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    # What stage 2 trains by default; the image tower and its projection are frozen.
     assert moved == {"text_model", "text_projection", "logit_scale"}
 
 
@@ -87,7 +90,7 @@ def test_evaluate_any_model(run_python, altclip_folder, miniature):
     flags = ["--dataset", miniature / "dataset", "--languages", "en", "ar"]
     lines = lines_of(run_python("python", "examples/evaluate_any_model.py", *models, *flags))
     scored = [line for line in lines if "mean recall" in line]
-    assert len(scored) == 4
+    assert len(scored) == 4  # two models in two languages
     for line in scored:
         score, low, high = (float(value) for value in re.findall(r"([\d.]+)%", line.replace("95 %", "")))
         assert low <= score <= high

@@ -8,6 +8,7 @@ import pytest
 
 from .conftest import ROOT
 
+# An import fails where sys.modules has None, as if the package were not installed.
 WITHOUT = """
 import sys
 for name in {missing}:
@@ -68,6 +69,7 @@ def test_a_script_ends_with_one_line(words, message):
         message,
     )
     assert "Traceback" not in process.stderr
+    # Help is there without the library.
     process = run_without(
         list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", words[0], "--help"
     )

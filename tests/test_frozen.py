@@ -30,7 +30,7 @@ SGD = {
     "optim": "sgd",
     "learning_rate": 0.1,
     "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
+    "max_grad_norm": 0.0,  # no clipping
     "logging_steps": 1,
 }
 
@@ -232,6 +232,7 @@ def test_views_are_crops_that_depend_on_image_and_view_alone(tmp_path):
     for epoch in (1, 2):
         one, other, again = epochs[epoch]
         assert one.shape[0] == one.shape[1]
+        # 90 to 100 % of the largest square's area: sides from sqrt(0.9) * 40 = 37.9 to 40, rounded.
         assert 38 <= one.shape[0] <= 40
         assert np.array_equal(one, again)
         assert not np.array_equal(one, other[: len(one), : len(one)])

@@ -18,6 +18,7 @@ from training.held_texts import HeldTexts, hold_texts, moved
 from training.trainers import ContrastiveTrainer
 from training.views import ImageViews
 
+# Forty, of which a tenth is only watched: 4 texts, and 36 to draw from.
 TEXTS = [f"dog face and key {number}" for number in range(40)]
 TRAINABLE = ["text_model", "text_projection", "logit_scale"]
 
@@ -25,6 +26,7 @@ TRAINABLE = ["text_model", "text_projection", "logit_scale"]
 @pytest.fixture
 def altclip(miniature):
     torch.manual_seed(0)
+    # Without dropout, so that all ways to take a step are equal.
     return AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"), dropout=0.0)
 
 
@@ -83,8 +85,10 @@ def trained(altclip, processor, args, cells, held):
 
 
 def test_what_is_drawn_depends_on_seed_step_and_process_alone():
+    # In the place of an embedding, each text has its own number.
     held = HeldTexts(TEXTS, torch.arange(len(TEXTS), dtype=torch.float32)[:, None], seed=3)
     drawn = {(step, process): held.draw(8, step, process)[0] for step in range(3) for process in range(2)}
+    # Three steps of two processes draw six different samples.
     assert len({tuple(texts) for texts in drawn.values()}) == 6
     again = HeldTexts(TEXTS, held.embeddings, seed=3)
     for (step, process), texts in drawn.items():
@@ -92,12 +96,14 @@ def test_what_is_drawn_depends_on_seed_step_and_process_alone():
         assert of_others == texts
         assert [TEXTS[int(row)] for row in vectors[:, 0]] == texts
     watched = {TEXTS[number] for number in held.watched}
+    # More than there are: all texts that are not watched.
     everything, _ = held.draw(1000, 0, 0)
     assert len(watched) == 4
     assert watched.isdisjoint(everything)
     assert len(everything) == 36
 
 
+# 3 does not divide the batch of 8, so that the last group, chunk or tile is smaller.
 SWITCHES = {
     "as it is": {},
     "length groups": {"length_groups": 3},
@@ -109,6 +115,7 @@ SWITCHES = {
 @pytest.mark.parametrize("cached", [True, False], ids=["cached images", "images that learn"])
 def test_a_step_with_held_texts_is_the_same_by_every_switch(altclip, processor, arguments, cells_of, cached):
     start = {name: value.clone() for name, value in altclip.state_dict().items()}
+    # Random embeddings, far from the model's own, so that the term counts from the first step on.
     vectors = torch.randn(
         len(TEXTS), altclip.config.projection_dim, generator=torch.Generator().manual_seed(1)
     )
@@ -121,6 +128,7 @@ def test_a_step_with_held_texts_is_the_same_by_every_switch(altclip, processor, 
         logs[name] = trained(altclip, processor, arguments(hold=5.0, **switches), cells, held)
         weights[name] = {key: value.clone() for key, value in altclip.state_dict().items()}
     altclip.load_state_dict(start)
+    # The first step's loss, by hand: that of a training without held texts, and the weighted distance.
     without = trained(altclip, processor, arguments(), cells, None)
     texts, before = held.draw(8, 0, 0)
     altclip.load_state_dict(start)
@@ -145,10 +153,12 @@ def test_held_texts_move_less(altclip, processor, arguments, cells_of):
     altclip.eval()
     start = {name: value.clone() for name, value in altclip.state_dict().items()}
     distances = {}
+    # The same texts are watched in both runs, and held in the second alone.
     for hold in (0.0, 300.0):
         altclip.load_state_dict(start)
         cells = cells_of(cached=True)
         held = hold_texts(arguments(hold=300.0), altclip, processor, cells)
+        # Before any step each text is nearest to itself.
         assert held.found_again(altclip, processor) == 1
         trained(altclip, processor, arguments(hold=hold, max_steps=10), cells, held if hold else None)
         texts = [held.texts[number] for number in held.watched]
@@ -191,6 +201,7 @@ def test_stage_2_says_what_was_kept(altclip_folder, miniature, run_python, tmp_p
         "2",
         "--per_device_train_batch_size",
         "4",
+        # The recipe has 8 groups, more than the batch has texts.
         "--length_groups",
         "1",
         "--logging_steps",
@@ -203,6 +214,7 @@ def test_stage_2_says_what_was_kept(altclip_folder, miniature, run_python, tmp_p
     assert 0 <= kept["found_again"] <= 1
     assert (
         kept["before"].keys()
+        # The guard set is evaluated in all of its languages, not in the two of the training alone.
         == kept["after"].keys()
         >= {
             "en",

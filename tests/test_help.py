@@ -27,6 +27,7 @@ def test_every_script_tells_of_its_flags(run_python, words):
     assert process.returncode == 0, process.stderr[-2000:]
     assert "usage: " in process.stdout
     assert process.stdout.count("\n  -") >= 2  # --help, and a flag of its own
+    # argparse formats help with %: what it did not format would show.
     assert "%%" not in process.stdout
     assert "%(" not in process.stdout
 

@@ -19,6 +19,7 @@ from .conftest import ROOT
 
 @pytest.fixture
 def scenes(miniature):
+    # Scenes of one concept each, whose caption is its name.
     return load_dataset(str(miniature / "dataset"), split="test_concepts").select(range(24))
 
 
@@ -37,6 +38,7 @@ def test_sentence_transformers(altclip_folder, scenes):
 def test_mteb(altclip_folder, scenes, tmp_path):
     """Their wrapper, a task of ours that is in memory alone, and an accuracy that our own metric confirms."""
     names = [caption["en"] for caption in scenes["captions"]]
+    # mteb takes labels as the numbers of class names.
     labels = sorted(set(names))
     found = mteb_accuracy(
         SentenceTransformer(str(altclip_folder)),
@@ -58,12 +60,13 @@ def test_mteb(altclip_folder, scenes, tmp_path):
 )
 def test_low_rank_adapters_on_either_tower(model, ragged_batch, tmp_path, modules, where):
     before = model(**ragged_batch).logits_per_image
+    # By default a LoRA's second factor is zero, and it would change nothing.
     adapted = get_peft_model(model, LoraConfig(target_modules=modules, r=2, init_lora_weights=False))
     adapted(**ragged_batch, return_loss=True).loss.backward()
     learning = {
         name: parameter.grad for name, parameter in adapted.named_parameters() if parameter.requires_grad
     }
-    assert len(learning) == 8
+    assert len(learning) == 8  # two layers, two modules in each, two factors of each
     assert all(where in name and gradient.abs().max() > 0 for name, gradient in learning.items())
     adapted.save_pretrained(tmp_path)
     with torch.no_grad():
@@ -83,6 +86,7 @@ def test_as_the_teacher_of_stage_1(altclip_folder, miniature, run_python, scenes
         [caption["en"] for caption in scenes["captions"]], padding=True, return_tensors="pt"
     )
     with torch.no_grad():
+        # The target is the pooled state of the text tower, before the projection.
         expected = teacher.text_model.eval()(**english).pooler_output
     torch.testing.assert_close(
         torch.from_numpy(targets[range(len(scenes))]["target"]), expected, atol=1e-5, rtol=1e-5
@@ -100,6 +104,7 @@ def test_as_the_teacher_of_stage_1(altclip_folder, miniature, run_python, scenes
     )
     assert process.returncode == 0, process.stderr
     student = AltCLIPModel.from_pretrained(tmp_path / "student")
+    # Stage 1 trains the text tower alone; the rest is the teacher's.
     for part in ("vision_model", "visual_projection", "text_projection"):
         ours, theirs = getattr(student, part).state_dict(), getattr(teacher, part).state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

@@ -96,6 +96,7 @@ def write_text_encoders(miniature, folder):
     """Write a text encoder, one of sentence-transformers, and one whose weights are cut in half."""
     for name in ("xlmr", "sentences", "half"):
         shutil.copytree(miniature / "text_encoder", folder / name)
+    # The file alone makes a sentence encoder of it.
     (folder / "sentences/modules.json").write_text("[]")
     weights = folder / "half/model.safetensors"
     whole = weights.read_bytes()
@@ -117,6 +118,7 @@ def write_models_of_transformers(tokenizer, folder):
     for name, model in models.items():
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    # A ViT reads no texts.
     (folder / "vit/tokenizer.json").unlink()
 
 
@@ -132,14 +134,15 @@ def write_models_of_ours(tokenizer, folder):
 def write_what_is_no_model(folder):
     (folder / "empty").mkdir()
     (folder / "rows").mkdir()
+    # A folder of data in the place of a model.
     Dataset.from_dict({"text": ["a"]}).to_parquet(folder / "rows/train.parquet")
     for name, config in {
         "broken": "{",
         "list": "[]",
         "typeless": "{}",
         "unknown": '{"model_type": "nonsense"}',
-        "words": '{"model_type": "bert", "hidden_size": "wide"}',
-        "bytes": "\udcff",
+        "words": '{"model_type": "bert", "hidden_size": "wide"}',  # transformers checks the types of fields
+        "bytes": "\udcff",  # written as the byte 0xff, which is no UTF-8
     }.items():
         shutil.copytree(folder / "altclip", folder / name)
         (folder / name / "config.json").write_text(config, "utf-8", errors="surrogateescape")
@@ -164,6 +167,7 @@ def arguments_of(stage, argument, name_or_path, zoo, tmp_path):
     given = {"output_dir": tmp_path / "out", "dataset": "some/rows"}
     if stage is TeacherLearningArguments:
         given["teacher_name_or_path"] = zoo / "clip"
+        # A finished model that learns more has its text encoder already.
         if argument != "model_name_or_path":
             given["text_encoder_name_or_path"] = zoo / "xlmr"
     elif stage is ParallelArguments:
@@ -201,6 +205,7 @@ def enlarge_tokenizer(folder):
     """Add tokens until a model's tokenizer has one more than the embeddings; return the number of those."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     n_embeddings = transformers.AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+    # One token too many is enough: torch would fail on it in the middle of a training.
     n_added = n_embeddings + 1 - len(tokenizer)
     tokenizer.add_tokens([f"[{number}]" for number in range(n_added)])
     tokenizer.save_pretrained(folder)
@@ -304,6 +309,7 @@ def test_a_damaged_model_is_named_in_one_line(zoo, tmp_path, name, file, content
     if content is None:
         # It would do for the other file of the same settings.
         (folder / "preprocessor_config.json").unlink(missing_ok=True)
+    # The whole message is one line.
     with pytest.raises(InputError, match=f"^teacher_name_or_path '{folder}' [^\n]+$"):
         load_model(str(folder), argument="teacher_name_or_path")
 
@@ -311,11 +317,13 @@ def test_a_damaged_model_is_named_in_one_line(zoo, tmp_path, name, file, content
 @pytest.mark.parametrize("name", ["xlmr", "bert", "altclip", "clip", "gpt2"])
 def test_a_missing_tokenizer_is_none_that_knows_no_word(zoo, tmp_path, name):
     assert len(load_tokenizer("model", str(zoo / name))) > 100
+    # Without its file transformers builds a tokenizer of special tokens alone.
     folder = damaged(zoo, tmp_path, name, "tokenizer.json")
     with pytest.raises(InputError, match=f"^model '{folder}' (has no tokenizer: get|cannot be loaded)"):
         load_tokenizer("model", str(folder))
 
 
+# Wrong kinds, which configurations show, and damaged weights, which are found when they are loaded.
 SCRIPTS = [
     ("training/run_stage0.py", {"model_name_or_path": "bert"}),
     ("training/run_stage1.py", {"teacher_name_or_path": "vit", "text_encoder_name_or_path": "xlmr"}),
@@ -343,6 +351,7 @@ def test_scripts_end_with_one_line(zoo, miniature, run_python, tmp_path, script,
     `half` is a text encoder whose weights are cut short; it is found when it is loaded.
     """
     flags = ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
+    # The miniature's class names are with its data, and the task needs them.
     if script == "benchmarks/run_zero_shot.py":
         flags += ["--class_names", miniature / "dataset/class_names.json"]
     if script.startswith("training"):
@@ -356,6 +365,7 @@ def test_scripts_end_with_one_line(zoo, miniature, run_python, tmp_path, script,
     assert "Traceback" not in process.stderr, process.stderr
     said = process.stderr.strip().splitlines()[-1]
     script_name = script.partition("/")[2]
+    # "run_stage0.py: error: model_name_or_path '/tmp/.../bert' is a model of the type 'bert': give ..."
     reason = "(is a|cannot be loaded|has no|is no)"
     assert re.match(rf"{script_name}: error: \w+ '{zoo}/\w+' {reason}", said), said
 
