@@ -29,6 +29,7 @@ from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPMode
 
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {**SIZE, "image_size": 32, "patch_size": 8}
+# Two steps of a Trainer's log: enough for a curve.
 LOSSES = [{"loss": 1.0, "step": 1}, {"loss": 0.9, "step": 2}]
 LOG = {"log_history": LOSSES, "max_steps": 2, "global_step": 2}
 COMMIT = "4" * 40
@@ -70,6 +71,7 @@ def zoo(processor, tmp_path_factory):
     text = {
         **SIZE,
         "vocab_size": n_pieces,
+        # XLM-R numbers positions from 2 on: 80 leave room for 77 tokens.
         "max_position_embeddings": 80,
         "type_vocab_size": 1,
         "project_dim": 24,
@@ -144,6 +146,7 @@ def zero_shot(model, weights, value=0.5, **more):
     )
 
 
+# A diverged model; percent for a fraction; a value that is missing.
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 55.0, -0.1, None])
 def test_a_figure_that_is_no_fraction_is_refused(value):
     match = f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again"
