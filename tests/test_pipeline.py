@@ -112,7 +112,7 @@ def ramp(weight):
     return torch.linspace(0.5, 2, len(weight))[:, None]
 
 
-# Every way in which weights change. torch counts writes to a weight, but none that go through `.data`.
+# Ways in which weights change. torch counts writes to a weight, but none that go through `.data`.
 def by_optimizer(model, weight):
     torch.optim.SGD([weight], lr=1.0).step()
 

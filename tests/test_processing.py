@@ -49,7 +49,7 @@ def test_texts_are_padded_to_the_longest_and_cut_at_77(processor):
 
     assert input_ids(processor, LONG, max_length=9).shape == (1, 9)
     assert input_ids(processor, ["key"], text_kwargs={"padding": "max_length"}).shape == (1, 77)
-    # The largest multiple of 8 below 77: tokenizers refuse to truncate at 77 and pad to 72 or 80.
+    # The largest multiple of 8 below 77: tokenizers refuse to truncate at 77 and pad to multiples of 8.
     assert input_ids(processor, [LONG], pad_to_multiple_of=8).shape == (1, 72)
     assert input_ids(processor, [LONG], text_kwargs={"pad_to_multiple_of": 8}).shape == (1, 72)
 
@@ -94,7 +94,7 @@ def test_16_bit_greys_keep_their_shades(tmp_path, mode, dtype):
 
 def test_a_turned_photograph_is_put_upright(tmp_path):
     exif = Image.Exif()
-    # Orientation
+    # EXIF's tag of the orientation.
     exif[0x0112] = 6  # the camera was turned by a quarter
     path = tmp_path / "turned.png"
     PICTURE.save(path, exif=exif)

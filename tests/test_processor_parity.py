@@ -98,7 +98,7 @@ def says_how_to_cut(options):
     return "max_length" in options and "padding" not in options
 
 
-# One text and several, an empty one, equal and unequal lengths, no text, no list, and longer than 77 tokens.
+# One text and several, empty ones, equal and unequal lengths, a tuple, a None, and more than 77 tokens.
 TEXTS = [
     "a",
     "",
@@ -188,7 +188,7 @@ def rows(prepared):
     return [ids] if is_one else ids
 
 
-# Options that users of transformers' tokenizers give now and then.
+# Options that the grid above leaves out.
 RARE = [
     {"pad_to_multiple_of": 8},
     {"pad_to_multiple_of": 8, "padding": True},
@@ -237,7 +237,7 @@ PIXELS_TWICE = np.stack([PIXELS] * 2)
 
 TENSOR = torch.from_numpy(CHANNELS_FIRST)
 
-# Every form in which images may be given, but for alpha.
+# Without alpha, which ours composites where transformers drops it.
 PICTURES = {
     "picture": PICTURE,
     "grey": PICTURE.convert("L"),

@@ -619,7 +619,7 @@ def test_pairs_are_of_the_same_pictures(tmp_path):
     untested = {(number.model, number.language) for number in comparison.numbers() if number.untested}
     assert untested == {("org/redrawn", "zh"), ("org/redrawn", MEAN), ("org/lost", "en"), ("org/named", "en")}
     found = comparison.difference("org/best", "org/worded", "photos", "en", "accuracy@1")
-    # Other prompts are a way to score higher, and so are compared, with a note.
+    # Other prompts do not keep models from being compared: a caveat names them.
     assert found.difference == pytest.approx(0.05)
     assert caveats(comparison) == ["photos in en, zh: evaluated with other prompts than best: worded."]
     results = [result for result in comparison.results.values() if result.model in ("org/best", "org/worded")]
@@ -1003,7 +1003,6 @@ def test_what_cannot_be_reported_is_refused(three, tmp_path_factory):
     match = "config.json is not a result .*: delete it, or move it to another folder"
     with pytest.raises(InputError, match=match):
         compare(copy)
-    # No UTF-8.
     (copy / "config.json").write_bytes("à".encode("latin-1"))
     with pytest.raises(InputError, match="config.json is not a result .*can't decode"):
         compare(copy)

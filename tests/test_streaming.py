@@ -144,6 +144,7 @@ def test_a_row_shows_another_language_in_every_pass(scenes, tmp_path):
     examples = list(islice(stream, 3 * N_SCENES))
     first_pass = examples[:N_SCENES]
 
+    # Three passes show the three languages of each row once.
     captions_of_row = {stable_hash(captions["en"]): captions for _, captions in scenes}
     for start in (0, N_SCENES, 2 * N_SCENES):
         in_pass = examples[start : start + N_SCENES]
