@@ -23,13 +23,17 @@ from training.parallel_text import load_parallel_text
 @pytest.mark.parametrize(
     "code,spelled",
     [
+        # A country has two letters, in capitals.
         ("zh-CN", "zh-CN"),
         ("zh_cn", "zh-CN"),
         ("PT_br", "pt-BR"),
+        # A script has four letters, of which the first is a capital.
         ("zh_Hans", "zh-Hans"),
         ("zh_hant_tw", "zh-Hant-TW"),
+        # A region may have three digits (Latin America), and a language three letters (Cantonese).
         ("ES-419", "es-419"),
         ("YUE", "yue"),
+        # No codes: they stay as they are.
         ("chinese", "chinese"),
         ("A photo", "A photo"),
     ],
@@ -39,6 +43,7 @@ def test_codes_have_one_spelling(code, spelled):
 
 
 def test_data_is_kept_under_canonical_codes():
+    # Codes of three letters and the former code of Hebrew get the code of two letters; scripts stay.
     given = ["en_US", "zh_Hans", "pt_BR", "zho_Hant", "jpn", "iw"]
     assert list(name_languages(given).values()) == ["en", "zh-Hans", "pt-BR", "zh-Hant", "ja", "he"]
     assert list(name_languages(["eng", "kr", "br"]).values()) == [
@@ -46,10 +51,12 @@ def test_data_is_kept_under_canonical_codes():
         "kr",
         "br",
     ]  # Kanuri and Breton, where data has them
+    # English of one country becomes `en`, which teachers read, but not where there is another English.
     assert list(name_languages(["en-US", "en_GB"]).values()) == ["en-US", "en-GB"]
     assert list(name_languages(["en", "en-GB"]).values()) == ["en", "en-GB"]
     assert canonical("eng_Latn") == "en-Latn"
     assert is_english("eng_Latn")
+    # Middle English is a language of its own.
     assert not is_english("enm")
     with pytest.raises(ValueError, match="'zh_CN' and 'zh-cn' are both 'zh-CN': keep one"):
         name_languages(["zh_CN", "zh-cn"])
@@ -60,15 +67,18 @@ def test_data_is_kept_under_canonical_codes():
 @pytest.mark.parametrize(
     "asked,available,found",
     [
+        # Another spelling of the same code.
         ("zh", "en zh", "zh"),
         ("ZH", "en zh", "zh"),
         ("zh-CN", "en zh_CN", "zh_CN"),
+        # A code without country or script stands for one with them, and the other way round.
         ("zh", "en zh-CN", "zh-CN"),
         ("zh-CN", "en zh", "zh"),
         ("zh_Hans", "en zh", "zh"),
         ("zh", "zh zh-TW", "zh"),
         ("pt", "en pt_BR", "pt_BR"),
         ("en", "en-GB de", "en-GB"),
+        # Three letters are found where data has them.
         ("de", "deu", "deu"),
         ("br", "br fr", "br"),  # where there is Breton, nobody is asked about Brazil
         ("eng", "eng deu", "eng"),
@@ -79,6 +89,9 @@ def test_what_is_asked_for_is_found(asked, available, found):
     assert check_languages([asked, found], available.split()) == [found]
 
 
+# What is written in a command line -> what is mostly meant: countries, of which kr, se, in and br are codes
+# of languages too (Korea and Kanuri, Sweden and Northern Sami, India and formerly Indonesian, Brazil and
+# Breton); codes of three letters or out of use; and names.
 SLIPS = {
     "cn": "zh",
     "jp": "ja",
@@ -126,7 +139,9 @@ def test_a_slip_is_asked_about_and_never_taken(asked, meant):
 @pytest.mark.parametrize(
     "asked,available,message",
     [
+        # Two scripts are equally near.
         ("zh", "zh-Hans zh-Hant", "it may be zh-Hans or zh-Hant: name one of them"),
+        # The language in another country is not taken for the requested one.
         ("zh-TW", "en zh-CN", "did you mean 'zh-CN'"),
         ("pt-BR", "pt-PT", "did you mean 'pt-PT'"),
         ("xx", "en zh", "no text in language xx: choose from en zh"),
@@ -142,6 +157,7 @@ def test_prompts_are_found_by_any_spelling():
         assert read_templates(code) == PROMPTS["zh"]
         assert load_templates("simple", code) == list(PROMPTS["zh"])
     assert read_templates("pt_BR") == PROMPTS["pt"]
+    # hypothesis_template takes a sentence or a language: a slip must pass for neither.
     for slip, meant in (("cn", "zh"), ("jp", "ja"), ("chinese", "zh")):
         with pytest.raises(ValueError, match=f"hypothesis_template '{slip}' .* did you mean '{meant}'"):
             read_templates(slip)
@@ -155,11 +171,13 @@ def test_class_names_are_found_by_any_spelling(tmp_path):
     path = tmp_path / "names.json"
     path.write_text(json.dumps({"en": ["dog"], "zh_CN": ["狗"]}), "utf-8")
     assert load_class_names(str(path), ["en-GB", "zh"]) == {"en-GB": ["dog"], "zh": ["狗"]}
+    # Class names of a dataset are identifiers: "red_dog" is read as "red dog".
     assert load_class_names("dataset", ["en-US"], dataset_names=["red_dog"]) == {"en-US": ["red dog"]}
     with pytest.raises(InputError, match="has no language 'cn': did you mean 'zh'"):
         load_class_names(str(path), ["cn"])
 
 
+# Braces are doubled where they are YAML's own.
 TASK = """kind: retrieval
 dataset: {dataset}
 split: train
@@ -186,6 +204,7 @@ def pictures(tmp_path):
 def test_tasks_take_any_spelling(pictures, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(TASK.format(dataset=pictures, languages="en, zh"), "utf-8")
+    # The task says zh, the data zh_CN, the request zh-CN; the task's spelling names the result.
     assert read_rows(load_task(str(path)), ["zh-CN"])["captions"][:] == [{"zh": ["图 0"]}, {"zh": ["图 1"]}]
     (tmp_path / "other.yaml").write_text(TASK.format(dataset=pictures, languages="zh-CN"), "utf-8")
     arguments = EvaluationArguments(
@@ -195,11 +214,13 @@ def test_tasks_take_any_spelling(pictures, tmp_path):
     arguments.languages = ["jp"]
     with pytest.raises(InputError, match="no text in language jp: did you mean 'ja'"):
         tasks_of(arguments, "retrieval")
+    # A slip in the task's own file names the file.
     path.write_text(TASK.format(dataset=pictures, languages="en, cn"), "utf-8")
     with pytest.raises(
         InputError, match="mine.yaml', languages: 'cn' is a country's code .* did you mean 'zh'"
     ):
         load_task(str(path))
+    # A model of English alone is evaluated in English of any country.
     arguments.english_only = ["m"]
     assert read_by("m", ["en-GB", "zh"], arguments) == ["en-GB"]
 
@@ -210,14 +231,18 @@ def captions_of(rows, languages=None):
 
 
 def test_captions_of_any_form_get_canonical_codes():
+    # One column with a text for each language.
     keys = Features({"captions": {"en-GB": Value("string"), "pt_BR": Value("string")}})
     rows = Dataset.from_dict({"captions": [{"en-GB": "a dog", "pt_BR": "um cão"}]}, keys)
     assert captions_of(rows) == [{"en": ["a dog"], "pt-BR": ["um cão"]}]
+    # One caption a row, with its language next to it.
     rows = Dataset.from_dict({"text": ["a dog", "狗"], "language": ["en_US", "zh_Hans"]})
     assert captions_of(rows) == [{"en": ["a dog"], "zh-Hans": []}, {"en": [], "zh-Hans": ["狗"]}]
+    # Translations as on the Hub.
     pair = Features({"translation": Translation(languages=["en", "zho"])})
     rows = Dataset.from_dict({"translation": [{"en": "a dog", "zho": "狗"}]}, pair)
     assert captions_of(rows) == [{"en": ["a dog"], "zh": ["狗"]}]
+    # Texts alone: `--languages` names their language.
     rows = Dataset.from_dict({"text": ["狗"]})
     assert captions_of(rows, ["zh_CN"]) == [{"zh-CN": ["狗"]}]
     with pytest.raises(InputError, match="languages of '--languages': 'cn' is a country's code .*'zh'"):
@@ -225,6 +250,7 @@ def test_captions_of_any_form_get_canonical_codes():
     rows = Dataset.from_dict({"text": ["犬"], "language": ["jp"]})
     with pytest.raises(InputError, match="'jp' is a country's code .*did you mean 'ja'"):
         captions_of(rows)
+    # Read row by row, as a stream is, a code is spelled by itself: English of one country keeps its country.
     form = find_form(rows.features, "data")
     assert read_captions({"text": "a dog", "language": "EN_us"}, form) == {"en-US": ["a dog"]}
 
@@ -234,16 +260,19 @@ def test_captions_of_any_form_get_canonical_codes():
     [("en-US\tzh_CN", ["en", "zh-CN"]), ("EN\tPT_BR", ["en", "pt-BR"]), ("eng\tjpn", ["en", "ja"])],
 )
 def test_tables_and_pairs_of_files_get_canonical_codes(tmp_path, header, names):
+    # A table, with a column that is no language.
     table = tmp_path / "pairs.tsv"
     table.write_text(f"URL\t{header}\nhttp\ta dog\t狗\n", "utf-8")
     rows, without = load_parallel_text(str(table), "train")
     assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
     assert without == 0
+    # Two files of lines, whose endings are the languages.
     languages = header.split("\t")
     for language, text in zip(languages, ("a dog", "狗")):
         (tmp_path / f"corpus.{language}").write_text(f"{text}\n", "utf-8")
     rows, _ = load_parallel_text(f"{tmp_path}/corpus.{{{','.join(languages)}}}", "train")
     assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
+    # JSON with the languages as keys.
     (tmp_path / "pairs.jsonl").write_text(
         json.dumps({"captions": dict(zip(languages, ["a dog", "狗"]))}) + "\n", "utf-8"
     )
@@ -258,6 +287,7 @@ def test_columns_of_countries_and_two_kinds_of_english_are_asked_about(tmp_path)
         InputError, match="languages of '.*pairs.csv': 'cn' is a country's code .*did you mean 'zh'"
     ):
         load_parallel_text(str(table), "train")
+    # Neither is the English that a teacher reads.
     table.write_text("en-US,en_GB\na truck,a lorry\n", "utf-8")
     with pytest.raises(
         InputError, match="have no English .* they have en-US en-GB; name one of en-US and en-GB en"

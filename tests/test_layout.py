@@ -10,6 +10,7 @@ import pytest
 
 from .conftest import ROOT
 
+# Package -> our packages that it may import.
 MAY_IMPORT = {
     "modeling_altclip": set(),
     "benchmarks": {"modeling_altclip"},
@@ -26,6 +27,7 @@ def imports(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        # Relative imports stay within a package.
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module
 

@@ -19,6 +19,7 @@ configs:
 """
 
 
+# German is the English in capitals: "a dog" -> "A DOG".
 def write(folder, texts, name="train"):
     Dataset.from_dict({"captions": [{"en": text, "de": text.upper()} for text in texts]}).to_parquet(
         folder / f"{name}.parquet"
@@ -47,6 +48,7 @@ def test_a_folder_written_anew_is_read_anew(dataset):
 
 
 def test_only_the_split_that_is_asked_for_is_read(dataset):
+    # Without the card, `datasets` finds splits by the names of files, and would read all of them.
     (dataset / "README.md").unlink()
     (dataset / "validation.parquet").write_bytes(b"no parquet")
     assert len(load_rows(str(dataset), "train", ["captions"])) == 2
@@ -60,6 +62,7 @@ def test_folders_of_one_name_are_told_apart(dataset, tmp_path):
     other.mkdir(parents=True)
     (other / "README.md").write_text((dataset / "README.md").read_text())
     write(other, ["a boat"])
+    # The same name, card and time: the path alone tells the files apart.
     times = os.stat(dataset / "train.parquet")
     os.utime(other / "train.parquet", ns=(times.st_atime_ns, times.st_mtime_ns))
     assert len(load_rows(str(other), "train", ["captions"])) == 1
@@ -67,6 +70,7 @@ def test_folders_of_one_name_are_told_apart(dataset, tmp_path):
 
 def test_a_configuration_is_chosen_by_name(tmp_path):
     (tmp_path / "README.md").write_text(CARD)
+    # Of different length, so that the number of rows says which was read.
     for name, texts in (("de", ["a dog"]), ("fr", ["a key", "a cat"])):
         write(tmp_path, texts, name)
     assert len(load_rows(str(tmp_path), "train", ["captions"], "fr")) == 2

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 from training.gradient_cache import cached_loss
 from training.losses import contrastive_loss, sigmoid_loss
 
+# No multiples of the tile size 5 or the chunk size 4: the last tile and the last chunk are smaller.
 N_IMAGES = 22
 N_TEXTS = 37
 SWITCHES = {
@@ -179,6 +180,7 @@ def test_two_losses_before_one_backward():
 
 def test_a_row_of_dissimilar_pairs_does_not_underflow():
     """At a scale of 100 a fixed maximum would leave a sum of zero for a text that is far from every image."""
+    # Text 5 has logits of -41 with every image. Less a fixed maximum of 100, exp(-141) is 0 in float32.
     images = torch.eye(6)
     texts = torch.cat([torch.eye(6)[:5], -torch.ones(1, 6) / 6**0.5])
     scale = torch.tensor(100.0)

@@ -153,6 +153,7 @@ def test_an_unknown_distance_is_refused():
 
 
 def test_class_ranks_by_hand():
+    # Item 0 has its class first; item 1 (class 0) is behind class 2; item 2 (class 2) is behind both others.
     scores = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.6], [0.3, 0.2, 0.1]])
     labels = torch.tensor([0, 0, 2])
     assert class_ranks(scores, torch.eye(3), labels).tolist() == [0, 1, 2]
@@ -398,6 +399,7 @@ def test_eleven_points_are_the_definition():
 def test_percentiles_are_torchs():
     values = torch.tensor([9, 2, 2, 7, 30])
     weights = torch.tensor([[2, 0, 3, 1, 4], [0, 0, 0, 1, 0]])
+    # 9 9 2 2 2 7 30 30 30 30
     repeated = values.repeat_interleave(weights[0]).double()
     expected = repeated.quantile(torch.tensor([0.05, 0.5, 0.9]).double())
     of_first, of_second = percentiles(values, (5, 50, 90), weights).tolist()

@@ -28,6 +28,7 @@ LANGUAGES = "en zh es fr ru ar ja ko it th hi uk tr vi pl nl pt de bn".split()
 
 
 def test_asset_is_small_and_credited():
+    # bytes: all sprites and names together
     assert sum(path.stat().st_size for path in ASSET.iterdir()) < 2_000_000
     credits = (ASSET / "ATTRIBUTION.md").read_text("utf-8")
     assert all(f"`{style}.png`" in credits for style in STYLES + UNSEEN_STYLE)
@@ -46,6 +47,7 @@ def test_within_a_language_no_two_concepts_share_a_name():
 
 
 def test_captions_follow_the_languages_own_list_pattern():
+    # CLDR gives each language a pattern for two, and patterns for the start and the end of longer lists.
     assert write_caption([0, 20], "en") == "red apple and dog face"
     assert write_caption([0, 20, 56], "en") == "red apple, dog face, and key"
     assert write_caption([0, 20], "zh") == "红苹果和狗脸"
@@ -54,7 +56,9 @@ def test_captions_follow_the_languages_own_list_pattern():
 
 def test_a_scene_is_a_function_of_its_index():
     one, other = EmojiScenes("train"), EmojiScenes("train")
+    # Scenes read before must not matter.
     one[5]
+    # The last of 40,000 scenes too.
     for index in (0, 7, 39_999):
         assert np.array_equal(np.asarray(one[index]["image"]), np.asarray(other[index]["image"]))
         assert one[index]["captions"] == other[index]["captions"]
@@ -70,9 +74,11 @@ def test_tests_ask_for_what_training_never_showed():
     assert len(test) == 1000
     assert len(validation) == 250
     assert not test & validation
+    # The first 2,000 scenes of each split that is trained on.
     seen = set()
     for split, index in itertools.product(("train", "train_curated"), range(2000)):
         seen |= set(itertools.combinations(sorted(EmojiScenes(split)[index]["concepts"]), 2))
+    # Training may show 1,165 pairs, 70 x 69 / 2 less the 1,250 held out: so few scenes show half of them.
     assert len(seen) > 500
     assert not seen & (test | validation)
     for split, expected in (
@@ -84,15 +90,19 @@ def test_tests_ask_for_what_training_never_showed():
         assert {tuple(sorted(scenes[index]["concepts"])) for index in range(len(scenes))} == expected
     assert UNSEEN_STYLE[0] not in STYLES
     assert {split.styles for name, split in SPLITS.items() if not name.endswith("unseen_style")} == {STYLES}
+    # 1,400 scenes of 70 concepts.
     counts = np.bincount([EmojiScenes("test_concepts")[index]["concepts"][0] for index in range(1400)])
     assert (counts == 20).all()
 
 
 def test_inked_sprites_stay_inside_and_get_dark_lines():
+    # The first sprite, a red apple.
     sprite = load_sheet("noto").crop((0, 0, 32, 32))
     inked = np.asarray(ink(sprite)).astype(int)
+    # Lines are drawn in (20, 20, 20).
     dark = (inked[..., :3].max(-1) < 60) & (inked[..., 3] > 0)
     assert 0.05 < dark.mean() < 0.6
+    # The outline has room: corners stay transparent.
     assert (inked[0, 0, 3], inked[31, 31, 3]) == (0, 0)
 
 
@@ -100,6 +110,7 @@ def test_multilingual_tokenizer_is_xlm_rs(miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     assert isinstance(tokenizer, XLMRobertaTokenizer)
     assert len(tokenizer) == 2502
+    # XLM-R's special tokens at XLM-R's ids.
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 2501]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     assert (
         tokenizer("ＤＯＧ ﬁsh")["input_ids"] == tokenizer("DOG fish")["input_ids"]
@@ -107,6 +118,7 @@ def test_multilingual_tokenizer_is_xlm_rs(miniature):
     ids = tokenizer("red apple and dog face")["input_ids"]
     assert ids[0] == 0
     assert ids[-1] == 2
+    # Nothing is unknown.
     assert 3 not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "red apple and dog face"
     assert tokenizer.model_max_length == 77
@@ -116,6 +128,7 @@ def test_multilingual_tokenizer_segments_as_sentencepiece_does(monkeypatch):
     """Same training, read back through sentencepiece itself: ids are shifted by one, as in XLM-R."""
     import sentencepiece
 
+    # The trained model does not leave the function, and so is caught where it is made.
     models = []
     plain = sentencepiece.SentencePieceProcessor
     monkeypatch.setattr(
@@ -125,7 +138,9 @@ def test_multilingual_tokenizer_segments_as_sentencepiece_does(monkeypatch):
     )
     texts = [write_caption([i, (i * 7 + 3) % 70], language) for i in range(70) for language in LANGUAGES]
     tokenizer = train_multilingual_tokenizer(texts, 1500)
+    # Spaces that are merged; characters that NFKC replaces ("A1fi", full-width kana); one that no piece has.
     for text in [*texts[:200], "  double  spaces ", "Ａ①ﬁ", "emoji 🍎", "ｶﾅ"]:
+        # SentencePiece has <unk> at 0 and pieces from 3 on, XLM-R <unk> at 3 and pieces from 4 on.
         expected = [3 if piece == 0 else piece + 1 for piece in models[0].encode(text)]
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected, text
 
@@ -137,6 +152,7 @@ def test_english_tokenizer_is_clips(miniature):
         2,
         None,
     )  # CLIP with eos 2 pools at the highest id instead of the end
+    # CLIP pools at the first end of text, so that there must be one, at the end.
     ids = tokenizer("A DOG face!")["input_ids"]
     assert ids[0] == tokenizer.bos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1
@@ -167,6 +183,7 @@ def test_tokenizers_are_the_same_in_every_process(run_python):
 def test_dataset_is_an_ordinary_folder(miniature):
     from datasets import load_dataset
 
+    # Read as any user of `datasets` would read it.
     rows = load_dataset(str(miniature / "dataset"), split="test_concepts")
     assert rows[3]["image"].size == (32, 32)
     assert rows[3]["label"] == 3
@@ -175,6 +192,7 @@ def test_dataset_is_an_ordinary_folder(miniature):
     assert set(load_dataset(str(miniature / "dataset"))) == set(SPLITS)
 
 
+# None in `sys.modules` makes an import fail as if the library were not installed.
 WITHOUT_THEM = """
 import sys
 
@@ -189,4 +207,5 @@ print(len(train_multilingual_tokenizer(texts, 20)))
 
 def test_works_without_protobuf_and_torchvision():
     process = subprocess.run([sys.executable, "-c", WITHOUT_THEM], capture_output=True, text=True)
+    # SentencePiece counts <unk>, <s> and </s> among the 20; XLM-R's tokenizer adds <pad> and <mask>.
     assert process.stdout.strip() == "22", process.stderr

@@ -29,6 +29,8 @@ from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPMode
 
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {**SIZE, "image_size": 32, "patch_size": 8}
+# Two steps of a Trainer's log: enough for a curve.
+# A Trainer's log of two steps: enough for a curve.
 LOSSES = [{"loss": 1.0, "step": 1}, {"loss": 0.9, "step": 2}]
 LOG = {"log_history": LOSSES, "max_steps": 2, "global_step": 2}
 COMMIT = "4" * 40
@@ -59,6 +61,7 @@ def zoo(processor, tmp_path_factory):
     text = {
         **SIZE,
         "vocab_size": n_pieces,
+        # Those of the tokenizer: by default CLIP's configuration has other ids.
         "bos_token_id": 0,
         "pad_token_id": 1,
         "eos_token_id": 2,
@@ -70,6 +73,8 @@ def zoo(processor, tmp_path_factory):
     text = {
         **SIZE,
         "vocab_size": n_pieces,
+        # XLM-R numbers positions from 2 on: 80 leave room for 77 tokens.
+        # XLM-R numbers positions from 2 on: 80 leave room for 77 tokens.
         "max_position_embeddings": 80,
         "type_vocab_size": 1,
         "project_dim": 24,
@@ -144,6 +149,8 @@ def zero_shot(model, weights, value=0.5, **more):
     )
 
 
+# A diverged model; percent for a fraction; a value that is missing.
+# 55.0 is a percentage where a fraction is due.
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 55.0, -0.1, None])
 def test_a_figure_that_is_no_fraction_is_refused(value):
     match = f"a result of .* in en has the .* {value}, which is no fraction from 0 to 1: evaluate again"
@@ -370,6 +377,7 @@ def test_results_that_differ_in_one_thing_are_two_entries(differing, of_kind):
         expected.add((result.task, value))
     chinese = of_kind("x/altclip", "0" * 64, value=0.9, language="zh", **differing[0])
     card = render_card("T", "me/T", [*results, chinese], ["altclip"], "apache-2.0", "about")
+    # English and Chinese are entries of their own, whatever else they share.
     expected.add((chinese.task, 0.9))
     found = entries_of(card)
     assert {(task, value) for task, _, value in found} == expected
@@ -426,6 +434,7 @@ def test_results_of_different_items_share_no_row(field):
 
 
 def test_a_result_is_deduplicated_and_a_contradicting_one_is_refused(hashes, make):
+    # The same result from two folders.
     one = retrieval("stage2", hashes["stage2"])
     text, _ = make(["stage2"], [one, one])
     assert text.count("### pairs") == 1
@@ -445,6 +454,7 @@ def test_results_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stage
     """Check one stage with other weights than when it was evaluated; for a LoRA, with those of its base."""
     stage = stages[wrong]
     evaluated = {name: hashes[name] for name in stages}
+    # An adapter that was not applied leaves the base's weights.
     evaluated[stage] = hashes["stage2"] if stage == "lora" else "f" * 64
     results = [retrieval(zoo / name, weights) for name, weights in evaluated.items()]
     with pytest.raises(InputError) as refused:
@@ -460,6 +470,7 @@ def test_results_of_other_weights_are_refused(zoo, hashes, make, tmp_path, stage
 
 
 def test_changed_weights_are_refused_even_if_another_stage_has_the_old_ones(zoo, hashes, make, tmp_path):
+    # The folder `stage2` was evaluated when it held what `stage1` holds, and was trained again since.
     shutil.copytree(zoo / "released", tmp_path / "stage2")
     results = [
         retrieval("stage1", hashes["stage1"]),
@@ -562,6 +573,7 @@ def test_the_folder_loads_where_our_package_is_not(finished, run_python, tmp_pat
     script = tmp_path / "script.py"
     script.write_text(BLOCKED + LOADS[reader] + "print('modeling_altclip' in sys.modules)\n")
 
+    # The repository is not on the path, nor the script's own folder, and no code is cached from before.
     environment = {
         "PYTHONPATH": "",
         "PYTHONSAFEPATH": "1",
@@ -650,6 +662,7 @@ def record(folder, **settings):
 def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
     """Check a chain of records: only stage 2 is given, it names stage 1, and stage 1 names Hub ids."""
     for name in ("stage1", "stage2"):
+        # Records are written into copies, since all tests share the zoo.
         shutil.copytree(zoo / name, tmp_path / name)
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
@@ -662,6 +675,7 @@ def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
     }
     learned = {"dataset": str(tmp_path / "sources.yaml"), "languages": ["en", "zh"]}
     record(tmp_path / "stage1", **towers, model_name_or_path=None, **learned)
+    # Next to model_name_or_path a teacher is only learned from: it is no base.
     before = {"model_name_or_path": str(tmp_path / "stage1"), "teacher_name_or_path": "org/only-held-against"}
     record(tmp_path / "stage2", **before, dataset="org/images", languages=["en", "zh", "zh-Hans"])
 
@@ -723,6 +737,7 @@ def hub(zoo, tmp_path, monkeypatch):
     for repository in ("models--org--clip", "datasets--org--images"):
         (tmp_path / repository / "refs").mkdir(parents=True)
         (tmp_path / repository / "refs/main").write_text(COMMIT)
+    # The layout of the cache: refs/main names the commit, and snapshots/COMMIT has its files.
     shutil.copytree(zoo / "clip", tmp_path / "models--org--clip/snapshots" / COMMIT)
     card = tmp_path / "datasets--org--images/snapshots" / COMMIT / "README.md"
     card.parent.mkdir(parents=True)
@@ -762,11 +777,13 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
     "change,message",
     [
         ({"stages": []}, "stages is empty"),
+        # One folder in two spellings.
         ({"stages": ["{zoo}/stage2", "{zoo}/clip/../stage2"]}, "stages names '.*' twice"),
         ({"stages": ["{zoo}/nowhere"]}, "stages '.*nowhere' does not exist"),
         ({"stages": ["{zoo}/bert", "{zoo}/stage2"]}, "stages '.*bert' is a model of the type 'bert'"),
         ({"stages": ["{zoo}/stage2", "open_clip:ViT-B-32/x"]}, "a model of open_clip is not saved here"),
         ({"results": "no/results"}, "results 'no/results' is no folder"),
+        # The card would overwrite the stage.
         ({"output_dir": "{zoo}/stage1/../stage2"}, "is one of the stages: give another folder"),
         ({"output_dir": "{zoo}/stage2/config.json"}, "is a file"),
         ({"dataset": "{data}"}, "give both for an example image, or neither"),

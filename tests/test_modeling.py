@@ -29,6 +29,7 @@ def assert_same_logits(model, other, batch):
 def test_from_teacher_takes_every_weight(tower_folders):
     clip = CLIPModel.from_pretrained(tower_folders[0])
     encoder = XLMRobertaModel.from_pretrained(tower_folders[1], add_pooling_layer=False)
+    # Not the default, 2.6592: a scale that was not taken would show.
     clip.logit_scale.data.fill_(3.3)
     clip.save_pretrained(tower_folders[0])
     model = AltCLIPModel.from_teacher(*map(str, tower_folders), dropout=0.0)
@@ -43,6 +44,7 @@ def test_from_teacher_takes_every_weight(tower_folders):
         for name, value in ours.state_dict().items():
             assert torch.equal(value, expected[name]), name
     assert model.logit_scale.item() == pytest.approx(3.3)
+    # The teacher's text projection is taken over, and states the width before it.
     assert model.config.text_config.project_dim == clip.config.text_config.hidden_size
     assert model.config.text_config.hidden_dropout_prob == 0.0
 
@@ -89,6 +91,7 @@ def test_a_forward_of_nothing_is_refused(model, ragged_batch):
 
 
 def test_token_embeddings_can_be_resized(model, ragged_batch, tmp_path):
+    # From 120.
     model.resize_token_embeddings(150)
     assert model.get_input_embeddings().num_embeddings == 150
     assert model.config.text_config.vocab_size == 150
@@ -184,6 +187,7 @@ def test_parts_may_lie_on_different_devices(model, ragged_batch, tmp_path):
 
 def test_compiles_whole(model, ragged_batch):
     """Compile one graph, without a break."""
+    # The backend `eager` traces the model, which finds graph breaks, and generates no code.
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         loss = compiled(**ragged_batch, return_loss=True).loss
@@ -192,6 +196,7 @@ def test_compiles_whole(model, ragged_batch):
 
 
 def test_exports_for_any_number_of_texts_tokens_and_images(model, ragged_batch):
+    # Export specialises dimensions of size 1. XLM-R's positions begin at 2, so that 40 leave 38 tokens.
     texts = torch.export.Dim("texts", min=2, max=64)
     tokens = torch.export.Dim("tokens", min=2, max=38)
     images = torch.export.Dim("images", min=2, max=64)
@@ -201,6 +206,7 @@ def test_exports_for_any_number_of_texts_tokens_and_images(model, ragged_batch):
         "pixel_values": {0: images},
     }
     exported = torch.export.export(model, (), ragged_batch, dynamic_shapes=shapes).module()
+    # Other sizes than those that were exported with: 3 texts of 9 tokens, and 2 images.
     fewer = {
         "input_ids": ragged_batch["input_ids"][:3, :9],
         "attention_mask": ragged_batch["attention_mask"][:3, :9],

@@ -101,6 +101,7 @@ def test_padding_matters_and_is_masked(model, ragged_batch):
     input_ids = ragged_batch["input_ids"]
     with torch.no_grad():
         padded = model.get_text_features(input_ids, ragged_batch["attention_mask"]).pooler_output[0]
+        # Text 0 has 3 tokens.
         alone = model.get_text_features(input_ids[:1, :3]).pooler_output[0]
         unmasked = model.get_text_features(input_ids).pooler_output[0]
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
@@ -109,6 +110,7 @@ def test_padding_matters_and_is_masked(model, ragged_batch):
 
 def test_features_equal_native(model, native, ragged_batch):
     texts = {"input_ids": ragged_batch["input_ids"], "attention_mask": ragged_batch["attention_mask"]}
+    # Not square, and not the 32 pixels of the configuration.
     larger = torch.randn(2, 3, 48, 40)
     with torch.no_grad():
         found = model.get_text_features(**texts).pooler_output
@@ -136,6 +138,7 @@ def test_tuples_equal_native(model, native, ragged_batch):
         ours = model(**ragged_batch, return_loss=True, return_dict=False)
         theirs = native(**ragged_batch, return_loss=True, return_dict=False)
     assert all(isinstance(part, tuple) for part in ours[-2:])
+    # Loss, two matrices of logits, two embeddings, and of each tower its last states and its pooled output.
     assert len(flat(ours)) == 9
     for one, other in zip(flat(ours), flat(theirs), strict=True):
         assert_near(one, other, OUTPUT_BITS[torch.float32])
@@ -149,6 +152,7 @@ def test_inner_states_equal_native(model, native, ragged_batch):
         ours = model(**ragged_batch, **options)
         theirs = native(**ragged_batch, **options)
     for tower in ("text_model_output", "vision_model_output"):
+        # Two layers: the states before them and after each, and the attentions of each.
         for name, length in (("hidden_states", 3), ("attentions", 2)):
             assert len(ours[tower][name]) == length
             for layer, expected in zip(ours[tower][name], theirs[tower][name], strict=True):

@@ -13,6 +13,7 @@ from training.output_folder import count_checkpoints, is_full, saving
 
 from .conftest import ROOT
 
+# Four steps, with checkpoints 2 and 4.
 SMALL = [
     "--max_steps",
     "4",
@@ -64,8 +65,10 @@ def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
     assert again.returncode == 1
     assert "holds checkpoints of another run, checkpoint-4 among them: add --resume" in again.stderr
     assert "Traceback" not in again.stderr
+    # As if the run had ended after step 2.
     shutil.rmtree(tmp_path / "out/checkpoint-4")
     for changed, message in (
+        # The recipe's rate is 0.002.
         (["--learning_rate", "5e-4"], "resume: learning_rate was 0.002 when the run in"),
         (["--per_device_train_batch_size", "8"], "resume: examples_per_step was 16 when the run in"),
     ):
@@ -73,12 +76,14 @@ def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
         assert other.returncode == 1, other.stderr
         assert message in other.stderr, other.stderr
     begun = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
+    # Logging and workers change no weights: with these the run may resume.
     assert train("--resume", "--logging_steps", "1", "--dataloader_num_workers", "1").returncode == 0
     resumed = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
     assert resumed == begun | {"resumed_on": [begun["machine"]]}
 
 
 def test_a_training_that_could_not_save_its_end_is_not_begun(train, tmp_path):
+    # Two million checkpoints of AdamW, each three times as large as the weights, are tens of terabytes.
     process = train("--max_steps", "2000000", "--save_steps", "1")
     assert process.returncode == 1
     assert re.search(
@@ -91,6 +96,7 @@ def test_a_training_that_could_not_save_its_end_is_not_begun(train, tmp_path):
 
 
 # Runs a script whose files may not grow beyond a number of bytes.
+# SIGXFSZ is ignored, for the kernel would end the process by it; the write fails with EFBIG instead.
 LIMITED = """
 import resource, runpy, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -115,6 +121,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(run_python, train, miniatu
     ]
     assert train("--max_steps", "2").returncode == 0
     (tmp_path / "limited.py").write_text(LIMITED)
+    # The weights fit below one and a half times their size; AdamW's two states, twice their size, do not.
     process = run_python(
         "python", tmp_path / "limited.py", int(1.5 * weights), script, recipe, *data, *SMALL, "--resume"
     )
@@ -136,6 +143,7 @@ def test_other_errors_are_left_as_they_are(tmp_path):
     ):
         raise OSError(28, "No space left on device")
     assert not is_full(ValueError())
+    # torch.save's message of a short write, which has no errno.
     assert is_full(RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file"))
 
 
@@ -143,9 +151,12 @@ def test_other_errors_are_left_as_they_are(tmp_path):
     "given,there,expected",
     [
         ({"save_strategy": "no", "max_steps": 10}, 0, 0),
+        # At steps 4, 8 and 10, the last; then with one of them already there.
         ({"save_strategy": "steps", "save_steps": 4, "max_steps": 10}, 0, 3),
         ({"save_strategy": "steps", "save_steps": 4, "max_steps": 10}, 1, 2),
+        # A share of all steps.
         ({"save_strategy": "steps", "save_steps": 0.25, "max_steps": 100}, 0, 4),
+        # The third is written before the first is deleted.
         ({"save_strategy": "steps", "save_steps": 1, "max_steps": 100, "save_total_limit": 2}, 0, 3),
         ({"save_strategy": "epoch", "num_train_epochs": 3}, 0, 3),
     ],

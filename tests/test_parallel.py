@@ -31,7 +31,9 @@ from training.validation import Validation
 
 from .conftest import ROOT
 
+# Those of the miniature's comparison.
 LANGUAGES = ["en", "es", "ja", "hi"]
+# Every way to lack a caption: null, an empty list, a row without any. Rows 0 and 4 share "key" and "鍵".
 CAPTIONS = [
     {"en": ["key", "a key"], "es": ["llave"], "ja": ["鍵"], "hi": ["चाबी"]},
     {"en": ["bell"], "es": None, "ja": ["ベル"], "hi": []},
@@ -73,6 +75,7 @@ def trainer_of(encoders, rows, tmp_path):
     def trainer_of(dropout=0.0, languages=LANGUAGES, rows=rows, validation=None, **given):
         defaults = {
             "output_dir": str(tmp_path / "out"),
+            # Five rows with captions, three a step: an epoch of two steps.
             "max_steps": 4,
             "per_device_train_batch_size": 3,
             "save_strategy": "no",
@@ -227,6 +230,7 @@ def test_settings_by_hand(trainer_of, setting):
     texts = torch.stack(distinct_texts)[batch["text_rows"]]
     owners = batch["text_to_image"]
     if setting == "released":
+        # The scale itself, on embeddings of any length.
         assert model.logit_scale.item() == 1
         expected = cross_entropy(texts @ images.T * 1.0, owners)
     else:

@@ -17,6 +17,7 @@ from training.parallel_text import load_parallel_text, with_captions
 
 from .conftest import ROOT
 
+# pandas takes NA and null for missing by default, and quotes for marks around a field.
 PAIRS = [("dog face", "狗脸"), ("NA", "null"), ('a "quoted" key', "钥匙")]
 
 
@@ -75,6 +76,7 @@ def test_hub_translations_are_read(monkeypatch):
 
 
 def test_texts_stay_texts_and_other_columns_stay_out(tmp_path):
+    # As numbers these would be 7 and 1.1.
     (tmp_path / "t.tsv").write_text("url\ten\tzh\nx\t007\t1.10\n")
     assert list(captions_of(tmp_path / "t.tsv")) == [{"en": "007", "zh": "1.10"}]
     path = lines(tmp_path / "t.jsonl", [{"id": 1, "en": "a", "zh": "b", "len_en": 3}])
@@ -92,6 +94,7 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path):
 
 
 def test_a_changed_file_is_read_anew(tmp_path):
+    # The same name, and nearly the same time.
     for text in ("key", "bell"):
         (tmp_path / "t.tsv").write_text(f"en\tzh\n{text}\t甲\n", "utf-8")
         assert captions_of(tmp_path / "t.tsv")[0]["en"] == text
@@ -99,6 +102,7 @@ def test_a_changed_file_is_read_anew(tmp_path):
 
 @pytest.fixture
 def sources(written):
+    # Its second row has no English.
     (written / "french.tsv").write_text("en\tfr\nbell\tcloche\n\tclé\n", "utf-8")
     listed = [
         {"data": "t.tsv", "kind": "human"},
@@ -111,6 +115,7 @@ def sources(written):
 
 def test_sources_are_joined_and_told_apart_by_kind(sources):
     rows, n_without_english = load_parallel_text(sources, "train")
+    # 3 + 3 + 1
     assert len(rows) == 7
     assert n_without_english == 1
     assert rows["captions"][6] == {"en": "bell", "zh": None, "fr": "cloche"}
@@ -127,6 +132,7 @@ def test_sources_are_weighted(written):
     path = written / "weighted.yaml"
     path.write_text(json.dumps([{"data": "t.tsv", "weight": 3}, {"data": "m.{en,zh}.txt"}]))
     rows, _ = load_parallel_text(str(path), "train")
+    # A source without a weight has weight 1.
     assert rows["weight"][:] == [3.0] * 3 + [1.0] * 3
     cells = CaptionCells(rows.add_column("target", [[0.0]] * 6), ["zh"], "target")
     assert cells.weights.tolist() == [3.0] * 3 + [1.0] * 3
@@ -180,6 +186,7 @@ def test_what_is_set_aside_is_counted_by_reason():
 
 
 def test_one_long_text_or_no_english_is_no_trouble():
+    # Sifting compares texts with their English, which is missing here.
     captions = [{"zh": "狗" * 200_000}] + [{"zh": "猫"}] * 3
     rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 4})
     cells = CaptionCells(rows, ["zh"], "target", sift=True)
@@ -221,11 +228,14 @@ def test_text_in_another_encoding_is_named(tmp_path):
 @pytest.mark.parametrize(
     "column,values,is_language",
     [
+        # `id` is Indonesian and `no` Norwegian; the values decide.
         ("id", "17 a-18", False),
         ("id", "img_a b/c.png", False),
         ("no", "1 2", False),
         ("id", "anjing anak-anak", True),
+        # Three letters that name a column far more often than a language.
         ("tag", "noun verb", False),
+        # Italian and Icelandic, the latter with one number among its texts.
         ("it", "cane gatto", True),
         ("is", "hundur 7", True),
     ],
@@ -313,6 +323,7 @@ def test_tables_that_would_be_read_wrongly_are_refused(tmp_path, name, content, 
 
 def test_blank_english_is_no_english(tmp_path):
     path = tmp_path / "pairs.tsv"
+    # A space, an ideographic space and a no-break space.
     path.write_text("en\tzh\n \u3000\xa0\t狗\ncat\t猫\n", "utf-8")
     rows, without = load_parallel_text(str(path), "train")
     assert rows["captions"][:] == [{"en": "cat", "zh": "猫"}]

@@ -37,6 +37,7 @@ def trained(model):
     torch.manual_seed(3)
     for parameter in model.parameters():
         if parameter.requires_grad:
+            # Adapters begin without an effect: one that is not loaded would pass.
             parameter.data += 0.3 * torch.randn_like(parameter)
     return model.eval()
 
@@ -148,6 +149,7 @@ def test_files_name_what_transformers_has(bases, ragged_batch, tmp_path):
     assert config["base_model_name_or_path"] == str(base)
     names = load_file(tmp_path / "handed on/adapter_model.safetensors")
     assert all(".roberta.encoder.layers." in name for name in names)
+    # Two layers x query and value x the matrices A and B.
     assert len(names) == 8
     loaded = AutoPeftModel.from_pretrained(tmp_path / "handed on")
     assert type(loaded.get_base_model()) is NativeModel
@@ -168,6 +170,7 @@ def test_a_merged_model_is_saved_whole(bases, ragged_batch, tmp_path):
         assert_close(output(model, ragged_batch), expected)
 
 
+# A layer is missing, a layer has another name, a layer is of no module.
 def lacking(weights):
     return {name: weight for name, weight in weights.items() if "layers.1.attention.self.query" not in name}
 

@@ -41,6 +41,7 @@ def write(folder, pictures, rows, name="metadata.jsonl"):
             lines.append(f"{row},picture {number},en")
         else:
             lines.append(json.dumps({"file_name": row, "captions": {"en": f"picture {number}"}}))
+    # Pictures and rows are given apart, so that either may lack the other.
     (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
     return folder
 
@@ -54,6 +55,7 @@ def write_task(tmp_path, dataset, captions="captions"):
 
 def arguments(folder, tmp_path, bad_rows="set_aside"):
     """Return the arguments of a stage that reading pictures looks at."""
+    # Of one process without workers, as `Trainer` would start it.
     return SimpleNamespace(
         dataset=str(folder),
         split="train",
@@ -80,6 +82,7 @@ def reported(tmp_path, name="bad_rows.jsonl"):
     return found
 
 
+# Row 1 names a picture that is not there; c.png is there, and no row names it.
 BAD = {(1, "gone.png", "FileNotFoundError"), (None, "c.png", "no row of the metadata names it")}
 
 
@@ -109,6 +112,7 @@ def test_a_picture_without_row_is_refused_where_errors_are_asked_for(tmp_path):
 
 def test_a_stream_names_the_same(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png", "gone.png", "b.png"])
+    # A stream has no end: after both good rows it begins again.
     assert streamed_texts(folder, tmp_path, 4) == ["picture 0", "picture 2"] * 2
     assert reported(tmp_path, "bad_rows.0.jsonl") == BAD
     with pytest.raises(InputError, match="1 pictures have no row|cannot be decoded"):
@@ -126,12 +130,14 @@ def archive(path, pictures, rows=None):
             file.writestr("metadata.jsonl", "\n".join(lines))
 
 
+# macOS adds a hidden file for each picture. Neither it nor notes are pictures; endings are in any case.
 def in_one_zip(folder):
     archive(folder / "p.zip", ["a.png", "sub/b.JpG", "__MACOSX/._a.png", "notes.txt"], ["a.png"])
 
 
 def in_a_zip_without_metadata(folder):
     archive(folder / "p.zip", ["a.png"], ["a.png"])
+    # The metadata of the other zip are of the same split.
     archive(folder / "q.zip", ["b.png"])
 
 
@@ -147,6 +153,7 @@ def in_a_zip_beside_metadata(folder):
 
 def behind_a_link(folder):
     there = folder.parent / "there"
+    # `datasets` writes resolved paths into rows, where the given folder is a link.
     write(there, ["a.png", "b.png"], ["a.png"])
     folder.symlink_to(there, target_is_directory=True)
 
@@ -154,6 +161,7 @@ def behind_a_link(folder):
 def below_metadata_of_a_split(folder):
     folder.mkdir()
     write(folder / "train", ["a.png", "b.png"], ["a.png"])
+    # The pictures of another split are not told.
     write(folder / "test", ["c.png", "d.png"], ["c.png"])
 
 
@@ -183,6 +191,7 @@ def test_pictures_that_no_row_names_are_told_wherever_they_lie(tmp_path, capsys,
 
 def test_where_all_are_named_nothing_is_told(tmp_path, capsys, recwarn):
     archive(tmp_path / "pictures/p.zip", ["a.png", "sub/b.png"], ["a.png", "sub/b.png"])
+    # Names are those within a zip: both have an a.png.
     archive(tmp_path / "pictures/q.zip", ["a.png"], ["a.png"])
     assert len(load_pictures(arguments(tmp_path / "pictures", tmp_path), None)) == 3
     assert "left out" not in capsys.readouterr().out
@@ -216,6 +225,8 @@ def test_evaluation_tells_of_pictures_without_row(tmp_path):
         assert len(read_rows(task)) == 1
 
 
+# Words that `datasets` takes for a split (train, test, dev), wildcards, letters of Unicode, a folder that is
+# called like a split, and characters with a meaning in URLs.
 NAMES = [
     "train station.png",
     "test tube.png",
@@ -251,6 +262,7 @@ def test_a_folder_may_be_called_like_a_glob(tmp_path):
     assert sorted(streamed_texts(folder, tmp_path, 2)) == ["picture 0", "picture 1"]
     assert len(read_rows(load_task(write_task(tmp_path, f"'{folder}'")))) == 2
 
+    # Without metadata `datasets` itself looks for the files, and takes the name for a pattern.
     (folder / "metadata.jsonl").rename(folder / "notes.txt")
     with pytest.raises(InputError, match=r"takes \* \? \[ \] in a folder's name for wildcards: rename it"):
         load_rows(str(folder), "train", ["image"])
@@ -270,6 +282,7 @@ def test_a_folder_of_classes_says_what_was_taken_for_a_split(tmp_path, name):
 def test_files_of_data_say_what_was_taken_for_a_split(tmp_path, ending, what):
     folder = tmp_path / "data"
     folder.mkdir()
+    # `datasets` would read the test tube alone, as the split `test`.
     for number, name in enumerate(["market", "test tube", "harbour"]):
         path = folder / f"{name}.{ending}"
         if ending == "tar":
@@ -307,6 +320,7 @@ def test_a_link_to_a_folder_of_pictures_is_refused_unless_metadata_name_them(tmp
     elsewhere = write(tmp_path / "elsewhere", ["sub/b.png"], [])
     (folder / "metadata.jsonl").unlink()
     (elsewhere / "metadata.jsonl").unlink()
+    # A link to the folder itself must neither be followed for ever nor refused: it leaves nothing out.
     (folder / "loop").symlink_to(folder, target_is_directory=True)
     assert len(load_rows(str(folder), "train", ["image"])) == 1
 
@@ -315,12 +329,14 @@ def test_a_link_to_a_folder_of_pictures_is_refused_unless_metadata_name_them(tmp
     with pytest.raises(InputError, match=message):
         load_rows(str(folder), "train", ["image"])
 
+    # Metadata that name the pictures behind the link leave nothing out either.
     rows = [{"file_name": name, "captions": {"en": name}} for name in ("a.png", "linked/sub/b.png")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
     assert captions == [{"en": "a.png"}, {"en": "linked/sub/b.png"}]
 
 
+# Braces that are JSON's own are doubled.
 METADATA = {
     "metadata.csv": "file_name,text\na.png,{}\n",
     "metadata.jsonl": '{{"file_name": "a.png", "text": "{}"}}\n',
@@ -332,6 +348,7 @@ METADATA = {
 def test_metadata_in_another_encoding_is_named(tmp_path, encoding, name, content):
     folder = write(tmp_path / "pictures", ["a.png"], [])
     (folder / "metadata.jsonl").unlink()
+    # In none of these encodings is é valid UTF-8.
     (folder / name).write_bytes(content.format("é").encode(encoding))
     given = arguments(folder, tmp_path)
     task = load_task(write_task(tmp_path, folder, captions="{en: text}"))
@@ -346,6 +363,7 @@ def test_metadata_in_another_encoding_is_named(tmp_path, encoding, name, content
 
 
 def test_half_a_zip_is_one_line(tmp_path):
+    # The signature of a zip, as a download that was cut off leaves it.
     (tmp_path / "p.zip").write_bytes(b"PK\3\4 and no more")
     message = "cannot be loaded: File is not a zip file"
     with pytest.raises(InputError, match=message):
@@ -384,6 +402,7 @@ def test_metadata_that_cannot_be_read_is_one_line(tmp_path, metadata, message):
 def test_blank_lines_a_byte_order_mark_and_repeated_pictures_are_read(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png", "b.png"], [])
     lines = [
+        # A byte order mark, as editors on Windows write it.
         '\ufeff{"file_name": "a.png", "text": "x"}',
         "",
         '{"file_name": "b.png", "text": "y"}',

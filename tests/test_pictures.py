@@ -35,6 +35,7 @@ def saved(picture, form):
 def rows(tmp_path):
     """Return six rows, of which the first and the fifth have a picture that can be decoded."""
     broken = encoded(size=(64, 64))
+    # A good one, text, half a file, nothing, a good one and a file that is gone.
     images = [
         {"bytes": encoded("red"), "path": None},
         {"bytes": b"no picture", "path": "a.png"},
@@ -72,6 +73,7 @@ def test_a_mended_file_is_read_anew(tmp_path):
     (tmp_path / "b.png").write_bytes(encoded())
     rows = Dataset.from_dict({"image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")]})
     assert keep_readable(rows, "set_aside", str(tmp_path / "out"))[1] == 1
+    # The rows are the same, and so is their fingerprint: only the file has changed.
     (tmp_path / "a.png").write_bytes(encoded())
     good, n_bad = keep_readable(rows, "set_aside", str(tmp_path / "out"))
     assert n_bad == 0
@@ -83,6 +85,7 @@ def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
     with pytest.raises(InputError, match=message):
         keep_readable(rows, "error", str(tmp_path))
     with pytest.raises(InputError, match="1 of 1 images cannot be decoded"):
+        # With no good row left, there is nothing to train on.
         keep_readable(rows.select([1]), "set_aside", str(tmp_path))
     with pytest.raises(InputError, match="bad_rows is 'skip': choose from set_aside, error"):
         keep_readable(rows, "skip", str(tmp_path))
@@ -117,6 +120,7 @@ def test_transparent_pictures_reach_the_background_of_the_processor(tmp_path):
     """Decode them as they are, in a table and in a stream, and composite them where an image processor
     prepares them.
     """
+    # Red below full transparency: it shows only where alpha is dropped.
     transparent = PillowImage.new("RGBA", (8, 8), (255, 0, 0, 0))
     image = {"bytes": saved(transparent, "PNG"), "path": None}
     rows = Dataset.from_dict({"image": [image]}, features=Features({"image": Image(mode="RGB")}))
@@ -136,6 +140,7 @@ def test_transparent_pictures_reach_the_background_of_the_processor(tmp_path):
 
 
 def test_a_picture_that_decodes_to_no_shades_is_set_aside(tmp_path):
+    # TIFF holds floats, and so NaN.
     shades = PillowImage.fromarray(torch.full((8, 8), torch.nan).numpy())
     contents = [encoded(), saved(shades, "TIFF")]
     rows = Dataset.from_dict({"image": [{"bytes": content, "path": None} for content in contents]})

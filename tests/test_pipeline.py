@@ -18,7 +18,9 @@ from modeling_altclip import AltCLIPModel, AltCLIPProcessor, AltCLIPZeroShotPipe
 from modeling_altclip.prompts_altclip import PROMPTS, fill_template, read_templates
 
 TASK = "zero-shot-image-classification"
+# Of several languages and lengths, so that a batch of them is padded.
 LABELS = ["dog face", "红苹果", "llave", "umbrella with rain drops"]
+# Noise, taller than wide: an image has to be resized and cropped.
 IMAGES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 32, 3), dtype=np.uint8))
     for seed in range(5)
@@ -28,6 +30,7 @@ IMAGES = [
 @pytest.fixture
 def model(config, processor):
     config.text_config.vocab_size = len(processor.tokenizer)
+    # 77 tokens, and the two positions that XLM-R never reads.
     config.text_config.max_position_embeddings = 80
     torch.manual_seed(0)
     return AltCLIPModel(config).eval()
@@ -80,6 +83,7 @@ def test_scores_equal_the_stock_pipelines(classify, stock, template, batch_size)
     ours = classify(IMAGES, candidate_labels=LABELS, hypothesis_template=template, batch_size=batch_size)
     theirs = stock(IMAGES, candidate_labels=LABELS, hypothesis_template=template)
     assert len(ours) == len(IMAGES)
+    # Were one score nearly 1, most errors in the others would be lost in rounding.
     assert max(entry["score"] for entry in ours[0]) < 0.9
     for one, other in zip(ours, theirs):
         assert_same(one, other)
@@ -94,6 +98,7 @@ def test_labels_are_encoded_once(classify, texts_seen):
     classify(IMAGES[0], LABELS, hypothesis_template="{}")
     classify(IMAGES[0], LABELS[:2])
     classify(IMAGES[0], LABELS)
+    # Another template and other labels are encoded; the last call has the first one's labels.
     assert texts_seen == [4, 4, 2]
 
 
@@ -107,6 +112,7 @@ def ramp(weight):
     return torch.linspace(0.5, 2, len(weight))[:, None]
 
 
+# Ways in which weights change. torch counts writes to a weight, but none that go through `.data`.
 def by_optimizer(model, weight):
     torch.optim.SGD([weight], lr=1.0).step()
 
@@ -119,6 +125,7 @@ def in_data(model, weight):
     weight.data.mul_(ramp(weight))
 
 
+# A plain sum of a weight would not notice these three.
 def rows_in_another_order(model, weight):
     weight.data.copy_(weight.data.flip(0))
 
@@ -131,6 +138,7 @@ def by_a_row_that_sums_to_zero(model, weight):
     weight.data.add_(torch.linspace(-1, 1, weight.shape[1]))
 
 
+# Another tensor in place of the first.
 def by_assignment(model, weight):
     weight.data = weight.data * ramp(weight)
 
@@ -138,6 +146,7 @@ def by_assignment(model, weight):
 def by_state_dict(model, weight):
     state = model.state_dict()
     for name, value in state.items():
+        # Norms and biases have one dimension, and `ramp` is for rows.
         if value.ndim == 2:
             state[name] = value * ramp(value)
     model.load_state_dict(state)
@@ -162,6 +171,7 @@ CHANGES = [
 def test_changed_weights_are_seen(classify, stock, model, change, part):
     before = classify(IMAGES[0], LABELS)
     weight = model.get_parameter(part)
+    # Only the optimizer reads it.
     weight.grad = torch.randn_like(weight)
     change(model, weight)
     after = classify(IMAGES[0], LABELS)
@@ -193,10 +203,12 @@ OTHER_CHANGES = [with_a_hook, with_adapters_off, with_another_adapter, with_shor
 def test_changes_that_are_no_weights_are_seen(classify, model, parts, change):
     torch.manual_seed(1)
     for name in ("first", "second"):
+        # By default an adapter begins without an effect.
         adapter = LoraConfig(target_modules=r"text_model.*\.(query|value)", init_lora_weights=False)
         model.add_adapter(adapter, name)
     model.set_adapter("first")
     model.eval()
+    # Larger weights move embeddings apart, so that each change shows in the scores.
     for parameter in model.text_model.parameters():
         if parameter.ndim == 2:
             parameter.data.mul_(4.0)
@@ -220,6 +232,7 @@ def test_a_stream_answers_with_the_weights_of_the_moment(classify, stock, model)
 
 def test_another_model_or_tokenizer_is_seen(classify, texts_seen, config, parts):
     classify(IMAGES[0], LABELS)
+    # An equal tokenizer, but another object: it may be changed by itself.
     classify.tokenizer = copy.deepcopy(classify.tokenizer)
     classify(IMAGES[0], LABELS)
     assert texts_seen == [4, 4]
@@ -238,6 +251,7 @@ def test_nothing_is_kept_while_the_model_trains(classify, model, texts_seen):
 
 
 def test_memory_is_bounded(classify):
+    # 40 sets of labels, of which the last 32 stay.
     for number in range(40):
         classify(IMAGES[0], ["key", f"key {number}"])
     assert len(classify.label_embeds) == 32
@@ -261,6 +275,7 @@ def test_templates_are_averaged_as_clip_does(classify, model, processor):
     found = scores(classify(IMAGES[0], LABELS, hypothesis_template=templates))
 
     with torch.no_grad():
+        # By hand, a label at a time.
         texts = [embeds_of_templates(model, processor.tokenizer, label, templates) for label in LABELS]
         pixels = processor(images=IMAGES[0], return_tensors="pt")
         image = normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
@@ -270,6 +285,7 @@ def test_templates_are_averaged_as_clip_does(classify, model, processor):
 
 
 def test_long_labels_are_cut(classify):
+    # The softmax over one label is 1, if its text can be encoded at all.
     (answer,) = classify([IMAGES[0]], ["dog face and key " * 60])
     assert answer[0]["score"] == 1.0
 
@@ -285,6 +301,7 @@ def test_generators_and_datasets_are_streamed(classify):
     expected = classify(IMAGES, LABELS)
     answers = classify(stream(), LABELS)
     assert_same(next(iter(answers)), expected[0])
+    # The first answer came before the stream was read to its end.
     assert len(taken) < len(IMAGES)
     column = Dataset.from_dict({"image": IMAGES}, features=Features({"image": ImageFeature()}))["image"]
     for answers in (classify((image for image in IMAGES), LABELS, batch_size=2), classify(column, LABELS)):
@@ -301,6 +318,7 @@ def test_every_language_has_its_own_templates():
         assert len(set(templates)) == len(templates) >= 3
         assert all(template.count("{}") == 1 for template in templates)
         of_all_languages += templates
+    # No language has another one's template.
     assert len(set(of_all_languages)) == len(of_all_languages)
 
 
@@ -341,6 +359,7 @@ def test_bad_input_is_refused(classify, given, message):
         classify(**{"image": IMAGES[0], "candidate_labels": LABELS} | given)
 
 
+# `str.format` would read an attribute, an index or a conversion here; a template has `{}` once and no more.
 SLOTLESS = [
     "{} and {}",
     "a {c}",
@@ -361,6 +380,7 @@ def test_the_best_k_labels_are_returned(classify, parts):
     ranked = classify(IMAGES[0], LABELS)
     assert_same(classify(IMAGES[0], LABELS, top_k=2), ranked[:2])
     assert len(classify(IMAGES[0], LABELS)) == 4
+    # Options of a call may be given when the pipeline is made.
     best_alone = pipeline(TASK, **parts, top_k=1, hypothesis_template="{}")
     assert_same(best_alone(IMAGES[0], LABELS), classify(IMAGES[0], LABELS, "{}")[:1])
 
@@ -402,6 +422,7 @@ def test_other_models_get_the_stock_pipeline(processor, tmp_path):
     assert type(classify) is ZeroShotImageClassificationPipeline
     assert len(classify(IMAGES[0], candidate_labels=LABELS)) == 4
     task = PIPELINE_REGISTRY.supported_tasks[TASK]
+    # Our class stands for the task, and hands models of other kinds to transformers' own.
     assert task["impl"] is AltCLIPZeroShotPipeline
     assert "default" in task
 
@@ -414,6 +435,7 @@ def test_a_saved_pipeline_is_no_remote_code(classify, processor, tmp_path):
 
 def test_transparent_images_stand_on_the_background(altclip_folder):
     """Set the background in the processor's files, where the pipeline finds it."""
+    # The left half is transparent, above green; the right half is opaque.
     image = Image.new("RGBA", (32, 32), (200, 30, 60, 255))
     image.paste((0, 90, 0, 0), (0, 0, 16, 32))
     answers = {}
@@ -424,6 +446,7 @@ def test_transparent_images_stand_on_the_background(altclip_folder):
         flat = image.convert("RGB")
         flat.paste(color, (0, 0, 16, 32))
         expected = classify(flat, LABELS)
+        # A picture, bytes from 0 to 255 and floats from 0 to 1.
         for given in (image, np.asarray(image), np.asarray(image) / 255):
             assert_same(classify([given], LABELS)[0], expected)
         assert_same(classify(image, LABELS), expected)

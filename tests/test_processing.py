@@ -21,6 +21,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(PIXELS)
 
 
+# More than 77 tokens, the paper's length.
 LONG = "dog face and key " * 40
 
 
@@ -43,14 +44,17 @@ def test_texts_are_padded_to_the_longest_and_cut_at_77(processor):
     assert input_ids(processor, ["dog face", "key"]).shape[1] == longest
     long = processor(text=["dog face", LONG], return_tensors="pt")
     assert long["input_ids"].shape == (2, 77)
+    # The short text is padded, not filled.
     assert long["attention_mask"][0].sum() < 10
 
     assert input_ids(processor, LONG, max_length=9).shape == (1, 9)
     assert input_ids(processor, ["key"], text_kwargs={"padding": "max_length"}).shape == (1, 77)
+    # The largest multiple of 8 below 77: tokenizers refuse to truncate at 77 and pad to multiples of 8.
     assert input_ids(processor, [LONG], pad_to_multiple_of=8).shape == (1, 72)
     assert input_ids(processor, [LONG], text_kwargs={"pad_to_multiple_of": 8}).shape == (1, 72)
 
 
+# transformers' number for "states nothing", XLM-R's positions, the paper's length, and others.
 @pytest.mark.parametrize(
     "stated,expected", [(int(1e30), 77), (512, 77), (514, 77), (77, 77), (128, 126), (64, 62)]
 )
@@ -78,6 +82,7 @@ def test_every_mode_becomes_rgb(processor, mode):
 
 @pytest.mark.parametrize("mode,dtype", [("I;16", "<u2"), ("I;16B", ">u2"), ("I", "i4")])
 def test_16_bit_greys_keep_their_shades(tmp_path, mode, dtype):
+    # 0 to 65,291, nearly the whole range; the upper byte is the shade.
     greys = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
     image = Image.fromarray(greys.astype(dtype))
     assert image.mode == mode
@@ -89,6 +94,7 @@ def test_16_bit_greys_keep_their_shades(tmp_path, mode, dtype):
 
 def test_a_turned_photograph_is_put_upright(tmp_path):
     exif = Image.Exif()
+    # EXIF's tag of the orientation.
     exif[0x0112] = 6  # the camera was turned by a quarter
     path = tmp_path / "turned.png"
     PICTURE.save(path, exif=exif)
@@ -113,6 +119,7 @@ def test_arrays_and_tensors_equal_the_picture(processor):
     torch.testing.assert_close(both, expected.repeat(2, 1, 1, 1))
     assert pixel_values(processor, [[PICTURE, PICTURE], [PICTURE]]).shape[0] == 3
 
+    # Greys of 8 bits, and of 16 with the shade in the upper byte.
     greys = PIXELS[..., 0]
     expected = pixel_values(processor, Image.fromarray(greys))
     for given in (greys, torch.from_numpy(greys), greys.astype(np.uint16) << 8):
@@ -128,6 +135,7 @@ def test_arrays_and_tensors_equal_the_picture(processor):
         (Image.new("RGB", (0, 4)), "its size is 0x4 pixels"),
         (np.zeros((0, 4, 3)), r"its shape is \(0, 4, 3\)"),
         ("no/such/file.png", "file does not exist: no/such/file.png"),
+        # Nothing listens on port 9: the connection is refused at once, in the system's words.
         ("http://127.0.0.1:9/picture.png", ".*"),
         (__file__, "cannot identify image file"),
     ],
@@ -165,8 +173,10 @@ def test_base64_is_read():
 def test_transparency_is_composited_and_floats_are_scaled(processor):
     opacity = np.where(PIXELS[..., :1] > 127, 255, 0).astype(np.uint8)
     rgba = np.concatenate([PIXELS, opacity], axis=2)
+    # One image as a picture, bytes, floats and a tensor of floats.
     forms = [Image.fromarray(rgba), rgba, rgba / 255, torch.from_numpy(rgba).permute(2, 0, 1) / 255]
     for background, flat in (
+        # Without a background alpha is dropped.
         (None, PIXELS),
         ("black", np.where(opacity == 0, 0, PIXELS)),
         ("white", np.where(opacity == 0, 255, PIXELS)),
@@ -186,6 +196,7 @@ def test_transformers_way_to_give_floats_works(processor):
 
     unscaled = pixel_values(processor, [PICTURE], do_rescale=False)
     assert torch.equal(pixel_values(processor, [PIXELS], do_rescale=False), unscaled)
+    # Pixels from 0 to 255, normalised as if they were from 0 to 1.
     assert unscaled.max() > 100
     message = r"do_rescale is False, and images\[1\] holds no floats within \[0, 1\] as others do"
     with pytest.raises(ValueError, match=message):
@@ -222,6 +233,7 @@ def test_transformers_way_to_give_floats_may_be_saved(model):
 
 def test_the_caller_may_say_which_axis_holds_the_channels(processor):
     """Give three rows of RGB, or three channels of three columns: the values do not tell."""
+    # Of shape (3, 30, 3).
     image = PIXELS[:3]
     for stated, meant in (("channels_first", np.moveaxis(image, 0, 2)), ("channels_last", image)):
         expected = pixel_values(processor, Image.fromarray(np.ascontiguousarray(meant)))
@@ -252,6 +264,7 @@ def test_the_background_is_saved_and_loaded(model, processor, tmp_path, backgrou
 
 def test_a_processor_that_says_nothing_composites_on_white(processor, tmp_path):
     """Load one like those of released checkpoints."""
+    # Files of released checkpoints do not state one.
     del processor.image_processor.background
     NativeProcessor(processor.image_processor, processor.tokenizer).save_pretrained(tmp_path)
     assert "background" not in (tmp_path / "processor_config.json").read_text()
@@ -277,6 +290,7 @@ def test_saved_alone_it_names_the_class_that_everybody_has(processor, tmp_path, 
     assert isinstance(AutoProcessor.from_pretrained(tmp_path), NativeProcessor)
     code = "import sys; from transformers import AutoProcessor; "
     code += "print(type(AutoProcessor.from_pretrained(sys.argv[1])).__module__)"
+    # A new interpreter that cannot import this package.
     process = run_python("python", "-c", code, tmp_path, cwd=tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1")
     assert process.stdout.strip() == "transformers.models.altclip.processing_altclip", process.stderr
 
@@ -288,6 +302,7 @@ def test_a_loaded_processor_prepares_the_same(model, processor, tmp_path):
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is AltCLIPProcessor
     found = loaded(text=["key " * 99], images=PICTURE, return_tensors="pt")
+    # 60 less the two positions that XLM-R never reads.
     assert found["input_ids"].shape == (1, 58)
     for name, value in processor(text=["key " * 99], images=PICTURE, return_tensors="pt").items():
         assert torch.equal(found[name], value), name

@@ -21,6 +21,7 @@ from transformers import (
 from modeling_altclip import AltCLIPProcessor
 from modeling_altclip.texts_altclip import text_length
 
+# SentencePiece's mark of a space, and the letters: a token for each character.
 LETTERS = "▁abcdefghijklmnopqrstuvwxyz"
 LONG = "a dog " * 40  # 242 tokens
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -97,6 +98,7 @@ def says_how_to_cut(options):
     return "max_length" in options and "padding" not in options
 
 
+# One text and several, empty ones, equal and unequal lengths, a tuple, a None, and more than 77 tokens.
 TEXTS = [
     "a",
     "",
@@ -111,6 +113,7 @@ TEXTS = [
     LONG,
     [LONG, "a"],
 ]
+# What a tokenizer_config.json may state.
 STATED = [
     {},
     {"model_max_length": 77},
@@ -143,6 +146,7 @@ def test_texts_are_equal_where_ours_does_not_cut(tmp_path, stated):
     for text, given in product(TEXTS, options):
         expected = result(theirs, text=text, **given)
         if isinstance(expected, Exception):
+            # Where transformers refuses, ours may do more.
             continue
         texts = [text] if isinstance(text, str) else text
         is_too_long = most_tokens(theirs.tokenizer(texts)["input_ids"]) > longest
@@ -152,6 +156,7 @@ def test_texts_are_equal_where_ours_does_not_cut(tmp_path, stated):
         else:
             assert_equal(ours(text=text, **given), expected)
             n_equal += 1
+    # Of 1,728 calls: 12 texts with 144 combinations of options.
     assert n_equal > 500
 
 
@@ -183,6 +188,7 @@ def rows(prepared):
     return [ids] if is_one else ids
 
 
+# Options that the grid above leaves out.
 RARE = [
     {"pad_to_multiple_of": 8},
     {"pad_to_multiple_of": 8, "padding": True},
@@ -231,6 +237,7 @@ PIXELS_TWICE = np.stack([PIXELS] * 2)
 
 TENSOR = torch.from_numpy(CHANNELS_FIRST)
 
+# Without alpha, which ours composites where transformers drops it.
 PICTURES = {
     "picture": PICTURE,
     "grey": PICTURE.convert("L"),
@@ -297,6 +304,7 @@ def test_images_are_equal(tmp_path, form):
         if not isinstance(expected, Exception):
             assert_equal(ours(images=IMAGES[form], **given), expected)
             n_equal += 1
+    # transformers refuses a few options for some forms.
     assert n_equal >= len(PREPARATIONS) - 3
 
 

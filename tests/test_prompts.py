@@ -34,6 +34,7 @@ SCRIPTS = {
     "hi": "DEVANAGARI",
     "bn": "BENGALI",
 }
+# A letter that most other languages of the script lack.
 LETTERS_OF_ITS_OWN = {
     "ru": "ы",
     "uk": "і",
@@ -98,6 +99,7 @@ def clip_benchmark(tmp_path, monkeypatch):
     files = {
         "en_classnames": {"imagenet1k": CLASSES, "clevr_closest_object_distance": ["very near", "", "far"]},
         "cn_classnames": {"imagenet1k": ["丁鲷", "金鱼", "大白鲨"]},
+        # Two classes have one name.
         "jp_classnames": {"imagenet1k": ["テンチ", "金魚", "金魚"]},
         "en_zeroshot_classification_templates": {
             "imagenet1k": ["a {c}.", "the {c}."],
@@ -110,6 +112,7 @@ def clip_benchmark(tmp_path, monkeypatch):
     for name, content in files.items():
         (datasets / f"{name}.json").write_text(json.dumps(content), "utf-8")
     (datasets / "builder.py").write_text(BUILDER)
+    # Importing clip-benchmark would import torchvision: its files are read in place.
     (package / "__init__.py").write_text("raise AssertionError('imported')")
     (package / "metrics").mkdir()
     (package / "metrics/zeroshot_classification.py").write_text(CLASSIFIER)
@@ -137,12 +140,14 @@ def test_every_language_has_the_same_sets_of_the_same_size():
         assert {name: len(templates) for name, templates in sets.items()} == english, language
     assert english.pop("full") == 21
     assert set(english.values()) == {2}
+    # 16 sets of two templates, next to the full set of 21.
     assert len(english) == 16
 
 
 @pytest.mark.parametrize("language", PROMPTS)
 def test_templates_are_distinct_and_in_their_own_script(language):
     templates = [*PROMPTS[language], *templates_in(TEMPLATES[language])]
+    # Punctuation and case make no difference.
     assert len({bare(template) for template in templates}) == len(templates)
     for template in templates:
         assert template.count("{}") == template.count("{") == template.count("}") == 1
@@ -199,6 +204,7 @@ def test_templates_of_a_user_are_read(write):
 def test_a_bad_file_of_templates_is_refused(write):
     sets = write({"fi": {"food": ["Ruoka: {}."], "car": ["Auto: {}."]}})
     one_list = write({"fi": ["{}"]}, "one.json")
+    # 狗 begins at byte 11.
     gbk = write({}, "gbk.json")
     Path(gbk).write_bytes('{"fi": ["{}狗"]}'.encode("gbk"))
     for which, message in {
@@ -273,6 +279,7 @@ def test_classes_without_a_name_are_listed(clip_benchmark, write):
         load_class_names(names, ["sv"])
     with pytest.raises(InputError, match="'da' in mine.json: no class has a name"):
         load_class_names(names, ["da"], 1)
+    # An ideographic space, a space of no width and a byte order mark.
     for invisible in ("\u3000", "\u200b", "\ufeff"):
         with pytest.raises(InputError, match="1 of 2 classes without a name: 1"):
             load_class_names({"en": ["cat", invisible]}, ["en"])
@@ -315,6 +322,7 @@ def test_names_may_come_from_a_source_for_each_language(write):
 def test_babel_imagenet_names_some_classes(clip_benchmark):
     names = load_class_names("clip_benchmark:babel_imagenet", ["ko"], 1000)["ko"]
     assert len(names) == 1000
+    # The file lists the rows of ImageNet that have a Korean name, and then the names.
     assert named_classes(names) == [1, 999]
     assert names[1] == "금붕어"
     assert names[999] == "휴지"
@@ -324,6 +332,7 @@ def test_babel_imagenet_names_some_classes(clip_benchmark):
 
 def test_subsets_of_imagenet_are_those_of_clip_benchmark(clip_benchmark, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # not installed
+    # Of n1 n2 n3, n3 and n1 are rows 2 and 0; rows are in ascending order.
     assert load_subset("imagenet_a") == [0, 2]
     assert load_subset("imagenet_r") == [1, 2]
     thousand = {"zh": ["丁鲷", "金鱼", "大白鲨", *map(str, range(997))]}
@@ -354,6 +363,7 @@ def test_equal_names_are_warned_of(clip_benchmark):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_class_names("clip_benchmark", ["en"], 3)
+        # Classes without a name share none.
         load_class_names({"fi": [None, "kala", None]}, ["fi"], 3)
 
 
@@ -371,6 +381,7 @@ def test_the_hash_changes_with_what_was_asked():
     found = hash_prompts(["a {}", "the {}"], ["cat", None])
     assert re.fullmatch("[0-9a-f]{64}", found)
     assert hash_prompts(["a {}", "the {}"], ["cat", None]) == found
+    # Another order of templates; a class called "None"; the same words, split elsewhere.
     others = {
         hash_prompts(["the {}", "a {}"], ["cat", None]),
         hash_prompts(["a {}", "the {}"], ["cat", "None"]),
@@ -380,6 +391,7 @@ def test_the_hash_changes_with_what_was_asked():
 
 
 def test_the_speed_of_the_classifier_is_measured(clip_benchmark, run_python):
+    # A small text tower: the check is of equal embeddings, not of speed.
     flags = ["--classes", "3", "--width", "64", "--layers", "1"]
     paths = os.pathsep.join([str(ROOT), str(clip_benchmark.parent.parent)])
     process = run_python("python", "benchmarks/run_classifier_speed.py", *flags, PYTHONPATH=paths)

@@ -53,6 +53,7 @@ class Written:
 @pytest.mark.parametrize(
     "text,message",
     [
+        # YAML 1.1 takes no for false, on and yes for true, and ~ for null: `no` is Norwegian.
         ("languages: [no, en]", r"languages is \[False, 'en'\]: quote it, YAML takes a bare no"),
         ("dataset: on", "dataset is True: quote it"),
         ("n: yes", "n is True: quote it"),
@@ -98,10 +99,12 @@ def test_a_bad_recipe_is_refused(tmp_path, text, message):
             "recipe '.*' is no YAML, line 2, column 7: mapping values are not allowed here",
         ),
         (
+            # A tag by which an unsafe loader would run code.
             b"rate: !!python/object:os.x 1\n",
             "recipe '.*' is no YAML, line 1, column 7: could not determine a constructor",
         ),
         (b"rate: \x01\n", "recipe '.*' is no YAML: unacceptable character"),
+        # "names: [" has 8 bytes; UTF-16 begins with a byte order mark that UTF-8 does not have.
         ("names: [\u4f60]\n".encode("gbk"), "recipe '.*' is not UTF-8, at byte 8: save it as UTF-8"),
         ("rate: 1\n".encode("utf-16"), "recipe '.*' is not UTF-8, at byte 0"),
         (b"", "recipe '.*' must be a mapping of flags to values"),
@@ -140,6 +143,7 @@ class Required:
 
     def __post_init__(self):
         if self.rate < 0:
+            # In two lines, as messages of libraries may be: a script prints one.
             raise ValueError("rate is negative,\nwhich it may not be")
 
 
@@ -148,6 +152,7 @@ class Required:
     [
         ("--rat 2", "unknown flag --rat: did you mean --rate?"),
         ("--source_langauge en", "unknown flag --source_langauge: did you mean --source_language?"),
+        # argparse takes hyphens for underscores.
         ("--source-langage=en", "unknown flag --source-langage: did you mean --source_language?"),
         (
             "--source_lang en",
@@ -167,6 +172,7 @@ def test_a_bad_flag_is_refused(flags, message):
         parse(Required, arguments=flags.split())
 
 
+# -0 is a negative number and no flag; a word with a space is a value, whatever it contains.
 def test_both_spellings_of_a_flag_are_taken():
     assert parse(Required, arguments=["--source-language=en", "--rate", "-0"])[0] == Required("en", -0.0)
     assert parse(Arguments, arguments=["--names", "{} and --flag", "--flag"])[0] == Arguments(
@@ -197,6 +203,7 @@ def test_a_tracker_that_cannot_be_had_is_refused(names, message, tmp_path):
 
 
 def test_launch_prints_one_line(monkeypatch, capsys):
+    # As `python -m training` has it: the program is the package.
     monkeypatch.setattr(
         "sys.argv", ["/somewhere/training/__main__.py", "--source_language", "en", "--rate", "-1"]
     )
@@ -210,6 +217,7 @@ def test_a_script_of_one_process_refuses_to_be_one_of_several(monkeypatch, varia
     """Each would do the whole work, and write the same files."""
     monkeypatch.setattr("sys.argv", ["script.py", "--rate", "3"])
     done = []
+    # torchrun and mpirun each say how many processes they start.
     monkeypatch.setenv(variable, "1")
     launch(done.append, Arguments, one_process=True)
     monkeypatch.setenv(variable, "2")
@@ -227,6 +235,7 @@ def test_every_script_says_how_many_processes_it_has():
     joined = set()
     for package in ("benchmarks", "model_cards", "training"):
         for path in (ROOT / package).rglob("*.py"):
+            # Every script ends with this call, below `if __name__ == "__main__"`.
             calls = re.findall(r"^    launch\(main.*", path.read_text("utf-8"), re.MULTILINE)
             joined |= {path.name for call in calls if "one_process=True" not in call}
     stages = {
@@ -271,6 +280,7 @@ def test_missing_folders_are_named(tmp_path):
 
 
 def test_what_is_no_repository_has_no_commit():
+    # Files of weights that a user has trained.
     assert [revision_of(f"open_clip:ViT-B-32/{path}") for path in ("outputs/x/model.pt", "/x.pt")] == [
         None,
         None,
@@ -304,6 +314,7 @@ def test_a_script_leaves_its_group_of_processes(monkeypatch):
     """
 
     def main(arguments):
+        # A group of one process, without a port.
         torch.distributed.init_process_group(
             "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
         )

@@ -26,6 +26,7 @@ TWICE = "the key 'en' is given twice"
         ("en: 1\nfr: 2\nen: 3\n", "line 3, column 1: the key 'en'"),
         ("- {en: 1, en: 2}\n", "line 1, column 11: the key 'en'"),
         ("a:\n  b:\n    'en': 1\n    en: 2\n", "line 4, column 5: the key 'en'"),
+        # Two spellings of one value are one key.
         ("no: 1\nfalse: 2\n", "line 2, column 1: the key False"),
         ("1: a\n0x1: b\n", "line 2, column 1: the key 1"),
     ],
@@ -39,6 +40,7 @@ def test_of_yaml_the_line_is_named(tmp_path, text, place):
 
 
 def test_keys_that_are_merged_may_be_given_anew(tmp_path):
+    # `<<` merges the keys of another mapping, which a mapping's own keys override: none of b is given twice.
     (tmp_path / "r.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: &b {<<: *a, x: 3}, y: 4}\nc: *b\n")
     assert read_yaml(tmp_path / "r.yaml", "recipe") == {
         "a": {"x": 1, "y": 2},
@@ -95,6 +97,7 @@ HALF = '{"captions": {"en": "a", "en": "b"}}\n'
 def test_parallel_text_is_refused_by_its_line(tmp_path, name):
     """`datasets` takes the last of them, or the first row's keys for rows."""
     write = {".gz": gzip.compress, ".bz2": bz2.compress}.get((tmp_path / name).suffix, bytes)
+    # The blank line counts: the second row is line 3.
     (tmp_path / name).write_bytes(write((WHOLE + "\n" + HALF).encode()))
     with pytest.raises(InputError, match=f"{name}', line 3: {TWICE} in one object: delete one"):
         load_parallel_text(str(tmp_path / name), "train")
@@ -102,6 +105,7 @@ def test_parallel_text_is_refused_by_its_line(tmp_path, name):
 
 def test_a_list_in_many_lines_is_refused(tmp_path):
     path = tmp_path / "a.json"
+    # One list over several lines has no row's line to name.
     path.write_text(f"[\n{WHOLE},\n{HALF}]")
     with pytest.raises(InputError, match=f"a.json': {TWICE}"):
         load_parallel_text(str(path), "train")
@@ -117,6 +121,7 @@ def test_a_folder_of_them_is_refused(tmp_path):
 
 
 def test_what_is_no_json_is_left_to_others(tmp_path):
+    # Half a line, no UTF-8, no JSON by its name, and a file on the Hub: `datasets` itself reports these.
     (tmp_path / "a.jsonl").write_text(WHOLE + "{")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe")
     (tmp_path / "c.csv").write_text('{"en": 1, "en": 2}')
@@ -129,5 +134,6 @@ def test_json_of_a_tar_is_refused(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
+    # It is the first sample: none stands before it.
     with pytest.raises(InputError, match=f"a.tar: the sample behind None cannot be read, {TWICE}"):
         load_rows(str(tmp_path), "train", [])

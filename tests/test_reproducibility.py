@@ -48,6 +48,7 @@ def environment_without(*names):
 
 def found_by_torch(*words, **given):
     """Return what is set when torch begins to load."""
+    # This process has set them itself, and what is set is left as it is.
     environment = environment_without("MKL_CBWR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY") | given
     process = subprocess.run(
         [sys.executable, "-c", WATCH, *words], env=environment, capture_output=True, text=True
@@ -59,6 +60,7 @@ def found_by_torch(*words, **given):
 def launched(launcher, *script):
     """Run a script by a launcher to its end, whatever that is."""
     words = [Path(sys.executable).parent / launcher[0], *launcher[1:], *script]
+    # As in a terminal, where nothing says that there are several processes.
     environment = environment_without("MASTER_ADDR", "WORLD_SIZE", "RANK")
     return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
 
@@ -75,6 +77,7 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_is_warned_of():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_every_script_is_repeatable_before_it_loads_torch(script):
+    # AUTO: MKL chooses kernels by shapes alone. 2000: waiting threads spin shortly, and sleep then.
     assert found_by_torch(str(script)) == "torch finds AUTO 2000"
 
 
@@ -102,12 +105,14 @@ def test_every_package_is_repeatable_before_it_loads_torch(module):
 def test_what_the_user_sets_is_left():
     both = found_by_torch("modeling_altclip", MKL_CBWR="COMPATIBLE", GOMP_SPINCOUNT="7")
     assert both == "torch finds COMPATIBLE 7"
+    # Who says how threads wait also says how long they spin.
     assert found_by_torch("modeling_altclip", OMP_WAIT_POLICY="PASSIVE") == "torch finds AUTO None"
 
 
 def placed(values, offset):
     """Copy the values to a buffer that begins `offset` floats behind a cache line."""
     buffer = torch.empty(values.numel() + 64)
+    # A cache line has 64 bytes, a float 4.
     first = (64 - buffer.data_ptr() % 64) % 64 // 4 + offset
     return buffer[first : first + values.numel()].view(values.shape).copy_(values)
 
@@ -120,6 +125,7 @@ def products(rows, weight):
 
 
 @pytest.mark.parametrize("n_rows", [1, 3, 16, 33])
+# Of these only 128 is a multiple of a vector register's 16 floats.
 @pytest.mark.parametrize("width", [20, 128, 513])
 def test_products_do_not_depend_on_where_a_buffer_lies(n_rows, width):
     """Compare the bits, which depend on it on some AMD processors without MKL_CBWR.
@@ -130,6 +136,7 @@ def test_products_do_not_depend_on_where_a_buffer_lies(n_rows, width):
     rows = torch.randn(n_rows, width)
     weight = torch.randn(96, width)
     expected = list(products(placed(rows, 0), placed(weight, 0)))
+    # Offsets of 4, 12, 16 and 32 bytes: none is aligned as the buffers above are.
     for offset in (1, 3, 4, 8):
         found = products(placed(rows, offset), placed(weight, 5))
         for one, right in zip(found, expected, strict=True):

@@ -38,6 +38,7 @@ def test_the_lowest_temperature_keeps_the_shares_and_a_high_one_evens_them(tempe
 
 
 def test_no_cell_comes_again_before_its_whole_language_has_come():
+    # Each language has 300 of 900 draws: 20 cells come 15 times each, and of 800 cells 300 come once.
     drawn = np.array(list(by_temperature(1e9, seed=0)))
     times = Counter(drawn[LANGUAGES[drawn] == 3].tolist())
     assert set(times.values()) == {15}
@@ -60,11 +61,13 @@ def test_an_epoch_is_the_same_every_time_and_epochs_differ():
 
 
 def test_whole_numbers_add_up():
+    # Of equal remainders the first is rounded up.
     assert share_out(np.array([1.0, 1.0, 1.0]), 10) == [4, 3, 3]
     assert share_out(np.array([0.0, 5.0]), 3) == [0, 3]
 
 
 def test_weights_are_how_often_a_row_is_drawn():
+    # Every other cell is to be drawn three times as often: a quarter and three quarters of 900.
     weights = np.tile([1.0, 3.0], 450)
     drawn = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights), seed=0)))
     assert Counter(weights[drawn].tolist()) == {1.0: 225, 3.0: 675}
@@ -78,6 +81,7 @@ def test_weights_are_how_often_a_row_is_drawn():
 def test_replayed_languages_get_their_share_of_all():
     groups, shares = language_shares(LANGUAGES, replayed=np.array([0, 1]), replay=0.25)
     drawn = languages_of(ShareSampler(groups, shares, seed=0))
+    # A quarter of 900 draws goes to languages 0 and 1, in their own shares of 800 to 80.
     assert drawn[3] == 675
     assert drawn[0] + drawn[1] == 225
     assert drawn[0] == pytest.approx(10 * drawn[1], abs=10)
@@ -85,6 +89,7 @@ def test_replayed_languages_get_their_share_of_all():
 
 def test_batches_of_like_length_come_in_random_order():
     random = np.random.default_rng(0)
+    # 500 batches of 8, and 7 cells that fill none.
     lengths = random.integers(1, 1000, 4007)
     order = random.permutation(4007)
     drawn = like_lengths(order, lengths[order], 8, random)

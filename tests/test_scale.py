@@ -56,6 +56,7 @@ def train(miniature, tmp_path):
     defaults = {
         "output_dir": str(tmp_path),
         "dataset": "",
+        # The second step sees what the first has changed.
         "max_steps": 2,
         "per_device_train_batch_size": 8,
         "use_cpu": True,
@@ -185,8 +186,10 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
     with torch.autocast("cpu", torch.float16):
         value = cached_loss(lambda chunk: (tower(chunk),), texts.split(5), loss)
     scaler.scale(value).backward()
+    # The gradients are scaled by 2^12 until the optimizer's step.
     assert tower.weight.grad.abs().max() > 100 * largest
     scaler.unscale_(optimizer)
+    # float16 keeps three digits.
     torch.testing.assert_close(tower.weight.grad, expected, atol=2e-3 * largest, rtol=2e-2)
 
 
@@ -208,6 +211,7 @@ def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(
     recipe = ROOT / f"training/recipes/miniature/{stage}.yaml"
     command = [ROOT / f"training/run_{stage}.py", recipe, *start_flags[stage]]
     command += ["--dataset", miniature / "dataset", "--max_steps", "2", "--bf16", "false"]
+    # AdamW divides by the size of gradients, and would hide one that is too large by a factor.
     command += ["--optim", "sgd", "--learning_rate", "0.5", "--warmup_steps", "0"]
     command += ["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "2"]
 
@@ -217,6 +221,7 @@ def test_fsdp2_trains_like_one_process_and_saves_an_ordinary_model(
     # torch says so of its own accord
     assert "FSDP2-wrapped module" not in process.stderr
 
+    # 2 x 8 = 16 examples a step.
     of_two = ["--output_dir", tmp_path / "two", "--per_device_train_batch_size", "8"]
     process = run_under_fsdp2(*command, *of_two, *switches)
     assert process.returncode == 0, process.stderr[-4000:]
@@ -247,6 +252,7 @@ def test_accelerate_reads_every_configuration(path):
     test_deepspeed.py runs those of DeepSpeed's.
     """
     config = load_config_from_file(str(path))
+    # Machines of eight GPUs.
     assert config.num_processes == 8 * config.num_machines
     if path.stem.startswith("zero"):
         plugin = DeepSpeedPlugin(zero_stage=config.deepspeed_config["zero_stage"], zero3_init_flag=False)

@@ -131,9 +131,11 @@ def train_with_kills(command, output_dir, n_kills, chance):
     """
     environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"PYTHONPATH": str(ROOT)}
     for _ in range(n_kills):
+        # A write of the first checkpoint or of the second.
         kill_at = chance.randint(1, 2 * WRITES)
         words = [ROOT / "tests/killed_at.py", kill_at, *command, *resume_if_begun(output_dir)]
         process = run_script([*map(str, words)], environment)
+        # Killed, and not ended by an error before.
         assert process.returncode == -signal.SIGKILL, process.stderr
 
     words = [sys.executable, *command, *resume_if_begun(output_dir)]
@@ -183,6 +185,7 @@ def test_two_processes_resume_within_an_epoch_of_drawn_languages(stages, run_pyt
     command += ["--bf16", "false", "--per_device_train_batch_size", "64"]
     command += ["--max_steps", "16", "--save_strategy", "steps", "--save_steps", "12"]  # ten steps an epoch
     weights = []
+    # The second run resumes from step 12, the second of the second epoch.
     for more in ([], ["--resume"]):
         process = run_python("python", *command, *more, processes=2, OMP_NUM_THREADS="1")
         assert process.returncode == 0, process.stderr[-3000:]
@@ -202,9 +205,11 @@ def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
     state = tmp_path / "checkpoint-10/trainer_state.json"
+    # Half a state, and no state.
     state.write_text(state.read_text()[:50])
     (tmp_path / "checkpoint-3/trainer_state.json").unlink()
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    # The checkpoint has the random numbers of one process.
     assert last_whole_checkpoint(tmp_path, n_processes=2) is None
     assert last_whole_checkpoint(tmp_path / "nowhere") is None
 

@@ -37,6 +37,7 @@ def stage1(miniature, tmp_path):
             use_cpu=True,
             disable_tqdm=True,
             max_steps=2,
+            # One checkpoint in the midst of the training, and one at its end.
             save_steps=1,
             save_strategy="steps",
             per_device_train_batch_size=8,

@@ -38,6 +38,7 @@ N_SCENES = 20
 def scenes(miniature):
     """Return twenty scenes, `(image file, captions)`, no two with one English caption."""
     rows = load_dataset(str(miniature / "dataset"), split="train").cast_column("image", Image(decode=False))
+    # Equal English would give rows one id.
     distinct = {row["captions"]["en"]: row for row in rows.select(range(60))}
     scenes = []
     for row in list(distinct.values())[:N_SCENES]:
@@ -143,6 +144,7 @@ def test_a_row_shows_another_language_in_every_pass(scenes, tmp_path):
     examples = list(islice(stream, 3 * N_SCENES))
     first_pass = examples[:N_SCENES]
 
+    # Three passes show the three languages of each row once.
     captions_of_row = {stable_hash(captions["en"]): captions for _, captions in scenes}
     for start in (0, N_SCENES, 2 * N_SCENES):
         in_pass = examples[start : start + N_SCENES]
@@ -155,6 +157,7 @@ def test_a_row_shows_another_language_in_every_pass(scenes, tmp_path):
     for language in LANGUAGES:
         texts = captions_in(scenes, language)
         n_shown = sum(cell["text"] in texts for cell in first_pass)
+        # 20 / 3 = 6.7
         assert n_shown in (6, 7, 8)
 
 
@@ -165,9 +168,12 @@ def test_rows_of_equal_english_share_an_id(scenes, tmp_path):
     stream = stream_of(write_parquet(tmp_path / "rows", rows, 1), tmp_path, ["zh"])
     ids = [cell["row_id"] for cell in islice(stream, 5)]
     assert ids[0] == ids[1] == stable_hash("key")
+    # Empty and missing English are one.
     assert ids[3] == ids[4]
     assert len(set(ids)) == 3
+    # Ids fit a tensor of int64.
     assert all(0 <= row_id < 2**63 for row_id in ids)
+    # The same in every process: Python's own hash of a text has another seed in each.
     assert stable_hash("key") == 7439496157804668538
 
 
@@ -179,6 +185,7 @@ def test_loader_workers_share_the_files(scenes, tmp_path, shuffle_buffer):
     second = first_texts(DataLoader(stream, batch_size=None, num_workers=2), N_SCENES)
     assert sorted(first) == sorted(captions_in(scenes, "en"))
     assert first == second
+    # Two workers take turns, each with files of its own.
     assert first != captions_in(scenes, "en")
 
 
@@ -212,6 +219,7 @@ def train_on_stream(arguments):
     return trainer.model.state_dict()
 
 
+# Without a schedule and without clipping: a step depends on its batch and the weights alone.
 SGD = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 
 
@@ -222,6 +230,7 @@ def test_a_stream_trains_like_what_lies_on_the_disk(scenes, altclip_folder, argu
     """
     given = {
         "model_name_or_path": str(altclip_folder),
+        # 5 x 8 = 40 examples, twice the 20 scenes.
         "max_steps": 5,
         "per_device_train_batch_size": 8,
         "train_sampling_strategy": "sequential",
@@ -271,6 +280,7 @@ def train_on_a_share(rank, arguments, out):
         if event == "open" and str(given[0]).startswith(arguments.dataset):
             opened.add(Path(str(given[0])).name)
 
+    # The interpreter tells of every file that is opened, whichever library opens it.
     sys.addaudithook(note_opened)
     train(trainer, arguments)
     seen = {
@@ -311,6 +321,7 @@ def test_every_process_opens_its_own_files_alone(scenes, altclip_folder, tmp_pat
     in_files = [texts[start : start + size] for start in range(0, N_SCENES, size)]
     finished = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for rank, seen in enumerate(finished):
+        # Files are dealt out in turn: 0, 2, 4 and 1, 3.
         assert seen["opened"] == set(names[rank::2])
         assert seen["steps"] == 3
         mine = sum(in_files[rank::2], [])
@@ -337,6 +348,7 @@ def test_fewer_files_than_readers_are_refused(scenes, tmp_path):
 def broken(scenes):
     """Return the scenes with a fourth and a twelfth that cannot be decoded."""
     scenes = list(scenes)
+    # With four files of five rows: row 3 of the first, and row 1 of the third.
     for number in (3, 11):
         _, captions = scenes[number]
         scenes[number] = (b"no picture", captions)
@@ -400,6 +412,7 @@ def test_an_unknown_treatment_of_bad_rows_is_refused(arguments):
 
 
 def test_files_without_a_good_row_end_the_run(scenes, tmp_path):
+    # No row has a caption in the one language that is asked for.
     rows = [(image, captions | {"es": None}) for image, captions in scenes]
     stream = stream_of(write_parquet(tmp_path / "rows", rows, 2), tmp_path, ["es"])
     message = "none of a reader's files has a caption in es beside an image that can be decoded"
@@ -458,6 +471,7 @@ def test_a_resumed_stream_equals_an_uninterrupted_one(scenes, altclip_folder, ar
     """
     rows = write_tars(tmp_path / "rows", broken(scenes), 4)
     given = {"model_name_or_path": str(altclip_folder), "max_steps": 9, "learning_rate": 1e-3, **given}
+    # Step 5 has seen 20 examples, and a pass has 18.
     whole = train_on_stream(arguments(rows, save_strategy="steps", save_steps=5, **given))
 
     again = tmp_path / "again"

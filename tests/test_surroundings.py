@@ -56,14 +56,17 @@ def run_all(scripts, sources, folder, *switches, **environment):
 @pytest.fixture
 def sources(tmp_path):
     """Copy the packages, as a clone that nobody may write to."""
+    # Spaces, a letter of Latin-1 and letters beyond it.
     folder = tmp_path / "ein Klon für 中文"
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     paths = [folder, *folder.rglob("*")]
     for path in paths:
+        # Nobody may write.
         path.chmod(path.stat().st_mode & 0o555)
     yield folder
     for path in paths:
+        # pytest has to delete the folder.
         path.chmod(path.stat().st_mode | 0o200)
 
 
@@ -135,6 +138,7 @@ def test_workers_change_no_byte_of_a_model(miniature, start_flags, run_python, t
     """Train over several epochs, since workers begin anew with each."""
     command = [ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"]
     command += [*start_flags[stage], "--dataset", miniature / "dataset", "--languages", "en"]
+    # 256 of 600 examples a step.
     command += ["--max_steps", "6", "--per_device_train_batch_size", "256", *flags]
     weights = []
     for n_workers in ("0", "1", "2", "8"):
@@ -162,6 +166,7 @@ def environment_without_pytest():
     """Return the environment variables that this process would have if it had not been begun by pytest."""
     environment = {}
     for name, value in os.environ.items():
+        # Its folder is in the values of TMPDIR and others.
         is_of_this_run = os.environ["ALTCLIP_TESTS"] in value or name.startswith("PYTEST_")
         if not is_of_this_run:
             environment[name] = value
@@ -217,9 +222,11 @@ def without_zeros(version):
 
 
 def test_folders_of_killed_runs_go_with_the_next(tmp_path, monkeypatch):
+    # The id of a process that has ended.
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     of_dead_run = f"altclip-tests-{dead.pid}-abc"
+    # Of a run that goes on, without an id, and of another program.
     others = [f"altclip-tests-{os.getpid()}-abc", "altclip-tests-of-mine", "another-1-abc"]
     for name in (of_dead_run, *others):
         (tmp_path / name / "tmp").mkdir(parents=True)

@@ -109,6 +109,7 @@ WAYS = {
     "a task": lambda folder, tmp_path: as_a_task(folder, tmp_path, False),
     "a task's stream": lambda folder, tmp_path: as_a_task(folder, tmp_path, True),
 }
+# `datasets` learns the columns of tars from their first five samples: later ones may not be alike.
 NAMES = {
     "capitals": ["0.JPG", "1.JPG", "2.JPG"],
     "some capitals": ["0.jpg", "1.JPG", "2.Jpg"],
@@ -137,6 +138,7 @@ def test_pictures_are_read_whatever_they_are_called(tmp_path, names, read):
 @pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
 def test_names_begin_anew_in_each_tar(tmp_path, read):
     members = samples("0.jpg", "1.JPG", "2.png", "3.webp")
+    # Tar 0 has pictures 0 and 1.
     first = {name: content for name, content in members.items() if name[0] in "01"}
     write_tar(tmp_path / "tars/train/0.tar", first)
     # In the second tar pictures 2 and 3 are called 0 and 1: "3.webp" -> "1.webp"
@@ -150,6 +152,7 @@ def test_names_begin_anew_in_each_tar(tmp_path, read):
 
 def test_a_name_of_another_tar_may_lack_its_picture(tmp_path):
     write_tar(tmp_path / "tars/train/0.tar", samples("0.jpg"))
+    # Name 0 stands in both tars: its text here must not be that of the picture there.
     members = {"0.txt": b"of no picture", "1.png": picture(1), "1.txt": b"picture 1"}
     write_tar(tmp_path / "tars/train/1.tar", members)
     assert on_disk(tmp_path / "tars", tmp_path) == expected_captions([0, 1])
@@ -158,6 +161,7 @@ def test_a_name_of_another_tar_may_lack_its_picture(tmp_path):
 @pytest.mark.parametrize("read", WAYS.values(), ids=WAYS)
 def test_the_first_samples_may_lack_a_caption(tmp_path, read):
     members = samples(*(f"{number}.jpg" for number in range(8)), captions="TXT")
+    # More samples without a caption than those from which `datasets` learns columns.
     for number in range(6):
         del members[f"{number}.TXT"]
     write_tar(tmp_path / "tars/train/0.tar", members)
@@ -173,6 +177,7 @@ def test_fields_of_json_are_those_of_all_samples(tmp_path, read):
     for number in range(8):
         fields = {"captions": {"en": f"picture {number}"}, "width": 16, "exif": {}}
         if number >= 6:
+            # Fields that change their type would break a table, though nobody asked for them.
             fields |= {"width": "16", "exif": {"a": 1}}
         if number == 7:
             fields["captions"] = {"en": ["picture 7"], "zh": "图"}
@@ -198,6 +203,7 @@ def test_fields_of_json_are_those_of_all_samples(tmp_path, read):
 )
 def test_a_stream_refuses_columns_that_only_later_samples_have(tmp_path, monkeypatch, file, content, named):
     """Refuse those of later tars too: no other than the first is fetched to learn the columns."""
+    # Sample 4 is then beyond those that tell a stream its columns.
     monkeypatch.setattr("benchmarks.tars.N_SEEN", 3)
     members = {}
     for number in range(5):
@@ -232,6 +238,7 @@ def test_several_pictures_of_a_sample_are_columns(tmp_path):
 def test_a_task_may_name_any_of_the_endings(tmp_path):
     write_tar(tmp_path / "tars/train/0.tar", samples("0.png", "1.jpg", "2.webp"))
     for streaming in (False, True):
+        # One ending stands for the pictures of all.
         assert sorted(as_a_task(tmp_path / "tars", tmp_path, streaming, image="webp")) == [0, 1, 2]
 
 
@@ -248,6 +255,7 @@ def test_a_task_may_name_any_of_the_endings(tmp_path):
             "files of 'a' do not stand together: write the tar in",
         ),
         (
+            # Sorted by their endings, as some programs pack them.
             {"a.txt": b"x", "b.txt": b"y", "a.jpg": picture(0), "b.jpg": picture(1)},
             "files of 'a' do not stand together: write the tar in",
         ),
@@ -284,6 +292,7 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
         assert read(tmp_path / "tars", tmp_path)[0] == {"en": ["picture 0"]}
 
 
+# Nothing, a header of 512 bytes with part of its file, and the beginning of a gzip.
 @pytest.mark.parametrize("name,length", [("0.tar", 0), ("0.tar", 600), ("0.tar.gz", 60)])
 def test_half_a_tar_is_one_line(tmp_path, name, length):
     write_tar(tmp_path / "whole.tar", samples("0.png", "1.png"))

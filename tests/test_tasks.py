@@ -70,6 +70,7 @@ def in_folder(name, folder, **changes) -> Task:
 
 def replica(name, folder, **changes) -> Task:
     """Write a copy of a task's data to a folder; return the task that is read from it."""
+    # The copy has six images: the numbers of the full data do not hold.
     task = in_folder(name, folder, n_images=N, n_texts={}, **changes)
     write_replica(task, folder)
     return task
@@ -111,6 +112,7 @@ def without_spaces(texts) -> list[str]:
 def test_every_task_loads_from_its_layout(name, tmp_path):
     languages = load_task(name).languages
     if load_task(name).layout == "split_per_language":
+        # Three of many; an unquoted `no` is false in YAML.
         languages = ["en", "no", "th"]
     task = replica(name, tmp_path, languages=languages)
     requested = languages[-2:] or None
@@ -127,6 +129,7 @@ def test_every_task_loads_from_its_layout(name, tmp_path):
     if task.layout == "table" and task.data_files:  # files come by class
         expected = sorted(expected, key=lambda pair: pair[1])
 
+    # From the disk, the first two rows, and as a stream.
     rows = read_rows(task, requested)
     assert answers(rows) == expected
     assert set(rows.column_names) == {"image", answer_column}
@@ -197,6 +200,7 @@ def test_the_miniatures_own_tasks(miniature):
 
 
 def test_lines_of_a_tar_are_captions(tmp_path):
+    # A caption a line. A backslash and an n are a line break within one; blank lines are none.
     members = {"s0.jpg": encoded(3, "jpg"), "s0.txt": b"A dog.\nIt says:\\nwoof \n\n"}
     write_tar(tmp_path / "test/0.tar", members)
     (row,) = read_rows(in_folder("flickr30k", tmp_path), limit=1)
@@ -219,6 +223,7 @@ def test_a_language_without_a_caption_has_none(tmp_path):
         "image": {"bytes": Value("binary"), "path": Value("string")},
     }
     images = image_cells(7, 8)
+    # White space is no caption, and Maori has no row for image a.
     english = {"image_id": ["a", "b"], "captions": [["A lake."], ["A hill.", " "]], "image": images}
     write_parquet(tmp_path, "en", english, features)
     maori = {"image_id": ["b"], "captions": [["He puke."]], "image": images[:1]}
@@ -234,6 +239,7 @@ def test_a_caption_of_a_zip_may_be_of_several_images(tmp_path):
     for image_id, number in ((7, 2), (12, 4)):
         images += f"{image_id}\t{base64.b64encode(encoded(number)).decode()}\n"
     texts = [
+        # Of two images, named in another order than the file of images has.
         {"text_id": 1, "text": "一 只 狗", "image_ids": [12, 7]},
         {"text_id": 2, "text": "猫", "image_ids": [12]},
     ]
@@ -311,6 +317,7 @@ def read_in_training(cell) -> list[str]:
 
 
 def test_training_and_evaluation_read_and_refuse_texts_alike():
+    # Training keeps white space around a text, and evaluation strips it; "　" is an ideographic space.
     for cell, texts in {" a ": [" a "], "　\n": [], "": []}.items():
         for given in (cell, [cell, None]):
             assert read_in_training(given) == texts
@@ -341,6 +348,7 @@ def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch
     images = {"image": image_cells(1, 2), "label": [1, 0]}
     write_parquet(own / "data/signs", "test", images, {"image": Image(), "label": Value("int64")})
     write_class_names(own, "stop")
+    # A file of the same name, which must not be read instead.
     write_class_names(elsewhere, "another")
     (own / "sentences.json").write_text(json.dumps({"en": ["{}!"]}))
     (elsewhere / "there.json").write_text(json.dumps({"en": ["there", "too"]}))
@@ -350,6 +358,7 @@ def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch
     for_each_language = {"en": "names.json:signs", "de": ["a", "b"], "fr": "there.json"}
     write_task(own / "each.yaml", signs | {"class_names": for_each_language})
 
+    # From the folder of the YAML, from above it, and from next to it.
     for working_directory, prefix in ((own, ""), (tmp_path, "own/"), (elsewhere, "../own/")):
         monkeypatch.chdir(working_directory)
         task = load_task(f"{prefix}signs.yaml")
@@ -396,6 +405,7 @@ def test_a_row_may_lack_its_captions_or_its_image(tmp_path):
 def test_labels_that_are_texts_are_numbered_by_the_alphabet(tmp_path):
     features = {"image": Image(), "kind": Value("string")}
     images = image_cells(0, 1, 2)
+    # ant is 0 and wren 1, whatever comes first in the data.
     write_parquet(tmp_path, "test", {"image": images, "kind": ["wren", "ant", "wren"]}, features)
     task = in_folder("birdsnap", tmp_path, columns={"label": "kind"}, n_images=3)
     rows = read_rows(task, limit=2)
@@ -551,8 +561,10 @@ def test_a_folder_to_be_made_is_explained(tmp_path):
 
 
 def test_other_numbers_than_the_tasks_are_told(tmp_path, caplog):
+    # The numbers of the full test set; the copy has 6 images with 3 captions each.
     task = replace(replica("flickr30k", tmp_path), n_images=1000, n_texts={"en": 5000})
     with caplog.at_level(logging.WARNING):
+        # Who asks for a few images knows that there are more.
         read_rows(task, limit=3)
         assert not caplog.messages
         read_rows(task)
@@ -652,6 +664,7 @@ def on_a_hub(tmp_path_factory, run_python) -> OnAHub:
         (folder / name).mkdir()
         write_replica(task, folder / name)
         folders[task.dataset] = folder / name
+        # A short revision stands for the commit that begins with it: 614c3a5 -> 614c3a5000...
         commits[task.dataset] = (task.revision or "").ljust(40, "0")
     folders |= {"gated/table": folder / "dtd", "gated/zip": folder / "flickr30k-cn"}
 
@@ -661,6 +674,7 @@ def on_a_hub(tmp_path_factory, run_python) -> OnAHub:
         "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(folder / "home"),
         "HF_DATASETS_CACHE": str(folder / "cache"),
+        # A proxy of the machine would not know the fake Hub.
         "NO_PROXY": "127.0.0.1",
     }
     process = run_python("python", "-c", ON_A_HUB, **environment)
@@ -776,6 +790,7 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
         ({"languages": "en"}, "languages is 'en', which is no list"),
         ({"revision": 1234567}, "revision is 1234567, which is no str"),
         ({"unverified": ["revison"]}, "calls revison unverified, which are no keys"),
+        # `languages: [no]`
         ({"languages": [False]}, "language False: quote it"),
         (RETRIEVAL | {"columns": {"captions": "captions"}}, "lacks languages: list those of its captions"),
         (

@@ -40,6 +40,7 @@ def rows_of(*captions):
 def test_pairs_are_translations_of_one_row_in_two_chosen_languages(rows):
     translations = Translations(rows, ["de", "bn", "zh"], pairs=1.0, seed=1)
     seen = set()
+    # Six ordered pairs, each drawn about 33 times.
     for index in range(200):
         example = translations[index]
         first, second = example["languages"]
@@ -51,6 +52,7 @@ def test_pairs_are_translations_of_one_row_in_two_chosen_languages(rows):
 
 def test_the_share_of_pairs_is_the_one_asked_for(rows):
     translations = Translations(rows, ["de", "bn", "zh"], pairs=0.3, seed=1)
+    # One text and, in 30 % of the draws, a second; 0.08 is four standard errors of the mean of 600.
     counts = [len(translations[index]["texts"]) for index in range(600)]
     assert np.mean(counts) == pytest.approx(1.3, abs=0.08)
 
@@ -65,6 +67,7 @@ def test_what_is_missing_is_not_drawn():
     assert len(translations) == 3
     assert translations.n_empty == 1
     drawn = [sorted(translations[index]["texts"]) for index in range(3)]
+    # A cell for each text of the first two rows; the third has none. "cat" has no partner.
     assert drawn == [["Hund", "dog"], ["Hund", "dog"], ["cat"]]
 
 
@@ -94,6 +97,7 @@ def test_only_real_tokens_are_masked(rows, processor):
     examples = [translations[index] for index in range(300)]
     tokenizer = processor.tokenizer
     batch = MaskingCollator(tokenizer, 77, 0.3)(examples)
+    # The same batch without masks.
     plain = tokenizer.pad([tokenizer(*example["texts"]) for example in examples], return_tensors="pt")
     ids = plain["input_ids"]
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
@@ -105,6 +109,7 @@ def test_only_real_tokens_are_masked(rows, processor):
     assert masked.sum() / real.sum() == pytest.approx(0.3, abs=0.03)
     assert torch.equal(batch["input_ids"][~masked], ids[~masked])
     shown = batch["input_ids"][masked]
+    # As in BERT, four of five chosen tokens are shown as <mask>.
     assert (shown == tokenizer.mask_token_id).float().mean() == pytest.approx(0.8, abs=0.05)
     assert torch.equal(batch["attention_mask"], plain["attention_mask"])
 
@@ -113,6 +118,7 @@ def test_both_texts_are_cut_to_fit(processor):
     collator = MaskingCollator(processor.tokenizer, 12, 0.5)
     batch = collator([{"texts": ["dog " * 30, "Hund " * 30], "seed": 0}])
     assert batch["input_ids"].shape == (1, 12)
+    # XLM-R's pair is <s> A </s></s> B </s>.
     assert (batch["input_ids"] == processor.tokenizer.eos_token_id).sum() == 3
 
 
@@ -123,6 +129,7 @@ def test_masks_depend_on_the_examples_alone(rows, processor):
     second = [translations[index] for index in (3, 4, 5)]
     before = collator(first)["labels"]
     collator(second)
+    # Neither batches in between nor torch's random numbers count.
     torch.manual_seed(99)
     assert torch.equal(collator(first)["labels"], before)
 
@@ -214,6 +221,7 @@ def test_bad_encoders_are_refused(miniature, processor, tmp_path):
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=120
     )
     model = BertModel(config)
+    # A checkpoint that lacks a part of each layer.
     weights = {name: value for name, value in model.state_dict().items() if "query" not in name}
     model.save_pretrained(tmp_path / "half", state_dict=weights)
     processor.tokenizer.save_pretrained(tmp_path / "half")

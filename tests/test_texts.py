@@ -45,6 +45,7 @@ from training.data.examples import Collator, has_text
 from training.frozen import check_distinct
 
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+# Of unequal lengths, the longest in the middle.
 TEXTS = ["dog face", "dog face and key and red apple and bell and fish", "key"]
 LONG = "dog face and key " * 40
 
@@ -89,6 +90,7 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(model, processor, tex
     expected = one_by_one(model, processor, TEXTS)
     processor.tokenizer.padding_side = "left"
     torch.testing.assert_close(embed_texts(model, processor, TEXTS), expected, atol=1e-5, rtol=1e-4)
+    # Padding on the right leaves the first column full.
     batch = Collator(processor.tokenizer, 77).encode(TEXTS)
     assert batch["attention_mask"][:, 0].all()
 
@@ -168,6 +170,7 @@ def test_tokenizers_written_in_python_work(processor, tmp_path, name):
     model = dual_encoder(config)
     processor = AltCLIPProcessor(processor.image_processor, tokenizer)
     encoder = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
+    # The last one is truncated.
     texts = ["犬", "猫犬", "犬" * 200]
     expected = embed_texts(model, processor, texts)
     torch.testing.assert_close(encoder.texts(texts), expected, atol=1e-5, rtol=1e-4)
@@ -177,6 +180,7 @@ def test_tokenizers_written_in_python_are_told_apart(tmp_path):
     tokenizer = japanese_tokenizer(tmp_path / "one")
     described = written(tokenizer)
     assert described == written(japanese_tokenizer(tmp_path / "elsewhere"))
+    # A call leaves its lengths in the tokenizer, and makes it no other one.
     tokenizer(["犬"], padding="max_length", max_length=9)
     assert described == written(tokenizer)
 
@@ -196,6 +200,7 @@ def test_half_of_a_character_is_refused_by_its_index(model, processor, classify,
     with pytest.raises(ValueError, match=r"text_pair\[1\] is .* is half of a character"):
         processor(text=["key", "bell"], text_pair=texts)
 
+    # The two halves of U+1F600, which UTF-16 writes as a pair.
     whole = "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")
     assert len(embed_texts(model, processor, [whole])) == 1
 
@@ -216,6 +221,7 @@ def test_tokens_that_a_model_cannot_read_are_refused_by_their_index(model, proce
     """Refuse them before torch says "index out of range in self", or makes an embedding of padding that
     depends on the batch.
     """
+    # The new token's id is the size of the vocabulary, for which the model has no row.
     processor.tokenizer.add_tokens(["zebra"])
     message = r"texts\[2\] has the token \d+, but the model's vocabulary ends before \d+: take the tokenizer"
     with pytest.raises(ValueError, match=message):
@@ -242,6 +248,7 @@ def test_a_fork_leaves_no_lock_behind(processor):
             for worker in workers:
                 worker.start()
             for worker in workers:
+                # Seconds. A worker that inherited a held lock would wait for ever.
                 worker.join(20)
             assert [worker.exitcode for worker in workers] == [0] * len(workers)
         finally:
@@ -261,6 +268,7 @@ def clip_that_looks_for(end, miniature, tmp_path):
     return str(tmp_path / "clip")
 
 
+# The end of texts in CLIP's own vocabulary, which the miniature's does not have, and none at all.
 @pytest.mark.parametrize("end", [49407, None])
 def test_a_teacher_that_looks_for_another_end_of_texts_is_refused(miniature, tmp_path, end):
     """Refuse it because it would pool the first token of every text."""
@@ -306,6 +314,7 @@ def test_threads_share_a_model_and_a_processor(model, processor):
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
+            # A forward in training mode would show.
             module.p = 0.5
     long = [f"{LONG} {text}" for text in TEXTS]
     expected = embed_texts(model, processor, long)
@@ -325,6 +334,7 @@ def test_threads_share_a_model_and_a_processor(model, processor):
     def lengths_of_collator():
         return {collator.encode(long)["input_ids"].shape[1] for _ in range(100)}
 
+    # Three threads of each kind, in turn: results 0, 3 and 6 are errors, and so on.
     results = in_threads([largest_error, lengths_of_processor, lengths_of_collator] * 3)
     assert max(results[0::3]) < 1e-5
     assert results[1::3] == [{6}] * 3
@@ -363,6 +373,7 @@ def test_rows_are_blank_as_texts_are():
     """
     characters = [chr(code) for code in range(0x20000) if not 0xD800 <= code < 0xE000]
     there = has_text(pa.array([*characters, None, "a\u200b"], pa.large_string()))
+    # One says what shows something, the other what does not: equal values contradict each other.
     differ = [character for character, has in zip(characters, there) if has == is_blank(character)]
     assert all(category(character) == "Cn" for character in differ)
     assert len(differ) < 100

@@ -300,6 +300,7 @@ def test_padding_of_embeddings_moves_no_position(name):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_mean_of_many_states_does_not_overflow(dtype):
+    # The sum, 90,000, is beyond float16's largest number, 65,504.
     states = torch.full((1, 100, 4), 1000.0, dtype=dtype)
     mask = torch.ones(1, 100, dtype=torch.long)
     mask[0, 90:] = 0

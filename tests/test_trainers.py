@@ -19,6 +19,7 @@ from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearni
 from training.views import ImageViews
 
 TRAINABLE = ["text_model", "text_projection", "logit_scale"]
+# Three steps of eight examples.
 SHORT_RUN = {
     "max_steps": 3,
     "per_device_train_batch_size": 8,
@@ -109,6 +110,7 @@ def test_frozen_tower_is_frozen_in_three_senses(altclip, scenes, miniature, argu
     assert not any(parameter.requires_grad for parameter in altclip.vision_model.parameters())
     before = snapshot(altclip)
     contrastive(altclip, scenes, miniature, arguments()).train()
+    # A forward at each of three steps, in eval mode.
     assert modes == [False] * 3
     assert altclip.text_model.training
     moved = changed(before, snapshot(altclip))
@@ -240,6 +242,7 @@ def test_encoding_by_length_changes_nothing(altclip, scenes, tokenizer):
         gradients = [parameter.grad for parameter in altclip.text_model.parameters()]
         results[n_groups] = [embeddings, *gradients]
 
+    # One group, then four.
     assert len(shapes) == 5
     assert len({length for _, length in shapes}) > 2
     assert all(gradient.abs().max() > 0 for gradient in results[1][1:4])
@@ -257,6 +260,7 @@ def test_accumulation_means_instead_of_summing(altclip, scenes, miniature, argum
         altclip.load_state_dict(start)
         args = arguments(gradient_accumulation_steps=steps, max_steps=1, logging_steps=1)
         trainer = contrastive(altclip, scenes, miniature, args)
+        # One cell 16 times: each of two batches of eight is the same.
         trainer.train_dataset.cells = trainer.train_dataset.cells[:1].repeat(16, axis=0)
         trainer.train()
         first_entries[steps] = trainer.state.log_history[0]

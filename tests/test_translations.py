@@ -36,6 +36,7 @@ from training.parallel_text import load_parallel_text
 from .conftest import ROOT
 from .test_pictures import encoded
 
+# Our codes -> NLLB's
 CODES = {"en": "eng_Latn", "es": "spa_Latn", "ja": "jpn_Jpan"}
 SIZES = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
 SIZES |= {
@@ -96,6 +97,7 @@ def given(dataset, translator, tmp_path):
 
     Every test loads its model anew, as every run does.
     """
+    # The loaded model is cached by its folder, whose files may change between tests.
     translation.load_translator.cache_clear()
 
     def given(**arguments):
@@ -129,6 +131,7 @@ def by_hand(translator, text, code="spa_Latn", **options):
 def test_a_sentence_is_translated_as_by_hand(translator, given, beams):
     """Translate in a padded batch, into each language by its own code."""
     sentences = ["a brown dog on the grass", "cat", "a bird"]
+    # Sentences of several lengths, so that two of three are padded.
     found = {}
     for language, code in (("es", "spa_Latn"), ("ja", "jpn_Jpan")):
         found[language], _ = translate_all(sentences, language, given(num_beams=beams))
@@ -136,6 +139,7 @@ def test_a_sentence_is_translated_as_by_hand(translator, given, beams):
             assert found[language][sentence] == by_hand(translator, sentence, code, num_beams=beams)
         assert found[language].keys() == set(sentences)
         assert len(set(found[language].values())) > 1
+    # The code decides what is generated.
     assert found["es"]["cat"] != found["ja"]["cat"]
 
 
@@ -182,6 +186,7 @@ def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
 
     def generate(**options):
         calls.append(options)
+        # As M2M100 generates: its start, the language, two pieces and the end.
         return torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
 
     model.generate = generate
@@ -193,6 +198,7 @@ def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
 
 
 def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(given, monkeypatch):
+    # In the order in which they are translated: longest first, and then by the alphabet.
     sentences = ["a dog runs", "a dog sat", "a bird", "a dog", "a cat", "cat"]
     arguments = given(batch_size=2)
     path = Path(arguments.output_dir, "translations/es.jsonl")
@@ -202,6 +208,7 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
 
     def counted(texts, *rest):
         seen.update(texts)
+        # In the third batch of two: four sentences are on the disk.
         if len(seen) > 4 and is_killed:
             raise KeyboardInterrupt
         return original(texts, *rest)
@@ -210,6 +217,7 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
     with pytest.raises(KeyboardInterrupt):
         translate_all(sentences, "es", arguments)
     with open(path, "a") as file:
+        # Half a line, as a kill within a write leaves it.
         file.write('{"en": "a cat", "es": "un')
 
     seen.clear()
@@ -233,6 +241,7 @@ def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, transl
         translate_all(["cat"], "es", given(num_beams=2))
 
     model = AutoModelForSeq2SeqLM.from_pretrained(translator)
+    # Other weights of the same architecture.
     model.lm_head.weight.data[5] += 1
     model.save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(translator).save_pretrained(tmp_path / "other")
@@ -255,11 +264,13 @@ def test_all_else_of_the_dataset_stays(dataset, translator, run_python, tmp_path
     assert f"Saved 3 rows to {tmp_path}/out. Next: {following}" in process.stdout
     dog = by_hand(translator, "a dog")
     cat = by_hand(translator, "a cat")
+    # An untrained model may say nothing at all.
     n_empty = [dog, cat].count("")
     assert f"Translated 2 distinct texts; skipped as empty: {n_empty} in es, " in process.stdout
 
     rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
     assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS]
+    # A column that is not about captions.
     assert list(rows["number"]) == [7, 8, 9]
     captions = list(rows["captions"])
     assert [caption["es"] for caption in captions] == [[dog or None, cat or None], [dog or None, None], []]
@@ -355,6 +366,7 @@ def test_captions_that_cannot_be_translated_are_refused(given):
     with pytest.raises(InputError, match="have no fr: choose from en zh"):
         read_split(given(source_language="fr"), "train")
     with pytest.raises(InputError, match="no caption in en to translate"):
+        # The third image has no English.
         distinct_sentences([read_split(given(), "train").select([2])], "en")
 
 

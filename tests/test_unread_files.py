@@ -15,6 +15,7 @@ from benchmarks.recipe import InputError
 from training.parallel_text import load_parallel_text
 
 ROW = {"en": "a", "fr": "b"}
+# One row, in the form of each ending; `.json` has two, so that its first line is no whole file.
 LINES = {".csv": "en,fr\na,b\n", ".tsv": "en\tfr\na\tb\n", ".jsonl": json.dumps(ROW) + "\n", ".txt": "a\n"}
 LINES |= {".ndjson": LINES[".jsonl"], ".json": LINES[".jsonl"] * 2}
 
@@ -37,12 +38,14 @@ def write(folder, *names):
             zipfile.ZipFile(path, "w").close()
         else:
             with path.open("wb") as file:
+                # Pictures are read by their content, whatever their ending says.
                 Image.new("RGB", (4, 4)).save(file, "PNG")
 
 
 @pytest.mark.parametrize(
     "names,read,left",
     [
+        # One file of each kind; `datasets` reads the kind of which there are most.
         (("a.jsonl", "b.csv"), "files of JSON, such as 'a.jsonl'", "tables, such as 'b.csv'"),
         (("a.json", "b.csv", "c.csv"), "tables, such as 'b.csv'", "files of JSON, such as 'a.json'"),
         (("a.csv", "b.csv", "c.parquet"), "tables, such as 'a.csv'", "parquet files, such as 'c.parquet'"),
@@ -63,6 +66,7 @@ def write(folder, *names):
             "tars, such as '00000.tar'",
         ),
         (
+            # One file of each ending.
             ("names.json", "cat/a.png", "dog/b.JPG"),
             "files of JSON, such as 'names.json'",
             "pictures, such as 'cat/a.png'",
@@ -73,8 +77,10 @@ def write(folder, *names):
 def test_a_folder_of_two_kinds_is_refused(tmp_path, names, read, left):
     write(tmp_path, *names)
     if "names.json" in names:
+        # Class names of a user.
         (tmp_path / "names.json").write_text('{"en": ["cat", "dog"]}')
     for load in (
+        # Both ways in: images with captions, and parallel text.
         lambda: load_rows(str(tmp_path), "train", []),
         lambda: load_parallel_text(str(tmp_path), "train"),
     ):
@@ -90,6 +96,7 @@ def test_a_folder_of_two_kinds_is_refused(tmp_path, names, read, left):
 def test_files_that_can_be_read_together_are(tmp_path, names):
     write(tmp_path, *names)
     assert load_parallel_text(str(tmp_path), "train")[0]["captions"][:] == [ROW] * (
+        # b.json has two rows.
         len(names) + ("b.json" in names)
     )
 
@@ -128,6 +135,7 @@ def test_settings_and_terms_are_no_data(tmp_path):
 @pytest.mark.parametrize(
     "names,odd,fix",
     [
+        # `datasets` knows endings in small letters, and those of pictures in capitals too, but no mixture.
         (("cat/a.png", "cat/b.JpG", "dog/c.png"), "cat/b.JpG", "ending .JpG: call it .jpg"),
         (("cat/b.Png", "dog/c.Png"), "cat/b.Png", "ending .Png: call it .png"),
         (("a.png", "b.HEIC"), "b.HEIC", "ending .HEIC: convert it to PNG or JPEG"),
@@ -148,6 +156,7 @@ def test_an_ending_in_other_letters_is_named(tmp_path, names, odd, fix):
 
 def test_metadata_may_name_pictures_of_any_ending(tmp_path):
     write(tmp_path, "a.JpG", "b.PnG")
+    # A name in metadata needs no known ending.
     (tmp_path / "metadata.csv").write_text("file_name,text\na.JpG,x\nb.PnG,y\n")
     assert [image.size for image in load_rows(str(tmp_path), "train", ["image"])["image"][:]] == [(4, 4)] * 2
 

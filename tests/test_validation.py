@@ -29,6 +29,7 @@ def captioned(miniature):
 
 @pytest.fixture(scope="module")
 def classified(miniature):
+    # One scene of each concept.
     return load_rows(str(miniature / "dataset"), "validation_concepts", ["image", "label"]).select(range(70))
 
 
@@ -77,6 +78,7 @@ def test_the_figures_are_those_of_the_benchmarks(altclip_folder, captioned, clas
 def test_a_frozen_image_tower_is_run_once(altclip_folder, captioned, learns, forwards):
     model, processor = load_model(str(altclip_folder))
     model.vision_model.requires_grad_(learns)
+    # If neither learns, the embeddings of the first evaluation hold for all.
     model.visual_projection.requires_grad_(False)
     validation = Validation(model, processor, captioned, ["en"])
     runs = []
@@ -174,6 +176,7 @@ def test_two_processes_score_like_one(miniature, run_python, altclip_folder, tmp
     command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"]
     command += ["--model_name_or_path", altclip_folder, "--languages", "en", "zh"]
     command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out", *EVALUATE]
+    # At a rate of 0 the weights after two steps are those in the folder.
     command += ["--max_steps", "2", "--learning_rate", "0", "--per_device_train_batch_size", "8"]
     process = run_python("python", *command, processes=2, OMP_NUM_THREADS="1")
     assert process.returncode == 0, process.stderr[-3000:]
@@ -191,6 +194,7 @@ BEST = {"validation_split": "v", "load_best_model_at_end": True}
 @pytest.mark.parametrize(
     "flags,expected",
     [
+        # 500 is the Trainer's own default.
         ({}, ("steps", 500)),
         ({"save_steps": 30}, ("steps", 30)),
         ({"save_strategy": "epoch"}, ("epoch", 500)),
@@ -223,6 +227,7 @@ def test_checkpoints_are_saved_where_they_are_scored(tmp_path, flags, expected):
             "save and eval strategy to match",
         ),
         (
+            # Step 30 is saved and not scored.
             BEST | {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "steps", "save_steps": 30},
             "round multiple",
         ),
@@ -255,6 +260,7 @@ def test_captions_of_other_forms_are_read(altclip_folder, captioned, tmp_path):
     for captions in rows["captions"]:
         of_row = []
         for language in ("en", "zh"):
+            # The second text in a language must not count.
             for text in (captions[language], "x"):
                 of_row.append({"language": language, "text": text})
         listed.append(of_row)

@@ -21,6 +21,7 @@ from .conftest import ROOT
 OURS = ["benchmarks", "model_cards", "training"]
 TOGETHER = ["altclip", "modeling_altclip", *OURS]
 TINY = ROOT / "tests/fixtures/v0.1.0/model"
+# What a clone has next to its tracked files.
 UNTRACKED = [".git", ".venv*", "outputs", "build", "dist", "*.egg-info", "__pycache__"]
 
 
@@ -38,6 +39,7 @@ def wheel(tmp_path_factory):
     stale.parent.mkdir(parents=True)
     stale.touch()
 
+    # Without isolation pip builds with what is installed, and needs no network.
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
     command += ["--disable-pip-version-check", "--wheel-dir", folder, sources]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -90,6 +92,7 @@ def test_it_exports_two_names(wheel):
     assert {path.name for path in wheel.iterdir()} == {"altclip", "modeling_altclip", information.name}
     assert (information / "top_level.txt").read_text().split() == ["altclip", "modeling_altclip"]
     for name in ("altclip", "modeling_altclip"):
+        # Without this file type checkers ignore a package's annotations.
         assert (wheel / name / "py.typed").exists()
 
 
@@ -243,6 +246,7 @@ def test_embeddings_as_a_command(python, elsewhere):
     assert process.returncode == 0, process.stderr[-3000:]
     assert (elsewhere / "embedded/embeddings.npy").exists()
     items = (elsewhere / "embedded/items.jsonl").read_text("utf-8").splitlines()
+    # Six pictures; metadata.jsonl is none.
     assert len(items) == 6
 
 

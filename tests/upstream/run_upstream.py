@@ -61,6 +61,7 @@ def main() -> int:
         paths = [str(tests), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         surroundings = os.environ | {
             "PYTHONPATH": os.pathsep.join(paths),
+            # Tests that ask the Hub fail at once, instead of waiting for it.
             "HF_HUB_OFFLINE": "1",
             "TMPDIR": folder,
         }

@@ -1,5 +1,6 @@
 """Stand in for transformers' file of this name: settings that `ConfigTester` writes and reads back."""
 
+# None of these is the default: a setting that is not read back would show.
 config_common_kwargs = {
     "return_dict": False,
     "output_hidden_states": True,
