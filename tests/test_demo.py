@@ -78,18 +78,18 @@ def fine_tuned(demo):
     return clone
 
 
-def score(clone, stage, task, language, metric, run_python="miniature"):
-    path = clone / "outputs" / run_python / "results" / stage / f"{task}.{language}.json"
+def score(clone, stage, task, language, metric, experiment="miniature"):
+    path = clone / "outputs" / experiment / "results" / stage / f"{task}.{language}.json"
     return 100 * json.loads(path.read_text())["metrics"][metric]
 
 
-def of_languages(clone, run_python, stage, task, languages):
+def of_languages(clone, experiment, stage, task, languages):
     """Return the per-scene results, averaged over languages: a scene is drawn in all of them at once."""
-    folder = clone / "outputs" / run_python / "results" / stage
+    folder = clone / "outputs" / experiment / "results" / stage
     return MeanOutcomes([load_outcomes(folder / f"{task}.{language}.npz") for language in languages])
 
 
-def assert_not_behind(clone, run_python, stage, languages, reference, points):
+def assert_not_behind(clone, experiment, stage, languages, reference, points):
     """Check that a stage is less than `points` behind `reference`.
 
     The whole interval of the mean over `languages` has to lie within that bound, and of each single language
@@ -101,14 +101,14 @@ def assert_not_behind(clone, run_python, stage, languages, reference, points):
     """
     other_stage, others = reference
     for task, metrics in MEASURED.items():
-        against = of_languages(clone, run_python, other_stage, task, others)
-        pooled = compare(of_languages(clone, run_python, stage, task, languages), against)
+        against = of_languages(clone, experiment, other_stage, task, others)
+        pooled = compare(of_languages(clone, experiment, stage, task, languages), against)
         for metric in metrics:
             assert 100 * pooled[metric].low > -points, (task, metric, pooled[metric])
 
         for language, other in zip(languages, others):
-            one = of_languages(clone, run_python, stage, task, [language])
-            alone = compare(one, of_languages(clone, run_python, other_stage, task, [other]))
+            one = of_languages(clone, experiment, stage, task, [language])
+            alone = compare(one, of_languages(clone, experiment, other_stage, task, [other]))
             for metric in metrics:
                 assert 100 * alone[metric].high > -points, (task, metric, language, alone[metric])
 
@@ -158,32 +158,30 @@ def test_operations(demo):
 
 def test_the_printed_lines_work(demo):
     clone, said, _ = demo
-    lines = [line for line in said.splitlines() if line.startswith(".venv/bin/python")]
-    assert len(lines) == 3
+    commands = [line.strip() for line in said.splitlines() if line.startswith("  .venv/bin/python")]
+    assert len(commands) == 2
     outputs = []
-    for line in lines:
-        command = line.replace(".venv/bin/python", sys.executable)
+    for command in commands:
+        command = command.replace(".venv/bin/python", sys.executable)
         process = subprocess.run(command, shell=True, cwd=clone, capture_output=True, text=True, check=True)
         outputs.append(process.stdout)
-    summary, classes, search = outputs
+    search, classify = outputs
 
-    assert "parameters" in summary
-    # The printed lines are dicts of Python, with single quotes.
-    answers = [json.loads(line.replace("'", '"')) for line in classes.splitlines()]
-    assert [answer["label"] for answer in answers] == ["red apple", "红苹果", "manzana roja"]
     # One text of a thousand may find another scene, but none without either of what it names.
-    assert "found.png shows:" in search
-    assert "cactus" in search or "balloon" in search
+    best = search.splitlines()[0]
+    assert "cactus" in best or "balloon" in best
     assert (clone / "found.png").is_file()
+    # The example is a red apple.
+    assert classify.splitlines()[0].endswith("红苹果")
 
 
 def test_added_languages_are_learned(added):
     """Before, the model scores at most half as much in them as in English."""
     for task, metrics in MEASURED.items():
         for metric in metrics:
-            english = score(added, "nine", task, "en", metric, run="add_languages")
+            english = score(added, "nine", task, "en", metric, experiment="add_languages")
             for language in NEW:
-                before = score(added, "nine", task, language, metric, run="add_languages")
+                before = score(added, "nine", task, language, metric, experiment="add_languages")
                 assert before < english / 2, (task, metric, language)
     assert_not_behind(added, "add_languages", "thirteen", NEW, ("thirteen", ["en"] * len(NEW)), 3)
 
