@@ -21,6 +21,7 @@ from benchmarks.loading import check_model, load_model
 from benchmarks.recipe import InputError, read_text
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.images_altclip import find_images
+from modeling_altclip.texts_altclip import is_blank
 
 
 @dataclass(kw_only=True)
@@ -117,7 +118,7 @@ def _read_lines(path: str) -> list[str]:
     if not Path(path).is_file():
         raise InputError(f"texts {path!r} is no file: give a text file with one text a line")
     lines = read_text(Path(path), "texts").removesuffix("\n").split("\n")
-    if not any(line.strip() for line in lines):
+    if all(map(is_blank, lines)):
         raise InputError(f"texts {path!r} has no text: write one text a line")
     return lines
 
@@ -143,7 +144,7 @@ def _embed_texts(
     model: PreTrainedModel, processor: ProcessorMixin, lines: list[str], arguments: EmbedArguments
 ) -> Embedded:
     """Embed the lines of a file, and skip those that are blank."""
-    texts = [line for line in lines if line.strip()]
+    texts = [line for line in lines if not is_blank(line)]
     embeddings = embed_texts(
         model,
         processor,
@@ -154,7 +155,7 @@ def _embed_texts(
     )
     skipped = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if is_blank(line):
             skipped.append({"line": number, "reason": "the line is blank"})
     return Embedded(embeddings, [{"text": text} for text in texts], skipped)
 

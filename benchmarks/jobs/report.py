@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from benchmarks.evaluation import EvaluationArguments
+from benchmarks.evaluation import Benchmark, EvaluationArguments, evaluate
 from benchmarks.report.caveats import caveats
 from benchmarks.report.comparison import Comparison
 from benchmarks.report.findings import describe
@@ -54,7 +54,19 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     print(f"Saved the report of {len(results)} results. Next: open {page}")
 
 
-def is_requested(table: TableArguments) -> bool:
+def evaluate_and_report(arguments: EvaluationArguments, benchmark: Benchmark, table: TableArguments) -> None:
+    """Evaluate, and write a report beside the results where the recipe or flags say what it looks like.
+
+    Raises:
+        InputError: as `evaluate`; or the extra `plots` is missing, which is said before the evaluation.
+    """
+    with_report = _is_requested(table) and not arguments.dry_run
+    results = evaluate(arguments, benchmark)
+    if with_report:
+        _report_evaluation(results, arguments, table)
+
+
+def _is_requested(table: TableArguments) -> bool:
     """Return whether a recipe or flags of an evaluation say what a report of it looks like.
 
     Raises:
@@ -67,7 +79,7 @@ def is_requested(table: TableArguments) -> bool:
     return True
 
 
-def report_evaluation(results: list[Result], arguments: EvaluationArguments, table: TableArguments) -> None:
+def _report_evaluation(results: list[Result], arguments: EvaluationArguments, table: TableArguments) -> None:
     """Write a report on an evaluation beside its results: on its models, and all tasks that are there.
 
     A table of a paper may need retrieval and classification: whichever is evaluated last reports on both.
@@ -79,4 +91,4 @@ def report_evaluation(results: list[Result], arguments: EvaluationArguments, tab
     main(ReportArguments(output_dir=arguments.output_dir, models=arguments.models, tasks=tasks), table)
 
 
-__all__ = ["is_requested", "main", "report_evaluation"]
+__all__ = ["evaluate_and_report", "main"]

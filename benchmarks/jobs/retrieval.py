@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from benchmarks.evaluation import Benchmark, EvaluationArguments, evaluate
-from benchmarks.jobs.report import is_requested, report_evaluation
+from benchmarks.evaluation import Benchmark, EvaluationArguments
+from benchmarks.jobs.report import evaluate_and_report
 from benchmarks.report.tables import TableArguments
 from benchmarks.retrieval import check_distance, evaluate_retrieval
 
@@ -45,7 +45,6 @@ class RetrievalBenchmark(Benchmark):
 
 
 def main(arguments: RetrievalArguments, table: TableArguments) -> None:
-    with_report = is_requested(table) and not arguments.dry_run
     # Results by another distance have names of their own: `xm3600-euclidean.en.json`.
     is_cosine = arguments.distance == "cosine"
     benchmark = RetrievalBenchmark(
@@ -53,9 +52,7 @@ def main(arguments: RetrievalArguments, table: TableArguments) -> None:
         normalize=is_cosine,
         suffix="" if is_cosine else f"-{arguments.distance}",
     )
-    results = evaluate(arguments, benchmark)
-    if with_report:
-        report_evaluation(results, arguments, table)
+    evaluate_and_report(arguments, benchmark, table)
 
 
 __all__ = ["main"]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.evaluation import Benchmark, EvaluationArguments, Prompts, evaluate
-from benchmarks.jobs.report import is_requested, report_evaluation
+from benchmarks.evaluation import Benchmark, EvaluationArguments, Prompts
+from benchmarks.jobs.report import evaluate_and_report
 from benchmarks.report.tables import TableArguments
 from benchmarks.tasks.class_names import class_names_of
 from benchmarks.tasks.prompt_lists import split_source
@@ -48,16 +48,13 @@ class ZeroShotBenchmark(Benchmark):
 
 
 def main(arguments: ZeroShotArguments, table: TableArguments) -> None:
-    with_report = is_requested(table) and not arguments.dry_run
     templates = _set_or_templates(arguments.templates) if arguments.templates else None
     benchmark = ZeroShotBenchmark(
         class_names=arguments.class_names,
         templates=templates,
         suffix=_suffix_of(templates) if templates else "",
     )
-    results = evaluate(arguments, benchmark)
-    if with_report:
-        report_evaluation(results, arguments, table)
+    evaluate_and_report(arguments, benchmark, table)
 
 
 def _set_or_templates(words: list[str]) -> str | list[str]:
