@@ -257,21 +257,6 @@ def rename_image(rows: Dataset | IterableDataset, column: str) -> Dataset | Iter
     return rows if column == "image" else rows.rename_column(column, "image")
 
 
-def load_captions(dataset: str, split: str, *, images: bool = True) -> Dataset:
-    """Load a split whose column `captions` holds `{language: text}`, with `image` unless `images` is False.
-
-    Raises:
-        InputError: as `load_rows`, or `captions` is of another form.
-    """
-    columns = ["captions", "image"] if images else ["captions"]
-    rows = load_rows(dataset, split, columns)
-    if not isinstance(rows.features["captions"], dict):
-        raise InputError(
-            f"column 'captions' of {dataset!r} must hold {{language: text}}, not {rows.features['captions']}"
-        )
-    return rows
-
-
 def check_languages(requested: list[str] | None, available: list[str]) -> list[str]:
     """Return the requested languages, or all available ones, in the spelling under which they are available.
 

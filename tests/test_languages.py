@@ -264,20 +264,20 @@ def test_tables_and_pairs_of_files_get_canonical_codes(tmp_path, header, names):
     table = tmp_path / "pairs.tsv"
     table.write_text(f"URL\t{header}\nhttp\ta dog\t狗\n", "utf-8")
     rows, without = load_parallel_text(str(table), "train")
-    assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
+    assert rows["captions"][:] == [dict(zip(names, [["a dog"], ["狗"]]))]
     assert without == 0
     # Two files of lines, whose endings are the languages.
     languages = header.split("\t")
     for language, text in zip(languages, ("a dog", "狗")):
         (tmp_path / f"corpus.{language}").write_text(f"{text}\n", "utf-8")
     rows, _ = load_parallel_text(f"{tmp_path}/corpus.{{{','.join(languages)}}}", "train")
-    assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
+    assert rows["captions"][:] == [dict(zip(names, [["a dog"], ["狗"]]))]
     # JSON with the languages as keys.
     (tmp_path / "pairs.jsonl").write_text(
         json.dumps({"captions": dict(zip(languages, ["a dog", "狗"]))}) + "\n", "utf-8"
     )
     rows, _ = load_parallel_text(str(tmp_path / "pairs.jsonl"), "train")
-    assert rows["captions"][:] == [dict(zip(names, ["a dog", "狗"]))]
+    assert rows["captions"][:] == [dict(zip(names, [["a dog"], ["狗"]]))]
 
 
 def test_columns_of_countries_and_two_kinds_of_english_are_asked_about(tmp_path):

@@ -80,4 +80,4 @@ def test_a_configuration_is_chosen_by_name(tmp_path):
         f"- {{data: {tmp_path}, name: de}}\n- {{data: {tmp_path}, name: fr}}\n"
     )
     rows, _ = load_parallel_text(str(tmp_path / "sources.yaml"), "train")
-    assert [caption["en"] for caption in rows["captions"]] == ["a dog", "a key", "a cat"]
+    assert [caption["en"] for caption in rows["captions"]] == [["a dog"], ["a key"], ["a cat"]]

@@ -27,9 +27,19 @@ def lines(path, rows):
     return str(path)
 
 
+def texts_of(rows):
+    """Return each row's one text by language: `{"en": ["a dog"]}` -> `{"en": "a dog"}`, None for no text."""
+    found = []
+    for row in rows["captions"]:
+        for texts in row.values():
+            assert len(texts) <= 1
+        found.append({language: texts[0] if texts else None for language, texts in row.items()})
+    return found
+
+
 def captions_of(path):
     rows, _ = load_parallel_text(str(path), "train")
-    return rows["captions"]
+    return texts_of(rows)
 
 
 @pytest.fixture
@@ -60,7 +70,7 @@ def test_every_form_gives_the_same_rows(written, name):
     rows, n_without_english = load_parallel_text(str(written / name), "train")
     assert rows.column_names == ["captions"]
     assert n_without_english == 0
-    assert [(row["en"], row["zh"]) for row in rows["captions"]] == PAIRS
+    assert [(row["en"], row["zh"]) for row in texts_of(rows)] == PAIRS
 
 
 def test_hub_translations_are_read(monkeypatch):
@@ -72,7 +82,7 @@ def test_hub_translations_are_read(monkeypatch):
 
     monkeypatch.setattr(loading, "open_rows", open_rows)
     found = parallel_text.read_source("Helsinki-NLP/opus-100", "en-zh", "train")
-    assert list(found["captions"]) == [{"en": "key", "zh": "钥匙"}]
+    assert texts_of(found) == [{"en": "key", "zh": "钥匙"}]
 
 
 def test_texts_stay_texts_and_other_columns_stay_out(tmp_path):
@@ -88,7 +98,7 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path):
     (tmp_path / "m.en").write_bytes("a\rq\nb\u2028c\n\n".encode())
     (tmp_path / "m.zh").write_bytes("甲\n乙\r丙\n丁\n".encode())
     rows, n_without_english = load_parallel_text(str(tmp_path / "m.{en,zh}"), "train")
-    pairs = [(row["en"], row["zh"]) for row in rows["captions"]]
+    pairs = [(row["en"], row["zh"]) for row in texts_of(rows)]
     assert pairs == [("a\rq", "甲"), ("b\u2028c", "乙\r丙")]
     assert n_without_english == 1
 
@@ -118,8 +128,8 @@ def test_sources_are_joined_and_told_apart_by_kind(sources):
     # 3 + 3 + 1
     assert len(rows) == 7
     assert n_without_english == 1
-    assert rows["captions"][6] == {"en": "bell", "zh": None, "fr": "cloche"}
-    assert rows["captions"][0] == {"en": "dog face", "zh": "狗脸", "fr": None}
+    assert texts_of(rows)[6] == {"en": "bell", "zh": None, "fr": "cloche"}
+    assert texts_of(rows)[0] == {"en": "dog face", "zh": "狗脸", "fr": None}
     human, _ = load_parallel_text(sources, "train", ["human"])
     assert len(human) == 4
     machine, _ = load_parallel_text(sources, "train", ["machine"])
@@ -294,7 +304,7 @@ def test_tables_as_others_write_them(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
     path = str(tmp_path / name.partition("/")[0])
     head = with_captions(read_head(path, None, "train"), path)  # as a dry run reads it
-    for captions in (captions_of(path), head["captions"]):
+    for captions in (captions_of(path), texts_of(head)):
         assert [(row["en"], row["zh"]) for row in captions] == expected
 
 
@@ -326,7 +336,7 @@ def test_blank_english_is_no_english(tmp_path):
     # A space, an ideographic space and a no-break space.
     path.write_text("en\tzh\n \u3000\xa0\t狗\ncat\t猫\n", "utf-8")
     rows, without = load_parallel_text(str(path), "train")
-    assert rows["captions"][:] == [{"en": "cat", "zh": "猫"}]
+    assert texts_of(rows) == [{"en": "cat", "zh": "猫"}]
     assert without == 1
 
 
@@ -370,7 +380,7 @@ def test_a_language_that_a_row_lacks_is_empty(tmp_path, rows, column):
     expected = []
     for row in rows_of_texts:
         expected.append({language.replace("_", "-"): text for language, text in row.items() if text})
-    assert [without_empty(row) for row in found["captions"]] == expected
+    assert [without_empty(row) for row in texts_of(found)] == expected
     assert n_without_english == len(rows) - len(expected)
 
     languages = list(found.features["captions"])
@@ -388,7 +398,7 @@ def test_a_dry_run_reads_rows_that_lack_a_language(tmp_path):
         path = lines(tmp_path / f"{number}.jsonl", [{"translation": row} for row in rows])
         head = with_captions(read_head(path, None, "train"), path)
         texts = set()
-        for row in head["captions"]:
+        for row in texts_of(head):
             texts |= set(without_empty(row).values())
         expected = set()
         for row in rows:

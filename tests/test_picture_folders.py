@@ -22,7 +22,7 @@ from training.data.preview import first_captions
 from training.data.streaming import open_files
 from training.parallel_text import load_parallel_text
 from training.session import load_pictures, stream_pictures
-from training.validation import load_captioned
+from training.validation import load_evaluated
 
 from .replicas import write_tar
 from .test_pictures import encoded
@@ -214,7 +214,7 @@ def test_evaluation_and_validation_refuse_missing_pictures_at_once(tmp_path):
     with pytest.raises(InputError, match=message):
         read_rows(task)
     with pytest.raises(InputError, match=message):
-        load_captioned(str(folder), "train", ["en"])
+        load_evaluated(str(folder), "train", ["en"])
 
 
 def test_evaluation_tells_of_pictures_without_row(tmp_path):
@@ -247,7 +247,7 @@ def test_no_name_hides_the_others(tmp_path, name):
     texts = ["picture 0", "picture 1", "picture 2"]
 
     captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
-    assert captions == [{"en": text} for text in texts]
+    assert captions == [{"en": [text]} for text in texts]
     assert sorted(streamed_texts(folder, tmp_path, 3)) == texts
     assert len(read_rows(load_task(write_task(tmp_path, folder)))) == 3
     flags = {"dataset": str(folder), "output_dir": str(tmp_path), "model_name_or_path": "m", "use_cpu": True}
@@ -333,7 +333,7 @@ def test_a_link_to_a_folder_of_pictures_is_refused_unless_metadata_name_them(tmp
     rows = [{"file_name": name, "captions": {"en": name}} for name in ("a.png", "linked/sub/b.png")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
-    assert captions == [{"en": "a.png"}, {"en": "linked/sub/b.png"}]
+    assert captions == [{"en": ["a.png"]}, {"en": ["linked/sub/b.png"]}]
 
 
 # Braces that are JSON's own are doubled.

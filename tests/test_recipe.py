@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from benchmarks.loading import check_languages, load_captions, load_model, load_rows, revision_of
+from benchmarks.loading import check_languages, load_model, load_rows, revision_of
 from benchmarks.recipe import InputError, launch, parse
 from training.arguments import (
     ContrastiveArguments,
@@ -276,7 +276,7 @@ def test_missing_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="model 'no/such/folder' does not exist: give a folder"):
         load_model("no/such/folder")
     with pytest.raises(InputError, match="dataset 'no/such/folder' does not exist"):
-        load_captions("no/such/folder", "train")
+        load_rows("no/such/folder", "train", [])
 
 
 def test_what_is_no_repository_has_no_commit():
@@ -296,7 +296,7 @@ def test_a_model_folder_without_weights_is_named(model, tmp_path):
 def test_a_dataset_of_another_form_is_named(miniature):
     dataset = str(miniature / "dataset")
     with pytest.raises(InputError, match="split 'dev' cannot be loaded.*dev"):
-        load_captions(dataset, "dev")
+        load_rows(dataset, "dev", [])
     with pytest.raises(InputError, match="has no column sound: it has image, captions, label"):
         load_rows(dataset, "validation", ["image", "sound"])
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.bootstrap import intervals
 from benchmarks.encoder import Encoder
-from benchmarks.loading import load_captions, load_model
+from benchmarks.loading import load_model, load_rows
 from benchmarks.metrics import retrieval_ranks
 from benchmarks.outcomes import RetrievalOutcomes
 from benchmarks.recipe import InputError
@@ -22,7 +22,7 @@ WITHOUT_CHINESE = [3, 4, 6]
 @pytest.fixture
 def captioned(miniature):
     """Return 60 scenes: a list of one or two captions in English, one or none in Chinese."""
-    rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
+    rows = load_rows(str(miniature / "dataset"), "validation", []).select(range(60))
     english = [caption["en"] for caption in rows["captions"]]
     chinese = [caption["zh"] for caption in rows["captions"]]
     captions = []
@@ -79,7 +79,7 @@ def test_rows_with_several_captions_and_with_none(found, captioned, altclip_fold
 
 
 def test_euclidean_distance_is_between_vectors_that_are_not_normalised(found, altclip_folder, miniature):
-    rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
+    rows = load_rows(str(miniature / "dataset"), "validation", []).select(range(60))
     encoder = Encoder(*load_model(str(altclip_folder)), normalize=False)
     texts = encoder.texts([caption["en"] for caption in rows["captions"]])
     images = encoder.images(rows["image"])
@@ -97,7 +97,7 @@ def test_equal_captions_may_be_one(found, miniature):
 
     As two texts each competes with its twin, as one it is found by either image.
     """
-    rows = load_captions(str(miniature / "dataset"), "validation").select(range(60))
+    rows = load_rows(str(miniature / "dataset"), "validation", []).select(range(60))
     captions = [f"{row} {caption['en']}" for row, caption in enumerate(rows["captions"])]
     captions[10] = captions[11] = "both"
     rows = with_captions(rows, captions)
@@ -116,7 +116,7 @@ def test_captions_of_many_images_have_an_interval(found, miniature):
 
     A resample that draws no first image of either draws them with the others.
     """
-    rows = load_captions(str(miniature / "dataset"), "validation").select(range(30))
+    rows = load_rows(str(miniature / "dataset"), "validation", []).select(range(30))
     rows = with_captions(rows, [["day", "night"][row % 2] for row in range(30)])
     outcomes = found(rows, ["en"], merge_captions=True)["en"]
     assert outcomes.n_units == 30

@@ -20,7 +20,7 @@ from transformers import (
     NllbTokenizer,
 )
 
-from benchmarks.loading import load_captions
+from benchmarks.loading import load_rows
 from benchmarks.recipe import InputError, parse
 from training.parallel import translation
 from training.parallel.translation import (
@@ -268,14 +268,14 @@ def test_all_else_of_the_dataset_stays(dataset, translator, run_python, tmp_path
     n_empty = [dog, cat].count("")
     assert f"Translated 2 distinct texts; skipped as empty: {n_empty} in es, " in process.stdout
 
-    rows = load_captions(str(tmp_path / "out"), "train").cast_column("image", Image(decode=False))
+    rows = load_rows(str(tmp_path / "out"), "train", []).cast_column("image", Image(decode=False))
     assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS]
     # A column that is not about captions.
     assert list(rows["number"]) == [7, 8, 9]
     captions = list(rows["captions"])
     assert [caption["es"] for caption in captions] == [[dog or None, cat or None], [dog or None, None], []]
     assert [caption["en"] for caption in captions] == [["a dog", "a cat"], ["a dog", ""], []]
-    assert [caption["zh"] for caption in captions] == ["狗", None, "猫"]
+    assert [caption["zh"] for caption in captions] == [["狗"], [], ["猫"]]
 
     again = run_python("python", *command)
     assert again.returncode == 1
@@ -287,7 +287,7 @@ def test_empty_translations_are_missing(given):
     lists = with_translations(rows, {"es": {"a dog": "", "a cat": "gato"}}, "en")
     assert [caption["es"] for caption in lists["captions"]] == [[None, "gato"], [None, None], []]
     one = with_translations(rows, {"en2": {"狗": "dog", "猫": ""}}, "zh")
-    assert [caption["en2"] for caption in one["captions"]] == ["dog", None, None]
+    assert [caption["en2"] for caption in one["captions"]] == [["dog"], [], [None]]
 
 
 FORMS = {

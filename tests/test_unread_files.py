@@ -15,6 +15,7 @@ from benchmarks.recipe import InputError
 from training.parallel_text import load_parallel_text
 
 ROW = {"en": "a", "fr": "b"}
+CAPTIONS = {"en": ["a"], "fr": ["b"]}
 # One row, in the form of each ending; `.json` has two, so that its first line is no whole file.
 LINES = {".csv": "en,fr\na,b\n", ".tsv": "en\tfr\na\tb\n", ".jsonl": json.dumps(ROW) + "\n", ".txt": "a\n"}
 LINES |= {".ndjson": LINES[".jsonl"], ".json": LINES[".jsonl"] * 2}
@@ -95,7 +96,7 @@ def test_a_folder_of_two_kinds_is_refused(tmp_path, names, read, left):
 )
 def test_files_that_can_be_read_together_are(tmp_path, names):
     write(tmp_path, *names)
-    assert load_parallel_text(str(tmp_path), "train")[0]["captions"][:] == [ROW] * (
+    assert load_parallel_text(str(tmp_path), "train")[0]["captions"][:] == [CAPTIONS] * (
         # b.json has two rows.
         len(names) + ("b.json" in names)
     )

@@ -21,7 +21,7 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
 
-from .data.examples import caption_columns, has_text
+from .data.examples import caption_columns, has_text, split_lists
 from .views import SMALLEST_AREA, ImageViews
 
 # Number of images decoded at a time: one by one took twice as long at 32 pixels, a whole part of the cache
@@ -69,7 +69,11 @@ def teacher_vectors(
             f"captions have no {language!r} for the teacher to read: they have "
             f"{' '.join(rows.features['captions'])}"
         )
-    texts = caption_columns(rows).field(language)
+    texts, *others = split_lists(caption_columns(rows)[language])
+    if others:
+        raise InputError(
+            f"a row has several captions in {language!r}, of which the teacher reads one: give one per row"
+        )
     n_missing = len(rows) - has_text(texts).sum()
     if n_missing and language == "en":
         raise InputError(

@@ -15,7 +15,7 @@ from .data.examples import caption_columns, has_text
 from .frozen import on_device
 from .held_texts import HeldTexts
 from .session import say
-from .validation import load_captioned, mean_recall
+from .validation import load_evaluated, mean_recall
 
 _RECORD = "kept.json"
 
@@ -56,10 +56,10 @@ def load_guard(
     """
     if arguments.guard_dataset is None:
         return None
-    captioned = load_captioned(arguments.guard_dataset, arguments.guard_split, None)
+    captioned = load_evaluated(arguments.guard_dataset, arguments.guard_split)
     texts = caption_columns(captioned)
     # A field for a language may exist without a text in any row, which could not be evaluated.
-    languages = [name for name in captioned.features["captions"] if has_text(texts.field(name)).any()]
+    languages = [name for name in captioned.features["captions"] if has_text(texts[name].flatten()).any()]
     if not languages:
         raise InputError(
             f"guard_split {arguments.guard_split!r} of {arguments.guard_dataset!r} has no caption in any "

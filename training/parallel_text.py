@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Features, Json, Translation, Value, concatenate_datasets, load_dataset
+import pyarrow.compute as pc
+from datasets import Dataset, Json, Translation, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
@@ -32,8 +33,16 @@ from benchmarks.recipe import InputError, read_yaml
 from benchmarks.table_cells import may_hold_texts
 from modeling_altclip.languages_altclip import CODE, is_english
 
-from .data.captions import Form, by_keys, gather_captions, is_text, named_languages
-from .data.examples import caption_columns, has_text
+from .data.captions import (
+    Form,
+    by_keys,
+    features_of,
+    gather_captions,
+    is_text,
+    named_languages,
+    to_lists,
+)
+from .data.examples import caption_columns, has_text, split_lists
 from .data.text_tables import TABLES, from_lines, lines_of, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
@@ -92,7 +101,7 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         # Weights 1 and 2 of sources of 2 and 3 rows -> 1 1 2 2 2
         rows = rows.add_column("weight", np.repeat(weights, n_rows))
 
-    has_english = has_text(caption_columns(rows).field("en"))
+    has_english = has_text(split_lists(caption_columns(rows)["en"])[0])
     n_skipped = int((~has_english).sum())
     if n_skipped:
         rows = rows.select(has_english.nonzero()[0])
@@ -261,11 +270,11 @@ def _read_moses(paths: dict[str, str]) -> Dataset:
 
     def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
         for texts in zip(*map(lines_of, paths.values())):
-            yield {"captions": dict(zip(paths, texts))}
+            yield {"captions": {language: [text] for language, text in zip(paths, texts)}}
 
     # A changed file has to be read anew, so that its time is part of the cache key.
     changed = tuple(os.stat(path).st_mtime_ns for path in paths.values())
-    rows = from_lines(rows, _features_of(list(paths)), paths=paths, changed=changed)
+    rows = from_lines(rows, features_of(paths), paths=paths, changed=changed)
     return with_captions(rows, ", ".join(paths.values()))
 
 
@@ -292,17 +301,12 @@ def _from_captions(rows: Dataset, column: str, name: str) -> Dataset:
     """Return rows of `captions` from a column of `{language: text}`."""
     feature = rows.features[column]
     if isinstance(feature, Json):  # each row has keys of its own
-        return _one_text_each(rows, Form(column, None, None), name)
+        return _refuse_several(gather_captions(rows, Form(column, None, None)), name)
     if isinstance(feature, Translation):
-        return _renamed(rows, column, named_languages(feature.languages, name))
-    if not all(isinstance(kind, Value) and is_text(kind) for kind in feature.values()):
-        return _one_text_each(rows, by_keys(column, feature, name), name)
-
-    names = named_languages(feature, name)
-    if list(names) != list(names.values()):
-        return _renamed(rows, column, names)
-    captions = rows.select_columns([column])  # nothing to convert
-    return captions if column == "captions" else captions.rename_column(column, "captions")
+        return to_lists(rows, column, named_languages(feature.languages, name))
+    if all(isinstance(kind, Value) and is_text(kind) for kind in feature.values()):
+        return to_lists(rows, column, named_languages(feature, name))
+    return _refuse_several(gather_captions(rows, by_keys(column, feature, name)), name)
 
 
 def _from_language_columns(rows: Dataset, name: str) -> Dataset:
@@ -321,7 +325,7 @@ def _from_language_columns(rows: Dataset, name: str) -> Dataset:
     names = named_languages(languages, name)
 
     def gather(batch: dict) -> dict:
-        # {"en": ["a dog", "a cat"], "fr": ["un chien", "un chat"]} -> a dict per row
+        # {"en": ["a dog", "a cat"], "fr": ["un chien", None]} -> {"en": ["a dog"], "fr": ["un chien"]}, ...
         columns = [batch[language] for language in names]
         for language, values in zip(names, columns):
             strange = [value for value in values if not isinstance(value, str | None)]
@@ -329,36 +333,34 @@ def _from_language_columns(rows: Dataset, name: str) -> Dataset:
                 raise InputError(
                     f"column {language!r} of {name!r} has {strange[0]!r} in a row, which is no text: fix it"
                 )
-        return {"captions": [dict(zip(names.values(), texts)) for texts in zip(*columns)]}
+        captions = []
+        for texts in zip(*columns):
+            lists = [[] if text is None else [text] for text in texts]
+            captions.append(dict(zip(names.values(), lists)))
+        return {"captions": captions}
 
-    features = _features_of(list(names.values()))
     return rows.map(
-        gather, batched=True, remove_columns=rows.column_names, features=features, desc="Reading captions"
+        gather,
+        batched=True,
+        remove_columns=rows.column_names,
+        features=features_of(names.values()),
+        desc="Reading captions",
     )
 
 
-def _one_text_each(rows: Dataset, form: Form, name: str) -> Dataset:
-    """Return rows of `captions` from a column whose rows differ in their languages or in their form.
+def _refuse_several(rows: Dataset, name: str) -> Dataset:
+    """Return rows of `captions` as they are, if none has several texts in one language.
 
     Raises:
-        InputError: a row has several texts in one language.
+        InputError: one has.
     """
-
-    def take_only(row: dict) -> dict:
-        # {"en": ["a dog"], "fr": []} -> {"en": "a dog", "fr": None}
-        captions = {}
-        for language, texts in row["captions"].items():
-            if len(texts) > 1:
-                raise InputError(
-                    f"{name!r} has several texts in {language} in a row: of parallel text give one in each "
-                    "language"
-                )
-            captions[language] = texts[0] if texts else None
-        return {"captions": captions}
-
-    gathered = gather_captions(rows, form)
-    features = _features_of(list(gathered.features["captions"]))
-    return gathered.map(take_only, features=features, desc="Reading captions")
+    for language, texts in caption_columns(rows).items():
+        if (pc.max(pc.list_value_length(texts)).as_py() or 0) > 1:
+            raise InputError(
+                f"{name!r} has several texts in {language} in a row: of parallel text give one in each "
+                "language"
+            )
+    return rows
 
 
 def _is_column_of_texts(rows: Dataset, column: str) -> bool:
@@ -405,45 +407,21 @@ def _all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
     return has_values
 
 
-def _renamed(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
-    """Return rows of `captions` from a column of captions, whose keys are renamed: `{"pt_BR": "pt-BR"}`."""
-    feature = rows.features[column]
-    kinds = {}
-    for key, name in names.items():
-        kinds[name] = Value("string") if isinstance(feature, Translation) else feature[key]
-
-    def rename(row: dict) -> dict:
-        captions = row[column] or {}
-        renamed = {name: captions.get(key) for key, name in names.items()}
-        return {"captions": renamed}
-
-    return rows.map(
-        rename,
-        remove_columns=rows.column_names,
-        features=Features({"captions": kinds}),
-        desc="Reading captions",
-    )
-
-
 def _with_languages(rows: Dataset, languages: list[str]) -> Dataset:
-    """Return the same rows with captions in each of `languages`, None where they have no text.
+    """Return the same rows with captions in each of `languages`, an empty list where they have no text.
 
     Sources can only be concatenated if all have the same languages in the same order.
     """
     if list(rows.features["captions"]) == languages:
-        return rows.cast(_features_of(languages))
+        return rows
 
     def widen(batch: dict) -> dict:
         widened = []
         for caption in batch["captions"]:
-            widened.append({language: caption.get(language) for language in languages})
+            widened.append({language: caption.get(language, []) for language in languages})
         return {"captions": widened}
 
-    return rows.map(widen, batched=True, features=_features_of(languages), desc="Joining sources")
-
-
-def _features_of(languages: list[str]) -> Features:
-    return Features({"captions": {language: Value("string") for language in languages}})
+    return rows.map(widen, batched=True, features=features_of(languages), desc="Joining sources")
 
 
 __all__ = ["load_parallel_text"]

@@ -5,11 +5,12 @@ accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusio
 Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 """
 
-from benchmarks.loading import check_languages, load_captions
+from benchmarks.loading import check_languages
 from benchmarks.models.kinds import load_tokenizer, readable
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from training.arguments import DiffusionArguments
+from training.data.captions import decoded, load_captioned
 from training.data.examples import CaptionCells
 from training.session import begin, cut_length, finish, train
 
@@ -24,7 +25,7 @@ def main(arguments: DiffusionArguments) -> None:
     tokenizer = load_tokenizer("model_name_or_path", arguments.model_name_or_path)
     tokenizer.model_max_length = cut_length(arguments, text_encoder)  # is saved with the pipeline
     pipeline = load_pipeline(arguments.diffusion_name_or_path, text_encoder, tokenizer)
-    rows = load_captions(arguments.dataset, arguments.split)
+    rows = decoded(load_captioned(arguments.dataset, arguments.split, arguments.languages))
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
     cells = CaptionCells(rows, languages, "image")
     # sample_size is that of the latents.

@@ -8,14 +8,14 @@ from transformers import AutoConfig, PreTrainedModel, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
-from benchmarks.loading import check_languages, load_rows
+from benchmarks.loading import check_languages
 from benchmarks.picture_folders import say_without_row
 from benchmarks.processes import fix_threads
 from benchmarks.recipe import InputError
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import PairArguments, StageArguments
-from .data.captions import find_form, named_languages, with_captions, with_image
+from .data.captions import find_form, load_captioned, named_languages
 from .data.examples import CaptionCells
 from .data.pictures import check_policy, find_without_row, keep_readable, name_without_row
 from .data.streaming import CellStream, open_files
@@ -85,15 +85,13 @@ def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Data
 
     Prints how many are skipped, and where they are listed.
     """
-    rows = with_image(load_rows(arguments.dataset, arguments.split, []), arguments.dataset)
-    form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
+    # The other processes then read what the first has written to datasets' cache.
+    with arguments.main_process_first(desc="reading captions"):
+        rows = load_captioned(arguments.dataset, arguments.split, languages, arguments.text_column)
     without_row = find_without_row(rows, arguments.dataset)
     if without_row:
         say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
-
-    # The other processes then read what the first has written to datasets' cache.
     with arguments.main_process_first(desc="decoding images"):
-        rows = with_captions(rows, form)
         rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
     if n_bad:
         say(

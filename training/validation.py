@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, Features, Image, Value, concatenate_datasets
+from datasets import Dataset, Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import Encoder
@@ -17,7 +17,7 @@ from benchmarks.tasks.prompt_lists import read_lists
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
 
 from .arguments import PairArguments, StageArguments
-from .data.captions import find_form, with_captions, with_image
+from .data.captions import load_captioned
 from .data.examples import caption_columns, has_text
 from .freezing import IMAGE_PARTS, learns
 from .frozen import on_device
@@ -137,34 +137,17 @@ def _with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
     return named
 
 
-def load_captioned(dataset: str, split: str, languages: list[str], text_column: str | None = None) -> Dataset:
-    """Load rows of `image` and `captions`, `{language: text}`, from captions in any form.
-
-    Of several captions in a language, the first of each row is taken.
+def load_evaluated(
+    dataset: str, split: str, languages: list[str] | None = None, text_column: str | None = None
+) -> Dataset:
+    """Load captioned images to evaluate on, as `load_captioned`, but of decoded images that all exist.
 
     Raises:
-        InputError: there is no such dataset or split, or it has no images or no captions.
+        InputError: as `load_captioned`; or an image is missing.
     """
-    rows = with_image(load_rows(dataset, split, []), dataset)
+    rows = load_captioned(dataset, split, languages, text_column)
     refuse_missing(rows, dataset)
-    form = find_form(rows.features, dataset, text_column, languages)
-    rows = with_captions(rows, form).cast_column("image", Image())
-    names = list(rows.features["captions"])
-    if all(isinstance(feature, Value) for feature in rows.features["captions"].values()):
-        return rows
-
-    def take_first(row: dict) -> dict:
-        # {"en": ["a key", "one key"], "zh": []} -> {"en": "a key", "zh": None}
-        texts = {}
-        for name in names:
-            of_language = row["captions"][name]
-            texts[name] = of_language[0] if of_language else None
-        return {"captions": texts}
-
-    features = Features({"captions": {name: Value("string") for name in names}})
-    # Images take no part in `map`, which would write them to the cache once more.
-    first = rows.select_columns(["captions"]).map(take_first, features=features)
-    return concatenate_datasets([rows.select_columns(["image"]), first], axis=1)
+    return rows.cast_column("image", Image())
 
 
 def load_validation(
@@ -187,7 +170,7 @@ def load_validation(
         return None
     dataset = arguments.validation_dataset or arguments.dataset
     text_column = arguments.text_column if isinstance(arguments, PairArguments) else None
-    captioned = load_captioned(dataset, arguments.validation_split, languages, text_column)
+    captioned = load_evaluated(dataset, arguments.validation_split, languages, text_column)
     available = _languages_with_text(captioned, languages)
     if not available:
         raise InputError(
@@ -220,7 +203,7 @@ def _languages_with_text(captioned: Dataset, languages: list[str]) -> list[str]:
     available = captioned.features["captions"]
     columns = dict.fromkeys(find_language(language, available) for language in languages)
     texts = caption_columns(captioned)
-    return [name for name in columns if name is not None and has_text(texts.field(name)).any()]
+    return [name for name in columns if name is not None and has_text(texts[name].flatten()).any()]
 
 
 def _read_class_names(path: str, languages: list[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Convert captions of any form to what training reads: `{language: text}`, or `{language: texts}`.
+"""Convert captions of any form to what training reads: `{language: [text, ...]}`.
 
 | a row has | its languages are |
 |---|---|
@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import (
     Dataset,
@@ -29,7 +31,7 @@ from datasets import (
     concatenate_datasets,
 )
 
-from benchmarks.loading import rename_image
+from benchmarks.loading import load_rows, rename_image
 from benchmarks.recipe import InputError
 from benchmarks.table_cells import may_hold_texts, read_texts
 from benchmarks.tars import TEXT_COLUMNS
@@ -207,27 +209,100 @@ def _pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tup
     return list(zip(languages, texts))
 
 
-def with_captions(rows: Dataset, form: Form) -> Dataset:
-    """Return rows of `image` and `captions`, `{language: text}` or `{language: texts}`.
+def load_captioned(
+    dataset: str, split: str, languages: list[str] | None = None, text_column: str | None = None
+) -> Dataset:
+    """Load rows of undecoded `image` and `captions`, `{language: [text, ...]}`, from captions in any form.
 
-    Images are not read.
+    Args:
+        languages: those that are requested, which tell the language of captions that do not name it.
+        text_column: the column of the captions; by default the first of the usual names.
+
+    Raises:
+        InputError: there is no such dataset or split; or as `with_image`, `find_form` and `gather_captions`.
+    """
+    rows = with_image(load_rows(dataset, split, []), dataset)
+    return with_captions(rows, find_form(rows.features, dataset, text_column, languages))
+
+
+def decoded(rows: Dataset) -> Dataset:
+    """Return rows of undecoded `image` as rows whose images are decoded when they are read."""
+    return rows.cast_column("image", Image())
+
+
+def with_captions(rows: Dataset, form: Form) -> Dataset:
+    """Return rows of `image` and `captions`, `{language: [text, ...]}`. Images are not read.
 
     Raises:
         InputError: as `gather_captions`.
     """
-    if _is_converted(rows, form):
-        return rows.select_columns(["image", "captions"])
     images = rows.select_columns(["image"])
-    return concatenate_datasets([images, gather_captions(rows, form)], axis=1)
+    if _has_canonical_names(rows, form):
+        names = {language: language for language in form.available}
+        captions = to_lists(rows, "captions", names)
+    else:
+        captions = gather_captions(rows, form)
+    return concatenate_datasets([images, captions], axis=1)
 
 
-def _is_converted(rows: Dataset, form: Form) -> bool:
+def _has_canonical_names(rows: Dataset, form: Form) -> bool:
     """Return whether the column `captions` already holds texts by canonical language codes."""
     feature = rows.features.get("captions")
     if form.column != "captions" or not isinstance(feature, dict):
         return False
     has_canonical_names = form.available is not None and form.available == list(form.names)
     return has_canonical_names and all(map(is_text, feature.values()))
+
+
+def to_lists(rows: Dataset, column: str, names: dict[str, str]) -> Dataset:
+    """Return rows of `captions` alone, `{language: [text, ...]}`, from a column of `{key: text or texts}`.
+
+    It is done in Arrow, where Python would make a dict of every row.
+
+    Args:
+        names: the language of each key, `{"pt_BR": "pt-BR"}`.
+    """
+    kinds = rows.features[column]
+    are_lists = isinstance(kinds, dict) and all(isinstance(kinds[key], List) for key in names)
+    if are_lists and column == "captions" and list(kinds) == list(names) == list(names.values()):
+        return rows.select_columns(["captions"])  # nothing to convert
+
+    def convert(batch: pa.Table) -> pa.Table:
+        captions = batch[column].combine_chunks()
+        lists = [as_lists(pc.struct_field(captions, key)) for key in names]
+        return pa.table({"captions": pa.StructArray.from_arrays(lists, names=list(names.values()))})
+
+    return (
+        rows.select_columns([column])
+        .with_format("arrow")
+        .map(
+            convert,
+            batched=True,
+            remove_columns=[column],
+            features=features_of(names.values()),
+            desc="Reading captions",
+        )
+        .with_format(None)
+    )
+
+
+def features_of(languages: Iterable[str]) -> Features:
+    """Return the features of rows of `captions` alone."""
+    return Features({"captions": {language: List(Value("string")) for language in languages}})
+
+
+def as_lists(texts: pa.Array) -> pa.Array:
+    """Return lists of texts; a row with a single text has a list of one, one without text an empty list.
+
+    `["a dog", None]` -> `[["a dog"], []]`. A user's own rows may have either form; readers of captions give
+    lists.
+    """
+    if pa.types.is_list(texts.type) or pa.types.is_large_list(texts.type):
+        return texts
+    # Row n has the texts from place n to n + 1 among those that are there: ["a", None, "b"] -> 0 1 1 2
+    ends = np.cumsum(np.asarray(texts.is_valid()))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, texts.drop_null())
 
 
 def gather_captions(rows: Dataset, form: Form) -> Dataset:
@@ -296,4 +371,16 @@ def with_image(rows: Dataset | IterableDataset, dataset: str) -> Dataset | Itera
     return rename_image(rows, pictures[0])
 
 
-__all__ = ["Form", "find_form", "gather_captions", "read_captions", "with_captions", "with_image"]
+__all__ = [
+    "Form",
+    "as_lists",
+    "decoded",
+    "features_of",
+    "find_form",
+    "gather_captions",
+    "load_captioned",
+    "read_captions",
+    "to_lists",
+    "with_captions",
+    "with_image",
+]

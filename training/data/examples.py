@@ -1,11 +1,11 @@
 """Captioned rows to training batches.
 
-A dataset's rows have `captions`, `{language: text}`, and what the captions describe: an `image`, or
+A dataset's rows have `captions`, `{language: [text, ...]}`, and what the captions describe: an `image`, or
 embeddings that a frozen tower made of it. One example is one cell: a row in one of its languages. On parallel
 text of two languages this is the paper's recipe, in which every sentence is seen once in English and once in
 the other language.
 
-    rows      {"captions": {"en": "a dog", "zh": "狗"}, "image": picture}
+    rows      {"captions": {"en": ["a dog"], "zh": ["狗"]}, "image": picture}
     examples  {"text": "a dog", "row_id": 0, "image": picture}, {"text": "狗", "row_id": 0, "image": picture}
     a batch   input_ids, attention_mask (distinct texts, tokens); text_rows, row_ids (examples,); pixel_values
 """
@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset, List
+from datasets import Dataset
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SiglipImageProcessor, ViTImageProcessor
@@ -29,6 +29,7 @@ from modeling_altclip.images_altclip import background_of, read_images
 from modeling_altclip.texts_altclip import tokenize
 
 from ..views import ImageViews
+from .captions import as_lists
 
 # They resize, crop, scale and normalise, and no more: others zoom in before they crop, or normalise twice.
 _PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
@@ -36,27 +37,24 @@ _SHOWN = r"[^\s\pZ\p{Cc}\p{Cf}]"  # a character that is neither white space nor 
 SAMPLE = 1000  # texts per language from which the number of tokens per character is estimated
 
 
-def caption_columns(rows: Dataset) -> pa.StructArray:
-    """Return the captions of all rows, with one field per language that holds texts or lists of texts.
+def caption_columns(rows: Dataset) -> dict[str, pa.Array]:
+    """Return the captions of all rows by language, as lists of texts.
 
     The texts are large strings, because more than 2 GB of text in one language fit no others.
     """
-    fields = []
-    for language, feature in rows.features["captions"].items():
-        kind = pa.large_list(pa.large_string()) if isinstance(feature, List) else pa.large_string()
-        fields.append((language, kind))
-    captions = rows.with_format("arrow")["captions"][:]
-    return captions.cast(pa.struct(fields)).combine_chunks()
+    captions = rows.with_format("arrow")["captions"][:].combine_chunks()
+    columns = {}
+    for language in rows.features["captions"]:
+        texts = as_lists(pc.struct_field(captions, language))
+        columns[language] = texts.cast(pa.large_list(pa.large_string()))
+    return columns
 
 
-def _split_lists(texts: pa.Array) -> list[pa.Array]:
-    """Split a language's captions into columns of one text per row.
+def split_lists(texts: pa.Array) -> list[pa.Array]:
+    """Split a language's lists into a column of each row's first text, one of each second text, and so on.
 
-    Single texts are one column already. Lists become a column of each row's first text, one of each row's
-    second text, and so on: `[["a", "b"], ["c"]]` -> `["a", "c"], ["b", None]`.
+    `[["a", "b"], ["c"]]` -> `["a", "c"], ["b", None]`
     """
-    if not pa.types.is_large_list(texts.type):
-        return [texts]
     n_texts = pc.max(pc.list_value_length(texts)).as_py() or 1
     padded = pc.list_slice(texts, 0, n_texts, return_fixed_size_list=True)
     return [pc.list_element(padded, number) for number in range(n_texts)]
@@ -66,7 +64,7 @@ def texts_of(rows: Dataset, languages: list[str]) -> Iterator[str]:
     """Yield all texts in the given languages."""
     captions = caption_columns(rows)
     for language in languages:
-        for texts in _split_lists(captions.field(language)):
+        for texts in split_lists(captions[language]):
             for text in texts.to_pylist():
                 if text:
                     yield text
@@ -159,11 +157,11 @@ class CaptionCells(TorchDataset):
         self.columns = []
         self.texts = []
         for language in languages:
-            for texts in _split_lists(captions.field(language)):
+            for texts in split_lists(captions[language]):
                 self.columns.append(language)
                 self.texts.append(texts)
         has_english = "en" in rows.features["captions"]
-        self.english = _split_lists(captions.field("en"))[0] if has_english else None
+        self.english = split_lists(captions["en"])[0] if has_english else None
 
         self.row_ids = self._number_rows()
         if same is not None:

@@ -53,8 +53,7 @@ def _of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], s
         if arguments.kinds and source.get("kind") not in arguments.kinds:
             continue
         rows = read_head(source["data"], source.get("name"), source.get("split", arguments.split))
-        for row in with_captions(rows, source["data"])["captions"]:
-            captions.append({language: [text] for language, text in row.items()})
+        captions += with_captions(rows, source["data"])["captions"][:]
 
     available = sorted(_languages_of(captions))
     if "en" not in available:

@@ -15,7 +15,6 @@ from torch.nn.functional import normalize
 from transformers import AutoModel
 
 from benchmarks.extras import of_extra
-from benchmarks.loading import load_captions
 from benchmarks.metrics import retrieval_ranks
 from benchmarks.models.kinds import load_tokenizer
 from benchmarks.recipe import read_yaml
@@ -24,6 +23,7 @@ from model_cards.stages import read_log
 from modeling_altclip.embedding import encode_texts
 from training.parallel.figures import COLORS, plot_accuracy, plot_ranks, scores_of
 
+from ..data.captions import load_captioned
 from ..experiment import mean_and_deviation, run, run_once
 
 with of_extra("plots"):
@@ -155,14 +155,13 @@ def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict
     encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path)
     tokenizer = load_tokenizer("text_encoder_name_or_path", arguments.text_encoder_name_or_path)
     settings = arguments.settings
-    rows = load_captions(settings["dataset"], settings["validation_split"], images=False)
-    captions = rows["captions"]
+    captions = load_captioned(settings["dataset"], settings["validation_split"])["captions"][:]
 
     def first_states(**inputs) -> torch.Tensor:
         return encoder(**inputs).last_hidden_state[:, 0]
 
     def embed(language: str) -> torch.Tensor:
-        texts = [caption[language] for caption in captions]
+        texts = [caption[language][0] for caption in captions]
         return normalize(encode_texts(encoder, tokenizer, texts, first_states), dim=-1)
 
     seen = {language: embed(language) for language in settings["languages"]}

@@ -27,7 +27,7 @@ from benchmarks.recipe import InputError
 from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments
-from ..data.examples import caption_columns, has_text
+from ..data.examples import caption_columns, has_text, split_lists
 
 
 @dataclass(kw_only=True)
@@ -83,7 +83,8 @@ class Translations(TorchDataset):
         max_characters: longer texts are skipped, and rows that have no other.
 
     Raises:
-        InputError: a language's texts are lists, which do not say what translates what; or no row has a text.
+        InputError: a row has several texts in a language, which do not say what translates what; or no row
+            has a text.
     """
 
     def __init__(
@@ -95,13 +96,15 @@ class Translations(TorchDataset):
         self.epoch = 0
 
         captions = caption_columns(rows)
-        self.texts = [captions.field(language) for language in languages]
-        for language, texts in zip(languages, self.texts):
-            if not pa.types.is_large_string(texts.type):
+        self.texts = []
+        for language in languages:
+            texts, *others = split_lists(captions[language])
+            if others:
                 raise InputError(
-                    f"captions in {language} are lists, which do not say what translates what: give one text "
-                    "a language"
+                    f"a row has several captions in {language}, which do not say what translates what: give "
+                    "one text a language"
                 )
+            self.texts.append(texts)
 
         # available[row, language]: whether the row has a text in the language that is short enough
         available = [has_text(texts) & ~_is_longer(texts, max_characters) for texts in self.texts]

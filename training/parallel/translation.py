@@ -179,22 +179,17 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
     return concatenate_datasets([rows.remove_columns(of_captions), captions], axis=1)
 
 
-def _cut(texts: str | list[str] | None, arguments: TranslationArguments) -> list[str]:
+def _cut(texts: list[str], arguments: TranslationArguments) -> list[str]:
     """Return a row's texts in one language, split into lines and limited as the arguments say.
 
     With `split_lines`: `"a dog\\n a cat \\n"` -> `["a dog", "a cat"]`.
     """
-    texts = _as_list(texts)
     if arguments.split_lines:
         lines = []
         for text in texts:
             lines += [line.strip() for line in (text or "").splitlines() if not is_blank(line)]
         texts = lines
     return texts[: arguments.captions_per_image]
-
-
-def _as_list(texts: str | list[str] | None) -> list[str | None]:
-    return [texts] if isinstance(texts, str) else texts or []
 
 
 def distinct_sentences(splits: list[Dataset], language: str) -> list[str]:
@@ -209,7 +204,7 @@ def distinct_sentences(splits: list[Dataset], language: str) -> list[str]:
     sentences = set()
     for rows in splits:
         for captions in rows.select_columns(["captions"])["captions"]:
-            for text in _as_list(captions[language]):
+            for text in captions[language]:
                 if text and not is_blank(text):
                     sentences.add(text)
     if not sentences:
@@ -377,17 +372,14 @@ def _read_translations(path: Path, made_by: dict, source: str, target: str) -> d
 def with_translations(rows: Dataset, translations: dict[str, dict[str, str]], source: str) -> Dataset:
     """Return the same rows with captions in the languages of `translations` as well.
 
-    A caption is None where its translation is empty or there was no caption.
+    A caption is None where its translation is empty: `["perro", None]` of two captions.
     """
     captions = rows.features["captions"]
-    has_lists = isinstance(captions[source], List)
 
     def add(row: dict) -> dict:
-        sentences = _as_list(row["captions"][source])
+        sentences = row["captions"][source]
         for language, of_sentence in translations.items():
-            translated = [of_sentence.get(sentence) or None for sentence in sentences]
-            # ["perro", None] of a list; "perro" of a single text, None of no text
-            row["captions"][language] = translated if has_lists else next(iter(translated), None)
+            row["captions"][language] = [of_sentence.get(sentence) or None for sentence in sentences]
         return row
 
     added = {language: captions[source] for language in translations}
