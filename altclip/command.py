@@ -15,9 +15,9 @@ from typing import get_type_hints
 
 from altclip import __version__
 
-SHELLS = ("bash", "zsh", "tcsh")
+_SHELLS = ("bash", "zsh", "tcsh")
 # Exit status of a command line or recipe that is refused before the job begins.
-USAGE_ERROR = 2
+_USAGE_ERROR = 2
 
 _HERE = Path(__file__).parent
 # The folder that holds `training`: this one in a wheel, the clone otherwise.
@@ -25,7 +25,7 @@ _HOME = _HERE if (_HERE / "training").is_dir() else _HERE.parent
 
 
 @dataclass(frozen=True)
-class Job:
+class _Job:
     """A job of the command: a module of `altclip` whose `main` does it, and what `--help` says of it.
 
     Attributes:
@@ -47,57 +47,57 @@ GROUPS = {
     "evaluate": "Evaluate models in any language, by retrieval or by zero-shot classification.",
 }
 JOBS = {
-    "train stage0": Job(
+    "train stage0": _Job(
         "training.jobs.stage0",
         "Train an English CLIP from captioned images, to be the teacher of stage 1.",
         "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/teacher",
         recipes="training/recipes",
     ),
-    "train stage1": Job(
+    "train stage1": _Job(
         "training.jobs.stage1",
         "Teach a multilingual text encoder the text embeddings of a CLIP, from parallel text.",
         "RECIPE.yaml --dataset YOUR/PARALLEL --output_dir outputs/stage1",
         recipes="training/recipes",
     ),
-    "train stage2": Job(
+    "train stage2": _Job(
         "training.jobs.stage2",
         "Fine-tune the model of stage 1 on captioned images, with the image tower frozen.",
         "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/stage2",
         recipes="training/recipes",
     ),
-    "train parallel": Job(
+    "train parallel": _Job(
         "training.jobs.parallel",
         "Train two encoders on images that have captions in several languages.",
         "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/parallel",
         recipes="training/recipes",
     ),
-    "evaluate retrieval": Job(
+    "evaluate retrieval": _Job(
         "benchmarks.jobs.retrieval",
         "Evaluate image-text retrieval of one or more models, on any task and in any of its languages.",
         "--models BAAI/AltCLIP-m9 --tasks xm3600 --output_dir outputs/results",
         recipes="benchmarks/recipes",
     ),
-    "evaluate zero-shot": Job(
+    "evaluate zero-shot": _Job(
         "benchmarks.jobs.zero_shot",
         "Evaluate zero-shot classification of one or more models, in any language with class names.",
         "--models BAAI/AltCLIP-m9 --tasks imagenet --output_dir outputs/results",
         recipes="benchmarks/recipes",
     ),
-    "report": Job(
+    "report": _Job(
         "benchmarks.jobs.report",
         "Write a page of tables and plots, with intervals, on results of evaluations.",
         "--results outputs/results --output_dir outputs/report",
         recipes="benchmarks/recipes",
         one_process=True,
     ),
-    "card": Job(
+    "card": _Job(
         "model_cards.job",
         "Make a folder that is ready for the Hub: the model, its card with results, and plots.",
         '--title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip',
         recipes="model_cards/recipes",
         one_process=True,
     ),
-    "embed": Job(
+    "embed": _Job(
         "benchmarks.jobs.embed",
         "Embed a folder of images or a file of texts, and save the embeddings.",
         "BAAI/AltCLIP-m9 --images photos --output_dir outputs/photos",
@@ -124,7 +124,7 @@ def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     name = _job_of(words)
     if name is not None:
-        return run_job(name, words[len(name.split()) :])
+        return _run_job(name, words[len(name.split()) :])
 
     # No job: argparse prints help or the version, or refuses the words with exit status 2.
     parser = _build_parser()
@@ -134,7 +134,7 @@ def main(words: list[str] | None = None) -> None:
     print(_completion(given.print_completion))
 
 
-def run_job(name: str, words: list[str]) -> None:
+def _run_job(name: str, words: list[str]) -> None:
     """Run a job by the function that its script calls, and in the same way, by `launch`.
 
     Args:
@@ -166,7 +166,7 @@ def run_job(name: str, words: list[str]) -> None:
         if has_begun or not isinstance(end.code, str):
             raise
         print(end.code, file=sys.stderr)
-        sys.exit(USAGE_ERROR)
+        sys.exit(_USAGE_ERROR)
 
 
 def _job_of(words: list[str]) -> str | None:
@@ -178,7 +178,7 @@ def _job_of(words: list[str]) -> str | None:
     return None
 
 
-def _load(job: Job) -> ModuleType:
+def _load(job: _Job) -> ModuleType:
     """Import the module of a job, with the libraries that it needs."""
     return import_module(f"altclip.{job.module}")
 
@@ -219,7 +219,7 @@ def _build_parser(with_flags: bool = False) -> ArgumentParser:
         "--version", action="version", version=f"altclip {__version__}", help="Print the version and exit."
     )
     parser.add_argument(
-        "--print-completion", choices=SHELLS, help="Print a script that completes commands in this shell."
+        "--print-completion", choices=_SHELLS, help="Print a script that completes commands in this shell."
     )
     parsers = {"": parser.add_subparsers(title="jobs", metavar="JOB")}
     for group, summary in GROUPS.items():
@@ -235,7 +235,7 @@ def _build_parser(with_flags: bool = False) -> ArgumentParser:
     return parser
 
 
-def _add_flags(parser: ArgumentParser, job: Job) -> None:
+def _add_flags(parser: ArgumentParser, job: _Job) -> None:
     """Add the flags of a job to its parser, whose values are completed as names of files."""
     import shtab
     from transformers import HfArgumentParser
@@ -257,4 +257,4 @@ def _completion(shell: str) -> str:
     return shtab.complete(_build_parser(with_flags=True), shell)
 
 
-__all__ = ["GROUPS", "JOBS", "SHELLS", "USAGE_ERROR", "Job", "main", "run_job"]
+__all__ = ["GROUPS", "JOBS", "main"]

@@ -10,8 +10,8 @@ import modeling_altclip  # noqa: F401  (its settings of the process have to stan
 # isort: split
 from .bootstrap import compare, intervals
 from .encoder import CachedEncoder
-from .loading import load_model
 from .metrics import retrieval_recall
+from .models.loading import load_model
 from .outcomes import load_outcomes
 from .results import load_results
 from .retrieval import evaluate_retrieval

@@ -13,9 +13,7 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator, PartialState
 from datasets import Dataset, Image, IterableDataset
-from datasets.utils.file_utils import xopen
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -28,8 +26,9 @@ from modeling_altclip.prompts_altclip import fill_template
 from modeling_altclip.texts_altclip import text_length
 
 from .embedding_cache import cached_column
-from .loading import revision_of
+from .images import decode_image, digest_of, encoded_bytes, why_unreadable
 from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
+from .models.loading import revision_of
 from .recipe import InputError
 from .tasks.templates import check_templates
 
@@ -155,8 +154,8 @@ class CachedEncoder(Encoder):
         with tqdm(total=total, desc="Encoding images", unit="image", disable=is_silent) as bar:
             for start, window in _windows(undecoded):
                 images = [row.pop("image") for row in window]
-                contents = (_encoded_bytes(image, row) for row, image in enumerate(images, start))
-                digests = [xxh3_128(content).hexdigest() for content in contents]
+                contents = (_read_bytes(image, row) for row, image in enumerate(images, start))
+                digests = [digest_of(content) for content in contents]
                 embeddings.append(self._encode_window(images, digests, start))
 
                 all_digests += digests
@@ -258,19 +257,16 @@ def _windows(rows: Iterable[dict]) -> Iterator[tuple[int, list[dict]]]:
         raise InputError("the task has no rows: look at its split, and at limit")
 
 
-def _encoded_bytes(image: dict | None, row: int) -> bytes:
-    """Return the bytes of an image, which lie in the row or in a file.
+def _read_bytes(image: dict | None, row: int) -> bytes:
+    """Return the encoded bytes of an image.
 
     Raises:
-        InputError: there is no image, or its file cannot be read.
+        InputError: there is no image, or its file cannot be read; the message gives its row.
     """
     if image is None:
         raise InputError(f"row {row} has no image: {_REMEDY}")
-    if image["bytes"] is not None:
-        return image["bytes"]
     try:
-        with xopen(image["path"], "rb") as file:
-            return file.read()
+        return encoded_bytes(image)
     except OSError as error:
         raise InputError(
             f"the image of row {row} cannot be read: {error}. Put it there, or {_REMEDY}"
@@ -285,14 +281,11 @@ def _open_image(image: dict, digest: str, row: int, background: Sequence[int] | 
             bytes.
     """
     try:
-        return read_image(Image().decode_example(image), background=background)
+        return read_image(decode_image(image), background=background)
     except Exception as error:  # decoders raise whatever they like
-        reason = error
-        if isinstance(error, UnidentifiedImageError):
-            reason = "Pillow knows no such format"  # Pillow's own message has an address in memory
         origin = image["path"] or f"XXH3-128 {digest}"
         raise InputError(
-            f"the image of row {row} ({origin}) cannot be read: {reason}. Fix it, or {_REMEDY}"
+            f"the image of row {row} ({origin}) cannot be read: {why_unreadable(error)}. Fix it, or {_REMEDY}"
         ) from error
 
 

@@ -21,11 +21,12 @@ from modeling_altclip.languages_altclip import is_english, spell
 from .bootstrap import check_resamples, intervals
 from .commands import command_for, program_for, this_command
 from .encoder import CachedEncoder
-from .loading import check_folder, check_language, check_model, find_language, load_model, revision_of
+from .languages import check_language, find_language
 from .models.libraries import library_of
+from .models.loading import check_model, load_model, revision_of
 from .outcomes import SIX, Outcomes, shorten
 from .processes import fix_threads
-from .recipe import InputError
+from .recipe import InputError, check_folder
 from .results import Result, format_table, model_name, path_of, refuse_another
 from .tasks.class_names import languages_of
 from .tasks.description import describe

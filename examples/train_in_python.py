@@ -11,7 +11,7 @@ import argparse
 from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor
 
-from training import CaptionCells, Collator, ContrastiveArguments, ContrastiveTrainer, freeze_all_but
+from training import CaptionExamples, Collator, ContrastiveArguments, ContrastiveTrainer, freeze_all_but
 
 
 def main(options: argparse.Namespace) -> None:
@@ -22,7 +22,7 @@ def main(options: argparse.Namespace) -> None:
     # A row is {"image": …, "captions": {"en": "pear and key", "zh": "梨和钥匙"}}.
     # An example is a row in one of its languages.
     rows = load_dataset(options.dataset, split=options.split)
-    examples = CaptionCells(rows, options.languages, "image")
+    examples = CaptionExamples(rows, options.languages, "image")
     collator = Collator(processor.tokenizer, max_length=77, image_processor=processor.image_processor)
 
     arguments = ContrastiveArguments(

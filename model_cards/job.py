@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from transformers.utils import is_matplotlib_available
 
 from benchmarks.encoder import hash_weights
-from benchmarks.loading import check_model, load_model, load_rows, save_model
+from benchmarks.files.rows import load_rows
 from benchmarks.models.libraries import check_library
+from benchmarks.models.loading import check_model, load_model, save_model
 from benchmarks.recipe import InputError
 from benchmarks.results import Result, load_results
 from modeling_altclip.images_altclip import read_image
@@ -68,20 +69,20 @@ def main(arguments: CardArguments) -> None:
         InputError: something is missing or does not fit; nothing is written then.
     """
     stages, labels = arguments.stages, label_stages(arguments.stages)
-    check_stages(stages)
+    _check_stages(stages)
     check_output(arguments.output_dir, stages)
-    example = load_example(arguments.dataset, arguments.example_split)
-    losses = read_losses(stages, labels)
+    example = _load_example(arguments.dataset, arguments.example_split)
+    losses = _read_losses(stages, labels)
     origin = find_origin(stages, arguments.base_model, arguments.datasets)
-    measured = read_results(arguments.results)
+    measured = _read_results(arguments.results)
 
     model, processor = load_model(stages[-1], argument="stages")
     # Every earlier stage is loaded for its hash, which takes time, and only results need it.
-    results = join_to_weights(measured, stages, labels, hash_stages(stages, model)) if measured else []
+    results = join_to_weights(measured, stages, labels, _hash_stages(stages, model)) if measured else []
     sections = make_sections(results, labels)
-    tell_what_is_left_out(measured, results, sections)
+    _tell_what_is_left_out(measured, results, sections)
 
-    drawings = choose_drawings(losses, sections, labels, arguments.plot_task)
+    drawings = _choose_drawings(losses, sections, labels, arguments.plot_task)
     facts = Facts(model_type=model.config.model_type, origin=origin, pictures=list(drawings))
     card = render_card(
         arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts
@@ -102,7 +103,7 @@ def main(arguments: CardArguments) -> None:
     )
 
 
-def check_stages(stages: list[str]) -> None:
+def _check_stages(stages: list[str]) -> None:
     """See, before anything is loaded, that each stage is a model of two towers, and that the last can be
     saved.
     """
@@ -115,7 +116,7 @@ def check_stages(stages: list[str]) -> None:
         check_model(stage, argument="stages")
 
 
-def load_example(dataset: str | None, split: str | None) -> Image.Image | None:
+def _load_example(dataset: str | None, split: str | None) -> Image.Image | None:
     """Load the first image of a split, for people to try the model on; None where none is asked for."""
     if (dataset is None) != (split is None):
         raise InputError(
@@ -129,7 +130,7 @@ def load_example(dataset: str | None, split: str | None) -> Image.Image | None:
     return read_image(rows[0]["image"])
 
 
-def read_losses(stages: list[str], labels: list[str]) -> dict[str, list[dict]]:
+def _read_losses(stages: list[str], labels: list[str]) -> dict[str, list[dict]]:
     """Read the logs of those stages that have losses, `{label: log}`."""
     logs = {}
     for stage, label in zip(stages, labels):
@@ -140,7 +141,7 @@ def read_losses(stages: list[str], labels: list[str]) -> dict[str, list[dict]]:
     return logs
 
 
-def read_results(folder: str | None) -> list[Result]:
+def _read_results(folder: str | None) -> list[Result]:
     """Read all results; none where no folder is given."""
     if folder is None:
         return []
@@ -154,13 +155,13 @@ def read_results(folder: str | None) -> list[Result]:
     return results
 
 
-def hash_stages(stages: list[str], model: PreTrainedModel) -> list[str]:
+def _hash_stages(stages: list[str], model: PreTrainedModel) -> list[str]:
     """Hash the weights of all stages; `model` is the last, which is loaded already."""
     earlier = [hash_weights(load_model(stage, argument="stages")[0]) for stage in stages[:-1]]
     return [*earlier, hash_weights(model)]
 
 
-def tell_what_is_left_out(measured: list[Result], results: list[Result], sections: list[Section]) -> None:
+def _tell_what_is_left_out(measured: list[Result], results: list[Result], sections: list[Section]) -> None:
     """Print how many results the card does not show, and why."""
     # By weights, and not by names, which may be the same for models of other folders.
     of_stages = {result.weights for result in results}
@@ -177,7 +178,7 @@ def tell_what_is_left_out(measured: list[Result], results: list[Result], section
         )
 
 
-def choose_drawings(
+def _choose_drawings(
     losses: dict[str, list[dict]], sections: list[Section], labels: list[str], plot_task: str | None
 ) -> dict[str, Callable[[Path], None]]:
     """Return what can be drawn, `{file name: function of its path}`; say what cannot."""

@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from benchmarks.encoder import hash_weights
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from benchmarks.results import package_versions
 from modeling_altclip import embed_images, embed_texts

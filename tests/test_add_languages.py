@@ -8,15 +8,15 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, CLIPTokenizer
 
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
-from training.data.examples import CaptionCells
-from training.frozen import teacher_vectors
+from training.data.examples import CaptionExamples
+from training.data.tower_cache import teacher_embeddings
 from training.miniature.scenes import EmojiScenes
 from training.miniature.vocabulary import train_multilingual_tokenizer
-from training.student import held_vectors, languages_to_replay
+from training.student import held_embeddings, languages_to_replay
 from training.vocabulary import extend_tokenizer, frequent
 
 from .conftest import ROOT
@@ -177,9 +177,9 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
         use_cpu=True,
     )
     model, processor = load_model(str(finished))
-    english = teacher_vectors(rows, model, processor.tokenizer, cache_dir=str(tmp_path))
-    held = held_vectors(arguments, rows, ["en", "zh"])
-    cells = CaptionCells(rows, ["th", "en", "zh"], "target", inputs=english, held=held)
+    english = teacher_embeddings(rows, model, processor.tokenizer, cache_dir=str(tmp_path))
+    held = held_embeddings(arguments, rows, ["en", "zh"])
+    cells = CaptionExamples(rows, ["th", "en", "zh"], "target", inputs=english, held=held)
     examples = cells.__getitems__(list(range(len(cells))))
     learned = {cell["text"]: torch.from_numpy(cell["target"]) for cell in examples}
 
@@ -199,7 +199,7 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
         for text, source in taught_by.items():
             vector = model.text_model(**processor.tokenizer(source, return_tensors="pt")).pooler_output[0]
             torch.testing.assert_close(learned[text], vector, atol=1e-5, rtol=1e-5)
-    assert held_vectors(arguments, rows, []) == {}
+    assert held_embeddings(arguments, rows, []) == {}
 
 
 def test_what_is_no_altclip_is_refused(miniature, run_python, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.utils import is_protobuf_available
 
 from benchmarks.encoder import hash_weights
-from benchmarks.loading import load_model, revision_of
+from benchmarks.models.loading import load_model, revision_of
 from benchmarks.recipe import InputError
 from modeling_altclip import (
     AltCLIPDualEncoderConfig,

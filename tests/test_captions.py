@@ -5,9 +5,9 @@ from datasets import Dataset, Features, Image, Json, List, Translation, Value
 
 from benchmarks.recipe import InputError
 from training.data.captions import find_form, read_captions, with_captions, with_image
-from training.data.examples import CaptionCells
+from training.data.examples import CaptionExamples
 
-from .test_pictures import encoded
+from .test_training_images import encoded
 
 TEXT = Value("string")
 TEXTS = List(Value("string"))
@@ -145,21 +145,21 @@ def test_every_form_is_read_to_the_same(columns, features, languages, expected):
     available = list(given.features["captions"])
     assert available == sorted(set().union(*expected))
 
-    cells = CaptionCells(given.cast_column("image", Image()), available, "image")
+    dataset = CaptionExamples(given.cast_column("image", Image()), available, "image")
     expected_examples = []
     n_empty = 0
     for number, captions in enumerate(expected):
         for language in available:
             expected_examples += [(number, text) for text in captions.get(language, [])]
             n_empty += language not in captions
-    assert cells.skipped == {"empty": n_empty}
+    assert dataset.skipped == {"empty": n_empty}
 
     # The color of an image tells the row that it is of.
     colors = [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
     examples = []
-    for cell in cells.__getitems__(range(len(cells))):
-        number = colors.index(cell["image"].getpixel((0, 0)))
-        examples.append((number, cell["text"]))
+    for item in dataset.__getitems__(range(len(dataset))):
+        number = colors.index(item["image"].getpixel((0, 0)))
+        examples.append((number, item["text"]))
     assert examples == expected_examples
 
 
@@ -170,10 +170,10 @@ def test_all_captions_of_an_image_share_its_id():
         {"en": ["key"], "zh": None},
     ]
     rows = made({"captions": captions}, {"captions": {"en": TEXTS, "zh": TEXTS}})
-    cells = CaptionCells(rows, ["zh", "en"], "image")
+    examples = CaptionExamples(rows, ["zh", "en"], "image")
     # 钥匙, key and "a key" of row 0, "a key" of row 1, key of row 2
     # The first English caption is what rows are compared by: "key" in rows 0 and 2, "a key" in row 1 alone.
-    ids = [cell["row_id"] for cell in cells.__getitems__(range(5))]
+    ids = [example["row_id"] for example in examples.__getitems__(range(5))]
     assert ids[0] == ids[1] == ids[2] == ids[4] != ids[3]
 
 
@@ -221,7 +221,7 @@ def test_a_language_without_any_text_has_a_place():
     captions = [{"en": "key", "zh": None}] * 3
     rows = made({"captions": captions}, {"captions": {"en": TEXT, "zh": Value("null")}})
     given = with_captions(rows, find_form(rows.features, "pictures"))
-    assert CaptionCells(given, ["en", "zh"], "image").skipped == {"empty": 3}
+    assert CaptionExamples(given, ["en", "zh"], "image").skipped == {"empty": 3}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from training.data.examples import SAMPLE, CaptionCells, Collator, prepare_images, unchanged_size
+from training.data.examples import SAMPLE, CaptionExamples, Collator, prepare_images, unchanged_size
 
 CAPTIONS = [
     {"en": "dog face", "zh": "狗脸"},
@@ -41,32 +41,32 @@ def scenes(miniature):
 
 
 def test_every_filled_cell_is_an_example(rows):
-    cells = CaptionCells(rows, ["en", "zh"], "target")
-    examples = cells.__getitems__(range(len(cells)))
-    assert [(cell["text"], cell["target"].tolist()) for cell in examples] == [
+    dataset = CaptionExamples(rows, ["en", "zh"], "target")
+    examples = dataset.__getitems__(range(len(dataset)))
+    assert [(item["text"], item["target"].tolist()) for item in examples] == [
         ("dog face", [0.0, 0.0]),
         ("狗脸", [0.0, 0.0]),
         ("key", [1.0, 0.0]),
         ("dog face", [2.0, 0.0]),
         ("钥匙", [3.0, 0.0]),
     ]
-    assert cells.skipped == {"empty": 3}  # None twice and "" once
-    assert cells[4]["text"] == "钥匙"
-    assert len(cells) == 5
+    assert dataset.skipped == {"empty": 3}  # None twice and "" once
+    assert dataset[4]["text"] == "钥匙"
+    assert len(dataset) == 5
 
 
 def test_rows_of_equal_english_share_an_id(rows):
-    cells = CaptionCells(rows, ["en", "zh"], "target")
+    examples = CaptionExamples(rows, ["en", "zh"], "target")
     # dog face, 狗脸, key, dog face, 钥匙
-    ids = [cell["row_id"] for cell in cells.__getitems__(range(5))]
+    ids = [example["row_id"] for example in examples.__getitems__(range(5))]
     assert ids[0] == ids[1] == ids[3]
     assert len({ids[0], ids[2], ids[4]}) == 3
 
 
 def test_rows_without_english_are_not_taken_for_equal():
     captions = [{"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}, {"en": None, "zh": "鱼"}]
-    cells = CaptionCells(with_zero_targets(captions), ["zh"], "target")
-    ids = {cell["row_id"] for cell in cells.__getitems__(range(3))}
+    examples = CaptionExamples(with_zero_targets(captions), ["zh"], "target")
+    ids = {example["row_id"] for example in examples.__getitems__(range(3))}
     assert len(ids) == 3
 
 
@@ -80,19 +80,19 @@ def test_equal_captions_without_english_and_equal_pictures_share_an_id():
     ]
     rows = with_zero_targets(captions)
     # The first two share the Chinese caption and lack English. The last two share it, but one has English.
-    assert CaptionCells(rows, ["en", "zh"], "target").row_ids.tolist() == [2, 2, 1, 0, 3]
+    assert CaptionExamples(rows, ["en", "zh"], "target").row_ids.tolist() == [2, 2, 1, 0, 3]
 
     # Rows 1 and 4 show the picture q, so that 4 joins 0 and 1; rows 2 and 3 show r.
-    joined = CaptionCells(rows, ["en", "zh"], "target", same=["p", "q", "r", "r", "q"]).row_ids
+    joined = CaptionExamples(rows, ["en", "zh"], "target", same=["p", "q", "r", "r", "q"]).row_ids
     assert len({joined[0], joined[1], joined[4]}) == 1
     assert joined[2] == joined[3] != joined[0]
 
 
 def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-    cells = CaptionCells(rows, ["en", "zh"], "target").__getitems__(range(5))
-    texts = [cell["text"] for cell in cells]
-    batch = Collator(tokenizer, max_length=4)(cells)
+    examples = CaptionExamples(rows, ["en", "zh"], "target").__getitems__(range(5))
+    texts = [example["text"] for example in examples]
+    batch = Collator(tokenizer, max_length=4)(examples)
     assert len(batch["input_ids"]) == 4
     assert batch["input_ids"].shape[1] <= 4
     for row, text in zip(batch["text_rows"], texts):
@@ -110,9 +110,9 @@ def test_lengths_are_in_tokens(miniature):
         {"en": None, "zh": "钥匙"},
         {"en": "key", "zh": None},
     ]
-    cells = CaptionCells(with_zero_targets(captions), ["en", "zh"], "target")
-    texts = [cell["text"] for cell in cells.__getitems__(range(4))]
-    lengths = dict(zip(texts, cells.lengths(tokenizer)))
+    examples = CaptionExamples(with_zero_targets(captions), ["en", "zh"], "target")
+    texts = [example["text"] for example in examples.__getitems__(range(4))]
+    lengths = dict(zip(texts, examples.lengths(tokenizer)))
 
     # Within a language, lengths are in proportion to characters.
     assert lengths["dog face and key"] / lengths["key"] == pytest.approx(16 / 3)
@@ -129,9 +129,9 @@ def test_lengths_where_a_language_comes_late(miniature):
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     english = [{"en": "key", "zh": None}] * SAMPLE  # as many rows as are sampled at first
     chinese = [{"en": None, "zh": "狗脸和钥匙"}, {"en": None, "zh": "钥匙"}]
-    cells = CaptionCells(with_zero_targets(english + chinese), ["en", "zh"], "target")
-    alone = CaptionCells(with_zero_targets(chinese), ["zh"], "target")
-    assert cells.lengths(tokenizer)[-2:].tolist() == alone.lengths(tokenizer).tolist() != [0, 0]
+    examples = CaptionExamples(with_zero_targets(english + chinese), ["en", "zh"], "target")
+    alone = CaptionExamples(with_zero_targets(chinese), ["zh"], "target")
+    assert examples.lengths(tokenizer)[-2:].tolist() == alone.lengths(tokenizer).tolist() != [0, 0]
 
 
 @pytest.mark.parametrize("side,edge", [(32, 32), (45, 32), (32, 40)])

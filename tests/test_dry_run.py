@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, CLIPConfig, XLMRobertaConfig
 
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPConfig
 from training.arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments

@@ -12,7 +12,8 @@ from xxhash import xxh3_128
 from benchmarks import encoder as encoder_module
 from benchmarks.encoder import CachedEncoder, Encoder, hash_weights
 from benchmarks.evaluation import hash_data
-from benchmarks.loading import load_model, load_rows
+from benchmarks.files.rows import load_rows
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts

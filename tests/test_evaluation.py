@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from transformers import AutoTokenizer, CLIPImageProcessor
 
 from benchmarks.encoder import Encoder
-from benchmarks.loading import load_rows
+from benchmarks.files.rows import load_rows
 from benchmarks.recipe import InputError
 from benchmarks.report.comparison import Comparison
 from benchmarks.report.means import SHARED_MEAN

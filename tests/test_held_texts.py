@@ -11,12 +11,12 @@ from transformers import AutoProcessor, AutoTokenizer
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor, embed_texts
 from training.arguments import ContrastiveArguments
-from training.data.examples import CaptionCells, Collator
+from training.data.examples import CaptionExamples, Collator
+from training.data.images import ImageViews
+from training.data.tower_cache import image_embeddings
 from training.freezing import freeze_all_but
-from training.frozen import image_vectors
 from training.held_texts import HeldTexts, hold_texts, moved
 from training.trainers import ContrastiveTrainer
-from training.views import ImageViews
 
 # Forty, of which a tenth is only watched: 4 texts, and 36 to draw from.
 TEXTS = [f"dog face and key {number}" for number in range(40)]
@@ -60,25 +60,25 @@ def arguments(tmp_path):
 
 
 @pytest.fixture
-def cells_of(miniature, altclip, processor):
+def examples_of(miniature, altclip, processor):
     scenes = load_dataset(str(miniature / "dataset"), split="train").select(range(32))
 
-    def cells_of(cached):
+    def examples_of(cached):
         inputs = ImageViews(scenes, 1)
-        inputs = image_vectors(inputs, altclip, processor) if cached else inputs
-        return CaptionCells(scenes, ["en", "zh"], "image_embeds" if cached else "image", inputs=inputs)
+        inputs = image_embeddings(inputs, altclip, processor) if cached else inputs
+        return CaptionExamples(scenes, ["en", "zh"], "image_embeds" if cached else "image", inputs=inputs)
 
-    return cells_of
+    return examples_of
 
 
-def trained(altclip, processor, args, cells, held):
+def trained(altclip, processor, args, examples, held):
     freeze_all_but(
         altclip,
-        TRAINABLE if cells.column == "image_embeds" else [*TRAINABLE, "vision_model", "visual_projection"],
+        TRAINABLE if examples.column == "image_embeds" else [*TRAINABLE, "vision_model", "visual_projection"],
     )
     collator = Collator(processor.tokenizer, 77, processor.image_processor)
     trainer = ContrastiveTrainer(
-        model=altclip, args=args, train_dataset=cells, data_collator=collator, held=held
+        model=altclip, args=args, train_dataset=examples, data_collator=collator, held=held
     )
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -113,23 +113,25 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached images", "images that learn"])
-def test_a_step_with_held_texts_is_the_same_by_every_switch(altclip, processor, arguments, cells_of, cached):
+def test_a_step_with_held_texts_is_the_same_by_every_switch(
+    altclip, processor, arguments, examples_of, cached
+):
     start = {name: value.clone() for name, value in altclip.state_dict().items()}
     # Random embeddings, far from the model's own, so that the term counts from the first step on.
     vectors = torch.randn(
         len(TEXTS), altclip.config.projection_dim, generator=torch.Generator().manual_seed(1)
     )
     held = HeldTexts(TEXTS, torch.nn.functional.normalize(vectors), seed=0)
-    cells = cells_of(cached)
+    examples = examples_of(cached)
     weights = {}
     logs = {}
     for name, switches in SWITCHES.items():
         altclip.load_state_dict(start)
-        logs[name] = trained(altclip, processor, arguments(hold=5.0, **switches), cells, held)
+        logs[name] = trained(altclip, processor, arguments(hold=5.0, **switches), examples, held)
         weights[name] = {key: value.clone() for key, value in altclip.state_dict().items()}
     altclip.load_state_dict(start)
     # The first step's loss, by hand: that of a training without held texts, and the weighted distance.
-    without = trained(altclip, processor, arguments(), cells, None)
+    without = trained(altclip, processor, arguments(), examples, None)
     texts, before = held.draw(8, 0, 0)
     altclip.load_state_dict(start)
     distance = 1 - cosine_similarity(embed_texts(altclip, processor, texts), before).mean().item()
@@ -149,18 +151,18 @@ def test_a_step_with_held_texts_is_the_same_by_every_switch(altclip, processor, 
             )
 
 
-def test_held_texts_move_less(altclip, processor, arguments, cells_of):
+def test_held_texts_move_less(altclip, processor, arguments, examples_of):
     altclip.eval()
     start = {name: value.clone() for name, value in altclip.state_dict().items()}
     distances = {}
     # The same texts are watched in both runs, and held in the second alone.
     for hold in (0.0, 300.0):
         altclip.load_state_dict(start)
-        cells = cells_of(cached=True)
-        held = hold_texts(arguments(hold=300.0), altclip, processor, cells)
+        examples = examples_of(cached=True)
+        held = hold_texts(arguments(hold=300.0), altclip, processor, examples)
         # Before any step each text is nearest to itself.
         assert held.found_again(altclip, processor) == 1
-        trained(altclip, processor, arguments(hold=hold, max_steps=10), cells, held if hold else None)
+        trained(altclip, processor, arguments(hold=hold, max_steps=10), examples, held if hold else None)
         texts = [held.texts[number] for number in held.watched]
         distances[hold] = moved(
             embed_texts(altclip, processor, texts), held.embeddings[torch.from_numpy(held.watched)]

@@ -9,9 +9,9 @@ from datasets import load_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images, embed_texts
-from training.frozen import teacher_vectors
+from training.data.tower_cache import teacher_embeddings
 
 from .clients.mteb_task import mteb_accuracy
 from .conftest import ROOT
@@ -81,7 +81,7 @@ def test_low_rank_adapters_on_either_tower(model, ragged_batch, tmp_path, module
 
 def test_as_the_teacher_of_stage_1(altclip_folder, miniature, run_python, scenes, tmp_path):
     teacher, processor = load_model(str(altclip_folder))
-    targets = teacher_vectors(scenes, teacher, processor.tokenizer)
+    targets = teacher_embeddings(scenes, teacher, processor.tokenizer)
     english = processor.tokenizer(
         [caption["en"] for caption in scenes["captions"]], padding=True, return_tensors="pt"
     )

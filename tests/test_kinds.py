@@ -8,8 +8,8 @@ import torch
 import transformers
 from datasets import Dataset
 
-from benchmarks.loading import check_model, load_model
 from benchmarks.models.kinds import TRANSLATOR, check_kind, load_tokenizer
+from benchmarks.models.loading import check_model, load_model
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
 from training.arguments import (

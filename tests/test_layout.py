@@ -4,6 +4,7 @@ A file is as long as its subject.
 """
 
 import ast
+import re
 from graphlib import TopologicalSorter
 
 import pytest
@@ -130,3 +131,38 @@ def test_nothing_has_to_be_solved():
 )
 def test_what_has_to_be_solved_is_found(code):
     assert list(hard_to_read(ast.parse(code)))
+
+
+# Used by their own module alone, and public all the same.
+PUBLIC = {
+    "RetrievalBenchmark",  # what a job makes
+    "ZeroShotBenchmark",
+    "images_of_zip",  # `datasets` names its cache by it
+    "ImageTextRetrieval",  # `evaluate.load` finds the class itself
+    "MultilabelPrecision",
+}
+
+
+def names_defined_in(tree):
+    """Yield the names that the top of a module defines."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    yield target.id
+
+
+def test_names_that_one_module_uses_are_private():
+    words = {}
+    for path in [*ROOT.rglob("*.py"), *ROOT.rglob("*.md")]:
+        if not {".venv", "outputs"} & set(path.relative_to(ROOT).parts):
+            words[path] = set(re.findall(r"\w+", path.read_text("utf-8")))
+    found = []
+    for path in SOURCES:
+        for name in names_defined_in(ast.parse(path.read_text("utf-8"))):
+            is_private = name.startswith("_") or name in PUBLIC or name == "main"
+            if not is_private and not any(name in others for file, others in words.items() if file != path):
+                found.append(f"{path.relative_to(ROOT)}: {name}")
+    assert not found

@@ -5,9 +5,9 @@ import os
 import pytest
 from datasets import Dataset
 
-from benchmarks.loading import load_rows
+from benchmarks.files.rows import load_rows
 from benchmarks.recipe import InputError
-from training.parallel_text import load_parallel_text
+from training.data.parallel_text import load_parallel_text
 
 CARD = """---
 configs:

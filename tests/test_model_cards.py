@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks.encoder import hash_weights
-from benchmarks.loading import load_model, save_model
+from benchmarks.models.loading import load_model, save_model
 from benchmarks.recipe import InputError
 from benchmarks.results import Result
 from model_cards.__main__ import CardArguments, main

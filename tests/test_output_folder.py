@@ -107,7 +107,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_full_disk_leaves_the_last_whole_checkpoint(run_python, train, miniature, tmp_path):
+def test_a_full_disk_leaves_the_last_complete_checkpoint(run_python, train, miniature, tmp_path):
     """A limit on the size of a file stands for the full disk: the optimizer's states do not fit below it."""
     weights = (miniature / "clip/model.safetensors").stat().st_size
     script, recipe = ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"

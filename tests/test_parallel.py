@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoTokenizer, ViTConfig, ViTImageProcessor, ViTModel
 from transformers.trainer_callback import CallbackHandler
 
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor
-from training.data.examples import CaptionCells
+from training.data.examples import CaptionExamples
 from training.losses import caption_losses, contrastive_loss
 from training.parallel.rows import CaptionRows, RowCollator
 from training.parallel.trainer import (
@@ -98,7 +98,7 @@ def trainer_of(encoders, rows, tmp_path):
         trainer = ParallelTrainer(
             model=model,
             args=arguments,
-            train_dataset=CaptionRows(CaptionCells(rows, languages, "image")),
+            train_dataset=CaptionRows(CaptionExamples(rows, languages, "image")),
             data_collator=RowCollator(tokenizer, 77, image_processor),
             validation=validation,
         )
@@ -113,18 +113,18 @@ def batch_of(trainer, indices):
 
 
 def test_a_row_has_all_its_captions_and_one_image(rows):
-    cells = CaptionRows(CaptionCells(rows, LANGUAGES, "image"))
-    assert len(cells) == 5
+    examples = CaptionRows(CaptionExamples(rows, LANGUAGES, "image"))
+    assert len(examples) == 5
     for index, number in enumerate([0, 1, 3, 4, 5]):  # row 2 has no caption
         expected = []
         for language in LANGUAGES:
             expected += CAPTIONS[number][language] or []
-        assert cells[index]["texts"] == expected
-    assert cells[0]["languages"] == [0, 0, 1, 2, 3]
-    assert cells[1]["languages"] == [0, 2]
-    assert cells[0]["row_id"] == cells[3]["row_id"] != cells[1]["row_id"]  # equal English
-    assert cells.summary() == "5 images with 18 captions in en es ja hi; skipped: 1 without captions"
-    spanish = CaptionRows(CaptionCells(rows, ["es"], "image"))
+        assert examples[index]["texts"] == expected
+    assert examples[0]["languages"] == [0, 0, 1, 2, 3]
+    assert examples[1]["languages"] == [0, 2]
+    assert examples[0]["row_id"] == examples[3]["row_id"] != examples[1]["row_id"]  # equal English
+    assert examples.summary() == "5 images with 18 captions in en es ja hi; skipped: 1 without captions"
+    spanish = CaptionRows(CaptionExamples(rows, ["es"], "image"))
     assert [row["texts"] for row in spanish.__getitems__([0, 1])] == [["llave"], ["fuego"]]
     assert len(spanish) == 4
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from datasets import Dataset, Features, Translation, Value
 
-from benchmarks import loading
+from benchmarks.files import rows as rows_module
 from benchmarks.recipe import InputError
-from training import parallel_text
-from training.data.examples import CaptionCells
+from training.data import parallel_text
+from training.data.examples import CaptionExamples
+from training.data.parallel_text import load_parallel_text, with_captions
 from training.data.preview import read_head
-from training.parallel_text import load_parallel_text, with_captions
 
 from .conftest import ROOT
 
@@ -28,7 +28,7 @@ def lines(path, rows):
 
 
 def texts_of(rows):
-    """Return each row's one text by language: `{"en": ["a dog"]}` -> `{"en": "a dog"}`, None for no text."""
+    """Return each row's only text: `{"en": ["a dog"], "fr": []}` -> `{"en": "a dog", "fr": None}`."""
     found = []
     for row in rows["captions"]:
         for texts in row.values():
@@ -80,7 +80,7 @@ def test_hub_translations_are_read(monkeypatch):
     def open_rows(split, path, name, data_files):
         return rows
 
-    monkeypatch.setattr(loading, "open_rows", open_rows)
+    monkeypatch.setattr(rows_module, "open_rows", open_rows)
     found = parallel_text.read_source("Helsinki-NLP/opus-100", "en-zh", "train")
     assert texts_of(found) == [{"en": "key", "zh": "钥匙"}]
 
@@ -144,8 +144,8 @@ def test_sources_are_weighted(written):
     rows, _ = load_parallel_text(str(path), "train")
     # A source without a weight has weight 1.
     assert rows["weight"][:] == [3.0] * 3 + [1.0] * 3
-    cells = CaptionCells(rows.add_column("target", [[0.0]] * 6), ["zh"], "target")
-    assert cells.weights.tolist() == [3.0] * 3 + [1.0] * 3
+    examples = CaptionExamples(rows.add_column("target", [[0.0]] * 6), ["zh"], "target")
+    assert examples.weights.tolist() == [3.0] * 3 + [1.0] * 3
     path.write_text(json.dumps([{"data": "t.tsv", "weight": 0}]))
     with pytest.raises(InputError, match="weight of 't.tsv' in .* is 0: give a positive number"):
         load_parallel_text(str(path), "train")
@@ -186,11 +186,11 @@ def test_what_is_set_aside_is_counted_by_reason():
         {"en": "k" * 30, "zh": "钥匙"},  # too long
     ]
     rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 6})
-    cells = CaptionCells(rows, ["en", "zh"], "target", max_characters=20, sift=True)
-    texts = [cell["text"] for cell in cells.__getitems__(range(len(cells)))]
+    examples = CaptionExamples(rows, ["en", "zh"], "target", max_characters=20, sift=True)
+    texts = [example["text"] for example in examples.__getitems__(range(len(examples)))]
     assert texts == ["dog", "狗", "犬", "taxi", "key", "钥匙"]
-    assert cells.skipped == {"empty": 1, "too long": 1, "left in English": 1, "repeated": 3}
-    plain = CaptionCells(rows, ["en", "zh"], "target")
+    assert examples.skipped == {"empty": 1, "too long": 1, "left in English": 1, "repeated": 3}
+    plain = CaptionExamples(rows, ["en", "zh"], "target")
     assert len(plain) == 11
     assert plain.skipped == {"empty": 1}
 
@@ -199,9 +199,9 @@ def test_one_long_text_or_no_english_is_no_trouble():
     # Sifting compares texts with their English, which is missing here.
     captions = [{"zh": "狗" * 200_000}] + [{"zh": "猫"}] * 3
     rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 4})
-    cells = CaptionCells(rows, ["zh"], "target", sift=True)
-    assert cells.skipped == {"empty": 0, "too long": 1, "repeated": 2}
-    assert len(cells) == 1
+    examples = CaptionExamples(rows, ["zh"], "target", sift=True)
+    assert examples.skipped == {"empty": 0, "too long": 1, "repeated": 2}
+    assert len(examples) == 1
 
 
 def test_stage_1_says_what_it_left_out(sources, miniature, run_python, tmp_path):
@@ -385,9 +385,9 @@ def test_a_language_that_a_row_lacks_is_empty(tmp_path, rows, column):
 
     languages = list(found.features["captions"])
     assert set(languages) == {language.replace("_", "-") for row in rows for language in row}
-    cells = CaptionCells(found.add_column("target", [[0.0]] * len(found)), languages, "target")
+    examples = CaptionExamples(found.add_column("target", [[0.0]] * len(found)), languages, "target")
     n_texts = sum(len(row) for row in expected)
-    assert cells.skipped["empty"] == len(found) * len(languages) - n_texts
+    assert examples.skipped["empty"] == len(found) * len(languages) - n_texts
 
     Dataset.from_list([{"captions": row} for row in rows_of_texts]).to_parquet(tmp_path / "t.parquet")
     assert [without_empty(row) for row in captions_of(tmp_path / "t.parquet")] == expected

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from benchmarks.loading import check_languages, load_model, load_rows, revision_of
+from benchmarks.files.rows import load_rows
+from benchmarks.languages import check_languages
+from benchmarks.models.loading import load_model, revision_of
 from benchmarks.recipe import InputError, launch, parse
 from training.arguments import (
     ContrastiveArguments,

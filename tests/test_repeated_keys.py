@@ -8,14 +8,14 @@ import tarfile
 
 import pytest
 
-from benchmarks.json_files import read_json, refuse_repeated_keys
-from benchmarks.loading import load_rows
+from benchmarks.files.json_files import read_json, refuse_repeated_keys
+from benchmarks.files.rows import load_rows
 from benchmarks.recipe import InputError, read_yaml
 from benchmarks.tasks.class_names import load_class_names
 from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.templates import load_templates
+from training.data.parallel_text import load_parallel_text
 from training.parallel.translation import TranslationArguments
-from training.parallel_text import load_parallel_text
 
 TWICE = "the key 'en' is given twice"
 

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 
 from benchmarks.bootstrap import intervals
 from benchmarks.encoder import Encoder
-from benchmarks.loading import load_model, load_rows
+from benchmarks.files.rows import load_rows
 from benchmarks.metrics import retrieval_ranks
+from benchmarks.models.loading import load_model
 from benchmarks.outcomes import RetrievalOutcomes
 from benchmarks.recipe import InputError
 from benchmarks.results import Result, load_results

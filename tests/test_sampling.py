@@ -9,7 +9,7 @@ from benchmarks.recipe import InputError
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.sampling import WINDOW, ShareSampler, language_shares, like_lengths, share_out
 
-LANGUAGES = np.repeat([0, 1, 3], [800, 80, 20])  # language 2 has no cell
+LANGUAGES = np.repeat([0, 1, 3], [800, 80, 20])  # language 2 has no example
 
 
 def by_temperature(temperature, seed):
@@ -17,7 +17,7 @@ def by_temperature(temperature, seed):
 
 
 def languages_of(drawn):
-    """Return how many cells of each language were drawn."""
+    """Return how many examples of each language were drawn."""
     return Counter(LANGUAGES[list(drawn)].tolist())
 
 
@@ -38,7 +38,7 @@ def test_the_lowest_temperature_keeps_the_shares_and_a_high_one_evens_them(tempe
 
 
 def test_no_cell_comes_again_before_its_whole_language_has_come():
-    # Each language has 300 of 900 draws: 20 cells come 15 times each, and of 800 cells 300 come once.
+    # Each language has 300 of 900 draws: 20 examples come 15 times each, and of 800 examples 300 come once.
     drawn = np.array(list(by_temperature(1e9, seed=0)))
     times = Counter(drawn[LANGUAGES[drawn] == 3].tolist())
     assert set(times.values()) == {15}
@@ -67,7 +67,7 @@ def test_whole_numbers_add_up():
 
 
 def test_weights_are_how_often_a_row_is_drawn():
-    # Every other cell is to be drawn three times as often: a quarter and three quarters of 900.
+    # Every other example is to be drawn three times as often: a quarter and three quarters of 900.
     weights = np.tile([1.0, 3.0], 450)
     drawn = np.array(list(ShareSampler(*language_shares(LANGUAGES, weights), seed=0)))
     assert Counter(weights[drawn].tolist()) == {1.0: 225, 3.0: 675}
@@ -89,7 +89,7 @@ def test_replayed_languages_get_their_share_of_all():
 
 def test_batches_of_like_length_come_in_random_order():
     random = np.random.default_rng(0)
-    # 500 batches of 8, and 7 cells that fill none.
+    # 500 batches of 8, and 7 examples that fill none.
     lengths = random.integers(1, 1000, 4007)
     order = random.permutation(4007)
     drawn = like_lengths(order, lengths[order], 8, random)

@@ -17,14 +17,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
-from training.data.examples import CaptionCells, Collator
+from training.data.examples import CaptionExamples, Collator
+from training.data.images import ImageViews
+from training.data.tower_cache import image_embeddings, teacher_embeddings
 from training.freezing import freeze_all_but
-from training.frozen import image_vectors, teacher_vectors
 from training.gradient_cache import cached_loss
 from training.losses import contrastive_loss
 from training.sharding import layer_classes, set_scalars_apart
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
-from training.views import ImageViews
 
 from .conftest import ROOT
 
@@ -73,7 +73,7 @@ def train(miniature, tmp_path):
         return ContrastiveTrainer(
             model=model,
             args=ContrastiveArguments(**given, model_name_or_path=""),
-            train_dataset=CaptionCells(scenes, ["en"], "image", inputs=ImageViews(scenes, 1)),
+            train_dataset=CaptionExamples(scenes, ["en"], "image", inputs=ImageViews(scenes, 1)),
             data_collator=Collator(processor.tokenizer, 77, processor.image_processor),
         )
 
@@ -81,11 +81,11 @@ def train(miniature, tmp_path):
         model = AltCLIPModel.from_teacher(str(clip), str(encoder), dropout=0.0)
         processor = AutoProcessor.from_pretrained(clip)
         freeze_all_but(model, ["text_model"])
-        targets = teacher_vectors(scenes, AutoModel.from_pretrained(clip), processor.tokenizer)
+        targets = teacher_embeddings(scenes, AutoModel.from_pretrained(clip), processor.tokenizer)
         return TeacherLearningTrainer(
             model=model,
             args=TeacherLearningArguments(**given, teacher_name_or_path="", text_encoder_name_or_path=""),
-            train_dataset=CaptionCells(scenes, ["en"], "target", inputs=targets),
+            train_dataset=CaptionExamples(scenes, ["en"], "target", inputs=targets),
             data_collator=Collator(AutoTokenizer.from_pretrained(encoder), 77, processor.image_processor),
         )
 
@@ -93,11 +93,11 @@ def train(miniature, tmp_path):
         model = AltCLIPModel.from_teacher(str(clip), str(encoder), dropout=0.0)
         freeze_all_but(model, ["text_model", "text_projection", "logit_scale"])
         processor = AutoProcessor.from_pretrained(clip)
-        image_embeds = image_vectors(ImageViews(scenes, 1), model, processor)
+        image_embeds = image_embeddings(ImageViews(scenes, 1), model, processor)
         return ContrastiveTrainer(
             model=model,
             args=ContrastiveArguments(**given, model_name_or_path=""),
-            train_dataset=CaptionCells(scenes, ["en"], "image_embeds", inputs=image_embeds),
+            train_dataset=CaptionExamples(scenes, ["en"], "image_embeds", inputs=image_embeds),
             data_collator=Collator(AutoTokenizer.from_pretrained(encoder), 77, processor.image_processor),
         )
 

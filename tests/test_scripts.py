@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from training.session import last_whole_checkpoint
+from training.run import last_complete_checkpoint
 
 from .conftest import ROOT
 from .processes import run_script
@@ -144,7 +144,7 @@ def train_with_kills(command, output_dir, n_kills, chance):
 
 
 def resume_if_begun(output_dir):
-    return ["--resume"] if last_whole_checkpoint(output_dir) else []
+    return ["--resume"] if last_complete_checkpoint(output_dir) else []
 
 
 SAVE_EVERY_STEP = ["--save_strategy", "steps", "--save_steps", "1"]
@@ -202,16 +202,16 @@ def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
     folder, _ = stages
     for step in (2, 3, 10):
         shutil.copytree(folder / "stage2/checkpoint-3", tmp_path / f"checkpoint-{step}")
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
     state = tmp_path / "checkpoint-10/trainer_state.json"
     # Half a state, and no state.
     state.write_text(state.read_text()[:50])
     (tmp_path / "checkpoint-3/trainer_state.json").unlink()
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
     # The checkpoint has the random numbers of one process.
-    assert last_whole_checkpoint(tmp_path, n_processes=2) is None
-    assert last_whole_checkpoint(tmp_path / "nowhere") is None
+    assert last_complete_checkpoint(tmp_path, n_processes=2) is None
+    assert last_complete_checkpoint(tmp_path / "nowhere") is None
 
 
 def test_results_are_files_and_a_table(finished):

@@ -6,15 +6,15 @@ from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 from benchmarks.encoder import Encoder
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
-from training.data.examples import CaptionCells, Collator
+from training.data.examples import CaptionExamples, Collator
+from training.data.tower_cache import teacher_embeddings
 from training.freezing import freeze_all_but
-from training.frozen import teacher_vectors
-from training.session import train
+from training.run import train
 from training.trainers import TeacherLearningTrainer
 
 
@@ -23,7 +23,9 @@ def stage1(miniature, tmp_path):
     """Return a function that makes a stage-1 trainer of two steps, which saves a checkpoint at the first."""
     scenes = load_dataset(str(miniature / "dataset"), split="train").select(range(16))
     teacher, teacher_processor = load_model(str(miniature / "clip"))
-    targets = teacher_vectors(scenes, teacher, teacher_processor.tokenizer, cache_dir=str(tmp_path / "cache"))
+    targets = teacher_embeddings(
+        scenes, teacher, teacher_processor.tokenizer, cache_dir=str(tmp_path / "cache")
+    )
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
 
     def stage1(**given):
@@ -46,7 +48,7 @@ def stage1(miniature, tmp_path):
         trainer = TeacherLearningTrainer(
             model=model,
             args=arguments,
-            train_dataset=CaptionCells(scenes, ["en", "zh"], "target", inputs=targets),
+            train_dataset=CaptionExamples(scenes, ["en", "zh"], "target", inputs=targets),
             data_collator=Collator(tokenizer, 77),
             processing_class=AltCLIPProcessor(teacher_processor.image_processor, tokenizer),
         )

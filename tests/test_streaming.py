@@ -13,14 +13,15 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from training.arguments import ContrastiveArguments
 from training.data.captions import find_form
-from training.data.examples import CaptionCells, Collator
-from training.data.streaming import CellStream, open_files, stable_hash
+from training.data.examples import CaptionExamples, Collator
+from training.data.loading import load_images, stream_images
+from training.data.streaming import ExampleStream, open_files, stable_hash
 from training.freezing import freeze_all_but
-from training.session import load_pictures, stream_pictures, train
+from training.run import train
 from training.trainers import ContrastiveTrainer
 
 from .conftest import ROOT
@@ -112,12 +113,12 @@ def arguments(tmp_path):
 def stream_of(folder, tmp_path, languages=LANGUAGES, **given):
     rows = open_files(str(folder), "train")
     form = find_form(rows.features, str(folder))
-    return CellStream(rows, form, languages, tmp_path / "bad_rows.0.jsonl", **given)
+    return ExampleStream(rows, form, languages, tmp_path / "bad_rows.0.jsonl", **given)
 
 
 def first_texts(stream, n):
     """Return the captions of the first `n` examples of a stream."""
-    return [cell["text"] for cell in islice(stream, n)]
+    return [item["text"] for item in islice(stream, n)]
 
 
 def captions_in(scenes, language):
@@ -128,15 +129,15 @@ def captions_in(scenes, language):
 def test_a_stream_gives_what_lies_on_the_disk(scenes, arguments, tmp_path, kind):
     """Compare in one language: the same examples in the same order, pixel for pixel, in two passes."""
     folder = WRITERS[kind](tmp_path / kind, scenes, 4)
-    on_disk = load_pictures(arguments(folder, streaming=False), None)
-    cells = CaptionCells(on_disk, ["zh"], "image")
-    expected = cells.__getitems__(range(len(cells)))
+    on_disk = load_images(arguments(folder, streaming=False), None)
+    dataset = CaptionExamples(on_disk, ["zh"], "image")
+    expected = dataset.__getitems__(range(len(dataset)))
     streamed = list(islice(stream_of(folder, tmp_path, ["zh"]), 2 * N_SCENES))
 
-    assert [cell["text"] for cell in expected] == captions_in(scenes, "zh")
-    assert [cell["text"] for cell in streamed] == 2 * captions_in(scenes, "zh")
-    for cell, other in zip(streamed, 2 * expected, strict=True):
-        assert cell["image"].tobytes() == other["image"].convert("RGB").tobytes()
+    assert [item["text"] for item in expected] == captions_in(scenes, "zh")
+    assert [item["text"] for item in streamed] == 2 * captions_in(scenes, "zh")
+    for item, other in zip(streamed, 2 * expected, strict=True):
+        assert item["image"].tobytes() == other["image"].convert("RGB").tobytes()
 
 
 def test_a_row_shows_another_language_in_every_pass(scenes, tmp_path):
@@ -148,15 +149,15 @@ def test_a_row_shows_another_language_in_every_pass(scenes, tmp_path):
     captions_of_row = {stable_hash(captions["en"]): captions for _, captions in scenes}
     for start in (0, N_SCENES, 2 * N_SCENES):
         in_pass = examples[start : start + N_SCENES]
-        assert {cell["row_id"] for cell in in_pass} == captions_of_row.keys()
+        assert {item["row_id"] for item in in_pass} == captions_of_row.keys()
     for row_id, captions in captions_of_row.items():
-        shown = [cell["text"] for cell in examples if cell["row_id"] == row_id]
+        shown = [item["text"] for item in examples if item["row_id"] == row_id]
         assert sorted(shown) == sorted(captions.values())
 
     # A pass of twenty rows is shared between the three languages.
     for language in LANGUAGES:
         texts = captions_in(scenes, language)
-        n_shown = sum(cell["text"] in texts for cell in first_pass)
+        n_shown = sum(item["text"] in texts for item in first_pass)
         # 20 / 3 = 6.7
         assert n_shown in (6, 7, 8)
 
@@ -166,7 +167,7 @@ def test_rows_of_equal_english_share_an_id(scenes, tmp_path):
     captions = [("key", "a"), ("key", "b"), ("bell", "a"), ("", "a"), (None, "a")]
     rows = [(image, {"en": english, "zh": chinese, "es": None}) for english, chinese in captions]
     stream = stream_of(write_parquet(tmp_path / "rows", rows, 1), tmp_path, ["zh"])
-    ids = [cell["row_id"] for cell in islice(stream, 5)]
+    ids = [example["row_id"] for example in islice(stream, 5)]
     assert ids[0] == ids[1] == stable_hash("key")
     # Empty and missing English are one.
     assert ids[3] == ids[4]
@@ -206,15 +207,15 @@ def test_a_shuffled_stream_differs_by_pass_and_seed_alone(scenes, tmp_path):
         assert sorted(texts[N_SCENES:]) == sorted(captions_in(scenes, "en"))
 
 
-def trainer_of(arguments, cells, collator_class=Collator):
+def trainer_of(arguments, examples, collator_class=Collator):
     model, processor = load_model(arguments.model_name_or_path)
     freeze_all_but(model, arguments.trainable)
     collator = collator_class(processor.tokenizer, arguments.max_text_length, processor.image_processor)
-    return ContrastiveTrainer(model=model, args=arguments, train_dataset=cells, data_collator=collator)
+    return ContrastiveTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collator)
 
 
 def train_on_stream(arguments):
-    trainer = trainer_of(arguments, stream_pictures(arguments, arguments.languages))
+    trainer = trainer_of(arguments, stream_images(arguments, arguments.languages))
     train(trainer, arguments)
     return trainer.model.state_dict()
 
@@ -237,13 +238,13 @@ def test_a_stream_trains_like_what_lies_on_the_disk(scenes, altclip_folder, argu
         **SGD,
     }
     of_stream = arguments(write_tars(tmp_path / "tars", scenes, 5), **given)
-    trainer = trainer_of(of_stream, stream_pictures(of_stream, ["es"]))
+    trainer = trainer_of(of_stream, stream_images(of_stream, ["es"]))
     trainer.train()
     weights = trainer.model.state_dict()
 
     twice = write_tars(tmp_path / "twice", 2 * scenes, 10)
     of_disk = arguments(twice, streaming=False, **given)
-    trainer = trainer_of(of_disk, CaptionCells(load_pictures(of_disk, None), ["es"], "image"))
+    trainer = trainer_of(of_disk, CaptionExamples(load_images(of_disk, None), ["es"], "image"))
     trainer.train()
     expected = trainer.model.state_dict()
 
@@ -262,9 +263,9 @@ class Recorder(Collator):
 
     texts: list[list[str]] = []
 
-    def __call__(self, cells):
-        self.texts.append([cell["text"] for cell in cells])
-        return super().__call__(cells)
+    def __call__(self, examples):
+        self.texts.append([example["text"] for example in examples])
+        return super().__call__(examples)
 
 
 def train_on_a_share(rank, arguments, out):
@@ -272,7 +273,7 @@ def train_on_a_share(rank, arguments, out):
     torch.set_num_threads(1)
     arguments = ContrastiveArguments(**arguments)
     assert arguments.world_size == 2
-    trainer = trainer_of(arguments, stream_pictures(arguments, ["en"]), Recorder)
+    trainer = trainer_of(arguments, stream_images(arguments, ["en"]), Recorder)
 
     opened = set()
 
@@ -363,7 +364,7 @@ def bad_rows_in(path):
 @pytest.mark.parametrize("kind", ["parquet", "tars"])
 def test_bad_images_on_the_disk_are_set_aside_and_named(scenes, arguments, tmp_path, capsys, kind):
     given = arguments(WRITERS[kind](tmp_path / "rows", broken(scenes), 4), streaming=False)
-    assert len(load_pictures(given, None)) == 18
+    assert len(load_images(given, None)) == 18
     assert "Skipped 2 rows with bad images, listed in" in capsys.readouterr().out
     report = bad_rows_in(tmp_path / "out/bad_rows.jsonl")
     assert [line["row"] for line in report] == [3, 11]
@@ -371,7 +372,7 @@ def test_bad_images_on_the_disk_are_set_aside_and_named(scenes, arguments, tmp_p
 
     given.bad_rows = "error"
     with pytest.raises(InputError, match="2 of 20 images cannot be decoded, row 3 first"):
-        load_pictures(given, None)
+        load_images(given, None)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -392,7 +393,7 @@ def test_bad_images_in_a_stream_are_set_aside_and_named_once(
     report = bad_rows_in(tmp_path / "out/bad_rows.0.jsonl")
     named = sorted((Path(line["file"]).name, line["row"], line["path"]) for line in report)
     assert named == [("00000.tar", 3, "000003.png"), ("00002.tar", 1, "000011.png")]
-    assert all("cannot identify image" in line["problem"] for line in report)
+    assert all("Pillow knows no such format" in line["problem"] for line in report)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -401,14 +402,14 @@ def test_bad_images_in_a_stream_are_refused_where_that_is_asked(
 ):
     rows = write_tars(tmp_path / "rows", broken(scenes), 4)
     given = {"model_name_or_path": str(altclip_folder), "dataloader_num_workers": n_workers}
-    message = "image 000003.png in row 3 of .*00000.tar cannot be decoded: Unidentified.*--bad_rows set_aside"
+    message = "image 000003.png in row 3 of .*00000.tar cannot be decoded: Pillow knows.*--bad_rows set_aside"
     with pytest.raises(InputError, match=message):
         train_on_stream(arguments(rows, bad_rows="error", **given))
 
 
 def test_an_unknown_treatment_of_bad_rows_is_refused(arguments):
     with pytest.raises(InputError, match="bad_rows is 'skip': choose from set_aside, error"):
-        stream_pictures(arguments("rows", bad_rows="skip"), None)
+        stream_images(arguments("rows", bad_rows="skip"), None)
 
 
 def test_files_without_a_good_row_end_the_run(scenes, tmp_path):
@@ -445,20 +446,20 @@ def test_languages_that_no_column_tells_must_be_named(scenes, arguments, tmp_pat
 
     message = "column 'text' .* states its languages row by row: give those to train on with --languages"
     with pytest.raises(InputError, match=message):
-        stream_pictures(given, None)
-    assert next(iter(stream_pictures(given, ["es"])))["text"] == "clave"
+        stream_images(given, None)
+    assert next(iter(stream_images(given, ["es"])))["text"] == "clave"
     with pytest.raises(InputError, match="'--languages': .*did you mean 'zh'"):
-        stream_pictures(given, ["es", "cn"])
+        stream_images(given, ["es", "cn"])
 
 
 def test_data_that_is_not_there_is_refused(scenes, arguments, tmp_path):
     with pytest.raises(InputError, match="'no/such/rows' does not exist"):
-        stream_pictures(arguments("no/such/rows"), None)
+        stream_images(arguments("no/such/rows"), None)
     rows = write_parquet(tmp_path / "rows", scenes, 2)
     with pytest.raises(InputError, match="split 'test' cannot be loaded"):
-        stream_pictures(arguments(rows, split="test"), None)
+        stream_images(arguments(rows, split="test"), None)
     with pytest.raises(InputError, match="no text in language xx: choose from en zh es"):
-        stream_pictures(arguments(rows), ["xx"])
+        stream_images(arguments(rows), ["xx"])
 
 
 @pytest.mark.parametrize(

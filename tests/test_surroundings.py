@@ -22,7 +22,7 @@ PACKAGES = ["modeling_altclip", "benchmarks", "model_cards", "training"]
 # Scripts one after the other, each in a process that is forked from one that has imported the libraries.
 DRIVER = """
 import json, os, runpy, sys
-import benchmarks.zero_shot, training.session, training.trainers
+import benchmarks.zero_shot, training.run, training.trainers
 
 def run(words):
     if words[0] == "-m":

@@ -16,9 +16,9 @@ from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.reading import read_rows
 from training.arguments import ContrastiveArguments
 from training.data.captions import find_form
+from training.data.loading import load_images
 from training.data.preview import first_captions
-from training.data.streaming import CellStream, open_files
-from training.session import load_pictures
+from training.data.streaming import ExampleStream, open_files
 
 from .replicas import write_tar
 
@@ -68,7 +68,7 @@ def arguments_for(folder, tmp_path, **given):
 
 def on_disk(folder, tmp_path, languages=("en",)):
     """Return `{number of the picture: captions}` as training reads them."""
-    rows = load_pictures(arguments_for(folder, tmp_path), list(languages) or None)
+    rows = load_images(arguments_for(folder, tmp_path), list(languages) or None)
     found = {}
     for row in rows.cast_column("image", Image()):
         number = number_in(row["image"])
@@ -80,10 +80,10 @@ def in_a_stream(folder, tmp_path, languages=("en",)):
     """Return the same of one pass of a stream."""
     rows = open_files(str(folder), "train")
     form = find_form(rows.features, str(folder), languages=list(languages) or None)
-    stream = CellStream(rows, form, list(languages) or form.available, tmp_path / "bad.jsonl")
+    stream = ExampleStream(rows, form, list(languages) or form.available, tmp_path / "bad.jsonl")
     stream.named = set()
-    cells = [stream.cell(row, 0) for row in rows]
-    return {number_in(cell["image"]): {"en": [cell["text"]]} for cell in cells if cell}
+    examples = [stream.example(row, 0) for row in rows]
+    return {number_in(example["image"]): {"en": [example["text"]]} for example in examples if example}
 
 
 def as_a_task(folder, tmp_path, streaming, **columns):
@@ -204,7 +204,7 @@ def test_fields_of_json_are_those_of_all_samples(tmp_path, read):
 def test_a_stream_refuses_columns_that_only_later_samples_have(tmp_path, monkeypatch, file, content, named):
     """Refuse those of later tars too: no other than the first is fetched to learn the columns."""
     # Sample 4 is then beyond those that tell a stream its columns.
-    monkeypatch.setattr("benchmarks.tars.N_SEEN", 3)
+    monkeypatch.setattr("benchmarks.files.tars.N_SEEN", 3)
     members = {}
     for number in range(5):
         members[f"{number}.jpg"] = picture(number, "jpg")

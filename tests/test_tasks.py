@@ -13,8 +13,8 @@ import pytest
 import yaml
 from datasets import ClassLabel, Image, Json, List, Value
 
+from benchmarks.files.table_cells import texts_of
 from benchmarks.recipe import InputError
-from benchmarks.table_cells import texts_of
 from benchmarks.tasks.checks import METRICS
 from benchmarks.tasks.class_names import class_names_of, languages_of
 from benchmarks.tasks.description import describe
@@ -495,7 +495,7 @@ def test_files_that_do_not_agree_are_named(tmp_path):
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt has 2 lines, XTD10/test_image_names.txt 6"):
         read_rows(task, ["pl"])
     (tmp_path / task.data_files["pl"]).write_bytes("狗\n".encode("gbk"))
-    with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, at byte 0: save it as UTF-8"):
+    with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, in line 1: save it as UTF-8"):
         read_rows(task, ["pl"])
     next((tmp_path / "images").rglob("*000002.jpg")).unlink()
     with pytest.raises(InputError, match="images lacks 1 of 6 images: COCO_val2014_000000000002.jpg"):
@@ -530,7 +530,7 @@ def test_files_of_captions_that_do_not_agree_are_named(tmp_path):
     with pytest.raises(InputError, match="test_1kcaptions_pl.txt has 2 lines, XTD10/test_image_names.txt 6"):
         read_rows(task, ["pl"])
     polish.write_bytes("狗\n".encode("gbk"))
-    with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, at byte 0: save it as UTF-8"):
+    with pytest.raises(InputError, match="test_1kcaptions_pl.txt' is not UTF-8, in line 1: save it as UTF-8"):
         read_rows(task, ["pl"])
 
     next((tmp_path / "images").rglob("*000002.jpg")).unlink()

@@ -14,13 +14,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from benchmarks.recipe import InputError, parse
 from modeling_altclip import AltCLIPDualEncoderModel
+from training.data.parallel_text import load_parallel_text
 from training.parallel.pretraining import (
     MaskingCollator,
     TextPretrainingArguments,
-    Translations,
+    TranslationPairs,
     load_for_masking,
 )
-from training.parallel_text import load_parallel_text
 
 from .conftest import ROOT, VISION
 
@@ -38,20 +38,20 @@ def rows_of(*captions):
 
 
 def test_pairs_are_translations_of_one_row_in_two_chosen_languages(rows):
-    translations = Translations(rows, ["de", "bn", "zh"], pairs=1.0, seed=1)
+    translations = TranslationPairs(rows, ["de", "bn", "zh"], pairs=1.0, seed=1)
     seen = set()
     # Six ordered pairs, each drawn about 33 times.
     for index in range(200):
         example = translations[index]
         first, second = example["languages"]
-        row = rows[int(translations.cells[index][0])]["captions"]
+        row = rows[int(translations.places[index][0])]["captions"]
         assert example["texts"] == row[first] + row[second]
         seen.add((first, second))
     assert seen == set(permutations(["de", "bn", "zh"], 2))
 
 
 def test_the_share_of_pairs_is_the_one_asked_for(rows):
-    translations = Translations(rows, ["de", "bn", "zh"], pairs=0.3, seed=1)
+    translations = TranslationPairs(rows, ["de", "bn", "zh"], pairs=0.3, seed=1)
     # One text and, in 30 % of the draws, a second; 0.08 is four standard errors of the mean of 600.
     counts = [len(translations[index]["texts"]) for index in range(600)]
     assert np.mean(counts) == pytest.approx(1.3, abs=0.08)
@@ -63,17 +63,17 @@ def test_what_is_missing_is_not_drawn():
         {"en": "cat", "de": "", "fr": None},
         {"en": None, "de": "", "fr": None},
     )
-    translations = Translations(rows, ["en", "de"], 1.0, 0)
+    translations = TranslationPairs(rows, ["en", "de"], 1.0, 0)
     assert len(translations) == 3
     assert translations.n_empty == 1
     drawn = [sorted(translations[index]["texts"]) for index in range(3)]
-    # A cell for each text of the first two rows; the third has none. "cat" has no partner.
+    # An example for each text of the first two rows; the third has none. "cat" has no partner.
     assert drawn == [["Hund", "dog"], ["Hund", "dog"], ["cat"]]
 
 
 def test_longer_texts_are_not_drawn():
     rows = rows_of({"en": "dog", "de": "Hund", "fr": "un chien"})
-    translations = Translations(rows, ["en", "de", "fr"], 1.0, 0, max_characters=4)
+    translations = TranslationPairs(rows, ["en", "de", "fr"], 1.0, 0, max_characters=4)
     drawn = set()
     for epoch in range(20):
         translations.set_epoch(epoch)
@@ -83,7 +83,7 @@ def test_longer_texts_are_not_drawn():
 
 def test_draws_depend_on_seed_epoch_and_row_alone(rows):
     def draws(seed, epoch):
-        translations = Translations(rows, ["de", "bn", "zh"], 0.5, seed)
+        translations = TranslationPairs(rows, ["de", "bn", "zh"], 0.5, seed)
         translations.set_epoch(epoch)
         return [translations[index] for index in (5, 3, 4)]
 
@@ -93,7 +93,7 @@ def test_draws_depend_on_seed_epoch_and_row_alone(rows):
 
 
 def test_only_real_tokens_are_masked(rows, processor):
-    translations = Translations(rows, ["de", "th"], 0.5, 1)
+    translations = TranslationPairs(rows, ["de", "th"], 0.5, 1)
     examples = [translations[index] for index in range(300)]
     tokenizer = processor.tokenizer
     batch = MaskingCollator(tokenizer, 77, 0.3)(examples)
@@ -123,7 +123,7 @@ def test_both_texts_are_cut_to_fit(processor):
 
 
 def test_masks_depend_on_the_examples_alone(rows, processor):
-    translations = Translations(rows, ["de", "th"], 0.5, 1)
+    translations = TranslationPairs(rows, ["de", "th"], 0.5, 1)
     collator = MaskingCollator(processor.tokenizer, 77, 0.3)
     first = [translations[index] for index in (0, 1, 2)]
     second = [translations[index] for index in (3, 4, 5)]
@@ -232,6 +232,6 @@ def test_bad_encoders_are_refused(miniature, processor, tmp_path):
 
 def test_bad_captions_are_refused():
     with pytest.raises(InputError, match="a row has several captions in de"):
-        Translations(rows_of({"en": "dog", "de": ["Hund", "Köter"]}), ["en", "de"], 1.0, 0)
+        TranslationPairs(rows_of({"en": "dog", "de": ["Hund", "Köter"]}), ["en", "de"], 1.0, 0)
     with pytest.raises(InputError, match="no row has a text in fr"):
-        Translations(rows_of({"en": "dog", "fr": ""}), ["fr"], 1.0, 0)
+        TranslationPairs(rows_of({"en": "dog", "fr": ""}), ["fr"], 1.0, 0)

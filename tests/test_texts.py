@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from benchmarks.encoder import CachedEncoder, written
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import (
     AltCLIPDualEncoderConfig,
@@ -42,7 +42,7 @@ from modeling_altclip import (
 )
 from modeling_altclip.texts_altclip import is_blank, readable_tokens
 from training.data.examples import Collator, has_text
-from training.frozen import check_distinct
+from training.data.tower_cache import check_distinct
 
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 # Of unequal lengths, the longest in the middle.

@@ -8,15 +8,15 @@ from datasets import Dataset, load_dataset
 from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer
 
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
-from training.data.examples import CaptionCells, Collator
+from training.data.examples import CaptionExamples, Collator
+from training.data.images import ImageViews
+from training.data.tower_cache import image_embeddings, teacher_embeddings
 from training.freezing import freeze_all_but
-from training.frozen import image_vectors, teacher_vectors
 from training.trainers import MAX_LOGIT_SCALE, ContrastiveTrainer, TeacherLearningTrainer, by_length
-from training.views import ImageViews
 
 TRAINABLE = ["text_model", "text_projection", "logit_scale"]
 # Three steps of eight examples.
@@ -74,21 +74,23 @@ def contrastive(altclip, scenes, miniature, arguments, *, cached=False, trainer_
     tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
     images = ImageViews(scenes, 1)
     if cached:
-        embeddings = image_vectors(images, altclip, clip_processor)
-        cells = CaptionCells(scenes, ["en", "zh"], "image_embeds", inputs=embeddings)
+        embeddings = image_embeddings(images, altclip, clip_processor)
+        examples = CaptionExamples(scenes, ["en", "zh"], "image_embeds", inputs=embeddings)
     else:
-        cells = CaptionCells(scenes, ["en", "zh"], "image", inputs=images)
+        examples = CaptionExamples(scenes, ["en", "zh"], "image", inputs=images)
     return trainer_class(
         model=altclip,
         args=arguments,
-        train_dataset=cells,
+        train_dataset=examples,
         data_collator=Collator(tokenizer, 77, clip_processor.image_processor),
     )
 
 
-def teacher_learning(altclip, arguments, cells, collator):
+def teacher_learning(altclip, arguments, examples, collator):
     freeze_all_but(altclip, ["text_model"])
-    return TeacherLearningTrainer(model=altclip, args=arguments, train_dataset=cells, data_collator=collator)
+    return TeacherLearningTrainer(
+        model=altclip, args=arguments, train_dataset=examples, data_collator=collator
+    )
 
 
 def snapshot(module):
@@ -202,9 +204,9 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, tokenizer,
     targets = torch.randn(2048, 128, generator=torch.Generator().manual_seed(0))
     captions = [{"en": name} for name in ("key", "bell", "fire", "ghost")] * 512
     rows = Dataset.from_dict({"captions": captions, "target": targets.numpy()})
-    cells = CaptionCells(rows, ["en"], "target")
+    examples = CaptionExamples(rows, ["en"], "target")
     collator = Collator(tokenizer, 77)
-    trainer = teacher_learning(altclip, stage1(), cells, collator)
+    trainer = teacher_learning(altclip, stage1(), examples, collator)
     bias = altclip.text_model.transformation.bias
 
     gradients = set()
@@ -212,7 +214,7 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, tokenizer,
     torch.set_num_threads(2)
     for _ in range(5):
         altclip.zero_grad()
-        batch = collator(cells.__getitems__(range(2048)))
+        batch = collator(examples.__getitems__(range(2048)))
         trainer.compute_loss(altclip, batch).backward()
         gradients.add(bias.grad.numpy().tobytes())
     torch.set_num_threads(threads)
@@ -223,8 +225,8 @@ def test_gradients_of_repeated_texts_are_the_same_every_time(altclip, tokenizer,
 
 def test_encoding_by_length_changes_nothing(altclip, scenes, tokenizer):
     """Compare embeddings and gradients of one group with those of four groups."""
-    cells = CaptionCells(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target")
-    batch = Collator(tokenizer, 77)(cells.__getitems__(range(23)))
+    examples = CaptionExamples(scenes.add_column("target", [[0.0]] * 64), ["en", "vi"], "target")
+    batch = Collator(tokenizer, 77)(examples.__getitems__(range(23)))
     shapes = []
 
     def record_shape(module, args, inputs):
@@ -260,8 +262,8 @@ def test_accumulation_means_instead_of_summing(altclip, scenes, miniature, argum
         altclip.load_state_dict(start)
         args = arguments(gradient_accumulation_steps=steps, max_steps=1, logging_steps=1)
         trainer = contrastive(altclip, scenes, miniature, args)
-        # One cell 16 times: each of two batches of eight is the same.
-        trainer.train_dataset.cells = trainer.train_dataset.cells[:1].repeat(16, axis=0)
+        # One example 16 times: each of two batches of eight is the same.
+        trainer.train_dataset.places = trainer.train_dataset.places[:1].repeat(16, axis=0)
         trainer.train()
         first_entries[steps] = trainer.state.log_history[0]
 
@@ -315,11 +317,11 @@ def test_unknown_trainable_part_is_refused(altclip):
 @pytest.mark.parametrize("objective", ["mse", "cosine"])
 def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, objective):
     teacher, processor = load_model(str(miniature / "clip"))
-    targets = teacher_vectors(scenes, teacher, processor.tokenizer)
-    cells = CaptionCells(scenes, ["en", "zh"], "target", inputs=targets)
+    targets = teacher_embeddings(scenes, teacher, processor.tokenizer)
+    examples = CaptionExamples(scenes, ["en", "zh"], "target", inputs=targets)
     before = snapshot(altclip)
     args = stage1(max_steps=40, logging_steps=5, per_device_train_batch_size=32, objective=objective)
-    trainer = teacher_learning(altclip, args, cells, Collator(tokenizer, 77))
+    trainer = teacher_learning(altclip, args, examples, Collator(tokenizer, 77))
     trainer.train()
     losses = logged_losses(trainer)
     assert losses[-1] < 0.7 * losses[0]
@@ -331,12 +333,12 @@ def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, 
 
 
 def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, tokenizer, stage1):
-    cells = CaptionCells(scenes.add_column("target", [[0.0] * 128] * 64), ["en", "zh", "th"], "target")
+    examples = CaptionExamples(scenes.add_column("target", [[0.0] * 128] * 64), ["en", "zh", "th"], "target")
     padding = {}
     drawn = {}
     for strategy in ("random", "group_by_length"):
         args = stage1(train_sampling_strategy=strategy)
-        trainer = teacher_learning(altclip, args, cells, Collator(tokenizer, 77))
+        trainer = teacher_learning(altclip, args, examples, Collator(tokenizer, 77))
         batches = list(trainer.get_train_dataloader())
         padding[strategy] = sum((batch["attention_mask"] == 0).sum().item() for batch in batches)
         row_ids = torch.cat([batch["row_ids"] for batch in batches])
@@ -351,16 +353,16 @@ def test_temperature_favours_small_languages(altclip, tokenizer, stage1):
     chinese = [f"钥匙 {number}" for number in range(8)] + [None] * 48
     captions = [{"en": f"key {number}", "zh": text} for number, text in enumerate(chinese)]
     rows = Dataset.from_dict({"captions": captions, "target": [[0.0] * 128] * 56})
-    cells = CaptionCells(rows, ["en", "zh"], "target")
+    examples = CaptionExamples(rows, ["en", "zh"], "target")
     texts = []
     collator = Collator(tokenizer, 77)
 
     def collate(batch):
-        texts.extend(cell["text"] for cell in batch)
+        texts.extend(example["text"] for example in batch)
         return collator(batch)
 
     args = stage1(max_steps=16, temperature=1e9)
-    teacher_learning(altclip, args, cells, collate).train()
+    teacher_learning(altclip, args, examples, collate).train()
     # 64 captions an epoch, in eight batches
     epochs = texts[:64], texts[64:128]
     for epoch in epochs:

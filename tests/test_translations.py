@@ -20,8 +20,9 @@ from transformers import (
     NllbTokenizer,
 )
 
-from benchmarks.loading import load_rows
+from benchmarks.files.rows import load_rows
 from benchmarks.recipe import InputError, parse
+from training.data.parallel_text import load_parallel_text
 from training.parallel import translation
 from training.parallel.translation import (
     TranslationArguments,
@@ -31,10 +32,9 @@ from training.parallel.translation import (
     translate_all,
     with_translations,
 )
-from training.parallel_text import load_parallel_text
 
 from .conftest import ROOT
-from .test_pictures import encoded
+from .test_training_images import encoded
 
 # Our codes -> NLLB's
 CODES = {"en": "eng_Latn", "es": "spa_Latn", "ja": "jpn_Jpan"}

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.loading import load_rows
+from benchmarks.files.rows import load_rows
 from benchmarks.recipe import InputError
-from training.parallel_text import load_parallel_text
+from training.data.parallel_text import load_parallel_text
 
 ROW = {"en": "a", "fr": "b"}
 CAPTIONS = {"en": ["a"], "fr": ["b"]}

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.encoder import Encoder
-from benchmarks.loading import load_model, load_rows
+from benchmarks.files.rows import load_rows
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import evaluate_zero_shot

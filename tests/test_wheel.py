@@ -187,7 +187,7 @@ for module in ours:
     assert here in Path(module.__file__).parents, module
 for name in ("training", "benchmarks", "model_cards"):
     assert name not in sys.modules
-assert altclip.training.session.InputError is altclip.benchmarks.recipe.InputError
+assert altclip.training.run.InputError is altclip.benchmarks.recipe.InputError
 
 from altclip.benchmarks.tasks.loading import all_task_names, load_task
 assert len([load_task(name) for name in all_task_names()]) > 40

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from transformers import AutoProcessor, set_seed
 
 from benchmarks.extras import of_extra
-from benchmarks.loading import save_model
 from benchmarks.models.kinds import load_tokenizer
+from benchmarks.models.loading import save_model
 from benchmarks.results import Result, format_table
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 

@@ -355,7 +355,7 @@ class PairArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
-class FrozenTowerArguments(StageArguments):
+class _FrozenTowerArguments(StageArguments):
     """Arguments of the stages with a frozen tower: where and how its embeddings are cached."""
 
     # Data
@@ -407,7 +407,7 @@ class TeacherArguments(PairArguments):
 
 
 @dataclass(kw_only=True)
-class TeacherLearningArguments(FrozenTowerArguments):
+class TeacherLearningArguments(_FrozenTowerArguments):
     """Stage 1: the multilingual text tower learns the teacher's embeddings.
 
     `dataset` may be any parallel text (`parallel_text.py`). To add languages to a finished model, give it as
@@ -585,7 +585,7 @@ class TeacherLearningArguments(FrozenTowerArguments):
 
 
 @dataclass(kw_only=True)
-class ContrastiveArguments(PairArguments, FrozenTowerArguments):
+class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
     """Stage 2: contrastive learning with a frozen image tower.
 
     Raises:
@@ -732,3 +732,9 @@ class DiffusionArguments(StageArguments):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which diffusion training lacks: leave it out"
                 )
+
+
+def say(arguments: StageArguments, message: str) -> None:
+    """Print on the main process."""
+    if arguments.process_index == 0:
+        print(message)

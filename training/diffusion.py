@@ -12,8 +12,8 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.extras import of_extra
-from benchmarks.models.kinds import UNREADABLE, check_folder
-from benchmarks.recipe import InputError
+from benchmarks.models.kinds import UNREADABLE
+from benchmarks.recipe import InputError, check_folder
 from modeling_altclip import AltCLIPTextModel
 from modeling_altclip.texts_altclip import tokenize
 

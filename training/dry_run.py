@@ -17,12 +17,11 @@ from benchmarks.models.kinds import load_tokenizer
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
 from modeling_altclip.texts_altclip import tokenize
 
-from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments
+from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments, say
 from .data.preview import first_captions
-from .freezing import IMAGE_PARTS, freeze_all_but, learns
+from .freezing import IMAGE_PARTS, TEXT_PARTS, freeze_all_but, learns
 from .model_checks import check_models, check_tokenizers
 from .output_folder import examples_per_step
-from .session import say
 
 _GIB = 2**30  # bytes
 _FLOAT32 = 4  # bytes
@@ -107,7 +106,7 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
         model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
 
     if isinstance(arguments, TeacherLearningArguments):
-        freeze_all_but(model, ["text_model"])
+        freeze_all_but(model, TEXT_PARTS)
     elif isinstance(arguments, ContrastiveArguments):
         freeze_all_but(model, arguments.trainable)
     return model

@@ -1,11 +1,14 @@
 """Freeze parts of a model, and tell which parts learn."""
 
+from collections.abc import Iterable
+
 from torch import nn
 
 IMAGE_PARTS = ("vision_model", "visual_projection")
+TEXT_PARTS = ("text_model",)  # all that stage 1 trains
 
 
-def freeze_all_but(model: nn.Module, trainable: list[str]) -> None:
+def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
     """Freeze all parameters except those whose name, or whose part's name, is in `trainable`.
 
     Raises:
@@ -55,4 +58,4 @@ def eval_frozen_parts(model: nn.Module) -> None:
             part.eval()
 
 
-__all__ = ["IMAGE_PARTS", "eval_frozen_parts", "freeze_all_but", "learns"]
+__all__ = ["IMAGE_PARTS", "TEXT_PARTS", "eval_frozen_parts", "freeze_all_but", "learns"]

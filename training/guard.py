@@ -10,11 +10,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from benchmarks.encoder import Encoder
 from benchmarks.recipe import InputError
 
-from .arguments import ContrastiveArguments
+from .arguments import ContrastiveArguments, say
 from .data.examples import caption_columns, has_text
-from .frozen import on_device
+from .data.tower_cache import on_device
 from .held_texts import HeldTexts
-from .session import say
 from .validation import load_evaluated, mean_recall
 
 _RECORD = "kept.json"

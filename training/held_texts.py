@@ -16,8 +16,8 @@ from modeling_altclip import embed_texts
 from modeling_altclip.texts_altclip import is_blank
 
 from .arguments import ContrastiveArguments
-from .data.examples import CaptionCells, texts_of
-from .parallel_text import load_parallel_text
+from .data.examples import CaptionExamples, texts_of
+from .data.parallel_text import load_parallel_text
 
 _MOST_WATCHED = 1000  # a nearest neighbour among so many says enough
 
@@ -72,7 +72,10 @@ def moved(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
 
 
 def hold_texts(
-    arguments: ContrastiveArguments, model: PreTrainedModel, processor: ProcessorMixin, cells: CaptionCells
+    arguments: ContrastiveArguments,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    examples: CaptionExamples,
 ) -> HeldTexts | None:
     """Embed the texts to hold: those of `hold_dataset`, or the captions where the recipe names none.
 
@@ -85,9 +88,9 @@ def hold_texts(
     if arguments.hold == 0:
         return None
     if arguments.hold_dataset is None:
-        # `cells.texts` are columns of captions, each with None where a row has no text.
+        # `examples.texts` are columns of captions, each with None where a row has no text.
         texts = set()
-        for column in cells.texts:
+        for column in examples.texts:
             texts.update(text for text in column.to_pylist() if text)
     else:
         rows, _ = load_parallel_text(arguments.hold_dataset, arguments.hold_split)

@@ -5,8 +5,8 @@ python training/run_ablation.py training/recipes/ablation/miniature.yaml
 
 from pathlib import Path
 
-from benchmarks.models.kinds import TEACHER, TEXT_TOWER, check_folder, check_kind
-from benchmarks.recipe import launch
+from benchmarks.models.kinds import TEACHER, TEXT_TOWER, check_kind
+from benchmarks.recipe import check_folder, launch
 from benchmarks.results import load_results
 from benchmarks.tasks.loading import load_task
 from training.ablation import (

@@ -5,14 +5,14 @@ accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusio
 Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 """
 
-from benchmarks.loading import check_languages
+from benchmarks.languages import check_languages
 from benchmarks.models.kinds import load_tokenizer, readable
 from benchmarks.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from training.arguments import DiffusionArguments
 from training.data.captions import decoded, load_captioned
-from training.data.examples import CaptionCells
-from training.session import begin, cut_length, finish, train
+from training.data.examples import CaptionExamples
+from training.run import begin, cut_length, finish, train
 
 
 def main(arguments: DiffusionArguments) -> None:
@@ -27,11 +27,11 @@ def main(arguments: DiffusionArguments) -> None:
     pipeline = load_pipeline(arguments.diffusion_name_or_path, text_encoder, tokenizer)
     rows = decoded(load_captioned(arguments.dataset, arguments.split, arguments.languages))
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
-    cells = CaptionCells(rows, languages, "image")
+    examples = CaptionExamples(rows, languages, "image")
     # sample_size is that of the latents.
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     collator = DiffusionCollator(tokenizer, size, tokenizer.model_max_length)
-    trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=cells, data_collator=collator)
+    trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=examples, data_collator=collator)
     train(trainer, arguments)
     pipeline.save_pretrained(arguments.output_dir)
     finish(arguments, "the pipeline", f'StableDiffusionPipeline.from_pretrained("{arguments.output_dir}")')

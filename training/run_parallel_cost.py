@@ -24,7 +24,7 @@ from training.trainers import by_length
 
 
 @dataclass(kw_only=True)
-class CostArguments:
+class _CostArguments:
     """What to measure."""
 
     images: int = field(default=32, metadata={"help": "Number of images in a batch; the paper has 32."})
@@ -50,7 +50,7 @@ class CostArguments:
 class _Step:
     """The parts of a step of parallel training, on random images and captions."""
 
-    def __init__(self, arguments: CostArguments):
+    def __init__(self, arguments: _CostArguments):
         self.arguments = arguments
         self.model = _build_model().to(arguments.device).train()
         self.pixels = torch.randn(arguments.images, 3, 224, 224, device=arguments.device)
@@ -76,7 +76,7 @@ class _Step:
         )
 
 
-def main(arguments: CostArguments) -> None:
+def main(arguments: _CostArguments) -> None:
     torch.manual_seed(0)
     step = _Step(arguments)
     n = arguments.n_languages
@@ -119,7 +119,7 @@ def _build_model() -> AltCLIPDualEncoderModel:
     return AltCLIPDualEncoderModel(config)
 
 
-def _draw_captions(n_captions: int, arguments: CostArguments) -> dict[str, torch.Tensor]:
+def _draw_captions(n_captions: int, arguments: _CostArguments) -> dict[str, torch.Tensor]:
     """Draw random texts of ragged lengths, padded on the right."""
     least, most = arguments.tokens
     # Lengths are evenly spaced, the same for each language, and shuffled over all captions.
@@ -146,7 +146,7 @@ class _Seconds:
 
 
 def _measure(
-    parts: dict[str, Callable[[], torch.Tensor]], model: nn.Module, arguments: CostArguments
+    parts: dict[str, Callable[[], torch.Tensor]], model: nn.Module, arguments: _CostArguments
 ) -> dict[str, _Seconds]:
     """Measure forward and backward of each part. Parts take turns, so that a busy machine slows all alike."""
     seconds = {part: _Seconds() for part in parts}
@@ -168,4 +168,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    launch(main, CostArguments, one_process=True)
+    launch(main, _CostArguments, one_process=True)

@@ -3,19 +3,20 @@
 accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 """
 
-from benchmarks.loading import check_languages
+from benchmarks.languages import check_languages
 from benchmarks.recipe import launch
+from training.arguments import say
+from training.data.images import EpochCallback
+from training.data.parallel_text import load_parallel_text
 from training.parallel.pretraining import (
     MaskingCollator,
     TextPretrainingArguments,
-    Translations,
+    TranslationPairs,
     load_for_masking,
     save_encoder,
 )
-from training.parallel_text import load_parallel_text
-from training.session import begin, cut_length, finish, say, train
+from training.run import begin, cut_length, finish, train
 from training.trainers import AltCLIPTrainer
-from training.views import EpochCallback
 
 
 def main(arguments: TextPretrainingArguments) -> None:
@@ -31,7 +32,9 @@ def main(arguments: TextPretrainingArguments) -> None:
     say(arguments, f"Skipped {n_without_english} rows without English.")
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
 
-    translations = Translations(rows, languages, arguments.pairs, arguments.seed, arguments.max_characters)
+    translations = TranslationPairs(
+        rows, languages, arguments.pairs, arguments.seed, arguments.max_characters
+    )
     collator = MaskingCollator(tokenizer, cut_length(arguments, model), arguments.mask_probability)
     trainer = AltCLIPTrainer(
         model=model,

@@ -5,13 +5,14 @@ from datasets import Dataset
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from benchmarks.embedding_cache import CachedColumn
-from benchmarks.loading import check_languages, load_model
+from benchmarks.languages import check_languages
 from benchmarks.models.kinds import load_tokenizer, readable
+from benchmarks.models.loading import load_model
 from modeling_altclip import AltCLIPModel
 
 from .arguments import TeacherLearningArguments
 from .data.examples import texts_of
-from .frozen import teacher_vectors
+from .data.tower_cache import teacher_embeddings
 from .vocabulary import extend_tokenizer
 
 
@@ -77,7 +78,7 @@ def languages_to_replay(
     return check_languages(arguments.replay_languages, available) if arguments.replay_languages else []
 
 
-def held_vectors(
+def held_embeddings(
     arguments: TeacherLearningArguments, rows: Dataset, replayed: list[str]
 ) -> dict[str, CachedColumn]:
     """Embed a finished model's own languages: these are its targets for them while it learns others.
@@ -94,5 +95,5 @@ def held_vectors(
     cache = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
     held = {}
     for language in replayed:
-        held[language] = teacher_vectors(rows, model, processor.tokenizer, language, **cache)
+        held[language] = teacher_embeddings(rows, model, processor.tokenizer, language, **cache)
     return held

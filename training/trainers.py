@@ -18,8 +18,9 @@ from transformers.utils import ModelOutput
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel
 
+from .data.images import EpochCallback
 from .data.sampling import ShareSampler, language_shares
-from .data.streaming import CellStream
+from .data.streaming import ExampleStream
 from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
@@ -28,7 +29,6 @@ from .monitoring import Watch, check_loss
 from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
 from .sharding import make_shardable, set_scalars_apart
 from .validation import Validation
-from .views import EpochCallback
 
 TEXTS = ("input_ids", "attention_mask")
 
@@ -164,13 +164,13 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     ```python
     >>> from datasets import load_dataset
     >>> from benchmarks import load_model
-    >>> from training import CaptionCells, Collator, TeacherLearningArguments, TeacherLearningTrainer
-    >>> from training import freeze_all_but, teacher_vectors
+    >>> from training import CaptionExamples, Collator, TeacherLearningArguments, TeacherLearningTrainer
+    >>> from training import freeze_all_but, teacher_embeddings
 
     >>> name, data = "outputs/miniature/altclip", "outputs/miniature/dataset"
     >>> model, processor = load_model(name)
     >>> rows = load_dataset(data, split="validation")
-    >>> target = teacher_vectors(rows, model, processor.tokenizer)  # of the English captions
+    >>> target = teacher_embeddings(rows, model, processor.tokenizer)  # of the English captions
     >>> freeze_all_but(model, ["text_model"])
     >>> arguments = TeacherLearningArguments(
     ...     model_name_or_path=name, dataset=data, output_dir="outputs/stage1", max_steps=2
@@ -178,7 +178,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     >>> trainer = TeacherLearningTrainer(
     ...     model=model,
     ...     args=arguments,
-    ...     train_dataset=CaptionCells(rows, ["en", "zh"], "target", inputs=target),
+    ...     train_dataset=CaptionExamples(rows, ["en", "zh"], "target", inputs=target),
     ...     data_collator=Collator(processor.tokenizer, max_length=77),
     ... )
     >>> trainer.train().global_step
@@ -188,21 +188,21 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     """
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
-        cells = self.train_dataset
+        examples = self.train_dataset
         args = self.args
         of_like_length = args.train_sampling_strategy == "group_by_length"
-        as_they_are = args.temperature == 1 and cells.weights is None and not args.replay_languages
+        as_they_are = args.temperature == 1 and examples.weights is None and not args.replay_languages
         if as_they_are and not of_like_length:
             return super()._get_train_sampler(train_dataset)
 
         # An example is a row and a column of captions; the column names the language.
-        language_of_example = np.asarray(cells.columns)[cells.cells[:, 1]]
+        language_of_example = np.asarray(examples.columns)[examples.places[:, 1]]
         names, languages = np.unique(language_of_example, return_inverse=True)
         replayed = np.flatnonzero(np.isin(names, args.replay_languages or []))
         shares = language_shares(
-            languages, cells.weights, temperature=args.temperature, replayed=replayed, replay=args.replay
+            languages, examples.weights, temperature=args.temperature, replayed=replayed, replay=args.replay
         )
-        lengths = cells.lengths(self.data_collator.tokenizer) if of_like_length else None
+        lengths = examples.lengths(self.data_collator.tokenizer) if of_like_length else None
         sampler = ShareSampler(*shares, args.seed, lengths, args.train_batch_size * args.world_size)
         self.add_callback(EpochCallback(sampler))
         return sampler
@@ -251,7 +251,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
     ```python
     >>> from datasets import load_dataset
     >>> from benchmarks import load_model
-    >>> from training import CaptionCells, Collator, ContrastiveArguments, ContrastiveTrainer, freeze_all_but
+    >>> from training import CaptionExamples, Collator, ContrastiveArguments, ContrastiveTrainer
+    >>> from training import freeze_all_but
 
     >>> name, data = "outputs/miniature/altclip", "outputs/miniature/dataset"
     >>> model, processor = load_model(name)
@@ -263,7 +264,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
     >>> trainer = ContrastiveTrainer(
     ...     model=model,
     ...     args=arguments,
-    ...     train_dataset=CaptionCells(rows, ["en", "zh"], "image"),
+    ...     train_dataset=CaptionExamples(rows, ["en", "zh"], "image"),
     ...     data_collator=Collator(processor.tokenizer, 77, processor.image_processor),
     ... )
     >>> trainer.train().global_step
@@ -278,12 +279,12 @@ class ContrastiveTrainer(AltCLIPTrainer):
         self.add_callback(_BoundedScale(self))
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the Trainer's loader, or one of our own for a `CellStream`.
+        """Return the Trainer's loader, or one of our own for a `ExampleStream`.
 
         A stream reads its own process's files already. With several processes accelerate would have one read
         them all, or every one read them all and leave out the others' rows: it is told that there is one.
         """
-        if not isinstance(self.train_dataset, CellStream):
+        if not isinstance(self.train_dataset, ExampleStream):
             return super().get_train_dataloader()
         loader = DataLoader(
             self.train_dataset,

@@ -9,18 +9,19 @@ from datasets import Dataset, Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import Encoder
-from benchmarks.loading import find_language, load_rows
-from benchmarks.picture_folders import refuse_missing
+from benchmarks.files.image_folders import refuse_missing
+from benchmarks.files.rows import load_rows
+from benchmarks.languages import find_language
 from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.tasks.prompt_lists import read_lists
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
 
 from .arguments import PairArguments, StageArguments
-from .data.captions import load_captioned
+from .data.captions import decoded, load_captioned
 from .data.examples import caption_columns, has_text
+from .data.tower_cache import on_device
 from .freezing import IMAGE_PARTS, learns
-from .frozen import on_device
 
 
 class Validation:
@@ -147,7 +148,7 @@ def load_evaluated(
     """
     rows = load_captioned(dataset, split, languages, text_column)
     refuse_missing(rows, dataset)
-    return rows.cast_column("image", Image())
+    return decoded(rows)
 
 
 def load_validation(

@@ -17,8 +17,9 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.commands import command_for
-from benchmarks.loading import check_model, load_model
-from benchmarks.recipe import InputError, read_text
+from benchmarks.files.text_lines import lines_of
+from benchmarks.models.loading import check_model, load_model
+from benchmarks.recipe import InputError
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.images_altclip import find_images
 from modeling_altclip.texts_altclip import is_blank
@@ -55,7 +56,7 @@ class EmbedArguments:
 
 
 @dataclass
-class Embedded:
+class _Embedded:
     """Embeddings `(items, dim)`, what is written of each item, and of each that was skipped."""
 
     embeddings: np.ndarray
@@ -117,13 +118,13 @@ def _read_lines(path: str) -> list[str]:
     """
     if not Path(path).is_file():
         raise InputError(f"texts {path!r} is no file: give a text file with one text a line")
-    lines = read_text(Path(path), "texts").removesuffix("\n").split("\n")
+    lines = list(lines_of(path, "texts"))
     if all(map(is_blank, lines)):
         raise InputError(f"texts {path!r} has no text: write one text a line")
     return lines
 
 
-def _embed_images(model: PreTrainedModel, processor: ProcessorMixin, arguments: EmbedArguments) -> Embedded:
+def _embed_images(model: PreTrainedModel, processor: ProcessorMixin, arguments: EmbedArguments) -> _Embedded:
     """Embed the images of a folder, and skip those that cannot be read."""
     found = embed_images(
         model,
@@ -137,12 +138,12 @@ def _embed_images(model: PreTrainedModel, processor: ProcessorMixin, arguments: 
     )
     items = [{"image": name} for name in found.names]
     skipped = [{"image": image.name, "reason": image.reason} for image in found.skipped]
-    return Embedded(found.embeddings, items, skipped)
+    return _Embedded(found.embeddings, items, skipped)
 
 
 def _embed_texts(
     model: PreTrainedModel, processor: ProcessorMixin, lines: list[str], arguments: EmbedArguments
-) -> Embedded:
+) -> _Embedded:
     """Embed the lines of a file, and skip those that are blank."""
     texts = [line for line in lines if not is_blank(line)]
     embeddings = embed_texts(
@@ -157,10 +158,10 @@ def _embed_texts(
     for number, line in enumerate(lines, start=1):
         if is_blank(line):
             skipped.append({"line": number, "reason": "the line is blank"})
-    return Embedded(embeddings, [{"text": text} for text in texts], skipped)
+    return _Embedded(embeddings, [{"text": text} for text in texts], skipped)
 
 
-def _save(embedded: Embedded, folder: Path) -> None:
+def _save(embedded: _Embedded, folder: Path) -> None:
     """Write the files of the output folder, the embeddings last: where they are, all is there."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / "items.jsonl", embedded.items)
@@ -175,7 +176,7 @@ def _write_lines(path: Path, rows: list[dict]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _reasons(embedded: Embedded) -> str:
+def _reasons(embedded: _Embedded) -> str:
     """Count the reasons, the most frequent first: `2 x cannot identify image file, 1 x ...`."""
     # "cannot identify image file '/photos/a.png'" is the same reason for every file.
     reasons = [re.sub(r"\s*'[^']*'", "", row["reason"]) for row in embedded.skipped]

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 import modeling_altclip  # noqa: F401  (transformers then knows our configurations)
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 
-from ..recipe import InputError
+from ..recipe import InputError, check_folder
 
 # Errors of transformers for a checkpoint that is damaged, of an unknown kind, or lacks a file.
 UNREADABLE = (
@@ -235,21 +235,4 @@ def _check_model_folder(argument: str, name_or_path: str) -> None:
             holds = f"it holds {', '.join(names[:5])}{rest}"
         raise InputError(
             f"{argument} {name_or_path!r} has no config.json, so it is no model's folder: {holds}"
-        )
-
-
-def check_folder(what: str, name_or_path: str) -> None:
-    """Refuse a local path that does not exist, which would otherwise be looked up as a Hub id.
-
-    It is a path if it is absolute, has not exactly one slash, or begins with a folder that exists here.
-
-    Raises:
-        InputError: it does not exist.
-    """
-    path = Path(name_or_path)
-    looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
-    if looks_local and not path.exists():
-        raise InputError(
-            f"{what} {name_or_path!r} does not exist: "
-            "give a folder that is there, or a Hub id like 'org/name'"
         )

@@ -8,7 +8,7 @@ from ..recipe import InputError
 from .adapter import AdaptedModel, AdaptedProcessor
 
 # Commands that install what each library needs, for messages.
-INSTALL = {
+_INSTALL = {
     "open_clip": 'pip install "altclip[open-clip]", and the torchvision that pairs with your torch',
     "sentence_transformers": 'pip install "altclip[sentence-transformers]"',
     "m_clip": "pip install sentencepiece protobuf",
@@ -21,7 +21,7 @@ def load_adapted(
     """Load `name` with the adapter of a library, which is imported only then.
 
     Args:
-        library: one of `INSTALL`.
+        library: the prefix of a model of another library, such as `open_clip`.
         load_model: loads the model of images that M-CLIP's text towers need beside them.
 
     Raises:
@@ -42,7 +42,7 @@ def load_adapted(
             model, processor = load(name, load_model)
     except ImportError as error:
         raise InputError(
-            f"model '{library}:{name}' needs more than is installed ({error}): {INSTALL[library]}"
+            f"model '{library}:{name}' needs more than is installed ({error}): {_INSTALL[library]}"
         ) from error
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise InputError(f"model '{library}:{name}' cannot be loaded: {error}") from error
@@ -57,8 +57,8 @@ def check_library(name_or_path: str) -> str | None:
         InputError: there is no adapter for the library.
     """
     library = library_of(name_or_path)
-    if library is not None and library not in INSTALL:
-        choices = ", ".join(f"{known}:" for known in INSTALL)
+    if library is not None and library not in _INSTALL:
+        choices = ", ".join(f"{known}:" for known in _INSTALL)
         raise InputError(f"model {name_or_path!r} has an unknown prefix: choose from {choices}")
     return library
 

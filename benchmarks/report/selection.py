@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..commands import evaluation_programs
-from ..loading import find_language
+from ..languages import find_language
 from ..recipe import InputError
 from ..results import Result, load_results
 from .comparison import Comparison, Number

@@ -21,9 +21,10 @@ from zipfile import BadZipFile, ZipFile
 from datasets import Dataset, Features, Image, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
-from ..json_files import parse_json, read_json
-from ..recipe import InputError, read_text
-from ..table_cells import texts_of
+from ..files.json_files import parse_json, read_json
+from ..files.table_cells import texts_of
+from ..files.text_lines import lines_of
+from ..recipe import InputError
 from .rows import Rows, captions_by_id, first, with_captions
 from .source import fetch, reading_error
 from .task import Task
@@ -101,10 +102,10 @@ def images_of_zip(path: str, member: str, written: int) -> Iterator[dict]:
 
 def _read_caption_lines(task: Task, languages: list[str]) -> tuple[dict[str, Path], dict]:
     """Read `{id: image}` and `{language: {id: texts}}`."""
-    names = _read_lines(task, "names")
+    names = list(lines_of(fetch(task, task.data_files["names"])))
     captions = {}
     for language in languages:
-        lines = _read_lines(task, language)
+        lines = list(lines_of(fetch(task, task.data_files[language])))
         if len(lines) != len(names):
             raise InputError(
                 f"{task.data_files[language]} has {len(lines)} lines, {task.data_files['names']} "
@@ -114,13 +115,6 @@ def _read_caption_lines(task: Task, languages: list[str]) -> tuple[dict[str, Pat
         for name, line in zip(names, lines):
             captions[language][name] = texts_of(line, language, joined=task.join_words)
     return _find_images(task, {name: name for name in names}), captions
-
-
-def _read_lines(task: Task, key: str) -> list[str]:
-    """Read the lines of a file, of which the last may lack its line break."""
-    text = read_text(fetch(task, task.data_files[key]), "file")
-    # Not `splitlines`, which also splits at letters that captions may have, such as U+2028.
-    return text.removesuffix("\n").split("\n")
 
 
 def _read_coco(task: Task, languages: list[str]) -> tuple[dict[str, Path], dict]:

@@ -16,7 +16,7 @@ from datasets import Dataset, IterableDataset
 from modeling_altclip.languages_altclip import is_english
 from modeling_altclip.texts_altclip import is_blank
 
-from ..loading import find_language
+from ..languages import find_language
 from ..recipe import InputError
 from .prompt_lists import (
     NAMES,

@@ -27,10 +27,11 @@ from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Json
 
 from modeling_altclip.languages_altclip import match_language
 
-from ..loading import check_language, rename_image
-from ..picture_folders import refuse_missing, warn_of_pictures_without_row
+from ..files.image_folders import refuse_missing, warn_of_images_without_row
+from ..files.rows import rename_image
+from ..files.table_cells import may_hold_texts, texts_of
+from ..languages import check_language
 from ..recipe import InputError
-from ..table_cells import may_hold_texts, texts_of
 from .checks import named_columns
 from .rows import Rows, captions_by_id, captions_of_row, first, places_of_ones, with_captions, with_column
 from .source import open_split
@@ -51,7 +52,7 @@ def read_table(task: Task, languages: list[str] | None, limit: int | None, strea
     rows = _with_image(task, rows)
     if isinstance(rows, Dataset):
         refuse_missing(rows, task.dataset)
-        warn_of_pictures_without_row(rows, task.dataset)
+        warn_of_images_without_row(rows, task.dataset)
     if task.layout == "frames":
         rows = _middle_frames(task, rows)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modeling_altclip.languages_altclip import match_language
 
-from ..json_files import read_json
+from ..files.json_files import read_json
 from ..recipe import InputError
 
 SETS = Path(__file__).parent / "prompts"

@@ -5,8 +5,9 @@ import logging
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, IterableDataset
 
-from ..loading import check_folder, check_languages
-from ..recipe import InputError, read_text
+from ..files.text_lines import lines_of
+from ..languages import check_languages
+from ..recipe import InputError, check_folder
 from .caption_files import read_caption_files
 from .checks import FILES
 from .layouts import read_table
@@ -65,7 +66,7 @@ def own_class_names(task: Task, rows: Dataset | IterableDataset) -> list[str] | 
     if isinstance(kind, ClassLabel):
         return kind.names
     if task.layout == "webdataset" and task.class_names == "dataset":
-        return read_text(fetch(task, "classnames.txt"), "file").splitlines()
+        return list(lines_of(fetch(task, "classnames.txt")))
     return None
 
 

@@ -6,8 +6,8 @@ from datasets import Dataset, Features, Image, IterableDataset, List, Value, con
 
 from modeling_altclip.languages_altclip import canonical
 
+from ..files.table_cells import texts_of
 from ..recipe import InputError
-from ..table_cells import texts_of
 
 Rows = Dataset | IterableDataset
 

@@ -11,12 +11,12 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.file_download import repo_folder_name
 
-from ..json_files import refuse_repeated_keys
-from ..loading import READING, open_rows, what_is_wrong
-from ..picture_folders import source_of
+from ..files.image_folders import source_of
+from ..files.json_files import refuse_repeated_keys
+from ..files.rows import READING, open_rows, what_is_wrong
+from ..files.tars import name_pictures
+from ..files.unread_files import refuse_left_out
 from ..recipe import InputError
-from ..tars import name_pictures
-from ..unread_files import refuse_left_out
 from .rows import Rows
 from .task import Task
 

@@ -9,6 +9,6 @@ One row on its way to a batch of stage 2:
     a batch              input_ids, attention_mask, text_rows, row_ids, pixel_values
 """
 
-from .examples import CaptionCells, Collator, prepare_images
+from .examples import CaptionExamples, Collator, prepare_images
 
-__all__ = ["CaptionCells", "Collator", "prepare_images"]
+__all__ = ["CaptionExamples", "Collator", "prepare_images"]

@@ -31,10 +31,10 @@ from datasets import (
     concatenate_datasets,
 )
 
-from benchmarks.loading import load_rows, rename_image
+from benchmarks.files.rows import load_rows, rename_image
+from benchmarks.files.table_cells import may_hold_texts, read_texts
+from benchmarks.files.tars import TEXT_COLUMNS
 from benchmarks.recipe import InputError
-from benchmarks.table_cells import may_hold_texts, read_texts
-from benchmarks.tars import TEXT_COLUMNS
 from modeling_altclip.languages_altclip import canonical, name_languages
 
 _NAMED = {"language", "text"}

@@ -1,7 +1,7 @@
 """Captioned rows to training batches.
 
 A dataset's rows have `captions`, `{language: [text, ...]}`, and what the captions describe: an `image`, or
-embeddings that a frozen tower made of it. One example is one cell: a row in one of its languages. On parallel
+embeddings that a frozen tower made of it. One example is a row in one of its languages. On parallel
 text of two languages this is the paper's recipe, in which every sentence is seen once in English and once in
 the other language.
 
@@ -28,8 +28,8 @@ from benchmarks.embedding_cache import CachedColumn
 from modeling_altclip.images_altclip import background_of, read_images
 from modeling_altclip.texts_altclip import tokenize
 
-from ..views import ImageViews
 from .captions import as_lists
+from .images import ImageViews
 
 # They resize, crop, scale and normalise, and no more: others zoom in before they crop, or normalise twice.
 _PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
@@ -90,7 +90,7 @@ def _join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:
         joined = lowest
 
 
-class CaptionCells(TorchDataset):
+class CaptionExamples(TorchDataset):
     """Dataset of every (row, language) pair that has a text.
 
     An example is `{"text", "row_id", column: the row's value in it}`.
@@ -98,12 +98,12 @@ class CaptionCells(TorchDataset):
     `row_id` is equal for rows that show the same thing: rows of one picture, and rows whose English captions
     are equal. A row without English is compared by its caption in the first of `languages` that it has.
 
-    `skipped` counts the skipped cells by reason: cells without text, and with `sift` more. `weights`
-    `(cells,)` are the weights of the rows, if they have any.
+    `skipped` counts the skipped examples by reason: examples without text, and with `sift` more. `weights`
+    `(examples,)` are the weights of the rows, if they have any.
 
     Args:
         rows: have `captions`, `{language: text}` or `{language: texts}`.
-        languages: languages to make cells of.
+        languages: languages to make examples of.
         column: what goes with a text: `image`, or a column of embeddings.
         inputs: gives `{column: values}` for a list of row numbers. By default `rows`, which then have the
             column.
@@ -120,14 +120,14 @@ class CaptionCells(TorchDataset):
 
     ```python
     >>> from datasets import Dataset
-    >>> from training import CaptionCells
+    >>> from training import CaptionExamples
 
     >>> captions = [{"en": "a dog", "zh": "狗"}, {"en": "a cat", "zh": None}]
     >>> rows = Dataset.from_dict({"captions": captions, "target": [[0.0, 1.0], [1.0, 0.0]]})
-    >>> cells = CaptionCells(rows, ["en", "zh"], "target")
-    >>> [cell["text"] for cell in cells]
+    >>> examples = CaptionExamples(rows, ["en", "zh"], "target")
+    >>> [example["text"] for example in examples]
     ['a dog', '狗', 'a cat']
-    >>> cells.skipped
+    >>> examples.skipped
     {'empty': 1}
     ```
     """
@@ -151,7 +151,7 @@ class CaptionCells(TorchDataset):
             inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         self.inputs = inputs
 
-        # `cells` below index these columns. A language with several captions a row has several of them:
+        # `places` below index these columns. A language with several captions a row has several of them:
         # {"en": ["a", "b"], "zh": "c"} -> columns ["en", "en", "zh"], texts [["a"], ["b"], ["c"]]
         captions = caption_columns(rows)
         self.columns = []
@@ -177,8 +177,10 @@ class CaptionCells(TorchDataset):
                 self.skipped[reason] = int((kept & refused).sum())
                 kept &= ~refused
 
-        self.cells = np.argwhere(kept)  # (cells, 2): the row and the column of each
-        self.weights = np.asarray(rows["weight"])[self.cells[:, 0]] if "weight" in rows.column_names else None
+        self.places = np.argwhere(kept)  # (examples, 2): the row and the column of each
+        self.weights = (
+            np.asarray(rows["weight"])[self.places[:, 0]] if "weight" in rows.column_names else None
+        )
 
     def _number_rows(self) -> np.ndarray:
         """Return a number per row that is equal where rows have the same reference caption.
@@ -199,8 +201,9 @@ class CaptionCells(TorchDataset):
         return row_ids
 
     def _find_refused(self, max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield each reason to skip cells with its mask `(rows, columns)`; a cell counts under its first
-        reason.
+        """Yield each reason to skip examples with its mask `(rows, columns)`.
+
+        An example counts under its first reason.
         """
 
         def stack(masks: list[pa.Array]) -> np.ndarray:
@@ -223,18 +226,19 @@ class CaptionCells(TorchDataset):
         yield "repeated", np.stack(repeated, axis=1)
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self.places)
 
-    def with_inputs(self, column: str, inputs: CachedColumn) -> "CaptionCells":
-        """Return the same cells with another column, and its inputs, beside the texts."""
-        cells = copy(self)
-        cells.column = column
-        cells.inputs = inputs
-        return cells
+    def with_inputs(self, column: str, inputs: CachedColumn) -> "CaptionExamples":
+        """Return the same examples with another column, and its inputs, beside the texts."""
+        examples = copy(self)
+        examples.column = column
+        examples.inputs = inputs
+        return examples
 
     def lengths(self, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-        """Estimate how many tokens each cell's text has, `(cells,)`, by its characters and its language's
-        tokens per character.
+        """Estimate how many tokens each example's text has, `(examples,)`.
+
+        The estimate is the text's characters times its language's tokens per character.
 
         Characters alone would not do: one of Chinese has as many tokens as two or three of English.
         """
@@ -249,7 +253,7 @@ class CaptionCells(TorchDataset):
 
             characters = np.asarray(pc.fill_null(pc.utf8_length(texts), 0))
             of_columns.append(characters * (n_tokens / n_characters))
-        rows, columns = self.cells.T
+        rows, columns = self.places.T
         return np.stack(of_columns, axis=1)[rows, columns]
 
     def summary(self) -> str:
@@ -261,12 +265,14 @@ class CaptionCells(TorchDataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
         """Read a whole batch at once, so that `datasets` decodes its rows together."""
-        rows, columns = self.cells[indices].T.tolist()
+        rows, columns = self.places[indices].T.tolist()
         values = self.inputs[rows][self.column]
         for language, inputs in self.held.items():
             # The batch's texts in this language get values of their own instead.
-            places = [place for place, column in enumerate(columns) if self.columns[column] == language]
-            values[places] = inputs[[rows[place] for place in places]][self.column]
+            positions = [
+                position for position, column in enumerate(columns) if self.columns[column] == language
+            ]
+            values[positions] = inputs[[rows[position] for position in positions]][self.column]
 
         examples = []
         for row, column, value in zip(rows, columns, values):
@@ -276,14 +282,15 @@ class CaptionCells(TorchDataset):
 
 
 class Collator:
-    """Collator of the examples of `CaptionCells` into a batch of tensors.
+    """Collator of the examples of `CaptionExamples` into a batch of tensors.
 
     Texts are padded to the longest and truncated to `max_length` tokens, and images go through
     `image_processor`.
 
     Equal texts are encoded once: `input_ids` and `attention_mask` `(distinct texts, tokens)` hold each of
-    them once, and `text_rows` `(cells,)` gives the place of a cell's text among them. Beside them: `row_ids`
-    `(cells,)`, and `pixel_values` `(cells, channels, height, width)` or the column of embeddings.
+    them once, and `text_rows` `(examples,)` gives the place of an example's text among them. Beside them:
+    `row_ids` `(examples,)`, and `pixel_values` `(examples, channels, height, width)` or the column of
+    embeddings.
 
         texts ["狗", "a dog", "狗"]  ->  input_ids of "a dog", "狗"; text_rows [1, 0, 1]
 
@@ -292,13 +299,13 @@ class Collator:
     ```python
     >>> from datasets import load_dataset
     >>> from transformers import AutoProcessor
-    >>> from training import CaptionCells, Collator
+    >>> from training import CaptionExamples, Collator
 
     >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
     >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
-    >>> cells = CaptionCells(rows, ["en", "zh"], "image")
+    >>> examples = CaptionExamples(rows, ["en", "zh"], "image")
     >>> collator = Collator(processor.tokenizer, max_length=77, image_processor=processor.image_processor)
-    >>> collator([cells[0], cells[1]])["pixel_values"].shape
+    >>> collator([examples[0], examples[1]])["pixel_values"].shape
     torch.Size([2, 3, 32, 32])
     ```
     """
@@ -313,8 +320,8 @@ class Collator:
         self.max_length = max_length
         self.image_processor = image_processor
 
-    def __call__(self, cells: list[dict]) -> dict[str, torch.Tensor]:
-        return self.encode([cell.pop("text") for cell in cells]) | self.described(cells)
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        return self.encode([example.pop("text") for example in examples]) | self.described(examples)
 
     def encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
         """Tokenize each distinct text once."""

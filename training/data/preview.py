@@ -8,16 +8,18 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
-from benchmarks.endings import suffix_of
-from benchmarks.loading import READING, check_folder, check_languages, open_rows, what_is_wrong
-from benchmarks.picture_folders import source_of
-from benchmarks.recipe import InputError
+from benchmarks.files.endings import suffix_of
+from benchmarks.files.image_folders import source_of
+from benchmarks.files.rows import READING, open_rows, what_is_wrong
+from benchmarks.files.text_lines import lines_of
+from benchmarks.languages import check_languages
+from benchmarks.recipe import InputError, check_folder
 from modeling_altclip.languages_altclip import canonical
 
 from ..arguments import StageArguments, TeacherArguments, TeacherLearningArguments
-from ..parallel_text import BUILDERS, moses_paths, read_sources, with_captions
 from .captions import find_form, read_captions, with_image
-from .text_tables import TABLES, lines_of, rows_of_table, tables_in
+from .parallel_text import BUILDERS, moses_paths, read_sources, with_captions
+from .text_tables import TABLES, rows_of_table, tables_in
 
 N_ROWS = 8  # few enough to read at once, enough to estimate the length of texts
 
@@ -107,7 +109,7 @@ def read_head(data: str, name: str | None, split: str) -> Dataset:
 
 def _first_lines(path: str) -> list[str]:
     check_folder("dataset", str(Path(path).absolute()))
-    return list(islice(lines_of(path), N_ROWS))
+    return list(islice(lines_of(path, "dataset"), N_ROWS))
 
 
 def _stream(dataset: str, split: str, name: str | None = None, **files) -> IterableDataset:

@@ -11,18 +11,18 @@ WINDOW = 50
 
 
 class ShareSampler(Sampler[int]):
-    """Draws groups of cells in given shares, and the cells of a group in turn.
+    """Draws groups of examples in given shares, and the examples of a group in turn.
 
-    An epoch has as many draws as there are cells. No cell of a group comes again before all of it has come.
-    Epochs differ; a seed and an epoch give the same order in every process.
+    An epoch has as many draws as there are examples. No example of a group comes again before all of it has
+    come. Epochs differ; a seed and an epoch give the same order in every process.
 
     Args:
-        groups: The group of each cell, as a number `(cells,)`.
+        groups: The group of each example, as a number `(examples,)`.
         shares: The share of each group, in any unit `(groups,)`.
         seed: The seed of all epochs.
-        lengths: The length of each cell's text, in any unit `(cells,)`. If given, batches are bucketed by
-            length.
-        batch_size: Cells in a bucketed batch, over all processes.
+        lengths: The length of each example's text, in any unit `(examples,)`. If given, batches are bucketed
+            by length.
+        batch_size: Examples in a bucketed batch, over all processes.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class ShareSampler(Sampler[int]):
         random = np.random.default_rng([self.seed, self.epoch])
         drawn = []
         for group, count in enumerate(self.counts):
-            # A group that is drawn more often than it has cells goes through several rounds, each in a new
+            # A group that is drawn more often than it has examples goes through several rounds, each in a new
             # order.
-            cells = np.flatnonzero(self.groups == group)
-            n_rounds = -(-count // len(cells))
+            examples = np.flatnonzero(self.groups == group)
+            n_rounds = -(-count // len(examples))
             if n_rounds:
-                rounds = [random.permutation(cells) for _ in range(n_rounds)]
+                rounds = [random.permutation(examples) for _ in range(n_rounds)]
                 drawn.append(np.concatenate(rounds)[:count])
 
         order = random.permutation(np.concatenate(drawn))
@@ -68,17 +68,17 @@ class ShareSampler(Sampler[int]):
 def like_lengths(
     order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator
 ) -> np.ndarray:
-    """Reorder cells by length bucketing: sort `WINDOW` batches at a time by length, then shuffle these
+    """Reorder examples by length bucketing: sort `WINDOW` batches at a time by length, then shuffle these
     batches.
 
     transformers' `group_by_length` leaves the batches of a window sorted, longest first, and draws from the
     process's own random numbers, so that a run cannot be resumed in the middle of an epoch with the same
     batches.
 
-        cells a b c d of lengths 9 2 8 1, batches of two  ->  sorted d b | c a  ->  shuffled c a | d b
+        examples a b c d of lengths 9 2 8 1, batches of two  ->  sorted d b | c a  ->  shuffled c a | d b
 
     Args:
-        order: Cells in random order `(cells,)`. Those that fill no batch stay at the end.
+        order: Examples in random order `(examples,)`. Those that fill no batch stay at the end.
         lengths: The lengths of their texts, in the same order.
     """
     whole = len(order) // batch_size * batch_size
@@ -99,18 +99,18 @@ def language_shares(
     replayed: np.ndarray | None = None,
     replay: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Group cells by language and weight, and compute the share of draws of each group.
+    """Group examples by language and weight, and compute the share of draws of each group.
 
     Args:
-        languages: The language of each cell, as a number `(cells,)`.
-        weights: How often each cell is to be drawn, relative to others of its language `(cells,)`.
-        temperature: At 1 a language's share is its weighted number of cells. Above 1 it is that number to the
-            power of 1 / temperature, so that small languages are drawn more often; at infinity all are drawn
-            equally often (XLM-R's alpha of 0.3 is 3.3).
+        languages: The language of each example, as a number `(examples,)`.
+        weights: How often each example is to be drawn, relative to others of its language `(examples,)`.
+        temperature: At 1 a language's share is its weighted number of examples. Above 1 it is that number to
+            the power of 1 / temperature, so that small languages are drawn more often; at infinity all are
+            drawn equally often (XLM-R's alpha of 0.3 is 3.3).
         replayed: Numbers of languages that together get the share `replay` of all draws.
 
     Returns:
-        The group of each cell `(cells,)` and the shares `(groups,)`.
+        The group of each example `(examples,)` and the shares `(groups,)`.
     """
     if weights is None:
         weights = np.ones(len(languages))

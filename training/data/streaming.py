@@ -17,14 +17,14 @@ from datasets import Features, IterableDataset, Value, concatenate_datasets, loa
 from PIL import Image as PillowImage
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
-from benchmarks.loading import READING, check_folder, what_is_wrong
-from benchmarks.picture_folders import source_of
-from benchmarks.recipe import InputError
-from benchmarks.tars import of_tars
-from benchmarks.unread_files import refuse_left_out
+from benchmarks.files.image_folders import source_of
+from benchmarks.files.rows import READING, what_is_wrong
+from benchmarks.files.tars import of_tars
+from benchmarks.files.unread_files import refuse_left_out
+from benchmarks.recipe import InputError, check_folder
 
 from .captions import Form, read_captions, with_image
-from .pictures import read_picture
+from .images import read_picture
 
 # Columns that record where a row comes from, so that bad images can be reported.
 _FILE = "__file__"
@@ -88,8 +88,8 @@ def _add_origin(row: dict, number: int, file: str) -> dict:
     return {_FILE: file, _ROW: number}
 
 
-class CellStream(TorchIterableDataset):
-    """An endless stream of examples, as `CaptionCells` has them.
+class ExampleStream(TorchIterableDataset):
+    """An endless stream of examples, as `CaptionExamples` has them.
 
     An example is `{"text": "a dog", "row_id": 7, "image": picture}`. Each pass over the files takes one
     caption of a row, so that an image occurs once in a batch and is encoded once. A row's captions take
@@ -134,10 +134,10 @@ class CellStream(TorchIterableDataset):
         for number in count():
             empty = True
             for row in self.one_pass(number):
-                cell = self.cell(row, number)
-                if cell is not None:
+                example = self.example(row, number)
+                if example is not None:
                     empty = False
-                    yield cell
+                    yield example
             if empty:
                 raise InputError(
                     f"none of a reader's files has a caption in {' '.join(self.languages)} beside an image "
@@ -151,7 +151,7 @@ class CellStream(TorchIterableDataset):
         random = np.random.default_rng([self.seed, number])
         return self.rows.shuffle(generator=random, buffer_size=self.shuffle_buffer)
 
-    def cell(self, row: dict, number: int) -> dict | None:
+    def example(self, row: dict, number: int) -> dict | None:
         """Return a row's example in a pass; None without a caption in the languages or a readable image."""
         captions = read_captions(row, self.form)
         texts = [text for language in self.languages for text in captions.get(language, [])]
@@ -192,9 +192,14 @@ class CellStream(TorchIterableDataset):
         return f"a stream of {self.rows.num_shards} files for this process, in {' '.join(self.languages)}"
 
 
+def find_reports(output_dir: str) -> list[Path]:
+    """Return the files in which the processes of a run list the bad images of a stream."""
+    return sorted(Path(output_dir).glob("bad_rows.*.jsonl"))
+
+
 def stable_hash(text: str) -> int:
     """Return a hash of 63 bits, the same on every machine and in every run; Python's own differs."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-__all__ = ["CellStream", "open_files"]
+__all__ = ["ExampleStream", "find_reports", "open_files"]

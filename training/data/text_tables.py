@@ -1,35 +1,23 @@
-"""Read plain text, line by line or as tables of tabs or commas.
+"""Read tables of tabs or commas.
 
 Every value stays a text, `NA` and `007` too.
 """
 
 import csv
-import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
-from benchmarks.endings import suffix_of
-from benchmarks.loading import files_of
-from benchmarks.picture_folders import has_metadata
+from benchmarks.files.endings import suffix_of
+from benchmarks.files.image_folders import has_metadata
+from benchmarks.files.rows import files_of
+from benchmarks.files.text_lines import lines_of
 from benchmarks.recipe import InputError
 
 TABLES = (".tsv", ".csv")
-
-
-def lines_of(path: str) -> Iterator[str]:
-    """Yield the lines of a file, `.gz` and `.bz2` included, as every other tool counts them.
-
-    A line ends with a line feed, with or without a carriage return before it, and with nothing else: Python
-    would also end one at a lone carriage return. The two files of a Moses pair would then go out of step.
-    """
-    with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig", newline="\n") as file:
-        for line in file:
-            yield line.removesuffix("\n").removesuffix("\r")
 
 
 def read_table(path: str) -> Dataset:
@@ -86,12 +74,12 @@ def _records_of(path: str) -> Iterator[tuple[int, list[str]]]:
         InputError: a `.csv` file is malformed.
     """
     if suffix_of(path) == ".tsv":
-        for number, line in enumerate(lines_of(path), 1):
+        for number, line in enumerate(lines_of(path, "dataset"), 1):
             if line:
                 yield number, line.split("\t")
         return
     # `strict` refuses quotes that are not closed, which would swallow the rest of the file as one value.
-    reader = csv.reader((line + "\n" for line in lines_of(path)), strict=True)
+    reader = csv.reader((line + "\n" for line in lines_of(path, "dataset")), strict=True)
     try:
         for values in reader:
             if values:
@@ -124,4 +112,4 @@ def from_lines(rows: Callable[..., Iterator[dict]], features: Features, **argume
         raise error.__cause__ from None  # what the generator raised, such as an `InputError`
 
 
-__all__ = ["TABLES", "from_lines", "lines_of", "read_table", "rows_of_table", "tables_in"]
+__all__ = ["TABLES", "from_lines", "read_table", "rows_of_table", "tables_in"]

@@ -13,9 +13,10 @@ from transformers import AutoImageProcessor
 from benchmarks.commands import command_for
 from benchmarks.models.kinds import load_tokenizer, readable
 from modeling_altclip import AltCLIPProcessor
+from training.data.loading import load_examples
 from training.parallel.rows import CaptionRows, RowCollator
 from training.parallel.trainer import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
-from training.session import begin, cut_length, finish, load_cells, train
+from training.run import begin, cut_length, finish, train
 from training.validation import load_validation
 
 
@@ -31,7 +32,7 @@ def main(arguments: ParallelArguments) -> None:
         model = build_dual_encoder(arguments)
 
     processor = AltCLIPProcessor(image_processor, tokenizer)
-    rows = CaptionRows(load_cells(arguments, arguments.languages))
+    rows = CaptionRows(load_examples(arguments, arguments.languages))
     tokenizer.model_max_length = cut_length(arguments, model)
     collator = RowCollator(tokenizer, tokenizer.model_max_length, processor.image_processor)
     validation = load_validation(arguments, model, processor, rows.languages)

@@ -1,11 +1,12 @@
 """Stage 0: train an English CLIP, the teacher. Skip this stage where a trained CLIP is at hand."""
 
 from benchmarks.commands import command_for
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from training.arguments import TeacherArguments
 from training.data.examples import Collator
+from training.data.loading import load_examples
 from training.dry_run import report
-from training.session import begin, cut_length, finish, load_cells, train
+from training.run import begin, cut_length, finish, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -21,13 +22,13 @@ def main(arguments: TeacherArguments) -> None:
         attn_implementation=arguments.attn_implementation,
     )
 
-    cells = load_cells(arguments, ["en"])
+    examples = load_examples(arguments, ["en"])
     collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
     validation = load_validation(arguments, model, processor, ["en"])
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
-        train_dataset=cells,
+        train_dataset=examples,
         data_collator=collator,
         processing_class=processor,
         validation=validation,

@@ -4,16 +4,17 @@ See the paper, section 3.1.
 """
 
 from benchmarks.commands import command_for
-from benchmarks.loading import check_languages, load_model
+from benchmarks.languages import check_languages
+from benchmarks.models.loading import load_model
 from modeling_altclip import AltCLIPProcessor
-from training.arguments import TeacherLearningArguments
-from training.data.examples import CaptionCells, Collator
+from training.arguments import TeacherLearningArguments, say
+from training.data.examples import CaptionExamples, Collator
+from training.data.parallel_text import load_parallel_text
+from training.data.tower_cache import teacher_embeddings
 from training.dry_run import report
-from training.freezing import freeze_all_but
-from training.frozen import teacher_vectors
-from training.parallel_text import load_parallel_text
-from training.session import begin, cut_length, finish, say, train
-from training.student import build_student, held_vectors, languages_to_replay
+from training.freezing import TEXT_PARTS, freeze_all_but
+from training.run import begin, cut_length, finish, train
+from training.student import build_student, held_embeddings, languages_to_replay
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
@@ -32,18 +33,18 @@ def main(arguments: TeacherLearningArguments) -> None:
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
     arguments.replay_languages = replayed  # by which the trainer draws
-    targets = teacher_vectors(
+    targets = teacher_embeddings(
         rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
     )
     say(arguments, f"Cached {targets}")
-    held = held_vectors(arguments, rows, replayed)
+    held = held_embeddings(arguments, rows, replayed)
 
     # The student. Only its text tower learns.
     model, tokenizer = build_student(arguments, rows, new)
-    freeze_all_but(model, ["text_model"])
+    freeze_all_but(model, TEXT_PARTS)
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     languages = new + replayed
-    cells = CaptionCells(
+    examples = CaptionExamples(
         rows,
         languages,
         "target",
@@ -59,7 +60,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     trainer = TeacherLearningTrainer(
         model=model,
         args=arguments,
-        train_dataset=cells,
+        train_dataset=examples,
         data_collator=collator,
         processing_class=processor,
         validation=validation,

@@ -3,18 +3,19 @@
 import shlex
 
 from benchmarks.commands import command_for
-from benchmarks.loading import load_model
-from training.arguments import ContrastiveArguments
+from benchmarks.models.loading import load_model
+from training.arguments import ContrastiveArguments, say
 from training.data.examples import Collator
+from training.data.images import EpochCallback
+from training.data.loading import load_examples
+from training.data.tower_cache import image_embeddings
 from training.dry_run import report
 from training.freezing import freeze_all_but
-from training.frozen import image_vectors
 from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
-from training.session import begin, cut_length, finish, load_cells, say, train
+from training.run import begin, cut_length, finish, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
-from training.views import EpochCallback
 
 
 def main(arguments: ContrastiveArguments) -> None:
@@ -30,12 +31,12 @@ def main(arguments: ContrastiveArguments) -> None:
     freeze_all_but(model, arguments.trainable)
 
     # A frozen image tower runs once over all images, not in every epoch.
-    cells = load_cells(arguments, arguments.languages, arguments.image_views)
+    examples = load_examples(arguments, arguments.languages, arguments.image_views)
     if arguments.cache_image_embeds:
-        embeddings = image_vectors(
-            cells.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
+        embeddings = image_embeddings(
+            examples.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
         )
-        cells = cells.with_inputs("image_embeds", embeddings)
+        examples = examples.with_inputs("image_embeds", embeddings)
         say(arguments, f"Cached {embeddings}")
     collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
 
@@ -43,21 +44,21 @@ def main(arguments: ContrastiveArguments) -> None:
     teacher = (model, processor)
     if arguments.teacher_name_or_path is not None:
         teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
-    validation = load_validation(arguments, model, processor, cells.languages, teacher)
-    held = hold_texts(arguments, model, processor, cells)
+    validation = load_validation(arguments, model, processor, examples.languages, teacher)
+    held = hold_texts(arguments, model, processor, examples)
     guard = load_guard(arguments, model, processor)
 
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
-        train_dataset=cells,
+        train_dataset=examples,
         data_collator=collator,
         processing_class=processor,
         validation=validation,
         held=held,
     )
     if not arguments.streaming:
-        trainer.add_callback(EpochCallback(cells.inputs))
+        trainer.add_callback(EpochCallback(examples.inputs))
     train(trainer, arguments)
     trainer.save_model()
     say_what_was_kept(arguments, model, processor, held, guard)

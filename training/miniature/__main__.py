@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.loading import check_languages
+from benchmarks.languages import check_languages
 from benchmarks.recipe import launch
 
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
@@ -171,7 +171,7 @@ def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
 
 
 @dataclass(kw_only=True)
-class MiniatureArguments:
+class _MiniatureArguments:
     """Arguments of the miniature: its size, seed and vocabulary."""
 
     output_dir: str = field(
@@ -196,7 +196,7 @@ class MiniatureArguments:
 
 
 def _train_vocabulary(
-    captions: list[dict[str, str]], arguments: MiniatureArguments
+    captions: list[dict[str, str]], arguments: _MiniatureArguments
 ) -> PreTrainedTokenizerBase:
     """Train the multilingual tokenizer on captions in the requested languages."""
     texts = []
@@ -205,7 +205,7 @@ def _train_vocabulary(
     return train_multilingual_tokenizer(texts, arguments.vocab_size)
 
 
-def main(arguments: MiniatureArguments) -> None:
+def main(arguments: _MiniatureArguments) -> None:
     set_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
     if arguments.text_encoder_only:
@@ -230,4 +230,4 @@ def main(arguments: MiniatureArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, MiniatureArguments, one_process=True)
+    launch(main, _MiniatureArguments, one_process=True)

@@ -21,7 +21,7 @@ _SCENES = Split(seed=8, content="mixed", size=400, styles=UNSEEN_STYLE)
 
 
 @dataclass(kw_only=True)
-class OwnPicturesArguments:
+class _OwnPicturesArguments:
     """Arguments of the pictures: where they are written."""
 
     output_dir: str = field(
@@ -29,7 +29,7 @@ class OwnPicturesArguments:
     )
 
 
-def main(arguments: OwnPicturesArguments) -> None:
+def main(arguments: _OwnPicturesArguments) -> None:
     folder = Path(arguments.output_dir, "pictures")
     folder.mkdir(parents=True, exist_ok=True)
     scenes = EmojiScenes(_SCENES)
@@ -49,4 +49,4 @@ def main(arguments: OwnPicturesArguments) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, OwnPicturesArguments, one_process=True)
+    launch(main, _OwnPicturesArguments, one_process=True)

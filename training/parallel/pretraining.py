@@ -67,7 +67,7 @@ class TextPretrainingArguments(StageArguments):
             )
 
 
-class Translations(TorchDataset):
+class TranslationPairs(TorchDataset):
     """Every text of parallel rows, alone or with one of its translations.
 
     An example is `{"texts": ["a dog", "狗"], "languages": ["en", "zh"], "seed": 123}`; the collator draws the
@@ -111,8 +111,8 @@ class Translations(TorchDataset):
         self.available = np.stack(available, axis=1)
         self.n_empty = int((~self.available.any(axis=1)).sum())
         # [[True, False], [True, True]] -> [[0, 0], [1, 0], [1, 1]], (row, language) of each text
-        self.cells = np.argwhere(self.available)
-        if not len(self.cells):
+        self.places = np.argwhere(self.available)
+        if not len(self.places):
             raise InputError(
                 f"no row has a text in {' '.join(languages)} of up to {max_characters} characters: name "
                 "other languages, or allow more"
@@ -123,11 +123,11 @@ class Translations(TorchDataset):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> dict:
         random = np.random.default_rng([self.seed, self.epoch, index])
-        row, language = self.cells[index].tolist()
+        row, language = self.places[index].tolist()
         others = np.setdiff1d(np.flatnonzero(self.available[row]), language)
         drawn = [language]
         if len(others) and random.random() < self.pairs:
@@ -223,4 +223,10 @@ def save_encoder(trainer: Trainer, folder: str) -> None:
         trainer.model.base_model.save_pretrained(folder, state_dict=of_encoder)
 
 
-__all__ = ["TextPretrainingArguments", "MaskingCollator", "Translations", "load_for_masking", "save_encoder"]
+__all__ = [
+    "TextPretrainingArguments",
+    "MaskingCollator",
+    "TranslationPairs",
+    "load_for_masking",
+    "save_encoder",
+]

@@ -7,49 +7,49 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
-from ..data.examples import CaptionCells, Collator
+from ..data.examples import CaptionExamples, Collator
 
 
 class CaptionRows(TorchDataset):
-    """Rows of `cells` that have a caption.
+    """Rows of `examples` that have a caption.
 
     An example is `{"texts": ["a dog", "狗"], "languages": [0, 2], "row_id": 7, "image": picture}`. `texts`
     are a row's captions in all its languages, possibly several in one, and `languages` their indices in
-    `cells.languages`. The last field has the name of `cells.column`. Rows without a caption in these
+    `examples.languages`. The last field has the name of `examples.column`. Rows without a caption in these
     languages are skipped, and `summary` counts them.
 
     Example:
 
     ```python
     >>> from datasets import Dataset
-    >>> from training import CaptionCells, CaptionRows
+    >>> from training import CaptionExamples, CaptionRows
 
     >>> captions = [{"en": "a dog", "zh": "狗"}, {"en": "a cat", "zh": None}]
     >>> rows = Dataset.from_dict({"captions": captions, "target": [[0.0, 1.0], [1.0, 0.0]]})
-    >>> cells = CaptionCells(rows, ["en", "zh"], "target")
-    >>> [row["texts"] for row in CaptionRows(cells)]
+    >>> examples = CaptionExamples(rows, ["en", "zh"], "target")
+    >>> [row["texts"] for row in CaptionRows(examples)]
     [['a dog', '狗'], ['a cat']]
     ```
     """
 
-    def __init__(self, cells: CaptionCells):
-        self.cells = cells
-        self.languages = cells.languages
-        self.column = cells.column
+    def __init__(self, examples: CaptionExamples):
+        self.examples = examples
+        self.languages = examples.languages
+        self.column = examples.column
 
-        # Cells are sorted by row, so that those of one row are one slice of them:
-        # cells (0, 0), (0, 2), (3, 1) -> rows [0, 3], captions [[0, 2], [1]]
-        self.rows, starts = np.unique(cells.cells[:, 0], return_index=True)
-        self.captions = np.split(cells.cells[:, 1], starts[1:])
-        self.language_of = np.array([cells.languages.index(language) for language in cells.columns])
+        # Examples are sorted by row, so that those of one row are one slice of them:
+        # examples (0, 0), (0, 2), (3, 1) -> rows [0, 3], captions [[0, 2], [1]]
+        self.rows, starts = np.unique(examples.places[:, 0], return_index=True)
+        self.captions = np.split(examples.places[:, 1], starts[1:])
+        self.language_of = np.array([examples.languages.index(language) for language in examples.columns])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def summary(self) -> str:
-        n_bare = len(self.cells.row_ids) - len(self)
+        n_bare = len(self.examples.row_ids) - len(self)
         return (
-            f"{len(self)} images with {len(self.cells)} captions in {' '.join(self.languages)}; "
+            f"{len(self)} images with {len(self.examples)} captions in {' '.join(self.languages)}; "
             f"skipped: {n_bare} without captions"
         )
 
@@ -59,14 +59,14 @@ class CaptionRows(TorchDataset):
     def __getitems__(self, indices: list[int]) -> list[dict]:
         """Read a whole batch at once, so that `datasets` decodes its rows together."""
         rows = self.rows[indices].tolist()
-        values = self.cells.inputs[rows][self.column]
+        values = self.examples.inputs[rows][self.column]
         examples = []
         for index, row, value in zip(indices, rows, values):
             columns = self.captions[index]
             example = {
-                "texts": [self.cells.texts[column][row].as_py() for column in columns],
+                "texts": [self.examples.texts[column][row].as_py() for column in columns],
                 "languages": self.language_of[columns].tolist(),
-                "row_id": int(self.cells.row_ids[row]),
+                "row_id": int(self.examples.row_ids[row]),
                 self.column: value,
             }
             examples.append(example)
@@ -85,11 +85,11 @@ class RowCollator(Collator):
     ```python
     >>> from datasets import load_dataset
     >>> from transformers import AutoProcessor
-    >>> from training import CaptionCells, CaptionRows, RowCollator
+    >>> from training import CaptionExamples, CaptionRows, RowCollator
 
     >>> processor = AutoProcessor.from_pretrained("outputs/miniature/altclip")
     >>> dataset = load_dataset("outputs/miniature/dataset", split="validation")
-    >>> rows = CaptionRows(CaptionCells(dataset, ["en", "zh"], "image"))
+    >>> rows = CaptionRows(CaptionExamples(dataset, ["en", "zh"], "image"))
     >>> collator = RowCollator(processor.tokenizer, max_length=77, image_processor=processor.image_processor)
     >>> collator([rows[0], rows[1]])["text_to_image"]
     tensor([0, 0, 1, 1])

@@ -32,7 +32,7 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPDualEncoderModel
 
 from ..arguments import PairArguments
-from ..data.examples import CaptionCells
+from ..data.examples import CaptionExamples
 from ..losses import caption_losses, contrastive_loss, gather_rows, gather_unequal
 from ..trainers import TEXTS, ContrastiveTrainer
 from .rows import CaptionRows
@@ -164,7 +164,7 @@ class ParallelTrainer(ContrastiveTrainer):
     >>> from datasets import load_dataset
     >>> from transformers import AutoProcessor
     >>> from modeling_altclip import AltCLIPDualEncoderModel
-    >>> from training import CaptionCells, CaptionRows, ParallelArguments, ParallelTrainer, RowCollator
+    >>> from training import CaptionExamples, CaptionRows, ParallelArguments, ParallelTrainer, RowCollator
 
     >>> image_encoder, text_encoder = "outputs/miniature/clip", "outputs/miniature/text_encoder"
     >>> model = AltCLIPDualEncoderModel.from_towers(image_encoder, text_encoder)
@@ -180,7 +180,7 @@ class ParallelTrainer(ContrastiveTrainer):
     >>> trainer = ParallelTrainer(
     ...     model=model,
     ...     args=arguments,
-    ...     train_dataset=CaptionRows(CaptionCells(rows, ["en", "zh"], "image")),
+    ...     train_dataset=CaptionRows(CaptionExamples(rows, ["en", "zh"], "image")),
     ...     data_collator=RowCollator(processor.tokenizer, 77, processor.image_processor),
     ... )
     >>> trainer.train().global_step
@@ -281,7 +281,7 @@ class ParallelTrainer(ContrastiveTrainer):
         number of candidates.
         """
         batch_size = self.args.per_device_train_batch_size * self.args.world_size
-        rows = CaptionRows(CaptionCells(self.validation.captioned, self.validation.languages, "image"))
+        rows = CaptionRows(CaptionExamples(self.validation.captioned, self.validation.languages, "image"))
         seen = []
         self.model.eval()
         # The last batch is dropped where it is smaller: its captions would have fewer candidates.

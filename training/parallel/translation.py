@@ -30,8 +30,9 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.encoder import hash_weights
-from benchmarks.json_files import parse_json
-from benchmarks.loading import check_language, load_rows
+from benchmarks.files.json_files import parse_json
+from benchmarks.files.rows import load_rows
+from benchmarks.languages import check_language
 from benchmarks.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from benchmarks.recipe import InputError
 from modeling_altclip.languages_altclip import canonical

@@ -13,19 +13,19 @@ import pytest
 from datasets import Dataset, Image
 from PIL import Image as PillowImage
 
-from benchmarks.loading import load_rows
+from benchmarks.files.rows import load_rows
 from benchmarks.recipe import InputError
 from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.reading import read_rows
 from training.arguments import ContrastiveArguments
+from training.data.loading import load_images, stream_images
+from training.data.parallel_text import load_parallel_text
 from training.data.preview import first_captions
 from training.data.streaming import open_files
-from training.parallel_text import load_parallel_text
-from training.session import load_pictures, stream_pictures
 from training.validation import load_evaluated
 
 from .replicas import write_tar
-from .test_pictures import encoded
+from .test_training_images import encoded
 
 
 def write(folder, pictures, rows, name="metadata.jsonl"):
@@ -88,24 +88,24 @@ BAD = {(1, "gone.png", "FileNotFoundError"), (None, "c.png", "no row of the meta
 
 def streamed_texts(folder, tmp_path, n):
     """Return the captions of the first `n` examples of a stream."""
-    cells = iter(stream_pictures(arguments(folder, tmp_path), ["en"]))
-    return [next(cells)["text"] for _ in range(n)]
+    stream = iter(stream_images(arguments(folder, tmp_path), ["en"]))
+    return [next(stream)["text"] for _ in range(n)]
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
 def test_missing_pictures_and_missing_rows_are_counted_and_named(tmp_path, capsys, name):
     folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png", "gone.png", "b.png"], name)
-    assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
+    assert len(load_images(arguments(folder, tmp_path), None)) == 2
     assert "Skipped 2 rows with bad images, listed in" in capsys.readouterr().out
     assert reported(tmp_path) == BAD
     message = "1 of 3 images cannot be decoded, row 1 first: FileNotFoundError.*gone.png"
     with pytest.raises(InputError, match=message):
-        load_pictures(arguments(folder, tmp_path, "error"), None)
+        load_images(arguments(folder, tmp_path, "error"), None)
 
 
 def test_a_picture_without_row_is_refused_where_errors_are_asked_for(tmp_path):
     folder = write(tmp_path / "pictures", ["a.png", "b.png"], ["b.png"])
-    for read in (load_pictures, stream_pictures):
+    for read in (load_images, stream_images):
         with pytest.raises(InputError, match="1 pictures have no row in the metadata, .*a.png first"):
             read(arguments(folder, tmp_path, "error"), ["en"])
 
@@ -116,7 +116,7 @@ def test_a_stream_names_the_same(tmp_path):
     assert streamed_texts(folder, tmp_path, 4) == ["picture 0", "picture 2"] * 2
     assert reported(tmp_path, "bad_rows.0.jsonl") == BAD
     with pytest.raises(InputError, match="1 pictures have no row|cannot be decoded"):
-        next(iter(stream_pictures(arguments(folder, tmp_path, "error"), ["en"])))
+        next(iter(stream_images(arguments(folder, tmp_path, "error"), ["en"])))
 
 
 def archive(path, pictures, rows=None):
@@ -180,9 +180,9 @@ def test_pictures_that_no_row_names_are_told_wherever_they_lie(tmp_path, capsys,
     folder = tmp_path / "pictures"
     make(folder)
     message = "1 pictures of dataset .* have no row in its metadata and are left out, .*b.(png|JpG).* first"
-    assert len(load_pictures(arguments(folder, tmp_path), None)) == 1
+    assert len(load_images(arguments(folder, tmp_path), None)) == 1
     assert re.search(message, capsys.readouterr().out)
-    stream_pictures(arguments(folder, tmp_path), ["en"])
+    stream_images(arguments(folder, tmp_path), ["en"])
     assert re.search(message, capsys.readouterr().out)
     task = load_task(write_task(tmp_path, folder))
     with pytest.warns(UserWarning, match=message):
@@ -193,7 +193,7 @@ def test_where_all_are_named_nothing_is_told(tmp_path, capsys, recwarn):
     archive(tmp_path / "pictures/p.zip", ["a.png", "sub/b.png"], ["a.png", "sub/b.png"])
     # Names are those within a zip: both have an a.png.
     archive(tmp_path / "pictures/q.zip", ["a.png"], ["a.png"])
-    assert len(load_pictures(arguments(tmp_path / "pictures", tmp_path), None)) == 3
+    assert len(load_images(arguments(tmp_path / "pictures", tmp_path), None)) == 3
     assert "left out" not in capsys.readouterr().out
     assert not recwarn.list
 
@@ -246,7 +246,7 @@ def test_no_name_hides_the_others(tmp_path, name):
     (folder / "notes.txt").write_text("hi")
     texts = ["picture 0", "picture 1", "picture 2"]
 
-    captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
+    captions = load_images(arguments(folder, tmp_path), None)["captions"][:]
     assert captions == [{"en": [text]} for text in texts]
     assert sorted(streamed_texts(folder, tmp_path, 3)) == texts
     assert len(read_rows(load_task(write_task(tmp_path, folder)))) == 3
@@ -258,7 +258,7 @@ def test_no_name_hides_the_others(tmp_path, name):
 def test_a_folder_may_be_called_like_a_glob(tmp_path):
     names = ["a.png", "b.png"]
     folder = write(tmp_path / "photos [2023] *", names, names)
-    assert len(load_pictures(arguments(folder, tmp_path), None)) == 2
+    assert len(load_images(arguments(folder, tmp_path), None)) == 2
     assert sorted(streamed_texts(folder, tmp_path, 2)) == ["picture 0", "picture 1"]
     assert len(read_rows(load_task(write_task(tmp_path, f"'{folder}'")))) == 2
 
@@ -332,7 +332,7 @@ def test_a_link_to_a_folder_of_pictures_is_refused_unless_metadata_name_them(tmp
     # Metadata that name the pictures behind the link leave nothing out either.
     rows = [{"file_name": name, "captions": {"en": name}} for name in ("a.png", "linked/sub/b.png")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    captions = load_pictures(arguments(folder, tmp_path), None)["captions"][:]
+    captions = load_images(arguments(folder, tmp_path), None)["captions"][:]
     assert captions == [{"en": ["a.png"]}, {"en": ["linked/sub/b.png"]}]
 
 
@@ -355,9 +355,9 @@ def test_metadata_in_another_encoding_is_named(tmp_path, encoding, name, content
 
     message = f"cannot be loaded: .*{name} is not UTF-8, .*: save it as UTF-8"
     with pytest.raises(InputError, match=message):
-        load_pictures(given, ["en"])
+        load_images(given, ["en"])
     with pytest.raises(InputError, match=message):
-        next(iter(stream_pictures(given, ["en"])))
+        next(iter(stream_images(given, ["en"])))
     with pytest.raises(InputError, match=message):
         read_rows(task)
 
@@ -369,7 +369,7 @@ def test_half_a_zip_is_one_line(tmp_path):
     with pytest.raises(InputError, match=message):
         load_rows(str(tmp_path), "train", [])
     with pytest.raises(InputError, match=message):
-        stream_pictures(arguments(tmp_path, tmp_path), ["en"])
+        stream_images(arguments(tmp_path, tmp_path), ["en"])
 
 
 def test_folders_of_splits_stay_splits(tmp_path):

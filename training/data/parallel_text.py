@@ -26,24 +26,17 @@ from datasets import Dataset, Json, Translation, Value, concatenate_datasets, lo
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
-from benchmarks.endings import suffix_of
-from benchmarks.json_files import refuse_repeated_keys
-from benchmarks.loading import check_folder, load_rows
-from benchmarks.recipe import InputError, read_yaml
-from benchmarks.table_cells import may_hold_texts
+from benchmarks.files.endings import suffix_of
+from benchmarks.files.json_files import refuse_repeated_keys
+from benchmarks.files.rows import load_rows
+from benchmarks.files.table_cells import may_hold_texts
+from benchmarks.files.text_lines import lines_of
+from benchmarks.recipe import InputError, check_folder, read_yaml
 from modeling_altclip.languages_altclip import CODE, is_english
 
-from .data.captions import (
-    Form,
-    by_keys,
-    features_of,
-    gather_captions,
-    is_text,
-    named_languages,
-    to_lists,
-)
-from .data.examples import caption_columns, has_text, split_lists
-from .data.text_tables import TABLES, from_lines, lines_of, read_table, tables_in
+from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
+from .examples import caption_columns, has_text, split_lists
+from .text_tables import TABLES, from_lines, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 _SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
@@ -269,7 +262,7 @@ def _read_moses(paths: dict[str, str]) -> Dataset:
         raise InputError(f"files of one corpus must have equally many lines: {counts}")
 
     def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
-        for texts in zip(*map(lines_of, paths.values())):
+        for texts in zip(*(lines_of(path, "dataset") for path in paths.values())):
             yield {"captions": {language: [text] for language, text in zip(paths, texts)}}
 
     # A changed file has to be read anew, so that its time is part of the cache key.
@@ -279,7 +272,7 @@ def _read_moses(paths: dict[str, str]) -> Dataset:
 
 
 def _count_lines(path: str) -> int:
-    return sum(1 for _ in lines_of(path))
+    return sum(1 for _ in lines_of(path, "dataset"))
 
 
 def with_captions(rows: Dataset, name: str) -> Dataset:

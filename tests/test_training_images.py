@@ -13,8 +13,7 @@ from xxhash import xxh3_128
 
 from benchmarks.recipe import InputError
 from training.data.examples import prepare_images
-from training.data.pictures import keep_readable, read_picture
-from training.views import ImageViews
+from training.data.images import ImageViews, keep_readable, read_picture
 
 from .conftest import ROOT
 
@@ -56,7 +55,7 @@ def test_bad_rows_are_set_aside_counted_and_named(rows, tmp_path):
     report = [json.loads(line) for line in (tmp_path / "out/bad_rows.jsonl").read_text().splitlines()]
     assert [line["row"] for line in report] == [1, 2, 3, 5]
     assert report[0]["path"] == "a.png"
-    assert "cannot identify image" in report[0]["problem"]
+    assert "Pillow knows no such format" in report[0]["problem"]
     assert "truncated" in report[1]["problem"].lower()
     assert report[2]["problem"] == "there is no image"
     assert "FileNotFoundError" in report[3]["problem"]
@@ -81,7 +80,7 @@ def test_a_mended_file_is_read_anew(tmp_path):
 
 
 def test_bad_rows_are_refused_where_that_is_asked(rows, tmp_path):
-    message = "4 of 6 images cannot be decoded, row 1 first: UnidentifiedImageError.*All are in"
+    message = "4 of 6 images cannot be decoded, row 1 first: Pillow knows no such format.*All are in"
     with pytest.raises(InputError, match=message):
         keep_readable(rows, "error", str(tmp_path))
     with pytest.raises(InputError, match="1 of 1 images cannot be decoded"):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from ..recipe import InputError
 from .endings import JSON, PICTURES, files_below, plain, suffix_of
+from .image_folders import has_card_of_splits
 from .json_files import holds_rows
-from .picture_folders import has_card_of_splits
-from .recipe import InputError
 
 # Endings that are read together: a table may have commas or tabs, as in parallel text.
 _KINDS = {

@@ -21,15 +21,15 @@ from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
 
-from .data.examples import caption_columns, has_text, split_lists
-from .views import SMALLEST_AREA, ImageViews
+from .examples import caption_columns, has_text, split_lists
+from .images import SMALLEST_AREA, ImageViews
 
 # Number of images decoded at a time: one by one took twice as long at 32 pixels, a whole part of the cache
 # would take gigabytes.
 _DECODED = 64
 
 
-def teacher_vectors(
+def teacher_embeddings(
     rows: Dataset,
     teacher: CLIPModel | AltCLIPModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -57,10 +57,10 @@ def teacher_vectors(
     ```python
     >>> from datasets import load_dataset
     >>> from benchmarks import load_model
-    >>> from training import teacher_vectors
+    >>> from training import teacher_embeddings
     >>> teacher, processor = load_model("outputs/miniature/teacher")
     >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
-    >>> teacher_vectors(rows, teacher, processor.tokenizer)[[0, 1]]["target"].shape
+    >>> teacher_embeddings(rows, teacher, processor.tokenizer)[[0, 1]]["target"].shape
     (2, 128)
     ```
     """
@@ -113,7 +113,7 @@ def check_distinct(vectors: torch.Tensor) -> None:
         )
 
 
-def image_vectors(
+def image_embeddings(
     views: ImageViews,
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -131,11 +131,11 @@ def image_vectors(
     ```python
     >>> from datasets import load_dataset
     >>> from benchmarks import load_model
-    >>> from training import ImageViews, image_vectors
+    >>> from training import ImageViews, image_embeddings
 
     >>> model, processor = load_model("outputs/miniature/altclip")
     >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
-    >>> column = image_vectors(ImageViews(rows, n_views=1), model, processor)
+    >>> column = image_embeddings(ImageViews(rows, n_views=1), model, processor)
     >>> column[[0, 1]]["image_embeds"].shape
     (2, 128)
     ```
@@ -181,4 +181,4 @@ def on_device(model: PreTrainedModel) -> Iterator[None]:
         model.to(home)
 
 
-__all__ = ["image_vectors", "teacher_vectors"]
+__all__ = ["image_embeddings", "teacher_embeddings"]

@@ -1,28 +1,21 @@
-"""Begin and end a stage's run: seeds, data, resuming, and the line that says what to do next."""
+"""Begin and end a stage's run: seeds, resuming, and the line that says what to do next."""
 
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from transformers import AutoConfig, PreTrainedModel, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
-from benchmarks.loading import check_languages
-from benchmarks.picture_folders import say_without_row
 from benchmarks.processes import fix_threads
 from benchmarks.recipe import InputError
 from modeling_altclip.texts_altclip import readable_tokens
 
-from .arguments import PairArguments, StageArguments
-from .data.captions import find_form, load_captioned, named_languages
-from .data.examples import CaptionCells
-from .data.pictures import check_policy, find_without_row, keep_readable, name_without_row
-from .data.streaming import CellStream, open_files
+from .arguments import StageArguments, say
+from .data.streaming import ExampleStream, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
 from .output_folder import check_room, claim, examples_per_step, finished_checkpoints
-from .views import ImageViews
 
 
 def begin(arguments: StageArguments) -> None:
@@ -80,96 +73,6 @@ def cut_length(arguments: StageArguments, model: PreTrainedModel) -> int:
     return readable
 
 
-def load_pictures(arguments: PairArguments, languages: list[str] | None) -> Dataset:
-    """Load the captioned images to train on, and skip those that cannot be decoded.
-
-    Prints how many are skipped, and where they are listed.
-    """
-    # The other processes then read what the first has written to datasets' cache.
-    with arguments.main_process_first(desc="reading captions"):
-        rows = load_captioned(arguments.dataset, arguments.split, languages, arguments.text_column)
-    without_row = find_without_row(rows, arguments.dataset)
-    if without_row:
-        say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
-    with arguments.main_process_first(desc="decoding images"):
-        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
-    if n_bad:
-        say(
-            arguments,
-            f"Skipped {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.",
-        )
-    return rows
-
-
-def load_cells(
-    arguments: PairArguments, languages: list[str] | None, n_views: int = 1
-) -> CaptionCells | CellStream:
-    """Load captions with their images, `n_views` of each; as a stream where `streaming` is set.
-
-    Rows of one picture count as alike.
-    """
-    if arguments.streaming:
-        return stream_pictures(arguments, languages)
-    rows = load_pictures(arguments, languages)
-    views = ImageViews(rows, n_views)
-    languages = check_languages(languages, list(rows.features["captions"]))
-    return CaptionCells(rows, languages, "image", inputs=views, same=views.digests)
-
-
-def stream_pictures(arguments: PairArguments, languages: list[str] | None) -> CellStream:
-    """Stream the captioned images of this process's files; see `streaming.py`.
-
-    Every process lists bad images in a file of its own, `bad_rows.R.jsonl` for process R; a run that resumes
-    adds to it.
-
-    Raises:
-        InputError: as `open_files` and `find_form`; or `languages` are neither given nor known from the
-            columns.
-    """
-    check_policy(arguments.bad_rows)
-    rows = open_files(
-        arguments.dataset,
-        arguments.split,
-        arguments.process_index,
-        arguments.world_size,
-        arguments.dataloader_num_workers,
-    )
-    form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
-    if not (languages or form.available):
-        raise InputError(
-            f"column {form.column!r} of {arguments.dataset!r} states its languages row by row: "
-            "give those to train on with --languages"
-        )
-    # Where the columns do not tell the languages, those of --languages are taken as available.
-    available = form.available or list(named_languages(languages, "--languages").values())
-    languages = check_languages(languages, available)
-
-    _clear_reports(arguments)
-    report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
-    if not arguments.resume:
-        first = report if arguments.process_index == 0 else None
-        without_row = name_without_row(arguments.dataset, arguments.split, arguments.bad_rows, first)
-        if without_row:
-            say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
-
-    shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
-    return CellStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)
-
-
-def _clear_reports(arguments: PairArguments) -> None:
-    """Make the output folder and, unless the run resumes, remove reports of an earlier run from it."""
-    with arguments.main_process_first(desc="clearing reports"):
-        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-        if arguments.local_process_index == 0 and not arguments.resume:
-            for report in _find_reports(arguments):
-                report.unlink(missing_ok=True)  # another machine may be quicker
-
-
-def _find_reports(arguments: PairArguments) -> list[Path]:
-    """Return the files in which processes list the bad images of a stream."""
-    return sorted(Path(arguments.output_dir).glob("bad_rows.*.jsonl"))
-
-
 def train(trainer: Trainer, arguments: StageArguments) -> None:
     """Train, from the last checkpoint where `resume` is set, and keep the loss curve in `trainer_state.json`.
 
@@ -180,7 +83,7 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     check_room(trainer)
     checkpoint = None
     if arguments.resume:
-        checkpoint = last_whole_checkpoint(arguments.output_dir, arguments.world_size)
+        checkpoint = last_complete_checkpoint(arguments.output_dir, arguments.world_size)
         if checkpoint is None:
             raise InputError(
                 f"resume: {arguments.output_dir} holds no complete checkpoint: "
@@ -193,7 +96,7 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     frozen.check()
     trainer.save_state()
     _plot(arguments)
-    if isinstance(trainer.train_dataset, CellStream):
+    if isinstance(trainer.train_dataset, ExampleStream):
         trainer.accelerator.wait_for_everyone()  # for their reports
         _say_bad_rows(arguments)
 
@@ -211,7 +114,7 @@ def _check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
 def _say_bad_rows(arguments: StageArguments) -> None:
     """Print how many rows of a stream all processes have skipped."""
     n_bad = 0
-    for report in _find_reports(arguments):
+    for report in find_reports(arguments.output_dir):
         n_bad += len(report.read_text("utf-8").splitlines())
     message = f"Skipped {n_bad} rows with bad images"
     if n_bad:
@@ -229,13 +132,7 @@ def _plot(arguments: StageArguments) -> None:
         plot_training(Path(arguments.output_dir), Path(arguments.output_dir, "training.png"))
 
 
-def say(arguments: StageArguments, message: str) -> None:
-    """Print on the main process."""
-    if arguments.process_index == 0:
-        print(message)
-
-
-def last_whole_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
+def last_complete_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
     """Return the newest checkpoint that was written to its end; a run that is killed may leave half of one.
 
     The Trainer writes `trainer_state.json` last, and every process its own random numbers.

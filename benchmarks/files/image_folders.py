@@ -15,8 +15,8 @@ from zipfile import ZipFile
 from datasets import Dataset
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from ..recipe import InputError
 from .endings import PICTURES, files_below, is_hidden, suffix_of
-from .recipe import InputError
 
 
 def source_of(dataset: str, name: str | None = None) -> dict:
@@ -54,7 +54,7 @@ def paths_of(encoded: Dataset) -> list[str | None]:
     return [path for chunk in chunks for path in chunk.field("path").to_pylist()]
 
 
-def pictures_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
+def images_without_row(dataset: str, paths: Iterable[str | None]) -> list[str]:
     """Return the pictures of a folder, and of zips in it, that no row of its metadata names.
 
     The metadata of a picture lies beside it or above it. If it gives no row at all, it is another split's,
@@ -148,9 +148,9 @@ def say_without_row(without_row: list[str], dataset: str) -> str:
     )
 
 
-def warn_of_pictures_without_row(rows: Dataset, dataset: str) -> None:
+def warn_of_images_without_row(rows: Dataset, dataset: str) -> None:
     """Warn if a folder has pictures that no row of undecoded `image` names, since they are not evaluated."""
-    without_row = pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
+    without_row = images_without_row(dataset, paths_of(rows.select_columns(["image"])))
     if without_row:
         warnings.warn(say_without_row(without_row, dataset), stacklevel=4)
 
@@ -182,9 +182,9 @@ __all__ = [
     "has_metadata",
     "is_named_by_metadata",
     "paths_of",
-    "pictures_without_row",
+    "images_without_row",
     "refuse_missing",
     "say_without_row",
     "source_of",
-    "warn_of_pictures_without_row",
+    "warn_of_images_without_row",
 ]

@@ -1,19 +1,32 @@
-"""Find pictures that cannot be decoded before training, list them in a file, and skip or refuse them."""
+"""Images to train on: those that cannot be decoded are skipped or refused before training begins, and the
+others are shown in views.
+
+An epoch shows each image as it is, the next a crop of it, in an order that depends on nothing but the epoch.
+That makes an augmented image something a frozen tower can encode beforehand, and a run something that resumes
+exactly.
+"""
 
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, Features, Image, Value
 from datasets.fingerprint import Hasher
-from PIL import Image as PillowImage
+from PIL.Image import Image as PillowImage
+from transformers import TrainerCallback
 
-from benchmarks.loading import load_rows
-from benchmarks.picture_folders import is_named_by_metadata, paths_of, pictures_without_row
+from benchmarks.files.image_folders import images_without_row, is_named_by_metadata, paths_of
+from benchmarks.files.rows import load_rows
+from benchmarks.images import decode_image, digest_of, encoded_bytes, why_unreadable
 from benchmarks.recipe import InputError
 from modeling_altclip.images_altclip import read_image
 
+SMALLEST_AREA = 0.9  # of a crop, as open_clip's default
 _POLICIES = ("set_aside", "error")
 _NO_ROW = "no row of the metadata names it"
 
@@ -26,7 +39,7 @@ def keep_readable(
     `datasets` caches what was found for the next run.
 
     Args:
-        policy: `skipped` skips rows whose image cannot be decoded, `error` refuses them.
+        policy: `set_aside` skips rows whose image cannot be decoded, `error` refuses them.
         output_dir: gets `bad_rows.jsonl`, one line per bad row: its number, the image's path if it has one,
             and the problem; and one line per picture that no row names, whose number is null.
         without_row: the paths of pictures that no row names.
@@ -95,7 +108,7 @@ def _to_jsonl(lines: list[dict]) -> str:
 
 def find_without_row(rows: Dataset, dataset: str) -> list[str]:
     """Return the paths of a folder's pictures that no row of undecoded `image` names."""
-    return pictures_without_row(dataset, paths_of(rows.select_columns(["image"])))
+    return images_without_row(dataset, paths_of(rows.select_columns(["image"])))
 
 
 def name_without_row(dataset: str, split: str, policy: str, report: Path | None) -> list[str]:
@@ -146,8 +159,8 @@ def _problem_of(image: dict | None) -> str:
     return read_picture(image)[1]
 
 
-def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
-    """Decode an image, `{"bytes", "path"}`, by Pillow.
+def read_picture(image: dict | None) -> tuple[PillowImage | None, str]:
+    """Decode an undecoded image, `{"bytes", "path"}`.
 
     Transparent images stay transparent: `prepare_images` later puts them on the background that an image
     processor expects.
@@ -158,11 +171,97 @@ def read_picture(image: dict | None) -> tuple[PillowImage.Image | None, str]:
     if image is None:
         return None, "there is no image"
     try:
-        decoded = Image().decode_example(image)
+        decoded = decode_image(image)
         read_image(decoded)  # only to see whether it works
         return decoded, ""
-    except Exception as error:  # damaged files raise anything: OSError, SyntaxError, struct.error, ...
-        return None, f"{type(error).__name__}: {error}"
+    except Exception as error:  # decoders raise whatever they like
+        return None, why_unreadable(error)
 
 
-__all__ = ["check_policy", "find_without_row", "keep_readable", "name_without_row", "read_picture"]
+class ImageViews:
+    """Images of a dataset's rows, in the view of the epoch.
+
+    `views[[5, 0]]` is `{"image": [picture of row 5, of row 0]}`.
+
+    View 0 is the picture. Any other is a square crop of 90 to 100 % of the largest square's area, at a place
+    drawn from the picture's digest and the view's number: CLIP's only augmentation is a random square crop
+    (Radford et al. 2021, 2.4). None is mirrored: captions tell left from right, and signs are to be read.
+
+    Args:
+        rows: have the column `image`.
+        n_views: how many there are; epoch e shows view e modulo `n_views`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from PIL import Image
+    >>> from training import ImageViews
+
+    >>> rows = Dataset.from_dict({"image": [Image.new("RGB", (64, 48)), Image.new("RGB", (32, 32))]})
+    >>> views = ImageViews(rows, n_views=2)
+    >>> [image.size for image in views[[1, 0]]["image"]]
+    [(32, 32), (64, 48)]
+    ```
+    """
+
+    def __init__(self, rows: Dataset, n_views: int):
+        self.rows = rows.select_columns(["image"])
+        self.n_views = n_views
+        self.view = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's view: the views take turns, one per epoch."""
+        self.view = epoch % self.n_views
+
+    def __getitem__(self, rows: Sequence[int]) -> dict[str, list[PillowImage]]:
+        images = self.rows[rows]["image"]
+        if self.view > 0:
+            images = [_crop(image, self.digests[row], self.view) for row, image in zip(rows, images)]
+        return {"image": images}
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """XXH3-128 of each picture's encoded bytes, whether they lie in the table or in a file; each process
+        reads its share.
+        """
+        encoded = self.rows.cast_column("image", Image(decode=False))
+        state = PartialState()
+        share = encoded.shard(state.num_processes, state.process_index, contiguous=True)
+        digests = []
+        for batch in share.iter(1000):
+            digests += [digest_of(encoded_bytes(image)) for image in batch["image"]]
+        return gather_object(digests)
+
+
+def _crop(image: PillowImage, digest: str, view: int) -> PillowImage:
+    """Crop a picture to a view; equal for equal pictures, wherever and in whatever order they are read."""
+    random = np.random.default_rng([int(digest, 16), view])
+    # The root turns a share of the area into one of the edge.
+    share = random.uniform(SMALLEST_AREA, 1) ** 0.5
+    side = max(1, round(min(image.size) * share))
+    left, top = [int(random.integers(edge - side + 1)) for edge in image.size]
+    return image.crop((left, top, left + side, top + side))
+
+
+class EpochCallback(TrainerCallback):
+    """Tells views, or a sampler, of the epoch. accelerate tells neither reliably: no dataset whose sampler
+    has a `set_epoch` too, and after a resume with several processes no sampler.
+    """
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **_):
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+__all__ = [
+    "EpochCallback",
+    "ImageViews",
+    "check_policy",
+    "find_without_row",
+    "keep_readable",
+    "name_without_row",
+    "read_picture",
+]

@@ -16,15 +16,15 @@ from PIL import Image as Pillow
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, AutoTokenizer
 
-from benchmarks.loading import load_model
+from benchmarks.models.loading import load_model
 from benchmarks.recipe import InputError
 from modeling_altclip import AltCLIPModel, embed_images
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
-from training.data.examples import CaptionCells, Collator
+from training.data.examples import CaptionExamples, Collator
+from training.data.images import EpochCallback, ImageViews
+from training.data.tower_cache import image_embeddings, teacher_embeddings, written
 from training.freezing import freeze_all_but
-from training.frozen import image_vectors, teacher_vectors, written
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
-from training.views import EpochCallback, ImageViews
 
 SGD = {
     "optim": "sgd",
@@ -71,16 +71,16 @@ def test_the_teacher_needs_english(clip):
     captions = [{"en": "key", "zh": "钥匙"}, {"en": None, "zh": "狗"}, {"en": "", "zh": "猫"}]
     rows = Dataset.from_dict({"captions": captions})
     with pytest.raises(InputError, match="2 of 3 rows have no English caption"):
-        teacher_vectors(rows, teacher, processor.tokenizer)
+        teacher_embeddings(rows, teacher, processor.tokenizer)
     rows = Dataset.from_dict({"captions": [{"zh": "狗"}]})
     with pytest.raises(InputError, match="captions have no 'en' for the teacher to read: they have zh"):
-        teacher_vectors(rows, teacher, processor.tokenizer)
+        teacher_embeddings(rows, teacher, processor.tokenizer)
 
 
 def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, clip):
     teacher, processor = clip
     tokenizer = processor.tokenizer
-    targets = teacher_vectors(scenes, teacher, tokenizer)[range(len(scenes))]["target"]
+    targets = teacher_embeddings(scenes, teacher, tokenizer)[range(len(scenes))]["target"]
     for row in (0, 17, 31):
         inputs = tokenizer([scenes[row]["captions"]["en"]], return_tensors="pt")
         hidden = teacher.text_model(**inputs).last_hidden_state[0]
@@ -89,12 +89,12 @@ def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, cl
 
 
 def test_image_vectors_equal_the_live_tower(scenes, clip):
-    column = image_vectors(ImageViews(scenes, 1), *clip)
+    column = image_embeddings(ImageViews(scenes, 1), *clip)
     expected = embed_images(*clip, scenes["image"])
     np.testing.assert_allclose(column[range(len(scenes))]["image_embeds"], expected, atol=1e-6)
     # Half a unit in the last place: float16 has 11 bits, bfloat16 8.
     for dtype, largest_error in (("float16", 2**-11), ("bfloat16", 2**-8)):
-        column = image_vectors(ImageViews(scenes, 1), *clip, dtype=dtype)
+        column = image_embeddings(ImageViews(scenes, 1), *clip, dtype=dtype)
         halved = column[range(len(scenes))]["image_embeds"]
         errors = np.linalg.norm(halved - expected.numpy(), axis=1)
         assert 0 < errors.max() < largest_error
@@ -107,8 +107,8 @@ def test_each_sentence_and_image_is_encoded_once(scenes, clip, tmp_path):
     sentences = {captions["en"] for captions in scenes["captions"]}
     assert len(sentences) <= 24
     for _ in range(2):  # the second time from the cache
-        targets = teacher_vectors(scenes, model, processor.tokenizer, cache_dir=str(tmp_path))
-        embeds = image_vectors(ImageViews(scenes, 2), model, processor, cache_dir=str(tmp_path))
+        targets = teacher_embeddings(scenes, model, processor.tokenizer, cache_dir=str(tmp_path))
+        embeds = image_embeddings(ImageViews(scenes, 2), model, processor, cache_dir=str(tmp_path))
         assert sum(n_texts) == len(sentences)
         assert sum(n_images) == 2 * 24  # views
     # Row 24 is row 0 again.
@@ -118,7 +118,7 @@ def test_each_sentence_and_image_is_encoded_once(scenes, clip, tmp_path):
 
 def test_more_languages_and_another_way_to_load_change_nothing(scenes, clip, miniature, tmp_path):
     model, processor = clip
-    teacher_vectors(scenes, model, processor.tokenizer, cache_dir=str(tmp_path))
+    teacher_embeddings(scenes, model, processor.tokenizer, cache_dir=str(tmp_path))
     shutil.copytree(miniature / "clip", tmp_path / "moved")
     model, processor = load_model(str(tmp_path / "moved"))
     # A call leaves its padding and truncation in a fast tokenizer.
@@ -126,7 +126,7 @@ def test_more_languages_and_another_way_to_load_change_nothing(scenes, clip, min
     captions = [{"en": captions["en"], "xx": "new"} for captions in scenes["captions"]]
     n_texts = count(model.text_model)
     rows = Dataset.from_dict({"captions": captions})
-    teacher_vectors(rows, model, processor.tokenizer, cache_dir=str(tmp_path))
+    teacher_embeddings(rows, model, processor.tokenizer, cache_dir=str(tmp_path))
     assert not n_texts
 
 
@@ -134,7 +134,7 @@ def test_more_languages_and_another_way_to_load_change_nothing(scenes, clip, min
 def test_what_makes_a_teacher_vector_makes_a_new_cache(scenes, clip, tmp_path, change):
     model, processor = clip
     tokenizer = processor.tokenizer
-    before = teacher_vectors(scenes, model, tokenizer, cache_dir=str(tmp_path))
+    before = teacher_embeddings(scenes, model, tokenizer, cache_dir=str(tmp_path))
     if change == "weight":
         model.text_model.final_layer_norm.bias.data[0] += 1e-3
     elif change == "configuration":
@@ -150,7 +150,7 @@ def test_what_makes_a_teacher_vector_makes_a_new_cache(scenes, clip, tmp_path, c
         scenes = Dataset.from_dict({"captions": captions[:-1] + [{"en": "another"}]})
 
     n_texts = count(model.text_model)
-    after = teacher_vectors(scenes, model, tokenizer, cache_dir=str(tmp_path))
+    after = teacher_embeddings(scenes, model, tokenizer, cache_dir=str(tmp_path))
     assert after.folder != before.folder
     assert sum(n_texts) >= 22
     same = np.array_equal(after[range(32)]["target"], before[range(32)]["target"])
@@ -161,7 +161,7 @@ def test_what_makes_a_teacher_vector_makes_a_new_cache(scenes, clip, tmp_path, c
 @pytest.mark.parametrize("change", ["weight", "projection", "preparation", "background", "views", "row"])
 def test_what_makes_an_image_vector_makes_a_new_cache(scenes, clip, tmp_path, change):
     model, processor = clip
-    before = image_vectors(ImageViews(scenes, 1), model, processor, cache_dir=str(tmp_path))
+    before = image_embeddings(ImageViews(scenes, 1), model, processor, cache_dir=str(tmp_path))
     if change == "weight":
         model.vision_model.post_layernorm.bias.data[0] += 1e-3
     elif change == "projection":
@@ -177,7 +177,7 @@ def test_what_makes_an_image_vector_makes_a_new_cache(scenes, clip, tmp_path, ch
 
     n_images = count(model.vision_model)
     views = ImageViews(scenes, 2 if change == "views" else 1)
-    after = image_vectors(views, model, processor, cache_dir=str(tmp_path))
+    after = image_embeddings(views, model, processor, cache_dir=str(tmp_path))
     assert after.folder != before.folder
     assert sum(n_images) >= 23
     same = np.array_equal(after[range(32)]["image_embeds"], before[range(32)]["image_embeds"])
@@ -207,7 +207,9 @@ def test_images_are_known_by_their_bytes_wherever_they_lie(clip, tmp_path):
     in_table = [{"bytes": png(number), "path": None} for number in range(3)]
 
     def cache_of(images):
-        return image_vectors(ImageViews(rows_of(images), 1), *clip, cache_dir=str(tmp_path / "cache")).folder
+        return image_embeddings(
+            ImageViews(rows_of(images), 1), *clip, cache_dir=str(tmp_path / "cache")
+        ).folder
 
     of_files = cache_of(files)
     assert cache_of(copies) == of_files
@@ -320,23 +322,23 @@ def test_stage_1_from_the_cache_equals_the_live_teacher(
         **SGD,
     )
     collator = Collator(AutoTokenizer.from_pretrained(miniature / "text_encoder"), 77)
-    targets = teacher_vectors(scenes, teacher, processor.tokenizer, cache_dir=str(tmp_path), dtype=dtype)
-    cells = CaptionCells(scenes, ["en", "zh"], "target", inputs=targets)
+    targets = teacher_embeddings(scenes, teacher, processor.tokenizer, cache_dir=str(tmp_path), dtype=dtype)
+    examples = CaptionExamples(scenes, ["en", "zh"], "target", inputs=targets)
     cached = TeacherLearningTrainer(
-        model=student, args=arguments, train_dataset=cells, data_collator=collator
+        model=student, args=arguments, train_dataset=examples, data_collator=collator
     )
     ours = follow(cached)
 
     student.load_state_dict(start)
     english = [captions["en"] for captions in scenes["captions"]]
     numbers = Dataset.from_dict({"number": np.arange(32)}).with_format("numpy")
-    cells = CaptionCells(scenes, ["en", "zh"], "number", inputs=numbers)
+    examples = CaptionExamples(scenes, ["en", "zh"], "number", inputs=numbers)
 
     def with_english(batch):
-        sentences = [english[cell["number"]] for cell in batch]
+        sentences = [english[example["number"]] for example in batch]
         return collator(batch) | {"english": sentences}
 
-    live = LiveTeacher(model=student, args=arguments, train_dataset=cells, data_collator=with_english)
+    live = LiveTeacher(model=student, args=arguments, train_dataset=examples, data_collator=with_english)
     live.teacher = teacher
     live.teacher_tokenizer = processor.tokenizer
     theirs = follow(live)
@@ -370,11 +372,11 @@ def stage2(altclip, clip, scenes, miniature, tmp_path):
         inputs = ImageViews(scenes, arguments.image_views)
         if cached:
             column = "image_embeds"
-            inputs = image_vectors(inputs, altclip, clip[1], cache_dir=str(tmp_path / "cache"))
-        cells = CaptionCells(scenes, ["en"], column, inputs=inputs)
+            inputs = image_embeddings(inputs, altclip, clip[1], cache_dir=str(tmp_path / "cache"))
+        examples = CaptionExamples(scenes, ["en"], column, inputs=inputs)
         collator = Collator(tokenizer, 77, clip[1].image_processor)
         trainer = ContrastiveTrainer(
-            model=altclip, args=arguments, train_dataset=cells, data_collator=collator
+            model=altclip, args=arguments, train_dataset=examples, data_collator=collator
         )
         if turning:
             trainer.add_callback(EpochCallback(inputs))

@@ -26,8 +26,8 @@ from datasets.builder import Key
 from datasets.features.features import cast_to_python_objects
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from ..recipe import InputError
 from .json_files import unique_keys
-from .recipe import InputError
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 # The last four cannot be decoded by Pillow: as images they are reported, and not taken for other data.

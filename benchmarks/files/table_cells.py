@@ -4,7 +4,7 @@ from datasets import Json, List, Value
 
 from modeling_altclip.texts_altclip import is_blank
 
-from .recipe import InputError
+from ..recipe import InputError
 
 
 def may_hold_texts(kind) -> bool:

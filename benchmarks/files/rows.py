@@ -1,0 +1,114 @@
+"""Load the rows of a dataset from a folder or the Hub, with errors that a user can act on."""
+
+from itertools import chain
+from pathlib import Path
+from zipfile import BadZipFile
+
+from datasets import Dataset, Image, IterableDataset, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetGenerationError
+
+from ..recipe import InputError, check_folder
+from .endings import files_below
+from .image_folders import source_of
+from .json_files import refuse_repeated_keys
+from .tars import of_tars
+from .unread_files import odd_endings, refuse_left_out
+
+# Errors of reading a dataset: of the Hub; of an unknown split or a text that is not UTF-8; of rows that
+# cannot be read; of half a zip.
+READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
+_WILDCARDS = set("*?[]")
+_TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
+
+
+def load_rows(dataset: str, split: str, columns: list[str], name: str | None = None) -> Dataset:
+    """Load one split of a folder or Hub dataset that has all of `columns`.
+
+    Args:
+        name: the configuration, if the dataset has several.
+
+    Raises:
+        InputError: no such folder, dataset or split, or a column is missing.
+    """
+    check_folder("dataset", dataset)
+    try:
+        source = source_of(dataset, name)
+        if source["path"] == dataset:
+            source["data_files"] = files_of(dataset, name, split)
+        rows = open_rows(split, **source)
+    except InputError:
+        raise
+    except READING as error:
+        raise InputError(
+            f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
+        ) from error
+
+    missing = [column for column in columns if column not in rows.column_names]
+    if missing:
+        raise InputError(
+            f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}"
+        )
+    return rows
+
+
+def what_is_wrong(dataset: str, error: Exception) -> str:
+    """Describe why a dataset cannot be read; name a file that is not UTF-8, which `datasets` does not do."""
+    folder = Path(dataset)
+    if folder.is_dir():
+        for path in files_below(folder, _TEXTS):
+            try:
+                for _ in path.open(encoding="utf-8"):
+                    pass
+            except UnicodeDecodeError as wrong:
+                return f"{path} is not UTF-8, {wrong}: save it as UTF-8"
+        odd = odd_endings(folder)
+        if odd:
+            return odd
+
+    said = str(error.__cause__ or error)
+    if folder.is_dir() and _WILDCARDS & set(dataset):
+        wildcards = " ".join(sorted(_WILDCARDS))
+        said += f" (`datasets` takes {wildcards} in a folder's name for wildcards: rename it)"
+    return said
+
+
+def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | IterableDataset:
+    """Open a split as `load_dataset` does, but with the reader of `tars` for tars of images."""
+    tars = of_tars(load_dataset_builder(**source))
+    if tars is None:
+        return load_dataset(**source, split=split, streaming=streaming)
+    if streaming:
+        return tars.as_streaming_dataset(split=split)
+    tars.download_and_prepare()
+    return tars.as_dataset(split=split)
+
+
+def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]] | None:
+    """List a folder's files of one split for `load_dataset`; None for a Hub dataset, which has a revision.
+
+    Without the list, `datasets` caches a folder with a card under the card alone, and would give old rows
+    after the files were written anew. Files of other splits are left out, unless `split` is a slice such as
+    `train[:100]`, which only `datasets` can parse.
+
+    Raises:
+        InputError: as `refuse_left_out` and `refuse_repeated_keys`.
+    """
+    if not Path(dataset).is_dir():
+        return None
+    files = load_dataset_builder(dataset, name).config.data_files
+    by_split = {str(name): list(paths) for name, paths in files.items()}
+    refuse_left_out(dataset, by_split)
+    if split in by_split:
+        by_split = {split: by_split[split]}
+    refuse_repeated_keys(chain(*by_split.values()))
+    return by_split
+
+
+def rename_image(rows: Dataset | IterableDataset, column: str) -> Dataset | IterableDataset:
+    """Return the same rows with the images of `column`, undecoded, in the column `image`."""
+    # Before the column is renamed: renaming a stream's column decodes it and encodes it once more.
+    rows = rows.cast_column(column, Image(decode=False))
+    return rows if column == "image" else rows.rename_column(column, "image")
+
+
+__all__ = ["READING", "files_of", "load_rows", "open_rows", "rename_image", "what_is_wrong"]

@@ -1,0 +1,36 @@
+"""Read plain text line by line, as every other tool counts the lines."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from ..recipe import InputError
+
+
+def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
+    """Yield the lines of a file in UTF-8, with or without a byte order mark; `.gz` and `.bz2` are unpacked.
+
+    A line ends with a line feed, with or without a carriage return before it, and with nothing else: Python's
+    own readers would also end one at a lone carriage return or at U+2028, which captions may have. The two
+    files of a Moses pair would then go out of step.
+
+    Args:
+        what: what the file is, for the message.
+
+    Raises:
+        InputError: a line is not UTF-8.
+    """
+    with io.BufferedReader(pa.input_stream(str(path))) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{what} {str(path)!r} is not UTF-8, in line {number}: save it as UTF-8"
+                ) from error
+            yield text.removesuffix("\n").removesuffix("\r")
+
+
+__all__ = ["lines_of"]

@@ -1,0 +1,142 @@
+"""Load models and captioned datasets from a local folder or the Hub, with errors that a user can act on."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from tokenizers.normalizers import Lowercase, Sequence
+from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
+
+from ..recipe import InputError, check_folder
+from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_kind, check_tokenizer, readable
+from .libraries import check_library, load_adapted
+from .low_rank import base_of, is_low_rank, merge_low_rank
+
+# Of a model's repository the cache holds one of these.
+_NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    argument: str = "model",
+    kind: Kind = TWO_TOWERS,
+    attn_implementation: str | None = None,
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
+
+    Args:
+        name_or_path: a folder that `save_pretrained` wrote or a Hub id; the folder of a LoRA, which is merged
+            into its base; or a model of another library, as `open_clip:NAME`, `sentence_transformers:NAME` or
+            `m_clip:NAME` (see `models.libraries`), which is a small module with the same two methods.
+        argument: the option that the model was given with, for messages.
+        kind: the kind of model that is needed.
+        attn_implementation: transformers' option, for its own models.
+
+    Raises:
+        InputError: the folder, its configuration, weights or processor are missing in whole or in part; the
+            model is of another kind; a LoRA names no base or does not fit it; or a library is missing.
+
+    Example:
+
+    ```python
+    >>> from benchmarks import load_model
+
+    >>> model, processor = load_model("outputs/miniature/altclip")  # or "BAAI/AltCLIP-m9"
+    >>> model.dtype
+    torch.float32
+    ```
+    """
+    if library := check_library(name_or_path):
+        return load_adapted(library, name_or_path.removeprefix(f"{library}:"), load_model)
+    if is_low_rank(name_or_path):
+        base = load_model(
+            base_of(name_or_path, argument),
+            argument=argument,
+            kind=kind,
+            attn_implementation=attn_implementation,
+        )
+        return merge_low_rank(name_or_path, *base, argument)
+
+    check_kind(argument, name_or_path, kind)
+    with readable(argument, name_or_path):
+        model = AutoModel.from_pretrained(
+            name_or_path, dtype=torch.float32, attn_implementation=attn_implementation
+        )
+        processor = AutoProcessor.from_pretrained(name_or_path)
+    if not isinstance(processor, ProcessorMixin):
+        raise InputError(
+            f"{argument} {name_or_path!r} has no processor of texts and images, "
+            f"only a {type(processor).__name__}: "
+            "save an AltCLIPProcessor(image_processor, tokenizer) there"
+        )
+    check_tokenizer(argument, name_or_path, processor.tokenizer)
+    check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
+    if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
+        _lower_case(processor.tokenizer)
+    return model, processor
+
+
+def save_model(
+    model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, state_dict: dict | None = None
+) -> None:
+    """Save a model and its processor as one complete folder, with the code of our own classes.
+
+    Args:
+        state_dict: weights to save in place of the model's own, which may be sharded.
+    """
+    # The model first: beside its config.json, the processor's files name no class.
+    model.save_pretrained(folder, state_dict=state_dict)
+    processor.save_pretrained(folder)
+
+
+def check_model(name_or_path: str, argument: str = "model") -> None:
+    """Check a model to evaluate before anything is loaded; a Hub id is not looked up.
+
+    Args:
+        argument: the option that the model was given with, for messages.
+
+    Raises:
+        InputError: the folder does not exist, or holds a model of another kind; or the prefix before a colon
+            is no library that has an adapter.
+    """
+    if check_library(name_or_path) is None:
+        check_folder(argument, name_or_path)
+        if is_low_rank(name_or_path):
+            check_model(base_of(name_or_path, argument), argument)
+        elif Path(name_or_path).exists():
+            check_kind(argument, name_or_path, TWO_TOWERS)
+
+
+def _lower_case(tokenizer: GemmaTokenizer) -> None:
+    """Make a tokenizer lower-case its texts, as SigLIP 2 was trained.
+
+    SigLIP 2's checkpoints of one image size name Gemma's tokenizer, which keeps capitals. Those of any size
+    (NaFlex) name one of their own that does not (transformers#43101).
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = Sequence([Lowercase(), backend.normalizer])
+
+
+def revision_of(name_or_path: str) -> str | None:
+    """Return the Hub commit that a model was just loaded from; None for a folder.
+
+    A name of several models, `TEXT+IMAGE`, gives their commits joined by `+`.
+    """
+    commits = [commit_of(part.rpartition(":")[2]) for part in name_or_path.split("+")]
+    return "+".join(commit for commit in commits if commit) or None
+
+
+def commit_of(repository: str) -> str | None:
+    """Return the commit at which the cache holds a Hub repository; None if it cannot be one."""
+    if Path(repository).exists():
+        return None
+    try:
+        paths = [try_to_load_from_cache(repository, name) for name in _NAMED_FILES]
+    except HFValidationError:  # an architecture with a file of weights, as open_clip:NAME/FILE
+        return None
+    for path in paths:
+        if isinstance(path, str):  # else it is not in the cache, or not in the repository
+            return Path(path).parent.name
+    return None

@@ -1,0 +1,103 @@
+"""Load captioned images to train on, from a dataset or as a stream, without those that cannot be decoded."""
+
+from pathlib import Path
+
+from datasets import Dataset
+
+from benchmarks.files.image_folders import say_without_row
+from benchmarks.languages import check_languages
+from benchmarks.recipe import InputError
+
+from ..arguments import PairArguments, say
+from .captions import find_form, load_captioned, named_languages
+from .examples import CaptionExamples
+from .images import ImageViews, check_policy, find_without_row, keep_readable, name_without_row
+from .streaming import ExampleStream, find_reports, open_files
+
+
+def load_images(arguments: PairArguments, languages: list[str] | None) -> Dataset:
+    """Load the captioned images to train on, and skip those that cannot be decoded.
+
+    Prints how many are skipped, and where they are listed.
+    """
+    # The other processes then read what the first has written to datasets' cache.
+    with arguments.main_process_first(desc="reading captions"):
+        rows = load_captioned(arguments.dataset, arguments.split, languages, arguments.text_column)
+    without_row = find_without_row(rows, arguments.dataset)
+    if without_row:
+        say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
+    with arguments.main_process_first(desc="decoding images"):
+        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
+    if n_bad:
+        say(
+            arguments,
+            f"Skipped {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.",
+        )
+    return rows
+
+
+def load_examples(
+    arguments: PairArguments, languages: list[str] | None, n_views: int = 1
+) -> CaptionExamples | ExampleStream:
+    """Load captions with their images, `n_views` of each; as a stream where `streaming` is set.
+
+    Rows of one picture count as alike.
+    """
+    if arguments.streaming:
+        return stream_images(arguments, languages)
+    rows = load_images(arguments, languages)
+    views = ImageViews(rows, n_views)
+    languages = check_languages(languages, list(rows.features["captions"]))
+    return CaptionExamples(rows, languages, "image", inputs=views, same=views.digests)
+
+
+def stream_images(arguments: PairArguments, languages: list[str] | None) -> ExampleStream:
+    """Stream the captioned images of this process's files; see `streaming.py`.
+
+    Every process lists bad images in a file of its own, `bad_rows.R.jsonl` for process R; a run that resumes
+    adds to it.
+
+    Raises:
+        InputError: as `open_files` and `find_form`; or `languages` are neither given nor known from the
+            columns.
+    """
+    check_policy(arguments.bad_rows)
+    rows = open_files(
+        arguments.dataset,
+        arguments.split,
+        arguments.process_index,
+        arguments.world_size,
+        arguments.dataloader_num_workers,
+    )
+    form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
+    if not (languages or form.available):
+        raise InputError(
+            f"column {form.column!r} of {arguments.dataset!r} states its languages row by row: "
+            "give those to train on with --languages"
+        )
+    # Where the columns do not tell the languages, those of --languages are taken as available.
+    available = form.available or list(named_languages(languages, "--languages").values())
+    languages = check_languages(languages, available)
+
+    _clear_reports(arguments)
+    report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
+    if not arguments.resume:
+        first = report if arguments.process_index == 0 else None
+        without_row = name_without_row(arguments.dataset, arguments.split, arguments.bad_rows, first)
+        if without_row:
+            say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
+
+    shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
+    return ExampleStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)
+
+
+def _clear_reports(arguments: PairArguments) -> None:
+    """Make the output folder and, unless the run resumes, remove reports of an earlier run from it."""
+    with arguments.main_process_first(desc="clearing reports"):
+        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+        if arguments.local_process_index == 0 and not arguments.resume:
+            for report in find_reports(arguments.output_dir):
+                report.unlink(missing_ok=True)  # another machine may be quicker
+
+
+__all__ = ["load_examples", "load_images", "stream_images"]
