@@ -141,7 +141,7 @@ def _run_job(name: str, words: list[str]) -> None:
         name: a key of `JOBS`.
         words: what follows it on the command line.
     """
-    from altclip.benchmarks.recipe import launch
+    from altclip.common.recipe import launch
 
     job = JOBS[name]
     if job.first and words and not words[0].startswith("-") and not words[0].endswith((".yaml", ".yml")):
@@ -207,7 +207,7 @@ def _of_recipes(folder: str) -> str:
 
 
 def _build_parser(with_flags: bool = False) -> ArgumentParser:
-    """Build the parser of groups and jobs; that of each job's flags is `benchmarks.recipe`'s.
+    """Build the parser of groups and jobs; that of each job's flags is `common.recipe`'s.
 
     Args:
         with_flags: add the flags, for completion, which imports the libraries of all jobs.

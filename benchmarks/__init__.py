@@ -8,10 +8,11 @@ commands are `run_retrieval.py`, `run_zero_shot.py` and `run_report.py`.
 import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)
 
 # isort: split
+from common.models.loading import load_model
+
 from .bootstrap import compare, intervals
 from .encoder import CachedEncoder
 from .metrics import retrieval_recall
-from .models.loading import load_model
 from .outcomes import load_outcomes
 from .results import load_results
 from .retrieval import evaluate_retrieval

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from common.errors import InputError
+
 from .outcomes import Outcomes
-from .recipe import InputError
 
 _INTERVAL = (0.025, 0.975)
 BLOCK_WEIGHTS = 2**18  # weights in one block of resamples: 2 MB, and a multiple of that for their texts

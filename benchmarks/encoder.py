@@ -1,12 +1,8 @@
 """Encoders of images, texts and class names, as evaluation uses them, with a cache of their embeddings."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -16,20 +12,17 @@ from datasets import Dataset, Image, IterableDataset
 from PIL import Image as PillowImage
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-from xxhash import xxh3_128
+from transformers import PreTrainedModel, ProcessorMixin
 
+from common.embedding_cache import cached_column
+from common.errors import InputError
+from common.fingerprints import hash_weights, prepared_images, prepared_texts, settings
+from common.images import decode_image, digest_of, encoded_bytes, why_unreadable
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
 from modeling_altclip.images_altclip import background_of, read_image
 from modeling_altclip.prompts_altclip import fill_template
-from modeling_altclip.texts_altclip import text_length
 
-from .embedding_cache import cached_column
-from .images import decode_image, digest_of, encoded_bytes, why_unreadable
-from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
-from .models.loading import revision_of
-from .recipe import InputError
 from .tasks.templates import check_templates
 
 WINDOW = 2048  # rows whose encoded images are held at a time
@@ -37,8 +30,6 @@ WINDOW = 2048  # rows whose encoded images are held at a time
 PART = 256
 CLASSES = 32  # classes in such a part: each has up to 80 prompts
 _REMEDY = "measure a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
-# Keys of a configuration that no embedding depends on.
-_INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 class Encoder:
@@ -133,7 +124,7 @@ class CachedEncoder(Encoder):
         self.made_by = {"weights": self.weights, "configuration": settings(model)}
         self.prepared = {
             "image": prepared_images(model, processor),
-            "text": _prepared_texts(model, processor),
+            "text": prepared_texts(model, processor),
         }
 
     def rows(self, rows: Dataset | IterableDataset) -> tuple[torch.Tensor, dict[str, list], list[str]]:
@@ -289,81 +280,4 @@ def _open_image(image: dict, digest: str, row: int, background: Sequence[int] | 
         ) from error
 
 
-def hash_weights(model: torch.nn.Module) -> str:
-    """Return the SHA-256 of the names and bytes of all parameters and persistent buffers.
-
-    Results store it, so that each names the very weights it was measured on.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        values = value.detach().cpu().contiguous().view(-1)
-        digest.update(values.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def settings(tower: PreTrainedModel) -> str:
-    """Return a configuration as JSON, for fingerprints: weights say nothing of, say, the activation."""
-    configuration = tower.config.to_dict()
-    relevant = {name: value for name, value in configuration.items() if name not in _INCIDENTAL}
-    return json.dumps(relevant, sort_keys=True)
-
-
-def prepared_images(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """Describe how images become pixels, with the background of transparent ones, for fingerprints."""
-    prepare = processor.image_processor
-    on_background = f" on {background_of(prepare)}"
-    if isinstance(prepare, AdaptedImageProcessor):
-        return _adapter_fingerprint(model) + on_background
-    return f"{type(prepare).__name__} {prepare.to_json_string()}{on_background}"
-
-
-def _prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
-    """Describe how texts become tokens, for fingerprints."""
-    if isinstance(processor.tokenizer, AdaptedTokenizer):
-        return _adapter_fingerprint(model)
-    return written(processor.tokenizer)
-
-
-def _adapter_fingerprint(model: PreTrainedModel) -> str:
-    """Hash what defines another library's model beside its weights.
-
-    This is the version of the library, and the settings in the model's folder or the commit on the Hub.
-    """
-    name = model.config.name_or_path
-    library = "open_clip_torch" if "open_clip:" in name else "sentence-transformers"
-    known = [name, version(library), str(revision_of(name))]
-    # "m_clip:TEXT+IMAGE" -> TEXT, IMAGE: folders, or names on the Hub
-    for part in name.split("+"):
-        folder = Path(part.rpartition(":")[2])
-        if folder.is_dir():
-            for path in sorted(folder.rglob("*.json")):
-                known.append(f"{path.name} {path.read_text('utf-8')}")
-    return xxh3_128("\n".join(known).encode()).hexdigest()
-
-
-def written(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a tokenizer as JSON, for fingerprints.
-
-    The padding and truncation of its last call are left out; the length at which texts are cut is added.
-    """
-    if tokenizer.is_fast:
-        described = json.loads(tokenizer.backend_tokenizer.to_str())
-    else:
-        described = {"class": type(tokenizer).__name__, "files": _saved_files(tokenizer)}
-    described |= {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}
-    return json.dumps(described, sort_keys=True)
-
-
-def _saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return the XXH3-128 of each file that a tokenizer saves.
-
-    A tokenizer written in Python has no other complete description.
-    """
-    with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return {path.name: xxh3_128(path.read_bytes()).hexdigest() for path in files}
-
-
-__all__ = ["CachedEncoder", "Encoder", "hash_weights", "prepared_images", "settings", "written"]
+__all__ = ["CachedEncoder", "Encoder"]

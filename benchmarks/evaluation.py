@@ -1,4 +1,4 @@
-"""Evaluation, as both scripts share it: arguments, and the steps from models and tasks to results."""
+"""Evaluate models on tasks, for retrieval and for classification: arguments, and all steps to results."""
 
 import json
 import logging
@@ -16,23 +16,24 @@ from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError, safe_open
 from xxhash import xxh3_128
 
+from common.commands import command_for, program_for, this_command
+from common.errors import InputError
+from common.languages import check_language, find_language
+from common.models.libraries import library_of
+from common.models.loading import check_model, load_model, revision_of
+from common.paths import check_folder
+from common.processes import fix_threads
 from modeling_altclip.languages_altclip import is_english, spell
 
 from .bootstrap import check_resamples, intervals
-from .commands import command_for, program_for, this_command
 from .encoder import CachedEncoder
-from .languages import check_language, find_language
-from .models.libraries import library_of
-from .models.loading import check_model, load_model, revision_of
 from .outcomes import SIX, Outcomes, shorten
-from .processes import fix_threads
-from .recipe import InputError, check_folder
 from .results import Result, format_table, model_name, path_of, refuse_another
 from .tasks.class_names import languages_of
-from .tasks.description import describe
+from .tasks.description import describe_task
 from .tasks.loading import load_task
 from .tasks.reading import read_rows
-from .tasks.source import commit_of
+from .tasks.source import commit_of_dataset
 from .tasks.task import Task
 from .tasks.templates import hash_prompts
 
@@ -332,7 +333,7 @@ def _print_plan(
 ) -> None:
     """Print what would be loaded, and the next step."""
     parts = [_describe_models(arguments)]
-    parts += [describe(task, languages, benchmark.class_names) for task, languages in tasks]
+    parts += [describe_task(task, languages, benchmark.class_names) for task, languages in tasks]
     print("\n\n".join(parts))
     first = ""
     if absent:
@@ -419,7 +420,7 @@ def _evaluate_task(
         "kind": task.kind,
         "metric": task.metric,
         "dataset": task.dataset,
-        "revision": commit_of(task),
+        "revision": commit_of_dataset(task),
         "split": task.split,
         "limit": arguments.limit,
         "n_rows": len(digests),

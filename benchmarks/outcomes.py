@@ -16,6 +16,8 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from common.errors import InputError
+
 from .metrics import (
     average_precision,
     interpolated_average_precision,
@@ -23,7 +25,6 @@ from .metrics import (
     percentiles,
     roc_auc,
 )
-from .recipe import InputError
 
 DEPTHS = range(1, 11)  # k of recall@k
 _PERCENTS = (5, 25, 50, 75, 95)

@@ -12,8 +12,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from common.errors import InputError
+
 from .outcomes import Outcomes, load_outcomes
-from .recipe import InputError
 
 logger = logging.getLogger(__name__)
 

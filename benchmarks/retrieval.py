@@ -2,12 +2,12 @@
 
 import torch
 
+from common.errors import InputError
 from modeling_altclip.texts_altclip import is_blank
 
 from .encoder import Encoder
 from .metrics import DISTANCES, retrieval_ranks
 from .outcomes import RetrievalOutcomes
-from .recipe import InputError
 
 
 def evaluate_retrieval(

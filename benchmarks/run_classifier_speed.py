@@ -22,10 +22,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AltCLIPProcessor, CLIPImageProcessor, PreTrainedTokenizerFast
 
 from benchmarks.encoder import Encoder
-from benchmarks.recipe import launch
 from benchmarks.tasks.class_names import load_class_names
-from benchmarks.tasks.prompt_lists import package_folder
 from benchmarks.tasks.templates import load_templates
+from benchmarks.tasks.text_lists import package_folder
+from common.recipe import launch
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
 from modeling_altclip.prompts_altclip import fill_template
 
@@ -33,7 +33,7 @@ _SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 @dataclass(kw_only=True)
-class SpeedArguments:
+class _SpeedArguments:
     """Size of the classifier and of its text tower."""
 
     classes: int = field(default=10, metadata={"help": "Number of ImageNet's classes, each in 80 prompts."})
@@ -62,7 +62,7 @@ class _CLIPLike:
         return encoded["input_ids"]
 
 
-def main(arguments: SpeedArguments) -> None:
+def main(arguments: _SpeedArguments) -> None:
     torch.set_num_threads(1)
     templates = load_templates("clip_benchmark", "en")
     all_names = load_class_names("clip_benchmark", ["en"])["en"]
@@ -121,7 +121,7 @@ def _train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=77, **tokens)
 
 
-def _build_model(arguments: SpeedArguments, vocab_size: int) -> AltCLIPModel:
+def _build_model(arguments: _SpeedArguments, vocab_size: int) -> AltCLIPModel:
     """Build a random text tower of the requested size, beside an image tower that is not used."""
     torch.manual_seed(0)
     text_config = {
@@ -155,4 +155,4 @@ def _time(build: Callable[[int], torch.Tensor], n: int) -> tuple[torch.Tensor, f
 
 
 if __name__ == "__main__":
-    launch(main, SpeedArguments, one_process=True)
+    launch(main, _SpeedArguments, one_process=True)

@@ -24,7 +24,8 @@ import torch
 from torch.nn.functional import normalize
 
 from benchmarks.metrics import retrieval_recall
-from benchmarks.recipe import InputError, launch
+from common.errors import InputError
+from common.recipe import launch
 
 _KS = (1, 5, 10)
 _UNITS = ("CPU s", "wall s", "extra MB")
@@ -35,7 +36,7 @@ _Recall = Callable[..., dict[str, float]]
 
 
 @dataclass(kw_only=True)
-class SpeedArguments:
+class _SpeedArguments:
     """Number of random embeddings, and of threads."""
 
     images: int = field(default=5000, metadata={"help": "Number of images."})
@@ -51,7 +52,7 @@ class SpeedArguments:
     )
 
 
-def main(arguments: SpeedArguments) -> None:
+def main(arguments: _SpeedArguments) -> None:
     """Measure both one after the other, then compare their recalls and costs."""
     if not arguments.ours_alone:
         _load_clip_benchmark()  # fails before the work if it is not installed
@@ -76,7 +77,7 @@ def main(arguments: SpeedArguments) -> None:
         raise InputError("the recalls differ by more than 1e-6: one of the two is wrong")
 
 
-def _save_embeddings(folder: Path, arguments: SpeedArguments) -> None:
+def _save_embeddings(folder: Path, arguments: _SpeedArguments) -> None:
     """Save random unit-length embeddings of images, and of texts that lie near their images.
 
     About 40 % of 25,000 texts find their image first among 5,000.
@@ -90,7 +91,7 @@ def _save_embeddings(folder: Path, arguments: SpeedArguments) -> None:
         np.save(folder / f"{name}.npy", tensor.numpy())
 
 
-def _measure_in_process(name: str, recall: _Recall, folder: str, arguments: SpeedArguments) -> dict:
+def _measure_in_process(name: str, recall: _Recall, folder: str, arguments: _SpeedArguments) -> dict:
     """Call `_measure` in a fresh process and print the cost."""
     # Spawned and not forked: a copy of this process would hold its memory and its threads.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -100,7 +101,7 @@ def _measure_in_process(name: str, recall: _Recall, folder: str, arguments: Spee
     return cost
 
 
-def _measure(recall: _Recall, folder: str, arguments: SpeedArguments) -> dict:
+def _measure(recall: _Recall, folder: str, arguments: _SpeedArguments) -> dict:
     """Return the result of `recall` and its cost by unit, after a warm-up on a few rows."""
     torch.set_num_threads(arguments.threads)
     image_embeds, text_embeds, text_to_image = (
@@ -135,7 +136,7 @@ def _our_recall(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
     text_to_image: torch.Tensor,
-    arguments: SpeedArguments,
+    arguments: _SpeedArguments,
 ) -> dict:
     return retrieval_recall(image_embeds, text_embeds, text_to_image, _KS)
 
@@ -144,7 +145,7 @@ def _their_recall(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
     text_to_image: torch.Tensor,
-    arguments: SpeedArguments,
+    arguments: _SpeedArguments,
 ) -> dict:
     """Do by the functions of CLIP_benchmark what its `evaluate` does once it has the embeddings."""
     theirs = _load_clip_benchmark()
@@ -183,4 +184,4 @@ def _load_clip_benchmark() -> ModuleType:
 
 
 if __name__ == "__main__":
-    launch(main, SpeedArguments, one_process=True)
+    launch(main, _SpeedArguments, one_process=True)

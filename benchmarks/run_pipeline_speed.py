@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, XLMRobertaTokenizer, ZeroShotImageClassificationPipeline
 
-from benchmarks.recipe import launch
+from common.recipe import launch
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPZeroShotPipeline
 
 _WORDS = "red green tall small old wooden dog cat house river tree boat bridge child market lamp".split()
 
 
 @dataclass(kw_only=True)
-class SpeedArguments:
+class _SpeedArguments:
     """Number of images and labels, and the size of the model."""
 
     images: int = field(default=64, metadata={"help": "Number of images."})
@@ -34,7 +34,7 @@ class SpeedArguments:
     layers: int = field(default=12, metadata={"help": "Number of layers of both towers."})
 
 
-def main(arguments: SpeedArguments) -> None:
+def main(arguments: _SpeedArguments) -> None:
     torch.set_num_threads(1)
     parts = _build_parts(arguments.width, arguments.layers)
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.images, 256, 320, 3), dtype=np.uint8)
@@ -115,4 +115,4 @@ def _largest_difference(ours: list, theirs: list) -> float:
 
 
 if __name__ == "__main__":
-    launch(main, SpeedArguments, one_process=True)
+    launch(main, _SpeedArguments, one_process=True)

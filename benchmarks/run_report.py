@@ -8,9 +8,9 @@ python benchmarks/run_report.py --results outputs/mine outputs/theirs \\
 """
 
 from benchmarks.jobs.report import main
-from benchmarks.recipe import launch
 from benchmarks.report.selection import ReportArguments
 from benchmarks.report.tables import TableArguments
+from common.recipe import launch
 
 if __name__ == "__main__":
     launch(main, ReportArguments, TableArguments, one_process=True)

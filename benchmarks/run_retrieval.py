@@ -7,8 +7,8 @@ accelerate launch --quiet benchmarks/run_retrieval.py --models BAAI/AltCLIP --ta
 """
 
 from benchmarks.jobs.retrieval import RetrievalArguments, main
-from benchmarks.recipe import launch
 from benchmarks.report.tables import TableArguments
+from common.recipe import launch
 
 if __name__ == "__main__":
     launch(main, RetrievalArguments, TableArguments)

@@ -7,8 +7,8 @@ python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks my/task.yaml --
 """
 
 from benchmarks.jobs.zero_shot import ZeroShotArguments, main
-from benchmarks.recipe import launch
 from benchmarks.report.tables import TableArguments
+from common.recipe import launch
 
 if __name__ == "__main__":
     launch(main, ZeroShotArguments, TableArguments)

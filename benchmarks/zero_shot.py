@@ -2,10 +2,11 @@
 
 import torch
 
+from common.errors import InputError
+
 from .encoder import Encoder
 from .metrics import class_ranks
 from .outcomes import ClassOutcomes, MultilabelOutcomes, Outcomes, ScoreOutcomes
-from .recipe import InputError
 
 _Names = list[str | None]
 """Name `i` of class `i`, or None where a language has none."""

@@ -5,7 +5,7 @@ python -m model_cards model_cards/recipes/miniature.yaml
 python -m model_cards --title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip
 """
 
-from benchmarks.recipe import launch
+from common.recipe import launch
 
 from .job import CardArguments, main
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from benchmarks.commands import runnable
 from benchmarks.results import Result
+from common.commands import runnable
 
-from .figures import Section, make_sections, table_metric
 from .paths import public_command, public_path
+from .sections import Section, make_sections, table_metric
 from .stages import Origin
 
 _TEMPLATE = Path(__file__).parent / "template.md"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 
 CARD = "README.md"
 # Files that an earlier run may have left and the new one may not replace. transformers would load old shards

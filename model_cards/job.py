@@ -10,17 +10,17 @@ from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import is_matplotlib_available
 
-from benchmarks.encoder import hash_weights
-from benchmarks.files.rows import load_rows
-from benchmarks.models.libraries import check_library
-from benchmarks.models.loading import check_model, load_model, save_model
-from benchmarks.recipe import InputError
 from benchmarks.results import Result, load_results
+from common.errors import InputError
+from common.files.rows import load_rows
+from common.fingerprints import hash_weights
+from common.models.libraries import check_library
+from common.models.loading import check_model, load_model, save_model
 from modeling_altclip.images_altclip import read_image
 
 from .card import Facts, render_card
-from .figures import Section, join_to_weights, make_sections
 from .folder import CARD, check_output, whole_folder
+from .sections import Section, join_to_weights, make_sections
 from .stages import find_origin, label_stages, read_log
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from benchmarks.extras import of_extra
+from common.extras import of_extra
 from modeling_altclip.languages_altclip import is_english
 
-from .figures import Section, table_metric
+from .sections import Section, table_metric
 from .stages import read_log
 
 with of_extra("plots"):

@@ -9,8 +9,9 @@ from huggingface_hub import DatasetCard, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from benchmarks.models.low_rank import base_of, is_low_rank
-from benchmarks.recipe import InputError, read_yaml
+from common.errors import InputError
+from common.models.low_rank import base_of, is_low_rank
+from common.recipe import read_yaml
 
 from .paths import public_path
 

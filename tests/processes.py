@@ -21,7 +21,7 @@ from torch.distributed import TCPStore
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "training.run",
+        "training.lifecycle",
         "training.trainers",
         "benchmarks.zero_shot",
         "benchmarks.evaluation",

@@ -11,10 +11,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from benchmarks.encoder import hash_weights
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
 from benchmarks.results import package_versions
+from common.errors import InputError
+from common.fingerprints import hash_weights
+from common.models.loading import load_model
 from modeling_altclip import embed_images, embed_texts
 
 from .test_any_model import ENCODER, IMAGES, TEXTS, bert_tokenizer, roberta_tokenizer, saved

@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, CLIPTokenizer
 
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
 from training.data.examples import CaptionExamples

@@ -11,9 +11,9 @@ import transformers
 from PIL import Image
 from transformers.utils import is_protobuf_available
 
-from benchmarks.encoder import hash_weights
-from benchmarks.models.loading import load_model, revision_of
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.fingerprints import hash_weights
+from common.models.loading import load_model, revision_of
 from modeling_altclip import (
     AltCLIPDualEncoderConfig,
     AltCLIPDualEncoderModel,

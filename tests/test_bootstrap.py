@@ -8,8 +8,8 @@ import torch
 from benchmarks import bootstrap
 from benchmarks.bootstrap import compare, intervals, resamples
 from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes
-from benchmarks.recipe import InputError
 from benchmarks.report.comparison import MeanOutcomes
+from common.errors import InputError
 
 LABELS = torch.arange(300) % 3
 

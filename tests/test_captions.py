@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, Features, Image, Json, List, Translation, Value
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from training.data.captions import find_form, read_captions, with_captions, with_image
 from training.data.examples import CaptionExamples
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features
 
-from benchmarks.recipe import InputError
 from benchmarks.tasks.class_names import class_names_of, languages_of, load_class_names
 from benchmarks.tasks.loading import load_task
-from benchmarks.tasks.prompt_lists import NAMES
 from benchmarks.tasks.task import Task
 from benchmarks.tasks.templates import load_templates
+from benchmarks.tasks.text_lists import NAMES
+from common.errors import InputError
 
 from .conftest import ROOT
 
@@ -186,7 +186,7 @@ def test_korean_names_are_in_order_throughout():
 
 
 def test_a_list_of_korean_names_that_lost_one_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.tasks.prompt_lists.NAMES", tmp_path)
+    monkeypatch.setattr("benchmarks.tasks.text_lists.NAMES", tmp_path)
     (tmp_path / "imagenet.json").write_text(json.dumps({"ko": KOREAN[1:]}))
     with pytest.raises(InputError, match=r"'ko' in imagenet.json: 1 of 1000 classes without a name: 999\."):
         class_names_of(load_task("imagenet"), ["ko"], None)

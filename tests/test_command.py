@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 
-import altclip.benchmarks.recipe
+import altclip.common.errors
 import altclip.training.losses
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-import benchmarks.recipe
 import training.losses
 from altclip.command import GROUPS, JOBS, _argument_types, main
-from benchmarks.commands import _SCRIPTS, command_for, runnable, this_command
 from benchmarks.jobs.embed import EmbedArguments
+from common.commands import _SCRIPTS, command_for, runnable, this_command
+from common.errors import InputError
 from modeling_altclip import embed_images, embed_texts
 
 from .conftest import ROOT
@@ -246,7 +246,7 @@ def test_completion_is_a_script_of_the_shell(altclip_main, capsys, tmp_path):
 def test_in_a_clone_the_names_of_the_wheel_are_the_same_modules():
     assert altclip.training.losses is training.losses
     assert training.losses.__spec__.name == "training.losses"
-    assert altclip.benchmarks.recipe.InputError is benchmarks.recipe.InputError
+    assert altclip.common.errors.InputError is InputError
     with pytest.raises(ImportError, match="training.nothing"):
         import_module("altclip.training.nothing")
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from benchmarks.models.loading import load_model, save_model
+from common.models.loading import load_model, save_model
 from modeling_altclip import (
     AltCLIPDualEncoderModel,
     AltCLIPModel,

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from benchmarks.models.loading import load_model
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 from training.losses import contrastive_loss, gather_rows, sigmoid_loss
 

@@ -7,12 +7,13 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, CLIPConfig, XLMRobertaConfig
 
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError, parse
+from common.errors import InputError
+from common.models.loading import load_model
+from common.recipe import parse
 from modeling_altclip import AltCLIPConfig
 from training.arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
 from training.data.preview import N_ROWS, first_captions
-from training.dry_run import report
+from training.dry_run import print_plan
 
 from .conftest import ROOT
 
@@ -82,7 +83,7 @@ def dry_run(miniature, capsys):
     def dry_run(stage, recipe, *flags):
         command = [ROOT / f"training/recipes/{recipe}/{stage}.yaml", "--dataset", miniature / "dataset"]
         command += ["--languages", "en", "zh", *flags, "--dry_run"]
-        report(*parse(STAGES[stage], arguments=[str(word) for word in command]))
+        print_plan(*parse(STAGES[stage], arguments=[str(word) for word in command]))
         # The names fill a column of 22 characters.
         lines = re.findall(r"^(\w.{21})(.+)$", capsys.readouterr().out, re.MULTILINE)
         return {name.strip(): value for name, value in lines}
@@ -349,7 +350,7 @@ def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(altclip_folder, 
         languages=["th"],
         replay_languages=["en"],
     )
-    report(arguments)
+    print_plan(arguments)
     printed = capsys.readouterr().out
     model, _ = load_model(str(altclip_folder))
     n_parameters = sum(value.numel() for value in model.parameters())

@@ -23,9 +23,9 @@ from accelerate import PartialState
 from datasets import load_dataset
 from torch.multiprocessing import ProcessExitedException
 
-from benchmarks import embedding_cache
-from benchmarks.embedding_cache import cached_column
-from benchmarks.recipe import InputError
+from common import embedding_cache
+from common.embedding_cache import cached_column
+from common.errors import InputError
 
 from .processes import spawn
 

@@ -10,11 +10,12 @@ from PIL import Image as PillowImage
 from xxhash import xxh3_128
 
 from benchmarks import encoder as encoder_module
-from benchmarks.encoder import CachedEncoder, Encoder, hash_weights
+from benchmarks.encoder import CachedEncoder, Encoder
 from benchmarks.evaluation import hash_data
-from benchmarks.files.rows import load_rows
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.rows import load_rows
+from common.fingerprints import hash_weights
+from common.models.loading import load_model
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
 

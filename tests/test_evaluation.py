@@ -12,8 +12,6 @@ from PIL import Image as PillowImage
 from transformers import AutoTokenizer, CLIPImageProcessor
 
 from benchmarks.encoder import Encoder
-from benchmarks.files.rows import load_rows
-from benchmarks.recipe import InputError
 from benchmarks.report.comparison import Comparison
 from benchmarks.report.means import SHARED_MEAN
 from benchmarks.results import load_results
@@ -22,6 +20,8 @@ from benchmarks.tasks.class_names import class_names_of, languages_of
 from benchmarks.tasks.loading import all_task_names, load_task
 from benchmarks.tasks.reading import read_rows
 from benchmarks.zero_shot import evaluate_zero_shot
+from common.errors import InputError
+from common.files.rows import load_rows
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
 from .conftest import ROOT

@@ -8,7 +8,7 @@ from datasets import load_dataset
 from torch.nn.functional import cosine_similarity
 from transformers import AutoProcessor, AutoTokenizer
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor, embed_texts
 from training.arguments import ContrastiveArguments
 from training.data.examples import CaptionExamples, Collator

@@ -13,10 +13,10 @@ import pytest
 from datasets import Dataset, Image
 from PIL import Image as PillowImage
 
-from benchmarks.files.rows import load_rows
-from benchmarks.recipe import InputError
 from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.reading import read_rows
+from common.errors import InputError
+from common.files.rows import load_rows
 from training.arguments import ContrastiveArguments
 from training.data.loading import load_images, stream_images
 from training.data.parallel_text import load_parallel_text

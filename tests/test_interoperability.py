@@ -9,7 +9,7 @@ from datasets import load_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.models.loading import load_model
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 from training.data.tower_cache import teacher_embeddings
 

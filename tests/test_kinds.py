@@ -8,9 +8,10 @@ import torch
 import transformers
 from datasets import Dataset
 
-from benchmarks.models.kinds import TRANSLATOR, check_kind, load_tokenizer
-from benchmarks.models.loading import check_model, load_model
-from benchmarks.recipe import InputError, parse
+from common.errors import InputError
+from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer
+from common.models.loading import check_model, load_model
+from common.recipe import parse
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
 from training.arguments import (
     ContrastiveArguments,

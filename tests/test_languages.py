@@ -7,12 +7,12 @@ from datasets import Dataset, Features, Image, Translation, Value
 from PIL import Image as PillowImage
 
 from benchmarks.evaluation import EvaluationArguments, read_by, tasks_of
-from benchmarks.languages import check_languages
-from benchmarks.recipe import InputError
 from benchmarks.tasks.class_names import load_class_names
 from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.reading import read_rows
 from benchmarks.tasks.templates import load_templates
+from common.errors import InputError
+from common.languages import check_languages
 from modeling_altclip.languages_altclip import canonical, is_english, match_language, name_languages, spell
 from modeling_altclip.prompts_altclip import PROMPTS, read_templates
 from training.data.captions import find_form, read_captions, with_captions

@@ -5,8 +5,8 @@ import os
 import pytest
 from datasets import Dataset
 
-from benchmarks.files.rows import load_rows
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.rows import load_rows
 from training.data.parallel_text import load_parallel_text
 
 CARD = """---

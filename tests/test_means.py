@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.bootstrap import compare, intervals, resamples
 from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes, shorten
-from benchmarks.recipe import InputError
 from benchmarks.report import means
 from benchmarks.report.means import MeanOutcomes, explain_refusal, units_of_all
+from common.errors import InputError
 
 # A letter is a picture. The languages list them in different orders, and each has some that the other lacks.
 ENGLISH = "abcdefgh"

@@ -17,10 +17,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmarks.encoder import hash_weights
-from benchmarks.models.loading import load_model, save_model
-from benchmarks.recipe import InputError
 from benchmarks.results import Result
+from common.errors import InputError
+from common.fingerprints import hash_weights
+from common.models.loading import load_model, save_model
 from model_cards.__main__ import CardArguments, main
 from model_cards.card import render_card
 from model_cards.paths import public_command, public_path
@@ -517,7 +517,8 @@ BLOCKED = """
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_altclip", "benchmarks", "model_cards", "training", "altclip"):
+        ours = ("modeling_altclip", "benchmarks", "common", "model_cards", "training", "altclip")
+        if name.split(".")[0] in ours:
             raise ImportError(f"{name} is not for strangers")
 sys.meta_path.insert(0, Blocker())
 """

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from training.monitoring import FrozenWeights, Watch, check_loss
 
 

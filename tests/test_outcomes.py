@@ -14,7 +14,7 @@ from benchmarks.outcomes import (
     ScoreOutcomes,
     load_outcomes,
 )
-from benchmarks.recipe import InputError
+from common.errors import InputError
 
 
 def outcomes_of(kind, n=60):

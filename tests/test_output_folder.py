@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from training.arguments import TeacherArguments
 from training.output_folder import count_checkpoints, is_full, saving
 

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoTokenizer, ViTConfig, ViTImageProcessor, ViTModel
 from transformers.trainer_callback import CallbackHandler
 
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor
 from training.data.examples import CaptionExamples
 from training.losses import caption_losses, contrastive_loss

@@ -15,9 +15,9 @@ from training.parallel.comparison import (
     accuracy_table,
     convergence,
     convergence_table,
-    report,
     translation_table,
     translations_found,
+    write_report,
 )
 
 from .conftest import ROOT
@@ -130,7 +130,7 @@ def test_convergence_by_hand(arguments):
 
 
 def test_report_draws_the_four_figures_and_writes_the_tables(arguments, tmp_path):
-    text = report(results_of(arguments), arguments)
+    text = write_report(results_of(arguments), arguments)
     assert (tmp_path / "parallel.md").read_text() == text + "\n"
     for name in ("training_loss", "validation_loss", "accuracy", "ranks"):
         assert (tmp_path / f"{name}.png").stat().st_size > 8000

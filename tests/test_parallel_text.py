@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from datasets import Dataset, Features, Translation, Value
 
-from benchmarks.files import rows as rows_module
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files import rows as rows_module
 from training.data import parallel_text
 from training.data.examples import CaptionExamples
-from training.data.parallel_text import load_parallel_text, with_captions
+from training.data.parallel_text import load_parallel_text, only_captions
 from training.data.preview import read_head
 
 from .conftest import ROOT
@@ -303,7 +303,7 @@ def test_tables_as_others_write_them(tmp_path, name, content, expected):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     path = str(tmp_path / name.partition("/")[0])
-    head = with_captions(read_head(path, None, "train"), path)  # as a dry run reads it
+    head = only_captions(read_head(path, None, "train"), path)  # as a dry run reads it
     for captions in (captions_of(path), texts_of(head)):
         assert [(row["en"], row["zh"]) for row in captions] == expected
 
@@ -396,7 +396,7 @@ def test_a_language_that_a_row_lacks_is_empty(tmp_path, rows, column):
 def test_a_dry_run_reads_rows_that_lack_a_language(tmp_path):
     for number, rows in enumerate(LACKING.values()):
         path = lines(tmp_path / f"{number}.jsonl", [{"translation": row} for row in rows])
-        head = with_captions(read_head(path, None, "train"), path)
+        head = only_captions(read_head(path, None, "train"), path)
         texts = set()
         for row in texts_of(head):
             texts |= set(without_empty(row).values())

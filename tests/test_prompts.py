@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recipe import InputError
 from benchmarks.tasks.class_names import load_class_names, load_subset, named_classes
-from benchmarks.tasks.prompt_lists import SETS, package_folder
 from benchmarks.tasks.templates import hash_prompts, load_templates
+from benchmarks.tasks.text_lists import SETS, package_folder
+from common.errors import InputError
 from modeling_altclip.prompts_altclip import PROMPTS
 
 from .conftest import ROOT

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from benchmarks.files.rows import load_rows
-from benchmarks.languages import check_languages
-from benchmarks.models.loading import load_model, revision_of
-from benchmarks.recipe import InputError, launch, parse
+from common.errors import InputError
+from common.files.rows import load_rows
+from common.languages import check_languages
+from common.models.loading import load_model, revision_of
+from common.recipe import launch, parse
 from training.arguments import (
     ContrastiveArguments,
     DiffusionArguments,

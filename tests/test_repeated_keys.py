@@ -8,12 +8,13 @@ import tarfile
 
 import pytest
 
-from benchmarks.files.json_files import read_json, refuse_repeated_keys
-from benchmarks.files.rows import load_rows
-from benchmarks.recipe import InputError, read_yaml
 from benchmarks.tasks.class_names import load_class_names
 from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.templates import load_templates
+from common.errors import InputError
+from common.files.json_files import read_json, refuse_repeated_keys
+from common.files.rows import load_rows
+from common.recipe import read_yaml
 from training.data.parallel_text import load_parallel_text
 from training.parallel.translation import TranslationArguments
 

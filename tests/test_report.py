@@ -18,10 +18,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.bootstrap import intervals
 from benchmarks.outcomes import ClassOutcomes, RetrievalOutcomes, load_outcomes
-from benchmarks.recipe import InputError, parse
 from benchmarks.report.caveats import caveats
 from benchmarks.report.comparison import Comparison, Number
-from benchmarks.report.findings import describe
+from benchmarks.report.findings import describe_findings
 from benchmarks.report.formatting import label, short_names
 from benchmarks.report.means import MEAN, SHARED_MEAN
 from benchmarks.report.page import Report
@@ -31,6 +30,8 @@ from benchmarks.report.selection import ReportArguments, count_gaps, select_resu
 from benchmarks.report.tables import TableArguments, make_tables
 from benchmarks.results import Result, load_results
 from benchmarks.tasks.loading import load_task
+from common.errors import InputError
+from common.recipe import parse
 
 from .conftest import ROOT
 
@@ -232,7 +233,7 @@ def test_other_items_are_not_compared(three):
     }
     (table,) = make_tables(comparison, comparison.numbers(), TableArguments())
     assert re.search(r"\| short +\| 50\.0 ±\d+\.\d ° +\|", table.to_markdown())
-    assert "short was evaluated on other items." in describe(comparison)[0][1]
+    assert "short was evaluated on other items." in describe_findings(comparison)[0][1]
 
 
 def test_the_mean_over_languages_knows_that_they_share_their_images(three):
@@ -251,7 +252,7 @@ def test_the_mean_over_languages_knows_that_they_share_their_images(three):
     (table,) = make_tables(comparison, list(numbers.values()), arguments)
     assert table.columns == ["en", "zh", "mean"]
     assert row_names(table) == ["best", "far", "near"]
-    ((heading, words),) = describe(comparison)
+    ((heading, words),) = describe_findings(comparison)
     assert heading == "photos, top-1 accuracy"
     assert words.startswith("best scores 80.0 % (")
     assert "It is ahead of far by 30.0 points in en (+" in words
@@ -285,7 +286,7 @@ def test_languages_of_other_images_have_no_mean(tmp_path, monkeypatch, means):
     numbers = comparison.numbers()
     marks = {(number.language, number.best) for number in numbers if number.model == "x/good"}
     assert marks >= {("en", True), ("zh", True)}
-    words = dict(describe(comparison))["scenes, mean recall"]
+    words = dict(describe_findings(comparison))["scenes, mean recall"]
     assert words == (
         "In 2 languages good scores, in percent, from 60.0 in en to 90.0 in zh. "
         "Compared with bad in 2 languages, for which there is no mean: significantly ahead in 2 of them."
@@ -349,7 +350,7 @@ def test_languages_of_different_images_have_a_mean_over_those_that_all_have(diff
     assert caveats(comparison) == [SHARED_NOTE]
     assert count_gaps(comparison, list(numbers.values())) == {}
 
-    words = dict(describe(comparison))["scenes, mean recall"]
+    words = dict(describe_findings(comparison))["scenes, mean recall"]
     low, high = (f"{100 * end:.1f}" for end in good.interval)
     assert words.startswith(
         "In 2 languages good scores, in percent, from 40.0 in en to 66.7 in zh; "
@@ -406,7 +407,9 @@ def test_a_mean_of_shared_images_is_named_so_wherever_it_stands(different):
         assert [number is None for number in of_shared] == [True, False]
 
     results = [result for result in comparison.results.values() if result.path]
-    Report("", "", describe(comparison), tables, caveats(comparison), [], [], {}, results).save(different)
+    Report("", "", describe_findings(comparison), tables, caveats(comparison), [], [], {}, results).save(
+        different
+    )
     with (different / "numbers.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["language"] not in ("en", "zh")]
     assert [(row["task"], row["language"], row["n"]) for row in rows[:2]] == [
@@ -459,7 +462,7 @@ def test_of_some_models_it_is_not_known_which_images_languages_share(different):
         "scenes, none: no mean over languages, which have no image in common.",
         f"scenes, other: {DIFFERENT_IMAGES} 24 images that all of them have; {RANKED_AMONG}",
     ]
-    _, words = describe(comparison)[0]
+    _, words = describe_findings(comparison)[0]
     assert "Compared with bad in 2 languages, for which there is no mean: significantly" in words
     assert not comparison.can_average("x/good", "scenes", ["en", "zh"])
     assert comparison.can_average("x/good", "scenes", ["zh"])
@@ -539,7 +542,7 @@ def test_a_model_whose_weights_changed_has_no_mean(tmp_path):
         "22222222 (photos in zh). Evaluate all languages with the same weights."
     )
     assert caveats(comparison) == [note]
-    assert "Compared with y in 2 languages, for which there is no mean" in describe(comparison)[0][1]
+    assert "Compared with y in 2 languages, for which there is no mean" in describe_findings(comparison)[0][1]
 
 
 def test_one_model_alone_is_not_the_best(three):
@@ -925,7 +928,7 @@ def test_the_page_is_one_file_that_says_what_the_results_say(three):
     report = Report(
         title="Photos & <more>",
         about="",
-        findings=describe(comparison),
+        findings=describe_findings(comparison),
         tables=make_tables(comparison, numbers, TableArguments(rows="language", columns="model")),
         notes=["far lacks 1 of 2 numbers."],
         pictures=draw_pictures(comparison, numbers, three),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.processes import warn_if_launched_alone
+from common.processes import warn_if_launched_alone
 
 from .conftest import ROOT
 

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 
 from benchmarks.bootstrap import intervals
 from benchmarks.encoder import Encoder
-from benchmarks.files.rows import load_rows
 from benchmarks.metrics import retrieval_ranks
-from benchmarks.models.loading import load_model
 from benchmarks.outcomes import RetrievalOutcomes
-from benchmarks.recipe import InputError
 from benchmarks.results import Result, load_results
 from benchmarks.retrieval import evaluate_retrieval
+from common.errors import InputError
+from common.files.rows import load_rows
+from common.models.loading import load_model
 from training.parallel.figures import plot_accuracy, plot_ranks, scores_of
 
 # Rows of `captioned` that have no caption in Chinese.

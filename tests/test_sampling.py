@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.sampling import WINDOW, ShareSampler, language_shares, like_lengths, share_out
 

@@ -14,7 +14,7 @@ from transformers import AltCLIPModel as NativeAltCLIPModel
 from transformers import AutoModel, AutoProcessor, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.examples import CaptionExamples, Collator

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from training.run import last_complete_checkpoint
+from training.lifecycle import last_complete_checkpoint
 
 from .conftest import ROOT
 from .processes import run_script

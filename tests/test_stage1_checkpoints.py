@@ -6,15 +6,15 @@ from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 from benchmarks.encoder import Encoder
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
+from common.errors import InputError
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 from training.arguments import TeacherLearningArguments
 from training.data.examples import CaptionExamples, Collator
 from training.data.tower_cache import teacher_embeddings
 from training.freezing import freeze_all_but
-from training.run import train
+from training.lifecycle import train
 from training.trainers import TeacherLearningTrainer
 
 

@@ -13,15 +13,15 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.models.loading import load_model
 from training.arguments import ContrastiveArguments
 from training.data.captions import find_form
 from training.data.examples import CaptionExamples, Collator
 from training.data.loading import load_images, stream_images
 from training.data.streaming import ExampleStream, open_files, stable_hash
 from training.freezing import freeze_all_but
-from training.run import train
+from training.lifecycle import train
 from training.trainers import ContrastiveTrainer
 
 from .conftest import ROOT

@@ -17,12 +17,12 @@ import pytest
 from . import remove_left_overs
 from .conftest import ROOT
 
-PACKAGES = ["modeling_altclip", "benchmarks", "model_cards", "training"]
+PACKAGES = ["modeling_altclip", "benchmarks", "common", "model_cards", "training"]
 
 # Scripts one after the other, each in a process that is forked from one that has imported the libraries.
 DRIVER = """
 import json, os, runpy, sys
-import benchmarks.zero_shot, training.run, training.trainers
+import benchmarks.zero_shot, training.lifecycle, training.trainers
 
 def run(words):
     if words[0] == "-m":

@@ -11,9 +11,9 @@ import yaml
 from datasets import Image
 from PIL import Image as PillowImage
 
-from benchmarks.recipe import InputError
 from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.reading import read_rows
+from common.errors import InputError
 from training.arguments import ContrastiveArguments
 from training.data.captions import find_form
 from training.data.loading import load_images
@@ -204,7 +204,7 @@ def test_fields_of_json_are_those_of_all_samples(tmp_path, read):
 def test_a_stream_refuses_columns_that_only_later_samples_have(tmp_path, monkeypatch, file, content, named):
     """Refuse those of later tars too: no other than the first is fetched to learn the columns."""
     # Sample 4 is then beyond those that tell a stream its columns.
-    monkeypatch.setattr("benchmarks.files.tars.N_SEEN", 3)
+    monkeypatch.setattr("common.files.tars.N_SEEN", 3)
     members = {}
     for number in range(5):
         members[f"{number}.jpg"] = picture(number, "jpg")

@@ -13,16 +13,16 @@ import pytest
 import yaml
 from datasets import ClassLabel, Image, Json, List, Value
 
-from benchmarks.files.table_cells import texts_of
-from benchmarks.recipe import InputError
 from benchmarks.tasks.checks import METRICS
 from benchmarks.tasks.class_names import class_names_of, languages_of
-from benchmarks.tasks.description import describe
+from benchmarks.tasks.description import describe_task
 from benchmarks.tasks.loading import all_task_names, load_task
 from benchmarks.tasks.reading import own_class_names, read_rows
-from benchmarks.tasks.source import commit_of, fetch
+from benchmarks.tasks.source import commit_of_dataset, fetch
 from benchmarks.tasks.task import Task
 from benchmarks.tasks.templates import load_templates
+from common.errors import InputError
+from common.files.table_cells import texts_in_cell
 from training.data.captions import Form, read_captions
 
 from . import replicas
@@ -321,13 +321,13 @@ def test_training_and_evaluation_read_and_refuse_texts_alike():
     for cell, texts in {" a ": [" a "], "　\n": [], "": []}.items():
         for given in (cell, [cell, None]):
             assert read_in_training(given) == texts
-            assert texts_of(given, "captions") == [text.strip() for text in texts]
+            assert texts_in_cell(given, "captions") == [text.strip() for text in texts]
 
     for cell in (7, [7], {"a": "b"}, [["a"]]):
         with pytest.raises(InputError) as of_training:
             read_in_training(cell)
         with pytest.raises(InputError) as of_evaluation:
-            texts_of(cell, "captions")
+            texts_in_cell(cell, "captions")
         assert str(of_training.value) == str(of_evaluation.value)
         assert str(of_training.value) == f"column 'captions' has {cell!r} in a row, which is no text: fix it"
 
@@ -367,7 +367,7 @@ def test_the_users_own_paths_are_read_from_beside_the_file(tmp_path, monkeypatch
         assert class_names_of(task, ["en"], None) == {"en": ["stop", "go"]}
         assert languages_of(task) == ["en", "de"]
         assert load_templates(task.templates, "en") == ["{}!"]
-        assert f"reads:      {prefix}data/signs, split test" in describe(task)
+        assert f"reads:      {prefix}data/signs, split test" in describe_task(task)
         assert load_task(f"{prefix}each.yaml").class_names == {
             "en": f"{prefix}names.json:signs",
             "de": ["a", "b"],
@@ -610,10 +610,10 @@ def test_a_folder_written_anew_is_read_anew(name, tmp_path, monkeypatch):
 ON_A_HUB = """
 import json
 from dataclasses import replace
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from benchmarks.tasks.loading import load_task
 from benchmarks.tasks.reading import read_rows
-from benchmarks.tasks.source import commit_of, full_revision
+from benchmarks.tasks.source import commit_of_dataset, full_revision
 
 def outcome(task):
     try:
@@ -625,8 +625,8 @@ short = load_task("imagenet-a")
 table = load_task("dtd")
 of_zip = load_task("flickr30k-cn")
 outcomes = {
-    "short": [outcome(short), commit_of(short)],
-    "table": [outcome(table), commit_of(table), len(list(read_rows(table, streaming=True, limit=2)))],
+    "short": [outcome(short), commit_of_dataset(short)],
+    "table": [outcome(table), commit_of_dataset(table), len(list(read_rows(table, streaming=True, limit=2)))],
     "zip": outcome(of_zip),
     "stream": len(list(read_rows(load_task("imagenet-r"), streaming=True, limit=1))),
     "gated": [
@@ -637,7 +637,7 @@ outcomes = {
     "no revision": outcome(replace(table, revision="f" * 40)),
 }
 full_revision.cache_clear()
-outcomes["again"] = commit_of(short)
+outcomes["again"] = commit_of_dataset(short)
 print(json.dumps(outcomes))
 """
 
@@ -715,9 +715,9 @@ def test_a_commit_in_the_cache_is_not_asked_for_again(tmp_path, monkeypatch):
     commit = "614c3a5".ljust(40, "0")
     monkeypatch.setattr("benchmarks.tasks.source.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="ffline"):  # the tests are
-        commit_of(replace(load_task("imagenet-a"), dataset="org/other"))
+        commit_of_dataset(replace(load_task("imagenet-a"), dataset="org/other"))
     (tmp_path / "datasets--org--data/snapshots" / commit).mkdir(parents=True)
-    assert commit_of(replace(load_task("imagenet-a"), dataset="org/data")) == commit
+    assert commit_of_dataset(replace(load_task("imagenet-a"), dataset="org/data")) == commit
 
 
 RETRIEVAL = {"kind": "retrieval", "metric": "mean_recall", "class_names": None}
@@ -852,19 +852,19 @@ def test_an_unknown_task_is_named(tmp_path):
 
 
 def test_a_dry_run_says_what_would_be_loaded():
-    text = describe(load_task("xm3600"), ["en", "zh"])
+    text = describe_task(load_task("xm3600"), ["en", "zh"])
     assert "floschne/xm3600 @ 8d3e5665526c55a5855cd6ddfbaba2032bc7cee4, split en" in text
     assert "3,600 images, texts: 7,200 in en, 7,174 in zh" in text
     assert "unverified: licence" in text
     assert "CC-BY-4.0; not gated" in text
 
-    text = describe(load_task("eurosat"))
+    text = describe_task(load_task("eurosat"))
     assert "differs:    CLIP and ELEVATER use 5,000 images" in text
     assert "5,400 images, 10 classes" in text
 
-    assert "OFA-Sys/chinese-clip-eval, not pinned" in describe(load_task("flickr30k-cn"))
+    assert "OFA-Sys/chinese-clip-eval, not pinned" in describe_task(load_task("flickr30k-cn"))
 
-    text = describe(load_task("xtd"), ["ja"])
+    text = describe_task(load_task("xtd"), ["ja"])
     assert "STAIR/test_1kcaptions_jp.txt" in text
     assert "captions_zh" not in text
     assert "first:      Clone github.com" in text

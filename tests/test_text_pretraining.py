@@ -12,7 +12,8 @@ from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel
 from transformers.trainer_utils import get_last_checkpoint
 
-from benchmarks.recipe import InputError, parse
+from common.errors import InputError
+from common.recipe import parse
 from modeling_altclip import AltCLIPDualEncoderModel
 from training.data.parallel_text import load_parallel_text
 from training.parallel.pretraining import (

@@ -29,9 +29,10 @@ from transformers import (
     XmodConfig,
 )
 
-from benchmarks.encoder import CachedEncoder, written
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
+from benchmarks.encoder import CachedEncoder
+from common.errors import InputError
+from common.fingerprints import written
+from common.models.loading import load_model
 from modeling_altclip import (
     AltCLIPDualEncoderConfig,
     AltCLIPDualEncoderModel,

@@ -16,8 +16,8 @@ from PIL import Image as Pillow
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, AutoTokenizer
 
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.examples import CaptionExamples, Collator

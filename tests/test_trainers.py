@@ -8,8 +8,8 @@ from datasets import Dataset, load_dataset
 from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer
 
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.examples import CaptionExamples, Collator

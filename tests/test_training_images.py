@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from transformers import CLIPImageProcessor
 from xxhash import xxh3_128
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from training.data.examples import prepare_images
 from training.data.images import ImageViews, keep_readable, read_picture
 

@@ -20,8 +20,9 @@ from transformers import (
     NllbTokenizer,
 )
 
-from benchmarks.files.rows import load_rows
-from benchmarks.recipe import InputError, parse
+from common.errors import InputError
+from common.files.rows import load_rows
+from common.recipe import parse
 from training.data.parallel_text import load_parallel_text
 from training.parallel import translation
 from training.parallel.translation import (

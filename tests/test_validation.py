@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.encoder import Encoder
-from benchmarks.files.rows import load_rows
-from benchmarks.models.loading import load_model
-from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.zero_shot import evaluate_zero_shot
+from common.errors import InputError
+from common.files.rows import load_rows
+from common.models.loading import load_model
 from training.arguments import ContrastiveArguments
 from training.validation import Validation, load_validation
 

@@ -13,7 +13,7 @@ from transformers import AltCLIPModel as NativeModel
 from transformers import AutoModel, AutoProcessor
 
 from benchmarks import load_outcomes, load_results
-from benchmarks.embedding_cache import cached_column
+from common.embedding_cache import cached_column
 from modeling_altclip import AltCLIPModel, embed_texts
 
 from .conftest import ROOT

@@ -18,7 +18,7 @@ from PIL import Image
 
 from .conftest import ROOT
 
-OURS = ["benchmarks", "model_cards", "training"]
+OURS = ["benchmarks", "common", "model_cards", "training"]
 TOGETHER = ["altclip", "modeling_altclip", *OURS]
 TINY = ROOT / "tests/fixtures/v0.1.0/model"
 # What a clone has next to its tracked files.
@@ -158,7 +158,7 @@ from pathlib import Path
 
 import modeling_altclip, altclip
 import altclip.training, altclip.benchmarks, altclip.model_cards
-from altclip.benchmarks.extras import MissingExtra
+from altclip.common.extras import MissingExtra
 
 for package in (modeling_altclip, altclip.training, altclip.benchmarks):
     for name in package.__all__:
@@ -178,16 +178,16 @@ for name in modules_below(altclip) + modules_below(modeling_altclip):
     except MissingExtra as error:
         missing.append(str(error))
     except ModuleNotFoundError as error:  # adapters of other libraries
-        assert name.startswith("altclip.benchmarks.models.from_"), error
+        assert name.startswith("altclip.common.models.from_"), error
         missing.append(str(error))
 here = Path(altclip.__file__).parent.parent
 ours = [module for name, module in sys.modules.items() if name.startswith(("altclip", "modeling_altclip"))]
 assert len(ours) > 100
 for module in ours:
     assert here in Path(module.__file__).parents, module
-for name in ("training", "benchmarks", "model_cards"):
+for name in ("training", "benchmarks", "common", "model_cards"):
     assert name not in sys.modules
-assert altclip.training.run.InputError is altclip.benchmarks.recipe.InputError
+assert altclip.training.lifecycle.InputError is altclip.common.errors.InputError
 
 from altclip.benchmarks.tasks.loading import all_task_names, load_task
 assert len([load_task(name) for name in all_task_names()]) > 40

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from transformers import AutoProcessor, set_seed
 
-from benchmarks.extras import of_extra
-from benchmarks.models.kinds import load_tokenizer
-from benchmarks.models.loading import save_model
 from benchmarks.results import Result, format_table
+from common.extras import of_extra
+from common.models.kinds import load_tokenizer
+from common.models.loading import save_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
 from .experiment import mean_and_deviation, run, run_once
@@ -100,7 +100,7 @@ def _save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> No
     save_model(model, AltCLIPProcessor(image_processor, tokenizer), folder)
 
 
-def evaluate(models: list[str], arguments: AblationArguments) -> None:
+def evaluate_models(models: list[str], arguments: AblationArguments) -> None:
     """Evaluate all models on both tasks; results go into the folder `results`."""
     output_dir = Path(arguments.output_dir, "results")
     shared = ["--models", *models, "--dataset", arguments.dataset, "--output_dir", output_dir]
@@ -215,7 +215,7 @@ __all__ = [
     "ROWS",
     "AblationArguments",
     "ablation_table",
-    "evaluate",
+    "evaluate_models",
     "plot_ablation",
     "summarise",
     "train_row",

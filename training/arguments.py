@@ -14,7 +14,8 @@ from transformers.integrations.integration_utils import (
 )
 from transformers.trainer_utils import SaveStrategy
 
-from benchmarks.recipe import InputError, did_you_mean
+from common.errors import InputError
+from common.recipe import did_you_mean
 
 from .losses import OBJECTIVES
 

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.extras import of_extra
-from benchmarks.models.kinds import UNREADABLE
-from benchmarks.recipe import InputError, check_folder
+from common.errors import InputError
+from common.extras import of_extra
+from common.models.kinds import UNREADABLE
+from common.paths import check_folder
 from modeling_altclip import AltCLIPTextModel
 from modeling_altclip.texts_altclip import tokenize
 

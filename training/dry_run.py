@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from benchmarks.models.kinds import load_tokenizer
+from common.models.kinds import load_tokenizer
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
 from modeling_altclip.texts_altclip import tokenize
 
@@ -64,7 +64,7 @@ class _Memory(NamedTuple):
         return shard + self.activations + self.logits
 
 
-def report(arguments: StageArguments) -> None:
+def print_plan(arguments: StageArguments) -> None:
     """Print what a stage would do, and train nothing.
 
     Raises:
@@ -249,7 +249,7 @@ def _n_trainable(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
-# The lines of the report, as pairs of a name and a value
+# The lines of the plan, as pairs of a name and a value
 
 
 def _parameter_lines(model: PreTrainedModel) -> list[tuple[str, str]]:
@@ -323,4 +323,4 @@ def _memory_lines(
     return lines
 
 
-__all__ = ["estimate", "report"]
+__all__ = ["estimate", "print_plan"]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 
 
 def run(script: str, *flags) -> None:

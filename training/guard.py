@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import Encoder
-from benchmarks.recipe import InputError
+from common.errors import InputError
 
 from .arguments import ContrastiveArguments, say
 from .data.examples import caption_columns, has_text

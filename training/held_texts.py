@@ -11,12 +11,12 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import CachedEncoder
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from modeling_altclip import embed_texts
 from modeling_altclip.texts_altclip import is_blank
 
 from .arguments import ContrastiveArguments
-from .data.examples import CaptionExamples, texts_of
+from .data.examples import CaptionExamples, all_texts
 from .data.parallel_text import load_parallel_text
 
 _MOST_WATCHED = 1000  # a nearest neighbour among so many says enough
@@ -94,7 +94,7 @@ def hold_texts(
             texts.update(text for text in column.to_pylist() if text)
     else:
         rows, _ = load_parallel_text(arguments.hold_dataset, arguments.hold_split)
-        texts = set(texts_of(rows, list(rows.features["captions"])))
+        texts = set(all_texts(rows, list(rows.features["captions"])))
     # Sorted, so that every process and every resumed run numbers the texts alike.
     texts = sorted(text for text in texts if not is_blank(text))
     if len(texts) < 2:

@@ -5,7 +5,7 @@ All of them are checked by their configurations, before the first one is loaded.
 
 from transformers import AutoConfig
 
-from benchmarks.models.kinds import (
+from common.models.kinds import (
     ALTCLIP,
     IMAGE_ENCODER,
     MASKED,

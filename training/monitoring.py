@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from benchmarks.embedding_cache import fingerprint
-from benchmarks.recipe import InputError
+from common.embedding_cache import fingerprint
+from common.errors import InputError
 
 from .sharding import whole
 

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
 
-from benchmarks.recipe import InputError
 from benchmarks.results import package_versions
+from common.errors import InputError
 
 from .arguments import StageArguments
 

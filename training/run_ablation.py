@@ -5,15 +5,16 @@ python training/run_ablation.py training/recipes/ablation/miniature.yaml
 
 from pathlib import Path
 
-from benchmarks.models.kinds import TEACHER, TEXT_TOWER, check_kind
-from benchmarks.recipe import check_folder, launch
 from benchmarks.results import load_results
 from benchmarks.tasks.loading import load_task
+from common.models.kinds import TEACHER, TEXT_TOWER, check_kind
+from common.paths import check_folder
+from common.recipe import launch
 from training.ablation import (
     ROWS,
     AblationArguments,
     ablation_table,
-    evaluate,
+    evaluate_models,
     plot_ablation,
     summarise,
     train_row,
@@ -28,7 +29,7 @@ def main(arguments: AblationArguments) -> None:
 
     # In the order of ROWS: the contrastive rows go on from models of earlier rows of the same seed.
     models = [train_row(row, seed, languages, arguments) for seed in arguments.seeds for row in ROWS]
-    evaluate(models, arguments)
+    evaluate_models(models, arguments)
 
     output_dir = Path(arguments.output_dir)
     results = load_results(output_dir / "results")

@@ -5,14 +5,14 @@ accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusio
 Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 """
 
-from benchmarks.languages import check_languages
-from benchmarks.models.kinds import load_tokenizer, readable
-from benchmarks.recipe import launch
+from common.languages import check_languages
+from common.models.kinds import load_tokenizer, readable
+from common.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from training.arguments import DiffusionArguments
 from training.data.captions import decoded, load_captioned
 from training.data.examples import CaptionExamples
-from training.run import begin, cut_length, finish, train
+from training.lifecycle import begin, cut_length, finish, train
 
 
 def main(arguments: DiffusionArguments) -> None:

@@ -8,7 +8,7 @@ accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coc
 accelerate launch --quiet training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 
-from benchmarks.recipe import launch
+from common.recipe import launch
 from training.jobs.parallel import main
 from training.parallel.trainer import ParallelArguments
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from transformers import ViTConfig, XLMRobertaConfig
 
-from benchmarks.recipe import launch
 from benchmarks.results import format_table
+from common.recipe import launch
 from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel
 from training.losses import contrastive_loss
 from training.trainers import by_length

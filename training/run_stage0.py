@@ -3,7 +3,7 @@
 accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 """
 
-from benchmarks.recipe import launch
+from common.recipe import launch
 from training.arguments import TeacherArguments
 from training.jobs.stage0 import main
 

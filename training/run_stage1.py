@@ -4,7 +4,7 @@ accelerate launch --quiet training/run_stage1.py training/recipes/altclip/stage1
 accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
 """
 
-from benchmarks.recipe import launch
+from common.recipe import launch
 from training.arguments import TeacherLearningArguments
 from training.jobs.stage1 import main
 

@@ -6,7 +6,7 @@ accelerate launch --quiet training/run_stage2.py RECIPE.yaml --dataset TARS --st
     --cache_image_embeds false --shuffle_buffer 1000
 """
 
-from benchmarks.recipe import launch
+from common.recipe import launch
 from training.arguments import ContrastiveArguments
 from training.jobs.stage2 import main
 

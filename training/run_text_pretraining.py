@@ -3,11 +3,12 @@
 accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 """
 
-from benchmarks.languages import check_languages
-from benchmarks.recipe import launch
+from common.languages import check_languages
+from common.recipe import launch
 from training.arguments import say
 from training.data.images import EpochCallback
 from training.data.parallel_text import load_parallel_text
+from training.lifecycle import begin, cut_length, finish, train
 from training.parallel.pretraining import (
     MaskingCollator,
     TextPretrainingArguments,
@@ -15,7 +16,6 @@ from training.parallel.pretraining import (
     load_for_masking,
     save_encoder,
 )
-from training.run import begin, cut_length, finish, train
 from training.trainers import AltCLIPTrainer
 
 

@@ -11,13 +11,13 @@ output_dir of its own.
 import shlex
 from collections import Counter
 
-from benchmarks.models.kinds import TRANSLATOR, check_kind
-from benchmarks.recipe import launch
+from common.models.kinds import TRANSLATOR, check_kind
+from common.recipe import launch
 from training.parallel.translation import (
     TranslationArguments,
-    check_output,
     distinct_sentences,
     read_split,
+    refuse_written,
     save,
     translate_all,
     with_translations,
@@ -26,7 +26,7 @@ from training.parallel.translation import (
 
 
 def main(arguments: TranslationArguments) -> None:
-    check_output(arguments)
+    refuse_written(arguments)
     models = arguments.models.values() if arguments.models else [arguments.model_name_or_path]
     for name_or_path in models:
         check_kind("model", name_or_path, TRANSLATOR)

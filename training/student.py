@@ -4,14 +4,14 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from benchmarks.embedding_cache import CachedColumn
-from benchmarks.languages import check_languages
-from benchmarks.models.kinds import load_tokenizer, readable
-from benchmarks.models.loading import load_model
+from common.embedding_cache import CachedColumn
+from common.languages import check_languages
+from common.models.kinds import load_tokenizer, readable
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel
 
 from .arguments import TeacherLearningArguments
-from .data.examples import texts_of
+from .data.examples import all_texts
 from .data.tower_cache import teacher_embeddings
 from .vocabulary import extend_tokenizer
 
@@ -41,7 +41,7 @@ def build_student(
         model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
     tokenizer = load_tokenizer("model_name_or_path", name)
     if arguments.new_pieces:
-        tokenizer = extend_tokenizer(tokenizer, texts_of(rows, new), arguments.new_pieces)
+        tokenizer = extend_tokenizer(tokenizer, all_texts(rows, new), arguments.new_pieces)
         model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.utils import ModelOutput
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from modeling_altclip import AltCLIPModel
 
 from .data.images import EpochCallback

@@ -9,13 +9,13 @@ from datasets import Dataset, Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import Encoder
-from benchmarks.files.image_folders import refuse_missing
-from benchmarks.files.rows import load_rows
-from benchmarks.languages import find_language
-from benchmarks.recipe import InputError
 from benchmarks.retrieval import evaluate_retrieval
-from benchmarks.tasks.prompt_lists import read_lists
+from benchmarks.tasks.text_lists import read_lists
 from benchmarks.zero_shot import check_class_names, evaluate_zero_shot
+from common.errors import InputError
+from common.files.image_folders import refuse_missing
+from common.files.rows import load_rows
+from common.languages import find_language
 
 from .arguments import PairArguments, StageArguments
 from .data.captions import decoded, load_captioned

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 from transformers import PreTrainedTokenizerBase, XLMRobertaTokenizer
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 
 _COVERAGE = 0.9995
 _SAMPLE = 1_000_000  # the most texts that pieces are trained on

@@ -16,10 +16,10 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 
-from benchmarks.commands import command_for
-from benchmarks.files.text_lines import lines_of
-from benchmarks.models.loading import check_model, load_model
-from benchmarks.recipe import InputError
+from common.commands import command_for
+from common.errors import InputError
+from common.files.text_files import lines_of
+from common.models.loading import check_model, load_model
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.images_altclip import find_images
 from modeling_altclip.texts_altclip import is_blank

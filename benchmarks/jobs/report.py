@@ -8,7 +8,7 @@ from accelerate import PartialState
 from benchmarks.evaluation import Benchmark, EvaluationArguments, evaluate
 from benchmarks.report.caveats import caveats
 from benchmarks.report.comparison import Comparison
-from benchmarks.report.findings import describe
+from benchmarks.report.findings import describe_findings
 from benchmarks.report.formatting import short_names
 from benchmarks.report.page import Report
 from benchmarks.report.published import compare_with_published, load_published, load_sources
@@ -38,7 +38,7 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     report = Report(
         title=table.title,
         about=table.about,
-        findings=describe(comparison),
+        findings=describe_findings(comparison),
         tables=make_tables(comparison, numbers, table),
         notes=notes,
         pictures=draw_pictures(comparison, comparison.numbers() if table.metrics else numbers, folder),

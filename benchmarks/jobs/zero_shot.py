@@ -7,8 +7,8 @@ from benchmarks.evaluation import Benchmark, EvaluationArguments, Prompts
 from benchmarks.jobs.report import evaluate_and_report
 from benchmarks.report.tables import TableArguments
 from benchmarks.tasks.class_names import class_names_of
-from benchmarks.tasks.prompt_lists import split_source
 from benchmarks.tasks.templates import load_templates
+from benchmarks.tasks.text_lists import split_source
 from benchmarks.zero_shot import evaluate_zero_shot
 
 

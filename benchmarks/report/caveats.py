@@ -1,7 +1,7 @@
 """Caveats of a report: notes on the items, weights, prompts and class names behind its numbers."""
 
 from ..results import Result
-from ..tasks.prompt_lists import OURS
+from ..tasks.text_lists import OURS
 from .comparison import Comparison
 from .formatting import short_names
 from .means import MEAN, MEANS, list_refusals

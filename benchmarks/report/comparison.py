@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
+from common.commands import evaluation_programs
+from common.errors import InputError
+
 from ..bootstrap import PairedDifference, compare, intervals
-from ..commands import evaluation_programs
 from ..outcomes import Outcomes
-from ..recipe import InputError
 from ..results import Result
 from .means import MEAN, MEANS, SHARED_MEAN, MeanOutcomes, explain_refusal, share_images, units_of_all
 

@@ -9,7 +9,7 @@ from .formatting import format_percent, format_points, label, short_names
 from .means import MEAN, MEANS, SHARED_MEAN
 
 
-def describe(comparison: Comparison) -> list[tuple[str, str]]:
+def describe_findings(comparison: Comparison) -> list[tuple[str, str]]:
     """Describe each task in words: who leads by its own metric, by how much, and in how many languages.
 
     Returns:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from ..commands import runnable
+from common.commands import runnable
+
 from ..results import Result, format_table
 from .comparison import Number, is_rank
 from .formatting import GAP, format_half_width, format_value, label, short_names

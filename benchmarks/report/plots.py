@@ -5,7 +5,8 @@ from math import ceil, isnan
 from pathlib import Path
 from statistics import mean
 
-from ..extras import of_extra
+from common.extras import of_extra
+
 from ..outcomes import DEPTHS
 from ..results import Result
 from .comparison import SIGNIFICANT, Comparison, Number

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from ..recipe import read_yaml
+from common.recipe import read_yaml
+
 from ..tasks.loading import all_task_names, load_task
 from ..tasks.task import Task
 from .comparison import Number, is_rank

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..commands import evaluation_programs
-from ..languages import find_language
-from ..recipe import InputError
+from common.commands import evaluation_programs
+from common.errors import InputError
+from common.languages import find_language
+
 from ..results import Result, load_results
 from .comparison import Comparison, Number
 from .means import MEANS

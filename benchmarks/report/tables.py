@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
 
-from ..recipe import InputError
+from common.errors import InputError
+
 from ..results import format_table
 from .comparison import Comparison, Number
 from .formatting import GAP, format_half_width, format_value, label, short_names

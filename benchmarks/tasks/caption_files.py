@@ -21,11 +21,12 @@ from zipfile import BadZipFile, ZipFile
 from datasets import Dataset, Features, Image, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
-from ..files.json_files import parse_json, read_json
-from ..files.table_cells import texts_of
-from ..files.text_lines import lines_of
-from ..recipe import InputError
-from .rows import Rows, captions_by_id, first, with_captions
+from common.errors import InputError
+from common.files.json_files import parse_json, read_json
+from common.files.table_cells import texts_in_cell
+from common.files.text_files import lines_of
+
+from .rows import Rows, add_captions, captions_by_id, first
 from .source import fetch, reading_error
 from .task import Task
 
@@ -48,7 +49,7 @@ def read_caption_files(task: Task, languages: list[str] | None, limit: int | Non
         rows = Dataset.from_dict(columns, _FEATURES)
         if streaming:
             rows = rows.to_iterable_dataset()
-    return with_captions(first(rows, limit), partial(captions_by_id, captions=captions, id="id"), languages)
+    return add_captions(first(rows, limit), partial(captions_by_id, captions=captions, id="id"), languages)
 
 
 def _read_chinese_clip(task: Task, streaming: bool) -> tuple[Rows, dict]:
@@ -64,7 +65,7 @@ def _read_chinese_clip(task: Task, streaming: bool) -> tuple[Rows, dict]:
                 for line in lines:
                     row = parse_json(line, f"{archive.filename}: a line of {texts}")
                     for number in row["image_ids"]:
-                        captions[str(number)] += texts_of(row["text"], "text", joined=task.join_words)
+                        captions[str(number)] += texts_in_cell(row["text"], "text", joined=task.join_words)
         # `datasets` caches rows by these arguments: a file that was rewritten has another date.
         arguments = {"path": str(path), "member": images, "written": path.stat().st_mtime_ns}
         make = IterableDataset.from_generator if streaming else Dataset.from_generator
@@ -113,7 +114,7 @@ def _read_caption_lines(task: Task, languages: list[str]) -> tuple[dict[str, Pat
             )
         captions[language] = {}
         for name, line in zip(names, lines):
-            captions[language][name] = texts_of(line, language, joined=task.join_words)
+            captions[language][name] = texts_in_cell(line, language, joined=task.join_words)
     return _find_images(task, {name: name for name in names}), captions
 
 
@@ -129,7 +130,7 @@ def _read_coco(task: Task, languages: list[str]) -> tuple[dict[str, Path], dict]
     try:
         for annotation in coco["annotations"]:
             if all(annotation[key] == value for key, value in task.where.items()):
-                texts = texts_of(annotation["caption"], "caption", joined=task.join_words)
+                texts = texts_in_cell(annotation["caption"], "caption", joined=task.join_words)
                 captions[str(annotation["image_id"])] += texts
         names = {}
         for image in coco["images"]:

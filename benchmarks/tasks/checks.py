@@ -3,9 +3,10 @@
 import typing
 from types import NoneType, UnionType
 
+from common.errors import InputError
+from common.recipe import did_you_mean
 from modeling_altclip.languages_altclip import name_languages
 
-from ..recipe import InputError, did_you_mean
 from .task import Task
 from .templates import check_templates
 

@@ -13,24 +13,24 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
+from common.errors import InputError
+from common.languages import find_language
 from modeling_altclip.languages_altclip import is_english
 from modeling_altclip.texts_altclip import is_blank
 
-from ..languages import find_language
-from ..recipe import InputError
-from .prompt_lists import (
+from .reading import own_class_names
+from .task import Task
+from .text_lists import (
     NAMES,
     OURS,
     SOURCE,
     first_of,
     package_folder,
     pick_language,
+    read_list,
     read_lists,
-    read_source,
     split_source,
 )
-from .reading import own_class_names
-from .task import Task
 
 _IMAGENET = 1000  # classes
 
@@ -214,7 +214,7 @@ def _read_names(source: str | list, language: str, dataset_names: list[str] | No
             f"class_names {source!r} is neither 'dataset', a .json file, 'clip_benchmark' nor "
             "'altclip:imagenet'"
         )
-    names, origin = read_source(source, language, "classnames")
+    names, origin = read_list(source, language, "classnames")
     if isinstance(names, list) and names and isinstance(names[0], list):
         names = _expand_partial(*names)
     return names, origin

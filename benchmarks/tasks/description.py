@@ -5,7 +5,7 @@ from pathlib import Path
 from .task import Task, one_line
 
 
-def describe(task: Task, languages: list[str] | None = None, class_names: str | None = None) -> str:
+def describe_task(task: Task, languages: list[str] | None = None, class_names: str | None = None) -> str:
     """Describe a task, a line each: what is read from where, how much, on which terms, and what is
     unverified.
 

@@ -25,20 +25,20 @@ from functools import partial
 
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Json, List, Value
 
+from common.errors import InputError
+from common.files.image_folders import refuse_missing, warn_of_images_without_row
+from common.files.rows import rename_image
+from common.files.table_cells import may_hold_texts, texts_in_cell
+from common.languages import check_language
 from modeling_altclip.languages_altclip import match_language
 
-from ..files.image_folders import refuse_missing, warn_of_images_without_row
-from ..files.rows import rename_image
-from ..files.table_cells import may_hold_texts, texts_of
-from ..languages import check_language
-from ..recipe import InputError
 from .checks import named_columns
-from .rows import Rows, captions_by_id, captions_of_row, first, places_of_ones, with_captions, with_column
+from .rows import Rows, add_captions, captions_by_id, captions_of_row, first, places_of_ones, with_column
 from .source import open_split
 from .task import Task
 
 
-def read_table(task: Task, languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
+def read_layout(task: Task, languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
     """Read the first `limit` rows of a task, or all, with captions in `languages`, or in all of the task's.
 
     Raises:
@@ -59,7 +59,7 @@ def read_table(task: Task, languages: list[str] | None, limit: int | None, strea
     if task.kind == "zero_shot":
         return _with_label(task, rows, limit)
     captions_of = _caption_reader(task, rows.features, languages)
-    return with_captions(first(rows, limit), captions_of, languages)
+    return add_captions(first(rows, limit), captions_of, languages)
 
 
 def _caption_reader(task: Task, features: Features, languages: list[str]) -> Callable[[dict], dict]:
@@ -230,5 +230,5 @@ def _captions_of_splits(task: Task, languages: list[str]) -> dict[str, dict]:
     for language in languages:
         captions[language] = {}
         for row in open_split(task, language, streaming=True, columns=[id, column]):
-            captions[language][row[id]] = texts_of(row[column], column, joined=task.join_words)
+            captions[language][row[id]] = texts_in_cell(row[column], column, joined=task.join_words)
     return captions

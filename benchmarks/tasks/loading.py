@@ -4,10 +4,12 @@ import dataclasses
 import difflib
 from pathlib import Path
 
-from ..recipe import InputError, read_yaml
+from common.errors import InputError
+from common.recipe import read_yaml
+
 from .checks import check_known, check_values
-from .prompt_lists import split_source
 from .task import Task
+from .text_lists import split_source
 
 FOLDER = Path(__file__).parent
 _NOT_IN_YAML = ("name", "file")

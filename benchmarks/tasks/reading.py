@@ -5,12 +5,14 @@ import logging
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, IterableDataset
 
-from ..files.text_lines import lines_of
-from ..languages import check_languages
-from ..recipe import InputError, check_folder
+from common.errors import InputError
+from common.files.text_files import lines_of
+from common.languages import check_languages
+from common.paths import check_folder
+
 from .caption_files import read_caption_files
 from .checks import FILES
-from .layouts import read_table
+from .layouts import read_layout
 from .source import fetch
 from .task import Task
 
@@ -45,7 +47,7 @@ def read_rows(
     if task.to_prepare:
         raise InputError(task.to_prepare)
     check_folder("dataset", task.dataset)
-    read = read_caption_files if task.layout in FILES else read_table
+    read = read_caption_files if task.layout in FILES else read_layout
     rows = read(task, languages, limit, streaming)
     if limit is None and isinstance(rows, Dataset):
         _warn_of_other_counts(task, rows)

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 from datasets import Dataset, Features, Image, IterableDataset, List, Value, concatenate_datasets
 
+from common.errors import InputError
+from common.files.table_cells import texts_in_cell
 from modeling_altclip.languages_altclip import canonical
-
-from ..files.table_cells import texts_of
-from ..recipe import InputError
 
 Rows = Dataset | IterableDataset
 
@@ -46,7 +45,7 @@ def captions_of_row(
     captions = {}
     for language, key in keys.items():
         own_column = column if isinstance(column, str) else key
-        captions[language] = texts_of(fields.get(key), own_column, lines=lines, joined=joined)
+        captions[language] = texts_in_cell(fields.get(key), own_column, lines=lines, joined=joined)
     return {"captions": captions}
 
 
@@ -56,7 +55,7 @@ def places_of_ones(row: dict) -> dict[str, list[int]]:
     return {"labels": [number for number, value in enumerate(row["labels"]) if value]}
 
 
-def with_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:
+def add_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:
     """Return rows of `image` and of `captions` in these languages, which `captions_of` reads from a row."""
     by_language = {language: List(Value("string")) for language in languages}
     return with_column(rows, captions_of, Features({"captions": by_language}))

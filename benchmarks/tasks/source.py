@@ -11,12 +11,13 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.file_download import repo_folder_name
 
-from ..files.image_folders import source_of
-from ..files.json_files import refuse_repeated_keys
-from ..files.rows import READING, open_rows, what_is_wrong
-from ..files.tars import name_pictures
-from ..files.unread_files import refuse_left_out
-from ..recipe import InputError
+from common.errors import InputError
+from common.files.image_folders import source_of
+from common.files.json_files import refuse_repeated_keys
+from common.files.left_out_files import refuse_left_out
+from common.files.rows import READING, open_rows, what_is_wrong
+from common.files.tars import name_pictures
+
 from .rows import Rows
 from .task import Task
 
@@ -101,7 +102,7 @@ def full_revision(dataset: str, revision: str | None) -> str | None:
     return found[0]
 
 
-def commit_of(task: Task) -> str | None:
+def commit_of_dataset(task: Task) -> str | None:
     """Return the full hash of the commit that is read now; None for a folder.
 
     Raises:

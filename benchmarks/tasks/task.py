@@ -1,4 +1,4 @@
-"""A benchmark as data.
+"""A benchmark as data: the keys that a task's YAML file may have, and what they mean.
 
 task = load_task("flickr30k")              # benchmarks/tasks/flickr30k.yaml
 task = load_task("my/signs.yaml")          # a task of your own
@@ -30,7 +30,7 @@ class Task:
       Prompts of a classification come in any language.
     - `class_names`: `dataset` for the dataset's own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file,
       or a dict that gives each language one of these or a list of names; and `class_subset`. `templates`:
-      `simple`, `full`, a theme, a prompt template with `{}`, or a list of them. See `prompts`.
+      `simple`, `full`, a theme, a prompt template with `{}`, or a list of them. See `templates`.
     - `n_images`, `n_texts` (by language, where known), `n_classes`: the expected counts. `size`: of the files
       to download, unless it says otherwise.
     - `licence`, `gated`, `notes`. `split_differs`: how the images differ from those of the paper. `suites`:

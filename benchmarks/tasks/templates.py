@@ -8,11 +8,11 @@ Ours are written for this package, in 19 languages: `simple` (the three of `mode
 import hashlib
 import json
 
+from common.errors import InputError
 from modeling_altclip.languages_altclip import match_language
 from modeling_altclip.prompts_altclip import ONE_SLOT, PROMPTS, has_one_slot
 
-from ..recipe import InputError
-from .prompt_lists import SETS, SOURCE, pick, read_lists, read_source
+from .text_lists import SETS, SOURCE, pick, read_list, read_lists
 
 
 def load_templates(which: str | list[str], language: str) -> list[str]:
@@ -34,7 +34,7 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
     if "{" in which:
         return check_templates([which], "templates")
     if SOURCE.fullmatch(which):
-        templates, origin = read_source(which, language, "zeroshot_classification_templates")
+        templates, origin = read_list(which, language, "zeroshot_classification_templates")
         return check_templates(templates, origin, of_file=True)
 
     try:

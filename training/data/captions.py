@@ -31,10 +31,10 @@ from datasets import (
     concatenate_datasets,
 )
 
-from benchmarks.files.rows import load_rows, rename_image
-from benchmarks.files.table_cells import may_hold_texts, read_texts
-from benchmarks.files.tars import TEXT_COLUMNS
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.rows import load_rows, rename_image
+from common.files.table_cells import may_hold_texts, read_texts
+from common.files.tars import TEXT_COLUMNS
 from modeling_altclip.languages_altclip import canonical, name_languages
 
 _NAMED = {"language", "text"}

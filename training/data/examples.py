@@ -24,7 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SiglipImageProcessor, ViTImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
-from benchmarks.embedding_cache import CachedColumn
+from common.embedding_cache import CachedColumn
 from modeling_altclip.images_altclip import background_of, read_images
 from modeling_altclip.texts_altclip import tokenize
 
@@ -60,7 +60,7 @@ def split_lists(texts: pa.Array) -> list[pa.Array]:
     return [pc.list_element(padded, number) for number in range(n_texts)]
 
 
-def texts_of(rows: Dataset, languages: list[str]) -> Iterator[str]:
+def all_texts(rows: Dataset, languages: list[str]) -> Iterator[str]:
     """Yield all texts in the given languages."""
     captions = caption_columns(rows)
     for language in languages:

@@ -1,5 +1,5 @@
 """Images to train on: those that cannot be decoded are skipped or refused before training begins, and the
-others are shown in views.
+others are shown in views. `streaming` skips those of a stream as they come.
 
 An epoch shows each image as it is, the next a crop of it, in an order that depends on nothing but the epoch.
 That makes an augmented image something a frozen tower can encode beforehand, and a run something that resumes
@@ -20,10 +20,10 @@ from datasets.fingerprint import Hasher
 from PIL.Image import Image as PillowImage
 from transformers import TrainerCallback
 
-from benchmarks.files.image_folders import images_without_row, is_named_by_metadata, paths_of
-from benchmarks.files.rows import load_rows
-from benchmarks.images import decode_image, digest_of, encoded_bytes, why_unreadable
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.image_folders import images_without_row, is_named_by_metadata, paths_of
+from common.files.rows import load_rows
+from common.images import decode_image, digest_of, encoded_bytes, why_unreadable
 from modeling_altclip.images_altclip import read_image
 
 SMALLEST_AREA = 0.9  # of a crop, as open_clip's default

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from benchmarks.files.image_folders import say_without_row
-from benchmarks.languages import check_languages
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.image_folders import say_without_row
+from common.languages import check_languages
 
 from ..arguments import PairArguments, say
 from .captions import find_form, load_captioned, named_languages

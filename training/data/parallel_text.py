@@ -26,12 +26,14 @@ from datasets import Dataset, Json, Translation, Value, concatenate_datasets, lo
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
-from benchmarks.files.endings import suffix_of
-from benchmarks.files.json_files import refuse_repeated_keys
-from benchmarks.files.rows import load_rows
-from benchmarks.files.table_cells import may_hold_texts
-from benchmarks.files.text_lines import lines_of
-from benchmarks.recipe import InputError, check_folder, read_yaml
+from common.errors import InputError
+from common.files.endings import suffix_of
+from common.files.json_files import refuse_repeated_keys
+from common.files.rows import load_rows
+from common.files.table_cells import may_hold_texts
+from common.files.text_files import lines_of
+from common.paths import check_folder
+from common.recipe import read_yaml
 from modeling_altclip.languages_altclip import CODE, is_english
 
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
@@ -229,7 +231,7 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
         rows = load_rows(data, split, [], name)
     if len(rows) == 0:
         raise InputError(f"dataset {data!r} has no rows")
-    return with_captions(rows, data)
+    return only_captions(rows, data)
 
 
 def moses_paths(data: str) -> dict[str, str]:
@@ -268,14 +270,14 @@ def _read_moses(paths: dict[str, str]) -> Dataset:
     # A changed file has to be read anew, so that its time is part of the cache key.
     changed = tuple(os.stat(path).st_mtime_ns for path in paths.values())
     rows = from_lines(rows, features_of(paths), paths=paths, changed=changed)
-    return with_captions(rows, ", ".join(paths.values()))
+    return only_captions(rows, ", ".join(paths.values()))
 
 
 def _count_lines(path: str) -> int:
     return sum(1 for _ in lines_of(path, "dataset"))
 
 
-def with_captions(rows: Dataset, name: str) -> Dataset:
+def only_captions(rows: Dataset, name: str) -> Dataset:
     """Return rows of `captions` alone, made of the columns that hold the texts.
 
     Args:

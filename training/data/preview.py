@@ -8,17 +8,18 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
-from benchmarks.files.endings import suffix_of
-from benchmarks.files.image_folders import source_of
-from benchmarks.files.rows import READING, open_rows, what_is_wrong
-from benchmarks.files.text_lines import lines_of
-from benchmarks.languages import check_languages
-from benchmarks.recipe import InputError, check_folder
+from common.errors import InputError
+from common.files.endings import suffix_of
+from common.files.image_folders import source_of
+from common.files.rows import READING, open_rows, what_is_wrong
+from common.files.text_files import lines_of
+from common.languages import check_languages
+from common.paths import check_folder
 from modeling_altclip.languages_altclip import canonical
 
 from ..arguments import StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
-from .parallel_text import BUILDERS, moses_paths, read_sources, with_captions
+from .parallel_text import BUILDERS, moses_paths, only_captions, read_sources
 from .text_tables import TABLES, rows_of_table, tables_in
 
 N_ROWS = 8  # few enough to read at once, enough to estimate the length of texts
@@ -55,7 +56,7 @@ def _of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], s
         if arguments.kinds and source.get("kind") not in arguments.kinds:
             continue
         rows = read_head(source["data"], source.get("name"), source.get("split", arguments.split))
-        captions += with_captions(rows, source["data"])["captions"][:]
+        captions += only_captions(rows, source["data"])["captions"][:]
 
     available = sorted(_languages_of(captions))
     if "en" not in available:

@@ -17,11 +17,12 @@ from datasets import Features, IterableDataset, Value, concatenate_datasets, loa
 from PIL import Image as PillowImage
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
-from benchmarks.files.image_folders import source_of
-from benchmarks.files.rows import READING, what_is_wrong
-from benchmarks.files.tars import of_tars
-from benchmarks.files.unread_files import refuse_left_out
-from benchmarks.recipe import InputError, check_folder
+from common.errors import InputError
+from common.files.image_folders import source_of
+from common.files.left_out_files import refuse_left_out
+from common.files.rows import READING, what_is_wrong
+from common.files.tars import of_tars
+from common.paths import check_folder
 
 from .captions import Form, read_captions, with_image
 from .images import read_picture

@@ -11,11 +11,11 @@ from pathlib import Path
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
-from benchmarks.files.endings import suffix_of
-from benchmarks.files.image_folders import has_metadata
-from benchmarks.files.rows import files_of
-from benchmarks.files.text_lines import lines_of
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.endings import suffix_of
+from common.files.image_folders import has_metadata
+from common.files.rows import files_of
+from common.files.text_files import lines_of
 
 TABLES = (".tsv", ".csv")
 

@@ -1,6 +1,6 @@
 """Run a frozen tower once: its embeddings of a dataset are cached on disk.
 
-Every later epoch, run and process reads them from there.
+Every later epoch, run and process reads them from there. `common.embedding_cache` writes the files.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from datasets import Dataset
 from PIL.Image import Image as PillowImage
 from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from benchmarks.embedding_cache import CachedColumn, cached_column
-from benchmarks.encoder import prepared_images, settings, written
-from benchmarks.recipe import InputError
+from common.embedding_cache import CachedColumn, cached_column
+from common.errors import InputError
+from common.fingerprints import prepared_images, settings, written
 from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
 

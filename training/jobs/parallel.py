@@ -10,13 +10,13 @@ import modeling_altclip  # noqa: F401  (its settings have to stand before torch 
 # isort: split
 from transformers import AutoImageProcessor
 
-from benchmarks.commands import command_for
-from benchmarks.models.kinds import load_tokenizer, readable
+from common.commands import command_for
+from common.models.kinds import load_tokenizer, readable
 from modeling_altclip import AltCLIPProcessor
 from training.data.loading import load_examples
+from training.lifecycle import begin, cut_length, finish, train
 from training.parallel.rows import CaptionRows, RowCollator
 from training.parallel.trainer import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
-from training.run import begin, cut_length, finish, train
 from training.validation import load_validation
 
 

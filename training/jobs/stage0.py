@@ -1,12 +1,12 @@
 """Stage 0: train an English CLIP, the teacher. Skip this stage where a trained CLIP is at hand."""
 
-from benchmarks.commands import command_for
-from benchmarks.models.loading import load_model
+from common.commands import command_for
+from common.models.loading import load_model
 from training.arguments import TeacherArguments
 from training.data.examples import Collator
 from training.data.loading import load_examples
-from training.dry_run import report
-from training.run import begin, cut_length, finish, train
+from training.dry_run import print_plan
+from training.lifecycle import begin, cut_length, finish, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -14,7 +14,7 @@ from training.validation import load_validation
 def main(arguments: TeacherArguments) -> None:
     """Train the teacher and save it."""
     if arguments.dry_run:
-        return report(arguments)
+        return print_plan(arguments)
     begin(arguments)
     model, processor = load_model(
         arguments.model_name_or_path,

@@ -3,17 +3,17 @@
 See the paper, section 3.1.
 """
 
-from benchmarks.commands import command_for
-from benchmarks.languages import check_languages
-from benchmarks.models.loading import load_model
+from common.commands import command_for
+from common.languages import check_languages
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples, Collator
 from training.data.parallel_text import load_parallel_text
 from training.data.tower_cache import teacher_embeddings
-from training.dry_run import report
+from training.dry_run import print_plan
 from training.freezing import TEXT_PARTS, freeze_all_but
-from training.run import begin, cut_length, finish, train
+from training.lifecycle import begin, cut_length, finish, train
 from training.student import build_student, held_embeddings, languages_to_replay
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
@@ -22,7 +22,7 @@ from training.validation import load_validation
 def main(arguments: TeacherLearningArguments) -> None:
     """Train the text tower and save the whole model."""
     if arguments.dry_run:
-        return report(arguments)
+        return print_plan(arguments)
     begin(arguments)
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.

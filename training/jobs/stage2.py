@@ -2,18 +2,18 @@
 
 import shlex
 
-from benchmarks.commands import command_for
-from benchmarks.models.loading import load_model
+from common.commands import command_for
+from common.models.loading import load_model
 from training.arguments import ContrastiveArguments, say
 from training.data.examples import Collator
 from training.data.images import EpochCallback
 from training.data.loading import load_examples
 from training.data.tower_cache import image_embeddings
-from training.dry_run import report
+from training.dry_run import print_plan
 from training.freezing import freeze_all_but
 from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
-from training.run import begin, cut_length, finish, train
+from training.lifecycle import begin, cut_length, finish, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -21,7 +21,7 @@ from training.validation import load_validation
 def main(arguments: ContrastiveArguments) -> None:
     """Train the model and save it."""
     if arguments.dry_run:
-        return report(arguments)
+        return print_plan(arguments)
     begin(arguments)
     model, processor = load_model(
         arguments.model_name_or_path,

@@ -24,8 +24,8 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.languages import check_languages
-from benchmarks.recipe import launch
+from common.languages import check_languages
+from common.recipe import launch
 
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from benchmarks.recipe import launch
+from common.recipe import launch
 from training.miniature.scenes import UNSEEN_STYLE, EmojiScenes, Split
 
 LANGUAGES = ("en", "zh", "es")

@@ -14,11 +14,11 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModel
 
-from benchmarks.extras import of_extra
 from benchmarks.metrics import retrieval_ranks
-from benchmarks.models.kinds import load_tokenizer
-from benchmarks.recipe import read_yaml
 from benchmarks.results import Result, format_table, load_results
+from common.extras import of_extra
+from common.models.kinds import load_tokenizer
+from common.recipe import read_yaml
 from model_cards.stages import read_log
 from modeling_altclip.embedding import encode_texts
 from training.parallel.figures import COLORS, plot_accuracy, plot_ranks, scores_of
@@ -96,7 +96,7 @@ def train_arm(name: str, seed: int, arguments: ParallelExperimentArguments) -> s
     return str(folder)
 
 
-def evaluate(models: list[str], arguments: ParallelExperimentArguments) -> list[Result]:
+def evaluate_languages(models: list[str], arguments: ParallelExperimentArguments) -> list[Result]:
     """Evaluate retrieval in seen and unseen languages, and return the results of `models`."""
     languages = [*arguments.settings["languages"], *arguments.unseen]
     folder = Path(arguments.output_dir, "results")
@@ -263,7 +263,7 @@ def _plot_curves(arguments: ParallelExperimentArguments, prefix: str, title: str
     figure.savefig(picture, dpi=110)
 
 
-def report(results: list[Result], arguments: ParallelExperimentArguments) -> str:
+def write_report(results: list[Result], arguments: ParallelExperimentArguments) -> str:
     """Draw the paper's four figures, write the tables to `parallel.md`, and return the tables."""
     output_dir = Path(arguments.output_dir)
     seen = arguments.settings["languages"]
@@ -293,4 +293,4 @@ def report(results: list[Result], arguments: ParallelExperimentArguments) -> str
     return text
 
 
-__all__ = ["ARMS", "ParallelExperimentArguments", "evaluate", "report", "train_arm"]
+__all__ = ["ARMS", "ParallelExperimentArguments", "evaluate_languages", "write_report", "train_arm"]

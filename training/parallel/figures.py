@@ -13,9 +13,9 @@ from math import ceil
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.extras import of_extra
 from benchmarks.outcomes import DEPTHS
 from benchmarks.results import Result
+from common.extras import of_extra
 
 with of_extra("plots"):
     import matplotlib

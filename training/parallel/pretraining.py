@@ -22,8 +22,8 @@ from transformers import (
     Trainer,
 )
 
-from benchmarks.models.kinds import MASKED, check_kind, load_tokenizer, readable
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.models.kinds import MASKED, check_kind, load_tokenizer, readable
 from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments

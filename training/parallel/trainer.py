@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.utils import ModelOutput
 
-from benchmarks.recipe import InputError
+from common.errors import InputError
 from modeling_altclip import AltCLIPDualEncoderModel
 
 from ..arguments import PairArguments

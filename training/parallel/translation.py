@@ -29,12 +29,12 @@ from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.encoder import hash_weights
-from benchmarks.files.json_files import parse_json
-from benchmarks.files.rows import load_rows
-from benchmarks.languages import check_language
-from benchmarks.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.json_files import parse_json
+from common.files.rows import load_rows
+from common.fingerprints import hash_weights
+from common.languages import check_language
+from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from modeling_altclip.languages_altclip import canonical
 from modeling_altclip.texts_altclip import is_blank, tokenize
 
@@ -389,7 +389,7 @@ def with_translations(rows: Dataset, translations: dict[str, dict[str, str]], so
     return concatenate_datasets([rows.remove_columns("captions"), translated], axis=1)
 
 
-def check_output(arguments: TranslationArguments) -> None:
+def refuse_written(arguments: TranslationArguments) -> None:
     """Check that no finished dataset would be overwritten.
 
     Raises:
@@ -445,7 +445,7 @@ def write_card(
 
 __all__ = [
     "TranslationArguments",
-    "check_output",
+    "refuse_written",
     "distinct_sentences",
     "read_split",
     "save",

@@ -14,7 +14,7 @@ from open_clip.hf_model import HFTextEncoder
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..recipe import InputError
+from ..errors import InputError
 from .adapter import AdaptedImageProcessor, AdaptedModel, AdaptedProcessor, AdaptedTokenizer
 
 

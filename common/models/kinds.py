@@ -21,7 +21,8 @@ from transformers.models.auto.modeling_auto import (
 import modeling_altclip  # noqa: F401  (transformers then knows our configurations)
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 
-from ..recipe import InputError, check_folder
+from ..errors import InputError
+from ..paths import check_folder
 
 # Errors of transformers for a checkpoint that is damaged, of an unknown kind, or lacks a file.
 UNREADABLE = (

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .recipe import InputError
+from .errors import InputError
 
 
 class MissingExtra(InputError, ImportError):

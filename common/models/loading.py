@@ -1,4 +1,4 @@
-"""Load models and captioned datasets from a local folder or the Hub, with errors that a user can act on."""
+"""Load models of any kind from a folder or the Hub, with errors that a user can act on, and save them."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from huggingface_hub.errors import HFValidationError
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
 
-from ..recipe import InputError, check_folder
+from ..errors import InputError
+from ..paths import check_folder
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_kind, check_tokenizer, readable
 from .libraries import check_library, load_adapted
 from .low_rank import base_of, is_low_rank, merge_low_rank
@@ -124,11 +125,11 @@ def revision_of(name_or_path: str) -> str | None:
 
     A name of several models, `TEXT+IMAGE`, gives their commits joined by `+`.
     """
-    commits = [commit_of(part.rpartition(":")[2]) for part in name_or_path.split("+")]
+    commits = [_commit_of(part.rpartition(":")[2]) for part in name_or_path.split("+")]
     return "+".join(commit for commit in commits if commit) or None
 
 
-def commit_of(repository: str) -> str | None:
+def _commit_of(repository: str) -> str | None:
     """Return the commit at which the cache holds a Hub repository; None if it cannot be one."""
     if Path(repository).exists():
         return None

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from benchmarks.commands import evaluation_programs
-from benchmarks.recipe import InputError
 from benchmarks.results import Result, format_table, model_name
+from common.commands import evaluation_programs
+from common.errors import InputError
 
 from .paths import public_path
 from .stages import is_hub_id

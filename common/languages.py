@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from modeling_altclip.languages_altclip import match_language
 
-from .recipe import InputError
+from .errors import InputError
 
 
 def check_languages(requested: list[str] | None, available: list[str]) -> list[str]:

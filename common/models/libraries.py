@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
-from ..recipe import InputError
+from ..errors import InputError
 from .adapter import AdaptedModel, AdaptedProcessor
 
 # Commands that install what each library needs, for messages.

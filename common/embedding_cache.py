@@ -42,7 +42,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from xxhash import xxh3_128
 
-from .recipe import InputError
+from .errors import InputError
 
 DAY = 24 * 60 * 60  # seconds
 # The name of a file that is being written. Earlier versions named no writer.

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_altclip.texts_altclip import ENCODER_LENGTH
 
-from ..recipe import InputError
+from ..errors import InputError
 from .adapter import AdaptedImageProcessor, AdaptedModel, AdaptedProcessor, AdaptedTokenizer
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..recipe import InputError
+from ..errors import InputError
 from .kinds import UNREADABLE
 
 _CONFIG = "adapter_config.json"  # what peft calls it

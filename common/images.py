@@ -1,4 +1,4 @@
-"""Undecoded images, `{"bytes", "path"}`, as `datasets` gives them: bytes, digests and pixels."""
+"""Read, hash and decode undecoded images, `{"bytes", "path"}`, as `datasets` gives them."""
 
 from datasets import Image
 from datasets.utils.file_utils import xopen

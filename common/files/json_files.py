@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..recipe import InputError, read_text
+from ..errors import InputError
 from .endings import JSON, suffix_of
+from .text_files import read_text
 
 # Lines of a file that are checked. A program that repeats a key does so in most lines, and all lines of a
 # corpus would take a minute for each GB.

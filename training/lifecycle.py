@@ -1,4 +1,4 @@
-"""Begin and end a stage's run: seeds, resuming, and the line that says what to do next."""
+"""Begin, resume and end a stage's run: seeds, checkpoints, and the line that says what to do next."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from transformers import AutoConfig, PreTrainedModel, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
-from benchmarks.processes import fix_threads
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.processes import fix_threads
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import StageArguments, say

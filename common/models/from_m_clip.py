@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 from modeling_altclip.modeling_altclip_dual_encoder import pool
 
-from ..recipe import InputError
+from ..errors import InputError
 from .adapter import AdaptedModel, AdaptedProcessor
 from .kinds import load_tokenizer
 

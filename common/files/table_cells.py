@@ -4,7 +4,7 @@ from datasets import Json, List, Value
 
 from modeling_altclip.texts_altclip import is_blank
 
-from ..recipe import InputError
+from ..errors import InputError
 
 
 def may_hold_texts(kind) -> bool:
@@ -31,7 +31,7 @@ def read_texts(cell: str | list[str | None] | None, column: str) -> list[str]:
     return [text for text in texts if text and not is_blank(text)]
 
 
-def texts_of(
+def texts_in_cell(
     cell: str | list[str | None] | None, column: str, *, lines: bool = False, joined: bool = False
 ) -> list[str]:
     """Return the texts of a cell, as `read_texts`, without surrounding white space.
@@ -53,4 +53,4 @@ def texts_of(
     return [text for text in texts if not is_blank(text)]
 
 
-__all__ = ["may_hold_texts", "read_texts", "texts_of"]
+__all__ = ["may_hold_texts", "read_texts", "texts_in_cell"]

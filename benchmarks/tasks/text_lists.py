@@ -7,10 +7,9 @@ import importlib.util
 import re
 from pathlib import Path
 
+from common.errors import InputError
+from common.files.json_files import read_json
 from modeling_altclip.languages_altclip import match_language
-
-from ..files.json_files import read_json
-from ..recipe import InputError
 
 SETS = Path(__file__).parent / "prompts"
 NAMES = Path(__file__).parent / "class_names"
@@ -37,7 +36,7 @@ def split_source(source: str) -> tuple[str, str | None]:
     return found.groups() if found else (source, None)
 
 
-def read_source(source: str, language: str, kind: str) -> tuple[list, str]:
+def read_list(source: str, language: str, kind: str) -> tuple[list, str]:
     """Read the list for `language` from `FILE.json[:KEY]`, `clip_benchmark[:KEY]` or `altclip:KEY`.
 
     Args:

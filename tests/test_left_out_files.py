@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.files.rows import load_rows
-from benchmarks.recipe import InputError
+from common.errors import InputError
+from common.files.rows import load_rows
 from training.data.parallel_text import load_parallel_text
 
 ROW = {"en": "a", "fr": "b"}

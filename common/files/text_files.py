@@ -1,4 +1,4 @@
-"""Read plain text line by line, as every other tool counts the lines."""
+"""Read text files, whole or line by line, and name those that are not UTF-8."""
 
 import io
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..recipe import InputError
+from ..errors import InputError
 
 
 def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
@@ -33,4 +33,18 @@ def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
             yield text.removesuffix("\n").removesuffix("\r")
 
 
-__all__ = ["lines_of"]
+def read_text(path: Path, what: str) -> str:
+    """Read a text file, with or without a byte order mark.
+
+    Raises:
+        InputError: it has another encoding than UTF-8, as Excel writes it.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8"
+        ) from error
+
+
+__all__ = ["lines_of", "read_text"]

@@ -7,12 +7,13 @@ from zipfile import BadZipFile
 from datasets import Dataset, Image, IterableDataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 
-from ..recipe import InputError, check_folder
+from ..errors import InputError
+from ..paths import check_folder
 from .endings import files_below
 from .image_folders import source_of
 from .json_files import refuse_repeated_keys
+from .left_out_files import odd_endings, refuse_left_out
 from .tars import of_tars
-from .unread_files import odd_endings, refuse_left_out
 
 # Errors of reading a dataset: of the Hub; of an unknown split or a text that is not UTF-8; of rows that
 # cannot be read; of half a zip.

@@ -2,7 +2,7 @@
 
 `datasets` guesses splits from names: one `train station.png` among others, and it reads that picture alone,
 and without its caption. A folder with `metadata.jsonl`, `.csv` or `.parquet` is therefore read as one split,
-`train`, whatever its pictures are called. For folders without metadata, see `left_out`.
+`train`, whatever its pictures are called. For folders without metadata, see `left_out_files`.
 """
 
 import os
@@ -15,7 +15,7 @@ from zipfile import ZipFile
 from datasets import Dataset
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from ..recipe import InputError
+from ..errors import InputError
 from .endings import PICTURES, files_below, is_hidden, suffix_of
 
 

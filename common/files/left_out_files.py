@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from ..recipe import InputError
+from ..errors import InputError
 from .endings import JSON, PICTURES, files_below, plain, suffix_of
 from .image_folders import has_card_of_splits
 from .json_files import holds_rows

@@ -1,4 +1,4 @@
-"""Recipes: YAML files whose keys are the flags of a script, which flags on the command line override."""
+"""Run scripts: parse a recipe, a YAML file whose keys are flags, and the flags that override it."""
 
 import dataclasses
 import difflib
@@ -15,11 +15,9 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
+from .errors import InputError
+from .files.text_files import read_text
 from .processes import launched_processes, warn_if_launched_alone
-
-
-class InputError(ValueError):
-    """An error that the user can fix. Scripts print its message alone and exit with status 1."""
 
 
 class _Parser(HfArgumentParser):
@@ -220,37 +218,6 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return node
-
-
-def check_folder(what: str, name_or_path: str) -> None:
-    """Refuse a local path that does not exist, which would otherwise be looked up as a Hub id.
-
-    It is a path if it is absolute, has not exactly one slash, or begins with a folder that exists here.
-
-    Raises:
-        InputError: it does not exist.
-    """
-    path = Path(name_or_path)
-    looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
-    if looks_local and not path.exists():
-        raise InputError(
-            f"{what} {name_or_path!r} does not exist: "
-            "give a folder that is there, or a Hub id like 'org/name'"
-        )
-
-
-def read_text(path: Path, what: str) -> str:
-    """Read a text file, with or without a byte order mark.
-
-    Raises:
-        InputError: it has another encoding than UTF-8, as Excel writes it.
-    """
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8"
-        ) from error
 
 
 def launch(main: Callable, *argument_types: type, one_process: bool = False) -> None:

@@ -26,7 +26,7 @@ from datasets.builder import Key
 from datasets.features.features import cast_to_python_objects
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from ..recipe import InputError
+from ..errors import InputError
 from .json_files import unique_keys
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")

@@ -1,0 +1,25 @@
+"""Tell local paths from names on the Hub."""
+
+from pathlib import Path
+
+from .errors import InputError
+
+
+def check_folder(what: str, name_or_path: str) -> None:
+    """Refuse a local path that does not exist, which would otherwise be looked up as a Hub id.
+
+    It is a path if it is absolute, has not exactly one slash, or begins with a folder that exists here.
+
+    Raises:
+        InputError: it does not exist.
+    """
+    path = Path(name_or_path)
+    looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
+    if looks_local and not path.exists():
+        raise InputError(
+            f"{what} {name_or_path!r} does not exist: "
+            "give a folder that is there, or a Hub id like 'org/name'"
+        )
+
+
+__all__ = ["check_folder"]
