@@ -17,7 +17,7 @@ from setuptools.command.egg_info import egg_info
 
 INSIDE = ("benchmarks", "common", "model_cards", "training")
 # An import at the start of a line, also in the example of a docstring:
-# "from training.losses import x", "    import benchmarks.recipe", ">>> from benchmarks import compare"
+# "from training.losses import x", "    import benchmarks.results", ">>> from benchmarks import compare"
 IMPORT = re.compile(rf"^(\s*(?:>>> )?(?:from|import) )(?=(?:{'|'.join(INSIDE)})\b)", re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""AltCLIP for everyone, as one name: `altclip.training`, `altclip.benchmarks`, `altclip.model_cards`.
+"""AltCLIP for everyone, as one name: `altclip.training`, `altclip.benchmarks` and so on.
 
 The command `altclip` is in `command.py`. The model itself is `modeling_altclip`, which stands alone.
 """
@@ -6,7 +6,7 @@ The command `altclip` is in `command.py`. The model itself is `modeling_altclip`
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# A wheel holds the three packages inside this one (see setup.py). In a clone they lie beside it.
+# A wheel holds the other packages inside this one (see setup.py). In a clone they lie beside it.
 if not Path(__file__).with_name("training").is_dir():
     from . import _clone
 

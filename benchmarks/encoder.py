@@ -29,7 +29,7 @@ WINDOW = 2048  # rows whose encoded images are held at a time
 # Images or texts that one process encodes before another gets the next: the work that a kill costs.
 PART = 256
 CLASSES = 32  # classes in such a part: each has up to 80 prompts
-_REMEDY = "measure a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
+_REMEDY = "evaluate a copy of the dataset without it, with --dataset, or the rows before it, with --limit"
 
 
 class Encoder:

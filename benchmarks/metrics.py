@@ -28,6 +28,9 @@ def retrieval_recall(
 ) -> dict[str, float]:
     """Compute the share of queries whose right answer is among the first `k`, in both directions (paper 5.1).
 
+    It serves embeddings of one's own. Evaluations keep the ranks of each item, and compute recall from these
+    (`outcomes.py`).
+
     Args:
         image_embeds: unit-length embeddings `(images, dim)`.
         text_embeds: unit-length embeddings `(texts, dim)`.

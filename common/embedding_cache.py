@@ -56,17 +56,16 @@ configs:
 - config_name: default
   data_files: data/*.arrow
 ---
-# Frozen tower: `{column}`
+# Cached embeddings: `{column}`
 
-What a frozen tower makes of {n_items} distinct items: the column `{column}` holds embeddings of \
-{dim} values in {dtype}{bits}. {key}
+Embeddings of {n_items} distinct items: the column `{column}` holds {dim} values in {dtype}{bits}. {key}
 
 | made of | XXH3-128 |
 |---|---|
 {table}
 
-Lying at `CACHE_DIR/{name}`, it is read in the tower's place by a training with `--cache_dir CACHE_DIR` \
-on the same data:
+At `CACHE_DIR/{name}` a training or an evaluation with `--cache_dir CACHE_DIR` reads it instead of \
+running the model again on the same data:
 `hf download ORG/NAME --repo-type dataset --local-dir CACHE_DIR/{name}`.
 """
 
@@ -366,8 +365,12 @@ def host() -> str:
 
 def _write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
     """Write the README: which files `load_dataset` reads, and the fingerprint of everything that was used."""
-    about_key = "text." if key == "text" else "image, by the XXH3-128 of its encoded bytes."
-    about_key = f"The column `{key}` says of which {about_key}"
+    identified = {
+        "text": "text",
+        "class": "class name",
+        "image": "image, by the XXH3-128 of its encoded bytes",
+    }
+    about_key = f"The column `{key}` says of which {identified[key]}."
     if column.n_views > 1:
         about_key += f" Each has {column.n_views} views: 0 shows it as it is, others are crops."
     bits = ""

@@ -393,16 +393,16 @@ def _first_indices(texts: list[str], start: int) -> dict[str, int]:
     return index_of
 
 
-def mean_of_prompts(vectors: torch.Tensor, n_labels: int) -> torch.Tensor:
+def mean_of_prompts(embeddings: torch.Tensor, n_labels: int) -> torch.Tensor:
     """Average the normalised embeddings of each label's prompts and normalise the mean (CLIP, section 3.1.4).
 
     Args:
-        vectors: embeddings of all prompts `(labels x prompts, dim)`, grouped by label.
+        embeddings: of all prompts `(labels x prompts, dim)`, grouped by label.
 
     Returns:
         One unit embedding for each label `(labels, dim)`.
     """
-    by_label = normalize(vectors, dim=-1).view(n_labels, -1, vectors.shape[-1])
+    by_label = normalize(embeddings, dim=-1).view(n_labels, -1, embeddings.shape[-1])
     return normalize(by_label.mean(dim=1), dim=-1)
 
 

@@ -44,7 +44,7 @@ def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tu
         except ValueError as error:
             raise ValueError(
                 f"hypothesis_template {hypothesis_template!r} has no {{}} for the label, "
-                f"and is no language we have sentences in: {error}"
+                f"and is no language that has templates: {error}"
             ) from error
 
     if isinstance(hypothesis_template, str):

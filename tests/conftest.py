@@ -27,7 +27,7 @@ from transformers import (
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
 
 from . import FOLDER, IS_FIRST, TEMPORARY
-from .processes import run_script
+from .processes import TIMEOUT, run_script
 
 collect_ignore = ["upstream"]  # run by `make test-upstream`, beside transformers' own tests
 ROOT = Path(__file__).parent.parent
@@ -163,7 +163,7 @@ def run_python():
             return run_script(words, given, processes)
 
         return subprocess.run(
-            [sys.executable, *words], cwd=cwd, env=given, capture_output=True, text=True, timeout=300
+            [sys.executable, *words], cwd=cwd, env=given, capture_output=True, text=True, timeout=TIMEOUT
         )
 
     return run

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .conftest import ROOT
+from .processes import TIMEOUT
 
 # A version of transformers needs its own versions of these.
 OF_TRANSFORMERS = ["transformers", "huggingface_hub", "tokenizers"]
@@ -74,5 +75,5 @@ def run_in(python: Path, *words: str, cwd: Path = ROOT, **variables: str) -> sub
     """Run `python ...` of an environment, by default from the root of the repository."""
     command = [python, *map(str, words)]
     return subprocess.run(
-        command, cwd=cwd, env=shell(**variables), capture_output=True, text=True, timeout=600
+        command, cwd=cwd, env=shell(**variables), capture_output=True, text=True, timeout=TIMEOUT
     )

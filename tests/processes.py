@@ -28,9 +28,8 @@ FORKS.set_forkserver_preload(
         "model_cards.plots",
     ]
 )
-TIMEOUT = (
-    1800  # seconds: long enough for a slow run on a busy machine; what takes longer hangs, and is killed
-)
+# Seconds that a script may take, on a busy machine too; what takes longer hangs, and is killed.
+TIMEOUT = 1800
 
 
 def run_script(words: list[str], environment: dict[str, str], processes: int = 1) -> CompletedProcess:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from .conftest import ROOT
 from .mixed_pictures import write_pictures
+from .processes import TIMEOUT
 
 pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,7 +110,7 @@ def test_a_command_as_printed(clone, model, command):
     environment = os.environ | {"PYTHONPATH": str(clone), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     process = subprocess.run(
-        words, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=300
+        words, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=TIMEOUT
     )
     said = process.stderr.strip().splitlines()
     assert "Traceback" not in process.stderr, process.stderr[-3000:]
@@ -147,6 +148,6 @@ def test_python_as_printed(model, page, tmp_path):
     )
     code = ("" if page.name == "README.md" else LOADED) + checked
     process = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
     )
     assert process.returncode == 0, process.stderr[-3000:]

@@ -96,7 +96,7 @@ def streamed_texts(folder, tmp_path, n):
 def test_missing_pictures_and_missing_rows_are_counted_and_named(tmp_path, capsys, name):
     folder = write(tmp_path / "pictures", ["a.png", "b.png", "c.png"], ["a.png", "gone.png", "b.png"], name)
     assert len(load_images(arguments(folder, tmp_path), None)) == 2
-    assert "Skipped 2 rows with bad images, listed in" in capsys.readouterr().out
+    assert "Skipped 2 images, listed in" in capsys.readouterr().out
     assert reported(tmp_path) == BAD
     message = "1 of 3 images cannot be decoded, row 1 first: FileNotFoundError.*gone.png"
     with pytest.raises(InputError, match=message):

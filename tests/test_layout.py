@@ -40,7 +40,7 @@ def test_source(path):
     for name in imports(tree):
         top = name.split(".")[0]
         assert top not in MAY_IMPORT or top == package or top in MAY_IMPORT[package], (
-            f"imports {name}: against the floors"
+            f"imports {name}, which is not below {package}"
         )
         assert not name.split(".")[-1].startswith("run_"), f"imports a script, {name}"
     assert path.stem not in SHADOWING
@@ -67,11 +67,11 @@ def modules_imported_by(path, known):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.ImportFrom):
             continue
-        # `from ..recipe import InputError` in benchmarks/tasks/checks.py -> benchmarks.recipe
+        # `from ..results import Result` in benchmarks/report/page.py -> benchmarks.results
         base = package[: len(package) - node.level + 1] if node.level else []
         module = ".".join([*base, *([node.module] if node.module else [])])
         for name in node.names:
-            # `from . import layouts` names a module, `from .layouts import read_table` a function.
+            # `from . import layouts` names a module, `from .layouts import read_layout` a function.
             submodule = f"{module}.{name.name}"
             yield submodule if submodule in known else module
 

@@ -19,7 +19,7 @@ from common.models.loading import load_model
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor
 from training.data.examples import CaptionExamples
 from training.losses import caption_losses, contrastive_loss
-from training.parallel.rows import CaptionRows, RowCollator
+from training.parallel.caption_rows import CaptionRows, RowCollator
 from training.parallel.trainer import (
     FreezeEncoders,
     ParallelArguments,

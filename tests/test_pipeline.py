@@ -346,7 +346,7 @@ def test_two_streams_with_labels_of_their_own(classify):
         ({"candidate_labels": ["key", None]}, r"candidate_labels\[1\] is None"),
         (
             {"hypothesis_template": "a photo"},
-            "'a photo' has no {} for the label, and is no language we have sentences in: choose from en zh",
+            "'a photo' has no {} for the label, and is no language that has templates: choose from en zh",
         ),
         ({"hypothesis_template": []}, "hypothesis_template is an empty list"),
         ({"image": []}, "images is empty"),

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from training.lifecycle import last_complete_checkpoint
+from training.checkpoints import last_complete_checkpoint
 
 from .conftest import ROOT
-from .processes import run_script
+from .processes import TIMEOUT, run_script
 
 WRITES = 7  # of one checkpoint, at least
 SMALL = {
@@ -340,7 +340,9 @@ def test_the_documented_launcher_adds_nothing_to_the_one_line():
     command += [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml"]
     command += ["--learnig_rate", "3"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+    )
     errors = [line for line in process.stderr.splitlines() if "rror" in line or "Traceback" in line]
     assert process.returncode == 1
     assert errors == ["run_stage1.py: error: unknown flag --learnig_rate: did you mean --learning_rate?"]

@@ -365,7 +365,7 @@ def bad_rows_in(path):
 def test_bad_images_on_the_disk_are_set_aside_and_named(scenes, arguments, tmp_path, capsys, kind):
     given = arguments(WRITERS[kind](tmp_path / "rows", broken(scenes), 4), streaming=False)
     assert len(load_images(given, None)) == 18
-    assert "Skipped 2 rows with bad images, listed in" in capsys.readouterr().out
+    assert "Skipped 2 images, listed in" in capsys.readouterr().out
     report = bad_rows_in(tmp_path / "out/bad_rows.jsonl")
     assert [line["row"] for line in report] == [3, 11]
     assert report[0]["path"] in ("3.png", "000003.png")
@@ -388,7 +388,7 @@ def test_bad_images_in_a_stream_are_set_aside_and_named_once(
         train_on_stream(given)
         said = capsys.readouterr().out
         assert "Training on a stream of 4 files for this process, in en zh es." in said
-        assert f"Skipped 2 rows with bad images, listed in {tmp_path}/out/bad_rows.*.jsonl." in said
+        assert f"Skipped 2 images, listed in {tmp_path}/out/bad_rows.*.jsonl." in said
 
     report = bad_rows_in(tmp_path / "out/bad_rows.0.jsonl")
     named = sorted((Path(line["file"]).name, line["row"], line["path"]) for line in report)
@@ -509,4 +509,4 @@ def test_stage_0_streams_too(miniature, scenes, run_python, tmp_path):
     process = run_python("python", *command)
     assert process.returncode == 0, process.stderr
     assert "Training on a stream of 2 files for this process, in en." in process.stdout
-    assert "Skipped 0 rows with bad images" in process.stdout
+    assert "Skipped 0 images" in process.stdout

@@ -16,6 +16,7 @@ import pytest
 
 from . import remove_left_overs
 from .conftest import ROOT
+from .processes import TIMEOUT
 
 PACKAGES = ["modeling_altclip", "benchmarks", "common", "model_cards", "training"]
 
@@ -49,7 +50,7 @@ def run_all(scripts, sources, folder, *switches, **environment):
     (folder / "scripts.json").write_text(json.dumps(commands), "ascii")
     given = os.environ | {"PYTHONPATH": str(sources), "OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(
-        [sys.executable, *switches, "driver.py"], cwd=folder, env=given, capture_output=True, timeout=300
+        [sys.executable, *switches, "driver.py"], cwd=folder, env=given, capture_output=True, timeout=TIMEOUT
     )
 
 
@@ -185,7 +186,7 @@ def test_a_run_of_the_tests_leaves_nothing_and_fails_where_a_test_does(tmp_path,
     command = [sys.executable, "-m", "pytest", "--rootdir", tmp_path, "-p", "tests.conftest"]
     command += ["-p", "no:cacheprovider", *switches, tmp_path]
     process = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT
     )
     said = process.stdout + process.stderr
     assert "1 passed" in process.stdout, said

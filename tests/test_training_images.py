@@ -111,7 +111,7 @@ def test_stage_2_meets_a_bad_picture(altclip_folder, run_python, tmp_path, polic
         assert "1 of 4 images cannot be decoded, row 2 first" in process.stderr.splitlines()[-1]
     else:
         assert process.returncode == 0, process.stderr
-        assert "Skipped 1 rows with bad images" in process.stdout
+        assert "Skipped 1 images" in process.stdout
         assert "from 3 rows" in process.stdout
 
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from .conftest import ROOT
+from .processes import TIMEOUT
 
 OURS = ["benchmarks", "common", "model_cards", "training"]
 TOGETHER = ["altclip", "modeling_altclip", *OURS]
@@ -42,7 +43,7 @@ def wheel(tmp_path_factory):
     # Without isolation pip builds with what is installed, and needs no network.
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
     command += ["--disable-pip-version-check", "--wheel-dir", folder, sources]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert process.returncode == 0, process.stderr
     (built,) = folder.glob("altclip-*-py3-none-any.whl")
     with zipfile.ZipFile(built) as archive:
@@ -81,7 +82,7 @@ def python(wheel, elsewhere):
         environment = os.environ | {"PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "2"}
         command = [sys.executable, *map(str, words)]
         return subprocess.run(
-            command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=TIMEOUT
         )
 
     return run

@@ -17,7 +17,7 @@ from .data.tower_cache import image_embeddings, teacher_embeddings
 from .freezing import freeze_all_but
 from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
-from .parallel.rows import CaptionRows, RowCollator
+from .parallel.caption_rows import CaptionRows, RowCollator
 from .parallel.trainer import ParallelArguments, ParallelTrainer
 from .trainers import ContrastiveTrainer, TeacherLearningTrainer
 

@@ -55,8 +55,9 @@ class StageArguments(TrainingArguments):
         default=1,
         metadata={
             "help": "Number of groups of similar length in which the texts of a batch are encoded, to save "
-            "padding. The default 1 encodes them together. It has no effect in stages that also train the "
-            "image tower."
+            "padding. The default 1 encodes them together. It has no effect where texts and images go "
+            "through the model in one forward, as in a stage 2 that trains the image tower, or where "
+            "gradient_cache_chunk is set."
         },
     )
 

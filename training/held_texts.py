@@ -18,6 +18,7 @@ from modeling_altclip.texts_altclip import is_blank
 from .arguments import ContrastiveArguments
 from .data.examples import CaptionExamples, all_texts
 from .data.parallel_text import load_parallel_text
+from .data.streaming import ExampleStream
 
 _MOST_WATCHED = 1000  # a nearest neighbour among so many says enough
 
@@ -75,7 +76,7 @@ def hold_texts(
     arguments: ContrastiveArguments,
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    examples: CaptionExamples,
+    examples: CaptionExamples | ExampleStream,
 ) -> HeldTexts | None:
     """Embed the texts to hold: those of `hold_dataset`, or the captions where the recipe names none.
 
@@ -88,6 +89,7 @@ def hold_texts(
     if arguments.hold == 0:
         return None
     if arguments.hold_dataset is None:
+        # No stream: `check_hold` has asked for `hold_dataset` then.
         # `examples.texts` are columns of captions, each with None where a row has no text.
         texts = set()
         for column in examples.texts:

@@ -1,21 +1,21 @@
-"""Begin, resume and end a stage's run: seeds, checkpoints, and the line that says what to do next."""
+"""Begin, train and end a stage's run: seeds, the training itself, and the line that says what to do next."""
 
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
-from common.errors import InputError
 from common.processes import fix_threads
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import StageArguments, say
+from .checkpoints import checkpoint_to_resume
 from .data.streaming import ExampleStream, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
-from .output_folder import check_room, claim, examples_per_step, finished_checkpoints
+from .output_folder import check_room, claim, examples_per_step
 
 
 def begin(arguments: StageArguments) -> None:
@@ -81,15 +81,7 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
             what is to be saved.
     """
     check_room(trainer)
-    checkpoint = None
-    if arguments.resume:
-        checkpoint = last_complete_checkpoint(arguments.output_dir, arguments.world_size)
-        if checkpoint is None:
-            raise InputError(
-                f"resume: {arguments.output_dir} holds no complete checkpoint: "
-                "set save_steps, or train without --resume"
-            )
-        _check_checkpoint(checkpoint, trainer.model)
+    checkpoint = checkpoint_to_resume(arguments, trainer.model) if arguments.resume else None
     say(arguments, f"Training on {trainer.train_dataset.summary()}.")
     frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -98,26 +90,16 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     _plot(arguments)
     if isinstance(trainer.train_dataset, ExampleStream):
         trainer.accelerator.wait_for_everyone()  # for their reports
-        _say_bad_rows(arguments)
+        _say_skipped(arguments)
 
 
-def _check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
-    """Refuse a checkpoint of another kind of model: stage 1 once saved the text tower alone."""
-    saved = AutoConfig.from_pretrained(checkpoint).model_type
-    if saved != model.config.model_type:
-        raise InputError(
-            f"resume: {checkpoint} holds a {saved}, and this run trains a {model.config.model_type} "
-            "(before version 0.2 stage 1 saved its text tower alone): train anew in another output_dir"
-        )
-
-
-def _say_bad_rows(arguments: StageArguments) -> None:
-    """Print how many rows of a stream all processes have skipped."""
-    n_bad = 0
+def _say_skipped(arguments: StageArguments) -> None:
+    """Print how many images of a stream all processes have skipped."""
+    n_skipped = 0
     for report in find_reports(arguments.output_dir):
-        n_bad += len(report.read_text("utf-8").splitlines())
-    message = f"Skipped {n_bad} rows with bad images"
-    if n_bad:
+        n_skipped += len(report.read_text("utf-8").splitlines())
+    message = f"Skipped {n_skipped} images"
+    if n_skipped:
         message += f", listed in {arguments.output_dir}/bad_rows.*.jsonl."
     say(arguments, message)
 
@@ -130,20 +112,6 @@ def _plot(arguments: StageArguments) -> None:
         from model_cards.plots import plot_training
 
         plot_training(Path(arguments.output_dir), Path(arguments.output_dir, "training.png"))
-
-
-def last_complete_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
-    """Return the newest checkpoint that was written to its end; a run that is killed may leave half of one.
-
-    The Trainer writes `trainer_state.json` last, and every process its own random numbers.
-    """
-    random_states = ["rng_state.pth"]
-    if n_processes > 1:
-        random_states = [f"rng_state_{rank}.pth" for rank in range(n_processes)]
-    for folder in reversed(finished_checkpoints(Path(output_dir))):
-        if all((folder / name).exists() for name in random_states):
-            return str(folder)
-    return None
 
 
 def finish(arguments: StageArguments, what: str, following: str) -> None:

@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import sort_checkpoints
 
 from benchmarks.results import package_versions
 from common.errors import InputError
 
 from .arguments import StageArguments
+from .checkpoints import finished_checkpoints
 
 _RECORD = "run.json"
 # Those of transformers' arguments that the weights depend on.
@@ -97,26 +96,6 @@ def claim(arguments: StageArguments) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(record, indent=1, ensure_ascii=False)
             (folder / _RECORD).write_text(text + "\n", "utf-8")
-
-
-def finished_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints of a folder, oldest first.
-
-    The Trainer writes `trainer_state.json` last: a run that is killed may leave a checkpoint without it, or
-    half of it.
-    """
-    if not folder.is_dir():
-        return []
-    found = []
-    for checkpoint in sort_checkpoints(folder):
-        if not re.search(r"checkpoint-\d+$", checkpoint):
-            continue
-        try:
-            json.loads(Path(checkpoint, "trainer_state.json").read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        found.append(Path(checkpoint))
-    return found
 
 
 def _describe(arguments: StageArguments) -> dict[str, dict]:
@@ -291,6 +270,5 @@ __all__ = [
     "check_room",
     "claim",
     "examples_per_step",
-    "finished_checkpoints",
     "saving",
 ]

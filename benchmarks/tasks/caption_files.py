@@ -26,7 +26,7 @@ from common.files.json_files import parse_json, read_json
 from common.files.table_cells import texts_in_cell
 from common.files.text_files import lines_of
 
-from .rows import Rows, add_captions, captions_by_id, first
+from .captions import Rows, add_captions, captions_by_id, first
 from .source import fetch, reading_error
 from .task import Task
 

@@ -32,8 +32,8 @@ from common.files.table_cells import may_hold_texts, texts_in_cell
 from common.languages import check_language
 from modeling_altclip.languages_altclip import match_language
 
+from .captions import Rows, add_captions, captions_by_id, captions_of_row, first, places_of_ones, with_column
 from .checks import named_columns
-from .rows import Rows, add_captions, captions_by_id, captions_of_row, first, places_of_ones, with_column
 from .source import open_split
 from .task import Task
 

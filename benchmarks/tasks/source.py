@@ -18,7 +18,7 @@ from common.files.left_out_files import refuse_left_out
 from common.files.rows import READING, open_rows, what_is_wrong
 from common.files.tars import name_pictures
 
-from .rows import Rows
+from .captions import Rows
 from .task import Task
 
 

@@ -2,7 +2,7 @@
 
 One row on its way to a batch of stage 2:
 
-    a row of a dataset   {"jpg": image, "json": {"language": "en", "text": "a dog"}}
+    a row of a dataset   {"jpg": image, "json": {"en": "a dog", "zh": "狗"}}
     `captions`           {"image": image, "captions": {"en": ["a dog"], "zh": ["狗"]}}
     `examples`           {"text": "a dog", "row_id": 0, "image": image}
                          {"text": "狗", "row_id": 0, "image": image}

@@ -1,9 +1,9 @@
 """Images to train on: those that cannot be decoded are skipped or refused before training begins, and the
 others are shown in views. `streaming` skips those of a stream as they come.
 
-An epoch shows each image as it is, the next a crop of it, in an order that depends on nothing but the epoch.
-That makes an augmented image something a frozen tower can encode beforehand, and a run something that resumes
-exactly.
+With `image_views` above 1, epochs take turns: one shows each image as it is, each of the others one crop of
+it. A crop depends on nothing but the image and the view's number, so that a frozen tower can encode it
+beforehand, and a run resumes exactly.
 """
 
 import json
@@ -45,7 +45,7 @@ def keep_readable(
         without_row: the paths of pictures that no row names.
 
     Returns:
-        The good rows, and the number of bad ones, pictures without a row among them.
+        The good rows, and the number of images that are skipped, pictures without a row among them.
 
     Raises:
         InputError: the policy is unknown; or there is a bad row and the policy is `error`; or there is no

@@ -18,7 +18,7 @@ from .streaming import ExampleStream, find_reports, open_files
 def load_images(arguments: PairArguments, languages: list[str] | None) -> Dataset:
     """Load the captioned images to train on, and skip those that cannot be decoded.
 
-    Prints how many are skipped, and where they are listed.
+    Prints how many images are skipped, and where they are listed.
     """
     # The other processes then read what the first has written to datasets' cache.
     with arguments.main_process_first(desc="reading captions"):
@@ -27,12 +27,9 @@ def load_images(arguments: PairArguments, languages: list[str] | None) -> Datase
     if without_row:
         say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
     with arguments.main_process_first(desc="decoding images"):
-        rows, n_bad = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
-    if n_bad:
-        say(
-            arguments,
-            f"Skipped {n_bad} rows with bad images, listed in {arguments.output_dir}/bad_rows.jsonl.",
-        )
+        rows, n_skipped = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
+    if n_skipped:
+        say(arguments, f"Skipped {n_skipped} images, listed in {arguments.output_dir}/bad_rows.jsonl.")
     return rows
 
 

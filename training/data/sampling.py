@@ -41,7 +41,7 @@ class ShareSampler(Sampler[int]):
         self.counts = share_out(shares, len(groups))
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that is drawn; `views.EpochCallback` calls it at the beginning of each."""
+        """Set the epoch that is drawn; `EpochCallback` calls it at the beginning of each."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -99,15 +99,15 @@ def teacher_embeddings(
         return cached_column("target", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype)
 
 
-def check_distinct(vectors: torch.Tensor) -> None:
+def check_distinct(embeddings: torch.Tensor) -> None:
     """Check that embeddings `(texts, dim)` of different texts are not all equal: nothing could be learned.
 
     Raises:
         InputError: they are.
     """
-    if len(vectors) > 1 and (vectors == vectors[0]).all():
+    if len(embeddings) > 1 and (embeddings == embeddings[0]).all():
         raise InputError(
-            f"the teacher gives {len(vectors)} texts one embedding: its tokenizer is that of another "
+            f"the teacher gives {len(embeddings)} texts one embedding: its tokenizer is that of another "
             "model, or its "
             "text tower pools a token that all texts begin with"
         )

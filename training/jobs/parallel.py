@@ -15,7 +15,7 @@ from common.models.kinds import load_tokenizer, readable
 from modeling_altclip import AltCLIPProcessor
 from training.data.loading import load_examples
 from training.lifecycle import begin, cut_length, finish, train
-from training.parallel.rows import CaptionRows, RowCollator
+from training.parallel.caption_rows import CaptionRows, RowCollator
 from training.parallel.trainer import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
 from training.validation import load_validation
 

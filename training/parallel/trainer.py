@@ -35,7 +35,7 @@ from ..arguments import PairArguments
 from ..data.examples import CaptionExamples
 from ..losses import caption_losses, contrastive_loss, gather_rows, gather_unequal
 from ..trainers import TEXTS, ContrastiveTrainer
-from .rows import CaptionRows
+from .caption_rows import CaptionRows
 
 _SETTINGS = ("paper", "released")
 ENCODERS = ("text_model", "vision_model")
