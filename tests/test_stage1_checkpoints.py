@@ -82,6 +82,6 @@ def test_a_checkpoint_of_a_text_tower_alone_is_refused_in_one_line(stage1, tmp_p
     for checkpoint in (tmp_path / "out").glob("checkpoint-*"):
         trainer.model.text_model.save_pretrained(checkpoint)
     again, arguments = stage1(resume=True)
-    with pytest.raises(InputError, match="stage 1 saved its text tower alone.: train anew in") as caught:
+    with pytest.raises(InputError, match="stage 1 once saved its text tower alone.: train anew in") as caught:
         train(again, arguments)
     assert "\n" not in str(caught.value)

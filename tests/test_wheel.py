@@ -188,7 +188,7 @@ for module in ours:
     assert here in Path(module.__file__).parents, module
 for name in ("training", "benchmarks", "common", "model_cards"):
     assert name not in sys.modules
-assert altclip.training.lifecycle.InputError is altclip.common.errors.InputError
+assert altclip.training.checkpoints.InputError is altclip.common.errors.InputError
 
 from altclip.benchmarks.tasks.loading import all_task_names, load_task
 assert len([load_task(name) for name in all_task_names()]) > 40
