@@ -1,5 +1,7 @@
 """Load the rows of a dataset from a folder or the Hub, with errors that a user can act on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
@@ -32,17 +34,11 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
         InputError: no such folder, dataset or split, or a column is missing.
     """
     check_folder("dataset", dataset)
-    try:
+    with readable_rows(dataset, split):
         source = source_of(dataset, name)
         if source["path"] == dataset:
             source["data_files"] = files_of(dataset, name, split)
         rows = open_rows(split, **source)
-    except InputError:
-        raise
-    except READING as error:
-        raise InputError(
-            f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
-        ) from error
 
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
@@ -50,6 +46,23 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
             f"dataset {dataset!r} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}"
         )
     return rows
+
+
+@contextmanager
+def readable_rows(dataset: str, split: str) -> Iterator[None]:
+    """Turn a failure to load a split into an error that says what is wrong with the dataset.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except READING as error:
+        raise InputError(
+            f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
+        ) from error
 
 
 def what_is_wrong(dataset: str, error: Exception) -> str:
@@ -112,4 +125,12 @@ def rename_image(rows: Dataset | IterableDataset, column: str) -> Dataset | Iter
     return rows if column == "image" else rows.rename_column(column, "image")
 
 
-__all__ = ["READING", "files_of", "load_rows", "open_rows", "rename_image", "what_is_wrong"]
+__all__ = [
+    "READING",
+    "files_of",
+    "load_rows",
+    "open_rows",
+    "readable_rows",
+    "rename_image",
+    "what_is_wrong",
+]

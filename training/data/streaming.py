@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from common.errors import InputError
 from common.files.image_folders import source_of
 from common.files.left_out_files import refuse_left_out
-from common.files.rows import READING, what_is_wrong
+from common.files.rows import readable_rows
 from common.files.tars import of_tars
 from common.paths import check_folder
 
@@ -47,18 +47,12 @@ def open_files(
         InputError: no such dataset or split, no image column, or fewer files than readers.
     """
     check_folder("dataset", dataset)
-    try:
+    with readable_rows(dataset, split):
         builder = load_dataset_builder(**source_of(dataset))
         builder = of_tars(builder) or builder
         if Path(dataset).is_dir():
             refuse_left_out(dataset, builder.config.data_files)
         rows = builder.as_streaming_dataset(split=split)
-    except InputError:
-        raise
-    except READING as error:
-        raise InputError(
-            f"dataset {dataset!r}, split {split!r} cannot be loaded: {what_is_wrong(dataset, error)}"
-        ) from error
 
     rows = with_image(rows, dataset)
     n_files = rows.num_shards
