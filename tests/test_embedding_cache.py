@@ -1,6 +1,7 @@
 """Embedding cache: what is encoded, when, by which process, and what is left after a kill."""
 
 import base64
+import errno
 import itertools
 import json
 import os
@@ -20,10 +21,11 @@ import pyarrow as pa
 import pytest
 import torch
 from accelerate import PartialState
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from torch.multiprocessing import ProcessExitedException
 
 from common import embedding_cache
+from common.arrow_parts import find_damaged_parts, part_bytes
 from common.embedding_cache import cached_column
 from common.errors import InputError
 
@@ -392,12 +394,191 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     assert kept[[0]]["target"] == pytest.approx(1e5, rel=2**-8)
 
 
-def test_half_a_part_is_named(tmp_path):
-    """An interrupted copy leaves half a part."""
-    path = embedding_cache.part_paths(cached(tmp_path).folder, 11, 4)[1]
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="part-00001.arrow cannot be read: .*Delete it"):
+# ---- Damaged parts ----
+
+
+def part(column, number=1):
+    return embedding_cache.part_paths(column.folder, 11, 4)[number]
+
+
+def cut(path):
+    """Leave half of a part, as an interrupted copy does."""
+    path.write_bytes(path.read_bytes()[:600])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def append(path):
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+def flip_in_payload(path):
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1  # the last embedding ends 8 bytes before the end
+    path.write_bytes(content)
+
+
+def swap(path):
+    other = path.with_name("part-00000.arrow")
+    content = path.read_bytes()
+    shutil.copy(other, path)
+    other.write_bytes(content)
+
+
+def reverse(path):
+    """Write the rows in another order, with a digest that fits."""
+    table = Dataset.from_file(str(path)).data.table
+    path.write_bytes(part_bytes(table.take([3, 2, 1, 0]), path, 3))
+
+
+def drop_a_row(path):
+    table = Dataset.from_file(str(path)).data.table
+    path.write_bytes(part_bytes(table.slice(0, 3), path, 3))
+
+
+def take_of_other_weights(path):
+    """Copy the part of the same items from a cache of other weights."""
+    other = cached(path.parents[2] / "other", made_by={"weights": "others"})
+    shutil.copy(part(other), path)
+
+
+def as_version_0_1(path):
+    """Write a part without a digest, as version 0.1 did."""
+    table = Dataset.from_file(str(path)).data.table
+    schema = table.schema.with_metadata({b"huggingface": table.schema.metadata[b"huggingface"]})
+    sink = pa.BufferOutputStream()  # not into the file, which is mapped
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(table.cast(schema))
+    path.write_bytes(sink.getvalue())
+
+
+DAMAGES = [cut, empty, append, flip_in_payload, swap, reverse, drop_a_row, take_of_other_weights]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_is_named_and_made_anew(tmp_path, damage):
+    column = cached(tmp_path / "cache")
+    before = files(column.folder)
+    damage(part(column))
+    seen = []
+    with pytest.warns(UserWarning, match=r"part-00001\.arrow .*It is encoded again"):
+        cached(tmp_path / "cache", seen=seen)
+    assert [key for key, _ in seen] == texts_between(0 if damage is swap else 4, 8)
+    assert files(column.folder) == before
+
+
+@pytest.mark.parametrize("damage", [cut, empty, swap, reverse, drop_a_row])
+def test_a_part_of_version_0_1_is_held_to_its_keys(tmp_path, damage):
+    column = cached(tmp_path / "cache")
+    expected = column[range(30)]["target"]
+    for number in range(3):
+        as_version_0_1(part(column, number))
+    seen = []
+    again = cached(tmp_path / "cache", seen=seen)
+    assert seen == []
+    np.testing.assert_array_equal(again[range(30)]["target"], expected)
+
+    damage(part(column))
+    with pytest.warns(UserWarning, match=r"part-00001\.arrow .*It is encoded again"):
+        again = cached(tmp_path / "cache", seen=seen)
+    assert [key for key, _ in seen][-4:] == texts_between(4, 8)
+    np.testing.assert_array_equal(again[range(30)]["target"], expected)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path, is_old):
+    """Flip a bit in each of 100 places of a part; those of version 0.1 have no digest of their values."""
+    column = cached(tmp_path, dtype="float16", n_views=2)
+    path = part(column)
+    if is_old:
+        as_version_0_1(path)
+    content = path.read_bytes()
+    expected = Dataset.from_file(str(path)).to_list()
+
+    generator = np.random.default_rng(0)
+    n_found = 0
+    for place in generator.choice(len(content), size=100, replace=False).tolist():
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(flipped)
+        damages = find_damaged_parts(column.folder)
+        n_found += len(damages)
+        if damages:
+            assert damages[0].startswith(str(path))
+            assert "\n" not in damages[0]
+        elif not is_old:
+            assert Dataset.from_file(str(path)).to_list() == expected, f"byte {place}"
+    assert n_found <= 100
+    if not is_old:
+        assert n_found >= 98  # a flip in the name of the digest's own field hides it, and nothing else
+
+
+def test_damaged_parts_are_listed(tmp_path):
+    column = cached(tmp_path)
+    assert find_damaged_parts(column.folder) == []
+    flip_in_payload(part(column, 0))
+    part(column, 2).unlink()
+    first, second = find_damaged_parts(column.folder)
+    assert first == f"{part(column, 0)} is damaged: its bytes are not those that were written"
+    assert second == f"{part(column, 2)} is missing"
+
+    shutil.copy(part(column, 1), part(column, 0))
+    assert find_damaged_parts(str(column.folder))[0] == (
+        f"{part(column, 0)} is out of place: it was written as part-00001.arrow of {column.folder.name}"
+    )
+    with pytest.raises(InputError, match="holds no parts of a cache: give a folder with data/part-00000"):
+        find_damaged_parts(tmp_path)
+
+
+def share_damaged(rank, folder):
+    """Open a cache with two damaged parts as one of two processes, each of which has one of them."""
+    embedding_cache.PART_LENGTH = 4
+    PartialState(cpu=True)
+    seen = []
+    with pytest.warns(UserWarning, match=f"part-0000{rank}.arrow is damaged"):
+        column = cached(folder, seen=seen)
+    assert [key for key, _ in seen] == texts_between(4 * rank, 4 * rank + 4)
+    np.testing.assert_array_equal(column[[0]]["target"], vector(KEYS[0])[None])
+
+
+def test_processes_share_the_damaged_parts(tmp_path):
+    column = cached(tmp_path)
+    before = files(column.folder)
+    for number in range(2):
+        flip_in_payload(part(column, number))
+    spawn(share_damaged, (tmp_path,), 2, together=True)
+    assert files(column.folder) == before
+
+
+def test_a_full_disk_leaves_the_previous_parts(tmp_path, monkeypatch):
+    """The third part does not fit any more; the next run makes it alone."""
+    n_calls = 0
+
+    def full(descriptor):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    message = r"cache_dir: .*part-00002\.arrow of 0\.0 MB cannot be written: No space left on device\. Give"
+    with pytest.raises(InputError, match=message):
         cached(tmp_path)
+    (folder,) = tmp_path.iterdir()  # no temporary file is left beside it
+    seen = []
+    cached(tmp_path, seen=seen)
+    assert [key for key, _ in seen] == texts_between(8, 11)
+    assert find_damaged_parts(folder) == []
+
+
+def test_a_file_in_the_way_of_the_cache_is_named(tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(
+        InputError, match="cache_dir: .*part-00000.arrow .*cannot be written: Not a directory"
+    ):
+        cached(tmp_path / "cache")
 
 
 def test_machines_without_a_shared_folder_are_told(tmp_path, monkeypatch):
