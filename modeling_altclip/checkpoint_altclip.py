@@ -5,7 +5,9 @@ everybody reads.
 """
 
 import re
+import traceback
 from collections.abc import Callable, Iterable
+from functools import wraps
 from itertools import chain
 from os import PathLike
 
@@ -23,6 +25,36 @@ _HEAD = re.compile(r"(?:text_projection|visual_projection|(?:text_model\.)?(?:tr
 # DoRA's magnitudes are saved without the last part of their name, which transformers does not restore.
 _MAGNITUDES = WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
 _OF_ANOTHER = "It was trained on another model, or is spelled for one."
+
+
+class IncompleteCheckpointError(Exception):
+    """The error of a pipeline that is given a folder from which our class cannot load a model.
+
+    It is no ValueError on purpose. After a ValueError, an OSError, a TypeError or a RuntimeError,
+    transformers' pipelines try the next class, and the last one, transformers' own AltCLIP, fills the weights
+    that are missing with random numbers.
+    """
+
+
+def _refused_in_pipelines(from_pretrained: Callable) -> Callable:
+    """Make the errors of `from_pretrained` pass through a pipeline's search for a class.
+
+    Outside of pipelines its errors stay as they are. A pipeline tells a class of itself by `_from_pipeline`,
+    but an AutoClass drops that, so that the calls on the stack have to say it.
+    """
+
+    @wraps(from_pretrained)
+    def load(*args, **kwargs):
+        try:
+            return from_pretrained(*args, **kwargs)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            callers = traceback.walk_stack(None)
+            modules = {frame.f_globals.get("__name__") for frame, _ in callers}
+            if "transformers.pipelines.base" in modules:
+                raise IncompleteCheckpointError(str(error)) from error
+            raise
+
+    return load
 
 
 class AltCLIPPreTrainedModel(PreTrainedModel):
@@ -48,6 +80,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"position_ids$"]
 
     @classmethod
+    @_refused_in_pipelines
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | PathLike,
@@ -65,6 +98,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: weights are missing, left over or of another shape; the message lists them.
+            IncompleteCheckpointError: the same, or any other reason, when a pipeline loads the model.
         """
         # Mismatched shapes are always let through here, so that the error below can list them all.
         model, info = super().from_pretrained(
@@ -306,4 +340,11 @@ def load_whole(
     return model
 
 
-__all__ = ["AltCLIPPreTrainedModel", "check_model_type", "load_whole", "rename_layers", "rename_weights"]
+__all__ = [
+    "AltCLIPPreTrainedModel",
+    "IncompleteCheckpointError",
+    "check_model_type",
+    "load_whole",
+    "rename_layers",
+    "rename_weights",
+]

@@ -1,6 +1,7 @@
 """The zero-shot pipeline: transformers' scores, labels encoded once, and a cache that never lies."""
 
 import copy
+import json
 import re
 
 import numpy as np
@@ -10,11 +11,20 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from peft import LoraConfig
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPModel, ZeroShotImageClassificationPipeline, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    CLIPConfig,
+    CLIPModel,
+    ZeroShotImageClassificationPipeline,
+    pipeline,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor, AltCLIPZeroShotPipeline
+from modeling_altclip.checkpoint_altclip import IncompleteCheckpointError
 from modeling_altclip.prompts_altclip import PROMPTS, fill_template, read_templates
 
 TASK = "zero-shot-image-classification"
@@ -459,3 +469,79 @@ def test_transparent_images_stand_on_the_background(altclip_folder):
 def test_a_path_that_leads_nowhere_is_named(classify):
     with pytest.raises(ValueError, match=r"images\[0\] cannot be read: file does not exist: gone.png"):
         classify(["gone.png"], LABELS)
+
+
+# ---- Damaged folders ----
+
+
+def without_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def with_a_weight_of_another_shape(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["logit_scale"] = weights["logit_scale"].expand(2).clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def with_a_layer_too_many(folder):
+    """Drop the number of layers from the configuration, whose default is another."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["text_config"]["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+DAMAGES = [
+    (without_a_weight, "not a whole checkpoint.* missing: text_projection.weight"),
+    (with_a_weight_of_another_shape, "not a whole checkpoint.* of another shape: logit_scale"),
+    (with_a_layer_too_many, "not a whole checkpoint.* missing: .*encoder.layer.11"),
+    (without_weights, "no file named model.safetensors"),
+]
+
+
+@pytest.mark.parametrize("damage,message", DAMAGES)
+def test_a_pipeline_does_not_fill_a_damaged_model_with_random_weights(altclip_folder, damage, message):
+    """transformers tries its own class after ours, unless ours raises an error that it does not expect."""
+    damage(altclip_folder)
+    for task in (TASK, "feature-extraction"):
+        with pytest.raises(IncompleteCheckpointError, match=message):
+            pipeline(task, model=str(altclip_folder))
+    for auto in (AutoModel, AutoModelForZeroShotImageClassification):
+        with pytest.raises((ValueError, OSError), match=message):
+            auto.from_pretrained(altclip_folder)
+
+
+def test_nor_does_one_with_the_code_in_the_folder(altclip_folder, run_python, tmp_path):
+    without_a_weight(altclip_folder)
+    script = """
+import sys
+from transformers import AutoModel, pipeline
+doors = [
+    lambda: pipeline("zero-shot-image-classification", model=sys.argv[1], trust_remote_code=True),
+    lambda: pipeline("feature-extraction", model=sys.argv[1], trust_remote_code=True),
+    lambda: AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True),
+]
+for door in doors:
+    try:
+        door()
+    except Exception as error:
+        print(type(error).__module__.split(".")[0], type(error).__name__, error)
+assert "modeling_altclip" not in sys.modules
+"""
+    (tmp_path / "script.py").write_text(script)
+    away = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    process = run_python("python", tmp_path / "script.py", altclip_folder, cwd=tmp_path, **away)
+    assert process.returncode == 0, process.stderr[-3000:]
+    refused = "is not a whole checkpoint of AltCLIPModel"
+    errors = [line for line in process.stdout.splitlines() if refused in line]
+    assert [error.split()[:2] for error in errors] == [
+        ["transformers_modules", "IncompleteCheckpointError"],
+        ["transformers_modules", "IncompleteCheckpointError"],
+        ["builtins", "ValueError"],
+    ]
