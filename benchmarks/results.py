@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from common.errors import InputError
+from common.files.names import file_name
 
 from .outcomes import Outcomes, load_outcomes
 
@@ -47,10 +48,14 @@ def model_name(model: str) -> str:
 
     For a folder or Hub id it is the last part. For another library's model it is all of it, since the last
     part may name its image tower alone: `m_clip:org/texts+org/images` -> `m_clip-org-texts+org-images`.
+    What cannot be the name of a folder is encoded, see `file_name`.
     """
     if ":" in model:
-        return re.sub("[:/]+", "-", model)
-    return Path(model).name or Path(model).resolve().name  # the name of "." is empty
+        return file_name(re.sub("[:/]+", "-", model))
+    name = Path(model).name
+    if name in ("", ".."):  # of "." it is empty
+        name = Path(model).resolve().name
+    return file_name(name)
 
 
 @dataclass(kw_only=True)
@@ -160,8 +165,9 @@ class Result:
 
 
 def path_of(folder: Path, model: str, task: str, language: str) -> Path:
-    """Return the path of a result below a folder."""
-    return Path(folder) / model_name(model) / f"{task}.{language}.json"
+    """Return the path of a result, which is always two levels below a folder; see `file_name`."""
+    name = file_name(f"{task}.{language}")
+    return Path(folder) / model_name(model) / f"{name}.json"
 
 
 def refuse_another(path: Path, measured: dict) -> Result | None:

@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 CODE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z]{4})?(?:[-_](?:[A-Za-z]{2}|[0-9]{3}))?")
 
+# Tags of BCP 47, and other words of letters and digits that data sets call their languages.
+_TAG = re.compile(r"[A-Za-z0-9]{1,20}(?:[-_][A-Za-z0-9]{1,20}){0,7}")
+_SHOWN = 40  # characters of what is no tag, in a message
+
 # Codes with three letters (ISO 639-2 and 639-3), and a former one, of languages that have a code with two.
 # They are right in data, and a mistake in a command line.
 _SHORTER = dict(
@@ -108,6 +112,19 @@ def canonical(code: str) -> str:
     return _SHORTER.get(language, language) + hyphen + subtags
 
 
+def check_tag(code: str) -> None:
+    """Refuse what cannot be the code of any language, such as a path, an empty text or a sentence.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, hyphens and underscores, or is too long.
+    """
+    if not _TAG.fullmatch(code):
+        raise ValueError(
+            f"{code[:_SHOWN]!r} is no code of a language: give one of letters, digits and hyphens, such as "
+            "'en', 'pt-BR' or 'zh-Hans'"
+        )
+
+
 def is_english(code: str) -> bool:
     """Check that a code is that of English, of any country or script."""
     return _language_of(code) == "en"
@@ -125,10 +142,11 @@ def name_languages(given: Iterable[str]) -> dict[str, str]:
     {"en_US": "en", "deu": "de"}
 
     Raises:
-        ValueError: one is a country's code, or two are the same language.
+        ValueError: one is no code of a language, or a country's, or two are the same language.
     """
     given = list(given)
     for code in given:
+        check_tag(code)
         meant = _COUNTRIES.get(spell(code))
         if meant is not None:
             raise ValueError(
@@ -187,4 +205,4 @@ def _what_was_meant(code: str) -> str | None:
     return _COUNTRIES.get(language) or _MISTAKEN.get(language) or _NAMES.get(code.lower())
 
 
-__all__ = ["canonical", "is_english", "match_language", "name_languages", "spell"]
+__all__ = ["canonical", "check_tag", "is_english", "match_language", "name_languages", "spell"]

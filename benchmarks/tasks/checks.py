@@ -5,7 +5,7 @@ from types import NoneType, UnionType
 
 from common.errors import InputError
 from common.recipe import did_you_mean
-from modeling_altclip.languages_altclip import name_languages
+from modeling_altclip.languages_altclip import check_tag, name_languages
 
 from .task import Task
 from .templates import check_templates
@@ -100,12 +100,12 @@ def _check_languages(task: Task) -> None:
             raise InputError(
                 f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False"
             )
+    if not task.languages:
+        task.languages = of_columns
     try:
         name_languages(task.languages)
     except ValueError as error:
         raise InputError(f"task {task.file!r}, languages: {error}") from error
-    if not task.languages:
-        task.languages = of_columns
 
 
 def _check_languages_of_captions(task: Task) -> None:
@@ -132,10 +132,25 @@ def _check_prompts(task: Task) -> None:
             f"task {task.file!r} lacks class_names: `dataset` where the label names its classes, a JSON file "
             "of yours with {language: [name, ...]}, or clip_benchmark:KEY"
         )
+    if isinstance(task.class_names, dict):
+        for language in task.class_names:
+            _check_language_of_names(task, language)
     if isinstance(task.templates, str) and "{" in task.templates:
         task.templates = [task.templates]
     if isinstance(task.templates, list):
         check_templates(task.templates, f"task {task.file!r}")
+
+
+def _check_language_of_names(task: Task, language: object) -> None:
+    """Check a key of the task's own class names."""
+    if not isinstance(language, str):
+        raise InputError(
+            f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False"
+        )
+    try:
+        check_tag(language)
+    except ValueError as error:
+        raise InputError(f"task {task.file!r}, class_names: {error}") from error
 
 
 def _check_table(task: Task) -> None:

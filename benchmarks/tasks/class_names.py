@@ -14,6 +14,7 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset
 
 from common.errors import InputError
+from common.files.names import file_name
 from common.languages import find_language
 from modeling_altclip.languages_altclip import is_english
 from modeling_altclip.texts_altclip import is_blank
@@ -27,8 +28,8 @@ from .text_lists import (
     first_of,
     package_folder,
     pick_language,
+    read_languages,
     read_list,
-    read_lists,
     split_source,
 )
 
@@ -112,11 +113,11 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
 
     name, key = split_source(source)
     if name == OURS:
-        # altclip:imagenet -> class_names/imagenet.json
-        name, key = str(NAMES / f"{key}.json"), None
+        # altclip:imagenet -> class_names/imagenet.json; an unknown key is refused when the names are read
+        name, key = str(NAMES / f"{file_name(key or '')}.json"), None
     if not (name.endswith(".json") and Path(name).exists()):
         return ["en"]
-    lists = read_lists(Path(name))
+    lists = read_languages(Path(name))
     keyed = []
     for language, of_keys in lists.items():
         if isinstance(of_keys, dict) and key in of_keys:

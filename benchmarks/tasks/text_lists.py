@@ -4,18 +4,22 @@ Nothing of clip-benchmark is imported or copied: its data files are read from wh
 """
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 from common.errors import InputError
 from common.files.json_files import read_json
-from modeling_altclip.languages_altclip import match_language
+from common.files.text_files import read_text
+from modeling_altclip.languages_altclip import check_tag, match_language
 
 SETS = Path(__file__).parent / "prompts"
 NAMES = Path(__file__).parent / "class_names"
 OURS = "altclip"
 # FILE.json, clip_benchmark or altclip, each with an optional key, as in `names.json:signs`.
 SOURCE = re.compile(rf"(.+\.json|clip_benchmark|{OURS})(?::(.+))?")
+# A string of a JSON text, and the colon behind it where it is a key.
+_JSON_STRING = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?')
 # clip-benchmark names some files by country: `cn_classnames.json` is in Chinese.
 _LANGUAGES_OF_COUNTRIES = {"cn": "zh", "jp": "ja"}
 # It keeps Babel-ImageNet, whose classes are a subset in each language, in a file of another form.
@@ -72,7 +76,7 @@ def _clip_benchmark_file(folder: Path, language: str, kind: str) -> Path:
 
 def _read_language(path: Path, key: str | None, language: str) -> tuple[list, str]:
     """Read the list under a language, and under a key where the language has several lists."""
-    found = pick_language(read_lists(path), language, "language", path.name)
+    found = pick_language(read_languages(path), language, "language", path.name)
     if isinstance(found, dict):
         return pick(found, key, "key", f"{path.name} in {language!r}"), path.name
     if key is not None:
@@ -90,6 +94,32 @@ def read_lists(path: Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"file {str(path)!r} has to be a mapping {{language: [...]}}")
     return content
+
+
+def read_languages(path: Path) -> dict:
+    """Read a JSON file whose keys are languages.
+
+    Raises:
+        InputError: as `read_lists`; or a key is no code of a language, which might be a path; the message
+            names its line.
+    """
+    lists = read_lists(path)
+    for language in lists:
+        try:
+            check_tag(language)
+        except ValueError as error:
+            line = _line_of_key(read_text(path, "file"), language)
+            raise InputError(f"file {str(path)!r}, line {line}: {error}") from error
+    return lists
+
+
+def _line_of_key(text: str, key: str) -> int:
+    """Return the line of a key of the JSON `text`, however its characters are escaped there."""
+    for found in _JSON_STRING.finditer(text):
+        is_key = found["colon"] is not None
+        if is_key and json.loads(found["string"]) == key:
+            return 1 + text.count("\n", 0, found.start())
+    raise AssertionError(f"no key {key!r}")
 
 
 def package_folder(package: str) -> Path:

@@ -31,6 +31,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from common.errors import InputError
 from common.files.json_files import parse_json
+from common.files.names import file_name
 from common.files.rows import load_rows
 from common.fingerprints import hash_weights
 from common.languages import check_language
@@ -318,7 +319,7 @@ def translate_all(
     for setting in ("prefix", "num_beams", "max_length", "dtype"):
         made_by[setting] = getattr(arguments, setting)
 
-    path = Path(arguments.output_dir, "translations", f"{language}.jsonl")
+    path = Path(arguments.output_dir, "translations", f"{file_name(language)}.jsonl")
     known = _read_translations(path, made_by, arguments.source_language, language)
     missing = [sentence for sentence in sentences if sentence not in known]
     with (
@@ -411,6 +412,7 @@ def save(splits: dict[str, Dataset], output_dir: str) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for split, rows in splits.items():
+        name = file_name(split)
         n_shards = math.ceil(len(rows) / _SHARD_ROWS)
         rows = rows.cast_column("image", Image()).with_format("arrow")
         for number in tqdm(range(n_shards), desc=f"Writing {split}", unit="file"):
@@ -418,7 +420,7 @@ def save(splits: dict[str, Dataset], output_dir: str) -> None:
             shard = rows.shard(n_shards, number).map(
                 embed_table_storage, batched=True, batch_size=100, keep_in_memory=True
             )
-            shard.to_parquet(partial / f"{split}-{number:05d}-of-{n_shards:05d}.parquet")
+            shard.to_parquet(partial / f"{name}-{number:05d}-of-{n_shards:05d}.parquet")
     partial.rename(partial.with_suffix(""))
 
 
@@ -429,7 +431,7 @@ def write_card(
 
     The files are listed so that `datasets` does not take `translations/` for rows.
     """
-    files = "\n".join(f"  - split: {split}\n    path: data/{split}-*" for split in splits)
+    files = "\n".join(f"  - split: {split}\n    path: data/{file_name(split)}-*" for split in splits)
     lines = []
     for language, of_sentence in translations.items():
         made = made_by[language]

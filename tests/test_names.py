@@ -1,0 +1,141 @@
+"""Names are data: they become safe names of files, and text in pages, never paths, markup or code."""
+
+import json
+
+import pytest
+
+from benchmarks.results import Result, model_name, path_of
+from benchmarks.tasks.class_names import load_class_names
+from common.errors import InputError
+from common.files.names import file_name
+from modeling_altclip.languages_altclip import check_tag, name_languages
+
+ORDINARY = [
+    "flickr30k",
+    "miniature-pairs.en",
+    "xm3600.zh-Hans",
+    "m_clip-org-texts+org-images",
+    "任务.zh",
+    "my task (old).de",
+    "a..b",
+    ".hidden",
+    "Ünïcode",
+    "names-signs",
+    "a" * 180,
+]
+HOSTILE = [
+    "/../../../../pwned",
+    "..",
+    ".",
+    "",
+    "../pwned",
+    "..\\pwned",
+    "a/b",
+    "a\\b",
+    "/etc/passwd",
+    "C:\\pwned",
+    "a\0b",
+    "a\nb",
+    "a\x1b[31m",
+    "a\u202eb",
+    "a\u200bb",
+    "\ud800",
+    "CON",
+    "con.json",
+    "nul",
+    "LPT1.en",
+    "ends.",
+    "ends ",
+    "a*b",
+    "a" * 5000,
+    "语" * 100,
+    "a~0123456789abcdef",
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_names_stay_as_they_are(text):
+    assert file_name(text) == text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_become_one_part_of_a_path(text, tmp_path):
+    name = file_name(text)
+    path = tmp_path / "inside" / f"{name}.partial.npz"
+    path.parent.mkdir()
+    path.write_text("content")
+    assert list(tmp_path.iterdir()) == [path.parent]
+    assert list(path.parent.iterdir()) == [path]
+    assert name.isprintable()
+    assert len(name.encode()) <= 180
+    assert name.partition(".")[0].lower() not in ("con", "nul", "lpt1")
+
+
+def test_two_names_never_become_one():
+    names = [*ORDINARY, *HOSTILE, "a" * 5001, "a_b", "语" * 101]
+    names += [file_name(text) for text in HOSTILE]  # an attacker names a task as another is encoded
+    encoded = [file_name(name) for name in names]
+    assert len(set(encoded)) == len(set(names))
+
+
+@pytest.mark.parametrize("part", ["model", "task", "language"])
+@pytest.mark.parametrize("text", ["/../../../../pwned", "..", "a\0b", "l" * 5000, "/etc/passwd", "\ud800"])
+def test_results_are_written_below_the_output_folder(part, text, tmp_path):
+    canary = tmp_path / "pwned.json"
+    canary.write_text("untouched")
+    output_dir = tmp_path / "one" / "two" / "outputs"
+    names = {"model": "org/model", "task": "pairs", "language": "en"} | {part: text}
+    result = Result(
+        **names,
+        kind="retrieval",
+        metric="mean_recall",
+        metrics={"mean_recall": 0.5, "n": 2},
+        dataset="org/pairs",
+        split="test",
+        weights="0" * 64,
+        command="",
+    )
+    path = path_of(output_dir, names["model"], names["task"], names["language"])
+    assert path.parent.parent == output_dir
+    if text != "\ud800":  # which JSON in UTF-8 cannot hold
+        assert result.save(output_dir) == path
+    written = [found for found in tmp_path.rglob("*") if found.is_file()]
+    assert set(written) <= {canary, path}
+    assert canary.read_text() == "untouched"
+
+
+def test_folders_of_models_keep_their_names():
+    assert model_name("org/model") == "model"
+    assert model_name("outputs/miniature/stage2") == "stage2"
+    assert model_name("m_clip:org/texts+org/images") == "m_clip-org-texts+org-images"
+
+
+def test_the_parent_folder_as_a_model_has_its_own_name(tmp_path, monkeypatch):
+    (tmp_path / "model" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model" / "below")
+    assert model_name("..") == "model"
+    assert model_name(".") == "below"
+
+
+@pytest.mark.parametrize("code", ["en", "pt_BR", "zh-Hans-CN", "be_x_old", "es-419", "xx", "SIMPLE"])
+def test_tags_of_languages_pass(code):
+    check_tag(code)
+
+
+@pytest.mark.parametrize(
+    "code", ["", "/../pwned", "en/../..", "a b", "en\0", "en\n", "l" * 5000, "中文", "-en"]
+)
+def test_what_is_no_tag_of_a_language_is_refused(code):
+    with pytest.raises(ValueError, match="is no code of a language") as caught:
+        name_languages(["de", code])
+    assert len(str(caught.value)) < 300
+
+
+def test_class_names_of_a_path_are_refused_with_file_and_line(tmp_path):
+    file = tmp_path / "names.json"
+    file.write_text('{"en": ["/..:", "\\"en\\": b"],\n"\\u002f../../pwned": ["a", "b"]}')
+    assert list(json.loads(file.read_text())) == ["en", "/../../pwned"]
+    with pytest.raises(
+        InputError, match=r"names\.json', line 2: '/\.\./\.\./pwned' is no code of a language"
+    ):
+        load_class_names(str(file), ["en"])
