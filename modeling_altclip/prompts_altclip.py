@@ -28,15 +28,17 @@ PROMPTS = {
     "de": ("Ein Foto: {}.", "Ein Bild von {}.", "Auf diesem Foto ist zu sehen: {}."),
     "bn": ("{} এর ছবি।", "{} এর একটি আলোকচিত্র।", "এই ছবিতে আছে {}।"),
 }
-ONE_SLOT = "has to have {} once, where the name goes, and no other braces"
+_SLOT = "{}"
+_NAMED_SLOT = "{label}"
+ONE_SLOT = "has to have {} or {label} once, where the name goes, and no other braces"
 
 
 def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """Return the prompt templates for one template, a list of them, or a language code such as `zh`.
 
     Raises:
-        ValueError: a template does not have `{}` once and no other braces; there is none; or none is in the
-            language, and the message asks which one was meant by `cn` or `chinese`.
+        ValueError: a template does not have `{}` or `{label}` once and no other braces; there is none; or
+            none is in the language, and the message asks which one was meant by `cn` or `chinese`.
     """
     if isinstance(hypothesis_template, str) and "{" not in hypothesis_template:
         try:
@@ -65,17 +67,26 @@ def read_templates(hypothesis_template: str | list[str] | tuple[str, ...]) -> tu
 
 
 def has_one_slot(template: object) -> bool:
-    """Check that a template is a text with `{}` once, where the name goes, and no other braces."""
-    if not isinstance(template, str) or template.count("{}") != 1:
+    """Check that a template is a text with `{}` or `{label}` once, where the name goes, and no other braces.
+
+    `{0.format}` or `{:>2000000000}` have no meaning, since templates are never formatted.
+    """
+    if not isinstance(template, str):
         return False
-    rest = template.replace("{}", "")
-    return "{" not in rest and "}" not in rest
+    before, slot, after = template.partition(_slot_of(template))
+    rest = before + after
+    return bool(slot) and "{" not in rest and "}" not in rest
 
 
 def fill_template(template: str, name: str) -> str:
-    """Replace `{}` by a name."""
+    """Replace `{}` or `{label}` by a name."""
     # Nothing is formatted: `{x.__class__}` in a template or a name is plain text.
-    return template.replace("{}", name)
+    return template.replace(_slot_of(template), name)
+
+
+def _slot_of(template: str) -> str:
+    """Return the spelling of a template's slot."""
+    return _NAMED_SLOT if _NAMED_SLOT in template else _SLOT
 
 
 __all__ = ["ONE_SLOT", "PROMPTS", "fill_template", "has_one_slot", "read_templates"]

@@ -1,14 +1,20 @@
 """Names are data: they become safe names of files, and text in pages, never paths, markup or code."""
 
 import json
+import re
 
 import pytest
+import yaml
 
 from benchmarks.results import Result, model_name, path_of
 from benchmarks.tasks.class_names import load_class_names
+from benchmarks.tasks.loading import FOLDER
+from benchmarks.tasks.templates import load_templates
+from benchmarks.tasks.text_lists import SETS
 from common.errors import InputError
 from common.files.names import file_name
 from modeling_altclip.languages_altclip import check_tag, name_languages
+from modeling_altclip.prompts_altclip import PROMPTS, fill_template, has_one_slot, read_templates
 
 ORDINARY = [
     "flickr30k",
@@ -139,3 +145,81 @@ def test_class_names_of_a_path_are_refused_with_file_and_line(tmp_path):
         InputError, match=r"names\.json', line 2: '/\.\./\.\./pwned' is no code of a language"
     ):
         load_class_names(str(file), ["en"])
+
+
+CLIP_TEMPLATES = [
+    "a photo of a {}.",
+    "itap of a {}.",
+    "a photo of the {label}.",
+    "100 % {}",
+    "This is a photo of {}.",
+    "{}",
+    "{label}",
+]
+ODD_TEMPLATES = [
+    "{0}",
+    "{0.format}",
+    "{0.join.__self__}",
+    "{0[0]}",
+    "{:>2000000000}",
+    "{!r}",
+    "{:s}",
+    "{name}",
+    "{label.__class__}",
+    "{label!r}",
+    "{label:>9}",
+    "{ label }",
+    "{}{",
+    "{} }",
+    "{{}}",
+    "{{{}}}",
+    "{{label}}",
+    "{} and {}",
+    "{} and {label}",
+    "{label} {label}",
+    "{",
+    "{}\n{0}",
+]
+
+
+@pytest.mark.parametrize("template", CLIP_TEMPLATES)
+def test_templates_with_one_slot_pass_and_are_replaced(template, tmp_path):
+    assert read_templates(template) == (template,)
+    assert load_templates(template, "en") == [template]
+    assert load_templates([template], "en") == [template]
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"en": [template]}))
+    assert load_templates(str(file), "en") == [template]
+    expected = template.replace("{}", "{label}").split("{label}")
+    # A name with braces is text as well.
+    assert fill_template(template, "{0} {} {label}") == "{0} {} {label}".join(expected)
+
+
+@pytest.mark.parametrize("template", ODD_TEMPLATES)
+def test_odd_templates_are_refused_and_quoted_at_every_door(template, tmp_path):
+    quoted = f"{re.escape(repr(template))}.* has to have {re.escape('{} or {label}')} once"
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"en": [template]}))
+    doors = [
+        lambda: read_templates(template),
+        lambda: read_templates(["{}", template]),
+        lambda: load_templates(template, "en"),
+        lambda: load_templates(["{}", template], "en"),
+        lambda: load_templates(str(file), "en"),
+    ]
+    for door in doors:
+        with pytest.raises((ValueError, InputError), match=quoted):
+            door()
+
+
+def test_our_own_templates_have_one_slot():
+    templates = [template for of_language in PROMPTS.values() for template in of_language]
+    for file in SETS.glob("*.json"):
+        for of_set in json.loads(file.read_text("utf-8")).values():
+            templates += of_set
+    for file in FOLDER.glob("*.yaml"):
+        of_task = yaml.safe_load(file.read_text("utf-8")).get("templates")
+        if isinstance(of_task, list):
+            templates += of_task
+    assert len(templates) > 500
+    assert [template for template in templates if not has_one_slot(template)] == []

@@ -373,7 +373,7 @@ def test_bad_input_is_refused(classify, given, message):
 SLOTLESS = [
     "{} and {}",
     "a {c}",
-    "a {label}",
+    "a {name}",
     "a {0}",
     "a {x.__class__}",
     "{0[0]}",

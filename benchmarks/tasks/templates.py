@@ -16,7 +16,7 @@ from .text_lists import SETS, SOURCE, pick, read_list, read_lists
 
 
 def load_templates(which: str | list[str], language: str) -> list[str]:
-    """Load prompt templates in `language`, each with a slot `{}` for the class name.
+    """Load prompt templates in `language`, each with a slot `{}` or `{label}` for the class name.
 
     Args:
         which: `simple`, `full` or a theme of ours; the templates themselves, or the only one; `FILE.json`,
@@ -51,7 +51,7 @@ def load_templates(which: str | list[str], language: str) -> list[str]:
 
 
 def check_templates(templates: list[str], origin: str, *, of_file: bool = False) -> list[str]:
-    """Check prompt templates, each of which has one slot `{}` and no other braces.
+    """Check prompt templates, each of which has one slot `{}` or `{label}` and no other braces.
 
     Args:
         origin: the file or argument that they come from, for messages.
