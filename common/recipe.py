@@ -1,8 +1,10 @@
 """Run scripts: parse a recipe, a YAML file whose keys are flags, and the flags that override it."""
 
+import argparse
 import dataclasses
 import difflib
 import json
+import math
 import re
 import sys
 import typing
@@ -12,25 +14,33 @@ from types import UnionType
 from typing import NoReturn
 
 import torch
-import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError
-from .files.text_files import read_text
+from .files.yaml_files import Written, read_as_written
 from .processes import launched_processes, warn_if_launched_alone
+
+_LARGEST = 2**63 - 1  # of what datasets and torch take for a number
+_MOST_DIGITS = 20
 
 
 class _Parser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s.
 
-    Flags cannot be abbreviated, so that none is taken for another.
+    Flags cannot be abbreviated, so that none is taken for another. Numbers are finite and have 64 bits.
+
+    Attributes:
+        places: `{"rate": "recipe 'r.yaml', line 3"}` of the flags that a recipe gives, for messages.
     """
 
-    def __init__(self, argument_types: tuple[type, ...]):
+    def __init__(self, argument_types: tuple[type, ...], places: dict[str, str]):
+        self.places = places
         description = (
             "The first argument may be a recipe, `RECIPE.yaml`, with these names as keys. Flags override it."
         )
         super().__init__(argument_types, description=description, allow_abbrev=False)
+        self.register("type", int, _read_integer)
+        self.register("type", float, _read_float)
 
     def error(self, message: str) -> NoReturn:
         # argparse names a flag in both spellings, "--max_steps/--max-steps".
@@ -40,7 +50,34 @@ class _Parser(HfArgumentParser):
             raise InputError(
                 f"missing {missing}: give them as flags, or without the hyphens as keys of a recipe"
             )
-        raise InputError(message)
+        flag = re.match(r"argument --(\w+): ", message)
+        place = self.places.get(flag[1]) if flag else None
+        raise InputError(f"{message} ({place})" if place else message)
+
+
+def _read_integer(text: str) -> int:
+    """Read a whole number.
+
+    Raises:
+        ValueError: it is none.
+        argparse.ArgumentTypeError: it is too large for datasets and torch, or for Python to read.
+    """
+    if len(text) > _MOST_DIGITS or abs(int(text)) > _LARGEST:
+        raise argparse.ArgumentTypeError(f"{text[:_MOST_DIGITS]} is too large: give a smaller number")
+    return int(text)
+
+
+def _read_float(text: str) -> float:
+    """Read a number that is finite: a rate of NaN or infinity would end in a model of NaN.
+
+    Raises:
+        ValueError: it is no number.
+        argparse.ArgumentTypeError: it is NaN or infinite.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text[:_MOST_DIGITS]} is not finite: give a finite number")
+    return number
 
 
 def parse(*argument_types: type, arguments: list[str] | None = None) -> tuple:
@@ -51,22 +88,26 @@ def parse(*argument_types: type, arguments: list[str] | None = None) -> tuple:
         arguments: words of a command line, by default of this script's.
 
     Raises:
-        InputError: the recipe does not exist, is not a mapping, or has a key that is no field of the
+        InputError: the recipe cannot be read, see `read_as_written`, or has a key that is no field of the
             dataclasses; a flag is unknown, lacks its value or has one of another type; a field without
             default is missing; or a dataclass refuses a value.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _check_flags(arguments, argument_types)
+    places = {}
     if arguments and arguments[0].endswith((".yaml", ".yml")):
+        path = Path(arguments[0])
+        recipe = read_as_written(path, "recipe")
+        places = _places(recipe, path, arguments[1:])
         # argparse takes the last of equal flags: those of the command line follow the recipe's.
-        arguments = _recipe_flags(Path(arguments[0]), argument_types) + arguments[1:]
+        arguments = _recipe_flags(recipe, path, argument_types) + arguments[1:]
     elif arguments and not arguments[0].startswith("-"):
         raise InputError(
             f"argument {arguments[0]!r} is no recipe: give a file RECIPE.yaml, or flags that begin with --"
         )
     # Not `parse_args_into_dataclasses`, which also reads flags from a file beside the script that nobody
     # named.
-    given, unread = _Parser(argument_types).parse_known_args(arguments)
+    given, unread = _Parser(argument_types, places).parse_known_args(arguments)
     if unread:
         raise InputError(
             f"argument {unread[0]!r} belongs to no flag: flags begin with --, and a recipe stands first"
@@ -102,52 +143,53 @@ def _check_flags(arguments: list[str], argument_types: tuple[type, ...]) -> None
             raise InputError(f"unknown flag --{name}: {hint}")
 
 
-def _recipe_flags(path: Path, argument_types: tuple[type, ...]) -> list[str]:
+def _places(recipe: dict[str, Written], path: Path, arguments: list[str]) -> dict[str, str]:
+    """Return where a recipe gives each flag that the command line does not override."""
+    overridden = [word.removeprefix("--").partition("=")[0].replace("-", "_") for word in arguments]
+    return {
+        key: f"recipe {str(path)!r}, line {written.line}"
+        for key, written in recipe.items()
+        if key not in overridden
+    }
+
+
+def _recipe_flags(recipe: dict[str, Written], path: Path, argument_types: tuple[type, ...]) -> list[str]:
     """Turn a recipe into command-line flags: `{rate: 1.0, names: [a, b]}` -> `--rate=1.0 --names a b`."""
-    recipe = read_yaml(path, "recipe")
-    if not isinstance(recipe, dict):
-        raise InputError(f"recipe {str(path)!r} must be a mapping of flags to values")
     known = _known_names(argument_types)
     flags = []
-    for key, value in recipe.items():
+    for key, written in recipe.items():
+        where = f"recipe {str(path)!r}, line {written.line}"
         if key not in known:
             close = did_you_mean(key, known)
-            hint = f": did you mean {close!r}?" if close else ""
-            raise InputError(f"recipe {str(path)!r} has an unknown key {key!r}{hint}")
-        if isinstance(value, list) and not known[key]:
-            raise InputError(f"recipe {str(path)!r}: {key} is the list {value}: give one value")
-        _check_written(key, value, argument_types, str(path))
-        flags += _flag(key, value)
+            hint = f"did you mean {close!r}?" if close else "see --help"
+            raise InputError(f"{where}: unknown key {key!r}: {hint}")
+        if isinstance(written.value, list):
+            _check_list(key, written.value, known[key], where)
+        flags += _flag(key, written.value)
     return flags
 
 
-def _flag(key: str, value: object) -> list[str]:
+def _check_list(key: str, items: list[str | None], takes_list: bool, where: str) -> None:
+    """Refuse a list for a flag of one value, and items that would be lost or be taken for flags."""
+    if not takes_list:
+        raise InputError(f"{where}: {key} is a list of {len(items)}: give one value")
+    if None in items:
+        raise InputError(f"{where}: {key} is {items}: leave out what is null, or quote it")
+    for item in items:
+        # A word with a space is a value, as in `["--a dash"]`, and -1 is a number.
+        if item.startswith("--") and " " not in item:
+            raise InputError(f"{where}: {key} has {item!r}, which is a flag: give it a line of its own")
+
+
+def _flag(key: str, value: str | list[str] | dict | None) -> list[str]:
     """Return the words of one flag; a null gives none, so that the default applies."""
     if value is None:
         return []
     if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
+        return [f"--{key}", *value]
     if isinstance(value, dict):
         value = json.dumps(value)
     return [f"--{key}={value}"]
-
-
-def _check_written(key: str, value: object, argument_types: tuple[type, ...], path: str) -> None:
-    """Refuse words that YAML reads as another type: `no`, `on` and `yes` as booleans, `~` as null."""
-    items = value if isinstance(value, list) else [value]
-    if isinstance(value, list) and None in items:
-        raise InputError(f"recipe {path!r}: {key} is {value}: leave out what is null, or quote it")
-    hints = [typing.get_type_hints(argument_type).get(key) for argument_type in argument_types]
-    has_boolean = any(isinstance(item, bool) for item in items)
-    if has_boolean and not any(_takes_boolean(hint) for hint in hints):
-        raise InputError(
-            f"recipe {path!r}: {key} is {value}: quote it, YAML takes a bare no, off, yes or on for a boolean"
-        )
-
-
-def _takes_boolean(hint: object) -> bool:
-    """Check whether a type is a boolean, or has one among its members."""
-    return hint is bool or any(_takes_boolean(member) for member in typing.get_args(hint))
 
 
 def _takes_list(hint: object) -> bool:
@@ -172,52 +214,6 @@ def did_you_mean(name: object, known: Iterable[str]) -> str | None:
     """Return the known name whose spelling is closest to `name`, if one is close."""
     close = difflib.get_close_matches(str(name).replace("-", "_"), known, 1)
     return close[0] if close else None
-
-
-def read_yaml(path: Path, what: str) -> object:
-    """Read a YAML file.
-
-    Args:
-        what: the file's role, for messages: `recipe`, `task`.
-
-    Raises:
-        InputError: it does not exist, is a folder, is not UTF-8, is not YAML, or gives a key twice; the
-            message names the line.
-    """
-    if path.is_dir():
-        raise InputError(f"{what} {str(path)!r} is a folder: give a YAML file in it")
-    if not path.is_file():
-        raise InputError(f"{what} {str(path)!r} does not exist: give a YAML file that is there")
-    try:
-        return yaml.load(read_text(path, what), _UniqueKeyLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark  # counted from 0
-        place = f"line {mark.line + 1}, column {mark.column + 1}"
-        raise InputError(
-            f"{what} {str(path)!r} is no YAML, {place}: {error.problem or error.context}"
-        ) from error
-    except yaml.YAMLError as error:  # a character that YAML does not allow
-        reason = " ".join(str(error).split())
-        raise InputError(f"{what} {str(path)!r} is no YAML: {reason}") from error
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, with an error for repeated keys of a mapping; PyYAML itself takes the last."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        # Checked here: constructors add the keys that `<<` merges, which a mapping may override, to its own.
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice: delete one", key_node.start_mark
-                )
-            seen.add(key)
-        return node
 
 
 def launch(main: Callable, *argument_types: type, one_process: bool = False) -> None:

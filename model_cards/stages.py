@@ -10,8 +10,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from common.errors import InputError
+from common.files.yaml_files import read_yaml
 from common.models.low_rank import base_of, is_low_rank
-from common.recipe import read_yaml
 
 from .paths import public_path
 

@@ -14,7 +14,7 @@ from benchmarks.tasks.templates import load_templates
 from common.errors import InputError
 from common.files.json_files import read_json, refuse_repeated_keys
 from common.files.rows import load_rows
-from common.recipe import read_yaml
+from common.files.yaml_files import read_yaml
 from training.data.parallel_text import load_parallel_text
 from training.parallel.translation import TranslationArguments
 
@@ -27,9 +27,8 @@ TWICE = "the key 'en' is given twice"
         ("en: 1\nfr: 2\nen: 3\n", "line 3, column 1: the key 'en'"),
         ("- {en: 1, en: 2}\n", "line 1, column 11: the key 'en'"),
         ("a:\n  b:\n    'en': 1\n    en: 2\n", "line 4, column 5: the key 'en'"),
-        # Two spellings of one value are one key.
-        ("no: 1\nfalse: 2\n", "line 2, column 1: the key False"),
-        ("1: a\n0x1: b\n", "line 2, column 1: the key 1"),
+        # `no` is Norwegian, and a text like 'no'.
+        ("no: 1\n'no': 2\n", "line 2, column 1: the key 'no'"),
     ],
 )
 def test_of_yaml_the_line_is_named(tmp_path, text, place):

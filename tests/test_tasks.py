@@ -112,7 +112,7 @@ def without_spaces(texts) -> list[str]:
 def test_every_task_loads_from_its_layout(name, tmp_path):
     languages = load_task(name).languages
     if load_task(name).layout == "split_per_language":
-        # Three of many; an unquoted `no` is false in YAML.
+        # Three of many; `no` is Norwegian.
         languages = ["en", "no", "th"]
     task = replica(name, tmp_path, languages=languages)
     requested = languages[-2:] or None
@@ -790,8 +790,7 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
         ({"languages": "en"}, "languages is 'en', which is no list"),
         ({"revision": 1234567}, "revision is 1234567, which is no str"),
         ({"unverified": ["revison"]}, "calls revison unverified, which are no keys"),
-        # `languages: [no]`
-        ({"languages": [False]}, "language False: quote it"),
+        ({"languages": [False]}, "language False, which is no text: quote it"),
         (RETRIEVAL | {"columns": {"captions": "captions"}}, "lacks languages: list those of its captions"),
         (
             RETRIEVAL | {"columns": {"captions": {"en": "text"}}, "languages": ["en", "de"]},

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from common.recipe import read_yaml
+from common.files.yaml_files import read_yaml
 
 from ..tasks.loading import all_task_names, load_task
 from ..tasks.task import Task

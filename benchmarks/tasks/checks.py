@@ -97,9 +97,7 @@ def _check_languages(task: Task) -> None:
     of_columns = list(captions) if isinstance(captions, dict) else []
     for language in [*task.languages, *of_columns]:
         if not isinstance(language, str):
-            raise InputError(
-                f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False"
-            )
+            raise InputError(f"task {task.file!r} has the language {language!r}, which is no text: quote it")
     if not task.languages:
         task.languages = of_columns
     try:

@@ -5,7 +5,7 @@ import difflib
 from pathlib import Path
 
 from common.errors import InputError
-from common.recipe import read_yaml
+from common.files.yaml_files import read_yaml
 
 from .checks import check_known, check_values
 from .task import Task

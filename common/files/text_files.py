@@ -37,10 +37,13 @@ def read_text(path: Path, what: str) -> str:
     """Read a text file, with or without a byte order mark.
 
     Raises:
-        InputError: it has another encoding than UTF-8, as Excel writes it.
+        InputError: it cannot be read, or has another encoding than UTF-8, as Excel writes it.
     """
     try:
         return path.read_text("utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{what} {str(path)!r} cannot be read: {reason}") from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{what} {str(path)!r} is not UTF-8, at byte {error.start}: save it as UTF-8"

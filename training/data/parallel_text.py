@@ -32,8 +32,8 @@ from common.files.json_files import refuse_repeated_keys
 from common.files.rows import load_rows
 from common.files.table_cells import may_hold_texts
 from common.files.text_files import lines_of
+from common.files.yaml_files import read_yaml
 from common.paths import check_folder
-from common.recipe import read_yaml
 from modeling_altclip.languages_altclip import CODE, is_english
 
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
