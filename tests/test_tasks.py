@@ -790,7 +790,11 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
         ({"languages": "en"}, "languages is 'en', which is no list"),
         ({"revision": 1234567}, "revision is 1234567, which is no str"),
         ({"unverified": ["revison"]}, "calls revison unverified, which are no keys"),
-        ({"languages": [False]}, "language False, which is no text: quote it"),
+        ({"languages": [False]}, r"languages is \[False\], which is no list\[str\]"),
+        ({"data_files": {"test": 1}}, r"data_files is {'test': 1}, which is no dict\[str, str\]"),
+        ({"n_texts": {"en": True}}, r"n_texts is {'en': True}, which is no dict\[str, int\]"),
+        ({"class_names": {"en": [1]}}, r"class_names is {'en': \[1\]}, which is no dict"),
+        ({"unverified": [1]}, r"unverified is \[1\], which is no list\[str\]"),
         (RETRIEVAL | {"columns": {"captions": "captions"}}, "lacks languages: list those of its captions"),
         (
             RETRIEVAL | {"columns": {"captions": {"en": "text"}}, "languages": ["en", "de"]},

@@ -70,7 +70,7 @@ def _read_chinese_clip(task: Task, streaming: bool) -> tuple[Rows, dict]:
         arguments = {"path": str(path), "member": images, "written": path.stat().st_mtime_ns}
         make = IterableDataset.from_generator if streaming else Dataset.from_generator
         rows = make(images_of_zip, features=_FEATURES, gen_kwargs=arguments)
-    except (OSError, ValueError, KeyError, BadZipFile, DatasetGenerationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, DatasetGenerationError) as error:
         raise reading_error(task, error) from error
     return rows, {language: dict(captions)}
 
@@ -135,7 +135,7 @@ def _read_coco(task: Task, languages: list[str]) -> tuple[dict[str, Path], dict]
         names = {}
         for image in coco["images"]:
             if str(image["id"]) in captions:
-                names[str(image["id"])] = image["file_name"]
+                names[str(image["id"])] = str(image["file_name"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is no JSON in COCO's form, or has no {error}: see {task.file}") from error
     return _find_images(task, names), {language: dict(captions)}

@@ -1,10 +1,8 @@
 """Checks of a task's file: which values it may have, and which go together. No data is read for them."""
 
-import typing
-from types import NoneType, UnionType
-
 from common.errors import InputError
 from common.recipe import did_you_mean
+from common.typed import check_types
 from modeling_altclip.languages_altclip import check_tag, name_languages
 
 from .task import Task
@@ -52,7 +50,7 @@ def check_values(task: Task) -> None:
     Raises:
         InputError: one does not; the message names the file and the key.
     """
-    _check_types(task)
+    check_types(vars(task), Task, f"task {task.file!r}")
     _check_choice(task, "kind", list(METRICS))
     _check_choice(task, "metric", METRICS[task.kind])
     _check_choice(task, "layout", [*_TABLES, *FILES])
@@ -71,18 +69,6 @@ def check_values(task: Task) -> None:
         _check_files(task)
     else:
         _check_table(task)
-
-
-def _check_types(task: Task) -> None:
-    """Check each value against the annotation of its field, but not the contents of lists and dicts."""
-    for key, hint in typing.get_type_hints(type(task)).items():
-        members = hint.__args__ if isinstance(hint, UnionType) else [hint]
-        # list[str] | None -> (list, NoneType)
-        types = tuple(typing.get_origin(member) or member for member in members)
-        value = getattr(task, key)
-        if not isinstance(value, types):
-            names = " or ".join(kind.__name__ for kind in types if kind is not NoneType)
-            raise InputError(f"task {task.file!r}: {key} is {value!r}, which is no {names}")
 
 
 def _check_choice(task: Task, key: str, choices: list[str]) -> None:

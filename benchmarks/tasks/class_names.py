@@ -16,6 +16,7 @@ from datasets import Dataset, IterableDataset
 from common.errors import InputError
 from common.files.names import file_name
 from common.languages import find_language
+from common.typed import fits, shorten
 from modeling_altclip.languages_altclip import is_english
 from modeling_altclip.texts_altclip import is_blank
 
@@ -160,6 +161,8 @@ def load_class_names(
             given = pick_language(source, language, "class names in", "class_names")
         names, origin = _read_names(given, language, dataset_names)
         origin = f"class names of {language!r} in {origin}"
+        if not isinstance(names, list):
+            raise InputError(f"{origin}: {shorten(names)} is no list of names")
 
         if isinstance(subset, str) and len(names) != _IMAGENET:
             raise InputError(f"{origin}: {len(names)} names, but {subset} is of ImageNet's {_IMAGENET:,}")
@@ -217,7 +220,7 @@ def _read_names(source: str | list, language: str, dataset_names: list[str] | No
         )
     names, origin = read_list(source, language, "classnames")
     if isinstance(names, list) and names and isinstance(names[0], list):
-        names = _expand_partial(*names)
+        names = _expand_partial(names, f"class names of {language!r} in {origin}")
     return names, origin
 
 
@@ -234,10 +237,24 @@ def _read_dataset_names(language: str, dataset_names: list[str] | None) -> list[
     raise InputError(f"class names of {language!r}: the dataset {lack}; give class_names {wanted}")
 
 
-def _expand_partial(indices: list[int], partial: list[str]) -> list[str | None]:
-    """Expand Babel-ImageNet's form to all classes: `[1, 3], ["a", "b"]` -> `[None, "a", None, "b", ...]`."""
+def _expand_partial(lists: list[list], origin: str) -> list[str | None]:
+    """Expand Babel-ImageNet's form to all classes: `[[1, 3], ["a", "b"]]` -> `[None, "a", None, "b", ...]`.
+
+    Raises:
+        InputError: there are not two lists of one length, or the first is not of different classes.
+    """
+    form = "[[class, ...], [name, ...]]"
+    if len(lists) != 2 or not isinstance(lists[1], list) or len(lists[0]) != len(lists[1]):
+        raise InputError(f"{origin}: {shorten(lists)} is not in the form {form}, two lists of one length")
+    indices, partial = lists
     names = [None] * _IMAGENET
-    for index, name in zip(indices, partial, strict=True):
+    for index, name in zip(indices, partial):
+        if not fits(index, int) or not 0 <= index < _IMAGENET:
+            raise InputError(
+                f"{origin}: {shorten(index)} is no class of ImageNet's, which are 0 to {_IMAGENET - 1}"
+            )
+        if names[index] is not None:
+            raise InputError(f"{origin}: class {index} has two names: delete one")
         names[index] = name
     return names
 
@@ -250,8 +267,6 @@ def _check_names(
     Raises:
         InputError: a class has neither, there are too many names, or all are None.
     """
-    if not isinstance(names, list):
-        raise InputError(f"{origin}: {names!r} is no list of names")
     names = [name.strip() if isinstance(name, str) else name for name in names]
     if n_classes is None:
         n_classes = len(names)

@@ -54,7 +54,7 @@ class Task:
     join_words: bool = False
     merge_captions: bool = False
     languages: list[str] = field(default_factory=list)
-    class_names: str | dict[str, str | list[str]] | None = None
+    class_names: str | dict[str, str | list[str | None]] | None = None
     class_subset: str | None = None
     templates: str | list[str] = "simple"
     n_images: int | None = None

@@ -1,10 +1,11 @@
 """Read JSON so that a repeated key in an object is an error.
 
-Python, and `datasets` too, silently take the last one.
+Python, and `datasets` too, silently take the last one. `NaN` and `Infinity`, which Python reads, are no JSON.
 """
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -28,9 +29,9 @@ def read_json(path: Path, what: str) -> object:
         what: the file's role, for messages, such as `file`.
 
     Raises:
-        InputError: it does not exist, is not UTF-8, is no JSON, or repeats a key of an object.
+        InputError: it does not exist, is not UTF-8, or as `parse_json`.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # `Path.is_file` raises an error for a name that is too long
         raise InputError(f"{what} {str(path)!r} does not exist: give a JSON file that is there")
     return parse_json(read_text(path, what), f"{what} {str(path)!r}")
 
@@ -42,12 +43,51 @@ def parse_json(text: str | bytes, origin: str) -> object:
         origin: where the text comes from, the beginning of error messages.
 
     Raises:
-        InputError: it is no JSON, or repeats a key of an object.
+        InputError: it is no JSON, repeats a key of an object, is nested too deeply to be read, or has a
+            number that is not finite, or half of a character.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique_keys)
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        content = json.loads(
+            text,
+            object_pairs_hook=unique_keys,
+            parse_constant=_finite_number,
+            parse_float=_finite_number,
+        )
+        _refuse_half_characters(text, content)
     except ValueError as error:
         raise InputError(f"{origin} is no JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{origin} is nested too deeply to be read: make it flatter") from error
+    return content
+
+
+def _finite_number(text: str) -> float:
+    """Read a number with a point or an exponent, or one of `NaN`, `Infinity` and `-Infinity`.
+
+    Raises:
+        ValueError: it is not finite, as 1e999 is not.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no finite number: give one, or null")
+    return number
+
+
+def _refuse_half_characters(text: str, content: object) -> None:
+    """Refuse texts that no file can hold: `"\\ud83d"` alone is half of `"\\ud83d\\ude00"`.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if "\\ud" not in text and "\\uD" not in text:  # as almost always, and then nothing is to be done
+        return
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"a text has {half!a}, half of a character: delete it") from error
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -101,6 +141,8 @@ def _check_keys(path: str) -> None:
             _check_whole(path)
     except UnicodeDecodeError:
         return
+    except RecursionError as error:
+        raise InputError(f"{path!r}, line {n_read + 1}: it is nested too deeply: make it flatter") from error
     except ValueError as error:  # of `unique_keys`; the two above are ValueErrors too
         raise InputError(f"{path!r}, line {n_read + 1}: {error}") from error
 
@@ -112,6 +154,8 @@ def _check_whole(path: str) -> None:
             json.load(file, object_pairs_hook=unique_keys)
         except (json.JSONDecodeError, UnicodeDecodeError):
             return
+        except RecursionError as error:
+            raise InputError(f"{path!r} is nested too deeply: make it flatter") from error
         except ValueError as error:
             raise InputError(f"{path!r}: {error}") from error
 
