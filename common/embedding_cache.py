@@ -24,7 +24,6 @@ import json
 import math
 import os
 import re
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +47,7 @@ from xxhash import xxh3_128
 
 from .arrow_parts import open_part, part_bytes
 from .errors import InputError
+from .processes import host
 
 DAY = 24 * 60 * 60  # seconds
 # The name of a file that is being written. Earlier versions named no writer.
@@ -395,17 +395,6 @@ def _remove_abandoned(cache_dir: Path) -> None:
         with suppress(FileNotFoundError, PermissionError):
             if dead or time.time() - path.stat().st_mtime > DAY:
                 path.unlink()
-
-
-def host() -> str:
-    """Name the machine or container within which a process id is unique.
-
-    Containers may all bear the name of their machine, and are told apart by their namespace of process ids.
-    """
-    namespace = Path("/proc/self/ns/pid")
-    if not namespace.exists():
-        return socket.gethostname()
-    return f"{socket.gethostname()}-{namespace.stat().st_ino}"
 
 
 def _write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:

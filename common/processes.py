@@ -1,7 +1,9 @@
-"""Count the processes of a script, and fix the number of threads of each."""
+"""Count the processes of a script, fix the number of threads of each, and name the machine they run on."""
 
 import os
+import socket
 import warnings
+from pathlib import Path
 
 import torch
 from accelerate.utils.environment import get_int_from_env
@@ -41,4 +43,15 @@ def fix_threads() -> int:
     return n_threads
 
 
-__all__ = ["fix_threads", "launched_processes", "warn_if_launched_alone"]
+def host() -> str:
+    """Name the machine or container within which a process id is unique.
+
+    Containers may all bear the name of their machine, and are told apart by their namespace of process ids.
+    """
+    namespace = Path("/proc/self/ns/pid")
+    if not namespace.exists():
+        return socket.gethostname()
+    return f"{socket.gethostname()}-{namespace.stat().st_ino}"
+
+
+__all__ = ["fix_threads", "host", "launched_processes", "warn_if_launched_alone"]

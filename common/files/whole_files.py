@@ -1,0 +1,80 @@
+"""Write a file under a temporary name, and give it its own when it is complete and on the disk.
+
+A reader finds the old file or the new one, whole, whenever the writer is killed and however many processes
+write the same file: each writes to a temporary name of its own, and the last to finish wins.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+import psutil
+
+from ..processes import host
+
+_DAY = 24 * 60 * 60  # seconds
+# The temporary name says whose it is, and not of which file: names of files may be as long as names can be.
+_TEMPORARY = re.compile(r"\.(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{32}\.tmp")
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name when it is complete, in place of an older one.
+
+    Until then it lies in the same folder as `.HOST.PID.UUID.tmp`. After an error it is removed at once and
+    the older file stays; after a kill it is removed by the next call for a file of this folder.
+    """
+    path = Path(path)
+    _remove_abandoned(path.parent)
+    temporary = path.with_name(f".{host()}.{os.getpid()}.{uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:  # with the mode that the umask leaves, as any new file
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 as `written_whole` does, with line feeds on every system."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what `written_whole` left in killed runs: files of this host's dead processes, or of yesterday.
+
+    Other machines may write to the folder at the same time. Whether their processes still live is unknown, so
+    that only the age of their files counts.
+    """
+    for path in folder.glob(".*.tmp"):
+        name = _TEMPORARY.fullmatch(path.name)
+        if name is None:
+            continue  # not a file of ours
+        is_dead = name["host"] == host() and not psutil.pid_exists(int(name["pid"]))
+        # Another process may have removed the file meanwhile, or it belongs to another user.
+        with suppress(FileNotFoundError, PermissionError):
+            if is_dead or time.time() - path.stat().st_mtime > _DAY:
+                path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the folder's list of names is on the disk: after a power cut the file has its name."""
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["write_text", "written_whole"]

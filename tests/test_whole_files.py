@@ -1,0 +1,131 @@
+"""A file that is written whole is the old one or the new one, and nothing else is left in its folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from threading import Barrier, Thread
+
+import pytest
+
+from common.files.whole_files import write_text, written_whole
+from common.processes import host
+
+from .conftest import ROOT
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "a.json"
+    with written_whole(path) as file:
+        file.write(b"new")
+        assert names(tmp_path) != ["a.json"]
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_an_error_leaves_the_older_file(tmp_path):
+    write_text(tmp_path / "a.json", "old\n")
+    with pytest.raises(OSError, match="no space"), written_whole(tmp_path / "a.json") as file:
+        file.write(b"half of the n")
+        raise OSError("no space")
+    assert (tmp_path / "a.json").read_bytes() == b"old\n"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_it_has_the_mode_of_its_neighbours(tmp_path):
+    before = os.umask(0o027)
+    try:
+        (tmp_path / "neighbour").write_bytes(b"")
+        write_text(tmp_path / "a.json", "")
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("neighbour", "a.json")]
+    assert modes == [0o640, 0o640]
+
+
+def test_the_longest_name_is_written(tmp_path):
+    write_text(tmp_path / ("x" * 255), "text")
+    assert (tmp_path / ("x" * 255)).read_text() == "text"
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    """With one temporary name for all, one renames the other's half, or finds its own gone."""
+    path = tmp_path / "a.json"
+    contents = [letter * 10_000 for letter in "abcd"]
+    at_once = Barrier(len(contents))
+    errors = []
+
+    def write(content):
+        try:
+            at_once.wait()
+            for _ in range(20):
+                with written_whole(path) as file:
+                    for start in range(0, len(content), 1000):
+                        file.write(content[start : start + 1000].encode())
+        except OSError as error:
+            errors.append(error)
+
+    threads = [Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert path.read_text() in contents
+    assert names(tmp_path) == ["a.json"]
+
+
+KILLED = """
+import os, signal, sys
+from common.files.whole_files import written_whole
+with written_whole(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    write_text(tmp_path / "a.json", "old")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.json"], env=environment)
+    assert process.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2
+    assert (tmp_path / "a.json").read_text() == "old"
+    write_text(tmp_path / "b.json", "")
+    assert names(tmp_path) == ["a.json", "b.json"]
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    kept = [
+        f".{host()}.{os.getpid()}.{'0' * 32}.tmp",  # of a process that lives
+        f".elsewhere.1.{'1' * 32}.tmp",  # of another machine, where it may live
+        ".mine.tmp",
+        "mine.tmp",
+    ]
+    old = f".elsewhere.1.{'2' * 32}.tmp"
+    for name in [*kept, old]:
+        (tmp_path / name).write_bytes(b"")
+    os.utime(tmp_path / old, (0, time.time() - 2 * 24 * 60 * 60))
+    write_text(tmp_path / "a", "")
+    assert names(tmp_path) == sorted([*kept, "a"])
+
+
+def test_file_and_folder_are_on_the_disk_before_the_end(tmp_path, monkeypatch):
+    synced = []
+    original = os.fsync
+
+    def record(descriptor):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_text(tmp_path / "a", "text")
+    assert synced[0].endswith(".tmp")
+    assert synced[1:] == [tmp_path.name]
