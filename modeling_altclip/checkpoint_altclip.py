@@ -17,6 +17,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from .configuration_altclip import AltCLIPConfig
+from .finite_altclip import check_finite, check_small_finite
 
 # The only weights that may differ in shape from a checkpoint's, if a caller asks for it: they are trained
 # anew.
@@ -97,7 +98,8 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
                 if its shape differs from the checkpoint's. A tower's weights have to fit in any case.
 
         Raises:
-            ValueError: weights are missing, left over or of another shape; the message lists them.
+            ValueError: weights are missing, left over or of another shape; the message lists them. Or a
+                bias, a norm or the logit scale is NaN or infinite (see `check_small_finite`).
             IncompleteCheckpointError: the same, or any other reason, when a pipeline loads the model.
         """
         # Mismatched shapes are always let through here, so that the error below can list them all.
@@ -121,6 +123,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
                 f"as its configuration describes it. {listed}. Get the whole checkpoint, "
                 "or build a model from CLIP and a text encoder with AltCLIPModel.from_teacher."
             )
+        check_small_finite(model.named_parameters(), str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
     def save_pretrained(
@@ -138,7 +141,12 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         serves plain transformers, which does not look at the code, and `trust_remote_code=True`, which runs
         it. If the model has an adapter, or is the base model of a `PeftModel`, only the adapter is saved, for
         transformers' own class.
+
+        Raises:
+            ValueError: a weight is NaN or infinite; nothing is written then.
         """
+        weights = self.named_parameters() if state_dict is None else state_dict.items()
+        check_finite(weights, f"This {type(self).__name__}, which is not saved,")
         for name in self.config.sub_configs:
             tower_config = getattr(self.config, name)
             tower_config.name_or_path = ""  # the tower was loaded from a folder of some machine
@@ -329,7 +337,7 @@ def load_whole(
         unread: prefixes of weights that may be missing, since they are not used.
 
     Raises:
-        ValueError: other weights are missing; the message lists them.
+        ValueError: other weights are missing, or a weight is NaN or infinite; the message lists them.
     """
     model, info = model_class.from_pretrained(
         name_or_path, dtype=torch.float32, output_loading_info=True, **kwargs
@@ -337,6 +345,7 @@ def load_whole(
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(unread))
     if missing:
         raise ValueError(f"{name_or_path} lacks weights of {type(model).__name__}: {', '.join(missing)}")
+    check_finite(model.named_parameters(), name_or_path)
     return model
 
 

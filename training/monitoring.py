@@ -5,19 +5,27 @@ They show NaN losses, collapsed embeddings, batches that repeat themselves, and 
 
 import math
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from safetensors import safe_open
 from torch import nn
 from torch.nn.functional import normalize
 
 from common.embedding_cache import fingerprint
 from common.errors import InputError
+from modeling_altclip.finite_altclip import find_not_finite
 
-from .sharding import whole
+from .sharding import local, whole
 
 _WATCHED_ROWS = 512  # of a batch: a nearest neighbour among so many says enough, and costs little
 _COLLAPSED = 0.01
 _EARLY = 0.2  # share of the steps; before it an untrained tower may well give one embedding for all
+
+_REMEDY = "lower learning_rate, set bf16 for fp16, or resume from an earlier checkpoint"
 
 
 class Watch:
@@ -91,18 +99,114 @@ class Watch:
         return means
 
 
-def check_loss(logs: dict, step: int) -> None:
-    """Check that the logged loss is finite.
+class FiniteSteps:
+    """Notes the first step whose loss or gradient norm was NaN or infinite.
+
+    Both stay on the device, so that no step waits for it; `check` reads them where the device is waited for
+    in any case. The log, of the mean over many steps, would name a later step, and `logging_nan_inf_filter`
+    would hide it.
+    """
+
+    _KINDS = ("loss", "gradient norm")
+
+    def __init__(self, device: torch.device):
+        # By kind: the first bad step, infinite as long as there is none, and the value there.
+        self.step = torch.full((len(self._KINDS),), math.inf, device=device)
+        self.value = torch.zeros(len(self._KINDS), device=device)
+
+    @torch.no_grad()
+    def note(self, kind: str, value: torch.Tensor | float, step: int) -> None:
+        """Note a step's value, a scalar; `kind` is `loss` or `gradient norm`."""
+        number = self._KINDS.index(kind)
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.step.device)
+        is_first = ~value.isfinite() & self.step[number].isinf()
+        self.step[number] = torch.where(is_first, step, self.step[number])
+        self.value[number] = torch.where(is_first, value, self.value[number])
+
+    def check(self, accelerator: Accelerator) -> None:
+        """Check that all values so far were finite, in all processes; each of them has to call.
+
+        Raises:
+            InputError: one was not, in any process; the message names the first step. All processes raise it.
+        """
+        # (processes, kinds), of which the loss of a process may be its own alone
+        steps = accelerator.gather(self.step[None]).cpu()
+        values = accelerator.gather(self.value[None]).cpu()
+        first = steps.min().item()
+        if math.isinf(first):
+            return
+        # Of one step, the loss is named before the gradient that it made: hence kinds come first.
+        number, process = (steps.T == first).nonzero()[0].tolist()
+        raise InputError(
+            f"{self._KINDS[number]} is {values[process, number].item()} at step {int(first)}: {_REMEDY}"
+        )
+
+
+def check_scaler(accelerator: Accelerator) -> None:
+    """Check that fp16 trains: its scaler skips steps whose gradients overflow, silently.
 
     Raises:
-        InputError: it is NaN or infinite.
+        InputError: so many steps were skipped that it does not scale any more.
     """
-    loss = logs.get("loss", 0.0)
-    if not math.isfinite(loss):
+    scaler = accelerator.scaler
+    # It begins at 65,536, halves the scale with each step that it skips, and doubles it after 2,000 others.
+    if scaler is not None and scaler.get_scale() < 1:
         raise InputError(
-            f"loss is {loss} at step {step}: lower learning_rate, set bf16 for fp16, "
-            "or resume from an earlier checkpoint"
+            f"fp16 scales the loss by {scaler.get_scale():.3g}, since gradients were NaN or infinite in many "
+            f"steps, which were skipped: {_REMEDY}"
         )
+
+
+def check_all_finite(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, when: str, accelerator: Accelerator
+) -> None:
+    """Check every weight, and every moment of the optimizer, of a model that is trained.
+
+    Where they are sharded each process checks its own, and all have to call.
+
+    Args:
+        when: ends the message: `before checkpoint-4 is saved`.
+
+    Raises:
+        InputError: one is NaN or infinite; the message names the first. All processes raise it.
+    """
+    names = find_not_finite((name, local(value)) for name, value in model.named_parameters())
+    if optimizer is not None:
+        names += find_not_finite(_moments(optimizer))
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        names += find_not_finite(_own_weights(optimizer))
+    # Otherwise all processes have the same weights.
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        names = gather_object(names)
+    if names:
+        raise InputError(
+            f"{len(names)} of the model's weights and the optimizer's moments are NaN or infinite {when}, "
+            f"{names[0]} first: {_REMEDY}"
+        )
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the moments of an optimizer, by name."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                yield f"{name} of the optimizer", local(value)
+
+
+def _own_weights(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield this process's parts of the weights, which DeepSpeed's optimizer holds in float32."""
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            yield "weights of the optimizer", local(value)
+
+
+def find_not_finite_in(folder: Path) -> list[str]:
+    """Return the names of those weights in a folder's safetensors files that are NaN or infinite."""
+    names = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names += find_not_finite((name, file.get_tensor(name)) for name in file.keys())
+    return names
 
 
 class FrozenWeights:
@@ -138,4 +242,11 @@ class FrozenWeights:
         return fingerprints
 
 
-__all__ = ["FrozenWeights", "Watch", "check_loss"]
+__all__ = [
+    "FiniteSteps",
+    "FrozenWeights",
+    "Watch",
+    "check_all_finite",
+    "check_scaler",
+    "find_not_finite_in",
+]

@@ -58,4 +58,10 @@ def whole(value: torch.Tensor) -> torch.Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-__all__ = ["layer_classes", "make_shardable", "set_scalars_apart", "whole"]
+def local(value: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a sharded tensor, or all of a plain one, without a graph."""
+    value = value.detach()
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+__all__ = ["layer_classes", "local", "make_shardable", "set_scalars_apart", "whole"]

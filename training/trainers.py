@@ -25,7 +25,7 @@ from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
 from .losses import OBJECTIVES, contrastive_loss, gather_rows
-from .monitoring import Watch, check_loss
+from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
 from .sharding import make_shardable, set_scalars_apart
 from .validation import Validation
@@ -86,6 +86,7 @@ class AltCLIPTrainer(Trainer):
         captioned = None if validation is None else validation.captioned
         super().__init__(*args, eval_dataset=captioned, **kwargs)
         self.watch = Watch()
+        self.finite_steps = FiniteSteps(self.args.device)
         self.validation = validation
         if self.is_fsdp_enabled:
             make_shardable(self.model, self.accelerator)
@@ -97,12 +98,36 @@ class AltCLIPTrainer(Trainer):
         # For `embed_frozen` and `Validation`; does nothing to models that FSDP does not shard.
         for name in ("get_image_features", "get_text_features"):
             register_fsdp_forward_method(model, name)
+        self.finite_steps = FiniteSteps(self.args.device)
+        # What a checkpoint holds has been loaded now.
+        self.check_all_finite("at the beginning")
         return model, batches
 
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.finite_steps.note("loss", loss, self.state.global_step + 1)
+        return loss
+
+    def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float | None:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        # With fp16 the scaler tries scales that are too large, and skips these steps.
+        if norm is not None and not self.args.fp16:
+            self.finite_steps.note("gradient norm", norm, self.state.global_step + 1)
+        return norm
+
+    def check_all_finite(self, when: str) -> None:
+        """Check every weight and every moment of the optimizer; see `monitoring.check_all_finite`."""
+        check_all_finite(self.model, self.optimizer, when, self.accelerator)
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        # All processes are here: at a log of the loss, and at the last one of a training.
+        if "loss" in logs or "train_loss" in logs:
+            self.finite_steps.check(self.accelerator)
+            check_scaler(self.accelerator)
         if "loss" in logs:
             logs |= self.watch.report(self.state.global_step / max(1, self.state.max_steps))
-        check_loss(logs, self.state.global_step)
+        if "train_loss" in logs:
+            self.check_all_finite("at the end")
         super().log(logs, *args, **kwargs)
 
     # The Trainer divides by the number of accumulation steps; left at None it can take our mean for a sum and
@@ -116,6 +141,7 @@ class AltCLIPTrainer(Trainer):
 
         The loss of a batch would say little.
         """
+        self.finite_steps.check(self.accelerator)
         metrics = {f"{metric_key_prefix}_{name}": score for name, score in self.scores().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -125,14 +151,19 @@ class AltCLIPTrainer(Trainer):
         return self.validation.scores(self.accelerator)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Save a checkpoint; a full disk ends the run with one line, and leaves no half of a checkpoint."""
+        """Save a checkpoint; a full disk ends the run with one line, and leaves no half of a checkpoint.
+
+        Weights that are NaN or infinite end it as well, and are not saved.
+        """
         name = f"checkpoint-{self.state.global_step}"
+        self.finite_steps.check(self.accelerator)
         with saving(name, Path(self.args.output_dir, name), bytes_of_checkpoint(self)):
             super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
-        """Save the model; a full disk ends the run with one line."""
+        """Save the model; a full disk ends the run with one line, and so do NaN or infinite weights."""
         folder = Path(output_dir or self.args.output_dir)
+        self.check_all_finite(f"before {folder.name} is saved")
         with saving("the model", folder, bytes_of_weights(self.model)):
             super().save_model(output_dir, _internal_call)
 
@@ -157,7 +188,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
     `TeacherLearningArguments`.
 
     Raises:
-        InputError: the loss is not finite, or a disk is full.
+        InputError: the loss, a gradient or a weight is not finite, or a disk is full.
 
     Example:
 
@@ -244,7 +275,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
     they are. `args` are `TeacherArguments` or `ContrastiveArguments`.
 
     Raises:
-        InputError: the loss is not finite, a disk is full, or the weights are sharded under ZeRO-3.
+        InputError: the loss, a gradient or a weight is not finite, a disk is full, or the weights are sharded
+            under ZeRO-3.
 
     Example:
 

@@ -6,7 +6,10 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from tokenizers.normalizers import Lowercase, Sequence
+from torch import nn
 from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
+
+from modeling_altclip.finite_altclip import check_finite
 
 from ..errors import InputError
 from ..paths import check_folder
@@ -36,8 +39,9 @@ def load_model(
         attn_implementation: transformers' option, for its own models.
 
     Raises:
-        InputError: the folder, its configuration, weights or processor are missing in whole or in part; the
-            model is of another kind; a LoRA names no base or does not fit it; or a library is missing.
+        InputError: the folder, its configuration, weights or processor are missing in whole or in part; a
+            weight is NaN or infinite; the model is of another kind; a LoRA names no base or does not fit it;
+            or a library is missing.
 
     Example:
 
@@ -50,7 +54,9 @@ def load_model(
     ```
     """
     if library := check_library(name_or_path):
-        return load_adapted(library, name_or_path.removeprefix(f"{library}:"), load_model)
+        adapted, processor = load_adapted(library, name_or_path.removeprefix(f"{library}:"), load_model)
+        _check_finite(adapted, argument, name_or_path)
+        return adapted, processor
     if is_low_rank(name_or_path):
         base = load_model(
             base_of(name_or_path, argument),
@@ -58,7 +64,9 @@ def load_model(
             kind=kind,
             attn_implementation=attn_implementation,
         )
-        return merge_low_rank(name_or_path, *base, argument)
+        merged, processor = merge_low_rank(name_or_path, *base, argument)
+        _check_finite(merged, argument, name_or_path)
+        return merged, processor
 
     check_kind(argument, name_or_path, kind)
     with readable(argument, name_or_path):
@@ -66,6 +74,7 @@ def load_model(
             name_or_path, dtype=torch.float32, attn_implementation=attn_implementation
         )
         processor = AutoProcessor.from_pretrained(name_or_path)
+    _check_finite(model, argument, name_or_path)
     if not isinstance(processor, ProcessorMixin):
         raise InputError(
             f"{argument} {name_or_path!r} has no processor of texts and images, "
@@ -77,6 +86,14 @@ def load_model(
     if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
         _lower_case(processor.tokenizer)
     return model, processor
+
+
+def _check_finite(model: nn.Module, argument: str, name_or_path: str) -> None:
+    """Refuse a model with a NaN or infinite weight, whose every answer would be NaN."""
+    try:
+        check_finite(model.named_parameters(), f"{argument} {name_or_path!r}")
+    except ValueError as error:
+        raise InputError(error) from error
 
 
 def save_model(
