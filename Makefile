@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel docs test test-slow test-upstream test-lowest test-python test-only style install release $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel docs test test-slow soak test-upstream test-lowest test-python test-only style install release $(PAPER)
 
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -81,6 +81,9 @@ test: $(VENV)/installed  ## check the style and run the tests
 
 test-slow: $(VENV)/installed  ## run the tests that take minutes: the whole miniature, its minimum scores and its determinism
 	$(BIN)/python -m pytest -m slow
+
+soak: $(VENV)/installed  ## kill every job that writes hundreds of times, damage files, fill disks, and print what came of it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "soak or not soak" $(FLAGS)
 
 # FLAGS=--sdist=FILE uses transformers' sdist that is already downloaded; other flags are passed to pytest.
 test-upstream: $(VENV)/installed  ## run transformers' own common tests on our models

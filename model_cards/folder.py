@@ -1,11 +1,16 @@
 """Write the finished folder beside its place and move it there when complete: a failure leaves no half."""
 
+import glob
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
+import psutil
+
+from common.embedding_cache import host
 from common.errors import InputError
 
 CARD = "README.md"
@@ -42,13 +47,16 @@ def whole_folder(output_dir: str) -> Iterator[Path]:
     """Yield a temporary folder, and move its files to `output_dir` at the end.
 
     An error inside the `with` block leaves `output_dir` as it was. Other files in `output_dir` are kept, such
-    as a repository's `.git`.
+    as a repository's `.git`. What a run leaves that is killed, the next one for `output_dir` removes.
     """
     folder = Path(output_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
     # It lies beside the output folder, and so on the same disk, where a file is moved by renaming it.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        yield Path(temporary)
+    temporary = folder.with_name(f"{_beginning(folder)}{os.getpid()}.{uuid4().hex}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
 
         folder.mkdir(exist_ok=True)
         for pattern in _OUTDATED:
@@ -56,9 +64,26 @@ def whole_folder(output_dir: str) -> Iterator[Path]:
                 path.unlink()
 
         # The card is moved last: a folder with the new card has the new weights as well.
-        paths = list(Path(temporary).iterdir())
+        paths = list(temporary.iterdir())
         for path in sorted(paths, key=_is_card):
             os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary folders of processes of this machine that live no more."""
+    beginning = _beginning(folder)
+    for path in folder.parent.glob(f"{glob.escape(beginning)}*.tmp"):
+        # ".altclip.machine-4026532281.4711.0f3a.tmp" -> process 4711
+        process_id = path.name.removeprefix(beginning).partition(".")[0]
+        if process_id.isdecimal() and not psutil.pid_exists(int(process_id)):
+            shutil.rmtree(path)
+
+
+def _beginning(folder: Path) -> str:
+    """Return how the names of a folder's temporary folders begin on this machine."""
+    return f".{folder.name}.{host()}."
 
 
 def _is_card(path: Path) -> bool:

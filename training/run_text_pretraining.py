@@ -5,6 +5,7 @@ accelerate launch --quiet training/run_text_pretraining.py training/recipes/para
 
 from common.languages import check_languages
 from common.recipe import launch
+from modeling_altclip.texts_altclip import forget_calls
 from training.arguments import say
 from training.data.images import EpochCallback
 from training.data.parallel_text import load_parallel_text
@@ -44,6 +45,8 @@ def main(arguments: TextPretrainingArguments) -> None:
         callbacks=[EpochCallback(translations)],  # pairs are drawn anew in each epoch
     )
     train(trainer, arguments)
+    # A run that resumes after its last step has called the tokenizer less often.
+    forget_calls(tokenizer)
     save_encoder(trainer, arguments.output_dir)
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(arguments.output_dir)

@@ -180,6 +180,17 @@ class AltCLIPTrainer(Trainer):
             set_scalars_apart(optimizer)
         return optimizer
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """Train an epoch, and nothing where a run resumes from the checkpoint of its last step.
+
+        The Trainer sees only after a step whether that was the last: it would train one too many, with each
+        resume, and save that model.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
 
 class TeacherLearningTrainer(AltCLIPTrainer):
     """Trainer of stage 1, teacher learning (paper 3.1); only the text tower of an `AltCLIPModel` learns.

@@ -2,6 +2,7 @@
 
 from common.commands import command_for
 from common.models.loading import load_model
+from modeling_altclip.texts_altclip import forget_calls
 from training.arguments import TeacherArguments
 from training.data.examples import Collator
 from training.data.loading import load_examples
@@ -35,6 +36,8 @@ def main(arguments: TeacherArguments) -> None:
     )
 
     train(trainer, arguments)
+    # A run that resumes after its last step has called the tokenizer less often.
+    forget_calls(processor.tokenizer)
     trainer.save_model()
     following = f"{command_for('train stage1')} RECIPE.yaml, with it as teacher_name_or_path"
     finish(arguments, "the English teacher", following)
