@@ -104,6 +104,13 @@ JOBS = {
         first="model_name_or_path",
         one_process=True,
     ),
+    "check": _Job(
+        "benchmarks.jobs.check",
+        "Compare the files of models and checkpoints with the checksums that were saved with them.",
+        "outputs/my-clip outputs/stage2",
+        first="folders",
+        one_process=True,
+    ),
 }
 
 _EPILOG = """\

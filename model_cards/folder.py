@@ -12,6 +12,7 @@ import psutil
 
 from common.embedding_cache import host
 from common.errors import InputError
+from modeling_altclip.checksums_altclip import write_checksums
 
 CARD = "README.md"
 # Files that an earlier run may have left and the new one may not replace. transformers would load old shards
@@ -63,10 +64,14 @@ def whole_folder(output_dir: str) -> Iterator[Path]:
             for path in folder.glob(pattern):
                 path.unlink()
 
-        # The card is moved last: a folder with the new card has the new weights as well.
-        paths = list(temporary.iterdir())
-        for path in sorted(paths, key=_is_card):
-            os.replace(path, folder / path.name)
+        # The card is moved last: a folder with the new card has the new weights and checksums as well.
+        card = temporary / CARD
+        for path in temporary.iterdir():
+            if path != card:
+                os.replace(path, folder / path.name)
+        write_checksums(folder)
+        if card.exists():
+            os.replace(card, folder / CARD)
     finally:
         shutil.rmtree(temporary)
 
@@ -84,10 +89,6 @@ def _remove_abandoned(folder: Path) -> None:
 def _beginning(folder: Path) -> str:
     """Return how the names of a folder's temporary folders begin on this machine."""
     return f".{folder.name}.{host()}."
-
-
-def _is_card(path: Path) -> bool:
-    return path.name == CARD
 
 
 __all__ = ["CARD", "check_output", "whole_folder"]

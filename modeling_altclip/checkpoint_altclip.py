@@ -7,15 +7,18 @@ everybody reads.
 import re
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import wraps
 from itertools import chain
 from os import PathLike
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+from .checksums_altclip import check_files, checked_files, keep_checksums
 from .configuration_altclip import AltCLIPConfig
 from .finite_altclip import check_finite, check_small_finite
 
@@ -89,6 +92,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         key_mapping: dict[str, str] | None = None,
         output_loading_info: bool = False,
         ignore_mismatched_sizes: bool = False,
+        verify_weights: bool = True,
         **kwargs,
     ):
         """Load a checkpoint in any of its spellings, whole or not at all; takes transformers' own arguments.
@@ -96,21 +100,25 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         Args:
             ignore_mismatched_sizes: initialise the head (the projections, `transformation` and `pre_LN`) anew
                 if its shape differs from the checkpoint's. A tower's weights have to fit in any case.
+            verify_weights: compare the weights of a folder with its `checksums.json`, if it has one: about
+                0.7 s for each GB. The small files are always compared.
 
         Raises:
-            ValueError: weights are missing, left over or of another shape; the message lists them. Or a
-                bias, a norm or the logit scale is NaN or infinite (see `check_small_finite`).
+            ValueError: weights are missing, left over or of another shape, or files are damaged; the message
+                lists them. Or a bias, a norm or the logit scale is NaN or infinite (see `check_small_finite`).
             IncompleteCheckpointError: the same, or any other reason, when a pipeline loads the model.
         """
-        # Mismatched shapes are always let through here, so that the error below can list them all.
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *model_args,
-            key_mapping=cls.key_mapping | (key_mapping or {}),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **kwargs,
-        )
+        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        with checked_files(folder, weights=verify_weights):
+            # Mismatched shapes are always let through here, so that the error below can list them all.
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                key_mapping=cls.key_mapping | (key_mapping or {}),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
         misshaped = []
         for name, there, here in sorted(info["mismatched_keys"]):
             is_trained_anew = ignore_mismatched_sizes and _HEAD.match(name)
@@ -162,14 +170,15 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
             reference = f"{module}.{type(self).__name__}"
             # transformers adds the entry of AutoModel.
             self.config.auto_map = {"AutoModelForZeroShotImageClassification": reference}
-        super().save_pretrained(
-            save_directory,
-            is_main_process,
-            state_dict,
-            *args,
-            save_original_format=save_original_format,
-            **kwargs,
-        )
+        with keep_checksums(save_directory) if is_main_process else nullcontext():
+            super().save_pretrained(
+                save_directory,
+                is_main_process,
+                state_dict,
+                *args,
+                save_original_format=save_original_format,
+                **kwargs,
+            )
 
     def _name_native_class(self) -> None:
         """Name transformers' own class in the adapters' settings: peft can load it without this package."""
@@ -203,8 +212,12 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: weights are missing, left over or of another shape; the message lists them, and the
-                adapter is removed again.
+                adapter is removed again. Or a file of the adapter's folder is damaged.
         """
+        if peft_model_id is not None:
+            folder = Path(peft_model_id, kwargs.get("subfolder") or "")
+            check_files(folder, "settings")
+            check_files(folder, "weights")
         if load_config:
             known = load_config.weight_mapping
         else:
@@ -316,8 +329,9 @@ def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:
     transformers would load the weights of another kind that fit, and leave the rest random.
 
     Raises:
-        ValueError: its model type is none of `model_types`.
+        ValueError: its model type is none of `model_types`, or a small file of it is damaged.
     """
+    check_files(name_or_path, "settings")
     model_type = AutoConfig.from_pretrained(name_or_path).model_type
     if model_type not in model_types:
         choices = " or ".join(repr(choice) for choice in model_types)
@@ -337,11 +351,14 @@ def load_whole(
         unread: prefixes of weights that may be missing, since they are not used.
 
     Raises:
-        ValueError: other weights are missing, or a weight is NaN or infinite; the message lists them.
+        ValueError: other weights are missing, or a weight is NaN or infinite; the message lists them. Or a
+            file is damaged.
     """
-    model, info = model_class.from_pretrained(
-        name_or_path, dtype=torch.float32, output_loading_info=True, **kwargs
-    )
+    checks_itself = issubclass(model_class, AltCLIPPreTrainedModel)
+    with checked_files(name_or_path, weights=not checks_itself):
+        model, info = model_class.from_pretrained(
+            name_or_path, dtype=torch.float32, output_loading_info=True, **kwargs
+        )
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(unread))
     if missing:
         raise ValueError(f"{name_or_path} lacks weights of {type(model).__name__}: {', '.join(missing)}")

@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature
 
+from .checksums_altclip import check_files, keep_checksums
 from .images_altclip import DROP_ALPHA, WHITE, background_of, needed_scaling, read_background, read_images
 from .texts_altclip import TOKENIZING, check_texts, forget_calls, needed_options
 
@@ -119,6 +120,16 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         )
         return images, options
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load both parts; takes transformers' own arguments.
+
+        Raises:
+            ValueError: a file of the folder is not as its `checksums.json` says.
+        """
+        check_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), "settings")
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Save both parts, best after the model: with its type beside them, the files need to name no class.
 
@@ -126,26 +137,31 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         prefers, and into `preprocessor_config.json`, where transformers.js looks for them. The files do not
         state earlier calls, or how the parts were loaded.
         """
+        with keep_checksums(save_directory, of_processor=True):
+            files = self._save_parts(Path(save_directory))
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+        return files
+
+    def _save_parts(self, folder: Path) -> list[str]:
+        """Save both parts, and return the names of the files."""
         forget_calls(self.tokenizer)
         # transformers writes into both parts that this class reads the folder, and leaves it there: restore
         # them.
         parts = (self, self.image_processor)
         auto_maps = [deepcopy(vars(part).get("auto_map")) for part in parts]
-        files = super().save_pretrained(save_directory)
+        files = super().save_pretrained(folder)
         for part, auto_map in zip(parts, auto_maps):
             vars(part).pop("auto_map", None)
             if auto_map is not None:
                 part.auto_map = auto_map
-        files += self.image_processor.save_pretrained(save_directory)
+        files += self.image_processor.save_pretrained(folder)
 
-        folder = Path(save_directory)
         image_settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
         _rewrite(folder / "processor_config.json", {"image_processor": image_settings})
         if (folder / "config.json").exists():
             for name in ("processor_config.json", "tokenizer_config.json"):
                 _rewrite(folder / name, without="processor_class")
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
         return files
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AltCLIPModel as NativeAltCLIPModel
 
 from modeling_altclip import AltCLIPModel
+from modeling_altclip.checksums_altclip import write_checksums
 
 from .conftest import ROOT
 from .environments import build_environment, extra, run_in
@@ -152,6 +153,7 @@ def test_a_run_under_zero_resumes_to_the_same_bytes(train, tmp_path, stage, zero
         '"step": 1', '"step": -1'
     )  # a run from the start has no such step
     state.write_text(marked)
+    write_checksums(resumed / "checkpoint-2")
 
     # Its loss is much closer to the one with bf16 than that is to the one without.
     effect_of_bf16 = abs(losses["false"] - losses["true"])

@@ -164,7 +164,7 @@ def test_other_errors_are_left_as_they_are(tmp_path):
 def test_checkpoints_that_will_lie_on_the_disk_are_counted(tmp_path, given, there, expected):
     for number in range(there):
         (tmp_path / f"checkpoint-{number}").mkdir()
-        (tmp_path / f"checkpoint-{number}/trainer_state.json").write_text("{}")
+        (tmp_path / f"checkpoint-{number}/trainer_state.json").write_text('{"global_step": 2}')
     (tmp_path / "checkpoint-99").mkdir()  # half of one, which a kill left, is none
     arguments = TeacherArguments(
         output_dir=str(tmp_path), dataset="", model_name_or_path="", use_cpu=True, **given

@@ -73,7 +73,14 @@ class StageArguments(TrainingArguments):
     # Run
     resume: bool = field(
         default=False,
-        metadata={"help": "Resume from the last complete checkpoint in `output_dir`."},
+        metadata={"help": "Resume from the last complete checkpoint in `output_dir` that is not damaged."},
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Resume from this checkpoint in `output_dir`, such as `checkpoint-40`. Later ones are "
+            "kept as `replaced-checkpoint-N`."
+        },
     )
     dry_run: bool = field(
         default=False,
@@ -176,6 +183,7 @@ class StageArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self.resume = self.resume or self.resume_from_checkpoint is not None
         self.use_cpu = self.use_cpu or self.dry_run  # nothing is computed, so bf16 is accepted on any machine
         self.unsupported_precision = self.drop_unsupported_precision()
         # Without `use_cpu`, accelerate joins processes on accelerators only, and each process of torchrun

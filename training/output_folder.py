@@ -41,6 +41,7 @@ _LEARNING = (
 # Those of our arguments that the weights do not depend on; all others count.
 _WITHOUT_EFFECT = {
     "resume",
+    "resume_from_checkpoint",
     "dry_run",
     "dry_run_processes",
     "cache_dir",

@@ -47,9 +47,7 @@ def main(arguments: TextPretrainingArguments) -> None:
     train(trainer, arguments)
     # A run that resumes after its last step has called the tokenizer less often.
     forget_calls(tokenizer)
-    save_encoder(trainer, arguments.output_dir)
-    if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(arguments.output_dir)
+    save_encoder(trainer, tokenizer, arguments.output_dir)
     finish(
         arguments,
         "the text encoder",

@@ -13,10 +13,12 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.functional import embedding, normalize
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import ModelOutput
 
 from common.errors import InputError
 from modeling_altclip import AltCLIPModel
+from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
 
 from .data.images import EpochCallback
 from .data.sampling import ShareSampler, language_shares
@@ -151,14 +153,52 @@ class AltCLIPTrainer(Trainer):
         return self.validation.scores(self.accelerator)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Save a checkpoint; a full disk ends the run with one line, and leaves no half of a checkpoint.
+        """Save a checkpoint, its checksums last, and only then delete older ones.
 
-        Weights that are NaN or infinite end it as well, and are not saved.
+        A full disk ends the run with one line, and leaves no half of a checkpoint. Weights that are NaN or
+        infinite end it as well, and are not saved.
         """
         name = f"checkpoint-{self.state.global_step}"
+        folder = Path(self.args.output_dir, name)
+        limit = self.args.save_total_limit
         self.finite_steps.check(self.accelerator)
-        with saving(name, Path(self.args.output_dir, name), bytes_of_checkpoint(self)):
-            super()._save_checkpoint(model, trial)
+        with saving(name, folder, bytes_of_checkpoint(self)):
+            self.args.save_total_limit = None  # else the Trainer would delete them first
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = limit
+            self.accelerator.wait_for_everyone()  # for the random states, and shards, of all processes
+            if self.args.should_save:
+                write_checksums(folder)
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(self.args.output_dir, limit, best, use_mtime=True)
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        """Save the model and its processor, and checksums unless more is to come, as in a checkpoint."""
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            write_checksums(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint, whose weights the Trainer copies to where checksums may be of other weights."""
+        if self.args.should_save:
+            Path(self.args.output_dir, CHECKSUMS).unlink(missing_ok=True)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint, which is refused if it is damaged.
+
+        Raises:
+            InputError: a file of it is not as it was saved.
+        """
+        try:
+            check_files(self.state.best_model_checkpoint)
+        except ValueError as error:
+            raise InputError(f"load_best_model_at_end: {error}") from error
+        super()._load_best_model()
 
     def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
         """Save the model; a full disk ends the run with one line, and so do NaN or infinite weights."""

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 import modeling_altclip  # noqa: F401  (transformers then knows our configurations)
+from modeling_altclip.checksums_altclip import check_files
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 
 from ..errors import InputError
@@ -113,10 +114,11 @@ def check_kind(argument: str, name_or_path: str, kind: Kind) -> PreTrainedConfig
     """Load the configuration of a model of the kind that `argument` needs; no weights are loaded.
 
     Raises:
-        InputError: there is no such model, its configuration cannot be read, or it is a model of another
-            kind.
+        InputError: there is no such model, its configuration cannot be read, it is a model of another kind,
+            or a small file of it is damaged.
     """
     with readable(argument, name_or_path):
+        check_files(name_or_path, "settings")
         config = AutoConfig.from_pretrained(name_or_path)
     if not kind.fits(config):
         # sentence-transformers writes modules.json.
@@ -138,6 +140,7 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
         InputError: it cannot be loaded, or is not there.
     """
     with readable(argument, name_or_path):
+        check_files(name_or_path, "settings")
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="right", **options)
     check_tokenizer(argument, name_or_path, tokenizer)
     return tokenizer

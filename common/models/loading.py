@@ -9,6 +9,8 @@ from tokenizers.normalizers import Lowercase, Sequence
 from torch import nn
 from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
 
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig
+from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.finite_altclip import check_finite
 
 from ..errors import InputError
@@ -68,8 +70,9 @@ def load_model(
         _check_finite(merged, argument, name_or_path)
         return merged, processor
 
-    check_kind(argument, name_or_path, kind)
-    with readable(argument, name_or_path):
+    config = check_kind(argument, name_or_path, kind)
+    checks_itself = isinstance(config, AltCLIPConfig | AltCLIPDualEncoderConfig)
+    with readable(argument, name_or_path), checked_files(name_or_path, weights=not checks_itself):
         model = AutoModel.from_pretrained(
             name_or_path, dtype=torch.float32, attn_implementation=attn_implementation
         )
@@ -99,7 +102,7 @@ def _check_finite(model: nn.Module, argument: str, name_or_path: str) -> None:
 def save_model(
     model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, state_dict: dict | None = None
 ) -> None:
-    """Save a model and its processor as one complete folder, with the code of our own classes.
+    """Save a model and its processor as one complete folder, with the code of our own classes and checksums.
 
     Args:
         state_dict: weights to save in place of the model's own, which may be sharded.
@@ -107,6 +110,7 @@ def save_model(
     # The model first: beside its config.json, the processor's files name no class.
     model.save_pretrained(folder, state_dict=state_dict)
     processor.save_pretrained(folder)
+    write_checksums(folder)
 
 
 def check_model(name_or_path: str, argument: str = "model") -> None:

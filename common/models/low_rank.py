@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
 
+from modeling_altclip.checksums_altclip import check_files
+
 from ..errors import InputError
 from .kinds import UNREADABLE
 
@@ -60,7 +62,7 @@ def merge_low_rank(
         The model, with the names of its weights as before, and the processor.
 
     Raises:
-        InputError: peft is not installed, or weights of the LoRA are missing or do not fit the base.
+        InputError: peft is not installed; or weights of the LoRA are missing, damaged or do not fit the base.
     """
     try:
         from peft import PeftModel
@@ -72,6 +74,7 @@ def merge_low_rank(
         with warnings.catch_warnings():
             # peft would only warn of them, and leave them random.
             warnings.filterwarnings("error", "Found missing adapter keys")
+            check_files(name_or_path)
             model = PeftModel.from_pretrained(model, name_or_path).merge_and_unload()
         if Path(name_or_path, "processor_config.json").is_file():
             processor = type(processor).from_pretrained(name_or_path)

@@ -24,6 +24,7 @@ from transformers import (
 
 from common.errors import InputError
 from common.models.kinds import MASKED, check_kind, load_tokenizer, readable
+from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments
@@ -188,7 +189,7 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
     """
     check_kind("text_encoder_name_or_path", name_or_path, MASKED)
     tokenizer = load_tokenizer("text_encoder_name_or_path", name_or_path)
-    with readable("text_encoder_name_or_path", name_or_path):
+    with readable("text_encoder_name_or_path", name_or_path), checked_files(name_or_path):
         model, info = AutoModelForMaskedLM.from_pretrained(
             name_or_path, dtype=torch.float32, output_loading_info=True, **config
         )
@@ -207,8 +208,8 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
     return model, tokenizer
 
 
-def save_encoder(trainer: Trainer, folder: str) -> None:
-    """Save the encoder without the head, which no text tower has.
+def save_encoder(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
+    """Save the encoder without the head, which no text tower has, and the tokenizer, with checksums.
 
     Every process has to call it, since weights may be sharded.
     """
@@ -221,6 +222,8 @@ def save_encoder(trainer: Trainer, folder: str) -> None:
             if name.startswith(prefix):
                 of_encoder[name.removeprefix(prefix)] = value
         trainer.model.base_model.save_pretrained(folder, state_dict=of_encoder)
+        tokenizer.save_pretrained(folder)
+        write_checksums(folder)
 
 
 __all__ = [

@@ -1,0 +1,304 @@
+"""Checksums of a model's or checkpoint's files, in `checksums.json` beside them.
+
+They are written last: files that they describe are complete, and on the disk. A folder without them, as other
+programs write it, is loaded unchecked.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+CHECKSUMS = "checksums.json"
+_REMEDY = "get a whole copy, or accept it as it is: altclip check --rewrite"
+
+_FORMAT = 1
+# BLAKE2 took twice as long on a processor with instructions for SHA-256.
+_ALGORITHM = "sha256"
+_HASHING_THREADS = 4
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
+# What `save_pretrained` of a model writes, and of a processor. Both write code.
+_OF_MODEL = (
+    *_WEIGHTS,
+    "*.index.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "*.py",
+)
+_OF_PROCESSOR = (
+    "*processor_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "*.py",
+)
+_OF_TRAINING = ("trainer_state.json", "training_args.bin")
+_CHECKPOINT = re.compile(r"checkpoint-\d+$")
+# Files of a checkpoint that may change freely.
+_FREE = ("README.md", CHECKSUMS, "*.tmp")
+# Code that no configuration names, and notes of a training, change nothing where they are added.
+_HARMLESS = ("*.py", *_OF_TRAINING)
+
+
+def write_checksums(folder: str | PathLike) -> None:
+    """Write the checksums of a finished folder; all its files are on the disk before they are.
+
+    Of a model's folder they cover weights, configuration, tokenizer, processor, code and the state of the
+    training; of a checkpoint (`checkpoint-40`) all files, in subfolders too. Card and plots may change.
+    """
+    folder = Path(folder)
+    _write(folder, _hash_files(folder, _covered_files(folder)))
+
+
+@contextmanager
+def keep_checksums(folder: str | PathLike, *, of_processor: bool = False) -> Iterator[None]:
+    """Update the checksums of a folder, if it has them, for what a `save_pretrained` writes into it.
+
+    What it does not write keeps its checksums, and is refused as before if it is damaged.
+
+    Args:
+        of_processor: the processor is saved, and not the model.
+
+    Raises:
+        ValueError: the checksums cannot be read; nothing is saved then.
+    """
+    folder = Path(folder)
+    if not has_checksums(folder):
+        yield
+        return
+    patterns = _OF_PROCESSOR if of_processor else _OF_MODEL
+    kept = {name: entry for name, entry in read_checksums(folder).items() if not _matches(name, patterns)}
+    yield
+    written = [name for name in _covered_files(folder) if _matches(name, patterns)]
+    _write(folder, kept | _hash_files(folder, written))
+
+
+def find_damages(folder: str | PathLike, part: Literal["weights", "settings", "all"] = "all") -> list[str]:
+    """List the files that are not as the checksums say, each with what is wrong.
+
+    Weights, configurations and the like that are not listed are damages too: transformers would load them.
+
+    Args:
+        part: what to check: the files of weights; the other files that a model or processor is loaded from,
+            which are small; or all, with the optimizer and the state of the training.
+
+    Raises:
+        ValueError: the checksums themselves cannot be read.
+    """
+    folder = Path(folder)
+    listed = {name: entry for name, entry in read_checksums(folder).items() if _belongs(name, part)}
+    damages = []
+    for name, found in _compare_files(folder, listed):
+        if found is not None:
+            damages.append(f"{name} {found}")
+    for name in _covered_files(folder):
+        if _belongs(name, part) and name not in listed and not _matches(name, _HARMLESS):
+            damages.append(f"{name} is not listed")
+    return damages
+
+
+def _belongs(name: str, part: str) -> bool:
+    """Return whether a file belongs to a part of a folder, see `find_damages`."""
+    if part == "all":
+        return True
+    is_in_subfolder = "/" in name
+    if is_in_subfolder or not _matches(name, (*_OF_MODEL, *_OF_PROCESSOR)):
+        return False
+    return _matches(name, _WEIGHTS) == (part == "weights")
+
+
+def check_files(folder: str | PathLike, part: Literal["weights", "settings", "all"] = "all") -> None:
+    """Refuse a folder whose files are not as its checksums say; one without checksums passes.
+
+    Args:
+        part: as in `find_damages`.
+
+    Raises:
+        ValueError: a file is damaged, lost or new, or the checksums cannot be read.
+    """
+    if not has_checksums(folder):
+        return
+    damages = find_damages(folder, part)
+    if damages:
+        raise ValueError(
+            f"{folder} is not as it was saved ({CHECKSUMS}): {'; '.join(damages)}. {_REMEDY} {folder}"
+        )
+
+
+@contextmanager
+def checked_files(folder: str | PathLike, *, weights: bool = True) -> Iterator[None]:
+    """Refuse a damaged folder around a `with` block that loads a model from it.
+
+    The small files are checked before the block; the weights during it, in threads, so that they are read
+    from the disk once.
+
+    Args:
+        weights: check the weights too.
+
+    Raises:
+        ValueError: as `check_files`. Damaged weights take precedence over an error of the block.
+    """
+    check_files(folder, "settings")
+    if not weights:
+        yield
+        return
+    with ThreadPoolExecutor(1) as threads:
+        checking = threads.submit(check_files, folder, "weights")
+        try:
+            yield
+        finally:
+            checking.result()
+
+
+def has_checksums(folder: str | PathLike) -> bool:
+    """Return whether this is a local folder with checksums; a Hub id is none."""
+    return Path(folder, CHECKSUMS).is_file()
+
+
+def _covered_files(folder: str | PathLike) -> list[str]:
+    """List the files that the checksums of a folder cover, sorted, as paths relative to it with `/`."""
+    folder = Path(folder)
+    if _CHECKPOINT.search(folder.resolve().name):
+        names = []
+        for path in folder.rglob("*"):
+            name = path.relative_to(folder)
+            is_free = _matches(path.name, _FREE) or any(part.startswith(".") for part in name.parts)
+            if path.is_file() and not is_free:
+                names.append(name.as_posix())
+        return sorted(names)
+
+    patterns = (*_OF_MODEL, *_OF_PROCESSOR, *_OF_TRAINING)
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and _matches(path.name, patterns))
+
+
+def read_checksums(folder: str | PathLike) -> dict[str, dict]:
+    """Read the checksums of a folder, `{relative name: {"bytes": number, "digest": hexadecimal}}`.
+
+    Raises:
+        ValueError: the file is damaged, or written by a later version.
+    """
+    path = Path(folder, CHECKSUMS)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}): {_REMEDY} {folder}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise ValueError(f"{path} has no mapping of files: {_REMEDY} {folder}")
+    written_as = (content.get("format"), content.get("algorithm"))
+    if written_as != (_FORMAT, _ALGORITHM):
+        raise ValueError(
+            f"{path} has format and algorithm {written_as}, and {(_FORMAT, _ALGORITHM)} is read: "
+            f"upgrade altclip, or {_REMEDY} {folder}"
+        )
+    for name, entry in content["files"].items():
+        if not _is_entry(name, entry):
+            raise ValueError(f"{path} has a damaged entry {name!r}: {entry!r}. {_REMEDY} {folder}")
+    return content["files"]
+
+
+def _is_entry(name: str, entry: object) -> bool:
+    """Check an entry of the checksums: its name stays in the folder, and its values have their types."""
+    path = PurePosixPath(name)
+    is_inside = name == path.as_posix() and not path.is_absolute() and ".." not in path.parts
+    if not is_inside or name in ("", ".") or "\\" in name or "\0" in name:
+        return False
+    if not isinstance(entry, dict) or entry.keys() != {"bytes", "digest"}:
+        return False
+    is_size = type(entry["bytes"]) is int and entry["bytes"] >= 0
+    return is_size and bool(re.fullmatch(r"[0-9a-f]{64}", str(entry["digest"])))
+
+
+def _compare_files(folder: Path, listed: dict[str, dict]) -> Iterator[tuple[str, str | None]]:
+    """Yield each listed file with what is wrong about it, or None."""
+
+    def compare(name: str) -> str | None:
+        path = folder / name
+        if not path.is_file():
+            return "is missing"
+        n_bytes = path.stat().st_size
+        if n_bytes != listed[name]["bytes"]:
+            return f"has {n_bytes:,} bytes instead of {listed[name]['bytes']:,}"
+        return None if _digest(path) == listed[name]["digest"] else "has other bytes"
+
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        yield from zip(listed, threads.map(compare, listed))
+
+
+def _hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict]:
+    """Return the size and digest of each file."""
+    names = list(names)
+
+    def entry(name: str) -> dict:
+        path = folder / name
+        return {"bytes": path.stat().st_size, "digest": _digest(path)}
+
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        return dict(zip(names, threads.map(entry, names)))
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _ALGORITHM).hexdigest()
+
+
+def _write(folder: Path, entries: dict[str, dict]) -> None:
+    """Put all files on the disk, and only then the checksums, under their name when they are complete."""
+    folders = {folder}
+    for name in entries:
+        _synchronize(folder / name)
+        folders.add((folder / name).parent)
+    content = {"format": _FORMAT, "algorithm": _ALGORITHM, "files": dict(sorted(entries.items()))}
+    unfinished = folder / f"{CHECKSUMS}.tmp"
+    try:
+        unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        _synchronize(unfinished)
+        for one in folders:
+            _synchronize(one)
+        os.replace(unfinished, folder / CHECKSUMS)
+    except OSError:  # a full disk
+        unfinished.unlink(missing_ok=True)
+        raise
+    _synchronize(folder)
+
+
+def _synchronize(path: Path) -> None:
+    """Have the system write a file, or the list of a folder's files, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether one of the patterns, as `*.safetensors`, fits the last part of a file's name."""
+    last = PurePosixPath(name).name
+    return any(fnmatchcase(last, pattern) for pattern in patterns)
+
+
+__all__ = [
+    "CHECKSUMS",
+    "check_files",
+    "checked_files",
+    "find_damages",
+    "has_checksums",
+    "keep_checksums",
+    "read_checksums",
+    "write_checksums",
+]

@@ -1,0 +1,445 @@
+"""A file that is not as it was saved is refused by everything that loads it, and found by `altclip check`."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
+
+from benchmarks.jobs.check import CheckArguments
+from benchmarks.jobs.check import main as check
+from common.errors import InputError
+from common.models.kinds import load_tokenizer
+from common.models.loading import check_model, load_model, save_model
+from model_cards.folder import whole_folder
+from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor, AltCLIPTextModel
+from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, write_checksums
+from training.checkpoints import last_complete_checkpoint
+from training.lifecycle import train
+
+from .test_stage1_checkpoints import stage1  # noqa: F401  (a fixture)
+
+SETTINGS = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "modeling_altclip.py",
+]
+WEIGHTS = "model.safetensors"
+NOT_AS_SAVED = "is not as it was saved"
+
+
+def flip(path):
+    """Flip a bit: of the last digit in a text, which stays a digit, and of the middle of other files."""
+    content = bytearray(path.read_bytes())
+    place = len(content) // 2
+    if path.suffix in (".json", ".py"):
+        place = max(index for index, byte in enumerate(content) if chr(byte).isdigit())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def lose(path):
+    path.unlink()
+
+
+DAMAGES = [flip, halve, empty, lose]
+
+
+@pytest.fixture
+def saved(altclip_folder, tmp_path):
+    """Save a model and its processor with checksums; return the folder."""
+    folder = tmp_path / "saved"
+    save_model(*load_model(str(altclip_folder)), folder)
+    return folder
+
+
+@pytest.fixture
+def refused():
+    """Return a function that checks that a call is refused in one line that names the file."""
+
+    def refused(call, *arguments, names):
+        with pytest.raises((ValueError, InputError)) as caught:
+            call(*arguments)
+        message = str(caught.value)
+        assert names in message
+        assert NOT_AS_SAVED in message
+        assert "altclip check --rewrite" in message
+        assert "\n" not in message
+
+    return refused
+
+
+# ---- Finished folders ----
+
+
+def test_what_was_saved_is_whole(saved):
+    listed = json.loads((saved / CHECKSUMS).read_text("utf-8"))
+    assert set(listed["files"]) >= {WEIGHTS, *SETTINGS}
+    assert listed["files"][WEIGHTS]["bytes"] == (saved / WEIGHTS).stat().st_size
+    assert find_damages(saved) == []
+    load_model(str(saved))
+    assert not list(saved.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_damaged_small_file_is_refused_by_every_loader(saved, miniature, refused, name):
+    flip(saved / name)
+    for load in (AltCLIPModel, AltCLIPTextModel, AutoModel, AltCLIPProcessor, AutoProcessor):
+        refused(load.from_pretrained, saved, names=name)
+    refused(load_model, str(saved), names=name)
+    refused(check_model, str(saved), names=name)
+    refused(load_tokenizer, "tokenizer", str(saved), names=name)
+    refused(AltCLIPModel.from_teacher, str(saved), str(miniature / "text_encoder"), names=name)
+    with pytest.raises(ValueError, match=name):
+        AltCLIPModel.from_pretrained(saved, verify_weights=False)
+
+
+@pytest.mark.parametrize("damage", [flip, lose])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_damaged_weights_are_refused_by_every_loader(saved, refused, damage, sharded):
+    if sharded:
+        model, processor = load_model(str(saved))
+        (saved / WEIGHTS).unlink()
+        model.save_pretrained(saved, max_shard_size="1MB")
+    name = sorted(path.name for path in saved.glob("*.safetensors"))[0]
+    damage(saved / name)
+    for load in (AltCLIPModel, AltCLIPTextModel, AutoModel):
+        refused(load.from_pretrained, saved, names=name)
+    refused(load_model, str(saved), names=name)
+    if damage is flip:
+        AltCLIPModel.from_pretrained(saved, verify_weights=False)
+
+
+def test_a_teacher_of_transformers_own_class_is_checked(miniature, tmp_path, refused):
+    clip = CLIPModel.from_pretrained(miniature / "clip")
+    save_model(clip, CLIPProcessor.from_pretrained(miniature / "clip"), tmp_path / "clip")
+    flip(tmp_path / "clip" / WEIGHTS)
+    encoder = str(miniature / "text_encoder")
+    refused(load_model, str(tmp_path / "clip"), names=WEIGHTS)
+    refused(AltCLIPModel.from_teacher, str(tmp_path / "clip"), encoder, names=WEIGHTS)
+    refused(AltCLIPDualEncoderModel.from_towers, str(tmp_path / "clip"), encoder, names=WEIGHTS)
+
+
+def test_a_dual_encoder_is_checked(miniature, processor, tmp_path, refused):
+    towers = str(miniature / "clip"), str(miniature / "text_encoder")
+    model = AltCLIPDualEncoderModel.from_towers(*towers)
+    save_model(model, processor, tmp_path / "dual")
+    flip(tmp_path / "dual" / WEIGHTS)
+    refused(AutoModel.from_pretrained, tmp_path / "dual", names=WEIGHTS)
+    refused(AltCLIPDualEncoderModel.from_pretrained, tmp_path / "dual", names=WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "adapter_config.json", "vocab.txt"])
+def test_a_new_file_that_would_be_loaded_is_refused(saved, name):
+    (saved / name).write_text("{}")
+    assert find_damages(saved) == [f"{name} is not listed"]
+    with pytest.raises(ValueError, match=f"{name} is not listed"):
+        AltCLIPModel.from_pretrained(saved)
+
+
+def test_a_card_and_pictures_may_change(saved):
+    (saved / "README.md").write_text("A model.")
+    (saved / "loss.png").write_bytes(b"")
+    (saved / "notes.json").write_text("{}")
+    (saved / "handler.py").write_text("")
+    load_model(str(saved))
+    check(CheckArguments(folders=[str(saved)]))
+
+
+def test_a_folder_without_checksums_loads_as_before(altclip_folder):
+    assert not (altclip_folder / CHECKSUMS).exists()
+    path = altclip_folder / "processor_config.json"
+    path.write_text(path.read_text("utf-8").replace("0.26", "3.26"))
+    load_model(str(altclip_folder))
+
+
+# ---- Saving again ----
+
+
+def test_our_own_save_keeps_the_checksums_true(saved):
+    model, processor = load_model(str(saved))
+    with torch.no_grad():
+        model.logit_scale.add_(0.5)
+    model.save_pretrained(saved)
+    processor.tokenizer.model_max_length = 20
+    processor.save_pretrained(saved)
+    assert find_damages(saved) == []
+    assert load_model(str(saved))[0].logit_scale == model.logit_scale
+
+
+@pytest.mark.parametrize("saves_model", [True, False])
+def test_a_save_does_not_accept_what_it_has_not_written(saved, saves_model):
+    model, processor = load_model(str(saved))
+    other = "tokenizer.json" if saves_model else WEIGHTS
+    flip(saved / other)
+    (model if saves_model else processor).save_pretrained(saved)
+    assert find_damages(saved) == [f"{other} has other bytes"]
+
+
+def test_a_save_of_plain_transformers_is_refused_until_it_is_accepted(miniature, tmp_path, refused, capsys):
+    clip = CLIPModel.from_pretrained(miniature / "clip")
+    folder = tmp_path / "clip"
+    save_model(clip, CLIPProcessor.from_pretrained(miniature / "clip"), folder)
+    with torch.no_grad():
+        clip.logit_scale.add_(0.5)
+    clip.save_pretrained(folder)
+    refused(load_model, str(folder), names=WEIGHTS)
+    check(CheckArguments(folders=[str(folder)], rewrite=True))
+    assert load_model(str(folder))[0].logit_scale == clip.logit_scale
+
+
+def test_a_finished_folder_has_the_checksums_of_its_own_files(saved, tmp_path):
+    """Files that an earlier model left in the folder are among them."""
+    folder = tmp_path / "finished"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("left over")
+    with whole_folder(str(folder)) as temporary:
+        save_model(*load_model(str(saved)), temporary)
+    assert find_damages(folder) == []
+    assert "vocab.txt" in json.loads((folder / CHECKSUMS).read_text("utf-8"))["files"]
+
+
+# ---- The checksums themselves ----
+
+ENTRY = {"bytes": 0, "digest": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "half of {",
+        "[]",
+        "null",
+        "[" * 100_000,
+        {"files": {}},
+        {"format": 2, "algorithm": "sha256", "files": {}},
+        {"format": 1, "algorithm": "md5", "files": {}},
+        {"format": 1, "algorithm": "sha256", "files": []},
+        {"format": 1, "algorithm": "sha256", "files": {"../config.json": ENTRY}},
+        {"format": 1, "algorithm": "sha256", "files": {"/etc/passwd": ENTRY}},
+        {"format": 1, "algorithm": "sha256", "files": {"a/../../b": ENTRY}},
+        {"format": 1, "algorithm": "sha256", "files": {"..\\b": ENTRY}},
+        {"format": 1, "algorithm": "sha256", "files": {"": ENTRY}},
+        {"format": 1, "algorithm": "sha256", "files": {"a\0b": ENTRY}},
+        {"format": 1, "algorithm": "sha256", "files": {"a": None}},
+        {"format": 1, "algorithm": "sha256", "files": {"a": ENTRY | {"bytes": "0"}}},
+        {"format": 1, "algorithm": "sha256", "files": {"a": ENTRY | {"bytes": -1}}},
+        {"format": 1, "algorithm": "sha256", "files": {"a": ENTRY | {"digest": 0}}},
+        {"format": 1, "algorithm": "sha256", "files": {"a": {"digest": "0" * 64}}},
+    ],
+    ids=lambda content: str(content)[:60],
+)
+def test_damaged_checksums_are_refused_in_one_line(saved, content):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (saved / CHECKSUMS).write_text(text)
+    for call in (load_model, AltCLIPModel.from_pretrained, AltCLIPProcessor.from_pretrained):
+        with pytest.raises((ValueError, InputError), match="altclip check --rewrite") as caught:
+            call(str(saved))
+        assert CHECKSUMS in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="1 of these folders are damaged"):
+        check(CheckArguments(folders=[str(saved)]))
+    check(CheckArguments(folders=[str(saved)], rewrite=True))
+    load_model(str(saved))
+
+
+# ---- altclip check ----
+
+
+def test_check_prints_a_line_for_each_folder(saved, tmp_path, capsys):
+    other = tmp_path / "other/checkpoint-2"
+    shutil.copytree(saved, other)
+    write_checksums(other)
+    check(CheckArguments(folders=[str(saved), str(tmp_path / "other")]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": whole: ")[0] for line in lines] == [str(saved), str(other)]
+    assert lines[0].endswith(" MB")
+
+    flip(other / "config.json")
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="1 of these folders are damaged"):
+        check(CheckArguments(folders=[str(tmp_path)]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{other}: damaged: config.json has other bytes; tokenizer.json is missing"
+    assert f"{saved}: whole: " in lines[1]
+
+    check(CheckArguments(folders=[str(tmp_path)], rewrite=True))
+    assert find_damages(other) == []
+
+
+def test_check_says_that_there_is_nothing_to_check(altclip_folder, tmp_path):
+    with pytest.raises(InputError, match="holds no checksums.json, so that there is nothing to check"):
+        check(CheckArguments(folders=[str(altclip_folder)]))
+    with pytest.raises(InputError, match="is no folder"):
+        check(CheckArguments(folders=[str(tmp_path / "nowhere")]))
+    check(CheckArguments(folders=[str(altclip_folder)], rewrite=True))
+    assert find_damages(altclip_folder) == []
+
+
+# ---- Checkpoints ----
+
+STATES = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", WEIGHTS]
+
+
+@pytest.fixture
+def run(stage1, tmp_path):  # noqa: F811
+    """Train two steps, with a checkpoint after each; return a function that resumes, and the folder."""
+
+    def resume(**given):
+        train(*stage1(resume=True, **given))
+        return (tmp_path / "out/checkpoint-2" / WEIGHTS).read_bytes()
+
+    train(*stage1())
+    return resume, tmp_path / "out"
+
+
+def test_a_run_writes_checksums_of_each_checkpoint(run):
+    _, folder = run
+    for name in ("checkpoint-1", "checkpoint-2"):
+        listed = json.loads((folder / name / CHECKSUMS).read_text("utf-8"))["files"]
+        assert set(listed) >= {*STATES, *SETTINGS, "training_args.bin"}
+    check(CheckArguments(folders=[str(folder)]))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_to_a_checkpoint_is_found(run, tmp_path, damage):
+    _, folder = run
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
+    for name in [*STATES, *SETTINGS, "training_args.bin"]:
+        copy = tmp_path / name
+        shutil.copytree(folder, copy)
+        damage(copy / "checkpoint-2" / name)
+        assert last_complete_checkpoint(copy) == str(copy / "checkpoint-1"), name
+        with pytest.raises(InputError, match="1 of these folders are damaged"):
+            check(CheckArguments(folders=[str(copy)]))
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "null", "text", '{"global_step": "2"}', '{"global_step": true}']
+)
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_a_state_of_another_form_is_passed_over(run, text, with_checksums):
+    _, folder = run
+    (folder / "checkpoint-2/trainer_state.json").write_text(text)
+    if not with_checksums:
+        (folder / "checkpoint-2" / CHECKSUMS).unlink()
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-1")
+
+
+@pytest.mark.parametrize("damage", [halve, empty, lose])
+def test_checkpoints_of_older_versions_are_opened(run, tmp_path, damage):
+    """They have no checksums: what is not complete is found, other bytes are not."""
+    _, folder = run
+    for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / CHECKSUMS).unlink()
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
+    for name in STATES:
+        copy = tmp_path / name
+        shutil.copytree(folder, copy)
+        damage(copy / "checkpoint-2" / name)
+        assert last_complete_checkpoint(copy) == str(copy / "checkpoint-1"), name
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", WEIGHTS])
+def test_a_run_resumes_from_the_newest_undamaged_checkpoint(run, name):
+    resume, folder = run
+    uninterrupted = (folder / "checkpoint-2" / WEIGHTS).read_bytes()
+    flip(folder / "checkpoint-2" / name)
+    with pytest.warns(
+        UserWarning, match=f"checkpoint-2 is damaged: {name} has other bytes: .* damaged-check"
+    ):
+        assert resume() == uninterrupted
+    found = sorted(path.name for path in folder.glob("*checkpoint-*"))
+    assert found == ["checkpoint-1", "checkpoint-2", "damaged-checkpoint-2"]
+    assert find_damages(folder / "checkpoint-2") == []
+
+
+def test_a_checkpoint_that_was_never_complete_is_removed(run):
+    resume, folder = run
+    uninterrupted = (folder / "checkpoint-2" / WEIGHTS).read_bytes()
+    for name in (CHECKSUMS, "trainer_state.json", "scheduler.pt"):
+        (folder / "checkpoint-2" / name).unlink()
+    with pytest.warns(UserWarning, match="checkpoint-2 has no readable trainer_state.json.*: it is removed"):
+        assert resume() == uninterrupted
+    assert not list(folder.glob("damaged-*"))
+
+
+def test_a_run_without_an_undamaged_checkpoint_is_refused_in_one_line(run):
+    resume, folder = run
+    for number in (1, 2):
+        flip(folder / f"checkpoint-{number}/optimizer.pt")
+    with pytest.raises(InputError, match="holds no complete checkpoint; checkpoint-2 is damaged: ") as caught:
+        resume()
+    assert "checkpoint-1 is damaged: optimizer.pt has other bytes" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(list(folder.glob("checkpoint-*"))) == 2
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_named_checkpoint_replaces_later_ones(run, by_path):
+    resume, folder = run
+    uninterrupted = (folder / "checkpoint-2" / WEIGHTS).read_bytes()
+    name = str(folder / "checkpoint-1") if by_path else "checkpoint-1"
+    for replaced in ("replaced-checkpoint-2", "replaced-checkpoint-2.2"):
+        assert resume(resume_from_checkpoint=name) == uninterrupted
+        assert find_damages(folder / "checkpoint-2") == []
+        assert (folder / replaced / WEIGHTS).read_bytes() == uninterrupted
+
+
+def test_a_checkpoint_that_cannot_be_named_is_refused(run):
+    resume, folder = run
+    with pytest.raises(InputError, match="'checkpoint-9' is no checkpoint of .*checkpoint-1, checkpoint-2"):
+        resume(resume_from_checkpoint="checkpoint-9")
+    flip(folder / "checkpoint-1/scheduler.pt")
+    with pytest.raises(InputError, match="resume_from_checkpoint: .*checkpoint-1 is damaged: scheduler.pt"):
+        resume(resume_from_checkpoint="checkpoint-1")
+
+
+def test_another_number_of_processes_is_refused(run):
+    resume, folder = run
+    for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+        shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+        write_checksums(checkpoint)
+    with pytest.raises(
+        InputError, match="checkpoint-2 was saved by 2 processes, and 1 would resume: start 2"
+    ):
+        resume()
+
+
+def test_an_older_checkpoint_goes_when_the_new_one_is_complete(stage1, tmp_path, monkeypatch):  # noqa: F811
+    """Two writes of checksums are seen: at the second, the first checkpoint is still there."""
+    seen = []
+
+    def watch(folder):
+        seen.append(sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")))
+        write_checksums(folder)
+
+    monkeypatch.setattr("training.trainers.write_checksums", watch)
+    train(*stage1(save_total_limit=1))
+    assert seen == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"]]
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_finished_stage_has_checksums(stage1, tmp_path):  # noqa: F811
+    trainer, arguments = stage1()
+    train(trainer, arguments)
+    trainer.save_model()
+    listed = json.loads((tmp_path / "out" / CHECKSUMS).read_text("utf-8"))["files"]
+    assert set(listed) >= {WEIGHTS, *SETTINGS, "trainer_state.json", "training_args.bin"}
+    flip(tmp_path / "out" / WEIGHTS)
+    with pytest.raises(InputError, match=NOT_AS_SAVED):
+        load_model(str(tmp_path / "out"))
