@@ -19,7 +19,7 @@ from transformers import BatchFeature
 
 from .checksums_altclip import check_files, keep_checksums
 from .images_altclip import DROP_ALPHA, WHITE, background_of, needed_scaling, read_background, read_images
-from .texts_altclip import TOKENIZING, check_texts, forget_calls, needed_options
+from .texts_altclip import TOKENIZING, check_texts, cut_texts, forget_calls, kept_tokens, needed_options
 
 _AS_STATED = object()  # the default of `background`, where None drops alpha
 
@@ -98,7 +98,13 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
             stated = self._merge_kwargs(
                 self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
             )
-            needed = needed_options(self.tokenizer, text, stated["text_kwargs"])
+            n_tokens = kept_tokens(self.tokenizer, stated["text_kwargs"])
+            text = cut_texts(self.tokenizer, text, n_tokens)
+            needed = {}
+            pair = stated["text_kwargs"].get("text_pair")
+            if pair is not None:
+                needed["text_pair"] = cut_texts(self.tokenizer, pair, n_tokens)
+            needed |= needed_options(self.tokenizer, text, stated["text_kwargs"] | needed)
             options = {name: value for name, value in kwargs.items() if name not in needed}
             options["text_kwargs"] = kwargs.get("text_kwargs", {}) | needed
             prepared = super().__call__(text=text, **options)

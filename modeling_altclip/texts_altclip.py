@@ -23,6 +23,9 @@ LEFT_BY_CALLS = (
     "is_local",
     "local_files_only",
 )
+# Characters for each token that is kept: only longer texts are cut, and cut further behind if so many
+# characters have too few tokens. English has four characters a token, and no text that says something 64.
+CHARACTERS_PER_TOKEN = (64, 512, 4096)
 _TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
 
 TOKENIZING = lock_of_threads()
@@ -34,9 +37,89 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: str | Sequence[str], **
     A fast tokenizer holds its padding and truncation as state, which each call sets anew. A call of another
     thread in between would truncate these texts at its own length, without an error
     (huggingface/tokenizers#537).
+
+    Texts that are truncated are cut in characters first, see `cut_texts`.
     """
     with TOKENIZING:
+        # Tokenizers that are no class of transformers read texts in a way of their own.
+        if options.get("truncation") and isinstance(tokenizer, PreTrainedTokenizerBase):
+            n_tokens = kept_tokens(tokenizer, options)
+            texts = [cut_texts(tokenizer, of_call, n_tokens) for of_call in texts]
         return tokenizer(*texts, **options)
+
+
+def cut_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], n_tokens: int | None
+) -> str | Sequence[str]:
+    """Cut texts that are far too long for `n_tokens`, so that 10 MB are not tokenized for 77 tokens.
+
+    A text of up to 64 characters for each token stays as it is. Of a longer one so many characters are kept,
+    up to their last white space if there is any in their second half. If these have less than twice
+    `n_tokens` tokens, as white space and characters that the vocabulary lacks may have, it is 512 characters
+    for each token, and in the end 4,096, whatever their tokens.
+
+    The first `n_tokens` tokens are those of the whole text: the tokens near the cut are others, and those are
+    never read. There are two exceptions: a text that has not enough tokens within 4,096 characters for each,
+    and a single word of thousands of equal letters, whose first tokens depend on where it ends.
+
+    Args:
+        texts: one text, or several, or lists of words, which are not cut. A tokenizer that truncates on the
+            left keeps the last tokens, and so the last characters.
+        n_tokens: the most tokens that are kept of a text; None if all are, and then texts stay as they are.
+
+    The caller holds `TOKENIZING`.
+    """
+    if n_tokens is None:
+        return texts
+    if isinstance(texts, str):
+        return _cut_text(tokenizer, texts, n_tokens)
+    if all(isinstance(text, str) for text in texts):
+        return [_cut_text(tokenizer, text, n_tokens) for text in texts]
+    return texts
+
+
+def _cut_text(tokenizer: PreTrainedTokenizerBase, text: str, n_tokens: int) -> str:
+    """Cut one text, see `cut_texts`."""
+    keeps_end = tokenizer.truncation_side == "left"
+    for per_token in CHARACTERS_PER_TOKEN:
+        length = per_token * n_tokens
+        if len(text) <= length:
+            return text
+        cut = _last_characters(text, length) if keeps_end else _first_characters(text, length)
+        ids = tokenizer(cut, add_special_tokens=False, padding=False, truncation=False, verbose=False)
+        if len(ids["input_ids"]) >= 2 * n_tokens:
+            break
+    return cut
+
+
+def _first_characters(text: str, length: int) -> str:
+    """Return the first `length` characters, without the word that is cut in two if others are before it."""
+    cut = text[:length]
+    parts = cut.rsplit(maxsplit=1)  # the words, and the last of them
+    if len(parts) == 2 and len(parts[0]) >= length // 2:
+        return parts[0]
+    return cut
+
+
+def _last_characters(text: str, length: int) -> str:
+    """Return the last `length` characters, without the word that is cut in two if others are behind it."""
+    cut = text[-length:]
+    parts = cut.split(maxsplit=1)
+    if len(parts) == 2 and len(parts[1]) >= length // 2:
+        return parts[1]
+    return cut
+
+
+def kept_tokens(tokenizer: PreTrainedTokenizerBase, stated: dict) -> int | None:
+    """Return the most tokens that a call keeps of a text, or None if it may keep all.
+
+    Args:
+        stated: the options of the call, and those that the tokenizer's files state.
+    """
+    is_cut = stated.get("truncation") not in (False, "do_not_truncate")
+    if not is_cut or stated.get("return_overflowing_tokens"):
+        return None
+    return max(stated.get("max_length") or 0, text_length(tokenizer))
 
 
 @dataclass
@@ -322,10 +405,13 @@ def _check_text(text: str, name: str) -> None:
 
 
 __all__ = [
+    "CHARACTERS_PER_TOKEN",
     "check_texts",
     "check_tokens",
+    "cut_texts",
     "forget_calls",
     "is_blank",
+    "kept_tokens",
     "readable_tokens",
     "text_length",
     "tokenize",

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
+from modeling_altclip.texts_altclip import CHARACTERS_PER_TOKEN
+
 
 class AdaptedModel(nn.Module):
     """Base class with the attributes of transformers' models that embedding reads.
@@ -25,13 +27,18 @@ class AdaptedModel(nn.Module):
 
 @dataclass(frozen=True)
 class AdaptedTokenizer:
-    """A library's own preparation of texts; options of transformers' tokenizers (`**_`) are ignored."""
+    """A library's own preparation of texts; options of transformers' tokenizers (`**_`) are ignored.
+
+    Texts are cut at 64 characters for each token that the model reads: no text that says something has fewer
+    tokens, and a word of megabytes would take minutes.
+    """
 
     prepare: Callable[[list[str]], dict]
     model_max_length: int
 
     def __call__(self, texts: list[str], **_) -> BatchFeature:
-        return BatchFeature(self.prepare(texts))
+        length = CHARACTERS_PER_TOKEN[0] * self.model_max_length
+        return BatchFeature(self.prepare([text[:length] for text in texts]))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from .images import ImageViews
 _PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
 _SHOWN = r"[^\s\pZ\p{Cc}\p{Cf}]"  # a character that is neither white space nor without width
 SAMPLE = 1000  # texts per language from which the number of tokens per character is estimated
+_LONGEST_SAMPLE = 10_000  # characters of such a text
 
 
 def caption_columns(rows: Dataset) -> dict[str, pa.Array]:
@@ -247,6 +248,7 @@ class CaptionExamples(TorchDataset):
             # Where sources are concatenated, the first rows may have no text in this language.
             present = np.flatnonzero(has_text(texts))[:SAMPLE]
             sample = texts.take(pa.array(present)).to_pylist() or [" "]
+            sample = [text[:_LONGEST_SAMPLE] for text in sample]
             encoded = tokenize(tokenizer, sample, add_special_tokens=False)["input_ids"]
             n_tokens = sum(map(len, encoded))
             n_characters = sum(map(len, sample))
