@@ -33,7 +33,7 @@ def test_the_first_bad_step_is_named_with_its_value():
     steps = FiniteSteps(torch.device("cpu"))
     for step, loss in enumerate([1.0, 2.0, math.inf, 1.0, math.nan], start=1):
         steps.note("loss", torch.tensor(loss), step)
-        steps.note("gradient norm", loss, step)
+        steps.note("gradient norm", torch.tensor(loss), step)
         if step < 3:
             steps.check(ALONE)
     with pytest.raises(
@@ -156,18 +156,6 @@ def spoil_one_gradient(trainer):
     weight.register_hook(spoil)
 
 
-def spoil_data(trainer):
-    plain = trainer.data_collator
-
-    def collate(examples):
-        batch = plain(examples)
-        batch["target"][1] = math.nan
-        return batch
-
-    # The loader exists already, and has fetched its next batches.
-    trainer.callback_handler.train_dataloader.collate_fn = collate
-
-
 def saved(folder):
     """Return what lies in a folder and below, and claims to be a model."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors"))
@@ -205,6 +193,24 @@ def test_a_training_that_diverges_saves_nothing_of_it(stage1, tmp_path, spoil, s
         train(trainer, arguments)
     # The checkpoint from before is there.
     assert saved(tmp_path / "out") == [f"checkpoint-{options.get('save_steps', 2)}/model.safetensors"]
+
+
+def test_a_nan_in_the_data_is_named_by_its_step(stage1, tmp_path):
+    trainer, arguments = stage1(logging_nan_inf_filter=True)
+    collate = trainer.data_collator
+    batches = []
+
+    def spoil_third(examples):
+        batch = collate(examples)
+        batches.append(batch)
+        if len(batches) == 3:
+            batch["target"][1, 5] = math.nan
+        return batch
+
+    trainer.data_collator = spoil_third
+    with pytest.raises(InputError, match="^loss is nan at step 3: lower learning_rate"):
+        train(trainer, arguments)
+    assert saved(tmp_path / "out") == ["checkpoint-2/model.safetensors"]
 
 
 @pytest.mark.parametrize("spoil,step", [(spoil_weight, 4), (spoil_loss, 2), (spoil_one_gradient, 3)])
@@ -346,7 +352,7 @@ def note_in_two_processes(rank, folder):
     accelerator = Accelerator(cpu=True)
     steps = FiniteSteps(accelerator.device)
     for step in (1, 2, 3):
-        steps.note("loss", math.nan if (rank, step) == (1, 2) else 1.0, step)
+        steps.note("loss", torch.tensor(math.nan if (rank, step) == (1, 2) else 1.0), step)
     try:
         steps.check(accelerator)
     except InputError as error:
