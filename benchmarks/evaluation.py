@@ -21,6 +21,7 @@ from common.errors import InputError
 from common.languages import check_language, find_language
 from common.models.libraries import library_of
 from common.models.loading import check_model, load_model, revision_of
+from common.output import check_output_dir
 from common.paths import check_folder
 from common.processes import fix_threads
 from modeling_altclip.languages_altclip import is_english, spell
@@ -263,6 +264,7 @@ def _check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], 
         InputError: two models have one name; a model, a folder or a class name is missing; there is nothing
             to measure; or a result of something else is where one would go.
     """
+    check_output_dir(arguments.output_dir)
     _refuse_equal([model_name(model) for model in arguments.models], "models")
     unknown = [model for model in arguments.english_only if model not in arguments.models]
     if unknown:

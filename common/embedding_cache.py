@@ -47,6 +47,7 @@ from xxhash import xxh3_128
 
 from .arrow_parts import open_part, part_bytes
 from .errors import InputError
+from .output import check_free
 from .processes import host
 
 DAY = 24 * 60 * 60  # seconds
@@ -238,8 +239,9 @@ def _write_parts(
     """Write missing and damaged parts, each process every n-th of all; wait until all have written theirs.
 
     Raises:
-        InputError: the folder cannot be written; or a part is missing afterwards, since another process wrote
-            it to a folder of its own machine.
+        InputError: the folder cannot be written, or its disk has no room for all parts, which is said at the
+            first; or a part is missing afterwards, since another process wrote it to a folder of its own
+            machine.
     """
     state = PartialState()
     # The share is taken of all parts, not of the missing ones: these change while others write.
@@ -257,6 +259,10 @@ def _write_parts(
                 bar.update(len(numbers))
             # (items, views, dim) -> (items * views, dim), an item's views in a row
             embeddings = torch.stack(views, dim=1).flatten(0, 1)
+            if path == mine[0]:
+                # The first part tells the length of an embedding, and so the size of them all.
+                n_bytes = total * embeddings.shape[1] * np.dtype(_STORED_AS[form.dtype]).itemsize
+                check_free(path.parent, n_bytes, f"the cache of {form.name}", "cache_dir")
             write_part(path, _key_columns(keys, numbers, form), embeddings, form, len(parts))
 
     state.wait_for_everyone()

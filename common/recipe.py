@@ -18,6 +18,7 @@ from transformers import HfArgumentParser
 
 from .errors import InputError
 from .files.yaml_files import Written, read_as_written
+from .output import why_not_written
 from .processes import launched_processes, warn_if_launched_alone
 
 _LARGEST = 2**63 - 1  # of what datasets and torch take for a number
@@ -219,7 +220,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str | None:
 def launch(main: Callable, *argument_types: type, one_process: bool = False) -> None:
     """Run a script's `main` on its parsed arguments, and leave the process group that it joined.
 
-    An `InputError` ends the script with one line, even if it quotes several lines of a library's message.
+    An `InputError` ends the script with one line, even if it quotes several lines of a library's message. So
+    does a file that cannot be written, whichever library was writing it.
 
     Args:
         main: takes an instance of each dataclass.
@@ -237,14 +239,24 @@ def launch(main: Callable, *argument_types: type, one_process: bool = False) -> 
             )
         main(*parse(*argument_types))
     except InputError as error:
-        script = Path(sys.argv[0])
-        # `python -m training.miniature` is known by the name of its package.
-        name = script.parent.name if script.name == "__main__.py" else script.name
-        sys.exit(f"{name}: error: {' '.join(str(error).split())}")
+        _exit_with(str(error))
+    except Exception as error:
+        reason = why_not_written(error)
+        if reason is None:
+            raise
+        _exit_with(reason)
     # Threads of the group may still hold tensors. One that returns them while Python ends is interrupted,
     # which aborts the process.
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _exit_with(message: str) -> NoReturn:
+    """End the script with one line and exit status 1."""
+    script = Path(sys.argv[0])
+    # `python -m training.miniature` is known by the name of its package.
+    name = script.parent.name if script.name == "__main__.py" else script.name
+    sys.exit(f"{name}: error: {' '.join(message.split())}")
 
 
 def _print_all_letters() -> None:

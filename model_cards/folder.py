@@ -12,6 +12,7 @@ import psutil
 
 from common.embedding_cache import host
 from common.errors import InputError
+from common.output import check_output_dir
 from modeling_altclip.checksums_altclip import write_checksums
 
 CARD = "README.md"
@@ -28,14 +29,13 @@ _OUTDATED = (
 
 
 def check_output(output_dir: str, stages: list[str]) -> None:
-    """Check that the output folder is neither a file nor one of the stages, whose weights it would replace.
+    """Check that the output folder can be written, and is none of the stages, whose weights it would replace.
 
     Raises:
-        InputError: it is one of these.
+        InputError: it cannot, or is one.
     """
     folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output_dir {output_dir!r} is a file: give a folder, there already or not")
+    check_output_dir(output_dir)
     for stage in stages:
         if Path(stage).exists() and folder.resolve() == Path(stage).resolve():
             raise InputError(

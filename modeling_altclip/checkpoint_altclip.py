@@ -105,7 +105,7 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: weights are missing, left over or of another shape, or files are damaged; the message
-                lists them. Or a bias, a norm or the logit scale is NaN or infinite (see `check_small_finite`).
+                lists them. Or a bias, a norm or the logit scale is NaN or infinite.
             IncompleteCheckpointError: the same, or any other reason, when a pipeline loads the model.
         """
         folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
@@ -179,6 +179,8 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
                 save_original_format=save_original_format,
                 **kwargs,
             )
+        if is_main_process:
+            match_modes(save_directory)
 
     def _name_native_class(self) -> None:
         """Name transformers' own class in the adapters' settings: peft can load it without this package."""
@@ -323,6 +325,17 @@ def _check_adapter(model: AltCLIPPreTrainedModel, given: set[str]) -> None:
         )
 
 
+def match_modes(folder: str | PathLike) -> None:
+    """Let those read the weights below a folder who may read the configuration next to them.
+
+    safetensors writes files for their owner alone, whatever the umask; a user's other processes and a server
+    of another user could not read the model.
+    """
+    for weights in Path(folder).rglob("*.safetensors"):
+        for neighbour in sorted(weights.parent.glob("*config.json")):
+            weights.chmod(neighbour.stat().st_mode)
+
+
 def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:
     """Return a checkpoint's model type, or refuse it.
 
@@ -371,6 +384,7 @@ __all__ = [
     "IncompleteCheckpointError",
     "check_model_type",
     "load_whole",
+    "match_modes",
     "rename_layers",
     "rename_weights",
 ]

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import InputError
+from common.output import is_full
 from training.arguments import TeacherArguments
-from training.output_folder import count_checkpoints, is_full, saving
+from training.output_folder import count_checkpoints, saving
 
 from .conftest import ROOT
 

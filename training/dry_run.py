@@ -21,7 +21,7 @@ from .arguments import ContrastiveArguments, PairArguments, StageArguments, Teac
 from .data.preview import first_captions
 from .freezing import IMAGE_PARTS, TEXT_PARTS, freeze_all_but, learns
 from .model_checks import check_models, check_tokenizers
-from .output_folder import examples_per_step
+from .output_folder import check_room_for_model, examples_per_step
 
 _GIB = 2**30  # bytes
 _FLOAT32 = 4  # bytes
@@ -92,6 +92,17 @@ def print_plan(arguments: StageArguments) -> None:
     for name, value in lines:
         say(arguments, f"{name:<22}{value}")
     say(arguments, "Dry run: nothing was trained. Next: the same command without --dry_run.")
+
+
+def check_room_before_loading(arguments: StageArguments) -> None:
+    """Check that the disk has room for the model, before models are loaded and the teacher runs.
+
+    Raises:
+        InputError: it has not; the message gives the sizes.
+    """
+    with FakeTensorMode():
+        model = _untrained(arguments)
+    check_room_for_model(arguments, model)
 
 
 def _untrained(arguments: StageArguments) -> PreTrainedModel:
@@ -323,4 +334,4 @@ def _memory_lines(
     return lines
 
 
-__all__ = ["estimate", "print_plan"]
+__all__ = ["check_room_before_loading", "estimate", "print_plan"]

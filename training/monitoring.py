@@ -115,10 +115,10 @@ class FiniteSteps:
         self.value = torch.zeros(len(self._KINDS), device=device)
 
     @torch.no_grad()
-    def note(self, kind: str, value: torch.Tensor | float, step: int) -> None:
+    def note(self, kind: str, value: torch.Tensor, step: int) -> None:
         """Note a step's value, a scalar; `kind` is `loss` or `gradient norm`."""
         number = self._KINDS.index(kind)
-        value = torch.as_tensor(value, dtype=torch.float32, device=self.step.device)
+        value = value.detach().to(self.step.device, torch.float32)
         is_first = ~value.isfinite() & self.step[number].isinf()
         self.step[number] = torch.where(is_first, step, self.step[number])
         self.value[number] = torch.where(is_first, value, self.value[number])

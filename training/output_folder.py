@@ -1,6 +1,5 @@
 """Check output folders: each belongs to one run, and its disk has room for what will be saved."""
 
-import errno
 import json
 import math
 import shutil
@@ -16,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from benchmarks.results import package_versions
 from common.errors import InputError
+from common.output import check_free, check_not_input, check_output_dir, free_bytes, gigabytes, is_full
 
 from .arguments import StageArguments
 from .checkpoints import finished_checkpoints
@@ -60,24 +60,17 @@ _WITHOUT_EFFECT = {
     "ddp_broadcast_buffers",
     "attn_implementation",
 }
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# torch.save keeps no errno, and says this of a short write.
-_FULL_MESSAGES = (
-    "No space left",
-    "quota exceeded",
-    "File too large",
-    "PytorchStreamWriter failed",
-    "unexpected pos",
-)
 
 
 def claim(arguments: StageArguments) -> None:
     """Check that `output_dir` belongs to this run alone, and write a record of the run, `run.json`, into it.
 
     Raises:
-        InputError: it holds checkpoints and `resume` is not set; or it is set, and the run that wrote them
-            had other settings.
+        InputError: it cannot be written to, or is a folder that the run reads; it holds checkpoints and
+            `resume` is not set; or it is set, and the run that wrote them had other settings.
     """
+    check_output_dir(arguments.output_dir)
+    check_not_input(arguments.output_dir, _inputs_of(arguments))
     folder = Path(arguments.output_dir)
     checkpoints = finished_checkpoints(folder)
     if checkpoints and not arguments.resume:
@@ -97,6 +90,15 @@ def claim(arguments: StageArguments) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(record, indent=1, ensure_ascii=False)
             (folder / _RECORD).write_text(text + "\n", "utf-8")
+
+
+def _inputs_of(arguments: StageArguments) -> dict[str, str | None]:
+    """Return the models and datasets that a run reads, by argument."""
+    inputs = {}
+    for field in fields(arguments):
+        if field.name.endswith(("name_or_path", "dataset")):
+            inputs[field.name] = getattr(arguments, field.name)
+    return inputs
 
 
 def _describe(arguments: StageArguments) -> dict[str, dict]:
@@ -168,15 +170,15 @@ def check_room(trainer: Trainer) -> None:
     """
     arguments = trainer.args
     n_checkpoints = count_checkpoints(trainer)
-    of_checkpoint = bytes_of_checkpoint(trainer)
+    of_checkpoint = bytes_of_checkpoint(trainer.model, arguments)
     of_model = bytes_of_weights(trainer.model)
     needed = n_checkpoints * of_checkpoint + of_model
-    free = _free_bytes(arguments.output_dir)
+    free = free_bytes(arguments.output_dir)
     if free < needed:
         raise InputError(
-            f"output_dir {arguments.output_dir!r} has {_gigabytes(free)} free, and this training saves "
-            f"a model of {_gigabytes(of_model)} and {n_checkpoints} checkpoints of "
-            f"{_gigabytes(of_checkpoint)}: "
+            f"output_dir {arguments.output_dir!r} has {gigabytes(free)} free, and this training saves "
+            f"a model of {gigabytes(of_model)} and {n_checkpoints} checkpoints of "
+            f"{gigabytes(of_checkpoint)}: "
             "make room, save less often (save_steps), keep fewer (save_total_limit 1), "
             "or give an output_dir on another disk"
         )
@@ -209,23 +211,31 @@ def bytes_of_weights(model: nn.Module) -> int:
     return sum(value.nbytes for value in model.state_dict().values())
 
 
-def bytes_of_checkpoint(trainer: Trainer) -> int:
+def bytes_of_checkpoint(model: nn.Module, arguments: StageArguments) -> int:
     """Return the size of a checkpoint: the weights, and AdamW's two float32 states of each trainable one."""
-    n_learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
-    states = 2 if "adam" in trainer.args.optim else 0
-    return bytes_of_weights(trainer.model) + states * 4 * n_learning
+    n_learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    states = 2 if "adam" in arguments.optim else 0
+    return bytes_of_weights(model) + states * 4 * n_learning
 
 
-def _free_bytes(folder: str | Path) -> int:
-    """Return the free bytes of the disk on which a folder lies, or will lie."""
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
+def check_room_for_model(arguments: StageArguments, model: nn.Module) -> None:
+    """Check that the disk has room for the model, and for one checkpoint if any is saved.
 
+    It needs no data, and so can come before anything that takes long; `check_room` knows all checkpoints.
 
-def _gigabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB"
+    Args:
+        model: has the shapes of the model that is trained; its weights may be fake.
+
+    Raises:
+        InputError: there is no room.
+    """
+    needed = bytes_of_weights(model)
+    what = "the model that this training saves"
+    has_checkpoint = bool(finished_checkpoints(Path(arguments.output_dir)))
+    if arguments.save_strategy.value != "no" and not has_checkpoint:
+        needed += bytes_of_checkpoint(model, arguments)
+        what = "the model that this training saves, with one checkpoint,"
+    check_free(arguments.output_dir, needed, what)
 
 
 @contextmanager
@@ -244,31 +254,21 @@ def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
             raise
         if folder.name.startswith("checkpoint-"):
             shutil.rmtree(folder, ignore_errors=True)
-        free = _free_bytes(folder)
+        free = free_bytes(folder)
         missing = max(0, n_bytes - free)
         reason = str(error).splitlines()[0]  # torch's goes on with its own stack
         raise InputError(
             f"{what} could not be saved to {folder}: {reason}. "
-            f"It needs {_gigabytes(n_bytes)}, {_gigabytes(free)} are free, {_gigabytes(missing)} are "
+            f"It needs {gigabytes(n_bytes)}, {gigabytes(free)} are free, {gigabytes(missing)} are "
             "missing. Make room; with save_steps, --resume then continues from the last complete checkpoint"
         ) from error
-
-
-def is_full(error: BaseException) -> bool:
-    """Return whether an error, or one that caused it, says that there is no room to write."""
-    # The cause may be several errors down: safetensors and torch wrap what the system reports.
-    while error is not None:
-        message = str(error)
-        if getattr(error, "errno", None) in _FULL or any(part in message for part in _FULL_MESSAGES):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 __all__ = [
     "bytes_of_checkpoint",
     "bytes_of_weights",
     "check_room",
+    "check_room_for_model",
     "claim",
     "examples_per_step",
     "saving",

@@ -5,14 +5,18 @@ accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusio
 Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 """
 
+from pathlib import Path
+
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.recipe import launch
 from modeling_altclip import AltCLIPTextModel
+from modeling_altclip.checkpoint_altclip import match_modes
 from training.arguments import DiffusionArguments
 from training.data.captions import decoded, load_captioned
 from training.data.examples import CaptionExamples
 from training.lifecycle import begin, cut_length, finish, train
+from training.output_folder import bytes_of_weights, saving
 
 
 def main(arguments: DiffusionArguments) -> None:
@@ -33,7 +37,9 @@ def main(arguments: DiffusionArguments) -> None:
     collator = DiffusionCollator(tokenizer, size, tokenizer.model_max_length)
     trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=examples, data_collator=collator)
     train(trainer, arguments)
-    pipeline.save_pretrained(arguments.output_dir)
+    with saving("the pipeline", Path(arguments.output_dir), bytes_of_weights(pipeline.unet)):
+        pipeline.save_pretrained(arguments.output_dir)
+    match_modes(arguments.output_dir)
     finish(arguments, "the pipeline", f'StableDiffusionPipeline.from_pretrained("{arguments.output_dir}")')
 
 

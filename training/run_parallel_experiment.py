@@ -4,6 +4,7 @@ python training/run_parallel_experiment.py training/recipes/parallel/experiment_
 """
 
 from common.models.kinds import TEXT_ENCODER, check_kind
+from common.output import check_output_dir
 from common.recipe import launch
 from training.parallel.comparison import (
     ARMS,
@@ -15,6 +16,7 @@ from training.parallel.comparison import (
 
 
 def main(arguments: ParallelExperimentArguments) -> None:
+    check_output_dir(arguments.output_dir)
     for name in ("text_encoder_name_or_path", "untrained_text_encoder"):
         check_kind(name, getattr(arguments, name), TEXT_ENCODER)
     models = [train_arm(arm, seed, arguments) for seed in arguments.seeds for arm in ARMS]

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from common.errors import InputError
 from modeling_altclip import AltCLIPModel
+from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
 
 from .data.images import EpochCallback
@@ -29,7 +30,7 @@ from .held_texts import HeldTexts, moved
 from .losses import OBJECTIVES, contrastive_loss, gather_rows
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
-from .sharding import make_shardable, set_scalars_apart
+from .sharding import make_shardable, set_scalars_apart, whole
 from .validation import Validation
 
 TEXTS = ("input_ids", "attention_mask")
@@ -114,7 +115,8 @@ class AltCLIPTrainer(Trainer):
         norm = super()._get_grad_norm(*args, **kwargs)
         # With fp16 the scaler tries scales that are too large, and skips these steps.
         if norm is not None and not self.args.fp16:
-            self.finite_steps.note("gradient norm", norm, self.state.global_step + 1)
+            # Under FSDP2 it may be sharded.
+            self.finite_steps.note("gradient norm", whole(torch.as_tensor(norm)), self.state.global_step + 1)
         return norm
 
     def check_all_finite(self, when: str) -> None:
@@ -162,7 +164,7 @@ class AltCLIPTrainer(Trainer):
         folder = Path(self.args.output_dir, name)
         limit = self.args.save_total_limit
         self.finite_steps.check(self.accelerator)
-        with saving(name, folder, bytes_of_checkpoint(self)):
+        with saving(name, folder, bytes_of_checkpoint(self.model, self.args)):
             self.args.save_total_limit = None  # else the Trainer would delete them first
             try:
                 super()._save_checkpoint(model, trial)
@@ -206,6 +208,8 @@ class AltCLIPTrainer(Trainer):
         self.check_all_finite(f"before {folder.name} is saved")
         with saving("the model", folder, bytes_of_weights(self.model)):
             super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            match_modes(folder)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of matrices: all but biases, norms, class embedding and temperature.

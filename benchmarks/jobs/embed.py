@@ -20,6 +20,7 @@ from common.commands import command_for
 from common.errors import InputError
 from common.files.text_files import lines_of
 from common.models.loading import check_model, load_model
+from common.output import check_output_dir
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.images_altclip import find_images
 from modeling_altclip.texts_altclip import is_blank
@@ -71,6 +72,7 @@ def main(arguments: EmbedArguments) -> None:
         InputError: the model, the images or the texts cannot be used, or the output folder has files.
     """
     folder = Path(arguments.output_dir)
+    check_output_dir(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(
             f"output_dir {arguments.output_dir!r} is there already: give a new folder, or remove this one"

@@ -15,12 +15,14 @@ from benchmarks.report.published import compare_with_published, load_published, 
 from benchmarks.report.selection import ReportArguments, count_gaps, select_results
 from benchmarks.report.tables import TableArguments, make_tables
 from benchmarks.results import Result, load_results
+from common.output import check_output_dir
 
 
 def main(arguments: ReportArguments, table: TableArguments) -> None:
     from benchmarks.report.plots import draw_pictures  # needs the extra `plots`, which --help does without
 
     folder = Path(arguments.output_dir)
+    check_output_dir(folder)
     results, absent = select_results(
         arguments.results or [arguments.output_dir], arguments.models, arguments.tasks, arguments.languages
     )

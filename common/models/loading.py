@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
 
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig
+from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.finite_altclip import check_finite
 
@@ -109,6 +110,7 @@ def save_model(
     """
     # The model first: beside its config.json, the processor's files name no class.
     model.save_pretrained(folder, state_dict=state_dict)
+    match_modes(folder)
     processor.save_pretrained(folder)
     write_checksums(folder)
 

@@ -6,7 +6,7 @@ from modeling_altclip.texts_altclip import forget_calls
 from training.arguments import TeacherArguments
 from training.data.examples import Collator
 from training.data.loading import load_examples
-from training.dry_run import print_plan
+from training.dry_run import check_room_before_loading, print_plan
 from training.lifecycle import begin, cut_length, finish, train
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
@@ -17,6 +17,7 @@ def main(arguments: TeacherArguments) -> None:
     if arguments.dry_run:
         return print_plan(arguments)
     begin(arguments)
+    check_room_before_loading(arguments)
     model, processor = load_model(
         arguments.model_name_or_path,
         argument="model_name_or_path",

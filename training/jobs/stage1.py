@@ -11,7 +11,7 @@ from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples, Collator
 from training.data.parallel_text import load_parallel_text
 from training.data.tower_cache import teacher_embeddings
-from training.dry_run import print_plan
+from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import TEXT_PARTS, freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
 from training.student import build_student, held_embeddings, languages_to_replay
@@ -24,6 +24,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     if arguments.dry_run:
         return print_plan(arguments)
     begin(arguments)
+    check_room_before_loading(arguments)
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")

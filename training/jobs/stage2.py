@@ -9,7 +9,7 @@ from training.data.examples import Collator
 from training.data.images import EpochCallback
 from training.data.loading import load_examples
 from training.data.tower_cache import image_embeddings
-from training.dry_run import print_plan
+from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
@@ -23,6 +23,7 @@ def main(arguments: ContrastiveArguments) -> None:
     if arguments.dry_run:
         return print_plan(arguments)
     begin(arguments)
+    check_room_before_loading(arguments)
     model, processor = load_model(
         arguments.model_name_or_path,
         argument="model_name_or_path",

@@ -25,7 +25,9 @@ from transformers import (
 )
 
 from common.languages import check_languages
+from common.output import check_output_dir
 from common.recipe import launch
+from modeling_altclip.checkpoint_altclip import match_modes
 
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
@@ -147,6 +149,7 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     vision = shape | {"num_hidden_layers": _IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=_WIDTH)
     CLIPModel(config).save_pretrained(folder)
+    match_modes(folder)
 
     # Images are of the right size already: nothing is resized or cropped.
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -167,6 +170,7 @@ def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
         layer_norm_eps=1e-5,
     )
     XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    match_modes(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -208,6 +212,7 @@ def _train_vocabulary(
 def main(arguments: _MiniatureArguments) -> None:
     set_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
+    check_output_dir(output_dir)
     if arguments.text_encoder_only:
         # The same captions as below, drawn without writing a dataset.
         captions = [EmojiScenes("train")[index]["captions"] for index in range(_TOKENIZER_ROWS)]

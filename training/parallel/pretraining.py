@@ -7,6 +7,7 @@ language can be read off the other. That aligns languages for which there are no
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +25,13 @@ from transformers import (
 
 from common.errors import InputError
 from common.models.kinds import MASKED, check_kind, load_tokenizer, readable
+from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments
 from ..data.examples import caption_columns, has_text, split_lists
+from ..output_folder import bytes_of_weights, saving
 
 
 @dataclass(kw_only=True)
@@ -221,7 +224,9 @@ def save_encoder(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: s
         for name, value in weights.items():
             if name.startswith(prefix):
                 of_encoder[name.removeprefix(prefix)] = value
-        trainer.model.base_model.save_pretrained(folder, state_dict=of_encoder)
+        with saving("the text encoder", Path(folder), bytes_of_weights(trainer.model)):
+            trainer.model.base_model.save_pretrained(folder, state_dict=of_encoder)
+        match_modes(folder)
         tokenizer.save_pretrained(folder)
         write_checksums(folder)
 

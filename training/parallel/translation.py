@@ -36,6 +36,7 @@ from common.files.rows import load_rows
 from common.fingerprints import hash_weights
 from common.languages import check_language
 from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
+from common.output import check_not_input, check_output_dir
 from modeling_altclip.languages_altclip import canonical
 from modeling_altclip.texts_altclip import is_blank, tokenize
 
@@ -391,11 +392,13 @@ def with_translations(rows: Dataset, translations: dict[str, dict[str, str]], so
 
 
 def refuse_written(arguments: TranslationArguments) -> None:
-    """Check that no finished dataset would be overwritten.
+    """Check that the output folder can be written, and that no dataset would be overwritten.
 
     Raises:
-        InputError: the output folder holds one.
+        InputError: the output folder cannot be written, holds a dataset, or is the one that is translated.
     """
+    check_output_dir(arguments.output_dir)
+    check_not_input(arguments.output_dir, {"dataset": arguments.dataset})
     if Path(arguments.output_dir, "data").exists():
         raise InputError(
             f"output_dir {arguments.output_dir} holds a dataset already: delete its folder data, or give "

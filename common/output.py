@@ -1,0 +1,137 @@
+"""Check output folders before work begins, and say in one line why something cannot be written."""
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+from .errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# torch.save, numpy and Rust keep no errno, and say this of a short write.
+_FULL_MESSAGES = re.compile(
+    "No space left|quota exceeded|File too large|PytorchStreamWriter failed|unexpected pos"
+    r"|\d+ requested and \d+ written"
+)
+_REFUSED = {
+    errno.EACCES: "this user may not write there",
+    errno.EPERM: "this user may not write there",
+    errno.EROFS: "it lies on a disk that is read-only",
+    errno.EEXIST: "a file is where a folder has to be",
+    errno.ENOTDIR: "a file is where a folder has to be",
+    errno.EISDIR: "a folder is where a file has to be",
+}
+
+
+def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> None:
+    """Check that a folder can be made and written to, before work begins; nothing is made.
+
+    Raises:
+        InputError: it or a folder above it is a file, or cannot be written to.
+    """
+    existing = _nearest_existing(output_dir)
+    if not existing.is_dir():
+        is_itself = existing == Path(output_dir).absolute()
+        where = "is a file" if is_itself else f"lies below {str(existing)!r}, which is a file"
+        raise InputError(f"{argument} {str(output_dir)!r} {where}: give a folder, there already or not")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{argument} {str(output_dir)!r} cannot be written to, since {str(existing)!r} is read-only or "
+            "another user's: give another folder"
+        )
+
+
+def check_not_input(output_dir: str, inputs: dict[str, str | None]) -> None:
+    """Check that an output folder is none of the folders that are read, whose files it would replace.
+
+    Args:
+        inputs: by argument, paths or names on the Hub.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    for argument, name_or_path in inputs.items():
+        is_local = name_or_path is not None and Path(name_or_path).exists()
+        if is_local and Path(name_or_path).resolve() == Path(output_dir).resolve():
+            raise InputError(
+                f"output_dir {output_dir!r} is {argument} as well, whose files would be replaced: give "
+                "another folder"
+            )
+
+
+def check_free(output_dir: str | Path, n_bytes: int, what: str, argument: str = "output_dir") -> None:
+    """Check that the disk of a folder has room.
+
+    Args:
+        n_bytes: what is going to be written at least.
+        what: names it.
+
+    Raises:
+        InputError: it has not; the message gives both sizes.
+    """
+    free = free_bytes(output_dir)
+    if free < n_bytes:
+        raise InputError(
+            f"{argument} {str(output_dir)!r} has {gigabytes(free)} free, and {what} needs "
+            f"{gigabytes(n_bytes)}: make room, or give a folder on another disk"
+        )
+
+
+def free_bytes(folder: str | Path) -> int:
+    """Return the free bytes of the disk on which a folder lies, or will lie."""
+    return shutil.disk_usage(_nearest_existing(folder)).free
+
+
+def gigabytes(n_bytes: int) -> str:
+    """Write a size: 1_500_000_000 -> "1.50 GB"."""
+    return f"{n_bytes / 1e9:.2f} GB"
+
+
+def why_not_written(error: BaseException) -> str | None:
+    """Describe in one line that something could not be written, and what to do; None for other errors."""
+    where = _named_in(error)
+    if is_full(error):
+        reason = str(error).splitlines()[0]  # torch's goes on with its own stack
+        return (
+            f"{where} could not be written, since the disk is full or a limit is reached: {reason}. "
+            "Make room, or give a folder on another disk; what was complete before is left as it was"
+        )
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return f"{where} could not be opened or written, since {_REFUSED[error.errno]}: give another folder"
+    return None
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that caused it, says that there is no room to write."""
+    # The cause may be several errors down: safetensors and torch wrap what the system reports.
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or _FULL_MESSAGES.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _named_in(error: BaseException) -> str:
+    """Return the file that an error names, if it does; of a copy, the new one."""
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    return "a file" if path is None else repr(str(path))
+
+
+def _nearest_existing(folder: str | Path) -> Path:
+    """Return the folder, or the lowest one above it that exists."""
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return existing
+
+
+__all__ = [
+    "check_free",
+    "check_not_input",
+    "check_output_dir",
+    "free_bytes",
+    "gigabytes",
+    "is_full",
+    "why_not_written",
+]
