@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import InputError
 from common.output import is_full
-from training.arguments import TeacherArguments
-from training.output_folder import count_checkpoints, saving
+from training.arguments import TeacherArguments, TeacherLearningArguments
+from training.output_folder import claim, claim_data, count_checkpoints, saving
 
 from .conftest import ROOT
 
@@ -77,6 +77,7 @@ def test_checkpoints_of_another_run_are_refused_or_resumed(train, tmp_path):
         assert other.returncode == 1, other.stderr
         assert message in other.stderr, other.stderr
     begun = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
+    assert begun["examples"] > 0
     # Logging and workers change no weights: with these the run may resume.
     assert train("--resume", "--logging_steps", "1", "--dataloader_num_workers", "1").returncode == 0
     resumed = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
@@ -172,3 +173,62 @@ def test_checkpoints_that_will_lie_on_the_disk_are_counted(tmp_path, given, ther
     )
     trainer = SimpleNamespace(args=arguments, train_dataset=range(20))
     assert count_checkpoints(trainer) == expected
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Claim a folder for a run, which saved a checkpoint; return a function that claims it again."""
+    (tmp_path / "data").mkdir()
+    base = {"dataset": str(tmp_path / "data"), "languages": ["en", "zh"], "objective": "mse"}
+
+    def arguments(**given):
+        return TeacherLearningArguments(
+            output_dir=str(tmp_path / "out"),
+            teacher_name_or_path="",
+            text_encoder_name_or_path="",
+            use_cpu=True,
+            **base | given,
+        )
+
+    claim(arguments())
+    claim_data(arguments(), 100)
+    (tmp_path / "out/checkpoint-2").mkdir()
+    (tmp_path / "out/checkpoint-2/trainer_state.json").write_text('{"global_step": 2}')
+    return arguments
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dataset": "other"},
+        {"seed": 1},
+        {"data_seed": 7},
+        {"languages": ["en"]},
+        {"objective": "cosine"},
+        {"learning_rate": 1e-3},
+        {"learning_rate": 1e-3, "seed": 1, "languages": ["en"]},
+    ],
+    ids=lambda changed: " ".join(changed),
+)
+def test_each_setting_that_differs_is_named_and_refused(begun, changed):
+    claim(begun(resume=True))
+    with pytest.raises(InputError, match="resume: ") as caught:
+        claim(begun(resume=True, **changed))
+    for name, value in changed.items():
+        assert re.search(rf"{name} was .* began, and is {re.escape(repr(value))} now", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_data_under_the_same_name_is_refused(begun):
+    claim_data(begun(resume=True), 100)
+    with pytest.raises(
+        InputError, match="the data had 100 examples when the run in .* began, and has 99 now"
+    ):
+        claim_data(begun(resume=True), 99)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"settings": []}'])
+def test_a_damaged_record_is_refused_in_one_line(begun, tmp_path, text):
+    (tmp_path / "out/run.json").write_text(text)
+    with pytest.raises(InputError, match="run.json, the record of the run's settings, is damaged: remove it"):
+        claim(begun(resume=True))

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.trainer_utils import sort_checkpoints
 
 from common.errors import InputError
-from modeling_altclip.checksums_altclip import find_damages, has_checksums
+from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums
 
 from .arguments import StageArguments
 
@@ -60,6 +60,8 @@ def _choose(arguments: StageArguments) -> Path:
     if checkpoint is not None:
         _check_processes(checkpoint, n_processes)
         _put_aside(damages)
+        # A run that was killed while it wrote the checksums leaves half of them.
+        (checkpoint / f"{CHECKSUMS}.tmp").unlink(missing_ok=True)
         return checkpoint
     listed = "".join(f"; {checkpoint.name} {damage}" for checkpoint, damage in damages.items())
     raise InputError(

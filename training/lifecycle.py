@@ -15,7 +15,7 @@ from .checkpoints import checkpoint_to_resume
 from .data.streaming import ExampleStream, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
-from .output_folder import check_room, claim, examples_per_step
+from .output_folder import check_room, claim, claim_data, examples_per_step
 
 
 def begin(arguments: StageArguments) -> None:
@@ -77,10 +77,12 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     """Train, from the last checkpoint where `resume` is set, and keep the loss curve in `trainer_state.json`.
 
     Raises:
-        InputError: `resume` finds no checkpoint, or one of another kind of model; or the disk has no room for
-            what is to be saved.
+        InputError: `resume` finds no undamaged checkpoint, or one of another kind of model, or other data; or
+            the disk has no room for what is to be saved.
     """
     check_room(trainer)
+    if not isinstance(trainer.train_dataset, ExampleStream):
+        claim_data(arguments, len(trainer.train_dataset))
     checkpoint = checkpoint_to_resume(arguments, trainer.model) if arguments.resume else None
     say(arguments, f"Training on {trainer.train_dataset.summary()}.")
     frozen = FrozenWeights(trainer.model)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,6 @@ _LEARNING = (
 # Those of our arguments that the weights do not depend on; all others count.
 _WITHOUT_EFFECT = {
     "resume",
-    "resume_from_checkpoint",
     "dry_run",
     "dry_run_processes",
     "cache_dir",
@@ -85,11 +85,40 @@ def claim(arguments: StageArguments) -> None:
         _compare(record, begun, folder)
         # The settings and the machine of the first start stay, so that every resume is compared with them.
         record = begun | {"resumed_on": [*begun.get("resumed_on", []), record["machine"]]}
+    _write_record(arguments, record)
+
+
+def claim_data(arguments: StageArguments, n_examples: int) -> None:
+    """Check that a run that resumes has as many examples as when it began, and record their number.
+
+    The names of the data are settings, see `claim`; this sees that what lies under them has changed.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    folder = Path(arguments.output_dir)
+    record = _read_record(folder)
+    if record is None:
+        return  # trained by code of the user's own, which claimed no folder
+    before = record.get("examples", n_examples) if arguments.resume else n_examples
+    if before != n_examples:
+        raise InputError(
+            f"resume: the data had {before} examples when the run in {folder} began, and has {n_examples} "
+            "now: give the same data, or train anew in another output_dir"
+        )
+    _write_record(arguments, record | {"examples": n_examples})
+
+
+def _write_record(arguments: StageArguments, record: dict) -> None:
+    """Write the record of a run on the main process, in whole or not at all."""
+    path = Path(arguments.output_dir, _RECORD)
     with arguments.main_process_first(desc="writing the record of the run"):
         if arguments.process_index == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(record, indent=1, ensure_ascii=False)
-            (folder / _RECORD).write_text(text + "\n", "utf-8")
+            unfinished = path.with_suffix(".json.tmp")
+            unfinished.write_text(text + "\n", "utf-8")
+            os.replace(unfinished, path)
 
 
 def _inputs_of(arguments: StageArguments) -> dict[str, str | None]:
@@ -142,9 +171,25 @@ def examples_per_step(arguments: StageArguments, n_processes: int | None = None)
 
 
 def _read_record(folder: Path) -> dict | None:
-    """Return the record of a folder's run; None where it was begun before there were records."""
+    """Return the record of a folder's run; None where it was begun before there were records.
+
+    Raises:
+        InputError: the record is damaged.
+    """
     path = folder / _RECORD
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        settings = record["settings"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"resume: {path}, the record of the run's settings, is damaged: remove it to resume without "
+            "comparing them, or train anew in another output_dir"
+        )
+    return record
 
 
 def _compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> None:
@@ -153,13 +198,13 @@ def _compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> N
     Raises:
         InputError: settings differ that the weights depend on.
     """
+    changes = []
     for name, value in record["settings"].items():
         before = begun["settings"].get(name, value)  # a setting may be newer than the record
         if before != value:
-            raise InputError(
-                f"resume: {name} was {before!r} when the run in {folder} began, and is {value!r} now: "
-                "give the same, or train anew in another output_dir"
-            )
+            changes.append(f"{name} was {before!r} when the run in {folder} began, and is {value!r} now")
+    if changes:
+        raise InputError(f"resume: {'; '.join(changes)}: give the same, or train anew in another output_dir")
 
 
 def check_room(trainer: Trainer) -> None:
@@ -270,6 +315,7 @@ __all__ = [
     "check_room",
     "check_room_for_model",
     "claim",
+    "claim_data",
     "examples_per_step",
     "saving",
 ]
