@@ -16,6 +16,7 @@ from common.errors import InputError
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums
 
 from .arguments import StageArguments
+from .monitoring import find_not_finite_in
 
 _STATE = "trainer_state.json"
 
@@ -131,7 +132,8 @@ def _find_damage(checkpoint: Path, n_processes: int = 1) -> str | None:
     """Return why a run cannot resume from a checkpoint, as the rest of a sentence; None if it can.
 
     Its checksums are compared, which are written last. A checkpoint of an older version has none: its files
-    are opened, and the Trainer's `trainer_state.json`, which was written last then, has to be there.
+    are opened, and the Trainer's `trainer_state.json`, which was written last then, has to be there. Weights
+    are refused in both that are NaN or infinite.
     """
     if has_checksums(checkpoint):
         try:
@@ -142,10 +144,14 @@ def _find_damage(checkpoint: Path, n_processes: int = 1) -> str | None:
             return f"is damaged: {'; '.join(damages)}"
     if _read_step(checkpoint) is None:
         return f"has no readable {_STATE}, it was not saved to its end"
-    if has_checksums(checkpoint):
-        return None
-    unreadable = _unreadable_files(checkpoint, n_processes)
-    return f"lacks {', '.join(unreadable)}, or they are damaged" if unreadable else None
+    if not has_checksums(checkpoint):
+        unreadable = _unreadable_files(checkpoint, n_processes)
+        if unreadable:
+            return f"lacks {', '.join(unreadable)}, or they are damaged"
+    not_finite = find_not_finite_in(checkpoint)
+    if not_finite:
+        return f"has weights that are NaN or infinite, {not_finite[0]} first"
+    return None
 
 
 def _read_step(checkpoint: Path) -> int | None:
