@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
+from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor, pipeline
 
 from benchmarks.jobs.check import CheckArguments
 from benchmarks.jobs.check import main as check
@@ -14,6 +14,7 @@ from common.models.kinds import load_tokenizer
 from common.models.loading import check_model, load_model, save_model
 from model_cards.folder import whole_folder
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor, AltCLIPTextModel
+from modeling_altclip.checkpoint_altclip import IncompleteCheckpointError
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, write_checksums
 from training.checkpoints import last_complete_checkpoint
 from training.lifecycle import train
@@ -104,6 +105,13 @@ def test_a_damaged_small_file_is_refused_by_every_loader(saved, miniature, refus
     refused(AltCLIPModel.from_teacher, str(saved), str(miniature / "text_encoder"), names=name)
     with pytest.raises(ValueError, match=name):
         AltCLIPModel.from_pretrained(saved, verify_weights=False)
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, WEIGHTS])
+def test_a_pipeline_does_not_load_a_damaged_folder(saved, name):
+    flip(saved / name)
+    with pytest.raises(IncompleteCheckpointError, match=f"{name} has other bytes"):
+        pipeline("zero-shot-image-classification", model=str(saved))
 
 
 @pytest.mark.parametrize("damage", [flip, lose])
