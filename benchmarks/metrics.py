@@ -144,6 +144,32 @@ def ranks_in_scores(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (scores >= own_scores).sum(1) - 1  # the own class is counted too
 
 
+def class_scores(image_embeds: torch.Tensor, class_embeds: torch.Tensor) -> torch.Tensor:
+    """Compute the cosine of each image with each class, `(images, classes)`.
+
+    Equal embeddings get equal scores. A matrix product alone rounds them apart by the place of their row, so
+    that a model with one embedding for all images would rank the images by their places.
+
+    Args:
+        image_embeds: unit-length embeddings `(images, dim)`.
+        class_embeds: unit-length embeddings `(classes, dim)`.
+
+    Raises:
+        ValueError: shapes disagree, or a value is not finite.
+    """
+    _check_shapes(image_embeds, class_embeds)
+    scores = image_embeds @ class_embeds.T
+    return scores[_first_equal(image_embeds)][:, _first_equal(class_embeds)]
+
+
+def _first_equal(embeds: torch.Tensor) -> torch.Tensor:
+    """Return the first row that equals each row: of the embeddings a, b, a -> [0, 1, 0]."""
+    distinct, of_row = _identities(embeds).unique(return_inverse=True)
+    rows = torch.arange(len(embeds))
+    first_rows = torch.full((len(distinct),), len(embeds)).scatter_reduce(0, of_row, rows, "amin")
+    return first_rows[of_row]
+
+
 def mean_per_class_accuracy(
     ranks: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from common.errors import InputError
 
 from .encoder import Encoder
-from .metrics import class_ranks
+from .metrics import class_ranks, class_scores
 from .outcomes import ClassOutcomes, MultilabelOutcomes, Outcomes, ScoreOutcomes
 
 _Names = list[str | None]
@@ -63,10 +63,10 @@ def evaluate_zero_shot(
         if several:
             _check_all_named(names, language, metric)
             targets = _targets_of(labels, len(names))
-            outcomes[language] = MultilabelOutcomes(image_embeds @ classifier.T, targets)
+            outcomes[language] = MultilabelOutcomes(class_scores(image_embeds, classifier), targets)
         elif metric == "roc_auc":
             _check_all_named(names, language, metric)
-            scores = image_embeds @ classifier.T
+            scores = class_scores(image_embeds, classifier)
             outcomes[language] = ScoreOutcomes(scores[:, 1] - scores[:, 0], torch.tensor(labels) == 1)
         else:
             outcomes[language] = _rank_classes(image_embeds, classifier, labels, names, language)

@@ -436,6 +436,10 @@ def _unit(embeddings: torch.Tensor) -> torch.Tensor:
 
     The steps are transformers' own: with them, outputs and gradients equal its AltCLIP's bit for bit.
     """
+    if embeddings.dtype == torch.float16 and not torch.is_autocast_enabled():
+        # The square of more than 256 is infinite in float16, and the embedding would become zeros. Autocast
+        # takes squares in float32 by itself.
+        return _unit(embeddings.float()).half()
     return embeddings / embeddings.pow(2).sum(dim=-1, keepdim=True).pow(0.5)
 
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from training.losses import contrastive_loss, cosine_loss, distillation_loss
+from training.losses import (
+    caption_losses,
+    contrastive_loss,
+    cosine_loss,
+    distillation_loss,
+    sigmoid_loss,
+)
 
 
 def unit(rows, dim=8, seed=0):
@@ -93,3 +99,60 @@ def test_cosine_by_hand():
     # Along an embedding the gradient is zero, since its length does not matter.
     assert (student.grad * student).sum().item() == pytest.approx(0.0, abs=1e-6)
     assert student.grad.abs().max() > 0
+
+
+# ---- Half precision at its extremes ----
+
+
+def as_half(values, dtype):
+    """Return values in half precision, which take gradients, and the same values in double precision."""
+    half = values.detach().to(dtype).requires_grad_()
+    return half, half.detach().double().requires_grad_()
+
+
+def check_against_double(loss, halves, doubles):
+    """Check value and gradients, to a few of half precision's own steps."""
+    low = loss(*halves)
+    high = loss(*doubles)
+    assert low.isfinite()
+    assert low.item() == pytest.approx(high.item(), rel=1e-4, abs=1e-5)
+    low.backward()
+    high.backward()
+    for half, double in zip(halves, doubles):
+        step = torch.finfo(half.dtype).eps
+        tolerance = step * double.grad.abs().max().item() + torch.finfo(half.dtype).tiny
+        torch.testing.assert_close(half.grad.double(), double.grad, rtol=2 * step, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tile_size", [None, 3])
+@pytest.mark.parametrize("pairs", ["right", "wrong", "equal"])
+@pytest.mark.parametrize("kind", ["contrastive", "sigmoid", "caption"])
+def test_nothing_overflows_at_a_scale_of_100(dtype, tile_size, pairs, kind):
+    """The exponential of a logit of 100 is 3e43, which no float16 holds, nor a float32."""
+    images = torch.eye(8)
+    texts = {"right": images, "wrong": images.roll(1, 0), "equal": images[:1].expand(8, 8)}[pairs]
+    scale = torch.tensor(100.0)
+
+    def loss(images, texts, scale):
+        if kind == "contrastive":
+            return contrastive_loss(images, texts, scale, tile_size=tile_size)
+        if kind == "sigmoid":
+            bias = torch.tensor(-10.0, dtype=scale.dtype)
+            return sigmoid_loss(images, texts, scale, bias, tile_size=tile_size)
+        owners = torch.arange(8)
+        return caption_losses(images, texts, scale, text_to_image=owners, tile_size=tile_size).mean()
+
+    made = [as_half(values, dtype) for values in (images, texts, scale)]
+    check_against_double(loss, *zip(*made))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("length", [1e-3, 1.0, 3e3])
+@pytest.mark.parametrize("loss", [distillation_loss, cosine_loss])
+def test_long_embeddings_do_not_overflow(dtype, length, loss):
+    """The square of 3,000 is infinite in float16."""
+    student = length * unit(4, seed=5).detach()
+    teacher = length * unit(4, seed=6).detach()
+    made = [as_half(values, dtype) for values in (student, teacher)]
+    check_against_double(loss, *zip(*made))

@@ -18,6 +18,7 @@ from benchmarks import metrics
 from benchmarks.metrics import (
     average_precision,
     class_ranks,
+    class_scores,
     interpolated_average_precision,
     mean_per_class_accuracy,
     percentiles,
@@ -71,6 +72,49 @@ def test_a_collapsed_model_scores_nothing():
     labels = torch.zeros(50, dtype=torch.long)
     ranks = class_ranks(collapsed, collapsed[:20], labels)
     assert ranks.tolist() == [19] * 50  # the last of 20 classes
+
+
+def test_a_constant_side_finds_no_more_than_chance():
+    """With one embedding for all texts, or for all images, whatever wins wins always."""
+    torch.manual_seed(0)
+    distinct = normalize(torch.randn(40, 16), dim=-1)
+    constant = normalize(torch.randn(1, 16), dim=-1).expand(40, 16)
+    owners = torch.arange(40)
+    for images, texts in ((distinct, constant), (constant, distinct)):
+        recall = retrieval_recall(images, texts, owners, ks=(1, 5))
+        for k in (1, 5):
+            found = [recall[f"text_to_image_recall@{k}"], recall[f"image_to_text_recall@{k}"]]
+            assert sorted(found) == pytest.approx([0, k / 40])
+
+    # Four images of each of ten classes: one class wins for all, or all are tied.
+    labels = torch.arange(10).repeat_interleave(4)
+    assert (class_ranks(constant, distinct[:10], labels) == 0).sum() == 4
+    assert (class_ranks(distinct, constant[:10], labels) == 0).sum() == 0
+
+
+@pytest.mark.parametrize("n_images", [5, 17, 513])
+@pytest.mark.parametrize("dim", [31, 512])
+@pytest.mark.parametrize("n_classes", [1, 3, 37])
+def test_equal_embeddings_score_the_same_whatever_their_place(n_images, dim, n_classes):
+    """A matrix product alone rounds its last rows otherwise, and would rank images by their places."""
+    torch.manual_seed(0)
+    image = normalize(torch.randn(1, dim), dim=-1).expand(n_images, dim).contiguous()
+    classes = normalize(torch.randn(n_classes, dim), dim=-1)
+    scores = class_scores(image, classes)
+    torch.testing.assert_close(scores, image @ classes.T)
+    # The positives come last. A constant has their share as its precision, and half an area below the ROC.
+    targets = torch.arange(n_images) >= n_images - 2
+    for of_class in scores.T:
+        assert average_precision(of_class, targets).item() == pytest.approx(2 / n_images)
+        assert interpolated_average_precision(of_class, targets).item() == pytest.approx(2 / n_images)
+        assert roc_auc(of_class, targets).item() == 0.5
+
+    images = normalize(torch.randn(n_images, dim), dim=-1)
+    same_class = classes[:1].expand(n_classes, dim).contiguous()
+    scores = class_scores(images, same_class)
+    assert (scores == scores[:, :1]).all()
+    # Embeddings that differ keep the scores of the product.
+    assert torch.equal(class_scores(images, classes), images @ classes.T)
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 1000])

@@ -166,6 +166,23 @@ def test_half_precision_gives_nearly_the_same_logits(model, ragged_batch, tmp_pa
     torch.testing.assert_close(logits.float(), expected, atol=0.15, rtol=0)
 
 
+def test_long_embeddings_do_not_overflow_in_float16(model, ragged_batch, tmp_path):
+    """The square of a value above 256 is infinite in float16; a length of its own changes no logit."""
+    with torch.no_grad():
+        expected = model(**ragged_batch).logits_per_image
+        for projection in (model.text_projection, model.visual_projection):
+            projection.weight.mul_(8192)
+    model.save_pretrained(tmp_path)
+    half = AltCLIPModel.from_pretrained(tmp_path, dtype=torch.float16).eval()
+    half_batch = ragged_batch | {"pixel_values": ragged_batch["pixel_values"].half()}
+    with torch.no_grad():
+        outputs = half(**half_batch)
+        longest = half.get_text_features(ragged_batch["input_ids"]).pooler_output.abs().max()
+    assert longest > 300
+    assert outputs.text_embeds.dtype == torch.float16
+    torch.testing.assert_close(outputs.logits_per_image.float(), expected, atol=0.15, rtol=0)
+
+
 def test_parts_may_lie_on_different_devices(model, ragged_batch, tmp_path):
     """Place the text tower on disk and the rest in memory, as `device_map` does."""
     model.save_pretrained(tmp_path / "model")

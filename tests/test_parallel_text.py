@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -103,11 +104,31 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path):
     assert n_without_english == 1
 
 
-def test_a_changed_file_is_read_anew(tmp_path):
-    # The same name, and nearly the same time.
-    for text in ("key", "bell"):
-        (tmp_path / "t.tsv").write_text(f"en\tzh\n{text}\t甲\n", "utf-8")
-        assert captions_of(tmp_path / "t.tsv")[0]["en"] == text
+@pytest.mark.parametrize(
+    "name,content",
+    [
+        ("t.tsv", "en\tzh\n{}\t甲\n"),
+        ("t.csv", "en,zh\n{},甲\n"),
+        ("m.{en,zh}.txt", "{}\n"),
+        ("t.jsonl", '{{"en": "{}", "zh": "甲"}}\n'),
+        ("t.parquet", None),
+        ("folder/train.csv", "en,zh\n{},甲\n"),
+        ("folder/train.jsonl", '{{"en": "{}", "zh": "甲"}}\n'),
+    ],
+)
+def test_a_changed_file_of_the_same_size_and_time_is_read_anew(tmp_path, name, content):
+    """`cp -p`, `rsync -t` and `tar` write other contents under the old time."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "m.zh.txt").write_text("甲\n", "utf-8")
+    path = tmp_path / name.replace("{en,zh}", "en")
+    for text in ("cat", "dog"):
+        if content is None:
+            Dataset.from_dict({"en": [text], "zh": ["甲"]}).to_parquet(path)
+        else:
+            path.write_text(content.format(text), "utf-8")
+        os.utime(path, (1e9, 1e9))
+        dataset = path.parent if path.parent.name == "folder" else tmp_path / name
+        assert captions_of(dataset)[0]["en"] == text
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Ten
     tensor(0.2500)
     ```
     """
-    return mse_loss(student, teacher)
+    # A square of more than 256 is infinite in float16.
+    return mse_loss(at_least_float32(student), at_least_float32(teacher))
 
 
 def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -43,7 +44,7 @@ def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Both are `(texts, dim)`; their lengths are left free. The authors' code offers this loss beside the
     squared error; their paper reports the latter alone.
     """
-    return 1 - cosine_similarity(student, teacher, dim=-1).mean()
+    return 1 - cosine_similarity(at_least_float32(student), at_least_float32(teacher), dim=-1).mean()
 
 
 OBJECTIVES = {"mse": distillation_loss, "cosine": cosine_loss}  # of teacher learning

@@ -22,6 +22,7 @@ from datasets import Dataset, Features, Image, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
 from common.errors import InputError
+from common.files.contents import content_digest
 from common.files.json_files import parse_json, read_json
 from common.files.table_cells import texts_in_cell
 from common.files.text_files import lines_of
@@ -66,8 +67,8 @@ def _read_chinese_clip(task: Task, streaming: bool) -> tuple[Rows, dict]:
                     row = parse_json(line, f"{archive.filename}: a line of {texts}")
                     for number in row["image_ids"]:
                         captions[str(number)] += texts_in_cell(row["text"], "text", joined=task.join_words)
-        # `datasets` caches rows by these arguments: a file that was rewritten has another date.
-        arguments = {"path": str(path), "member": images, "written": path.stat().st_mtime_ns}
+        # `datasets` caches rows by these arguments: a file with other contents has another digest.
+        arguments = {"path": str(path), "member": images, "contents": content_digest(path)}
         make = IterableDataset.from_generator if streaming else Dataset.from_generator
         rows = make(images_of_zip, features=_FEATURES, gen_kwargs=arguments)
     except (OSError, ValueError, KeyError, TypeError, BadZipFile, DatasetGenerationError) as error:
@@ -90,7 +91,7 @@ def _find_member(archive: ZipFile, name: str, task: Task) -> str:
     return found[0]
 
 
-def images_of_zip(path: str, member: str, written: int) -> Iterator[dict]:
+def images_of_zip(path: str, member: str, contents: str) -> Iterator[dict]:
     """Yield the images in the lines of a zip's file: `1000002\\tiVBORw0...` is a number and base64.
 
     `datasets` derives the names of its cache files from the names of this function and of its arguments.

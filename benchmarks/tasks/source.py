@@ -12,6 +12,7 @@ from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.file_download import repo_folder_name
 
 from common.errors import InputError
+from common.files.contents import contents_of
 from common.files.image_folders import source_of
 from common.files.json_files import refuse_repeated_keys
 from common.files.left_out_files import refuse_left_out
@@ -42,6 +43,10 @@ def open_split(task: Task, split: str, streaming: bool = False, columns: list[st
             "revision": full_revision(task.dataset, task.revision),
             "streaming": streaming,
         }
+        if Path(task.dataset).is_dir():
+            (paths,) = options["data_files"].values()
+            listed = [paths] if isinstance(paths, str) else paths
+            options["description"] = contents_of(Path(task.dataset, path) for path in listed)
         if columns:
             options["columns"] = columns
         if task.layout == "webdataset":

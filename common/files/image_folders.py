@@ -16,6 +16,7 @@ from datasets import Dataset
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from ..errors import InputError
+from .contents import contents_of
 from .endings import PICTURES, files_below, is_hidden, suffix_of
 
 
@@ -26,7 +27,9 @@ def source_of(dataset: str, name: str | None = None) -> dict:
         name: the configuration, where it has several.
     """
     if name is None and has_metadata(Path(dataset)):
-        return {"path": "imagefolder", "data_dir": escape(dataset), "data_files": {"train": ["**"]}}
+        source = {"path": "imagefolder", "data_dir": escape(dataset), "data_files": {"train": ["**"]}}
+        metadata = [Path(dataset, file) for file in ImageFolder.METADATA_FILENAMES]
+        return source | {"description": contents_of(metadata)}
     return {"path": dataset, "name": name}
 
 

@@ -11,6 +11,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
 from ..paths import check_folder
+from .contents import contents_of
 from .endings import files_below
 from .image_folders import source_of
 from .json_files import refuse_repeated_keys
@@ -37,7 +38,10 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     with readable_rows(dataset, split):
         source = source_of(dataset, name)
         if source["path"] == dataset:
-            source["data_files"] = files_of(dataset, name, split)
+            files = files_of(dataset, name, split)
+            source["data_files"] = files
+            if files:
+                source["description"] = contents_of(chain(*files.values()))
         rows = open_rows(split, **source)
 
     missing = [column for column in columns if column not in rows.column_names]

@@ -14,7 +14,6 @@ A table has its texts in `captions` or `translation`, as `{language: text}`, or 
 language codes.
 """
 
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
 from common.errors import InputError
+from common.files.contents import content_digest, contents_of
 from common.files.endings import suffix_of
 from common.files.json_files import refuse_repeated_keys
 from common.files.rows import load_rows
@@ -224,7 +224,8 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
         rows = read_table(data)
     elif suffix in BUILDERS:
         refuse_repeated_keys([data])
-        rows = load_dataset(BUILDERS[suffix], data_files=data, split="train")
+        contents = contents_of([data])
+        rows = load_dataset(BUILDERS[suffix], data_files=data, split="train", description=contents)
     elif tables := tables_in(data, name, split):
         rows = concatenate_datasets([read_table(table) for table in tables])
     else:
@@ -263,13 +264,13 @@ def _read_moses(paths: dict[str, str]) -> Dataset:
         counts = ", ".join(f"{path} has {n_lines}" for path, n_lines in lengths.items())
         raise InputError(f"files of one corpus must have equally many lines: {counts}")
 
-    def rows(paths: dict[str, str], changed: tuple[int, ...]) -> Iterator[dict]:
+    def rows(paths: dict[str, str], contents: tuple[str, ...]) -> Iterator[dict]:
         for texts in zip(*(lines_of(path, "dataset") for path in paths.values())):
             yield {"captions": {language: [text] for language, text in zip(paths, texts)}}
 
-    # A changed file has to be read anew, so that its time is part of the cache key.
-    changed = tuple(os.stat(path).st_mtime_ns for path in paths.values())
-    rows = from_lines(rows, features_of(paths), paths=paths, changed=changed)
+    # A changed file has to be read anew, so that its contents are part of the cache key.
+    contents = tuple(content_digest(path) for path in paths.values())
+    rows = from_lines(rows, features_of(paths), paths=paths, contents=contents)
     return only_captions(rows, ", ".join(paths.values()))
 
 

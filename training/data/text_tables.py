@@ -4,7 +4,6 @@ Every value stays a text, `NA` and `007` too.
 """
 
 import csv
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
 from common.errors import InputError
+from common.files.contents import content_digest
 from common.files.endings import suffix_of
 from common.files.image_folders import has_metadata
 from common.files.rows import files_of
@@ -24,8 +24,8 @@ def read_table(path: str) -> Dataset:
     """Read a table as rows of texts, which `datasets` caches on disk."""
     columns = _columns_of(path)
     features = Features({column: Value("string") for column in columns})
-    # The time of the file is part of the cache's key: a table that has changed is read anew.
-    return from_lines(rows_of_table, features, path=path, changed=os.stat(path).st_mtime_ns)
+    # The file's contents are part of the cache's key: a table that has changed is read anew.
+    return from_lines(rows_of_table, features, path=path, contents=content_digest(path))
 
 
 def _columns_of(path: str) -> list[str]:
@@ -42,11 +42,11 @@ def _columns_of(path: str) -> list[str]:
     return columns
 
 
-def rows_of_table(path: str, changed: int | None = None) -> Iterator[dict[str, str]]:
+def rows_of_table(path: str, contents: str | None = None) -> Iterator[dict[str, str]]:
     """Yield the rows of a table, `{"en": "a dog", "fr": "un chien"}`.
 
     Args:
-        changed: is not read; it makes `datasets` cache a file anew that has changed.
+        contents: is not read; it makes `datasets` cache a file anew that has changed.
 
     Raises:
         InputError: a line has more or fewer fields than the first line has names, so that texts would get
