@@ -6,6 +6,8 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from xxhash import xxh3_128
 
+from modeling_altclip.images_altclip import check_encoded
+
 
 def encoded_bytes(image: dict) -> bytes:
     """Return the encoded bytes of an image, which lie in the row or in a file.
@@ -29,9 +31,12 @@ def decode_image(image: dict) -> PillowImage.Image:
 
     Raises:
         Exception: it cannot be decoded. Decoders raise anything for damaged files, `OSError`, `SyntaxError`,
-            `struct.error` and others; `why_unreadable` puts it into words.
+            `struct.error` and others; `why_unreadable` puts it into words. A ValueError says that it is too
+            large, before it is decoded.
     """
-    return Image().decode_example(image)
+    content = encoded_bytes(image)
+    check_encoded(content)
+    return Image().decode_example({"bytes": content, "path": None})
 
 
 def why_unreadable(error: Exception) -> str:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import os
 import re
+import struct
 from collections.abc import Sequence
 from glob import glob
 from io import BytesIO
@@ -19,8 +20,15 @@ from urllib.request import url2pathname, urlopen
 import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 from transformers.image_utils import httpx  # the client that transformers reads addresses with
+
+# Bounds of an image, which are looked at before it is decoded: a PNG of 20 KB can hold 500 MB of pixels, and
+# an image 1 pixel wide is enlarged to gigabytes. Set them to other numbers to read larger images.
+MAX_PIXELS = 100_000_000
+MAX_ASPECT = 200  # the longer edge through the shorter one
+MAX_JPEG_PIXELS = 300_000_000  # JPEGs are decoded at half their width and height if above `MAX_PIXELS`
 
 WHITE = "white"
 DROP_ALPHA = "none"  # None as it is written into a file: transformers does not save attributes that are None
@@ -84,6 +92,40 @@ def background_of(image_processor) -> tuple[int, int, int] | None:
     return read_background(getattr(image_processor, "background", WHITE))
 
 
+def check_size(width: int, height: int) -> None:
+    """Refuse an image of more than `MAX_PIXELS`, or longer than `MAX_ASPECT` times its width.
+
+    Raises:
+        ValueError: it is such an image. The message has no index, which `read_images` adds.
+    """
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"its size is {width}x{height} pixels, more than {MAX_PIXELS:,}: shrink it, or set MAX_PIXELS of "
+            f"{__name__}"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(
+            f"its size is {width}x{height} pixels, and one edge is more than {MAX_ASPECT} times the other: "
+            f"crop it, or set MAX_ASPECT of {__name__}"
+        )
+
+
+def check_encoded(content: bytes) -> None:
+    """Refuse encoded bytes of an image that is too large, before it is decoded; see `check_size`.
+
+    Raises:
+        ValueError: it is too large. Bytes that are no image pass, since decoding them says more.
+    """
+    try:
+        opened = Image.open(BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it is too large: {error}") from error
+    except Exception:
+        return
+    with opened:
+        check_size(*opened.size)
+
+
 def needed_scaling(
     image_processor, images: Sequence, names: Sequence | None = None, do_rescale: bool | None = None
 ) -> dict[str, bool]:
@@ -119,13 +161,15 @@ def needed_scaling(
 
 def _is_scaled(image) -> bool:
     """Check that an image is an array or tensor of floats within [0, 1]."""
-    if not isinstance(image, np.ndarray | torch.Tensor) or 0 in image.shape:
+    if isinstance(image, torch.Tensor):
+        # Those without values, or without one shape, are refused when they are read.
+        has_values = image.layout == torch.strided and not image.is_meta and not image.is_nested
+        if not has_values or not image.is_floating_point():
+            return False
+        image = image.detach().double()  # torch has no maximum of 8-bit floats
+    elif not isinstance(image, np.ndarray) or image.dtype.kind != "f":
         return False
-    if isinstance(image, np.ndarray):
-        is_float = image.dtype.kind == "f"
-    else:
-        is_float = image.is_floating_point()
-    return bool(is_float and image.max() <= 1)
+    return 0 not in image.shape and bool(image.max() <= 1)
 
 
 def read_images(
@@ -186,9 +230,13 @@ def read_image(
         input_data_format: the channels of arrays and tensors are first or last, `channels_first` or
             `channels_last`.
 
+    Images of more than 100 megapixels, or with one edge more than 200 times the other, are refused before
+    they are decoded. JPEGs of up to 300 megapixels at a path or an address are decoded at half their width
+    and height.
+
     Raises:
-        ValueError: `image` is no image, has no pixels, or values out of range. Errors of Pillow and of the
-            network are left as they are.
+        ValueError: `image` is no image, has no pixels, too many, or values out of range. Errors of Pillow and
+            of the network are left as they are.
     """
     background = read_background(background)
     if isinstance(image, Exception):
@@ -214,10 +262,10 @@ def _open_image(source: str, timeout: float | None = None) -> Image.Image:
     scheme = source[:longest].lower()  # base64 text may be long: only its start is lowered
     if scheme.startswith(("http://", "https://")):
         response = httpx.get(source, timeout=timeout, follow_redirects=True)
-        return Image.open(BytesIO(response.raise_for_status().content))
+        return _open_bounded(BytesIO(response.raise_for_status().content))
     if scheme.startswith("data:"):
         with urlopen(source) as response:
-            return Image.open(BytesIO(response.read()))
+            return _open_bounded(BytesIO(response.read()))
 
     path = url2pathname(urlsplit(source).path) if scheme.startswith("file://") else source
     if os.path.isdir(path):
@@ -225,27 +273,68 @@ def _open_image(source: str, timeout: float | None = None) -> Image.Image:
     if not os.path.isfile(path):
         return _open_base64(path)
     try:
-        return Image.open(path)
+        return _open_bounded(path)
     except UnidentifiedImageError as error:
         if path.lower().endswith((".svg", ".svgz")):
             raise ValueError(f"SVG is a drawing, without pixels: render it to a PNG first: {path}") from error
         raise
 
 
+def _open_bounded(source: str | BytesIO) -> Image.Image:
+    """Open an image without decoding it; a JPEG above `MAX_PIXELS` at half its width and height.
+
+    Raises:
+        ValueError: it is too large, see `check_size`. Other errors of Pillow are left as they are.
+    """
+    try:
+        opened = Image.open(source)
+    except Image.DecompressionBombError as error:
+        opened = _open_jpeg(source, error)
+    width, height = opened.size
+    if opened.format == "JPEG" and MAX_PIXELS < width * height <= MAX_JPEG_PIXELS:
+        # The decoder leaves out the finest details, which takes a quarter of the memory. Smaller images are
+        # not shrunk so, since their pixels would be others than those of transformers.
+        opened.draft(None, (width // 2, height // 2))
+    check_size(*opened.size)
+    return opened
+
+
+def _open_jpeg(source: str | BytesIO, error: Exception) -> Image.Image:
+    """Open a JPEG of more pixels than `Image.open` allows.
+
+    Args:
+        error: why `Image.open` refuses it.
+
+    Raises:
+        ValueError: it is no JPEG.
+    """
+    try:
+        return JpegImageFile(source)
+    except SyntaxError:
+        raise ValueError(f"it is too large: {error}") from error
+
+
 def _open_base64(text: str) -> Image.Image:
     """Open an image in base64 text.
 
     Raises:
-        ValueError: `text` holds no image. If it is short or has other characters, it was meant as a path, and
-            the message says so.
+        ValueError: `text` holds no image, or one that is too large. If it is short or has other characters,
+            it was meant as a path, and the message says so.
     """
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
-        return Image.open(BytesIO(content))
-    except (binascii.Error, ValueError, UnidentifiedImageError) as error:
-        if len(text) <= _LONGEST_NAME or not _BASE64.fullmatch(text):
-            raise ValueError(f"file does not exist: {text[:_SHOWN]}") from error
-        raise ValueError(f"it is neither a file nor an image in base64: {text[:_SHOWN]}") from error
+    except (binascii.Error, ValueError) as error:
+        raise _no_image_in(text) from error
+    try:
+        return _open_bounded(BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise _no_image_in(text) from error
+
+
+def _no_image_in(text: str) -> ValueError:
+    if len(text) <= _LONGEST_NAME or not _BASE64.fullmatch(text):
+        return ValueError(f"file does not exist: {text[:_SHOWN]}")
+    return ValueError(f"it is neither a file nor an image in base64: {text[:_SHOWN]}")
 
 
 def _from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None = None) -> Image.Image:
@@ -274,6 +363,7 @@ def _from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None 
         raise ValueError(f"its shape is {image.shape}: give one image, with 1 to 4 channels if any")
     if image.ndim == 3:
         image = np.moveaxis(image, _channel_axis(image.shape, axes), 2)
+    check_size(image.shape[1], image.shape[0])
     pixels = _to_8_bits(image)
     if pixels.shape[2:] == (1,):
         pixels = pixels[..., 0]
@@ -340,9 +430,14 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Imag
     """
     if 0 in image.size:
         raise ValueError(f"its size is {image.width}x{image.height} pixels")
+    check_size(*image.size)
     # Transposing drops the tags of a TIFF: read before it whether 0 stands for white.
     is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    try:
+        image = ImageOps.exif_transpose(image)
+    except (AttributeError, SyntaxError, TypeError, struct.error) as error:  # entries of another type
+        raise ValueError(f"its EXIF data cannot be read: {error}") from error
 
     if image.mode == "F" or image.mode.startswith("I"):
         image = _grey_of_8_bits(image)
@@ -458,4 +553,13 @@ def _leads_back(folder: str, root: str) -> bool:
     return False
 
 
-__all__ = ["background_of", "find_images", "needed_scaling", "read_background", "read_image", "read_images"]
+__all__ = [
+    "background_of",
+    "check_encoded",
+    "check_size",
+    "find_images",
+    "needed_scaling",
+    "read_background",
+    "read_image",
+    "read_images",
+]

@@ -1,17 +1,36 @@
 """No input takes unbounded work: texts are cut before they are tokenized, images bounded before decoding."""
 
+import base64
+import io
 import random
+import re
+import struct
+import zlib
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import BertTokenizer, CLIPImageProcessor
 
-from benchmarks.encoder import Encoder
+from benchmarks.encoder import CachedEncoder, Encoder
+from common.errors import InputError
 from common.models.adapter import AdaptedTokenizer
-from modeling_altclip import AltCLIPModel, AltCLIPProcessor, AltCLIPZeroShotPipeline, embed_texts
+from modeling_altclip import (
+    AltCLIPModel,
+    AltCLIPProcessor,
+    AltCLIPZeroShotPipeline,
+    embed_images,
+    embed_texts,
+    images_altclip,
+)
+from modeling_altclip.images_altclip import read_image
 from modeling_altclip.texts_altclip import cut_texts, tokenize
 from training.data.examples import Collator
+from training.data.images import read_picture
 from training.miniature.scenes import read_concepts
 from training.miniature.vocabulary import train_english_tokenizer, train_multilingual_tokenizer
 from training.parallel.pretraining import MaskingCollator
@@ -172,3 +191,150 @@ def test_texts_of_other_libraries_are_cut():
     tokenizer = AdaptedTokenizer(lambda texts: given.extend(texts) or {}, model_max_length=77)
     tokenizer([WORD, "cat"])
     assert given == [WORD[: 64 * 77], "cat"]
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """Return a PNG whose pixels are missing: whatever decodes it gets another error."""
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for content in (b"IHDR" + size, b"IDAT" + bytes(300)):
+        parts.append(struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content)))
+    return b"".join(parts)
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    content = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(content, "JPEG")
+    return content.getvalue()
+
+
+TOO_LARGE = {
+    "bomb of pixels": (header_of_png(13_000, 13_000), "13000x13000 pixels, more than 100,000,000"),
+    "line": (header_of_png(1, 400_000), "1x400000 pixels, and one edge is more than 200 times"),
+    "row": (header_of_png(20_001, 100), "20001x100 pixels, and one edge is more than 200 times"),
+    "more than Pillow opens": (header_of_png(50_000, 50_000), "too large: Image size"),
+}
+SHAPES_OF_ARRAYS = [(1, 400), (400, 1, 3), (3, 1, 400)]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", list(TOO_LARGE))
+@pytest.mark.parametrize("form", ["path", "data:", "base64", "opened"])
+def test_images_are_refused_by_their_size_before_they_are_decoded(processor, tmp_path, name, form):
+    content, message = TOO_LARGE[name]
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    if form == "opened":
+        if name == "more than Pillow opens":
+            return
+        image = Image.open(path)
+    else:
+        text = base64.b64encode(
+            content * 10
+        ).decode()  # base64 of less than 255 characters is taken for a path
+        image = {"path": str(path), "data:": f"data:image/png;base64,{text}", "base64": text}[form]
+    with pytest.raises(ValueError, match=rf"images\[1\] cannot be read: .*{message}"):
+        processor(images=[Image.new("RGB", (8, 8)), image])
+
+
+@pytest.mark.parametrize("shape", SHAPES_OF_ARRAYS, ids=str)
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["array", "tensor"])
+def test_arrays_have_the_same_bounds(processor, shape, make):
+    with pytest.raises(ValueError, match=r"images\[0\] cannot be read: .*more than 200 times.*MAX_ASPECT"):
+        processor(images=[make(shape)])
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", list(TOO_LARGE))
+def test_training_and_benchmarks_name_the_row(processor, config, name, tmp_path):
+    content, message = TOO_LARGE[name]
+    assert re.search(message, read_picture({"bytes": content, "path": None})[1])
+    (tmp_path / "image.png").write_bytes(content)
+    assert re.search(message, read_picture({"bytes": None, "path": str(tmp_path / "image.png")})[1])
+
+    good = {"bytes": jpeg_of(8, 8), "path": None}
+    rows = Dataset.from_dict({"image": [good, {"bytes": content, "path": None}]})
+    rows = rows.cast_column("image", ImageFeature())
+    encoder = CachedEncoder(AltCLIPModel(config).eval(), processor, cache_dir=str(tmp_path))
+    with pytest.raises(InputError, match=rf"the image of row 1 .*{message}"):
+        encoder.rows(rows)
+
+
+def test_embed_images_skips_them_with_their_size(processor, config, tmp_path):
+    (tmp_path / "bomb.png").write_bytes(header_of_png(1, 400_000))
+    (tmp_path / "good.jpg").write_bytes(jpeg_of(8, 8))
+    model = AltCLIPModel(config).eval()
+    embedded = embed_images(model, processor, tmp_path, errors="skip")
+    assert embedded.names == ["good.jpg"]
+    assert "1x400000 pixels" in embedded.skipped[0].reason
+
+
+@pytest.mark.parametrize("bound_of_pillow", [None, 4_000])
+def test_a_jpeg_above_the_bound_is_decoded_at_half_its_edges(monkeypatch, tmp_path, bound_of_pillow):
+    monkeypatch.setattr(images_altclip, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(images_altclip, "MAX_JPEG_PIXELS", 30_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound_of_pillow)
+    sizes = {(80, 50): (80, 50), (160, 120): (80, 60), (151, 121): (76, 61)}
+    for size, expected in sizes.items():
+        path = tmp_path / "photo.jpg"
+        path.write_bytes(jpeg_of(*size))
+        assert read_image(path).size == expected
+    path.write_bytes(jpeg_of(200, 160))
+    with pytest.raises(ValueError, match="200x160 pixels, more than 10,000: shrink it, or set MAX_PIXELS"):
+        read_image(path)
+
+
+def test_a_jpeg_below_the_bound_has_the_pixels_of_pillow(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg_of(301, 203))
+    expected = np.asarray(Image.open(tmp_path / "photo.jpg").convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "photo.jpg")), expected)
+
+
+def with_exif(orientation: object) -> Image.Image:
+    image = Image.new("RGB", (8, 8))
+    image.getexif()[0x0112] = orientation
+    return image
+
+
+def with_info(**info) -> Image.Image:
+    image = Image.new("RGB", (8, 8))
+    image.info |= info
+    return image
+
+
+UNREADABLE = {
+    "base64": lambda: "iVBORw0KGgo" * 50,
+    "EXIF list": lambda: with_exif([6]),
+    "EXIF text": lambda: with_info(exif="text"),
+    "EXIF junk": lambda: with_info(exif=b"Exif\0\0junk"),
+    "XMP": lambda: with_info(xmp=7),
+    "object": lambda: np.array([[None, 1], [2, 3]], dtype=object),
+    "several objects": lambda: np.empty((1, 2, 2, 3), dtype=object),
+    "bf16": lambda: torch.full((3, 8, 8), 1e9, dtype=torch.bfloat16),
+    "meta": lambda: torch.empty(3, 8, 8, device="meta"),
+    "sparse": lambda: torch.zeros(3, 8, 8).to_sparse(),
+    "complex": lambda: np.zeros((8, 8), complex),
+    "complex tensor": lambda: torch.zeros(3, 8, 8, dtype=torch.complex64),
+    "no rows": lambda: np.zeros((0, 8, 3)),
+    "no axes": lambda: np.array(3.0),
+    "five axes": lambda: np.zeros((1, 1, 8, 8, 3), np.uint8),
+    "texts": lambda: np.array([["a", "b"]]),
+    "dates": lambda: np.zeros((8, 8), "datetime64[s]"),
+    "records": lambda: np.zeros((8, 8), [("a", "u1")]),
+    "infinite": lambda: np.full((8, 8), np.inf),
+    "bytes": lambda: b"\x89PNG",
+    "dict": lambda: {"bytes": b""},
+    "None": lambda: None,
+    "NUL": lambda: "a\0b",
+    "surrogate": lambda: "\ud800",
+    "data:": lambda: "data:image/png;base64,@@",
+    "folder": lambda: "/",
+}
+
+
+@pytest.mark.parametrize("do_rescale", [True, False])
+@pytest.mark.parametrize("name", list(UNREADABLE))
+def test_what_is_no_image_is_refused_with_its_index(processor, name, do_rescale):
+    processor.image_processor.do_rescale = do_rescale
+    with pytest.raises(ValueError, match=r"images\[1\] cannot be read: ."):
+        processor(images=[Image.new("RGB", (8, 8)), UNREADABLE[name]()])

@@ -112,7 +112,7 @@ def test_texts_and_classes_are_those_of_the_plain_encoder(encoded, altclip_folde
 )
 def test_classes_want_templates_with_one_slot(encoded, altclip_folder, templates):
     for encoder in (encoded, Encoder(*load_model(str(altclip_folder)))):
-        with pytest.raises(InputError, match="has to have {} once|templates: "):
+        with pytest.raises(InputError, match="has to have {} or {label} once|templates: "):
             encoder.classes(NAMES, templates)
 
 
