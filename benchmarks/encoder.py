@@ -258,7 +258,7 @@ def _read_bytes(image: dict | None, row: int) -> bytes:
         raise InputError(f"row {row} has no image: {_REMEDY}")
     try:
         return encoded_bytes(image)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"the image of row {row} cannot be read: {error}. Put it there, or {_REMEDY}"
         ) from error

@@ -86,6 +86,10 @@ class EvaluationArguments:
     dataset: str | None = field(
         default=None, metadata={"help": "Folder or Hub id that replaces each task's own dataset."}
     )
+    allow_outside_images: bool = field(
+        default=False,
+        metadata={"help": "Also read images and files that a dataset names outside of itself."},
+    )
     limit: int | None = field(
         default=None,
         metadata={"help": "Number of images to evaluate per task, the first ones. By default all."},
@@ -194,7 +198,10 @@ def tasks_of(
 
 def _load_tasks(arguments: EvaluationArguments, kind: str) -> list[Task]:
     """Load the tasks, with the user's dataset in place of their own where one is given."""
-    tasks = [load_task(name) for name in arguments.tasks]
+    tasks = [
+        replace(load_task(name), allow_outside_images=arguments.allow_outside_images)
+        for name in arguments.tasks
+    ]
     for task in tasks:
         if task.kind != kind:
             job = f"evaluate {task.kind.replace('_', '-')}"

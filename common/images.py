@@ -1,5 +1,9 @@
 """Read, hash and decode undecoded images, `{"bytes", "path"}`, as `datasets` gives them."""
 
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Image
 from datasets.utils.file_utils import xopen
 from PIL import Image as PillowImage
@@ -8,17 +12,60 @@ from xxhash import xxh3_128
 
 from modeling_altclip.images_altclip import check_encoded
 
+# The largest file of an image that is read: more than any photograph has, and little enough for the memory.
+# Without it a zip of 2 MB could hold an image of 2 GB.
+MOST_BYTES = 2**29
+# How the bytes of an image begin that is not to be opened; the reason follows. No image begins so.
+_REFUSED = b"\0not opened: "
+_SHOWN = 1000  # characters of the path of such an image that are kept for messages
+
+
+def is_refused(contents: pa.Array) -> pa.Array:
+    """Return a mask of those undecoded images, given by their `bytes`, that no reader opens."""
+    # Only offsets are looked at for most of them: their bytes may be gigabytes on the disk.
+    is_short = pc.less(pc.binary_length(contents), 10 * _SHOWN)
+    short = pc.if_else(is_short, contents, pa.scalar(None, contents.type))
+    return pc.fill_null(pc.starts_with(short, pattern=_REFUSED), False)
+
+
+def refused_image(path: str, reason: str) -> dict:
+    """Return an undecoded image that no reader opens: its bytes tell its path and the reason instead.
+
+    It has no path of its own: `datasets` drops the bytes of images whose path is a file.
+    """
+    return {"bytes": _REFUSED + json.dumps([path[:_SHOWN], reason]).encode(), "path": None}
+
+
+def path_of(image: dict) -> str | None:
+    """Return the path of an undecoded image, for messages; None if it has none."""
+    if image["bytes"] is not None and image["bytes"].startswith(_REFUSED):
+        return _path_and_reason(image["bytes"])[0]
+    return image["path"]
+
+
+def _path_and_reason(content: bytes) -> tuple[str, str]:
+    path, reason = json.loads(content.removeprefix(_REFUSED))
+    return path, reason
+
 
 def encoded_bytes(image: dict) -> bytes:
     """Return the encoded bytes of an image, which lie in the row or in a file.
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: it is not to be opened, or larger than `MOST_BYTES`.
     """
-    if image["bytes"] is not None:
-        return image["bytes"]
-    with xopen(image["path"], "rb") as file:  # which also reads files within a zip
-        return file.read()
+    content = image["bytes"]
+    if content is None and image["path"] is None:
+        raise ValueError("it has neither bytes nor a path")
+    if content is None:
+        with xopen(image["path"], "rb") as file:  # which also reads files within a zip
+            content = file.read(MOST_BYTES + 1)
+    if content.startswith(_REFUSED):
+        raise ValueError(_path_and_reason(content)[1])
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"its file has more than {MOST_BYTES:,} bytes: save the image smaller")
+    return content
 
 
 def digest_of(content: bytes) -> str:
@@ -48,4 +95,13 @@ def why_unreadable(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-__all__ = ["decode_image", "digest_of", "encoded_bytes", "why_unreadable"]
+__all__ = [
+    "MOST_BYTES",
+    "decode_image",
+    "digest_of",
+    "encoded_bytes",
+    "is_refused",
+    "path_of",
+    "refused_image",
+    "why_unreadable",
+]

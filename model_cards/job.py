@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import is_matplotlib_available
@@ -14,6 +15,7 @@ from benchmarks.results import Result, load_results
 from common.errors import InputError
 from common.files.rows import load_rows
 from common.fingerprints import hash_weights
+from common.images import decode_image, why_unreadable
 from common.models.libraries import check_library
 from common.models.loading import check_model, load_model, save_model
 from modeling_altclip.images_altclip import read_image
@@ -47,6 +49,10 @@ class CardArguments:
     example_split: str | None = field(
         default=None, metadata={"help": "Split whose first image is the example."}
     )
+    allow_outside_images: bool = field(
+        default=False,
+        metadata={"help": "Also read an example image that `dataset` names outside of itself."},
+    )
     plot_task: str | None = field(
         default=None, metadata={"help": "Retrieval task whose recall is plotted; the first by default."}
     )
@@ -71,7 +77,7 @@ def main(arguments: CardArguments) -> None:
     stages, labels = arguments.stages, label_stages(arguments.stages)
     _check_stages(stages)
     check_output(arguments.output_dir, stages)
-    example = _load_example(arguments.dataset, arguments.example_split)
+    example = _load_example(arguments.dataset, arguments.example_split, arguments.allow_outside_images)
     losses = _read_losses(stages, labels)
     origin = find_origin(stages, arguments.base_model, arguments.datasets)
     measured = _read_results(arguments.results)
@@ -116,7 +122,7 @@ def _check_stages(stages: list[str]) -> None:
         check_model(stage, argument="stages")
 
 
-def _load_example(dataset: str | None, split: str | None) -> Image.Image | None:
+def _load_example(dataset: str | None, split: str | None, allow_outside: bool) -> Image.Image | None:
     """Load the first image of a split, for people to try the model on; None where none is asked for."""
     if (dataset is None) != (split is None):
         raise InputError(
@@ -124,10 +130,17 @@ def _load_example(dataset: str | None, split: str | None) -> Image.Image | None:
         )
     if dataset is None:
         return None
-    rows = load_rows(dataset, split, ["image"])
+    rows = load_rows(dataset, split, ["image"], allow_outside=allow_outside)
     if len(rows) == 0:
         raise InputError(f"example_split {split!r} of {dataset!r} has no rows: give a split that has images")
-    return read_image(rows[0]["image"])
+    image = rows.select([0]).cast_column("image", ImageFeature(decode=False))[0]["image"]
+    try:
+        return read_image(decode_image(image))
+    except Exception as error:  # decoders raise whatever they like
+        raise InputError(
+            f"the first image of example_split {split!r} of {dataset!r} cannot be read: "
+            f"{why_unreadable(error)}"
+        ) from error
 
 
 def _read_losses(stages: list[str], labels: list[str]) -> dict[str, list[dict]]:

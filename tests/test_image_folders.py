@@ -53,7 +53,7 @@ def write_task(tmp_path, dataset, captions="captions"):
     return str(path)
 
 
-def arguments(folder, tmp_path, bad_rows="set_aside"):
+def arguments(folder, tmp_path, bad_rows="set_aside", allow_outside_images=False):
     """Return the arguments of a stage that reading pictures looks at."""
     # Of one process without workers, as `Trainer` would start it.
     return SimpleNamespace(
@@ -61,6 +61,7 @@ def arguments(folder, tmp_path, bad_rows="set_aside"):
         split="train",
         text_column=None,
         bad_rows=bad_rows,
+        allow_outside_images=allow_outside_images,
         output_dir=str(tmp_path / "out"),
         resume=False,
         shuffle_buffer=0,
@@ -329,10 +330,12 @@ def test_a_link_to_a_folder_of_pictures_is_refused_unless_metadata_name_them(tmp
     with pytest.raises(InputError, match=message):
         load_rows(str(folder), "train", ["image"])
 
-    # Metadata that name the pictures behind the link leave nothing out either.
+    # Metadata that name the pictures behind the link leave nothing out either, and those lie outside.
     rows = [{"file_name": name, "captions": {"en": name}} for name in ("a.png", "linked/sub/b.png")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    captions = load_images(arguments(folder, tmp_path), None)["captions"][:]
+    assert load_images(arguments(folder, tmp_path), None)["captions"][:] == [{"en": ["a.png"]}]
+    allowing = arguments(folder, tmp_path, allow_outside_images=True)
+    captions = load_images(allowing, None)["captions"][:]
     assert captions == [{"en": ["a.png"]}, {"en": ["linked/sub/b.png"]}]
 
 

@@ -78,7 +78,7 @@ def test_hub_translations_are_read(monkeypatch):
     features = Features({"translation": Translation(["en", "zh"]), "id": Value("string")})
     rows = Dataset.from_dict({"translation": [{"en": "key", "zh": "钥匙"}], "id": ["1"]}, features=features)
 
-    def open_rows(split, path, name, data_files):
+    def open_rows(dataset, split, path, name, data_files, allow_outside):
         return rows
 
     monkeypatch.setattr(rows_module, "open_rows", open_rows)

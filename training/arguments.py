@@ -43,6 +43,13 @@ class StageArguments(TrainingArguments):
         default=None,
         metadata={"help": "Language codes to train on, such as en zh. By default all languages of the data."},
     )
+    allow_outside_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Also read images and files that a dataset names outside of itself: elsewhere on this "
+            "machine, or at other addresses. Otherwise such rows are bad rows."
+        },
+    )
 
     # Batch
     max_text_length: int = field(
@@ -207,6 +214,10 @@ class StageArguments(TrainingArguments):
             )
         if self.zero_shot_split is not None and self.validation_split is None:
             raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give both")
+
+    def __getstate__(self) -> dict:
+        """Return what `training_args.bin` holds, which is in every saved folder: all but the token."""
+        return self.__dict__ | {"hub_token": None}
 
     def save_where_scored(self) -> str | None:
         """Save a checkpoint at every evaluation if the best one is to be kept.
@@ -737,7 +748,8 @@ class DiffusionArguments(StageArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("dry_run", "validation_split"):
+        # The Trainer would push its own model, and no pipeline.
+        for name in ("dry_run", "validation_split", "push_to_hub"):
             if getattr(self, name):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which diffusion training lacks: leave it out"

@@ -55,7 +55,9 @@ def load_guard(
     """
     if arguments.guard_dataset is None:
         return None
-    captioned = load_evaluated(arguments.guard_dataset, arguments.guard_split)
+    captioned = load_evaluated(
+        arguments.guard_dataset, arguments.guard_split, allow_outside=arguments.allow_outside_images
+    )
     texts = caption_columns(captioned)
     # A field for a language may exist without a text in any row, which could not be evaluated.
     languages = [name for name in captioned.features["captions"] if has_text(texts[name].flatten()).any()]

@@ -29,7 +29,13 @@ def main(arguments: DiffusionArguments) -> None:
     tokenizer = load_tokenizer("model_name_or_path", arguments.model_name_or_path)
     tokenizer.model_max_length = cut_length(arguments, text_encoder)  # is saved with the pipeline
     pipeline = load_pipeline(arguments.diffusion_name_or_path, text_encoder, tokenizer)
-    rows = decoded(load_captioned(arguments.dataset, arguments.split, arguments.languages))
+    rows = load_captioned(
+        arguments.dataset,
+        arguments.split,
+        arguments.languages,
+        allow_outside=arguments.allow_outside_images,
+    )
+    rows = decoded(rows)
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
     examples = CaptionExamples(rows, languages, "image")
     # sample_size is that of the latents.

@@ -139,14 +139,22 @@ def _with_mean(name: str, scores: dict[str, float]) -> dict[str, float]:
 
 
 def load_evaluated(
-    dataset: str, split: str, languages: list[str] | None = None, text_column: str | None = None
+    dataset: str,
+    split: str,
+    languages: list[str] | None = None,
+    text_column: str | None = None,
+    *,
+    allow_outside: bool = False,
 ) -> Dataset:
     """Load captioned images to evaluate on, as `load_captioned`, but of decoded images that all exist.
 
+    Args:
+        allow_outside: as for `load_rows`.
+
     Raises:
-        InputError: as `load_captioned`; or an image is missing.
+        InputError: as `load_captioned`; or an image is missing, or lies outside of the dataset.
     """
-    rows = load_captioned(dataset, split, languages, text_column)
+    rows = load_captioned(dataset, split, languages, text_column, allow_outside=allow_outside)
     refuse_missing(rows, dataset)
     return decoded(rows)
 
@@ -171,7 +179,10 @@ def load_validation(
         return None
     dataset = arguments.validation_dataset or arguments.dataset
     text_column = arguments.text_column if isinstance(arguments, PairArguments) else None
-    captioned = load_evaluated(dataset, arguments.validation_split, languages, text_column)
+    allow_outside = arguments.allow_outside_images
+    captioned = load_evaluated(
+        dataset, arguments.validation_split, languages, text_column, allow_outside=allow_outside
+    )
     available = _languages_with_text(captioned, languages)
     if not available:
         raise InputError(
@@ -183,7 +194,9 @@ def load_validation(
     class_names = None
     if arguments.zero_shot_split is not None:
         class_names = _read_class_names(arguments.class_names, languages)
-        classified = load_rows(dataset, arguments.zero_shot_split, ["image", "label"])
+        classified = load_rows(
+            dataset, arguments.zero_shot_split, ["image", "label"], allow_outside=allow_outside
+        )
         refuse_missing(classified.cast_column("image", Image(decode=False)), dataset)
         check_class_names(class_names, max(classified["label"]) + 1)
     return Validation(

@@ -22,6 +22,7 @@ from datasets import Dataset, Features, Image, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
 from common.errors import InputError
+from common.files.archives import refuse_bombs
 from common.files.contents import content_digest
 from common.files.json_files import parse_json, read_json
 from common.files.table_cells import texts_in_cell
@@ -56,6 +57,7 @@ def read_caption_files(task: Task, languages: list[str] | None, limit: int | Non
 def _read_chinese_clip(task: Task, streaming: bool) -> tuple[Rows, dict]:
     """Read rows of `id` and `image`, and `{language: {id: texts}}`."""
     path = fetch(task, task.data_files[task.split])
+    refuse_bombs([str(path)])
     (language,) = task.languages
     captions = defaultdict(list)
     try:

@@ -12,7 +12,7 @@ from .task import Task
 from .text_lists import split_source
 
 FOLDER = Path(__file__).parent
-_NOT_IN_YAML = ("name", "file")
+_NOT_IN_YAML = ("name", "file", "allow_outside_images")
 
 
 def load_task(name_or_path: str) -> Task:

@@ -5,7 +5,6 @@ import re
 from functools import cache
 from pathlib import Path
 
-from datasets import load_dataset, load_dataset_builder
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError
@@ -16,7 +15,7 @@ from common.files.contents import contents_of
 from common.files.image_folders import source_of
 from common.files.json_files import refuse_repeated_keys
 from common.files.left_out_files import refuse_left_out
-from common.files.rows import READING, open_rows, what_is_wrong
+from common.files.rows import READING, find_builder, open_rows, what_is_wrong
 from common.files.tars import name_pictures
 
 from .captions import Rows
@@ -32,16 +31,16 @@ def open_split(task: Task, split: str, streaming: bool = False, columns: list[st
     Raises:
         InputError: it cannot be opened.
     """
+    opening = {"streaming": streaming, "allow_outside": task.allow_outside_images}
     try:
         source = source_of(task.dataset, task.config)
         if source["path"] == "imagefolder" and not task.data_files:
-            return load_dataset(**source, split=split, streaming=streaming)
+            return open_rows(task.dataset, split, **opening, **source)
         options = {
             "path": task.dataset,
             "name": task.config,
             "data_files": _files_of_split(task, split),
             "revision": full_revision(task.dataset, task.revision),
-            "streaming": streaming,
         }
         if Path(task.dataset).is_dir():
             (paths,) = options["data_files"].values()
@@ -49,9 +48,8 @@ def open_split(task: Task, split: str, streaming: bool = False, columns: list[st
             options["description"] = contents_of(Path(task.dataset, path) for path in listed)
         if columns:
             options["columns"] = columns
-        if task.layout == "webdataset":
-            return name_pictures(open_rows(split, **options), task.columns.get("image"))
-        return load_dataset(split=split, **options)
+        rows = open_rows(task.dataset, split, **opening, **options)
+        return name_pictures(rows, task.columns.get("image")) if task.layout == "webdataset" else rows
     except READING as error:
         raise reading_error(task, error, split) from error
 
@@ -68,7 +66,9 @@ def _files_of_split(task: Task, split: str) -> dict[str, str | list[str]]:
     files = task.data_files
     if not files:
         revision = full_revision(task.dataset, task.revision)
-        files = load_dataset_builder(task.dataset, task.config, revision=revision).config.data_files
+        source = {"path": task.dataset, "name": task.config, "revision": revision}
+        builder = find_builder(task.dataset, allow_outside=task.allow_outside_images, **source)
+        files = builder.config.data_files
     by_split = {str(name): paths for name, paths in (files or {}).items()}
     if Path(task.dataset).is_dir() and not task.data_files:
         refuse_left_out(task.dataset, by_split)

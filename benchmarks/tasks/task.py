@@ -11,7 +11,8 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class Task:
-    """A benchmark as its YAML file describes it; all fields but `name` and `file` are keys of that file.
+    """A benchmark as its YAML file describes it; all fields but `name`, `file` and `allow_outside_images`,
+    which the user gives, are keys of that file.
 
     `dataset` and the JSON files of `class_names` and `templates` are read from beside the YAML file where
     they exist there, and otherwise from the working directory. `data_files` are relative to the dataset.
@@ -66,6 +67,7 @@ class Task:
     split_differs: str | None = None
     preparation: str | None = None
     notes: str | None = None
+    allow_outside_images: bool = False
     suites: list[str] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
 

@@ -16,6 +16,7 @@ from datasets import Dataset
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from ..errors import InputError
+from ..images import is_refused, path_of
 from .contents import contents_of
 from .endings import PICTURES, files_below, is_hidden, suffix_of
 
@@ -159,14 +160,19 @@ def warn_of_images_without_row(rows: Dataset, dataset: str) -> None:
 
 
 def refuse_missing(rows: Dataset, dataset: str) -> None:
-    """Refuse rows of undecoded `image` whose files are missing, before any of them is read.
+    """Refuse rows of undecoded `image` whose files are missing, or outside, before any of them is read.
 
     Raises:
-        InputError: a file is missing; the message counts them and names the first.
+        InputError: a file is missing or lies outside of the dataset; the message counts them and names the
+            first.
     """
     column = rows.select_columns(["image"]).with_format("arrow")["image"][:]
     missing = []
+    outside = []
     for chunk in column.chunks:
+        contents = chunk.field("bytes")
+        for content in contents.filter(is_refused(contents)).to_pylist():
+            outside.append(path_of({"bytes": content, "path": None}))
         paths = chunk.field("path").to_pylist()
         are_files = chunk.field("bytes").is_null().to_pylist()
         for path, is_file in zip(paths, are_files):
@@ -177,6 +183,11 @@ def refuse_missing(rows: Dataset, dataset: str) -> None:
         raise InputError(
             f"dataset {dataset!r} names {len(missing)} of {len(rows)} pictures that are not there, "
             f"{missing[0]} first: put them there, or take them out of its metadata"
+        )
+    if outside:
+        raise InputError(
+            f"dataset {dataset!r} names {len(outside)} of {len(rows)} pictures that lie outside of it, "
+            f"{outside[0]} first: put them inside, or add --allow_outside_images if you trust the data"
         )
 
 

@@ -6,16 +6,18 @@ from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 
-from datasets import Dataset, Image, IterableDataset, load_dataset, load_dataset_builder
+from datasets import Dataset, DatasetBuilder, Image, IterableDataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
 from ..paths import check_folder
+from .archives import refuse_bombs
 from .contents import contents_of
 from .endings import files_below
 from .image_folders import source_of
 from .json_files import refuse_repeated_keys
 from .left_out_files import odd_endings, refuse_left_out
+from .outside import keep_inside, refuse_outside_files, source_of_builder
 from .tars import of_tars
 
 # Errors of reading a dataset: of the Hub; of an unknown split or a text that is not UTF-8; of rows that
@@ -25,11 +27,14 @@ _WILDCARDS = set("*?[]")
 _TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
 
 
-def load_rows(dataset: str, split: str, columns: list[str], name: str | None = None) -> Dataset:
+def load_rows(
+    dataset: str, split: str, columns: list[str], name: str | None = None, *, allow_outside: bool = False
+) -> Dataset:
     """Load one split of a folder or Hub dataset that has all of `columns`.
 
     Args:
         name: the configuration, if the dataset has several.
+        allow_outside: open images and data files outside of the dataset as well, see `outside`.
 
     Raises:
         InputError: no such folder, dataset or split, or a column is missing.
@@ -38,11 +43,11 @@ def load_rows(dataset: str, split: str, columns: list[str], name: str | None = N
     with readable_rows(dataset, split):
         source = source_of(dataset, name)
         if source["path"] == dataset:
-            files = files_of(dataset, name, split)
+            files = files_of(dataset, name, split, allow_outside=allow_outside)
             source["data_files"] = files
             if files:
                 source["description"] = contents_of(chain(*files.values()))
-        rows = open_rows(split, **source)
+        rows = open_rows(dataset, split, allow_outside=allow_outside, **source)
 
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
@@ -90,9 +95,31 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
     return said
 
 
-def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | IterableDataset:
-    """Open a split as `load_dataset` does, but with the reader of `tars` for tars of images."""
-    tars = of_tars(load_dataset_builder(**source))
+def open_rows(
+    dataset: str, split: str, *, streaming: bool = False, allow_outside: bool = False, **source
+) -> Dataset | IterableDataset:
+    """Open a split as `load_dataset` does, but with the reader of `tars` for tars of images.
+
+    Images that lie outside of the dataset are replaced by the reason not to open them. Images of a stream are
+    undecoded.
+
+    Args:
+        dataset: the folder or Hub id.
+        allow_outside: as for `load_rows`.
+        source: arguments of `load_dataset`, as `source_of` returns them.
+
+    Raises:
+        InputError: as `find_builder`.
+    """
+    builder = find_builder(dataset, allow_outside=allow_outside, **source)
+    rows = _open_rows(builder, split, streaming, source)
+    return rows if allow_outside else keep_inside(rows, source_of_builder(dataset, builder))
+
+
+def _open_rows(
+    builder: DatasetBuilder, split: str, streaming: bool, source: dict
+) -> Dataset | IterableDataset:
+    tars = of_tars(builder)
     if tars is None:
         return load_dataset(**source, split=split, streaming=streaming)
     if streaming:
@@ -101,7 +128,24 @@ def open_rows(split: str, *, streaming: bool = False, **source) -> Dataset | Ite
     return tars.as_dataset(split=split)
 
 
-def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]] | None:
+def find_builder(dataset: str, *, allow_outside: bool = False, **source) -> DatasetBuilder:
+    """Find the data files of a dataset, as `load_dataset_builder` does.
+
+    Raises:
+        InputError: its card names files outside of it, or as `refuse_bombs`.
+    """
+    # The builders of `datasets`, such as `imagefolder`, read no card.
+    if source["path"] == dataset and not allow_outside:
+        refuse_outside_files(dataset, source.get("revision"))
+    builder = load_dataset_builder(**source)
+    for paths in (builder.config.data_files or {}).values():
+        refuse_bombs(map(str, paths))
+    return builder
+
+
+def files_of(
+    dataset: str, name: str | None, split: str, *, allow_outside: bool = False
+) -> dict[str, list[str]] | None:
     """List a folder's files of one split for `load_dataset`; None for a Hub dataset, which has a revision.
 
     Without the list, `datasets` caches a folder with a card under the card alone, and would give old rows
@@ -109,11 +153,12 @@ def files_of(dataset: str, name: str | None, split: str) -> dict[str, list[str]]
     `train[:100]`, which only `datasets` can parse.
 
     Raises:
-        InputError: as `refuse_left_out` and `refuse_repeated_keys`.
+        InputError: as `find_builder`, `refuse_left_out` and `refuse_repeated_keys`.
     """
     if not Path(dataset).is_dir():
         return None
-    files = load_dataset_builder(dataset, name).config.data_files
+    builder = find_builder(dataset, allow_outside=allow_outside, path=dataset, name=name)
+    files = builder.config.data_files
     by_split = {str(name): list(paths) for name, paths in files.items()}
     refuse_left_out(dataset, by_split)
     if split in by_split:
@@ -132,6 +177,7 @@ def rename_image(rows: Dataset | IterableDataset, column: str) -> Dataset | Iter
 __all__ = [
     "READING",
     "files_of",
+    "find_builder",
     "load_rows",
     "open_rows",
     "readable_rows",

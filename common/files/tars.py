@@ -27,6 +27,7 @@ from datasets.features.features import cast_to_python_objects
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ..errors import InputError
+from .archives import bounded_members
 from .json_files import unique_keys
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
@@ -96,7 +97,7 @@ def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
     Raises:
         InputError: a file cannot be read, or two files of a sample have names that mean the same.
     """
-    found = _PictureTars._get_pipeline_from_tar(path, iterator)
+    found = _PictureTars._get_pipeline_from_tar(path, bounded_members(iterator))
     last = None
     while True:  # instead of a `for` loop, so that only errors of reading are caught
         try:

@@ -210,18 +210,24 @@ def _pair(languages: str | list[str] | None, texts: str | list[str]) -> list[tup
 
 
 def load_captioned(
-    dataset: str, split: str, languages: list[str] | None = None, text_column: str | None = None
+    dataset: str,
+    split: str,
+    languages: list[str] | None = None,
+    text_column: str | None = None,
+    *,
+    allow_outside: bool = False,
 ) -> Dataset:
     """Load rows of undecoded `image` and `captions`, `{language: [text, ...]}`, from captions in any form.
 
     Args:
         languages: those that are requested, which tell the language of captions that do not name it.
         text_column: the column of the captions; by default the first of the usual names.
+        allow_outside: as for `load_rows`.
 
     Raises:
         InputError: there is no such dataset or split; or as `with_image`, `find_form` and `gather_captions`.
     """
-    rows = with_image(load_rows(dataset, split, []), dataset)
+    rows = with_image(load_rows(dataset, split, [], allow_outside=allow_outside), dataset)
     return with_captions(rows, find_form(rows.features, dataset, text_column, languages))
 
 

@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from common.errors import InputError
 from common.files.image_folders import images_without_row, is_named_by_metadata, paths_of
 from common.files.rows import load_rows
-from common.images import decode_image, digest_of, encoded_bytes, why_unreadable
+from common.images import decode_image, digest_of, encoded_bytes, path_of, why_unreadable
 from modeling_altclip.images_altclip import read_image
 
 SMALLEST_AREA = 0.9  # of a crop, as open_clip's default
@@ -62,8 +62,9 @@ def keep_readable(
 
     lines = []
     for number in bad:
-        image = encoded[number]["image"] or {}
-        lines.append({"row": number, "path": image.get("path"), "problem": problems[number]})
+        image = encoded[number]["image"]
+        path = path_of(image) if image else None
+        lines.append({"row": number, "path": path, "problem": problems[number]})
     for path in without_row:
         lines.append({"row": None, "path": path, "problem": _NO_ROW})
     report = Path(output_dir, "bad_rows.jsonl")
@@ -111,12 +112,15 @@ def find_without_row(rows: Dataset, dataset: str) -> list[str]:
     return images_without_row(dataset, paths_of(rows.select_columns(["image"])))
 
 
-def name_without_row(dataset: str, split: str, policy: str, report: Path | None) -> list[str]:
+def name_without_row(
+    dataset: str, split: str, policy: str, report: Path | None, *, allow_outside: bool = False
+) -> list[str]:
     """List the pictures of a folder that no row of its metadata names, before it is streamed.
 
     Args:
         policy: as in `keep_readable`.
         report: the file that gets one line per picture; None for a process that does not write it.
+        allow_outside: as for `load_rows`.
 
     Returns:
         Their paths.
@@ -126,7 +130,8 @@ def name_without_row(dataset: str, split: str, policy: str, report: Path | None)
     """
     if not is_named_by_metadata(dataset):
         return []
-    rows = load_rows(dataset, split, ["image"]).cast_column("image", Image(decode=False))
+    rows = load_rows(dataset, split, ["image"], allow_outside=allow_outside)
+    rows = rows.cast_column("image", Image(decode=False))
     without_row = find_without_row(rows, dataset)
     if policy == "error" and without_row:
         raise InputError(f"{len(without_row)} pictures have no row in the metadata, {without_row[0]} first")

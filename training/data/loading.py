@@ -22,7 +22,13 @@ def load_images(arguments: PairArguments, languages: list[str] | None) -> Datase
     """
     # The other processes then read what the first has written to datasets' cache.
     with arguments.main_process_first(desc="reading captions"):
-        rows = load_captioned(arguments.dataset, arguments.split, languages, arguments.text_column)
+        rows = load_captioned(
+            arguments.dataset,
+            arguments.split,
+            languages,
+            arguments.text_column,
+            allow_outside=arguments.allow_outside_images,
+        )
     without_row = find_without_row(rows, arguments.dataset)
     if without_row:
         say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
@@ -65,6 +71,7 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
         arguments.process_index,
         arguments.world_size,
         arguments.dataloader_num_workers,
+        allow_outside=arguments.allow_outside_images,
     )
     form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
     if not (languages or form.available):
@@ -80,7 +87,13 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
     report = Path(arguments.output_dir, f"bad_rows.{arguments.process_index}.jsonl")
     if not arguments.resume:
         first = report if arguments.process_index == 0 else None
-        without_row = name_without_row(arguments.dataset, arguments.split, arguments.bad_rows, first)
+        without_row = name_without_row(
+            arguments.dataset,
+            arguments.split,
+            arguments.bad_rows,
+            first,
+            allow_outside=arguments.allow_outside_images,
+        )
         if without_row:
             say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
 

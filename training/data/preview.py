@@ -38,7 +38,9 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
         return _of_parallel_text(arguments)
     # Stage 0 trains the teacher, which reads English alone.
     requested = ["en"] if isinstance(arguments, TeacherArguments) else arguments.languages
-    rows = with_image(_stream(arguments.dataset, arguments.split), arguments.dataset)
+    check_folder("dataset", arguments.dataset)
+    source = source_of(arguments.dataset) | {"allow_outside": arguments.allow_outside_images}
+    rows = with_image(_stream(arguments.dataset, arguments.split, source), arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, requested)
     captions = [read_captions(row, form) for row in _take_first(rows, arguments.dataset)]
 
@@ -102,9 +104,10 @@ def read_head(data: str, name: str | None, split: str) -> Dataset:
     if tables:
         return Dataset.from_list(list(islice(rows_of_table(tables[0]), N_ROWS)))
     if suffix in BUILDERS:
-        rows = _stream(BUILDERS[suffix], "train", data_files=data)
+        rows = _stream(str(Path(data).parent), "train", {"path": BUILDERS[suffix], "data_files": data})
     else:
-        rows = _stream(data, split, name)
+        check_folder("dataset", data)
+        rows = _stream(data, split, source_of(data, name))
     return Dataset.from_list(_take_first(rows, data), rows.features)
 
 
@@ -113,20 +116,17 @@ def _first_lines(path: str) -> list[str]:
     return list(islice(lines_of(path, "dataset"), N_ROWS))
 
 
-def _stream(dataset: str, split: str, name: str | None = None, **files) -> IterableDataset:
+def _stream(dataset: str, split: str, source: dict) -> IterableDataset:
     """Open a folder or Hub dataset as a stream, which fetches only what is read.
 
     Args:
-        files: `data_files` of a builder such as `json`, which `dataset` then names.
+        source: arguments of `open_rows`.
 
     Raises:
-        InputError: there is no such dataset or split.
+        InputError: there is no such split, or as `open_rows`.
     """
-    if not files:
-        check_folder("dataset", dataset)
     try:
-        source = {"path": dataset, **files} if files else source_of(dataset, name)
-        return open_rows(split, streaming=True, **source)
+        return open_rows(dataset, split, streaming=True, **source)
     except READING as error:
         raise InputError(
             f"dataset {dataset!r}, split {split!r} cannot be read: {what_is_wrong(dataset, error)}"

@@ -13,15 +13,17 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from datasets import Features, IterableDataset, Value, concatenate_datasets, load_dataset_builder
+from datasets import Features, IterableDataset, Value, concatenate_datasets
 from PIL import Image as PillowImage
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from common.errors import InputError
 from common.files.image_folders import source_of
 from common.files.left_out_files import refuse_left_out
-from common.files.rows import readable_rows
+from common.files.outside import keep_inside, source_of_builder
+from common.files.rows import find_builder, readable_rows
 from common.files.tars import of_tars
+from common.images import path_of
 from common.paths import check_folder
 
 from .captions import Form, read_captions, with_image
@@ -32,8 +34,14 @@ _FILE = "__file__"
 _ROW = "__row__"
 
 
-def open_files(
-    dataset: str, split: str, process_index: int = 0, n_processes: int = 1, n_workers: int = 0
+def open_files(  # noqa: PLR0913  (the first two say what, the others which share of it)
+    dataset: str,
+    split: str,
+    process_index: int = 0,
+    n_processes: int = 1,
+    n_workers: int = 0,
+    *,
+    allow_outside: bool = False,
 ) -> IterableDataset:
     """Open the rows of this process's files as a stream, with undecoded images.
 
@@ -42,17 +50,20 @@ def open_files(
 
     Args:
         n_workers: number of loader workers per process; each reads files of its own.
+        allow_outside: as for `load_rows`.
 
     Raises:
-        InputError: no such dataset or split, no image column, or fewer files than readers.
+        InputError: as `find_builder`; no such dataset or split, no image column, or fewer files than readers.
     """
     check_folder("dataset", dataset)
     with readable_rows(dataset, split):
-        builder = load_dataset_builder(**source_of(dataset))
+        builder = find_builder(dataset, allow_outside=allow_outside, **source_of(dataset))
         builder = of_tars(builder) or builder
         if Path(dataset).is_dir():
             refuse_left_out(dataset, builder.config.data_files)
         rows = builder.as_streaming_dataset(split=split)
+    if not allow_outside:
+        rows = keep_inside(rows, source_of_builder(dataset, builder))
 
     rows = with_image(rows, dataset)
     n_files = rows.num_shards
@@ -163,7 +174,7 @@ class ExampleStream(TorchIterableDataset):
     def image(self, row: dict) -> PillowImage.Image | None:
         image, problem = read_picture(row["image"])
         if problem:
-            path = (row["image"] or {}).get("path")
+            path = path_of(row["image"]) if row["image"] else None
             self.skip({"file": row[_FILE], "row": row[_ROW], "path": path, "problem": problem})
         return image
 

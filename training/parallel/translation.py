@@ -73,6 +73,10 @@ class TranslationArguments:
     text_column: str | None = field(
         default=None, metadata={"help": "Column of the captions; by default the first of the usual names."}
     )
+    allow_outside_images: bool = field(
+        default=False,
+        metadata={"help": "Also read images and files that the dataset names outside of itself."},
+    )
     split_lines: bool = field(
         default=False,
         metadata={"help": "Take each line of a text as a caption of its own, as in CLIP-benchmark's tars."},
@@ -153,7 +157,8 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
         InputError: as `find_form`; there are no captions to translate; or captions in a target language
             exist already.
     """
-    rows = with_image(load_rows(arguments.dataset, split, []), arguments.dataset)
+    rows = load_rows(arguments.dataset, split, [], allow_outside=arguments.allow_outside_images)
+    rows = with_image(rows, arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, [arguments.source_language])
     captions = with_captions(rows, form).select_columns(["captions"])
 
@@ -228,7 +233,9 @@ def load_translator(name_or_path: str, dtype: str) -> tuple[PreTrainedModel, Pre
     """
     check_kind("model", name_or_path, TRANSLATOR)
     with readable("model", name_or_path):
-        model = AutoModelForSeq2SeqLM.from_pretrained(name_or_path, dtype=getattr(torch, dtype))
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            name_or_path, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
     tokenizer = load_tokenizer("model", name_or_path)
     return model.eval().to(PartialState().device), tokenizer, hash_weights(model)
 
