@@ -345,7 +345,7 @@ def check_model_type(name_or_path: str, model_types: tuple[str, ...]) -> str:
         ValueError: its model type is none of `model_types`, or a small file of it is damaged.
     """
     check_files(name_or_path, "settings")
-    model_type = AutoConfig.from_pretrained(name_or_path).model_type
+    model_type = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False).model_type
     if model_type not in model_types:
         choices = " or ".join(repr(choice) for choice in model_types)
         raise ValueError(

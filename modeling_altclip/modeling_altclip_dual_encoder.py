@@ -56,7 +56,7 @@ class _PooledTower(nn.Module):
         super().__init__()
         self.config = config
         self.pooling = pooling
-        self.encoder = _without_idle_parts(AutoModel.from_config(config), pooling)
+        self.encoder = _without_idle_parts(AutoModel.from_config(config, trust_remote_code=False), pooling)
         self.counts_padding = _counts_padding(self.encoder)
         self.positions_before = positions_before_texts(self.encoder)
 
@@ -330,9 +330,9 @@ def _load_tower_configs(
     Raises:
         ValueError: one is no tower of tokens or patches.
     """
-    vision_config = AutoConfig.from_pretrained(vision_name_or_path)
+    vision_config = AutoConfig.from_pretrained(vision_name_or_path, trust_remote_code=False)
     vision_config = getattr(vision_config, "vision_config", vision_config)
-    text_config = AutoConfig.from_pretrained(text_name_or_path)
+    text_config = AutoConfig.from_pretrained(text_name_or_path, trust_remote_code=False)
     # They may be folders of this machine, which have no place in config.json.
     text_config.name_or_path = ""
     vision_config.name_or_path = ""
@@ -346,7 +346,9 @@ def _load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | No
     A pooling that is still None never becomes the pooler of a checkpoint that lacks it.
     """
     unread = () if pooling == "pooler" else ("pooler.",)
-    return load_whole(AutoModel, name_or_path, unread=unread, config=deepcopy(config))
+    return load_whole(
+        AutoModel, name_or_path, unread=unread, config=deepcopy(config), trust_remote_code=False
+    )
 
 
 __all__ = ["AltCLIPDualEncoderModel"]

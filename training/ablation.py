@@ -9,7 +9,7 @@ from transformers import AutoProcessor, set_seed
 
 from benchmarks.results import Result, format_table
 from common.extras import of_extra
-from common.models.kinds import load_tokenizer
+from common.models.kinds import load_tokenizer, readable
 from common.models.loading import save_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
@@ -95,9 +95,10 @@ def _save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> No
     set_seed(seed)
     encoder = arguments.text_encoder_name_or_path
     model = AltCLIPModel.from_teacher(arguments.teacher_name_or_path, encoder, dropout=0.0)
-    image_processor = AutoProcessor.from_pretrained(arguments.teacher_name_or_path).image_processor
+    with readable("teacher_name_or_path", arguments.teacher_name_or_path):
+        processor = AutoProcessor.from_pretrained(arguments.teacher_name_or_path, trust_remote_code=False)
     tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
-    save_model(model, AltCLIPProcessor(image_processor, tokenizer), folder)
+    save_model(model, AltCLIPProcessor(processor.image_processor, tokenizer), folder)
 
 
 def evaluate_models(models: list[str], arguments: AblationArguments) -> None:

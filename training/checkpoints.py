@@ -242,7 +242,7 @@ def _step(checkpoint: Path) -> int:
 
 def _check_kind(checkpoint: str, model: PreTrainedModel) -> None:
     """Refuse a checkpoint of another kind of model: stage 1 once saved the text tower alone."""
-    saved = AutoConfig.from_pretrained(checkpoint).model_type
+    saved = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).model_type
     if saved != model.config.model_type:
         raise InputError(
             f"resume: {checkpoint} holds a {saved}, and this run trains a {model.config.model_type} "

@@ -108,13 +108,15 @@ def check_room_before_loading(arguments: StageArguments) -> None:
 def _untrained(arguments: StageArguments) -> PreTrainedModel:
     """Build the stage's model by its configurations, without loading weights, and freeze what it freezes."""
     if _is_new_student(arguments):
-        teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path)
-        encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path)
+        teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path, trust_remote_code=False)
+        encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path, trust_remote_code=False)
         model = AltCLIPModel(AltCLIPConfig.from_teacher(teacher, encoder, dropout=arguments.dropout))
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     else:
-        config = AutoConfig.from_pretrained(arguments.model_name_or_path)
-        model = AutoModel.from_config(config, attn_implementation=arguments.attn_implementation)
+        config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+        model = AutoModel.from_config(
+            config, attn_implementation=arguments.attn_implementation, trust_remote_code=False
+        )
 
     if isinstance(arguments, TeacherLearningArguments):
         freeze_all_but(model, TEXT_PARTS)

@@ -72,7 +72,7 @@ def check_tokenizers(arguments: StageArguments) -> None:
         name_or_path = getattr(arguments, argument)
         # An image encoder reads no texts, and has no tokenizer.
         if name_or_path is not None and kind != IMAGE_ENCODER:
-            config = AutoConfig.from_pretrained(name_or_path)
+            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
             check_vocabulary(argument, name_or_path, config, load_tokenizer(argument, name_or_path))
 
 

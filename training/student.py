@@ -35,7 +35,7 @@ def build_student(
     # A finished model goes on learning, in float32 and with the dropout of the recipe.
     name = arguments.model_name_or_path
     with readable("model_name_or_path", name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         config.text_config.hidden_dropout_prob = arguments.dropout
         config.text_config.attention_probs_dropout_prob = arguments.dropout
         model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)

@@ -70,7 +70,8 @@ def load(name: str, load_image_model: Callable[[str], tuple]) -> tuple[AdaptedMo
         raise InputError(f"the config.json of {text_name} is not M-CLIP's: it has no {', '.join(absent)}")
 
     image_model, image_side = load_image_model(image_name)
-    encoder = AutoModel.from_config(AutoConfig.from_pretrained(settings["modelBase"]))
+    config = AutoConfig.from_pretrained(settings["modelBase"], trust_remote_code=False)
+    encoder = AutoModel.from_config(config, trust_remote_code=False)
     model = _MCLIPModel(encoder, settings["transformerDimensions"], settings["numDims"], image_model)
 
     weights = torch.load(cached_file(text_name, "pytorch_model.bin"), map_location="cpu", weights_only=True)

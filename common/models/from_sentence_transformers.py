@@ -51,10 +51,10 @@ def load(name: str) -> tuple[AdaptedModel, AdaptedProcessor]:
         InputError: the model for images does not read images.
     """
     text_name, _, image_name = name.partition("+")
-    text_encoder = SentenceTransformer(text_name, device="cpu").float()
+    text_encoder = SentenceTransformer(text_name, device="cpu", trust_remote_code=False).float()
     image_encoder = text_encoder
     if image_name:
-        image_encoder = SentenceTransformer(image_name, device="cpu").float()
+        image_encoder = SentenceTransformer(image_name, device="cpu", trust_remote_code=False).float()
     if not image_encoder.supports("image"):
         raise InputError(
             f"{image_name or text_name} reads no images: "

@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    dynamic_module_utils,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
@@ -119,7 +125,7 @@ def check_kind(argument: str, name_or_path: str, kind: Kind) -> PreTrainedConfig
     """
     with readable(argument, name_or_path):
         check_files(name_or_path, "settings")
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if not kind.fits(config):
         # sentence-transformers writes modules.json.
         is_sentence_encoder = Path(name_or_path, "modules.json").exists()
@@ -141,7 +147,9 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
     """
     with readable(argument, name_or_path):
         check_files(name_or_path, "settings")
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="right", **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name_or_path, padding_side="right", trust_remote_code=False, **options
+        )
     check_tokenizer(argument, name_or_path, tokenizer)
     return tokenizer
 
@@ -208,11 +216,27 @@ def check_vocabulary(
 
 
 @contextmanager
+def unasked() -> Iterator[None]:
+    """Refuse the code in a model's folder at once, where transformers asks on the terminal whether to run it.
+
+    A pipe could answer. `trust_remote_code=False` refuses it too, but transformers' `AutoProcessor` does not
+    pass that on to the tokenizer of a model whose type it knows.
+    """
+    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE  # to wait for an answer; at 0 there is no question
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
+
+
+@contextmanager
 def readable(argument: str, name_or_path: str) -> Iterator[None]:
     """Turn errors of loading a model, tokenizer or processor into an `InputError` that names the argument."""
     _check_model_folder(argument, name_or_path)
     try:
-        yield
+        with unasked():
+            yield
     except InputError:
         raise
     except UNREADABLE as error:

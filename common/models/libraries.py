@@ -6,6 +6,7 @@ from pickle import UnpicklingError
 
 from ..errors import InputError
 from .adapter import AdaptedModel, AdaptedProcessor
+from .kinds import unasked
 
 # Commands that install what each library needs, for messages.
 _INSTALL = {
@@ -28,18 +29,8 @@ def load_adapted(
         InputError: the library is not installed, or cannot load the model.
     """
     try:
-        if library == "open_clip":
-            from .from_open_clip import load
-
-            model, processor = load(name)
-        elif library == "sentence_transformers":
-            from .from_sentence_transformers import load
-
-            model, processor = load(name)
-        else:
-            from .from_m_clip import load
-
-            model, processor = load(name, load_model)
+        with unasked():
+            model, processor = _load_adapted(library, name, load_model)
     except ImportError as error:
         raise InputError(
             f"model '{library}:{name}' needs more than is installed ({error}): {_INSTALL[library]}"
@@ -48,6 +39,22 @@ def load_adapted(
         raise InputError(f"model '{library}:{name}' cannot be loaded: {error}") from error
     model.config.name_or_path = f"{library}:{name}"
     return model, processor
+
+
+def _load_adapted(
+    library: str, name: str, load_model: Callable[[str], tuple]
+) -> tuple[AdaptedModel, AdaptedProcessor]:
+    if library == "open_clip":
+        from .from_open_clip import load
+
+        return load(name)
+    if library == "sentence_transformers":
+        from .from_sentence_transformers import load
+
+        return load(name)
+    from .from_m_clip import load
+
+    return load(name, load_model)
 
 
 def check_library(name_or_path: str) -> str | None:

@@ -75,9 +75,12 @@ def load_model(
     checks_itself = isinstance(config, AltCLIPConfig | AltCLIPDualEncoderConfig)
     with readable(argument, name_or_path), checked_files(name_or_path, weights=not checks_itself):
         model = AutoModel.from_pretrained(
-            name_or_path, dtype=torch.float32, attn_implementation=attn_implementation
+            name_or_path,
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+            trust_remote_code=False,
         )
-        processor = AutoProcessor.from_pretrained(name_or_path)
+        processor = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     _check_finite(model, argument, name_or_path)
     if not isinstance(processor, ProcessorMixin):
         raise InputError(

@@ -77,7 +77,7 @@ def merge_low_rank(
             check_files(name_or_path)
             model = PeftModel.from_pretrained(model, name_or_path).merge_and_unload()
         if Path(name_or_path, "processor_config.json").is_file():
-            processor = type(processor).from_pretrained(name_or_path)
+            processor = type(processor).from_pretrained(name_or_path, trust_remote_code=False)
     except (*UNREADABLE, UserWarning) as error:
         base = base_of(name_or_path, argument)
         said = " ".join(str(error).split())  # on one line

@@ -27,7 +27,7 @@ def main(arguments: ParallelArguments) -> None:
     texts = arguments.text_encoder_name_or_path
     tokenizer = load_tokenizer("text_encoder_name_or_path", texts)
     with readable("image_encoder_name_or_path", images):
-        image_processor = AutoImageProcessor.from_pretrained(images)
+        image_processor = AutoImageProcessor.from_pretrained(images, trust_remote_code=False)
     with readable("image_encoder_name_or_path or text_encoder_name_or_path", images):
         model = build_dual_encoder(arguments)
 

@@ -152,7 +152,7 @@ def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict
         `{unseen language: {seen language: share}}`, the share of captions of the validation set whose nearest
             neighbour is their translation, by the states of the first token of the pre-trained encoder.
     """
-    encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path)
+    encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path, trust_remote_code=False)
     tokenizer = load_tokenizer("text_encoder_name_or_path", arguments.text_encoder_name_or_path)
     settings = arguments.settings
     captions = load_captioned(settings["dataset"], settings["validation_split"])["captions"][:]
