@@ -46,6 +46,7 @@ _OF_PROCESSOR = (
     "*.py",
 )
 _OF_TRAINING = ("trainer_state.json", "training_args.bin")
+_PIPELINE = "model_index.json"
 _CHECKPOINT = re.compile(r"checkpoint-\d+$")
 # Files of a checkpoint that may change freely.
 _FREE = ("README.md", CHECKSUMS, "*.tmp")
@@ -57,7 +58,8 @@ def write_checksums(folder: str | PathLike) -> None:
     """Write the checksums of a finished folder; all its files are on the disk before they are.
 
     Of a model's folder they cover weights, configuration, tokenizer, processor, code and the state of the
-    training; of a checkpoint (`checkpoint-40`) all files, in subfolders too. Card and plots may change.
+    training; of a pipeline of diffusers those of its parts; of a checkpoint (`checkpoint-40`) all files, in
+    subfolders too. Card and plots may change.
     """
     folder = Path(folder)
     _write(folder, _hash_files(folder, _covered_files(folder)))
@@ -134,7 +136,7 @@ def check_files(folder: str | PathLike, part: Literal["weights", "settings", "al
     damages = find_damages(folder, part)
     if damages:
         raise ValueError(
-            f"{folder} is not as it was saved ({CHECKSUMS}): {'; '.join(damages)}. {_REMEDY} {folder}"
+            f"{folder} is not as it was saved ({CHECKSUMS}): {'; '.join(damages)}: {_REMEDY} {folder}"
         )
 
 
@@ -181,7 +183,26 @@ def _covered_files(folder: str | PathLike) -> list[str]:
         return sorted(names)
 
     patterns = (*_OF_MODEL, *_OF_PROCESSOR, *_OF_TRAINING)
-    return sorted(path.name for path in folder.iterdir() if path.is_file() and _matches(path.name, patterns))
+    if (folder / _PIPELINE).is_file():
+        # Its parts lie in subfolders, with models' names: unet/config.json.
+        patterns = (*patterns, _PIPELINE, "scheduler_config.json")
+    paths = [*folder.iterdir(), *(path for part in _parts_of_pipeline(folder) for path in part.iterdir())]
+    names = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+    return sorted(name for name in names if _matches(name, patterns))
+
+
+def _parts_of_pipeline(folder: Path) -> list[Path]:
+    """Return the subfolders that a diffusers pipeline names as its parts; none for other folders."""
+    path = folder / _PIPELINE
+    if not path.is_file():
+        return []
+    try:
+        named = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        return []  # its own checksum tells that it is damaged
+    if not isinstance(named, dict):
+        return []
+    return [part for part in folder.iterdir() if part.is_dir() and part.name in named]
 
 
 def read_checksums(folder: str | PathLike) -> dict[str, dict]:
@@ -205,7 +226,7 @@ def read_checksums(folder: str | PathLike) -> dict[str, dict]:
         )
     for name, entry in content["files"].items():
         if not _is_entry(name, entry):
-            raise ValueError(f"{path} has a damaged entry {name!r}: {entry!r}. {_REMEDY} {folder}")
+            raise ValueError(f"{path} has a damaged entry {name!r}: {entry!r}: {_REMEDY} {folder}")
     return content["files"]
 
 

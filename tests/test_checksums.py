@@ -173,6 +173,49 @@ def test_a_folder_without_checksums_loads_as_before(altclip_folder):
     load_model(str(altclip_folder))
 
 
+@pytest.fixture
+def low_rank(saved, tmp_path):
+    """Save a LoRA of the saved model with checksums, and with its processor; return its folder."""
+    peft = pytest.importorskip("peft")
+    model, processor = load_model(str(saved))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], r=2))
+    adapted.save_pretrained(tmp_path / "lora")
+    processor.save_pretrained(tmp_path / "lora")
+    write_checksums(tmp_path / "lora")
+    return tmp_path / "lora"
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"])
+def test_a_damaged_adapter_is_refused(saved, low_rank, refused, name):
+    load_model(str(low_rank))
+    model = AltCLIPModel.from_pretrained(saved)
+    flip(low_rank / name)
+    refused(load_model, str(low_rank), names=name)
+    refused(model.load_adapter, str(low_rank), names=name)
+
+
+def test_the_parts_of_a_pipeline_are_covered(processor, altclip_folder, tmp_path):
+    pytest.importorskip("diffusers")
+    from training.diffusion import load_pipeline
+
+    from .test_diffusion import build
+
+    text_model = AltCLIPTextModel.from_pretrained(altclip_folder)
+    build(text_model, processor.tokenizer).save_pretrained(tmp_path / "pipeline")
+    (tmp_path / "pipeline/checkpoint-2").mkdir()
+    (tmp_path / "pipeline/checkpoint-2/model.safetensors").touch()
+    write_checksums(tmp_path / "pipeline")
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    listed = json.loads((tmp_path / "pipeline" / CHECKSUMS).read_text("utf-8"))["files"]
+    parts = {unet, "vae/config.json", "text_encoder/model.safetensors", "tokenizer/tokenizer.json"}
+    assert set(listed) >= {*parts, "scheduler/scheduler_config.json", "model_index.json"}
+    assert "checkpoint-2/model.safetensors" not in listed
+    flip(tmp_path / "pipeline" / unet)
+    assert find_damages(tmp_path / "pipeline") == [f"{unet} has other bytes"]
+    with pytest.raises(InputError, match=f"diffusion_name_or_path .* {unet} has other bytes"):
+        load_pipeline(str(tmp_path / "pipeline"), text_model, processor.tokenizer)
+
+
 # ---- Saving again ----
 
 

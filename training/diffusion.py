@@ -16,6 +16,7 @@ from common.extras import of_extra
 from common.models.kinds import UNREADABLE
 from common.paths import check_folder
 from modeling_altclip import AltCLIPTextModel
+from modeling_altclip.checksums_altclip import check_files
 from modeling_altclip.texts_altclip import tokenize
 
 from .trainers import AltCLIPTrainer
@@ -97,8 +98,8 @@ def load_pipeline(
     """Load Stable Diffusion with another text encoder and tokenizer in place of its own.
 
     Raises:
-        InputError: there is no such pipeline, it is incomplete, or its cross-attention has another width than
-            the text encoder.
+        InputError: there is no such pipeline, it is incomplete or damaged, or its cross-attention has another
+            width than the text encoder.
     """
     check_folder("diffusion_name_or_path", name_or_path)
     if Path(name_or_path).is_dir() and not Path(name_or_path, "model_index.json").exists():
@@ -113,6 +114,7 @@ def load_pipeline(
         "requires_safety_checker": False,
     }
     try:
+        check_files(name_or_path)
         pipeline = StableDiffusionPipeline.from_pretrained(name_or_path, **parts)
     except UNREADABLE as error:
         raise InputError(f"diffusion_name_or_path {name_or_path!r} cannot be loaded: {error}") from error

@@ -12,6 +12,7 @@ from common.models.kinds import load_tokenizer, readable
 from common.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from modeling_altclip.checkpoint_altclip import match_modes
+from modeling_altclip.checksums_altclip import write_checksums
 from training.arguments import DiffusionArguments
 from training.data.captions import decoded, load_captioned
 from training.data.examples import CaptionExamples
@@ -43,9 +44,11 @@ def main(arguments: DiffusionArguments) -> None:
     collator = DiffusionCollator(tokenizer, size, tokenizer.model_max_length)
     trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=examples, data_collator=collator)
     train(trainer, arguments)
-    with saving("the pipeline", Path(arguments.output_dir), bytes_of_weights(pipeline.unet)):
-        pipeline.save_pretrained(arguments.output_dir)
-    match_modes(arguments.output_dir)
+    if trainer.is_world_process_zero():
+        with saving("the pipeline", Path(arguments.output_dir), bytes_of_weights(pipeline.unet)):
+            pipeline.save_pretrained(arguments.output_dir)
+        match_modes(arguments.output_dir)
+        write_checksums(arguments.output_dir)
     finish(arguments, "the pipeline", f'StableDiffusionPipeline.from_pretrained("{arguments.output_dir}")')
 
 
