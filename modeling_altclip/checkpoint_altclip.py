@@ -108,8 +108,11 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
                 lists them. Or a bias, a norm or the logit scale is NaN or infinite.
             IncompleteCheckpointError: the same, or any other reason, when a pipeline loads the model.
         """
-        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
-        with checked_files(folder, weights=verify_weights):
+        checked = nullcontext()
+        if pretrained_model_name_or_path is not None:  # else the weights are given
+            folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            checked = checked_files(folder, weights=verify_weights)
+        with checked:
             # Mismatched shapes are always let through here, so that the error below can list them all.
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path,

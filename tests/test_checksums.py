@@ -128,6 +128,7 @@ def test_damaged_weights_are_refused_by_every_loader(saved, refused, damage, sha
     refused(load_model, str(saved), names=name)
     if damage is flip:
         AltCLIPModel.from_pretrained(saved, verify_weights=False)
+        AutoModel.from_pretrained(saved, verify_weights=False)
 
 
 def test_a_teacher_of_transformers_own_class_is_checked(miniature, tmp_path, refused):
@@ -483,6 +484,16 @@ def test_an_older_checkpoint_goes_when_the_new_one_is_complete(stage1, tmp_path,
     train(*stage1(save_total_limit=1))
     assert seen == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"]]
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_damaged_best_checkpoint_is_refused(stage1, tmp_path):  # noqa: F811
+    trainer, arguments = stage1()
+    train(trainer, arguments)
+    trainer.state.best_model_checkpoint = str(tmp_path / "out/checkpoint-1")
+    trainer._load_best_model()
+    flip(tmp_path / "out/checkpoint-1" / WEIGHTS)
+    with pytest.raises(InputError, match=f"load_best_model_at_end: .*{WEIGHTS} has other bytes"):
+        trainer._load_best_model()
 
 
 def test_a_finished_stage_has_checksums(stage1, tmp_path):  # noqa: F811
