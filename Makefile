@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel docs test test-slow soak test-upstream test-lowest test-python test-only style install release $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel docs licences bom audit test test-slow soak test-upstream test-lowest test-python test-only style install release $(PAPER)
 
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -109,6 +109,28 @@ docs: $(VENV)/installed  ## build the site of docs/ in outputs/site
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built the site. Next: open outputs/site/index.html"
+
+SECURITY = $(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[security]"
+
+licences: $(VENV)/installed  ## list the licences of all installed packages in outputs/licences.md
+	$(SECURITY)
+	mkdir -p outputs
+	$(BIN)/pip-licenses --format=markdown --with-urls --output-file=outputs/licences.md
+
+bom: $(VENV)/installed  ## write the bill of materials of all installed packages to outputs/bom.json (CycloneDX)
+	$(SECURITY)
+	mkdir -p outputs
+	$(BIN)/cyclonedx-py environment --output-reproducible --output-file outputs/bom.json
+	@echo "Wrote outputs/bom.json"
+
+# The list has no local versions (torch 2.13.0+cpu), which PyPI does not know. Only an answer about every package ends in success.
+audit: $(VENV)/installed  ## ask PyPI for known vulnerabilities of all installed packages; fails without an answer
+	$(SECURITY)
+	mkdir -p outputs
+	$(BIN)/pip freeze --exclude-editable | sed 's/+.*//' > outputs/audited.txt
+	@test -s outputs/audited.txt || { echo "audit: pip lists no packages: remove $(VENV) and run make install" >&2; exit 1; }
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement outputs/audited.txt || { \
+		echo "audit: failed: a package has a known vulnerability, or PyPI gave no answer about it: see above" >&2; exit 1; }
 
 VERSION = $(shell sed -n 's/^version = //p' setup.cfg)
 # "## 0.2.0 (2026-12-01)" -> 0.2.0

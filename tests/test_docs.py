@@ -6,7 +6,12 @@ import pytest
 
 from .conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -36,6 +41,16 @@ def broken_links(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     assert broken_links(page) == []
+
+
+def test_every_test_that_the_security_page_names_is_there():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "SECURITY.md").read_text("utf-8"))
+    assert len(named) > 20
+    absent = []
+    for file, test in named:
+        if f"\ndef {test}(" not in (ROOT / "tests" / file).read_text("utf-8"):
+            absent.append(f"{file}::{test}")
+    assert absent == []
 
 
 def test_a_broken_link_is_found(tmp_path):

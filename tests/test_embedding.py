@@ -9,7 +9,13 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
 from transformers import SiglipConfig, SiglipModel
 
-from modeling_altclip import AltCLIPModel, ImageEmbeddings, embed_images, embed_texts
+from modeling_altclip import (
+    AltCLIPModel,
+    AltCLIPZeroShotPipeline,
+    ImageEmbeddings,
+    embed_images,
+    embed_texts,
+)
 
 
 @pytest.fixture
@@ -288,6 +294,59 @@ def test_bad_images_of_a_column(model, processor, photos):
     column = Dataset.from_dict({"image": images[2:]}, features=Features({"image": Image()}))["image"]
     with pytest.raises(ValueError, match=r"images\[0\] cannot be read: cannot identify image file"):
         embed_images(model, processor, column)
+
+
+def array(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def with_one(value):
+    """Return an image of floats, of which one has this value."""
+    image = array(3, 20, 20) / np.float32(255)
+    image[0, 1, 1] = value
+    return image
+
+
+NOT_ONE_IMAGE = [
+    array(2, 20, 20, 3),
+    array(1, 20, 20, 3),
+    torch.rand(2, 3, 20, 20),
+    array(2, 2, 20, 20, 3),
+    [array(20, 20, 3)],
+    array(20),
+    array(0, 20, 3),
+    np.uint8(3),
+    b"bytes",
+    {"bytes": b"", "path": None},
+    np.array([None, 1], dtype=object),
+    array(20, 20, 3) * 1j,
+    with_one(np.nan),
+    with_one(np.inf),
+    torch.from_numpy(with_one(-np.inf)),
+    PillowImage.fromarray(with_one(np.nan)[0]),
+]
+
+
+@pytest.mark.parametrize("wrong", NOT_ONE_IMAGE, ids=range(len(NOT_ONE_IMAGE)))
+def test_one_embedding_for_each_image_or_an_error_with_its_index(model, processor, wrong):
+    """An array of two images in a list once gave two embeddings, so that all later ones moved up."""
+    images = [array(20, 20, 3), wrong, array(20, 20)]
+    classify = AltCLIPZeroShotPipeline(
+        model=model, tokenizer=processor.tokenizer, image_processor=processor.image_processor
+    )
+    for given in (images, iter(images)):
+        with pytest.raises(ValueError, match=r"images\[1\] cannot be read: it"):
+            embed_images(model, processor, given)
+    with pytest.raises(ValueError, match=r"images\[1\] cannot be read: it"):
+        classify(images, ["key", "bell"])
+    assert len(embed_images(model, processor, [images[0], images[2]])) == 2
+
+
+def test_a_batch_of_arrays_names_the_image_that_is_not_finite(model, processor):
+    batch = np.stack([with_one(0), with_one(np.nan)])
+    for given in (batch, torch.from_numpy(batch)):
+        with pytest.raises(ValueError, match=r"images\[1\] cannot be read: it has values that are infinite"):
+            embed_images(model, processor, given)
 
 
 def test_a_batch_in_one_array(model, processor):
