@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -20,7 +21,7 @@ from common.fingerprints import hash_weights, prepared_images, prepared_texts, s
 from common.images import decode_image, digest_of, encoded_bytes, why_unreadable
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
-from modeling_altclip.images_altclip import background_of, read_image
+from modeling_altclip.images_altclip import DeferredImage, background_of, read_image
 from modeling_altclip.prompts_altclip import fill_template
 
 from .tasks.templates import check_templates
@@ -191,10 +192,11 @@ class CachedEncoder(Encoder):
 
         def encode(numbers: np.ndarray) -> torch.Tensor:
             background = background_of(self.processor.image_processor)
-            decoded = (
-                _open_image(images[number], digests[number], start + number, background) for number in numbers
-            )
-            return embed_images(self.model, self.processor, decoded, normalize_embeddings=False)
+            deferred = []
+            for number in numbers:
+                read = partial(_open_image, images[number], digests[number], start + number, background)
+                deferred.append(DeferredImage(read))
+            return embed_images(self.model, self.processor, iter(deferred), normalize_embeddings=False)
 
         return self._cached("image_embeds", "image", digests, encode, self.prepared["image"], PART)
 

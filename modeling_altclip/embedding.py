@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from .images_altclip import background_of, find_images, needed_scaling, read_images
+from .images_altclip import background_of, find_images, join_batches, needed_scaling, read_groups
 from .texts_altclip import check_texts, check_tokens, readable_tokens, text_options, tokenize, vocabulary_size
 from .threads_altclip import lock_of_threads
 
@@ -258,8 +258,10 @@ def _image_encoder(
     def encode(batch: list[tuple]) -> torch.Tensor:
         names, images = zip(*batch)
         needed = needed_scaling(image_processor, images, names)
-        images = read_images(images, names, background=background, skipped=reasons)
-        inputs = image_processor(images=images, return_tensors="pt", **needed)
+        prepared = []
+        for group in read_groups(images, names, background=background, skipped=reasons):
+            prepared.append(image_processor(images=group, return_tensors="pt", **needed))
+        inputs = join_batches(prepared)
         return model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output
 
     return encode

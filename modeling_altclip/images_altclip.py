@@ -10,7 +10,8 @@ import binascii
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from glob import glob
 from io import BytesIO
 from pathlib import Path
@@ -22,12 +23,16 @@ import torch
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from transformers import BatchFeature
 from transformers.image_utils import httpx  # the client that transformers reads addresses with
 
 # Bounds of an image, which are looked at before it is decoded: a PNG of 20 KB can hold 500 MB of pixels, and
 # an image 1 pixel wide is enlarged to gigabytes. Set them to other numbers to read larger images.
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 200  # the longer edge through the shorter one
+# Images of one call are read and resized in groups of about so many pixels, 150 MB as RGB: 128 photos of 12
+# megapixels would take gigabytes at once.
+GROUP_PIXELS = 50_000_000
 MAX_JPEG_PIXELS = 300_000_000  # JPEGs are decoded at half their width and height if above `MAX_PIXELS`
 
 WHITE = "white"
@@ -55,6 +60,17 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _WILDCARD = re.compile(r"[*?[]")
 _LONGEST_NAME = 255  # characters of a path; a longer string of base64's alphabet was meant as an image
 _SHOWN = 1000  # characters of a string in an error
+
+
+@dataclass(frozen=True)
+class DeferredImage:
+    """An image that is decoded when its group is read, see `read_groups`.
+
+    Args:
+        read: returns the image. Its errors are raised as they are.
+    """
+
+    read: Callable[[], Image.Image]
 
 
 def read_background(background: str | Sequence[int] | None) -> tuple[int, int, int] | None:
@@ -92,7 +108,7 @@ def background_of(image_processor) -> tuple[int, int, int] | None:
     return read_background(getattr(image_processor, "background", WHITE))
 
 
-def check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int) -> None:
     """Refuse an image of more than `MAX_PIXELS`, or longer than `MAX_ASPECT` times its width.
 
     Raises:
@@ -111,7 +127,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_encoded(content: bytes) -> None:
-    """Refuse encoded bytes of an image that is too large, before it is decoded; see `check_size`.
+    """Refuse encoded bytes of an image that is too large, before it is decoded; see `_check_size`.
 
     Raises:
         ValueError: it is too large. Bytes that are no image pass, since decoding them says more.
@@ -123,7 +139,7 @@ def check_encoded(content: bytes) -> None:
     except Exception:
         return
     with opened:
-        check_size(*opened.size)
+        _check_size(*opened.size)
 
 
 def needed_scaling(
@@ -198,6 +214,8 @@ def read_images(
 
     read = []
     for index, image in zip(indices or range(len(images)), images):
+        if isinstance(image, DeferredImage):
+            image = image.read()
         try:
             read.append(read_image(image, timeout, background, input_data_format))
         except Exception as error:
@@ -206,6 +224,49 @@ def read_images(
             skipped[index] = str(error) or type(error).__name__
             read.append(Image.new("RGB", (32, 32), "grey"))
     return read
+
+
+def read_groups(
+    images: Sequence, indices: Sequence[int | str] | None = None, **options
+) -> Iterator[list[Image.Image]]:
+    """Read images as `read_images` does, and yield them in order, in groups of about `GROUP_PIXELS` each.
+
+    The images of a group are decoded when it is asked for, so that few are held at a time.
+
+    Args:
+        options: as for `read_images`.
+    """
+    if len(images) == 0:
+        read_images(images)  # refuses them
+    group = []
+    n_pixels = 0
+    for index, image in zip(indices or range(len(images)), images):
+        group += read_images([image], [index], **options)
+        n_pixels += group[-1].width * group[-1].height
+        if n_pixels >= GROUP_PIXELS:
+            yield group
+            group = []
+            n_pixels = 0
+    if group:
+        yield group
+
+
+def join_batches(batches: list[BatchFeature]) -> BatchFeature:
+    """Join what an image processor made of several groups to what it makes of all images at once."""
+    if len(batches) == 1:
+        return batches[0]
+    joined = {}
+    for name in batches[0]:
+        joined[name] = _join([batch[name] for batch in batches])
+    return BatchFeature(joined)
+
+
+def _join(parts: list) -> torch.Tensor | np.ndarray | list:
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(parts)
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [item for part in parts for item in part]
 
 
 def read_image(
@@ -284,7 +345,7 @@ def _open_bounded(source: str | BytesIO) -> Image.Image:
     """Open an image without decoding it; a JPEG above `MAX_PIXELS` at half its width and height.
 
     Raises:
-        ValueError: it is too large, see `check_size`. Other errors of Pillow are left as they are.
+        ValueError: it is too large, see `_check_size`. Other errors of Pillow are left as they are.
     """
     try:
         opened = Image.open(source)
@@ -295,7 +356,7 @@ def _open_bounded(source: str | BytesIO) -> Image.Image:
         # The decoder leaves out the finest details, which takes a quarter of the memory. Smaller images are
         # not shrunk so, since their pixels would be others than those of transformers.
         opened.draft(None, (width // 2, height // 2))
-    check_size(*opened.size)
+    _check_size(*opened.size)
     return opened
 
 
@@ -363,7 +424,7 @@ def _from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None 
         raise ValueError(f"its shape is {image.shape}: give one image, with 1 to 4 channels if any")
     if image.ndim == 3:
         image = np.moveaxis(image, _channel_axis(image.shape, axes), 2)
-    check_size(image.shape[1], image.shape[0])
+    _check_size(image.shape[1], image.shape[0])
     pixels = _to_8_bits(image)
     if pixels.shape[2:] == (1,):
         pixels = pixels[..., 0]
@@ -430,7 +491,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Imag
     """
     if 0 in image.size:
         raise ValueError(f"its size is {image.width}x{image.height} pixels")
-    check_size(*image.size)
+    _check_size(*image.size)
     # Transposing drops the tags of a TIFF: read before it whether 0 stands for white.
     is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     image.load()
@@ -554,12 +615,14 @@ def _leads_back(folder: str, root: str) -> bool:
 
 
 __all__ = [
+    "DeferredImage",
     "background_of",
     "check_encoded",
-    "check_size",
     "find_images",
+    "join_batches",
     "needed_scaling",
     "read_background",
+    "read_groups",
     "read_image",
     "read_images",
 ]

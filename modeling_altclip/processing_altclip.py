@@ -13,12 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature
 
 from .checksums_altclip import check_files, keep_checksums
-from .images_altclip import DROP_ALPHA, WHITE, background_of, needed_scaling, read_background, read_images
+from .images_altclip import (
+    DROP_ALPHA,
+    WHITE,
+    background_of,
+    join_batches,
+    needed_scaling,
+    read_background,
+    read_groups,
+)
 from .texts_altclip import TOKENIZING, check_texts, cut_texts, forget_calls, kept_tokens, needed_options
 
 _AS_STATED = object()  # the default of `background`, where None drops alpha
@@ -88,9 +95,9 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
             _check_texts_and_pairs(text, kwargs)
             text = text if isinstance(text, str) else list(text)
         if images is not None:
-            images, kwargs = self._read_images(images, kwargs)
+            prepared_images, kwargs = self._prepare_images(images, kwargs)
         if text is None:
-            return super().__call__(images=images, **kwargs)
+            return prepared_images if images is not None else super().__call__(**kwargs)
 
         # Counting tokens and tokenizing have to be one step: the tokenizer holds its padding and truncation
         # as state.
@@ -109,11 +116,11 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
             options["text_kwargs"] = kwargs.get("text_kwargs", {}) | needed
             prepared = super().__call__(text=text, **options)
         if images is not None:
-            prepared.update(super().__call__(images=images, **kwargs))
+            prepared.update(prepared_images)
         return prepared
 
-    def _read_images(self, images, options: dict) -> tuple[list[Image.Image], dict]:
-        """Read all images as RGB, and return with them the options that they need."""
+    def _prepare_images(self, images, options: dict) -> tuple[BatchFeature, dict]:
+        """Read all images as RGB and prepare them, a group at a time; return with them the options."""
         images = _flat(images)
         images_kwargs = options.get("images_kwargs", {})
         stated = options | images_kwargs
@@ -121,10 +128,12 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         if needed:
             options = {name: value for name, value in options.items() if name != "do_rescale"}
             options["images_kwargs"] = images_kwargs | needed
-        images = read_images(
+        prepared = []
+        for group in read_groups(
             images, background=self.background, input_data_format=stated.get("input_data_format")
-        )
-        return images, options
+        ):
+            prepared.append(super().__call__(images=group, **options))
+        return join_batches(prepared), options
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

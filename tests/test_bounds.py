@@ -5,8 +5,11 @@ import io
 import random
 import re
 import struct
+import weakref
 import zlib
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import BertTokenizer, CLIPImageProcessor
 
+from benchmarks import encoder as encoder_module
 from benchmarks.encoder import CachedEncoder, Encoder
 from common.errors import InputError
 from common.models.adapter import AdaptedTokenizer
@@ -27,7 +31,7 @@ from modeling_altclip import (
     embed_texts,
     images_altclip,
 )
-from modeling_altclip.images_altclip import read_image
+from modeling_altclip.images_altclip import DeferredImage, read_image
 from modeling_altclip.texts_altclip import cut_texts, tokenize
 from training.data.examples import Collator
 from training.data.images import read_picture
@@ -338,3 +342,91 @@ def test_what_is_no_image_is_refused_with_its_index(processor, name, do_rescale)
     processor.image_processor.do_rescale = do_rescale
     with pytest.raises(ValueError, match=r"images\[1\] cannot be read: ."):
         processor(images=[Image.new("RGB", (8, 8)), UNREADABLE[name]()])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Write photos of several sizes, and return their paths."""
+    paths = []
+    for number in range(12):
+        path = tmp_path / f"{number:02d}.jpg"
+        path.write_bytes(jpeg_of(300 + number, 200))
+        paths.append(str(path))
+    return paths
+
+
+@pytest.mark.parametrize("return_tensors", ["pt", "np", None])
+def test_groups_have_the_pixels_of_the_whole_batch(processor, photos, monkeypatch, return_tensors):
+    together = processor(images=photos, text=["dog"], return_tensors=return_tensors)
+    monkeypatch.setattr(images_altclip, "GROUP_PIXELS", 100_000)  # two photos
+    calls = []
+    call = processor.image_processor.__class__.__call__
+    monkeypatch.setattr(
+        processor.image_processor.__class__,
+        "__call__",
+        lambda self, images, *args, **options: (
+            calls.append(len(images)) or call(self, images, *args, **options)
+        ),
+    )
+    in_groups = processor(images=photos, text=["dog"], return_tensors=return_tensors)
+    assert calls == [2] * 6
+    assert in_groups.keys() == together.keys()
+    assert type(in_groups["pixel_values"]) is type(together["pixel_values"])
+    np.testing.assert_array_equal(np.stack(in_groups["pixel_values"]), np.stack(together["pixel_values"]))
+
+
+@pytest.mark.parametrize("given", ["paths", "folder", "deferred"])
+def test_few_photos_are_held_at_a_time_and_embeddings_stay(processor, config, photos, monkeypatch, given):
+    model = AltCLIPModel(config).eval()
+    expected = embed_images(model, processor, photos)
+    monkeypatch.setattr(images_altclip, "GROUP_PIXELS", 100_000)
+    n_held = []
+    images_read = []
+    to_rgb = images_altclip._to_rgb
+
+    def recording(*args):
+        image = to_rgb(*args)
+        images_read.append(weakref.ref(image))
+        n_held.append(sum(read() is not None for read in images_read))
+        return image
+
+    monkeypatch.setattr(images_altclip, "_to_rgb", recording)
+    images = photos
+    if given == "folder":
+        images = Path(photos[0]).parent
+    if given == "deferred":
+        images = iter([DeferredImage(partial(read_image, photo)) for photo in photos])
+    torch.testing.assert_close(embed_images(model, processor, images), expected, rtol=0, atol=0)
+    assert len(n_held) >= len(photos)
+    assert max(n_held) <= 5  # two groups of two, and one more from before they are converted
+
+
+def test_an_image_of_a_late_group_is_named(processor, photos, monkeypatch):
+    monkeypatch.setattr(images_altclip, "GROUP_PIXELS", 100_000)
+    with pytest.raises(ValueError, match=r"images\[12\] cannot be read: file does not exist"):
+        processor(images=[*photos, "missing.png"])
+
+
+def test_benchmarks_hold_few_photos_at_a_time(processor, config, photos, monkeypatch, tmp_path):
+    rows = Dataset.from_dict({"image": photos}).cast_column("image", ImageFeature())
+    model = AltCLIPModel(config).eval()
+    expected = CachedEncoder(model, processor, cache_dir=str(tmp_path / "one")).rows(rows)[0]
+    monkeypatch.setattr(images_altclip, "GROUP_PIXELS", 100_000)
+    n_decoded = []
+    open_image = encoder_module._open_image
+
+    def counting(*args):
+        n_decoded.append("decoded")
+        return open_image(*args)
+
+    monkeypatch.setattr(encoder_module, "_open_image", counting)
+    call = type(processor.image_processor).__call__
+
+    def preparing(self, *args, **options):
+        n_decoded.append("prepared")
+        return call(self, *args, **options)
+
+    monkeypatch.setattr(type(processor.image_processor), "__call__", preparing)
+    found = CachedEncoder(model, processor, cache_dir=str(tmp_path / "two")).rows(rows)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert n_decoded == ["decoded", "decoded", "prepared"] * 6
