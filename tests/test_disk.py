@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import stat
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -224,6 +225,7 @@ def test_a_full_disk_while_embeddings_are_saved_is_one_line(tmp_path, monkeypatc
     with full_disk(600_000):
         line = refused(words, capsys)
     assert "could not be written, since the disk is full" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_leaves_an_earlier_result(tmp_path):
@@ -339,3 +341,32 @@ def test_a_model_that_does_not_fit_is_told_of_before_the_teacher_runs(scripts, r
         line = process.stderr.splitlines()[-1]
         assert "has 0.00 GB free, and the model that this training saves needs 0.0" in line, line
         assert not (tmp_path / "cache").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of 256 KB, which only root can; give its folder and a function that makes it read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a disk; limits on the size of files stand for it above")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full_or_read_only_is_one_line(small_disk, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["altclip"])
+    folder, make_read_only = small_disk
+    texts = tmp_path / "texts.txt"
+    # 10,000 embeddings of 8 floats are 320 KB.
+    texts.write_text("\n".join(f"{number}" for number in range(10_000)))
+    words = ["embed", TINY, "--texts", texts, "--batch_size", "5000", "--output_dir", folder / "out"]
+    assert "since the disk is full" in refused(words, capsys)
+    assert list(folder.iterdir()) == []
+    make_read_only()
+    assert f"cannot be written to, since '{folder}' is read-only" in refused(words, capsys)
+    for job in IN_PROCESS:
+        assert "is read-only" in refused([*IN_PROCESS[job], "--output_dir", folder / "new"], capsys)

@@ -265,7 +265,17 @@ def test_a_checkpoint_of_nan_is_not_resumed(stage1, tmp_path):
     assert find_not_finite_in(path.parent) == [name]
     write_checksums(path.parent)  # as a run would have saved it
     trainer, arguments = stage1(resume=True)
-    with pytest.raises(InputError, match=f"checkpoint-4 has weights that are NaN or infinite, {name} first"):
+    with pytest.warns(UserWarning, match=f"checkpoint-4 has weights that are NaN or infinite, {name} first"):
+        train(trainer, arguments)
+    assert find_not_finite_in(path.parent) == []
+    # The optimizer's moments are read when it is loaded.
+    path = tmp_path / "out/checkpoint-2/optimizer.pt"
+    state = torch.load(path)
+    state["state"][0]["exp_avg"].flatten()[0] = math.nan
+    torch.save(state, path)
+    write_checksums(path.parent)
+    trainer, arguments = stage1(resume_from_checkpoint="checkpoint-2")
+    with pytest.raises(InputError, match="at the beginning, exp_avg of the optimizer first: "):
         train(trainer, arguments)
 
 

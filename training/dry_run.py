@@ -100,7 +100,8 @@ def check_room_before_loading(arguments: StageArguments) -> None:
     Raises:
         InputError: it has not; the message gives the sizes.
     """
-    with FakeTensorMode():
+    # Shapes alone, as `from_pretrained` builds every model: no time, no memory and no random numbers.
+    with torch.device("meta"):
         model = _untrained(arguments)
     check_room_for_model(arguments, model)
 

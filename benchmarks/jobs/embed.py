@@ -8,6 +8,7 @@ skipped, `skipped.jsonl` with the reason for each.
 import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +94,12 @@ def main(arguments: EmbedArguments) -> None:
             embedded = _embed_texts(model, processor, texts, arguments)
     except ValueError as error:
         raise InputError(error) from error  # names the item, and what is wrong with it
-    _save(embedded, folder)
+    try:
+        _save(embedded, folder)
+    except OSError:
+        # The folder was new. A part of its files would make the next run refuse it.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
     n_items, dim = embedded.embeddings.shape
     if embedded.skipped:
