@@ -7,16 +7,21 @@ equal.
 """
 
 import dataclasses
+import io
+import math
+import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 import torch
 
 from common.errors import InputError
+from common.files.whole_files import written_whole
+from common.images import digest_of
 
 from .metrics import (
     average_precision,
@@ -27,6 +32,10 @@ from .metrics import (
 )
 
 DEPTHS = range(1, 11)  # k of recall@k
+# Bounds of what is read from a file. Scores of 1,000,000 images for 100 classes have 400 MB, and ImageNet-21k
+# has 21,841 classes. Resamples of the accuracies of more classes would take gigabytes.
+_MOST_BYTES = 1_000_000_000
+_MOST_CLASSES = 100_000
 _PERCENTS = (5, 25, 50, 75, 95)
 # The recalls of which `mean_recall` is the mean: text_to_image_recall@1, ..., image_to_text_recall@10.
 SIX = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
@@ -40,6 +49,7 @@ class Outcomes:
         PER_UNIT: name of the field with the results, one entry for each unit.
         RIGHT_ANSWERS: name of the field with the right answers.
         METRICS: names of the metrics, of a kind whose metrics all depend on the same results.
+        DTYPES: dtypes of those tensors that may have one only.
 
     Attributes:
         rows: LongTensor `(units,)`, the units' rows in the dataset, where some were skipped; all by default.
@@ -50,6 +60,7 @@ class Outcomes:
     PER_UNIT: ClassVar[str]
     RIGHT_ANSWERS: ClassVar[str]
     METRICS: ClassVar[tuple[str, ...]]
+    DTYPES: ClassVar[dict[str, torch.dtype]] = {"rows": torch.long, "digests": torch.long}
 
     rows: torch.Tensor | None = field(default=None, kw_only=True)
     digests: torch.Tensor | None = field(default=None, kw_only=True)
@@ -60,7 +71,9 @@ class Outcomes:
         if self.digests is None:
             self.digests = torch.empty(0, dtype=torch.long)
 
+        self._check_tensors()
         self._check(rows=self.n_units)
+        self._check_rows(rows=None)
         if len(self.digests):
             self._check(digests=self.n_units)
 
@@ -104,12 +117,37 @@ class Outcomes:
         differ = unequal.reshape(self.n_units, -1).any(1)
         return dict.fromkeys(self.METRICS, differ)
 
-    def save(self, path: Path) -> None:
-        """Write the fields as arrays of one `.npz` file."""
+    def save(self, path: Path) -> str:
+        """Write the fields as arrays of one `.npz` file, and return the file's XXH3-128."""
         names = [field.name for field in dataclasses.fields(self)]
         fields = {name: np.asarray(getattr(self, name)) for name in names}
+        buffer = io.BytesIO()
         # The class's name tells `load_outcomes` which outcomes these are.
-        np.savez_compressed(path, kind=type(self).__name__, **fields)
+        np.savez_compressed(buffer, kind=type(self).__name__, **fields)
+        with written_whole(path) as file:
+            file.write(buffer.getbuffer())
+        return digest_of(buffer.getvalue())
+
+    def _check_tensors(self) -> None:
+        """Check dtypes, that there are one dimension or two, and that values are finite."""
+        for name, value in vars(self).items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            dtype = self.DTYPES.get(name, value.dtype)
+            if value.dtype != dtype or value.ndim not in (1, 2):
+                raise InputError(
+                    f"{name} is of {value.dtype} in {value.ndim} dimensions: give {dtype} in 1 or 2"
+                )
+            if not value.isfinite().all():
+                raise InputError(f"{name} has values that are not finite: the model diverged")
+
+    def _check_rows(self, **bounds: int | None) -> None:
+        """Check that the values of each named tensor are from 0 up to a bound, which is excluded."""
+        for name, bound in bounds.items():
+            values = getattr(self, name)
+            if values.ndim != 1 or values.min() < 0 or (bound is not None and values.max() >= bound):
+                upto = "" if bound is None else f" to {bound - 1}"
+                raise InputError(f"{name} must be a list of numbers from 0{upto}")
 
     def _check(self, **lengths: int) -> None:
         """Check that each named tensor has as many entries as given, and at least one."""
@@ -136,16 +174,22 @@ class RetrievalOutcomes(Outcomes):
 
     PER_UNIT = "image_ranks"
     RIGHT_ANSWERS = "text_to_image"
+    DTYPES = Outcomes.DTYPES | {"text_to_image": torch.long}
 
     text_ranks: torch.Tensor
     image_ranks: torch.Tensor
     text_to_image: torch.Tensor
 
     def __post_init__(self):
+        if self.text_to_image.ndim == 2 and self.text_to_image.shape[1] != 2:
+            raise InputError(f"text_to_image has {self.text_to_image.shape[1]} columns: give text and image")
         texts, images = self._pairs
         # Every text is in some pair, so that the texts of the pairs are all texts.
         self._check(text_ranks=len(texts.unique()), image_ranks=len(self.image_ranks))
         super().__post_init__()
+        self._check_rows(text_ranks=None, image_ranks=None)
+        if texts.min() < 0 or texts.max() >= len(self.text_ranks):
+            raise InputError(f"text_to_image must name texts from 0 to {len(self.text_ranks) - 1}")
         if images.min() < 0 or images.max() >= self.n_units:
             raise InputError(
                 f"text_to_image must be rows from 0 to {self.n_units - 1}, "
@@ -245,6 +289,7 @@ class ClassOutcomes(Outcomes):
 
     PER_UNIT = "ranks"
     RIGHT_ANSWERS = "labels"
+    DTYPES = Outcomes.DTYPES | {"labels": torch.long}
 
     ranks: torch.Tensor
     labels: torch.Tensor
@@ -252,8 +297,11 @@ class ClassOutcomes(Outcomes):
 
     def __post_init__(self):
         self.n_classes = int(self.n_classes)  # read from a file it is a tensor
+        if not 0 < self.n_classes <= _MOST_CLASSES:
+            raise InputError(f"n_classes is {self.n_classes}: give 1 to {_MOST_CLASSES:,}")
         self._check(ranks=len(self.labels))
         super().__post_init__()
+        self._check_rows(ranks=None)
         if self.labels.min() < 0 or self.labels.max() >= self.n_classes:
             raise InputError(
                 f"labels must be rows from 0 to {self.n_classes - 1}, of the {self.n_classes} classes"
@@ -298,6 +346,7 @@ class MultilabelOutcomes(Outcomes):
     PER_UNIT = "scores"
     RIGHT_ANSWERS = "targets"
     METRICS = ("map_11_point", "mean_average_precision")
+    DTYPES = Outcomes.DTYPES | {"targets": torch.bool}
 
     scores: torch.Tensor
     targets: torch.Tensor
@@ -335,11 +384,14 @@ class ScoreOutcomes(Outcomes):
     PER_UNIT = "scores"
     RIGHT_ANSWERS = "targets"
     METRICS = ("roc_auc",)
+    DTYPES = Outcomes.DTYPES | {"targets": torch.bool}
 
     scores: torch.Tensor
     targets: torch.Tensor
 
     def __post_init__(self):
+        if self.scores.ndim != 1 or self.targets.ndim != 1:
+            raise InputError("scores and targets must both be (images,)")
         self._check(scores=len(self.targets))
         super().__post_init__()
 
@@ -361,11 +413,15 @@ def shorten(digests: list[str]) -> torch.Tensor:
     return torch.from_numpy(np.array(first_bits, dtype=np.uint64).view(np.int64))
 
 
-def load_outcomes(path: Path) -> Outcomes:
+def load_outcomes(path: Path, digest: str | None = None) -> Outcomes:
     """Read what `save` wrote.
 
+    Args:
+        digest: the XXH3-128 that the file had when it was written; by default it is not compared.
+
     Raises:
-        InputError: the file does not exist, or is not whole.
+        InputError: the file does not exist, is not whole, was changed, or has arrays of another kind, shape
+            or dtype.
 
     Example:
 
@@ -376,21 +432,77 @@ def load_outcomes(path: Path) -> Outcomes:
 
     >>> # Three images with a text each; the rank of the right one is 0 but once
     >>> outcomes = RetrievalOutcomes(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 0]), torch.arange(3))
-    >>> outcomes.save("outputs/dogs.npz")
+    >>> _ = outcomes.save("outputs/dogs.npz")
     >>> round(load_outcomes("outputs/dogs.npz").metrics()["text_to_image_recall@1"], 3)
     0.667
     ```
     """
     if not Path(path).is_file():
         raise InputError(f"{str(path)!r} holds no outcomes: evaluate again to write it")
-    kinds = (RetrievalOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)
-    kind_of_name = {kind.__name__: kind for kind in kinds}
     try:
-        with np.load(path) as arrays:
-            fields = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "kind"}
-            kind = kind_of_name[str(arrays["kind"])]
-        return kind(**fields)
-    except (BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        content = Path(path).read_bytes()
+        if digest is not None and digest_of(content) != digest:
+            raise InputError("it is not the file that was written with its result")
+        kind, arrays = _read_arrays(content)
+        return kind(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    except _DAMAGES as error:
         raise InputError(
             f"{str(path)!r} cannot be read ({error}): delete it and evaluate again to write it"
         ) from error
+
+
+# What zip files and arrays raise that are damaged, or were made to be.
+_DAMAGES = (
+    BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    OverflowError,
+)
+
+
+def _read_arrays(content: bytes) -> tuple[type[Outcomes], dict[str, np.ndarray]]:
+    """Read the kind of outcomes, and its arrays, from an `.npz` file.
+
+    `np.load` would allocate whatever size an array's header states.
+
+    Raises:
+        Exception: one of `_DAMAGES`.
+    """
+    kinds = {
+        kind.__name__: kind for kind in (RetrievalOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)
+    }
+    with ZipFile(io.BytesIO(content)) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        n_bytes = sum(member.file_size for member in members.values())
+        if n_bytes > _MOST_BYTES:
+            raise ValueError(f"its arrays have {n_bytes:,} bytes, and at most {_MOST_BYTES:,} are read")
+        name = str(_read_array(archive, members.pop("kind")))
+        if name not in kinds:
+            raise ValueError(f"its kind is {name[:40]!r}")
+        names = {field.name for field in dataclasses.fields(kinds[name])}
+        arrays = {}
+        for name_of_field, member in members.items():
+            if name_of_field not in names:
+                raise ValueError(f"its array {name_of_field[:40]!r} belongs to no {name}")
+            arrays[name_of_field] = _read_array(archive, member)
+    return kinds[name], arrays
+
+
+def _read_array(archive: ZipFile, member: ZipInfo) -> np.ndarray:
+    """Read one array of numbers or letters, whose header has to state the size that it has."""
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{member.filename!r} is in a form that is never written")
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
+        values = file.read()
+    if dtype.kind not in "biufU" or math.prod(shape) * dtype.itemsize != len(values):
+        raise ValueError(f"{member.filename!r} is no array of {dtype} and {shape}")
+    order = "F" if in_columns else "C"
+    # A copy, since memory of bytes is read-only.
+    return np.frombuffer(values, dtype).reshape(shape, order=order).copy()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import os
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -13,11 +13,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from common.errors import InputError
+from common.files.json_files import parse_json
 from common.files.names import file_name
+from common.files.whole_files import write_text
+from common.images import digest_of
+from common.typed import check_types
 
 from .outcomes import Outcomes, load_outcomes
 
 logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 20_000_000  # a result has 10 kB; one with the task's own class names in all languages has 2 MB
+# Fractions are means, which may be above 1 by the rounding of their sums.
+_TOLERANCE = 1e-9
 
 # Packages that numbers depend on: the last ones load other libraries' models.
 _PACKAGES = (
@@ -78,6 +86,8 @@ class Result:
         templates: the prompt templates, or the name of their set.
         prompts: SHA-256 of the prompt templates and the class names.
         threads: number of threads of each process, on which the last bits of a float depend.
+        checksums: XXH3-128 of all other fields, as `result`, and of the file of per-item results, as
+            `outcomes`, None if there is none. It is written by `save`; files of earlier versions lack it.
         path: the file that the result was read from, not saved in it.
     """
 
@@ -103,6 +113,7 @@ class Result:
     command: str
     versions: dict[str, str] = field(default_factory=package_versions)
     threads: int | None = None
+    checksums: dict[str, str | None] | None = field(default=None, compare=False, repr=False)
     path: Path | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -117,7 +128,8 @@ class Result:
         warning.
 
         Raises:
-            InputError: as `refuse_another`.
+            InputError: as `refuse_another`; or a field has another type, or a metric a value that none can
+                have, and `load_results` would refuse it.
         """
         path = path_of(folder, self.model, self.task, self.language)
         # Not the weights nor the data: a result of others is replaced.
@@ -126,30 +138,37 @@ class Result:
         if other is not None and other.data != self.data:
             self._warn_of_other_data(path, other)
 
+        record = {name: value for name, value in asdict(self).items() if name not in ("checksums", "path")}
+        try:
+            check_types(record, Result, f"result {path}")
+            _check_values(record)
+        except ValueError as error:
+            raise InputError(f"{path} cannot be written: {error}") from error
+
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Each file is renamed when it is whole, and the .json last: it says that the result is complete.
+        # The .json is written last: it says that the result is complete.
+        of_outcomes = None
         if outcomes is not None:
-            partial = path.with_suffix(".partial.npz")
-            outcomes.save(partial)
-            os.replace(partial, path.with_suffix(".npz"))
-        record = {name: value for name, value in asdict(self).items() if name != "path"}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+            of_outcomes = outcomes.save(path.with_suffix(".npz"))
+        _write_record(path, record, of_outcomes)
         return path
 
     def outcomes(self) -> Outcomes:
         """Read the per-item results.
 
         Raises:
-            InputError: the result was saved without them.
+            InputError: the result was saved without them, or they are damaged or of another result.
         """
         path = self.path.with_suffix(".npz") if self.path else None
         if path is None or not path.is_file():
             raise InputError(
                 f"no outcomes beside the result {self.path}: evaluate {self.model!r} on {self.task!r} again"
             )
-        return load_outcomes(path)
+        if self.checksums is None:  # written by an earlier version
+            return load_outcomes(path)
+        if self.checksums["outcomes"] is None:
+            raise InputError(f"{path} is of another result than {self.path}: evaluate {self.model!r} again")
+        return load_outcomes(path, self.checksums["outcomes"])
 
     def _warn_of_other_data(self, path: Path, other: Result) -> None:
         logger.warning(
@@ -201,14 +220,146 @@ def _read_result(path: Path) -> Result:
     """Read one file that `Result.save` wrote.
 
     Raises:
+        InputError: it is another file, half of one, or was changed.
+    """
+    record = _read_record(path)
+    checksums = record.get("checksums")
+    if checksums is not None and checksums["result"] != _digest(record):
+        raise InputError(
+            f"{path} was changed after it was written: delete it and evaluate again, or accept it as it is "
+            f"with `altclip check --rewrite {path.parent}`"
+        )
+    return Result(**record, path=path)
+
+
+def _read_record(path: Path) -> dict:
+    """Read the fields of a result, each of its type and with a value that it can have.
+
+    Raises:
         InputError: it is another file, or half of one.
     """
     try:
-        return Result(**json.loads(path.read_text("utf-8")), path=path)
-    except (TypeError, ValueError) as error:  # no JSON, no text in UTF-8, or other fields
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"it has more than {_MOST_BYTES:,} bytes")
+        record = parse_json(path.read_text("utf-8"), "it")
+        _check_names(record)
+        check_types(record, Result, "it")
+        _check_values(record)
+    except (OSError, ValueError) as error:  # `InputError` and no text in UTF-8 are ValueErrors
         raise InputError(
             f"{path} is not a result ({error}): delete it, or move it to another folder, and evaluate again"
         ) from error
+    return record
+
+
+def _check_names(record: object) -> None:
+    """Check that a record is a mapping with the fields of a result, and no others.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("it is no mapping of fields to values")
+    fields = {
+        of_result.name: of_result for of_result in dataclasses.fields(Result) if of_result.name != "path"
+    }
+    unknown = [name[:40] for name in record if name not in fields]
+    if unknown:
+        raise ValueError(f"it has the unknown field {unknown[0]!r}")
+    for name, of_result in fields.items():
+        has_default = (
+            of_result.default is not dataclasses.MISSING
+            or of_result.default_factory is not dataclasses.MISSING
+        )
+        if name not in record and not has_default:
+            raise ValueError(f"it lacks the field {name!r}")
+
+
+def _check_values(record: dict) -> None:
+    """Check that the main metric is there, and that metrics and intervals have values that there can be.
+
+    Raises:
+        ValueError: it is not, or one has not.
+    """
+    for name in ("n", record["metric"]):
+        if name not in record["metrics"]:
+            raise ValueError(f"metrics lack {name[:40]!r}")
+    for name, value in record["metrics"].items():
+        _check_metric(name, value, f"metrics[{name!r}]")
+    for name, interval in record.get("intervals", {}).items():
+        if len(interval) != 2 or interval[0] > interval[1]:
+            raise ValueError(f"intervals[{name!r}] is {interval}, which is not [low, high]")
+        for value in interval:
+            _check_metric(name, value, f"intervals[{name!r}]")
+    for name in ("limit", "n_rows", "threads"):
+        value = record.get(name)
+        if value is not None and value < 0:
+            raise ValueError(f"{name} is {value}, which is no number of anything")
+    checksums = record.get("checksums")
+    if checksums is not None and (checksums.keys() != {"result", "outcomes"} or checksums["result"] is None):
+        raise ValueError("checksums must have result and outcomes")
+
+
+def _check_metric(name: str, value: float, place: str) -> None:
+    """Check one value of a metric: a count, a rank, or a fraction from 0 to 1."""
+    if name in ("n", "n_texts"):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{place} is {value}, which is no count")
+    elif "_rank_" in name:
+        if value < 0:
+            raise ValueError(f"{place} is {value}, which is no rank")
+    elif not -_TOLERANCE <= value <= 1 + _TOLERANCE:
+        raise ValueError(f"{place} is {value}, which is no fraction from 0 to 1")
+
+
+def _digest(record: dict) -> str:
+    """Return the XXH3-128 of a result's fields, however its file is laid out.
+
+    It finds damage, as of a disk, and changes by hand. XXH3 is what caches and images are hashed with here.
+    """
+    content = {name: value for name, value in record.items() if name != "checksums"}
+    return digest_of(json.dumps(content, sort_keys=True).encode())
+
+
+def _write_record(path: Path, record: dict, of_outcomes: str | None) -> None:
+    """Write a result's fields, and the checksums of them and of its per-item results."""
+    record = record | {"checksums": {"result": _digest(record), "outcomes": of_outcomes}}
+    write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+
+
+def find_damaged_results(folder: str | Path) -> list[str]:
+    """Describe what is damaged among the results below a folder, a line for each file.
+
+    Per-item results are compared with their checksums; those of earlier versions, without one, are read.
+    """
+    damages = []
+    for path in sorted(Path(folder).rglob("*.json")):
+        try:
+            result = _read_result(path)
+            has_outcomes = result.checksums is not None and result.checksums["outcomes"] is not None
+            if has_outcomes or path.with_suffix(".npz").exists():
+                result.outcomes()
+        except InputError as error:
+            damages.append(str(error))
+    return damages
+
+
+def rewrite_results(folder: str | Path) -> list[str]:
+    """Give all results below a folder the checksums of what they hold now, and return their paths.
+
+    Raises:
+        InputError: a file is not a result, or its per-item results cannot be read.
+    """
+    paths = sorted(Path(folder).rglob("*.json"))
+    for path in paths:
+        record = _read_record(path)
+        of_outcomes = None
+        outcomes = path.with_suffix(".npz")
+        if outcomes.exists():
+            load_outcomes(outcomes)
+            of_outcomes = digest_of(outcomes.read_bytes())
+        _write_record(path, record, of_outcomes)
+    return [str(path) for path in paths]
 
 
 def load_results(folder: Path) -> list[Result]:

@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from .errors import InputError
 
 _SHOWN = 80  # letters of a value that a message quotes
+_LARGEST = 2**63  # beyond it a whole number is none that torch or datasets take
 
 
 def check_types(values: dict[str, object], kind: type, where: str) -> None:
@@ -22,46 +23,70 @@ def check_types(values: dict[str, object], kind: type, where: str) -> None:
         InputError: a value is of another type; the message names the field, the value and the type.
     """
     for name, hint in typing.get_type_hints(kind).items():
-        if name in values and not fits(values[name], hint):
-            shown = shorten(values[name])
-            raise InputError(f"{where}: {name} is {shown}, which is no {_describe(values[name], hint)}")
+        if name in values:
+            misfit = _find_misfit(values[name], hint, name)
+            if misfit is not None:
+                place, value, wanted = misfit
+                raise InputError(f"{where}: {place} is {shorten(value)}, which is no {wanted}")
 
 
 def fits(value: object, hint: object) -> bool:
     """Check a value against an annotation: `fits([1], list[int])`, `fits(None, int | None)`."""
-    origin = typing.get_origin(hint)
-    members = typing.get_args(hint)
-    if origin in (UnionType, typing.Union):
-        return any(fits(value, member) for member in members)
-    if origin is list:
-        return isinstance(value, list) and all(fits(item, members[0]) for item in value)
-    if origin is dict:
-        if not isinstance(value, dict):
-            return False
-        keys_fit = all(fits(key, members[0]) for key in value)
-        return keys_fit and all(fits(item, members[1]) for item in value.values())
-    if hint is float:
-        return _is_number(value) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    return _find_misfit(value, hint, "") is None
 
 
-def _is_number(value: object) -> bool:
-    # `math.isfinite` raises an error for a whole number that is too large for a float.
-    return isinstance(value, float) or fits(value, int) and abs(value) < 2**63
+def _find_misfit(value: object, hint: object, place: str) -> tuple[str, object, str] | None:
+    """Return where a value does not fit an annotation, what is there, and what should be; None if it fits.
+
+    `{"a": [1, None]}` does not fit `dict[str, list[int]]` at `place['a'][1]`, where None should be an int.
+    """
+    members = _members(hint)
+    if any(_is_of(value, member) for member in members):
+        # A list or dict, whose contents are checked too; there is one such type in an annotation at most.
+        for member in members:
+            if typing.get_origin(member) is not None and _is_of(value, member):
+                return _find_misfit_within(value, member, place)
+        return None
+    names = [_origin(member).__name__ for member in members if member is not NoneType]
+    return place, value, " or ".join(names)
 
 
-def _describe(value: object, hint: object) -> str:
-    """Name the type that a value should have: `list`, or `list[str]` for a list of something else."""
+def _find_misfit_within(value: list | dict, hint: object, place: str) -> tuple[str, object, str] | None:
+    """Return the first misfit of a list's items, or of a dict's keys and values."""
+    *of_keys, of_items = typing.get_args(hint)
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        for of_key in of_keys:
+            misfit = _find_misfit(key, of_key, f"a key of {place}")
+            if misfit is not None:
+                return misfit
+        misfit = _find_misfit(item, of_items, f"{place}[{key!r}]")
+        if misfit is not None:
+            return misfit
+    return None
+
+
+def _members(hint: object) -> tuple:
+    """Return the types of a union, or the only one: `str | None` -> `(str, NoneType)`."""
     is_union = typing.get_origin(hint) in (UnionType, typing.Union)
-    members = typing.get_args(hint) if is_union else [hint]
-    # list[str] | None -> {list: list[str]}
-    by_origin = {typing.get_origin(member) or member: member for member in members if member is not NoneType}
-    for origin, member in by_origin.items():
-        if isinstance(value, origin) and origin in (list, dict):
-            return str(member)
-    return " or ".join(origin.__name__ for origin in by_origin)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _origin(hint: object) -> type:
+    """Return a type without its parameters: `list[str]` -> `list`."""
+    return typing.get_origin(hint) or hint
+
+
+def _is_of(value: object, hint: object) -> bool:
+    """Check a value against one type, without the contents of a list or dict."""
+    kind = _origin(hint)
+    if isinstance(value, bool):
+        return kind is bool or kind is object
+    if isinstance(value, int) and kind in (int, float):
+        return abs(value) < _LARGEST
+    if kind is float:
+        return isinstance(value, float) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def shorten(value: object) -> str:

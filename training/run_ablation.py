@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.results import load_results
 from benchmarks.tasks.loading import load_task
+from common.files.whole_files import write_text
 from common.models.kinds import TEACHER, TEXT_TOWER, check_kind
 from common.output import check_output_dir
 from common.paths import check_folder
@@ -37,7 +38,7 @@ def main(arguments: AblationArguments) -> None:
     results = load_results(output_dir / "results")
     summary = summarise([result for result in results if result.model in models])
     table = ablation_table(summary)
-    (output_dir / "ablation.md").write_text(table + "\n", "utf-8")
+    write_text(output_dir / "ablation.md", table + "\n")
     plot_ablation(summary, output_dir / "ablation.png")
     print(f"{table}\nSaved the table to {output_dir}/ablation.md. Next: look at {output_dir}/ablation.png.")
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from common.commands import command_for
 from common.errors import InputError
 from common.files.text_files import lines_of
+from common.files.whole_files import written_whole
 from common.models.loading import check_model, load_model
 from common.output import check_output_dir
 from modeling_altclip import embed_images, embed_texts
@@ -175,13 +176,14 @@ def _save(embedded: _Embedded, folder: Path) -> None:
     _write_lines(folder / "items.jsonl", embedded.items)
     if embedded.skipped:
         _write_lines(folder / "skipped.jsonl", embedded.skipped)
-    np.save(folder / "embeddings.npy", embedded.embeddings)
+    with written_whole(folder / "embeddings.npy") as file:
+        np.save(file, embedded.embeddings)
 
 
 def _write_lines(path: Path, rows: list[dict]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with written_whole(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 def _reasons(embedded: _Embedded) -> str:

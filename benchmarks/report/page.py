@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from common.commands import runnable
+from common.files.whole_files import write_text
 
 from ..results import Result, format_table
 from .comparison import Number, is_rank
@@ -59,8 +61,8 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write `report.md`, `index.html` and `numbers.csv` into the folder that has the pictures."""
-        (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
-        (folder / "index.html").write_text(self.to_html(folder), encoding="utf-8")
+        write_text(folder / "report.md", self.to_markdown())
+        write_text(folder / "index.html", self.to_html(folder))
         self._save_numbers(folder / "numbers.csv")
 
     def to_markdown(self) -> str:
@@ -225,15 +227,16 @@ class Report:
 
     def _save_numbers(self, path: Path) -> None:
         """Write the numbers of all tables, one a row."""
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_CSV_COLUMNS)
-            for table in self.tables:
-                for number in _numbers_of(table):
-                    low, high = number.interval or ("", "")
-                    key = [number.model, number.task, number.language, number.metric]
-                    marks = [number.best, number.tied, number.untested]
-                    writer.writerow([*key, number.value, low, high, number.n, *marks])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(_CSV_COLUMNS)
+        for table in self.tables:
+            for number in _numbers_of(table):
+                low, high = number.interval or ("", "")
+                key = [number.model, number.task, number.language, number.metric]
+                marks = [number.best, number.tied, number.untested]
+                writer.writerow([*key, number.value, low, high, number.n, *marks])
+        write_text(path, text.getvalue())
 
 
 def _numbers_of(table: Table) -> Iterator[Number]:

@@ -17,8 +17,9 @@ from transformers import AutoModel
 from benchmarks.metrics import retrieval_ranks
 from benchmarks.results import Result, format_table, load_results
 from common.extras import of_extra
+from common.files.whole_files import write_text
+from common.files.yaml_files import read_yaml
 from common.models.kinds import load_tokenizer
-from common.recipe import read_yaml
 from model_cards.stages import read_log
 from modeling_altclip.embedding import encode_texts
 from training.parallel.figures import COLORS, plot_accuracy, plot_ranks, scores_of
@@ -289,7 +290,7 @@ def write_report(results: list[Result], arguments: ParallelExperimentArguments) 
         "Translations found before any image was seen, %": translation_table(found),
     }
     text = "\n\n".join(f"{heading}\n\n{table}" for heading, table in tables.items())
-    (output_dir / "parallel.md").write_text(text + "\n", "utf-8")
+    write_text(output_dir / "parallel.md", text + "\n")
     return text
 
 
