@@ -3,6 +3,7 @@ others.
 """
 
 import json
+import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -414,3 +415,15 @@ def test_blank_lines_a_byte_order_mark_and_repeated_pictures_are_read(tmp_path):
     ]
     (folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     assert load_rows(str(folder), "train", ["image"])["text"][:] == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_metadata_of_the_same_size_and_time_are_read_anew(tmp_path, name):
+    folder = write(tmp_path / "data", ["a.png"], ["a.png"], name)
+    column = "text" if name == "metadata.csv" else "captions"
+    for said in ("picture 0", "drawing 0"):
+        content = (folder / name).read_text("utf-8")
+        (folder / name).write_text(content.replace("picture 0", said), "utf-8")
+        os.utime(folder / name, (1e9, 1e9))
+        (caption,) = load_rows(str(folder), "train", ["image"])[column]
+        assert caption in (said, {"en": said})

@@ -52,6 +52,7 @@ def of_tars(builder: DatasetBuilder) -> "_PictureTars | None":
     return _PictureTars(
         dataset_name=builder.dataset_name,
         config_name=builder.config.name,
+        description=builder.config.description,  # has the contents of local files, for the cache's key
         hash=_READER_HASH,
         base_path=builder.base_path,
         repo_id=builder.repo_id,
