@@ -139,8 +139,9 @@ class Result:
             self._warn_of_other_data(path, other)
 
         record = {name: value for name, value in asdict(self).items() if name not in ("checksums", "path")}
+        record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
         try:
-            check_types(record, Result, f"result {path}")
+            check_types(record, Result, "it")
             _check_values(record)
         except ValueError as error:
             raise InputError(f"{path} cannot be written: {error}") from error

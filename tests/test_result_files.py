@@ -40,7 +40,7 @@ GIVEN = {
 def saved(tmp_path):
     """Save a result with its outcomes; return the path of its JSON."""
     outcomes = ClassOutcomes(RANKS, torch.arange(6) % 3, 3)
-    intervals = {"accuracy@1": [0.1, 0.9]}
+    intervals = {"accuracy@1": (0.1, 0.9)}  # as `bootstrap.intervals` returns them
     return Result(**GIVEN, metrics=outcomes.metrics(), intervals=intervals).save(tmp_path, outcomes)
 
 
