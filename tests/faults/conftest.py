@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from .jobs import other_jobs, training_jobs, write_inputs
-from .killing import run_uninterrupted
+from .running import run_uninterrupted
 
 
 @pytest.fixture

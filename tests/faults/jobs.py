@@ -175,7 +175,25 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
         "embed images": Job([*embed, "--images", inputs / "photos", *out], starts_anew=True),
         "embed texts": Job([*embed, "--texts", inputs / "lines.txt", *out], starts_anew=True),
         "translation": Job([ROOT / "training/run_translation.py", *translate, *out]),
-        "cache": Job([HERE / "build_cache.py", world / "cache"]),
+        "cache": Job([HERE / "build_cache.py", world / "cache", world / "out"]),
+    }
+
+
+def reading_jobs(jobs: dict[str, Job], inputs: Path, world: Path) -> dict[str, Job]:
+    """Return the jobs that read what another job wrote, by the name of what they read; see `test_damage.py`.
+
+    The finished model and the results are copied to `world/read`, and all write to `world/out`.
+    """
+    read_model = [HERE / "read_model.py", world / "read", inputs / "photos", world / "out"]
+    report = [BENCHMARKS / "run_report.py", BENCHMARKS / "recipes/miniature_report.yaml"]
+    report += ["--results", world / "read", "--output_dir", world / "out"]
+    models = ["clip", "start"]
+    report += ["--models", *models, "--languages", "en", "zh", "--tasks", "miniature-pairs"]
+    return {
+        "checkpoint": jobs["stage 1"],
+        "cache": jobs["cache"],
+        "finished model": Job(read_model),
+        "results": Job(report),
     }
 
 

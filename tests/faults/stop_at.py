@@ -1,19 +1,21 @@
-"""Run a job and kill it at its N-th write below a folder.
+"""Run a job and stop it at its N-th write below a folder, by a kill or by a disk that is full from then on.
 
-python stop_at.py N BYTES FOLDER COUNT_FILE SCRIPT ...
-python stop_at.py N BYTES FOLDER COUNT_FILE -m MODULE ...
+python stop_at.py kill N BYTES FOLDER COUNT_FILE SCRIPT ...
+python stop_at.py fill N BYTES FOLDER COUNT_FILE -m MODULE ...
 
 Writes are files opened for writing, renamed, truncated and removed, and folders made and removed. With BYTES
 of -1 the process is killed before the write happens. With another number it is killed within it: once so many
-bytes are in the file, and the others are not. With N of 0 nothing is killed. The number of writes goes to
-COUNT_FILE at the end.
+bytes are in the file, and the others are not. `fill` lets no file grow beyond BYTES from then on. With N of 0
+nothing happens. The number of writes goes to COUNT_FILE at the end.
 """
 
 import os
 import resource
 import runpy
 import signal
+import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import datasets
@@ -67,32 +69,70 @@ def count(path: str | Path, *, appends: bool) -> None:
     if BYTES < 0:
         os.kill(os.getpid(), signal.SIGKILL)
     size = os.path.getsize(path) if appends and os.path.exists(path) else 0
-    # A write beyond the limit is cut at it, and the next one ends the process by SIGXFSZ.
+    # A write beyond the limit is cut at it, and the next one ends the process by SIGXFSZ or fails with EFBIG.
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + BYTES, resource.RLIM_INFINITY))
 
 
-STOP_AT = int(sys.argv[1])
-BYTES = int(sys.argv[2])
-FOLDER = os.path.abspath(sys.argv[3])
-COUNT_FILE = Path(sys.argv[4])
-command = sys.argv[5:]
+def print_through_a_pipe() -> subprocess.Popen:
+    """Send both outputs through a pipe to where they went, since the limit holds for all files of a process.
 
-# Python ignores the signal, and would go on with an OSError.
-signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    `cat` has no limit: it starts before there is one.
+    """
+    cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=2)
+    os.dup2(cat.stdin.fileno(), 1)
+    os.dup2(cat.stdin.fileno(), 2)
+    cat.stdin.close()
+    return cat
+
+
+def run_to_the_end(command: list[str]) -> int:
+    """Run a script or a module as Python does, print its error, and return its exit code."""
+    try:
+        if command[0] == "-m":
+            sys.argv = command[1:]
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = command
+            sys.path[0] = str(Path(command[0]).parent)
+            runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+            return 1
+        return end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+KIND = sys.argv[1]
+STOP_AT = int(sys.argv[2])
+BYTES = int(sys.argv[3])
+FOLDER = os.path.abspath(sys.argv[4])
+COUNT_FILE = Path(sys.argv[5])
+
+cat = None
+if KIND == "fill":
+    cat = print_through_a_pipe()
+else:
+    # Python ignores the signal, and would go on with an OSError.
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 torch.save = watched(torch.save)
 # Not `save_file`: libraries that are imported already have names of their own for it.
 safetensors.torch.serialize_file = watched(safetensors.torch.serialize_file)
-# Kills fall into the caches that `datasets` makes of its own, too.
+# Faults fall into the caches that `datasets` makes of its own, too.
 datasets.config.HF_DATASETS_CACHE = Path(FOLDER, "datasets")
 sys.addaudithook(watch)
-try:
-    if command[0] == "-m":
-        sys.argv = command[1:]
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = command
-        sys.path[0] = str(Path(command[0]).parent)
-        runpy.run_path(command[0], run_name="__main__")
-finally:
-    COUNT_FILE.write_text(str(n_writes))
+exit_code = run_to_the_end(sys.argv[6:])
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+COUNT_FILE.write_text(str(n_writes))
+if cat is not None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.close(1)
+    os.close(2)
+    cat.wait()
+    os._exit(exit_code)
+sys.exit(exit_code)
