@@ -24,7 +24,8 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 from transformers import BatchFeature
-from transformers.image_utils import httpx  # the client that transformers reads addresses with
+
+from .addresses_altclip import fetch
 
 # Bounds of an image, which are looked at before it is decoded: a PNG of 20 KB can hold 500 MB of pixels, and
 # an image 1 pixel wide is enlarged to gigabytes. Set them to other numbers to read larger images.
@@ -286,7 +287,7 @@ def read_image(
     are scaled from 16 bits.
 
     Args:
-        timeout: seconds to wait for an address.
+        timeout: seconds to wait for an address; by default 30.
         background: color that transparent pixels are composited on (see `read_background`); None drops alpha.
         input_data_format: the channels of arrays and tensors are first or last, `channels_first` or
             `channels_last`.
@@ -322,8 +323,7 @@ def _open_image(source: str, timeout: float | None = None) -> Image.Image:
     longest = max(len(address) for address in _ADDRESSES)
     scheme = source[:longest].lower()  # base64 text may be long: only its start is lowered
     if scheme.startswith(("http://", "https://")):
-        response = httpx.get(source, timeout=timeout, follow_redirects=True)
-        return _open_bounded(BytesIO(response.raise_for_status().content))
+        return _open_bounded(BytesIO(fetch(source, timeout)))
     if scheme.startswith("data:"):
         with urlopen(source) as response:
             return _open_bounded(BytesIO(response.read()))

@@ -128,6 +128,7 @@ def test_files_say_nothing_that_native_would_not_read(altclip_folder):
     assert not {"is_decoder", "add_cross_attention", "use_attention_mask"} & config["text_config"].keys()
     # The modules that remote code imports are copied, and no module of embedding or of training.
     assert {path.name for path in altclip_folder.glob("*.py")} == {
+        "addresses_altclip.py",
         "checkpoint_altclip.py",
         "configuration_altclip.py",
         "finite_altclip.py",
