@@ -58,7 +58,8 @@ class TextPretrainingArguments(StageArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("dry_run", "validation_split"):
+        # The Trainer would push the model with its head, and not the encoder alone.
+        for name in ("dry_run", "validation_split", "push_to_hub"):
             if getattr(self, name):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which text pre-training lacks: leave it out"
@@ -194,7 +195,11 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
     tokenizer = load_tokenizer("text_encoder_name_or_path", name_or_path)
     with readable("text_encoder_name_or_path", name_or_path), checked_files(name_or_path):
         model, info = AutoModelForMaskedLM.from_pretrained(
-            name_or_path, dtype=torch.float32, output_loading_info=True, **config
+            name_or_path,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **config,
         )
     # The head may be missing; the encoder's own weights, such as `roberta.encoder...`, may not.
     missing = sorted(name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
