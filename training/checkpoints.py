@@ -147,7 +147,7 @@ def _find_damage(checkpoint: Path, n_processes: int = 1) -> str | None:
     if not has_checksums(checkpoint):
         unreadable = _unreadable_files(checkpoint, n_processes)
         if unreadable:
-            return f"lacks {', '.join(unreadable)}, or they are damaged"
+            return f"has no complete {', '.join(unreadable)}"
     not_finite = find_not_finite_in(checkpoint)
     if not_finite:
         return f"has weights that are NaN or infinite, {not_finite[0]} first"
@@ -189,7 +189,9 @@ def _unreadable_files(checkpoint: Path, n_processes: int) -> list[str]:
 
 def _missing_states(checkpoint: Path) -> list[str]:
     """List those of optimizer, scheduler and weights that a checkpoint lacks."""
-    missing = [name for name in ("optimizer.pt", "scheduler.pt") if not (checkpoint / name).is_file()]
+    missing = [] if (checkpoint / "scheduler.pt").is_file() else ["scheduler.pt"]
+    if not any(checkpoint.glob("optimizer.*")):  # .bin of FSDP
+        missing.append("optimizer.pt")
     if not any(checkpoint.glob("*.safetensors")) and not any(checkpoint.glob("pytorch_model*.bin")):
         missing.append("weights")
     return missing

@@ -104,7 +104,8 @@ def claim_data(arguments: StageArguments, n_examples: int) -> None:
     if before != n_examples:
         raise InputError(
             f"resume: the data had {before} examples when the run in {folder} began, and has {n_examples} "
-            "now: give the same data, or train anew in another output_dir"
+            f"now: give the same data, train anew in another output_dir, or delete {_RECORD} to resume all "
+            "the same"
         )
     _write_record(arguments, record | {"examples": n_examples})
 
@@ -204,7 +205,10 @@ def _compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> N
         if before != value:
             changes.append(f"{name} was {before!r} when the run in {folder} began, and is {value!r} now")
     if changes:
-        raise InputError(f"resume: {'; '.join(changes)}: give the same, or train anew in another output_dir")
+        raise InputError(
+            f"resume: {'; '.join(changes)}: give the same, train anew in another output_dir, "
+            f"or delete {_RECORD} to resume all the same"
+        )
 
 
 def check_room(trainer: Trainer) -> None:
