@@ -19,6 +19,7 @@ from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, write_ch
 from training.checkpoints import last_complete_checkpoint
 from training.lifecycle import train
 
+from .conftest import ROOT
 from .test_stage1_checkpoints import stage1  # noqa: F401  (a fixture)
 
 SETTINGS = [
@@ -505,3 +506,27 @@ def test_a_finished_stage_has_checksums(stage1, tmp_path):  # noqa: F811
     flip(tmp_path / "out" / WEIGHTS)
     with pytest.raises(InputError, match=NOT_AS_SAVED):
         load_model(str(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_sharded_processes_resume_from_the_newest_undamaged_checkpoint(
+    miniature, run_under_fsdp2, start_flags, tmp_path
+):
+    """The main process chooses for both, and the checksums cover what both have written."""
+    command = [ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"]
+    command += [*start_flags["stage0"], "--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
+    command += ["--max_steps", "2", "--per_device_train_batch_size", "8", "--bf16", "false"]
+    command += ["--save_strategy", "steps", "--save_steps", "1"]
+    process = run_under_fsdp2(*command)
+    assert process.returncode == 0, process.stderr[-4000:]
+    folders = [tmp_path / "out", tmp_path / "out/checkpoint-1", tmp_path / "out/checkpoint-2"]
+    assert [find_damages(folder) for folder in folders] == [[], [], []]
+    uninterrupted = (tmp_path / "out" / WEIGHTS).read_bytes()
+
+    flip(tmp_path / "out/checkpoint-2/rng_state_1.pth")
+    process = run_under_fsdp2(*command, "--resume")
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert process.stderr.count("rng_state_1.pth has other bytes: it is skipped") == 1
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == uninterrupted
+    assert (tmp_path / "out/damaged-checkpoint-2").is_dir()
+    assert [find_damages(folder) for folder in folders] == [[], [], []]
