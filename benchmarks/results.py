@@ -17,10 +17,12 @@ from common.files.json_files import parse_json
 from common.files.names import file_name
 from common.files.whole_files import write_text
 from common.images import digest_of
+from common.markdown import markdown_text
 from common.typed import check_types
 
 from .outcomes import Outcomes, load_outcomes
 
+_WIDEST = 1000  # characters that the cells of a column are padded to at most
 logger = logging.getLogger(__name__)
 
 _MOST_BYTES = 20_000_000  # a result has 10 kB; one with the task's own class names in all languages has 2 MB
@@ -386,7 +388,7 @@ def format_table(header: list[str], rows: list[list]) -> str:
         lines.append([_format_cell(cell) for cell in row])
     widths = []
     for column in range(len(header)):
-        widths.append(max(len(line[column]) for line in lines))
+        widths.append(min(max(len(line[column]) for line in lines), _WIDEST))
 
     table = []
     for line in lines:
@@ -399,5 +401,5 @@ def format_table(header: list[str], rows: list[list]) -> str:
 
 
 def _format_cell(cell: object) -> str:
-    """Format a fraction as a percentage, and anything else as it is: 0.724 -> "72.4", 1000 -> "1000"."""
-    return f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell)
+    """Format a fraction as a percentage, and anything else as text: 0.724 -> "72.4", 1000 -> "1000"."""
+    return f"{100 * cell:.1f}" if isinstance(cell, float) else markdown_text(str(cell))

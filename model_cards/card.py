@@ -5,14 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from benchmarks.results import Result
 from common.commands import runnable
+from common.errors import InputError
+from common.markdown import code_block, markdown_text
 
 from .paths import public_command, public_path
 from .sections import Section, make_sections, table_metric
 from .stages import Origin
 
+_SHOWN = 100  # characters of a name in a message
 _TEMPLATE = Path(__file__).parent / "template.md"
 _TASK_TYPES = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image-classification"}
 
@@ -98,8 +103,10 @@ def render_card(
         facts: what else is known of it; by default that it is an AltCLIP.
 
     Raises:
-        InputError: two results of the same stage, protocol and items differ; or a value is not a fraction.
+        InputError: two results of the same stage, protocol and items differ; a value is not a fraction; or
+            `repo` cannot stand in code.
     """
+    check_repo(repo)
     facts = facts or Facts()
     sections = make_sections(results, stages)
     own = []  # the results of the model itself
@@ -116,6 +123,7 @@ def render_card(
     return ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
+        text=markdown_text,
         title=title,
         repo=public_path(repo),
         about=about,
@@ -125,8 +133,24 @@ def render_card(
         sections=[_describe_section(section, stages) for section in sections],
         measured=_describe_weights(sections, stages),
         versions=_distinct(versions),
-        commands=_distinct(commands),
+        commands=code_block(_distinct(commands), "bash"),
     )
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is neither a Hub id nor a folder that can stand between the quotes of the card's code.
+
+    Raises:
+        InputError: it is no Hub id, and has quotes, backslashes, backticks or characters that cannot be seen.
+    """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        if not repo or not repo.isprintable() or set(repo) & set("\"'\\`"):
+            raise InputError(
+                f"repo {repo[:_SHOWN]!r} is neither a Hub id like 'org/name' nor a folder whose name "
+                "can stand in the card's code: give one without quotes, backslashes and line breaks"
+            ) from error
 
 
 def _describe_model(facts: Facts, languages: list[str], license: str) -> ModelCardData:
@@ -163,13 +187,18 @@ def _describe_section(section: Section, stages: list[str]) -> dict[str, str]:
     remark = section.remark()
     if remark:
         table += f"\n\n{remark}"
-    return {"title": f"{section.title}, {metric}, %", "table": table}
+    return {"title": markdown_text(f"{section.title}, {metric}, %"), "table": table}
 
 
 def _describe_versions(result: Result) -> str:
     """Return the versions of the libraries behind a result: `torch 2.13.0, transformers 5.23.0`."""
     packages = [f"{name} {version}" for name, version in result.versions.items()]
-    return ", ".join(packages)
+    return markdown_text(", ".join(packages))
+
+
+def _code(hash_of: str) -> str:
+    """Return a hash as code, which nothing in it can end."""
+    return f"`{markdown_text(hash_of).replace('`', '')}`"
 
 
 def _distinct(texts: list[str]) -> list[str]:
@@ -183,11 +212,11 @@ def _describe_weights(sections: list[Section], stages: list[str]) -> list[str]:
     for stage in stages:
         for section in sections:
             for result in section.by_language(stage).values():
-                line = f"{stage}: weights `{result.weights[:16]}`"
+                line = f"{markdown_text(stage)}: weights {_code(result.weights[:16])}"
                 if result.model_revision:
-                    line += f", commit `{result.model_revision[:8]}`"
+                    line += f", commit {_code(result.model_revision[:8])}"
                 lines.append(line)
     return _distinct(lines)
 
 
-__all__ = ["Facts", "render_card"]
+__all__ = ["Facts", "check_repo", "render_card"]

@@ -20,7 +20,7 @@ from common.models.libraries import check_library
 from common.models.loading import check_model, load_model, save_model
 from modeling_altclip.images_altclip import read_image
 
-from .card import Facts, render_card
+from .card import Facts, check_repo, render_card
 from .folder import CARD, check_output, whole_folder
 from .sections import Section, join_to_weights, make_sections
 from .stages import find_origin, label_stages, read_log
@@ -74,6 +74,7 @@ def main(arguments: CardArguments) -> None:
     Raises:
         InputError: something is missing or does not fit; nothing is written then.
     """
+    check_repo(arguments.repo)
     stages, labels = arguments.stages, label_stages(arguments.stages)
     _check_stages(stages)
     check_output(arguments.output_dir, stages)

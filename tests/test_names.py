@@ -1,18 +1,27 @@
 """Names are data: they become safe names of files, and text in pages, never paths, markup or code."""
 
+import csv
 import json
 import re
 
 import pytest
+import torch
 import yaml
 
-from benchmarks.results import Result, model_name, path_of
+from benchmarks.jobs.report import main as write_report
+from benchmarks.outcomes import RetrievalOutcomes
+from benchmarks.report.selection import ReportArguments
+from benchmarks.report.tables import TableArguments
+from benchmarks.results import Result, format_table, model_name, path_of
 from benchmarks.tasks.class_names import load_class_names
 from benchmarks.tasks.loading import FOLDER
 from benchmarks.tasks.templates import load_templates
 from benchmarks.tasks.text_lists import SETS
 from common.errors import InputError
 from common.files.names import file_name
+from common.markdown import code_block, markdown_text
+from model_cards.card import Facts, render_card
+from model_cards.stages import Origin
 from modeling_altclip.languages_altclip import check_tag, name_languages
 from modeling_altclip.prompts_altclip import PROMPTS, fill_template, has_one_slot, read_templates
 
@@ -223,3 +232,118 @@ def test_our_own_templates_have_one_slot():
             templates += of_task
     assert len(templates) > 500
     assert [template for template in templates if not has_one_slot(template)] == []
+
+
+HOSTILE_NAMES = [
+    "a|b",
+    "[x](http://host/y)",
+    "![x](http://host/y.png)",
+    "<script>alert(1)</script>",
+    "`code`",
+    "a\n# heading",
+    "a\n```\nb",
+    "\\[x\\](http://host)",
+    "=1+1",
+]
+
+
+def result_of(**given) -> Result:
+    values = {
+        "model": "org/model",
+        "task": "pairs",
+        "kind": "retrieval",
+        "language": "en",
+        "metric": "mean_recall",
+        "metrics": {"mean_recall": 0.5, "text_to_image_recall@1": 0.25, "n": 4},
+        "dataset": "org/pairs",
+        "split": "test",
+        "weights": "0" * 64,
+        "command": "evaluate",
+        "versions": {"torch": "2.13.0"},
+    }
+    return Result(**(values | given))
+
+
+def unescaped(markdown: str) -> str:
+    """Return Markdown without the characters that a backslash makes text."""
+    return re.sub(r"\\[\\`\[\]<>|]", "", markdown)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_are_text_in_markdown(name):
+    shown = markdown_text(name)
+    assert "\n" not in shown
+    assert not set(unescaped(shown)) & set("`[]<>|\\")
+    assert re.sub(r"\\(.)", r"\1", shown).split() == name.split()  # nothing of it is lost
+    assert len(format_table(["name"], [[name]]).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["miniature-pairs", "org/my_model-v1.0", "xm3600, first 100", "R&D (old)", "任务"]
+)
+def test_ordinary_names_are_shown_as_they_are(name):
+    assert markdown_text(name) == name
+
+
+@pytest.mark.parametrize("lines", [["a", "b"], ["```"], ["a\n```\nb"], ["`````` x"]])
+def test_no_line_ends_a_block_of_code(lines):
+    first, *content, last = code_block(lines, "bash").splitlines()
+    assert first == f"{last}bash"
+    assert len(content) == len(lines)
+    assert not any(last in line for line in content)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_card_shows_hostile_names_as_text(name):
+    origin = Origin(datasets={name: name}, base_model=["org/base"], languages=["en"])
+    results = [result_of(model="stage", task=name, versions={"torch": name}, command=name, weights=name)]
+    card = render_card(name, "me/T", results, ["stage"], name, "about", Facts(origin=origin))
+    front = yaml.safe_load(card.content.split("\n---\n")[0].removeprefix("---\n"))
+    assert front["license"] == name
+    assert front["model-index"][0]["name"] == name
+    body = unescaped(card.text.split("## Citation")[0])
+    links = re.findall(r"\]\(([^)]*)\)", body.partition("Evaluation commands")[0])
+    assert links == ["https://arxiv.org/abs/2211.06679"]  # the one that the template writes
+    assert "<script" not in body.partition("Evaluation commands")[0]
+    assert not re.search(r"^# heading", card.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("repo", ["org/name", "name", "outputs/miniature/altclip", "my models/a b", "../up"])
+def test_hub_ids_and_folders_stand_in_the_code_of_a_card(repo):
+    assert f'model="{repo}"' in render_card("T", repo, [], ["stage"], "mit", "about").content
+
+
+@pytest.mark.parametrize("repo", ['x"); import os; ("', "x\n```\n# y", "a`b", "a\\", "", "a'b", "\ud800"])
+def test_a_repo_that_would_leave_the_code_of_a_card_is_refused(repo):
+    with pytest.raises(InputError, match="is neither a Hub id like 'org/name' nor a folder"):
+        render_card("T", repo, [], ["stage"], "mit", "about")
+
+
+@pytest.mark.parametrize(
+    "task", [*HOSTILE_NAMES, "+1", "-1", "@a", "\ta", "$\\frac{$", "$a$", "x" * 1_000_000]
+)
+def test_a_report_shows_hostile_names_as_text(task, tmp_path):
+    results = tmp_path / "results"
+    for language in ("en", "de"):
+        for model in ("org/one", "org/two"):
+            ranks = torch.arange(20) % len(model + language)
+            outcomes = RetrievalOutcomes(ranks, ranks, torch.arange(20))
+            weights = model[-3:] * 20
+            given = {"model": model, "task": task, "language": language, "weights": weights, "command": task}
+            result_of(**given, metrics=outcomes.metrics() | {"n": 20}).save(results, outcomes)
+    folder = tmp_path / "report"
+    arguments = ReportArguments(results=[str(results)], output_dir=str(folder))
+    write_report(arguments, TableArguments(title=task[:99]))
+
+    markdown = (folder / "report.md").read_text("utf-8").partition("bash\n")[0]
+    links = re.findall(r"\]\(([^)]*)\)", unescaped(markdown))
+    assert set(links) == {"languages.png", "heat_map.png", "recall.png"}
+    assert "<script" not in unescaped(markdown)
+    page = (folder / "index.html").read_text("utf-8")
+    assert "<script" not in page
+    with (folder / "numbers.csv").open(newline="", encoding="utf-8") as file:
+        cells = [row["task"] for row in csv.DictReader(file)]
+    assert cells
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+    if task.isprintable() and len(task) < 100:
+        assert {cell.removeprefix("'") for cell in cells} == {task}

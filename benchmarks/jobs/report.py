@@ -1,6 +1,7 @@
 """Write a report on results that are there: tables with intervals, plots, and what the papers printed."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -9,7 +10,7 @@ from benchmarks.evaluation import Benchmark, EvaluationArguments, evaluate
 from benchmarks.report.caveats import caveats
 from benchmarks.report.comparison import Comparison
 from benchmarks.report.findings import describe_findings
-from benchmarks.report.formatting import short_names
+from benchmarks.report.formatting import bounded_name, short_names
 from benchmarks.report.page import Report
 from benchmarks.report.published import compare_with_published, load_published, load_sources
 from benchmarks.report.selection import ReportArguments, count_gaps, select_results
@@ -26,6 +27,7 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     results, absent = select_results(
         arguments.results or [arguments.output_dir], arguments.models, arguments.tasks, arguments.languages
     )
+    results = [_with_bounded_names(result) for result in results]
     comparison = Comparison(results, means="language" in (table.rows, table.columns))
     numbers = comparison.numbers(table.metrics)
     names = short_names(comparison.values("model"))
@@ -54,6 +56,14 @@ def main(arguments: ReportArguments, table: TableArguments) -> None:
     print("\n" + "\n".join([*notes, *([report.agreement()] if differences else [])]))
     page = shlex.quote(str(folder / "index.html"))
     print(f"Saved the report of {len(results)} results. Next: open {page}")
+
+
+def _with_bounded_names(result: Result) -> Result:
+    """Return a result whose names a page can show."""
+    names = {}
+    for name in ("model", "task", "language", "dataset", "split"):
+        names[name] = bounded_name(getattr(result, name))
+    return replace(result, **names)
 
 
 def evaluate_and_report(arguments: EvaluationArguments, benchmark: Benchmark, table: TableArguments) -> None:

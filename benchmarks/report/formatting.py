@@ -1,10 +1,13 @@
 """Names and numbers as tables, plots and sentences show them."""
 
+from hashlib import blake2b
 from pathlib import Path
 
 from .comparison import Number, is_rank
 
 GAP = "–"
+_LONGEST_NAME = 200  # characters
+_SHOWN = 60  # of a longer one
 # Titles of metrics; those of recalls and ranks follow from their names, see `label`.
 _LABELS = {
     "mean_recall": "mean recall",
@@ -16,6 +19,18 @@ _LABELS = {
     "roc_auc": "ROC AUC",
 }
 _SHORT = {"text_to_image": "T2I", "image_to_text": "I2T"}
+
+
+def bounded_name(name: str) -> str:
+    """Return a name that pages and plots can show: of more than 200 characters, the first and a digest.
+
+    A plot of a name of a megabyte would be kilometres wide. Half a surrogate pair becomes a question mark.
+    """
+    plain = name.encode("utf-8", "replace").decode()
+    if len(plain) <= _LONGEST_NAME:
+        return plain
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return f"{plain[:_SHOWN]}… ({digest})"
 
 
 def short_names(models: list[str]) -> dict[str, str]:

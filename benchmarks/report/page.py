@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from common.commands import runnable
 from common.files.whole_files import write_text
+from common.markdown import code_block, markdown_text
 
 from ..results import Result, format_table
 from .comparison import Number, is_rank
@@ -26,6 +27,7 @@ _TOLERANCE = (
     "re-evaluation if the paper has none. A number for another set of images, judged by their count, is not "
     "compared."
 )
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _CSV_COLUMNS = (
     "model",
     "task",
@@ -67,17 +69,21 @@ class Report:
 
     def to_markdown(self) -> str:
         """Return the text of `report.md`, which shows the pictures beside it."""
-        parts = [f"# {self.title}", self.about]  # paragraphs; empty ones are left out at the end
+        parts = [
+            f"# {markdown_text(self.title)}",
+            self.about,
+        ]  # paragraphs; empty ones are left out at the end
         if self.findings:
             parts.append("## Findings")
         for task, sentences in self.findings:
-            parts += [f"### {task}", sentences]
+            parts += [f"### {markdown_text(task)}", markdown_text(sentences)]
         for picture, caption in self.pictures:
-            parts.append(f"![{caption}]({picture})\n\n*{caption}*")
+            text = markdown_text(caption)
+            parts.append(f"![{text}]({picture})\n\n*{text}*")
 
         parts += ["## Numbers", LEGEND, _bullets(self.notes)]
         for table in self.tables:
-            parts.append(f"### {table.heading}" if table.heading else "")
+            parts.append(f"### {markdown_text(table.heading)}" if table.heading else "")
             parts.append(table.to_markdown())
 
         if self.differences:
@@ -94,7 +100,7 @@ class Report:
         for header, rows in self.provenance():
             parts.append(format_table(header, rows))
         parts.append(_bullets(self.prompts()))
-        parts.append("```bash\n" + "\n".join(self.commands()) + "\n```")
+        parts.append(code_block(self.commands(), "bash"))
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_html(self, folder: Path) -> str:
@@ -233,10 +239,16 @@ class Report:
         for table in self.tables:
             for number in _numbers_of(table):
                 low, high = number.interval or ("", "")
-                key = [number.model, number.task, number.language, number.metric]
+                names = [number.model, number.task, number.language, number.metric]
+                key = [_inert(name) for name in names]
                 marks = [number.best, number.tied, number.untested]
                 writer.writerow([*key, number.value, low, high, number.n, *marks])
         write_text(path, text.getvalue())
+
+
+def _inert(name: str) -> str:
+    """Put an apostrophe before a name that a spreadsheet would calculate as a formula: "=1+1" -> "'=1+1"."""
+    return f"'{name}" if name.startswith(_FORMULAS) else name
 
 
 def _numbers_of(table: Table) -> Iterator[Number]:
@@ -248,7 +260,7 @@ def _numbers_of(table: Table) -> Iterator[Number]:
 
 
 def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 def _shade(number: Number, table: Table) -> str:

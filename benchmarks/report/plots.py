@@ -31,6 +31,7 @@ _STYLE = {
     "axes.edgecolor": "#888888",
     "axes.titlelocation": "left",
     "font.size": 10,
+    "text.parse_math": False,  # a name with dollars is no formula
 }
 
 
