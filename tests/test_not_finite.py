@@ -21,6 +21,7 @@ from training.data.tower_cache import teacher_embeddings
 from training.freezing import freeze_all_but
 from training.lifecycle import train
 from training.monitoring import FiniteSteps, check_scaler, find_not_finite_in
+from training.parallel.pretraining import load_for_masking
 from training.trainers import TeacherLearningTrainer
 
 from .conftest import ROOT
@@ -328,6 +329,17 @@ def test_large_weights_are_read_by_jobs_alone(altclip_folder):
         load_model(str(altclip_folder))
     with pytest.raises(ValueError, match=f"{name} first"):
         check_finite(load_file(path).items(), "it")
+
+
+def test_an_encoder_of_nan_is_not_trained_on(miniature, tmp_path):
+    shutil.copytree(miniature / "text_encoder", tmp_path / "encoder")
+    name = "embeddings.word_embeddings.weight"
+    spoil_file(tmp_path / "encoder/model.safetensors", name, math.nan, place=9)
+    # The embeddings are the weight of the language modelling head as well, and have the name of either.
+    with pytest.raises(
+        InputError, match="cannot be loaded: it has 1 of .* NaN or infinite, .*weight first: its"
+    ):
+        load_for_masking(str(tmp_path / "encoder"))
 
 
 @pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2", "parallel", "text_pretraining"])

@@ -13,6 +13,7 @@ from common.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import write_checksums
+from modeling_altclip.finite_altclip import check_finite
 from training.arguments import DiffusionArguments
 from training.data.captions import decoded, load_captioned
 from training.data.examples import CaptionExamples
@@ -27,6 +28,7 @@ def main(arguments: DiffusionArguments) -> None:
     begin(arguments)
     with readable("model_name_or_path", arguments.model_name_or_path):
         text_encoder = AltCLIPTextModel.from_pretrained(arguments.model_name_or_path)
+        check_finite(text_encoder.named_parameters(), "it")
     tokenizer = load_tokenizer("model_name_or_path", arguments.model_name_or_path)
     tokenizer.model_max_length = cut_length(arguments, text_encoder)  # is saved with the pipeline
     pipeline = load_pipeline(arguments.diffusion_name_or_path, text_encoder, tokenizer)

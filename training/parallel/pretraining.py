@@ -27,6 +27,7 @@ from common.errors import InputError
 from common.models.kinds import MASKED, check_kind, load_tokenizer, readable
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import checked_files, write_checksums
+from modeling_altclip.finite_altclip import check_finite
 from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments
@@ -201,6 +202,7 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
             trust_remote_code=False,
             **config,
         )
+        check_finite(model.named_parameters(), "it")
     # The head may be missing; the encoder's own weights, such as `roberta.encoder...`, may not.
     missing = sorted(name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
     if missing:

@@ -37,6 +37,7 @@ from common.fingerprints import hash_weights
 from common.languages import check_language
 from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from common.output import check_not_input, check_output_dir
+from modeling_altclip.finite_altclip import check_finite
 from modeling_altclip.languages_altclip import canonical
 from modeling_altclip.texts_altclip import is_blank, tokenize
 
@@ -236,6 +237,7 @@ def load_translator(name_or_path: str, dtype: str) -> tuple[PreTrainedModel, Pre
         model = AutoModelForSeq2SeqLM.from_pretrained(
             name_or_path, dtype=getattr(torch, dtype), trust_remote_code=False
         )
+        check_finite(model.named_parameters(), "it")
     tokenizer = load_tokenizer("model", name_or_path)
     return model.eval().to(PartialState().device), tokenizer, hash_weights(model)
 
