@@ -82,8 +82,9 @@ test: $(VENV)/installed  ## check the style and run the tests
 test-slow: $(VENV)/installed  ## run the tests that take minutes: the whole miniature, its minimum scores and its determinism
 	$(BIN)/python -m pytest -m slow
 
-soak: $(VENV)/installed  ## kill every job that writes hundreds of times, damage files, fill disks, and print what came of it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "soak or not soak" $(FLAGS)
+# FLAGS="-k outcomes" runs some of them; ALTCLIP_FUZZ_EXAMPLES=20000 draws more inputs.
+soak: $(VENV)/installed  ## kill every job that writes hundreds of times, damage files, fill disks, draw thousands of hostile inputs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/fuzz -m "soak or not soak" $(FLAGS)
 
 # FLAGS=--sdist=FILE uses transformers' sdist that is already downloaded; other flags are passed to pytest.
 test-upstream: $(VENV)/installed  ## run transformers' own common tests on our models

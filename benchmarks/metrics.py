@@ -43,7 +43,7 @@ def retrieval_recall(
         their mean.
 
     Raises:
-        ValueError: as `retrieval_ranks`.
+        TypeError, ValueError: as `retrieval_ranks`.
 
     Example:
 
@@ -90,8 +90,10 @@ def retrieval_ranks(
         best own text among the texts of other images `(images,)`.
 
     Raises:
-        ValueError: another distance, shapes disagree, a row of `text_to_image` is out of range, an image has
-            no text or a text no image, or a value is not finite.
+        TypeError: embeddings are no floats, or `text_to_image` is no LongTensor.
+        ValueError: another distance, shapes disagree, there are no images or no texts, a row of
+            `text_to_image` is out of range, an image has no text or a text no image, or a value is not
+            finite.
     """
     _check_shapes(image_embeds, text_embeds)
     if distance not in DISTANCES:
@@ -304,6 +306,7 @@ def _pairs(text_to_image: torch.Tensor, n_texts: int) -> torch.Tensor:
     Raises:
         ValueError: `text_to_image` is neither `(pairs, 2)` nor `(texts,)`.
     """
+    _check_rows("text_to_image", text_to_image)
     if text_to_image.ndim == 2 and text_to_image.shape[1] == 2:
         return text_to_image
     if text_to_image.shape != (n_texts,):
@@ -529,10 +532,26 @@ def _identities(embeds: torch.Tensor) -> torch.Tensor:
 
 
 def _check_shapes(left: torch.Tensor, right: torch.Tensor) -> None:
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+    """Refuse what is no tensor of floats with values, and embeddings of other shapes or of no rows."""
+    for embeddings in (left, right):
+        is_tensor = isinstance(embeddings, torch.Tensor) and not embeddings.is_meta
+        if not is_tensor or not embeddings.is_floating_point():
+            raise TypeError(f"embeddings must be a tensor of floats, not {_describe(embeddings)}")
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1] or not len(left) * len(right):
         raise ValueError(
             f"embeddings must be (rows, dim) with one dim, not {tuple(left.shape)} and {tuple(right.shape)}"
         )
+
+
+def _check_rows(name: str, rows: torch.Tensor) -> None:
+    """Refuse what is no LongTensor."""
+    if not isinstance(rows, torch.Tensor) or rows.dtype != torch.long or rows.is_meta:
+        raise TypeError(f"{name} must be a LongTensor, not {_describe(rows)}")
+
+
+def _describe(value: object) -> str:
+    """Name the type of what should be another tensor."""
+    return f"one of {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _check_pairs(pairs: torch.Tensor, n_texts: int, n_images: int) -> None:
@@ -565,6 +584,7 @@ def _check_finite(scores: torch.Tensor) -> None:
 
 
 def _check_labels(labels: torch.Tensor, n_items: int, n_classes: int) -> None:
+    _check_rows("labels", labels)
     if labels.shape != (n_items,):
         raise ValueError(f"labels must be one for each of {n_items} items, not {tuple(labels.shape)}")
     strange = ((labels < 0) | (labels >= n_classes)).nonzero()[:, 0]

@@ -245,11 +245,11 @@ def last_line(text):
 
 
 def measured(folder):
-    """Read all that a run found, by file name, except for the command of the run."""
+    """Read all that a run found, by file name, except for the command of the run and the digest with it."""
     found = {}
     for path in sorted(folder.rglob("*.json")):
         result = json.loads(path.read_text())
-        del result["command"]
+        del result["command"], result["checksums"]["result"]
         found[path.name] = result
     return found
 

@@ -23,18 +23,28 @@ def train_pieces(texts: Iterable[str], vocab_size: int, **options) -> tuple[list
 
     Returns:
         Its pieces with their scores, `("▁dog", -5.2)`, without the special ones, and its NFKC table.
+
+    Raises:
+        InputError: the texts are too few for a vocabulary of this size, or cannot be read.
     """
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        vocab_size=vocab_size,
-        model_type="unigram",
-        character_coverage=1.0,
-        normalization_rule_name="nmt_nfkc",
-        minloglevel=2,
-        **options,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="unigram",
+            character_coverage=1.0,
+            normalization_rule_name="nmt_nfkc",
+            minloglevel=2,
+            **options,
+        )
+    except (RuntimeError, ValueError) as error:  # SentencePiece has no errors of its own
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"a vocabulary of {vocab_size} pieces cannot be trained on these texts ({reason}): give more "
+            "texts, or another size"
+        ) from error
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     # The first three are <unk>, <s> and </s>.
     scored = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(3, pieces.get_piece_size())]
@@ -69,6 +79,7 @@ def extend_tokenizer(
     known_characters = set()
     for piece, _ in known:
         known_characters.update(piece)
+    charsmap = base64.b64decode(_find_charsmap(state["normalizer"]))
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
     counts = Counter()  # of characters that no piece contains
     for text in texts:
@@ -85,7 +96,6 @@ def extend_tokenizer(
             "not know"
         )
     pieces = _train_new_pieces(texts, unknown, n_pieces)
-    charsmap = base64.b64decode(_find_charsmap(state["normalizer"]))
     return XLMRobertaTokenizer(
         vocab=known + pieces[:n_pieces],  # new ids come last, so that no old one changes
         _spm_precompiled_charsmap=charsmap,
@@ -151,10 +161,19 @@ def frequent(counts: Counter) -> list[str]:
     return kept
 
 
-def _find_charsmap(normalizer: dict) -> str:
-    """Return the NFKC table, in base64, among the steps of a tokenizer's normalizer."""
-    steps = normalizer.get("normalizers", [normalizer])
-    return next(step["precompiled_charsmap"] for step in steps if "precompiled_charsmap" in step)
+def _find_charsmap(normalizer: dict | None) -> str:
+    """Return the NFKC table, in base64, among the steps of a tokenizer's normalizer.
+
+    Raises:
+        InputError: it has none.
+    """
+    steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
+    for step in steps:
+        if step.get("precompiled_charsmap"):
+            return step["precompiled_charsmap"]
+    raise InputError(
+        "new_pieces extends tokenizers with SentencePiece's NFKC table, which this has not: leave it out"
+    )
 
 
 def _read_charsmap(model: bytes) -> bytes:
