@@ -11,8 +11,10 @@ def check_folder(what: str, name_or_path: str) -> None:
     It is a path if it is absolute, has not exactly one slash, or begins with a folder that exists here.
 
     Raises:
-        InputError: it does not exist.
+        InputError: it does not exist, or is empty, which would be the working directory.
     """
+    if not name_or_path.strip():
+        raise InputError(f"{what} is {name_or_path!r}: give a folder, or a Hub id like 'org/name'")
     path = Path(name_or_path)
     looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
     if looks_local and not path.exists():

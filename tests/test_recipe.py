@@ -318,6 +318,14 @@ def test_missing_folders_are_named(tmp_path):
         load_rows("no/such/folder", "train", [])
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_working_directory(name):
+    with pytest.raises(InputError, match=f"dataset is '{name}': give a folder, or a Hub id"):
+        load_rows(name, "train", [])
+    with pytest.raises(InputError, match=f"model is '{name}': give a folder, or a Hub id"):
+        load_model(name)
+
+
 def test_what_is_no_repository_has_no_commit():
     # Files of weights that a user has trained.
     assert [revision_of(f"open_clip:ViT-B-32/{path}") for path in ("outputs/x/model.pt", "/x.pt")] == [

@@ -798,6 +798,7 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
             CAPTIONS | {"languages": ["en", "de"], "data_files": {"en": "en.txt"}},
             "`data_files` of layout caption_lines lack names, images, de",
         ),
+        ({"dataset": ""}, "lacks dataset"),
         ({"languages": "en"}, "languages is 'en', which is no list"),
         ({"revision": 1234567}, "revision is 1234567, which is no str"),
         ({"unverified": ["revison"]}, "calls revison unverified, which are no keys"),

@@ -69,11 +69,11 @@ def _check_keys(given: dict, file: str) -> None:
     for name in given:
         check_known(name, known, f"task {file!r}")
 
-    # A key with an empty value is missing, too: YAML reads it as null.
+    # A key with an empty value is missing, too: YAML reads it as null. A dataset '' would be the folder.
     missing = []
     for key in keys:
         has_default = key.default is not dataclasses.MISSING or key.default_factory is not dataclasses.MISSING
-        if not has_default and given.get(key.name) is None:
+        if not has_default and given.get(key.name) in (None, ""):
             missing.append(key.name)
     if missing:
         raise InputError(f"task {file!r} lacks {', '.join(missing)}")
