@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel docs licences bom audit test test-slow soak test-upstream test-lowest test-python test-only style install release $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel docs licences bom audit test test-slow soak coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
 
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -84,7 +84,17 @@ test-slow: $(VENV)/installed  ## run the tests that take minutes: the whole mini
 
 # FLAGS="-k outcomes" runs some of them; ALTCLIP_FUZZ_EXAMPLES=20000 draws more inputs.
 soak: $(VENV)/installed  ## kill every job that writes hundreds of times, damage files, fill disks, draw thousands of hostile inputs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/fuzz -m "soak or not soak" $(FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(FLAGS)
+
+coverage: $(VENV)/installed  ## measure which lines the tests run, in all processes that they start
+	mkdir -p outputs/coverage
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(FLAGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort cover
+
+mutants: $(VENV)/installed  ## change 400 places of losses, metrics, caches and checkpoints, one at a time, and see tests fail
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable ".[mutants]"
+	$(BIN)/python tests/mutants/run_mutants.py $(FLAGS)
 
 # FLAGS=--sdist=FILE uses transformers' sdist that is already downloaded; other flags are passed to pytest.
 test-upstream: $(VENV)/installed  ## run transformers' own common tests on our models

@@ -185,10 +185,7 @@ def reading_jobs(jobs: dict[str, Job], inputs: Path, world: Path) -> dict[str, J
     The finished model and the results are copied to `world/read`, and all write to `world/out`.
     """
     read_model = [HERE / "read_model.py", world / "read", inputs / "photos", world / "out"]
-    report = [BENCHMARKS / "run_report.py", BENCHMARKS / "recipes/miniature_report.yaml"]
-    report += ["--results", world / "read", "--output_dir", world / "out"]
-    models = ["clip", "start"]
-    report += ["--models", *models, "--languages", "en", "zh", "--tasks", "miniature-pairs"]
+    report = [world / "read" if word == inputs / "results" else word for word in jobs["report"].words]
     return {
         "checkpoint": jobs["stage 1"],
         "cache": jobs["cache"],
