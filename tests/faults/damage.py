@@ -25,8 +25,14 @@ class Damage:
 
 
 def draw_damage(chance: random.Random, folder: Path, *, cuts: bool) -> Damage:
-    """Draw a file and a place in it; small files are drawn as often as large ones."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    """Draw a file and a place in it; small files are drawn as often as large ones.
+
+    The code that transformers copies beside the weights is left out: no job reads it.
+    """
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.stat().st_size and path.suffix != ".py":
+            files.append(path)
     path = chance.choice(files)
     place = chance.randrange(path.stat().st_size)
     bit = None if cuts else chance.randrange(8)
