@@ -106,7 +106,7 @@ JOBS = {
     ),
     "check": _Job(
         "benchmarks.jobs.check",
-        "Compare the files of models and checkpoints with the checksums that were saved with them.",
+        "Compare saved models, checkpoints, caches and results with their checksums.",
         "outputs/my-clip outputs/stage2",
         first="folders",
         one_process=True,

@@ -9,6 +9,8 @@ from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor, pip
 
 from benchmarks.jobs.check import CheckArguments
 from benchmarks.jobs.check import main as check
+from benchmarks.outcomes import ClassOutcomes
+from benchmarks.results import Result
 from common.errors import InputError
 from common.models.kinds import load_tokenizer
 from common.models.loading import check_model, load_model, save_model
@@ -20,6 +22,8 @@ from training.checkpoints import last_complete_checkpoint
 from training.lifecycle import train
 
 from .conftest import ROOT
+from .test_embedding_cache import cached
+from .test_result_files import GIVEN
 from .test_stage1_checkpoints import stage1  # noqa: F401  (a fixture)
 
 SETTINGS = [
@@ -333,8 +337,37 @@ def test_check_prints_a_line_for_each_folder(saved, tmp_path, capsys):
     assert find_damages(other) == []
 
 
+def test_check_finds_damaged_caches_and_results(tmp_path, capsys):
+    cache = cached(tmp_path / "caches").folder
+    outcomes = ClassOutcomes(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+    result = Result(**GIVEN, metrics=outcomes.metrics()).save(tmp_path / "results", outcomes)
+    folders = [str(tmp_path / "caches"), str(tmp_path / "results")]
+    check(CheckArguments(folders=folders))
+    assert [line.partition(", ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        f"{cache}: whole: cache",
+        f"{result.parent}: whole: results",
+    ]
+
+    part = next(cache.glob("data/part-*.arrow"))
+    flip(part)
+    flip(result)
+    with pytest.raises(InputError, match="2 of these folders are damaged"):
+        check(CheckArguments(folders=folders))
+    of_cache, of_results = capsys.readouterr().out.splitlines()
+    assert of_cache.startswith(f"{cache}: damaged: ")
+    assert part.name in of_cache
+    assert of_results.startswith(f"{result.parent}: damaged: ")
+    assert result.stem in of_results
+
+    with pytest.raises(InputError, match="1 of these folders are damaged"):  # the next run mends a cache
+        check(CheckArguments(folders=folders, rewrite=True))
+    check(CheckArguments(folders=folders[1:]))
+
+
 def test_check_says_that_there_is_nothing_to_check(altclip_folder, tmp_path):
-    with pytest.raises(InputError, match="holds no checksums.json, so that there is nothing to check"):
+    with pytest.raises(
+        InputError, match="holds no checksums.json, cache or results, so that there is nothing to check"
+    ):
         check(CheckArguments(folders=[str(altclip_folder)]))
     with pytest.raises(InputError, match="is no folder"):
         check(CheckArguments(folders=[str(tmp_path / "nowhere")]))

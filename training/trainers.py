@@ -175,7 +175,7 @@ class AltCLIPTrainer(Trainer):
                 write_checksums(folder)
         if self.args.should_save:
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(self.args.output_dir, limit, best, use_mtime=True)
+            rotate_checkpoints(self.args.output_dir, limit, best)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         """Save the model and its processor, and checksums unless more is to come, as in a checkpoint."""
