@@ -35,6 +35,7 @@ from training.parallel.translation import TranslationArguments, read_split, save
 from training.validation import load_evaluated
 
 from .conftest import ROOT
+from .fake_hub import FakeHub
 
 GREEN, RED = (0, 128, 0), (255, 0, 0)
 CAPTIONS = [{"en": f"text {number}"} for number in range(4)]
@@ -341,6 +342,46 @@ def test_the_hubs_cache_is_inside(tmp_path, monkeypatch):
     for dataset in ("org/name", str(snapshot)):
         assert Source(dataset, []).holds(str(snapshot / "a.png"))
     assert not Source("org/other", []).holds(str(snapshot / "a.png"))
+
+
+ON_A_HUB = """
+import json
+from common.errors import InputError
+from common.files.rows import load_rows, open_rows
+
+loaded = load_rows("a/pictures", "train", ["image"])
+colors = [image.convert("RGB").getpixel((0, 0)) for image in loaded["image"]]
+stream = open_rows("a/pictures", "train", streaming=True, path="a/pictures")
+streamed = [row["image"]["path"] for row in stream]
+try:
+    load_rows("a/card", "train", ["image"])
+except InputError as error:
+    print(json.dumps([colors, streamed, str(error)]))
+"""
+
+
+def test_images_and_cards_on_the_hub(tmp_path, server, run_python):
+    """Read the images of a repository, loaded and streamed, and refuse a card that names an address."""
+    for name in ("pictures", "card"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png("green"))
+    config = {"config_name": "default", "data_files": f"{server.url}/train.parquet"}
+    (tmp_path / "card/README.md").write_text(f"---\n{json.dumps({'configs': [config]})}\n---\n")
+    hub = FakeHub({"a/pictures": tmp_path / "pictures", "a/card": tmp_path / "card"}, {})
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+        "NO_PROXY": "127.0.0.1",
+    }
+    process = run_python("python", "-c", ON_A_HUB, **environment)
+    hub.shutdown()
+    assert process.returncode == 0, process.stderr
+    colors, streamed, refused = json.loads(process.stdout)
+    assert colors == [list(GREEN)]
+    assert streamed == [f"hf://datasets/a/pictures@{'0' * 40}/a.png"]
+    assert "README.md of dataset 'a/card' names 'http://127.0.0.1" in refused
 
 
 FILES = {

@@ -8,6 +8,7 @@ from zipfile import BadZipFile
 
 from datasets import Dataset, DatasetBuilder, Image, IterableDataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilderConfig
 
 from ..errors import InputError
 from ..paths import check_folder
@@ -120,10 +121,10 @@ def _open_rows(
     builder: DatasetBuilder, split: str, streaming: bool, source: dict
 ) -> Dataset | IterableDataset:
     tars = of_tars(builder)
-    if tars is None:
-        return load_dataset(**source, split=split, streaming=streaming)
     if streaming:
-        return tars.as_streaming_dataset(split=split)
+        return (tars or builder).as_streaming_dataset(split=split)
+    if tars is None:
+        return load_dataset(**source, split=split)
     tars.download_and_prepare()
     return tars.as_dataset(split=split)
 
@@ -140,6 +141,9 @@ def find_builder(dataset: str, *, allow_outside: bool = False, **source) -> Data
     builder = load_dataset_builder(**source)
     for paths in (builder.config.data_files or {}).values():
         refuse_bombs(map(str, paths))
+    if isinstance(builder.config, FolderBasedBuilderConfig):
+        # A stream from the Hub would decode the images, and so open them, before they are checked.
+        builder.config.decode_num_threads = 0
     return builder
 
 
