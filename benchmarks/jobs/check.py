@@ -101,8 +101,8 @@ def _find_all_saved(arguments: CheckArguments) -> list[_Saved]:
             inside.add(_Saved("model", folder))
         if not inside:
             raise InputError(
-                f"folders {name!r} holds no {CHECKSUMS}, cache or results, so that there is nothing to check: "
-                "for a model that another program saved, --rewrite writes it"
+                f"folders {name!r} holds no {CHECKSUMS}, cache or results, so that there is nothing to "
+                "check: for a model that another program saved, --rewrite writes it"
             )
         found += sorted(inside, key=lambda saved: saved.folder)
     return list(dict.fromkeys(found))
