@@ -11,15 +11,15 @@ import torch
 OF_ONE_CALL = ("_runtime", "_per_second", "_time", "train_loss")
 
 
-def contents(folder: Path) -> dict[str, str]:
+def contents(folder: Path, but: str | None = None) -> dict[str, str]:
     """Return `{path: digest}` of all files below a folder, and `{path/: ""}` of its folders.
 
-    Not of `datasets`, the caches of the library: their names have random parts.
+    Not of `datasets`, the caches of the library: their names have random parts. And not of the file `but`.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name.split("/")[0] == "datasets":
+        if name.split("/")[0] == "datasets" or name == but:
             continue
         if path.is_dir():
             found[f"{name}/"] = ""
