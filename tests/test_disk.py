@@ -231,17 +231,17 @@ def test_a_full_disk_while_embeddings_are_saved_is_one_line(tmp_path, monkeypatc
 def test_a_full_disk_leaves_an_earlier_result(tmp_path):
     given = {"model": "m", "task": "t", "kind": "retrieval", "language": "en", "metric": "r"}
     given |= {"dataset": "d", "split": "s", "command": "c"}
-    earlier = Result(**given, metrics={"r": 0.5}, weights="1")
+    earlier = Result(**given, metrics={"r": 0.5, "n": 1}, weights="1")
     path = earlier.save(tmp_path)
     before = path.read_bytes()
     with full_disk(100), pytest.raises(OSError) as caught:
-        Result(**given, metrics={"r": 0.6}, weights="2").save(tmp_path)
+        Result(**given, metrics={"r": 0.6, "n": 1}, weights="2").save(tmp_path)
     assert is_full(caught.value)
     assert path.read_bytes() == before
-    later = Result(**given, metrics={"r": 0.7}, weights="3")
+    later = Result(**given, metrics={"r": 0.7, "n": 1}, weights="3")
     later.save(tmp_path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert json.loads(path.read_text("utf-8"))["metrics"] == {"r": 0.7}
+    assert json.loads(path.read_text("utf-8"))["metrics"] == {"r": 0.7, "n": 1}
 
 
 def test_a_full_disk_leaves_the_parts_of_a_cache_and_nothing_else(tmp_path):
@@ -250,11 +250,11 @@ def test_a_full_disk_leaves_the_parts_of_a_cache_and_nothing_else(tmp_path):
     embeddings = torch.ones(2048, 64)
     form = _Form("text", "key", "float32", 1, 2048)
     keys = {"key": np.arange(2048).astype(str)}
-    write_part(folder / "part-00000.arrow", keys, embeddings, form)
+    write_part(folder / "part-00000.arrow", keys, embeddings, form, 2)
     before = contents(tmp_path)
-    with full_disk(100_000), pytest.raises(OSError) as caught:
-        write_part(folder / "part-00001.arrow", keys, embeddings, form)
-    assert is_full(caught.value)
+    message = r"cache_dir: .*part-00001.arrow of 0.5 MB cannot be written: File too large. Give a folder"
+    with full_disk(100_000), pytest.raises(InputError, match=message):
+        write_part(folder / "part-00001.arrow", keys, embeddings, form, 2)
     assert contents(tmp_path) == before
 
 

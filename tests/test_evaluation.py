@@ -371,7 +371,7 @@ def test_languages_of_other_images_have_no_mean(evaluate, run_python, own_tasks,
         (
             "zero_shot",
             ["--tasks", "sort.yaml", "--templates", "no slot", "{}"],
-            "'no slot' of templates has to have {} once",
+            "'no slot' of templates has to have {} or {label} once",
         ),
     ],
 )

@@ -23,6 +23,7 @@ from benchmarks.tasks.reading import read_rows
 from benchmarks.tasks.task import Task
 from common.errors import InputError
 from common.files import outside
+from common.files.contents import contents_of
 from common.files.outside import Source
 from common.files.rows import load_rows, open_rows
 from common.images import MOST_BYTES, decode_image, encoded_bytes
@@ -272,12 +273,13 @@ def test_a_stream_keeps_other_columns_as_they_are(tmp_path, server, nested):
 
 
 def test_ordinary_rows_are_left_as_they_are(tmp_path):
-    """Give them the fingerprint that `datasets` gives, by which its caches are found."""
+    """Give them the fingerprint that `datasets` gives to these contents, by which its caches are found."""
     folder = tmp_path / "dataset"
     folder.mkdir()
     write(folder, [{"bytes": png("green"), "path": "http://host/name.png"}])
     files = {"train": [str(folder / "train-00000.parquet")]}
-    plain = datasets.load_dataset(str(folder), data_files=files, split="train")
+    contents = contents_of(files["train"])
+    plain = datasets.load_dataset(str(folder), data_files=files, split="train", description=contents)
     assert load_rows(str(folder), "train", ["image"])._fingerprint == plain._fingerprint
 
 

@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from pathlib import Path, PurePath
 
 import pyarrow.compute as pc
-import yaml
 from datasets import (
     Dataset,
     DatasetBuilder,
@@ -37,6 +36,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from ..errors import InputError
 from ..images import refused_image
+from .yaml_files import read_yaml
 
 FLAG = "allow_outside_images"
 # How `datasets` writes members of archives: `zip://a.png::/data/pictures.zip`.
@@ -263,7 +263,7 @@ def _patterns_of(card: Path) -> list[str]:
     if card.suffix == ".md":
         data = DatasetCard.load(card, ignore_metadata_errors=True).data
     else:
-        data = yaml.safe_load(card.read_text("utf-8")) or {}
+        data = read_yaml(card, "card") or {}
     patterns = []
     for settings in MetadataConfigs.from_dataset_card_data(data).values():
         patterns += _texts_in(settings.get("data_files")) + _texts_in(settings.get("data_dir"))
