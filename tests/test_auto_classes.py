@@ -130,6 +130,7 @@ def test_files_say_nothing_that_native_would_not_read(altclip_folder):
     assert {path.name for path in altclip_folder.glob("*.py")} == {
         "addresses_altclip.py",
         "checkpoint_altclip.py",
+        "checksums_altclip.py",
         "configuration_altclip.py",
         "finite_altclip.py",
         "images_altclip.py",

@@ -6,6 +6,7 @@ import re
 import struct
 import zlib
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +86,7 @@ def of_captions(captions: dict | None) -> dict:
     return {"image": {"bytes": encoded(10_000), "path": None}, "captions": captions}
 
 
+INSIDE = "INSIDE"  # stands for the folder of the dataset
 SHADES = PillowImage.fromarray(np.full((8, 8), np.nan, np.float32))  # TIFF holds floats, and so NaN
 # Kinds that are refused later can be added here.
 KINDS = {
@@ -92,12 +94,14 @@ KINDS = {
     "page of an error": Bad(2, of_bytes(b"<html>404</html>", "a.jpg"), "Pillow knows no such format"),
     "half a PNG": Bad(3, of_bytes(encoded(1)[:1500]), "OSError: .*truncated"),
     "half a JPEG": Bad(1, of_bytes(encoded(1, "JPEG")[:700]), "OSError: .*truncated"),
-    "flipped byte": Bad(2, of_bytes(damaged()), "Error|broken|CRC"),
+    "flipped byte": Bad(1, of_bytes(damaged()), "Error|broken|CRC"),
     "empty": Bad(2, of_bytes(b""), "Pillow knows no such format"),
     "no image": Bad(1, of_image(None), "there is no image"),
-    "gone file": Bad(2, of_bytes(None, "gone.png"), "gone|no such file|not"),
+    "gone file": Bad(1, of_bytes(None, f"{INSIDE}/gone.png"), "FileNotFoundError: .*gone.png"),
+    "file elsewhere": Bad(1, of_bytes(None, str(ROOT / "README.md")), "lies outside of the dataset"),
     "no shades": Bad(1, of_bytes(bytes_of(SHADES, "TIFF")), "infinite or no numbers"),
-    "too large": Bad(1, of_bytes(png_of_size(20_000, 20_000)), "DecompressionBomb|pixels"),
+    "too large": Bad(1, of_bytes(png_of_size(20_000, 20_000)), "pixels"),
+    "too narrow": Bad(1, of_bytes(png_of_size(1, 400)), "200"),
     "no pixels": Bad(1, of_bytes(png_of_size(0, 0)), "."),
     "no captions": Bad(1, of_captions({"en": None, "zh": None}), None),
     "empty lists": Bad(1, of_captions({"en": [], "zh": []}), None),
@@ -113,6 +117,11 @@ def good_row(number: int) -> dict:
 
 def write(rows: list[dict], folder: Path) -> Path:
     folder.mkdir()
+    rows = deepcopy(rows)
+    for row in rows:
+        image = row["image"]
+        if image is not None and image["path"] is not None:
+            image["path"] = image["path"].replace(INSIDE, str(folder))
     # Not by `datasets`, which would look for the file that is gone.
     pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), folder / "train-0.parquet")
     return folder

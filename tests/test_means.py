@@ -242,7 +242,7 @@ def test_why_there_is_no_mean_over_all():
     )
     among_texts = "; each is ranked among all candidates of its language, from 6 images in zh to 8 in en."
     assert explain(retrieval(ENGLISH), retrieval(CHINESE)) == f"{reason}{among_texts}"
-    fewer = ClassOutcomes(torch.zeros(6), torch.zeros(6), 2, digests=digests_of(CHINESE))
+    fewer = ClassOutcomes(torch.zeros(6), torch.zeros(6, dtype=torch.int64), 2, digests=digests_of(CHINESE))
     among = "; each is ranked among all classes of its language"
     assert explain(classes(ENGLISH), classes(CHINESE)) == f"{reason}{among}, 3 classes."
     assert explain(classes(ENGLISH), fewer) == f"{reason}{among}, from 2 classes in zh to 3 in en."
