@@ -827,14 +827,8 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
         ),
         ({"metric": "mean_average_precision"}, ".* or name the column labels, of several classes an image"),
         ({"class_names": None}, "lacks class_names: `dataset` where the label names its classes"),
-        (
-            {"templates": "a {name}."},
-            "template 'a {name}.' of task .*mine.yaml' has to have {} or {label} once",
-        ),
-        (
-            {"templates": ["{}", "no slot"]},
-            "template 'no slot' of task .*mine.yaml' has to have {} or {label} once",
-        ),
+        ({"templates": "a {name}."}, "'a {name}.' of task .*mine.yaml' has to have {} or {label} once"),
+        ({"templates": ["{}", "no slot"]}, "'no slot' of task .*mine.yaml' has to have {} or {label} once"),
     ],
 )
 def test_a_bad_task_is_refused(change, message, tmp_path):
