@@ -23,6 +23,7 @@ _FORMAT = 1
 # BLAKE2 took twice as long on a processor with instructions for SHA-256.
 _ALGORITHM = "sha256"
 _HASHING_THREADS = 4
+_IS_WINDOWS = os.name == "nt"
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 # What `save_pretrained` of a model writes, and of a processor. Both write code.
@@ -62,7 +63,7 @@ def write_checksums(folder: str | PathLike) -> None:
     subfolders too. Card and plots may change.
     """
     folder = Path(folder)
-    _write(folder, _hash_files(folder, _covered_files(folder)))
+    _write(folder, _hash_files(folder, _covered_files(folder)), kept={})
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def keep_checksums(folder: str | PathLike, *, of_processor: bool = False) -> Ite
     kept = {name: entry for name, entry in read_checksums(folder).items() if not _matches(name, patterns)}
     yield
     written = [name for name in _covered_files(folder) if _matches(name, patterns)]
-    _write(folder, kept | _hash_files(folder, written))
+    _write(folder, _hash_files(folder, written), kept)
 
 
 def find_damages(folder: str | PathLike, part: Literal["weights", "settings", "all"] = "all") -> list[str]:
@@ -276,12 +277,18 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, _ALGORITHM).hexdigest()
 
 
-def _write(folder: Path, entries: dict[str, dict]) -> None:
-    """Put all files on the disk, and only then the checksums, under their name when they are complete."""
+def _write(folder: Path, written: dict[str, dict], kept: dict[str, dict]) -> None:
+    """Put all files on the disk, and only then the checksums, under their name when they are complete.
+
+    Args:
+        written: the entries of files that were written.
+        kept: the entries of files that were on the disk before, and may be damaged or lost since.
+    """
     folders = {folder}
-    for name in entries:
+    for name in written:
         _synchronize(folder / name)
         folders.add((folder / name).parent)
+    entries = written | kept
     content = {"format": _FORMAT, "algorithm": _ALGORITHM, "files": dict(sorted(entries.items()))}
     unfinished = folder / f"{CHECKSUMS}.tmp"
     try:
@@ -298,9 +305,10 @@ def _write(folder: Path, entries: dict[str, dict]) -> None:
 
 def _synchronize(path: Path) -> None:
     """Have the system write a file, or the list of a folder's files, to the disk."""
-    if path.is_dir() and os.name == "nt":
+    if path.is_dir() and _IS_WINDOWS:
         return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows synchronizes only what is opened for writing; elsewhere a file may be read-only.
+    descriptor = os.open(path, os.O_RDWR if _IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,7 +1,9 @@
 """A file that is not as it was saved is refused by everything that loads it, and found by `altclip check`."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,13 @@ from common.errors import InputError
 from common.models.kinds import load_tokenizer
 from common.models.loading import check_model, load_model, save_model
 from model_cards.folder import whole_folder
-from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor, AltCLIPTextModel
+from modeling_altclip import (
+    AltCLIPDualEncoderModel,
+    AltCLIPModel,
+    AltCLIPProcessor,
+    AltCLIPTextModel,
+    checksums_altclip,
+)
 from modeling_altclip.checkpoint_altclip import IncompleteCheckpointError
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, write_checksums
 from training.checkpoints import last_complete_checkpoint
@@ -243,6 +251,29 @@ def test_a_save_does_not_accept_what_it_has_not_written(saved, saves_model):
     flip(saved / other)
     (model if saves_model else processor).save_pretrained(saved)
     assert find_damages(saved) == [f"{other} has other bytes"]
+
+
+def test_a_save_into_a_folder_that_has_lost_another_file_still_tells_of_it(saved):
+    model, _ = load_model(str(saved))
+    lose(saved / "tokenizer.json")
+    model.save_pretrained(saved)
+    assert find_damages(saved) == ["tokenizer.json is missing"]
+
+
+def test_on_windows_files_are_synchronized_as_it_can(saved, monkeypatch):
+    """It synchronizes no folder, and no file that is opened for reading alone."""
+    flags_of = {}
+    opened = os.open
+
+    def record(path, flags, *args, **kwargs):
+        flags_of[Path(path)] = flags
+        return opened(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(checksums_altclip, "_IS_WINDOWS", True)
+    monkeypatch.setattr(os, "open", record)
+    write_checksums(saved)
+    assert flags_of[saved / WEIGHTS] == os.O_RDWR
+    assert saved not in flags_of
 
 
 def test_a_save_of_plain_transformers_is_refused_until_it_is_accepted(miniature, tmp_path, refused, capsys):
