@@ -1,5 +1,6 @@
 """A file that is not as it was saved is refused by everything that loads it, and found by `altclip check`."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor, Trainer, pipeline
 
 from benchmarks.jobs.check import CheckArguments
 from benchmarks.jobs.check import main as check
@@ -570,6 +571,27 @@ def test_a_finished_stage_has_checksums(stage1, tmp_path):  # noqa: F811
     flip(tmp_path / "out" / WEIGHTS)
     with pytest.raises(InputError, match=NOT_AS_SAVED):
         load_model(str(tmp_path / "out"))
+
+
+def test_an_output_folder_may_be_named_like_a_checkpoint(stage1, tmp_path, monkeypatch):  # noqa: F811
+    """A full disk removes half a checkpoint, and never the whole output folder with its checkpoints."""
+    folder = tmp_path / "checkpoint-run"
+    trainer, arguments = stage1()
+    arguments.output_dir = str(folder)
+    train(trainer, arguments)
+    trainer.save_model()
+    assert find_damages(folder) == []
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "_save", full)
+    with pytest.raises(InputError, match="the model could not be saved"):
+        trainer.save_model()
+    assert load_model(str(folder))
+    with pytest.raises(InputError, match="the model could not be saved"):
+        trainer._save_checkpoint(trainer.model, trial=None)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
 
 
 @pytest.mark.slow

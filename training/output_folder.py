@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from benchmarks.results import package_versions
 from common.errors import InputError
+from common.files.whole_files import write_text
 from common.output import check_free, check_not_input, check_output_dir, free_bytes, gigabytes, is_full
 
 from .arguments import StageArguments
@@ -116,10 +116,7 @@ def _write_record(arguments: StageArguments, record: dict) -> None:
     with arguments.main_process_first(desc="writing the record of the run"):
         if arguments.process_index == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(record, indent=1, ensure_ascii=False)
-            unfinished = path.with_suffix(".json.tmp")
-            unfinished.write_text(text + "\n", "utf-8")
-            os.replace(unfinished, path)
+            write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _inputs_of(arguments: StageArguments) -> dict[str, str | None]:
@@ -288,10 +285,12 @@ def check_room_for_model(arguments: StageArguments, model: nn.Module) -> None:
 
 
 @contextmanager
-def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
+def saving(what: str, folder: Path, n_bytes: int, *, is_checkpoint: bool = False) -> Iterator[None]:
     """Turn a failure to write to a full disk into an error of one line that says how much is missing.
 
-    An incomplete checkpoint is removed; the last complete one stays.
+    Args:
+        is_checkpoint: `folder` is a checkpoint, which is removed where it is incomplete; the last complete
+            one stays.
 
     Raises:
         InputError: the disk is full, or the file is larger than the user may write.
@@ -301,7 +300,7 @@ def saving(what: str, folder: Path, n_bytes: int) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if not is_full(error):
             raise
-        if folder.name.startswith("checkpoint-"):
+        if is_checkpoint:
             shutil.rmtree(folder, ignore_errors=True)
         free = free_bytes(folder)
         missing = max(0, n_bytes - free)

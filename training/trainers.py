@@ -160,11 +160,11 @@ class AltCLIPTrainer(Trainer):
         A full disk ends the run with one line, and leaves no half of a checkpoint. Weights that are NaN or
         infinite end it as well, and are not saved.
         """
-        name = f"checkpoint-{self.state.global_step}"
-        folder = Path(self.args.output_dir, name)
+        folder = self._checkpoint_folder()
         limit = self.args.save_total_limit
         self.finite_steps.check(self.accelerator)
-        with saving(name, folder, bytes_of_checkpoint(self.model, self.args)):
+        n_bytes = bytes_of_checkpoint(self.model, self.args)
+        with saving(folder.name, folder, n_bytes, is_checkpoint=True):
             self.args.save_total_limit = None  # else the Trainer would delete them first
             try:
                 super()._save_checkpoint(model, trial)
@@ -181,8 +181,12 @@ class AltCLIPTrainer(Trainer):
         """Save the model and its processor, and checksums unless more is to come, as in a checkpoint."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save and not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        if self.args.should_save and folder != self._checkpoint_folder():
             write_checksums(folder)
+
+    def _checkpoint_folder(self) -> Path:
+        """Return the folder of a checkpoint of this step; an `output_dir` may have such a name, too."""
+        return Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push a checkpoint, whose weights the Trainer copies to where checksums may be of other weights."""
@@ -206,7 +210,8 @@ class AltCLIPTrainer(Trainer):
         """Save the model; a full disk ends the run with one line, and so do NaN or infinite weights."""
         folder = Path(output_dir or self.args.output_dir)
         self.check_all_finite(f"before {folder.name} is saved")
-        with saving("the model", folder, bytes_of_weights(self.model)):
+        is_checkpoint = folder == self._checkpoint_folder()
+        with saving("the model", folder, bytes_of_weights(self.model), is_checkpoint=is_checkpoint):
             super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             match_modes(folder)
