@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import psutil
 
-from common.embedding_cache import host
 from common.errors import InputError
 from common.output import check_output_dir
+from common.processes import host
 from modeling_altclip.checksums_altclip import write_checksums
 
 CARD = "README.md"

@@ -4,11 +4,14 @@ what its arm says.
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
 
 from benchmarks.results import Result
+from common.errors import InputError
+from modeling_altclip.checksums_altclip import write_checksums
 from training.parallel.comparison import (
     ARMS,
     ParallelExperimentArguments,
@@ -21,6 +24,7 @@ from training.parallel.comparison import (
 )
 
 from .conftest import ROOT
+from .test_checksums import flip
 
 RECIPE = ROOT / "training/recipes/parallel/experiment_miniature.yaml"
 # Recall with seed 1 in a language that has images: seed 2 doubles it, and an unseen language halves it.
@@ -111,6 +115,16 @@ def test_the_language_itself_is_found_and_another_hardly(arguments):
     assert found["de"]["ja"] < 0.1
     assert list(found["de"]) == ["en", "es", "ja", "hi"]
     assert "| de " in translation_table(found).splitlines()[2]
+
+
+def test_a_damaged_encoder_is_not_measured(arguments, tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(arguments.text_encoder_name_or_path, folder)
+    write_checksums(folder)
+    flip(folder / "model.safetensors")
+    arguments.text_encoder_name_or_path = str(folder)
+    with pytest.raises(InputError, match="text_encoder_name_or_path .* model.safetensors has other bytes"):
+        translations_found(arguments)
 
 
 def test_convergence_by_hand(arguments):

@@ -3,6 +3,7 @@ as it was.
 """
 
 import json
+import shutil
 import string
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
 from common.errors import InputError
 from common.files.rows import load_rows
 from common.recipe import parse
+from modeling_altclip.checksums_altclip import write_checksums
 from training.data.parallel_text import load_parallel_text
 from training.parallel import translation
 from training.parallel.translation import (
@@ -35,6 +37,7 @@ from training.parallel.translation import (
 )
 
 from .conftest import ROOT
+from .test_checksums import flip
 from .test_training_images import encoded
 
 # Our codes -> NLLB's
@@ -384,6 +387,15 @@ def test_a_language_that_the_model_has_no_token_for_is_refused(given, translator
     with pytest.raises(InputError, match="model 'no/such/folder' does not exist"):
         translate_all(["cat"], "es", given(model_name_or_path="no/such/folder"))
     assert language_token(AutoTokenizer.from_pretrained(translator), "spa_Latn") == 33
+
+
+def test_a_damaged_model_does_not_translate(given, translator, tmp_path):
+    folder = tmp_path / "translator"
+    shutil.copytree(translator, folder)
+    write_checksums(folder)
+    flip(folder / "model.safetensors")
+    with pytest.raises(InputError, match="model .* model.safetensors has other bytes"):
+        translate_all(["cat"], "es", given(model_name_or_path=str(folder)))
 
 
 def test_the_recipe_parses():

@@ -19,8 +19,9 @@ from benchmarks.results import Result, format_table, load_results
 from common.extras import of_extra
 from common.files.whole_files import write_text
 from common.files.yaml_files import read_yaml
-from common.models.kinds import load_tokenizer
+from common.models.kinds import load_tokenizer, readable
 from model_cards.stages import read_log
+from modeling_altclip.checkpoint_altclip import load_whole
 from modeling_altclip.embedding import encode_texts
 from training.parallel.figures import COLORS, plot_accuracy, plot_ranks, scores_of
 
@@ -152,9 +153,15 @@ def translations_found(arguments: ParallelExperimentArguments) -> dict[str, dict
     Returns:
         `{unseen language: {seen language: share}}`, the share of captions of the validation set whose nearest
             neighbour is their translation, by the states of the first token of the pre-trained encoder.
+
+    Raises:
+        InputError: the encoder lacks weights, or is damaged.
     """
-    encoder = AutoModel.from_pretrained(arguments.text_encoder_name_or_path, trust_remote_code=False)
-    tokenizer = load_tokenizer("text_encoder_name_or_path", arguments.text_encoder_name_or_path)
+    name = arguments.text_encoder_name_or_path
+    with readable("text_encoder_name_or_path", name):
+        # The pooler is not read: the states of the first token are.
+        encoder = load_whole(AutoModel, name, unread=("pooler.",), trust_remote_code=False)
+    tokenizer = load_tokenizer("text_encoder_name_or_path", name)
     settings = arguments.settings
     captions = load_captioned(settings["dataset"], settings["validation_split"])["captions"][:]
 

@@ -37,6 +37,7 @@ from common.fingerprints import hash_weights
 from common.languages import check_language
 from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from common.output import check_not_input, check_output_dir
+from modeling_altclip.checksums_altclip import checked_files
 from modeling_altclip.finite_altclip import check_finite
 from modeling_altclip.languages_altclip import canonical
 from modeling_altclip.texts_altclip import is_blank, tokenize
@@ -230,10 +231,10 @@ def load_translator(name_or_path: str, dtype: str) -> tuple[PreTrainedModel, Pre
         The model, its tokenizer, and the hash of its weights.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: it cannot be loaded, is damaged, or has a weight that is NaN or infinite.
     """
     check_kind("model", name_or_path, TRANSLATOR)
-    with readable("model", name_or_path):
+    with readable("model", name_or_path), checked_files(name_or_path):
         model = AutoModelForSeq2SeqLM.from_pretrained(
             name_or_path, dtype=getattr(torch, dtype), trust_remote_code=False
         )
