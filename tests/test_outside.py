@@ -416,6 +416,16 @@ def test_a_card_that_names_files_outside_is_refused(tmp_path, server, card, form
         read_rows(task_of(folder, "retrieval"))
 
 
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("text", ["configs: [a", "- a", "configs: 3", "configs:\n- 3", "a: !!python/name:x"])
+def test_a_card_that_is_no_yaml_or_no_card_is_one_line(tmp_path, card, text):
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / card).write_text(f"---\n{text}\n---\n" if card == "README.md" else text)
+    with pytest.raises(InputError, match=f"{card} of dataset .* cannot be read: .*: fix its YAML") as caught:
+        load_rows(str(tmp_path), "train", ["text"])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_card_may_name_its_own_files(dataset):
     write(dataset, [{"bytes": None, "path": str(dataset / "pictures/in.png")}])
     for path in ("train-*", "./train-00000.parquet", str(dataset / "train-*")):

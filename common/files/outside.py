@@ -43,6 +43,8 @@ FLAG = "allow_outside_images"
 _ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "lz4://", "zstd://")
 _HUB = "hf://datasets/"
 _CARDS = (config.REPOCARD_FILENAME, config.REPOYAML_FILENAME)  # that may name data files
+# What `datasets` and PyYAML raise of a card with values of other types, or whose head is no YAML.
+_UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError)
 _REASON = f"it lies outside of the dataset: put it inside, or add --{FLAG} if you trust the data"
 
 
@@ -233,13 +235,20 @@ def refuse_outside_files(dataset: str, revision: str | None = None) -> None:
     """Refuse a dataset whose card names data files outside of it, before `datasets` looks for them.
 
     Raises:
-        InputError: a file lies elsewhere; the message names it.
+        InputError: a file lies elsewhere; the message names it. Or the card cannot be read.
     """
     for name in _CARDS:
         card = _find_card(dataset, name, revision)
         if card is None:
             continue
-        for pattern in _patterns_of(card):
+        try:
+            patterns = _patterns_of(card)
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{name} of dataset {dataset!r} cannot be read: {reason}: fix its YAML"
+            ) from error
+        for pattern in patterns:
             if not _stays_inside(pattern, dataset):
                 raise InputError(
                     f"{name} of dataset {dataset!r} names {pattern!r}, which lies outside of it: take "
