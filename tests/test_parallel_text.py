@@ -111,6 +111,7 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path):
         ("t.csv", "en,zh\n{},甲\n"),
         ("m.{en,zh}.txt", "{}\n"),
         ("t.jsonl", '{{"en": "{}", "zh": "甲"}}\n'),
+        ("t.ndjson", '{{"en": "{}", "zh": "甲"}}\n'),
         ("t.parquet", None),
         ("folder/train.csv", "en,zh\n{},甲\n"),
         ("folder/train.jsonl", '{{"en": "{}", "zh": "甲"}}\n'),

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from xxhash import xxh3_128
 
-from .endings import suffix_of
+from .endings import TEXTS, suffix_of
 
-_TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
 # The end of a file has the places, sizes and extreme values of columns (parquet, Arrow), the checksums of all
 # members (zip), or the last members (tar).
 _KNOWN_BY_END = {".arrow", ".parquet", ".tar", ".zip"}
@@ -41,7 +40,7 @@ def contents_of(paths: Iterable[str | Path]) -> str:
     """
     parts = []
     for path in chain.from_iterable(map(_files_of, paths)):
-        if suffix_of(path) in _TEXTS:
+        if suffix_of(path) in TEXTS:
             parts.append(content_digest(path))
         if suffix_of(path) in _KNOWN_BY_END:
             parts.append(f"{os.path.getsize(path)} {_digest_of_end(path)}")

@@ -7,6 +7,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 # Both with the dot: {".jpg", ".png", ...}.
 PICTURES = {ending.lower() for ending in ImageFolder.EXTENSIONS}
 JSON = {".jsonl", ".ndjson", ".json"}
+TEXTS = JSON | {".csv", ".tsv", ".txt"}
 _COMPRESSED = (".gz", ".bz2")
 
 
@@ -42,4 +43,4 @@ def files_below(folder: Path, endings: set[str]) -> list[Path]:
     return found
 
 
-__all__ = ["JSON", "PICTURES", "files_below", "is_hidden", "plain", "suffix_of"]
+__all__ = ["JSON", "PICTURES", "TEXTS", "files_below", "is_hidden", "plain", "suffix_of"]

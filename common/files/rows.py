@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..paths import check_folder
 from .archives import refuse_bombs
 from .contents import contents_of
-from .endings import files_below
+from .endings import TEXTS, files_below
 from .image_folders import source_of
 from .json_files import refuse_repeated_keys
 from .left_out_files import odd_endings, refuse_left_out
@@ -25,7 +25,6 @@ from .tars import of_tars
 # cannot be read; of half a zip.
 READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
 _WILDCARDS = set("*?[]")
-_TEXTS = {".csv", ".json", ".jsonl", ".tsv", ".txt"}
 
 
 def load_rows(
@@ -79,7 +78,7 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
     """Describe why a dataset cannot be read; name a file that is not UTF-8, which `datasets` does not do."""
     folder = Path(dataset)
     if folder.is_dir():
-        for path in files_below(folder, _TEXTS):
+        for path in files_below(folder, TEXTS):
             try:
                 for _ in path.open(encoding="utf-8"):
                     pass
