@@ -81,9 +81,6 @@ def _check_languages(task: Task) -> None:
     """Check the codes of languages, and take them from the columns of captions where the task lists none."""
     captions = task.columns.get("captions")
     of_columns = list(captions) if isinstance(captions, dict) else []
-    for language in [*task.languages, *of_columns]:
-        if not isinstance(language, str):
-            raise InputError(f"task {task.file!r} has the language {language!r}, which is no text: quote it")
     if not task.languages:
         task.languages = of_columns
     try:
@@ -117,22 +114,18 @@ def _check_prompts(task: Task) -> None:
             "of yours with {language: [name, ...]}, or clip_benchmark:KEY"
         )
     if isinstance(task.class_names, dict):
-        for language in task.class_names:
-            _check_language_of_names(task, language)
+        _check_languages_of_names(task, task.class_names)
     if isinstance(task.templates, str) and "{" in task.templates:
         task.templates = [task.templates]
     if isinstance(task.templates, list):
         check_templates(task.templates, f"task {task.file!r}")
 
 
-def _check_language_of_names(task: Task, language: object) -> None:
-    """Check a key of the task's own class names."""
-    if not isinstance(language, str):
-        raise InputError(
-            f"task {task.file!r} has the language {language!r}: quote it, YAML takes a bare no for False"
-        )
+def _check_languages_of_names(task: Task, class_names: dict[str, str | list[str | None]]) -> None:
+    """Check the keys of the task's own class names."""
     try:
-        check_tag(language)
+        for language in class_names:
+            check_tag(language)
     except ValueError as error:
         raise InputError(f"task {task.file!r}, class_names: {error}") from error
 
