@@ -286,15 +286,15 @@ def read_image(
     Floats within [0, 1] are scaled as such. Unsigned integers of 16 bits, and values over 255 of other types,
     are scaled from 16 bits.
 
+    Images of more than 100 megapixels, or with one edge more than 200 times the other, are refused before
+    they are decoded. JPEGs of up to 300 megapixels at a path or an address are decoded at half their width
+    and height.
+
     Args:
         timeout: seconds to wait for an address; by default 30.
         background: color that transparent pixels are composited on (see `read_background`); None drops alpha.
         input_data_format: the channels of arrays and tensors are first or last, `channels_first` or
             `channels_last`.
-
-    Images of more than 100 megapixels, or with one edge more than 200 times the other, are refused before
-    they are decoded. JPEGs of up to 300 megapixels at a path or an address are decoded at half their width
-    and height.
 
     Raises:
         ValueError: `image` is no image, has no pixels, too many, or values out of range. Errors of Pillow and

@@ -227,6 +227,15 @@ def test_other_data_under_the_same_name_is_refused(begun):
         claim_data(begun(resume=True), 99)
 
 
+def test_damaged_checksums_are_told_before_the_training(begun, tmp_path):
+    """Its model could not be saved among them at the end."""
+    (tmp_path / "out/checksums.json").write_text("{")
+    with pytest.raises(
+        InputError, match="output_dir: .*checksums.json is no JSON .* altclip check --rewrite"
+    ):
+        claim(begun(resume=True))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"settings": []}'])
 def test_a_damaged_record_is_refused_in_one_line(begun, tmp_path, text):
     (tmp_path / "out/run.json").write_text(text)

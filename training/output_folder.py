@@ -17,6 +17,7 @@ from benchmarks.results import package_versions
 from common.errors import InputError
 from common.files.whole_files import write_text
 from common.output import check_free, check_not_input, check_output_dir, free_bytes, gigabytes, is_full
+from modeling_altclip.checksums_altclip import has_checksums, read_checksums
 
 from .arguments import StageArguments
 from .checkpoints import finished_checkpoints
@@ -66,12 +67,14 @@ def claim(arguments: StageArguments) -> None:
     """Check that `output_dir` belongs to this run alone, and write a record of the run, `run.json`, into it.
 
     Raises:
-        InputError: it cannot be written to, or is a folder that the run reads; it holds checkpoints and
-            `resume` is not set; or it is set, and the run that wrote them had other settings.
+        InputError: it cannot be written to, or is a folder that the run reads; it has checksums that cannot
+            be read; it holds checkpoints and `resume` is not set; or it is set, and the run that wrote them
+            had other settings.
     """
     check_output_dir(arguments.output_dir)
     check_not_input(arguments.output_dir, _inputs_of(arguments))
     folder = Path(arguments.output_dir)
+    _check_checksums(folder)
     checkpoints = finished_checkpoints(folder)
     if checkpoints and not arguments.resume:
         raise InputError(
@@ -86,6 +89,20 @@ def claim(arguments: StageArguments) -> None:
         # The settings and the machine of the first start stay, so that every resume is compared with them.
         record = begun | {"resumed_on": [*begun.get("resumed_on", []), record["machine"]]}
     _write_record(arguments, record)
+
+
+def _check_checksums(folder: Path) -> None:
+    """Refuse a folder with damaged checksums before the training, whose model could not be saved into it.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    if not has_checksums(folder):
+        return
+    try:
+        read_checksums(folder)
+    except ValueError as error:
+        raise InputError(f"output_dir: {error}") from error
 
 
 def claim_data(arguments: StageArguments, n_examples: int) -> None:

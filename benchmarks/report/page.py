@@ -69,10 +69,8 @@ class Report:
 
     def to_markdown(self) -> str:
         """Return the text of `report.md`, which shows the pictures beside it."""
-        parts = [
-            f"# {markdown_text(self.title)}",
-            self.about,
-        ]  # paragraphs; empty ones are left out at the end
+        # Paragraphs; empty ones are left out at the end.
+        parts = [f"# {markdown_text(self.title)}", self.about]
         if self.findings:
             parts.append("## Findings")
         for task, sentences in self.findings:
