@@ -389,6 +389,28 @@ def test_a_language_that_the_model_has_no_token_for_is_refused(given, translator
     assert language_token(AutoTokenizer.from_pretrained(translator), "spa_Latn") == 33
 
 
+@pytest.mark.parametrize("content", [None, "", "{", "[]"])
+def test_a_damaged_record_of_translations_is_one_line(given, tmp_path, content):
+    translate_all(["cat"], "es", given())
+    record = tmp_path / "out/translations/es.made_by.json"
+    record.unlink()
+    if content is not None:
+        record.write_text(content)
+    with pytest.raises(InputError, match="record .*es.made_by.json.* delete .*es.jsonl to translate anew"):
+        translate_all(["cat"], "es", given())
+
+
+@pytest.mark.parametrize(
+    "line", ["\0\0", "[]", '{"en": "cat"}', '{"en": "cat", "es": 1}', '{"en": "cat", "fr": ""}']
+)
+def test_a_damaged_translation_is_named_by_its_line(given, tmp_path, line):
+    translate_all(["cat"], "es", given())
+    with open(tmp_path / "out/translations/es.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match="es.jsonl, line 2"):
+        translate_all(["cat"], "es", given())
+
+
 def test_a_damaged_model_does_not_translate(given, translator, tmp_path):
     folder = tmp_path / "translator"
     shutil.copytree(translator, folder)

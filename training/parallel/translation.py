@@ -30,13 +30,15 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.errors import InputError
-from common.files.json_files import parse_json
+from common.files.json_files import parse_json, read_json
 from common.files.names import file_name
 from common.files.rows import load_rows
+from common.files.whole_files import write_text
 from common.fingerprints import hash_weights
 from common.languages import check_language
 from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
 from common.output import check_not_input, check_output_dir
+from common.typed import fits
 from modeling_altclip.checksums_altclip import checked_files
 from modeling_altclip.finite_altclip import check_finite
 from modeling_altclip.languages_altclip import canonical
@@ -355,18 +357,18 @@ def _read_translations(path: Path, made_by: dict, source: str, target: str) -> d
     """Read earlier translations, without a last line that a killed run left incomplete.
 
     Raises:
-        InputError: they were made by another model, or with other settings.
+        InputError: they were made by another model, or with other settings; or a file is damaged.
     """
     record = path.with_suffix(".made_by.json")
     # An empty file is of a first run that failed: the next one may have other settings.
     if not path.exists() or path.stat().st_size == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(made_by, indent=1) + "\n", "utf-8")
+        write_text(record, json.dumps(made_by, indent=1) + "\n")
         return {}
 
-    before = json.loads(record.read_text("utf-8"))
+    before = _read_record(record, path)
     if before != made_by:
-        other = [f"{name} {before[name]!r}" for name in made_by if before[name] != made_by[name]]
+        other = [f"{name} {before.get(name)!r}" for name in made_by if before.get(name) != made_by[name]]
         raise InputError(f"{path} was made with {', '.join(other)}: delete it, or give another output_dir")
 
     # Remove the incomplete line from the file as well, since new lines are appended.
@@ -376,10 +378,29 @@ def _read_translations(path: Path, made_by: dict, source: str, target: str) -> d
         file.truncate(len(complete))
     known = {}
     # Bytes split at line ends alone; text would also split at separators inside a sentence, such as U+2028.
-    for line in complete.splitlines():
-        pair = json.loads(line)
+    for number, line in enumerate(complete.splitlines(), start=1):
+        pair = parse_json(line, f"{path}, line {number}")
+        if not fits(pair, dict[str, str]) or pair.keys() != {source, target}:
+            raise InputError(
+                f"{path}, line {number} is no text in {source!r} with its translation: delete the line"
+            )
         known[pair[source]] = pair[target]
     return known
+
+
+def _read_record(record: Path, path: Path) -> dict:
+    """Read what the translations in `path` were made by.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        before = read_json(record, "record")
+    except InputError as error:
+        raise InputError(f"{error}. Or delete {path} to translate anew") from error
+    if not isinstance(before, dict):
+        raise InputError(f"record {str(record)!r} is no mapping of settings: delete {path} to translate anew")
+    return before
 
 
 def with_translations(rows: Dataset, translations: dict[str, dict[str, str]], source: str) -> Dataset:
