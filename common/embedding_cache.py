@@ -22,20 +22,15 @@ the processes of a run.
 
 import json
 import math
-import os
-import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 import datasets
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -47,12 +42,9 @@ from xxhash import xxh3_128
 
 from .arrow_parts import open_part, part_bytes
 from .errors import InputError
+from .files.whole_files import written_whole
 from .output import check_free
-from .processes import host
 
-DAY = 24 * 60 * 60  # seconds
-# The name of a file that is being written. Earlier versions named no writer.
-_TEMPORARY = re.compile(r".+-[0-9a-f]{32}\.((?P<host>.+)\.(?P<pid>\d+)\.)?[0-9a-f]{32}\.tmp")
 # Items in a part, 6 MB of 768 floats: the work that a kill costs. 10 million items then make 5,000 files, and
 # the Hub allows 10,000 in a folder.
 PART_LENGTH = 2048
@@ -351,7 +343,7 @@ def write_part(path: Path, columns: dict, embeddings: torch.Tensor, form: _Form,
     content = part_bytes(table, path, n_parts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        with _written_whole(path) as file:
             file.write(content)
     except OSError as error:
         raise InputError(
@@ -366,41 +358,13 @@ def part_paths(folder: Path, n_items: int, part_length: int) -> list[Path]:
     return [folder / f"data/part-{number:05d}.arrow" for number in range(n_parts)]
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of a cache that gets its name when it is complete and on the disk.
+def _written_whole(path: Path) -> AbstractContextManager[BinaryIO]:
+    """Open a file of a cache by `written_whole`; until it is complete it lies next to the cache's folder.
 
-    Until then it lies beside the cache as `CACHE.HOST.PID.UUID.tmp`, which nothing reads. After an error it
-    is removed at once, after a kill by the next call for a file of this `cache_dir`.
+    Nothing reads it there: `load_dataset` and `hf upload` take the folder.
     """
     folder = path.parent.parent if path.parent.name == "data" else path.parent
-    _remove_abandoned(folder.parent)
-    temporary = folder.with_name(f"{folder.name}.{host()}.{os.getpid()}.{uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_abandoned(cache_dir: Path) -> None:
-    """Remove what `whole_file` left in killed runs: files of this host's dead processes, or older than a day.
-
-    Other machines may share `cache_dir` and write to it at the same time. Whether their processes still live
-    is unknown, so that only the age of their files counts.
-    """
-    for path in cache_dir.glob("*.tmp"):
-        name = _TEMPORARY.fullmatch(path.name)
-        if name is None:
-            continue  # not a file of ours
-        dead = name["host"] == host() and not psutil.pid_exists(int(name["pid"]))
-        # Another process may have removed the file meanwhile, or it belongs to another user.
-        with suppress(FileNotFoundError, PermissionError):
-            if dead or time.time() - path.stat().st_mtime > DAY:
-                path.unlink()
+    return written_whole(path, folder.parent)
 
 
 def _write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
@@ -427,7 +391,7 @@ def _write_card(column: CachedColumn, key: str, prints: dict[str, str]) -> None:
         table="\n".join(f"| {part} | `{value}` |" for part, value in prints.items()),
         name=column.folder.name,
     )
-    with whole_file(column.folder / "README.md") as file:
+    with _written_whole(column.folder / "README.md") as file:
         file.write(card.encode())
 
 
@@ -473,4 +437,4 @@ def _to_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
     return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
-__all__ = ["CachedColumn", "cached_column", "host"]
+__all__ = ["CachedColumn", "cached_column"]

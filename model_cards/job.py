@@ -14,6 +14,7 @@ from transformers.utils import is_matplotlib_available
 from benchmarks.results import Result, load_results
 from common.errors import InputError
 from common.files.rows import load_rows
+from common.files.whole_files import write_text, written_whole
 from common.fingerprints import hash_weights
 from common.images import decode_image, why_unreadable
 from common.models.libraries import check_library
@@ -97,10 +98,11 @@ def main(arguments: CardArguments) -> None:
     with whole_folder(arguments.output_dir) as folder:
         save_model(model, processor, folder)
         if example is not None:
-            example.save(folder / "example.png")
+            with written_whole(folder / "example.png") as file:
+                example.save(file, "png")
         for name, draw in drawings.items():
             draw(folder / name)
-        card.save(folder / CARD)
+        write_text(folder / CARD, str(card))
 
     for section in sections:
         print(f"\n{section.title}:\n{section.table(labels)}")

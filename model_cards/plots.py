@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.extras import of_extra
+from common.files.whole_files import written_whole
 from modeling_altclip.languages_altclip import is_english
 
 from .sections import Section, table_metric
@@ -34,7 +35,8 @@ def plot_losses(logs: dict[str, list[dict]], picture: Path) -> None:
         axes.plot(steps, losses, color="tab:blue")
         axes.set(title=stage, xlabel="step", ylabel="training loss")
         axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=120)
+    with written_whole(picture) as file:
+        figure.savefig(file, dpi=120)
 
 
 def plot_training(folder: Path, picture: Path) -> None:
@@ -63,7 +65,8 @@ def plot_training(folder: Path, picture: Path) -> None:
         if len(names) > 1:
             n_columns = 2 + len(names) // 8
             axes.legend(fontsize=7, ncols=n_columns)
-    figure.savefig(picture, dpi=100)
+    with written_whole(picture) as file:
+        figure.savefig(file, dpi=100)
 
 
 def _make_panels(n_panels: int, width: float, height: float) -> Figure:
@@ -142,7 +145,8 @@ def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
     axes.set(xticks=positions, xticklabels=list(after), ylabel="text-to-image recall@1, %")
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, title=section.title)
-    figure.savefig(picture, dpi=120)
+    with written_whole(picture) as file:
+        figure.savefig(file, dpi=120)
 
 
 def _draw_before(axes: Axes, before: dict[str, float], after: dict[str, float], label: str) -> None:

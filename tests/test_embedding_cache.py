@@ -28,6 +28,7 @@ from common import embedding_cache
 from common.arrow_parts import find_damaged_parts, part_bytes
 from common.embedding_cache import cached_column
 from common.errors import InputError
+from common.processes import host
 
 from .processes import spawn
 
@@ -309,7 +310,7 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
     digits = "0123456789abcdef" * 2
-    here = embedding_cache.host()
+    here = host()
     # name: age in days
     kept = {
         f"{folder.name}.{here}.{os.getpid()}.{digits}.tmp": 0,
@@ -328,7 +329,7 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     for name, days in (kept | removed).items():
         path = tmp_path / "cache" / name
         path.touch()
-        then = time.time() - days * embedding_cache.DAY
+        then = time.time() - days * 24 * 60 * 60
         os.utime(path, (then, then))
     cached(tmp_path / "cache")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {folder.name, *kept}
@@ -337,7 +338,7 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
 def test_an_error_leaves_no_half_of_a_file(tmp_path):
     path = tmp_path / f"target-{'0' * 32}" / "README.md"
     path.parent.mkdir()
-    with pytest.raises(OSError, match="no space"), embedding_cache.whole_file(path):
+    with pytest.raises(OSError, match="no space"), embedding_cache._written_whole(path):
         raise OSError("no space")
     assert [left for left in tmp_path.rglob("*") if left != path.parent] == []
 
@@ -559,7 +560,7 @@ def test_a_full_disk_leaves_the_previous_parts(tmp_path, monkeypatch):
     def full(descriptor):
         nonlocal n_calls
         n_calls += 1
-        if n_calls == 3:
+        if n_calls == 5:  # each part has two, of its file and of the folder that names it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)

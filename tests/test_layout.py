@@ -134,6 +134,36 @@ def test_what_has_to_be_solved_is_found(code):
     assert list(hard_to_read(ast.parse(code)))
 
 
+# Files that write by other means than `common.files.whole_files`, and why.
+WRITES_ITSELF = {
+    "common/files/whole_files.py",
+    "modeling_altclip/checksums_altclip.py",  # its package imports none of ours
+    "modeling_altclip/processing_altclip.py",
+    "benchmarks/run_metric_speed.py",  # a file of Linux, which is no file on a disk
+}
+
+
+def writes_of(tree):
+    """Yield the line of each call that overwrites a file in place, where a kill would leave half of it."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        modes = [word.value for word in below(node, ast.Constant) if word.value in ("w", "wb")]
+        in_place = name.endswith((".write_text", ".write_bytes")) or (name.split(".")[-1] == "open" and modes)
+        by_path = name.endswith(".savefig") and ast.unparse(node.args[0]) != "file"
+        if in_place or by_path:
+            yield node.lineno
+
+
+def test_files_are_written_whole():
+    found = {}
+    for path in SOURCES:
+        if lines := list(writes_of(ast.parse(path.read_text("utf-8")))):
+            found[path.relative_to(ROOT).as_posix()] = lines
+    assert set(found) == WRITES_ITSELF, found
+
+
 # Used by their own module alone, and public all the same.
 PUBLIC = {
     "RetrievalBenchmark",  # what a job makes

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from common.errors import InputError
+from common.files.whole_files import write_text
 
 
 def run(script: str, *flags) -> None:
@@ -30,9 +31,7 @@ def run_once(folder: Path, recipes: list[str], script: str, *flags) -> None:
     command = "\n".join([script, *map(str, flags), *texts])
     if not made_by.exists() or made_by.read_text("utf-8") != command:
         run(script, *flags)
-        made_by.write_text(
-            command, "utf-8"
-        )  # last, so that a run that is killed is not taken for a whole one
+        write_text(made_by, command)  # last, so that a run that is killed is not taken for a complete one
 
 
 def mean_and_deviation(values: list[float], digits: int = 1) -> str:

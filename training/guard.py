@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from benchmarks.encoder import Encoder
 from common.errors import InputError
+from common.files.whole_files import write_text
 
 from .arguments import ContrastiveArguments, say
 from .data.examples import caption_columns, has_text
@@ -111,7 +112,7 @@ def say_what_was_kept(
         )
     # Every process takes part in the evaluation; one of them writes the file.
     if arguments.process_index == 0 and kept:
-        Path(arguments.output_dir, _RECORD).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        write_text(Path(arguments.output_dir, _RECORD), json.dumps(kept, indent=1) + "\n")
 
 
 __all__ = ["Guard", "load_guard", "say_what_was_kept"]

@@ -19,19 +19,26 @@ from ..processes import host
 
 _DAY = 24 * 60 * 60  # seconds
 # The temporary name says whose it is, and not of which file: names of files may be as long as names can be.
-_TEMPORARY = re.compile(r"\.(?P<host>.+)\.(?P<pid>\d+)\.[0-9a-f]{32}\.tmp")
+# Earlier versions began it with the name of a cache, target-FINGERPRINT; the oldest then named no writer.
+_CACHE = r".+-[0-9a-f]{32}"
+_WRITER = r"\.(?P<host>.+)\.(?P<pid>\d+)"
+_TEMPORARY = re.compile(rf"(({_CACHE})?{_WRITER}|{_CACHE})\.[0-9a-f]{{32}}\.tmp")
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[BinaryIO]:
+def written_whole(path: str | Path, folder: Path | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name when it is complete, in place of an older one.
 
-    Until then it lies in the same folder as `.HOST.PID.UUID.tmp`. After an error it is removed at once and
-    the older file stays; after a kill it is removed by the next call for a file of this folder.
+    Until then it is called `.HOST.PID.UUID.tmp`. After an error it is removed at once and the older file
+    stays; after a kill it is removed by the next call with this `folder`.
+
+    Args:
+        folder: where the incomplete file lies, on the same disk; by default next to the complete one.
     """
     path = Path(path)
-    _remove_abandoned(path.parent)
-    temporary = path.with_name(f".{host()}.{os.getpid()}.{uuid4().hex}.tmp")
+    folder = folder or path.parent
+    _remove_abandoned(folder)
+    temporary = folder / f".{host()}.{os.getpid()}.{uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:  # with the mode that the umask leaves, as any new file
             yield file
@@ -55,7 +62,7 @@ def _remove_abandoned(folder: Path) -> None:
     Other machines may write to the folder at the same time. Whether their processes still live is unknown, so
     that only the age of their files counts.
     """
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob("*.tmp"):
         name = _TEMPORARY.fullmatch(path.name)
         if name is None:
             continue  # not a file of ours

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from common.errors import InputError
 from common.files.image_folders import images_without_row, is_named_by_metadata, paths_of
 from common.files.rows import load_rows
+from common.files.whole_files import write_text
 from common.images import decode_image, digest_of, encoded_bytes, path_of, why_unreadable
 from modeling_altclip.images_altclip import read_image
 
@@ -69,7 +70,7 @@ def keep_readable(
         lines.append({"row": None, "path": path, "problem": _NO_ROW})
     report = Path(output_dir, "bad_rows.jsonl")
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(_to_jsonl(lines), "utf-8")
+    write_text(report, _to_jsonl(lines))
 
     # The report is written first, so that a refused run leaves it behind.
     if bad and (policy == "error" or len(bad) == len(rows)):

@@ -24,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from common.files.whole_files import write_text, written_whole
 from common.languages import check_languages
 from common.output import check_output_dir
 from common.recipe import launch
@@ -99,18 +100,16 @@ def _write_dataset(folder: Path, train_size: int | None) -> Dataset:
         splits[split] = _write_split(split, folder, size)
 
     names = {language: words["names"] for language, words in read_concepts()["languages"].items()}
-    (folder / "class_names.json").write_text(
-        json.dumps(names, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "class_names.json", json.dumps(names, ensure_ascii=False, indent=1) + "\n")
     # One line per concept: {"en": "key", "zh": "钥匙", ...}
     lines = []
     for translations in zip(*names.values()):
         lines.append(json.dumps(dict(zip(names, translations)), ensure_ascii=False))
-    (folder / "names.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "names.jsonl", "\n".join(lines) + "\n")
 
     files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
     card = _CARD.format(languages=", ".join(names), files=files)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
     return splits["train"]
 
 
@@ -122,7 +121,8 @@ def _draw_sheet(picture: Path) -> None:
         for column in range(columns):
             sheet.paste(EmojiScenes(split)[column]["image"], (column * IMAGE_SIZE, row * IMAGE_SIZE))
     twice = sheet.resize((2 * sheet.width, 2 * sheet.height), PillowImage.Resampling.NEAREST)
-    twice.save(picture, optimize=True)
+    with written_whole(picture) as file:
+        twice.save(file, "png", optimize=True)
 
 
 def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

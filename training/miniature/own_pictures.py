@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from common.files.whole_files import write_text
 from common.recipe import launch
 from training.miniature.scenes import UNSEEN_STYLE, EmojiScenes, Split
 
@@ -41,7 +42,7 @@ def main(arguments: _OwnPicturesArguments) -> None:
         captions = {language: scene["captions"][language] for language in LANGUAGES}
         # The column `file_name` is how `datasets` joins captions with the files of an imagefolder.
         lines.append(json.dumps({"file_name": name, "captions": captions}, ensure_ascii=False))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
     print(f"Saved {len(scenes)} pictures and their captions to {folder}.")
     print(
         "Next: accelerate launch --quiet training/run_stage2.py training/recipes/own_pictures/miniature.yaml"

@@ -15,6 +15,7 @@ gets its name when all images and captions are in it.
 
 import json
 import math
+import os
 import re
 import shutil
 from collections import Counter
@@ -347,7 +348,9 @@ def translate_all(
                 line = {arguments.source_language: source, language: target}
                 lines.append(json.dumps(line, ensure_ascii=False) + "\n")
             file.write("".join(lines))
-            file.flush()  # a run that is killed loses at most one batch
+            # A run that is killed, or a power cut, loses at most one batch.
+            file.flush()
+            os.fsync(file.fileno())
             known |= translated
             bar.update(len(batch))
     return {sentence: known[sentence] for sentence in sentences}, made_by
@@ -476,7 +479,7 @@ def write_card(
     card = _CARD.format(
         files=files, dataset=arguments.dataset, source=arguments.source_language, table="\n".join(lines)
     )
-    Path(arguments.output_dir, "README.md").write_text(card, "utf-8")
+    write_text(Path(arguments.output_dir, "README.md"), card)
 
 
 __all__ = [
