@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from transformers import ZeroShotImageClassificationPipeline
 
 from .embedding import encode_texts, mean_of_prompts
+from .finite_altclip import check_finite
 from .images_altclip import background_of, needed_scaling, read_images
 from .modeling_altclip import AltCLIPModel
 from .prompts_altclip import fill_template, read_templates
@@ -26,6 +27,9 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
 
     Scores equal transformers'. Texts are truncated at the model's text length. Images may be anything that
     `read_image` reads, and transparent ones are composited on the image processor's background.
+
+    Raises:
+        ValueError: a weight of the model is NaN or infinite.
 
     Example:
 
@@ -53,6 +57,8 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         self.writes = None
         self.sums = None
         super().__init__(**kwargs)
+        # Loading looks at small weights alone, and a model may be given that was never loaded.
+        check_finite(self.model.named_parameters(), self.model.name_or_path or type(self.model).__name__)
 
     def __call__(
         self, image, candidate_labels: list[str], hypothesis_template: str | list[str] | None = None, **kwargs

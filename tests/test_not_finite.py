@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, CLIPModel, TrainerCallback, XLMRobertaModel
+from transformers import AutoTokenizer, CLIPModel, TrainerCallback, XLMRobertaModel, pipeline
 
 from common.errors import InputError
 from common.models.loading import load_model
@@ -330,6 +330,23 @@ def test_large_weights_are_read_by_jobs_alone(altclip_folder):
         load_model(str(altclip_folder))
     with pytest.raises(ValueError, match=f"{name} first"):
         check_finite(load_file(path).items(), "it")
+
+
+def test_a_pipeline_reads_every_weight_when_it_is_built(altclip_folder):
+    """A NaN in a large weight may change the scores of a few texts alone."""
+    path = altclip_folder / "model.safetensors"
+    weights = load_file(path)
+    name = max(weights, key=lambda name: weights[name].numel())
+    model, processor = load_model(str(altclip_folder))
+    given = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    spoil_file(path, name, math.nan, place=7)
+    with pytest.raises(ValueError, match=f"altclip has 1 of .* NaN or infinite, {name} first"):
+        pipeline("zero-shot-image-classification", model=str(altclip_folder))
+
+    assert pipeline("zero-shot-image-classification", model=model, **given).model is model
+    model.get_parameter(name).data.flatten()[7] = math.inf
+    with pytest.raises(ValueError, match=f"1 of .* NaN or infinite, {name} first"):
+        pipeline("zero-shot-image-classification", model=model, **given)
 
 
 def test_an_encoder_of_nan_is_not_trained_on(miniature, tmp_path):

@@ -20,8 +20,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.files.whole_files import write_text
-
 _ASSET = Path(__file__).parent / "asset"
 _LANGUAGES = "en zh es fr ru ar ja ko it th hi uk tr vi pl nl pt de bn".split()
 _STYLES = {
@@ -158,7 +156,7 @@ def _write_attribution(packages: Path) -> None:
         "Copyright © 1991-2026 Unicode, Inc. for names and list patterns.",
         "",
     ]
-    write_text(_ASSET / "ATTRIBUTION.md", "\n".join(lines))
+    (_ASSET / "ATTRIBUTION.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def main() -> None:
@@ -196,7 +194,9 @@ def main() -> None:
     characters = [character_of[concept] for concept in _CONCEPTS]
     languages = {language: _read_names(packages, language, characters) for language in _LANGUAGES}
     table = {"concepts": _CONCEPTS, "characters": characters, "languages": languages}
-    write_text(_ASSET / "concepts.json", json.dumps(table, ensure_ascii=False, indent=1) + "\n")
+    (_ASSET / "concepts.json").write_text(
+        json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     _write_attribution(packages)
 
 
