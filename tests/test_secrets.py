@@ -22,6 +22,7 @@ class Hub:
     def __init__(self, folder):
         self.folder = folder
         self.created = []
+        self.pushed = []
         self.tokens = set()
 
     def create_repo(self, name, token, **_):
@@ -29,9 +30,11 @@ class Hub:
         self.tokens.add(token)
         return SimpleNamespace(repo_id=f"me/{name}")
 
-    def upload_folder(self, repo_id, folder_path, token, **_):
+    def upload_folder(self, repo_id, folder_path, token, ignore_patterns=(), **_):
         self.tokens.add(token)
-        shutil.copytree(folder_path, self.folder, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns(*ignore_patterns)
+        shutil.copytree(folder_path, self.folder, ignore=ignored, dirs_exist_ok=True)
+        self.pushed.append(sorted(path.name for path in self.folder.iterdir()))
         return SimpleNamespace(done=lambda: True)
 
 
@@ -53,7 +56,8 @@ def files_with(text, folder) -> list[str]:
     return found
 
 
-def test_stage_1_pushes_its_folder_and_keeps_the_token_to_itself(miniature, hub, tmp_path):
+def push_stage1(miniature, tmp_path, **given):
+    """Train stage 1 for two steps with a checkpoint after each, and push it from `out`."""
     (tmp_path / "texts.tsv").write_text("en\tzh\n" + "".join(f"dog {n}\t狗{n}\n" for n in range(8)), "utf-8")
     arguments = TeacherLearningArguments(
         teacher_name_or_path=str(miniature / "clip"),
@@ -67,8 +71,13 @@ def test_stage_1_pushes_its_folder_and_keeps_the_token_to_itself(miniature, hub,
         disable_tqdm=True,
         push_to_hub=True,
         hub_token=TOKEN,
+        **given,
     )
     stage1.main(arguments)
+
+
+def test_stage_1_pushes_its_folder_and_keeps_the_token_to_itself(miniature, hub, tmp_path):
+    push_stage1(miniature, tmp_path)
     assert hub.created == ["out"]
     assert hub.tokens == {TOKEN}
     pushed = os.listdir(hub.folder)
@@ -78,6 +87,23 @@ def test_stage_1_pushes_its_folder_and_keeps_the_token_to_itself(miniature, hub,
     for name in ("config.json", "processor_config.json", "tokenizer_config.json", "README.md"):
         assert str(tmp_path) not in (hub.folder / name).read_text("utf-8")
         assert str(miniature) not in (hub.folder / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("hub_strategy", ["end", "every_save", "checkpoint"])
+def test_files_that_hold_paths_are_not_pushed(miniature, hub, tmp_path, hub_strategy):
+    """They are there when the model is pushed, and when each checkpoint is."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("bad_rows.jsonl", "bad_rows.0.jsonl"):
+        (out / name).write_text(f"{tmp_path}\n")
+    push_stage1(miniature, tmp_path, hub_strategy=hub_strategy)
+    n_pushes = {"end": 1, "every_save": 3, "checkpoint": 5}[hub_strategy]
+    assert len(hub.pushed) >= n_pushes
+    assert {"run.json", "bad_rows.jsonl", "bad_rows.0.jsonl"} <= set(os.listdir(out))
+    for pushed in hub.pushed:
+        assert "model.safetensors" in pushed
+        assert not [name for name in pushed if name.startswith(("run.", "bad_rows", "checkpoint-"))]
+    assert "upload_folder" not in vars(hub)
 
 
 def test_the_token_is_not_pickled(tmp_path):

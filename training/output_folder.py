@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers import trainer as trainer_module
 
 from benchmarks.results import package_versions
 from common.errors import InputError
@@ -23,6 +24,8 @@ from .arguments import StageArguments
 from .checkpoints import finished_checkpoints
 
 _RECORD = "run.json"
+# Files of a run that hold paths of this machine.
+_LOCAL = (_RECORD, "bad_rows*.jsonl")
 # Those of transformers' arguments that the weights depend on.
 _LEARNING = (
     "seed",
@@ -134,6 +137,25 @@ def _write_record(arguments: StageArguments, record: dict) -> None:
         if arguments.process_index == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def without_local_files() -> Iterator[None]:
+    """Keep files that hold paths of this machine out of what the Trainer uploads.
+
+    It fixes the patterns of files that it leaves out. More are added in the client that it uploads with.
+    """
+    client = trainer_module.hf_api()
+    upload = client.upload_folder
+
+    def upload_others(*, ignore_patterns=(), **given):
+        return upload(ignore_patterns=[*ignore_patterns, *_LOCAL], **given)
+
+    client.upload_folder = upload_others
+    try:
+        yield
+    finally:
+        del client.upload_folder  # the method of its class is there again
 
 
 def _inputs_of(arguments: StageArguments) -> dict[str, str | None]:
@@ -338,4 +360,5 @@ __all__ = [
     "claim_data",
     "examples_per_step",
     "saving",
+    "without_local_files",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from huggingface_hub import CommitInfo
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.functional import embedding, normalize
@@ -29,7 +30,7 @@ from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
 from .losses import OBJECTIVES, contrastive_loss, gather_rows
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
-from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving
+from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving, without_local_files
 from .sharding import make_shardable, set_scalars_apart, whole
 from .validation import Validation
 
@@ -192,7 +193,13 @@ class AltCLIPTrainer(Trainer):
         """Push a checkpoint, whose weights the Trainer copies to where checksums may be of other weights."""
         if self.args.should_save:
             Path(self.args.output_dir, CHECKSUMS).unlink(missing_ok=True)
-        super()._push_from_checkpoint(checkpoint_folder)
+        with without_local_files():
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def push_to_hub(self, *args, **kwargs) -> CommitInfo | None:
+        """Push the model without what holds paths of this machine; processes but the first return None."""
+        with without_local_files():
+            return super().push_to_hub(*args, **kwargs)
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint, which is refused if it is damaged.
