@@ -9,6 +9,7 @@ import json
 import os
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from threading import Thread
 
 import datasets
@@ -170,6 +171,56 @@ def test_the_flag_allows_files_outside(arguments, dataset, tmp_path, streaming):
     examples = load_examples(arguments(allow_outside_images=True, **given), ["en"])
     image = next(iter(examples))["image"] if streaming else examples[0]["image"]
     assert colors([image]) == [RED]
+
+
+UNTYPED = {
+    "paths in JSON": ("train.jsonl", lambda images: [image["path"] for image in images]),
+    "dicts in JSON": ("train.jsonl", lambda images: images),
+    "paths in parquet": ("train.parquet", lambda images: [image["path"] for image in images]),
+    "dicts in parquet": ("train.parquet", lambda images: images),
+}
+
+
+@pytest.mark.parametrize("column", ["image", "picture"])
+@pytest.mark.parametrize("form", UNTYPED)
+def test_a_column_of_another_type_opens_none(tmp_path, server, arguments, form, column):
+    """JSON and plain parquet have texts or dicts, which become images only when they are read."""
+    folder = tmp_path / "untyped"
+    folder.mkdir()
+    (folder / "in.png").write_bytes(png("green"))
+    paths = [str(folder / "in.png"), str(tmp_path / "canary.png"), f"{server.url}/a.png"]
+    file, values_of = UNTYPED[form]
+    images = values_of([{"bytes": None, "path": path} for path in paths])
+    table = pa.table({column: images, "captions": CAPTIONS[:3], "label": [0, 0, 0]})
+    if file.endswith(".parquet"):
+        pq.write_table(table, folder / file)
+    else:
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+
+    if column == "image":
+        assert colors(load_images(arguments(dataset=str(folder)), ["en"])["image"]) == [GREEN]
+        assert sorted(reported(tmp_path)) == [1, 2]
+        given = {"streaming": True, "max_steps": 1, "cache_image_embeds": False}
+        examples = iter(load_examples(arguments(dataset=str(folder), **given), ["en"]))
+        assert colors([next(examples)["image"] for _ in range(2)]) == [GREEN] * 2
+        assert sorted(reported(tmp_path, "bad_rows.0.jsonl")) == [1, 2]
+    task = task_of(folder, "zero_shot", columns={"image": column, "label": "label"})
+    with pytest.raises(InputError, match="names 2 of 3 pictures that lie outside of it"):
+        read_rows(task)
+    streamed = read_rows(task, streaming=True).cast_column("image", Image(decode=False))
+    for row in islice(streamed, 1, None):
+        with pytest.raises(ValueError, match="it lies outside of the dataset"):
+            decode_image(row["image"])
+
+
+@pytest.mark.parametrize("value", [7, True, [{"path": "/etc/passwd"}], ["/etc/passwd"], {"file": "a.png"}])
+def test_a_column_that_holds_no_images_is_refused(tmp_path, arguments, value):
+    folder = tmp_path / "untyped"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(json.dumps({"image": value, "captions": CAPTIONS[0]}) + "\n")
+    for given in ({}, {"streaming": True, "max_steps": 1, "cache_image_embeds": False}):
+        with pytest.raises(InputError, match="column 'image' of .* holds .*: give images, their bytes or"):
+            load_examples(arguments(dataset=str(folder), **given), ["en"])
 
 
 def test_a_dry_run_opens_none(arguments, dataset, tmp_path):
@@ -416,14 +467,48 @@ def test_a_card_that_names_files_outside_is_refused(tmp_path, server, card, form
         read_rows(task_of(folder, "retrieval"))
 
 
+BROKEN_CARDS = {
+    "code": "configs: !!python/object/apply:os.system ['true']",
+    "tab": "configs:\n\t- a",
+    "half": "configs: [a",
+    "list": "- a",
+    "number": "configs: 3",
+    "numbers": "configs: [1, 2]",
+    "cycle": "configs:\n- config_name: default\n  data_files: &a\n  - *a",
+    "explosion": "a0: &a0 [x, x, x, x]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+    + "configs:\n- config_name: default\n  data_files: *a8",
+    "columns": "dataset_info:\n  features: 5",
+    "long": f"configs: {'x' * 10_000}",
+}
+
+
 @pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
-@pytest.mark.parametrize("text", ["configs: [a", "- a", "configs: 3", "configs:\n- 3", "a: !!python/name:x"])
-def test_a_card_that_is_no_yaml_or_no_card_is_one_line(tmp_path, card, text):
-    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
-    (tmp_path / card).write_text(f"---\n{text}\n---\n" if card == "README.md" else text)
-    with pytest.raises(InputError, match=f"{card} of dataset .* cannot be read: .*: fix its YAML") as caught:
-        load_rows(str(tmp_path), "train", ["text"])
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("kind", BROKEN_CARDS)
+def test_a_card_that_cannot_be_read_is_named_in_one_line(tmp_path, card, kind):
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    write(folder, [{"bytes": png("green"), "path": None}])
+    text = BROKEN_CARDS[kind]
+    (folder / card).write_text(f"---\n{text}\n---\n" if card == "README.md" else text)
+    for read in (
+        lambda: load_rows(str(folder), "train", ["image"]),
+        lambda: read_rows(task_of(folder, "retrieval")),
+    ):
+        with pytest.raises(InputError) as refused:
+            read()
+        assert "dataset" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert len(str(refused.value)) < 1500
+
+
+def test_an_ampersand_in_a_card_is_no_anchor(tmp_path):
+    """A card's numbers as keys, which our own YAML refuses, are read as `datasets` reads them."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    write(folder, [{"bytes": png("green"), "path": None}])
+    (folder / "README.md").write_text("---\npretty_name: Q&A *all*\nsizes:\n  1: small\n---\n")
+    assert colors(load_rows(str(folder), "train", ["image"])["image"]) == [GREEN]
 
 
 def test_a_card_may_name_its_own_files(dataset):

@@ -31,7 +31,11 @@ def open_split(task: Task, split: str, streaming: bool = False, columns: list[st
     Raises:
         InputError: it cannot be opened.
     """
-    opening = {"streaming": streaming, "allow_outside": task.allow_outside_images}
+    opening = {
+        "streaming": streaming,
+        "allow_outside": task.allow_outside_images,
+        "image": task.columns.get("image") or "image",
+    }
     try:
         source = source_of(task.dataset, task.config)
         if source["path"] == "imagefolder" and not task.data_files:

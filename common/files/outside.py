@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path, PurePath
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import (
     Dataset,
@@ -24,19 +25,21 @@ from datasets import (
     Json,
     LargeList,
     List,
+    Value,
     concatenate_datasets,
     config,
 )
 from datasets.fingerprint import Hasher
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, hf_hub_download
+from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..images import refused_image
-from .yaml_files import read_yaml
+from .yaml_files import YAMLError, read_yaml, refuse_exploding
 
 FLAG = "allow_outside_images"
 # How `datasets` writes members of archives: `zip://a.png::/data/pictures.zip`.
@@ -44,7 +47,7 @@ _ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "lz4://", "zstd:/
 _HUB = "hf://datasets/"
 _CARDS = (config.REPOCARD_FILENAME, config.REPOYAML_FILENAME)  # that may name data files
 # What `datasets` and PyYAML raise of a card with values of other types, or whose head is no YAML.
-_UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError)
+_UNREADABLE = (YAMLError, ValueError, TypeError, AttributeError, RecursionError)
 _REASON = f"it lies outside of the dataset: put it inside, or add --{FLAG} if you trust the data"
 
 
@@ -134,11 +137,23 @@ def _files_of_snapshot(folder: Path) -> set[str]:
     return {str(blobs)} if is_snapshot else set()
 
 
-def keep_inside(rows: Dataset | IterableDataset, source: Source) -> Dataset | IterableDataset:
+def keep_inside(
+    rows: Dataset | IterableDataset, source: Source, image: str = "image"
+) -> Dataset | IterableDataset:
     """Return the same rows, with the reason in place of each image that lies outside.
 
     Rows of a stream come with undecoded images, and rows without such an image as they are.
+
+    Args:
+        image: the column that readers take for images whatever its type is. JSON, CSV and plain parquet have
+            texts or dicts there, which name files no less than images do; it is returned as images.
+
+    Raises:
+        InputError: that column holds nothing that could be an image.
     """
+    if isinstance(rows, IterableDataset) and rows.features is None:
+        rows = rows._resolve_features()  # from the first rows, as of CSV
+    rows = _as_images(rows, source, image)
     if isinstance(rows, IterableDataset):
         return _stream_inside(rows, source)
     for column, kind in rows.features.items():
@@ -147,6 +162,36 @@ def keep_inside(rows: Dataset | IterableDataset, source: Source) -> Dataset | It
             if outside:
                 rows = _refuse(rows, column, outside)
     return rows
+
+
+def _as_images(rows: Dataset | IterableDataset, source: Source, column: str) -> Dataset | IterableDataset:
+    """Return rows whose column is of undecoded images, if they have it and its type is another.
+
+    Raises:
+        InputError: its values cannot be images.
+    """
+    kind = (rows.features or {}).get(column)
+    if kind is None or isinstance(kind, Image):
+        return rows
+    if not _may_be_image(kind):
+        raise InputError(
+            f"column {column!r} of dataset {source.dataset!r} holds {kind}: give images, their bytes or "
+            "their paths"
+        )
+    return rows.cast_column(column, Image(decode=False))
+
+
+def _may_be_image(kind) -> bool:
+    """Check whether `datasets` reads values of a type as images: paths, bytes, both in a dict, or pixels."""
+    if isinstance(kind, dict):
+        return not {"bytes", "path"}.isdisjoint(kind)
+    is_list = isinstance(kind, List | LargeList)
+    while isinstance(kind, List | LargeList):
+        kind = kind.feature
+    if not isinstance(kind, Value):
+        return not is_list and not isinstance(kind, dict)
+    is_number = pa.types.is_integer(kind.pa_type) or pa.types.is_floating(kind.pa_type)
+    return is_number == is_list and not pa.types.is_boolean(kind.pa_type)
 
 
 def _find_outside(rows: Dataset, column: str, source: Source) -> frozenset[int]:
@@ -241,14 +286,7 @@ def refuse_outside_files(dataset: str, revision: str | None = None) -> None:
         card = _find_card(dataset, name, revision)
         if card is None:
             continue
-        try:
-            patterns = _patterns_of(card)
-        except _UNREADABLE as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{name} of dataset {dataset!r} cannot be read: {reason}: fix its YAML"
-            ) from error
-        for pattern in patterns:
+        for pattern in _patterns_of(card, f"{name} of dataset {dataset!r}"):
             if not _stays_inside(pattern, dataset):
                 raise InputError(
                     f"{name} of dataset {dataset!r} names {pattern!r}, which lies outside of it: take "
@@ -267,16 +305,37 @@ def _find_card(dataset: str, name: str, revision: str | None) -> Path | None:
         return None  # the dataset cannot be loaded either, or only from the cache of `datasets`
 
 
-def _patterns_of(card: Path) -> list[str]:
-    """Return the files and folders that the configurations in a card name, as patterns."""
-    if card.suffix == ".md":
-        data = DatasetCard.load(card, ignore_metadata_errors=True).data
-    else:
-        data = read_yaml(card, "card") or {}
+def _patterns_of(card: Path, origin: str) -> list[str]:
+    """Return the files and folders that the configurations in a card name, as patterns.
+
+    Args:
+        origin: the card, for messages.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        data = _data_of_card(card, origin)
+        configurations = MetadataConfigs.from_dataset_card_data(data).values()
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(
+            f"the YAML of {origin} cannot be read: {one_line(error)}: fix or delete it"
+        ) from error
     patterns = []
-    for settings in MetadataConfigs.from_dataset_card_data(data).values():
+    for settings in configurations:
         patterns += _texts_in(settings.get("data_files")) + _texts_in(settings.get("data_dir"))
     return patterns
+
+
+def _data_of_card(card: Path, origin: str) -> DatasetCardData | dict:
+    if card.suffix != ".md":
+        return read_yaml(card, "card") or {}
+    block = REGEX_YAML_BLOCK.search(card.read_text("utf-8"))
+    if block:
+        refuse_exploding(block.group(2), origin)
+    return DatasetCard.load(card, ignore_metadata_errors=True).data
 
 
 def _texts_in(files) -> list[str]:

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetBuilder, Image, IterableDataset, load_datas
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilderConfig
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..paths import check_folder
 from .archives import refuse_bombs
 from .contents import contents_of
@@ -20,10 +20,13 @@ from .json_files import refuse_repeated_keys
 from .left_out_files import odd_endings, refuse_left_out
 from .outside import keep_inside, refuse_outside_files, source_of_builder
 from .tars import of_tars
+from .yaml_files import YAMLError
 
 # Errors of reading a dataset: of the Hub; of an unknown split or a text that is not UTF-8; of rows that
 # cannot be read; of half a zip.
 READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
+# Errors of `datasets` where a card has other types than it expects.
+_OF_CARDS = (AttributeError, KeyError, RecursionError, TypeError, YAMLError)
 _WILDCARDS = set("*?[]")
 
 
@@ -88,7 +91,7 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
         if odd:
             return odd
 
-    said = str(error.__cause__ or error)
+    said = one_line(error.__cause__ or error)
     if folder.is_dir() and _WILDCARDS & set(dataset):
         wildcards = " ".join(sorted(_WILDCARDS))
         said += f" (`datasets` takes {wildcards} in a folder's name for wildcards: rename it)"
@@ -96,7 +99,13 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
 
 
 def open_rows(
-    dataset: str, split: str, *, streaming: bool = False, allow_outside: bool = False, **source
+    dataset: str,
+    split: str,
+    *,
+    streaming: bool = False,
+    allow_outside: bool = False,
+    image: str = "image",
+    **source,
 ) -> Dataset | IterableDataset:
     """Open a split as `load_dataset` does, but with the reader of `tars` for tars of images.
 
@@ -106,14 +115,15 @@ def open_rows(
     Args:
         dataset: the folder or Hub id.
         allow_outside: as for `load_rows`.
+        image: the column of images, whatever its type is, if it is there.
         source: arguments of `load_dataset`, as `source_of` returns them.
 
     Raises:
-        InputError: as `find_builder`.
+        InputError: as `find_builder` and `keep_inside`.
     """
     builder = find_builder(dataset, allow_outside=allow_outside, **source)
     rows = _open_rows(builder, split, streaming, source)
-    return rows if allow_outside else keep_inside(rows, source_of_builder(dataset, builder))
+    return rows if allow_outside else keep_inside(rows, source_of_builder(dataset, builder), image)
 
 
 def _open_rows(
@@ -137,7 +147,13 @@ def find_builder(dataset: str, *, allow_outside: bool = False, **source) -> Data
     # The builders of `datasets`, such as `imagefolder`, read no card.
     if source["path"] == dataset and not allow_outside:
         refuse_outside_files(dataset, source.get("revision"))
-    builder = load_dataset_builder(**source)
+    try:
+        builder = load_dataset_builder(**source)
+    except _OF_CARDS as error:
+        raise InputError(
+            f"what README.md or dataset_infos.json of dataset {dataset!r} says about its files and columns "
+            f"cannot be read: {one_line(error)}: fix or delete it"
+        ) from error
     for paths in (builder.config.data_files or {}).values():
         refuse_bombs(map(str, paths))
     if isinstance(builder.config, FolderBasedBuilderConfig):

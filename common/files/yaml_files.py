@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from yaml import YAMLError
 
 from ..errors import InputError
 from .text_files import read_text
@@ -113,6 +114,41 @@ def _load(path: Path, what: str, read: Callable[["_Loader"], object]) -> object:
         place = "in a text in quotes"
         reason = str(error)
     raise InputError(f"{what} {str(path)!r} is no YAML, {place}: {reason}")
+
+
+def refuse_exploding(text: str, origin: str) -> None:
+    """Refuse YAML that another library is going to read, if its aliases stand for very many values.
+
+    Args:
+        origin: where the text comes from, the beginning of messages.
+
+    Raises:
+        InputError: it has more than `_MOST_NODES` values with those of its aliases, or an alias within what
+            it repeats. PyYAML's errors are left as they are.
+    """
+    if "&" not in text or "*" not in text:
+        return
+    n_nodes = 0
+    started = []  # the anchor of each list and mapping around, and how many nodes were before it
+    sizes = {}
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            n_nodes += sizes.get(event.anchor, _MOST_NODES)  # without a size it stands within what it repeats
+        elif isinstance(event, yaml.CollectionStartEvent):
+            started.append((event.anchor, n_nodes))
+            n_nodes += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, n_before = started.pop()
+            sizes[anchor] = n_nodes - n_before
+        elif isinstance(event, yaml.ScalarEvent):
+            n_nodes += 1
+            sizes[event.anchor] = 1
+        if n_nodes > _MOST_NODES:
+            line = event.start_mark.line + 1
+            raise InputError(
+                f"{origin}, line {line}: it has more than {_MOST_NODES:,} values, with those of its aliases: "
+                "write them out in a file of data"
+            )
 
 
 class _Loader(yaml.SafeLoader):
@@ -275,4 +311,4 @@ _Loader.add_implicit_resolver(_FLOAT, re.compile(_DECIMAL), [*_DIGITS, "."])
 _Loader.add_implicit_resolver(_MERGE, re.compile("<<$"), ["<"])
 
 
-__all__ = ["Written", "read_as_written", "read_yaml"]
+__all__ = ["Written", "YAMLError", "read_as_written", "read_yaml", "refuse_exploding"]
