@@ -21,6 +21,7 @@ _REFUSED = {
     errno.EEXIST: "a file is where a folder has to be",
     errno.ENOTDIR: "a file is where a folder has to be",
     errno.EISDIR: "a folder is where a file has to be",
+    errno.ENAMETOOLONG: "its name is too long",
 }
 
 

@@ -1,5 +1,6 @@
 """Tell local paths from names on the Hub."""
 
+import os
 from pathlib import Path
 
 from .errors import InputError
@@ -16,8 +17,9 @@ def check_folder(what: str, name_or_path: str) -> None:
     if not name_or_path.strip():
         raise InputError(f"{what} is {name_or_path!r}: give a folder, or a Hub id like 'org/name'")
     path = Path(name_or_path)
-    looks_local = path.is_absolute() or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
-    if looks_local and not path.exists():
+    looks_local = path.is_absolute() or len(path.parts) != 2 or os.path.isdir(path.parts[0])
+    # Not the methods of Path, which raise an error for a name that is too long.
+    if looks_local and not os.path.exists(path):
         raise InputError(
             f"{what} {name_or_path!r} does not exist: "
             "give a folder that is there, or a Hub id like 'org/name'"

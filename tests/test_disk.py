@@ -162,6 +162,7 @@ def test_a_training_does_not_write_into_a_folder_that_it_reads(stage, scripts, r
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), "a file is where a folder has to be"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/a"), "a folder is where a file has to be"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "this user may not write there"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/a"), "'/a' could not .* its name is too long"),
         (
             OSError(errno.EROFS, "Read-only file system", "/a"),
             "a disk that is read-only: give another folder",

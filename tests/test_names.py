@@ -20,6 +20,7 @@ from benchmarks.tasks.text_lists import SETS
 from common.errors import InputError
 from common.files.names import file_name
 from common.markdown import code_block, markdown_text
+from common.paths import check_folder
 from model_cards.card import Facts, render_card
 from model_cards.stages import Origin
 from modeling_altclip.languages_altclip import check_tag, name_languages
@@ -84,6 +85,12 @@ def test_names_become_one_part_of_a_path(text, tmp_path):
     assert name.isprintable()
     assert len(name.encode()) <= 180
     assert name.partition(".")[0].lower() not in ("con", "nul", "lpt1")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a" * 5000 + "/b/c", "x\0y"])
+def test_a_name_that_no_disk_takes_is_no_folder(name):
+    with pytest.raises(InputError, match="model .* does not exist: give a folder that is there"):
+        check_folder("model", name)
 
 
 def test_two_names_never_become_one():

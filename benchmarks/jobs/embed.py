@@ -75,7 +75,7 @@ def main(arguments: EmbedArguments) -> None:
     """
     folder = Path(arguments.output_dir)
     check_output_dir(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and any(folder.iterdir()):
         raise InputError(
             f"output_dir {arguments.output_dir!r} is there already: give a new folder, or remove this one"
         )
