@@ -14,6 +14,7 @@ import modeling_altclip  # noqa: F401  (its settings have to stand before torch 
 # isort: split
 import pytest
 import torch
+from datasets import load_dataset
 from transformers import (
     AutoProcessor,
     AutoTokenizer,
@@ -24,7 +25,13 @@ from transformers import (
     XLMRobertaModel,
 )
 
+from common.models.loading import load_model
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
+from training.arguments import TeacherLearningArguments
+from training.data.examples import CaptionExamples, Collator
+from training.data.tower_cache import teacher_embeddings
+from training.freezing import freeze_all_but
+from training.trainers import TeacherLearningTrainer
 
 from . import FOLDER, IS_FIRST, TEMPORARY
 from .processes import TIMEOUT, run_script
@@ -54,6 +61,10 @@ VISION = {
     "image_size": 32,  # 4 x 4 patches of 8 pixels
     "patch_size": 8,
 }
+
+
+# A training with one checkpoint in its midst, and one at its end.
+SHORT = {"max_steps": 2, "save_steps": 1, "save_strategy": "steps", "per_device_train_batch_size": 8}
 
 
 @pytest.hookimpl(trylast=True)
@@ -239,3 +250,37 @@ def start_flags(miniature, tmp_path):
         "stage1": ["--teacher_name_or_path", clip, "--text_encoder_name_or_path", encoder],
         "stage2": ["--model_name_or_path", start],
     }
+
+
+@pytest.fixture
+def stage1(miniature, tmp_path):
+    """Return a function that makes a trainer of stage 1 and its arguments, `SHORT` but for those given."""
+    scenes = load_dataset(str(miniature / "dataset"), split="train").select(range(16))
+    teacher, teacher_processor = load_model(str(miniature / "clip"))
+    targets = teacher_embeddings(
+        scenes, teacher, teacher_processor.tokenizer, cache_dir=str(tmp_path / "cache")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+
+    def stage1(**given):
+        model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
+        freeze_all_but(model, ["text_model"])
+        arguments = TeacherLearningArguments(
+            output_dir=str(tmp_path / "out"),
+            teacher_name_or_path="",
+            text_encoder_name_or_path="",
+            dataset="",
+            use_cpu=True,
+            disable_tqdm=True,
+            **SHORT | given,
+        )
+        trainer = TeacherLearningTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=CaptionExamples(scenes, ["en", "zh"], "target", inputs=targets),
+            data_collator=Collator(tokenizer, 77),
+            processing_class=AltCLIPProcessor(teacher_processor.image_processor, tokenizer),
+        )
+        return trainer, arguments
+
+    return stage1

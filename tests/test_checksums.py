@@ -33,7 +33,6 @@ from training.lifecycle import train
 from .conftest import ROOT
 from .test_embedding_cache import cached
 from .test_result_files import GIVEN
-from .test_stage1_checkpoints import stage1  # noqa: F401  (a fixture)
 
 SETTINGS = [
     "config.json",
@@ -413,7 +412,7 @@ STATES = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
 
 
 @pytest.fixture
-def run(stage1, tmp_path):  # noqa: F811
+def run(stage1, tmp_path):
     """Train two steps, with a checkpoint after each; return a function that resumes, and the folder."""
 
     def resume(**given):
@@ -538,7 +537,7 @@ def test_another_number_of_processes_is_refused(run):
         resume()
 
 
-def test_an_older_checkpoint_goes_when_the_new_one_is_complete(stage1, tmp_path, monkeypatch):  # noqa: F811
+def test_an_older_checkpoint_goes_when_the_new_one_is_complete(stage1, tmp_path, monkeypatch):
     """Two writes of checksums are seen: at the second, the first checkpoint is still there."""
     seen = []
 
@@ -552,7 +551,7 @@ def test_an_older_checkpoint_goes_when_the_new_one_is_complete(stage1, tmp_path,
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_a_damaged_best_checkpoint_is_refused(stage1, tmp_path):  # noqa: F811
+def test_a_damaged_best_checkpoint_is_refused(stage1, tmp_path):
     trainer, arguments = stage1()
     train(trainer, arguments)
     trainer.state.best_model_checkpoint = str(tmp_path / "out/checkpoint-1")
@@ -562,7 +561,7 @@ def test_a_damaged_best_checkpoint_is_refused(stage1, tmp_path):  # noqa: F811
         trainer._load_best_model()
 
 
-def test_a_finished_stage_has_checksums(stage1, tmp_path):  # noqa: F811
+def test_a_finished_stage_has_checksums(stage1, tmp_path):
     trainer, arguments = stage1()
     train(trainer, arguments)
     trainer.save_model()
@@ -573,7 +572,7 @@ def test_a_finished_stage_has_checksums(stage1, tmp_path):  # noqa: F811
         load_model(str(tmp_path / "out"))
 
 
-def test_an_output_folder_may_be_named_like_a_checkpoint(stage1, tmp_path, monkeypatch):  # noqa: F811
+def test_an_output_folder_may_be_named_like_a_checkpoint(stage1, tmp_path, monkeypatch):
     """A full disk removes half a checkpoint, and never the whole output folder with its checkpoints."""
     folder = tmp_path / "checkpoint-run"
     trainer, arguments = stage1()

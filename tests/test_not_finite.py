@@ -7,23 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import load_dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, CLIPModel, TrainerCallback, XLMRobertaModel, pipeline
+from transformers import CLIPModel, TrainerCallback, XLMRobertaModel, pipeline
 
 from common.errors import InputError
 from common.models.loading import load_model
-from modeling_altclip import AltCLIPModel, AltCLIPProcessor, AltCLIPTextModel
+from modeling_altclip import AltCLIPModel, AltCLIPTextModel
 from modeling_altclip.checksums_altclip import write_checksums
 from modeling_altclip.finite_altclip import check_finite, find_not_finite
-from training.arguments import TeacherLearningArguments
-from training.data.examples import CaptionExamples, Collator
-from training.data.tower_cache import teacher_embeddings
-from training.freezing import freeze_all_but
 from training.lifecycle import train
 from training.monitoring import FiniteSteps, check_scaler, find_not_finite_in
 from training.parallel.pretraining import load_for_masking
-from training.trainers import TeacherLearningTrainer
 
 from .conftest import ROOT
 from .processes import spawn
@@ -85,40 +79,15 @@ def test_what_cannot_be_nan_passes():
 
 
 @pytest.fixture
-def stage1(miniature, tmp_path):
-    """Return a function that makes a stage-1 trainer of four steps, saved at 2 and 4, with no log."""
-    scenes = load_dataset(str(miniature / "dataset"), split="train").select(range(16))
-    teacher, teacher_processor = load_model(str(miniature / "clip"))
-    targets = teacher_embeddings(
-        scenes, teacher, teacher_processor.tokenizer, cache_dir=str(tmp_path / "cache")
-    )
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+def stage1(stage1):
+    """Return a function that makes a trainer of four steps, saved at 2 and 4, with no log."""
+    short = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 100}
 
-    def stage1(**given):
+    def seeded(**given):
         torch.manual_seed(0)
-        model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
-        freeze_all_but(model, ["text_model"])
-        arguments = TeacherLearningArguments(
-            output_dir=str(tmp_path / "out"),
-            teacher_name_or_path="",
-            text_encoder_name_or_path="",
-            dataset="",
-            use_cpu=True,
-            disable_tqdm=True,
-            max_steps=4,
-            per_device_train_batch_size=4,
-            **{"save_steps": 2, "save_strategy": "steps", "logging_steps": 100} | given,
-        )
-        trainer = TeacherLearningTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=CaptionExamples(scenes, ["en", "zh"], "target", inputs=targets),
-            data_collator=Collator(tokenizer, 77),
-            processing_class=AltCLIPProcessor(teacher_processor.image_processor, tokenizer),
-        )
-        return trainer, arguments
+        return stage1(**short | given)
 
-    return stage1
+    return seeded
 
 
 class At(TrainerCallback):

@@ -3,58 +3,14 @@
 import pytest
 import torch
 from datasets import load_dataset
-from transformers import AutoModel, AutoProcessor, AutoTokenizer
+from transformers import AutoModel, AutoProcessor
 
 from benchmarks.encoder import Encoder
 from benchmarks.retrieval import evaluate_retrieval
 from common.errors import InputError
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
-from training.arguments import TeacherLearningArguments
-from training.data.examples import CaptionExamples, Collator
-from training.data.tower_cache import teacher_embeddings
-from training.freezing import freeze_all_but
 from training.lifecycle import train
-from training.trainers import TeacherLearningTrainer
-
-
-@pytest.fixture
-def stage1(miniature, tmp_path):
-    """Return a function that makes a stage-1 trainer of two steps, which saves a checkpoint at the first."""
-    scenes = load_dataset(str(miniature / "dataset"), split="train").select(range(16))
-    teacher, teacher_processor = load_model(str(miniature / "clip"))
-    targets = teacher_embeddings(
-        scenes, teacher, teacher_processor.tokenizer, cache_dir=str(tmp_path / "cache")
-    )
-    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
-
-    def stage1(**given):
-        model = AltCLIPModel.from_teacher(str(miniature / "clip"), str(miniature / "text_encoder"))
-        freeze_all_but(model, ["text_model"])
-        arguments = TeacherLearningArguments(
-            output_dir=str(tmp_path / "out"),
-            teacher_name_or_path="",
-            text_encoder_name_or_path="",
-            dataset="",
-            use_cpu=True,
-            disable_tqdm=True,
-            max_steps=2,
-            # One checkpoint in the midst of the training, and one at its end.
-            save_steps=1,
-            save_strategy="steps",
-            per_device_train_batch_size=8,
-            **given,
-        )
-        trainer = TeacherLearningTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=CaptionExamples(scenes, ["en", "zh"], "target", inputs=targets),
-            data_collator=Collator(tokenizer, 77),
-            processing_class=AltCLIPProcessor(teacher_processor.image_processor, tokenizer),
-        )
-        return trainer, arguments
-
-    return stage1
 
 
 def test_a_checkpoint_loads_with_the_auto_classes_and_can_be_evaluated(stage1, miniature, tmp_path):
