@@ -6,6 +6,7 @@ import math
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -412,7 +413,8 @@ def _evaluate_task(
     """Evaluate one model on one task, in all languages with one pass over the images."""
     rows = read_rows(task, languages, arguments.limit, arguments.streaming)
     prompts = benchmark.prompts(task, languages, rows)
-    image_embeds, columns, digests = encoder.rows(rows)
+    with _named(task):
+        image_embeds, columns, digests = encoder.rows(rows)
     n_repeated = len(digests) - len(set(digests))
     if n_repeated and task.kind == "retrieval":
         logger.warning(
@@ -440,8 +442,10 @@ def _evaluate_task(
         "command": this_command(),
         "threads": torch.get_num_threads(),
     }
+    with _named(task):
+        scored = benchmark.score(encoder, image_embeds, columns, task, prompts)
     found = []
-    for language, outcomes in benchmark.score(encoder, image_embeds, columns, task, prompts).items():
+    for language, outcomes in scored.items():
         counted = [digests[row] for row in outcomes.rows.tolist()]
         outcomes = replace(outcomes, digests=shorten(counted))
         result = Result(
@@ -455,6 +459,15 @@ def _evaluate_task(
         )
         found.append((result, outcomes))
     return found
+
+
+@contextmanager
+def _named(task: Task) -> Iterator[None]:
+    """Name the task and its dataset in an error about their rows."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"task {task.name!r} of dataset {task.dataset!r}: {error}") from error
 
 
 def _definition_of(task: Task, benchmark: Benchmark) -> dict:

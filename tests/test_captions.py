@@ -140,7 +140,7 @@ def test_every_form_is_read_to_the_same(columns, features, languages, expected):
     form = find_form(rows.features, "pictures", languages=languages)
     assert [read_captions(row, form) for row in rows] == expected
 
-    given = with_captions(with_image(rows, "pictures"), form)
+    given = with_captions(with_image(rows, "pictures"), form, "pictures")
     assert given.column_names == ["image", "captions"]
     available = list(given.features["captions"])
     assert available == sorted(set().union(*expected))
@@ -214,13 +214,13 @@ def test_lists_of_unequal_length_are_refused():
     columns = {"captions": [["key"], ["dog", "bell"], []], "language": [["en"], ["en"], []]}
     rows = made(columns, {"captions": TEXTS, "language": TEXTS})
     with pytest.raises(InputError, match="a row has 1 languages, en, and 2 texts: fix it"):
-        with_captions(rows, find_form(rows.features, "pictures"))
+        with_captions(rows, find_form(rows.features, "pictures"), "pictures")
 
 
 def test_a_language_without_any_text_has_a_place():
     captions = [{"en": "key", "zh": None}] * 3
     rows = made({"captions": captions}, {"captions": {"en": TEXT, "zh": Value("null")}})
-    given = with_captions(rows, find_form(rows.features, "pictures"))
+    given = with_captions(rows, find_form(rows.features, "pictures"), "pictures")
     assert CaptionExamples(given, ["en", "zh"], "image").skipped == {"empty": 3}
 
 
@@ -231,7 +231,7 @@ def test_what_is_no_text_is_refused(value):
     rows = made({"captions": [{"en": "a"}, value, {"en": "b"}]}, {"captions": Json()})
     message = "column 'captions' has .* in a row, (which is no text|and no {language: text})"
     with pytest.raises(InputError, match=message):
-        with_captions(rows, find_form(rows.features, "pictures"))
+        with_captions(rows, find_form(rows.features, "pictures"), "pictures")
 
 
 def test_the_one_column_of_images_is_found():

@@ -227,7 +227,7 @@ def test_tasks_take_any_spelling(pictures, tmp_path):
 
 def captions_of(rows, languages=None):
     form = find_form(rows.features, "data", None, languages)
-    return with_captions(rows.add_column("image", [0] * len(rows)), form)["captions"][:]
+    return with_captions(rows.add_column("image", [0] * len(rows)), form, "data")["captions"][:]
 
 
 def test_captions_of_any_form_get_canonical_codes():

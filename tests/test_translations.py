@@ -328,7 +328,7 @@ def test_captions_of_other_forms_are_read(given, tmp_path, columns, features, fl
     assert rows.column_names == ["image", "captions"]
     assert [caption["en"] for caption in rows["captions"]] == english
     expected = sorted(sum(english, []), key=by_length_and_alphabet)
-    assert distinct_sentences([rows, rows], "en") == expected
+    assert distinct_sentences([rows, rows], "en", "pictures") == expected
 
 
 def test_images_in_files_are_written_into_the_dataset(given, tmp_path):
@@ -369,9 +369,9 @@ def test_captions_that_cannot_be_translated_are_refused(given):
         read_split(given(target_languages=["es", "zh"]), "train")
     with pytest.raises(InputError, match="have no fr: choose from en zh"):
         read_split(given(source_language="fr"), "train")
-    with pytest.raises(InputError, match="no caption in en to translate"):
+    with pytest.raises(InputError, match="dataset 'pictures' has no caption in en to translate: give other"):
         # The third image has no English.
-        distinct_sentences([read_split(given(), "train").select([2])], "en")
+        distinct_sentences([read_split(given(), "train").select([2])], "en", "pictures")
 
 
 def test_a_language_that_the_model_has_no_token_for_is_refused(given, translator):

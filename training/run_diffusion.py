@@ -41,6 +41,7 @@ def main(arguments: DiffusionArguments) -> None:
     rows = decoded(rows)
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
     examples = CaptionExamples(rows, languages, "image")
+    examples.check_any(arguments.dataset)
     # sample_size is that of the latents.
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     collator = DiffusionCollator(tokenizer, size, tokenizer.model_max_length)

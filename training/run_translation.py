@@ -33,7 +33,7 @@ def main(arguments: TranslationArguments) -> None:
 
     # "train[:100]" is saved as "train"
     splits = {split.partition("[")[0]: read_split(arguments, split) for split in arguments.splits}
-    sentences = distinct_sentences(list(splits.values()), arguments.source_language)
+    sentences = distinct_sentences(list(splits.values()), arguments.source_language, arguments.dataset)
     translations = {}
     made_by = {}
     for language in arguments.target_languages:

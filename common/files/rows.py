@@ -40,7 +40,7 @@ def load_rows(
         allow_outside: open images and data files outside of the dataset as well, see `outside`.
 
     Raises:
-        InputError: no such folder, dataset or split, or a column is missing.
+        InputError: no such folder, dataset or split, a column is missing, or there are no rows.
     """
     check_folder("dataset", dataset)
     with readable_rows(dataset, split):
@@ -92,6 +92,8 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
             return odd
 
     said = one_line(error.__cause__ or error)
+    if said.endswith("corresponds to no data!"):  # `Instruction "train[:0]" corresponds to no data!`
+        return "it has no rows, give another split, or data"
     if folder.is_dir() and _WILDCARDS & set(dataset):
         wildcards = " ".join(sorted(_WILDCARDS))
         said += f" (`datasets` takes {wildcards} in a folder's name for wildcards: rename it)"

@@ -228,7 +228,7 @@ def load_captioned(
         InputError: there is no such dataset or split; or as `with_image`, `find_form` and `gather_captions`.
     """
     rows = with_image(load_rows(dataset, split, [], allow_outside=allow_outside), dataset)
-    return with_captions(rows, find_form(rows.features, dataset, text_column, languages))
+    return with_captions(rows, find_form(rows.features, dataset, text_column, languages), dataset)
 
 
 def decoded(rows: Dataset) -> Dataset:
@@ -236,7 +236,7 @@ def decoded(rows: Dataset) -> Dataset:
     return rows.cast_column("image", Image())
 
 
-def with_captions(rows: Dataset, form: Form) -> Dataset:
+def with_captions(rows: Dataset, form: Form, dataset: str) -> Dataset:
     """Return rows of `image` and `captions`, `{language: [text, ...]}`. Images are not read.
 
     Raises:
@@ -247,7 +247,7 @@ def with_captions(rows: Dataset, form: Form) -> Dataset:
         names = {language: language for language in form.available}
         captions = to_lists(rows, "captions", names)
     else:
-        captions = gather_captions(rows, form)
+        captions = gather_captions(rows, form, dataset)
     return concatenate_datasets([images, captions], axis=1)
 
 
@@ -311,7 +311,7 @@ def as_lists(texts: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, texts.drop_null())
 
 
-def gather_captions(rows: Dataset, form: Form) -> Dataset:
+def gather_captions(rows: Dataset, form: Form, dataset: str) -> Dataset:
     """Return rows of `captions` alone, `{language: texts}`, with a field for each language of any row.
 
     Raises:
@@ -325,7 +325,9 @@ def gather_captions(rows: Dataset, form: Form) -> Dataset:
         form = form._replace(names=named_languages(found, form.column))
     languages = form.available or list(form.names.values())
     if not languages:
-        raise InputError(f"column {form.column!r} has no text in any row")
+        raise InputError(
+            f"column {form.column!r} of {dataset!r} has no text in any row: give another split, or data"
+        )
 
     kinds = {language: List(Value("string")) for language in languages}
     return texts.map(

@@ -25,6 +25,7 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SiglipImag
 from transformers.image_processing_utils import BaseImageProcessor
 
 from common.embedding_cache import CachedColumn
+from common.errors import InputError
 from modeling_altclip.images_altclip import background_of, read_images
 from modeling_altclip.texts_altclip import tokenize
 
@@ -257,6 +258,18 @@ class CaptionExamples(TorchDataset):
             of_columns.append(characters * (n_tokens / n_characters))
         rows, columns = self.places.T
         return np.stack(of_columns, axis=1)[rows, columns]
+
+    def check_any(self, dataset: str) -> None:
+        """Check, before anything is made of them, that there are examples.
+
+        Raises:
+            InputError: no row has a text that can be trained on.
+        """
+        if not len(self):
+            raise InputError(
+                f"dataset {dataset!r} has no text in {' '.join(dict.fromkeys(self.columns))} to train on, "
+                f"{self.summary()}: name other languages, or give other data"
+            )
 
     def summary(self) -> str:
         skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items() if count)

@@ -51,7 +51,9 @@ def load_examples(
     rows = load_images(arguments, languages)
     views = ImageViews(rows, n_views)
     languages = check_languages(languages, list(rows.features["captions"]))
-    return CaptionExamples(rows, languages, "image", inputs=views, same=views.digests)
+    examples = CaptionExamples(rows, languages, "image", inputs=views, same=views.digests)
+    examples.check_any(arguments.dataset)
+    return examples
 
 
 def stream_images(arguments: PairArguments, languages: list[str] | None) -> ExampleStream:

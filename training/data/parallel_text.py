@@ -63,7 +63,8 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         skipped because they have no English.
 
     Raises:
-        InputError: a source is missing, of unknown form, or has no English; or no source is of the kinds.
+        InputError: a source is missing, of unknown form, or has no English; no row has an English text; or
+            no source is of the kinds.
 
     Example:
 
@@ -98,6 +99,8 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
 
     has_english = has_text(split_lists(caption_columns(rows)["en"])[0])
     n_skipped = int((~has_english).sum())
+    if n_skipped == len(rows):
+        raise InputError(f"dataset {dataset!r} has no English text in any row: give other rows")
     if n_skipped:
         rows = rows.select(has_english.nonzero()[0])
     return rows, n_skipped
@@ -219,7 +222,7 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
     if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
         if Path(data).stat().st_size == 0:
-            raise InputError(f"dataset {data!r} is empty")
+            raise InputError(f"dataset {data!r} is empty: give a file with texts")
     if suffix in TABLES:
         rows = read_table(data)
     elif suffix in BUILDERS:
@@ -231,7 +234,7 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
     else:
         rows = load_rows(data, split, [], name)
     if len(rows) == 0:
-        raise InputError(f"dataset {data!r} has no rows")
+        raise InputError(f"dataset {data!r} has no rows: give one with texts")
     return only_captions(rows, data)
 
 
@@ -297,12 +300,12 @@ def _from_captions(rows: Dataset, column: str, name: str) -> Dataset:
     """Return rows of `captions` from a column of `{language: text}`."""
     feature = rows.features[column]
     if isinstance(feature, Json):  # each row has keys of its own
-        return _refuse_several(gather_captions(rows, Form(column, None, None)), name)
+        return _refuse_several(gather_captions(rows, Form(column, None, None), name), name)
     if isinstance(feature, Translation):
         return to_lists(rows, column, named_languages(feature.languages, name))
     if all(isinstance(kind, Value) and is_text(kind) for kind in feature.values()):
         return to_lists(rows, column, named_languages(feature, name))
-    return _refuse_several(gather_captions(rows, by_keys(column, feature, name)), name)
+    return _refuse_several(gather_captions(rows, by_keys(column, feature, name), name), name)
 
 
 def _from_language_columns(rows: Dataset, name: str) -> Dataset:

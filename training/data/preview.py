@@ -144,7 +144,7 @@ def _take_first(rows: IterableDataset, dataset: str) -> list[dict]:
     except READING as error:
         raise InputError(f"dataset {dataset!r} cannot be read: {what_is_wrong(dataset, error)}") from error
     if not taken:
-        raise InputError(f"dataset {dataset!r} has no rows")
+        raise InputError(f"dataset {dataset!r} has no rows: give another split, or data")
     return taken
 
 

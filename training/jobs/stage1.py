@@ -54,6 +54,7 @@ def main(arguments: TeacherLearningArguments) -> None:
         sift=arguments.sift,
         max_characters=arguments.max_characters,
     )
+    examples.check_any(arguments.dataset)
     tokenizer.model_max_length = cut_length(arguments, model)
     collator = Collator(tokenizer, tokenizer.model_max_length)
     processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)

@@ -165,7 +165,7 @@ def read_split(arguments: TranslationArguments, split: str) -> Dataset:
     rows = load_rows(arguments.dataset, split, [], allow_outside=arguments.allow_outside_images)
     rows = with_image(rows, arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, [arguments.source_language])
-    captions = with_captions(rows, form).select_columns(["captions"])
+    captions = with_captions(rows, form, arguments.dataset).select_columns(["captions"])
 
     available = list(captions.features["captions"])
     existing = [language for language in arguments.target_languages if canonical(language) in available]
@@ -205,7 +205,7 @@ def _cut(texts: list[str], arguments: TranslationArguments) -> list[str]:
     return texts[: arguments.captions_per_image]
 
 
-def distinct_sentences(splits: list[Dataset], language: str) -> list[str]:
+def distinct_sentences(splits: list[Dataset], language: str, dataset: str) -> list[str]:
     """Return each distinct sentence once, the longest first.
 
     Batches then hold texts of similar length, and the first one is the largest: if the memory is too small,
@@ -221,7 +221,10 @@ def distinct_sentences(splits: list[Dataset], language: str) -> list[str]:
                 if text and not is_blank(text):
                     sentences.add(text)
     if not sentences:
-        raise InputError(f"there is no caption in {language} to translate")
+        raise InputError(
+            f"dataset {dataset!r} has no caption in {language} to translate: give other splits, or another "
+            "source_language"
+        )
     # Equal lengths in alphabetical order: a set has another order in each run.
     return sorted(sentences, key=lambda text: (-len(text), text))
 
