@@ -14,14 +14,22 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     "text,message",
     [
-        ("NaN", "is no JSON: NaN is no finite number: give one, or null"),
-        ('{"a": [-Infinity]}', "is no JSON: -Infinity is no finite number"),
-        ('{"a": 1e999}', "is no JSON: 1e999 is no finite number"),
+        ("NaN", "is no JSON, line 1, column 1: NaN is no finite number: give one, or null"),
+        ('{"a": [-Infinity]}', "is no JSON, line 1, column 8: -Infinity is no finite number"),
+        (
+            '{"a": 1,\n "NaN": "NaN \\" NaN",\r\n"b": [true, 1e999]}',
+            "is no JSON, line 3, column 13: 1e999 is no",
+        ),
+        ('[{"a": 1},\n {"b": {"a": 1}, "a": "b:", "b": 2}]', "is no JSON, line 2, column 29: the key 'b' is"),
+        (
+            '{"a": {"b": 1, "\\u0062": 2}, "a": 1}',
+            "is no JSON, line 1, column 16: the key 'b' is given twice",
+        ),
         (DEEP, "is nested too deeply to be read: make it flatter"),
         ('{"a": ' * 100_000, "is nested too deeply"),
-        ("9" * 5000, "is no JSON: Exceeds the limit"),
-        ('"\\ud83d"', r"is no JSON: a text has '\\ud83d', half of a character: delete it"),
-        ('{"\\uDE00": 1}', r"is no JSON: a text has '\\ude00', half of a character"),
+        ("[\n" + "9" * 5000 + "]", "is no JSON, line 2, column 1: Exceeds the limit"),
+        ('"\\ud83d"', r"is no JSON, line 1, column 1: a text has '\\ud83d', half of a character: delete it"),
+        ('{"\\uDE00": 1}', r"is no JSON, line 1, column 2: a text has '\\ude00', half of a character"),
         ("", "is no JSON: Expecting value: line 1"),
         ("{'a': 1}", "is no JSON: .*: line 1"),
         (b"\xff{}", "is no JSON: 'utf-8' codec can't decode"),

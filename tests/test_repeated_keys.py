@@ -59,26 +59,29 @@ def test_tasks_are_refused(tmp_path):
         load_task(str(tmp_path / "t.yaml"))
 
 
-@pytest.mark.parametrize("text", ['{"en": [1], "fr": [2], "en": [3]}', '{"a": [{"en": 1, "en": 1}]}'])
-def test_of_json_the_file_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    "text,column", [('{"en": [1], "fr": [2], "en": [3]}', 24), ('{"a": [{"en": 1, "en": 1}]}', 18)]
+)
+def test_of_json_the_file_is_named(tmp_path, text, column):
     path = tmp_path / "n.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=f"^file '.*n.json' is no JSON: {TWICE} in one object: delete one$"):
+    message = f"^file '.*n.json' is no JSON, line 1, column {column}: {TWICE} in one object: delete one$"
+    with pytest.raises(InputError, match=message):
         read_json(path, "file")
 
 
 def test_class_names_and_sentences_are_refused(tmp_path):
     path = tmp_path / "n.json"
     path.write_text('{"en": ["a {}"], "en": ["b {}"]}')
-    with pytest.raises(InputError, match=f"n.json' is no JSON: {TWICE}"):
+    with pytest.raises(InputError, match=f"n.json' is no JSON, line 1, column [0-9]+: {TWICE}"):
         load_class_names(str(path), ["en"])
-    with pytest.raises(InputError, match=f"n.json' is no JSON: {TWICE}"):
+    with pytest.raises(InputError, match=f"n.json' is no JSON, line 1, column [0-9]+: {TWICE}"):
         load_templates(str(path), "en")
 
 
 def test_of_models_of_languages_too():
     models = '{"en": "a", "en": "b"}'
-    with pytest.raises(InputError, match=f"models is no JSON: {TWICE}"):
+    with pytest.raises(InputError, match=f"models is no JSON, line 1, column [0-9]+: {TWICE}"):
         TranslationArguments(
             dataset="x",
             splits=["train"],
@@ -107,7 +110,7 @@ def test_a_list_in_many_lines_is_refused(tmp_path):
     path = tmp_path / "a.json"
     # One list over several lines has no row's line to name.
     path.write_text(f"[\n{WHOLE},\n{HALF}]")
-    with pytest.raises(InputError, match=f"a.json': {TWICE}"):
+    with pytest.raises(InputError, match=f"a.json', line 4, column 26: {TWICE}"):
         load_parallel_text(str(path), "train")
     path.write_text(json.dumps([json.loads(WHOLE)] * 2, indent=1))
     assert len(load_parallel_text(str(path), "train")[0]) == 2

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,10 @@ from ..errors import InputError
 from .endings import JSON, suffix_of
 from .text_files import read_text
 
+# Texts, of which those before a colon are keys; numbers and words; and the brackets around objects and lists.
+_TOKENS = re.compile(
+    r'(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")(?P<is_key>\s*:)?|(?P<word>[-+.\w]+)|(?P<bracket>[][{}])', re.DOTALL
+)
 # Lines of a file that are checked. A program that repeats a key does so in most lines, and all lines of a
 # corpus would take a minute for each GB.
 _CHECKED_LINES = 10_000
@@ -44,23 +49,58 @@ def parse_json(text: str | bytes, origin: str) -> object:
 
     Raises:
         InputError: it is no JSON, repeats a key of an object, is nested too deeply to be read, or has a
-            number that is not finite, or half of a character.
+            number that is not finite, or half of a character; the message names the line and the column.
     """
-    try:
-        if isinstance(text, bytes):
+    if isinstance(text, bytes):
+        try:
             text = text.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{origin} is no JSON: {error}") from error
+    try:
         content = json.loads(
             text,
             object_pairs_hook=unique_keys,
-            parse_constant=_finite_number,
-            parse_float=_finite_number,
+            **_NUMBERS,
         )
         _refuse_half_characters(text, content)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InputError(f"{origin} is no JSON: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{origin} is no JSON, {_first_refused(text)}") from error
     except RecursionError as error:
         raise InputError(f"{origin} is nested too deeply to be read: make it flatter") from error
     return content
+
+
+def _first_refused(text: str) -> str:
+    """Find the first value or key that is refused in a text of JSON, and say where it is and what is wrong.
+
+    Python's reader calls its hooks without a place.
+    """
+    keys = [set()]  # of each object that is open; those of a list stay empty
+    for token in _TOKENS.finditer(text):
+        if token["bracket"]:
+            if token["bracket"] in "[{":
+                keys.append(set())
+            else:
+                keys.pop()
+            continue
+        try:
+            value = json.loads(token["text"] or token["word"], **_NUMBERS)
+            _refuse_half_characters(token[0], value)
+        except ValueError as error:
+            return f"{_place(text, token.start())}: {error}"
+        if token["is_key"]:
+            if value in keys[-1]:
+                return f"{_place(text, token.start())}: {_said_of_repeated(value)}"
+            keys[-1].add(value)
+    raise AssertionError("nothing is refused")
+
+
+def _place(text: str, position: int) -> str:
+    """Name the line and the column of a character, both from 1."""
+    before = text[:position]
+    return f"line {before.count(chr(10)) + 1}, column {position - before.rfind(chr(10))}"
 
 
 def _finite_number(text: str) -> float:
@@ -73,6 +113,9 @@ def _finite_number(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is no finite number: give one, or null")
     return number
+
+
+_NUMBERS = {"parse_constant": _finite_number, "parse_float": _finite_number}
 
 
 def _refuse_half_characters(text: str, content: object) -> None:
@@ -99,8 +142,12 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) < len(pairs):
         repeated = _first_repeated([key for key, _ in pairs])
-        raise ValueError(f"the key {repeated!r} is given twice in one object: delete one")
+        raise ValueError(_said_of_repeated(repeated))
     return content
+
+
+def _said_of_repeated(key: str) -> str:
+    return f"the key {key!r} is given twice in one object: delete one"
 
 
 def _first_repeated(keys: list[str]) -> str:
@@ -151,13 +198,14 @@ def _check_whole(path: str) -> None:
     """Check a file that is one object or list."""
     with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig") as file:
         try:
-            json.load(file, object_pairs_hook=unique_keys)
+            text = file.read()
+            json.loads(text, object_pairs_hook=unique_keys)
         except (json.JSONDecodeError, UnicodeDecodeError):
             return
         except RecursionError as error:
             raise InputError(f"{path!r} is nested too deeply: make it flatter") from error
         except ValueError as error:
-            raise InputError(f"{path!r}: {error}") from error
+            raise InputError(f"{path!r}, {_first_refused(text)}") from error
 
 
 def holds_rows(path: Path) -> bool:

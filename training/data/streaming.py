@@ -19,10 +19,12 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from common.errors import InputError
 from common.files.image_folders import source_of
+from common.files.json_files import parse_json
 from common.files.left_out_files import refuse_left_out
 from common.files.outside import keep_inside, source_of_builder
 from common.files.rows import find_builder, readable_rows
 from common.files.tars import of_tars
+from common.files.text_files import lines_of
 from common.images import path_of
 from common.paths import check_folder
 
@@ -134,9 +136,12 @@ class ExampleStream(TorchIterableDataset):
         self.seed = seed
 
     def __iter__(self) -> Iterator[dict]:
-        lines = self.report.read_text("utf-8").splitlines() if self.report.exists() else []
+        lines = lines_of(self.report) if self.report.exists() else []
         # Bad rows that an earlier run or pass has reported already
-        self.named = {(line["file"], line["row"]) for line in map(json.loads, lines)}
+        self.named = set()
+        for number, line in enumerate(lines, start=1):
+            bad = parse_json(line, f"{self.report}, line {number},")
+            self.named.add((bad["file"], bad["row"]))
         for number in count():
             empty = True
             for row in self.one_pass(number):

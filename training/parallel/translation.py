@@ -385,7 +385,7 @@ def _read_translations(path: Path, made_by: dict, source: str, target: str) -> d
     known = {}
     # Bytes split at line ends alone; text would also split at separators inside a sentence, such as U+2028.
     for number, line in enumerate(complete.splitlines(), start=1):
-        pair = parse_json(line, f"{path}, line {number}")
+        pair = parse_json(line, f"{path}, line {number},")
         if not fits(pair, dict[str, str]) or pair.keys() != {source, target}:
             raise InputError(
                 f"{path}, line {number} is no text in {source!r} with its translation: delete the line"
