@@ -4,6 +4,7 @@ They are written last: files that they describe are complete, and on the disk. A
 programs write it, is loaded unchecked.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -295,18 +296,31 @@ def _write(folder: Path, written: dict[str, dict], kept: dict[str, dict]) -> Non
         unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _synchronize(unfinished)
         for one in folders:
-            _synchronize(one)
+            synchronize_folder(one)
         os.replace(unfinished, folder / CHECKSUMS)
     except OSError:  # a full disk
         unfinished.unlink(missing_ok=True)
         raise
-    _synchronize(folder)
+    synchronize_folder(folder)
+
+
+def synchronize_folder(folder: Path) -> None:
+    """Have the system write the names of a folder's files to the disk, so that a power cut takes none.
+
+    It is left out where that cannot be asked for: Windows opens no folders, and some file systems of networks
+    and containers refuse.
+    """
+    if _IS_WINDOWS:
+        return
+    try:
+        _synchronize(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
 
 
 def _synchronize(path: Path) -> None:
     """Have the system write a file, or the list of a folder's files, to the disk."""
-    if path.is_dir() and _IS_WINDOWS:
-        return  # Windows opens no folders
     # Windows synchronizes only what is opened for writing; elsewhere a file may be read-only.
     descriptor = os.open(path, os.O_RDWR if _IS_WINDOWS else os.O_RDONLY)
     try:
@@ -329,5 +343,6 @@ __all__ = [
     "has_checksums",
     "keep_checksums",
     "read_checksums",
+    "synchronize_folder",
     "write_checksums",
 ]

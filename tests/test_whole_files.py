@@ -1,7 +1,9 @@
 """A file that is written whole is the old one or the new one, and nothing else is left in its folder."""
 
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import pytest
 
 from common.files.whole_files import write_text, written_whole
 from common.processes import host
+from modeling_altclip.checksums_altclip import find_damages, write_checksums
 
 from .conftest import ROOT
 
@@ -115,6 +118,38 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     os.utime(tmp_path / old, (0, time.time() - 2 * 24 * 60 * 60))
     write_text(tmp_path / "a", "")
     assert names(tmp_path) == sorted([*kept, "a"])
+
+
+@pytest.fixture
+def refuse_folders(monkeypatch):
+    """Return a function that lets folders be synchronized with an error from now on."""
+    original = os.fsync
+
+    def refuse_folders(number):
+        def synchronize(descriptor):
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(number, os.strerror(number))
+            original(descriptor)
+
+        monkeypatch.setattr(os, "fsync", synchronize)
+
+    return refuse_folders
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_disk_that_synchronizes_no_folders_is_written_to(tmp_path, refuse_folders, number):
+    (tmp_path / "config.json").write_text("{}")
+    refuse_folders(number)
+    write_text(tmp_path / "a", "text")
+    write_checksums(tmp_path)
+    assert find_damages(tmp_path) == []
+    assert names(tmp_path) == ["a", "checksums.json", "config.json"]
+
+
+def test_a_disk_that_fails_to_synchronize_a_folder_is_an_error(tmp_path, refuse_folders):
+    refuse_folders(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        write_text(tmp_path / "a", "text")
 
 
 def test_file_and_folder_are_on_the_disk_before_the_end(tmp_path, monkeypatch):

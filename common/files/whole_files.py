@@ -15,6 +15,8 @@ from uuid import uuid4
 
 import psutil
 
+from modeling_altclip.checksums_altclip import synchronize_folder
+
 from ..processes import host
 
 _DAY = 24 * 60 * 60  # seconds
@@ -45,7 +47,7 @@ def written_whole(path: str | Path, folder: Path | None = None) -> Iterator[Bina
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        synchronize_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -71,17 +73,6 @@ def _remove_abandoned(folder: Path) -> None:
         with suppress(FileNotFoundError, PermissionError):
             if is_dead or time.time() - path.stat().st_mtime > _DAY:
                 path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the folder's list of names is on the disk: after a power cut the file has its name."""
-    if os.name != "posix":  # Windows cannot open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = ["write_text", "written_whole"]
