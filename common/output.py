@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from .errors import InputError
+from .typed import shorten
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save, numpy and Rust keep no errno, and say this of a short write.
@@ -29,8 +30,11 @@ def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> No
     """Check that a folder can be made and written to, before work begins; nothing is made.
 
     Raises:
-        InputError: it or a folder above it is a file, or cannot be written to.
+        InputError: it is empty, which would be the working directory, or no name of a folder; it or a folder
+            above it is a file, or cannot be written to.
     """
+    if not str(output_dir).strip() or "\0" in str(output_dir):
+        raise InputError(f"{argument} is {str(output_dir)!r}: give the name of a folder")
     existing = _nearest_existing(output_dir)
     if not existing.is_dir():
         is_itself = existing == Path(output_dir).absolute()
@@ -40,6 +44,11 @@ def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> No
         raise InputError(
             f"{argument} {str(output_dir)!r} cannot be written to, since {str(existing)!r} is read-only or "
             "another user's: give another folder"
+        )
+    longest = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if any(len(part.encode("utf-8", "surrogatepass")) > longest for part in Path(output_dir).parts):
+        raise InputError(
+            f"{argument} {shorten(str(output_dir))} has a name of more than {longest} bytes: shorten it"
         )
 
 
@@ -122,7 +131,7 @@ def _named_in(error: BaseException) -> str:
 def _nearest_existing(folder: str | Path) -> Path:
     """Return the folder, or the lowest one above it that exists."""
     existing = Path(folder).absolute()
-    while not existing.exists():
+    while not os.path.exists(existing):  # `Path.exists` raises an error for a name that is too long
         existing = existing.parent
     return existing
 

@@ -17,8 +17,8 @@ def check_folder(what: str, name_or_path: str) -> None:
     if not name_or_path.strip():
         raise InputError(f"{what} is {name_or_path!r}: give a folder, or a Hub id like 'org/name'")
     path = Path(name_or_path)
-    looks_local = path.is_absolute() or len(path.parts) != 2 or os.path.isdir(path.parts[0])
     # Not the methods of Path, which raise an error for a name that is too long.
+    looks_local = path.is_absolute() or len(path.parts) != 2 or os.path.isdir(path.parts[0])
     if looks_local and not os.path.exists(path):
         raise InputError(
             f"{what} {name_or_path!r} does not exist: "

@@ -14,12 +14,15 @@ from benchmarks.report.selection import ReportArguments
 from benchmarks.report.tables import TableArguments
 from benchmarks.results import Result, format_table, model_name, path_of
 from benchmarks.tasks.class_names import load_class_names
-from benchmarks.tasks.loading import FOLDER
+from benchmarks.tasks.loading import FOLDER, load_task
 from benchmarks.tasks.templates import load_templates
 from benchmarks.tasks.text_lists import SETS
 from common.errors import InputError
 from common.files.names import file_name
+from common.files.rows import load_rows
 from common.markdown import code_block, markdown_text
+from common.models.loading import load_model
+from common.output import check_output_dir
 from common.paths import check_folder
 from model_cards.card import Facts, render_card
 from model_cards.stages import Origin
@@ -354,3 +357,37 @@ def test_a_report_shows_hostile_names_as_text(task, tmp_path):
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
     if task.isprintable() and len(task) < 100:
         assert {cell.removeprefix("'") for cell in cells} == {task}
+
+
+TOO_LONG = ["x" * 5000, "x/" * 3000, "/" + "x" * 300]
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_a_name_that_no_file_can_have_is_refused_as_one_that_is_not_there(tmp_path, name):
+    """The system answers with an error of its own where it is asked whether such a file exists."""
+    with pytest.raises(InputError, match="dataset '.*' does not exist"):
+        load_rows(name, "train", [])
+    with pytest.raises(InputError, match="model '.*' does not exist"):
+        load_model(name)
+    columns = {"image": "image", "label": "label"}
+    given = {
+        "kind": "zero_shot",
+        "dataset": name,
+        "split": "test",
+        "columns": columns,
+        "metric": "accuracy@1",
+    }
+    file = tmp_path / "own.yaml"
+    file.write_text(json.dumps(given | {"class_names": f"{name}.json", "templates": f"{name}.json"}))
+    task = load_task(str(file))
+    assert (task.dataset, task.class_names) == (name, f"{name}.json")
+    with pytest.raises(InputError, match="file '.*' does not exist"):
+        load_class_names(task.class_names, ["en"])
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0b", *TOO_LONG[:1], "new/" + "x" * 300])
+def test_a_name_that_no_folder_can_have_is_refused_before_any_work(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="output_dir .*: (give the name of a folder|shorten it)"):
+        check_output_dir(name)
+    assert not list(tmp_path.iterdir())

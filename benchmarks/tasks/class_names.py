@@ -7,6 +7,7 @@ speaker has proofread them.
 
 import ast
 import importlib.util
+import os
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -116,7 +117,7 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
     if name == OURS:
         # altclip:imagenet -> class_names/imagenet.json; an unknown key is refused when the names are read
         name, key = str(NAMES / f"{file_name(key or '')}.json"), None
-    if not (name.endswith(".json") and Path(name).exists()):
+    if not (name.endswith(".json") and os.path.exists(name)):
         return ["en"]
     lists = read_languages(Path(name))
     keyed = []

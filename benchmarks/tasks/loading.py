@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from pathlib import Path
 
 from common.errors import InputError
@@ -82,7 +83,8 @@ def _check_keys(given: dict, file: str) -> None:
 def _resolve_paths(task: Task) -> None:
     """Replace paths that exist beside the task's file by the paths from the working directory."""
     folder = Path(task.file).parent
-    if (folder / task.dataset).exists():
+    # Not the methods of Path, which raise an error for a name that is too long.
+    if os.path.exists(folder / task.dataset):
         task.dataset = str(folder / task.dataset)
     task.templates = _resolve_source(task.templates, folder)
     if isinstance(task.class_names, dict):
@@ -98,6 +100,6 @@ def _resolve_source(source: str | list[str] | None, folder: Path) -> str | list[
     if not isinstance(source, str):
         return source
     name, _ = split_source(source)
-    if name.endswith(".json") and (folder / name).is_file():
+    if name.endswith(".json") and os.path.isfile(folder / name):
         return str(folder / source)
     return source

@@ -177,7 +177,7 @@ def refuse_missing(rows: Dataset, dataset: str) -> None:
         are_files = chunk.field("bytes").is_null().to_pylist()
         for path, is_file in zip(paths, are_files):
             # Paths in zips and on the Hub have a scheme, as in `zip://`.
-            if is_file and path is not None and "://" not in path and not Path(path).is_file():
+            if is_file and path is not None and "://" not in path and not os.path.isfile(path):
                 missing.append(path)
     if missing:
         raise InputError(

@@ -3,6 +3,7 @@
 A model of another kind, or one that cannot be read, raises an `InputError` of one line.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,7 +129,7 @@ def check_kind(argument: str, name_or_path: str, kind: Kind) -> PreTrainedConfig
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if not kind.fits(config):
         # sentence-transformers writes modules.json.
-        is_sentence_encoder = Path(name_or_path, "modules.json").exists()
+        is_sentence_encoder = os.path.exists(Path(name_or_path, "modules.json"))
         what = "sentence encoder" if is_sentence_encoder else "model"
         raise InputError(
             f"{argument} {name_or_path!r} is a {what} of the type {config.model_type!r}: give {kind.name}"

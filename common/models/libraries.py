@@ -1,7 +1,7 @@
 """Load models of other libraries, named as `LIBRARY:NAME`."""
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from pickle import UnpicklingError
 
 from ..errors import InputError
@@ -76,5 +76,5 @@ def library_of(name_or_path: str) -> str | None:
     "open_clip:ViT-B-32/openai" -> "open_clip"
     """
     library, colon, _ = name_or_path.partition(":")
-    is_prefix = colon and len(library) > 1 and not Path(name_or_path).exists()
+    is_prefix = colon and len(library) > 1 and not os.path.exists(name_or_path)
     return library if is_prefix else None

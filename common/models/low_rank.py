@@ -1,6 +1,7 @@
 """Find the base model of a LoRA, or of another adapter of peft, and merge the adapter into it."""
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _CONFIG = "adapter_config.json"  # what peft calls it
 
 def is_low_rank(name_or_path: str) -> bool:
     """Check that this is the folder of a LoRA."""
-    return Path(name_or_path, _CONFIG).is_file()
+    return os.path.isfile(Path(name_or_path, _CONFIG))
 
 
 def base_of(name_or_path: str, argument: str = "model") -> str:
