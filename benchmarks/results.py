@@ -18,10 +18,11 @@ from common.files.names import file_name
 from common.files.whole_files import write_text
 from common.images import digest_of
 from common.markdown import markdown_text
-from common.typed import check_types
+from common.typed import check_types, shorten
 
 from .outcomes import Outcomes, load_outcomes
 
+_KINDS = ("retrieval", "zero_shot")
 _WIDEST = 1000  # characters that the cells of a column are padded to at most
 logger = logging.getLogger(__name__)
 
@@ -279,21 +280,20 @@ def _check_names(record: object) -> None:
 
 
 def _check_values(record: dict) -> None:
-    """Check that the main metric is there, and that metrics and intervals have values that there can be.
+    """Check the kind, that the main metric is there, and that metrics and intervals have possible values.
 
     Raises:
         ValueError: it is not, or one has not.
     """
+    if record["kind"] not in _KINDS:
+        raise ValueError(f"kind is {shorten(record['kind'])}; there are {' and '.join(_KINDS)}")
     for name in ("n", record["metric"]):
         if name not in record["metrics"]:
             raise ValueError(f"metrics lack {name[:40]!r}")
     for name, value in record["metrics"].items():
         _check_metric(name, value, f"metrics[{name!r}]")
     for name, interval in record.get("intervals", {}).items():
-        if len(interval) != 2 or interval[0] > interval[1]:
-            raise ValueError(f"intervals[{name!r}] is {interval}, which is not [low, high]")
-        for value in interval:
-            _check_metric(name, value, f"intervals[{name!r}]")
+        _check_interval(name, interval)
     for name in ("limit", "n_rows", "threads"):
         value = record.get(name)
         if value is not None and value < 0:
@@ -301,6 +301,14 @@ def _check_values(record: dict) -> None:
     checksums = record.get("checksums")
     if checksums is not None and (checksums.keys() != {"result", "outcomes"} or checksums["result"] is None):
         raise ValueError("checksums must have result and outcomes")
+
+
+def _check_interval(name: str, interval: list[float]) -> None:
+    """Check one interval, `[low, high]`, of a metric."""
+    if len(interval) != 2 or interval[0] > interval[1]:
+        raise ValueError(f"intervals[{name!r}] is {interval}, which is not [low, high]")
+    for value in interval:
+        _check_metric(name, value, f"intervals[{name!r}]")
 
 
 def _check_metric(name: str, value: float, place: str) -> None:
