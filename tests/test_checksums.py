@@ -27,7 +27,7 @@ from modeling_altclip import (
 )
 from modeling_altclip.checkpoint_altclip import IncompleteCheckpointError
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, write_checksums
-from training.checkpoints import last_complete_checkpoint
+from training.checkpoints import last_complete_checkpoint, mark_unfinished
 from training.lifecycle import train
 
 from .conftest import ROOT
@@ -491,6 +491,18 @@ def test_a_checkpoint_that_was_never_complete_is_removed(run):
         (folder / "checkpoint-2" / name).unlink()
     with pytest.warns(UserWarning, match="checkpoint-2 has no readable trainer_state.json.*: it is removed"):
         assert resume() == uninterrupted
+    assert not list(folder.glob("damaged-*"))
+
+
+def test_a_checkpoint_with_the_mark_of_a_killed_run_is_removed(run):
+    resume, folder = run
+    uninterrupted = (folder / "checkpoint-2" / WEIGHTS).read_bytes()
+    assert not list(folder.rglob("*.tmp"))
+    mark_unfinished(folder / "checkpoint-2")
+    assert last_complete_checkpoint(str(folder)) == str(folder / "checkpoint-1")
+    with pytest.warns(UserWarning, match="checkpoint-2 was not saved to its end: it is removed"):
+        assert resume() == uninterrupted
+    assert not list(folder.rglob("*.tmp"))
     assert not list(folder.glob("damaged-*"))
 
 

@@ -10,6 +10,7 @@ import pytest
 from common.errors import InputError
 from common.output import is_full
 from training.arguments import TeacherArguments, TeacherLearningArguments
+from training.checkpoints import mark_unfinished
 from training.output_folder import claim, claim_data, count_checkpoints, saving
 
 from .conftest import ROOT
@@ -217,6 +218,15 @@ def test_each_setting_that_differs_is_named_and_refused(begun, changed):
     for name, value in changed.items():
         assert re.search(rf"{name} was .* began, and is {re.escape(repr(value))} now", str(caught.value))
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_killed_run_began_to_save_is_removed(begun, tmp_path):
+    folder = tmp_path / "out"
+    mark_unfinished(folder / "checkpoint-2")
+    (folder / "checkpoint-4").mkdir()  # of somebody else
+    with pytest.warns(UserWarning, match="checkpoint-2 was not saved to its end: it is removed"):
+        claim(begun())
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
 def test_other_data_under_the_same_name_is_refused(begun):

@@ -19,6 +19,27 @@ from .arguments import StageArguments
 from .monitoring import find_not_finite_in
 
 _STATE = "trainer_state.json"
+# An empty file that lies in a checkpoint until its checksums are written.
+_UNFINISHED = "unfinished.tmp"
+
+
+def mark_unfinished(checkpoint: Path) -> None:
+    """Make the folder of a checkpoint that is going to be saved, with the mark that a killed run leaves."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / _UNFINISHED).touch()
+
+
+def mark_finished(checkpoint: Path) -> None:
+    """Say that a checkpoint is complete, with its checksums."""
+    (checkpoint / _UNFINISHED).unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the checkpoints that a run began to save and did not finish, with a warning."""
+    for checkpoint in _all_checkpoints(folder):
+        if (checkpoint / _UNFINISHED).exists():
+            shutil.rmtree(checkpoint)
+            warnings.warn(f"{checkpoint} was not saved to its end: it is removed", stacklevel=2)
 
 
 def checkpoint_to_resume(arguments: StageArguments, model: PreTrainedModel) -> str:
@@ -92,7 +113,8 @@ def _named(folder: Path, name: str, n_processes: int) -> Path:
 def _put_aside(damages: dict[Path, str]) -> None:
     """Rename damaged checkpoints, remove those that were never complete, and warn of each."""
     for checkpoint, damage in damages.items():
-        if has_checksums(checkpoint) or _read_step(checkpoint) is not None:
+        was_complete = has_checksums(checkpoint) or _read_step(checkpoint) is not None
+        if was_complete and not (checkpoint / _UNFINISHED).exists():
             renamed = _rename(checkpoint, "damaged")
             fate = f"it is skipped, and kept as {renamed.name}"
         else:
@@ -135,6 +157,8 @@ def _find_damage(checkpoint: Path, n_processes: int = 1) -> str | None:
     are opened, and the Trainer's `trainer_state.json`, which was written last then, has to be there. Weights
     are refused in both that are NaN or infinite.
     """
+    if (checkpoint / _UNFINISHED).exists():
+        return "was not saved to its end"
     if has_checksums(checkpoint):
         try:
             damages = find_damages(checkpoint)
@@ -252,4 +276,11 @@ def _check_kind(checkpoint: str, model: PreTrainedModel) -> None:
         )
 
 
-__all__ = ["checkpoint_to_resume", "finished_checkpoints", "last_complete_checkpoint"]
+__all__ = [
+    "checkpoint_to_resume",
+    "finished_checkpoints",
+    "last_complete_checkpoint",
+    "mark_finished",
+    "mark_unfinished",
+    "remove_unfinished",
+]

@@ -21,7 +21,7 @@ from common.output import check_free, check_not_input, check_output_dir, free_by
 from modeling_altclip.checksums_altclip import has_checksums, read_checksums
 
 from .arguments import StageArguments
-from .checkpoints import finished_checkpoints
+from .checkpoints import finished_checkpoints, remove_unfinished
 
 _RECORD = "run.json"
 # Files of a run that hold paths of this machine.
@@ -78,6 +78,9 @@ def claim(arguments: StageArguments) -> None:
     check_not_input(arguments.output_dir, _inputs_of(arguments))
     folder = Path(arguments.output_dir)
     _check_checksums(folder)
+    with arguments.main_process_first(desc="removing what a killed run left"):
+        if arguments.process_index == 0:
+            remove_unfinished(folder)
     checkpoints = finished_checkpoints(folder)
     if checkpoints and not arguments.resume:
         raise InputError(

@@ -22,6 +22,7 @@ from modeling_altclip import AltCLIPModel
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
 
+from .checkpoints import mark_finished, mark_unfinished
 from .data.images import EpochCallback
 from .data.sampling import ShareSampler, language_shares
 from .data.streaming import ExampleStream
@@ -166,6 +167,8 @@ class AltCLIPTrainer(Trainer):
         self.finite_steps.check(self.accelerator)
         n_bytes = bytes_of_checkpoint(self.model, self.args)
         with saving(folder.name, folder, n_bytes, is_checkpoint=True):
+            if self.args.should_save:
+                mark_unfinished(folder)
             self.args.save_total_limit = None  # else the Trainer would delete them first
             try:
                 super()._save_checkpoint(model, trial)
@@ -174,6 +177,7 @@ class AltCLIPTrainer(Trainer):
             self.accelerator.wait_for_everyone()  # for the random states, and shards, of all processes
             if self.args.should_save:
                 write_checksums(folder)
+                mark_finished(folder)
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate_checkpoints(self.args.output_dir, limit, best)
