@@ -1,5 +1,7 @@
 """Archives that unpack to far more than they are."""
 
+import bz2
+import gzip
 import io
 import json
 import tarfile
@@ -13,6 +15,7 @@ from common.errors import InputError
 from common.files import archives
 from common.files.archives import refuse_bombs
 from common.files.rows import load_rows
+from training.data.parallel_text import load_parallel_text
 from training.data.streaming import open_files
 
 
@@ -57,6 +60,43 @@ def test_zips_of_ordinary_rates_are_read(bomb, monkeypatch):
     refuse_bombs([str(bomb / "a.zip"), str(bomb / "missing.zip"), "hf://datasets/a/b@main/a.zip"])
     (bomb / "b.zip").write_bytes(b"no zip")
     refuse_bombs([str(bomb / "b.zip")])
+
+
+@pytest.mark.parametrize("compress,ending", [(gzip.compress, ".gz"), (bz2.compress, ".bz2")])
+@pytest.mark.parametrize(
+    "name,text",
+    [
+        ("a.tsv", b"en\tzh\n" + b"a\tb\n" * 2**19),
+        ("a.csv", b"en,zh\n" + b"a,b\n" * 2**19),
+        ("a.csv", b"en,zh\n" + bytes(2**21)),
+        ("a.jsonl", b'{"en": "a", "zh": "b"}' + b" " * 2**21),
+        ("a.json", b"[\n" + b" " * 2**21),
+    ],
+    ids=["lines of tsv", "lines of csv", "a line of csv", "a line of jsonl", "json"],
+)
+def test_a_compressed_table_is_read_up_to_a_bound(tmp_path, monkeypatch, name, text, compress, ending):
+    """The bound ends a file that is one line as well, which no reader of lines would."""
+    monkeypatch.setattr(archives, "_HARMLESS", 2**20)
+    monkeypatch.setattr(archives, "_MOST_TIMES", 1)
+    path = tmp_path / (name + ending)
+    path.write_bytes(compress(text))
+    with pytest.raises(
+        InputError, match=rf"{name}{ending} has [\d,]+ bytes and unpacks to more than 1,048,576"
+    ):
+        load_parallel_text(str(path), "train")
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2"])
+def test_the_files_of_a_compressed_tar_are_read_up_to_a_bound(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr(archives, "_HARMLESS", 2**20)
+    with tarfile.open(tmp_path / f"train.tar.{ending}", f"w:{ending}") as archive:
+        for number in range(5):
+            for kind, content in (("txt", b"a dog"), ("png", bytes(2**18))):
+                info = tarfile.TarInfo(f"{number}.{kind}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(InputError, match=rf"train.tar.{ending} has [\d,]+ bytes and unpacks to more than"):
+        load_rows(str(tmp_path), "train", [])
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-
 from ..errors import InputError
+from .archives import open_bounded
 from .endings import JSON, suffix_of
 from .text_files import read_text
 
@@ -178,7 +177,7 @@ def _check_keys(path: str) -> None:
     """Check a file line by line, or as a whole if its first line is no JSON by itself."""
     n_read = 0
     try:
-        with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig", newline="\n") as lines:
+        with io.TextIOWrapper(open_bounded(path), encoding="utf-8-sig", newline="\n") as lines:
             for line in islice(lines, _CHECKED_LINES):
                 if not line.isspace():
                     json.loads(line, object_pairs_hook=unique_keys)
@@ -188,29 +187,34 @@ def _check_keys(path: str) -> None:
             _check_whole(path)
     except UnicodeDecodeError:
         return
+    except InputError:  # of the reader
+        raise
     except RecursionError as error:
         raise InputError(f"{path!r}, line {n_read + 1}: it is nested too deeply: make it flatter") from error
-    except ValueError as error:  # of `unique_keys`; the two above are ValueErrors too
+    except ValueError as error:  # of `unique_keys`; those above are ValueErrors too
         raise InputError(f"{path!r}, line {n_read + 1}: {error}") from error
 
 
 def _check_whole(path: str) -> None:
     """Check a file that is one object or list."""
-    with io.TextIOWrapper(pa.input_stream(path), encoding="utf-8-sig") as file:
+    with io.TextIOWrapper(open_bounded(path), encoding="utf-8-sig") as file:
         try:
             text = file.read()
-            json.loads(text, object_pairs_hook=unique_keys)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except UnicodeDecodeError:
             return
-        except RecursionError as error:
-            raise InputError(f"{path!r} is nested too deeply: make it flatter") from error
-        except ValueError as error:
-            raise InputError(f"{path!r}, {_first_refused(text)}") from error
+    try:
+        json.loads(text, object_pairs_hook=unique_keys)
+    except json.JSONDecodeError:
+        return
+    except RecursionError as error:
+        raise InputError(f"{path!r} is nested too deeply: make it flatter") from error
+    except ValueError as error:
+        raise InputError(f"{path!r}, {_first_refused(text)}") from error
 
 
 def holds_rows(path: Path) -> bool:
     """Check that a JSON file is a list, or has an object in each line; one object holds settings or names."""
-    with io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig", errors="replace") as file:
+    with io.TextIOWrapper(open_bounded(path), encoding="utf-8-sig", errors="replace") as file:
         first = file.readline().strip()
         second = file.readline().strip()
     if first.startswith("["):

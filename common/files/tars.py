@@ -98,7 +98,7 @@ def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
     Raises:
         InputError: a file cannot be read, or two files of a sample have names that mean the same.
     """
-    found = _PictureTars._get_pipeline_from_tar(path, bounded_members(iterator))
+    found = _PictureTars._get_pipeline_from_tar(path, bounded_members(iterator, path))
     last = None
     while True:  # instead of a `for` loop, so that only errors of reading are caught
         try:

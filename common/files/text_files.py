@@ -1,12 +1,10 @@
 """Read text files, whole or line by line, and name those that are not UTF-8."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-
 from ..errors import InputError
+from .archives import open_bounded
 
 
 def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
@@ -20,9 +18,9 @@ def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
         what: what the file is, for the message.
 
     Raises:
-        InputError: a line is not UTF-8.
+        InputError: a line is not UTF-8, or as `open_bounded`.
     """
-    with io.BufferedReader(pa.input_stream(str(path))) as file:
+    with open_bounded(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
