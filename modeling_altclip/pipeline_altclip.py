@@ -131,7 +131,14 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         return {"logits": self.model.logit_scale.exp() * image_embeds @ text_embeds.t()}
 
     def postprocess(self, model_outputs, candidate_labels: list[str], top_k: int | None = None) -> list[dict]:
-        scores = model_outputs["logits"][0].softmax(dim=-1).tolist()
+        logits = model_outputs["logits"][0]
+        # Weights were finite when the pipeline was built; they may have changed, or overflow in a layer.
+        if not logits.isfinite().all():
+            raise ValueError(
+                "the model's scores are NaN or infinite: its weights are, or its layers overflow in "
+                f"{self.model.dtype}. Load an earlier checkpoint, or load it in float32"
+            )
+        scores = logits.softmax(dim=-1).tolist()
         ranked = sorted(zip(scores, candidate_labels), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked[:top_k]]
 

@@ -100,6 +100,14 @@ def test_scores_equal_the_stock_pipelines(classify, stock, template, batch_size)
     assert_same(classify(IMAGES[0], LABELS, hypothesis_template=template), theirs[0])
 
 
+@pytest.mark.parametrize("value", [float("nan"), 3e38])
+def test_scores_that_are_no_numbers_are_refused(classify, model, value):
+    """Weights may become NaN after they were checked, and finite ones may overflow in a layer."""
+    model.visual_projection.weight.data.fill_(value)
+    with pytest.raises(ValueError, match="the model's scores are NaN or infinite: .* in torch.float32"):
+        classify(Image.new("RGB", (32, 32), "red"), candidate_labels=["a", "b"])
+
+
 def test_labels_are_encoded_once(classify, texts_seen):
     for _ in range(3):
         classify(IMAGES, LABELS, batch_size=2)
