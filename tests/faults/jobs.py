@@ -38,11 +38,13 @@ class Job:
         words: the script, or `-m` and a module, with its flags.
         resumes: whether it takes `--resume` where a complete checkpoint is in its `output_dir`.
         starts_anew: whether it refuses an `output_dir` that a run before it began, which a user then removes.
+        says_done: part of the line with which it refuses an `output_dir` that has all of its output.
     """
 
     words: list
     resumes: bool = False
     starts_anew: bool = False
+    says_done: str | None = None
 
 
 def write_inputs(miniature: Path, folder: Path) -> None:
@@ -174,7 +176,9 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
         "card": Job(["-m", "model_cards", *card]),
         "embed images": Job([*embed, "--images", inputs / "photos", *out], starts_anew=True),
         "embed texts": Job([*embed, "--texts", inputs / "lines.txt", *out], starts_anew=True),
-        "translation": Job([ROOT / "training/run_translation.py", *translate, *out]),
+        "translation": Job(
+            [ROOT / "training/run_translation.py", *translate, *out], says_done="holds a dataset already"
+        ),
         "cache": Job([HERE / "build_cache.py", world / "cache", world / "out"]),
     }
 

@@ -82,6 +82,9 @@ def print_through_a_pipe() -> subprocess.Popen:
     os.dup2(cat.stdin.fileno(), 1)
     os.dup2(cat.stdin.fileno(), 2)
     cat.stdin.close()
+    # They may have been files, and a pipe has no position to seek.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
     return cat
 
 
