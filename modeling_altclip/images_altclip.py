@@ -127,11 +127,22 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def check_encoded(content: bytes) -> None:
-    """Refuse encoded bytes of an image that is too large, before it is decoded; see `_check_size`.
+def _check_opened(image: Image.Image) -> None:
+    """Refuse an image before it is decoded: one that is a program, or too large; see `_check_size`.
 
     Raises:
-        ValueError: it is too large. Bytes that are no image pass, since decoding them says more.
+        ValueError: it is such an image.
+    """
+    if image.format == "EPS":
+        raise ValueError("EPS is a program, which Pillow has Ghostscript run: render it to a PNG first")
+    _check_size(*image.size)
+
+
+def check_encoded(content: bytes) -> None:
+    """Refuse encoded bytes of an image as `_check_opened` does, before it is decoded.
+
+    Raises:
+        ValueError: it is refused. Bytes that are no image pass, since decoding them says more.
     """
     try:
         opened = Image.open(BytesIO(content))
@@ -140,7 +151,7 @@ def check_encoded(content: bytes) -> None:
     except Exception:
         return
     with opened:
-        _check_size(*opened.size)
+        _check_opened(opened)
 
 
 def needed_scaling(
@@ -356,7 +367,7 @@ def _open_bounded(source: str | BytesIO) -> Image.Image:
         # The decoder leaves out the finest details, which takes a quarter of the memory. Smaller images are
         # not shrunk so, since their pixels would be others than those of transformers.
         opened.draft(None, (width // 2, height // 2))
-    _check_size(*opened.size)
+    _check_opened(opened)
     return opened
 
 
@@ -491,7 +502,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Imag
     """
     if 0 in image.size:
         raise ValueError(f"its size is {image.width}x{image.height} pixels")
-    _check_size(*image.size)
+    _check_opened(image)
     # Transposing drops the tags of a TIFF: read before it whether 0 stands for white.
     is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     image.load()

@@ -16,12 +16,13 @@ import pytest
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from transformers import BertTokenizer, CLIPImageProcessor
 
 from benchmarks import encoder as encoder_module
 from benchmarks.encoder import CachedEncoder, Encoder
 from common.errors import InputError
+from common.images import decode_image
 from common.models.adapter import AdaptedTokenizer
 from modeling_altclip import (
     AltCLIPModel,
@@ -430,3 +431,22 @@ def test_benchmarks_hold_few_photos_at_a_time(processor, config, photos, monkeyp
     found = CachedEncoder(model, processor, cache_dir=str(tmp_path / "two")).rows(rows)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert n_decoded == ["decoded", "decoded", "prepared"] * 6
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_an_image_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+    """Pillow hands EPS to Ghostscript, whatever the ending of the file is."""
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: started.append(arguments))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(EPS)
+    inputs = [str(path), base64.b64encode(EPS).decode(), Image.open(io.BytesIO(EPS))]
+    for image in inputs:
+        with pytest.raises(ValueError, match="EPS is a program"):
+            read_image(image)
+    for row in ({"bytes": EPS, "path": None}, {"bytes": None, "path": str(path)}):
+        with pytest.raises(ValueError, match="EPS is a program"):
+            decode_image(row)
+    assert not started
