@@ -26,7 +26,7 @@ from modeling_altclip import (
     checksums_altclip,
 )
 from modeling_altclip.checkpoint_altclip import IncompleteCheckpointError
-from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, write_checksums
+from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, read_checksums, write_checksums
 from training.checkpoints import last_complete_checkpoint, mark_unfinished
 from training.lifecycle import train
 
@@ -504,6 +504,13 @@ def test_a_checkpoint_with_the_mark_of_a_killed_run_is_removed(run):
         assert resume() == uninterrupted
     assert not list(folder.rglob("*.tmp"))
     assert not list(folder.glob("damaged-*"))
+
+
+def test_a_checkpoint_that_was_renamed_twice_is_still_covered_in_whole(run):
+    _, folder = run
+    renamed = (folder / "checkpoint-2").rename(folder / "damaged-checkpoint-2.2")
+    check(CheckArguments(folders=[str(renamed)], rewrite=True))
+    assert "optimizer.pt" in read_checksums(renamed)
 
 
 def test_a_run_without_an_undamaged_checkpoint_is_refused_in_one_line(run):
