@@ -420,8 +420,8 @@ def load_outcomes(path: Path, digest: str | None = None) -> Outcomes:
         digest: the XXH3-128 that the file had when it was written; by default it is not compared.
 
     Raises:
-        InputError: the file does not exist, is not whole, was changed, or has arrays of another kind, shape
-            or dtype.
+        InputError: the file does not exist, is not complete, was changed, or has arrays of another kind,
+            shape or dtype.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Checksums of a model's or checkpoint's files, in `checksums.json` beside them.
+"""Checksums of a model's or checkpoint's files, in `checksums.json` next to them.
 
 They are written last: files that they describe are complete, and on the disk. A folder without them, as other
 programs write it, is loaded unchecked.
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 CHECKSUMS = "checksums.json"
-_REMEDY = "get a whole copy, or accept it as it is: altclip check --rewrite"
+_REMEDY = "get a complete copy, or accept it as it is: altclip check --rewrite"
 
 _FORMAT = 1
 # BLAKE2 took twice as long on a processor with instructions for SHA-256.

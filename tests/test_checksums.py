@@ -353,7 +353,7 @@ def test_check_prints_a_line_for_each_folder(saved, tmp_path, capsys):
     write_checksums(other)
     check(CheckArguments(folders=[str(saved), str(tmp_path / "other")]))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(": whole: ")[0] for line in lines] == [str(saved), str(other)]
+    assert [line.partition(": complete: ")[0] for line in lines] == [str(saved), str(other)]
     assert lines[0].endswith(" MB")
 
     flip(other / "config.json")
@@ -362,7 +362,7 @@ def test_check_prints_a_line_for_each_folder(saved, tmp_path, capsys):
         check(CheckArguments(folders=[str(tmp_path)]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{other}: damaged: config.json has other bytes; tokenizer.json is missing"
-    assert f"{saved}: whole: " in lines[1]
+    assert f"{saved}: complete: " in lines[1]
 
     check(CheckArguments(folders=[str(tmp_path)], rewrite=True))
     assert find_damages(other) == []
@@ -375,8 +375,8 @@ def test_check_finds_damaged_caches_and_results(tmp_path, capsys):
     folders = [str(tmp_path / "caches"), str(tmp_path / "results")]
     check(CheckArguments(folders=folders))
     assert [line.partition(", ")[0] for line in capsys.readouterr().out.splitlines()] == [
-        f"{cache}: whole: cache",
-        f"{result.parent}: whole: results",
+        f"{cache}: complete: cache",
+        f"{result.parent}: complete: results",
     ]
 
     part = next(cache.glob("data/part-*.arrow"))

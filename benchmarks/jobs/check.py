@@ -61,7 +61,7 @@ class _Saved:
     def describe(self) -> str:
         """Return the number and the size of all files in the folder."""
         sizes = [path.stat().st_size for path in self.folder.rglob("*") if path.is_file()]
-        return f"whole: {self.kind}, {len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB"
+        return f"complete: {self.kind}, {len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB"
 
 
 def main(arguments: CheckArguments) -> None:
@@ -80,7 +80,7 @@ def main(arguments: CheckArguments) -> None:
         print(f"{saved.folder}: {outcome}")
     if n_damaged:
         raise InputError(
-            f"{n_damaged} of these folders are damaged: get whole copies, or, where a change was made on "
+            f"{n_damaged} of these folders are damaged: get complete copies, or, where a change was made on "
             "purpose, accept it with --rewrite"
         )
 
@@ -113,7 +113,7 @@ def _find_saved(folder: Path) -> set[_Saved]:
     found = {_Saved("model", path.parent) for path in folder.rglob(CHECKSUMS)}
     for part in folder.rglob("data/part-*.arrow"):
         found.add(_Saved("cache", part.parent.parent))
-    # A result, `imagenet.en.json`, lies beside its per-item results, `imagenet.en.npz`.
+    # A result, `imagenet.en.json`, lies next to its per-item results, `imagenet.en.npz`.
     for outcomes in folder.rglob("*.npz"):
         if outcomes.with_suffix(".json").is_file():
             found.add(_Saved("results", outcomes.parent))
