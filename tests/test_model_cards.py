@@ -620,7 +620,7 @@ def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault
     where = {
         "saving the processor": "modeling_altclip.processing_altclip.AltCLIPProcessor.save_pretrained",
         "drawing": "model_cards.plots.plot_losses",
-        "the card": "huggingface_hub.ModelCard.save",
+        "the card": "model_cards.job.write_text",
     }[fault]
 
     def full(*_, **__):
