@@ -302,7 +302,7 @@ def test_data_that_does_not_fit_a_stage_is_named(arguments, tmp_path, miniature)
         first_captions(arguments(TeacherLearningArguments, deaf))
     with pytest.raises(InputError, match="no text in language xx"):
         first_captions(arguments(ContrastiveArguments, scenes, languages=["xx"]))
-    with pytest.raises(InputError, match="split 'dev' cannot be read"):
+    with pytest.raises(InputError, match="split 'dev' cannot be loaded"):
         first_captions(arguments(ContrastiveArguments, scenes, split="dev"))
     with pytest.raises(InputError, match="does not exist"):
         first_captions(arguments(ContrastiveArguments, tmp_path / "nowhere"))
@@ -362,7 +362,7 @@ def test_scripts_stop_after_a_dry_run(miniature, run_python, tmp_path):
     """Exit with 0 and write nothing, or with 1 and one line where a column is missing."""
     shutil.copytree(miniature / "clip", tmp_path / "clip")
     (tmp_path / "clip/model.safetensors").unlink()  # weights are not read
-    Dataset.from_list([{"image": 1}]).to_parquet(tmp_path / "bad" / "train.parquet")
+    Dataset.from_list([{"image": "a.png"}]).to_parquet(tmp_path / "bad" / "train.parquet")
     command = ["python", ROOT / "training/run_stage0.py", ROOT / "training/recipes/miniature/stage0.yaml"]
     command += ["--model_name_or_path", tmp_path / "clip", "--output_dir", tmp_path / "out", "--dry_run"]
 

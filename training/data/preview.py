@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from common.errors import InputError
 from common.files.endings import suffix_of
 from common.files.image_folders import source_of
-from common.files.rows import READING, open_rows, what_is_wrong
+from common.files.rows import open_rows, readable_rows
 from common.files.text_files import lines_of
 from common.languages import check_languages
 from common.paths import check_folder
@@ -42,7 +42,7 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
     source = source_of(arguments.dataset) | {"allow_outside": arguments.allow_outside_images}
     rows = with_image(_stream(arguments.dataset, arguments.split, source), arguments.dataset)
     form = find_form(rows.features, arguments.dataset, arguments.text_column, requested)
-    captions = [read_captions(row, form) for row in _take_first(rows, arguments.dataset)]
+    captions = [read_captions(row, form) for row in _take_first(rows, arguments.dataset, arguments.split)]
 
     # Where the columns do not list the languages, a few rows may lack some: the requested ones are trusted.
     available = form.available or [canonical(language) for language in requested or []]
@@ -108,7 +108,7 @@ def read_head(data: str, name: str | None, split: str) -> Dataset:
     else:
         check_folder("dataset", data)
         rows = _stream(data, split, source_of(data, name))
-    return Dataset.from_list(_take_first(rows, data), rows.features)
+    return Dataset.from_list(_take_first(rows, data, split), rows.features)
 
 
 def _first_lines(path: str) -> list[str]:
@@ -125,24 +125,18 @@ def _stream(dataset: str, split: str, source: dict) -> IterableDataset:
     Raises:
         InputError: there is no such split, or as `open_rows`.
     """
-    try:
+    with readable_rows(dataset, split):
         return open_rows(dataset, split, streaming=True, **source)
-    except READING as error:
-        raise InputError(
-            f"dataset {dataset!r}, split {split!r} cannot be read: {what_is_wrong(dataset, error)}"
-        ) from error
 
 
-def _take_first(rows: IterableDataset, dataset: str) -> list[dict]:
+def _take_first(rows: IterableDataset, dataset: str, split: str) -> list[dict]:
     """Read the first rows.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    try:
+    with readable_rows(dataset, split):
         taken = list(rows.take(N_ROWS))
-    except READING as error:
-        raise InputError(f"dataset {dataset!r} cannot be read: {what_is_wrong(dataset, error)}") from error
     if not taken:
         raise InputError(f"dataset {dataset!r} has no rows: give another split, or data")
     return taken
