@@ -10,11 +10,9 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from xxhash import xxh3_128
 
+from modeling_altclip.addresses_altclip import MOST_BYTES
 from modeling_altclip.images_altclip import check_encoded
 
-# The largest file of an image that is read: more than any photograph has, and little enough for the memory.
-# Without it a zip of 2 MB could hold an image of 2 GB.
-MOST_BYTES = 2**29
 # How the bytes of an image begin that is not to be opened; the reason follows. No image begins so.
 _REFUSED = b"\0not opened: "
 _SHOWN = 1000  # characters of the path of such an image that are kept for messages

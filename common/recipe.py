@@ -20,8 +20,8 @@ from .errors import InputError
 from .files.yaml_files import Written, read_as_written
 from .output import why_not_written
 from .processes import launched_processes, warn_if_launched_alone
+from .typed import LARGEST
 
-_LARGEST = 2**63 - 1  # of what datasets and torch take for a number
 _MOST_DIGITS = 20
 
 
@@ -63,7 +63,7 @@ def _read_integer(text: str) -> int:
         ValueError: it is none.
         argparse.ArgumentTypeError: it is too large for datasets and torch, or for Python to read.
     """
-    if len(text) > _MOST_DIGITS or abs(int(text)) > _LARGEST:
+    if len(text) > _MOST_DIGITS or abs(int(text)) > LARGEST:
         raise argparse.ArgumentTypeError(f"{text[:_MOST_DIGITS]} is too large: give a smaller number")
     return int(text)
 

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from .errors import InputError
 
 _SHOWN = 80  # letters of a value that a message quotes
-_LARGEST = 2**63  # beyond it a whole number is none that torch or datasets take
+LARGEST = 2**63 - 1  # of whole numbers that torch and datasets take
 
 
 def check_types(values: dict[str, object], kind: type, where: str) -> None:
@@ -83,7 +83,7 @@ def _is_of(value: object, hint: object) -> bool:
     if isinstance(value, bool):
         return kind is bool or kind is object
     if isinstance(value, int) and kind in (int, float):
-        return abs(value) < _LARGEST
+        return abs(value) <= LARGEST
     if kind is float:
         return isinstance(value, float) and math.isfinite(value)
     return isinstance(value, kind)
@@ -95,4 +95,4 @@ def shorten(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
-__all__ = ["check_types", "fits", "shorten"]
+__all__ = ["LARGEST", "check_types", "fits", "shorten"]

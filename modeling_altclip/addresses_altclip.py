@@ -10,7 +10,9 @@ import time
 
 from transformers.image_utils import httpx  # the client that transformers reads addresses with
 
-MOST_BYTES = 2**29  # of a file; more than any photograph has
+# The largest file of an image that is read: more than any photograph has, and little enough for the memory. A
+# zip of 2 MB could hold an image of 2 GB.
+MOST_BYTES = 2**29
 TIMEOUT = 30.0  # seconds without an answer, where the caller states none
 _LONGEST = 300.0  # seconds for a whole file, since a server may send a byte at a time
 _MOST_REDIRECTS = 10

@@ -413,8 +413,10 @@ def _encoding(model: PreTrainedModel, unit: str, items: Iterable, show_progress:
     """Enter eval mode without gradients, with a progress bar; restore each module's mode afterwards.
 
     Raises:
-        ValueError: `items` is one item, not several.
+        ValueError: `items` is one item, not several, or no item at all.
     """
+    if not isinstance(items, Iterable) and not isinstance(items, Image.Image):
+        raise ValueError(f"{unit} is {items!r}: give a list of {unit}")
     is_single_array = isinstance(items, np.ndarray | torch.Tensor) and items.ndim < 4
     if isinstance(items, str | Image.Image) or (is_single_array and unit == "images"):
         raise ValueError(f"{unit} is a single {type(items).__name__}: put it into a list")

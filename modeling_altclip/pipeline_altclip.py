@@ -4,7 +4,7 @@ transformers' pipeline encodes every label again for every image: 64 images and 
 Here they make 100.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.nn.functional import normalize
@@ -81,6 +81,8 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         Raises:
             ValueError: a label, template or image cannot be used; the message gives the index.
         """
+        if not isinstance(candidate_labels, Iterable):
+            raise ValueError(f"candidate_labels is {candidate_labels!r}: give a list of names")
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
         check_texts(labels, "candidate_labels")
         if hypothesis_template is None:

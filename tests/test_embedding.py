@@ -165,6 +165,13 @@ def test_bad_input_is_named(model, processor):
         with pytest.raises(ValueError, match="images is a single .*: put it into a list"):
             embed_images(model, processor, one)
 
+    # What is no list at all.
+    for nothing in (None, 5):
+        with pytest.raises(ValueError, match=f"texts is {nothing}: give a list of texts"):
+            embed_texts(model, processor, nothing)
+        with pytest.raises(ValueError, match=f"images is {nothing}: give a list of images"):
+            embed_images(model, processor, nothing)
+
     # Nothing.
     with pytest.raises(ValueError, match="no texts to embed"):
         embed_texts(model, processor, [])

@@ -361,6 +361,7 @@ def test_two_streams_with_labels_of_their_own(classify):
     "given,message",
     [
         ({"candidate_labels": []}, "candidate_labels is empty"),
+        ({"candidate_labels": None}, "candidate_labels is None: give a list of names"),
         ({"candidate_labels": ["key", None]}, r"candidate_labels\[1\] is None"),
         (
             {"hypothesis_template": "a photo"},

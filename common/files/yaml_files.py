@@ -16,6 +16,7 @@ import yaml
 from yaml import YAMLError
 
 from ..errors import InputError
+from ..typed import LARGEST
 from .text_files import read_text
 
 # The longest recipes, tasks and tables of ours have 13 kB and 1,000 nodes. PyYAML reads 50,000 nodes in
@@ -23,7 +24,6 @@ from .text_files import read_text
 _MOST_BYTES = 1_000_000
 _MOST_NODES = 50_000
 _DEEPEST = 50
-_LARGEST = 2**63 - 1  # of what datasets and torch take for a number
 
 _SHOWN = 20  # letters of a value that a message quotes
 
@@ -259,8 +259,8 @@ def _construct_int(loader: _Loader, node: yaml.Node) -> int:
     try:
         number = int(text, 0)  # 0x1f and 0o17 too
     except ValueError:  # of another tag's text, or of more digits than Python reads
-        number = _LARGEST + 1
-    if abs(number) > _LARGEST:
+        number = LARGEST + 1
+    if abs(number) > LARGEST:
         raise _refusal(
             f"{text[:_SHOWN]} is no whole number of at most 19 digits: fix it, or quote the text",
             node.start_mark,
