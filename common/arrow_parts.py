@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import Dataset
 from xxhash import xxh3_128
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 _METADATA_KEY = b"altclip.part"
 _ZEROS = b"0" * 32
@@ -105,8 +105,7 @@ def _read_table(path: Path) -> pa.Table:
         table = Dataset.from_file(str(path)).data.table
         table.validate(full=True)
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read: {reason}") from error
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     return table
 
 

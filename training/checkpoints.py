@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.trainer_utils import sort_checkpoints
 
 from common.errors import InputError
-from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums
+from modeling_altclip.checksums_altclip import find_damages, has_checksums
 
 from .arguments import StageArguments
 from .monitoring import find_not_finite_in
@@ -82,8 +82,6 @@ def _choose(arguments: StageArguments) -> Path:
     if checkpoint is not None:
         _check_processes(checkpoint, n_processes)
         _put_aside(damages)
-        # A run that was killed while it wrote the checksums leaves half of them.
-        (checkpoint / f"{CHECKSUMS}.tmp").unlink(missing_ok=True)
         return checkpoint
     listed = "".join(f"; {checkpoint.name} {damage}" for checkpoint, damage in damages.items())
     raise InputError(
@@ -257,8 +255,8 @@ def _all_checkpoints(folder: Path) -> list[Path]:
     """Return the folders `checkpoint-N` of a run, complete or not, oldest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in sort_checkpoints(folder) if re.search(r"checkpoint-\d+$", path)]
-    return [Path(path) for path in found if Path(path).name.startswith("checkpoint-")]
+    paths = map(Path, sort_checkpoints(folder))
+    return [path for path in paths if re.fullmatch(r"checkpoint-\d+", path.name)]
 
 
 def _step(checkpoint: Path) -> int:

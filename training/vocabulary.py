@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 from transformers import PreTrainedTokenizerBase, XLMRobertaTokenizer
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 _COVERAGE = 0.9995
 _SAMPLE = 1_000_000  # the most texts that pieces are trained on
@@ -40,10 +40,9 @@ def train_pieces(texts: Iterable[str], vocab_size: int, **options) -> tuple[list
             **options,
         )
     except (RuntimeError, ValueError) as error:  # SentencePiece has no errors of its own
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"a vocabulary of {vocab_size} pieces cannot be trained on these texts ({reason}): give more "
-            "texts, or another size"
+            f"a vocabulary of {vocab_size} pieces cannot be trained on these texts ({one_line(error)}): give "
+            "more texts, or another size"
         ) from error
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     # The first three are <unk>, <s> and </s>.
