@@ -4,7 +4,12 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import nn
 
 from .errors import InputError
 from .typed import shorten
@@ -15,6 +20,7 @@ _FULL_MESSAGES = re.compile(
     "No space left|quota exceeded|File too large|PytorchStreamWriter failed|unexpected pos"
     r"|\d+ requested and \d+ written"
 )
+_ADVICE = "Make room, or give a folder on another disk; what was complete before is left as it was"
 _REFUSED = {
     errno.EACCES: "this user may not write there",
     errno.EPERM: "this user may not write there",
@@ -83,8 +89,8 @@ def check_free(output_dir: str | Path, n_bytes: int, what: str, argument: str = 
     free = free_bytes(output_dir)
     if free < n_bytes:
         raise InputError(
-            f"{argument} {str(output_dir)!r} has {gigabytes(free)} free, and {what} needs "
-            f"{gigabytes(n_bytes)}: make room, or give a folder on another disk"
+            f"{argument} {str(output_dir)!r} has {format_bytes(free)} free, and {what} needs "
+            f"{format_bytes(n_bytes)}: make room, or give a folder on another disk"
         )
 
 
@@ -93,19 +99,63 @@ def free_bytes(folder: str | Path) -> int:
     return shutil.disk_usage(_nearest_existing(folder)).free
 
 
-def gigabytes(n_bytes: int) -> str:
-    """Write a size: 1_500_000_000 -> "1.50 GB"."""
-    return f"{n_bytes / 1e9:.2f} GB"
+def format_bytes(n_bytes: int) -> str:
+    """Write a size in the largest unit that it fills: 1_500_000_000 -> "1.50 GB", 999 -> "999 bytes"."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.2f} {name}"
+    return f"{n_bytes} bytes"
+
+
+def bytes_of_weights(model: nn.Module) -> int:
+    """Return the size of a model's weights and buffers."""
+    return sum(value.nbytes for value in model.state_dict().values())
+
+
+@contextmanager
+def saving(
+    what: str,
+    folder: str | Path,
+    n_bytes: int,
+    *,
+    is_new: bool = False,
+    advice: str = _ADVICE,
+) -> Iterator[None]:
+    """Turn a failure to write to a full disk into an error of one line that says how much is missing.
+
+    Args:
+        what: names what is saved.
+        n_bytes: its size, at least.
+        is_new: the folder held nothing before, and is removed where it is incomplete.
+        advice: what to do.
+
+    Raises:
+        InputError: the disk is full, or the file is larger than the user may write.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_full(error):
+            raise
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        free = free_bytes(folder)
+        missing = max(0, n_bytes - free)
+        # `written_whole` knows one file, and its cause is the reason.
+        reason = _reason(error.__cause__ or error)
+        raise InputError(
+            f"{what} could not be saved to {folder}: {reason}. It needs {format_bytes(n_bytes)}, "
+            f"{format_bytes(free)} are free, {format_bytes(missing)} are missing. {advice}"
+        ) from error
 
 
 def why_not_written(error: BaseException) -> str | None:
     """Describe in one line that something could not be written, and what to do; None for other errors."""
     where = _named_in(error)
     if is_full(error):
-        reason = str(error).splitlines()[0]  # torch's goes on with its own stack
         return (
-            f"{where} could not be written, since the disk is full or a limit is reached: {reason}. "
-            "Make room, or give a folder on another disk; what was complete before is left as it was"
+            f"{where} could not be written, since the disk is full or a limit is reached: {_reason(error)}. "
+            f"{_ADVICE}"
         )
     if isinstance(error, OSError) and error.errno in _REFUSED:
         return f"{where} could not be opened or written, since {_REFUSED[error.errno]}: give another folder"
@@ -120,6 +170,13 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error says, without the file and the number that an `OSError` adds."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0]  # torch's goes on with its own stack
 
 
 def _named_in(error: BaseException) -> str:
@@ -137,11 +194,13 @@ def _nearest_existing(folder: str | Path) -> Path:
 
 
 __all__ = [
+    "bytes_of_weights",
     "check_free",
     "check_not_input",
     "check_output_dir",
+    "format_bytes",
     "free_bytes",
-    "gigabytes",
     "is_full",
+    "saving",
     "why_not_written",
 ]

@@ -19,6 +19,7 @@ from common.fingerprints import hash_weights
 from common.images import decode_image, why_unreadable
 from common.models.libraries import check_library
 from common.models.loading import check_model, load_model, save_model
+from common.output import bytes_of_weights, saving
 from modeling_altclip.images_altclip import read_image
 
 from .card import Facts, check_repo, render_card
@@ -95,7 +96,10 @@ def main(arguments: CardArguments) -> None:
     card = render_card(
         arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts
     )
-    with whole_folder(arguments.output_dir) as folder:
+    with (
+        saving("the finished model", arguments.output_dir, bytes_of_weights(model)),
+        whole_folder(arguments.output_dir) as folder,
+    ):
         save_model(model, processor, folder)
         if example is not None:
             with written_whole(folder / "example.png") as file:

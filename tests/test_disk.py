@@ -28,6 +28,8 @@ from common.output import check_free, check_not_input, check_output_dir, is_full
 from .conftest import ROOT
 from .test_output_folder import LIMITED
 
+SIZE = r"[\d.]+ (GB|MB|kB|bytes)"  # as messages give it
+
 # A model that version 0.1.0 saved, and results of it.
 TINY = str(ROOT / "tests/fixtures/v0.1.0/model")
 RESULTS = str(ROOT / "tests/fixtures/v0.1.0/results")
@@ -69,7 +71,7 @@ def test_an_output_folder_is_none_of_the_inputs(tmp_path, monkeypatch):
 
 def test_what_is_free_is_compared_with_what_is_needed(tmp_path):
     check_free(tmp_path / "new", 1, "the model")
-    with pytest.raises(InputError, match=r"has [\d.]+ GB free, and the model needs 1000000.00 GB: make room"):
+    with pytest.raises(InputError, match=rf"has {SIZE} free, and the model needs 1000000.00 GB: make room"):
         check_free(tmp_path / "new", 10**15, "the model")
 
 
@@ -209,8 +211,8 @@ def test_a_full_disk_while_a_card_is_made_leaves_the_earlier_folder(tmp_path, mo
     size = (folder / "model.safetensors").stat().st_size
     with full_disk(size // 2):
         line = refused(command, capsys)
-    assert line.startswith("altclip card: error: ")
-    assert "could not be written, since the disk is full" in line
+    assert line.startswith("altclip card: error: the finished model could not be saved to ")
+    assert re.search(rf"It needs {SIZE}, {SIZE} are free", line)
     assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["finished"]
     main([str(word) for word in command])
@@ -225,7 +227,8 @@ def test_a_full_disk_while_embeddings_are_saved_is_one_line(tmp_path, monkeypatc
     words = ["embed", TINY, "--texts", texts, "--batch_size", "5000", "--output_dir", tmp_path / "out"]
     with full_disk(600_000):
         line = refused(words, capsys)
-    assert "could not be written, since the disk is full" in line
+    assert "the embeddings could not be saved to" in line
+    assert re.search(rf"It needs 640.00 kB, {SIZE} are free", line)
     assert not (tmp_path / "out").exists()
 
 
@@ -238,6 +241,10 @@ def test_a_full_disk_leaves_an_earlier_result(tmp_path):
     with full_disk(100), pytest.raises(OSError) as caught:
         Result(**given, metrics={"r": 0.6, "n": 1}, weights="2").save(tmp_path)
     assert is_full(caught.value)
+    line = why_not_written(caught.value)
+    assert line.startswith(f"'{path}' could not be written, since the disk is full or a limit is reached: ")
+    needed = re.search(rf"File too large. It needs at least (\d+) bytes, {SIZE} are free. Make room", line)
+    assert int(needed[1]) == len(before)
     assert path.read_bytes() == before
     later = Result(**given, metrics={"r": 0.7, "n": 1}, weights="3")
     later.save(tmp_path)
@@ -253,7 +260,9 @@ def test_a_full_disk_leaves_the_parts_of_a_cache_and_nothing_else(tmp_path):
     keys = {"key": np.arange(2048).astype(str)}
     write_part(folder / "part-00000.arrow", keys, embeddings, form, 2)
     before = contents(tmp_path)
-    message = r"cache_dir: .*part-00001.arrow of 0.5 MB cannot be written: File too large. Give a folder"
+    message = (
+        r"cache_dir: .*part-00001.arrow of 0.5 MB cannot be written: File too large. It needs at least 5"
+    )
     with full_disk(100_000), pytest.raises(InputError, match=message):
         write_part(folder / "part-00001.arrow", keys, embeddings, form, 2)
     assert contents(tmp_path) == before
@@ -271,7 +280,9 @@ def test_a_cache_that_does_not_fit_is_told_of_at_its_first_part(tmp_path, monkey
     keys = pa.array([str(number) for number in range(100)], pa.large_string())
     given = {"cache_dir": str(tmp_path), "part_length": 10}
     # 100 embeddings of 8 floats are 3,200 bytes.
-    with pytest.raises(InputError, match="^cache_dir .* has 0.00 GB free, and the cache of target needs"):
+    with pytest.raises(
+        InputError, match="^cache_dir .* has 1.00 kB free, and the cache of target needs 3.20 kB"
+    ):
         cached_column("target", "text", keys, encode, {"model": "m"}, **given)
     assert encoded == [10]
     # 30 are 960 bytes.
@@ -290,7 +301,7 @@ def test_a_full_disk_at_the_end_is_one_line_and_leaves_no_half_of_a_model(job, s
     assert "Traceback" not in process.stderr
     last = process.stderr.splitlines()[-1]
     assert "could not be saved to" in last
-    assert "GB are free" in last
+    assert re.search(rf"It needs {SIZE}, {SIZE} are free", last)
     names = {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert not names & {".safetensors", ".tmp", ".partial", ".pt"}
     assert run_python("python", *command, tmp_path / "out").returncode == 0
@@ -340,7 +351,9 @@ def test_a_model_that_does_not_fit_is_told_of_before_the_teacher_runs(scripts, r
         process = run_python("python", tmp_path / "small.py", *command)
         assert process.returncode == 1, process.stderr[-2000:]
         line = process.stderr.splitlines()[-1]
-        assert "has 0.00 GB free, and the model that this training saves needs 0.0" in line, line
+        assert re.search(
+            r"has 1.00 MB free, and the model that this training saves.* needs [\d.]+ MB", line
+        ), line
         assert not (tmp_path / "cache").exists()
 
 
@@ -365,7 +378,7 @@ def test_a_disk_that_is_full_or_read_only_is_one_line(small_disk, tmp_path, monk
     # 10,000 embeddings of 8 floats are 320 KB.
     texts.write_text("\n".join(f"{number}" for number in range(10_000)))
     words = ["embed", TINY, "--texts", texts, "--batch_size", "5000", "--output_dir", folder / "out"]
-    assert "since the disk is full" in refused(words, capsys)
+    assert re.search(rf" written. It needs 320.00 kB, {SIZE} are free", refused(words, capsys))
     assert list(folder.iterdir()) == []
     make_read_only()
     assert f"cannot be written to, since '{folder}' is read-only" in refused(words, capsys)

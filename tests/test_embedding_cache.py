@@ -564,7 +564,10 @@ def test_a_full_disk_leaves_the_previous_parts(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    message = r"cache_dir: .*part-00002\.arrow of 0\.0 MB cannot be written: No space left on device\. Give"
+    message = (
+        r"cache_dir: .*part-00002\.arrow of 0\.0 MB cannot be written: No space left on device\. "
+        r"It needs at least [\d.]+ (kB|bytes), .* are free\. Give"
+    )
     with pytest.raises(InputError, match=message):
         cached(tmp_path)
     (folder,) = tmp_path.iterdir()  # no temporary file is left beside it

@@ -38,6 +38,7 @@ from training.parallel.translation import (
 
 from .conftest import ROOT
 from .test_checksums import flip
+from .test_disk import full_disk
 from .test_training_images import encoded
 
 # Our codes -> NLLB's
@@ -236,6 +237,36 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
     assert len(rows) == 6
     assert n_without == 0
     assert set(rows.features["captions"]) == {"en", "es"}
+
+
+def test_a_full_disk_keeps_earlier_batches_and_says_what_is_needed(given, capsys):
+    # `capsys` keeps the bars in memory, since the limit holds for every file.
+    sentences = ["a dog runs", "a dog sat", "a bird", "cat"]
+    whole = given(batch_size=2, output_dir=f"{given().output_dir}2")
+    expected, _ = translate_all(sentences, "es", whole)
+    complete = Path(whole.output_dir, "translations/es.jsonl").read_bytes()
+
+    arguments = given(batch_size=2)
+    translate_all(sentences[:2], "es", arguments)
+    message = r"a batch of es.jsonl could not be saved to .*: File too large. It needs \d+ bytes, .* are free"
+    with full_disk(len(complete) - 1), pytest.raises(InputError, match=message):
+        translate_all(sentences, "es", arguments)
+    path = Path(arguments.output_dir, "translations/es.jsonl")
+    assert complete.startswith(path.read_bytes())
+    assert translate_all(sentences, "es", arguments)[0] == expected
+    assert path.read_bytes() == complete
+
+
+def test_a_full_disk_leaves_no_dataset_of_translations(given, capsys):
+    arguments = given()
+    rows = with_translations(read_split(arguments, "train"), {"es": {}}, "en")
+    message = r"train-00000-of-00001.parquet could not be saved to .* It needs [\d.]+ (kB|bytes), .* are free"
+    with full_disk(200), pytest.raises(InputError, match=message):
+        translation.save({"train": rows}, arguments.output_dir)
+    assert not Path(arguments.output_dir, "data").exists()
+    translation.save({"train": rows}, arguments.output_dir)
+    assert [path.name for path in Path(arguments.output_dir).iterdir()] == ["data"]
+    assert len(load_dataset(arguments.output_dir, split="train")) == len(rows)
 
 
 def test_other_settings_or_weights_do_not_go_on_from_what_is_there(given, translator, tmp_path):

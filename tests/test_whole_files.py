@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from threading import Barrier, Thread
 
+import numpy as np
 import pytest
 
 from common.files.whole_files import write_text, written_whole
@@ -16,6 +18,7 @@ from common.processes import host
 from modeling_altclip.checksums_altclip import find_damages, write_checksums
 
 from .conftest import ROOT
+from .test_disk import full_disk
 
 
 def names(folder):
@@ -39,6 +42,33 @@ def test_an_error_leaves_the_older_file(tmp_path):
         raise OSError("no space")
     assert (tmp_path / "a.json").read_bytes() == b"old\n"
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("n_written", [0, 60_000])
+def test_a_full_disk_says_how_much_was_to_be_written(tmp_path, n_written, monkeypatch):
+    """Of 100,000 bytes a disk may take none or some: they are needed all the same."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=20_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    write_text(tmp_path / "a.json", "old\n")
+    with full_disk(n_written), pytest.raises(OSError) as caught, written_whole(tmp_path / "a.json") as file:
+        for _ in range(10):
+            file.write(b"x" * 10_000)
+    needed = {0: "10.00 kB", 60_000: "70.00 kB"}[n_written]
+    assert caught.value.strerror == f"File too large. It needs at least {needed}, 20.00 kB are free"
+    assert caught.value.filename == str(tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_bytes() == b"old\n"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_what_numpy_writes_past_the_file_is_counted_too(tmp_path):
+    """It hands the descriptor to C, and says how many values it wrote."""
+    with (
+        full_disk(5_000),
+        pytest.raises(OSError, match=r"requested .* It needs at least 5.00 kB, .* are free"),
+        written_whole(tmp_path / "a.npy") as file,
+    ):
+        np.save(file, np.zeros(10_000))
+    assert names(tmp_path) == []
 
 
 def test_it_has_the_mode_of_its_neighbours(tmp_path):

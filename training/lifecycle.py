@@ -1,5 +1,6 @@
 """Begin, train and end a stage's run: seeds, the training itself, and the line that says what to do next."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from .checkpoints import checkpoint_to_resume
 from .data.streaming import ExampleStream, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
-from .output_folder import check_room, claim, claim_data, examples_per_step
+from .output_folder import check_room, claim, claim_data, examples_per_step, saving
 
 
 def begin(arguments: StageArguments) -> None:
@@ -88,7 +89,9 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     frozen = FrozenWeights(trainer.model)
     trainer.train(resume_from_checkpoint=checkpoint)
     frozen.check()
-    trainer.save_state()
+    n_bytes = len(json.dumps(trainer.state.log_history))
+    with saving("the log of the training", Path(arguments.output_dir), n_bytes):
+        trainer.save_state()
     _plot(arguments)
     if isinstance(trainer.train_dataset, ExampleStream):
         trainer.accelerator.wait_for_everyone()  # for their reports

@@ -2,28 +2,35 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers import trainer as trainer_module
 
 from benchmarks.results import package_versions
+from common import output
 from common.errors import InputError
 from common.files.whole_files import write_text
-from common.output import check_free, check_not_input, check_output_dir, free_bytes, gigabytes, is_full
+from common.output import (
+    bytes_of_weights,
+    check_free,
+    check_not_input,
+    check_output_dir,
+    format_bytes,
+    free_bytes,
+)
 from modeling_altclip.checksums_altclip import has_checksums, read_checksums
 
 from .arguments import StageArguments
 from .checkpoints import finished_checkpoints, remove_unfinished
 
 _RECORD = "run.json"
+_RESUME = "Make room; with save_steps, --resume then continues from the last complete checkpoint"
 # Files of a run that hold paths of this machine.
 _LOCAL = (_RECORD, "bad_rows*.jsonl")
 # Those of transformers' arguments that the weights depend on.
@@ -264,9 +271,9 @@ def check_room(trainer: Trainer) -> None:
     free = free_bytes(arguments.output_dir)
     if free < needed:
         raise InputError(
-            f"output_dir {arguments.output_dir!r} has {gigabytes(free)} free, and this training saves "
-            f"a model of {gigabytes(of_model)} and {n_checkpoints} checkpoints of "
-            f"{gigabytes(of_checkpoint)}: "
+            f"output_dir {arguments.output_dir!r} has {format_bytes(free)} free, and this training saves "
+            f"a model of {format_bytes(of_model)} and {n_checkpoints} checkpoints of "
+            f"{format_bytes(of_checkpoint)}: "
             "make room, save less often (save_steps), keep fewer (save_total_limit 1), "
             "or give an output_dir on another disk"
         )
@@ -293,10 +300,6 @@ def count_checkpoints(trainer: Trainer) -> int:
         return count
     # An old checkpoint is deleted after the new one is written, so that there is one more for a moment.
     return min(count, max(0, arguments.save_total_limit + 1 - existing))
-
-
-def bytes_of_weights(model: nn.Module) -> int:
-    return sum(value.nbytes for value in model.state_dict().values())
 
 
 def bytes_of_checkpoint(model: nn.Module, arguments: StageArguments) -> int:
@@ -326,37 +329,20 @@ def check_room_for_model(arguments: StageArguments, model: nn.Module) -> None:
     check_free(arguments.output_dir, needed, what)
 
 
-@contextmanager
-def saving(what: str, folder: Path, n_bytes: int, *, is_checkpoint: bool = False) -> Iterator[None]:
-    """Turn a failure to write to a full disk into an error of one line that says how much is missing.
+def saving(
+    what: str, folder: Path, n_bytes: int, *, is_checkpoint: bool = False
+) -> AbstractContextManager[None]:
+    """Turn a failure of a training to write to a full disk into one line, as `common.output.saving` does.
 
     Args:
         is_checkpoint: `folder` is a checkpoint, which is removed where it is incomplete; the last complete
             one stays.
-
-    Raises:
-        InputError: the disk is full, or the file is larger than the user may write.
     """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not is_full(error):
-            raise
-        if is_checkpoint:
-            shutil.rmtree(folder, ignore_errors=True)
-        free = free_bytes(folder)
-        missing = max(0, n_bytes - free)
-        reason = str(error).splitlines()[0]  # torch's goes on with its own stack
-        raise InputError(
-            f"{what} could not be saved to {folder}: {reason}. "
-            f"It needs {gigabytes(n_bytes)}, {gigabytes(free)} are free, {gigabytes(missing)} are "
-            "missing. Make room; with save_steps, --resume then continues from the last complete checkpoint"
-        ) from error
+    return output.saving(what, folder, n_bytes, is_new=is_checkpoint, advice=_RESUME)
 
 
 __all__ = [
     "bytes_of_checkpoint",
-    "bytes_of_weights",
     "check_room",
     "check_room_for_model",
     "claim",

@@ -7,8 +7,11 @@ Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 
 from pathlib import Path
 
+from torch import nn
+
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
+from common.output import bytes_of_weights
 from common.recipe import launch
 from modeling_altclip import AltCLIPTextModel
 from modeling_altclip.checkpoint_altclip import match_modes
@@ -18,7 +21,7 @@ from training.arguments import DiffusionArguments
 from training.data.captions import decoded, load_captioned
 from training.data.examples import CaptionExamples
 from training.lifecycle import begin, cut_length, finish, train
-from training.output_folder import bytes_of_weights, saving
+from training.output_folder import saving
 
 
 def main(arguments: DiffusionArguments) -> None:
@@ -48,10 +51,11 @@ def main(arguments: DiffusionArguments) -> None:
     trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=examples, data_collator=collator)
     train(trainer, arguments)
     if trainer.is_world_process_zero():
-        with saving("the pipeline", Path(arguments.output_dir), bytes_of_weights(pipeline.unet)):
+        models = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+        with saving("the pipeline", Path(arguments.output_dir), sum(map(bytes_of_weights, models))):
             pipeline.save_pretrained(arguments.output_dir)
-        match_modes(arguments.output_dir)
-        write_checksums(arguments.output_dir)
+            match_modes(arguments.output_dir)
+            write_checksums(arguments.output_dir)
     finish(arguments, "the pipeline", f'StableDiffusionPipeline.from_pretrained("{arguments.output_dir}")')
 
 

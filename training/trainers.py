@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import ModelOutput
 
 from common.errors import InputError
+from common.output import bytes_of_weights
 from modeling_altclip import AltCLIPModel
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
@@ -31,7 +32,7 @@ from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
 from .losses import OBJECTIVES, contrastive_loss, gather_rows
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
-from .output_folder import bytes_of_checkpoint, bytes_of_weights, saving, without_local_files
+from .output_folder import bytes_of_checkpoint, saving, without_local_files
 from .sharding import make_shardable, set_scalars_apart, whole
 from .validation import Validation
 

@@ -22,7 +22,7 @@ from common.errors import InputError
 from common.files.text_files import lines_of
 from common.files.whole_files import written_whole
 from common.models.loading import check_model, load_model
-from common.output import check_output_dir
+from common.output import check_output_dir, saving
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.images_altclip import find_images
 from modeling_altclip.texts_altclip import is_blank
@@ -95,12 +95,13 @@ def main(arguments: EmbedArguments) -> None:
             embedded = _embed_texts(model, processor, texts, arguments)
     except ValueError as error:
         raise InputError(error) from error  # names the item, and what is wrong with it
-    try:
-        _save(embedded, folder)
-    except OSError:
-        # The folder was new. A part of its files would make the next run refuse it.
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with saving("the embeddings", folder, embedded.embeddings.nbytes):
+        try:
+            _save(embedded, folder)
+        except OSError:
+            # The folder was new. A part of its files would make the next run refuse it.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     n_items, dim = embedded.embeddings.shape
     if embedded.skipped:

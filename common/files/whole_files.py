@@ -4,6 +4,7 @@ A reader finds the old file or the new one, whole, whenever the writer is killed
 write the same file: each writes to a temporary name of its own, and the last to finish wins.
 """
 
+import io
 import os
 import re
 import time
@@ -17,6 +18,7 @@ import psutil
 
 from modeling_altclip.checksums_altclip import synchronize_folder
 
+from ..output import format_bytes, free_bytes, is_full
 from ..processes import host
 
 _DAY = 24 * 60 * 60  # seconds
@@ -25,6 +27,20 @@ _DAY = 24 * 60 * 60  # seconds
 _CACHE = r".+-[0-9a-f]{32}"
 _WRITER = r"\.(?P<host>.+)\.(?P<pid>\d+)"
 _TEMPORARY = re.compile(rf"(({_CACHE})?{_WRITER}|{_CACHE})\.[0-9a-f]{{32}}\.tmp")
+
+
+class _CountedFile(io.BufferedWriter):
+    """A file that counts what it is given to write, of which a full disk may take none."""
+
+    def __init__(self, path: Path):
+        super().__init__(
+            open(path, "wb", buffering=0)
+        )  # with the mode that the umask leaves, as any new file
+        self.n_bytes = 0
+
+    def write(self, content) -> int:
+        self.n_bytes += memoryview(content).nbytes
+        return super().write(content)
 
 
 @contextmanager
@@ -36,18 +52,35 @@ def written_whole(path: str | Path, folder: Path | None = None) -> Iterator[Bina
 
     Args:
         folder: where the incomplete file lies, on the same disk; by default next to the complete one.
+
+    Raises:
+        OSError: the disk is full, or another error of writing. Of a full disk it says how much was to be
+            written until then, and how much is free.
     """
     path = Path(path)
     folder = folder or path.parent
     _remove_abandoned(folder)
     temporary = folder / f".{host()}.{os.getpid()}.{uuid4().hex}.tmp"
+    file = _CountedFile(temporary)
     try:
-        with open(temporary, "wb") as file:  # with the mode that the umask leaves, as any new file
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         synchronize_folder(path.parent)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        n_bytes = file.n_bytes
+        if temporary.exists():
+            # numpy writes past `file`, by its descriptor.
+            n_bytes = max(n_bytes, temporary.stat().st_size)
+            temporary.unlink()
+        free = format_bytes(free_bytes(folder))
+        needed = f"It needs at least {format_bytes(n_bytes)}, {free} are free"
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{reason}. {needed}", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ from transformers import (
 
 from common.files.whole_files import write_text, written_whole
 from common.languages import check_languages
-from common.output import check_output_dir
+from common.output import bytes_of_weights, check_output_dir, saving
 from common.recipe import launch
 from modeling_altclip.checkpoint_altclip import match_modes
 
@@ -83,7 +83,8 @@ def _write_split(split: str, folder: Path, size: int | None) -> Dataset:
         drawn = pool.imap(partial(_draw_row, scenes), range(size), chunksize=250)
         rows = list(tqdm(drawn, desc=f"Drawing {split}", total=size, unit="scene"))
     dataset = Dataset.from_list(rows, features=Features(features))
-    dataset.to_parquet(folder / "data" / f"{split}.parquet")
+    with saving(f"split {split}", folder, dataset.data.nbytes):
+        dataset.to_parquet(folder / "data" / f"{split}.parquet")
     return dataset
 
 
@@ -148,7 +149,9 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     }
     vision = shape | {"num_hidden_layers": _IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=_WIDTH)
-    CLIPModel(config).save_pretrained(folder)
+    model = CLIPModel(config)
+    with saving("the untrained CLIP", folder, bytes_of_weights(model)):
+        model.save_pretrained(folder)
     match_modes(folder)
 
     # Images are of the right size already: nothing is resized or cropped.
@@ -169,7 +172,9 @@ def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
         type_vocab_size=1,
         layer_norm_eps=1e-5,
     )
-    XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    model = XLMRobertaModel(config, add_pooling_layer=False)
+    with saving("the untrained text encoder", folder, bytes_of_weights(model)):
+        model.save_pretrained(folder)
     match_modes(folder)
     tokenizer.save_pretrained(folder)
 

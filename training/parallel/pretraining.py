@@ -32,7 +32,7 @@ from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments
 from ..data.examples import caption_columns, has_text, split_lists
-from ..output_folder import bytes_of_weights, saving
+from ..output_folder import saving
 
 
 @dataclass(kw_only=True)
@@ -231,11 +231,12 @@ def save_encoder(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: s
         for name, value in weights.items():
             if name.startswith(prefix):
                 of_encoder[name.removeprefix(prefix)] = value
-        with saving("the text encoder", Path(folder), bytes_of_weights(trainer.model)):
+        n_bytes = sum(value.nbytes for value in of_encoder.values())
+        with saving("the text encoder", Path(folder), n_bytes):
             trainer.model.base_model.save_pretrained(folder, state_dict=of_encoder)
-        match_modes(folder)
-        tokenizer.save_pretrained(folder)
-        write_checksums(folder)
+            match_modes(folder)
+            tokenizer.save_pretrained(folder)
+            write_checksums(folder)
 
 
 __all__ = [

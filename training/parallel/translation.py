@@ -38,7 +38,7 @@ from common.files.whole_files import write_text
 from common.fingerprints import hash_weights
 from common.languages import check_language
 from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
-from common.output import check_not_input, check_output_dir
+from common.output import check_not_input, check_output_dir, saving
 from common.typed import fits
 from modeling_altclip.checksums_altclip import checked_files
 from modeling_altclip.finite_altclip import check_finite
@@ -339,10 +339,7 @@ def translate_all(
     path = Path(arguments.output_dir, "translations", f"{file_name(language)}.jsonl")
     known = _read_translations(path, made_by, arguments.source_language, language)
     missing = [sentence for sentence in sentences if sentence not in known]
-    with (
-        open(path, "a", encoding="utf-8") as file,
-        tqdm(total=len(missing), desc=f"Translating to {language}") as bar,
-    ):
+    with tqdm(total=len(missing), desc=f"Translating to {language}") as bar:
         for start in range(0, len(missing), arguments.batch_size):
             batch = missing[start : start + arguments.batch_size]
             translated = dict(zip(batch, translate(batch, language, model, tokenizer, arguments)))
@@ -350,10 +347,15 @@ def translate_all(
             for source, target in translated.items():
                 line = {arguments.source_language: source, language: target}
                 lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-            file.write("".join(lines))
-            # A run that is killed, or a power cut, loses at most one batch.
-            file.flush()
-            os.fsync(file.fileno())
+            text = "".join(lines)
+            with (
+                saving(f"a batch of {path.name}", path.parent, len(text.encode())),
+                open(path, "a", encoding="utf-8") as file,
+            ):
+                file.write(text)
+                # A run that is killed, or a power cut, loses at most one batch.
+                file.flush()
+                os.fsync(file.fileno())
             known |= translated
             bar.update(len(batch))
     return {sentence: known[sentence] for sentence in sentences}, made_by
@@ -460,7 +462,9 @@ def save(splits: dict[str, Dataset], output_dir: str) -> None:
             shard = rows.shard(n_shards, number).map(
                 embed_table_storage, batched=True, batch_size=100, keep_in_memory=True
             )
-            shard.to_parquet(partial / f"{name}-{number:05d}-of-{n_shards:05d}.parquet")
+            path = partial / f"{name}-{number:05d}-of-{n_shards:05d}.parquet"
+            with saving(path.name, partial, shard.data.nbytes):
+                shard.to_parquet(path)
     partial.rename(partial.with_suffix(""))
 
 
