@@ -43,7 +43,7 @@ from xxhash import xxh3_128
 from .arrow_parts import open_part, part_bytes
 from .errors import InputError
 from .files.whole_files import written_whole
-from .output import check_free
+from .output import check_free, check_output_dir
 
 # Items in a part, 6 MB of 768 floats: the work that a kill costs. 10 million items then make 5,000 files, and
 # the Hub allows 10,000 in a folder.
@@ -241,6 +241,8 @@ def _write_parts(
     mine = [path for path in share if not _is_complete(path, _key_columns(keys, parts[path], form), form)]
 
     total = sum(len(parts[path]) for path in mine) * form.n_views
+    if mine:
+        check_output_dir(mine[0].parent, "cache_dir")
     shows_bar = bool(mine) and state.is_main_process
     with tqdm(total=total, desc=f"Encoding {form.name}", disable=not shows_bar) as bar:
         for path in mine:

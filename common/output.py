@@ -4,8 +4,9 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -33,7 +34,10 @@ _REFUSED = {
 
 
 def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> None:
-    """Check that a folder can be made and written to, before work begins; nothing is made.
+    """Check that a folder can be made and written to, before work begins.
+
+    A temporary file is written where the folder is, or will be, and removed: permissions alone would allow
+    `/proc/x` to root.
 
     Raises:
         InputError: it is empty, which would be the working directory, or no name of a folder; it or a folder
@@ -46,16 +50,37 @@ def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> No
         is_itself = existing == Path(output_dir).absolute()
         where = "is a file" if is_itself else f"lies below {str(existing)!r}, which is a file"
         raise InputError(f"{argument} {str(output_dir)!r} {where}: give a folder, there already or not")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(
-            f"{argument} {str(output_dir)!r} cannot be written to, since {str(existing)!r} is read-only or "
-            "another user's: give another folder"
-        )
     longest = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     if any(len(part.encode("utf-8", "surrogatepass")) > longest for part in Path(output_dir).parts):
         raise InputError(
             f"{argument} {shorten(str(output_dir))} has a name of more than {longest} bytes: shorten it"
         )
+    try:
+        _try_to_write(existing, makes_folder=existing != Path(output_dir).absolute())
+    except OSError as error:
+        if is_full(error):
+            raise InputError(
+                f"{argument} {str(output_dir)!r} cannot be written to, {format_bytes(free_bytes(existing))} "
+                f"are free: {_ADVICE}"
+            ) from error
+        raise InputError(
+            f"{argument} {str(output_dir)!r} cannot be written to, since {str(existing)!r} is read-only, "
+            f"another user's or no folder of a disk ({error.strerror}): give another folder"
+        ) from error
+
+
+def _try_to_write(folder: Path, *, makes_folder: bool) -> None:
+    """Write a byte below a folder that is there, in a new folder if one is to be made, and remove both.
+
+    Raises:
+        OSError: a folder or file cannot be made, or not be written to.
+    """
+    with ExitStack() as removed:
+        if makes_folder:
+            folder = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
+            removed.callback(folder.rmdir)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
 
 
 def check_not_input(output_dir: str, inputs: dict[str, str | None]) -> None:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import stat
 import subprocess
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,18 +48,58 @@ def blocked(tmp_path):
     }
 
 
-def test_an_output_folder_is_checked_without_being_made(blocked, tmp_path, monkeypatch):
+def test_an_output_folder_is_checked_without_being_made(blocked, tmp_path):
     check_output_dir(tmp_path / "new/one")
     assert not (tmp_path / "new").exists()
     for folder, message in blocked.items():
         with pytest.raises(InputError, match=f"^output_dir '{folder}' {message}"):
             check_output_dir(folder)
-    # As root, every folder can be written to but those of a read-only disk.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    check_output_dir(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize(
+    "number,message",
+    [
+        (errno.EROFS, r"since '{0}' is read-only, another user's or no folder .* \(Read-only file system\)"),
+        (errno.EACCES, r"since '{0}' is read-only, another user's or no folder .* \(Permission denied\)"),
+        (errno.ENOSPC, rf"{SIZE} are free: Make room, or give a folder on another disk"),
+    ],
+    ids=["read-only", "another's", "full"],
+)
+@pytest.mark.parametrize("fails", ["mkdtemp", "TemporaryFile"])
+def test_an_output_folder_is_tried(number, message, fails, tmp_path, monkeypatch):
+    """As root, every folder can be written to but those of a read-only disk, so that failures are made."""
+
+    def fail(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, fails, fail)
+    refusal = f"output_dir '{tmp_path}/new/one' cannot be written to, {message}".replace("{0}", str(tmp_path))
+    with pytest.raises(InputError, match=refusal):
+        check_output_dir(tmp_path / "new/one")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Linux shows itself as files in these; root has all permissions there, and can make nothing.
+SHOWN = [folder for folder in ("/proc", "/sys", "/dev/fd", "/dev/pts") if Path(folder).is_dir()]
+
+
+@pytest.mark.parametrize("folder", SHOWN)
+@pytest.mark.parametrize("name", ["", "x", "x/y"])
+def test_a_folder_of_no_disk_is_refused(folder, name):
+    output_dir = os.path.join(folder, name)
     with pytest.raises(
-        InputError, match=f"'{tmp_path}/new' cannot be written to, since '{tmp_path}' is read"
+        InputError, match=f"^output_dir '{output_dir}' cannot be written to, since '{folder}'"
     ):
-        check_output_dir(tmp_path / "new")
+        check_output_dir(output_dir)
+
+
+@pytest.mark.parametrize("folder", SHOWN)
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_encoded(folder):
+    keys = pa.array(["a", "b"], pa.large_string())
+    with pytest.raises(InputError, match=f"^cache_dir '{folder}/target-.*' cannot be written .*'{folder}'"):
+        cached_column("target", "text", keys, None, {"model": "m"}, cache_dir=folder)
 
 
 def test_an_output_folder_is_none_of_the_inputs(tmp_path, monkeypatch):
@@ -102,6 +143,16 @@ def test_a_file_in_the_way_is_told_before_anything_is_loaded(job, blocked, monke
         line = refused([*IN_PROCESS[job], "--output_dir", folder], capsys)
         assert line.startswith(f"altclip {job}: error: output_dir '{folder}' ")
         assert message in line
+
+
+@pytest.mark.skipif(not SHOWN, reason="this system has no such folders")
+@pytest.mark.parametrize("job", IN_PROCESS)
+def test_such_a_folder_is_told_before_anything_is_loaded(job, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["altclip"])
+    monkeypatch.setattr("torch.load", None)
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
+    line = refused([*IN_PROCESS[job], "--output_dir", f"{SHOWN[0]}/x"], capsys)
+    assert line.startswith(f"altclip {job}: error: output_dir '{SHOWN[0]}/x' cannot be written to, since ")
 
 
 @pytest.fixture
