@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.extras import of_extra
-from common.files.whole_files import written_whole
+from common.figures import save_figure
 from modeling_altclip.languages_altclip import is_english
 
 from .sections import Section, table_metric
@@ -35,8 +35,7 @@ def plot_losses(logs: dict[str, list[dict]], picture: Path) -> None:
         axes.plot(steps, losses, color="tab:blue")
         axes.set(title=stage, xlabel="step", ylabel="training loss")
         axes.grid(alpha=0.3)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=120)
+    save_figure(figure, picture, dpi=120)
 
 
 def plot_training(folder: Path, picture: Path) -> None:
@@ -65,8 +64,7 @@ def plot_training(folder: Path, picture: Path) -> None:
         if len(names) > 1:
             n_columns = 2 + len(names) // 8
             axes.legend(fontsize=7, ncols=n_columns)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=100)
+    save_figure(figure, picture, dpi=100)
 
 
 def _make_panels(n_panels: int, width: float, height: float) -> Figure:
@@ -145,8 +143,7 @@ def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
     axes.set(xticks=positions, xticklabels=list(after), ylabel="text-to-image recall@1, %")
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, title=section.title)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=120)
+    save_figure(figure, picture, dpi=120)
 
 
 def _draw_before(axes: Axes, before: dict[str, float], after: dict[str, float], label: str) -> None:

@@ -785,7 +785,7 @@ def test_a_teacher_from_the_hub(zoo, hashes, make, hub, tmp_path, monkeypatch):
         ({"stages": ["{zoo}/stage2", "open_clip:ViT-B-32/x"]}, "a model of open_clip is not saved here"),
         ({"results": "no/results"}, "results 'no/results' is no folder"),
         # The card would overwrite the stage.
-        ({"output_dir": "{zoo}/stage1/../stage2"}, "is one of the stages: give another folder"),
+        ({"output_dir": "{zoo}/stage1/../stage2"}, "is one of the stages as well, whose files would be"),
         ({"output_dir": "{zoo}/stage2/config.json"}, "is a file"),
         ({"dataset": "{data}"}, "give both for an example image, or neither"),
         ({"dataset": "{data}", "example_split": "nothing"}, "split 'nothing' cannot be loaded"),

@@ -122,12 +122,20 @@ with written_whole(sys.argv[1]) as file:
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 """
+KILLED_IN_FOLDER = """
+import os, signal, sys
+from model_cards.folder import whole_folder
+with whole_folder(sys.argv[1]) as folder:
+    (folder / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+@pytest.mark.parametrize("code", [KILLED, KILLED_IN_FOLDER])
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, code):
     write_text(tmp_path / "a.json", "old")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.json"], env=environment)
+    process = subprocess.run([sys.executable, "-c", code, tmp_path / "a.json"], env=environment)
     assert process.returncode == -signal.SIGKILL
     assert len(names(tmp_path)) == 2
     assert (tmp_path / "a.json").read_text() == "old"
@@ -145,7 +153,12 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     old = f".elsewhere.1.{'2' * 32}.tmp"
     for name in [*kept, old]:
         (tmp_path / name).write_bytes(b"")
-    os.utime(tmp_path / old, (0, time.time() - 2 * 24 * 60 * 60))
+    # Of a finished folder, as earlier versions named it.
+    old_folder = f".altclip.elsewhere-4026532281.1.{'3' * 32}.tmp"
+    (tmp_path / old_folder).mkdir()
+    (tmp_path / old_folder / "half").touch()
+    for name in (old, old_folder):
+        os.utime(tmp_path / name, (0, time.time() - 2 * 24 * 60 * 60))
     write_text(tmp_path / "a", "")
     assert names(tmp_path) == sorted([*kept, "a"])
 

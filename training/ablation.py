@@ -9,7 +9,7 @@ from transformers import AutoProcessor, set_seed
 
 from benchmarks.results import Result, format_table
 from common.extras import of_extra
-from common.files.whole_files import written_whole
+from common.figures import save_figure
 from common.models.kinds import load_tokenizer, readable
 from common.models.loading import save_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
@@ -174,8 +174,7 @@ def plot_ablation(summary: dict[str, list[list[float]]], picture: Path) -> None:
         axes.set_xticklabels(labels, fontsize=8)
         axes.grid(axis="y", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=110)
+    save_figure(figure, picture, dpi=110)
 
 
 def _plot_bars(axes, summary: dict, first_column: int, *, offset: int, color: str, label: str) -> None:

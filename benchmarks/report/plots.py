@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from common.extras import of_extra
-from common.files.whole_files import written_whole
+from common.figures import save_figure
 
 from ..outcomes import DEPTHS
 from ..results import Result
@@ -119,8 +119,7 @@ def plot_languages(comparison: Comparison, numbers: list[Number], picture: Path)
                 handles[names[model]] = handle
         panel.axes.set_title(f"{panel.task}, {label(of_task[0].metric, {})}, %", fontsize=10)
     _add_legend(figure, handles)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=130)
+    save_figure(figure, picture, dpi=130)
 
 
 def _panels_of_tasks(comparison: Comparison, height: float) -> tuple[Figure, list[_Panel]]:
@@ -255,8 +254,7 @@ def _plot_differences(comparison: Comparison, picture: Path) -> None:
         metric = label(comparison.metric_of(panel.task), {})
         panel.axes.set_title(f"{panel.task}, {metric}, points", fontsize=10)
     _add_legend(figure, handles)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=130)
+    save_figure(figure, picture, dpi=130)
 
 
 def _draw_dots(
@@ -320,8 +318,7 @@ def plot_heat_map(comparison: Comparison, numbers: list[Number], picture: Path) 
         axes.set_yticks(range(len(tasks)), tasks)
         _separate_cells(axes, len(languages), len(tasks))
     figure.colorbar(image, ax=figure.axes, label="%", shrink=0.8, pad=0.01)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=130)
+    save_figure(figure, picture, dpi=130)
 
 
 def _draw_heat_map(axes: Axes, grid: list[list[float]], scale: tuple[float, float]):
@@ -366,8 +363,7 @@ def plot_recall_curves(comparison: Comparison, picture: Path) -> None:
             axes.grid(alpha=0.3)
         row[0].legend(fontsize=8, frameon=False, loc="best")
     figure.supxlabel("k", fontsize=10)
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=130)
+    save_figure(figure, picture, dpi=130)
 
 
 def _draw_curves(axes: Axes, comparison: Comparison, task: str, direction: str) -> None:

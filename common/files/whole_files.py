@@ -7,6 +7,7 @@ write the same file: each writes to a temporary name of its own, and the last to
 import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,8 @@ from ..processes import host
 
 _DAY = 24 * 60 * 60  # seconds
 # The temporary name says whose it is, and not of which file: names of files may be as long as names can be.
-# Earlier versions began it with the name of a cache, target-FINGERPRINT; the oldest then named no writer.
+# Earlier versions began it with a finished folder's name, which now counts to the host, or with a cache's,
+# target-FINGERPRINT; the oldest then named no writer.
 _CACHE = r".+-[0-9a-f]{32}"
 _WRITER = r"\.(?P<host>.+)\.(?P<pid>\d+)"
 _TEMPORARY = re.compile(rf"(({_CACHE})?{_WRITER}|{_CACHE})\.[0-9a-f]{{32}}\.tmp")
@@ -33,9 +35,8 @@ class _CountedFile(io.BufferedWriter):
     """A file that counts what it is given to write, of which a full disk may take none."""
 
     def __init__(self, path: Path):
-        super().__init__(
-            open(path, "wb", buffering=0)
-        )  # with the mode that the umask leaves, as any new file
+        # With the mode that the umask leaves, as any new file.
+        super().__init__(open(path, "wb", buffering=0))
         self.n_bytes = 0
 
     def write(self, content) -> int:
@@ -59,8 +60,7 @@ def written_whole(path: str | Path, folder: Path | None = None) -> Iterator[Bina
     """
     path = Path(path)
     folder = folder or path.parent
-    _remove_abandoned(folder)
-    temporary = folder / f".{host()}.{os.getpid()}.{uuid4().hex}.tmp"
+    temporary = temporary_path(folder)
     file = _CountedFile(temporary)
     try:
         with file:
@@ -91,8 +91,17 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text.encode())
 
 
+def temporary_path(folder: Path) -> Path:
+    """Return a new path in a folder for an incomplete file or folder, which the caller makes and removes.
+
+    What killed runs left under such names in the folder is removed.
+    """
+    _remove_abandoned(folder)
+    return folder / f".{host()}.{os.getpid()}.{uuid4().hex}.tmp"
+
+
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what `written_whole` left in killed runs: files of this host's dead processes, or of yesterday.
+    """Remove what killed runs left at a `temporary_path`: of this host's dead processes, or of yesterday.
 
     Other machines may write to the folder at the same time. Whether their processes still live is unknown, so
     that only the age of their files counts.
@@ -102,10 +111,11 @@ def _remove_abandoned(folder: Path) -> None:
         if name is None:
             continue  # not a file of ours
         is_dead = name["host"] == host() and not psutil.pid_exists(int(name["pid"]))
-        # Another process may have removed the file meanwhile, or it belongs to another user.
+        # Another process may have removed it meanwhile, or it belongs to another user.
         with suppress(FileNotFoundError, PermissionError):
             if is_dead or time.time() - path.stat().st_mtime > _DAY:
-                path.unlink()
+                remove = shutil.rmtree if path.is_dir() else os.unlink
+                remove(path)
 
 
-__all__ = ["write_text", "written_whole"]
+__all__ = ["temporary_path", "write_text", "written_whole"]

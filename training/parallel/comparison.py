@@ -17,7 +17,8 @@ from transformers import AutoModel
 from benchmarks.metrics import retrieval_ranks
 from benchmarks.results import Result, format_table, load_results
 from common.extras import of_extra
-from common.files.whole_files import write_text, written_whole
+from common.figures import save_figure
+from common.files.whole_files import write_text
 from common.files.yaml_files import read_yaml
 from common.models.kinds import load_tokenizer, readable
 from model_cards.stages import read_log
@@ -268,8 +269,7 @@ def _plot_curves(arguments: ParallelExperimentArguments, prefix: str, title: str
         axes.grid(alpha=0.3, which="both")
     axes.figure.axes[0].set_ylabel("mean loss of an English caption")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(CURVES))
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=110)
+    save_figure(figure, picture, dpi=110)
 
 
 def write_report(results: list[Result], arguments: ParallelExperimentArguments) -> str:

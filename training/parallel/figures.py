@@ -16,7 +16,7 @@ from statistics import mean
 from benchmarks.outcomes import DEPTHS
 from benchmarks.results import Result
 from common.extras import of_extra
-from common.files.whole_files import written_whole
+from common.figures import save_figure
 
 with of_extra("plots"):
     import matplotlib
@@ -121,8 +121,7 @@ def plot_accuracy(scores: Scores, seen: list[str], picture: Path, direction: str
     figure.supylabel("accuracy@k, %", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(scores))
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=110)
+    save_figure(figure, picture, dpi=110)
 
 
 def _draw_bars(axes: Axes, slot: _Slot, seeds: list[dict[str, float]], direction: str, label: str) -> None:
@@ -197,8 +196,7 @@ def plot_ranks(scores: Scores, seen: list[str], picture: Path, direction: str = 
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(zip(labels, handles))  # each box of a group has its label, and the legend wants one
     figure.legend(by_label.values(), by_label.keys(), loc="outside upper center", ncols=len(scores))
-    with written_whole(picture) as file:
-        figure.savefig(file, dpi=110)
+    save_figure(figure, picture, dpi=110)
 
 
 def _box(seeds: list[dict[str, float]], direction: str) -> dict[str, float]:
