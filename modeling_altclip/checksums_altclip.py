@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Literal
+
+from huggingface_hub import HfApi
 
 CHECKSUMS = "checksums.json"
 _REMEDY = "get a complete copy, or accept it as it is: altclip check --rewrite"
@@ -59,9 +62,9 @@ _HARMLESS = ("*.py", *_OF_TRAINING)
 def write_checksums(folder: str | PathLike) -> None:
     """Write the checksums of a finished folder; all its files are on the disk before they are.
 
-    Of a model's folder they cover weights, configuration, tokenizer, processor, code and the state of the
-    training; of a pipeline of diffusers those of its parts; of a checkpoint (`checkpoint-40`) all files, in
-    subfolders too. Card and plots may change.
+    Of a model's folder they cover weights, configuration, tokenizer, processor and code; of a pipeline of
+    diffusers those of its parts; of a checkpoint (`checkpoint-40`) all files, in subfolders too. Card, plots
+    and notes of a training may change, or stay behind where the model is pushed.
     """
     folder = Path(folder)
     _write(folder, _hash_files(folder, _covered_files(folder)), kept={})
@@ -88,6 +91,74 @@ def keep_checksums(folder: str | PathLike, *, of_processor: bool = False) -> Ite
     yield
     written = [name for name in _covered_files(folder) if _matches(name, patterns)]
     _write(folder, _hash_files(folder, written), kept)
+
+
+@contextmanager
+def pushed_checksums(
+    folder: str | PathLike,
+    repo_id: str,
+    times: dict[str, float],
+    *,
+    token: str | bool | None,
+    revision: str | None,
+) -> Iterator[None]:
+    """Put into a folder, for the time of its push, the checksums that the Hub repository has afterwards.
+
+    A push replaces files and deletes none: the repository's checksums change for those that are pushed, and
+    all others keep theirs. A repository without checksums stays without.
+
+    Args:
+        times: when files of the folder were changed, before the model was saved there. Those that have not
+            changed since are not pushed.
+
+    Raises:
+        ValueError: the repository's checksums cannot be read; nothing is pushed then.
+    """
+    earlier = _download_checksums(repo_id, token, revision)
+    if earlier is None:
+        yield
+        return
+    folder = Path(folder)
+    pushed = []
+    for name in _covered_files(folder):
+        is_new = name not in times or (folder / name).stat().st_mtime > times[name]
+        if is_new and "/" not in name:
+            pushed.append(name)
+    kept = {name: entry for name, entry in earlier.items() if name not in pushed}
+
+    own = folder / CHECKSUMS
+    before = own.read_bytes() if own.is_file() else None
+    try:
+        _write(folder, _hash_files(folder, pushed), kept)
+        yield
+    finally:
+        if before is None:
+            own.unlink(missing_ok=True)
+        else:
+            own.write_bytes(before)
+
+
+def _download_checksums(
+    repo_id: str, token: str | bool | None, revision: str | None
+) -> dict[str, dict] | None:
+    """Return the checksums of a Hub repository; None if it has none.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    hub = HfApi()
+    if revision is not None and not hub.revision_exists(repo_id, revision, token=token):
+        revision = None  # the branch is made from the main one
+    if not hub.file_exists(repo_id, CHECKSUMS, revision=revision, token=token):
+        return None
+    with TemporaryDirectory() as folder:
+        hub.hf_hub_download(repo_id, CHECKSUMS, revision=revision, token=token, local_dir=folder)
+        try:
+            return read_checksums(folder)
+        except ValueError as error:
+            raise ValueError(
+                f"repo_id {repo_id!r} has a {CHECKSUMS} that cannot be read: delete it there, then push again"
+            ) from error
 
 
 def find_damages(folder: str | PathLike, part: Literal["weights", "settings", "all"] = "all") -> list[str]:
@@ -184,7 +255,7 @@ def _covered_files(folder: str | PathLike) -> list[str]:
                 names.append(name.as_posix())
         return sorted(names)
 
-    patterns = (*_OF_MODEL, *_OF_PROCESSOR, *_OF_TRAINING)
+    patterns = (*_OF_MODEL, *_OF_PROCESSOR)
     if (folder / _PIPELINE).is_file():
         # Its parts lie in subfolders, with models' names: unet/config.json.
         patterns = (*patterns, _PIPELINE, "scheduler_config.json")
@@ -342,6 +413,7 @@ __all__ = [
     "find_damages",
     "has_checksums",
     "keep_checksums",
+    "pushed_checksums",
     "read_checksums",
     "synchronize_folder",
     "write_checksums",

@@ -16,7 +16,7 @@ import torch
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature
 
-from .checksums_altclip import check_files, keep_checksums
+from .checksums_altclip import check_files, keep_checksums, pushed_checksums
 from .images_altclip import (
     DROP_ALPHA,
     WHITE,
@@ -157,6 +157,17 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **options):
+        """Upload what `push_to_hub` has saved, with the checksums that the repository then has, if any."""
+        with pushed_checksums(
+            working_dir,
+            repo_id,
+            files_timestamps,
+            token=options.get("token"),
+            revision=options.get("revision"),
+        ):
+            return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **options)
 
     def _save_parts(self, folder: Path) -> list[str]:
         """Save both parts, and return the names of the files."""

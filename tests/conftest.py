@@ -12,6 +12,7 @@ from pathlib import Path
 import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
 
 # isort: split
+import huggingface_hub
 import pytest
 import torch
 from datasets import load_dataset
@@ -24,6 +25,7 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+from transformers.utils.hub import hf_api
 
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
@@ -34,6 +36,7 @@ from training.freezing import freeze_all_but
 from training.trainers import TeacherLearningTrainer
 
 from . import FOLDER, IS_FIRST, TEMPORARY
+from .fake_hub import PushHub
 from .processes import TIMEOUT, run_script
 
 collect_ignore = ["upstream"]  # run by `make test-upstream`, beside transformers' own tests
@@ -284,3 +287,17 @@ def stage1(miniature, tmp_path):
         return trainer, arguments
 
     return stage1
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Start a hub that can be pushed to; `hub.folder / "me/out"` has the files of the repository `out`."""
+    server = PushHub(tmp_path / "hub")
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(hf_api(), "endpoint", server.url)
+    yield server
+    server.shutdown()
+    server.server_close()

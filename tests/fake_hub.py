@@ -1,5 +1,6 @@
-"""Serve folders at a loopback address as the Hub serves datasets, for tests that read tasks by their id."""
+"""Serve folders at a loopback address as the Hub serves datasets, and take what is pushed to it."""
 
+import base64
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,3 +112,87 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body[begin:end])
+
+
+class PushHub(ThreadingHTTPServer):
+    """Hub of models at a loopback address; each repository is a folder, into which commits are written.
+
+    Repositories without an owner belong to `me`. All branches show the same files. `uploaded` has each file's
+    path in its repository and its bytes, in the order of the commits; `deleted` has paths, and `tokens` what
+    the clients gave.
+
+    Args:
+        folder: where the repositories are: `folder / "me/model"`.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), _PushHandler)
+        self.folder = folder
+        self.branches = ["main"]
+        self.uploaded = []
+        self.deleted = []
+        self.tokens = set()
+        self.n_commits = 0
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _PushHandler(_Handler):
+    def do_GET(self) -> None:
+        parts = [unquote(part) for part in urlparse(self.path).path.strip("/").split("/")]
+        if parts[0] == "api" and parts[4] == "revision":
+            # /api/models/owner/name/revision/main
+            if parts[5] not in self.server.branches:
+                return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            return self.send_json({"id": "/".join(parts[2:4])})
+        if parts[0] == "api":
+            # /api/models/owner/name/tree/main
+            folder = self.server.folder.joinpath(*parts[2:4])
+            return self.answer(200, json.dumps(self.entries(folder, folder)).encode())
+        # /owner/name/resolve/main/config.json; each commit has another hash, or old copies would be taken
+        path = self.server.folder.joinpath(*parts[:2], *parts[4:])
+        return self.send_file(path, f"{self.server.n_commits:040x}")
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.tokens.add(self.headers["Authorization"].removeprefix("Bearer "))
+        path = urlparse(self.path).path
+        repository = "/".join(path.split("/")[3:5])  # /api/models/owner/name/commit/main
+        if path == "/api/repos/create":
+            form = json.loads(body)
+            owner = form.get("organization") or "me"
+            return self.send_json({"url": f"{self.server.url}/{owner}/{form['name']}"})
+        if path == "/api/validate-yaml":
+            return self.send_json({"errors": [], "warnings": []})
+        if "/branch/" in path:
+            self.server.branches.append(path.split("/")[-1])
+            return self.send_json({})
+        if "/preupload/" in path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            # They come within the commit, not by LFS.
+            regular = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            return self.send_json({"files": regular})
+        for line in body.splitlines():
+            self.apply(self.server.folder / repository, json.loads(line))
+        self.server.n_commits += 1
+        commit = f"{self.server.n_commits:040x}"
+        return self.send_json(
+            {"commitUrl": f"{self.server.url}/{repository}/commit/{commit}", "commitOid": commit}
+        )
+
+    def apply(self, folder: Path, line: dict) -> None:
+        """Apply one line of a commit: a file that is added or deleted, or the message."""
+        if line["key"] == "file":
+            path = folder / line["value"]["path"]
+            content = base64.b64decode(line["value"]["content"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            self.server.uploaded.append((line["value"]["path"], content))
+        elif line["key"] == "deletedFile":
+            (folder / line["value"]["path"]).unlink()
+            self.server.deleted.append(line["value"]["path"])
+
+    def send_json(self, content: dict) -> None:
+        self.answer(200, json.dumps(content).encode())

@@ -1,48 +1,22 @@
 """No secret and no path of this machine leaves with what is saved or pushed."""
 
 import os
-import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers.utils.hub import hf_api
 
 from common.errors import InputError
 from common.models.loading import load_model, save_model
+from model_cards import job as card_job
+from model_cards.job import CardArguments
+from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages
 from training.arguments import ContrastiveArguments, DiffusionArguments, TeacherLearningArguments
-from training.jobs import stage1
+from training.checkpoints import last_complete_checkpoint
+from training.jobs import stage1, stage2
 from training.parallel.pretraining import TextPretrainingArguments
 
 TOKEN = "hf_a_token_that_nobody_may_see"
-
-
-class Hub:
-    """The Hub's client, which keeps a copy of what is pushed."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.created = []
-        self.pushed = []
-        self.tokens = set()
-
-    def create_repo(self, name, token, **_):
-        self.created.append(name)
-        self.tokens.add(token)
-        return SimpleNamespace(repo_id=f"me/{name}")
-
-    def upload_folder(self, repo_id, folder_path, token, ignore_patterns=(), **_):
-        self.tokens.add(token)
-        ignored = shutil.ignore_patterns(*ignore_patterns)
-        shutil.copytree(folder_path, self.folder, ignore=ignored, dirs_exist_ok=True)
-        self.pushed.append(sorted(path.name for path in self.folder.iterdir()))
-        return SimpleNamespace(done=lambda: True)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
-    return hub
 
 
 def files_with(text, folder) -> list[str]:
@@ -63,47 +37,106 @@ def push_stage1(miniature, tmp_path, **given):
         teacher_name_or_path=str(miniature / "clip"),
         text_encoder_name_or_path=str(miniature / "text_encoder"),
         dataset=str(tmp_path / "texts.tsv"),
-        output_dir=str(tmp_path / "out"),
-        max_steps=2,
-        save_steps=1,
-        per_device_train_batch_size=4,
-        use_cpu=True,
-        disable_tqdm=True,
-        push_to_hub=True,
-        hub_token=TOKEN,
-        **given,
+        **pushed_run(tmp_path) | given,
     )
     stage1.main(arguments)
 
 
-def test_stage_1_pushes_its_folder_and_keeps_the_token_to_itself(miniature, hub, tmp_path):
-    push_stage1(miniature, tmp_path)
-    assert hub.created == ["out"]
-    assert hub.tokens == {TOKEN}
-    pushed = os.listdir(hub.folder)
-    assert {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= set(pushed)
-    assert (tmp_path / "out/checkpoint-2/training_args.bin").is_file()
-    assert files_with(TOKEN, tmp_path / "out") == []
-    for name in ("config.json", "processor_config.json", "tokenizer_config.json", "README.md"):
-        assert str(tmp_path) not in (hub.folder / name).read_text("utf-8")
-        assert str(miniature) not in (hub.folder / name).read_text("utf-8")
+def push_stage2(miniature, tmp_path, **given):
+    """Train stage 2 in the same way, from a model in `altclip`."""
+    arguments = ContrastiveArguments(
+        model_name_or_path=str(tmp_path / "altclip"),
+        dataset=str(miniature / "dataset"),
+        **pushed_run(tmp_path) | given,
+    )
+    stage2.main(arguments)
 
 
-@pytest.mark.parametrize("hub_strategy", ["end", "every_save", "checkpoint"])
-def test_files_that_hold_paths_are_not_pushed(miniature, hub, tmp_path, hub_strategy):
-    """They are there when the model is pushed, and when each checkpoint is."""
+def pushed_run(tmp_path) -> dict:
+    """Return the arguments of a short run that pushes."""
+    return {
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 2,
+        "save_steps": 1,
+        "save_strategy": "steps",
+        "per_device_train_batch_size": 4,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "push_to_hub": True,
+        "hub_token": TOKEN,
+        # Or a push is left out where the one before still runs.
+        "hub_always_push": True,
+    }
+
+
+MODEL = {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json", CHECKSUMS}
+
+
+@pytest.mark.parametrize("push", [push_stage1, push_stage2])
+@pytest.mark.parametrize("hub_strategy", ["end", "every_save"])
+def test_a_push_holds_no_path_and_no_token(miniature, altclip_folder, hub, tmp_path, push, hub_strategy):
+    """Every file of each push is searched. What holds paths is there when it begins, and stays at home."""
     out = tmp_path / "out"
-    out.mkdir()
-    for name in ("bad_rows.jsonl", "bad_rows.0.jsonl"):
+    renamed = out / "damaged-checkpoint-9"
+    events = out / "runs/now"
+    local = ("bad_rows.jsonl", "bad_rows.0.jsonl", renamed / "optimizer.pt", events / "events.out.tfevents.1")
+    for name in local:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(f"{tmp_path}\n")
-    push_stage1(miniature, tmp_path, hub_strategy=hub_strategy)
-    n_pushes = {"end": 1, "every_save": 3, "checkpoint": 5}[hub_strategy]
-    assert len(hub.pushed) >= n_pushes
-    assert {"run.json", "bad_rows.jsonl", "bad_rows.0.jsonl"} <= set(os.listdir(out))
-    for pushed in hub.pushed:
-        assert "model.safetensors" in pushed
-        assert not [name for name in pushed if name.startswith(("run.", "bad_rows", "checkpoint-"))]
-    assert "upload_folder" not in vars(hub)
+    push(miniature, tmp_path, hub_strategy=hub_strategy)
+
+    written = ("run.json", "training_args.bin", "trainer_state.json", "checkpoint-2/training_args.bin")
+    assert all((out / name).is_file() for name in written)
+    assert files_with(TOKEN, out) == []
+    assert hub.tokens == {TOKEN}
+    weights = [content for name, content in hub.uploaded if name == "model.safetensors"]
+    assert len(weights) >= (1 if hub_strategy == "end" else 3)
+    for name, content in hub.uploaded:
+        for secret in (tmp_path, miniature, TOKEN):
+            assert str(secret).encode() not in content, name
+    assert "upload_folder" not in vars(hf_api())
+
+    # The copy of another machine is complete, and its checksums agree.
+    copy = hub.folder / "me/out"
+    assert set(os.listdir(copy)) >= MODEL
+    assert find_damages(copy) == []
+    assert load_model(str(copy))
+
+
+def test_a_pushed_checkpoint_holds_no_path_and_can_be_resumed_from(miniature, hub, tmp_path):
+    push_stage1(miniature, tmp_path, hub_strategy="all_checkpoints")
+    for name, content in hub.uploaded:
+        assert str(tmp_path).encode() not in content, name
+    copy = hub.folder / "me/out"
+    assert {"optimizer.pt", "trainer_state.json"} <= set(os.listdir(copy / "checkpoint-2"))
+    assert not {CHECKSUMS, "unfinished.tmp"} & set(os.listdir(copy / "checkpoint-2"))
+    assert last_complete_checkpoint(str(copy)) == str(copy / "checkpoint-2")
+
+
+def test_checksums_of_an_earlier_push_do_not_stay(miniature, hub, tmp_path):
+    """While a training pushes its checkpoints, the repository has none, or those of its own files."""
+    earlier = hub.folder / "me/out" / CHECKSUMS
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("{}")
+    push_stage1(miniature, tmp_path, hub_strategy="every_save")
+    assert hub.deleted == [CHECKSUMS]
+    assert find_damages(earlier.parent) == []
+
+
+def test_the_folder_of_a_card_holds_no_path(miniature, altclip_folder, tmp_path):
+    """`hf upload` sends all of it."""
+    arguments = CardArguments(
+        title="Model",
+        repo="me/model",
+        stages=[str(altclip_folder)],
+        output_dir=str(tmp_path / "finished"),
+        dataset=str(miniature / "dataset"),
+        example_split="validation",
+    )
+    card_job.main(arguments)
+    assert (tmp_path / "finished/example.png").is_file()
+    assert files_with(str(tmp_path), tmp_path / "finished") == []
+    assert files_with(str(miniature), tmp_path / "finished") == []
 
 
 def test_the_token_is_not_pickled(tmp_path):

@@ -24,15 +24,27 @@ from common.output import (
     format_bytes,
     free_bytes,
 )
-from modeling_altclip.checksums_altclip import has_checksums, read_checksums
+from modeling_altclip.checksums_altclip import CHECKSUMS, has_checksums, read_checksums
 
 from .arguments import StageArguments
 from .checkpoints import finished_checkpoints, remove_unfinished
 
 _RECORD = "run.json"
 _RESUME = "Make room; with save_steps, --resume then continues from the last complete checkpoint"
-# Files of a run that hold paths of this machine.
-_LOCAL = (_RECORD, "bad_rows*.jsonl")
+# Files of a run that hold paths of this machine: its records, settings, state and logs of TensorBoard, and
+# checkpoints that a resumed run has renamed.
+_LOCAL = (
+    _RECORD,
+    "bad_rows*.jsonl",
+    "training_args.bin",
+    "trainer_state.json",
+    "*tfevents*",
+    "damaged-checkpoint-*",
+    "replaced-checkpoint-*",
+)
+# Files of a checkpoint that is pushed by itself: settings with paths, and checksums, which list the settings
+# and are written after the push has begun.
+_LOCAL_OF_CHECKPOINT = ("training_args.bin", CHECKSUMS, "*.tmp")
 # Those of transformers' arguments that the weights depend on.
 _LEARNING = (
     "seed",
@@ -154,12 +166,20 @@ def without_local_files() -> Iterator[None]:
     """Keep files that hold paths of this machine out of what the Trainer uploads.
 
     It fixes the patterns of files that it leaves out. More are added in the client that it uploads with.
+    Checksums of an earlier push are deleted in the same commit, unless new ones are uploaded.
     """
     client = trainer_module.hf_api()
     upload = client.upload_folder
 
-    def upload_others(*, ignore_patterns=(), **given):
-        return upload(ignore_patterns=[*ignore_patterns, *_LOCAL], **given)
+    def upload_others(*, ignore_patterns=(), path_in_repo=None, **given):
+        # The Trainer names a path for checkpoints only, and none for the model's folder.
+        local = _LOCAL if path_in_repo is None else _LOCAL_OF_CHECKPOINT
+        return upload(
+            ignore_patterns=[*ignore_patterns, *local],
+            delete_patterns=[CHECKSUMS],
+            path_in_repo=path_in_repo,
+            **given,
+        )
 
     client.upload_folder = upload_others
     try:
