@@ -227,8 +227,8 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         """Load an adapter in any of its spellings, whole or not at all; takes transformers' own arguments.
 
         Raises:
-            ValueError: weights are missing, left over or of another shape; the message lists them, and the
-                adapter is removed again. Or a file of the adapter's folder is damaged.
+            ValueError: weights are missing, left over or of another shape, and the message lists them; or a
+                weight is NaN or infinite. The adapter is removed again. Or a file of its folder is damaged.
         """
         if peft_model_id is not None:
             folder = Path(peft_model_id, kwargs.get("subfolder") or "")
@@ -241,14 +241,20 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
         kwargs["weight_mapping"] = [*known, _MAGNITUDES]
         info = super().load_adapter(peft_model_id, adapter_name, *args, load_config=load_config, **kwargs)
 
+        adapter = adapter_name or "default"
+        source = str(peft_model_id or "the adapter")
         misshaped = [name for name, *_ in info.mismatched_keys]
         listed = _listing(info.missing_keys, info.unexpected_keys, misshaped)
-        if listed:
-            self.delete_adapter(adapter_name or "default")
-            raise ValueError(
-                f"{peft_model_id or 'the adapter'} is not a whole adapter of {type(self).__name__}. "
-                f"{listed}. {_OF_ANOTHER}"
-            )
+        weights = [(name, value) for name, value in self.named_parameters() if f".{adapter}." in f"{name}."]
+        try:
+            if listed:
+                raise ValueError(
+                    f"{source} is not a whole adapter of {type(self).__name__}. {listed}. {_OF_ANOTHER}"
+                )
+            check_finite(weights, source)
+        except ValueError:
+            self.delete_adapter(adapter)
+            raise
         return info
 
     def get_adapter_state_dict(self, *args, **kwargs) -> dict:
@@ -292,8 +298,11 @@ def rename_layers(module: AltCLIPPreTrainedModel, state_dict: dict, prefix: str,
 
     rename_weights(state_dict, prefix, new_name)
     if module.has_adapter:
-        given = {name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)}
-        _check_adapter(module, given)
+        given = {
+            name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)
+        }
+        _check_adapter(module, set(given))
+        check_finite(given.items(), "This adapter")
 
 
 def _check_adapter(model: AltCLIPPreTrainedModel, given: set[str]) -> None:

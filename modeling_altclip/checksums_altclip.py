@@ -198,19 +198,47 @@ def _belongs(name: str, part: str) -> bool:
 def check_files(folder: str | PathLike, part: Literal["weights", "settings", "all"] = "all") -> None:
     """Refuse a folder whose files are not as its checksums say; one without checksums passes.
 
+    The names in an index of weights are looked at in any case, see `_check_indices`.
+
     Args:
         part: as in `find_damages`.
 
     Raises:
-        ValueError: a file is damaged, lost or new, or the checksums cannot be read.
+        ValueError: a file is damaged, lost or new, or the checksums or an index cannot be read.
     """
-    if not has_checksums(folder):
-        return
-    damages = find_damages(folder, part)
+    damages = find_damages(folder, part) if has_checksums(folder) else []
     if damages:
         raise ValueError(
             f"{folder} is not as it was saved ({CHECKSUMS}): {'; '.join(damages)}: {_REMEDY} {folder}"
         )
+    _check_indices(Path(folder))
+
+
+def _check_indices(folder: Path) -> None:
+    """Refuse an index of weights that names anything but files of its own folder, which would be opened.
+
+    Raises:
+        ValueError: it does, or is no index.
+    """
+    paths = [path for part in (folder, *_parts_of_pipeline(folder)) for path in part.glob("*.index.json")]
+    for path in sorted(paths):
+        try:
+            index = json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no JSON ({error}): get a complete copy of the folder") from error
+        files = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(files, dict):
+            raise ValueError(f"{path} has no mapping weight_map: get a complete copy of the folder")
+        for weight, name in files.items():
+            if not isinstance(name, str) or not _is_file_name(name):
+                raise ValueError(
+                    f"{path} has {name!r} as the file of {weight!r}: give the name of a file in the folder"
+                )
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether a name stays within its folder, without subfolders."""
+    return name not in ("", ".", "..") and not any(character in name for character in "/\\\0")
 
 
 @contextmanager

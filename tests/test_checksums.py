@@ -26,7 +26,13 @@ from modeling_altclip import (
     checksums_altclip,
 )
 from modeling_altclip.checkpoint_altclip import IncompleteCheckpointError
-from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, read_checksums, write_checksums
+from modeling_altclip.checksums_altclip import (
+    CHECKSUMS,
+    check_files,
+    find_damages,
+    read_checksums,
+    write_checksums,
+)
 from training.checkpoints import last_complete_checkpoint, mark_unfinished
 from training.lifecycle import train
 
@@ -185,6 +191,41 @@ def test_a_folder_without_checksums_loads_as_before(altclip_folder):
     path = altclip_folder / "processor_config.json"
     path.write_text(path.read_text("utf-8").replace("0.26", "3.26"))
     load_model(str(altclip_folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"weight_map": {"logit_scale": "/etc/passwd"}}',
+        '{"weight_map": {"logit_scale": "../secret.bin"}}',
+        '{"weight_map": {"logit_scale": ".."}}',
+        '{"weight_map": {"logit_scale": null}}',
+        '{"weight_map": []}',
+        "[]",
+        "[" * 100_000,
+        "",
+    ],
+)
+def test_an_index_names_files_of_its_own_folder_alone(altclip_folder, content):
+    (altclip_folder / WEIGHTS).unlink()
+    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        (altclip_folder / name).write_text(content)
+        with pytest.raises(ValueError, match=f"altclip/{name} (has|is no JSON)"):
+            AutoModel.from_pretrained(altclip_folder)
+        with pytest.raises(InputError, match=f"altclip/{name} (has|is no JSON)"):
+            load_model(str(altclip_folder))
+        with pytest.raises(IncompleteCheckpointError, match=f"altclip/{name} (has|is no JSON)"):
+            pipeline("zero-shot-image-classification", model=str(altclip_folder))
+        (altclip_folder / name).unlink()
+
+
+def test_the_index_of_a_pipelines_part_is_looked_at(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    index = tmp_path / "unet/diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "/etc/passwd"}}')
+    with pytest.raises(ValueError, match="has '/etc/passwd' as the file of 'a': give the name of a file"):
+        check_files(tmp_path)
 
 
 @pytest.fixture

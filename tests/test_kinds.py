@@ -315,6 +315,14 @@ def test_a_damaged_model_is_named_in_one_line(zoo, tmp_path, name, file, content
         load_model(str(folder), argument="teacher_name_or_path")
 
 
+@pytest.mark.parametrize("content", [b"root:x:0:0:root:/root:/bin/sh", b"\x80", b""])
+def test_old_weights_of_any_bytes_are_named_in_one_line(zoo, tmp_path, content):
+    folder = damaged(zoo, tmp_path, "altclip", "model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(InputError, match=f"^model '{folder}' cannot be loaded: [^\n]+$"):
+        load_model(str(folder))
+
+
 @pytest.mark.parametrize("name", ["xlmr", "bert", "altclip", "clip", "gpt2"])
 def test_a_missing_tokenizer_is_none_that_knows_no_word(zoo, tmp_path, name):
     assert len(load_tokenizer("model", str(zoo / name))) > 100

@@ -199,14 +199,29 @@ def test_half_an_adapter_is_none(bases, ragged_batch, tmp_path, how, damage, nam
     assert "\n" not in str(error.value)
 
 
-def test_a_refused_adapter_is_taken_off(bases, ragged_batch, tmp_path):
+def not_a_number(weights):
+    name = sorted(weights)[0]
+    return weights | {name: weights[name] * torch.nan}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", LOADED)
+def test_an_adapter_of_nan_is_not_loaded(bases, tmp_path, how):
+    saved_by_peft(NativeModel, bases / "whole", tmp_path / "adapter", "LoRA", TEXT + VISION)
+    damage_adapter(tmp_path / "adapter", not_a_number)
+    with pytest.raises(ValueError, match="has 1 of .* weights with values that are NaN or infinite"):
+        LOADED[how](AltCLIPModel, bases / "whole", tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("damage", [strange, not_a_number])
+def test_a_refused_adapter_is_taken_off(bases, ragged_batch, tmp_path, damage):
     base = bases / "whole"
     folder = tmp_path / "adapter"
     saved_by_peft(NativeModel, base, folder, "LoRA", TEXT)
-    damage_adapter(folder, strange)
+    damage_adapter(folder, damage)
     model = AltCLIPModel.from_pretrained(base)
     before = output(model, ragged_batch)
-    with pytest.raises(ValueError, match="not a whole adapter"):
+    with pytest.raises(ValueError, match="not a whole adapter|NaN or infinite"):
         model.load_adapter(folder)
     assert torch.equal(output(model, ragged_batch), before)
 

@@ -37,7 +37,7 @@ UNREADABLE = (
     OSError,
     ValueError,
     TypeError,
-    KeyError,
+    LookupError,
     AttributeError,
     ImportError,
     RuntimeError,
