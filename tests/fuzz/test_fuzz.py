@@ -9,6 +9,7 @@ import math
 import os
 import random
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -331,8 +332,8 @@ CHECKS = {
 }
 
 
-def fuzz(name: str, n_examples: int, folder: Path, *, derandomize: bool) -> None:
-    """Draw examples and check each; the error of the smallest that fails is raised."""
+def check_of(name: str, folder: Path, n_examples: int = QUICK, *, derandomize: bool = True) -> Callable:
+    """Return one of the checks as a test of hypothesis, which draws its examples."""
     strategy, check = CHECKS[name]
 
     @settings(
@@ -347,7 +348,12 @@ def fuzz(name: str, n_examples: int, folder: Path, *, derandomize: bool) -> None
     def check_one(value):
         check(value, folder)
 
-    check_one()
+    return check_one
+
+
+def fuzz(name: str, n_examples: int, folder: Path, *, derandomize: bool) -> None:
+    """Draw examples and check each; the error of the smallest that fails is raised."""
+    check_of(name, folder, n_examples, derandomize=derandomize)()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MOST_MEMORY
 
 
