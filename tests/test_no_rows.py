@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow
 import pytest
 from datasets import Dataset, load_dataset
+from pyarrow import parquet
 
 from benchmarks.jobs import embed
 from benchmarks.jobs.embed import EmbedArguments
 from common.errors import InputError
+from common.files.rows import load_rows
 from training.parallel.translation import TranslationArguments, distinct_sentences, read_split
 
 from .conftest import ROOT
@@ -151,3 +154,12 @@ def test_an_embedding(content, miniature, tmp_path):
         embed.main(EmbedArguments(texts=str(tmp_path / "texts.txt"), **given))
     with pytest.raises(InputError, match=f"images is '{tmp_path}/images', and none of its 0"):
         embed.main(EmbedArguments(images=str(tmp_path / "images"), **given))
+
+
+def test_a_parquet_file_whose_first_rows_are_none(tmp_path):
+    """As PyArrow and pandas write an empty table, where `datasets` asks for batches of no rows."""
+    table = pyarrow.table({"image": pyarrow.array([], pyarrow.binary())})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    message = f"dataset '{tmp_path}', split 'train' cannot be loaded: one of its parquet files begins without"
+    with pytest.raises(InputError, match=message):
+        load_rows(str(tmp_path), "train", [])

@@ -1050,3 +1050,15 @@ def test_make_evaluates_a_table_of_a_paper_in_one_command_a_kind(target, scripts
     for line, kind in zip(lines, scripts):
         assert f"run_{kind}.py {recipe} --models org/name" in line
         assert line.endswith("--limit 3 --output_dir x/y-z")
+
+
+def test_results_without_intervals_are_described_without_them(tmp_path):
+    """Their files are read, as others may have written them."""
+    save(tmp_path, "x/good", "scenes", "en", set(range(18)), n=20)
+    (result,) = load_results(tmp_path)
+    interval = result.intervals.pop(result.metric)
+    ((_, words),) = describe_findings(Comparison([result], means=False))
+    assert words == "good scores 90.0 % in en."
+    result.intervals[result.metric] = interval
+    ((_, words),) = describe_findings(Comparison([result], means=False))
+    assert re.match(r"good scores 90.0 % \(\d+\.\d to \d+\.\d\) in en\.", words)

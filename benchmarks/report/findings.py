@@ -66,7 +66,7 @@ def _describe_leader(comparison: Comparison, name: str, results: dict[str, Resul
         return f"{words}{_describe_shared_mean(shared, metric)}."
 
     mean = format_percent(whole.metrics[metric])
-    score = f"{name} scores {mean} % ({_format_interval(whole, metric)})"
+    score = f"{name} scores {mean} %{_format_interval(whole, metric)}"
     if whole is first:
         return f"{score} in {languages[0]}."
     return f"{score} in the mean of {len(languages)} languages, from {worst} to {best}."
@@ -76,7 +76,7 @@ def _describe_shared_mean(result: Result, metric: str) -> str:
     """Return `; in their mean on the 50 images that all have, 72.4 (68.1 to 76.0)`."""
     images = _on_shared(result.metrics["n"])
     mean = format_percent(result.metrics[metric])
-    return f"; in their mean {images}, {mean} ({_format_interval(result, metric)})"
+    return f"; in their mean {images}, {mean}{_format_interval(result, metric)}"
 
 
 @dataclass
@@ -183,6 +183,8 @@ def _format_score(result: Result, metric: str) -> str:
 
 
 def _format_interval(result: Result, metric: str) -> str:
-    """Return `68.1 to 76.0`."""
+    """Return ` (68.1 to 76.0)`; nothing for a result without this interval."""
+    if metric not in result.intervals:
+        return ""
     low, high = result.intervals[metric]
-    return f"{format_percent(low)} to {format_percent(high)}"
+    return f" ({format_percent(low)} to {format_percent(high)})"

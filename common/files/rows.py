@@ -94,6 +94,8 @@ def what_is_wrong(dataset: str, error: Exception) -> str:
     said = one_line(error.__cause__ or error)
     if said.endswith("corresponds to no data!"):  # `Instruction "train[:0]" corresponds to no data!`
         return "it has no rows, give another split, or data"
+    if said.startswith("BatchSize must be greater than 0"):  # `datasets` counts a parquet file's first rows
+        return "one of its parquet files begins without rows: take it out, or give another split"
     if folder.is_dir() and _WILDCARDS & set(dataset):
         wildcards = " ".join(sorted(_WILDCARDS))
         said += f" (`datasets` takes {wildcards} in a folder's name for wildcards: rename it)"

@@ -30,7 +30,7 @@ def run_check(name: str, n_runs: int, output_dir: str) -> None:
     with atheris.instrument_imports(include=PACKAGES):
         from .test_fuzz import check_of  # our packages are imported here, for the first time
 
-    flags = [f"-atheris_runs={n_runs}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}"]
+    flags = [f"-runs={n_runs}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}"]
     # Long inputs from the start: few bytes make no example.
     flags += ["-seed=16", "-max_len=4096", "-len_control=0", f"-artifact_prefix={output_dir}/{name}-"]
     with tempfile.TemporaryDirectory() as folder:
