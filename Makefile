@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel docs licences bom audit test test-slow soak fuzz coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
 
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -85,6 +85,9 @@ test-slow: $(VENV)/installed  ## run the tests that take minutes: the whole mini
 # FLAGS="-k outcomes" runs some of them; ALTCLIP_FUZZ_EXAMPLES=20000 draws more inputs.
 soak: $(VENV)/installed  ## kill every job that writes hundreds of times, damage files, fill disks, draw thousands of hostile inputs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(FLAGS)
+
+hostile: $(VENV)/installed  ## print what becomes of hostile inputs, a row for each kind, and write it to outputs/hostile.md
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.hostile $(FLAGS)
 
 # FLAGS="recipe names --n_runs 50000" gives these two more.
 fuzz: $(VENV)/installed  ## draw hostile inputs as atheris does, led by the lines that they reach (Linux, Python up to 3.13)

@@ -1,0 +1,1 @@
+"""A table of hostile inputs, a file for each subject: `make hostile`."""
