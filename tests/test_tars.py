@@ -306,6 +306,23 @@ def test_half_a_tar_is_one_line(tmp_path, name, length):
             read(tmp_path / "tars", tmp_path)
 
 
+def test_a_tar_that_is_compressed_in_parts_is_refused(tmp_path):
+    """Only the first part would be read: of two parts half of the samples were lost in silence."""
+    write_tar(tmp_path / "whole.tar", samples("0.png", "1.png", "2.png", "3.png"))
+    content = (tmp_path / "whole.tar").read_bytes()
+    tar = tmp_path / "tars/train/0.tar.gz"
+    tar.parent.mkdir(parents=True)
+    middle = 8 * 512  # behind two pictures with their texts
+    tar.write_bytes(gzip.compress(content[:middle]) + gzip.compress(content[middle:]))
+    message = "0.tar.gz is compressed in several parts, of which only the first would be read: unpack it"
+    for read in WAYS.values():
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / "tars", tmp_path)
+    tar.write_bytes(gzip.compress(content) + bytes(512))  # padded
+    for read in WAYS.values():
+        assert sorted(read(tmp_path / "tars", tmp_path)) == [0, 1, 2, 3]
+
+
 def test_a_tar_that_was_cut_between_two_samples_is_warned_of(tmp_path, recwarn):
     whole = tmp_path / "tars/train/0.tar"
     write_tar(whole, samples("0.png", "1.png", "2.png"))

@@ -35,6 +35,8 @@ TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 _ENDINGS = {*WebDataset.IMAGE_EXTENSIONS, "avif", "heic", "heif", "jxl"}
 N_SEEN = 100  # samples of a stream's first tar from which its columns are learned
 _MOST_KEYS = 1000  # of a dict; keys of larger ones are data and no names of columns
+_GZIP = b"\x1f\x8b"  # first bytes of a file
+_CHUNK = 2**14  # bytes that are unpacked at a time, to at most 16 MB
 _AS_JSON = object()  # type of a field whose values have no Arrow type in common
 # `datasets` names the folders in which it caches rows after this hash, so that it does not take the rows of
 # another version of this reader. It is the SHA-256 that this file had when the reader last changed: replace
@@ -96,7 +98,8 @@ def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
     """Yield the samples of one tar, as the names of its files group them.
 
     Raises:
-        InputError: a file cannot be read, or two files of a sample have names that mean the same.
+        InputError: a file cannot be read, two files of a sample have names that mean the same, or the tar is
+            compressed in several parts.
     """
     found = _PictureTars._get_pipeline_from_tar(path, bounded_members(iterator, path))
     last = None
@@ -104,6 +107,7 @@ def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
         try:
             sample = next(found)
         except StopIteration:
+            _refuse_parts(path)
             _warn_of_half(path)
             return
         except UnicodeDecodeError as error:
@@ -114,6 +118,32 @@ def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
             raise InputError(f"{path}: the sample behind {last!r} cannot be read, {error}: fix it") from error
         last = sample["__key__"]
         yield from _split_sample(sample)
+
+
+def _refuse_parts(path: str) -> None:
+    """Refuse a local tar that is compressed by gzip in several parts, as `cat a.gz b.gz` writes them.
+
+    Python's reader of tars stops at the end of the first part and does not complain; of other compressions it
+    raises an error.
+
+    Raises:
+        InputError: it is.
+    """
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        if file.read(len(_GZIP)) != _GZIP:
+            return
+        file.seek(0)
+        part = zlib.decompressobj(wbits=31)  # of gzip
+        while not part.eof and (chunk := file.read(_CHUNK)):
+            part.decompress(chunk)
+        rest = part.unused_data + file.read(_CHUNK)
+    if rest.strip(b"\0"):  # zeros are padding
+        raise InputError(
+            f"{path} is compressed in several parts, of which only the first would be read: unpack it, and "
+            "compress the tar in one"
+        )
 
 
 def _warn_of_half(path: str) -> None:

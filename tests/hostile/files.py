@@ -122,12 +122,19 @@ def _archives(place: Place) -> list[Row]:
             info.size = size
             archive.addfile(info, BytesIO(b"a" * size))
 
+    parts = place.new_folder()
+    content = gzip.decompress(tar.read_bytes())
+    end = 3 * 512 + ZEROS  # of the first sample: two headers, a text and an image
+    (parts / "train.tar.gz").write_bytes(gzip.compress(content[:end], 1) + gzip.compress(content[end:], 1))
+    read_parts = partial(load_rows, str(parts), "train", [])
+
     folder = place.new_folder()
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("a.png", bytes(ZEROS))
     return [
         Row("zip of 64 MB of zeros (bound: 16 MB)", partial(_load_bounded, folder), "unpacks to"),
         Row("tar.gz of 64 MB images (bound: 16 MB)", partial(_load_bounded, tar.parent), "unpacks to"),
+        Row("tar.gz of two parts", read_parts, "is compressed in several parts"),
         Row("jsonl.gz with a line of 1.3 GB", read_line, "unpacks to more than", is_long=True),
     ]
 
