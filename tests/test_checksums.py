@@ -33,10 +33,11 @@ from modeling_altclip.checksums_altclip import (
     read_checksums,
     write_checksums,
 )
-from training.checkpoints import last_complete_checkpoint, mark_unfinished
+from training.checkpoints import mark_unfinished
 from training.lifecycle import train
 
 from .conftest import ROOT
+from .newest_checkpoint import newest_undamaged
 from .test_embedding_cache import cached
 from .test_result_files import GIVEN
 
@@ -555,12 +556,12 @@ def test_a_run_writes_checksums_of_each_checkpoint(run):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damage_to_a_checkpoint_is_found(run, tmp_path, damage):
     _, folder = run
-    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
+    assert newest_undamaged(folder) == folder / "checkpoint-2"
     for name in [*STATES, *SETTINGS, "training_args.bin"]:
         copy = tmp_path / name
         shutil.copytree(folder, copy)
         damage(copy / "checkpoint-2" / name)
-        assert last_complete_checkpoint(copy) == str(copy / "checkpoint-1"), name
+        assert newest_undamaged(copy) == copy / "checkpoint-1", name
         with pytest.raises(InputError, match="1 of these folders are damaged"):
             check(CheckArguments(folders=[str(copy)]))
 
@@ -574,7 +575,7 @@ def test_a_state_of_another_form_is_passed_over(run, text, with_checksums):
     (folder / "checkpoint-2/trainer_state.json").write_text(text)
     if not with_checksums:
         (folder / "checkpoint-2" / CHECKSUMS).unlink()
-    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-1")
+    assert newest_undamaged(folder) == folder / "checkpoint-1"
 
 
 @pytest.mark.parametrize("damage", [halve, empty, lose])
@@ -583,12 +584,12 @@ def test_checkpoints_of_older_versions_are_opened(run, tmp_path, damage):
     _, folder = run
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / CHECKSUMS).unlink()
-    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
+    assert newest_undamaged(folder) == folder / "checkpoint-2"
     for name in STATES:
         copy = tmp_path / name
         shutil.copytree(folder, copy)
         damage(copy / "checkpoint-2" / name)
-        assert last_complete_checkpoint(copy) == str(copy / "checkpoint-1"), name
+        assert newest_undamaged(copy) == copy / "checkpoint-1", name
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", WEIGHTS])
@@ -620,7 +621,7 @@ def test_a_checkpoint_with_the_mark_of_a_killed_run_is_removed(run):
     uninterrupted = (folder / "checkpoint-2" / WEIGHTS).read_bytes()
     assert not list(folder.rglob("*.tmp"))
     mark_unfinished(folder / "checkpoint-2")
-    assert last_complete_checkpoint(str(folder)) == str(folder / "checkpoint-1")
+    assert newest_undamaged(folder) == folder / "checkpoint-1"
     with pytest.warns(UserWarning, match="checkpoint-2 was not saved to its end: it is removed"):
         assert resume() == uninterrupted
     assert not list(folder.rglob("*.tmp"))

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from training.checkpoints import last_complete_checkpoint
-
 from .conftest import ROOT
+from .newest_checkpoint import newest_undamaged
 from .processes import TIMEOUT, run_script
 
 WRITES = 7  # of one checkpoint, at least
@@ -144,7 +143,7 @@ def train_with_kills(command, output_dir, n_kills, chance):
 
 
 def resume_if_begun(output_dir):
-    return ["--resume"] if last_complete_checkpoint(output_dir) else []
+    return ["--resume"] if newest_undamaged(output_dir) else []
 
 
 SAVE_EVERY_STEP = ["--save_strategy", "steps", "--save_steps", "1"]
@@ -202,18 +201,18 @@ def test_half_a_checkpoint_is_passed_over(stages, tmp_path):
     folder, _ = stages
     for step in (2, 3, 10):
         shutil.copytree(folder / "stage2/checkpoint-3", tmp_path / f"checkpoint-{step}")
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert newest_undamaged(tmp_path) == tmp_path / "checkpoint-10"
 
     state = tmp_path / "checkpoint-10/trainer_state.json"
     # Half a state, and no state.
     state.write_text(state.read_text()[:50])
     (tmp_path / "checkpoint-3/trainer_state.json").unlink()
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert newest_undamaged(tmp_path) == tmp_path / "checkpoint-2"
     # The checkpoint has the random numbers of one process. As older versions saved it, without checksums, it
     # may be half of one of two processes.
     (tmp_path / "checkpoint-2/checksums.json").unlink()
-    assert last_complete_checkpoint(tmp_path, n_processes=2) is None
-    assert last_complete_checkpoint(tmp_path / "nowhere") is None
+    assert newest_undamaged(tmp_path, n_processes=2) is None
+    assert newest_undamaged(tmp_path / "nowhere") is None
 
 
 def test_results_are_files_and_a_table(finished):

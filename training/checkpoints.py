@@ -131,12 +131,6 @@ def _rename(checkpoint: Path, prefix: str) -> Path:
     return checkpoint.rename(renamed)
 
 
-def last_complete_checkpoint(output_dir: str, n_processes: int = 1) -> str | None:
-    """Return the newest checkpoint that is complete and undamaged; None if there is none."""
-    checkpoint, _ = _search(Path(output_dir), n_processes)
-    return None if checkpoint is None else str(checkpoint)
-
-
 def _search(folder: Path, n_processes: int) -> tuple[Path | None, dict[Path, str]]:
     """Return the newest undamaged checkpoint, if there is one, and what is wrong with each newer one."""
     damages = {}
@@ -148,7 +142,7 @@ def _search(folder: Path, n_processes: int) -> tuple[Path | None, dict[Path, str
     return None, damages
 
 
-def _find_damage(checkpoint: Path, n_processes: int = 1) -> str | None:
+def _find_damage(checkpoint: Path, n_processes: int) -> str | None:
     """Return why a run cannot resume from a checkpoint, as the rest of a sentence; None if it can.
 
     Its checksums are compared, which are written last. A checkpoint of an older version has none: its files
@@ -277,7 +271,6 @@ def _check_kind(checkpoint: str, model: PreTrainedModel) -> None:
 __all__ = [
     "checkpoint_to_resume",
     "finished_checkpoints",
-    "last_complete_checkpoint",
     "mark_finished",
     "mark_unfinished",
     "remove_unfinished",

@@ -6,9 +6,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.checkpoints import last_complete_checkpoint
-
 from ..conftest import ROOT
+from ..newest_checkpoint import newest_undamaged
 from ..processes import run_script
 from .jobs import Job
 from .trees import contents
@@ -69,7 +68,7 @@ def run_job(job: Job, world: Path, stop: Stop | None = None) -> Run:
     """
     stop = stop or Stop(0)
     flags = []
-    if job.resumes and last_complete_checkpoint(str(world / "out")):
+    if job.resumes and newest_undamaged(world / "out"):
         flags.append("--resume")
     if job.starts_anew:
         shutil.rmtree(world / "out", ignore_errors=True)

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 TESTS = {
     "training/losses.py": ["tests/test_losses.py", "tests/test_loss_parity.py"],
     "training/gradient_cache.py": ["tests/test_loss_parity.py", "tests/test_trainers.py"],
-    "training/checkpoints.py": ["tests/test_checksums.py", "tests/test_stage1_checkpoints.py"],
+    "training/checkpoints.py": ["tests/test_resuming.py"],
     "modeling_altclip/checksums_altclip.py": ["tests/test_checksums.py"],
     "common/arrow_parts.py": ["tests/test_embedding_cache.py"],
     "training/data/tower_cache.py": ["tests/test_tower_cache.py"],
