@@ -2,9 +2,7 @@
 
 import errno
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +21,6 @@ from modeling_altclip import (
     AltCLIPModel,
     AltCLIPProcessor,
     AltCLIPTextModel,
-    checksums_altclip,
 )
 from modeling_altclip.checkpoint_altclip import IncompleteCheckpointError
 from modeling_altclip.checksums_altclip import (
@@ -380,22 +377,6 @@ def test_a_save_into_a_folder_that_has_lost_another_file_still_tells_of_it(saved
     lose(saved / "tokenizer.json")
     model.save_pretrained(saved)
     assert find_damages(saved) == ["tokenizer.json is missing"]
-
-
-def test_on_windows_files_are_synchronized_as_it_can(saved, monkeypatch):
-    """It synchronizes no folder, and no file that is opened for reading alone."""
-    flags_of = {}
-    opened = os.open
-
-    def record(path, flags, *args, **kwargs):
-        flags_of[Path(path)] = flags
-        return opened(path, flags, *args, **kwargs)
-
-    monkeypatch.setattr(checksums_altclip, "_IS_WINDOWS", True)
-    monkeypatch.setattr(os, "open", record)
-    write_checksums(saved)
-    assert flags_of[saved / WEIGHTS] == os.O_RDWR
-    assert saved not in flags_of
 
 
 def test_a_save_of_plain_transformers_is_refused_until_it_is_accepted(miniature, tmp_path, refused, capsys):

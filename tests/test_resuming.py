@@ -1,6 +1,7 @@
 """Which checkpoint a run resumes from, and what becomes of the others: on checkpoints of a few bytes."""
 
 import json
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -41,12 +42,19 @@ def write_checkpoint(folder, step, n_processes=1, with_checksums=True, model_typ
     return checkpoint
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Write the checkpoints 1, 2, 3 and 10 of a run; return its folder."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Write the checkpoints 1, 2, 3 and 10 of a run."""
+    folder = tmp_path_factory.mktemp("written")
     for step in (10, 1, 3, 2):
-        write_checkpoint(tmp_path / "out", step)
-    return tmp_path / "out"
+        write_checkpoint(folder, step)
+    return folder
+
+
+@pytest.fixture
+def run(written, tmp_path):
+    """Return a copy of the folder that may be changed."""
+    return shutil.copytree(written, tmp_path / "out")
 
 
 def resume(folder, name=None, n_processes=1, rank=0, model_type="bert"):

@@ -36,7 +36,7 @@ TESTS = {
     "training/losses.py": ["tests/test_losses.py", "tests/test_loss_parity.py"],
     "training/gradient_cache.py": ["tests/test_loss_parity.py", "tests/test_trainers.py"],
     "training/checkpoints.py": ["tests/test_resuming.py"],
-    "modeling_altclip/checksums_altclip.py": ["tests/test_checksums.py"],
+    "modeling_altclip/checksums_altclip.py": ["tests/test_checksum_files.py"],
     "common/arrow_parts.py": ["tests/test_embedding_cache.py"],
     "training/data/tower_cache.py": ["tests/test_tower_cache.py"],
     "common/embedding_cache.py": ["tests/test_embedding_cache.py", "tests/test_tower_cache.py"],
