@@ -23,6 +23,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
 from torch.multiprocessing import ProcessExitedException
+from xxhash import xxh3_128
 
 from common import embedding_cache
 from common.arrow_parts import find_damaged_parts, part_bytes
@@ -32,6 +33,7 @@ from common.processes import host
 
 from .processes import spawn
 
+DEFAULT_LENGTH = embedding_cache.PART_LENGTH
 KEYS = [f"text {number % 11}" for number in range(30)]  # 11 items in three parts of four, the last of three
 DIM = 6
 
@@ -132,6 +134,66 @@ def test_what_is_there_is_not_made_again(tmp_path):
     assert files(tmp_path / "here") == before
     assert len(before) == 4  # three parts and a card
     np.testing.assert_array_equal(elsewhere[range(33)]["target"][:30], again[range(30)]["target"])
+
+
+def test_parts_have_2048_items_by_default_and_others_if_asked(tmp_path, monkeypatch):
+    def lengths(**options):
+        column = cached(tmp_path, [f"{number}" for number in range(2049)], **options)
+        return [len(part) for part in column.embeddings.data["target"].chunks]
+
+    assert lengths(part_length=1025) == [1025, 1024]
+    monkeypatch.setattr(embedding_cache, "PART_LENGTH", DEFAULT_LENGTH)
+    assert lengths() == [2048, 1]
+
+
+def test_a_column_tells_its_size(tmp_path):
+    column = cached(tmp_path)
+    (column.folder / "data/more.arrow").write_bytes(bytes(2_650_000))
+    size = sum(path.stat().st_size for path in column.folder.glob("data/*"))
+    assert size // 100_000 == 26  # 2.6 MB and a little
+    of = f"2.7 MB of float32 in {column.folder}"
+    assert str(column) == f"target: 11 embeddings for 30 rows, {of}"
+    column.n_views = 2
+    assert str(column) == f"target: 5 embeddings in 2 views for 30 rows, {of}"
+
+
+def test_the_disk_is_asked_once_for_the_room_that_all_missing_parts_need(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(embedding_cache, "check_free", lambda *given: asked.append(given))
+    column = cached(tmp_path, dtype="float16", n_views=3)
+    about = (column.folder / "data", "the cache of target", "cache_dir")
+    # 11 items in 3 views of 6 values, 2 bytes each
+    assert asked == [(about[0], 11 * 3 * 6 * 2, *about[1:])]
+
+    for number in (1, 2):  # 4 items and 3
+        part(column, number).unlink()
+    cached(tmp_path, dtype="float16", n_views=3)
+    assert asked[1:] == [(about[0], 7 * 3 * 6 * 2, *about[1:])]
+    cached(tmp_path, dtype="float16", n_views=3)
+    assert len(asked) == 2
+
+
+def test_a_bar_counts_what_is_encoded(tmp_path, capsys):
+    cached(tmp_path, n_views=3)
+    shown = capsys.readouterr().err
+    assert "Encoding target" in shown
+    assert "33/33" in shown  # 11 items in 3 views
+    cached(tmp_path, n_views=3)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_card_that_was_changed_is_kept(tmp_path):
+    card = cached(tmp_path).folder / "README.md"
+    card.write_text("Changed by hand.")
+    cached(tmp_path)
+    assert card.read_text() == "Changed by hand."
+
+
+def test_texts_are_hashed_a_million_at_a_time():
+    texts = [f"{number % 7}" for number in range(2_000_003)]
+    digest = xxh3_128(np.ones(len(texts), np.int32))
+    digest.update("".join(texts).encode())
+    assert embedding_cache.fingerprint(pa.array(texts)) == digest.hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -391,6 +453,13 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
         with pytest.raises(InputError, match="1 of 1 target are not finite: the model diverged"):
             cached_value(tmp_path, torch.nan, dtype)
 
+    def one_of_five(rows, view):
+        return torch.tensor([[1.0, torch.nan, 0.0], *[[1.0, 0.0, 0.0]] * 4])
+
+    texts = pa.array([f"{number}" for number in range(5)], pa.large_string())
+    with pytest.raises(InputError, match="1 of 5 target are not finite: the model diverged"):
+        cached_column("target", "text", texts, one_of_five, {}, cache_dir=str(tmp_path), part_length=5)
+
     kept = cached_value(tmp_path, 1e5, "bfloat16")  # of float32's range, and of less precision
     assert kept[[0]]["target"] == pytest.approx(1e5, rel=2**-8)
 
@@ -439,10 +508,14 @@ def drop_a_row(path):
     path.write_bytes(part_bytes(table.slice(0, 3), path, 3))
 
 
-def take_of_other_weights(path):
-    """Copy the part of the same items from a cache of other weights."""
-    other = cached(path.parents[2] / "other", made_by={"weights": "others"})
-    shutil.copy(part(other), path)
+def give_to_other_weights(path):
+    """Copy the part to the cache of other weights, and back the one that this had."""
+    other = part(cached(path.parents[2] / "other", made_by={"weights": "others"}))
+    content = other.read_bytes()
+    shutil.copy(path, other)
+    (damage,) = find_damaged_parts(other.parents[1])
+    assert damage == f"{other} is out of place: it was written as {path.name} of {path.parents[1].name}"
+    path.write_bytes(content)
 
 
 def as_version_0_1(path):
@@ -455,7 +528,7 @@ def as_version_0_1(path):
     path.write_bytes(sink.getvalue())
 
 
-DAMAGES = [cut, empty, append, flip_in_payload, swap, reverse, drop_a_row, take_of_other_weights]
+DAMAGES = [cut, empty, append, flip_in_payload, swap, reverse, drop_a_row, give_to_other_weights]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -486,6 +559,60 @@ def test_a_part_of_version_0_1_is_held_to_its_keys(tmp_path, damage):
         again = cached(tmp_path / "cache", seen=seen)
     assert [key for key, _ in seen][-4:] == texts_between(4, 8)
     np.testing.assert_array_equal(again[range(30)]["target"], expected)
+
+
+def rewrite(path, change):
+    """Write a part with other columns, and with a digest that fits."""
+    table = Dataset.from_file(str(path)).data.table
+    columns = change({name: table[name].combine_chunks() for name in table.column_names})
+    schema = pa.table(columns).schema.with_metadata({b"some": b"metadata"})
+    path.write_bytes(part_bytes(pa.table(columns, schema=schema), path, 3))
+
+
+def retyped(columns, name, dtype):
+    return columns | {name: columns[name].cast(dtype)}
+
+
+def without(columns, name):
+    return {column: values for column, values in columns.items() if column != name}
+
+
+@pytest.mark.parametrize(
+    "dtype,change,message",
+    [
+        ("float32", lambda old: without(old, "target"), "has no column target in float32"),
+        ("float32", lambda old: without(old, "text"), "holds other items .*: see 'text'"),
+        ("float32", lambda old: without(old, "view"), "holds other items .*: see 'view'"),
+        ("float32", lambda old: old | {"target": old["text"]}, "has no column target in float32"),
+        ("float32", lambda old: retyped(old, "target", pa.list_(pa.float16(), DIM)), "target in float32"),
+        ("float16", lambda old: retyped(old, "target", pa.list_(pa.float32(), DIM)), "target in float16"),
+        ("float32", lambda old: retyped(old, "target", pa.list_(pa.float32())), "target in float32"),
+        ("float32", lambda old: retyped(old, "text", pa.string()), "see 'text'"),
+        ("float32", lambda old: old | {"view": old["view"].take([1, 0, *range(2, 8)])}, "see 'view'"),
+    ],
+)
+def test_a_part_with_other_columns_is_made_anew(tmp_path, dtype, change, message):
+    column = cached(tmp_path, dtype=dtype, n_views=2)
+    before = files(column.folder)
+    rewrite(part(column), change)
+    with pytest.warns(UserWarning, match=rf"part-00001\.arrow .*{message}.*\. It is encoded again"):
+        cached(tmp_path, dtype=dtype, n_views=2)
+    assert files(column.folder) == before
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "abc", "abcd"])
+def test_the_label_of_a_part_is_read_wherever_it_ends(tmp_path, name):
+    """The length of a cache's name moves the end of the label."""
+    path = tmp_path / name / "data/part-00000.arrow"
+    path.parent.mkdir(parents=True)
+    table = pa.table({"text": ["one"]}).replace_schema_metadata({b"some": b"metadata"})
+    path.write_bytes(part_bytes(table, path, 1))
+    assert find_damaged_parts(tmp_path / name) == []
+    path.write_bytes(part_bytes(table, path, 3))
+    assert find_damaged_parts(tmp_path / name) == [
+        f"{path.with_name('part-00001.arrow')} is missing",
+        f"{path.with_name('part-00002.arrow')} is missing",
+    ]
 
 
 @pytest.mark.parametrize("is_old", [False, True])
@@ -583,6 +710,15 @@ def test_a_file_in_the_way_of_the_cache_is_named(tmp_path):
         InputError, match="^cache_dir .* lies below '.*/cache', which is a file: give a folder"
     ):
         cached(tmp_path / "cache")
+
+
+def test_a_part_that_cannot_be_written_tells_its_size(tmp_path):
+    (tmp_path / "cache").write_text("")
+    texts = pa.array(["one"], pa.large_string())
+    with pytest.raises(InputError, match=r"part-00000\.arrow of 1\.4 MB cannot be written: Not a directory"):
+        cached_column(
+            "target", "text", texts, lambda *_: torch.zeros(1, 350_000), {}, cache_dir=str(tmp_path / "cache")
+        )
 
 
 def test_machines_without_a_shared_folder_are_told(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ TESTS = {
     "modeling_altclip/checksums_altclip.py": ["tests/test_checksum_files.py"],
     "common/arrow_parts.py": ["tests/test_embedding_cache.py"],
     "training/data/tower_cache.py": ["tests/test_tower_cache.py"],
-    "common/embedding_cache.py": ["tests/test_embedding_cache.py", "tests/test_tower_cache.py"],
+    "common/embedding_cache.py": ["tests/test_embedding_cache.py"],
     "benchmarks/metrics.py": ["tests/test_metrics.py", "tests/test_retrieval.py"],
 }
 FORKS = multiprocessing.get_context("forkserver")
