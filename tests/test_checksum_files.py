@@ -367,3 +367,15 @@ def test_windows_synchronizes_files_that_are_opened_for_writing_and_no_folder(sa
     write_checksums(saved)
     assert opened[saved / "model.safetensors"] == os.O_RDWR
     assert saved not in opened
+
+
+@pytest.mark.parametrize("name,is_windows", [("nt", True), ("posix", False), ("java", False)])
+def test_windows_is_known_by_its_name(monkeypatch, name, is_windows):
+    """The module looks when it is imported."""
+    path = Path(checksums_altclip.__file__)
+    code = compile(path.read_text("utf-8"), path.name, "exec")
+    module = {"__name__": "imported again"}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", name)
+        exec(code, module)  # noqa: S102  (our own code)
+    assert module["_IS_WINDOWS"] is is_windows

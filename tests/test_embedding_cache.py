@@ -92,6 +92,9 @@ def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_vie
     )  # each text in each view, once
 
     rows = [29, 0, 11, 5]
+    first = column[rows]["target"]  # before any epoch
+    column.set_epoch(0)
+    np.testing.assert_array_equal(first, column[rows]["target"])
     for epoch in range(4):  # each epoch has the next view
         column.set_epoch(epoch)
         got = column[rows]["target"]

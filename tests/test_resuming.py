@@ -327,3 +327,11 @@ def test_weights_and_optimizer_may_have_other_names(tmp_path):
     assert newest_undamaged(tmp_path) == checkpoint
     (checkpoint / "rng_state.pth").unlink()
     assert newest_undamaged(tmp_path) is None
+
+
+def test_a_folder_in_the_place_of_weights_is_not_complete(tmp_path):
+    checkpoint = write_checkpoint(tmp_path, 1, with_checksums=False)
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors").mkdir()
+    with pytest.raises(InputError, match="has no complete model.safetensors: set save_steps"):
+        resume(tmp_path)
