@@ -4,13 +4,16 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+import torch.distributed as dist
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from training.losses import (
     caption_losses,
     contrastive_loss,
     cosine_loss,
     distillation_loss,
+    gather_rows,
+    gather_unequal,
     sigmoid_loss,
 )
 
@@ -82,6 +85,93 @@ def test_gradients_reach_everything():
 def test_numbers_must_agree():
     with pytest.raises(ValueError, match="4 texts for 3 images: pass text_to_image"):
         contrastive_loss(unit(3), unit(4), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("tile_size", [None, 1, 3])
+def test_losses_are_the_formulas_of_their_docstrings(tile_size):
+    """A group of images of equal id is one target: here image 1 and 2, so that no two groups are equal."""
+    images = unit(4, seed=1).double()
+    texts = unit(6, seed=2).double()
+    scale = torch.tensor(4.0).double()
+    bias = torch.tensor(-3.0).double()
+    owners = torch.tensor([3, 0, 1, 2, 2, 0])
+    image_ids = torch.tensor([9, 4, 4, 6])
+    relations = {"text_to_image": owners, "image_ids": image_ids, "tile_size": tile_size}
+    logits = scale * texts @ images.T
+    labels = (image_ids[owners][:, None] == image_ids).double()
+
+    by_text = cross_entropy(logits, labels / labels.sum(1, keepdim=True), reduction="none")
+    torch.testing.assert_close(caption_losses(images, texts, scale, **relations), by_text)
+    by_image = cross_entropy(logits.T, labels.T / labels.T.sum(1, keepdim=True))
+    contrastive = contrastive_loss(images, texts, scale, **relations)
+    torch.testing.assert_close(contrastive, (by_text.mean() + by_image) / 2)
+
+    expected = binary_cross_entropy_with_logits(logits + bias, labels, reduction="sum") / len(texts)
+    torch.testing.assert_close(sigmoid_loss(images, texts, scale, bias, **relations), expected)
+
+
+# ---- Rows of several processes ----
+
+
+@pytest.fixture
+def be_one_of(monkeypatch):
+    """Let this process be one of several, without any other: what the others send is given."""
+
+    def be_one_of(n_processes, rank, sent):
+        """Set up process `rank`; `sent` has, for each exchange, what every process sends in it."""
+        sent = iter(sent)
+
+        def all_gather(gathered, mine):
+            of_all = next(sent)
+            assert torch.equal(mine, of_all[rank])
+            assert mine.dtype == of_all[rank].dtype
+            for place, rows in zip(gathered, of_all, strict=True):
+                place.copy_(rows)
+
+        def all_reduce(mine):
+            of_all = next(sent)
+            assert torch.equal(mine, of_all[rank])
+            mine.copy_(sum(of_all))
+
+        monkeypatch.setattr(dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(dist, "get_world_size", lambda: n_processes)
+        monkeypatch.setattr(dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(dist, "all_gather", all_gather)
+        monkeypatch.setattr(dist, "all_reduce", all_reduce)
+
+    return be_one_of
+
+
+@pytest.mark.parametrize("n_processes,rank", [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+def test_a_process_gets_all_rows_and_the_sum_of_its_rows_gradients(be_one_of, n_processes, rank):
+    rows = torch.arange(2.0 * 4 * n_processes).reshape(-1, 2)
+    gradients = [unit(len(rows), dim=2, seed=process).detach() for process in range(n_processes)]
+    be_one_of(n_processes, rank, [rows.split(4), gradients])
+    mine = rows.split(4)[rank].clone().requires_grad_()
+    gathered = gather_rows(mine)
+    assert torch.equal(gathered, rows)
+    gathered.backward(gradients[rank])
+    torch.testing.assert_close(mine.grad, sum(gradients).split(4)[rank])
+
+
+@pytest.mark.parametrize("counts", [[5, 3, 2], [2, 5], [0, 4]])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_may_bring_unequally_many_rows(be_one_of, counts, rank):
+    parts = [unit(count, dim=2, seed=count).detach() for count in counts]
+    padded = torch.zeros(len(counts), max(counts), 2)
+    for place, part in zip(padded, parts):
+        place[: len(part)] = part
+    be_one_of(len(counts), rank, [torch.tensor(counts), padded])
+    assert torch.equal(gather_unequal(parts[rank]), torch.cat(parts))
+
+
+def test_one_process_gathers_nothing(be_one_of):
+    rows = unit(2)
+    assert gather_rows(rows) is rows
+    assert gather_unequal(rows) is rows
+    be_one_of(1, 0, [])
+    assert gather_rows(rows) is rows
+    assert gather_unequal(rows) is rows
 
 
 def test_distillation_is_the_mean_squared_error():
