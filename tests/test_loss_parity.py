@@ -1,5 +1,7 @@
 """Check every switch of the losses against the plain loss: value and all gradients, with dropout on."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -176,6 +178,46 @@ def test_two_losses_before_one_backward():
     for name, gradient in together.items():
         assert gradient.abs().max() > 0, name
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
+
+
+def test_only_the_last_chunk_talks_to_other_processes():
+    """It takes along what the loss needs beside embeddings, and backward leaves the random numbers alone."""
+    encoder = nn.Linear(2, 2)
+    scale = nn.Parameter(torch.tensor(1.5))
+    chunks = torch.randn(300, 1, 2, generator=torch.Generator().manual_seed(0)).unbind()
+    events = []
+
+    @contextmanager
+    def no_sync():
+        events.append("alone")
+        yield
+        events.append("together")
+
+    def encode(chunk):
+        torch.rand(1)
+        assert scale.grad is None
+        events.append(chunk)
+        return (encoder(chunk),)
+
+    def loss(embeds, scale):
+        return (scale * embeds.square()).sum()
+
+    value = cached_loss(encode, chunks, loss, [scale], no_sync=no_sync)
+    assert events == list(chunks)
+    events.clear()
+    before = torch.get_rng_state()
+    value.backward()
+    assert torch.equal(torch.get_rng_state(), before)
+
+    *alone, last = chunks
+    expected = []
+    for chunk in alone:
+        expected += ["alone", chunk, "together"]
+    assert events == [*expected, last]
+    gradients = [encoder.weight.grad, encoder.bias.grad, scale.grad]
+    inputs = [encoder.weight, encoder.bias, scale]
+    plain = torch.autograd.grad(loss(encoder(torch.cat(chunks)), scale), inputs)
+    torch.testing.assert_close(gradients, list(plain))
 
 
 def test_a_row_of_dissimilar_pairs_does_not_underflow():

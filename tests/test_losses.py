@@ -85,20 +85,37 @@ def test_gradients_reach_everything():
 def test_numbers_must_agree():
     with pytest.raises(ValueError, match="4 texts for 3 images: pass text_to_image"):
         contrastive_loss(unit(3), unit(4), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="3 texts for 4 images: pass text_to_image"):
+        contrastive_loss(unit(4), unit(3), torch.tensor(1.0))
 
 
+def test_tiles_refuse_second_derivatives():
+    """Their backward is no graph: a penalty on its gradients would be silently without effect."""
+    embeds = unit(4)
+    scale = torch.tensor(3.0)
+    factor = torch.ones((), requires_grad=True)  # the gradient of the loss, to begin with, needs one too
+    for loss in (
+        contrastive_loss(embeds, embeds, scale, tile_size=2),
+        sigmoid_loss(embeds, embeds, scale, -scale, tile_size=2),
+    ):
+        (gradient,) = torch.autograd.grad(factor * loss, embeds, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tile_size", [None, 1, 3])
-def test_losses_are_the_formulas_of_their_docstrings(tile_size):
-    """A group of images of equal id is one target: here image 1 and 2, so that no two groups are equal."""
-    images = unit(4, seed=1).double()
-    texts = unit(6, seed=2).double()
-    scale = torch.tensor(4.0).double()
-    bias = torch.tensor(-3.0).double()
+def test_losses_are_the_formulas_of_their_docstrings(tile_size, dtype):
+    """Images 1 and 2 have one id: both are right for the texts of either."""
+    images = unit(4, seed=1).to(dtype)
+    texts = unit(6, seed=2).to(dtype)
+    scale = torch.tensor(4.0, dtype=dtype)
+    bias = torch.tensor(-3.0, dtype=dtype)
     owners = torch.tensor([3, 0, 1, 2, 2, 0])
     image_ids = torch.tensor([9, 4, 4, 6])
     relations = {"text_to_image": owners, "image_ids": image_ids, "tile_size": tile_size}
     logits = scale * texts @ images.T
-    labels = (image_ids[owners][:, None] == image_ids).double()
+    labels = (image_ids[owners][:, None] == image_ids).to(dtype)
 
     by_text = cross_entropy(logits, labels / labels.sum(1, keepdim=True), reduction="none")
     torch.testing.assert_close(caption_losses(images, texts, scale, **relations), by_text)
