@@ -440,6 +440,79 @@ def test_eleven_points_are_the_definition():
     assert interpolated_average_precision(scores, targets).item() == pytest.approx(sum(best) / 11, abs=1e-12)
 
 
+WEIGHTED = {
+    "average precision": average_precision,
+    "eleven points": interpolated_average_precision,
+    "area": roc_auc,
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_draw_items_several_times_or_not_at_all(name):
+    """Items of the highest scores may be drawn never; the first ones have a weight of 0 here."""
+    function = WEIGHTED[name]
+    scores = torch.tensor([9.0, 8, 8, 7, 5, 5, 4, 1])
+    targets = torch.tensor([True, False, True, True, False, True, False, True])
+    weights = torch.tensor([[0, 0, 3, 1, 2, 0, 1, 4], [1, 0, 0, 2, 5, 2, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
+    expected = []
+    for times in weights:
+        expected.append(function(scores.repeat_interleave(times), targets.repeat_interleave(times)))
+    torch.testing.assert_close(function(scores, targets, weights), torch.stack(expected))
+    torch.testing.assert_close(function(scores, targets), expected[2])
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_what_has_no_true_item_has_no_precision(name):
+    function = WEIGHTED[name]
+    scores = torch.tensor([3.0, 2.0, 1.0])
+    assert function(scores, torch.zeros(3, dtype=torch.bool)).isnan()
+    weights = torch.tensor([[0, 2, 1], [1, 1, 0]])  # the true item is not in the first
+    assert function(scores, torch.tensor([True, False, False]), weights).isnan().tolist() == [True, False]
+
+
+def test_each_class_that_was_drawn_counts_as_much_by_hand():
+    ranks = torch.tensor([0, 1, 0, 2, 0])
+    labels = torch.tensor([0, 0, 2, 2, 2])  # none of class 1
+    assert mean_per_class_accuracy(ranks, labels).item() == pytest.approx((1 / 2 + 2 / 3) / 2)
+    weights = torch.tensor([[3, 1, 0, 0, 0], [0, 2, 1, 3, 0]])
+    expected = torch.tensor([3 / 4, (0 + 1 / 4) / 2], dtype=torch.double)
+    torch.testing.assert_close(mean_per_class_accuracy(ranks, labels, weights), expected)
+    one_class = torch.zeros(5, dtype=torch.long)
+    assert mean_per_class_accuracy(ranks, one_class).item() == pytest.approx(3 / 5)
+
+
+def test_embeddings_that_differ_a_little_are_not_taken_for_equal():
+    """Doubles are compared in all their digits, and small numbers too."""
+    near = torch.tensor([[1.0], [1.0 + 1e-12], [1e-30], [2e-30]], dtype=torch.double)
+    assert torch.equal(class_scores(near, torch.ones(1, 1).double()), near)
+    assert torch.equal(class_scores(near[2:].float(), torch.ones(1, 1)), near[2:].float())
+
+
+def test_two_equal_embeddings_tie_whatever_rounding_says(monkeypatch):
+    """A product rounded otherwise at each place tells the twins apart, in favour of the right one or not."""
+    torch.manual_seed(0)
+    images = normalize(torch.randn(40, 8), dim=-1)
+    images = torch.cat([images, images])  # images 0 and 40 are twins
+    scores = metrics._scores
+
+    def rounded(images, texts, distance):
+        exact = scores(images, texts, distance)
+        return exact + 1e-6 * torch.randn_like(exact)
+
+    monkeypatch.setattr(metrics, "_scores", rounded)
+    text_ranks, image_ranks = retrieval_ranks(images, images, torch.arange(80))
+    assert text_ranks.tolist() == [1] * 80
+    assert image_ranks.tolist() == [1] * 80
+
+
+def test_recall_is_at_1_5_and_10():
+    recall = retrieval_recall(torch.eye(12), torch.eye(12), torch.arange(12))
+    names = []
+    for direction in ("text_to_image", "image_to_text"):
+        names += [f"{direction}_recall@{k}" for k in (1, 5, 10)]
+    assert list(recall) == [*names, "mean_recall"]
+
+
 def test_percentiles_are_torchs():
     values = torch.tensor([9, 2, 2, 7, 30])
     weights = torch.tensor([[2, 0, 3, 1, 4], [0, 0, 0, 1, 0]])
@@ -485,10 +558,101 @@ def test_percentiles_are_torchs():
             (torch.eye(2), torch.tensor([0])),
             r"labels must be one for each of 2 items, not \(1,\)",
         ),
-        (average_precision, (torch.ones(3), torch.ones(2)), r"\(3,\) and \(2,\)"),
-        (roc_auc, (torch.full((2,), torch.inf), torch.ones(2)), "finite"),
+        (
+            ranks_in_scores,
+            (torch.ones(1, 2, 2), torch.tensor([0])),
+            r"scores must be \(items, classes\), not \(1, 2, 2\)",
+        ),
+        (
+            ranks_in_scores,
+            (torch.eye(4), torch.tensor([0, -1, 4, 0])),
+            "item 1 has the label -1, but the classes are the rows 0 to 3",
+        ),
+        (
+            ranks_in_scores,
+            (torch.tensor([[0, 1, 2], [0, 0, torch.inf], [torch.nan, 0, 0]]), torch.tensor([0, 1, 2])),
+            "a score of item 1 is not finite",
+        ),
+        (
+            retrieval_ranks,
+            (torch.eye(3), torch.eye(3), torch.tensor([-1, 1, 3])),
+            "text 0 is said to describe image -1, but the images are the rows 0 to 2",
+        ),
+        (
+            retrieval_ranks,
+            (torch.eye(3), torch.eye(3), torch.tensor([[-1, 0], [1, 1], [2, 2]])),
+            "text -1 is said to describe image 0, but the texts are the rows 0 to 2",
+        ),
+        (
+            retrieval_ranks,
+            (torch.eye(3), torch.eye(3), torch.ones(3, 3, dtype=torch.long)),
+            r"text_to_image has shape \(3, 3\), but there are 3 texts",
+        ),
+        (
+            retrieval_ranks,
+            (torch.eye(3), torch.eye(3), torch.ones(3, 1, dtype=torch.long)),
+            r"text_to_image has shape \(3, 1\), but there are 3 texts",
+        ),
+        (
+            retrieval_ranks,
+            (torch.eye(3), torch.eye(3), torch.ones(3, 2, 2, dtype=torch.long)),
+            r"text_to_image has shape \(3, 2, 2\), but there are 3 texts",
+        ),
+        (
+            average_precision,
+            (torch.ones(3), torch.ones(2)),
+            r"scores and targets must be \(items,\), not \(3,\) and \(2,\)",
+        ),
+        (
+            average_precision,
+            (torch.ones(2, 2), torch.ones(2, 2)),
+            r"scores and targets must be \(items,\), not \(2, 2\) and \(2, 2\)",
+        ),
+        (average_precision, (torch.tensor(1.0), torch.tensor(1.0)), r"not \(\) and \(\)"),
+        (roc_auc, (torch.tensor([1.0, torch.inf]), torch.ones(2)), "a score of item 1 is not finite"),
     ],
 )
 def test_more_bad_input_is_refused(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(*arguments)
+
+
+@pytest.mark.parametrize(
+    "left,right",
+    [((3,), (3,)), ((2, 3), (3,)), ((2, 3, 3), (2, 3)), ((2, 3), (2, 3, 3)), ((2, 3), (2, 4))]
+    + [((2, 4), (2, 3)), ((0, 3), (2, 3)), ((2, 3), (0, 3)), ((), (2, 3))],
+)
+def test_embeddings_of_other_shapes_are_refused(left, right):
+    with pytest.raises(ValueError) as refusal:
+        class_scores(torch.ones(left), torch.ones(right))
+    assert str(refusal.value) == f"embeddings must be (rows, dim) with one dim, not {left} and {right}"
+
+
+@pytest.mark.parametrize(
+    "given,named",
+    [
+        (np.eye(2), "ndarray"),
+        (torch.eye(2).long(), "one of torch.int64"),
+        (torch.eye(2, device="meta"), "one of torch.float32"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_tensor_of_floats_is_refused(given, named):
+    for pair in ((given, torch.eye(2)), (torch.eye(2), given)):
+        with pytest.raises(TypeError, match=f"^embeddings must be a tensor of floats, not {named}$"):
+            class_scores(*pair)
+
+
+@pytest.mark.parametrize(
+    "given,named",
+    [
+        ([0, 1], "list"),
+        (torch.tensor([0.0, 1.0]), "one of torch.float32"),
+        (torch.tensor([0, 1], device="meta"), "one of torch.int64"),
+    ],
+)
+def test_what_is_no_long_tensor_is_refused(given, named):
+    with pytest.raises(TypeError, match=f"^text_to_image must be a LongTensor, not {named}$"):
+        retrieval_ranks(torch.eye(2), torch.eye(2), given)
+    with pytest.raises(TypeError, match=f"^labels must be a LongTensor, not {named}$"):
+        class_ranks(torch.eye(2), torch.eye(2), given)
