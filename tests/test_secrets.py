@@ -12,9 +12,10 @@ from model_cards import job as card_job
 from model_cards.job import CardArguments
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages
 from training.arguments import ContrastiveArguments, DiffusionArguments, TeacherLearningArguments
-from training.checkpoints import last_complete_checkpoint
 from training.jobs import stage1, stage2
 from training.parallel.pretraining import TextPretrainingArguments
+
+from .newest_checkpoint import newest_undamaged
 
 TOKEN = "hf_a_token_that_nobody_may_see"
 
@@ -110,7 +111,7 @@ def test_a_pushed_checkpoint_holds_no_path_and_can_be_resumed_from(miniature, hu
     copy = hub.folder / "me/out"
     assert {"optimizer.pt", "trainer_state.json"} <= set(os.listdir(copy / "checkpoint-2"))
     assert not {CHECKSUMS, "unfinished.tmp"} & set(os.listdir(copy / "checkpoint-2"))
-    assert last_complete_checkpoint(str(copy)) == str(copy / "checkpoint-2")
+    assert newest_undamaged(copy) == copy / "checkpoint-2"
 
 
 def test_checksums_of_an_earlier_push_do_not_stay(miniature, hub, tmp_path):

@@ -14,9 +14,9 @@ from transformers import pipeline
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel
 from modeling_altclip.checksums_altclip import write_checksums
-from training.checkpoints import last_complete_checkpoint
 
 from ..conftest import ROOT
+from ..newest_checkpoint import newest_undamaged
 from ..test_checksums import flip, halve
 from ..test_not_finite import spoil_file
 from ..test_pipeline import without_a_weight
@@ -104,5 +104,5 @@ def _checkpoints(place: Place) -> list[Row]:
     (output_dir / "checkpoint-2/trainer_state.json").write_text("{}")
     return [
         Row("weights of {}", partial(AltCLIPModel.from_pretrained, str(empty)), "not a whole checkpoint"),
-        Row("a checkpoint's state of {}", partial(last_complete_checkpoint, str(output_dir)), "None"),
+        Row("a checkpoint's state of {}", partial(newest_undamaged, output_dir), "None"),
     ]
