@@ -202,7 +202,7 @@ def test_only_the_last_chunk_talks_to_other_processes():
     def loss(embeds, scale):
         return (scale * embeds.square()).sum()
 
-    value = cached_loss(encode, chunks, loss, [scale], no_sync=no_sync)
+    value = cached_loss(encode, chunks, loss=loss, parameters=[scale], no_sync=no_sync)
     assert events == list(chunks)
     events.clear()
     before = torch.get_rng_state()

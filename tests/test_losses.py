@@ -118,13 +118,14 @@ def test_losses_are_the_formulas_of_their_docstrings(tile_size, dtype):
     labels = (image_ids[owners][:, None] == image_ids).to(dtype)
 
     by_text = cross_entropy(logits, labels / labels.sum(1, keepdim=True), reduction="none")
-    torch.testing.assert_close(caption_losses(images, texts, scale, **relations), by_text)
+    embeds = {"image_embeds": images, "text_embeds": texts, "logit_scale": scale}
+    torch.testing.assert_close(caption_losses(**embeds, **relations), by_text)
     by_image = cross_entropy(logits.T, labels.T / labels.T.sum(1, keepdim=True))
-    contrastive = contrastive_loss(images, texts, scale, **relations)
+    contrastive = contrastive_loss(**embeds, **relations)
     torch.testing.assert_close(contrastive, (by_text.mean() + by_image) / 2)
 
     expected = binary_cross_entropy_with_logits(logits + bias, labels, reduction="sum") / len(texts)
-    torch.testing.assert_close(sigmoid_loss(images, texts, scale, bias, **relations), expected)
+    torch.testing.assert_close(sigmoid_loss(**embeds, logit_bias=bias, **relations), expected)
 
 
 # ---- Rows of several processes ----
