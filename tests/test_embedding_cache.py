@@ -716,12 +716,13 @@ def test_a_file_in_the_way_of_the_cache_is_named(tmp_path):
 
 
 def test_a_part_that_cannot_be_written_tells_its_size(tmp_path):
-    (tmp_path / "cache").write_text("")
+    def encode(*_):
+        (tmp_path / "cache").write_text("")  # while the cache is made
+        return torch.zeros(1, 350_000)
+
     texts = pa.array(["one"], pa.large_string())
     with pytest.raises(InputError, match=r"part-00000\.arrow of 1\.4 MB cannot be written: Not a directory"):
-        cached_column(
-            "target", "text", texts, lambda *_: torch.zeros(1, 350_000), {}, cache_dir=str(tmp_path / "cache")
-        )
+        cached_column("target", "text", texts, encode, {}, cache_dir=str(tmp_path / "cache"))
 
 
 def test_machines_without_a_shared_folder_are_told(tmp_path, monkeypatch):
