@@ -186,7 +186,8 @@ def test_ranks_are_those_of_a_full_sort(monkeypatch, distance, block_rows):
 def test_ties_rank_behind(distance):
     """Images 0 and 2 are equal: the text of either ranks the other before its own."""
     images = torch.tensor([[3.0, 4.0], [-4.0, 3.0], [3.0, 4.0]])
-    text_ranks, image_ranks = retrieval_ranks(images, images, torch.arange(3), distance=distance)
+    embeds = {"image_embeds": images, "text_embeds": images}
+    text_ranks, image_ranks = retrieval_ranks(**embeds, text_to_image=torch.arange(3), distance=distance)
     assert text_ranks.tolist() == [1, 0, 1]
     assert image_ranks.tolist() == [1, 0, 1]
 
@@ -472,7 +473,7 @@ def test_what_has_no_true_item_has_no_precision(name):
 
 def test_each_class_that_was_drawn_counts_as_much_by_hand():
     ranks = torch.tensor([0, 1, 0, 2, 0])
-    labels = torch.tensor([0, 0, 2, 2, 2])  # none of class 1
+    labels = torch.tensor([0, 0, 3, 3, 3])  # none of the classes 1 and 2
     assert mean_per_class_accuracy(ranks, labels).item() == pytest.approx((1 / 2 + 2 / 3) / 2)
     weights = torch.tensor([[3, 1, 0, 0, 0], [0, 2, 1, 3, 0]])
     expected = torch.tensor([3 / 4, (0 + 1 / 4) / 2], dtype=torch.double)
