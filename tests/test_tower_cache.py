@@ -20,9 +20,10 @@ from common.errors import InputError
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
+from training.data import tower_cache
 from training.data.examples import CaptionExamples, Collator
 from training.data.images import EpochCallback, ImageViews
-from training.data.tower_cache import image_embeddings, teacher_embeddings, written
+from training.data.tower_cache import check_distinct, image_embeddings, teacher_embeddings, written
 from training.freezing import freeze_all_but
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
 
@@ -77,6 +78,42 @@ def test_the_teacher_needs_english(clip):
         teacher_embeddings(rows, teacher, processor.tokenizer)
 
 
+def test_other_languages_may_lack_captions(clip):
+    """A row without one gets the embedding of an empty text, in any language but English."""
+    teacher, processor = clip
+    captions = [{"en": "key", "zh": None, "de": "dog"}, {"en": "dog", "zh": "key", "de": None}]
+    rows = Dataset.from_dict({"captions": [*captions, {"en": "cat", "zh": "", "de": ""}]})
+    empty = Dataset.from_dict({"captions": [{"en": None, "zh": ""}, {"en": None, "zh": "key"}]})
+    read = {"teacher": teacher, "tokenizer": processor.tokenizer}
+    of_empty = teacher_embeddings(empty, **read, language="zh")[[0]]["target"]
+    for language, missing in (("zh", 0), ("de", 1)):
+        targets = teacher_embeddings(rows=rows, **read, language=language)[range(3)]["target"]
+        np.testing.assert_allclose(targets[[missing]], of_empty, atol=1e-6)
+        np.testing.assert_allclose(targets[[2]], of_empty, atol=1e-6)
+        assert np.abs(targets[1 - missing] - of_empty[0]).max() > 1e-3
+
+
+def test_the_teacher_reads_one_caption_of_a_row(clip):
+    teacher, processor = clip
+    rows = Dataset.from_dict({"captions": [{"en": ["key", "a key"]}, {"en": ["dog"]}]})
+    message = "^a row has several captions in 'en', of which the teacher reads one: give one per row$"
+    with pytest.raises(InputError, match=message):
+        teacher_embeddings(rows, teacher, processor.tokenizer)
+
+
+def test_texts_of_one_embedding_are_refused_by_hand():
+    for values in (
+        [[1.0, 1.0], [2.0, 2.0]],
+        [[2.0, 2.0], [1.0, 1.0]],
+        [[1.0, 2.0], [1.0, 3.0]],
+        [[1.0, 1.0]],
+    ):
+        check_distinct(torch.tensor(values))
+    for n_texts in (2, 3):
+        with pytest.raises(InputError, match=f"the teacher gives {n_texts} texts one embedding"):
+            check_distinct(torch.ones(n_texts, 2))
+
+
 def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, clip):
     teacher, processor = clip
     tokenizer = processor.tokenizer
@@ -89,7 +126,8 @@ def test_teacher_vectors_are_the_pooled_end_of_text_before_projection(scenes, cl
 
 
 def test_image_vectors_equal_the_live_tower(scenes, clip):
-    column = image_embeddings(ImageViews(scenes, 1), *clip)
+    model, processor = clip
+    column = image_embeddings(views=ImageViews(scenes, 1), model=model, processor=processor)
     expected = embed_images(*clip, scenes["image"])
     np.testing.assert_allclose(column[range(len(scenes))]["image_embeds"], expected, atol=1e-6)
     # Half a unit in the last place: float16 has 11 bits, bfloat16 8.
@@ -216,6 +254,24 @@ def test_images_are_known_by_their_bytes_wherever_they_lie(clip, tmp_path):
     assert cache_of(in_table) == of_files
     (tmp_path / "two/1.png").write_bytes(png(7))
     assert cache_of(copies) != of_files
+
+
+def test_more_images_than_are_decoded_at_a_time_are_all_embedded(clip):
+    rows = rows_of([{"bytes": png(number), "path": None} for number in range(150)])
+    column = image_embeddings(ImageViews(rows, 1), *clip)
+    expected = embed_images(*clip, rows["image"])
+    np.testing.assert_allclose(column[range(150)]["image_embeds"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_the_size_of_crops_matters_where_there_are_crops(clip, tmp_path, monkeypatch, n_views):
+    rows = rows_of([{"bytes": png(number), "path": None} for number in range(2)])
+    folders = set()
+    for smallest_area in (0.9, 0.5):
+        monkeypatch.setattr(tower_cache, "SMALLEST_AREA", smallest_area)
+        column = image_embeddings(ImageViews(rows, n_views), *clip, cache_dir=str(tmp_path))
+        folders.add(column.folder)
+    assert len(folders) == n_views
 
 
 def test_views_are_crops_that_depend_on_image_and_view_alone(tmp_path):
