@@ -328,8 +328,8 @@ def write_part(path: Path, columns: dict, embeddings: torch.Tensor, form: _Form,
             "overflowed. Give an earlier checkpoint, or one in float32"
         )
     stored = to_stored(embeddings, form.dtype)
-    # A bfloat16 has the range of a float32, and is stored as integers.
-    if form.dtype != "bfloat16" and not np.isfinite(stored).all():
+    # A bfloat16 has the range of a float32, and is stored as integers, which are finite.
+    if not np.isfinite(stored).all():
         raise InputError(
             f"{form.name} has values that {form.dtype} cannot hold, the largest is "
             f"{embeddings.abs().max():.3g}: choose another cache_dtype"

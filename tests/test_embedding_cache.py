@@ -86,7 +86,8 @@ def files(folder):
 )
 def test_rows_get_the_vectors_of_their_items(tmp_path, dtype, error, size, n_views):
     seen = []
-    column = cached(tmp_path, seen=seen, dtype=dtype, n_views=n_views)
+    # A command line gives a text that equals our constant, and is another object.
+    column = cached(tmp_path, seen=seen, dtype="".join(dtype), n_views=n_views)
     assert sorted(seen) == sorted(
         itertools.product(set(KEYS), range(n_views))
     )  # each text in each view, once
@@ -136,6 +137,7 @@ def test_what_is_there_is_not_made_again(tmp_path):
     assert not seen
     assert files(tmp_path / "here") == before
     assert len(before) == 4  # three parts and a card
+    assert Dataset.from_file(str(part(again))).column_names == ["text", "target"]
     np.testing.assert_array_equal(elsewhere[range(33)]["target"][:30], again[range(30)]["target"])
 
 
@@ -151,18 +153,23 @@ def test_parts_have_2048_items_by_default_and_others_if_asked(tmp_path, monkeypa
 
 def test_a_column_tells_its_size(tmp_path):
     column = cached(tmp_path)
-    (column.folder / "data/more.arrow").write_bytes(bytes(2_650_000))
     size = sum(path.stat().st_size for path in column.folder.glob("data/*"))
-    assert size // 100_000 == 26  # 2.6 MB and a little
-    of = f"2.7 MB of float32 in {column.folder}"
-    assert str(column) == f"target: 11 embeddings for 30 rows, {of}"
+    for total, shown in ((2_649_999, "2.6"), (2_650_001, "2.7")):
+        (column.folder / "data/more.arrow").write_bytes(bytes(total - size))
+        of = f"{shown} MB of float32 in {column.folder}"
+        assert str(column) == f"target: 11 embeddings for 30 rows, {of}"
     column.n_views = 2
     assert str(column) == f"target: 5 embeddings in 2 views for 30 rows, {of}"
 
 
 def test_the_disk_is_asked_once_for_the_room_that_all_missing_parts_need(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(embedding_cache, "check_free", lambda *given: asked.append(given))
+
+    def ask(folder, *given):
+        assert list(folder.glob("part-00002.arrow")) == []  # it is asked before any is written
+        asked.append((folder, *given))
+
+    monkeypatch.setattr(embedding_cache, "check_free", ask)
     column = cached(tmp_path, dtype="float16", n_views=3)
     about = (column.folder / "data", "the cache of target", "cache_dir")
     # 11 items in 3 views of 6 values, 2 bytes each
@@ -250,7 +257,7 @@ def test_a_module_is_known_by_its_tensors(change):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
-    column = cached(tmp_path, made_by={"weights": "one"}, dtype=dtype, n_views=2)
+    column = cached(tmp_path, made_by={"weights": "one"}, dtype="".join(dtype), n_views=2)
     rows = load_dataset(str(column.folder), split="train", cache_dir=str(tmp_path / "datasets"))
     assert rows.column_names == ["text", "view", "target"]
     assert len(rows) == 22
@@ -266,6 +273,9 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     card = (column.folder / "README.md").read_text()
     assert "11 distinct items" in card
     assert f"in {dtype}" in card
+    assert ("its bits kept as uint16" in card) == (dtype == "bfloat16")
+    assert "Each has 2 views" in card
+    assert "views" not in (cached(tmp_path, dtype=dtype).folder / "README.md").read_text()
     assert column.folder.name in card
     assert "| weights |" in card
     assert sorted(path.name for path in column.folder.iterdir()) == ["README.md", "data"]
@@ -400,12 +410,16 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {folder.name, *kept}
 
 
-def test_an_error_leaves_no_half_of_a_file(tmp_path):
-    path = tmp_path / f"target-{'0' * 32}" / "README.md"
-    path.parent.mkdir()
+@pytest.mark.parametrize("name", ["README.md", "data/part-00000.arrow"])
+@pytest.mark.parametrize("column", ["class", "target"])  # before and after "data" in the alphabet
+def test_an_error_leaves_no_half_of_a_file(tmp_path, column, name):
+    """Half of it lies next to the folder of the cache, where nobody reads it."""
+    path = tmp_path / f"{column}-{'0' * 32}" / name
+    path.parent.mkdir(parents=True)
     with pytest.raises(OSError, match="no space"), embedding_cache._written_whole(path):
+        assert len(list(tmp_path.glob("*.tmp"))) == 1
         raise OSError("no space")
-    assert [left for left in tmp_path.rglob("*") if left != path.parent] == []
+    assert [left for left in tmp_path.rglob("*") if not left.is_dir()] == []
 
 
 def test_a_part_that_is_lost_is_made_anew(tmp_path):
@@ -603,12 +617,13 @@ def test_a_part_with_other_columns_is_made_anew(tmp_path, dtype, change, message
     assert files(column.folder) == before
 
 
-@pytest.mark.parametrize("name", ["a", "ab", "abc", "abcd"])
-def test_the_label_of_a_part_is_read_wherever_it_ends(tmp_path, name):
-    """The length of a cache's name moves the end of the label."""
+@pytest.mark.parametrize("length", [1, 2, 33, 34])
+def test_the_label_of_a_part_is_read_wherever_it_ends(tmp_path, length):
+    """The length of a cache's name moves the end of the label; it may lie behind other metadata."""
+    name = "a" * length
     path = tmp_path / name / "data/part-00000.arrow"
     path.parent.mkdir(parents=True)
-    table = pa.table({"text": ["one"]}).replace_schema_metadata({b"some": b"metadata"})
+    table = pa.table({"text": ["one"]}).replace_schema_metadata({b"a": b"a" * 20_000, b"z": b"z" * 20_000})
     path.write_bytes(part_bytes(table, path, 1))
     assert find_damaged_parts(tmp_path / name) == []
     path.write_bytes(part_bytes(table, path, 3))
@@ -616,6 +631,15 @@ def test_the_label_of_a_part_is_read_wherever_it_ends(tmp_path, name):
         f"{path.with_name('part-00001.arrow')} is missing",
         f"{path.with_name('part-00002.arrow')} is missing",
     ]
+
+
+def test_a_part_of_version_0_1_has_valid_texts(tmp_path):
+    column = cached(tmp_path)
+    path = part(column)
+    as_version_0_1(path)
+    path.write_bytes(path.read_bytes().replace(b"text 5", b"te\xff\xff 5"))
+    (damage,) = find_damaged_parts(column.folder)
+    assert damage.startswith(f"{path} cannot be read: ")
 
 
 @pytest.mark.parametrize("is_old", [False, True])
