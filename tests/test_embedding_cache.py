@@ -619,11 +619,11 @@ def test_a_part_with_other_columns_is_made_anew(tmp_path, dtype, change, message
 
 @pytest.mark.parametrize("length", [1, 2, 33, 34])
 def test_the_label_of_a_part_is_read_wherever_it_ends(tmp_path, length):
-    """The length of a cache's name moves the end of the label; it may lie behind other metadata."""
+    """The length of a cache's name moves its digest and the end of its label."""
     name = "a" * length
     path = tmp_path / name / "data/part-00000.arrow"
     path.parent.mkdir(parents=True)
-    table = pa.table({"text": ["one"]}).replace_schema_metadata({b"a": b"a" * 20_000, b"z": b"z" * 20_000})
+    table = pa.table({"text": ["one"]}).replace_schema_metadata({b"some": b"metadata"})
     path.write_bytes(part_bytes(table, path, 1))
     assert find_damaged_parts(tmp_path / name) == []
     path.write_bytes(part_bytes(table, path, 3))
