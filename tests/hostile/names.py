@@ -29,7 +29,8 @@ def rows(place: Place) -> list[Row]:
 
 
 def _results(place: Place) -> list[Row]:
-    texts = {PWNED: PWNED, "NUL": "a\0b", "5,000 letters": "l" * 5000}
+    to_root = "../" * 5 + "pwned"
+    texts = {PWNED: PWNED, to_root: to_root, "NUL": "a\0b", "5,000 letters": "l" * 5000}
     rows = []
     for part in ("task", "model", "language"):
         for name, text in texts.items():
