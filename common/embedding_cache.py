@@ -439,4 +439,4 @@ def _to_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
     return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
-__all__ = ["CachedColumn", "cached_column"]
+__all__ = ["CachedColumn", "cached_column", "fingerprint"]

@@ -15,6 +15,8 @@ from transformers import (
 )
 
 from training.data.examples import SAMPLE, CaptionExamples, Collator, prepare_images, unchanged_size
+from training.parallel.caption_rows import CaptionRows
+from training.parallel.pretraining import TranslationPairs
 
 CAPTIONS = [
     {"en": "dog face", "zh": "狗脸"},
@@ -86,6 +88,51 @@ def test_equal_captions_without_english_and_equal_pictures_share_an_id():
     joined = CaptionExamples(rows, ["en", "zh"], "target", same=["p", "q", "r", "r", "q"]).row_ids
     assert len({joined[0], joined[1], joined[4]}) == 1
     assert joined[2] == joined[3] != joined[0]
+
+
+THREE_ROWS = [{"en": "a dog", "zh": ["狗", "犬"]}, {"en": "a cat", "zh": ["猫"]}, {"en": None, "zh": []}]
+
+
+def fingerprints(captions, languages=("zh",), same="pqr", weights=(1.0, 2.0, 1.0)):
+    rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 3, "weight": list(weights)})
+    return CaptionExamples(rows, list(languages), "target", same=list(same)).fingerprints()
+
+
+@pytest.mark.parametrize(
+    "changed,given",
+    [
+        ("captions in zh", {"captions": [{"en": "a dog", "zh": ["狗", "狼"]}, *THREE_ROWS[1:]]}),
+        ("captions in zh", {"captions": [{"en": "a dog", "zh": ["犬", "狗"]}, *THREE_ROWS[1:]]}),
+        # The teacher reads English, whatever the languages are.
+        ("captions in en", {"captions": [{"en": "a fox", "zh": ["狗", "犬"]}, *THREE_ROWS[1:]]}),
+        (
+            "captions in en captions in zh weights of rows",
+            {"captions": [THREE_ROWS[1], THREE_ROWS[0], THREE_ROWS[2]]},
+        ),
+        ("images", {"same": "pqs"}),
+        ("weights of rows", {"weights": (1.0, 3.0, 1.0)}),
+    ],
+    ids=["a caption", "their order", "English", "the order of rows", "an image", "a weight"],
+)
+def test_fingerprints_tell_what_differs(changed, given):
+    before = fingerprints(THREE_ROWS)
+    assert before == fingerprints(THREE_ROWS)
+    now = fingerprints(**{"captions": THREE_ROWS} | given)
+    differ = sorted(name for name in before if before[name] != now[name])
+    assert " ".join(differ) == changed
+    assert now.keys() == before.keys() == {"captions in en", "captions in zh", "images", "weights of rows"}
+
+
+def test_rows_of_all_languages_have_the_fingerprints_of_their_captions():
+    rows = Dataset.from_dict({"captions": THREE_ROWS, "target": [[0.0]] * 3})
+    examples = CaptionExamples(rows, ["en", "zh"], "target")
+    expected = examples.fingerprints()
+    assert expected.keys() == {"captions in en", "captions in zh"}
+    assert CaptionRows(examples).fingerprints() == expected
+    one_each = [{"en": row["en"], "zh": "".join(row["zh"])} for row in THREE_ROWS]
+    pairs = TranslationPairs(Dataset.from_dict({"captions": one_each}), ["en", "zh"], 0.5, seed=0)
+    assert pairs.fingerprints()["captions in en"] == expected["captions in en"]
+    assert pairs.fingerprints().keys() == expected.keys()
 
 
 def test_collator_pads_cuts_and_encodes_equal_texts_once(rows, miniature):

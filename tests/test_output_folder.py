@@ -5,6 +5,8 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common.errors import InputError
@@ -14,6 +16,9 @@ from training.checkpoints import mark_unfinished
 from training.output_folder import claim, claim_data, count_checkpoints, saving
 
 from .conftest import ROOT
+
+# As if of data.
+PRINTS = {"captions in en": "1", "captions in zh": "2", "images": "3"}
 
 # Four steps, with checkpoints 2 and 4.
 SMALL = [
@@ -192,7 +197,7 @@ def begun(tmp_path):
         )
 
     claim(arguments())
-    claim_data(arguments(), 100)
+    claim_data(arguments(), 100, PRINTS)
     (tmp_path / "out/checkpoint-2").mkdir()
     (tmp_path / "out/checkpoint-2/trainer_state.json").write_text('{"global_step": 2}')
     return arguments
@@ -230,11 +235,56 @@ def test_what_a_killed_run_began_to_save_is_removed(begun, tmp_path):
 
 
 def test_other_data_under_the_same_name_is_refused(begun):
-    claim_data(begun(resume=True), 100)
+    claim_data(begun(resume=True), 100, PRINTS)
     with pytest.raises(
         InputError, match="the data had 100 examples when the run in .* began, and has 99 now"
     ):
-        claim_data(begun(resume=True), 99)
+        claim_data(begun(resume=True), 99, PRINTS)
+    # What is refused is not recorded.
+    claim_data(begun(resume=True), 100, PRINTS)
+
+
+@pytest.mark.parametrize(
+    "now,changed",
+    [
+        ({"captions in en": "4"}, "captions in en"),
+        ({"captions in zh": "4", "images": "5"}, "captions in zh, images"),
+        ({"weights of rows": "4"}, "weights of rows"),
+    ],
+    ids=["a language", "a language and images", "what was not there"],
+)
+def test_as_many_other_examples_are_refused_by_name(begun, tmp_path, now, changed):
+    remedy = f"or delete {tmp_path}/out/run.json to resume all the same"
+    with pytest.raises(InputError, match=f"resume: the data has {changed} other than when .*{remedy}"):
+        claim_data(begun(resume=True), 100, PRINTS | now)
+    lost = {name: value for name, value in PRINTS.items() if name != "images"}
+    with pytest.raises(InputError, match="resume: the data has images other than when"):
+        claim_data(begun(resume=True), 100, lost)
+    (tmp_path / "out/run.json").unlink()
+    claim_data(begun(resume=True), 100, PRINTS | now)
+
+
+def test_a_record_of_an_earlier_version_is_completed(begun, tmp_path):
+    record = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
+    del record["data"]
+    (tmp_path / "out/run.json").write_text(json.dumps(record))
+    claim_data(begun(resume=True), 100, PRINTS)
+    with pytest.raises(InputError, match="captions in en other than"):
+        claim_data(begun(resume=True), 100, PRINTS | {"captions in en": "4"})
+
+
+def test_a_training_does_not_resume_with_other_captions(train, miniature, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(miniature / "dataset", data)
+    assert train("--dataset", data).returncode == 0
+    table = pq.read_table(data / "data/train.parquet")
+    rows = table.to_pylist()
+    rows[-1]["captions"]["en"] = "another picture"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), data / "data/train.parquet")
+    process = train("--dataset", data, "--resume")
+    assert process.returncode == 1
+    line = process.stderr.splitlines()[-1]
+    assert "resume: the data has captions in en other than when the run in" in line
 
 
 def test_damaged_checksums_are_told_before_the_training(begun, tmp_path):
@@ -246,7 +296,9 @@ def test_damaged_checksums_are_told_before_the_training(begun, tmp_path):
         claim(begun(resume=True))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"settings": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"settings": []}', '{"settings": {}, "data": [1]}']
+)
 def test_a_damaged_record_is_refused_in_one_line(begun, tmp_path, text):
     (tmp_path / "out/run.json").write_text(text)
     with pytest.raises(InputError, match="run.json, the record of the run's settings, is damaged: remove it"):

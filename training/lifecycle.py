@@ -83,7 +83,7 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     """
     check_room(trainer)
     if not isinstance(trainer.train_dataset, ExampleStream):
-        claim_data(arguments, len(trainer.train_dataset))
+        claim_data(arguments, len(trainer.train_dataset), trainer.train_dataset.fingerprints())
     checkpoint = checkpoint_to_resume(arguments, trainer.model) if arguments.resume else None
     say(arguments, f"Training on {trainer.train_dataset.summary()}.")
     frozen = FrozenWeights(trainer.model)

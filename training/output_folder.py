@@ -30,6 +30,7 @@ from .arguments import StageArguments
 from .checkpoints import finished_checkpoints, remove_unfinished
 
 _RECORD = "run.json"
+_SAME_DATA = "give the same data, train anew in another output_dir, or delete {} to resume all the same"
 _RESUME = "Make room; with save_steps, --resume then continues from the last complete checkpoint"
 # Files of a run that hold paths of this machine: its records, settings, state and logs of TensorBoard, and
 # checkpoints that a resumed run has renamed.
@@ -130,26 +131,46 @@ def _check_checksums(folder: Path) -> None:
         raise InputError(f"output_dir: {error}") from error
 
 
-def claim_data(arguments: StageArguments, n_examples: int) -> None:
-    """Check that a run that resumes has as many examples as when it began, and record their number.
+def claim_data(arguments: StageArguments, n_examples: int, fingerprints: dict[str, str]) -> None:
+    """Check that a run that resumes has the data with which it began, and record what they are.
 
     The names of the data are settings, see `claim`; this sees that what lies under them has changed.
 
+    Args:
+        fingerprints: identify parts of the data, as in `{"captions in en": ...}`.
+
     Raises:
-        InputError: there are more or fewer.
+        InputError: there are more or fewer examples, or a part is another.
     """
     folder = Path(arguments.output_dir)
     record = _read_record(folder)
     if record is None:
         return  # trained by code of the user's own, which claimed no folder
-    before = record.get("examples", n_examples) if arguments.resume else n_examples
+    if arguments.resume:
+        _compare_data(record, n_examples, fingerprints, folder)
+    _write_record(arguments, record | {"examples": n_examples, "data": fingerprints})
+
+
+def _compare_data(record: dict, n_examples: int, fingerprints: dict[str, str], folder: Path) -> None:
+    """Compare the data of a run that resumes with the record of the one that began in `folder`.
+
+    Raises:
+        InputError: they differ.
+    """
+    # Earlier versions recorded less.
+    before = record.get("examples", n_examples)
     if before != n_examples:
         raise InputError(
             f"resume: the data had {before} examples when the run in {folder} began, and has {n_examples} "
-            f"now: give the same data, train anew in another output_dir, or delete {_RECORD} to resume all "
-            "the same"
+            f"now: {_SAME_DATA.format(folder / _RECORD)}"
         )
-    _write_record(arguments, record | {"examples": n_examples})
+    recorded = record.get("data", fingerprints)
+    changed = [name for name in {**recorded, **fingerprints} if recorded.get(name) != fingerprints.get(name)]
+    if changed:
+        raise InputError(
+            f"resume: the data has {', '.join(changed)} other than when the run in {folder} began: "
+            f"{_SAME_DATA.format(folder / _RECORD)}"
+        )
 
 
 def _write_record(arguments: StageArguments, record: dict) -> None:
@@ -251,7 +272,7 @@ def _read_record(folder: Path) -> dict | None:
         settings = record["settings"]
     except (ValueError, RecursionError, TypeError, KeyError):
         settings = None
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or not isinstance(record.get("data", {}), dict):
         raise InputError(
             f"resume: {path}, the record of the run's settings, is damaged: remove it to resume without "
             "comparing them, or train anew in another output_dir"
@@ -273,7 +294,7 @@ def _compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> N
     if changes:
         raise InputError(
             f"resume: {'; '.join(changes)}: give the same, train anew in another output_dir, "
-            f"or delete {_RECORD} to resume all the same"
+            f"or delete {folder / _RECORD} to resume all the same"
         )
 
 

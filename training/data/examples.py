@@ -24,7 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SiglipImageProcessor, ViTImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
-from common.embedding_cache import CachedColumn
+from common.embedding_cache import CachedColumn, fingerprint
 from common.errors import InputError
 from modeling_altclip.images_altclip import background_of, read_images
 from modeling_altclip.texts_altclip import tokenize
@@ -70,6 +70,20 @@ def all_texts(rows: Dataset, languages: list[str]) -> Iterator[str]:
             for text in texts.to_pylist():
                 if text:
                     yield text
+
+
+def fingerprint_captions(languages: Sequence[str], texts: Sequence[pa.Array]) -> dict[str, str]:
+    """Identify all captions by language: `{"captions in en": 32 hexadecimal digits, ...}`.
+
+    Args:
+        languages: that of each column of `texts`, as in `["en", "en", "zh"]`.
+        texts: columns as `split_lists` returns them.
+    """
+    of_columns = {}
+    for language, column in zip(languages, texts):
+        prints = of_columns.setdefault(f"captions in {language}", [])
+        prints.append(fingerprint(pc.fill_null(column, "")))
+    return {name: fingerprint(" ".join(prints)) for name, prints in of_columns.items()}
 
 
 def has_text(texts: pa.Array) -> np.ndarray:
@@ -166,6 +180,7 @@ class CaptionExamples(TorchDataset):
         self.english = split_lists(captions["en"])[0] if has_english else None
 
         self.row_ids = self._number_rows()
+        self.same = same
         if same is not None:
             self.row_ids = _join(self.row_ids, same)
 
@@ -270,6 +285,22 @@ class CaptionExamples(TorchDataset):
                 f"dataset {dataset!r} has no text in {' '.join(dict.fromkeys(self.columns))} to train on, "
                 f"{self.summary()}: name other languages, or give other data"
             )
+
+    def fingerprints(self) -> dict[str, str]:
+        """Identify what a training reads: captions by language, images by `same`, and weights of rows.
+
+        Returns:
+            `{"captions in en": 32 hexadecimal digits, "images": ...}`. Equal in all processes; nothing is
+            decoded.
+        """
+        prints = fingerprint_captions(self.columns, self.texts)
+        if self.english is not None and "en" not in self.columns:
+            prints |= fingerprint_captions(["en"], [self.english])  # which the teacher reads
+        if self.same is not None:
+            prints["images"] = fingerprint(" ".join(map(str, self.same)))
+        if self.weights is not None:
+            prints["weights of rows"] = fingerprint(torch.from_numpy(self.weights))
+        return prints
 
     def summary(self) -> str:
         skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items() if count)

@@ -46,6 +46,10 @@ class CaptionRows(TorchDataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def fingerprints(self) -> dict[str, str]:
+        """Identify what a training reads, as `CaptionExamples.fingerprints` does."""
+        return self.examples.fingerprints()
+
     def summary(self) -> str:
         n_bare = len(self.examples.row_ids) - len(self)
         return (

@@ -31,7 +31,7 @@ from modeling_altclip.finite_altclip import check_finite
 from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments
-from ..data.examples import caption_columns, has_text, split_lists
+from ..data.examples import caption_columns, fingerprint_captions, has_text, split_lists
 from ..output_folder import saving
 
 
@@ -143,6 +143,10 @@ class TranslationPairs(TorchDataset):
             "languages": [self.languages[language] for language in drawn],
             "seed": int(random.integers(2**63)),
         }
+
+    def fingerprints(self) -> dict[str, str]:
+        """Identify all captions by language, as `CaptionExamples.fingerprints` does."""
+        return fingerprint_captions(self.languages, self.texts)
 
     def summary(self) -> str:
         n_rows = len(self.available) - self.n_empty
