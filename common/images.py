@@ -11,7 +11,7 @@ from PIL import UnidentifiedImageError
 from xxhash import xxh3_128
 
 from modeling_altclip.addresses_altclip import MOST_BYTES
-from modeling_altclip.images_altclip import check_encoded
+from modeling_altclip.image_files_altclip import check_encoded
 
 # How the bytes of an image begin that is not to be opened; the reason follows. No image begins so.
 _REFUSED = b"\0not opened: "

@@ -20,7 +20,8 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from .images_altclip import background_of, find_images, join_batches, needed_scaling, read_groups
+from .image_files_altclip import find_images
+from .images_altclip import background_of, join_batches, needed_scaling, read_groups
 from .texts_altclip import check_texts, check_tokens, readable_tokens, text_options, tokenize, vocabulary_size
 from .threads_altclip import lock_of_threads
 

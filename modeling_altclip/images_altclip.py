@@ -5,36 +5,22 @@ background, white by default, where `load_image` drops alpha and shows whatever 
 are scaled as such, where image processors divide them by 255 once more.
 """
 
-import base64
-import binascii
-import os
-import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob
-from io import BytesIO
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname, urlopen
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image, ImageColor, ImageOps
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 from transformers import BatchFeature
 
-from .addresses_altclip import fetch
+from .image_files_altclip import check_opened, check_size, open_image
 
-# Bounds of an image, which are looked at before it is decoded: a PNG of 20 KB can hold 500 MB of pixels, and
-# an image 1 pixel wide is enlarged to gigabytes. Set them to other numbers to read larger images.
-MAX_PIXELS = 100_000_000
-MAX_ASPECT = 200  # the longer edge through the shorter one
 # Images of one call are read and resized in groups of about so many pixels, 150 MB as RGB: 128 photos of 12
 # megapixels would take gigabytes at once.
 GROUP_PIXELS = 50_000_000
-MAX_JPEG_PIXELS = 300_000_000  # JPEGs are decoded at half their width and height if above `MAX_PIXELS`
 
 WHITE = "white"
 DROP_ALPHA = "none"  # None as it is written into a file: transformers does not save attributes that are None
@@ -48,19 +34,7 @@ _TRANSPARENT_MODES = (
     "RGBA",
     "RGBa",
 )  # the first four by a palette or a key
-_UNREAD_EXTENSIONS = (
-    ".svg",
-    ".svgz",
-    ".heic",
-    ".heif",
-    ".jxl",
-)  # images that Pillow cannot read: refused by name
-_ADDRESSES = ("http://", "https://", "file://", "data:")
 _CHANNEL_AXES = {"channels_first": (0,), "channels_last": (2,)}
-_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
-_WILDCARD = re.compile(r"[*?[]")
-_LONGEST_NAME = 255  # characters of a path; a longer string of base64's alphabet was meant as an image
-_SHOWN = 1000  # characters of a string in an error
 
 
 @dataclass(frozen=True)
@@ -107,51 +81,6 @@ def background_of(image_processor) -> tuple[int, int, int] | None:
         ValueError: as `read_background`.
     """
     return read_background(getattr(image_processor, "background", WHITE))
-
-
-def _check_size(width: int, height: int) -> None:
-    """Refuse an image of more than `MAX_PIXELS`, or longer than `MAX_ASPECT` times its width.
-
-    Raises:
-        ValueError: it is such an image. The message has no index, which `read_images` adds.
-    """
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"its size is {width}x{height} pixels, more than {MAX_PIXELS:,}: shrink it, or set MAX_PIXELS of "
-            f"{__name__}"
-        )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(
-            f"its size is {width}x{height} pixels, and one edge is more than {MAX_ASPECT} times the other: "
-            f"crop it, or set MAX_ASPECT of {__name__}"
-        )
-
-
-def _check_opened(image: Image.Image) -> None:
-    """Refuse an image before it is decoded: one that is a program, or too large; see `_check_size`.
-
-    Raises:
-        ValueError: it is such an image.
-    """
-    if image.format == "EPS":
-        raise ValueError("EPS is a program, which Pillow has Ghostscript run: render it to a PNG first")
-    _check_size(*image.size)
-
-
-def check_encoded(content: bytes) -> None:
-    """Refuse encoded bytes of an image as `_check_opened` does, before it is decoded.
-
-    Raises:
-        ValueError: it is refused. Bytes that are no image pass, since decoding them says more.
-    """
-    try:
-        opened = Image.open(BytesIO(content))
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"it is too large: {error}") from error
-    except Exception:
-        return
-    with opened:
-        _check_opened(opened)
 
 
 def needed_scaling(
@@ -315,98 +244,13 @@ def read_image(
     if isinstance(image, Exception):
         raise image  # an item of a `datasets` column that could not be decoded
     if isinstance(image, str | Path):
-        with _open_image(str(image), timeout) as opened:
+        with open_image(str(image), timeout) as opened:
             return _to_rgb(opened, background)
     if isinstance(image, np.ndarray | torch.Tensor):
         image = _from_array(image, input_data_format)
     if not isinstance(image, Image.Image):
         raise ValueError(f"it is a {type(image).__name__}, not an image, array, path or address")
     return _to_rgb(image, background)
-
-
-def _open_image(source: str, timeout: float | None = None) -> Image.Image:
-    """Open the image at a path, an address or a `data:` URL, or in base64 text.
-
-    Raises:
-        ValueError: there is no file there, or it is a folder or an SVG. Errors of Pillow and of the network
-            are left as they are.
-    """
-    longest = max(len(address) for address in _ADDRESSES)
-    scheme = source[:longest].lower()  # base64 text may be long: only its start is lowered
-    if scheme.startswith(("http://", "https://")):
-        return _open_bounded(BytesIO(fetch(source, timeout)))
-    if scheme.startswith("data:"):
-        with urlopen(source) as response:
-            return _open_bounded(BytesIO(response.read()))
-
-    path = url2pathname(urlsplit(source).path) if scheme.startswith("file://") else source
-    if os.path.isdir(path):
-        raise ValueError(f"it is a folder, not a file: {path}")
-    if not os.path.isfile(path):
-        return _open_base64(path)
-    try:
-        return _open_bounded(path)
-    except UnidentifiedImageError as error:
-        if path.lower().endswith((".svg", ".svgz")):
-            raise ValueError(f"SVG is a drawing, without pixels: render it to a PNG first: {path}") from error
-        raise
-
-
-def _open_bounded(source: str | BytesIO) -> Image.Image:
-    """Open an image without decoding it; a JPEG above `MAX_PIXELS` at half its width and height.
-
-    Raises:
-        ValueError: it is too large, see `_check_size`. Other errors of Pillow are left as they are.
-    """
-    try:
-        opened = Image.open(source)
-    except Image.DecompressionBombError as error:
-        opened = _open_jpeg(source, error)
-    width, height = opened.size
-    if opened.format == "JPEG" and MAX_PIXELS < width * height <= MAX_JPEG_PIXELS:
-        # The decoder leaves out the finest details, which takes a quarter of the memory. Smaller images are
-        # not shrunk so, since their pixels would be others than those of transformers.
-        opened.draft(None, (width // 2, height // 2))
-    _check_opened(opened)
-    return opened
-
-
-def _open_jpeg(source: str | BytesIO, error: Exception) -> Image.Image:
-    """Open a JPEG of more pixels than `Image.open` allows.
-
-    Args:
-        error: why `Image.open` refuses it.
-
-    Raises:
-        ValueError: it is no JPEG.
-    """
-    try:
-        return JpegImageFile(source)
-    except SyntaxError:
-        raise ValueError(f"it is too large: {error}") from error
-
-
-def _open_base64(text: str) -> Image.Image:
-    """Open an image in base64 text.
-
-    Raises:
-        ValueError: `text` holds no image, or one that is too large. If it is short or has other characters,
-            it was meant as a path, and the message says so.
-    """
-    try:
-        content = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _no_image_in(text) from error
-    try:
-        return _open_bounded(BytesIO(content))
-    except UnidentifiedImageError as error:
-        raise _no_image_in(text) from error
-
-
-def _no_image_in(text: str) -> ValueError:
-    if len(text) <= _LONGEST_NAME or not _BASE64.fullmatch(text):
-        return ValueError(f"file does not exist: {text[:_SHOWN]}")
-    return ValueError(f"it is neither a file nor an image in base64: {text[:_SHOWN]}")
 
 
 def _from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None = None) -> Image.Image:
@@ -435,7 +279,7 @@ def _from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None 
         raise ValueError(f"its shape is {image.shape}: give one image, with 1 to 4 channels if any")
     if image.ndim == 3:
         image = np.moveaxis(image, _channel_axis(image.shape, axes), 2)
-    _check_size(image.shape[1], image.shape[0])
+    check_size(image.shape[1], image.shape[0])
     pixels = _to_8_bits(image)
     if pixels.shape[2:] == (1,):
         pixels = pixels[..., 0]
@@ -502,7 +346,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Imag
     """
     if 0 in image.size:
         raise ValueError(f"its size is {image.width}x{image.height} pixels")
-    _check_opened(image)
+    check_opened(image)
     # Transposing drops the tags of a TIFF: read before it whether 0 stands for white.
     is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     image.load()
@@ -555,81 +399,9 @@ def _key_of_8_bits(image: Image.Image) -> int | bytes | tuple[int, ...]:
     return key
 
 
-def find_images(where: str | Path) -> dict[str, str]:
-    """Find the images in a folder and its subfolders, or those that match a glob such as `photos/**/*.jpg`.
-
-    Images are recognised by their extension: those that Pillow reads, and a few that it does not, such as
-    SVG. Hidden files and folders are left out, links to folders are followed.
-
-    Returns:
-        `{name: path}`, sorted by name. A name is the path below the folder, or below the part of a glob
-        before its wildcards, with `/`.
-
-    Raises:
-        ValueError: there is no such folder, or no image in it.
-    """
-    where = str(where)
-    is_base64 = len(where) > _LONGEST_NAME and _BASE64.fullmatch(where)
-    if where.lower().startswith(_ADDRESSES) or is_base64 or os.path.isfile(where):
-        raise ValueError("images is a single file or address: put it into a list")
-
-    if os.path.isdir(where):
-        root = where
-        paths = _files_below(where)
-    elif _WILDCARD.search(where):
-        # photos/**/*.jpg -> photos
-        root = os.path.dirname(_WILDCARD.split(where)[0]) or "."
-        paths = _matches(where, root)
-    else:
-        raise ValueError(f"images is {where!r}, and the file does not exist: give a folder, a glob or a list")
-
-    formats = Image.registered_extensions()
-    readable = [extension for extension, name in formats.items() if name in Image.OPEN]
-    extensions = (*readable, *_UNREAD_EXTENSIONS)
-    images = [path for path in paths if path.lower().endswith(extensions) and os.path.isfile(path)]
-    if not images:
-        raise ValueError(f"images is {where!r}, and none of its {len(paths)} files is a picture by its name")
-    names = [Path(os.path.relpath(path, root)).as_posix() for path in images]
-    return dict(sorted(zip(names, images)))
-
-
-def _files_below(folder: str) -> list[str]:
-    """List the files in a folder and its subfolders that are not hidden; follow links to folders once."""
-    paths = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        shown = [name for name in folders if not name.startswith(".")]
-        # `os.walk` goes on into the folders that are left in this list.
-        folders[:] = [name for name in shown if not _leads_back(os.path.join(parent, name), folder)]
-        paths += [os.path.join(parent, name) for name in files if not name.startswith(".")]
-    return paths
-
-
-def _matches(pattern: str, root: str) -> list[str]:
-    """List the paths that match a glob, without those behind a link back to a parent folder."""
-    paths = []
-    for path in glob(pattern, recursive=True):
-        parent = os.path.dirname(path) or "."
-        if not _leads_back(parent, root):
-            paths.append(path)
-    return paths
-
-
-def _leads_back(folder: str, root: str) -> bool:
-    """Check for a link on the way from `root` to `folder` that leads to a folder further up the same way."""
-    passed = [os.path.realpath(root)]
-    for part in Path(os.path.relpath(folder, root)).parts:
-        root = os.path.join(root, part)
-        if os.path.realpath(root) in passed:
-            return True
-        passed.append(os.path.realpath(root))
-    return False
-
-
 __all__ = [
     "DeferredImage",
     "background_of",
-    "check_encoded",
-    "find_images",
     "join_batches",
     "needed_scaling",
     "read_background",

@@ -133,6 +133,7 @@ def test_files_say_nothing_that_native_would_not_read(altclip_folder):
         "checksums_altclip.py",
         "configuration_altclip.py",
         "finite_altclip.py",
+        "image_files_altclip.py",
         "images_altclip.py",
         "modeling_altclip.py",
         "pooling_altclip.py",

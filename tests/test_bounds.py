@@ -30,6 +30,7 @@ from modeling_altclip import (
     AltCLIPZeroShotPipeline,
     embed_images,
     embed_texts,
+    image_files_altclip,
     images_altclip,
 )
 from modeling_altclip.images_altclip import DeferredImage, read_image
@@ -276,8 +277,8 @@ def test_embed_images_skips_them_with_their_size(processor, config, tmp_path):
 
 @pytest.mark.parametrize("bound_of_pillow", [None, 4_000])
 def test_a_jpeg_above_the_bound_is_decoded_at_half_its_edges(monkeypatch, tmp_path, bound_of_pillow):
-    monkeypatch.setattr(images_altclip, "MAX_PIXELS", 10_000)
-    monkeypatch.setattr(images_altclip, "MAX_JPEG_PIXELS", 30_000)
+    monkeypatch.setattr(image_files_altclip, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(image_files_altclip, "MAX_JPEG_PIXELS", 30_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound_of_pillow)
     sizes = {(80, 50): (80, 50), (160, 120): (80, 60), (151, 121): (76, 61)}
     for size, expected in sizes.items():

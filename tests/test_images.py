@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from modeling_altclip.images_altclip import find_images, read_background, read_image, read_images
+from modeling_altclip.image_files_altclip import find_images
+from modeling_altclip.images_altclip import read_background, read_image, read_images
 
 RED = ImageColor.getrgb("red")  # (255, 0, 0)
 WHITE = ImageColor.getrgb("white")

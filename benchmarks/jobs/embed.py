@@ -24,7 +24,7 @@ from common.files.whole_files import written_whole
 from common.models.loading import check_model, load_model
 from common.output import check_output_dir, saving
 from modeling_altclip import embed_images, embed_texts
-from modeling_altclip.images_altclip import find_images
+from modeling_altclip.image_files_altclip import find_images
 from modeling_altclip.texts_altclip import is_blank
 
 
