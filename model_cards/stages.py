@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import DatasetCard, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from common.errors import InputError
+from common.files.outside import read_card
 from common.files.yaml_files import read_yaml
 from common.models.low_rank import base_of, is_low_rank
+from common.typed import check_types, fits, shorten
 
 from .paths import public_path
 
@@ -35,6 +37,19 @@ class Origin:
     languages: list[str] = field(default_factory=list)
     datasets: dict[str, str | None] = field(default_factory=dict)
     hub_datasets: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Recorded:
+    """The settings in a training's record that are read here, with their types."""
+
+    model_name_or_path: str | None
+    teacher_name_or_path: str | None
+    text_encoder_name_or_path: str | None
+    image_encoder_name_or_path: str | None
+    dataset: str | None
+    languages: list[str] | None
+    replay_languages: list[str] | None
 
 
 def label_stages(names: list[str]) -> list[str]:
@@ -82,9 +97,25 @@ def read_log(stage: str) -> list[dict]:
     if not path.is_file():
         return []
     try:
-        return list(json.loads(path.read_text("utf-8"))["log_history"])
-    except (ValueError, KeyError, TypeError) as error:
+        log = json.loads(path.read_text("utf-8"))["log_history"]
+        for number, entry in enumerate(log):
+            _check_entry(entry, number)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a training's log ({error}): delete it, or train again") from error
+    return log
+
+
+def _check_entry(entry: object, number: int) -> None:
+    """Check an entry of a log: a step and the numbers that were logged there, of which some may be NaN.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(entry, dict) or not fits(entry.get("step"), int):
+        raise ValueError(f"entry {number} is {shorten(entry)}, which has no step")
+    for name, value in entry.items():
+        if not isinstance(value, float) and not fits(value, int | None):
+            raise ValueError(f"{name!r} of entry {number} is {shorten(value)}, which is no number")
 
 
 def find_origin(
@@ -134,7 +165,11 @@ def is_hub_id(name: str) -> bool:
 
 
 def _find_licence(dataset: str) -> str | None:
-    """Return the licence in a dataset's own card, in its folder or in the Hub's cache; None if unknown."""
+    """Return the licence in a dataset's own card, in its folder or in the Hub's cache; None if unknown.
+
+    Raises:
+        InputError: the card cannot be read, or its licence is no text.
+    """
     card = Path(dataset, "README.md")
     if is_hub_id(dataset):
         cached = try_to_load_from_cache(dataset, "README.md", repo_type="dataset")
@@ -142,7 +177,12 @@ def _find_licence(dataset: str) -> str | None:
             card = Path(cached)
     if not card.is_file():
         return None
-    licence = DatasetCard.load(card, ignore_metadata_errors=True).data.license
+    origin = f"README.md of dataset {dataset!r}"
+    licence = read_card(card, origin).license
+    if not fits(licence, str | list[str] | None):
+        raise InputError(
+            f"{origin} has the license {shorten(licence)}: give a text, in quotes, or a list of texts"
+        )
     return ", ".join(licence) if isinstance(licence, list) else licence
 
 
@@ -179,9 +219,11 @@ def _settings(stage: str) -> dict:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text("utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError) as error:
+        settings = dict(json.loads(path.read_text("utf-8"))["settings"])
+        check_types(settings, _Recorded, "settings")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a training's record ({error}): delete it, or train again") from error
+    return settings
 
 
 def _datasets_of(settings: dict) -> list[str]:

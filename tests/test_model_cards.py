@@ -724,12 +724,46 @@ def test_a_lora_came_of_its_base(zoo, tmp_path):
         assert origin.hub_datasets == datasets
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}', "{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"settings": 3}',
+        "{}",
+        "[" * 100_000,
+        '{"settings": {"model_name_or_path": 5}}',
+        '{"settings": {"teacher_name_or_path": {}}}',
+        '{"settings": {"dataset": ["a"]}}',
+        '{"settings": {"languages": "en"}}',
+        '{"settings": {"languages": [1]}}',
+        '{"settings": {"replay_languages": 3}}',
+    ],
+)
 def test_half_a_record_is_refused(zoo, make, tmp_path, content):
     shutil.copytree(zoo / "stage2", tmp_path / "stage2")
     (tmp_path / "stage2/run.json").write_text(content)
     with pytest.raises(InputError, match="run.json is not a training's record"):
         make([tmp_path / "stage2"])
+
+
+@pytest.mark.parametrize(
+    "front,message",
+    [
+        ("license: {a: 1}", r"has the license \{'a': 1\}: give a text"),
+        ("license: no", "has the license False: give a text, in quotes"),
+        ("license: [mit, 2]", "has the license .*: give a text"),
+        ("license: !!python/object:os.system x", "cannot be read: could not determine a constructor"),
+        ("\tlicense: mit", "cannot be read: while scanning"),
+        ("- mit", "cannot be read: "),
+    ],
+)
+def test_a_datasets_card_without_a_licence_in_words_is_refused_in_one_line(tmp_path, front, message):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs/README.md").write_text(f"---\n{front}\n---\n")
+    record(tmp_path / "stage", dataset=str(tmp_path / "pairs"))
+    with pytest.raises(InputError, match=f"README.md of dataset .*pairs' {message}"):
+        find_origin([str(tmp_path / "stage")])
 
 
 @pytest.fixture
@@ -832,7 +866,22 @@ def test_an_example_image(make, pictures):
     assert Image.open(folder / "example.png").size == (40, 30)
 
 
-@pytest.mark.parametrize("log", ["{", "[]", '{"log_history": 3}'])
+@pytest.mark.parametrize(
+    "log",
+    [
+        "{",
+        "[]",
+        '{"log_history": 3}',
+        '{"log_history": "abc"}',
+        '{"log_history": [1]}',
+        '{"log_history": [{"loss": 1.0}]}',
+        '{"log_history": [{"loss": 1.0, "step": "1"}]}',
+        '{"log_history": [{"loss": "1.0", "step": 1}]}',
+        '{"log_history": [{"loss": [1.0], "step": 1}]}',
+        '{"log_history": [{"loss": 1%s, "step": 1}]}' % ("0" * 400),
+        "[" * 100_000,
+    ],
+)
 def test_half_a_log_is_refused_and_one_without_losses_is_skipped(zoo, make, tmp_path, log):
     stage = tmp_path / "stage"
     shutil.copytree(zoo / "released", stage)

@@ -11,6 +11,8 @@ files of its repository at its revision. A link counts by where it leads.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path, PurePath
@@ -314,19 +316,39 @@ def _patterns_of(card: Path, origin: str) -> list[str]:
     Raises:
         InputError: it cannot be read.
     """
-    try:
+    with _readable(origin):
         data = _data_of_card(card, origin)
         configurations = MetadataConfigs.from_dataset_card_data(data).values()
+    patterns = []
+    for settings in configurations:
+        patterns += _texts_in(settings.get("data_files")) + _texts_in(settings.get("data_dir"))
+    return patterns
+
+
+def read_card(card: Path, origin: str) -> DatasetCardData | dict:
+    """Read what the YAML of a dataset's card says.
+
+    Args:
+        origin: the card, for messages.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with _readable(origin):
+        return _data_of_card(card, origin)
+
+
+@contextmanager
+def _readable(origin: str) -> Iterator[None]:
+    """Turn errors of reading a card into an `InputError`."""
+    try:
+        yield
     except InputError:
         raise
     except _UNREADABLE as error:
         raise InputError(
             f"the YAML of {origin} cannot be read: {one_line(error)}: fix or delete it"
         ) from error
-    patterns = []
-    for settings in configurations:
-        patterns += _texts_in(settings.get("data_files")) + _texts_in(settings.get("data_dir"))
-    return patterns
 
 
 def _data_of_card(card: Path, origin: str) -> DatasetCardData | dict:
@@ -365,4 +387,4 @@ def _stays_inside(pattern: str, dataset: str) -> bool:
     return path == folder or path.startswith(folder + os.sep)
 
 
-__all__ = ["FLAG", "Source", "keep_inside", "refuse_outside_files", "source_of_builder"]
+__all__ = ["FLAG", "Source", "keep_inside", "read_card", "refuse_outside_files", "source_of_builder"]
