@@ -78,13 +78,13 @@ def test_the_teacher_needs_english(clip):
         teacher_embeddings(rows, teacher, processor.tokenizer)
 
 
-def test_other_languages_may_lack_captions(clip):
+def test_other_languages_may_lack_captions(clip, tmp_path):
     """A row without one gets the embedding of an empty text, in any language but English."""
     teacher, processor = clip
     captions = [{"en": "key", "zh": None, "de": "dog"}, {"en": "dog", "zh": "key", "de": None}]
     rows = Dataset.from_dict({"captions": [*captions, {"en": "cat", "zh": "", "de": ""}]})
     empty = Dataset.from_dict({"captions": [{"en": None, "zh": ""}, {"en": None, "zh": "key"}]})
-    read = {"teacher": teacher, "tokenizer": processor.tokenizer}
+    read = {"teacher": teacher, "tokenizer": processor.tokenizer, "cache_dir": str(tmp_path)}
     of_empty = teacher_embeddings(empty, **read, language="zh")[[0]]["target"]
     for language, missing in (("zh", 0), ("de", 1)):
         targets = teacher_embeddings(rows=rows, **read, language=language)[range(3)]["target"]
@@ -256,9 +256,9 @@ def test_images_are_known_by_their_bytes_wherever_they_lie(clip, tmp_path):
     assert cache_of(copies) != of_files
 
 
-def test_more_images_than_are_decoded_at_a_time_are_all_embedded(clip):
+def test_more_images_than_are_decoded_at_a_time_are_all_embedded(clip, tmp_path):
     rows = rows_of([{"bytes": png(number), "path": None} for number in range(150)])
-    column = image_embeddings(ImageViews(rows, 1), *clip)
+    column = image_embeddings(ImageViews(rows, 1), *clip, cache_dir=str(tmp_path))
     expected = embed_images(*clip, rows["image"])
     np.testing.assert_allclose(column[range(150)]["image_embeds"], expected, atol=1e-6)
 
