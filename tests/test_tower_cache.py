@@ -102,6 +102,8 @@ def test_the_teacher_reads_one_caption_of_a_row(clip):
 
 
 def test_texts_of_one_embedding_are_refused_by_hand():
+    check_distinct(torch.ones(0, 2))
+    check_distinct(torch.ones(1, 2))
     for values in (
         [[1.0, 1.0], [2.0, 2.0]],
         [[2.0, 2.0], [1.0, 1.0]],
