@@ -212,7 +212,10 @@ class CachedEncoder(Encoder):
         """Return the embeddings of `keys`, of which `encode` makes those that the cache lacks."""
 
         def encode_view(numbers: np.ndarray, view: int) -> torch.Tensor:
-            return encode(numbers)  # of the only view
+            try:
+                return encode(numbers)  # of the only view
+            except ValueError as error:
+                raise InputError(error) from error  # names what cannot be encoded, and why
 
         column = cached_column(
             name,

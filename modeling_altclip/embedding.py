@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import ceil
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -120,7 +121,7 @@ def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
 
     Raises:
         ValueError: there is no text; or one is not a string, has no token, or has a token that the model does
-            not know. The message gives its index.
+            not know; or its embedding is not finite. The message gives its index.
 
     Example:
 
@@ -147,9 +148,25 @@ def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
         show_progress=show_progress,
         accelerator=accelerator,
     )
+    _check_embeddings(embeddings, "texts", range(len(embeddings)))
     if normalize_embeddings:
         embeddings = normalize(embeddings, dim=-1)
     return embeddings.numpy() if convert_to_numpy else embeddings
+
+
+def _check_embeddings(embeddings: torch.Tensor, what: str, names: Sequence[int | str]) -> None:
+    """Refuse embeddings `(items, dim)` that answer every question with NaN.
+
+    Raises:
+        ValueError: a value is NaN or infinite; the message names the first item.
+    """
+    is_finite = embeddings.isfinite().all(dim=1)
+    if not is_finite.all():
+        first = is_finite.long().argmin().item()
+        raise ValueError(
+            f"the embedding of {what}[{names[first]!r}] is not finite: the model diverged, or half precision "
+            "overflowed. Take an earlier checkpoint, or load the model in float32"
+        )
 
 
 def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
@@ -183,7 +200,8 @@ def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
         `ImageEmbeddings`.
 
     Raises:
-        ValueError: there is no image, or one cannot be read, or none can; the message gives index or name.
+        ValueError: there is no image, or one cannot be read, or none can, or an embedding is not finite; the
+            message gives index or name. Or `batch_size` is no whole number from 1.
 
     Example:
 
@@ -227,6 +245,7 @@ def _embed_images(
     """Embed images as `embed_images` does, without its warning."""
     if errors not in (None, "raise", "skip"):
         raise ValueError(f"errors is {errors!r}: choose 'raise' or 'skip'")
+    _check_batch_size(loop.batch_size)
     files = list(find_images(images).items()) if isinstance(images, str | Path) else None
     refuses = errors == "raise" or (errors is None and files is None)
     reasons = None if refuses else {}  # {name: reason} of skipped images
@@ -241,6 +260,7 @@ def _embed_images(
             windows.append(_encode_shared(window, encode, loop.batch_size, loop.accelerator, bar))
     embeddings = torch.cat(windows)
 
+    _check_embeddings(embeddings, "images", names)
     if normalize_embeddings:
         embeddings = normalize(embeddings, dim=-1)
     return _leave_out(embeddings, names, _gather_reasons(reasons or {}, n_processes))
@@ -363,6 +383,8 @@ def encode_texts(
     n_tokens = readable_tokens(model)
     n_ids = vocabulary_size(model)
 
+    _check_batch_size(batch_size)
+
     def encode(batch: list[str], index_of: dict[str, int]) -> torch.Tensor:
         inputs = tokenize(tokenizer, batch, return_tensors="pt", **options)
         names = [f"texts[{index_of[text]}]" for text in batch]
@@ -386,6 +408,16 @@ def encode_texts(
             windows.append(embeddings[rows])
             bar.update(len(window) - len(distinct))
     return torch.cat(windows)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    """Refuse a number of items that no batch has.
+
+    Raises:
+        ValueError: it is no whole number from 1.
+    """
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}: give a whole number from 1")
 
 
 def _first_indices(texts: list[str], start: int) -> dict[str, int]:

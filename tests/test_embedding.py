@@ -382,3 +382,37 @@ def test_transparent_images_are_embedded_on_the_background(model, processor):
     flat.paste((255, 255, 255), (0, 0, 20, 32))
     expected = embed_images(model, processor, [flat])
     torch.testing.assert_close(embed_images(model, processor, [image]), expected)
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_an_embedding_that_is_not_finite_is_refused_with_its_index(model, processor, value):
+    with torch.no_grad():
+        model.text_projection.weight.fill_(value)
+        model.visual_projection.weight.fill_(value)
+    image = PillowImage.new("RGB", (32, 32))
+    with pytest.raises(ValueError, match=r"^the embedding of texts\[0\] is not finite: "):
+        embed_texts(model, processor, ["key", "bell"])
+    with pytest.raises(ValueError, match=r"^the embedding of images\[0\] is not finite: "):
+        embed_images(model, processor, [image, image])
+
+
+def test_one_embedding_that_is_not_finite_is_found_among_others(model, processor, monkeypatch):
+    plain = model.get_text_features
+
+    def spoilt(**inputs):
+        outputs = plain(**inputs)
+        outputs.pooler_output[0, 3] = -torch.inf  # of the shortest text, which comes first in the batch
+        return outputs
+
+    monkeypatch.setattr(model, "get_text_features", spoilt)
+    with pytest.raises(ValueError, match=r"texts\[1\] is not finite"):
+        embed_texts(model, processor, ["a dog", "key", "a bell"])
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, None, 1.5, "8"])
+def test_a_batch_size_that_no_batch_has_is_refused(model, processor, batch_size):
+    message = f"^batch_size is {batch_size!r}: give a whole number from 1$"
+    with pytest.raises(ValueError, match=message):
+        embed_texts(model, processor, ["key"], batch_size=batch_size)
+    with pytest.raises(ValueError, match=message):
+        embed_images(model, processor, [PillowImage.new("RGB", (32, 32))], batch_size=batch_size)

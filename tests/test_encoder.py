@@ -317,3 +317,18 @@ def test_whatever_a_decoder_raises_names_the_row(encoded):
     message = r"the image of row 1 \(XXH3-128 .*\) cannot be read: its values lie within \[-1.0, -1.0\]"
     with pytest.raises(InputError, match=message):
         encoded.rows(rows)
+
+
+def test_embeddings_that_are_not_finite_are_refused_in_one_line(altclip_folder, scenes, tmp_path):
+    model, processor = load_model(str(altclip_folder))
+    with torch.no_grad():
+        model.text_projection.weight.fill_(torch.nan)
+        model.visual_projection.weight.fill_(torch.nan)
+    encoder = CachedEncoder(model, processor, cache_dir=str(tmp_path / "cache"))
+    for encode in (
+        lambda: encoder.texts(TEXTS),
+        lambda: encoder.classes(NAMES, TEMPLATES),
+        lambda: encoder.rows(scenes),
+    ):
+        with pytest.raises(InputError, match=r"^the embedding of (texts|images)\[0\] is not finite: "):
+            encode()
