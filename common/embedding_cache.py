@@ -328,8 +328,8 @@ def write_part(path: Path, columns: dict, embeddings: torch.Tensor, form: _Form,
             "overflowed. Give an earlier checkpoint, or one in float32"
         )
     stored = to_stored(embeddings, form.dtype)
-    # A bfloat16 has the range of a float32, and is stored as integers, which are finite.
-    if not np.isfinite(stored).all():
+    # float16 ends at 65,504, and bfloat16 rounds the largest values of float32 to infinity.
+    if not np.isfinite(_to_float32(stored, form.dtype)).all():
         raise InputError(
             f"{form.name} has values that {form.dtype} cannot hold, the largest is "
             f"{embeddings.abs().max():.3g}: choose another cache_dtype"

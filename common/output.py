@@ -165,13 +165,12 @@ def saving(
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
         free = free_bytes(folder)
-        missing = max(0, n_bytes - free)
+        sizes = f"It needs {format_bytes(n_bytes)}, {format_bytes(free)} are free"
+        if n_bytes > free:  # or else a limit of the user's is reached
+            sizes += f", {format_bytes(n_bytes - free)} are missing"
         # `written_whole` knows one file, and its cause is the reason.
         reason = _reason(error.__cause__ or error)
-        raise InputError(
-            f"{what} could not be saved to {folder}: {reason}. It needs {format_bytes(n_bytes)}, "
-            f"{format_bytes(free)} are free, {format_bytes(missing)} are missing. {advice}"
-        ) from error
+        raise InputError(f"{what} could not be saved to {folder}: {reason}. {sizes}. {advice}") from error
 
 
 def why_not_written(error: BaseException) -> str | None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -462,9 +463,10 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     with pytest.raises(InputError, match="no rows to make target of"):
         cached(tmp_path, [])
 
-    message = "values that float16 cannot hold, the largest is 1e.05: choose another cache_dtype"
-    with pytest.raises(InputError, match=message):
-        cached_value(tmp_path, 1e5, "float16")
+    for dtype, largest in (("float16", 1e5), ("bfloat16", 3.4e38)):
+        message = f"values that {dtype} cannot hold, the largest is {largest:.3g}: choose another cache_dtype"
+        with pytest.raises(InputError, match=re.escape(message)):
+            cached_value(tmp_path, largest, dtype)
     assert not list(tmp_path.rglob("*.arrow"))
     for dtype in ("float32", "float16", "bfloat16"):
         with pytest.raises(InputError, match="1 of 1 target are not finite: the model diverged"):
