@@ -327,6 +327,7 @@ def _ranks(
     """
     image_ids = _identities(images)
     text_ids = _identities(texts)
+    _check_lengths(images, texts, distance)
     grid = _TileGrid(images, texts, pairs, distance)
     right_scores = grid.right_scores()
 
@@ -510,6 +511,33 @@ def _scores(images: torch.Tensor, texts: torch.Tensor, distance: str) -> torch.T
     images, texts = images.double(), texts.double()
     # -|i - t|^2 = 2 i.t - |i|^2 - |t|^2
     return 2 * images @ texts.T - images.square().sum(1, keepdim=True) - texts.square().sum(1)
+
+
+def _check_lengths(images: torch.Tensor, texts: torch.Tensor, distance: str) -> None:
+    """Refuse embeddings so long that scores may overflow: what is infinite would tie with the right answer.
+
+    Raises:
+        ValueError: they are.
+    """
+    of_images, of_texts = _largest_value(images), _largest_value(texts)
+    dim = images.shape[1]
+    if distance == "cosine":
+        bound = dim * of_images * of_texts
+        dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
+    else:
+        bound = dim * (of_images + of_texts) * (of_images + of_texts)
+        dtype = torch.double
+    if bound >= torch.finfo(dtype).max:
+        raise ValueError(
+            f"embeddings have values of up to {of_images:.3g} and {of_texts:.3g}, whose scores may overflow: "
+            "normalize them first"
+        )
+
+
+def _largest_value(embeds: torch.Tensor) -> float:
+    """Return the largest absolute value, without a copy of the embeddings."""
+    lowest, highest = embeds.aminmax()
+    return max(-lowest.item(), highest.item())
 
 
 def _identities(embeds: torch.Tensor) -> torch.Tensor:

@@ -657,3 +657,18 @@ def test_what_is_no_long_tensor_is_refused(given, named):
         retrieval_ranks(torch.eye(2), torch.eye(2), given)
     with pytest.raises(TypeError, match=f"^labels must be a LongTensor, not {named}$"):
         class_ranks(torch.eye(2), torch.eye(2), given)
+
+
+@pytest.mark.parametrize(
+    "distance,dtype,length",
+    [("cosine", torch.float32, 1e30), ("cosine", torch.float64, 1e200), ("euclidean", torch.float64, 1e200)],
+)
+def test_scores_that_would_overflow_are_refused(distance, dtype, length):
+    torch.manual_seed(0)
+    images, texts = length * torch.randn(2, 5, 4, dtype=dtype)
+    pairs = torch.arange(5).repeat(2, 1).T
+    with pytest.raises(ValueError, match="whose scores may overflow: normalize them first"):
+        retrieval_ranks(images, texts, pairs, distance=distance)
+    if distance == "cosine":
+        with pytest.raises(ValueError, match="whose scores may overflow: normalize them first"):
+            class_ranks(images, texts, torch.arange(5))
