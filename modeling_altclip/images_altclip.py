@@ -21,6 +21,8 @@ from .image_files_altclip import check_opened, check_size, open_image
 # Images of one call are read and resized in groups of about so many pixels, 150 MB as RGB: 128 photos of 12
 # megapixels would take gigabytes at once.
 GROUP_PIXELS = 50_000_000
+# Values of an array that are scaled at a time: doubles of all at once would take eight times the image.
+_SCALED_VALUES = 4_000_000
 
 WHITE = "white"
 DROP_ALPHA = "none"  # None as it is written into a file: transformers does not save attributes that are None
@@ -269,8 +271,8 @@ def _from_array(image: np.ndarray | torch.Tensor, input_data_format: str | None 
     if isinstance(image, torch.Tensor):
         axes = (0, 2)
         image = image.detach().cpu()
-        if image.is_floating_point():
-            image = image.double()  # numpy has no bfloat16
+        if image.is_floating_point() and image.itemsize < 4:
+            image = image.float()  # numpy has no bfloat16
         image = image.numpy()
     if input_data_format is not None:
         axes = _CHANNEL_AXES[input_data_format]
@@ -330,12 +332,17 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
             f"its values lie within [{low}, {high}]: clip them to [0, 1], [0, 255] or [0, 65535]"
         )
 
-    if kind == "f" and high <= 1:
-        return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
     is_16_bits = kind == "u" and pixels.dtype.itemsize == 2
-    if is_16_bits or high > 255:
-        return (pixels // 256).astype(np.uint8)
-    return np.rint(pixels).astype(np.uint8)
+    scaled = np.empty(pixels.shape, np.uint8)
+    n_rows = max(1, _SCALED_VALUES // pixels[0].size)
+    for start in range(0, len(pixels), n_rows):
+        rows = pixels[start : start + n_rows]
+        if kind == "f" and high <= 1:
+            rows = rows.astype(np.float64) * 255
+        elif is_16_bits or high > 255:
+            rows = rows // 256
+        scaled[start : start + n_rows] = np.rint(rows)
+    return scaled
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
+from modeling_altclip import images_altclip
 from modeling_altclip.image_files_altclip import find_images
 from modeling_altclip.images_altclip import read_background, read_image, read_images
 
@@ -250,6 +251,21 @@ def test_shades_of_every_range_are_read_alike(tmp_path, name):
         assert np.array_equal(pixels_of(image)[..., 0], GREYS)
         image.save(tmp_path / "shades.tiff")
         assert np.array_equal(pixels_of(tmp_path / "shades.tiff")[..., 0], GREYS)
+
+
+@pytest.mark.parametrize("n_values", [1, 30, 47])
+@pytest.mark.parametrize(
+    "top,dtype,brightest",
+    [(1, "float32", 255), (200, "float64", 200), (60_000, "float32", 234), (60_000, "uint16", 234)]
+    + [(200, "int64", 200)],
+)
+def test_arrays_are_scaled_a_few_rows_at_a_time(monkeypatch, n_values, top, dtype, brightest):
+    """Doubles of 100 megapixels at once would take 2.4 GB."""
+    shades = (np.linspace(0, top, 7 * 5 * 3).reshape(7, 5, 3)).astype(dtype)
+    at_once = np.asarray(read_image(shades))
+    assert (at_once.min(), at_once.max()) == (0, brightest)
+    monkeypatch.setattr(images_altclip, "_SCALED_VALUES", n_values)
+    assert (np.asarray(read_image(shades)) == at_once).all()
 
 
 def test_bool_is_black_and_white():

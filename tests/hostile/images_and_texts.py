@@ -85,4 +85,12 @@ def _arrays(place: Place) -> list[Row]:
     rows = [Row(name, partial(place.processor, images=image), UNREAD) for name, image in images.items()]
     model, processor = load_model(str(MODEL))
     embed = partial(embed_images, model, processor, [array(2, 20, 20, 3), array(2, 20, 20, 3)])
-    return [*rows, Row("two arrays of 4 dimensions", embed, UNREAD)]
+    return [
+        *rows,
+        Row("two arrays of 4 dimensions", embed, UNREAD),
+        Row("floats of 100 megapixels", partial(_many_floats, place), "pixel_values", is_long=True),
+    ]
+
+
+def _many_floats(place: Place):
+    return place.processor(images=np.zeros((10_000, 10_000, 3), dtype=np.float32))
