@@ -50,13 +50,12 @@ _OF_PROCESSOR = (
     "chat_template*",
     "*.py",
 )
-_OF_TRAINING = ("trainer_state.json", "training_args.bin")
 _PIPELINE = "model_index.json"
 _CHECKPOINT = re.compile(r"checkpoint-\d+(\.\d+)?$")  # damaged-checkpoint-40.2 as well
 # Files of a checkpoint that may change freely.
 _FREE = ("README.md", CHECKSUMS, "*.tmp")
-# Code that no configuration names, and notes of a training, change nothing where they are added.
-_HARMLESS = ("*.py", *_OF_TRAINING)
+# Code that no configuration names changes nothing where it is added.
+_HARMLESS = ("*.py",)
 
 
 def write_checksums(folder: str | PathLike) -> None:
