@@ -627,7 +627,7 @@ def test_a_failure_leaves_no_half_of_a_folder(make, tmp_path, monkeypatch, fault
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(where, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="the finished model could not be saved to .*: No space left"):
         make(["stage2"])
 
     assert states(folder) == before

@@ -7,8 +7,6 @@ Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 
 from pathlib import Path
 
-from torch import nn
-
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.output import bytes_of_weights
@@ -51,7 +49,7 @@ def main(arguments: DiffusionArguments) -> None:
     trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=examples, data_collator=collator)
     train(trainer, arguments)
     if trainer.is_world_process_zero():
-        models = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+        models = [pipeline.text_encoder, pipeline.unet, pipeline.vae]
         with saving("the pipeline", Path(arguments.output_dir), sum(map(bytes_of_weights, models))):
             pipeline.save_pretrained(arguments.output_dir)
             match_modes(arguments.output_dir)
