@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .errors import InputError
+from .files.temporary import temporary_path
 from .typed import shorten
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -77,7 +78,8 @@ def _try_to_write(folder: Path, *, makes_folder: bool) -> None:
     """
     with ExitStack() as removed:
         if makes_folder:
-            folder = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
+            folder = temporary_path(folder)
+            folder.mkdir()
             removed.callback(folder.rmdir)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0")

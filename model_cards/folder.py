@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.files.whole_files import temporary_path
+from common.files.temporary import temporary_path
 from common.output import check_not_input, check_output_dir
 from modeling_altclip.checksums_altclip import write_checksums
 

@@ -67,14 +67,14 @@ def test_an_output_folder_is_checked_without_being_made(blocked, tmp_path):
     ],
     ids=["read-only", "another's", "full"],
 )
-@pytest.mark.parametrize("fails", ["mkdtemp", "TemporaryFile"])
+@pytest.mark.parametrize("fails", [(Path, "mkdir"), (tempfile, "TemporaryFile")])
 def test_an_output_folder_is_tried(number, message, fails, tmp_path, monkeypatch):
     """As root, every folder can be written to but those of a read-only disk, so that failures are made."""
 
-    def fail(**_):
+    def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(tempfile, fails, fail)
+    monkeypatch.setattr(*fails, fail)
     refusal = f"output_dir '{tmp_path}/new/one' cannot be written to, {message}".replace("{0}", str(tmp_path))
     with pytest.raises(InputError, match=refusal):
         check_output_dir(tmp_path / "new/one")

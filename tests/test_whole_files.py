@@ -129,9 +129,15 @@ with whole_folder(sys.argv[1]) as folder:
     (folder / "half").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 """
+KILLED_IN_CHECK = """
+import os, signal, sys, tempfile
+from common.output import check_output_dir
+tempfile.TemporaryFile = lambda **_: os.kill(os.getpid(), signal.SIGKILL)
+check_output_dir(sys.argv[1] + "-new")
+"""
 
 
-@pytest.mark.parametrize("code", [KILLED, KILLED_IN_FOLDER])
+@pytest.mark.parametrize("code", [KILLED, KILLED_IN_FOLDER, KILLED_IN_CHECK])
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, code):
     write_text(tmp_path / "a.json", "old")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
