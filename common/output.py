@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .errors import InputError
-from .files.temporary import temporary_path
+from .temporary import temporary_path
 from .typed import shorten
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.files.temporary import temporary_path
 from common.output import check_not_input, check_output_dir
+from common.temporary import temporary_path
 from modeling_altclip.checksums_altclip import write_checksums
 
 CARD = "README.md"

@@ -672,3 +672,12 @@ def test_scores_that_would_overflow_are_refused(distance, dtype, length):
     if distance == "cosine":
         with pytest.raises(ValueError, match="whose scores may overflow: normalize them first"):
             class_ranks(images, texts, torch.arange(5))
+
+
+def test_distances_overflow_by_the_sum_over_all_dimensions():
+    images = torch.full((2, 4), 0.4 * torch.finfo(torch.double).max ** 0.5, dtype=torch.double)
+    pairs = torch.arange(2).repeat(2, 1).T
+    with pytest.raises(
+        ValueError, match="values of up to 5.36e.153 and 5.36e.153, whose scores may overflow"
+    ):
+        retrieval_ranks(images, images, pairs, distance="euclidean")

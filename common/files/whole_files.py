@@ -14,7 +14,7 @@ from typing import BinaryIO
 from modeling_altclip.checksums_altclip import synchronize_folder
 
 from ..output import format_bytes, free_bytes, is_full
-from .temporary import temporary_path
+from ..temporary import temporary_path
 
 
 class _CountedFile(io.BufferedWriter):

@@ -37,7 +37,7 @@ TESTS = {
     "training/losses.py": ["tests/test_losses.py", "tests/test_loss_parity.py"],
     "training/gradient_cache.py": ["tests/test_loss_parity.py"],
     "training/checkpoints.py": ["tests/test_resuming.py"],
-    "modeling_altclip/checksums_altclip.py": ["tests/test_checksum_files.py"],
+    "modeling_altclip/checksums_altclip.py": ["tests/test_checksum_files.py", "tests/test_pushing.py"],
     "common/arrow_parts.py": ["tests/test_embedding_cache.py"],
     "training/data/tower_cache.py": [
         "tests/test_tower_cache.py",

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import psutil
 
-from ..processes import host
+from .processes import host
 
 _DAY = 24 * 60 * 60  # seconds
 # The temporary name says whose it is, and not of which file: names of files may be as long as names can be.
