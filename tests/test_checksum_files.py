@@ -219,7 +219,7 @@ def test_a_block_runs_between_the_check_of_settings_and_of_weights(saved):
 def test_a_save_updates_what_it_writes_and_keeps_the_rest(saved, of_processor, own):
     options = {} if of_processor is None else {"of_processor": of_processor}
     before = read_checksums(saved)
-    with keep_checksums(saved, **options):
+    with keep_checksums(folder=saved, **options):
         for name in before:
             (saved / name).write_text("changed")
     others = [name for name in before if name not in own]

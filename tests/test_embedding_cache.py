@@ -59,7 +59,8 @@ def cached(cache_dir, keys=KEYS, seen=None, made_by=None, **options):
         return torch.stack([vector(key, view) for key in encoded])
 
     texts = pa.array(keys, pa.large_string())
-    return cached_column("target", "text", texts, encode, made_by or {}, cache_dir=str(cache_dir), **options)
+    options |= {"name": "target", "key": "text", "keys": texts, "encode": encode, "made_by": made_by or {}}
+    return cached_column(cache_dir=str(cache_dir), **options)
 
 
 def cached_value(cache_dir, value, dtype):
