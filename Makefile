@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel download-env docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
 
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
@@ -51,6 +51,14 @@ own-pictures: outputs/miniature/altclip/README.md  ## fine-tune the finished min
 parallel: outputs/miniature/altclip/README.md  ## compare training with English captions alone and with parallel captions, three seeds each
 	$(BIN)/accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 	$(BIN)/python training/run_parallel_experiment.py training/recipes/parallel/experiment_miniature.yaml
+
+# img2dataset pins older libraries than training needs, and so has an environment of its own.
+download-env: .venv-download/installed  ## create the environment that training/run_download.py downloads pictures with
+
+.venv-download/installed: constraints-download.txt
+	$(PYTHON) -m venv .venv-download
+	.venv-download/bin/pip install --disable-pip-version-check --quiet --constraint constraints-download.txt img2dataset==1.47.0
+	touch $@
 
 # These need data from the Hub: make paper-table-2 MODEL=BAAI/AltCLIP. FLAGS=--dry_run prints what would be loaded, and loads nothing.
 RECIPE = $(if $(MODEL),benchmarks/recipes/$(subst -,_,$@).yaml,$(error name a model: make $@ MODEL=BAAI/AltCLIP)) --models $(MODEL)
