@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
-    r"make (demo|ablation|add-languages|parallel|install|test|style|docs)|python examples/|pip|hf |git |srun|"
-    r"export|cd |#SBATCH|source |.*(_node 8|--config_file)"
+    r"make (demo|ablation|add-languages|parallel|download-env|install|test|style|docs)|python examples/|pip|"
+    r"hf |git |srun|export|cd |#SBATCH|source |.*(_node 8|--config_file)"
 )
 # Trainings are as printed but for their length, and do not wait for GPUs that are not here.
 SHORT = "--max_steps 2 --save_strategy no --per_device_train_batch_size 4"

@@ -122,6 +122,18 @@ class _Table(NamedTuple):
         return captions
 
 
+class _Groups(NamedTuple):
+    """Rows of the table by address: group g has the rows `order[starts[g]:ends[g]]`."""
+
+    order: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def rows_of(self, groups: range) -> list[np.ndarray]:
+        """Return the rows of some groups."""
+        return [self.order[self.starts[group] : self.ends[group]] for group in groups]
+
+
 def to_web_address(cell: object) -> tuple[str, str | None]:
     """Return an address with its letters encoded for the web, and what is wrong with it, if anything.
 
@@ -161,15 +173,16 @@ def prepare(arguments: DownloadArguments) -> Prepared:
 
     _refuse_other_files(Path(arguments.output_dir))
     groups = _group(hashes)
-    if not groups:
+    if len(groups.starts) == 0:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in skipped.items())
         raise InputError(f"dataset {arguments.dataset!r} has no row to download: {reasons or 'it is empty'}")
     folder.mkdir(parents=True, exist_ok=True)
     _write_skipped(table, hashes, folder / _SKIPPED)
     n_shards = _write_shards(table, groups, folder, arguments.shard_size)
 
-    n_repeated = int((hashes != 0).sum()) - len(groups)
-    prepared = Prepared(len(hashes), len(groups), n_shards, n_repeated, dict(skipped))
+    n_addresses = len(groups.starts)
+    n_repeated = len(groups.order) - n_addresses
+    prepared = Prepared(len(hashes), n_addresses, n_shards, n_repeated, dict(skipped))
     record = {"settings": settings, "prepared": asdict(prepared)}
     with written_whole(folder / _SETTINGS) as file:
         file.write(json.dumps(record, ensure_ascii=False, indent=1).encode())
@@ -248,18 +261,20 @@ def _scan(table: _Table) -> tuple[np.ndarray, str, Counter]:
     return hashes, digest.hexdigest(), skipped
 
 
-def _group(hashes: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each distinct address, in the order of their first rows.
+def _group(hashes: np.ndarray) -> _Groups:
+    """Group the rows of each distinct address, in the order of their first rows.
 
     hashes 7 4 7 0 4 -> rows [0, 2], [1, 4]; 0 is no address
     """
-    order = np.argsort(hashes, kind="stable")
-    order = order[hashes[order] != 0]
-    if not len(order):
-        return []
-    starts = np.flatnonzero(np.diff(hashes[order])) + 1
-    groups = np.split(order, starts)
-    return sorted(groups, key=lambda rows: rows[0])
+    order = np.argsort(hashes, kind="stable")  # 3 | 1 4 | 0 2
+    order = order[hashes[order] != 0]  # 1 4 | 0 2
+    is_start = np.ones(len(order), bool)
+    is_start[1:] = np.diff(hashes[order]) != 0
+    starts = np.flatnonzero(is_start)
+    ends = np.append(starts[1:], len(order))
+    # The sort is stable, so that a group begins with its first row.
+    by_first_row = np.argsort(order[starts])
+    return _Groups(order, starts[by_first_row], ends[by_first_row])
 
 
 def _write_skipped(table: _Table, hashes: np.ndarray, path: Path) -> None:
@@ -271,14 +286,12 @@ def _write_skipped(table: _Table, hashes: np.ndarray, path: Path) -> None:
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def _write_shards(table: _Table, groups: list[np.ndarray], folder: Path, shard_size: int) -> int:
-    """Write one parquet file for each tar; return their number.
-
-    With more than seven digits their names would no longer be in the order of their numbers.
-    """
-    starts = range(0, len(groups), shard_size)
+def _write_shards(table: _Table, groups: _Groups, folder: Path, shard_size: int) -> int:
+    """Write one parquet file for each tar; return their number."""
+    n_groups = len(groups.starts)
+    starts = range(0, n_groups, shard_size)
     for number, start in enumerate(starts):
-        of_shard = groups[start : start + shard_size]
+        of_shard = groups.rows_of(range(start, min(start + shard_size, n_groups)))
         columns = {"url": [], "captions": [], "row": []}
         for rows, read in zip(of_shard, _merged(table, of_shard)):
             columns["url"].append(read.url)
@@ -290,7 +303,7 @@ def _write_shards(table: _Table, groups: list[np.ndarray], folder: Path, shard_s
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Return the file of the addresses of one tar."""
+    """Return the file of the addresses of one tar; img2dataset numbers tars in the order of these names."""
     return folder / f"{number:07d}.parquet"
 
 
