@@ -177,10 +177,10 @@ def _read_settings() -> dict[str, dict]:
 def main() -> None:
     """Download what the settings name."""
     settings = _read_settings()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     install(**settings["bounds"])
     from img2dataset import download
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     download(**settings["img2dataset"])
     sys.stdout.flush()
 
