@@ -15,9 +15,11 @@ for name in {missing}:
     sys.modules[name] = None
 {then}
 """
+REPORTS = ["benchmarks.report.plots", "model_cards.plots"]
 NEED = {
-    "matplotlib": ("plots", ["benchmarks.report.plots", "model_cards.plots", "training.parallel.figures"]),
+    "matplotlib": ("plots", [*REPORTS, "training.parallel.figures", "training.cleaning.figure"]),
     "diffusers": ("diffusion", ["training.diffusion"]),
+    "lingua": ("cleaning", ["training.cleaning.identification"]),
 }
 EXPERIMENTS = ["training.ablation", "training.parallel.comparison"]
 

@@ -77,15 +77,15 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     ```
     """
     sources = read_sources(dataset)
-    chosen = _choose_kinds(sources, kinds, dataset)
+    chosen = choose_kinds(sources, kinds, dataset)
     parts = []
     languages = {}  # as keys, in the order in which the sources have them
     for source in chosen:
-        part = _read_utf8(source["data"], source.get("name"), source.get("split", split))
+        part = read_utf8(source["data"], source.get("name"), source.get("split", split))
         parts.append(part)
         languages |= dict.fromkeys(part.features["captions"])
     languages = list(languages)
-    _check_english(languages, dataset)
+    check_english(languages, dataset)
 
     if len(parts) == 1:
         rows = parts[0]
@@ -106,7 +106,7 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     return rows, n_skipped
 
 
-def _choose_kinds(sources: list[dict], kinds: list[str] | None, dataset: str) -> list[dict]:
+def choose_kinds(sources: list[dict], kinds: list[str] | None, dataset: str) -> list[dict]:
     """Return the sources of the requested kinds; all by default.
 
     Raises:
@@ -124,7 +124,7 @@ def _choose_kinds(sources: list[dict], kinds: list[str] | None, dataset: str) ->
     return [source for source in sources if source.get("kind") in kinds]
 
 
-def _check_english(languages: list[str], dataset: str) -> None:
+def check_english(languages: list[str], dataset: str) -> None:
     """Check that one of the languages is plain English, `en`, for the teacher.
 
     Raises:
@@ -182,7 +182,7 @@ def _is_here(folder: Path, data: str) -> bool:
     return any(folder.glob(pattern))
 
 
-def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
+def read_utf8(data: str, name: str | None, split: str) -> Dataset:
     """Read a source, and turn the errors of damaged files into `InputError`.
 
     Raises:

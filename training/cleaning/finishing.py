@@ -1,0 +1,135 @@
+"""The third pass: compare the candidates' texts, and write the rows that are kept as parquet.
+
+A pair is removed if its English and its translation are both as similar as `near_duplicates` says to those of
+an earlier pair in the same language. The earlier one may itself be removed for one before it: the first pair
+of such a chain is kept.
+"""
+
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.files.whole_files import written_whole
+
+from .checking import column_of, open_checked
+from .checks import NEAR_DUPLICATE, NO_TRANSLATION
+from .duplicates import candidates_of, part_and_place
+from .minhash import BANDS, comparable, similarity
+from .plan import Part, Plan
+from .tally import KEPT, Tally
+
+
+class _Pairs:
+    """The pairs of one part, mapped into memory."""
+
+    def __init__(self, plan: Plan, part: int):
+        self._table = open_checked(plan.checked_path(part))
+
+    @cached_property
+    def languages(self) -> pa.Array:
+        return column_of(self._table, "language")
+
+    @cached_property
+    def english(self) -> pa.Array:
+        return column_of(self._table, "english")
+
+    @cached_property
+    def texts(self) -> pa.Array:
+        return column_of(self._table, "text")
+
+    @cached_property
+    def rows(self) -> list[int]:
+        return column_of(self._table, "row").to_pylist()
+
+    def __getitem__(self, place: int) -> tuple[str, str, str]:
+        """Return a pair's language, English and text."""
+        return self.languages[place].as_py(), self.english[place].as_py(), self.texts[place].as_py()
+
+
+def finish_part(plan: Plan, n_shares: int, number: int) -> None:
+    """Write the rows of a part that are kept, and its tally; unless it is done already.
+
+    Raises:
+        InputError: a part is damaged, or the folder cannot be written.
+    """
+    if plan.tally_path(number).exists():
+        return
+    part = plan.parts[number]
+    source = plan.sources[part.source]
+    tally = Tally.load(plan.checked_path(number).with_suffix(".json"))
+    pairs = _Pairs(plan, number)
+    earlier_of = {}
+    if plan.arguments.near_duplicates:
+        earlier_of = _near_duplicates(plan, pairs, number, n_shares)
+
+    kept = {}  # {row: {language: text}}, in the order of the rows
+    for place, row in enumerate(pairs.rows):
+        language, english, text = pairs[place]
+        if place not in earlier_of:
+            kept.setdefault(row, {"en": english})[language] = text
+            continue
+        tally.texts[language, KEPT] -= 1
+        tally.texts[language, NEAR_DUPLICATE] += 1
+        example = {"source": source.data, "row": row, "language": language, "english": english}
+        tally.add_example(NEAR_DUPLICATE, example | {"text": text, "other": earlier_of[place]})
+    _count_english(tally, pairs, kept)
+    if kept:
+        _write_rows(plan, part, kept)
+    tally.save(plan.tally_path(number))
+
+
+def _near_duplicates(plan: Plan, pairs: _Pairs, part: int, n_shares: int) -> dict[int, str]:
+    """Return the places of pairs that are near-duplicates of earlier ones, with the earlier one's text."""
+    parts = {part: pairs}
+    earlier_of = {}
+    for later, earlier in candidates_of(plan, n_shares, BANDS, part).tolist():
+        _, place = part_and_place(later)
+        if place in earlier_of:
+            continue
+        earlier_part, earlier_place = part_and_place(earlier)
+        if earlier_part not in parts:
+            parts[earlier_part] = _Pairs(plan, earlier_part)
+        candidate = parts[earlier_part][earlier_place]
+        if _are_similar(pairs[place], candidate, plan.arguments.near_duplicates):
+            earlier_of[place] = candidate[2]
+    return earlier_of
+
+
+def _are_similar(pair: tuple[str, str, str], other: tuple[str, str, str], least: float) -> bool:
+    """Return whether two pairs of one language are similar in both of their texts."""
+    if pair[0] != other[0]:
+        return False  # their hashes are equal by chance
+    for text, other_text in zip(pair[1:], other[1:]):
+        if text != other_text and similarity(comparable(text), comparable(other_text)) < least:
+            return False
+    return True
+
+
+def _count_english(tally: Tally, pairs: _Pairs, kept: dict[int, dict[str, str]]) -> None:
+    """Count the English texts of rows that near-duplicates leave nothing of."""
+    gone = set(pairs.rows) - set(kept)
+    tally.rows_kept -= len(gone)
+    alone = set()  # rows of English alone, whose English is counted as a near-duplicate already
+    for row, language in zip(pairs.rows, pairs.languages.to_pylist()):
+        if row in gone and language == "en":
+            alone.add(row)
+    n_followed = len(gone) - len(alone)
+    tally.texts["en", KEPT] -= n_followed
+    tally.texts["en", NO_TRANSLATION] += n_followed
+
+
+def _write_rows(plan: Plan, part: Part, kept: dict[int, dict[str, str]]) -> None:
+    """Write rows of `captions`, `{language: [text]}` with all languages of the run, and their numbers."""
+    captions = []
+    for texts in kept.values():
+        captions.append(
+            {language: [texts[language]] if language in texts else [] for language in plan.languages}
+        )
+    kind = pa.struct([(language, pa.list_(pa.string())) for language in plan.languages])
+    table = pa.table({"captions": pa.array(captions, kind), "row": pa.array(list(kept), pa.int64())})
+    with written_whole(plan.data_path(part)) as file:
+        pq.write_table(table, file)
+
+
+__all__ = ["finish_part"]

@@ -1,0 +1,12 @@
+"""Clean parallel text for stage 1: what is no translation is removed, counted by reason, and shown.
+
+python training/run_clean.py training/recipes/any_clip/clean.yaml
+python training/run_clean.py --dataset corpus.tsv --output_dir outputs/cleaned --processes 4
+"""
+
+from common.recipe import launch
+from training.cleaning.arguments import CleaningArguments
+from training.jobs.clean import main
+
+if __name__ == "__main__":
+    launch(main, CleaningArguments, one_process=True)
