@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from training import load_parallel_text
 from training.cleaning import report, texts
 from training.cleaning.arguments import CleaningArguments
 from training.cleaning.checks import RowChecker
+from training.cleaning.workers import Workers
 from training.jobs import clean
 
 LONG = "the quick brown fox jumps over the lazy dog near the river bank"
@@ -337,6 +339,15 @@ def test_processes_change_no_byte(cleaned, tmp_path, processes):
     assert run(dataset, tmp_path / "out", processes=processes) == expected
 
 
+def test_an_error_of_another_process_is_one_line(tmp_path):
+    (tmp_path / "own.py").write_text(FILTER)
+    with pytest.raises(InputError, match="failed at .* KeyError: 'x': fix it"):
+        run(corpus(tmp_path / "a.parquet"), tmp_path / "out", processes=2, filter=f"{tmp_path}/own.py:fails")
+    with pytest.raises(InputError, match="one of the processes was killed while testing, .*: start again"):
+        with Workers(2) as workers:
+            workers.run(os._exit, [(1,)] * 3, "Testing")
+
+
 @pytest.mark.parametrize("function", ["check_part", "find_candidates", "finish_part"])
 @pytest.mark.parametrize("done", [0, 3])
 def test_a_run_that_broke_off_goes_on(cleaned, tmp_path, monkeypatch, function, done):
@@ -477,6 +488,17 @@ def test_data_that_cannot_be_cleaned(tmp_path):
     (tmp_path / "full/data").mkdir(parents=True)
     with pytest.raises(InputError, match="holds a dataset already"):
         run(write_rows(tmp_path / "b.parquet", [{"en": "a dog", "fr": "un chien"}]), tmp_path / "full")
+
+
+def test_what_a_kill_after_the_last_step_left_is_removed(cleaned, tmp_path, monkeypatch):
+    dataset, expected = cleaned
+    with monkeypatch.context() as patch:
+        patch.setattr(clean.shutil, "rmtree", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(dataset, tmp_path / "out")
+    with pytest.raises(InputError, match="holds a dataset already"):
+        run(dataset, tmp_path / "out")
+    assert files_of(tmp_path / "out") == expected
 
 
 def test_what_is_hidden_shows_in_the_report(tmp_path):

@@ -12,12 +12,12 @@ from . import texts as of_text
 from .arguments import CleaningArguments
 
 # Reasons to remove a text. A user's filter adds its own, as "filter: REASON".
-NO_ENGLISH = "no English"
-ENGLISH_REMOVED = "English removed"
+_NO_ENGLISH = "no English"
+_ENGLISH_REMOVED = "English removed"
 NO_TRANSLATION = "no translation left"
 NEAR_DUPLICATE = "near-duplicate"
 
-Filter = Callable[[str, str, str], str | None]
+_Filter = Callable[[str, str, str], str | None]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class RowChecker:
 
     def __init__(self, arguments: CleaningArguments, languages: list[str]):
         self.arguments = arguments
-        self.filter = load_filter(arguments.filter) if arguments.filter else None
+        self.filter = _load_filter(arguments.filter) if arguments.filter else None
         self.identifier = None
         if arguments.identify_languages:
             from .identification import Identifier  # needs the extra `cleaning`
@@ -85,13 +85,13 @@ class RowChecker:
 
         english = cleaned.pop("en", None)
         if english is None:
-            checked.removed = dict.fromkeys(cleaned, NO_ENGLISH)
+            checked.removed = dict.fromkeys(cleaned, _NO_ENGLISH)
             return checked
         reason = self._reason_of_text(english, "en")
         if reason is None and not cleaned:
             reason = self._filter(english, english, "en")
         if reason is not None:
-            checked.removed = {"en": reason} | dict.fromkeys(cleaned, ENGLISH_REMOVED)
+            checked.removed = {"en": reason} | dict.fromkeys(cleaned, _ENGLISH_REMOVED)
             return checked
 
         for language, text in cleaned.items():
@@ -180,7 +180,7 @@ class RowChecker:
 
 
 @lru_cache(maxsize=1)  # processes that clean one part after another run the file once
-def load_filter(name: str) -> Filter:
+def _load_filter(name: str) -> _Filter:
     """Load a user's function from `FILE.py:FUNCTION`, by running the file.
 
     Raises:
@@ -201,11 +201,8 @@ def load_filter(name: str) -> Filter:
 
 
 __all__ = [
-    "ENGLISH_REMOVED",
     "NEAR_DUPLICATE",
-    "NO_ENGLISH",
     "NO_TRANSLATION",
     "CheckedRow",
     "RowChecker",
-    "load_filter",
 ]

@@ -81,16 +81,21 @@ def finish_part(plan: Plan, n_shares: int, number: int) -> None:
 
 def _near_duplicates(plan: Plan, pairs: _Pairs, part: int, n_shares: int) -> dict[int, str]:
     """Return the places of pairs that are near-duplicates of earlier ones, with the earlier one's text."""
-    parts = {part: pairs}
+    candidates = candidates_of(plan, n_shares, BANDS, part)
+    # By the earlier pair, so that one other part is open at a time
+    candidates = candidates[candidates[:, 1].argsort(kind="stable")]
+    opened = part
+    earlier_pairs = pairs
     earlier_of = {}
-    for later, earlier in candidates_of(plan, n_shares, BANDS, part).tolist():
+    for later, earlier in candidates.tolist():
         _, place = part_and_place(later)
         if place in earlier_of:
             continue
         earlier_part, earlier_place = part_and_place(earlier)
-        if earlier_part not in parts:
-            parts[earlier_part] = _Pairs(plan, earlier_part)
-        candidate = parts[earlier_part][earlier_place]
+        if earlier_part != opened:
+            earlier_pairs = pairs if earlier_part == part else _Pairs(plan, earlier_part)
+            opened = earlier_part
+        candidate = earlier_pairs[earlier_place]
         if _are_similar(pairs[place], candidate, plan.arguments.near_duplicates):
             earlier_of[place] = candidate[2]
     return earlier_of

@@ -1,5 +1,6 @@
 """Clean parallel text for stage 1, and report what is removed and why."""
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -33,6 +34,8 @@ def main(arguments: CleaningArguments) -> None:
     check_output_dir(folder)
     check_not_input(arguments.output_dir, {"dataset": arguments.dataset})
     if (folder / "data").exists():
+        # A run that was killed after its last step may have left it.
+        shutil.rmtree(folder / ".cleaning", ignore_errors=True)
         raise InputError(
             f"output_dir {arguments.output_dir!r} holds a dataset already: delete its folder data, or give "
             "another"
@@ -59,7 +62,8 @@ def main(arguments: CleaningArguments) -> None:
     print(f"Cleaned {total.rows} rows in {seconds:.1f} s, {total.rows / seconds:.0f} a second.")
     print(
         f"Saved {total.rows_kept} rows to {folder}; see {folder / 'report.md'}. "
-        f"Next: {command_for('train stage1')} RECIPE.yaml --dataset {folder / 'sources.yaml'}"
+        f"Next: {command_for('train stage1')} RECIPE.yaml "
+        f"--dataset {shlex.quote(str(folder / 'sources.yaml'))}"
     )
 
 
