@@ -20,6 +20,7 @@ NEED = {
     "matplotlib": ("plots", [*REPORTS, "training.parallel.figures", "training.cleaning.figure"]),
     "diffusers": ("diffusion", ["training.diffusion"]),
     "lingua": ("cleaning", ["training.cleaning.identification"]),
+    "imagehash": ("exclusion", ["training.exclusion.pictures"]),
 }
 EXPERIMENTS = ["training.ablation", "training.parallel.comparison"]
 

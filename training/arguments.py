@@ -300,7 +300,22 @@ class StageArguments(TrainingArguments):
 
 
 @dataclass(kw_only=True)
-class PairArguments(StageArguments):
+class ExclusionArguments(StageArguments):
+    """Arguments of the stages whose data is searched for tests."""
+
+    # Data
+    exclude_tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks of benchmarks/tasks, or YAML files of your own, whose captions and pictures are "
+            "removed from the training data, such as flickr30k xm3600; all takes those whose data is on this "
+            "machine. By default none."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class PairArguments(ExclusionArguments):
     """Arguments of the contrastive stages: reading images with captions, and batches larger than memory."""
 
     # Data
@@ -428,7 +443,7 @@ class TeacherArguments(PairArguments):
 
 
 @dataclass(kw_only=True)
-class TeacherLearningArguments(_FrozenTowerArguments):
+class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
     """Stage 1: the multilingual text tower learns the teacher's embeddings.
 
     `dataset` may be any parallel text (`parallel_text.py`). To add languages to a finished model, give it as

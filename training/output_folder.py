@@ -37,6 +37,7 @@ _RESUME = "Make room; with save_steps, --resume then continues from the last com
 _LOCAL = (
     _RECORD,
     "bad_rows*.jsonl",
+    "excluded*.jsonl",
     "training_args.bin",
     "trainer_state.json",
     "*tfevents*",
@@ -149,6 +150,19 @@ def claim_data(arguments: StageArguments, n_examples: int, fingerprints: dict[st
     if arguments.resume:
         _compare_data(record, n_examples, fingerprints, folder)
     _write_record(arguments, record | {"examples": n_examples, "data": fingerprints})
+
+
+def record_exclusion(arguments: StageArguments, tasks: list[str], n_rows: int | None) -> None:
+    """Record which tasks were looked for in the training data, and how many rows were removed.
+
+    Those of a stream, None, are not counted beforehand.
+
+    A resumed run is compared by `claim_data`, which sees the rows that are left.
+    """
+    record = _read_record(Path(arguments.output_dir))
+    if record is None:
+        return  # trained by code of the user's own, which claimed no folder
+    _write_record(arguments, record | {"excluded": {"tasks": tasks, "rows": n_rows}})
 
 
 def _compare_data(record: dict, n_examples: int, fingerprints: dict[str, str], folder: Path) -> None:

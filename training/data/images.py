@@ -99,7 +99,7 @@ def _find_problems(encoded: Dataset, fingerprint: str) -> list[str]:
         batched=True,
         remove_columns=["image"],
         features=Features({"problem": Value("string")}),
-        new_fingerprint=Hasher.hash([fingerprint, "unreadable", _files_of(encoded)]),
+        new_fingerprint=Hasher.hash([fingerprint, "unreadable", stats_of_files(encoded)]),
         desc="Decoding images",
     )["problem"][:]
 
@@ -150,7 +150,7 @@ def check_policy(policy: str) -> None:
         raise InputError(f"bad_rows is {policy!r}: choose from {', '.join(_POLICIES)}")
 
 
-def _files_of(encoded: Dataset) -> list[tuple]:
+def stats_of_files(encoded: Dataset) -> list[tuple]:
     """Return path, size and time of every file with an image, so that a fixed file is decoded anew."""
     files = []
     for path in paths_of(encoded):
@@ -270,4 +270,5 @@ __all__ = [
     "keep_readable",
     "name_without_row",
     "read_picture",
+    "stats_of_files",
 ]

@@ -9,6 +9,7 @@ from common.files.image_folders import say_without_row
 from common.languages import check_languages
 
 from ..arguments import PairArguments, say
+from ..exclusion.rows import exclude_tests, number_rows
 from .captions import find_form, load_captioned, named_languages
 from .examples import CaptionExamples
 from .images import ImageViews, check_policy, find_without_row, keep_readable, name_without_row
@@ -16,9 +17,9 @@ from .streaming import ExampleStream, find_reports, open_files
 
 
 def load_images(arguments: PairArguments, languages: list[str] | None) -> Dataset:
-    """Load the captioned images to train on, and skip those that cannot be decoded.
+    """Load the captioned images to train on, without those that cannot be decoded or are in a test.
 
-    Prints how many images are skipped, and where they are listed.
+    Prints how many images are skipped and excluded, and where they are listed.
     """
     # The other processes then read what the first has written to datasets' cache.
     with arguments.main_process_first(desc="reading captions"):
@@ -29,6 +30,8 @@ def load_images(arguments: PairArguments, languages: list[str] | None) -> Datase
             arguments.text_column,
             allow_outside=arguments.allow_outside_images,
         )
+    if arguments.exclude_tasks:
+        rows = number_rows(rows)
     without_row = find_without_row(rows, arguments.dataset)
     if without_row:
         say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
@@ -36,7 +39,7 @@ def load_images(arguments: PairArguments, languages: list[str] | None) -> Datase
         rows, n_skipped = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
     if n_skipped:
         say(arguments, f"Skipped {n_skipped} images, listed in {arguments.output_dir}/bad_rows.jsonl.")
-    return rows
+    return exclude_tests(arguments, rows)
 
 
 def load_examples(
@@ -67,6 +70,11 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
             columns.
     """
     check_policy(arguments.bad_rows)
+    if arguments.exclude_tasks:
+        raise InputError(
+            f"exclude_tasks is {' '.join(arguments.exclude_tasks)}, and a stream is not searched for tests: "
+            "leave out --streaming, or exclude_tasks"
+        )
     rows = open_files(
         arguments.dataset,
         arguments.split,

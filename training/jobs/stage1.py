@@ -12,6 +12,7 @@ from training.data.examples import CaptionExamples, Collator
 from training.data.parallel_text import load_parallel_text
 from training.data.tower_cache import teacher_embeddings
 from training.dry_run import check_room_before_loading, print_plan
+from training.exclusion.rows import exclude_tests
 from training.freezing import TEXT_PARTS, freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
 from training.student import build_student, held_embeddings, languages_to_replay
@@ -30,6 +31,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
     say(arguments, f"Skipped {n_without_english} rows without English, which the teacher cannot read.")
+    rows = exclude_tests(arguments, rows)
     available = list(rows.features["captions"])
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
