@@ -31,12 +31,25 @@ class Origin:
         languages: those of the last training.
         datasets: `{public name: licence}`.
         hub_datasets: those of them that are on the Hub.
+        excluded: of each training that searched its data for tests, `stage1: flickr30k, xm3600 (12 rows)`.
     """
 
     base_model: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
     datasets: dict[str, str | None] = field(default_factory=dict)
     hub_datasets: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Excluded:
+    """What a training's record says of the tests that were removed from its data, with their types.
+
+    The rows of a stream are not counted beforehand.
+    """
+
+    tasks: list[str]
+    rows: int | None
 
 
 @dataclass
@@ -152,6 +165,7 @@ def find_origin(
         languages=languages + replay_languages,
         datasets={public_path(dataset): licence for dataset, licence in licences.items()},
         hub_datasets=[dataset for dataset in licences if is_hub_id(dataset)],
+        excluded=[line for line in map(_describe_excluded, ancestors) if line],
     )
 
 
@@ -215,15 +229,44 @@ def _settings(stage: str) -> dict:
     Raises:
         InputError: the file is not what training writes.
     """
+    return _read_record(stage)[0]
+
+
+def _describe_excluded(stage: str) -> str:
+    """Return the tests that were removed from a stage's data; an empty string if none was looked for.
+
+    Raises:
+        InputError: its record is not what training writes.
+    """
+    excluded = _read_record(stage)[1]
+    if not excluded:
+        return ""
+    described = f"{public_path(stage)}: {', '.join(excluded['tasks'])}"
+    if excluded["rows"] is not None:
+        described += f" ({excluded['rows']} rows)"
+    return described
+
+
+def _read_record(stage: str) -> tuple[dict, dict]:
+    """Return the settings in a stage's `run.json`, and what it says of excluded tests; empty without them.
+
+    Raises:
+        InputError: the file is not what training writes.
+    """
     path = Path(stage, "run.json")
     if not path.is_file():
-        return {}
+        return {}, {}
     try:
-        settings = dict(json.loads(path.read_text("utf-8"))["settings"])
+        record = json.loads(path.read_text("utf-8"))
+        settings = dict(record["settings"])
         check_types(settings, _Recorded, "settings")
+        excluded = dict(record.get("excluded", {}))
+        if excluded:
+            check_types(excluded, _Excluded, "excluded")
+            excluded = {"tasks": excluded["tasks"], "rows": excluded["rows"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a training's record ({error}): delete it, or train again") from error
-    return settings
+    return settings, excluded
 
 
 def _datasets_of(settings: dict) -> list[str]:

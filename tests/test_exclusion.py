@@ -4,6 +4,7 @@ import io
 import json
 import random
 import string
+from itertools import islice
 
 import pytest
 import yaml
@@ -11,9 +12,11 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PillowImage
 from scipy.stats import binomtest
 
+from benchmarks.tasks.loading import load_task
+from common.errors import InputError
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
-from training.data.loading import load_images
-from training.exclusion import CaptionIndex, letters_of
+from training.data.loading import load_examples, load_images
+from training.exclusion import CaptionIndex, letters_of, load_task_index
 from training.exclusion.rows import exclude_tests
 from training.miniature.scenes import EmojiScenes, read_concepts
 
@@ -340,6 +343,131 @@ def test_planted_pictures_are_found(task, tmp_path, capsys):
     kept = [captions["en"][0] for captions in left["captions"]]
     assert not {f"caption {row}" for row in found} & set(kept)
     assert "Looking for 200 captions and 50 pictures of mine" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def test_rows():
+    """Return rows of training of which the second is in the task that `one_caption` writes."""
+    captions = [{"en": ["a cat sleeps"], "zh": [None]}, {"en": ["A dog runs fast."], "zh": ["狗"]}]
+    features = {"captions": {language: List(Value("string")) for language in ("en", "zh")}}
+    return Dataset.from_dict({"captions": captions}, Features(features))
+
+
+test_rows.__test__ = False
+
+
+@pytest.fixture
+def one_caption(tmp_path):
+    """Write a task of one picture in two colours with one caption; return its file."""
+    picture = PillowImage.new("RGB", (32, 32), "red")
+    picture.paste("white", (0, 0, 10, 20))
+    write_rows(tmp_path / "data", "test", [{"en": "a dog runs fast"}], [bytes_of(picture)])
+    return write_task(tmp_path)
+
+
+def test_what_is_excluded_is_recorded(one_caption, test_rows, tmp_path, capsys):
+    """The tasks by their names, also where they were given twice, and by a path."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text('{"settings": {}, "machine": {}}')
+    arguments = stage1("", tmp_path, exclude_tasks=[one_caption, one_caption])
+    left = exclude_tests(arguments, test_rows)
+    assert left["captions"][:] == [{"en": ["a cat sleeps"], "zh": [None]}]
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record == {"settings": {}, "machine": {}, "excluded": {"tasks": ["mine"], "rows": 1}}
+    assert report_of(tmp_path) == [
+        {
+            "row": 1,
+            "task": "mine",
+            "item": 0,
+            "why": "equal caption",
+            "language": "en",
+            "text": "A dog runs fast.",
+        }
+    ]
+    assert "Excluded 1 of 2 rows that are in a test, 1 by a caption and 0 by" in capsys.readouterr().out
+
+
+def test_nothing_is_read_without_tasks(test_rows, tmp_path):
+    assert exclude_tests(stage1("", tmp_path), test_rows) is test_rows
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_is_a_test_is_refused(one_caption, test_rows, tmp_path):
+    with pytest.raises(InputError, match="exclude_tasks: all 1 rows of dataset 'mine.tsv' are in mine, see"):
+        exclude_tests(stage1("mine.tsv", tmp_path, exclude_tasks=[one_caption]), test_rows.select([1]))
+    assert len(report_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "names,message",
+    [
+        (["flickr"], "no task 'flickr': did you mean flickr30k"),
+        (["all", "xtd"], "exclude_tasks is all xtd: give all alone"),
+        (["cifar10"], "exclude_tasks is cifar10, and they have no captions, only pictures"),
+        (["flickr30k"], "exclude_tasks: task 'flickr30k' cannot be read: "),
+        (["all"], "exclude_tasks is all, and no such data is on this machine"),
+    ],
+)
+def test_tasks_that_cannot_be_looked_for(names, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=message) as raised:
+        load_task_index(names, pictures=False)
+    assert "\n" not in str(raised.value)
+
+
+def test_all_takes_what_is_at_hand_and_names_what_cannot_be_read(test_rows, tmp_path, monkeypatch, capsys):
+    """A folder with one of the miniature's splits is there, and a broken download of another task."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    half = tmp_path / "hub/datasets--clip-benchmark--wds_flickr30k/snapshots/0"
+    half.mkdir(parents=True)
+    (half / "README.md").write_text("")
+    languages = load_task("miniature-pairs").languages
+    features = Features({"image": Image(), "captions": {language: Value("string") for language in languages}})
+    captions = {language: f"a dog runs fast in {language}" for language in languages} | {"de": "so"}
+    image = {"bytes": bytes_of(PillowImage.new("RGB", (8, 8))), "path": None}
+    folder = tmp_path / "outputs/miniature/dataset"
+    folder.mkdir(parents=True)
+    Dataset.from_dict({"image": [image], "captions": [captions]}, features).to_parquet(folder / "it.parquet")
+    split = {"split": "test_pairs", "path": "it.parquet"}
+    card = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": [split]}]})
+    (folder / "README.md").write_text(f"---\n{card}---\n")
+
+    exclude_tests(stage1("", tmp_path, exclude_tasks=["all"]), test_rows)
+    said = capsys.readouterr().out
+    assert f"Looking for {len(languages) - 1} captions of miniature-pairs in the training data." in said
+    assert "1 captions are too short to look for." in said
+    assert "NOT looked for: flickr30k, which cannot be read: dataset" in said
+    assert "NOT looked for: miniature-pairs-unseen-style, which cannot be read: dataset" in said
+
+
+def test_a_stream_leaves_out_the_rows_of_a_test(one_caption, tmp_path):
+    """By a caption of a language that is not trained, and by a picture; each is listed once."""
+    pytest.importorskip("imagehash")
+    scenes = EmojiScenes("train")
+    pictures = [bytes_of(scenes[number]["image"]) for number in range(4)]
+    test = Dataset.from_parquet(str(tmp_path / "data/test-0.parquet"))[0]["image"]
+    pictures[2] = bytes_of(test.resize((64, 64)), "jpeg")
+    captions = [{"en": f"caption number {number}", "zh": "一二三"} for number in range(4)]
+    captions[1]["en"] = "A dog runs fast"
+    data = write_rows(tmp_path / "train", "train", captions, pictures)
+    given = {"streaming": True, "max_steps": 1, "cache_image_embeds": False, "exclude_tasks": [one_caption]}
+
+    stream = load_examples(stage2(data, tmp_path, **given), ["zh"])
+    rows = list(islice(stream, 6))  # three passes
+    assert [row["row_id"] for row in rows] == [row["row_id"] for row in rows[:2]] * 3
+    assert len({row["row_id"] for row in rows}) == 2
+    by_caption, by_picture = report_lines(tmp_path / "out/excluded.0.jsonl")
+    assert (by_caption["row"], by_caption["language"], by_caption["why"]) == (1, "en", "equal caption")
+    assert (by_picture["row"], by_picture["task"], by_picture["item"]) == (2, "mine", 0)
+    assert by_picture["why"].startswith("similar picture, ")
+
+    # A run that resumes lists nothing twice, and a new one begins with no list.
+    list(islice(load_examples(stage2(data, tmp_path, resume=True, **given), ["zh"]), 3))
+    assert len(report_lines(tmp_path / "out/excluded.0.jsonl")) == 2
+    load_examples(stage2(data, tmp_path, **given), ["zh"])
+    assert not (tmp_path / "out/excluded.0.jsonl").exists()
 
 
 def test_pictures_of_one_colour_have_no_hash_and_transparency_is_white():

@@ -22,7 +22,7 @@ from common.errors import InputError
 from common.fingerprints import hash_weights
 from common.models.loading import load_model, save_model
 from model_cards.__main__ import CardArguments, main
-from model_cards.card import render_card
+from model_cards.card import Facts, render_card
 from model_cards.paths import public_command, public_path
 from model_cards.stages import find_origin, label_stages
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
@@ -738,6 +738,9 @@ def test_a_lora_came_of_its_base(zoo, tmp_path):
         '{"settings": {"languages": "en"}}',
         '{"settings": {"languages": [1]}}',
         '{"settings": {"replay_languages": 3}}',
+        '{"settings": {}, "excluded": {"tasks": "xtd", "rows": 1}}',
+        '{"settings": {}, "excluded": {"tasks": ["xtd"]}}',
+        '{"settings": {}, "excluded": ["xtd"]}',
     ],
 )
 def test_half_a_record_is_refused(zoo, make, tmp_path, content):
@@ -975,3 +978,18 @@ def test_labels_tell_stages_apart(tmp_path, monkeypatch):
     assert label_stages(["org/stage2", "two/stage2"]) == ["org/stage2", "stage2"]
     with pytest.raises(InputError, match="names 'org/clip' twice"):
         label_stages(["org/clip", "org/clip"])
+
+
+@pytest.mark.parametrize("n_rows,shown", [(12, "xtd, coco (12 rows)"), (None, "xtd, coco.")])
+def test_tests_that_were_removed_are_stated(tmp_path, n_rows, shown):
+    """Of each stage that looked for them, and of no other."""
+    record(tmp_path / "stage1", model_name_or_path=None)
+    record(tmp_path / "stage2", model_name_or_path=str(tmp_path / "stage1"))
+    assert find_origin([str(tmp_path / "stage2")]).excluded == []
+    written = {"settings": {}, "excluded": {"tasks": ["xtd", "coco"], "rows": n_rows}}
+    (tmp_path / "stage1/run.json").write_text(json.dumps(written))
+
+    origin = find_origin([str(tmp_path / "stage2")])
+    card = render_card("A", "me/a", [], ["stage2"], "mit", "", Facts(origin=origin))
+    sentence = f"Rows with captions or images of these tests were removed before training: stage1: {shown}"
+    assert sentence in str(card)

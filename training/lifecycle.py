@@ -11,9 +11,9 @@ from transformers.utils import is_matplotlib_available
 from common.processes import fix_threads
 from modeling_altclip.texts_altclip import readable_tokens
 
-from .arguments import StageArguments, say
+from .arguments import PairArguments, StageArguments, say
 from .checkpoints import checkpoint_to_resume
-from .data.streaming import ExampleStream, find_reports
+from .data.streaming import ExampleStream, find_excluded, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
 from .output_folder import check_room, claim, claim_data, examples_per_step, saving
@@ -98,8 +98,8 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
         _say_skipped(arguments)
 
 
-def _say_skipped(arguments: StageArguments) -> None:
-    """Print how many images of a stream all processes have skipped."""
+def _say_skipped(arguments: PairArguments) -> None:
+    """Print how many images of a stream all processes have skipped, and how many rows were excluded."""
     n_skipped = 0
     for report in find_reports(arguments.output_dir):
         n_skipped += len(report.read_text("utf-8").splitlines())
@@ -107,6 +107,15 @@ def _say_skipped(arguments: StageArguments) -> None:
     if n_skipped:
         message += f", listed in {arguments.output_dir}/bad_rows.*.jsonl."
     say(arguments, message)
+    if arguments.exclude_tasks:
+        n_excluded = 0
+        for report in find_excluded(arguments.output_dir):
+            n_excluded += len(report.read_text("utf-8").splitlines())
+        say(
+            arguments,
+            f"Excluded {n_excluded} rows that are in a test, listed in "
+            f"{arguments.output_dir}/excluded.*.jsonl.",
+        )
 
 
 def _plot(arguments: StageArguments) -> None:

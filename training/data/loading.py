@@ -9,11 +9,13 @@ from common.files.image_folders import say_without_row
 from common.languages import check_languages
 
 from ..arguments import PairArguments, say
-from ..exclusion.rows import exclude_tests, number_rows
+from ..exclusion.rows import exclude_tests, number_rows, open_index
+from ..exclusion.stream import StreamExclusion
+from ..output_folder import record_exclusion
 from .captions import find_form, load_captioned, named_languages
 from .examples import CaptionExamples
 from .images import ImageViews, check_policy, find_without_row, keep_readable, name_without_row
-from .streaming import ExampleStream, find_reports, open_files
+from .streaming import ExampleStream, find_excluded, find_reports, open_files
 
 
 def load_images(arguments: PairArguments, languages: list[str] | None) -> Dataset:
@@ -70,11 +72,6 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
             columns.
     """
     check_policy(arguments.bad_rows)
-    if arguments.exclude_tasks:
-        raise InputError(
-            f"exclude_tasks is {' '.join(arguments.exclude_tasks)}, and a stream is not searched for tests: "
-            "leave out --streaming, or exclude_tasks"
-        )
     rows = open_files(
         arguments.dataset,
         arguments.split,
@@ -107,8 +104,13 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
         if without_row:
             say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
 
-    shuffling = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
-    return ExampleStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **shuffling)
+    options = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
+    if arguments.exclude_tasks:
+        index = open_index(arguments, pictures=True)
+        record_exclusion(arguments, index.tasks, None)
+        excluded = Path(arguments.output_dir, f"excluded.{arguments.process_index}.jsonl")
+        options["exclusion"] = StreamExclusion(index, excluded)
+    return ExampleStream(rows, form, languages, report, refuse=arguments.bad_rows == "error", **options)
 
 
 def _clear_reports(arguments: PairArguments) -> None:
@@ -116,7 +118,7 @@ def _clear_reports(arguments: PairArguments) -> None:
     with arguments.main_process_first(desc="clearing reports"):
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         if arguments.local_process_index == 0 and not arguments.resume:
-            for report in find_reports(arguments.output_dir):
+            for report in find_reports(arguments.output_dir) + find_excluded(arguments.output_dir):
                 report.unlink(missing_ok=True)  # another machine may be quicker
 
 

@@ -28,6 +28,7 @@ from common.files.text_files import lines_of
 from common.images import path_of
 from common.paths import check_folder
 
+from ..exclusion.stream import StreamExclusion
 from .captions import Form, read_captions, with_image
 from .images import read_picture
 
@@ -114,9 +115,10 @@ class ExampleStream(TorchIterableDataset):
         languages: those whose captions are used.
         report: the file that gets one line per row whose image cannot be decoded.
         refuse: raise an `InputError` at a row whose image cannot be decoded.
+        exclusion: leaves out rows that are in a test.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the first four say what, the others how)
         self,
         rows: IterableDataset,
         form: Form,
@@ -126,6 +128,7 @@ class ExampleStream(TorchIterableDataset):
         refuse=False,
         shuffle_buffer: int = 0,
         seed: int = 0,
+        exclusion: StreamExclusion | None = None,
     ):
         self.rows = rows
         self.form = form
@@ -134,6 +137,7 @@ class ExampleStream(TorchIterableDataset):
         self.refuse = refuse
         self.shuffle_buffer = shuffle_buffer
         self.seed = seed
+        self.exclusion = exclusion
 
     def __iter__(self) -> Iterator[dict]:
         lines = lines_of(self.report) if self.report.exists() else []
@@ -166,8 +170,10 @@ class ExampleStream(TorchIterableDataset):
         """Return a row's example in a pass; None without a caption in the languages or a readable image."""
         captions = read_captions(row, self.form)
         texts = [text for language in self.languages for text in captions.get(language, [])]
-        image = self.image(row) if texts else None  # decoding is the slow part
-        if image is None:
+        if not texts or self._has_test_caption(row, captions):
+            return None
+        image = self.image(row)  # the slow part
+        if image is None or self._has_test_picture(row, image):
             return None
         reference = captions.get("en", texts)[0]
         return {
@@ -175,6 +181,16 @@ class ExampleStream(TorchIterableDataset):
             "row_id": stable_hash(reference),
             "image": image,
         }
+
+    def _has_test_caption(self, row: dict, captions: dict[str, list[str]]) -> bool:
+        if self.exclusion is None:
+            return False
+        return self.exclusion.has_captions(captions, row[_FILE], row[_ROW])
+
+    def _has_test_picture(self, row: dict, image: PillowImage.Image) -> bool:
+        if self.exclusion is None:
+            return False
+        return self.exclusion.has_picture(image, row[_FILE], row[_ROW])
 
     def image(self, row: dict) -> PillowImage.Image | None:
         image, problem = read_picture(row["image"])
@@ -208,9 +224,14 @@ def find_reports(output_dir: str) -> list[Path]:
     return sorted(Path(output_dir).glob("bad_rows.*.jsonl"))
 
 
+def find_excluded(output_dir: str) -> list[Path]:
+    """Return the files in which the processes of a run list the rows of a stream that are in a test."""
+    return sorted(Path(output_dir).glob("excluded.*.jsonl"))
+
+
 def stable_hash(text: str) -> int:
     """Return a hash of 63 bits, the same on every machine and in every run; Python's own differs."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-__all__ = ["ExampleStream", "find_reports", "open_files"]
+__all__ = ["ExampleStream", "find_excluded", "find_reports", "open_files"]

@@ -43,7 +43,7 @@ def exclude_tests(arguments: ExclusionArguments, rows: Dataset) -> Dataset:
     """
     if not arguments.exclude_tasks:
         return rows
-    index = _open_index(arguments, pictures="image" in rows.column_names)
+    index = open_index(arguments, pictures="image" in rows.column_names)
     lines = _find_rows(index, rows)
     report = Path(arguments.output_dir, _REPORT)
     with arguments.main_process_first(desc="listing excluded rows"):
@@ -69,7 +69,7 @@ def exclude_tests(arguments: ExclusionArguments, rows: Dataset) -> Dataset:
     return rows.select([place for place in range(len(rows)) if place not in lines])
 
 
-def _open_index(arguments: ExclusionArguments, *, pictures: bool) -> TaskIndex:
+def open_index(arguments: ExclusionArguments, *, pictures: bool) -> TaskIndex:
     """Read the tasks of `exclude_tasks`, and print what is looked for and which tasks cannot be read.
 
     Raises:
@@ -117,9 +117,9 @@ def _find_by_captions(index: TaskIndex, rows: Dataset) -> dict[int, dict]:
     for batch in rows.select_columns(["captions"]).iter(_ROWS_AT_ONCE):
         texts, owners = [], []
         for place, captions in enumerate(batch["captions"], start=first):
-            for of_language in captions.values():
-                texts += of_language or []
-                owners += [place] * len(of_language or [])
+            own = _texts_of(captions)
+            texts += own
+            owners += [place] * len(own)
         first += len(batch["captions"])
 
         best = {}
@@ -128,8 +128,16 @@ def _find_by_captions(index: TaskIndex, rows: Dataset) -> dict[int, dict]:
             if place not in best or found.closeness > best[place].closeness:
                 best[place] = found
         for place, found in best.items():
-            lines[place] = _line_of(found) | {"language": found.language, "text": texts[found.number]}
+            lines[place] = line_of(found) | {"language": found.language, "text": texts[found.number]}
     return lines
+
+
+def _texts_of(captions: dict[str, list[str | None] | None]) -> list[str]:
+    """Return the texts of a row in all its languages; where one is missing, datasets have None."""
+    texts = []
+    for of_language in captions.values():
+        texts += [text for text in of_language or [] if text]
+    return texts
 
 
 def _find_by_pictures(index: TaskIndex, rows: Dataset) -> dict[int, dict]:
@@ -145,13 +153,13 @@ def _find_by_pictures(index: TaskIndex, rows: Dataset) -> dict[int, dict]:
     lines = {}
     for found in index.find_pictures(hashes):
         place = owners[found.number]
-        lines[place] = _line_of(found) | {"path": path_of(encoded[place]["image"])}
+        lines[place] = line_of(found) | {"path": path_of(encoded[place]["image"])}
     return lines
 
 
-def _line_of(found: Found) -> dict:
+def line_of(found: Found) -> dict:
     """Return what a line of the report says of a row's test."""
     return {"task": found.task, "item": found.item, "why": found.why}
 
 
-__all__ = ["exclude_tests", "number_rows"]
+__all__ = ["exclude_tests", "line_of", "number_rows", "open_index"]

@@ -13,6 +13,7 @@ from benchmarks.tasks.loading import all_task_names, load_task
 from benchmarks.tasks.reading import read_rows
 from benchmarks.tasks.task import Task
 from common.errors import InputError
+from model_cards.stages import is_hub_id
 
 from .captions import CaptionIndex
 
@@ -115,7 +116,7 @@ def load_task_index(names: Sequence[str], *, pictures: bool) -> TaskIndex:
     if not pictures:
         tasks = [task for task in tasks if task.kind == "retrieval"]
     if not tasks:
-        what = "no task's data is on this machine" if takes_all else "they have no captions, only pictures"
+        what = "no such data is on this machine" if takes_all else "they have no captions, only pictures"
         raise InputError(f"exclude_tasks is {' '.join(names)}, and {what}: name others, or leave it out")
 
     reading = _Reading(pictures)
@@ -139,6 +140,8 @@ def _tasks_at_hand() -> list[Task]:
 
 
 def _is_cached(dataset: str) -> bool:
+    if not is_hub_id(dataset):
+        return False
     folder = repo_folder_name(repo_id=dataset, repo_type="dataset")
     return any(Path(constants.HF_HUB_CACHE, folder, "snapshots").glob("*/*"))
 
