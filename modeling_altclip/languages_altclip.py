@@ -24,6 +24,17 @@ _SHORTER = dict(
     guj:gu kan:kn mal:ml pan:pa mya:my bur:my khm:km lao:lo kat:ka geo:ka hye:hy arm:hy kaz:kk
     uzb:uz mon:mn nep:ne sin:si amh:am afr:af sqi:sq alb:sq eus:eu baq:eu cat:ca glg:gl hrv:hr
     srp:sr slk:sk slo:sk slv:sl est:et lav:lv lit:lt isl:is ice:is gle:ga cym:cy wel:cy
+    aar:aa abk:ab aka:ak arg:an asm:as ava:av ave:ae aym:ay aze:az bak:ba bam:bm bel:be bis:bi
+    bod:bo bos:bs bre:br cha:ch che:ce chu:cu chv:cv cor:kw cos:co cre:cr div:dv dzo:dz epo:eo
+    ewe:ee fao:fo fij:fj fry:fy ful:ff gla:gd glv:gv grn:gn hat:ht hau:ha her:hz hmo:ho ibo:ig
+    ido:io iii:ii iku:iu ile:ie ina:ia ipk:ik jav:jv kal:kl kas:ks kau:kr kik:ki kin:rw kir:ky
+    kom:kv kon:kg kua:kj kur:ku lat:la lim:li lin:ln ltz:lb lub:lu lug:lg mac:mk mah:mh mao:mi
+    mkd:mk mlg:mg mlt:mt mri:mi nau:na nav:nv nbl:nr nde:nd ndo:ng nno:nn nya:ny oci:oc oji:oj
+    ori:or orm:om oss:os pli:pi pus:ps que:qu roh:rm run:rn sag:sg san:sa scc:sr scr:hr sme:se
+    smo:sm sna:sn snd:sd som:so sot:st srd:sc ssw:ss sun:su tah:ty tat:tt tgk:tg tgl:tl tib:bo
+    tir:ti ton:to tsn:tn tso:ts tuk:tk twi:tw uig:ug ven:ve vol:vo wln:wa wol:wo xho:xh yid:yi
+    yor:yo zha:za zul:zu als:sq azj:az ekk:et gaz:om khk:mn kmr:ku lvs:lv npi:ne ory:or pbu:ps
+    plt:mg uzn:uz ydd:yi
     """.split()
 )
 # Countries, and the language that is mostly meant; no language has these codes.

@@ -21,6 +21,7 @@ NEED = {
     "diffusers": ("diffusion", ["training.diffusion"]),
     "lingua": ("cleaning", ["training.cleaning.identification"]),
     "imagehash": ("exclusion", ["training.exclusion.pictures"]),
+    "polib": ("formats", ["training.data.formats.gettext"]),
 }
 EXPERIMENTS = ["training.ablation", "training.parallel.comparison"]
 

@@ -8,7 +8,7 @@ from common.recipe import launch
 from modeling_altclip.texts_altclip import forget_calls
 from training.arguments import say
 from training.data.images import EpochCallback
-from training.data.parallel_text import load_parallel_text
+from training.data.parallel_text import read_parallel_text
 from training.lifecycle import begin, cut_length, finish, train
 from training.parallel.pretraining import (
     MaskingCollator,
@@ -29,8 +29,9 @@ def main(arguments: TextPretrainingArguments) -> None:
             "attention_probs_dropout_prob": arguments.dropout,
         }
     model, tokenizer = load_for_masking(arguments.text_encoder_name_or_path, **config)
-    rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split)
-    say(arguments, f"Skipped {n_without_english} rows without English.")
+    text = read_parallel_text(arguments.dataset, arguments.split)
+    rows = text.rows
+    say(arguments, text.describe_skipped())
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
 
     translations = TranslationPairs(

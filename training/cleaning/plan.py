@@ -1,6 +1,7 @@
 """Divide the rows of all sources into parts, which processes take one by one."""
 
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from common.files.contents import content_digest
 from common.files.json_files import read_json
 from common.files.whole_files import write_text
 
-from ..data.parallel_text import check_english, choose_kinds, read_sources, read_utf8
+from ..data.parallel_text import check_english, choose_kinds, read_ready, read_sources
 from .arguments import CleaningArguments
 
 # Settings that the output does not depend on
@@ -101,7 +102,10 @@ def read_plan(arguments: CleaningArguments, folder: Path) -> Plan:
     sources = []
     languages = {}  # as keys, in the order in which the sources have them
     for source in listed:
-        rows = read_utf8(source["data"], source.get("name"), source.get("split", arguments.split))
+        rows, not_ready = read_ready(source, arguments.split)
+        if not_ready:
+            counts = ", ".join(f"{count} {reason}" for reason, count in not_ready.items())
+            warnings.warn(f"{source['data']} has entries that are not ready: {counts}", stacklevel=2)
         languages |= dict.fromkeys(rows.features["captions"])
         label = source["data"]
         if "name" in source:

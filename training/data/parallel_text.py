@@ -10,14 +10,18 @@ sources:
 
 Rows of weight 2 are drawn twice as often as those of weight 1, the default.
 
+Files of translations, such as `.po`, `.tmx`, `.xliff` and `.tei`, are listed in `formats/reading.py`.
+
 A table has its texts in `captions` or `translation`, as `{language: text}`, or in columns that are named by
 language codes.
 """
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -38,6 +42,8 @@ from modeling_altclip.languages_altclip import CODE, is_english
 
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
 from .examples import caption_columns, has_text, split_lists
+from .formats.entries import WITHOUT_ENGLISH
+from .formats.reading import count_skipped, find_translations, read_translations
 from .text_tables import TABLES, from_lines, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
@@ -51,6 +57,25 @@ _NUMBER = re.compile(r"[\s.,:/+-]*\d[\d\s.,:/+-]*|true|false", re.IGNORECASE)
 _NO_LANGUAGES = {*"url uri key src tgt ref doc idx row num len set tag pos cat cls lbl img sha uid".split()}
 
 
+class ParallelText(NamedTuple):
+    """Parallel text, and what was skipped.
+
+    - `rows`: rows of `captions` with English, and of `weight` where a source has one.
+    - `skipped`: the number of rows skipped for each reason, `without English` among them.
+    """
+
+    rows: Dataset
+    skipped: Counter[str]
+
+    def describe_skipped(self) -> str:
+        """Count the skipped rows by reason in a sentence: `Skipped 3 rows without English, 2 fuzzy.`"""
+        parts = [f"{self.skipped[WITHOUT_ENGLISH]} rows {WITHOUT_ENGLISH}"]
+        for reason, count in self.skipped.items():
+            if reason != WITHOUT_ENGLISH:
+                parts.append(f"{count} {reason}")
+        return f"Skipped {', '.join(parts)}."
+
+
 def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> tuple[Dataset, int]:
     """Read one source, or all that a `.yaml` file lists.
 
@@ -60,7 +85,7 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
 
     Returns:
         Rows of `captions` with English, and of `weight` where a source has one, and the number of rows
-        skipped because they have no English.
+        skipped because they have no English or, in files of translations, no translation that is ready.
 
     Raises:
         InputError: a source is missing, of unknown form, or has no English; no row has an English text; or
@@ -76,12 +101,24 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     (250, 0)
     ```
     """
+    text = read_parallel_text(dataset, split, kinds)
+    return text.rows, text.skipped.total()
+
+
+def read_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> ParallelText:
+    """Read parallel text as `load_parallel_text`, and count what is skipped by reason.
+
+    Raises:
+        InputError: as `load_parallel_text`.
+    """
     sources = read_sources(dataset)
     chosen = choose_kinds(sources, kinds, dataset)
     parts = []
     languages = {}  # as keys, in the order in which the sources have them
+    skipped = Counter()
     for source in chosen:
-        part = read_utf8(source["data"], source.get("name"), source.get("split", split))
+        part, not_ready = read_ready(source, split)
+        skipped += not_ready
         parts.append(part)
         languages |= dict.fromkeys(part.features["captions"])
     languages = list(languages)
@@ -98,12 +135,13 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         rows = rows.add_column("weight", np.repeat(weights, n_rows))
 
     has_english = has_text(split_lists(caption_columns(rows)["en"])[0])
-    n_skipped = int((~has_english).sum())
-    if n_skipped == len(rows):
+    n_without_english = int((~has_english).sum())
+    if n_without_english == len(rows):
         raise InputError(f"dataset {dataset!r} has no English text in any row: give other rows")
-    if n_skipped:
+    if n_without_english:
         rows = rows.select(has_english.nonzero()[0])
-    return rows, n_skipped
+    skipped[WITHOUT_ENGLISH] += n_without_english
+    return ParallelText(rows, skipped)
 
 
 def choose_kinds(sources: list[dict], kinds: list[str] | None, dataset: str) -> list[dict]:
@@ -182,7 +220,20 @@ def _is_here(folder: Path, data: str) -> bool:
     return any(folder.glob(pattern))
 
 
-def read_utf8(data: str, name: str | None, split: str) -> Dataset:
+def read_ready(source: dict, split: str) -> tuple[Dataset, Counter]:
+    """Read the rows of a source that `read_sources` lists, and count those that are not ready by reason.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    rows = _read_utf8(source["data"], source.get("name"), source.get("split", split))
+    if "skipped" not in rows.column_names:
+        return rows, Counter()
+    is_ready = pc.equal(rows.with_format("arrow")["skipped"][:], "")
+    return rows.select(np.flatnonzero(is_ready)).select_columns(["captions"]), count_skipped(rows)
+
+
+def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
     """Read a source, and turn the errors of damaged files into `InputError`.
 
     Raises:
@@ -211,13 +262,15 @@ def read_utf8(data: str, name: str | None, split: str) -> Dataset:
 
 
 def read_source(data: str, name: str | None, split: str) -> Dataset:
-    """Read one source as rows of `captions` alone.
+    """Read one source as rows of `captions` alone; of files of translations, as `read_translations`.
 
     Raises:
         InputError: it is missing, empty or of unknown form.
     """
     if paths := moses_paths(data):
         return _read_moses(paths)
+    if translations := find_translations(data):
+        return read_translations(translations, data)
     suffix = suffix_of(data)
     if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
@@ -423,4 +476,4 @@ def _with_languages(rows: Dataset, languages: list[str]) -> Dataset:
     return rows.map(widen, batched=True, features=features_of(languages), desc="Joining sources")
 
 
-__all__ = ["load_parallel_text"]
+__all__ = ["load_parallel_text", "read_parallel_text"]

@@ -19,6 +19,7 @@ from modeling_altclip.languages_altclip import canonical
 
 from ..arguments import StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
+from .formats.reading import find_translations, first_translations
 from .parallel_text import BUILDERS, moses_paths, only_captions, read_sources
 from .text_tables import TABLES, rows_of_table, tables_in
 
@@ -97,6 +98,11 @@ def read_head(data: str, name: str | None, split: str) -> Dataset:
     if paths := moses_paths(data):
         texts = zip(*map(_first_lines, paths.values()))
         return Dataset.from_dict({"captions": [dict(zip(paths, row)) for row in texts]})
+    if translations := find_translations(data):
+        texts = first_translations(translations, N_ROWS)
+        if not texts:
+            raise InputError(f"dataset {data!r} has no translated entry: give another")
+        return Dataset.from_dict({"captions": texts})
     suffix = suffix_of(data)
     if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))

@@ -9,7 +9,7 @@ from common.models.loading import load_model
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples, Collator
-from training.data.parallel_text import load_parallel_text
+from training.data.parallel_text import read_parallel_text
 from training.data.tower_cache import teacher_embeddings
 from training.dry_run import check_room_before_loading, print_plan
 from training.exclusion.rows import exclude_tests
@@ -29,9 +29,9 @@ def main(arguments: TeacherLearningArguments) -> None:
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
-    rows, n_without_english = load_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
-    say(arguments, f"Skipped {n_without_english} rows without English, which the teacher cannot read.")
-    rows = exclude_tests(arguments, rows)
+    text = read_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
+    say(arguments, text.describe_skipped())
+    rows = exclude_tests(arguments, text.rows)
     available = list(rows.features["captions"])
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
