@@ -19,6 +19,7 @@ from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
 from .parallel.caption_rows import CaptionRows, RowCollator
 from .parallel.trainer import ParallelArguments, ParallelTrainer
+from .sources.loading import load_source
 from .trainers import ContrastiveTrainer, TeacherLearningTrainer
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "gather_rows",
     "image_embeddings",
     "load_parallel_text",
+    "load_source",
     "sigmoid_loss",
     "teacher_embeddings",
 ]

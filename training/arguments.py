@@ -35,7 +35,8 @@ class StageArguments(TrainingArguments):
     # Data
     dataset: str = field(
         metadata={
-            "help": "Folder or Hub id of the training data. Its column `captions` holds {language: text}."
+            "help": "Folder or Hub id of the training data, whose column `captions` holds {language: text}; "
+            "or a public corpus by its name, such as cc3m."
         }
     )
     split: str = field(default="train", metadata={"help": "Split of `dataset` to train on."})
@@ -501,9 +502,9 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
     # Data
     dataset: str = field(
         metadata={
-            "help": "Parallel text: a .tsv, .csv, .jsonl or .parquet file with one column per language, "
-            "a pair of Moses files, a folder or Hub id with a column of {language: text}, or a YAML file "
-            "that lists several of these."
+            "help": "Parallel text: a public corpus by its name, such as opus-100; a .tsv, .csv, .jsonl or "
+            ".parquet file with one column per language, a pair of Moses files, a folder or Hub id with a "
+            "column of {language: text}, or a YAML file that lists several of these."
         }
     )
     replay_languages: list[str] | None = field(
@@ -572,6 +573,13 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
             raise InputError(
                 f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones"
             )
+
+    @property
+    def languages_to_read(self) -> list[str] | None:
+        """Return the languages to train on and to replay, of which corpora are read; None for all."""
+        if self.languages is None:
+            return None
+        return [*self.languages, *(self.replay_languages or [])]
 
     def check_given_models(self) -> None:
         """Check which models are given; a finished model is its own teacher unless another is given.

@@ -95,7 +95,9 @@ def hold_texts(
         for column in examples.texts:
             texts.update(text for text in column.to_pylist() if text)
     else:
-        rows, _ = load_parallel_text(arguments.hold_dataset, arguments.hold_split)
+        rows, _ = load_parallel_text(
+            arguments.hold_dataset, arguments.hold_split, languages=arguments.languages
+        )
         texts = set(all_texts(rows, list(rows.features["captions"])))
     # Sorted, so that every process and every resumed run numbers the texts alike.
     texts = sorted(text for text in texts if not is_blank(text))

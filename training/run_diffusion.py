@@ -16,8 +16,9 @@ from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import write_checksums
 from modeling_altclip.finite_altclip import check_finite
 from training.arguments import DiffusionArguments
-from training.data.captions import decoded, load_captioned
+from training.data.captions import decoded
 from training.data.examples import CaptionExamples
+from training.data.loading import load_image_rows
 from training.lifecycle import begin, cut_length, finish, train
 from training.output_folder import saving
 
@@ -33,7 +34,7 @@ def main(arguments: DiffusionArguments) -> None:
     tokenizer = load_tokenizer("model_name_or_path", arguments.model_name_or_path)
     tokenizer.model_max_length = cut_length(arguments, text_encoder)  # is saved with the pipeline
     pipeline = load_pipeline(arguments.diffusion_name_or_path, text_encoder, tokenizer)
-    rows = load_captioned(
+    rows = load_image_rows(
         arguments.dataset,
         arguments.split,
         arguments.languages,

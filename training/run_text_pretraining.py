@@ -29,7 +29,7 @@ def main(arguments: TextPretrainingArguments) -> None:
             "attention_probs_dropout_prob": arguments.dropout,
         }
     model, tokenizer = load_for_masking(arguments.text_encoder_name_or_path, **config)
-    text = read_parallel_text(arguments.dataset, arguments.split)
+    text = read_parallel_text(arguments.dataset, arguments.split, languages=arguments.languages)
     rows = text.rows
     say(arguments, text.describe_skipped())
     languages = check_languages(arguments.languages, list(rows.features["captions"]))

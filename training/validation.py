@@ -18,8 +18,9 @@ from common.files.rows import load_rows
 from common.languages import find_language
 
 from .arguments import PairArguments, StageArguments
-from .data.captions import decoded, load_captioned
+from .data.captions import decoded
 from .data.examples import caption_columns, has_text
+from .data.loading import load_image_rows
 from .data.tower_cache import on_device
 from .freezing import IMAGE_PARTS, learns
 
@@ -146,15 +147,15 @@ def load_evaluated(
     *,
     allow_outside: bool = False,
 ) -> Dataset:
-    """Load captioned images to evaluate on, as `load_captioned`, but of decoded images that all exist.
+    """Load captioned images to evaluate on, as `load_image_rows`, but of decoded images that all exist.
 
     Args:
         allow_outside: as for `load_rows`.
 
     Raises:
-        InputError: as `load_captioned`; or an image is missing, or lies outside of the dataset.
+        InputError: as `load_image_rows`; or an image is missing, or lies outside of the dataset.
     """
-    rows = load_captioned(dataset, split, languages, text_column, allow_outside=allow_outside)
+    rows = load_image_rows(dataset, split, languages, text_column, allow_outside=allow_outside)
     refuse_missing(rows, dataset)
     return decoded(rows)
 

@@ -42,6 +42,12 @@ class CleaningArguments:
         default=3.0,
         metadata={"help": "Remove translations this many times longer or shorter; 0 removes none."},
     )
+    languages: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "languages in which named corpora are read, beside English; other data is read whole"
+        },
+    )
     identify_languages: bool = field(
         default=False,
         metadata={"help": "Remove texts that are not in their language, by lingua (extra cleaning)."},

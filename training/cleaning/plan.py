@@ -102,7 +102,7 @@ def read_plan(arguments: CleaningArguments, folder: Path) -> Plan:
     sources = []
     languages = {}  # as keys, in the order in which the sources have them
     for source in listed:
-        rows, not_ready = read_ready(source, arguments.split)
+        rows, not_ready = read_ready(source, arguments.split, arguments.languages)
         if not_ready:
             counts = ", ".join(f"{count} {reason}" for reason, count in not_ready.items())
             warnings.warn(f"{source['data']} has entries that are not ready: {counts}", stacklevel=2)

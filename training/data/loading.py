@@ -12,7 +12,10 @@ from ..arguments import PairArguments, say
 from ..exclusion.rows import exclude_tests, number_rows, open_index
 from ..exclusion.stream import StreamExclusion
 from ..output_folder import record_exclusion
-from .captions import find_form, load_captioned, named_languages
+from ..sources.loading import find_source
+from ..sources.reading import languages_of_images, read_images, stream_with_captions
+from ..sources.source import Source
+from .captions import by_keys, find_form, load_captioned, named_languages
 from .examples import CaptionExamples
 from .images import ImageViews, check_policy, find_without_row, keep_readable, name_without_row
 from .streaming import ExampleStream, find_excluded, find_reports, open_files
@@ -25,7 +28,7 @@ def load_images(arguments: PairArguments, languages: list[str] | None) -> Datase
     """
     # The other processes then read what the first has written to datasets' cache.
     with arguments.main_process_first(desc="reading captions"):
-        rows = load_captioned(
+        rows = load_image_rows(
             arguments.dataset,
             arguments.split,
             languages,
@@ -42,6 +45,41 @@ def load_images(arguments: PairArguments, languages: list[str] | None) -> Datase
     if n_skipped:
         say(arguments, f"Skipped {n_skipped} images, listed in {arguments.output_dir}/bad_rows.jsonl.")
     return exclude_tests(arguments, rows)
+
+
+def load_image_rows(
+    dataset: str,
+    split: str,
+    languages: list[str] | None = None,
+    text_column: str | None = None,
+    *,
+    allow_outside: bool = False,
+) -> Dataset:
+    """Load rows of undecoded `image` and `captions` from a public corpus by its name, or from any dataset.
+
+    Args:
+        languages, text_column, allow_outside: as for `load_captioned`.
+
+    Raises:
+        InputError: as `read_images` or `load_captioned`; or a column is named, which a corpus names itself.
+    """
+    source = find_source(dataset)
+    if source is None:
+        return load_captioned(dataset, split, languages, text_column, allow_outside=allow_outside)
+    refuse_text_column(source, text_column)
+    return read_images(source, languages, split, allow_outside=allow_outside)
+
+
+def refuse_text_column(source: Source, text_column: str | None) -> None:
+    """Refuse a column of captions for a source, whose file names it.
+
+    Raises:
+        InputError: one is given.
+    """
+    if text_column is not None:
+        raise InputError(
+            f"text_column is {text_column!r}: source {source.name!r} names its columns itself, leave it out"
+        )
 
 
 def load_examples(
@@ -72,6 +110,11 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
             columns.
     """
     check_policy(arguments.bad_rows)
+    source = find_source(arguments.dataset)
+    wanted = None
+    if source is not None:
+        refuse_text_column(source, arguments.text_column)
+        wanted = languages_of_images(source, languages)
     rows = open_files(
         arguments.dataset,
         arguments.split,
@@ -80,7 +123,11 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
         arguments.dataloader_num_workers,
         allow_outside=arguments.allow_outside_images,
     )
-    form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
+    if source is None:
+        form = find_form(rows.features, arguments.dataset, arguments.text_column, languages)
+    else:
+        rows = stream_with_captions(source, rows, wanted)
+        form = by_keys("captions", wanted, arguments.dataset)
     if not (languages or form.available):
         raise InputError(
             f"column {form.column!r} of {arguments.dataset!r} states its languages row by row: "
@@ -122,4 +169,4 @@ def _clear_reports(arguments: PairArguments) -> None:
                 report.unlink(missing_ok=True)  # another machine may be quicker
 
 
-__all__ = ["load_examples", "load_images", "stream_images"]
+__all__ = ["load_examples", "load_image_rows", "load_images", "refuse_text_column", "stream_images"]

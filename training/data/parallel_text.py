@@ -1,14 +1,17 @@
 """Read parallel text of many forms as rows of `captions`, `{language: text}`, with English for the teacher.
 
-A source is a folder or Hub id; a `.parquet`, `.jsonl`, `.tsv` or `.csv` file; or a Moses pair, one file per
-language, as `corpus.{en,fr}`. Text files may be compressed as `.gz` or `.bz2`. A `.yaml` file lists several
-sources:
+A source is a public corpus by its name, see `training/sources`; a folder or Hub id; a `.parquet`, `.jsonl`,
+`.tsv` or `.csv` file; or a Moses pair, one file per language, as `corpus.{en,fr}`. Text files may be
+compressed as `.gz` or `.bz2`. A `.yaml` file lists several sources:
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
     - {data: Helsinki-NLP/opus-100, name: en-fr, split: train, kind: human, weight: 2}
+    - {data: ccmatrix, rows: 1000000}
 
-Rows of weight 2 are drawn twice as often as those of weight 1, the default.
+Rows of weight 2 are drawn twice as often as those of weight 1, the default. `rows` is a budget: of a larger
+source so many rows are taken, at equal distances. A corpus that is named needs no `kind`, which its own file
+states.
 
 Files of translations, such as `.po`, `.tmx`, `.xliff` and `.tei`, are listed in `formats/reading.py`.
 
@@ -37,9 +40,12 @@ from common.files.rows import load_rows
 from common.files.table_cells import may_hold_texts
 from common.files.text_files import lines_of
 from common.files.yaml_files import read_yaml
+from common.languages import check_language
 from common.paths import check_folder
 from modeling_altclip.languages_altclip import CODE, is_english
 
+from ..sources.loading import find_source
+from ..sources.reading import read_texts
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
 from .examples import caption_columns, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
@@ -47,7 +53,7 @@ from .formats.reading import count_skipped, find_translations, read_translations
 from .text_tables import TABLES, from_lines, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
-_SOURCE_KEYS = {"data", "name", "split", "kind", "weight"}
+_SOURCE_KEYS = {"data", "name", "split", "kind", "weight", "rows"}
 _OF_ROWS = {"id", "no"}  # Indonesian and Norwegian; or the number or name of a row
 # Values of such a column: "17", "img_7", "ted/2012", but no sentence.
 _ROW_NAME = re.compile(r".*\d.*|\S+[_/.]\S+", re.DOTALL)
@@ -76,12 +82,16 @@ class ParallelText(NamedTuple):
         return f"Skipped {', '.join(parts)}."
 
 
-def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> tuple[Dataset, int]:
+def load_parallel_text(
+    dataset: str, split: str, kinds: list[str] | None = None, languages: list[str] | None = None
+) -> tuple[Dataset, int]:
     """Read one source, or all that a `.yaml` file lists.
 
     Args:
         split: The split of folders and Hub datasets that state none of their own.
         kinds: Read only sources of these kinds, such as `human`, which the paper's ablation compares.
+        languages: Read named corpora in these languages and in English. By default all are read, which most
+            corpora refuse. Other sources are read in all of their languages.
 
     Returns:
         Rows of `captions` with English, and of `weight` where a source has one, and the number of rows
@@ -101,11 +111,13 @@ def load_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     (250, 0)
     ```
     """
-    text = read_parallel_text(dataset, split, kinds)
+    text = read_parallel_text(dataset, split, kinds, languages)
     return text.rows, text.skipped.total()
 
 
-def read_parallel_text(dataset: str, split: str, kinds: list[str] | None = None) -> ParallelText:
+def read_parallel_text(
+    dataset: str, split: str, kinds: list[str] | None = None, languages: list[str] | None = None
+) -> ParallelText:
     """Read parallel text as `load_parallel_text`, and count what is skipped by reason.
 
     Raises:
@@ -113,21 +125,22 @@ def read_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
     """
     sources = read_sources(dataset)
     chosen = choose_kinds(sources, kinds, dataset)
+    check_requested(chosen, languages, dataset)
     parts = []
-    languages = {}  # as keys, in the order in which the sources have them
+    available = {}  # as keys, in the order in which the sources have them
     skipped = Counter()
     for source in chosen:
-        part, not_ready = read_ready(source, split)
+        part, not_ready = read_ready(source, split, languages)
         skipped += not_ready
         parts.append(part)
-        languages |= dict.fromkeys(part.features["captions"])
-    languages = list(languages)
-    check_english(languages, dataset)
+        available |= dict.fromkeys(part.features["captions"])
+    available = list(available)
+    check_english(available, dataset)
 
     if len(parts) == 1:
         rows = parts[0]
     else:
-        rows = concatenate_datasets([_with_languages(part, languages) for part in parts])
+        rows = concatenate_datasets([_with_languages(part, available) for part in parts])
     if any("weight" in source for source in chosen):
         weights = [float(source.get("weight", 1)) for source in chosen]
         n_rows = [len(part) for part in parts]
@@ -142,6 +155,49 @@ def read_parallel_text(dataset: str, split: str, kinds: list[str] | None = None)
         rows = rows.select(has_english.nonzero()[0])
     skipped[WITHOUT_ENGLISH] += n_without_english
     return ParallelText(rows, skipped)
+
+
+def check_requested(sources: list[dict], languages: list[str] | None, dataset: str) -> None:
+    """Check, before anything is downloaded, that each requested language is in one of the corpora.
+
+    Raises:
+        InputError: one is not, and all sources are corpora, whose languages are known.
+    """
+    named = [find_source(source["data"]) for source in sources]
+    if not languages or None in named:
+        return
+    available = {}  # as keys, in the order of the sources
+    for source in named:
+        available |= dict.fromkeys(source.languages)
+    for language in languages:
+        check_language(language, available, f"no corpus of {dataset!r} has language")
+
+
+def _read_part(source: dict, split: str, languages: list[str] | None) -> Dataset:
+    """Read one of the sources that a list has.
+
+    Raises:
+        InputError: as `read_texts` or `read_source`; or a corpus has a `name`.
+    """
+    named = find_source(source["data"])
+    if named is None:
+        return _read_utf8(source["data"], source.get("name"), source.get("split", split))
+    if "name" in source:
+        raise InputError(
+            f"name is {source['name']!r}: source {named.name!r} finds its configurations by the languages, "
+            "leave it out"
+        )
+    return read_texts(named, languages, source.get("split", split))
+
+
+def _take_evenly(rows: Dataset, budget: int | None) -> Dataset:
+    """Return `budget` rows at equal distances; all if there are no more, or if there is no budget.
+
+    A budget of 4 of 10 rows takes the rows 0, 2, 5 and 7.
+    """
+    if budget is None or budget >= len(rows):
+        return rows
+    return rows.select(np.arange(budget) * len(rows) // budget)
 
 
 def choose_kinds(sources: list[dict], kinds: list[str] | None, dataset: str) -> list[dict]:
@@ -183,16 +239,18 @@ def check_english(languages: list[str], dataset: str) -> None:
 def read_sources(dataset: str) -> list[dict]:
     """Return the sources that a `.yaml` file lists, with paths relative to it; or the only source.
 
-    A source is `{"data": "ted.tsv", "kind": "human", "weight": 2}`, of which only `data` is required.
+    A source is `{"data": "ted.tsv", "kind": "human", "weight": 2, "rows": 1000}`, of which only `data` is
+    required. Named corpora get the kind of their own file.
 
     Raises:
-        InputError: the file is no list of sources, or a weight is not positive.
+        InputError: the file is no list of sources, or a weight or a number of rows is not positive.
     """
-    if not dataset.endswith((".yaml", ".yml")):
+    if not dataset.endswith((".yaml", ".yml")) or find_source(dataset) is not None:
         return [{"data": dataset}]
     sources = read_yaml(Path(dataset), "dataset")
     for source in sources if isinstance(sources, list) else [None]:
-        if not isinstance(source, dict) or "data" not in source or set(source) - _SOURCE_KEYS:
+        is_mapping = isinstance(source, dict) and isinstance(source.get("data"), str)
+        if not is_mapping or set(source) - _SOURCE_KEYS:
             raise InputError(
                 f"{dataset!r} must list sources with the keys {' '.join(sorted(_SOURCE_KEYS))}, data at "
                 f"least; it has {source!r}"
@@ -202,14 +260,25 @@ def read_sources(dataset: str) -> list[dict]:
             raise InputError(
                 f"weight of {source['data']!r} in {dataset!r} is {weight!r}: give a positive number"
             )
+        budget = source.get("rows", 1)
+        if type(budget) is not int or budget < 1:
+            raise InputError(
+                f"rows of {source['data']!r} in {dataset!r} is {budget!r}: give a whole number from 1"
+            )
 
     beside = Path(dataset).parent
     located = []
     for source in sources:
         if _is_here(beside, source["data"]):
             source = source | {"data": str(beside / source["data"])}
-        located.append(source)
+        located.append(_with_own_kind(source))
     return located
+
+
+def _with_own_kind(source: dict) -> dict:
+    """Return a source of a list, with the kind that a named corpus states where the list states none."""
+    named = find_source(source["data"])
+    return source if named is None else {"kind": named.kind, **source}
 
 
 def _is_here(folder: Path, data: str) -> bool:
@@ -220,17 +289,22 @@ def _is_here(folder: Path, data: str) -> bool:
     return any(folder.glob(pattern))
 
 
-def read_ready(source: dict, split: str) -> tuple[Dataset, Counter]:
+def read_ready(source: dict, split: str, languages: list[str] | None = None) -> tuple[Dataset, Counter[str]]:
     """Read the rows of a source that `read_sources` lists, and count those that are not ready by reason.
 
+    Args:
+        languages: of a named corpus, as for `load_parallel_text`.
+
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or a named corpus has a `name`.
     """
-    rows = _read_utf8(source["data"], source.get("name"), source.get("split", split))
-    if "skipped" not in rows.column_names:
-        return rows, Counter()
-    is_ready = pc.equal(rows.with_format("arrow")["skipped"][:], "")
-    return rows.select(np.flatnonzero(is_ready)).select_columns(["captions"]), count_skipped(rows)
+    rows = _read_part(source, split, languages)
+    skipped = Counter()
+    if "skipped" in rows.column_names:
+        skipped = count_skipped(rows)
+        is_ready = pc.equal(rows.with_format("arrow")["skipped"][:], "")
+        rows = rows.select(np.flatnonzero(is_ready)).select_columns(["captions"])
+    return _take_evenly(rows, source.get("rows")), skipped
 
 
 def _read_utf8(data: str, name: str | None, split: str) -> Dataset:

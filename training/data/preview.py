@@ -18,8 +18,11 @@ from common.paths import check_folder
 from modeling_altclip.languages_altclip import canonical
 
 from ..arguments import StageArguments, TeacherArguments, TeacherLearningArguments
+from ..sources.loading import find_source
+from ..sources.reading import read_images, read_texts
 from .captions import find_form, read_captions, with_image
 from .formats.reading import find_translations, first_translations
+from .loading import refuse_text_column
 from .parallel_text import BUILDERS, moses_paths, only_captions, read_sources
 from .text_tables import TABLES, rows_of_table, tables_in
 
@@ -39,6 +42,14 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
         return _of_parallel_text(arguments)
     # Stage 0 trains the teacher, which reads English alone.
     requested = ["en"] if isinstance(arguments, TeacherArguments) else arguments.languages
+    named = find_source(arguments.dataset)
+    if named is not None:
+        refuse_text_column(named, arguments.text_column)
+        head = read_images(named, requested, arguments.split, N_ROWS)
+        languages = check_languages(requested, list(head.features["captions"]))
+        described = f"columns {', '.join(head.features)}; captions in {' '.join(languages)}"
+        return _texts_of(head["captions"][:], languages), described
+
     check_folder("dataset", arguments.dataset)
     source = source_of(arguments.dataset) | {"allow_outside": arguments.allow_outside_images}
     rows = with_image(_stream(arguments.dataset, arguments.split, source), arguments.dataset)
@@ -58,8 +69,13 @@ def _of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], s
     for source in read_sources(arguments.dataset):
         if arguments.kinds and source.get("kind") not in arguments.kinds:
             continue
-        rows = read_head(source["data"], source.get("name"), source.get("split", arguments.split))
-        captions += only_captions(rows, source["data"])["captions"][:]
+        split = source.get("split", arguments.split)
+        named = find_source(source["data"])
+        if named is not None:
+            captions += read_texts(named, arguments.languages_to_read, split, N_ROWS)["captions"][:]
+        else:
+            rows = read_head(source["data"], source.get("name"), split)
+            captions += only_captions(rows, source["data"])["captions"][:]
 
     available = sorted(_languages_of(captions))
     if "en" not in available:

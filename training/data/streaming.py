@@ -29,6 +29,8 @@ from common.images import path_of
 from common.paths import check_folder
 
 from ..exclusion.stream import StreamExclusion
+from ..sources.loading import find_source
+from ..sources.reading import source_options, with_image_column
 from .captions import Form, read_captions, with_image
 from .images import read_picture
 
@@ -58,9 +60,16 @@ def open_files(  # noqa: PLR0913  (the first two say what, the others which shar
     Raises:
         InputError: as `find_builder`; no such dataset or split, no image column, or fewer files than readers.
     """
-    check_folder("dataset", dataset)
+    named = find_source(dataset)
+    if named is None:
+        check_folder("dataset", dataset)
+        options = source_of(dataset)
+    else:
+        options = source_options(named, split, named.config, allow_outside=allow_outside)
+        dataset = named.dataset
+        split = named.splits[split]
     with readable_rows(dataset, split):
-        builder = find_builder(dataset, allow_outside=allow_outside, **source_of(dataset))
+        builder = find_builder(dataset, allow_outside=allow_outside, **options)
         builder = of_tars(builder) or builder
         if Path(dataset).is_dir():
             refuse_left_out(dataset, builder.config.data_files)
@@ -68,7 +77,7 @@ def open_files(  # noqa: PLR0913  (the first two say what, the others which shar
     if not allow_outside:
         rows = keep_inside(rows, source_of_builder(dataset, builder))
 
-    rows = with_image(rows, dataset)
+    rows = with_image(rows, dataset) if named is None else with_image_column(named, rows)
     n_files = rows.num_shards
     readers_per_process = max(1, n_workers)  # without workers the process itself reads
     n_readers = n_processes * readers_per_process

@@ -29,7 +29,9 @@ def main(arguments: TeacherLearningArguments) -> None:
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
     teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
-    text = read_parallel_text(arguments.dataset, arguments.split, arguments.kinds)
+    text = read_parallel_text(
+        arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
+    )
     say(arguments, text.describe_skipped())
     rows = exclude_tests(arguments, text.rows)
     available = list(rows.features["captions"])
