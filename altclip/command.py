@@ -111,6 +111,13 @@ JOBS = {
         first="folders",
         one_process=True,
     ),
+    "verify-sources": _Job(
+        "training.jobs.verify_sources",
+        "Compare what is unverified about the public corpora with the Hub, or list it.",
+        "opus-100 cc3m",
+        first="sources",
+        one_process=True,
+    ),
 }
 
 _EPILOG = """\

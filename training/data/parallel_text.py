@@ -45,7 +45,7 @@ from common.paths import check_folder
 from modeling_altclip.languages_altclip import CODE, is_english
 
 from ..sources.loading import find_source
-from ..sources.reading import read_texts
+from ..sources.reading import check_parallel_text, read_texts
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
 from .examples import caption_columns, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
@@ -158,17 +158,22 @@ def read_parallel_text(
 
 
 def check_requested(sources: list[dict], languages: list[str] | None, dataset: str) -> None:
-    """Check, before anything is downloaded, that each requested language is in one of the corpora.
+    """Check, before anything is downloaded, that corpora hold texts, and that one has each language.
 
     Raises:
-        InputError: one is not, and all sources are corpora, whose languages are known.
+        InputError: one does not; or none has a requested language, where all sources are corpora.
     """
-    named = [find_source(source["data"]) for source in sources]
-    if not languages or None in named:
-        return
     available = {}  # as keys, in the order of the sources
-    for source in named:
-        available |= dict.fromkeys(source.languages)
+    all_are_named = True
+    for source in sources:
+        named = find_source(source["data"])
+        if named is None:
+            all_are_named = False
+        else:
+            check_parallel_text(named)
+            available |= dict.fromkeys(named.languages)
+    if not languages or not all_are_named:
+        return
     for language in languages:
         check_language(language, available, f"no corpus of {dataset!r} has language")
 

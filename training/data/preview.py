@@ -45,7 +45,8 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
     named = find_source(arguments.dataset)
     if named is not None:
         refuse_text_column(named, arguments.text_column)
-        head = read_images(named, requested, arguments.split, N_ROWS)
+        outside = {"allow_outside": arguments.allow_outside_images}
+        head = read_images(named, requested, arguments.split, N_ROWS, **outside)
         languages = check_languages(requested, list(head.features["captions"]))
         described = f"columns {', '.join(head.features)}; captions in {' '.join(languages)}"
         return _texts_of(head["captions"][:], languages), described

@@ -48,7 +48,7 @@ def read_texts(
 
     Example: see `load_source`.
     """
-    _check_use(source, TEXTS, "parallel text")
+    check_parallel_text(source)
     wanted = _requested_languages(source, languages)
     if list(wanted) == ["en"]:
         raise InputError(
@@ -170,6 +170,15 @@ def _named(source: Source) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"source {source.name!r}: {error}") from error
+
+
+def check_parallel_text(source: Source) -> None:
+    """Check that a source holds parallel text that may be trained on.
+
+    Raises:
+        InputError: it does not.
+    """
+    _check_use(source, TEXTS, "parallel text")
 
 
 def _check_use(source: Source, layouts: tuple[str, ...], what: str) -> None:
@@ -528,6 +537,7 @@ def _add_captions(row: dict, columns: dict[str, str]) -> dict:
 
 
 __all__ = [
+    "check_parallel_text",
     "languages_of_images",
     "read_images",
     "read_texts",
