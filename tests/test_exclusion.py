@@ -291,12 +291,17 @@ def test_planted_captions_are_found_in_five_languages(task, tmp_path, capsys):
     planted = test_captions_of(task)
     assert len(planted) == 200
     draw = random.Random(2)
-    others = [{language: made_up(language, draw) for language in LANGUAGES} for _ in range(N_OTHERS)]
+    others = []
+    for _ in range(N_OTHERS):
+        others.append({language: made_up(language, draw) for language in LANGUAGES})
     hidden = draw.sample(range(N_OTHERS), len(planted))
     for number, (row, (_, language, text)) in enumerate(zip(hidden, planted)):
         others[row] = others[row] | {language: disguise(text, number)}
+    captions = []
+    for row in others:
+        captions.append({language: [text] for language, text in row.items()})
     rows = Dataset.from_dict(
-        {"captions": [{language: [text] for language, text in row.items()} for row in others]},
+        {"captions": captions},
         Features({"captions": {language: List(Value("string")) for language in LANGUAGES}}),
     )
 

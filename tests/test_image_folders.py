@@ -58,6 +58,7 @@ def arguments(folder, tmp_path, bad_rows="set_aside", allow_outside_images=False
     """Return the arguments of a stage that reading pictures looks at."""
     # Of one process without workers, as `Trainer` would start it.
     return SimpleNamespace(
+        exclude_tasks=None,
         dataset=str(folder),
         split="train",
         text_column=None,

@@ -2,11 +2,10 @@
 
 import csv
 import io
+import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-
-import yaml
 
 from common.files.whole_files import write_text
 from common.markdown import markdown_text
@@ -71,7 +70,9 @@ def write_report(plan: Plan, tallies: list[Tally], folder: Path, *, with_picture
             if source.weight is not None:
                 described["weight"] = source.weight
             sources.append(described)
-    write_text(folder / "sources.yaml", yaml.safe_dump(sources, sort_keys=False, allow_unicode=True))
+    # Each source is an object of JSON, which is YAML too.
+    lines = [f"- {json.dumps(source, ensure_ascii=False)}\n" for source in sources]
+    write_text(folder / "sources.yaml", "".join(lines))
 
 
 def _csv_of(plan: Plan, tallies: list[Tally]) -> str:

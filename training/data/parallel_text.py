@@ -125,7 +125,7 @@ def read_parallel_text(
     """
     sources = read_sources(dataset)
     chosen = choose_kinds(sources, kinds, dataset)
-    check_requested(chosen, languages, dataset)
+    _check_requested(chosen, languages, dataset)
     parts = []
     available = {}  # as keys, in the order in which the sources have them
     skipped = Counter()
@@ -157,7 +157,7 @@ def read_parallel_text(
     return ParallelText(rows, skipped)
 
 
-def check_requested(sources: list[dict], languages: list[str] | None, dataset: str) -> None:
+def _check_requested(sources: list[dict], languages: list[str] | None, dataset: str) -> None:
     """Check, before anything is downloaded, that corpora hold texts, and that one has each language.
 
     Raises:
