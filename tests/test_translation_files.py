@@ -355,6 +355,27 @@ def test_a_catalogue_is_read_in_the_encoding_that_it_states(tmp_path, encoding):
     assert word in texts_of(load_parallel_text(str(path), "train")[0])[0]["de-DE"]
 
 
+def test_a_catalogue_that_is_the_path_of_another_opens_nothing(tmp_path):
+    pytest.importorskip("polib")
+    (tmp_path / "other.po").write_text(PO, "utf-8")
+    (tmp_path / "de.po").write_text(str(tmp_path / "other.po"))
+    with pytest.raises(InputError, match="Syntax error"):
+        load_parallel_text(str(tmp_path / "de.po"), "train")
+
+
+def test_a_catalogue_may_translate_from_another_language(tmp_path):
+    pytest.importorskip("polib")
+    languages = '"Language: en_GB\\n"\n"X-Source-Language: fr\\n"'
+    (tmp_path / "a.po").write_text(PO.replace('"Language: de_DE\\n"', languages), "utf-8")
+    assert list(load_parallel_text(str(tmp_path / "a.po"), "train")[0].features["captions"]) == ["en", "fr"]
+
+
+def test_a_text_of_xliff_may_have_a_language_of_its_own(tmp_path):
+    text = XLIFF_1.replace('<target state="translated">', '<target xml:lang="fr">')
+    (tmp_path / "a.xlf").write_text(text, "utf-8")
+    assert texts_of(load_parallel_text(str(tmp_path / "a.xlf"), "train")[0])[0]["fr"] == "Hier drücken"
+
+
 def test_other_line_ends_stay_within_a_text(tmp_path):
     pytest.importorskip("polib")
     (tmp_path / "a.po").write_text(PO.replace("Hund", "Hu\u2028n\x85d"), "utf-8")
@@ -581,7 +602,6 @@ def mo(*words):
 @pytest.mark.parametrize(
     "name,content,message",
     [
-        ("de.po", b"/etc/hostname", "Syntax error"),
         ("de.po", b'msgid "a" "b"\nmsgstr "c"\n', "unescaped double quote"),
         ("de.po", b"msgid a\n\xff", "is not utf-8"),
         ("de.po", b'msgid ""\nmsgstr "charset=x-none"\n', "unknown encoding"),

@@ -4,6 +4,8 @@ The quick part draws the same examples in every run. `make soak` draws others, A
 check (2,000 by default): a failure prints the smallest input that shows it.
 """
 
+import gzip
+import importlib.util
 import json
 import math
 import os
@@ -34,11 +36,13 @@ from common.errors import InputError
 from common.files.json_files import parse_json
 from common.files.yaml_files import read_as_written, read_yaml
 from common.recipe import parse
+from training.data.formats.reading import entries_of, find_translations
 from training.data.text_tables import rows_of_table
 from training.miniature.vocabulary import train_multilingual_tokenizer
 from training.vocabulary import extend_tokenizer, train_pieces
 
 from ..conftest import ROOT
+from ..test_translation_files import FORMATS
 
 OLD = ROOT / "tests/fixtures/v0.1.0"
 QUICK = 40  # examples of each check
@@ -226,6 +230,27 @@ def check_table(given, folder):
         return
 
 
+def check_translations(given, folder):
+    """Read a good file of translations in which a few places have other texts."""
+    name, changes, is_compressed = given
+    content = FORMATS[name][0]
+    for place, text in changes:
+        start = place % len(content)
+        content = content[:start] + text + content[start + len(text) :]
+    path = folder / name
+    path.write_bytes(as_bytes(content))
+    if is_compressed:
+        path.unlink()
+        path = folder / f"{name}.gz"
+        path.write_bytes(gzip.compress(as_bytes(content))[: -1 - changes[0][0] % 20])
+    try:
+        for entry in entries_of(find_translations(str(path))):
+            assert bool(entry.texts) != bool(entry.skipped)
+    except InputError as error:
+        assert "\n" not in str(error)
+    path.unlink()
+
+
 def check_vocabulary(given, folder):
     texts, n_pieces = given
     try:
@@ -305,6 +330,12 @@ PICTURES = st.one_of(
 ONE_OR_SEVERAL_TEXTS = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), VALUES)
 # The smallest vocabulary, of short texts: SentencePiece needs seconds for long ones.
 VOCABULARIES = st.tuples(st.lists(TEXTS, max_size=4), st.integers(-1, 27))
+# Without polib, catalogues of gettext are left out.
+TRANSLATIONS = [name for name in FORMATS if importlib.util.find_spec("polib") or not name.endswith(".po")]
+CHANGES = st.tuples(
+    st.integers(0, 5000),
+    st.one_of(TEXTS, st.sampled_from(["<", "&a;", "<!--", "]]>", "\\", 'msgid "', '"\n'])),
+)
 CHECKS = {
     "recipe": (YAML, check_recipe),
     "flags": (some_of(Arguments), check_flags),
@@ -316,6 +347,10 @@ CHECKS = {
     "table": (
         st.tuples(st.sampled_from([".tsv", ".csv"]), st.one_of(YAML.map(as_bytes), st.binary(max_size=60))),
         check_table,
+    ),
+    "translations": (
+        st.tuples(st.sampled_from(TRANSLATIONS), st.lists(CHANGES, min_size=1, max_size=4), st.booleans()),
+        check_translations,
     ),
     "vocabulary": (VOCABULARIES, check_vocabulary),
     "metrics": (st.tuples(TENSORS, TENSORS, TENSORS), check_metrics),

@@ -22,12 +22,13 @@ from training.arguments import ContrastiveArguments
 from training.data.parallel_text import load_parallel_text
 
 from ..test_result_files import OLD, VALUES, WHOLE
+from ..test_translation_files import HOSTILE
 from ..test_yaml_files import BOMB
 from .place import Place, Row
 
 
 def rows(place: Place) -> list[Row]:
-    return [*_recipes(place), *_json(place), *_results(place), *_archives(place)]
+    return [*_recipes(place), *_json(place), *_results(place), *_archives(place), *_translations(place)]
 
 
 def _recipes(place: Place) -> list[Row]:
@@ -142,3 +143,25 @@ def _archives(place: Place) -> list[Row]:
 def _load_bounded(folder: Path) -> object:
     archives._HARMLESS = 2**24
     return load_rows(str(folder), "train", [])
+
+
+def _translations(place: Place) -> list[Row]:
+    rows = []
+    for name, (text, expected) in HOSTILE.items():
+        path = place.new_folder() / "a.tmx"
+        path.write_text(text, "utf-8")
+        rows.append(Row(f"TMX with {name}", partial(load_parallel_text, str(path), "train"), expected))
+
+    half = place.new_folder() / "a.tmx.gz"
+    half.write_bytes(gzip.compress(b"<tmx><body>" * 1000)[:-20])
+    rows.append(Row("half of a tmx.gz", partial(load_parallel_text, str(half), "train"), "is it whole"))
+    packed = place.new_folder() / "a.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("a.tmx", bytes(ZEROS))
+    rows.append(Row("zip of 64 MB of TMX (bound: 16 MB)", partial(_read_bounded, packed), "unpacks to"))
+    return rows
+
+
+def _read_bounded(path: Path) -> object:
+    archives._HARMLESS = 2**24
+    return load_parallel_text(str(path), "train")
