@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
-from .checksums_altclip import check_files, checked_files, keep_checksums, pushed_checksums
+from .checksums_altclip import PushesChecksums, check_files, checked_files, keep_checksums
 from .configuration_altclip import AltCLIPConfig
 from .finite_altclip import check_finite, check_small_finite
 
@@ -61,7 +61,7 @@ def _refused_in_pipelines(from_pretrained: Callable) -> Callable:
     return load
 
 
-class AltCLIPPreTrainedModel(PreTrainedModel):
+class AltCLIPPreTrainedModel(PushesChecksums, PreTrainedModel):
     """Base class of all models: the towers' attention kernels, and how checkpoints are loaded and saved."""
 
     config_class = AltCLIPConfig
@@ -184,17 +184,6 @@ class AltCLIPPreTrainedModel(PreTrainedModel):
             )
         if is_main_process:
             match_modes(save_directory)
-
-    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **options):
-        """Upload what `push_to_hub` has saved, with the checksums that the repository then has, if any."""
-        with pushed_checksums(
-            working_dir,
-            repo_id,
-            files_timestamps,
-            token=options.get("token"),
-            revision=options.get("revision"),
-        ):
-            return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **options)
 
     def _name_native_class(self) -> None:
         """Name transformers' own class in the adapters' settings: peft can load it without this package."""

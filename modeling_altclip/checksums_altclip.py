@@ -137,6 +137,21 @@ def pushed_checksums(
             own.write_bytes(before)
 
 
+class PushesChecksums:
+    """Makes `push_to_hub` of a model or processor update the checksums of a repository that has them."""
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **options):
+        """Upload what `push_to_hub` has saved, with the checksums that the repository then has, if any."""
+        with pushed_checksums(
+            working_dir,
+            repo_id,
+            files_timestamps,
+            token=options.get("token"),
+            revision=options.get("revision"),
+        ):
+            return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **options)
+
+
 def _download_checksums(
     repo_id: str, token: str | bool | None, revision: str | None
 ) -> dict[str, dict] | None:
@@ -197,7 +212,7 @@ def _belongs(name: str, part: str) -> bool:
 def check_files(folder: str | PathLike, part: Literal["weights", "settings", "all"] = "all") -> None:
     """Refuse a folder whose files are not as its checksums say; one without checksums passes.
 
-    The names in an index of weights are looked at in any case, see `_check_indices`.
+    With the settings, the names in an index of weights are looked at in any case, see `_check_indices`.
 
     Args:
         part: as in `find_damages`.
@@ -210,7 +225,8 @@ def check_files(folder: str | PathLike, part: Literal["weights", "settings", "al
         raise ValueError(
             f"{folder} is not as it was saved ({CHECKSUMS}): {'; '.join(damages)}: {_REMEDY} {folder}"
         )
-    _check_indices(Path(folder))
+    if part != "weights":
+        _check_indices(Path(folder))
 
 
 def _check_indices(folder: Path) -> None:
@@ -435,6 +451,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 __all__ = [
     "CHECKSUMS",
+    "PushesChecksums",
     "check_files",
     "checked_files",
     "find_damages",

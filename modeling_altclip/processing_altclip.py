@@ -16,7 +16,7 @@ import torch
 from transformers import AltCLIPProcessor as NativeAltCLIPProcessor
 from transformers import BatchFeature
 
-from .checksums_altclip import check_files, keep_checksums, pushed_checksums
+from .checksums_altclip import PushesChecksums, check_files, keep_checksums
 from .images_altclip import (
     DROP_ALPHA,
     WHITE,
@@ -31,7 +31,7 @@ from .texts_altclip import TOKENIZING, check_texts, cut_texts, forget_calls, kep
 _AS_STATED = object()  # the default of `background`, where None drops alpha
 
 
-class AltCLIPProcessor(NativeAltCLIPProcessor):
+class AltCLIPProcessor(PushesChecksums, NativeAltCLIPProcessor):
     """Turn texts and images into `input_ids`, `attention_mask` and `pixel_values`.
 
     The results are those of transformers' own processor, which does less in three places. A text longer than
@@ -157,17 +157,6 @@ class AltCLIPProcessor(NativeAltCLIPProcessor):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
-
-    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **options):
-        """Upload what `push_to_hub` has saved, with the checksums that the repository then has, if any."""
-        with pushed_checksums(
-            working_dir,
-            repo_id,
-            files_timestamps,
-            token=options.get("token"),
-            revision=options.get("revision"),
-        ):
-            return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **options)
 
     def _save_parts(self, folder: Path) -> list[str]:
         """Save both parts, and return the names of the files."""

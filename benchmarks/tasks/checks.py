@@ -1,5 +1,7 @@
 """Checks of a task's file: which values it may have, and which go together. No data is read for them."""
 
+import dataclasses
+
 from common.errors import InputError
 from common.recipe import did_you_mean
 from common.typed import check_types
@@ -39,6 +41,27 @@ def check_known(key: str, known: list[str], where: str) -> None:
         close = did_you_mean(key, known)
         hint = f"did you mean {close!r}?" if close else f"choose from {', '.join(known)}"
         raise InputError(f"{where} has an unknown key {key!r}: {hint}")
+
+
+def check_keys(given: dict, kind: type, not_in_yaml: tuple[str, ...], where: str) -> None:
+    """Check that all keys of a YAML file are fields of a dataclass, and that no required one is missing.
+
+    Args:
+        not_in_yaml: fields that are no keys.
+    """
+    keys = [key for key in dataclasses.fields(kind) if key.name not in not_in_yaml]
+    known = [key.name for key in keys]
+    for name in given:
+        check_known(name, known, where)
+
+    # A key with an empty value is missing, too: YAML reads it as null. A dataset '' would be the folder.
+    missing = []
+    for key in keys:
+        has_default = key.default is not dataclasses.MISSING or key.default_factory is not dataclasses.MISSING
+        if not has_default and given.get(key.name) in (None, ""):
+            missing.append(key.name)
+    if missing:
+        raise InputError(f"{where} lacks {', '.join(missing)}")
 
 
 def check_values(task: Task) -> None:

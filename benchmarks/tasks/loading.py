@@ -1,6 +1,5 @@
 """Load tasks from YAML files: this package's own, and users'."""
 
-import dataclasses
 import difflib
 import os
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files.yaml_files import read_yaml
 
-from .checks import check_known, check_values
+from .checks import check_keys, check_values
 from .task import Task
 from .text_lists import split_source
 
@@ -33,26 +32,41 @@ def load_task(name_or_path: str) -> Task:
     ('retrieval', 'mean_recall', 1000)
     ```
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = FOLDER / f"{name_or_path}.yaml"
-        names = all_task_names()
-        if name_or_path not in names:
-            close = difflib.get_close_matches(name_or_path, names, 3, 0.5) or names
-            raise InputError(
-                f"no task {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML file "
-                "of your own"
-            )
-
-    given = read_yaml(path, "task")
-    if not isinstance(given, dict):
-        raise InputError(f"task {str(path)!r} must be a mapping of keys to values")
-    _check_keys(given, str(path))
+    given, path = read_description(name_or_path, FOLDER, "task")
+    check_keys(given, Task, _NOT_IN_YAML, f"task {str(path)!r}")
     task = Task(name=path.stem, file=str(path), **given)
     check_values(task)
     # After the types were checked, since paths have to be texts.
     _resolve_paths(task)
     return task
+
+
+def read_description(name_or_path: str, folder: Path, what: str) -> tuple[dict, Path]:
+    """Read what a YAML file describes: one of `folder` by its name, or a user's own by its path.
+
+    Args:
+        what: is described, for messages.
+
+    Returns:
+        The keys and values, and the path of the file.
+
+    Raises:
+        InputError: there is no such file, or it is no mapping in YAML.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        names = sorted(path.stem for path in folder.glob("*.yaml"))
+        if name_or_path not in names:
+            close = difflib.get_close_matches(name_or_path, names, 3, 0.5) or names
+            raise InputError(
+                f"no {what} {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML "
+                "file of your own"
+            )
+        path = folder / f"{name_or_path}.yaml"
+    given = read_yaml(path, what)
+    if not isinstance(given, dict):
+        raise InputError(f"{what} {str(path)!r} must be a mapping of keys to values")
+    return given, path
 
 
 def all_task_names(suite: str | None = None) -> list[str]:
@@ -61,23 +75,6 @@ def all_task_names(suite: str | None = None) -> list[str]:
     if not suite:
         return names
     return [name for name in names if suite in load_task(name).suites]
-
-
-def _check_keys(given: dict, file: str) -> None:
-    """Check that all keys of a task's file are known, and that none is missing."""
-    keys = [key for key in dataclasses.fields(Task) if key.name not in _NOT_IN_YAML]
-    known = [key.name for key in keys]
-    for name in given:
-        check_known(name, known, f"task {file!r}")
-
-    # A key with an empty value is missing, too: YAML reads it as null. A dataset '' would be the folder.
-    missing = []
-    for key in keys:
-        has_default = key.default is not dataclasses.MISSING or key.default_factory is not dataclasses.MISSING
-        if not has_default and given.get(key.name) in (None, ""):
-            missing.append(key.name)
-    if missing:
-        raise InputError(f"task {file!r} lacks {', '.join(missing)}")
 
 
 def _resolve_paths(task: Task) -> None:

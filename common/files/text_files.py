@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from ..errors import InputError
 from .archives import open_bounded
@@ -21,14 +22,24 @@ def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
         InputError: a line is not UTF-8, or as `open_bounded`.
     """
     with open_bounded(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{what} {str(path)!r} is not UTF-8, in line {number}: save it as UTF-8"
-                ) from error
-            yield text.removesuffix("\n").removesuffix("\r")
+        yield from decoded_lines(file, f"{what} {str(path)!r}")
+
+
+def decoded_lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """Yield the lines of a file that is open, as `lines_of` does.
+
+    Args:
+        name: of the file, for the message.
+
+    Raises:
+        InputError: a line is not UTF-8.
+    """
+    for number, line in enumerate(file, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name} is not UTF-8, in line {number}: save it as UTF-8") from error
+        yield text.removesuffix("\n").removesuffix("\r")
 
 
 def read_text(path: Path, what: str) -> str:
@@ -48,4 +59,4 @@ def read_text(path: Path, what: str) -> str:
         ) from error
 
 
-__all__ = ["lines_of", "read_text"]
+__all__ = ["decoded_lines", "lines_of", "read_text"]

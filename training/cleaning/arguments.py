@@ -44,9 +44,7 @@ class CleaningArguments:
     )
     languages: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "languages in which named corpora are read, beside English; other data is read whole"
-        },
+        metadata={"help": "Languages of public corpora to read, and English; of other data all are read."},
     )
     identify_languages: bool = field(
         default=False,

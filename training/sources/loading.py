@@ -1,11 +1,11 @@
 """Load sources from YAML files: this package's own, and users'."""
 
-import dataclasses
 import difflib
 import os
 from pathlib import Path
 
-from benchmarks.tasks.checks import check_known
+from benchmarks.tasks.checks import check_keys
+from benchmarks.tasks.loading import read_description
 from common.errors import InputError
 from common.files.yaml_files import read_yaml
 
@@ -34,20 +34,7 @@ def load_source(name_or_path: str) -> Source:
     ('Helsinki-NLP/opus-100', 'mined', 100)
     ```
     """
-    path = Path(name_or_path)
-    if path.suffix not in _YAML:
-        names = all_source_names()
-        if name_or_path not in names:
-            close = difflib.get_close_matches(name_or_path, names, 3, 0.5) or names
-            raise InputError(
-                f"no source {name_or_path!r}: did you mean {', '.join(close)}? Or give the path of a YAML "
-                "file of your own"
-            )
-        path = _FOLDER / f"{name_or_path}.yaml"
-    given = read_yaml(path, "source")
-    if not isinstance(given, dict):
-        raise InputError(f"source {str(path)!r} must be a mapping of keys to values")
-    return _make_source(given, path)
+    return _make_source(*read_description(name_or_path, _FOLDER, "source"))
 
 
 def all_source_names() -> list[str]:
@@ -88,19 +75,7 @@ def _make_source(given: dict, path: Path) -> Source:
     Raises:
         InputError: a key is unknown or missing, or a value is invalid.
     """
-    where = f"source {str(path)!r}"
-    keys = [key for key in dataclasses.fields(Source) if key.name not in _NOT_IN_YAML]
-    for name in given:
-        check_known(name, [key.name for key in keys], where)
-    missing = []
-    for key in keys:
-        is_optional = key.default is not dataclasses.MISSING or key.default_factory is not dataclasses.MISSING
-        # A key with an empty value is missing, too: YAML reads it as null.
-        if not is_optional and given.get(key.name) in (None, ""):
-            missing.append(key.name)
-    if missing:
-        raise InputError(f"{where} lacks {', '.join(missing)}")
-
+    check_keys(given, Source, _NOT_IN_YAML, f"source {str(path)!r}")
     source = Source(name=path.stem, file=str(path), **given)
     check_values(source)
     if os.path.exists(path.parent / source.dataset):

@@ -11,6 +11,7 @@ from zipfile import BadZipFile, ZipFile
 from common.errors import InputError, one_line
 from common.files.archives import open_bounded, refuse_bombs
 from common.files.endings import is_hidden
+from common.files.text_files import decoded_lines
 
 _COMPRESSED = {".gz", ".bz2", ".zst"}
 # Errors of files that are damaged, encrypted, or packed in a way that Python cannot unpack.
@@ -74,14 +75,7 @@ class Document(NamedTuple):
             InputError: as `open`, or a line is not UTF-8.
         """
         with self.open() as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(
-                        f"dataset {self.name!r} is not UTF-8, in line {number}: save it as UTF-8"
-                    ) from error
-                yield text.removesuffix("\n").removesuffix("\r")
+            yield from decoded_lines(file, f"dataset {self.name!r}")
 
 
 def documents_in(data: str) -> list[Document]:
