@@ -27,6 +27,17 @@ class FakeHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         Thread(target=self.serve_forever, daemon=True).start()
 
+    def variables(self, folder: Path) -> dict[str, str]:
+        """Return the environment variables by which a process asks this hub, and caches in a folder."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(folder / "home"),
+            "HF_DATASETS_CACHE": str(folder / "cache"),
+            # A proxy of the machine would not know this hub.
+            "NO_PROXY": "127.0.0.1",
+        }
+
 
 class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments) -> None:

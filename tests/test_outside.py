@@ -421,14 +421,7 @@ def test_images_and_cards_on_the_hub(tmp_path, server, run_python):
     config = {"config_name": "default", "data_files": f"{server.url}/train.parquet"}
     (tmp_path / "card/README.md").write_text(f"---\n{json.dumps({'configs': [config]})}\n---\n")
     hub = FakeHub({"a/pictures": tmp_path / "pictures", "a/card": tmp_path / "card"}, {})
-    environment = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_DATASETS_CACHE": str(tmp_path / "cache"),
-        "NO_PROXY": "127.0.0.1",
-    }
-    process = run_python("python", "-c", ON_A_HUB, **environment)
+    process = run_python("python", "-c", ON_A_HUB, **hub.variables(tmp_path))
     hub.shutdown()
     assert process.returncode == 0, process.stderr
     colors, streamed, refused = json.loads(process.stdout)

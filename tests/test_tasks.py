@@ -680,15 +680,7 @@ def on_a_hub(tmp_path_factory, run_python) -> OnAHub:
     folders |= {"gated/table": folder / "dtd", "gated/zip": folder / "flickr30k-cn"}
 
     hub = FakeHub(folders, commits)
-    environment = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(folder / "home"),
-        "HF_DATASETS_CACHE": str(folder / "cache"),
-        # A proxy of the machine would not know the fake Hub.
-        "NO_PROXY": "127.0.0.1",
-    }
-    process = run_python("python", "-c", ON_A_HUB, **environment)
+    process = run_python("python", "-c", ON_A_HUB, **hub.variables(folder))
     hub.shutdown()
     assert process.returncode == 0, process.stderr
     return OnAHub(json.loads(process.stdout), hub.requests)

@@ -53,15 +53,10 @@ def verified(tmp_path_factory, run_python):
     (folder / "gated.yaml").write_text(yaml.safe_dump(GATED))
 
     hub = FakeHub(folders, commits)
-    environment = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(folder / "home"),
-        "HF_DATASETS_CACHE": str(folder / "cache"),
-        "NO_PROXY": "127.0.0.1",
-    }
     folders["gated/own"] = folder
-    process = run_python("python", "-c", VERIFY.format(gated=str(folder / "gated.yaml")), **environment)
+    process = run_python(
+        "python", "-c", VERIFY.format(gated=str(folder / "gated.yaml")), **hub.variables(folder)
+    )
     hub.shutdown()
     return process
 
