@@ -1,4 +1,4 @@
-"""Write small copies of the corpora of training/sources, in the layout of their Hub repositories, for tests.
+"""Write small copies of the public corpora, in the layout of their Hub repositories, for tests.
 
 Row `i` is "en 3" in English for i = 3, and "de 3" in German, as in every language. A split other than
 `train`, and columns that a source does not name, are there as well. What must not be read is broken.

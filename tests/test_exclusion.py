@@ -15,9 +15,9 @@ from scipy.stats import binomtest
 from benchmarks.tasks.loading import load_task
 from common.errors import InputError
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
+from training.data.exclusion import CaptionIndex, letters_of, load_task_index
+from training.data.exclusion.rows import exclude_tests
 from training.data.loading import load_examples, load_images
-from training.exclusion import CaptionIndex, letters_of, load_task_index
-from training.exclusion.rows import exclude_tests
 from training.miniature.scenes import EmojiScenes, read_concepts
 
 LANGUAGES = ["en", "zh", "es", "ru", "hi"]
@@ -476,7 +476,7 @@ def test_a_stream_leaves_out_the_rows_of_a_test(one_caption, tmp_path):
 
 
 def test_pictures_of_one_colour_have_no_hash_and_transparency_is_white():
-    pictures = pytest.importorskip("training.exclusion.pictures", exc_type=ImportError)
+    pictures = pytest.importorskip("training.data.exclusion.pictures", exc_type=ImportError)
     assert pictures.hash_picture(PillowImage.new("RGB", (20, 30), "red")) is None
     ring = PillowImage.radial_gradient("L").convert("RGBA")
     ring.putalpha(PillowImage.linear_gradient("L"))
@@ -488,7 +488,7 @@ def test_pictures_of_one_colour_have_no_hash_and_transparency_is_white():
 
 def test_the_nearest_of_several_pictures_is_found(monkeypatch):
     """Also where only a few are compared at a time."""
-    pictures = pytest.importorskip("training.exclusion.pictures", exc_type=ImportError)
+    pictures = pytest.importorskip("training.data.exclusion.pictures", exc_type=ImportError)
     draw = random.Random(4)
     tests = [draw.randbytes(64) for _ in range(5)]
 

@@ -20,7 +20,7 @@ NEED = {
     "matplotlib": ("plots", [*REPORTS, "training.parallel.figures", "training.cleaning.figure"]),
     "diffusers": ("diffusion", ["training.diffusion"]),
     "lingua": ("cleaning", ["training.cleaning.identification"]),
-    "imagehash": ("exclusion", ["training.exclusion.pictures"]),
+    "imagehash": ("exclusion", ["training.data.exclusion.pictures"]),
     "polib": ("formats", ["training.data.formats.gettext"]),
 }
 EXPERIMENTS = ["training.ablation", "training.parallel.comparison"]

@@ -1,4 +1,4 @@
-"""Every corpus of training/sources is read from a small copy in its layout, by its name, in all its forms."""
+"""Every public corpus is read from a small copy in its layout, by its name, in all its forms."""
 
 from dataclasses import replace
 
@@ -11,9 +11,9 @@ from training import load_parallel_text, load_source
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.loading import load_image_rows, stream_images
 from training.data.preview import first_captions
-from training.sources import loading
-from training.sources.loading import all_source_names, find_source
-from training.sources.source import IMAGES, TEXTS
+from training.data.sources import loading
+from training.data.sources.loading import all_source_names, find_source
+from training.data.sources.source import IMAGES, TEXTS
 
 from .replicas import number_of
 from .source_replicas import N, write_source

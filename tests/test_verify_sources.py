@@ -1,4 +1,4 @@
-"""What nobody has verified about the corpora of training/sources is compared with a fake Hub, and listed."""
+"""What nobody has verified about the public corpora is compared with a fake Hub, and listed."""
 
 import re
 import sys
@@ -9,9 +9,9 @@ import yaml
 from altclip.command import main
 from common.errors import InputError
 from training import load_source
+from training.data.sources.loading import all_source_names
 from training.jobs.verify_sources import VerifyArguments
 from training.jobs.verify_sources import main as verify
-from training.sources.loading import all_source_names
 
 from .conftest import ROOT
 from .fake_hub import FakeHub

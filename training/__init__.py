@@ -13,13 +13,13 @@ from .arguments import ContrastiveArguments, TeacherArguments, TeacherLearningAr
 from .data.examples import CaptionExamples, Collator
 from .data.images import ImageViews
 from .data.parallel_text import load_parallel_text
+from .data.sources.loading import load_source
 from .data.tower_cache import image_embeddings, teacher_embeddings
 from .freezing import freeze_all_but
 from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
 from .parallel.caption_rows import CaptionRows, RowCollator
 from .parallel.trainer import ParallelArguments, ParallelTrainer
-from .sources.loading import load_source
 from .trainers import ContrastiveTrainer, TeacherLearningTrainer
 
 __all__ = [

@@ -9,15 +9,15 @@ from common.files.image_folders import say_without_row
 from common.languages import check_languages
 
 from ..arguments import PairArguments, say
-from ..exclusion.rows import exclude_tests, number_rows, open_index
-from ..exclusion.stream import StreamExclusion
 from ..output_folder import record_exclusion
-from ..sources.loading import find_source
-from ..sources.reading import languages_of_images, read_images, stream_with_captions
-from ..sources.source import Source
 from .captions import by_keys, find_form, load_captioned, named_languages
 from .examples import CaptionExamples
+from .exclusion.rows import exclude_tests, number_rows, open_index
+from .exclusion.stream import StreamExclusion
 from .images import ImageViews, check_policy, find_without_row, keep_readable, name_without_row
+from .sources.loading import find_source
+from .sources.reading import languages_of_images, read_images, stream_with_captions
+from .sources.source import Source
 from .streaming import ExampleStream, find_excluded, find_reports, open_files
 
 

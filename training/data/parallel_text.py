@@ -1,8 +1,8 @@
 """Read parallel text of many forms as rows of `captions`, `{language: text}`, with English for the teacher.
 
-A source is a public corpus by its name, see `training/sources`; a folder or Hub id; a `.parquet`, `.jsonl`,
-`.tsv` or `.csv` file; or a Moses pair, one file per language, as `corpus.{en,fr}`. Text files may be
-compressed as `.gz` or `.bz2`. A `.yaml` file lists several sources:
+A source is a public corpus by its name, see `training/data/sources`; a folder or Hub id; a `.parquet`,
+`.jsonl`, `.tsv` or `.csv` file; or a Moses pair, one file per language, as `corpus.{en,fr}`. Text files
+may be compressed as `.gz` or `.bz2`. A `.yaml` file lists several sources:
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
@@ -44,12 +44,12 @@ from common.languages import check_language
 from common.paths import check_folder
 from modeling_altclip.languages_altclip import CODE, is_english
 
-from ..sources.loading import find_source
-from ..sources.reading import check_parallel_text, read_texts
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
 from .examples import caption_columns, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
 from .formats.reading import count_skipped, find_translations, read_translations
+from .sources.loading import find_source
+from .sources.reading import check_parallel_text, read_texts
 from .text_tables import TABLES, from_lines, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}

@@ -18,12 +18,12 @@ from common.paths import check_folder
 from modeling_altclip.languages_altclip import canonical
 
 from ..arguments import StageArguments, TeacherArguments, TeacherLearningArguments
-from ..sources.loading import find_source
-from ..sources.reading import read_images, read_texts
 from .captions import find_form, read_captions, with_image
 from .formats.reading import find_translations, first_translations
 from .loading import refuse_text_column
 from .parallel_text import BUILDERS, moses_paths, only_captions, read_sources
+from .sources.loading import find_source
+from .sources.reading import read_images, read_texts
 from .text_tables import TABLES, rows_of_table, tables_in
 
 N_ROWS = 8  # few enough to read at once, enough to estimate the length of texts

@@ -28,11 +28,11 @@ from common.files.text_files import lines_of
 from common.images import path_of
 from common.paths import check_folder
 
-from ..exclusion.stream import StreamExclusion
-from ..sources.loading import find_source
-from ..sources.reading import source_options, with_image_column
 from .captions import Form, read_captions, with_image
+from .exclusion.stream import StreamExclusion
 from .images import read_picture
+from .sources.loading import find_source
+from .sources.reading import source_options, with_image_column
 
 # Columns that record where a row comes from, so that bad images can be reported.
 _FILE = "__file__"

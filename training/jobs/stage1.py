@@ -9,10 +9,10 @@ from common.models.loading import load_model
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples, Collator
+from training.data.exclusion.rows import exclude_tests
 from training.data.parallel_text import read_parallel_text
 from training.data.tower_cache import teacher_embeddings
 from training.dry_run import check_room_before_loading, print_plan
-from training.exclusion.rows import exclude_tests
 from training.freezing import TEXT_PARTS, freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
 from training.student import build_student, held_embeddings, languages_to_replay

@@ -1,12 +1,12 @@
-"""Verify what the public corpora of `training/sources` state, or list what is unverified."""
+"""Verify what the public corpora of `training/data/sources` state, or list what is unverified."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import InputError
-from training.sources.loading import all_source_names, load_source
-from training.sources.source import Source
-from training.sources.verification import check_network, state, verify_source
+from training.data.sources.loading import all_source_names, load_source
+from training.data.sources.source import Source
+from training.data.sources.verification import check_network, state, verify_source
 
 
 @dataclass(kw_only=True)

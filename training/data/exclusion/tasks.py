@@ -100,7 +100,7 @@ def load_task_index(names: Sequence[str], *, pictures: bool) -> TaskIndex:
     Example:
 
     ```python
-    >>> from training.exclusion import load_task_index
+    >>> from training.data.exclusion import load_task_index
 
     >>> index = load_task_index(["miniature-pairs"], pictures=False)
     >>> index.summary()

@@ -73,7 +73,7 @@ def letters_of(text: str) -> str:
     Example:
 
     ```python
-    >>> from training.exclusion import letters_of
+    >>> from training.data.exclusion import letters_of
 
     >>> letters_of("Zwei Hunde — im Schnee!"), letters_of("两只狗，在雪地里。")
     ('zweihundeimschnee', '两只狗在雪地里')
@@ -102,7 +102,7 @@ class CaptionIndex:
     Example:
 
     ```python
-    >>> from training.exclusion import CaptionIndex
+    >>> from training.data.exclusion import CaptionIndex
 
     >>> index = CaptionIndex(["Two dogs play in the snow.", "两只狗在雪地里玩耍"])
     >>> for match in index.find(["a cat", "TWO DOGS play in the snow", "Two dogs play in the snows"]):

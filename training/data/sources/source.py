@@ -1,6 +1,6 @@
 """A corpus to train on, as data: the keys that a source's YAML file may have, and what they mean.
 
-source = load_source("opus-100")               # training/sources/opus-100.yaml
+source = load_source("opus-100")               # training/data/sources/opus-100.yaml
 source = load_source("my/corpus.yaml")         # a source of your own
 rows = read_texts(source, ["en", "de"])
 """

@@ -33,7 +33,7 @@ from common.extras import of_extra
 from common.images import decode_image
 from modeling_altclip.images_altclip import read_image
 
-from ..data.images import stats_of_files
+from ..images import stats_of_files
 
 with of_extra("exclusion"):
     import imagehash
@@ -67,7 +67,7 @@ def hash_picture(picture: PillowImage) -> bytes | None:
 
     ```python
     >>> from PIL import Image
-    >>> from training.exclusion.pictures import hash_picture
+    >>> from training.data.exclusion.pictures import hash_picture
 
     >>> ramp = Image.linear_gradient("L")
     >>> hash_picture(ramp) == hash_picture(ramp.resize((100, 100))), hash_picture(Image.new("L", (9, 9)))
@@ -144,7 +144,7 @@ class PictureIndex:
 
     ```python
     >>> from PIL import Image
-    >>> from training.exclusion.pictures import PictureIndex, hash_picture
+    >>> from training.data.exclusion.pictures import PictureIndex, hash_picture
 
     >>> of_test = [hash_picture(Image.linear_gradient("L")), hash_picture(Image.radial_gradient("L"))]
     >>> small = Image.radial_gradient("L").resize((64, 64))

@@ -24,8 +24,8 @@ from common.files.tars import name_pictures
 from common.languages import find_language
 from modeling_altclip.languages_altclip import canonical
 
-from ..data.captions import as_lists, features_of, is_text, with_image
-from ..data.examples import caption_columns
+from ..captions import as_lists, features_of, is_text, with_image
+from ..examples import caption_columns
 from .source import IMAGES, TEXTS, Source
 
 _SHOWN = 20  # codes of languages that a message lists

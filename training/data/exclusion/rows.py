@@ -12,8 +12,8 @@ from common.errors import InputError
 from common.files.whole_files import write_text
 from common.images import path_of
 
-from ..arguments import ExclusionArguments, say
-from ..output_folder import record_exclusion
+from ...arguments import ExclusionArguments, say
+from ...output_folder import record_exclusion
 from .tasks import Found, TaskIndex, load_task_index
 
 _REPORT = "excluded.jsonl"
