@@ -9,8 +9,8 @@ from benchmarks.results import Result, format_table, model_name
 from common.commands import evaluation_programs
 from common.errors import InputError
 
+from .licences import is_hub_id
 from .paths import public_path
-from .stages import is_hub_id
 
 
 def join_to_weights(

@@ -5,16 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-
 from common.errors import InputError
-from common.files.outside import read_card
 from common.files.yaml_files import read_yaml
 from common.models.low_rank import base_of, is_low_rank
 from common.typed import check_types, fits, shorten
 
+from .licences import find_licence, is_hub_id
 from .paths import public_path
 
 # The settings in a training's record that name the models that the new one is made of. If there is a
@@ -151,11 +147,11 @@ def find_origin(
     if datasets is None:
         recorded = dict.fromkeys(dataset for name in ancestors for dataset in _datasets_of(_settings(name)))
         for dataset in recorded:
-            licences[dataset] = _find_licence(dataset)
+            licences[dataset] = find_licence(dataset)
     else:
         for given in datasets:
             dataset, _, licence = given.partition("=")
-            licences[dataset] = licence or _find_licence(dataset)
+            licences[dataset] = licence or find_licence(dataset)
 
     last = _settings(stages[-1])
     languages = last.get("languages") or []
@@ -167,37 +163,6 @@ def find_origin(
         hub_datasets=[dataset for dataset in licences if is_hub_id(dataset)],
         excluded=[line for line in map(_describe_excluded, ancestors) if line],
     )
-
-
-def is_hub_id(name: str) -> bool:
-    """Return whether a name is a Hub id and not a local folder."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not Path(name).exists()
-
-
-def _find_licence(dataset: str) -> str | None:
-    """Return the licence in a dataset's own card, in its folder or in the Hub's cache; None if unknown.
-
-    Raises:
-        InputError: the card cannot be read, or its licence is no text.
-    """
-    card = Path(dataset, "README.md")
-    if is_hub_id(dataset):
-        cached = try_to_load_from_cache(dataset, "README.md", repo_type="dataset")
-        if isinstance(cached, str):  # neither None nor the sentinel for "the Hub has no such file"
-            card = Path(cached)
-    if not card.is_file():
-        return None
-    origin = f"README.md of dataset {dataset!r}"
-    licence = read_card(card, origin).license
-    if not fits(licence, str | list[str] | None):
-        raise InputError(
-            f"{origin} has the license {shorten(licence)}: give a text, in quotes, or a list of texts"
-        )
-    return ", ".join(licence) if isinstance(licence, list) else licence
 
 
 def _ancestry(name: str, descendants: list[str]) -> Iterator[str]:
@@ -285,4 +250,4 @@ def _datasets_of(settings: dict) -> list[str]:
     return datasets
 
 
-__all__ = ["Origin", "find_origin", "is_hub_id", "label_stages", "read_log"]
+__all__ = ["Origin", "find_origin", "label_stages", "read_log"]

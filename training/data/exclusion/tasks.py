@@ -13,7 +13,7 @@ from benchmarks.tasks.loading import all_task_names, load_task
 from benchmarks.tasks.reading import read_rows
 from benchmarks.tasks.task import Task
 from common.errors import InputError
-from model_cards.stages import is_hub_id
+from model_cards.licences import is_hub_id
 
 from .captions import CaptionIndex
 

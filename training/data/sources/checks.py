@@ -4,13 +4,13 @@ import re
 
 from benchmarks.tasks.checks import check_known
 from common.errors import InputError
+from common.licences import TERMS
 from common.typed import check_types
 from modeling_altclip.languages_altclip import name_languages
 
 from .source import Source
 
 KINDS = ("human", "mined", "machine")
-TERMS = ("attribution", "share-alike", "non-commercial", "research-only", "no-derivatives")
 _SPLITS = ("train", "validation", "test")
 # Columns of each layout: those that it needs, and those that it may have.
 _COLUMNS = {
@@ -93,4 +93,4 @@ def _check_languages(source: Source, where: str) -> None:
         raise InputError(f"{where}, languages: {error}") from error
 
 
-__all__ = ["TERMS", "check_values"]
+__all__ = ["check_values"]

@@ -42,8 +42,8 @@ class Source:
     - `kind`: `human`, written or translated by people; `mined`, found to be alike; `machine`, translated.
     - `n_rows`: the number of rows in the first of `splits`, where one configuration has all. `size`: of the
       whole.
-    - `licence`, and `terms`, what it asks for, see `checks.TERMS`; None where that is not known. `gated`: the
-      Hub asks to accept the terms. `notes`.
+    - `licence`, and `terms`, what it asks for, see `common.licences.TERMS`; None where that is not known.
+      `gated`: the Hub asks to accept the terms. `notes`.
     - `refused`: why nobody should train on it.
     - `unverified`: fields whose values were never compared with the Hub.
     """

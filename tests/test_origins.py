@@ -1,0 +1,199 @@
+"""What data and models something was made of, their licences, and what follows for the outcome."""
+
+import pytest
+
+from common.errors import InputError
+from common.licences import TERMS, Licensed, combine, terms_of
+from common.origins import Origin, as_records, from_records, read_origins, write_origins
+from model_cards.licences import origin_of_model
+from training.data.sources.loading import all_source_names, load_source
+from training.data.sources.origin import find_origins
+from training.data.sources.terms import outcome_of
+
+CAPTIONS = Licensed(name="captions", licence="CC-BY-NC-4.0", terms=["attribution", "non-commercial"])
+WIKI = Licensed(name="wiki", licence="CC-BY-SA-4.0", terms=["attribution", "share-alike"])
+TALKS = Licensed(
+    name="talks", licence="CC-BY-NC-ND-4.0", terms=["attribution", "non-commercial", "no-derivatives"]
+)
+FREE = Licensed(name="free", licence="MIT", terms=["attribution"])
+OWN = Licensed(name="mine.tsv")
+
+
+@pytest.mark.parametrize(
+    "licence, expected",
+    [
+        ("CC-BY-4.0", ["attribution"]),
+        ("CC-BY-2.0-FR", ["attribution"]),
+        ("cc-by-nc-sa-4.0", ["attribution", "non-commercial", "share-alike"]),
+        ("CC-BY-NC-ND-4.0", ["attribution", "non-commercial", "no-derivatives"]),
+        ("cc0-1.0", []),
+        ("apache-2.0", ["attribution"]),
+        ("creativeml-openrail-m", ["attribution", "use-restrictions"]),
+        ("gpl-3.0", ["attribution", "share-alike"]),
+        ("cc-by-nc-4.0 or so", None),
+        ("other", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_terms_of_a_licence(licence, expected):
+    assert terms_of(licence) == expected
+
+
+@pytest.mark.parametrize(
+    "parts, terms, hub_licence",
+    [
+        ([], [], "apache-2.0"),
+        ([FREE], ["attribution"], "apache-2.0"),
+        ([FREE, CAPTIONS], ["attribution", "non-commercial"], "cc-by-nc-4.0"),
+        ([FREE, WIKI], ["attribution", "share-alike"], "cc-by-sa-4.0"),
+        ([FREE, OWN], ["attribution"], "other"),
+        ([TALKS], ["attribution", "non-commercial", "no-derivatives"], "other"),
+        ([WIKI, CAPTIONS], ["attribution", "share-alike", "non-commercial"], "other"),
+    ],
+)
+def test_an_outcome_keeps_all_terms(parts, terms, hub_licence):
+    outcome = combine(parts)
+    assert outcome.terms == terms
+    assert outcome.hub_licence == hub_licence
+
+
+def test_a_sentence_names_who_forces_what_and_what_is_unknown():
+    sentence = combine([FREE, CAPTIONS, OWN, CAPTIONS]).sentence
+    assert sentence == (
+        "As far as its sources state, which have to be read: "
+        "not for commercial use: captions (CC-BY-NC-4.0); "
+        "with attribution: free (MIT), captions (CC-BY-NC-4.0); "
+        "under unknown terms: mine.tsv (licence not stated)."
+    )
+    assert combine([Licensed(name="nobody's", terms=[])]).sentence.endswith(": nothing is asked for.")
+
+
+@pytest.mark.parametrize(
+    "parts, conflicts",
+    [
+        ([WIKI, CAPTIONS], [("wiki", "non-commercial, as captions")]),
+        ([WIKI, TALKS], [("wiki", "non-commercial, as talks"), ("wiki", "no-derivatives, as talks")]),
+        ([WIKI, FREE, OWN], []),
+        ([CAPTIONS, TALKS], []),
+    ],
+)
+def test_terms_that_cannot_be_kept_at_once_are_named(parts, conflicts):
+    found = combine(parts).conflicts
+    assert len(found) == len(conflicts)
+    for sentence, (sharing, limit) in zip(found, conflicts):
+        assert sentence.startswith(f"Conflict: {sharing} (")
+        assert limit in sentence
+        assert sentence in combine(parts).sentence
+
+
+def test_a_licence_that_has_both_terms_does_not_conflict_with_one_of_them():
+    both = Licensed(name="both", licence="CC-BY-NC-SA-4.0", terms=terms_of("CC-BY-NC-SA-4.0"))
+    assert combine([both, CAPTIONS]).conflicts == []
+    assert combine([both, CAPTIONS]).hub_licence == "cc-by-nc-sa-4.0"
+
+
+def test_origins_are_read_as_they_were_written(tmp_path):
+    origins = [
+        Origin(name="a", dataset="org/a", revision="0" * 40, rows=3, languages=["en", "no"], terms=[]),
+        Origin(name="translator", role="model", licence='CC-BY-NC-4.0: "quoted"', terms=["non-commercial"]),
+        Origin(name="日本 corpus.tsv"),
+    ]
+    write_origins(tmp_path, [*origins, origins[0]])
+    assert read_origins(tmp_path) == origins
+    assert from_records(as_records(origins), "x") == origins
+    assert read_origins(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "must list origins"),
+        ("just words", "must list origins"),
+        ("- {licence: MIT}", "must list origins with a name"),
+        ("- {name: a, license: MIT}", "must list origins with a name and the keys name licence terms"),
+        ("- {name: a, rows: many}", "rows is 'many', which is no int"),
+        ("- {name: a, terms: [no-fun]}", "terms has 'no-fun'; choose from attribution, share-alike"),
+        ("- {name: a, role: friend}", "role is 'friend'; choose from data, model"),
+        ("- [unclosed", "is no YAML"),
+    ],
+)
+def test_what_are_no_origins_is_refused(tmp_path, text, message):
+    (tmp_path / "origins.yaml").write_text(text, "utf-8")
+    with pytest.raises(InputError, match=message):
+        find_origins(str(tmp_path))
+
+
+def test_a_corpus_says_what_it_is_in_the_languages_that_are_taken():
+    source = load_source("laion-coco-nllb")
+    assert find_origins("laion-coco-nllb", ["de", "xx"], rows=7) == [
+        Origin(
+            name="laion-coco-nllb",
+            dataset="visheratin/laion-coco-nllb",
+            licence=source.licence,
+            terms=["attribution", "non-commercial"],
+            languages=["en", "de"],
+            rows=7,
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", all_source_names())
+def test_each_corpus_has_an_origin(name):
+    (origin,) = find_origins(name)
+    assert origin.dataset == load_source(name).dataset
+    assert origin.languages or load_source(name).layout == "addresses"
+    assert set(origin.terms or []) <= set(TERMS)
+
+
+def test_data_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.tsv").write_text("en\tde\n", "utf-8")
+    absolute = str(tmp_path / "mine.tsv")
+    expected = [Origin(name="mine.tsv", rows=2)]
+    assert find_origins("mine.tsv", rows=2) == find_origins(absolute, rows=2) == expected
+    assert combine(expected).unknown == ["mine.tsv (licence not stated)"]
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n", "utf-8")
+    assert find_origins("folder") == [Origin(name="folder", licence="cc-by-4.0", terms=["attribution"])]
+    assert find_origins("org/data") == [Origin(name="org/data", dataset="org/data")]
+
+
+def test_a_folder_says_what_it_was_made_of(tmp_path):
+    made_of = [Origin(name="a", rows=5), Origin(name="translator", role="model")]
+    write_origins(tmp_path, made_of)
+    assert find_origins(str(tmp_path)) == made_of
+    # Of the only source so many rows are taken; of two, nobody knows how many each.
+    assert find_origins(str(tmp_path), rows=2)[0].rows == 2
+    write_origins(tmp_path, [*made_of, Origin(name="b", rows=6)])
+    assert [origin.rows for origin in find_origins(str(tmp_path), rows=2)] == [5, None, 6]
+
+
+def test_a_source_of_ones_own_in_such_a_folder_is_what_the_folder_was_made_of(tmp_path):
+    (tmp_path / "source.yaml").write_text(
+        "{layout: columns, dataset: ., splits: {train: train}, kind: human, columns: {captions: {en: en}}}",
+        "utf-8",
+    )
+    source = str(tmp_path / "source.yaml")
+    assert [origin.name for origin in find_origins(source)] == ["source"]
+    write_origins(tmp_path, [Origin(name="a")])
+    assert find_origins(source) == [Origin(name="a")]
+
+
+def test_models_are_known_by_their_cards_and_by_our_table(tmp_path, monkeypatch):
+    assert origin_of_model("facebook/nllb-200-distilled-600M").terms == ["attribution", "non-commercial"]
+    assert origin_of_model("openai/clip-vit-large-patch14").terms == ["attribution"]
+    assert origin_of_model("org/unknown") == Origin(name="org/unknown", role="model")
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n", "utf-8")
+    assert origin_of_model(str(tmp_path)).terms == ["attribution", "share-alike"]
+
+
+def test_the_licence_of_a_list_of_sources_is_known_beforehand(tmp_path):
+    (tmp_path / "mix.yaml").write_text(
+        "- {data: tatoeba, rows: 10}\n- {data: wikimatrix}\n- {data: opus-100}\n", "utf-8"
+    )
+    outcome = outcome_of([str(tmp_path / "mix.yaml")], ["BAAI/AltCLIP"], ["de"])
+    assert outcome.terms == ["attribution", "share-alike", "use-restrictions"]
+    assert outcome.unknown == ["opus-100 (unknown (card))"]
+    assert outcome.conflicts[0].startswith("Conflict: wikimatrix (CC-BY-SA-4.0)")

@@ -1,0 +1,84 @@
+"""Say what a data set is made of: a public corpus, what a folder says of itself, or data of one's own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from common.languages import find_language
+from common.licences import terms_of
+from common.origins import Origin, read_origins
+from model_cards.licences import find_licence, is_hub_id
+from model_cards.paths import public_path
+
+from .loading import find_source
+from .source import Source
+
+
+def find_origins(data: str, languages: list[str] | None = None, rows: int | None = None) -> list[Origin]:
+    """Return what a data set is made of, with licences; no row of it is read, and nothing downloaded.
+
+    Args:
+        data: the name of a public corpus, or its YAML file; a Hub id; or a folder or file. A folder that was
+            cleaned, translated or downloaded says in `origins.yaml` what it was made of.
+        languages: those that are taken. By default all are.
+        rows: the number of rows that are taken of it.
+
+    Raises:
+        InputError: `origins.yaml` or the data set's card cannot be read, or as `find_source`.
+
+    Example:
+
+    ```python
+    >>> from training.data.sources.origin import find_origins
+
+    >>> origin = find_origins("tatoeba", ["de"], rows=1000)[0]
+    >>> origin.dataset, origin.licence, origin.languages
+    ('sentence-transformers/parallel-sentences-tatoeba', 'CC-BY-2.0-FR', ['en', 'de'])
+    ```
+    """
+    source = find_source(data)
+    folder = data
+    if source is not None:
+        folder = str(Path(source.file).parent)
+    recorded = read_origins(folder)
+    if recorded is not None:
+        return _with_rows(recorded, rows)
+    if source is not None:
+        return [_origin_of_source(source, languages, rows)]
+
+    licence = find_licence(data)
+    dataset = data if is_hub_id(data) else None
+    taken = {"rows": rows, "languages": languages}
+    return [
+        Origin(name=public_path(data), dataset=dataset, licence=licence, terms=terms_of(licence), **taken)
+    ]
+
+
+def _with_rows(origins: list[Origin], rows: int | None) -> list[Origin]:
+    """Return origins of which `rows` rows are taken: where several are mixed, their own numbers stay."""
+    of_data = [origin for origin in origins if origin.role == "data"]
+    if rows is None or len(of_data) != 1:
+        return origins
+    counted = []
+    for origin in origins:
+        counted.append(replace(origin, rows=rows) if origin.role == "data" else origin)
+    return counted
+
+
+def _origin_of_source(source: Source, languages: list[str] | None, rows: int | None) -> Origin:
+    """Return the origin of a public corpus, in those of its languages that are taken."""
+    taken = source.languages
+    if languages:
+        requested = [find_language(language, source.languages) for language in ["en", *languages]]
+        taken = list(dict.fromkeys(language for language in requested if language is not None))
+    return Origin(
+        name=source.name,
+        dataset=source.dataset if is_hub_id(source.dataset) else None,
+        revision=source.revision,
+        licence=source.licence,
+        terms=source.terms,
+        rows=rows,
+        languages=taken or languages,
+    )
+
+
+__all__ = ["find_origins"]
