@@ -43,7 +43,7 @@ class _Job:
 
 
 GROUPS = {
-    "train": "Train a model: one of the three stages of AltCLIP, or two encoders from parallel captions.",
+    "train": "Train a model: a stage of AltCLIP, a text encoder, or two encoders from parallel captions.",
     "evaluate": "Evaluate models in any language, by retrieval or by zero-shot classification.",
 }
 JOBS = {
@@ -63,6 +63,12 @@ JOBS = {
         "training.jobs.stage2",
         "Fine-tune the model of stage 1 on captioned images, with the image tower frozen.",
         "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/stage2",
+        recipes="training/recipes",
+    ),
+    "train text-pretraining": _Job(
+        "training.jobs.text_pretraining",
+        "Pre-train a text encoder on text alone, by masked tokens, in many languages.",
+        "RECIPE.yaml --dataset YOUR/PARALLEL --output_dir outputs/text_encoder",
         recipes="training/recipes",
     ),
     "train parallel": _Job(

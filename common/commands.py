@@ -9,6 +9,7 @@ _SCRIPTS = {
     "train stage0": ("accelerate launch --quiet", "training/run_stage0.py"),
     "train stage1": ("accelerate launch --quiet", "training/run_stage1.py"),
     "train stage2": ("accelerate launch --quiet", "training/run_stage2.py"),
+    "train text-pretraining": ("accelerate launch --quiet", "training/run_text_pretraining.py"),
     "train parallel": ("accelerate launch --quiet", "training/run_parallel.py"),
     "evaluate retrieval": ("python", "benchmarks/run_retrieval.py"),
     "evaluate zero-shot": ("python", "benchmarks/run_zero_shot.py"),

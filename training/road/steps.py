@@ -1,0 +1,173 @@
+"""Read a road: a folder of recipes, each named after the job that it is for.
+
+    my_road/
+      clean.yaml           python -m training.run_clean my_road/clean.yaml
+      stage1.yaml          accelerate launch -m altclip train stage1 my_road/stage1.yaml
+      stage2.yaml
+      parallel_text.yaml   a list of sources, which `clean.yaml` names: no step
+
+The order of the steps is that of `JOBS`, in which data flow.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import InputError
+from common.files.yaml_files import read_as_written, read_yaml
+
+_ENDINGS = (".yaml", ".yml")
+# "" in a clone, "altclip." in a wheel, where all packages lie inside `altclip`.
+_PREFIX = __name__.removesuffix("training.road.steps")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that a step of a road does.
+
+    Attributes:
+        module: the module whose `main` does it; for a training, from its types come the arguments.
+        command: how it is started behind `altclip`; a job without one is started by its script.
+        is_training: it is launched by accelerate, resumes from checkpoints, and saves a model with a record.
+        finished_by: what lies in the output folder once all is done. The job refuses a folder that has it.
+        is_cheap: it makes a page or numbers from what is there, and is repeated where a setting has changed.
+    """
+
+    module: str
+    command: str | None = None
+    is_training: bool = False
+    finished_by: str | None = None
+    is_cheap: bool = False
+
+
+JOBS = {
+    "translation": Job("training.run_translation", finished_by="data"),
+    "download": Job("training.run_download"),
+    "clean": Job("training.run_clean", finished_by="data"),
+    "text_pretraining": Job("training.jobs.text_pretraining", "train text-pretraining", is_training=True),
+    "stage0": Job("training.jobs.stage0", "train stage0", is_training=True),
+    "stage1": Job("training.jobs.stage1", "train stage1", is_training=True),
+    "stage2": Job("training.jobs.stage2", "train stage2", is_training=True),
+    "parallel": Job("training.jobs.parallel", "train parallel", is_training=True),
+    "retrieval": Job("benchmarks.jobs.retrieval", "evaluate retrieval", is_cheap=True),
+    "zero_shot": Job("benchmarks.jobs.zero_shot", "evaluate zero-shot", is_cheap=True),
+    "card": Job("model_cards.job", "card", is_cheap=True),
+    "report": Job("benchmarks.jobs.report", "report", is_cheap=True),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a road.
+
+    Attributes:
+        job: a key of `JOBS`.
+        recipe: its file.
+        settings: the recipe as it is written: `{"max_steps": "800", "languages": ["en", "zh"]}`.
+        lines: the line of each setting in the recipe, counted from 1.
+        output_dir: the folder that it writes.
+    """
+
+    job: str
+    recipe: Path
+    settings: dict[str, str | list | dict | None]
+    lines: dict[str, int]
+    output_dir: Path
+
+    @property
+    def words(self) -> list[str]:
+        """Return what follows `python` on the command line that does the step, up to the recipe."""
+        job = JOBS[self.job]
+        program = [f"{_PREFIX}{job.module}"] if job.command is None else ["altclip", *job.command.split()]
+        return ["-m", *program, str(self.recipe)]
+
+
+def read_road(folder: str | Path) -> list[Step]:
+    """Read the recipes of a folder as steps, in the order in which they are done.
+
+    A file that is a list is a list of sources, and no step. Other files and subfolders are left alone.
+
+    Raises:
+        InputError: it is no folder, or has no recipe; a recipe is named after no job, cannot be read or names
+            no output_dir; or two of them have the same name, or one output_dir that they would both replace.
+
+    Example:
+        >>> for step in read_road("training/recipes/any_clip"):
+        ...     print(step.job, step.output_dir)
+        clean outputs/any_clip/cleaned
+        stage1 outputs/any_clip/stage1
+        stage2 outputs/any_clip/stage2
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"folder {str(folder)!r} is no folder: give one of recipes, {_named_stems()}")
+    steps = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _ENDINGS or not path.is_file():
+            continue
+        if isinstance(read_yaml(path, "recipe"), list):
+            continue  # a list of sources
+        if path.stem in steps:
+            raise InputError(f"{steps[path.stem].recipe} and {path} are for the same job: keep one of them")
+        steps[path.stem] = _read_step(path)
+    if not steps:
+        raise InputError(f"folder {str(folder)!r} has no recipe: give one of recipes, {_named_stems()}")
+    road = [steps[job] for job in JOBS if job in steps]
+    _check_folders(road)
+    return road
+
+
+def choose_steps(steps: list[Step], jobs: list[str] | None) -> list[Step]:
+    """Return those steps of a road that are for the given jobs, by default all.
+
+    Raises:
+        InputError: the road has no step for one of them.
+    """
+    if jobs is None:
+        return steps
+    available = [step.job for step in steps]
+    for job in jobs:
+        if job not in available:
+            raise InputError(f"steps has {job!r}, and the road has {' '.join(available)}: choose from these")
+    return [step for step in steps if step.job in jobs]
+
+
+def _read_step(path: Path) -> Step:
+    """Read a recipe as a step.
+
+    Raises:
+        InputError: as `read_road`.
+    """
+    if path.stem not in JOBS:
+        raise InputError(f"recipe {str(path)!r} is named after no job: rename it, {_named_stems()}")
+    written = read_as_written(path, "recipe")
+    settings = {name: entry.value for name, entry in written.items()}
+    output_dir = settings.get("output_dir")
+    if not isinstance(output_dir, str) or not output_dir.strip():
+        raise InputError(f"recipe {str(path)!r} has no output_dir, by which its step is known: add one")
+    lines = {name: entry.line for name, entry in written.items()}
+    return Step(path.stem, path, settings, lines, Path(output_dir))
+
+
+def _named_stems() -> str:
+    """Say how recipes are named, for messages."""
+    return f"each named after its job: {', '.join(JOBS)}"
+
+
+def _check_folders(steps: list[Step]) -> None:
+    """Refuse two steps that write the same folder, except evaluations, whose results lie next to each other.
+
+    Raises:
+        InputError: two do.
+    """
+    writers = {}
+    for step in steps:
+        other = writers.setdefault(step.output_dir.resolve(), step)
+        both_cheap = JOBS[step.job].is_cheap and JOBS[other.job].is_cheap
+        if other is not step and not both_cheap:
+            raise InputError(
+                f"recipes {str(other.recipe)!r} and {str(step.recipe)!r} have the same output_dir "
+                f"{str(step.output_dir)!r}: give each one of its own"
+            )
+
+
+__all__ = ["JOBS", "Job", "Step", "choose_steps", "read_road"]
