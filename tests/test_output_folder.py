@@ -11,9 +11,10 @@ import pytest
 
 from common.errors import InputError
 from common.output import is_full
+from modeling_altclip.checksums_altclip import write_checksums
 from training.arguments import TeacherArguments, TeacherLearningArguments
 from training.checkpoints import mark_unfinished
-from training.output_folder import claim, claim_data, count_checkpoints, saving
+from training.output_folder import claim, claim_data, count_checkpoints, has_finished, record_finish, saving
 
 from .conftest import ROOT
 
@@ -285,6 +286,71 @@ def test_a_training_does_not_resume_with_other_captions(train, miniature, tmp_pa
     assert process.returncode == 1
     line = process.stderr.splitlines()[-1]
     assert "resume: the data has captions in en other than when the run in" in line
+
+
+def finish_in(folder):
+    """Put a model of a few bytes into a folder, as a run does that ends."""
+    (folder / "config.json").write_text("{}")
+    write_checksums(folder)
+
+
+def test_where_nothing_is_to_be_resumed_a_run_begins_and_says_so(begun, tmp_path, capsys):
+    """A run that was killed before its first checkpoint left a record alone, maybe of other settings."""
+    shutil.rmtree(tmp_path / "out/checkpoint-2")
+    for folder in (tmp_path / "out", tmp_path / "nowhere"):
+        arguments = begun(resume=True, seed=7)
+        arguments.output_dir = str(folder)
+        claim(arguments)
+        assert not arguments.resume
+        said = f"{folder} holds no checkpoint to resume from: the training begins at its first step.\n"
+        assert capsys.readouterr().out == said
+        record = json.loads((folder / "run.json").read_text("utf-8"))
+        assert record["settings"]["seed"] == 7
+        assert "data" not in record
+    # One that is named is missed all the same, by `checkpoint_to_resume`.
+    arguments = begun(resume_from_checkpoint="checkpoint-2")
+    arguments.output_dir = str(tmp_path / "another")
+    claim(arguments)
+    assert arguments.resume
+
+
+def test_a_run_is_finished_when_its_whole_model_is_saved(begun, tmp_path):
+    folder = tmp_path / "out"
+    assert not has_finished(folder)
+    finish_in(folder)
+    assert not has_finished(folder)  # the model may be an earlier run's
+    record_finish(begun())
+    assert has_finished(folder)
+    (folder / "config.json").write_text("[]")
+    assert not has_finished(folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "checksums.json").write_text("{")
+    assert not has_finished(folder)
+    finish_in(folder)
+    claim(begun(resume=True))
+    assert not has_finished(folder)
+
+    # An earlier version did not say that it had finished.
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    del record["finished"]
+    (folder / "run.json").write_text(json.dumps(record))
+    assert has_finished(folder)
+    (folder / "run.json").unlink()
+    assert not has_finished(folder)
+    record_finish(begun())  # of code of the user's own, which claimed no folder
+    assert not (folder / "run.json").exists()
+
+
+def test_a_finished_model_is_not_trained_anew_by_resume(begun, tmp_path):
+    folder = tmp_path / "out"
+    shutil.rmtree(folder / "checkpoint-2")
+    finish_in(folder)
+    record_finish(begun())
+    with pytest.raises(InputError, match="resume: .* holds a finished model and no checkpoint: leave out"):
+        claim(begun(resume=True))
+    assert has_finished(folder)
+    (folder / "config.json").write_text("[]")  # damaged, and without a checkpoint of no use
+    claim(begun(resume=True))
 
 
 def test_damaged_checksums_are_told_before_the_training(begun, tmp_path):

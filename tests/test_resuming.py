@@ -196,7 +196,7 @@ def test_a_name_of_no_checkpoint_is_refused(run, name, by_path):
 def test_a_run_with_nothing_to_resume_from_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="is no checkpoint of output_dir .*: it holds none$"):
         resume(tmp_path / "nowhere", "checkpoint-1")
-    with pytest.raises(InputError, match="nowhere holds no complete checkpoint: set save_steps, or train"):
+    with pytest.raises(InputError, match="nowhere holds no complete checkpoint: delete what"):
         resume(tmp_path / "nowhere")
     damage(run / "checkpoint-2")
     with pytest.raises(InputError, match="checkpoint-2 is damaged: optimizer.* bytes: name an earlier one$"):

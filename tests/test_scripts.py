@@ -312,7 +312,7 @@ def test_plain_transformers_loads_the_folder_and_gives_the_same_logits(finished,
         ),
         (["--dataset", "outputs/no/such"], "dataset 'outputs/no/such' does not exist"),
         (["--languages", "en", "xx"], "no text in language xx: choose from en zh"),
-        (["--resume"], "holds no complete checkpoint: set save_steps"),
+        (["--resume_from_checkpoint", "checkpoint-7"], "'checkpoint-7' is no checkpoint of output_dir"),
     ],
 )
 def test_bad_input_ends_a_script_with_one_clear_line(stages, run_python, tmp_path, flags, message):

@@ -81,7 +81,10 @@ class StageArguments(TrainingArguments):
     # Run
     resume: bool = field(
         default=False,
-        metadata={"help": "Resume from the last complete checkpoint in `output_dir` that is not damaged."},
+        metadata={
+            "help": "Resume from the last complete checkpoint in `output_dir` that is not damaged. Where "
+            "there is no checkpoint, the training begins."
+        },
     )
     resume_from_checkpoint: str | None = field(
         default=None,

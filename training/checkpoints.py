@@ -85,7 +85,8 @@ def _choose(arguments: StageArguments) -> Path:
         return checkpoint
     listed = "".join(f"; {checkpoint.name} {damage}" for checkpoint, damage in damages.items())
     raise InputError(
-        f"resume: {folder} holds no complete checkpoint{listed}: set save_steps, or train without --resume"
+        f"resume: {folder} holds no complete checkpoint{listed}: delete what is there to begin "
+        "anew, or give another output_dir"
     )
 
 
@@ -245,6 +246,11 @@ def finished_checkpoints(folder: Path) -> list[Path]:
     return [checkpoint for checkpoint in _all_checkpoints(folder) if _read_step(checkpoint) is not None]
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint, undamaged or not."""
+    return bool(_all_checkpoints(folder))
+
+
 def _all_checkpoints(folder: Path) -> list[Path]:
     """Return the folders `checkpoint-N` of a run, complete or not, oldest first."""
     if not folder.is_dir():
@@ -271,6 +277,7 @@ def _check_kind(checkpoint: str, model: PreTrainedModel) -> None:
 __all__ = [
     "checkpoint_to_resume",
     "finished_checkpoints",
+    "has_checkpoints",
     "mark_finished",
     "mark_unfinished",
     "remove_unfinished",

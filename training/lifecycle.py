@@ -16,7 +16,7 @@ from .checkpoints import checkpoint_to_resume
 from .data.streaming import ExampleStream, find_excluded, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
-from .output_folder import check_room, claim, claim_data, examples_per_step, saving
+from .output_folder import check_room, claim, claim_data, examples_per_step, record_finish, saving
 
 
 def begin(arguments: StageArguments) -> None:
@@ -129,5 +129,6 @@ def _plot(arguments: StageArguments) -> None:
 
 
 def finish(arguments: StageArguments, what: str, following: str) -> None:
-    """Print on the main process what was saved and which command comes next."""
+    """Record that the run has finished, and print on the main process what was saved and what comes next."""
+    record_finish(arguments)
     say(arguments, f"Saved {what} to {arguments.output_dir}. Next: {following}")

@@ -24,10 +24,10 @@ from common.output import (
     format_bytes,
     free_bytes,
 )
-from modeling_altclip.checksums_altclip import CHECKSUMS, has_checksums, read_checksums
+from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums, read_checksums
 
-from .arguments import StageArguments
-from .checkpoints import finished_checkpoints, remove_unfinished
+from .arguments import StageArguments, say
+from .checkpoints import finished_checkpoints, has_checkpoints, remove_unfinished
 
 _RECORD = "run.json"
 _SAME_DATA = "give the same data, train anew in another output_dir, or delete {} to resume all the same"
@@ -90,10 +90,12 @@ _WITHOUT_EFFECT = {
 def claim(arguments: StageArguments) -> None:
     """Check that `output_dir` belongs to this run alone, and write a record of the run, `run.json`, into it.
 
+    Where `resume` is set and there is nothing to resume, it is unset, with a line: the run begins.
+
     Raises:
         InputError: it cannot be written to, or is a folder that the run reads; it has checksums that cannot
             be read; it holds checkpoints and `resume` is not set; or it is set, and the run that wrote them
-            had other settings.
+            had other settings, or it has finished its model and left no checkpoint.
     """
     check_output_dir(arguments.output_dir)
     check_not_input(arguments.output_dir, _inputs_of(arguments))
@@ -109,13 +111,57 @@ def claim(arguments: StageArguments) -> None:
             "them: add --resume to go on with that run, or give another output_dir"
         )
 
-    record = _describe(arguments)
+    is_named = arguments.resume_from_checkpoint is not None
+    if arguments.resume and not is_named and not has_checkpoints(folder):
+        _refuse_finished(folder)
+        say(arguments, f"{folder} holds no checkpoint to resume from: the training begins at its first step.")
+        arguments.resume = False
+
+    record = _describe(arguments) | {"finished": False}
     begun = _read_record(folder) if arguments.resume else None
     if begun is not None:
         _compare(record, begun, folder)
         # The settings and the machine of the first start stay, so that every resume is compared with them.
-        record = begun | {"resumed_on": [*begun.get("resumed_on", []), record["machine"]]}
+        resumed_on = [*begun.get("resumed_on", []), record["machine"]]
+        record = begun | {"resumed_on": resumed_on, "finished": False}
     _write_record(arguments, record)
+
+
+def record_finish(arguments: StageArguments) -> None:
+    """Record that the run in `output_dir` has saved its model."""
+    record = _read_record(Path(arguments.output_dir))
+    if record is not None:  # else trained by code of the user's own, which claimed no folder
+        _write_record(arguments, record | {"finished": True})
+
+
+def has_finished(folder: Path) -> bool:
+    """Return whether a run has saved its model in a folder, and the model is as it was saved.
+
+    A run of an earlier version did not record that it finished: it has if its model is there.
+
+    Raises:
+        InputError: the record of the run is damaged.
+    """
+    record = _read_record(folder)
+    if record is None or not record.get("finished", True) or not has_checksums(folder):
+        return False
+    try:
+        return not find_damages(folder)
+    except ValueError:  # the checksums themselves are damaged
+        return False
+
+
+def _refuse_finished(folder: Path) -> None:
+    """Refuse to resume in a folder whose model is finished, which would be trained anew.
+
+    Raises:
+        InputError: it is.
+    """
+    if has_finished(folder):
+        raise InputError(
+            f"resume: {folder} holds a finished model and no checkpoint: leave out --resume to train it "
+            "anew, or give another output_dir"
+        )
 
 
 def _check_checksums(folder: Path) -> None:
@@ -403,6 +449,8 @@ __all__ = [
     "claim",
     "claim_data",
     "examples_per_step",
+    "has_finished",
+    "record_finish",
     "saving",
     "without_local_files",
 ]
