@@ -298,7 +298,7 @@ def test_a_file_that_is_missing_or_not_complete_is_named(tmp_path, name, missing
     if content is not None:
         (checkpoint / name).write_bytes(content)
         missing = name
-    with pytest.raises(InputError, match=f"checkpoint-1 has no complete {missing}: set save_steps"):
+    with pytest.raises(InputError, match=f"checkpoint-1 has no complete {missing}: delete what is there"):
         resume(tmp_path)
 
 
