@@ -12,7 +12,7 @@ class FakeHub(ThreadingHTTPServer):
     """Hub of datasets, of one commit each, at a loopback address.
 
     Datasets of the owner `gated` show only their card. `requests` lists what was asked for, as
-    "owner/name/resolve/...".
+    "owner/name/resolve/...", and `n_bytes` counts the bytes of files that were sent.
 
     Args:
         folders: `{id: folder}`.
@@ -24,6 +24,7 @@ class FakeHub(ThreadingHTTPServer):
         self.folders = folders
         self.commits = commits
         self.requests = []
+        self.n_bytes = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
         Thread(target=self.serve_forever, daemon=True).start()
 
@@ -123,6 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body[begin:end])
+            self.server.n_bytes += end - begin
 
 
 class PushHub(ThreadingHTTPServer):
@@ -144,6 +146,7 @@ class PushHub(ThreadingHTTPServer):
         self.deleted = []
         self.tokens = set()
         self.n_commits = 0
+        self.n_bytes = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
         Thread(target=self.serve_forever, daemon=True).start()
 

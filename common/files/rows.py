@@ -9,6 +9,8 @@ from zipfile import BadZipFile
 from datasets import Dataset, DatasetBuilder, Image, IterableDataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilderConfig
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from ..errors import InputError, one_line
 from ..paths import check_folder
@@ -27,6 +29,8 @@ from .yaml_files import YAMLError
 READING = (OSError, ValueError, DatasetGenerationError, BadZipFile)
 # Errors of `datasets` where a card has other types than it expects.
 _OF_CARDS = (AttributeError, KeyError, RecursionError, TypeError, YAMLError)
+# Of a stream only the first rows are taken. By default the whole of a file of parquet is read ahead.
+_LITTLE_AHEAD = ParquetFragmentScanOptions(pre_buffer=False)
 _WILDCARDS = set("*?[]")
 
 
@@ -134,6 +138,8 @@ def _open_rows(
     builder: DatasetBuilder, split: str, streaming: bool, source: dict
 ) -> Dataset | IterableDataset:
     tars = of_tars(builder)
+    if streaming and isinstance(builder.config, ParquetConfig):
+        builder.config.fragment_scan_options = _LITTLE_AHEAD
     if streaming:
         return (tars or builder).as_streaming_dataset(split=split)
     if tars is None:

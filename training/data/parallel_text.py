@@ -10,8 +10,8 @@ may be compressed as `.gz` or `.bz2`. A `.yaml` file lists several sources:
     - {data: ccmatrix, rows: 1000000}
 
 Rows of weight 2 are drawn twice as often as those of weight 1, the default. `rows` is a budget: of a larger
-source so many rows are taken, at equal distances. A corpus that is named needs no `kind`, which its own file
-states.
+source so many rows are taken, which `temperature` shares among its languages; see `budgets.py`. A corpus that
+is named needs no `kind`, which its own file states.
 
 Files of translations, such as `.po`, `.tmx`, `.xliff` and `.tei`, are listed in `formats/reading.py`.
 
@@ -36,7 +36,7 @@ from common.errors import InputError
 from common.files.contents import content_digest, contents_of
 from common.files.endings import suffix_of
 from common.files.json_files import refuse_repeated_keys
-from common.files.rows import load_rows
+from common.files.rows import load_rows, readable_rows
 from common.files.table_cells import may_hold_texts
 from common.files.text_files import lines_of
 from common.files.yaml_files import read_yaml
@@ -44,6 +44,7 @@ from common.languages import check_language
 from common.paths import check_folder
 from modeling_altclip.languages_altclip import CODE, is_english
 
+from .budgets import Budget, check_temperature, download_rows, is_remote, take_budget
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
 from .examples import caption_columns, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
@@ -53,7 +54,7 @@ from .sources.reading import check_parallel_text, read_texts
 from .text_tables import TABLES, from_lines, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
-_SOURCE_KEYS = {"data", "name", "split", "kind", "weight", "rows"}
+_SOURCE_KEYS = {"data", "name", "split", "kind", "weight", "rows", "temperature"}
 _OF_ROWS = {"id", "no"}  # Indonesian and Norwegian; or the number or name of a row
 # Values of such a column: "17", "img_7", "ted/2012", but no sentence.
 _ROW_NAME = re.compile(r".*\d.*|\S+[_/.]\S+", re.DOTALL)
@@ -186,23 +187,18 @@ def _read_part(source: dict, split: str, languages: list[str] | None) -> Dataset
     """
     named = find_source(source["data"])
     if named is None:
-        return _read_utf8(source["data"], source.get("name"), source.get("split", split))
+        return _read_utf8(source["data"], source.get("name"), source.get("split", split), source.get("rows"))
     if "name" in source:
         raise InputError(
             f"name is {source['name']!r}: source {named.name!r} finds its configurations by the languages, "
             "leave it out"
         )
-    return read_texts(named, languages, source.get("split", split))
+    return read_texts(named, languages, source.get("split", split), budget=_budget_of(source))
 
 
-def _take_evenly(rows: Dataset, budget: int | None) -> Dataset:
-    """Return `budget` rows at equal distances; all if there are no more, or if there is no budget.
-
-    A budget of 4 of 10 rows takes the rows 0, 2, 5 and 7.
-    """
-    if budget is None or budget >= len(rows):
-        return rows
-    return rows.select(np.arange(budget) * len(rows) // budget)
+def _budget_of(source: dict) -> Budget:
+    """Return the budget of one of the sources that a list has."""
+    return Budget(source.get("rows"), float(source.get("temperature", 1)))
 
 
 def choose_kinds(sources: list[dict], kinds: list[str] | None, dataset: str) -> list[dict]:
@@ -248,7 +244,8 @@ def read_sources(dataset: str) -> list[dict]:
     required. Named corpora get the kind of their own file.
 
     Raises:
-        InputError: the file is no list of sources, or a weight or a number of rows is not positive.
+        InputError: the file is no list of sources, a weight or a number of rows is not positive, or a
+            temperature is below 1 or stands without `rows`.
     """
     if not dataset.endswith((".yaml", ".yml")) or find_source(dataset) is not None:
         return [{"data": dataset}]
@@ -260,16 +257,7 @@ def read_sources(dataset: str) -> list[dict]:
                 f"{dataset!r} must list sources with the keys {' '.join(sorted(_SOURCE_KEYS))}, data at "
                 f"least; it has {source!r}"
             )
-        weight = source.get("weight", 1)
-        if not (isinstance(weight, int | float) and weight > 0):
-            raise InputError(
-                f"weight of {source['data']!r} in {dataset!r} is {weight!r}: give a positive number"
-            )
-        budget = source.get("rows", 1)
-        if type(budget) is not int or budget < 1:
-            raise InputError(
-                f"rows of {source['data']!r} in {dataset!r} is {budget!r}: give a whole number from 1"
-            )
+        _check_numbers(source, dataset)
 
     beside = Path(dataset).parent
     located = []
@@ -278,6 +266,28 @@ def read_sources(dataset: str) -> list[dict]:
             source = source | {"data": str(beside / source["data"])}
         located.append(_with_own_kind(source))
     return located
+
+
+def _check_numbers(source: dict, dataset: str) -> None:
+    """Check the weight and the budget of a source of a list.
+
+    Raises:
+        InputError: one is out of range; or there is a temperature, and no rows to share.
+    """
+    weight = source.get("weight", 1)
+    if not (isinstance(weight, int | float) and weight > 0):
+        raise InputError(f"weight of {source['data']!r} in {dataset!r} is {weight!r}: give a positive number")
+    budget = source.get("rows", 1)
+    if type(budget) is not int or budget < 1:
+        raise InputError(
+            f"rows of {source['data']!r} in {dataset!r} is {budget!r}: give a whole number from 1"
+        )
+    check_temperature(source.get("temperature", 1), f"temperature of {source['data']!r} in {dataset!r}")
+    if "temperature" in source and "rows" not in source:
+        raise InputError(
+            f"temperature of {source['data']!r} in {dataset!r} shares a budget among languages: give `rows` "
+            "too, or draw all rows by --temperature of the training"
+        )
 
 
 def _with_own_kind(source: dict) -> dict:
@@ -309,10 +319,10 @@ def read_ready(source: dict, split: str, languages: list[str] | None = None) -> 
         skipped = count_skipped(rows)
         is_ready = pc.equal(rows.with_format("arrow")["skipped"][:], "")
         rows = rows.select(np.flatnonzero(is_ready)).select_columns(["captions"])
-    return _take_evenly(rows, source.get("rows")), skipped
+    return take_budget(rows, _budget_of(source)), skipped
 
 
-def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
+def _read_utf8(data: str, name: str | None, split: str, n_rows: int | None) -> Dataset:
     """Read a source, and turn the errors of damaged files into `InputError`.
 
     Raises:
@@ -320,7 +330,7 @@ def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
             or has rows of different types.
     """
     try:
-        return read_source(data, name, split)
+        return read_source(data, name, split, n_rows)
     except UnicodeDecodeError as error:
         raise InputError(f"dataset {data!r} is not UTF-8, {error}: save it as UTF-8") from error
     except DatasetGenerationError as error:
@@ -340,8 +350,11 @@ def _read_utf8(data: str, name: str | None, split: str) -> Dataset:
         ) from error
 
 
-def read_source(data: str, name: str | None, split: str) -> Dataset:
+def read_source(data: str, name: str | None, split: str, n_rows: int | None = None) -> Dataset:
     """Read one source as rows of `captions` alone; of files of translations, as `read_translations`.
+
+    Args:
+        n_rows: of a dataset on the Hub, download no more rows, see `download_rows`.
 
     Raises:
         InputError: it is missing, empty or of unknown form.
@@ -363,6 +376,10 @@ def read_source(data: str, name: str | None, split: str) -> Dataset:
         rows = load_dataset(BUILDERS[suffix], data_files=data, split="train", description=contents)
     elif tables := tables_in(data, name, split):
         rows = concatenate_datasets([read_table(table) for table in tables])
+    elif n_rows is not None and is_remote(data):
+        check_folder("dataset", data)
+        with readable_rows(data, split):
+            rows = download_rows(data, split, n_rows, path=data, name=name)
     else:
         rows = load_rows(data, split, [], name)
     if len(rows) == 0:

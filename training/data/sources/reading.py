@@ -5,6 +5,7 @@ language that it lacks. A language bears the code by which it is requested: text
 is requested and the source has no other Chinese.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,15 +25,23 @@ from common.files.tars import name_pictures
 from common.languages import find_language
 from modeling_altclip.languages_altclip import canonical
 
+from ..budgets import ALL_ROWS, Budget, count_rows, download_rows, is_remote, share_budget
 from ..captions import as_lists, features_of, is_text, with_image
 from ..examples import caption_columns
 from .source import IMAGES, TEXTS, Source
 
 _SHOWN = 20  # codes of languages that a message lists
+# Layouts in which the first rows of each file are as good as others. In the others those of one language may
+# be anywhere, or belong to a row of another file.
+_ANY_ROWS = ("pairs", "translation", "columns", "language_lists", "images")
 
 
 def read_texts(
-    source: Source, languages: list[str] | None, split: str = "train", n_first: int | None = None
+    source: Source,
+    languages: list[str] | None,
+    split: str = "train",
+    n_first: int | None = None,
+    budget: Budget = ALL_ROWS,
 ) -> Dataset:
     """Read parallel text in the requested languages, and in English, as rows of `captions`.
 
@@ -40,11 +49,15 @@ def read_texts(
         languages: the requested languages. Those that the source lacks are left out.
         split: one of `train`, `validation` and `test`, whatever the source calls it.
         n_first: read so many rows of each configuration as a stream, for a preview. By default all are read.
+        budget: of a corpus on the Hub, download no more rows than these, see `download_rows`. Corpora in a
+            folder, and those whose rows of a language may be anywhere (`joined`, `language_column`), are read
+            whole.
 
     Raises:
         InputError: the source is refused for training, holds no parallel text, or lacks the split; no
             languages are requested where each is a download of its own; the source has none of them; a column
-            is missing or holds no texts; or a language has no text in any row.
+            is missing or holds no texts; a language has no text in any row; or a budget is to be shared by
+            numbers of rows that the card does not state.
 
     Example: see `load_source`.
     """
@@ -55,7 +68,10 @@ def read_texts(
             f"source {source.name!r} has none of the languages {' '.join(languages)} beside English: it has "
             f"{' '.join(source.languages)}"
         )
-    open_config = partial(_open_source, source, split, n_first=n_first)
+    quotas = None
+    if n_first is None:
+        quotas = _share_downloads(source, split, wanted, budget)
+    open_config = partial(_open_source, source, split, n_first=n_first, quotas=quotas)
     if source.layout == "pairs":
         return _read_configs(source, wanted, open_config, _from_pair)
     if source.layout == "translation":
@@ -104,11 +120,44 @@ def _requested_languages(source: Source, languages: list[str] | None) -> dict[st
     return wanted
 
 
-def _open_source(
+def _share_downloads(
+    source: Source, split: str, wanted: dict[str, str], budget: Budget
+) -> dict[str | None, int] | None:
+    """Share a budget among the configurations of a corpus on the Hub, before they are downloaded.
+
+    Returns:
+        The number of rows of each configuration; None where a source is read whole.
+
+    Raises:
+        InputError: the card of one does not state its number of rows, by which the budget is to be shared.
+    """
+    if budget.n_rows is None or not is_remote(source.dataset) or source.layout not in _ANY_ROWS:
+        return None
+    configs = [source.configs[language] for code, language in wanted.items() if code != "en"]
+    if not source.configs or len(configs) == 1:
+        return dict.fromkeys(configs if source.configs else [source.config], budget.n_rows)
+
+    sizes = []
+    for config in configs:
+        options = source_options(source, split, config)
+        with _named(source), readable_rows(source.dataset, source.splits[split]):
+            n_rows = count_rows(source.dataset, source.splits[split], **options)
+        if n_rows is None and budget.temperature != math.inf:
+            raise InputError(
+                f"source {source.name!r}: the card of {source.dataset} does not state how many rows {config} "
+                f"has, by which rows: {budget.n_rows} would be shared: add `temperature: inf`, by which all "
+                "languages get equally many"
+            )
+        sizes.append(budget.n_rows if n_rows is None else n_rows)
+    return dict(zip(configs, share_budget(budget, sizes)))
+
+
+def _open_source(  # noqa: PLR0913  (the first three say what, the others how much of it)
     source: Source,
     split: str,
     config: str | None,
     n_first: int | None = None,
+    quotas: dict[str | None, int] | None = None,
     *,
     allow_outside: bool = False,
 ) -> Dataset:
@@ -117,6 +166,7 @@ def _open_source(
     Args:
         split: as for `read_texts`.
         n_first: as for `read_texts`.
+        quotas: download so many rows of each configuration, as `_share_downloads` returns them.
         allow_outside: as for `load_rows`.
 
     Raises:
@@ -126,6 +176,8 @@ def _open_source(
     name = source.splits[split]
     opening = {"image": source.columns.get("image", "image"), "allow_outside": allow_outside}
     with _named(source), readable_rows(source.dataset, name):
+        if quotas is not None:
+            return download_rows(source.dataset, name, quotas[config], **opening, **options)
         if n_first is None:
             return open_rows(source.dataset, name, **opening, **options)
         stream = open_rows(source.dataset, name, streaming=True, **opening, **options)
@@ -193,7 +245,7 @@ def _check_use(source: Source, layouts: tuple[str, ...], what: str) -> None:
         return
     remedy = "choose another source"
     if source.layout == "addresses":
-        remedy = "it has addresses of images, which are to be downloaded first, as with img2dataset"
+        remedy = "it has addresses of images, which training/run_download.py is to download first"
     raise InputError(f"source {source.name!r} is no {what}, but of layout {source.layout}: {remedy}")
 
 
@@ -459,6 +511,7 @@ def read_images(
     languages: list[str] | None,
     split: str = "train",
     n_first: int | None = None,
+    budget: Budget = ALL_ROWS,
     *,
     allow_outside: bool = False,
 ) -> Dataset:
@@ -467,7 +520,7 @@ def read_images(
     Args:
         languages: the requested languages; those that the source lacks are left out.
         split: as for `read_texts`.
-        n_first: as for `read_texts`.
+        n_first, budget: as for `read_texts`.
         allow_outside: as for `load_rows`.
 
     Raises:
@@ -475,7 +528,10 @@ def read_images(
             languages; or a column is missing.
     """
     wanted = languages_of_images(source, languages)
-    rows = _open_source(source, split, source.config, n_first, allow_outside=allow_outside)
+    quotas = None
+    if n_first is None:
+        quotas = _share_downloads(source, split, wanted, budget)
+    rows = _open_source(source, split, source.config, n_first, quotas, allow_outside=allow_outside)
     images = with_image_column(source, rows).select_columns(["image"])
     return concatenate_datasets([images, _read_columns(source, rows, wanted)], axis=1)
 
