@@ -126,6 +126,17 @@ JOBS = {
     ),
 }
 
+# `altclip train FOLDER`: all recipes of a folder, where `altclip train stage1 RECIPE` is one of them.
+_ROAD = "train"
+_ROAD_JOB = _Job(
+    "training.jobs.road",
+    "Do the recipes of a folder in order, each by the job that it is named after, but for what is finished.",
+    "training/recipes/miniature",
+    recipes="training/recipes",
+    first="folder",
+    one_process=True,
+)
+
 _EPILOG = """\
 `altclip JOB --help` lists the flags of a job. All of them can stand in a recipe, a YAML file that comes
 first, and those on the command line win. For several GPUs start a training or an evaluation with
@@ -144,7 +155,9 @@ def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     name = _job_of(words)
     if name is not None:
-        return _run_job(name, words[len(name.split()) :])
+        return _run_job(name, JOBS[name], words[len(name.split()) :])
+    if words[0:1] == [_ROAD] and _is_folder(words[1:2]):
+        return _run_job(_ROAD, _ROAD_JOB, words[1:])
 
     # No job: argparse prints help or the version, or refuses the words with exit status 2.
     parser = _build_parser()
@@ -154,22 +167,27 @@ def main(words: list[str] | None = None) -> None:
     print(_completion(given.print_completion))
 
 
-def _run_job(name: str, words: list[str]) -> None:
+def _is_folder(words: list[str]) -> bool:
+    """Return whether a word names a folder, and no job or recipe: one that is here, or another path."""
+    names = [word for word in words if not word.startswith("-") and not word.endswith((".yaml", ".yml"))]
+    return any("/" in name or Path(name).is_dir() for name in names)
+
+
+def _run_job(name: str, job: _Job, words: list[str]) -> None:
     """Run a job by the function that its script calls, and in the same way, by `launch`.
 
     Args:
-        name: a key of `JOBS`.
+        name: what is written before the words, such as `train stage1`.
         words: what follows it on the command line.
     """
     from altclip.common.recipe import launch
 
-    job = JOBS[name]
     if job.first and words and not words[0].startswith("-") and not words[0].endswith((".yaml", ".yml")):
         words = [f"--{job.first}", *words]
     # The name that errors, usage and saved results show for the program.
     sys.argv = [f"altclip {name}", *words]
     if "--help" in words or "-h" in words:
-        print(_describe(name))
+        print(_describe(name, job))
 
     module = _load(job)
     has_begun = False
@@ -208,9 +226,8 @@ def _argument_types(function: Callable) -> list[type]:
     return [hint for name, hint in get_type_hints(function).items() if name != "return"]
 
 
-def _describe(name: str) -> str:
+def _describe(name: str, job: _Job) -> str:
     """Return what stands before the flags of a job in its help."""
-    job = JOBS[name]
     paragraphs = [job.summary, f"Example: altclip {name} {job.example}"]
     if job.recipes:
         paragraphs.append(_of_recipes(job.recipes))
@@ -244,7 +261,12 @@ def _build_parser(with_flags: bool = False) -> ArgumentParser:
     parsers = {"": parser.add_subparsers(title="jobs", metavar="JOB")}
     for group, summary in GROUPS.items():
         folders = {job.recipes: None for name, job in JOBS.items() if name.startswith(f"{group} ")}
-        epilog = "\n".join(_of_recipes(folder) for folder in folders)
+        paragraphs = [_of_recipes(folder) for folder in folders]
+        if group == _ROAD:
+            paragraphs.insert(
+                0, f"With a folder as JOB: {_ROAD_JOB.summary}\n  altclip train {_ROAD_JOB.example}\n"
+            )
+        epilog = "\n".join(paragraphs)
         child = parsers[""].add_parser(group, help=summary, description=summary, epilog=epilog, **as_written)
         parsers[group] = child.add_subparsers(title="jobs", metavar="JOB", required=True)
     for name, job in JOBS.items():

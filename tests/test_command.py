@@ -104,6 +104,10 @@ def test_help_and_version_need_no_library():
         (["tain"], "invalid choice: 'tain'"),
         (["train"], "the following arguments are required: JOB"),
         (["train", "stage4"], "invalid choice: 'stage4'"),
+        (["train", "no/recipe.yaml"], "invalid choice: 'no/recipe.yaml'"),
+        (["train", "docs", "--step", "stage1"], "unknown flag --step: did you mean --steps?"),
+        (["train", "docs", "--num_processes", "0"], "num_processes is 0: give 1 or more"),
+        (["train", "docs", "--accelerate_config", "no"], "accelerate_config 'no' is no file"),
         (["embed", TINY, "--image", "x"], "unknown flag --image: did you mean --images?"),
         (["embed", TINY], "missing --output_dir"),
         (["embed", TINY, "--output_dir", "x"], "give one of them, --images FOLDER or --texts FILE"),
@@ -125,6 +129,8 @@ def test_a_wrong_command_line_ends_with_status_2(altclip_main, capsys, words, me
         (["embed", TINY, "--images", "no/images", "--output_dir", "new"], "the file does not exist"),
         (["embed", TINY, "--texts", "no.txt", "--output_dir", "new"], "texts 'no.txt' is no file"),
         (["report", "--results", "nowhere", "--output_dir", "new"], "evaluate first, with altclip evaluate"),
+        (["train", "."], "folder '.' has no recipe: give one of recipes, each named after its job"),
+        (["train", "no/folder"], "folder 'no/folder' is no folder"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(altclip_main, capsys, tmp_path, monkeypatch, words, message):

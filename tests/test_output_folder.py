@@ -14,7 +14,15 @@ from common.output import is_full
 from modeling_altclip.checksums_altclip import write_checksums
 from training.arguments import TeacherArguments, TeacherLearningArguments
 from training.checkpoints import mark_unfinished
-from training.output_folder import claim, claim_data, count_checkpoints, has_finished, record_finish, saving
+from training.output_folder import (
+    changed_settings,
+    claim,
+    claim_data,
+    count_checkpoints,
+    has_finished,
+    record_finish,
+    saving,
+)
 
 from .conftest import ROOT
 
@@ -351,6 +359,27 @@ def test_a_finished_model_is_not_trained_anew_by_resume(begun, tmp_path):
     assert has_finished(folder)
     (folder / "config.json").write_text("[]")  # damaged, and without a checkpoint of no use
     claim(begun(resume=True))
+
+
+def test_a_finished_run_is_compared_as_one_that_resumes(begun, tmp_path):
+    state = {"max_steps": 40, "num_train_epochs": 2}
+    (tmp_path / "out/trainer_state.json").write_text(json.dumps(state))
+    same = {"num_train_epochs": 2, "logging_steps": 7, "bf16": True}
+    assert changed_settings(begun(**same)) == {}
+    assert changed_settings(begun(max_steps=40)) == {}
+    assert changed_settings(begun(max_steps=50)) == {"max_steps": (40, 50)}
+    assert changed_settings(begun(num_train_epochs=3)) == {"num_train_epochs": (2, 3)}
+    changed = begun(num_train_epochs=2, learning_rate=1e-3, languages=["en"])
+    assert changed_settings(changed) == {"learning_rate": (5e-5, 1e-3), "languages": (["en", "zh"], ["en"])}
+
+    # Eight processes of 8 examples are as one of 64.
+    record = json.loads((tmp_path / "out/run.json").read_text("utf-8"))
+    record["machine"]["processes"] = 8
+    record["settings"]["examples_per_step"] = 64
+    (tmp_path / "out/run.json").write_text(json.dumps(record))
+    assert changed_settings(begun(num_train_epochs=2)) == {}
+    (tmp_path / "out/run.json").unlink()
+    assert changed_settings(begun(max_steps=50)) == {}
 
 
 def test_damaged_checksums_are_told_before_the_training(begun, tmp_path):

@@ -1,10 +1,20 @@
 """A road: a folder of recipes, done by one command that can be repeated at any time."""
 
+import json
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from common.errors import InputError
+from modeling_altclip.checksums_altclip import write_checksums
+from training.jobs.road import RoadArguments, main
+from training.road import running, state
+from training.road.running import Launch, run_road
+from training.road.state import record_path
 from training.road.steps import JOBS, choose_steps, read_road
 
 from .conftest import ROOT
@@ -80,3 +90,317 @@ def test_results_of_evaluations_may_lie_together(tmp_path):
 def test_recipes_of_ours_are_roads(name):
     jobs = [step.job for step in read_road(ROOT / "training/recipes" / name)]
     assert {"stage1", "stage2"} <= set(jobs)
+
+
+class World:
+    """A road of jobs that write a few bytes, in place of processes that train.
+
+    Attributes:
+        calls: job and number of words of each command line that was started.
+        dies_in: the job that ends with this exit status, when half of its work is done.
+        changes: the settings of a finished training that are others in its recipe.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.recipes = folder / "recipes"
+        self.calls = []
+        self.dies_in = {}
+        self.changes = {}
+
+    def out(self, name):
+        return self.folder / "out" / name
+
+    def write(self, job, **settings):
+        settings = {"output_dir": str(self.out(job))} | settings
+        lines = [f"{name}: {json.dumps(value)}" for name, value in settings.items()]
+        write_recipes(self.recipes, **{job: "\n".join(lines)})
+
+    def start(self, command, variables):
+        """Do what the job of a command line does, as far as a road sees it."""
+        (recipe,) = [Path(word) for word in command if word.endswith(".yaml")]
+        job = recipe.stem
+        self.calls.append(job)
+        settings = yaml.safe_load(recipe.read_text("utf-8"))
+        output = Path(settings["output_dir"])
+        output.mkdir(parents=True, exist_ok=True)
+        content = json.dumps([settings, [self.content(name) for name in settings.get("reads", [])]])
+        if job in self.dies_in:
+            (output / "half").write_text(content)
+            return self.dies_in.pop(job)
+        if JOBS[job].is_training:
+            (output / "config.json").write_text(content)
+            write_checksums(output)
+            record = {"settings": {}, "machine": {}, "finished": True}
+            (output / "run.json").write_text(json.dumps(record))
+        elif JOBS[job].finished_by:
+            (output / "data").mkdir()
+            (output / "data/rows.parquet").write_text(content)
+        else:
+            name = {"download": "00000.tar", "retrieval": "model/task.en.json"}.get(job, "page.md")
+            (output / name).parent.mkdir(exist_ok=True)
+            (output / name).write_text(content)
+        return 0
+
+    def content(self, name):
+        files = [path for path in sorted(Path(name).rglob("*")) if path.is_file()]
+        return [path.read_text("utf-8") for path in files if path.suffix != ".json" or "config" in path.name]
+
+    def run(self, *chosen):
+        """Run the road, and return the jobs that were started."""
+        self.calls = []
+        road = read_road(self.recipes)
+        run_road(str(self.recipes), road, choose_steps(road, list(chosen) or None), Launch(), self.start)
+        return self.calls
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A road of six steps, each of which reads what the one before made."""
+    world = World(tmp_path)
+    # The recipes of these jobs have no flags.
+    monkeypatch.setattr(running, "check_recipes", lambda steps: None)
+    monkeypatch.setattr(state, "_in_new_process", lambda function, step: world.changes)
+    world.write("download", dataset="table.parquet")
+    world.write("clean", reads=[str(world.out("download"))])
+    world.write("stage1", reads=[str(world.out("clean"))], rate=1)
+    world.write("stage2", reads=[str(world.out("stage1"))])
+    world.write("retrieval", reads=[str(world.out("stage2"))])
+    world.write("card", reads=[str(world.out("stage2")), str(world.out("retrieval"))])
+    return world
+
+
+ALL = ["download", "clean", "stage1", "stage2", "retrieval", "card"]
+
+
+def test_a_road_is_done_once(world, capsys):
+    assert world.run() == ALL
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"Step 1 of 6, download: run ({world.recipes}/download.yaml)."
+    assert re.fullmatch(rf"stage1     run           0\.\d s  {world.out('stage1')}", printed[-5])
+    assert printed[-1] == f"The finished model is in {world.out('card')}. Next: hf upload YOUR/MODEL " + str(
+        world.out("card")
+    )
+    before = {path: path.read_bytes() for path in world.folder.rglob("*") if path.is_file()}
+    assert world.run() == []
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed[1:7]] == [[job, "skipped"] for job in ALL]
+    assert printed[-2] == "All of these steps were finished and whole: nothing was done."
+    assert {path: path.read_bytes() for path in world.folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "job,status,code",
+    [
+        ("download", 1, 1),
+        ("clean", 2, 2),
+        ("stage1", -9, 137),
+        ("stage2", 137, 137),
+        ("retrieval", 1, 1),
+        ("card", -15, 143),
+    ],
+)
+def test_a_failure_ends_the_road_and_the_same_command_goes_on(world, capsys, job, status, code):
+    world.dies_in = {job: status}
+    with pytest.raises(SystemExit) as end:
+        world.run()
+    assert end.value.code == code
+    assert world.calls == ALL[: ALL.index(job) + 1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: step {job} ended with status {code} ({world.recipes}/{job}.yaml), for the reason" in line
+    assert line.endswith(f"then go on with: altclip train {world.recipes}")
+    # What is finished is not done again.
+    assert world.run() == ALL[ALL.index(job) :]
+    assert world.run() == []
+
+
+def test_a_kill_between_the_end_of_a_job_and_its_record_repeats_no_training(world):
+    """The command is killed where it would have recorded that a step is done."""
+    world.run()
+    for job in ("clean", "stage1"):
+        (step,) = choose_steps(read_road(world.recipes), [job])
+        path = record_path(step)
+        record = json.loads(path.read_text("utf-8"))
+        path.write_text(json.dumps(record | {"made": None}))
+    assert world.run() == []
+    assert json.loads(path.read_text("utf-8")) == record
+
+
+def test_a_chosen_step(world, capsys):
+    assert world.run("download", "clean") == ["download", "clean"]
+    printed = capsys.readouterr().out
+    assert "Step 2 of 2, clean: run" in printed
+    assert printed.endswith(f"The result is in {world.out('clean')}. Next: see what it holds\n")
+    assert world.run("stage1") == ["stage1"]
+    assert f"The last model is in {world.out('stage1')}. Next: " in capsys.readouterr().out
+
+
+def test_what_was_made_from_something_else_is_made_anew_and_the_old_is_kept(world, capsys):
+    world.run()
+    old = (world.out("stage2") / "config.json").read_bytes()
+    # Somebody trains stage 1 by hand with other data.
+    (world.out("stage1") / "config.json").write_text("other")
+    write_checksums(world.out("stage1"))
+    (world.recipes / "stage1.yaml").unlink()
+    capsys.readouterr()
+    assert world.run() == ["stage2", "retrieval", "card"]
+    kept = f"{world.out('stage2')}.replaced"
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"{world.out('stage2')} is outdated: {world.out('stage1')} is another than the one that it was made "
+        f"from. It is kept as {kept}."
+    )
+    assert Path(kept, "config.json").read_bytes() == old
+    assert (world.out("stage2") / "config.json").read_bytes() != old
+    assert world.run() == []
+    # A second time there is a number.
+    (world.out("stage1") / "config.json").write_text("third")
+    write_checksums(world.out("stage1"))
+    world.run()
+    assert Path(f"{kept}.2", "config.json").is_file()
+
+
+def test_a_begun_step_whose_input_is_another_now_is_not_continued(world):
+    world.dies_in = {"stage2": 1}
+    with pytest.raises(SystemExit):
+        world.run()
+    (world.out("stage1") / "config.json").write_text("other")
+    write_checksums(world.out("stage1"))
+    (world.recipes / "stage1.yaml").unlink()
+    world.run()
+    assert not (world.out("stage2") / "half").exists()
+
+
+@pytest.mark.parametrize("job,name", [("clean", "data/rows.parquet"), ("stage1", "config.json")])
+def test_what_is_damaged_is_made_anew(world, job, name):
+    world.run()
+    before = (world.out(job) / name).read_bytes()
+    (world.out(job) / name).unlink()
+    # It ends in the same bytes, so that what follows is not done again.
+    assert world.run() == [job]
+    assert (world.out(job) / name).read_bytes() == before
+
+
+def test_a_card_that_was_edited_is_not_made_anew(world):
+    world.run()
+    (world.out("card") / "page.md").write_text("mine")
+    assert world.run() == []
+    (world.out("card") / "page.md").unlink()
+    assert world.run() == ["card"]
+
+
+def test_a_list_of_sources_next_to_the_recipe_counts(world):
+    write_recipes(world.recipes, sources="- {data: a.tsv}\n")
+    world.write("clean", dataset=str(world.recipes / "sources.yaml"))
+    world.run()
+    write_recipes(world.recipes, sources="- {data: b.tsv}\n")
+    # What it cleans is the same here, and stage 1 goes on.
+    assert world.run() == ["clean"]
+
+
+@pytest.mark.parametrize("job", ["download", "clean"])
+def test_other_settings_of_a_finished_step_are_refused(world, job):
+    world.run()
+    before = (world.out("stage1") / "config.json").read_bytes()
+    world.write(job, dataset="table.parquet", reads=[], limit=7)
+    with pytest.raises(InputError) as refusal:
+        world.run()
+    assert f"step {job} is finished in {world.out(job)} with " in str(refusal.value)
+    assert f"delete the folder '{world.out(job)}', or give another output_dir" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert (world.out("stage1") / "config.json").read_bytes() == before
+
+
+def test_a_training_with_other_settings_is_refused_if_weights_depend_on_them(world):
+    world.run()
+    world.write("stage1", reads=[str(world.out("clean"))], rate=1, logging_steps=1)
+    assert world.run() == []
+    world.changes = {"rate": (1, 2)}
+    world.write("stage1", reads=[str(world.out("clean"))], rate=2)
+    with pytest.raises(InputError) as refusal:
+        world.run()
+    assert str(refusal.value) == (
+        f"step stage1 is finished in {world.out('stage1')} with rate 1, and recipe "
+        f"'{world.recipes}/stage1.yaml', line 3 has 2: delete the folder '{world.out('stage1')}', or give "
+        "another output_dir"
+    )
+
+
+def test_a_training_done_by_hand_in_the_same_folder_is_compared(world):
+    """The record of the road is of another model than the one that is there now."""
+    world.run()
+    (world.out("stage2") / "config.json").write_text("by hand")
+    write_checksums(world.out("stage2"))
+    world.changes = {"seed": (1, 2)}
+    with pytest.raises(InputError, match="step stage2 is finished in .* with seed 1, and recipe .* has 2: "):
+        world.run()
+    world.changes = {}
+    assert world.run() == ["retrieval", "card"]
+
+
+@pytest.mark.parametrize("name", ["miniature", "any_clip"])
+def test_recipes_of_ours_are_right(name):
+    state._parse_all(read_road(ROOT / "training/recipes" / name))
+
+
+def test_a_wrong_recipe_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "_in_new_process", lambda function, steps: function(steps))
+    recipes = {"clean": "dataset: a.tsv\noutput_dir: o", "stage1": "learning_rte: 1\noutput_dir: p"}
+    road = read_road(write_recipes(tmp_path / "road", **recipes))
+    with pytest.raises(
+        InputError, match="step stage1: recipe .*, line 1: unknown key 'learning_rte': did you"
+    ):
+        run_road("road", road, road, Launch(), start=None)
+
+
+def test_a_page_with_other_settings_is_made_anew(world):
+    world.run()
+    world.write("card", title="another")
+    assert world.run() == ["card"]
+
+
+def test_what_was_made_without_a_road_is_taken_as_it_is(world):
+    world.run()
+    shutil.rmtree(world.folder / "out/.road")
+    assert world.run() == ["download", "retrieval", "card"]
+    assert world.run() == []
+
+
+def test_a_record_that_is_none_is_refused(world):
+    world.run()
+    (step,) = choose_steps(read_road(world.recipes), ["clean"])
+    for text in ("[]", "{}", '{"settings": 1, "inputs": {}, "made": {}}'):
+        record_path(step).write_text(text)
+        with pytest.raises(InputError, match="is no record of step clean: delete it"):
+            world.run()
+
+
+def test_two_commands_at_once(world):
+    def start(command, variables):
+        with pytest.raises(
+            InputError, match="is in use by another command, which holds .*recipes.lock: wait"
+        ):
+            world.run()
+        return 1
+
+    road = read_road(world.recipes)
+    with pytest.raises(SystemExit):
+        run_road(str(world.recipes), road, road, Launch(), start)
+
+
+def test_the_job_does_the_chosen_steps(world, monkeypatch):
+    monkeypatch.setattr(running, "_start", world.start)
+    main(RoadArguments(folder=str(world.recipes), steps=["clean", "download"]))
+    assert world.calls == ["download", "clean"]
+    with pytest.raises(InputError, match="steps has 'stage0', and the road has download clean stage1"):
+        main(RoadArguments(folder=str(world.recipes), steps=["stage0"]))
+
+
+def test_command_lines():
+    step = read_road(ROOT / "training/recipes/any_clip")[1]
+    recipe = str(step.recipe)
+    given = Launch(8, "ddp.yaml").command_of(step)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    flags = ["--config_file", "ddp.yaml", "--num_processes", "8"]
+    job = ["-m", "altclip", "train", "stage1", recipe, "--resume", "true"]
+    assert given == [*launcher, *flags, *job]
+    assert Launch().command_of(step) == [*launcher, *job]

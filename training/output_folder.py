@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers import trainer as trainer_module
+from transformers.trainer import TRAINER_STATE_NAME
 
 from benchmarks.results import package_versions
 from common import output
@@ -347,15 +348,48 @@ def _compare(record: dict[str, dict], begun: dict[str, dict], folder: Path) -> N
         InputError: settings differ that the weights depend on.
     """
     changes = []
-    for name, value in record["settings"].items():
-        before = begun["settings"].get(name, value)  # a setting may be newer than the record
-        if before != value:
-            changes.append(f"{name} was {before!r} when the run in {folder} began, and is {value!r} now")
+    for name, (before, value) in _differences(begun["settings"], record["settings"]).items():
+        changes.append(f"{name} was {before!r} when the run in {folder} began, and is {value!r} now")
     if changes:
         raise InputError(
             f"resume: {'; '.join(changes)}: give the same, train anew in another output_dir, "
             f"or delete {folder / _RECORD} to resume all the same"
         )
+
+
+def _differences(before: dict, now: dict) -> dict[str, tuple]:
+    """Return the settings that differ, `{name: (before, now)}`; one may be newer than the record of a run."""
+    return {name: (before[name], now[name]) for name in now if before.get(name, now[name]) != now[name]}
+
+
+def changed_settings(arguments: StageArguments) -> dict[str, tuple]:
+    """Compare arguments with the finished run in their `output_dir`, as `--resume` does with one that began.
+
+    The number of processes may be another, as long as a step has as many examples. Precision is not compared,
+    which a machine may lack. The number of steps is, by which a finished run is another.
+
+    Returns:
+        `{setting: (value of that run, value now)}` of those that the weights depend on.
+
+    Raises:
+        InputError: the record of the run is damaged.
+    """
+    folder = Path(arguments.output_dir)
+    begun = _read_record(folder)
+    if begun is None:
+        return {}
+    n_processes = begun.get("machine", {}).get("processes", 1)
+    now = _describe(arguments)["settings"]
+    now["examples_per_step"] = examples_per_step(arguments, n_processes)
+    before = begun["settings"] | {name: now[name] for name in ("bf16", "fp16")}
+    state = folder / TRAINER_STATE_NAME
+    if state.is_file():
+        ended = json.loads(state.read_text("utf-8"))
+        # Steps count where they are given, as in transformers, else epochs.
+        name = "max_steps" if arguments.max_steps > 0 else "num_train_epochs"
+        before[name] = ended[name]
+        now[name] = math.ceil(getattr(arguments, name))
+    return _differences(before, now)
 
 
 def check_room(trainer: Trainer) -> None:
@@ -444,6 +478,7 @@ def saving(
 
 __all__ = [
     "bytes_of_checkpoint",
+    "changed_settings",
     "check_room",
     "check_room_for_model",
     "claim",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files.yaml_files import read_as_written, read_yaml
+from modeling_altclip.checksums_altclip import CHECKSUMS
 
 _ENDINGS = (".yaml", ".yml")
 # "" in a clone, "altclip." in a wheel, where all packages lie inside `altclip`.
@@ -29,6 +30,7 @@ class Job:
         command: how it is started behind `altclip`; a job without one is started by its script.
         is_training: it is launched by accelerate, resumes from checkpoints, and saves a model with a record.
         finished_by: what lies in the output folder once all is done. The job refuses a folder that has it.
+        makes: pattern of the files in the output folder by which the job's outcome is known.
         is_cheap: it makes a page or numbers from what is there, and is repeated where a setting has changed.
     """
 
@@ -36,20 +38,26 @@ class Job:
     command: str | None = None
     is_training: bool = False
     finished_by: str | None = None
+    makes: str = "*"
     is_cheap: bool = False
 
 
+_MODEL = CHECKSUMS  # which has a digest of each file that matters
+_RESULTS = "**/*.json"
+
 JOBS = {
-    "translation": Job("training.run_translation", finished_by="data"),
-    "download": Job("training.run_download"),
-    "clean": Job("training.run_clean", finished_by="data"),
-    "text_pretraining": Job("training.jobs.text_pretraining", "train text-pretraining", is_training=True),
-    "stage0": Job("training.jobs.stage0", "train stage0", is_training=True),
-    "stage1": Job("training.jobs.stage1", "train stage1", is_training=True),
-    "stage2": Job("training.jobs.stage2", "train stage2", is_training=True),
-    "parallel": Job("training.jobs.parallel", "train parallel", is_training=True),
-    "retrieval": Job("benchmarks.jobs.retrieval", "evaluate retrieval", is_cheap=True),
-    "zero_shot": Job("benchmarks.jobs.zero_shot", "evaluate zero-shot", is_cheap=True),
+    "translation": Job("training.run_translation", finished_by="data", makes="data/**/*"),
+    "download": Job("training.run_download", makes="*.tar"),
+    "clean": Job("training.run_clean", finished_by="data", makes="data/**/*"),
+    "text_pretraining": Job(
+        "training.jobs.text_pretraining", "train text-pretraining", is_training=True, makes=_MODEL
+    ),
+    "stage0": Job("training.jobs.stage0", "train stage0", is_training=True, makes=_MODEL),
+    "stage1": Job("training.jobs.stage1", "train stage1", is_training=True, makes=_MODEL),
+    "stage2": Job("training.jobs.stage2", "train stage2", is_training=True, makes=_MODEL),
+    "parallel": Job("training.jobs.parallel", "train parallel", is_training=True, makes=_MODEL),
+    "retrieval": Job("benchmarks.jobs.retrieval", "evaluate retrieval", is_cheap=True, makes=_RESULTS),
+    "zero_shot": Job("benchmarks.jobs.zero_shot", "evaluate zero-shot", is_cheap=True, makes=_RESULTS),
     "card": Job("model_cards.job", "card", is_cheap=True),
     "report": Job("benchmarks.jobs.report", "report", is_cheap=True),
 }
@@ -74,10 +82,15 @@ class Step:
     output_dir: Path
 
     @property
+    def module(self) -> str:
+        """Return the module whose `main` does the step, as it is imported."""
+        return _PREFIX + JOBS[self.job].module
+
+    @property
     def words(self) -> list[str]:
         """Return what follows `python` on the command line that does the step, up to the recipe."""
-        job = JOBS[self.job]
-        program = [f"{_PREFIX}{job.module}"] if job.command is None else ["altclip", *job.command.split()]
+        command = JOBS[self.job].command
+        program = [self.module] if command is None else ["altclip", *command.split()]
         return ["-m", *program, str(self.recipe)]
 
 
