@@ -20,6 +20,7 @@ from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
 from .parallel.caption_rows import CaptionRows, RowCollator
 from .parallel.trainer import ParallelArguments, ParallelTrainer
+from .text_similarity import load_text_encoder, text_similarities
 from .trainers import ContrastiveTrainer, TeacherLearningTrainer
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "image_embeddings",
     "load_parallel_text",
     "load_source",
+    "load_text_encoder",
     "sigmoid_loss",
     "teacher_embeddings",
+    "text_similarities",
 ]
