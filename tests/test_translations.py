@@ -27,14 +27,10 @@ from common.recipe import parse
 from modeling_altclip.checksums_altclip import write_checksums
 from training.data.parallel_text import load_parallel_text
 from training.parallel import translation
-from training.parallel.translation import (
-    TranslationArguments,
-    distinct_sentences,
-    language_token,
-    read_split,
-    translate_all,
-    with_translations,
-)
+from training.parallel.translation import TranslationArguments, language_token, translate_all
+from training.parallel.translation_output import describe
+from training.parallel.translation_quality import check_translations
+from training.parallel.translation_rows import distinct_sentences, read_split, save, with_translations
 
 from .conftest import ROOT
 from .test_checksums import flip
@@ -52,6 +48,8 @@ SIZES |= {
     "init_std": 1.0,
 }
 COLORS = ["red", "green", "blue"]
+SETTINGS = {"dataset": "x", "splits": ["train"], "target_languages": ["es"], "output_dir": "y"}
+SETTINGS |= {"model_name_or_path": "z"}
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +260,9 @@ def test_a_full_disk_leaves_no_dataset_of_translations(given, capsys):
     rows = with_translations(read_split(arguments, "train"), {"es": {}}, "en")
     message = r"train-00000-of-00001.parquet could not be saved to .* It needs [\d.]+ (kB|bytes), .* are free"
     with full_disk(200), pytest.raises(InputError, match=message):
-        translation.save({"train": rows}, arguments.output_dir)
+        save({"train": rows}, arguments.output_dir)
     assert not Path(arguments.output_dir, "data").exists()
-    translation.save({"train": rows}, arguments.output_dir)
+    save({"train": rows}, arguments.output_dir)
     assert [path.name for path in Path(arguments.output_dir).iterdir()] == ["data"]
     assert len(load_dataset(arguments.output_dir, split="train")) == len(rows)
 
@@ -297,18 +295,21 @@ def test_all_else_of_the_dataset_stays(dataset, translator, run_python, tmp_path
     assert process.returncode == 0, process.stderr
     following = "accelerate launch --quiet training/run_parallel.py"
     assert f"Saved 3 rows to {tmp_path}/out. Next: {following}" in process.stdout
-    dog = by_hand(translator, "a dog")
-    cat = by_hand(translator, "a cat")
-    # An untrained model may say nothing at all.
-    n_empty = [dog, cat].count("")
-    assert f"Translated 2 distinct texts; skipped as empty: {n_empty} in es, " in process.stdout
+    said = {}
+    for text in ("a dog", "a cat"):
+        said[text] = by_hand(translator, text)
+    # An untrained model may say nothing at all, or repeat itself.
+    checked = check_translations(said, {}, None, TranslationArguments(**SETTINGS))
+    dog, cat = (checked.kept.get(text) for text in said)
+    described = f"skipped in es: {describe(checked)}; in ja: "
+    assert f"Translated 2 distinct texts; {described}" in process.stdout
 
     rows = load_rows(str(tmp_path / "out"), "train", []).cast_column("image", Image(decode=False))
     assert [image["bytes"] for image in rows["image"]] == [encoded(color) for color in COLORS]
     # A column that is not about captions.
     assert list(rows["number"]) == [7, 8, 9]
     captions = list(rows["captions"])
-    assert [caption["es"] for caption in captions] == [[dog or None, cat or None], [dog or None, None], []]
+    assert [caption["es"] for caption in captions] == [[dog, cat], [dog, None], []]
     assert [caption["en"] for caption in captions] == [["a dog", "a cat"], ["a dog", ""], []]
     assert [caption["zh"] for caption in captions] == [["狗"], [], ["猫"]]
 
@@ -373,7 +374,7 @@ def test_images_in_files_are_written_into_the_dataset(given, tmp_path):
 
     arguments = given(dataset=str(folder))
     rows = with_translations(read_split(arguments, "train"), {"es": {}}, "en")
-    translation.save({"train": rows}, arguments.output_dir)
+    save({"train": rows}, arguments.output_dir)
     for color in COLORS:
         (folder / f"{color}.png").unlink()
     written = load_dataset(arguments.output_dir, split="train").cast_column("image", Image(decode=False))
@@ -427,7 +428,7 @@ def test_a_damaged_record_of_translations_is_one_line(given, tmp_path, content):
     record.unlink()
     if content is not None:
         record.write_text(content)
-    with pytest.raises(InputError, match="record .*es.made_by.json.* delete .*es.jsonl to translate anew"):
+    with pytest.raises(InputError, match="record .*es.made_by.json.* delete .*es.jsonl to begin anew"):
         translate_all(["cat"], "es", given())
 
 

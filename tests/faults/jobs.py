@@ -166,6 +166,7 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
     translate = ["--dataset", inputs / "captions", "--splits", "train", "--target_languages", "es", "ja"]
     translate += ["--model_name_or_path", inputs / "translator", "--language_codes", json.dumps(CODES)]
     translate += ["--max_length", "8", "--batch_size", "4"]
+    translate += ["--similarity_model_name_or_path", miniature / "text_encoder", "--least_similarity", "0"]
     card = [ROOT / "model_cards/recipes/miniature.yaml", "--stages", *models, *results]
     card += ["--dataset", miniature / "dataset", *out]
     report = [BENCHMARKS / "recipes/miniature_report.yaml", "--models", *models, "--languages", "en", "zh"]

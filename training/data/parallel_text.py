@@ -23,6 +23,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -326,11 +327,22 @@ def _read_utf8(data: str, name: str | None, split: str, n_rows: int | None) -> D
     """Read a source, and turn the errors of damaged files into `InputError`.
 
     Raises:
-        InputError: as `read_source`; or the source is in another encoding, as Excel writes it, is incomplete,
-            or has rows of different types.
+        InputError: as `read_source` or `readable_texts`.
+    """
+    with readable_texts(data):
+        return read_source(data, name, split, n_rows)
+
+
+@contextmanager
+def readable_texts(data: str) -> Iterator[None]:
+    """Turn the errors of damaged files into `InputError`.
+
+    Raises:
+        InputError: a source is in another encoding, as Excel writes it, is incomplete, or has rows of
+            different types.
     """
     try:
-        return read_source(data, name, split, n_rows)
+        yield
     except UnicodeDecodeError as error:
         raise InputError(f"dataset {data!r} is not UTF-8, {error}: save it as UTF-8") from error
     except DatasetGenerationError as error:
@@ -363,28 +375,55 @@ def read_source(data: str, name: str | None, split: str, n_rows: int | None = No
         return _read_moses(paths)
     if translations := find_translations(data):
         return read_translations(translations, data)
+    rows = open_tables(data, name, split)
+    if rows is None:
+        rows = open_dataset(data, split, n_rows, name=name)
+    if len(rows) == 0:
+        raise InputError(f"dataset {data!r} has no rows: give one with texts")
+    return only_captions(rows, data)
+
+
+def open_dataset(
+    data: str, split: str, n_rows: int | None, name: str | None = None, *, allow_outside: bool = False
+) -> Dataset:
+    """Open a folder or a dataset on the Hub, of which no more rows than these are downloaded.
+
+    Args:
+        n_rows: as for `read_source`.
+        name, allow_outside: as for `load_rows`.
+
+    Raises:
+        InputError: as `load_rows`.
+    """
+    if n_rows is None or not is_remote(data):
+        return load_rows(data, split, [], name, allow_outside=allow_outside)
+    check_folder("dataset", data)
+    with readable_rows(data, split):
+        return download_rows(data, split, n_rows, path=data, name=name, allow_outside=allow_outside)
+
+
+def open_tables(data: str, name: str | None, split: str) -> Dataset | None:
+    """Open a table, a file of parquet or JSON, or a folder of tables as rows of its columns.
+
+    Returns:
+        The rows; None if it is something else.
+
+    Raises:
+        InputError: it is missing, empty or damaged.
+    """
     suffix = suffix_of(data)
     if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))
         if Path(data).stat().st_size == 0:
             raise InputError(f"dataset {data!r} is empty: give a file with texts")
     if suffix in TABLES:
-        rows = read_table(data)
-    elif suffix in BUILDERS:
+        return read_table(data)
+    if suffix in BUILDERS:
         refuse_repeated_keys([data])
         contents = contents_of([data])
-        rows = load_dataset(BUILDERS[suffix], data_files=data, split="train", description=contents)
-    elif tables := tables_in(data, name, split):
-        rows = concatenate_datasets([read_table(table) for table in tables])
-    elif n_rows is not None and is_remote(data):
-        check_folder("dataset", data)
-        with readable_rows(data, split):
-            rows = download_rows(data, split, n_rows, path=data, name=name)
-    else:
-        rows = load_rows(data, split, [], name)
-    if len(rows) == 0:
-        raise InputError(f"dataset {data!r} has no rows: give one with texts")
-    return only_captions(rows, data)
+        return load_dataset(BUILDERS[suffix], data_files=data, split="train", description=contents)
+    tables = tables_in(data, name, split)
+    return concatenate_datasets([read_table(table) for table in tables]) if tables else None
 
 
 def moses_paths(data: str) -> dict[str, str]:

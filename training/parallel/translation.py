@@ -1,10 +1,9 @@
-"""Translate the captions of images into more languages, by a translation model.
-
-Parallel pre-training reads the result. No online service is involved.
+"""Translate captions into more languages, by a translation model. No online service is involved.
 
 `OUTPUT_DIR/translations/LANGUAGE.jsonl` gets one line per distinct sentence, written batch by batch: a run
-that was killed resumes where it stopped, and the file also serves stage 1 as parallel text. `OUTPUT_DIR/data`
-gets its name when all images and captions are in it.
+that was killed resumes where it stopped. Beside it lies the similarity of each sentence and its translation
+where a text encoder measures it (`translation_quality.py`). `OUTPUT_DIR/data` gets its name when all captions
+are in it, with their images if there are any (`translation_rows.py`).
 
 | model | how it is given the languages | in the recipe |
 |---|---|---|
@@ -13,55 +12,26 @@ gets its name when all images and captions are in it.
 | Marian | it is made for one pair | `models`, one model per language |
 """
 
-import json
-import math
-import os
 import re
-import shutil
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
-from datasets.table import embed_table_storage
-from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.errors import InputError
-from common.files.json_files import parse_json, read_json
+from common.files.json_files import parse_json
 from common.files.names import file_name
-from common.files.rows import load_rows
-from common.files.whole_files import write_text
 from common.fingerprints import hash_weights
-from common.languages import check_language
 from common.models.kinds import TRANSLATOR, check_kind, load_tokenizer, readable
-from common.output import check_not_input, check_output_dir, saving
-from common.typed import fits
 from modeling_altclip.checksums_altclip import checked_files
 from modeling_altclip.finite_altclip import check_finite
-from modeling_altclip.languages_altclip import canonical
-from modeling_altclip.texts_altclip import is_blank, tokenize
+from modeling_altclip.texts_altclip import tokenize
 
-from ..data.captions import find_form, named_languages, with_captions, with_image
-
-_SHARD_ROWS = 2000  # some 300 MB of COCO's images
-_CARD = """---
-configs:
-- config_name: default
-  data_files:
-{files}
----
-Captions of `{dataset}` in {source}, translated by machine:
-
-| language | model | weights | distinct sentences | without a translation |
-|---|---|---|---|---|
-{table}
-
-`translations/` holds the sentences themselves, as parallel text.
-"""
+from ..data.captions import named_languages
+from .sentence_files import SentenceFile
 
 
 @dataclass(kw_only=True)
@@ -69,9 +39,25 @@ class TranslationArguments:
     """Arguments of a translation: the captions, the models and the languages."""
 
     dataset: str = field(
-        metadata={"help": "Folder or Hub id of images with captions of any form (`captions.py`)."}
+        metadata={
+            "help": "Captions with or without images: a public corpus by its name, a folder or Hub id of any "
+            "form (`captions.py`), or a file or list of parallel text; a .txt file has a caption a line."
+        }
     )
     splits: list[str] = field(metadata={"help": "Splits to translate."})
+    languages: list[str] | None = field(
+        default=None,
+        metadata={"help": "Languages of public corpora to read beside source_language; by default all."},
+    )
+    rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of rows to take of each split, and to download of one on the Hub; all by default."
+        },
+    )
+    keep_images: bool = field(
+        default=True, metadata={"help": "Write images too; false writes parallel text for stage 1."}
+    )
     target_languages: list[str] = field(metadata={"help": "Language codes to add."})
     output_dir: str = field(metadata={"help": "Folder of the dataset to make."})
     source_language: str = field(default="en", metadata={"help": "Language code to translate from."})
@@ -114,6 +100,36 @@ class TranslationArguments:
         default="float32", metadata={"help": "Data type: float32, or bfloat16 or float16 on a GPU."}
     )
 
+    model_license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence of the translation models, such as CC-BY-4.0; by default that of their cards."
+        },
+    )
+    similarity_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text encoder that compares translations with their texts: a folder, a Hub id, or "
+            "sentence_transformers:NAME, such as sentence_transformers:sentence-transformers/LaBSE."
+        },
+    )
+    similarity_prefix: str = field(
+        default="",
+        metadata={"help": "Text that the encoder reads before each text, such as 'query: ' for E5."},
+    )
+    least_similarity: float | None = field(
+        default=None, metadata={"help": "Skip translations of a lower similarity, -1 to 1; by default none."}
+    )
+    skip_copied: bool = field(
+        default=True, metadata={"help": "Skip translations that are equal to the text in source_language."}
+    )
+    skip_repetition: bool = field(
+        default=True,
+        metadata={
+            "help": "Skip translations in which a piece comes four times in a row, if the text does not."
+        },
+    )
+
     def __post_init__(self):
         # On the command line dictionaries are JSON.
         for name in ("models", "language_codes"):
@@ -125,10 +141,17 @@ class TranslationArguments:
             raise InputError(
                 f"target_languages has {self.source_language}, the language to translate from: take it out"
             )
-        for name in ("batch_size", "num_beams", "max_length", "captions_per_image"):
+        for name in ("batch_size", "num_beams", "max_length", "captions_per_image", "rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: give 1 or more")
+        if self.least_similarity is not None:
+            if self.similarity_model_name_or_path is None:
+                raise InputError(
+                    f"least_similarity is {self.least_similarity}: give similarity_model_name_or_path too"
+                )
+            if not -1 <= self.least_similarity <= 1:
+                raise InputError(f"least_similarity is {self.least_similarity}: give a number from -1 to 1")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise InputError(f"dtype is {self.dtype!r}: choose float32, bfloat16 or float16")
 
@@ -148,85 +171,16 @@ class TranslationArguments:
                 "target_languages"
             )
 
+    @property
+    def all_models(self) -> list[str]:
+        """Return the distinct models of the target languages."""
+        if self.models is None:
+            return [self.model_name_or_path]
+        return list(dict.fromkeys(self.models[language] for language in self.target_languages))
+
     def code(self, language: str) -> str:
         """Return the model's own code of a language: `hi` -> `hin_Deva`."""
         return (self.language_codes or {}).get(language, language)
-
-
-def read_split(arguments: TranslationArguments, split: str) -> Dataset:
-    """Read a split as rows of undecoded `image`, `captions` by language, and all other columns.
-
-    It replaces `arguments.source_language` by the name that the captions have for it.
-
-    Raises:
-        InputError: as `find_form`; there are no captions to translate; or captions in a target language
-            exist already.
-    """
-    rows = load_rows(arguments.dataset, split, [], allow_outside=arguments.allow_outside_images)
-    rows = with_image(rows, arguments.dataset)
-    form = find_form(rows.features, arguments.dataset, arguments.text_column, [arguments.source_language])
-    captions = with_captions(rows, form, arguments.dataset).select_columns(["captions"])
-
-    available = list(captions.features["captions"])
-    existing = [language for language in arguments.target_languages if canonical(language) in available]
-    # `en` may stand for `en-GB`, if the captions have no other English.
-    arguments.source_language = check_language(
-        arguments.source_language, available, f"captions of {arguments.dataset!r} have no"
-    )
-    if existing:
-        raise InputError(
-            f"captions of {arguments.dataset!r} have {' '.join(existing)} already: take it out of "
-            "target_languages"
-        )
-
-    if arguments.split_lines or arguments.captions_per_image:
-
-        def cut_row(row: dict) -> dict:
-            cut = {language: _cut(texts, arguments) for language, texts in row["captions"].items()}
-            return {"captions": cut}
-
-        features = Features({"captions": {language: List(Value("string")) for language in available}})
-        captions = captions.map(cut_row, features=features, desc="Cutting captions")
-
-    of_captions = sorted({form.column, "captions"} & set(rows.column_names))
-    return concatenate_datasets([rows.remove_columns(of_captions), captions], axis=1)
-
-
-def _cut(texts: list[str], arguments: TranslationArguments) -> list[str]:
-    """Return a row's texts in one language, split into lines and limited as the arguments say.
-
-    With `split_lines`: `"a dog\\n a cat \\n"` -> `["a dog", "a cat"]`.
-    """
-    if arguments.split_lines:
-        lines = []
-        for text in texts:
-            lines += [line.strip() for line in (text or "").splitlines() if not is_blank(line)]
-        texts = lines
-    return texts[: arguments.captions_per_image]
-
-
-def distinct_sentences(splits: list[Dataset], language: str, dataset: str) -> list[str]:
-    """Return each distinct sentence once, the longest first.
-
-    Batches then hold texts of similar length, and the first one is the largest: if the memory is too small,
-    the run fails at once.
-
-    Raises:
-        InputError: there is no sentence in the language.
-    """
-    sentences = set()
-    for rows in splits:
-        for captions in rows.select_columns(["captions"])["captions"]:
-            for text in captions[language]:
-                if text and not is_blank(text):
-                    sentences.add(text)
-    if not sentences:
-        raise InputError(
-            f"dataset {dataset!r} has no caption in {language} to translate: give other splits, or another "
-            "source_language"
-        )
-    # Equal lengths in alphabetical order: a set has another order in each run.
-    return sorted(sentences, key=lambda text: (-len(text), text))
 
 
 @lru_cache(maxsize=1)
@@ -336,167 +290,20 @@ def translate_all(
     for setting in ("prefix", "num_beams", "max_length", "dtype"):
         made_by[setting] = getattr(arguments, setting)
 
-    path = Path(arguments.output_dir, "translations", f"{file_name(language)}.jsonl")
-    known = _read_translations(path, made_by, arguments.source_language, language)
-    missing = [sentence for sentence in sentences if sentence not in known]
-    with tqdm(total=len(missing), desc=f"Translating to {language}") as bar:
-        for start in range(0, len(missing), arguments.batch_size):
-            batch = missing[start : start + arguments.batch_size]
-            translated = dict(zip(batch, translate(batch, language, model, tokenizer, arguments)))
-            lines = []
-            for source, target in translated.items():
-                line = {arguments.source_language: source, language: target}
-                lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-            text = "".join(lines)
-            with (
-                saving(f"a batch of {path.name}", path.parent, len(text.encode())),
-                open(path, "a", encoding="utf-8") as file,
-            ):
-                file.write(text)
-                # A run that is killed, or a power cut, loses at most one batch.
-                file.flush()
-                os.fsync(file.fileno())
-            known |= translated
-            bar.update(len(batch))
-    return {sentence: known[sentence] for sentence in sentences}, made_by
-
-
-def _read_translations(path: Path, made_by: dict, source: str, target: str) -> dict[str, str]:
-    """Read earlier translations, without a last line that a killed run left incomplete.
-
-    Raises:
-        InputError: they were made by another model, or with other settings; or a file is damaged.
-    """
-    record = path.with_suffix(".made_by.json")
-    # An empty file is of a first run that failed: the next one may have other settings.
-    if not path.exists() or path.stat().st_size == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(record, json.dumps(made_by, indent=1) + "\n")
-        return {}
-
-    before = _read_record(record, path)
-    if before != made_by:
-        other = [f"{name} {before.get(name)!r}" for name in made_by if before.get(name) != made_by[name]]
-        raise InputError(f"{path} was made with {', '.join(other)}: delete it, or give another output_dir")
-
-    # Remove the incomplete line from the file as well, since new lines are appended.
-    complete = path.read_bytes()
-    complete = complete[: complete.rfind(b"\n") + 1]
-    with open(path, "r+b") as file:
-        file.truncate(len(complete))
-    known = {}
-    # Bytes split at line ends alone; text would also split at separators inside a sentence, such as U+2028.
-    for number, line in enumerate(complete.splitlines(), start=1):
-        pair = parse_json(line, f"{path}, line {number},")
-        if not fits(pair, dict[str, str]) or pair.keys() != {source, target}:
-            raise InputError(
-                f"{path}, line {number} is no text in {source!r} with its translation: delete the line"
-            )
-        known[pair[source]] = pair[target]
-    return known
-
-
-def _read_record(record: Path, path: Path) -> dict:
-    """Read what the translations in `path` were made by.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    try:
-        before = read_json(record, "record")
-    except InputError as error:
-        raise InputError(f"{error}. Or delete {path} to translate anew") from error
-    if not isinstance(before, dict):
-        raise InputError(f"record {str(record)!r} is no mapping of settings: delete {path} to translate anew")
-    return before
-
-
-def with_translations(rows: Dataset, translations: dict[str, dict[str, str]], source: str) -> Dataset:
-    """Return the same rows with captions in the languages of `translations` as well.
-
-    A caption is None where its translation is empty: `["perro", None]` of two captions.
-    """
-    captions = rows.features["captions"]
-
-    def add(row: dict) -> dict:
-        sentences = row["captions"][source]
-        for language, of_sentence in translations.items():
-            row["captions"][language] = [of_sentence.get(sentence) or None for sentence in sentences]
-        return row
-
-    added = {language: captions[source] for language in translations}
-    features = Features({"captions": captions | added})
-    translated = rows.select_columns(["captions"]).map(add, features=features, desc="Adding translations")
-    return concatenate_datasets([rows.remove_columns("captions"), translated], axis=1)
-
-
-def refuse_written(arguments: TranslationArguments) -> None:
-    """Check that the output folder can be written, and that no dataset would be overwritten.
-
-    Raises:
-        InputError: the output folder cannot be written, holds a dataset, or is the one that is translated.
-    """
-    check_output_dir(arguments.output_dir)
-    check_not_input(arguments.output_dir, {"dataset": arguments.dataset})
-    if Path(arguments.output_dir, "data").exists():
-        raise InputError(
-            f"output_dir {arguments.output_dir} holds a dataset already: delete its folder data, or give "
-            "another"
-        )
-
-
-def save(splits: dict[str, Dataset], output_dir: str) -> None:
-    """Write the splits as parquet files that contain the images' bytes.
-
-    The folder `data` gets its name when it is complete.
-    """
-    partial = Path(output_dir, "data.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for split, rows in splits.items():
-        name = file_name(split)
-        n_shards = math.ceil(len(rows) / _SHARD_ROWS)
-        rows = rows.cast_column("image", Image()).with_format("arrow")
-        for number in tqdm(range(n_shards), desc=f"Writing {split}", unit="file"):
-            # Images that lie in files of their own are read into the table here.
-            shard = rows.shard(n_shards, number).map(
-                embed_table_storage, batched=True, batch_size=100, keep_in_memory=True
-            )
-            path = partial / f"{name}-{number:05d}-of-{n_shards:05d}.parquet"
-            with saving(path.name, partial, shard.data.nbytes):
-                shard.to_parquet(path)
-    partial.rename(partial.with_suffix(""))
-
-
-def write_card(
-    splits: dict[str, Dataset], translations: dict[str, dict[str, str]], made_by: dict[str, dict], arguments
-) -> None:
-    """Write the dataset card: the files of each split, and the models that made the captions.
-
-    The files are listed so that `datasets` does not take `translations/` for rows.
-    """
-    files = "\n".join(f"  - split: {split}\n    path: data/{file_name(split)}-*" for split in splits)
-    lines = []
-    for language, of_sentence in translations.items():
-        made = made_by[language]
-        n_empty = Counter(of_sentence.values())[""]
-        lines.append(
-            f"| {language} | `{made['model']}` | `{made['weights'][:16]}` | {len(of_sentence)} | {n_empty} |"
-        )
-    card = _CARD.format(
-        files=files, dataset=arguments.dataset, source=arguments.source_language, table="\n".join(lines)
+    file = SentenceFile(
+        path=Path(arguments.output_dir, "translations", f"{file_name(language)}.jsonl"),
+        made_by=made_by,
+        sentence=arguments.source_language,
+        value=language,
+        kind=str,
+        what="translation",
     )
-    write_text(Path(arguments.output_dir, "README.md"), card)
+
+    def translate_batch(batch: list[str]) -> list[str]:
+        return translate(batch, language, model, tokenizer, arguments)
+
+    translations = file.fill(sentences, arguments.batch_size, translate_batch, f"Translating to {language}")
+    return translations, made_by
 
 
-__all__ = [
-    "TranslationArguments",
-    "refuse_written",
-    "distinct_sentences",
-    "read_split",
-    "save",
-    "translate",
-    "translate_all",
-    "with_translations",
-    "write_card",
-]
+__all__ = ["TranslationArguments", "language_token", "load_translator", "translate", "translate_all"]

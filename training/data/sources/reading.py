@@ -30,6 +30,8 @@ from ..captions import as_lists, features_of, is_text, with_image
 from ..examples import caption_columns
 from .source import IMAGES, TEXTS, Source
 
+# Layouts in which English has no rows of its own, but those of each other language.
+_OF_PAIRS = ("pairs", "translation")
 _SHOWN = 20  # codes of languages that a message lists
 # Layouts in which the first rows of each file are as good as others. In the others those of one language may
 # be anywhere, or belong to a row of another file.
@@ -46,7 +48,8 @@ def read_texts(
     """Read parallel text in the requested languages, and in English, as rows of `captions`.
 
     Args:
-        languages: the requested languages. Those that the source lacks are left out.
+        languages: the requested languages. Those that the source lacks are left out. English alone can be
+            requested where it is not spread over pairs with each other language.
         split: one of `train`, `validation` and `test`, whatever the source calls it.
         n_first: read so many rows of each configuration as a stream, for a preview. By default all are read.
         budget: of a corpus on the Hub, download no more rows than these, see `download_rows`. Corpora in a
@@ -63,7 +66,8 @@ def read_texts(
     """
     check_parallel_text(source)
     wanted = _requested_languages(source, languages)
-    if list(wanted) == ["en"]:
+    asks_for_english = languages == ["en"] and source.layout not in _OF_PAIRS
+    if list(wanted) == ["en"] and not asks_for_english:
         raise InputError(
             f"source {source.name!r} has none of the languages {' '.join(languages)} beside English: it has "
             f"{' '.join(source.languages)}"
@@ -255,12 +259,21 @@ def _check_column(source: Source, rows: Dataset | IterableDataset, column: str, 
     Raises:
         InputError: it is not; the message names the source, the column, and the columns that are there.
     """
-    if column not in rows.features:
+    if _find_feature(rows, column) is None:
         place = source.dataset if config is None else f"{source.dataset}, configuration {config}"
         raise InputError(
             f"source {source.name!r} has no column {column!r} in {place}: it has {', '.join(rows.features)}. "
             f"Correct `columns` of {source.file}, or pin an earlier `revision`"
         )
+
+
+def _find_feature(rows: Dataset | IterableDataset, column: str):
+    """Return the type of a column, or of a field of one, `captions.en`; None if there is no such column."""
+    if column in rows.features:
+        return rows.features[column]
+    outer, _, name = column.rpartition(".")
+    fields = rows.features.get(outer)
+    return fields.get(name) if isinstance(fields, dict) else None
 
 
 def _check_texts(source: Source, rows: Dataset | IterableDataset, column: str, config: str | None) -> None:
@@ -270,7 +283,7 @@ def _check_texts(source: Source, rows: Dataset | IterableDataset, column: str, c
         InputError: it does not.
     """
     _check_column(source, rows, column, config)
-    kind = rows.features[column]
+    kind = _find_feature(rows, column)
     if not is_text(kind):
         raise InputError(f"source {source.name!r}: column {column!r} holds {kind}, and no texts")
 
@@ -304,7 +317,15 @@ def _from_pair(source: Source, rows: Dataset, config: str, code: str, languages:
 
 
 def _columns_of(batch: pa.Table, columns: dict[str, str]) -> dict[str, pa.Array]:
-    return {language: batch[column].combine_chunks() for language, column in columns.items()}
+    return {language: _column_of(batch, column) for language, column in columns.items()}
+
+
+def _column_of(batch: pa.Table, column: str) -> pa.Array:
+    """Return a column, or a field of one, `captions.en`."""
+    if column in batch.column_names:
+        return batch[column].combine_chunks()
+    outer, _, name = column.rpartition(".")
+    return pc.struct_field(batch[outer].combine_chunks(), name)
 
 
 def _from_translation(source: Source, rows: Dataset, config: str, code: str, languages: list[str]) -> Dataset:
@@ -399,6 +420,8 @@ def _from_language_column(source: Source, rows: Dataset, wanted: dict[str, str])
         return found
 
     def is_wanted(batch: pa.Table) -> pa.Array:
+        if not codes:  # English alone, which each row has
+            return pa.repeat(True, len(batch))
         return pc.is_in(batch[language].combine_chunks(), pa.array(list(codes.values())))
 
     return _map_arrow(rows, [english, translation, language], list(wanted), arrays, is_wanted)
@@ -455,6 +478,9 @@ def _map_arrow(
         is_wanted: returns which rows of a batch are kept; by default all are.
     """
 
+    # Fields such as `captions.en` and `captions.de` lie in one column.
+    needed = {column if column in rows.features else column.rpartition(".")[0] for column in columns}
+
     def convert(batch: pa.Table) -> pa.Table:
         found = arrays(batch)
         nothing = pa.nulls(len(batch), pa.string())
@@ -463,12 +489,12 @@ def _map_arrow(
         return captions if is_wanted is None else captions.filter(is_wanted(batch))
 
     return (
-        rows.select_columns(list(dict.fromkeys(columns)))
+        rows.select_columns(sorted(needed))
         .with_format("arrow")
         .map(
             convert,
             batched=True,
-            remove_columns=list(dict.fromkeys(columns)),
+            remove_columns=sorted(needed),
             features=features_of(languages),
             desc="Reading captions",
         )
@@ -588,7 +614,11 @@ def stream_with_captions(source: Source, rows: IterableDataset, wanted: dict[str
 
 
 def _add_captions(row: dict, columns: dict[str, str]) -> dict:
-    captions = {language: read_texts_of_cell(row[column], column) for language, column in columns.items()}
+    captions = {}
+    for language, column in columns.items():
+        outer, _, name = column.rpartition(".")
+        cell = row[column] if column in row else row[outer][name]
+        captions[language] = read_texts_of_cell(cell, column)
     return {"captions": captions}
 
 

@@ -34,8 +34,8 @@ class Source:
       | `images` | an image, and one column a language | `captions: {...}`, `image` | `captions` |
       | `addresses` | an image's address, and captions | `url`, `captions`, `language` | `captions`, `codes` |
 
-      `image` may be left out where only one column holds images. `captions` of `addresses` is one column
-      where `language` is another.
+      A column of texts may be a field of another, `captions.en`. `image` may be left out where only one
+      column holds images. `captions` of `addresses` is one column where `language` is another.
     - `dataset`: a Hub id or a folder. `revision`, `config`, `data_files`: as in `datasets.load_dataset`.
     - `splits`: `{train: name}`, and `validation` and `test` where there are such splits.
     - `configs`: `{language: configuration}`. `codes`: `{language: its code in the data}`.
