@@ -4,25 +4,34 @@ skipped, counted and shown.
 
 import gzip
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BertConfig, BertModel
 
 from common.errors import InputError
 from common.files.rows import load_rows
+from common.origins import read_origins
 from training.data.loading import load_image_rows
 from training.data.parallel_text import load_parallel_text
-from training.data.sources.loading import find_source
+from training.data.sources import loading
+from training.data.sources.loading import find_source, load_source
+from training.data.sources.origin import find_origins
 from training.jobs.translation import main
-from training.parallel import translation
+from training.parallel import translation, translation_output
 from training.parallel.translation import TranslationArguments
 from training.parallel.translation_quality import check_translations
+from training.parallel.translation_rows import read_split
 from training.text_similarity import load_text_encoder, text_similarities
 
 from .faults.jobs import CODES, write_translator
+from .source_replicas import N, write_source
 from .test_any_model import ENCODER, bert_tokenizer
 from .test_text_similarity import shake
 from .test_training_images import encoded
@@ -306,3 +315,170 @@ def test_a_batch_that_is_there_in_part_is_translated_again(translate, translator
 def test_bad_settings_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         arguments_of(**given)
+
+
+@pytest.fixture
+def at_replica(tmp_path, monkeypatch):
+    """Return a function that writes a copy of a public corpus, and lets its name stand for the copy."""
+
+    def write(name, languages):
+        write_source(load_source(name), tmp_path / "replica", languages)
+        original = loading._make_source
+
+        def local(given, path):
+            source = original(given, path)
+            is_ours = path.parent == Path(loading.__file__).parent
+            return replace(source, dataset=str(tmp_path / "replica"), revision=None) if is_ours else source
+
+        monkeypatch.setattr(loading, "_make_source", local)
+
+    return write
+
+
+# The languages that a run reads of a corpus, those that the copy has, and those that are there afterwards.
+CORPORA = {
+    "cc3m": (None, [], ["en", "es"]),
+    "multi30k": (["de"], [], ["en", "de", "es"]),
+    "laion-coco-nllb": (["de"], ["de", "fr"], ["en", "de", "es"]),
+    "opus-100": (["de"], ["de"], ["en", "de", "es"]),
+    "m-clip-captions": (["en"], ["de"], ["en", "es"]),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_corpus_is_translated_by_its_name_to_a_source(name, translate, at_replica):
+    languages, written, expected = CORPORA[name]
+    at_replica(name, written)
+    folder = translate(name, languages=languages)
+    source = find_source(str(folder / "source.yaml"))
+    assert source.languages == expected
+    if source.layout == "images":
+        rows = load_image_rows(str(folder / "source.yaml"), "train", None)
+    else:
+        rows, _ = load_parallel_text(str(folder / "source.yaml"), "train")
+    assert list(rows.features["captions"]) == expected
+    assert len(rows) == N
+    for number, captions in enumerate(rows["captions"]):
+        assert captions["en"] == [f"en {number}"]
+        assert captions["es"] == [f"es en {number}"]
+        if "de" in captions:
+            assert captions["de"] == [f"de {number}"]
+
+    # What it is made of is read from its folder.
+    of_data, of_model = read_origins(folder)
+    assert (of_data.name, of_data.licence) == (name, load_source(name).licence)
+    assert (of_model.role, of_model.licence) == ("model", None)
+    assert find_origins(str(folder / "source.yaml")) == [of_data, of_model]
+
+
+def test_a_budget_takes_rows_at_equal_distances(translate, at_replica, tmp_path):
+    lines = [f"text {number}" for number in range(10)]
+    folder = translate(write_tsv(tmp_path, "a.tsv", ["en", *lines]), rows=4)
+    rows = load_rows(str(folder), "train", [])
+    assert [captions["en"] for captions in rows["captions"]] == [
+        [f"text {number}"] for number in (0, 2, 5, 7)
+    ]
+    assert read_origins(folder)[0].rows == 4
+    (folder / "data").rename(tmp_path / "before")
+    at_replica("cc3m", [])
+    assert len(load_rows(str(translate("cc3m", rows=2)), "train", [])) == 2
+
+
+@pytest.mark.parametrize(
+    "name,written,given,message",
+    [
+        ("laion-coco-nllb", ["de"], {"languages": ["de"], "target_languages": ["de"]}, "have de already"),
+        ("opus-100", ["de"], {"languages": ["en"]}, "has none of the languages en beside English"),
+        ("opus-100", ["de"], {}, "each a download of its own: name those to train on"),
+        ("cc3m", [], {"text_column": "txt"}, "text_column is 'txt': source 'cc3m' names its columns itself"),
+        ("laion-chinese", [], {"source_language": "zh"}, "addresses of images, which"),
+        ("flores", ["de"], {"languages": ["de"]}, "is refused for training"),
+    ],
+)
+def test_what_a_corpus_does_not_have(name, written, given, message, at_replica):
+    at_replica(name, written)
+    with pytest.raises(InputError, match=message):
+        read_split(arguments_of(**{"dataset": name} | given), "train")
+
+
+def test_texts_that_are_no_pairs_are_refused(tmp_path):
+    path = write_parquet(tmp_path, [{"en": ["a dog", "a cat"], "zh": ["狗"]}])
+    with pytest.raises(
+        InputError, match="2 texts in en and 1 in zh, which are no pairs: give as many, or none"
+    ):
+        read_split(arguments_of(dataset=str(path)), "train")
+    rows = read_split(arguments_of(dataset=str(path), captions_per_image=1), "train")
+    assert rows["captions"][:] == [{"en": ["a dog"], "zh": ["狗"]}]
+    with pytest.raises(InputError, match="a.txt' is not UTF-8, in line 1"):
+        (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+        read_split(arguments_of(dataset=str(tmp_path / "a.txt")), "train")
+
+
+NON_COMMERCIAL = ["attribution", "non-commercial"]
+# What the card of the model states, what is given by hand, and what the output says.
+LICENCES = {
+    "of its card": ("cc-by-nc-4.0", None, "cc-by-nc-4.0", NON_COMMERCIAL),
+    "by hand": (None, "CC-BY-NC-4.0", "CC-BY-NC-4.0", NON_COMMERCIAL),
+    "by hand, though the card states another": ("mit", "CC-BY-NC-4.0", "CC-BY-NC-4.0", NON_COMMERCIAL),
+    "not stated": (None, None, None, None),
+}
+
+
+@pytest.mark.parametrize("case", LICENCES)
+def test_the_licences_of_source_and_model_are_in_the_output(
+    case, translate, translator, at_replica, tmp_path, capsys
+):
+    stated, given, licence, terms = LICENCES[case]
+    model = tmp_path / "nllb"
+    shutil.copytree(translator, model)
+    if stated is not None:
+        (model / "README.md").write_text(f"---\nlicense: {stated}\n---\n")
+    at_replica("cc3m", [])
+    folder = translate("cc3m", model_name_or_path=str(model), model_license=given)
+    card = (folder / "README.md").read_text("utf-8")
+    source = find_source(str(folder / "source.yaml"))
+    said = capsys.readouterr().out
+    label = f"nllb ({licence or 'licence not stated'})"
+    assert source.licence.endswith(label)
+    assert source.terms == terms
+    assert "machine translations of those in en. No person has read them." in card
+    assert f"| nllb | model | {licence or 'not stated'} | {', '.join(terms or ['not known'])} |" in card
+    assert (
+        str(tmp_path)
+        not in card + (folder / "source.yaml").read_text() + (folder / "origins.yaml").read_text()
+    )
+    unknown = "The licence of nllb is not known: read what the owners say"
+    if licence is None:
+        assert "license: other\n" in card
+        assert f"under unknown terms: {label}" in card
+    else:
+        assert "license: cc-by-nc-4.0\n" in card
+        assert f"not for commercial use: {label}" in card
+    assert (unknown in card, unknown in said) == (licence is None, licence is None)
+
+
+def test_the_card_of_a_model_on_the_hub_is_looked_up(monkeypatch):
+    """The cache may lack it: loading a model downloads no README.md."""
+    asked = []
+
+    def offline(name, file):
+        asked.append((name, file))
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(translation_output, "hf_hub_download", offline)
+    given = {"dataset": "cc3m", "model_name_or_path": "facebook/nllb-200-distilled-600M"}
+    _, of_model = translation_output.find_all_origins(arguments_of(**given))
+    assert asked == [("facebook/nllb-200-distilled-600M", "README.md")]
+    assert (of_model.licence, of_model.terms) == ("CC-BY-NC-4.0", NON_COMMERCIAL)
+
+
+def test_a_split_of_another_name_is_no_source(translate, tmp_path):
+    """A source has splits that are called train, validation and test."""
+    texts = write_parquet(tmp_path, [{"en": ["a dog"], "zh": []}])
+    (texts / "train.parquet").rename(texts / "dev-0.parquet")
+    (texts / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: mine, path: dev-0.parquet}\n---\n"
+    )
+    folder = translate(texts, splits=["mine"])
+    assert not (folder / "source.yaml").exists()
+    assert len(load_rows(str(folder), "mine", [])) == 1

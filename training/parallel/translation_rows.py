@@ -111,7 +111,7 @@ def _read_corpus(source: Source, split: str, arguments: TranslationArguments) ->
     budget = Budget(arguments.rows)
     languages = arguments.languages
     if languages:
-        languages = [arguments.source_language, *languages]
+        languages = list(dict.fromkeys([arguments.source_language, *languages]))
     if source.layout in IMAGES:
         allow_outside = arguments.allow_outside_images
         return read_images(source, languages, split, budget=budget, allow_outside=allow_outside)
@@ -185,7 +185,13 @@ def _with_cut_captions(rows: Dataset, available: list[str], arguments: Translati
     captions = rows.select_columns(["captions"]).map(
         cut_row, features=features_of(available), desc="Cutting captions"
     )
-    return concatenate_datasets([rows.remove_columns("captions"), captions], axis=1)
+    return _beside_others(rows, captions)
+
+
+def _beside_others(rows: Dataset, captions: Dataset) -> Dataset:
+    """Return `rows` with new captions in place of theirs."""
+    others = rows.remove_columns("captions")
+    return concatenate_datasets([others, captions], axis=1) if others.column_names else captions
 
 
 def _cut(texts: list[str], arguments: TranslationArguments) -> list[str]:
@@ -290,7 +296,7 @@ def with_translations(
     if similarities is not None:
         features["similarity"] = {language: List(Value("float32")) for language in similarities}
     translated = rows.select_columns(["captions"]).map(add, features=features, desc="Adding translations")
-    return concatenate_datasets([rows.remove_columns("captions"), translated], axis=1)
+    return _beside_others(rows, translated)
 
 
 def refuse_written(arguments: TranslationArguments) -> None:
