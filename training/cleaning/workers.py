@@ -1,7 +1,9 @@
 """Do tasks in this process, or in several that end with it."""
 
+import gc
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +29,7 @@ class Workers:
             context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
             if context.get_start_method() == "forkserver":
                 context.set_forkserver_preload([f"{__package__}.finishing"])
-            self._pool = ProcessPoolExecutor(processes, context, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(processes, context, initializer=_begin)
 
     def __enter__(self) -> "Workers":
         return self
@@ -36,19 +38,23 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def run(self, function: Callable[..., None], tasks: list[tuple], description: str) -> None:
+    def run(self, function: Callable[..., None], tasks: list[tuple], description: str) -> float:
         """Call a function with the arguments of each task, in any order, and wait for all.
+
+        Returns:
+            the seconds that this took.
 
         Raises:
             InputError: a process was killed, as the system does where memory is short; or what the function
                 raises first.
         """
+        start = time.monotonic()
         with tqdm(total=len(tasks), desc=description, unit="part") as bar:
             if self._pool is None:
                 for arguments in tasks:
                     function(*arguments)
                     bar.update()
-                return
+                return time.monotonic() - start
             futures = [self._pool.submit(function, *arguments) for arguments in tasks]
             try:
                 for future in as_completed(futures):
@@ -59,10 +65,13 @@ class Workers:
                     f"one of the processes was killed while {description.lower()}, perhaps for want of "
                     "memory: start again to resume, with fewer processes or part_rows"
                 ) from error
+        return time.monotonic() - start
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, however that came about."""
+def _begin() -> None:
+    """Prepare a process: it ends when the one that started it has ended, however that came about."""
+    # The libraries' million objects, which stay, need not be looked through for garbage again and again.
+    gc.freeze()
     parent = multiprocessing.parent_process()
 
     def end() -> None:

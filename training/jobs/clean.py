@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import time
 from pathlib import Path
 
 from common.commands import command_for
@@ -44,8 +43,7 @@ def main(arguments: CleaningArguments) -> None:
     RowChecker(arguments, plan.languages)  # what it refuses, it refuses before work begins
     if begin_or_resume(plan):
         print(f"Resuming with what {plan.folder} holds.")
-    start = time.monotonic()
-    _clean(plan)
+    seconds_of = _clean(plan)
 
     tallies = add_up(plan)
     total = total_of(tallies)
@@ -58,8 +56,12 @@ def main(arguments: CleaningArguments) -> None:
         )
     (plan.folder / "data").rename(folder / "data")
     shutil.rmtree(plan.folder)
-    seconds = time.monotonic() - start
-    print(f"Cleaned {total.rows} rows in {seconds:.1f} s, {total.rows / seconds:.0f} a second.")
+    seconds = sum(seconds_of.values())
+    passes = ", ".join(f"{name} {taken:.1f}" for name, taken in seconds_of.items())
+    print(
+        f"Cleaned {total.rows} rows in {seconds:.1f} s, {total.rows / seconds:.0f} a second. Seconds of each "
+        f"pass: {passes}."
+    )
     print(
         f"Saved {total.rows_kept} rows to {folder}; see {folder / 'report.md'}. "
         f"Next: {command_for('train stage1')} RECIPE.yaml "
@@ -67,11 +69,17 @@ def main(arguments: CleaningArguments) -> None:
     )
 
 
-def _clean(plan: Plan) -> None:
-    """Do the three passes, each when the one before is complete."""
+def _clean(plan: Plan) -> dict[str, float]:
+    """Do the three passes, each when the one before is complete.
+
+    Returns:
+        the seconds of each, by its name.
+    """
     numbers = range(len(plan.parts))
+    seconds_of = {}
     with Workers(plan.arguments.processes) as workers:
-        workers.run(check_part, [(plan, number) for number in numbers], "Checking rows")
+        tasks = [(plan, number) for number in numbers]
+        seconds_of["checking"] = workers.run(check_part, tasks, "Checking rows")
 
         n_shares = 0
         if plan.arguments.near_duplicates:
@@ -80,10 +88,11 @@ def _clean(plan: Plan) -> None:
             tasks = []
             for band in range(BANDS):
                 tasks += [(plan, n_shares, band, share) for share in range(n_shares)]
-            workers.run(find_candidates, tasks, "Finding near-duplicates")
+            seconds_of["near-duplicates"] = workers.run(find_candidates, tasks, "Finding near-duplicates")
 
         tasks = [(plan, n_shares, number) for number in numbers]
-        workers.run(finish_part, tasks, "Writing rows")
+        seconds_of["writing"] = workers.run(finish_part, tasks, "Writing rows")
+    return seconds_of
 
 
 __all__ = ["main"]
