@@ -117,6 +117,14 @@ JOBS = {
         first="folders",
         one_process=True,
     ),
+    "clean": _Job(
+        "training.jobs.clean",
+        "Clean parallel text for stage 1: remove what is no translation, and show what and why.",
+        "--dataset corpus.tsv --output_dir outputs/cleaned --processes 4",
+        recipes="training/recipes",
+        first="dataset",
+        one_process=True,
+    ),
     "verify-sources": _Job(
         "training.jobs.verify_sources",
         "Compare what is unverified about the public corpora with the Hub, or list it.",

@@ -13,6 +13,7 @@ _SCRIPTS = {
     "train parallel": ("accelerate launch --quiet", "training/run_parallel.py"),
     "evaluate retrieval": ("python", "benchmarks/run_retrieval.py"),
     "evaluate zero-shot": ("python", "benchmarks/run_zero_shot.py"),
+    "clean": ("python", "training/run_clean.py"),
     "report": ("python", "benchmarks/run_report.py"),
     "card": ("python -m", "model_cards"),
 }

@@ -8,15 +8,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from datasets import Dataset
 
 from common.errors import InputError
 from training import load_parallel_text
 from training.cleaning import report, texts
 from training.cleaning.arguments import CleaningArguments
 from training.cleaning.checks import RowChecker
+from training.cleaning.similarity import keep_similar
 from training.cleaning.workers import Workers
 from training.jobs import clean
+from training.text_similarity import TextEncoder
 
 LONG = "the quick brown fox jumps over the lazy dog near the river bank"
 LANG = "le renard brun saute par-dessus le chien paresseux au bord de la rivière"
@@ -66,6 +70,7 @@ def test_no_markup(text):
         "{{ name }}",
         "{}",
         "$1 of $2",
+        "$2 of $1.",
     ],
 )
 def test_placeholders(text):
@@ -73,7 +78,21 @@ def test_placeholders(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["100%", "50% off", "90%silk", "$10", "$1.50", "$2 million", "$3k", "{a b}", ""]
+    "text",
+    [
+        "100%",
+        "50% off",
+        "90%silk",
+        "$5",
+        "for $5.",
+        "$10",
+        "$1.50",
+        "$1 million",
+        "$1k",
+        "$1,000",
+        "{a b}",
+        "",
+    ],
 )
 def test_no_placeholders(text):
     assert not texts.has_placeholder(text)
@@ -205,6 +224,11 @@ def test_a_file_of_a_filter_that_cannot_be_run(tmp_path):
         ({"most_ratio": 0.5}, "most_ratio is 0.5: give 0, or more than 1"),
         ({"near_duplicates": 1.1}, "near_duplicates is 1.1: give a number from 0 to 1"),
         ({"least_confidence": -0.1}, "least_confidence is -0.1"),
+        ({"least_similarity": 0.5}, "least_similarity is 0.5, but nothing compares: give similarity_model"),
+        (
+            {"least_similarity": 2, "similarity_model_name_or_path": "a"},
+            "least_similarity is 2: give a number from -1 to 1",
+        ),
         ({"processes": 0}, "processes is 0: give 1 or more"),
         ({"part_rows": 0}, "part_rows is 0"),
         ({"filter": "own.py"}, "filter is 'own.py': give FILE.py:FUNCTION"),
@@ -505,3 +529,113 @@ def test_what_is_hidden_shows_in_the_report(tmp_path):
     rows = [{"en": "a dog | cat", "fr": "chien\u200b | chat"}]
     files = run(write_rows(tmp_path / "a.parquet", rows), tmp_path / "out")
     assert r"| a dog \| cat | chien\\u200b \| chat | chien \| chat |" in files["report.md"].decode()
+
+
+def fake_encoder(weights="1"):
+    """Return an encoder of angles: a text's embedding is the direction of its last word, in degrees."""
+
+    def embed(texts, batch_size):
+        angles = torch.tensor([float(text.split()[-1]) for text in texts]).deg2rad()
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+    return TextEncoder("angles", weights, embed)
+
+
+def compared_rows(path):
+    """Write two rows of one language, one of two, and one of English alone."""
+    rows = [
+        {"en": "one dog at 0", "fr": "un chien par 60"},
+        {"en": "two cats at 90", "fr": "deux chats par 90", "zh": "两只猫 180"},
+        {"en": "three birds at 0", "fr": "trois oiseaux par 120"},
+        {"en": "four fishes at 10"},
+    ]
+    return write_rows(path, rows)
+
+
+@pytest.fixture
+def compares(monkeypatch):
+    """Let cleanings compare by angles, with the settings that ask for it."""
+    asked = []
+
+    def load(*given):
+        asked.append(given)
+        return fake_encoder()
+
+    monkeypatch.setattr(clean, "load_text_encoder", load)
+    return {"similarity_model_name_or_path": "angles", "similarity_prefix": "q: "}, asked
+
+
+def test_similarities_are_a_column(tmp_path, compares):
+    settings, asked = compares
+    dataset = compared_rows(tmp_path / "a.parquet")
+    files = run(dataset, tmp_path / "out", part_rows=2, **settings)
+    assert asked == [("angles", "similarity_model_name_or_path", "q: ")]
+    table = pa.concat_tables([pq.read_table(path) for path in files_in(tmp_path / "out/data")])
+    assert table["similarity"].type == pa.struct([("fr", pa.float32()), ("zh", pa.float32())])
+    similarities = table["similarity"].to_pylist()
+    assert similarities[0] == {"fr": pytest.approx(0.5), "zh": None}
+    assert similarities[1] == {"fr": pytest.approx(1), "zh": pytest.approx(0, abs=1e-6)}
+    assert similarities[2:] == [{"fr": pytest.approx(-0.5), "zh": None}, {"fr": None, "zh": None}]
+    assert len(load_parallel_text(str(tmp_path / "out"), split="train")[0]) == 4
+    assert "`similarity` is the cosine of each translation" in files["README.md"].decode()
+    assert "similarity" not in run(dataset, tmp_path / "without")["README.md"].decode()
+
+
+def test_what_is_less_similar_is_removed_and_counted(tmp_path, compares):
+    settings, _ = compares
+    dataset = compared_rows(tmp_path / "a.parquet")
+    files = run(dataset, tmp_path / "out", least_similarity=0.25, **settings)
+    rows, _ = load_parallel_text(str(tmp_path / "out"), split="train")
+    assert [row["captions"]["en"][0][:4] for row in rows] == ["one ", "two ", "four"]
+    assert rows[1]["captions"]["zh"] == []
+    lines = files["counts.csv"].decode().splitlines()[1:]
+    assert [line.removeprefix(dataset) for line in lines] == [
+        ",en,kept,3",
+        ",en,no translation left,1",
+        ",fr,kept,2",
+        ",fr,similarity,1",
+        ",zh,similarity,1",
+    ]
+    assert "| three birds at 0 | trois oiseaux par 120 | -0.500 |" in files["report.md"].decode()
+
+
+def test_a_threshold_is_moved_without_the_model(tmp_path, compares):
+    settings, _ = compares
+    dataset = compared_rows(tmp_path / "a.parquet")
+    run(dataset, tmp_path / "all", **settings)
+    run(dataset, tmp_path / "strict", least_similarity=0.25, **settings)
+    files = [str(path) for path in files_in(tmp_path / "all/data")]
+    rows = keep_similar(Dataset.from_parquet(files), 0.25)
+    expected = pq.read_table(tmp_path / "strict/data")
+    assert rows["captions"][:] == expected["captions"].to_pylist()
+    assert rows["row"][:] == expected["row"].to_pylist()
+    with pytest.raises(InputError, match="have no column similarity, but captions, row: clean them"):
+        keep_similar(rows.select_columns(["captions", "row"]), 0.5)
+
+
+def test_similarities_are_computed_once(tmp_path, monkeypatch, compares):
+    """A run that broke off goes on with those that it has, unless the model is another one."""
+    settings, _ = compares
+    dataset = compared_rows(tmp_path / "a.parquet")
+    expected = run(dataset, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(clean, "finish_part", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(dataset, tmp_path / "out", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(clean, "load_text_encoder", lambda *_: fake_encoder("2"))
+        with pytest.raises(InputError, match="with other weights of the model of similarities"):
+            run(dataset, tmp_path / "out", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.cleaning.similarity.text_similarities", lambda *_: 1 / 0)
+        assert run(dataset, tmp_path / "out", **settings) == expected
+
+
+def test_the_teacher_and_text_encoders_compare(miniature, tmp_path):
+    """Any model that `load_text_encoder` reads does, such as a CLIP or its text encoder."""
+    dataset = write_rows(tmp_path / "a.parquet", [{"en": "a red dog", "fr": "a red dog!"}])
+    for name in ("clip", "text_encoder"):
+        out = tmp_path / name
+        run(dataset, out, remove_equal=False, similarity_model_name_or_path=str(miniature / name))
+        (similarity,) = pq.read_table(out / "data")["similarity"].to_pylist()
+        assert 0.3 < similarity["fr"] < 1

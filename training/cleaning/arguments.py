@@ -61,6 +61,19 @@ class CleaningArguments:
         default=0.8,
         metadata={"help": "Jaccard similarity from which a later pair is removed; 0 removes none."},
     )
+    similarity_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoder that compares translations with their English: a multilingual CLIP, a text "
+            "encoder, or sentence_transformers:NAME."
+        },
+    )
+    similarity_prefix: str = field(
+        default="", metadata={"help": "Put before each text that is compared, as 'query: ' for E5."}
+    )
+    least_similarity: float | None = field(
+        default=None, metadata={"help": "Remove translations whose cosine similarity is less, -1 to 1."}
+    )
     processes: int = field(default=1, metadata={"help": "Processes; the output does not depend on them."})
     part_rows: int = field(
         default=20_000, metadata={"help": "Rows that a process holds in memory and writes at a time."}
@@ -79,6 +92,13 @@ class CleaningArguments:
         )
         for name in ("least_confidence", "near_duplicates"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
+        least = self.least_similarity
+        if least is not None:
+            _check("least_similarity", least, -1 <= least <= 1, "a number from -1 to 1")
+            if self.similarity_model_name_or_path is None:
+                raise InputError(
+                    f"least_similarity is {least}, but nothing compares: give similarity_model_name_or_path"
+                )
         if self.most_length and self.most_length < self.least_length:
             raise InputError(
                 f"most_length is {self.most_length}, less than least_length, {self.least_length}: nothing "

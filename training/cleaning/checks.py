@@ -16,6 +16,7 @@ _NO_ENGLISH = "no English"
 _ENGLISH_REMOVED = "English removed"
 NO_TRANSLATION = "no translation left"
 NEAR_DUPLICATE = "near-duplicate"
+NOT_SIMILAR = "similarity"
 
 _Filter = Callable[[str, str, str], str | None]
 
@@ -202,6 +203,7 @@ def _load_filter(name: str) -> _Filter:
 
 __all__ = [
     "NEAR_DUPLICATE",
+    "NOT_SIMILAR",
     "NO_TRANSLATION",
     "CheckedRow",
     "RowChecker",

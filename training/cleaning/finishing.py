@@ -2,18 +2,20 @@
 
 A pair is removed if its English and its translation are both as similar as `near_duplicates` says to those of
 an earlier pair in the same language. The earlier one may itself be removed for one before it: the first pair
-of such a chain is kept.
+of such a chain is kept. Of the others, those are removed that are less similar to their English than
+`least_similarity`.
 """
 
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files.whole_files import written_whole
 
 from .checking import column_of, open_checked
-from .checks import NEAR_DUPLICATE, NO_TRANSLATION
+from .checks import NEAR_DUPLICATE, NO_TRANSLATION, NOT_SIMILAR
 from .duplicates import candidates_of, part_and_place
 from .minhash import BANDS, comparable, similarity
 from .plan import Part, Plan
@@ -59,24 +61,45 @@ def finish_part(plan: Plan, n_shares: int, number: int) -> None:
     source = plan.sources[part.source]
     tally = Tally.load(plan.checked_path(number).with_suffix(".json"))
     pairs = _Pairs(plan, number)
-    earlier_of = {}
-    if plan.arguments.near_duplicates:
-        earlier_of = _near_duplicates(plan, pairs, number, n_shares)
+    similarities = None
+    if plan.similarity_weights is not None:
+        similarities = np.load(plan.similarities_path(number))
+    removed = _removed(plan, pairs, similarities, number, n_shares)
 
     kept = {}  # {row: {language: text}}, in the order of the rows
-    for place, row in enumerate(pairs.rows):
-        language, english, text = pairs[place]
-        if place not in earlier_of:
+    compared = {}  # {row: {language: similarity}}
+    columns = [column.to_pylist() for column in (pairs.languages, pairs.english, pairs.texts)]
+    for place, (row, language, english, text) in enumerate(zip(pairs.rows, *columns)):
+        if place not in removed:
             kept.setdefault(row, {"en": english})[language] = text
+            if similarities is not None and language != "en":
+                compared.setdefault(row, {})[language] = similarities[place]
             continue
+        reason, other = removed[place]
         tally.texts[language, KEPT] -= 1
-        tally.texts[language, NEAR_DUPLICATE] += 1
+        tally.texts[language, reason] += 1
         example = {"source": source.data, "row": row, "language": language, "english": english}
-        tally.add_example(NEAR_DUPLICATE, example | {"text": text, "other": earlier_of[place]})
+        tally.add_example(reason, example | {"text": text, "other": other})
     _count_english(tally, pairs, kept)
     if kept:
-        _write_rows(plan, part, kept)
+        _write_rows(plan, part, kept, compared)
     tally.save(plan.tally_path(number))
+
+
+def _removed(
+    plan: Plan, pairs: _Pairs, similarities: np.ndarray | None, part: int, n_shares: int
+) -> dict[int, tuple[str, str]]:
+    """Return the places of pairs that are removed, with the reason, and what the report shows beside it."""
+    removed = {}
+    least = plan.arguments.least_similarity
+    if least is not None:
+        # NaN, of English alone, is not less.
+        for place in np.flatnonzero(similarities < np.float32(least)).tolist():
+            removed[place] = NOT_SIMILAR, f"{similarities[place]:.3f}"
+    if plan.arguments.near_duplicates:
+        for place, earlier in _near_duplicates(plan, pairs, part, n_shares).items():
+            removed[place] = NEAR_DUPLICATE, earlier
+    return removed
 
 
 def _near_duplicates(plan: Plan, pairs: _Pairs, part: int, n_shares: int) -> dict[int, str]:
@@ -112,10 +135,10 @@ def _are_similar(pair: tuple[str, str, str], other: tuple[str, str, str], least:
 
 
 def _count_english(tally: Tally, pairs: _Pairs, kept: dict[int, dict[str, str]]) -> None:
-    """Count the English texts of rows that near-duplicates leave nothing of."""
+    """Count the English texts of rows that this pass leaves nothing of."""
     gone = set(pairs.rows) - set(kept)
     tally.rows_kept -= len(gone)
-    alone = set()  # rows of English alone, whose English is counted as a near-duplicate already
+    alone = set()  # rows of English alone, whose English is counted already
     for row, language in zip(pairs.rows, pairs.languages.to_pylist()):
         if row in gone and language == "en":
             alone.add(row)
@@ -124,8 +147,14 @@ def _count_english(tally: Tally, pairs: _Pairs, kept: dict[int, dict[str, str]])
     tally.texts["en", NO_TRANSLATION] += n_followed
 
 
-def _write_rows(plan: Plan, part: Part, kept: dict[int, dict[str, str]]) -> None:
-    """Write rows of `captions`, `{language: [text]}` with all languages of the run, and their numbers."""
+def _write_rows(
+    plan: Plan, part: Part, kept: dict[int, dict[str, str]], compared: dict[int, dict[str, np.float32]]
+) -> None:
+    """Write the rows that are kept, with their numbers, and with `similarity` if a model compares.
+
+    `captions` is `{language: [text]}` with all languages of the run, `similarity` is `{language: number}`
+    with all but English.
+    """
     captions = []
     for texts in kept.values():
         captions.append(
@@ -133,6 +162,12 @@ def _write_rows(plan: Plan, part: Part, kept: dict[int, dict[str, str]]) -> None
         )
     kind = pa.struct([(language, pa.list_(pa.string())) for language in plan.languages])
     table = pa.table({"captions": pa.array(captions, kind), "row": pa.array(list(kept), pa.int64())})
+
+    others = [language for language in plan.languages if language != "en"]
+    if plan.similarity_weights is not None and others:
+        kind = pa.struct([(language, pa.float32()) for language in others])
+        values = [compared.get(row, {}) for row in kept]
+        table = table.append_column("similarity", pa.array(values, kind))
     with written_whole(plan.data_path(part)) as file:
         pq.write_table(table, file)
 

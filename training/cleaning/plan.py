@@ -50,12 +50,14 @@ class Plan:
     Attributes:
         languages: those of all sources, in the order in which the sources have them.
         folder: holds what is not complete yet.
+        similarity_weights: hash of the model that compares translations with their English, if one does.
     """
 
     arguments: CleaningArguments
     sources: list[Source]
     languages: list[str]
     folder: Path
+    similarity_weights: str | None = None
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -74,6 +76,10 @@ class Plan:
     def candidates_path(self, band: int, share: int) -> Path:
         """Return the file of a share of the pairs that one band of hashes finds."""
         return self.folder / "candidates" / f"band-{band:02d}-{share:05d}.npy"
+
+    def similarities_path(self, part: int) -> Path:
+        """Return the file of the similarities of a part's pairs."""
+        return self.folder / "similarities" / f"part-{part:05d}.npy"
 
     def data_path(self, part: Part) -> Path:
         """Return the file of a part's rows that are kept."""
@@ -134,7 +140,7 @@ def begin_or_resume(plan: Plan) -> bool:
                 f"output_dir {plan.arguments.output_dir!r} holds an unfinished cleaning with other "
                 f"{', '.join(other)}: give the same ones, delete {str(plan.folder)!r}, or give another folder"
             )
-    for name in ("checked", "candidates", "tallies"):
+    for name in ("checked", "candidates", "similarities", "tallies"):
         (plan.folder / name).mkdir(parents=True, exist_ok=True)
     for number in range(len(plan.sources)):
         (plan.folder / "data" / source_name(number)).mkdir(parents=True, exist_ok=True)
@@ -151,6 +157,8 @@ def _settings(plan: Plan) -> dict:
         del settings[name]
     if plan.arguments.filter:
         settings["file of the filter"] = content_digest(plan.arguments.filter.rpartition(":")[0])
+    if plan.similarity_weights:
+        settings["weights of the model of similarities"] = plan.similarity_weights
     n_rows = sum(len(source.rows) for source in plan.sources)
     with tqdm(total=n_rows, desc="Reading", unit="row") as bar:
         for number, source in enumerate(plan.sources):

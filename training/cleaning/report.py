@@ -24,7 +24,7 @@ configs:
 # Cleaned parallel text
 
 {rows_kept} rows of `captions`, `{{language: [text]}}`, in {languages}; `row` is a row's number in its source.
-[report.md](report.md) tells what was removed, and why. Stage 1 reads this folder as `dataset`, or
+{similarity}[report.md](report.md) tells what was removed, and why. Stage 1 reads this folder as `dataset`, or
 `sources.yaml`, which also has the sources' kinds and weights.
 """
 
@@ -59,7 +59,12 @@ def write_report(plan: Plan, tallies: list[Tally], folder: Path, *, with_picture
     write_text(folder / "counts.csv", _csv_of(plan, tallies))
     write_text(folder / "report.md", "\n".join(_report_lines(plan, tallies, with_picture)) + "\n")
     total = total_of(tallies)
-    card = _CARD.format(rows_kept=total.rows_kept, languages=" ".join(plan.languages))
+    similarity = ""
+    if plan.similarity_weights is not None:
+        model = markdown_text(plan.arguments.similarity_model_name_or_path)
+        similarity = f"`similarity` is the cosine of each translation and its English, by {model}.\n"
+    languages = " ".join(plan.languages)
+    card = _CARD.format(rows_kept=total.rows_kept, languages=languages, similarity=similarity)
     write_text(folder / "README.md", card)
     sources = []
     for number, (source, tally) in enumerate(zip(plan.sources, tallies)):

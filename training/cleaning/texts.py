@@ -17,7 +17,8 @@ _PLACEHOLDERS = (
     r"%(?:\d+\$)?[-+0#]*\d*(?:\.\d+)?(?:hh?|ll?|z)?[sdiufgxXc@](?![A-Za-z])",  # %s %1$s %5.2f %@
     r"%\(\w+\)[sdif]",  # %(name)s
     r"\$?\{\{?\s*\w*\s*\}?\}",  # {} {0} {name} ${name} {{name}}
-    r"\$[1-9](?![\d.,]*\d)(?! ?(?:million|billion|[kKmMbB]\b))",  # $1; not $10, $1.5, $2 million
+    # $1, with which such numbers begin: $5 is a price, and so are $10, $1.5 and $1 million.
+    r"\$1(?![\d.,]*\d)(?! ?(?:million|billion|[kKmMbB]\b))",
 )
 _PLACEHOLDER = re.compile("|".join(_PLACEHOLDERS))
 _SIGNS = set("%{$")  # one of which each has

@@ -15,7 +15,9 @@ from training.cleaning.finishing import finish_part
 from training.cleaning.minhash import BANDS
 from training.cleaning.plan import Plan, begin_or_resume, read_plan
 from training.cleaning.report import add_up, total_of, write_report
+from training.cleaning.similarity import measure_part
 from training.cleaning.workers import Workers
+from training.text_similarity import TextEncoder, load_text_encoder
 
 
 def main(arguments: CleaningArguments) -> None:
@@ -40,10 +42,18 @@ def main(arguments: CleaningArguments) -> None:
             "another"
         )
     plan = read_plan(arguments, folder / ".cleaning")
+    encoder = None
+    if arguments.similarity_model_name_or_path is not None:
+        encoder = load_text_encoder(
+            arguments.similarity_model_name_or_path,
+            "similarity_model_name_or_path",
+            arguments.similarity_prefix,
+        )
+        plan.similarity_weights = encoder.weights
     RowChecker(arguments, plan.languages)  # what it refuses, it refuses before work begins
     if begin_or_resume(plan):
         print(f"Resuming with what {plan.folder} holds.")
-    seconds_of = _clean(plan)
+    seconds_of = _clean(plan, encoder)
 
     tallies = add_up(plan)
     total = total_of(tallies)
@@ -69,8 +79,11 @@ def main(arguments: CleaningArguments) -> None:
     )
 
 
-def _clean(plan: Plan) -> dict[str, float]:
-    """Do the three passes, each when the one before is complete.
+def _clean(plan: Plan, encoder: TextEncoder | None) -> dict[str, float]:
+    """Do the passes, each when the one before is complete.
+
+    Args:
+        encoder: compares translations with their English.
 
     Returns:
         the seconds of each, by its name.
@@ -89,6 +102,11 @@ def _clean(plan: Plan) -> dict[str, float]:
             for band in range(BANDS):
                 tasks += [(plan, n_shares, band, share) for share in range(n_shares)]
             seconds_of["near-duplicates"] = workers.run(find_candidates, tasks, "Finding near-duplicates")
+
+        if encoder is not None:
+            with Workers(1) as this_process:
+                tasks = [(plan, encoder, number) for number in numbers]
+                seconds_of["similarity"] = this_process.run(measure_part, tasks, "Comparing translations")
 
         tasks = [(plan, n_shares, number) for number in numbers]
         seconds_of["writing"] = workers.run(finish_part, tasks, "Writing rows")
