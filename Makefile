@@ -38,7 +38,7 @@ add-languages: outputs/miniature/altclip/README.md  ## train a model of nine lan
 		--text_encoder_name_or_path outputs/add_languages/text_encoder --output_dir outputs/add_languages/stage1
 	$(BIN)/accelerate launch --quiet training/run_stage2.py training/recipes/miniature/stage2.yaml --languages $(NINE) \
 		--model_name_or_path outputs/add_languages/stage1 --output_dir outputs/add_languages/nine
-	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/add_languages/miniature.yaml
+	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/add_languages_miniature/stage1.yaml
 	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/add_languages_retrieval.yaml
 	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/add_languages_zero_shot.yaml
 

@@ -108,7 +108,7 @@ def finished(miniature, processor, narrow, tmp_path):
 def add(run_python, miniature, finished, output_dir, *flags):
     """Run three steps that add languages to a finished model."""
     command = ["python", ROOT / "training/run_stage1.py"]
-    command += [ROOT / "training/recipes/add_languages/miniature.yaml"]
+    command += [ROOT / "training/recipes/add_languages_miniature/stage1.yaml"]
     command += ["--model_name_or_path", finished, "--dataset", miniature / "dataset"]
     command += ["--output_dir", output_dir, "--max_steps", "3", "--per_device_train_batch_size", "32"]
     return run_python(*command, *flags)

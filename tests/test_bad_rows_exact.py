@@ -133,7 +133,8 @@ def train(altclip_folder, run_python, tmp_path):
 
     def train(dataset, *flags):
         folder = tmp_path / f"out of {dataset.name}"
-        command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/altclip/stage2.yaml"]
+        command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"]
+        command += ["--split", "train"]
         command += ["--model_name_or_path", altclip_folder, "--dataset", dataset, "--languages", *LANGUAGES]
         command += ["--output_dir", folder, "--max_steps", "8", "--per_device_train_batch_size", "64"]
         command += ["--bf16", "false", "--use_cpu", "true", "--logging_steps", "1", *flags]

@@ -82,7 +82,7 @@ def dry_run(miniature, capsys):
 
     def dry_run(stage, recipe, *flags):
         command = [ROOT / f"training/recipes/{recipe}/{stage}.yaml", "--dataset", miniature / "dataset"]
-        command += ["--languages", "en", "zh", *flags, "--dry_run"]
+        command += ["--languages", "en", "zh", "--dry_run_processes", "1", *flags, "--dry_run"]
         print_plan(*parse(STAGES[stage], arguments=[str(word) for word in command]))
         # The names fill a column of 22 characters.
         lines = re.findall(r"^(\w.{21})(.+)$", capsys.readouterr().out, re.MULTILINE)

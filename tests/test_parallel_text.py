@@ -227,12 +227,12 @@ def test_one_long_text_or_no_english_is_no_trouble():
 
 
 def test_stage_1_says_what_it_left_out(sources, miniature, run_python, tmp_path):
-    command = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/altclip/stage1.yaml"]
+    command = [ROOT / "training/run_stage1.py", ROOT / "training/recipes/miniature/stage1.yaml"]
     command += ["--output_dir", tmp_path / "out"]
     command += ["--teacher_name_or_path", miniature / "clip"]
     command += ["--text_encoder_name_or_path", miniature / "text_encoder"]
     command += ["--dataset", sources, "--kinds", "human", "--languages", "en", "zh", "fr"]
-    command += ["--max_steps", "1", "--per_device_train_batch_size", "4"]
+    command += ["--sift", "true", "--max_steps", "1", "--per_device_train_batch_size", "4"]
     process = run_python("python", *command, "--bf16", "false", "--use_cpu", "true")
     assert process.returncode == 0, process.stderr
     assert "1 rows without English" in process.stdout

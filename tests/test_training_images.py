@@ -101,7 +101,8 @@ def test_stage_2_meets_a_bad_picture(altclip_folder, run_python, tmp_path, polic
         lines.append(json.dumps({"file_name": f"{number}.png", "captions": {"en": f"key {number}"}}))
     (pictures / "metadata.jsonl").write_text("\n".join(lines))
 
-    command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/altclip/stage2.yaml"]
+    command = [ROOT / "training/run_stage2.py", ROOT / "training/recipes/miniature/stage2.yaml"]
+    command += ["--split", "train"]
     command += ["--model_name_or_path", altclip_folder, "--dataset", pictures, "--languages", "en"]
     command += ["--output_dir", tmp_path / "out", "--bad_rows", policy, "--max_steps", "1"]
     command += ["--per_device_train_batch_size", "2", "--bf16", "false", "--use_cpu", "true"]

@@ -453,7 +453,7 @@ def test_a_damaged_model_does_not_translate(given, translator, tmp_path):
 
 
 def test_the_recipe_parses():
-    recipe = ROOT / "training/recipes/parallel/coco_translations.yaml"
+    recipe = ROOT / "training/recipes/parallel_coco/translation.yaml"
     (arguments,) = parse(TranslationArguments, arguments=[str(recipe), "--split_lines", "false"])
     assert arguments.language_codes["hi"] == "hin_Deva"
     assert arguments.code("hi") == "hin_Deva"

@@ -2,9 +2,9 @@
 
 All captions of an image come in one step (Krasner & Lanuzo).
 
-accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml
-accelerate launch --quiet training/run_parallel.py training/recipes/parallel/coco.yaml \\
-    --languages en --output_dir outputs/parallel/english
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel_coco/parallel.yaml
+accelerate launch --quiet training/run_parallel.py training/recipes/parallel_coco/parallel.yaml \\
+    --languages en --output_dir outputs/parallel_coco/english
 accelerate launch --quiet training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 

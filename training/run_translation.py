@@ -1,6 +1,6 @@
 """Translate captions, with or without images, into more languages by a translation model.
 
-python training/run_translation.py training/recipes/parallel/coco_translations.yaml
+python training/run_translation.py training/recipes/parallel_coco/translation.yaml
 python training/run_translation.py --dataset cc3m --splits train --keep_images false --target_languages de \\
     --output_dir outputs/de --models '{"de": "Helsinki-NLP/opus-mt-en-de"}'
 
