@@ -149,8 +149,15 @@ def write_tars(source, folder: Path, languages: list[str]) -> None:
             members[f"{key}.{extension}"] = encoded(number, extension)
             members[f"{key}.{column}"] = f"{language} {number}".encode()
             members[f"{key}.json"] = b'{"width": 8}'
-        name = f"data/{shard:05d}.tar" if source.data_files else f"{source.name}-train-{shard:04d}.tar"
+        name = f"{source.name}-train-{shard:04d}.tar"
+        if source.data_files:
+            name = source.data_files["train"].replace("*", f"{shard:05d}")
         write_tar(folder / name, members)
+    for split, pattern in (source.data_files or {}).items():
+        if split != "train":
+            path = folder / pattern.replace("*", "00000")
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(BROKEN)
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
 
 

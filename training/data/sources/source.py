@@ -40,8 +40,9 @@ class Source:
     - `splits`: `{train: name}`, and `validation` and `test` where there are such splits.
     - `configs`: `{language: configuration}`. `codes`: `{language: its code in the data}`.
     - `kind`: `human`, written or translated by people; `mined`, found to be alike; `machine`, translated.
-    - `n_rows`: the number of rows in the first of `splits`, where one configuration has all. `size`: of the
-      whole.
+    - `n_rows`: the number of rows in the first of `splits`, where one configuration has all.
+      `rows_by_language`: those of each configuration, as far as they are known. `size`: of the whole.
+      `n_bytes`: of all its files.
     - `licence`, and `terms`, what it asks for, see `common.licences.TERMS`; None where that is not known.
       `gated`: the Hub asks to accept the terms. `notes`.
     - `refused`: why nobody should train on it.
@@ -61,6 +62,8 @@ class Source:
     configs: dict[str, str] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
     n_rows: int | None = None
+    n_bytes: int | None = None
+    rows_by_language: dict[str, int] = field(default_factory=dict)
     size: str | None = None
     licence: str | None = None
     terms: list[str] | None = None

@@ -25,6 +25,7 @@ from .source import Source
 # Errors of asking the Hub, and of reading what it gives.
 _NO_ANSWER = (*READING, httpx.TransportError)
 _N_ROWS = 200  # read of a source, to see its columns and codes of languages
+_ROUNDING = 0.1  # share by which stated bytes may differ
 _SHOWN = 12  # names that a table lists
 
 
@@ -87,6 +88,7 @@ def verify_source(source: Source) -> list[Finding]:
         "data_files": repository.compare_columns,
         "codes": repository.compare_codes,
         "n_rows": repository.compare_rows,
+        "n_bytes": repository.compare_bytes,
         "licence": repository.compare_licence,
         "gated": repository.compare_gated,
     }
@@ -121,7 +123,7 @@ def state(source: Source, field: str) -> str:
     if isinstance(value, dict):
         names = []
         for item in value.values():
-            names += named_columns(item)
+            names += [str(name) for name in named_columns(item)]
         return _list_some(names)
     if isinstance(value, list):
         return _list_some(value)
@@ -223,6 +225,18 @@ class _Repository:
             return "the card does not say", None
         n_rows = splits[split].num_examples
         return str(n_rows), n_rows == self.source.n_rows
+
+    def compare_bytes(self) -> tuple[str, bool | None]:
+        """Compare the bytes of all files; stated ones are rounded."""
+        files = (
+            HfApi()
+            .dataset_info(self.source.dataset, revision=self.source.revision, files_metadata=True)
+            .siblings
+        )
+        n_bytes = sum(file.size or 0 for file in files or [])
+        if not n_bytes:
+            return "the Hub does not say", None
+        return str(n_bytes), abs(n_bytes / self.source.n_bytes - 1) < _ROUNDING
 
     def compare_licence(self) -> tuple[str, bool | None]:
         stated = (self.source.licence or "").lower()

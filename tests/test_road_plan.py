@@ -1,0 +1,282 @@
+"""Roads name what exists, and their plans have the numbers that are known or can be counted."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, CLIPConfig, ViTConfig, XLMRobertaConfig
+
+from benchmarks.tasks.loading import load_task
+from common.errors import InputError
+from modeling_altclip import AltCLIPConfig
+from training.road.amounts import Amount, amount_of
+from training.road.assumptions import read_assumptions
+from training.road.models import (
+    count_parameters,
+    image_operations,
+    read_config,
+    recorded_models,
+    text_operations,
+)
+from training.road.plan import hours_of, plan_road, print_plan, say_range
+from training.road.steps import read_road
+
+from .conftest import ROOT
+
+RECIPES = ROOT / "training/recipes"
+ROADS = ("altclip", "altclip_m9", "altclip_m18", "any_clip", "add_languages", "parallel_coco")
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    """Recipes name their lists of sources from the clone's folder."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_no_recipe_has_a_placeholder():
+    for recipe in RECIPES.rglob("*.yaml"):
+        assert not re.search("your[/-]|YOUR", recipe.read_text("utf-8")), recipe
+
+
+# The rows of each step that reads data, and the parameters of the model.
+M18 = 632_076_800 + 558_840_832 + 2_048 + 1_049_600 + 1_048_576 + 1
+KNOWN = {
+    # Of 7,000,000 captions in 51 languages beside English, a 51st is Chinese.
+    "altclip": ([878_978, 5_160_000 + 28_000_000 + 878_978 + 7_000_000 // 51, 703_182], 864_186_113),
+    "altclip_m9": ([878_978, 8_000_000 + 40_000_000 + 878_978, 703_182], 864_186_113),
+    # WikiMatrix states no number. Of OPUS-100 one of 17 languages has fewer than a million.
+    "altclip_m18": ([878_978, 60_000_000 + 5_160_000 + 16_534_319 + 878_978, 703_182], M18),
+    "any_clip": ([878_978, 7_534_319, 7_534_319, 703_182], 365_959_681),
+    "add_languages": ([878_978 + 3_000_000], 864_186_113),
+    "parallel_coco": ([118_287, 118_287], 86_389_248 + 559_890_432),
+}
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_a_road_names_what_exists(name):
+    plan = plan_road(read_road(RECIPES / name))
+    rows, n_parameters = KNOWN[name]
+    assert [step.amount.rows for step in plan.steps if step.amount is not None] == rows
+    assert {step.n_parameters for step in plan.steps} - {None} == {n_parameters}
+    assert plan.unknown == (["wikimatrix"] if name == "altclip_m18" else [])
+
+    jobs = [step.step.job for step in plan.steps]
+    assert jobs[-1] == "card"
+    assert "retrieval" in jobs
+    # All models of a road are planned without a network.
+    assert set(plan.models) <= set(recorded_models())
+    assert plan.n_bytes > 1e10
+    assert "not for commercial use: " in plan.outcome.sentence
+    least, most = plan.hours(1)
+    assert 0.1 < least < most < 1000
+    assert plan.hours(8) == pytest.approx((least / 8, most / 8))
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_a_road_excludes_the_tests_that_it_evaluates_on(name):
+    steps = {step.job: step.settings for step in read_road(RECIPES / name)}
+    trainings = [steps[job] for job in ("stage1", "stage2", "parallel") if job in steps]
+    for settings in trainings:
+        assert settings["exclude_tasks"] == steps["retrieval"]["tasks"]
+    # Their data needs no preparation by hand.
+    for job in ("retrieval", "zero_shot"):
+        for task in steps.get(job, {"tasks": []})["tasks"]:
+            assert load_task(task).preparation is None
+
+
+# Numbers of parameters that the models' pages and papers state.
+PUBLISHED = {
+    "openai/clip-vit-large-patch14": 427_616_513,
+    "openai/clip-vit-base-patch32": 151_277_313,
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": 986_109_441,
+    "FacebookAI/xlm-roberta-large": 559_890_432,
+    "intfloat/multilingual-e5-base": 278_043_648,
+    "BAAI/AltCLIP-m9": 864_186_113,
+    "google/vit-base-patch16-224-in21k": 86_389_248,
+    "facebook/nllb-200-distilled-600M": 615_073_792,
+}
+
+
+def test_recorded_configurations_have_the_published_numbers_of_parameters():
+    assert sorted(PUBLISHED) == sorted(recorded_models())
+    for name, expected in PUBLISHED.items():
+        assert count_parameters(read_config(name, "model"))[0] == expected, name
+
+
+WIDE = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
+VISION = WIDE | {"image_size": 64, "patch_size": 8}
+ENCODER = XLMRobertaConfig(vocab_size=100, max_position_embeddings=80, **WIDE)
+CLIP = CLIPConfig(text_config=WIDE | {"vocab_size": 100}, vision_config=VISION, projection_dim=16)
+CONFIGS = {
+    "encoder": ENCODER,
+    "clip": CLIP,
+    "altclip": AltCLIPConfig.from_teacher(CLIP, ENCODER),
+    "vit": ViTConfig(**VISION),
+}
+
+
+def counted(model, **inputs) -> int:
+    """Count the operations of a forward pass as torch does, while it runs."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["encoder", "clip", "altclip"])
+def test_operations_of_a_text_are_those_that_torch_counts(name):
+    config = CONFIGS[name]
+    model = AutoModel.from_config(config, attn_implementation="eager")
+    tower = getattr(model, "text_model", model)
+    for n_tokens in (7, 60):
+        ids = torch.ones(1, n_tokens, dtype=torch.long)
+        expected = counted(tower, input_ids=ids, attention_mask=ids)
+        # Heads and poolers are left out, which are few of a large model's operations.
+        assert text_operations(config, n_tokens) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["clip", "altclip", "vit"])
+def test_operations_of_an_image_are_those_that_torch_counts(name):
+    config = CONFIGS[name]
+    model = AutoModel.from_config(config, attn_implementation="eager")
+    tower = getattr(model, "vision_model", model)
+    expected = counted(tower, pixel_values=torch.zeros(1, 3, 64, 64))
+    assert image_operations(config) == pytest.approx(expected, rel=0.02)
+
+
+def test_hours_follow_from_operations():
+    assumed = read_assumptions()
+    # What a GPU computes in an hour at most
+    an_hour = 3600 * assumed.operations_a_second
+    assert hours_of((an_hour, an_hour), 1) == pytest.approx((1 / 0.46, 1 / 0.21))
+    assert hours_of((an_hour, 2 * an_hour), 8) == pytest.approx((1 / 8 / 0.46, 2 / 8 / 0.21))
+    assert say_range((0.123, 17.4)) == "0.12 to 17"
+    assert say_range(None) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "languages", "rows", "texts"),
+    [
+        ("opus-100", ["en", "de", "hi"], 1_534_319, 2 * 1_534_319),
+        ("laion-coco-nllb", ["de", "zh"], 878_978, 3 * 878_978),
+        ("m-clip-captions", ["de", "zh"], 2 * 7_000_000 // 51, 4 * 7_000_000 // 51),
+        ("translation2019zh", ["en", "zh"], 5_160_000, 2 * 5_160_000),
+    ],
+)
+def test_the_amount_of_a_corpus(dataset, languages, rows, texts):
+    amount = amount_of(dataset, languages, made={})
+    assert (amount.rows, amount.texts) == (rows, pytest.approx(texts, abs=1))
+    assert amount.corpora == (dataset,)
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_amount_of_several_corpora(tmp_path):
+    own = write(tmp_path / "mine.tsv", "en\tde\na dog\tein Hund\n")
+    mixture = f"""
+- {{data: opus-100, rows: 1000}}
+- {{data: ccmatrix, rows: 5000}}
+- {{data: wikimatrix, weight: 2}}
+- {{data: {own}}}
+"""
+    amount = amount_of(write(tmp_path / "mixture.yaml", mixture), ["en", "de"], made={})
+    assert amount.rows == 6000
+    assert amount.unknown == ("wikimatrix", own)
+    assert amount.describe_rows() == f"6,000, and an unknown number of wikimatrix and {own}"
+    assert Amount(unknown=("x",)).describe_rows() == "unknown, of x"
+
+
+def test_what_a_step_makes_needs_no_download(tmp_path):
+    made = {tmp_path / "cleaned": Amount(rows=7, texts=14, downloads={"opus-100": 100})}
+    for dataset in ("cleaned", "cleaned/sources.yaml"):
+        amount = amount_of(str(tmp_path / dataset), ["en", "de"], made)
+        assert (amount.rows, amount.downloads) == (7, {})
+
+
+STAGE1 = """
+teacher_name_or_path: openai/clip-vit-base-patch32
+text_encoder_name_or_path: intfloat/multilingual-e5-base
+dataset: opus-100
+languages: [en, de]
+max_steps: 10
+output_dir: outputs/a/stage1
+"""
+STAGE2 = """
+model_name_or_path: outputs/a/stage1
+dataset: cc3m
+languages: [en]
+max_steps: 10
+output_dir: outputs/a/stage2
+"""
+RETRIEVAL = """
+models: [outputs/a/stage1]
+tasks: [xm3600]
+languages: [en, de]
+output_dir: outputs/a/results
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "before", "after", "message"),
+    [
+        ("stage1", "opus-100", "opus-10", "did you mean the source opus-100"),
+        ("stage1", "opus-100", "outputs/b/cleaned", "made by no earlier step"),
+        ("stage1", "[en, de]", "[en, xx]", "no corpus of 'opus-100' has language xx: choose from"),
+        ("stage1", "opus-100", "cc3m", "is no parallel text"),
+        ("stage1", "opus-100", "flores", "refused for training"),
+        ("stage1", "max_steps", "exclude_tasks: [xm3601]\nmax_steps", "xm3601"),
+        ("stage1", "max_steps", "max_step", "recipe .* unknown|did you mean"),
+        ("stage1", "intfloat/multilingual-e5-base", "outputs/b/encoder", "no earlier step makes it"),
+        (
+            "stage1",
+            "openai/clip-vit-base-patch32",
+            "FacebookAI/xlm-roberta-large",
+            "give a CLIP or an AltCLIP",
+        ),
+        ("stage2", "outputs/a/stage1", "outputs/a/stage0", "model_name_or_path .* no earlier step makes it"),
+        ("stage2", "cc3m", "opus-100", "has texts alone"),
+        ("stage2", "[en]", "[zh]", "no corpus of 'cc3m' has language zh: choose from en"),
+        ("retrieval", "outputs/a/stage1", "outputs/a/stage3", "models .* no earlier step makes it"),
+        ("retrieval", "xm3600", "xm3601", "xm3601"),
+        ("retrieval", "[en, de]", "[en, xx]", "none of the tasks xm3600 has language 'xx'"),
+    ],
+)
+def test_a_road_that_names_what_does_not_exist_is_refused(tmp_path, job, before, after, message):
+    recipes = {"stage1": STAGE1, "stage2": STAGE2, "retrieval": RETRIEVAL}
+    assert before in recipes[job]
+    recipes[job] = recipes[job].replace(before, after)
+    for name, text in recipes.items():
+        write(tmp_path / f"{name}.yaml", text)
+    with pytest.raises(InputError, match=message):
+        plan_road(read_road(tmp_path))
+
+
+def test_the_printed_plan(tmp_path, capsys):
+    for name, text in {"stage1": STAGE1, "stage2": STAGE2, "retrieval": RETRIEVAL}.items():
+        write(tmp_path / f"{name}.yaml", text)
+    print_plan(read_road(tmp_path))
+    printed = capsys.readouterr().out
+    lines = dict(re.findall(r"^  (\w.{19})(.+)$", printed, re.MULTILINE))
+    lines = {name.strip(): value for name, value in lines.items()}
+    # The last step that has a line wins: stage 2 reads the 2,905,954 pictures of CC3M.
+    assert lines["data"] == "cc3m: 2,905,954 rows, 2,905,954 texts"
+    assert lines["steps"] == "10 of 8 examples, 80 in all, 0.0 passes"
+    assert "openai/clip-vit-base-patch32" in lines["licence"]
+    assert printed.splitlines()[-1].startswith("Estimates: nothing was read")
+
+
+def test_epochs_of_unknown_size_have_no_hours(tmp_path):
+    recipe = STAGE1.replace("opus-100", "wikimatrix").replace("max_steps: 10", "num_train_epochs: 1")
+    write(tmp_path / "stage1.yaml", recipe)
+    plan = plan_road(read_road(tmp_path))
+    assert plan.hours(1) is None
+    assert dict(plan.steps[0].lines)["steps"].startswith("unknown")
+    # Of a known size they have: 1,000,000 pairs, in batches of 8.
+    write(tmp_path / "stage1.yaml", STAGE1.replace("max_steps: 10", "num_train_epochs: 2"))
+    (step,) = plan_road(read_road(tmp_path)).steps
+    n_steps = math.ceil(2_000_000 * 2 / 8)
+    assert dict(step.lines)["steps"].startswith(f"{n_steps:,} of 8 examples")
