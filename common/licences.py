@@ -155,6 +155,8 @@ def combine(parts: Iterable[Licensed]) -> Outcome:
 def terms_of(licence: str | None) -> list[str] | None:
     """Return what a licence asks for, by its identifier on the Hub or in SPDX; None if that is not known.
 
+    Of several, with commas between them, it is what they ask for together.
+
     Example:
 
     ```python
@@ -164,7 +166,15 @@ def terms_of(licence: str | None) -> list[str] | None:
     (['attribution', 'non-commercial'], [], None)
     ```
     """
-    name = (licence or "").lower()
+    names = (licence or "").lower().split(", ")  # of several, as the card of a data set may list them
+    found = [_terms_of_one(name) for name in names]
+    if None in found:
+        return None
+    return [term for term in TERMS if any(term in terms for terms in found)]
+
+
+def _terms_of_one(name: str) -> list[str] | None:
+    """Return what one licence asks for, by its name in small letters; None if that is not known."""
     if name in _FREE:
         return []
     if name in _ATTRIBUTION:

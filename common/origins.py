@@ -9,7 +9,7 @@ A folder of data has it in `origins.yaml`, a training in `sources` of its `run.j
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from .errors import InputError
@@ -21,6 +21,7 @@ from .typed import check_types
 # `datasets` takes no such file for data.
 _ORIGINS = "origins.yaml"
 _ROLES = ("data", "model")
+_DEEPEST_PART = 2  # folders: data/source-001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Origin(Licensed):
         rows: the number of rows that were taken of it; None where that is not known, as of a stream.
         languages: those that were taken.
         stage: the training that it went into; None in the record of that training itself, and of data.
+        part: the folder inside a folder of data that has its rows, as `data/source-001`; None if all has.
     """
 
     role: str = "data"
@@ -42,13 +44,16 @@ class Origin(Licensed):
     rows: int | None = None
     languages: list[str] | None = None
     stage: str | None = None
+    part: str | None = None
 
 
 def as_records(origins: Iterable[Origin]) -> list[dict]:
-    """Return origins as values of JSON, without what is None; `from_records` reads them."""
+    """Return origins as values of JSON, equal ones once, without what is None; `from_records` reads them."""
     records = []
     for origin in origins:
-        records.append({name: value for name, value in asdict(origin).items() if value is not None})
+        record = {name: value for name, value in asdict(origin).items() if value is not None}
+        if record not in records:
+            records.append(record)
     return records
 
 
@@ -80,19 +85,36 @@ def from_records(records: object, where: str) -> list[Origin]:
 
 
 def write_origins(folder: str | Path, origins: Iterable[Origin]) -> None:
-    """Write `origins.yaml` into a folder of data, a line for each origin; equal ones are written once."""
+    """Write `origins.yaml` into a folder of data or of a model, a line for each origin."""
     # Each origin is an object of JSON, which is YAML too.
     lines = [f"- {json.dumps(record, ensure_ascii=False)}\n" for record in as_records(origins)]
-    write_text(Path(folder) / _ORIGINS, "".join(dict.fromkeys(lines)))
+    write_text(Path(folder) / _ORIGINS, "".join(lines) or "[]\n")
 
 
 def read_origins(folder: str | Path) -> list[Origin] | None:
-    """Read what a folder of data was made of; None where it does not say.
+    """Read what a folder of data, or of a model, was made of; None where it does not say.
+
+    A part of a folder of data is described by the `origins.yaml` of the whole.
 
     Raises:
         InputError: its `origins.yaml` cannot be read, or is not what `write_origins` writes.
     """
-    path = Path(folder) / _ORIGINS
+    folder = Path(folder).resolve()
+    origins = _read(folder)
+    for parent in folder.parents[:_DEEPEST_PART]:
+        if origins is not None:
+            break
+        part = folder.relative_to(parent).as_posix()
+        of_part = [origin for origin in _read(parent) or [] if origin.part == part]
+        origins = of_part or None
+    if origins is None:
+        return None
+    return [replace(origin, part=None) for origin in origins]
+
+
+def _read(folder: Path) -> list[Origin] | None:
+    """Read the `origins.yaml` of a folder; None if it has none."""
+    path = folder / _ORIGINS
     if not path.is_file():
         return None
     return from_records(read_yaml(path, "origins"), f"origins {str(path)!r}")

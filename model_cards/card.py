@@ -11,11 +11,14 @@ from huggingface_hub.utils import validate_repo_id
 from benchmarks.results import Result
 from common.commands import runnable
 from common.errors import InputError
+from common.licences import Outcome, combine
 from common.markdown import code_block, markdown_text
 
+from .licences import is_hub_id
+from .origins import table_of_origins
 from .paths import public_command, public_path
 from .sections import Section, make_sections, table_metric
-from .stages import Origin
+from .stages import Lineage
 
 _SHOWN = 100  # characters of a name in a message
 _TEMPLATE = Path(__file__).parent / "template.md"
@@ -28,12 +31,12 @@ class Facts:
 
     Attributes:
         model_type: that of its configuration.
-        origin: its base models and training data.
+        lineage: its base models and training data.
         pictures: file names of the plots beside the card.
     """
 
     model_type: str = "altclip"
-    origin: Origin = field(default_factory=Origin)
+    lineage: Lineage = field(default_factory=Lineage)
     pictures: list[str] = field(default_factory=list)
 
 
@@ -87,7 +90,7 @@ def render_card(
     repo: str,
     results: list[Result],
     stages: list[str],
-    license: str,
+    license: str | None,
     about: str,
     facts: Facts | None = None,
 ) -> ModelCard:
@@ -98,7 +101,8 @@ def render_card(
         repo: a Hub id or a folder to load it from.
         results: of the stages' own weights, as `join_to_weights` returns them; others are left out.
         stages: labels of the stages in training order, the English teacher first, the model last.
-        license: an identifier of the Hub.
+        license: an identifier of the Hub. By default it is one that allows no more than the data and models
+            that the model was made of, or `other`; and none where nothing is known of these.
         about: a paragraph on what the model is, and is not, for.
         facts: what else is known of it; by default that it is an AltCLIP.
 
@@ -112,8 +116,11 @@ def render_card(
     own = []  # the results of the model itself
     for section in sections:
         own += section.by_language(stages[-1]).values()
-    languages = _distinct([result.language for result in own]) or facts.origin.languages
-    data = _describe_model(facts, languages, license)
+    languages = _distinct([result.language for result in own]) or facts.lineage.languages
+    outcome = combine(facts.lineage.origins)
+    if license is None and facts.lineage.origins:
+        license = outcome.hub_licence
+    data = _describe_model(facts, languages, repo, license)
     if own:
         data.model_name = title
         data.eval_results = _eval_results(sections, stages[-1])
@@ -130,6 +137,8 @@ def render_card(
         facts=facts,
         stages=stages,
         n_languages=len(languages),
+        origins=table_of_origins(facts.lineage.origins),
+        licence=_describe_licence(facts.lineage, outcome),
         sections=[_describe_section(section, stages) for section in sections],
         measured=_describe_weights(sections, stages),
         versions=_distinct(versions),
@@ -153,17 +162,24 @@ def check_repo(repo: str) -> None:
             ) from error
 
 
-def _describe_model(facts: Facts, languages: list[str], license: str) -> ModelCardData:
+def _describe_model(facts: Facts, languages: list[str], repo: str, license: str | None) -> ModelCardData:
     """Return the card's metadata without results."""
-    origin = facts.origin
-    licences = {dataset: licence for dataset, licence in origin.datasets.items() if licence}
+    origins = [origin for origin in facts.lineage.origins if origin.role == "data"]
+    licences = {origin.dataset or origin.name: origin.licence for origin in origins if origin.licence}
+    of_other = {}
+    if license == "other":
+        # The Hub asks for a name of such a licence, and for a page that tells it.
+        of_other["license_name"] = "terms-of-its-sources"
+        if is_hub_id(repo):
+            of_other["license_link"] = f"https://huggingface.co/{repo}#licence"
     iso_codes = _distinct([language.partition("-")[0] for language in languages])  # "zh-Hans" -> "zh"
     return ModelCardData(
-        base_model=origin.base_model or None,
-        datasets=origin.hub_datasets or None,
+        base_model=facts.lineage.base_model or None,
+        datasets=_distinct([origin.dataset for origin in origins if origin.dataset]) or None,
         dataset_licenses=licences or None,
         language=iso_codes or None,  # the Hub knows languages only by their ISO 639 codes
         license=license,
+        **of_other,
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=_tags(facts, languages),
@@ -188,6 +204,13 @@ def _describe_section(section: Section, stages: list[str]) -> dict[str, str]:
     if remark:
         table += f"\n\n{remark}"
     return {"title": markdown_text(f"{section.title}, {metric}, %"), "table": table}
+
+
+def _describe_licence(lineage: Lineage, outcome: Outcome) -> str:
+    """Return what may be done with the model as far as its sources state it; nothing where none is known."""
+    if not lineage.origins:
+        return ""
+    return markdown_text(outcome.sentence)
 
 
 def _describe_versions(result: Result) -> str:

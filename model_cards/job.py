@@ -17,15 +17,17 @@ from common.files.rows import load_rows
 from common.files.whole_files import write_text, written_whole
 from common.fingerprints import hash_weights
 from common.images import decode_image, why_unreadable
+from common.licences import Outcome, combine
 from common.models.libraries import check_library
 from common.models.loading import check_model, load_model, save_model
+from common.origins import write_origins
 from common.output import bytes_of_weights, saving
 from modeling_altclip.images_altclip import read_image
 
 from .card import Facts, check_repo, render_card
 from .folder import CARD, check_output, whole_folder
 from .sections import Section, join_to_weights, make_sections
-from .stages import find_origin, label_stages, read_log
+from .stages import find_lineage, label_stages, read_log
 
 
 @dataclass(kw_only=True)
@@ -58,7 +60,13 @@ class CardArguments:
     plot_task: str | None = field(
         default=None, metadata={"help": "Retrieval task whose recall is plotted; the first by default."}
     )
-    license: str = field(default="apache-2.0", metadata={"help": "Licence identifier of the Hub."})
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence identifier of the Hub. By default one that allows no more than what the model "
+            "was made of, as far as that states it, or other."
+        },
+    )
     about: str = field(default="", metadata={"help": "Paragraph on intended use and limits."})
     base_model: list[str] | None = field(
         default=None,
@@ -82,8 +90,10 @@ def main(arguments: CardArguments) -> None:
     check_output(arguments.output_dir, stages)
     example = _load_example(arguments.dataset, arguments.example_split, arguments.allow_outside_images)
     losses = _read_losses(stages, labels)
-    origin = find_origin(stages, arguments.base_model, arguments.datasets)
+    lineage = find_lineage(stages, arguments.base_model, arguments.datasets)
     measured = _read_results(arguments.results)
+
+    _tell_of_licence(arguments.license, combine(lineage.origins))
 
     model, processor = load_model(stages[-1], argument="stages")
     # Every earlier stage is loaded for its hash, which takes time, and only results need it.
@@ -92,7 +102,7 @@ def main(arguments: CardArguments) -> None:
     _tell_what_is_left_out(measured, results, sections)
 
     drawings = _choose_drawings(losses, sections, labels, arguments.plot_task)
-    facts = Facts(model_type=model.config.model_type, origin=origin, pictures=list(drawings))
+    facts = Facts(model_type=model.config.model_type, lineage=lineage, pictures=list(drawings))
     card = render_card(
         arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts
     )
@@ -106,6 +116,7 @@ def main(arguments: CardArguments) -> None:
                 example.save(file, "png")
         for name, draw in drawings.items():
             draw(folder / name)
+        write_origins(folder, lineage.origins)
         write_text(folder / CARD, str(card))
 
     for section in sections:
@@ -127,6 +138,13 @@ def _check_stages(stages: list[str]) -> None:
         )
     for stage in stages:
         check_model(stage, argument="stages")
+
+
+def _tell_of_licence(license: str | None, outcome: Outcome) -> None:
+    """Print it where the licence of the recipe may allow more than what the model was made of."""
+    is_wider = license not in (None, "other", outcome.hub_licence)
+    if is_wider and not set(outcome.terms) <= {"attribution"}:
+        print(f"The card says license {license}, which the recipe gives. {outcome.sentence}")
 
 
 def _load_example(dataset: str | None, split: str | None, allow_outside: bool) -> Image.Image | None:

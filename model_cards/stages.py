@@ -1,16 +1,18 @@
-"""Read what the stages of a training left behind: their logs, base models, datasets and licences."""
+"""Read what the stages of a training left behind: their logs, base models, data and licences."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import InputError
 from common.files.yaml_files import read_yaml
+from common.licences import terms_of
 from common.models.low_rank import base_of, is_low_rank
+from common.origins import Origin, from_records, read_origins
 from common.typed import check_types, fits, shorten
 
-from .licences import find_licence, is_hub_id
+from .licences import find_licence, is_hub_id, origin_of_model
 from .paths import public_path
 
 # The settings in a training's record that name the models that the new one is made of. If there is a
@@ -19,21 +21,19 @@ _TOWERS = ("teacher_name_or_path", "text_encoder_name_or_path", "image_encoder_n
 
 
 @dataclass(kw_only=True)
-class Origin:
+class Lineage:
     """Base models and training data of a model, as far as they are known.
 
     Attributes:
         base_model: Hub ids.
         languages: those of the last training.
-        datasets: `{public name: licence}`.
-        hub_datasets: those of them that are on the Hub.
+        origins: the data and models that it was made of, each with its stage, the oldest first.
         excluded: of each training that searched its data for tests, `stage1: flickr30k, xm3600 (12 rows)`.
     """
 
     base_model: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
-    datasets: dict[str, str | None] = field(default_factory=dict)
-    hub_datasets: list[str] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
 
 
@@ -59,6 +59,20 @@ class _Recorded:
     dataset: str | None
     languages: list[str] | None
     replay_languages: list[str] | None
+
+
+@dataclass
+class _Record:
+    """What is read here of a training's record.
+
+    - `settings`; empty without a record.
+    - `excluded`: the tests that were removed from its data, as `_Excluded`; empty if none was looked for.
+    - `sources`: its data and models; None where an earlier version recorded none.
+    """
+
+    settings: dict = field(default_factory=dict)
+    excluded: dict = field(default_factory=dict)
+    sources: list[Origin] | None = None
 
 
 def label_stages(names: list[str]) -> list[str]:
@@ -127,10 +141,10 @@ def _check_entry(entry: object, number: int) -> None:
             raise ValueError(f"{name!r} of entry {number} is {shorten(value)}, which is no number")
 
 
-def find_origin(
+def find_lineage(
     stages: list[str], base_model: list[str] | None = None, datasets: list[str] | None = None
-) -> Origin:
-    """Return the origin of the last stage, from the records of all stages and of the models before them.
+) -> Lineage:
+    """Return the lineage of the last stage, from the records of all stages and of the models before them.
 
     Args:
         base_model: Hub ids to state instead of those that training recorded.
@@ -143,26 +157,91 @@ def find_origin(
     if base_model is None:
         base_model = [name for name in ancestors if is_hub_id(name)]
 
-    licences = {}
-    if datasets is None:
-        recorded = dict.fromkeys(dataset for name in ancestors for dataset in _datasets_of(_settings(name)))
-        for dataset in recorded:
-            licences[dataset] = find_licence(dataset)
-    else:
-        for given in datasets:
-            dataset, _, licence = given.partition("=")
-            licences[dataset] = licence or find_licence(dataset)
+    # A stage without a record says nothing of itself; as a parent of another it is one of its origins.
+    recorded = [name for name in ancestors if name not in stages or _recorded_origins(name) is not None]
+    origins = _origins_of_all(recorded)
+    if datasets is not None:
+        given = [_origin_of_data(*dataset.partition("=")[::2]) for dataset in datasets]
+        origins = [origin for origin in origins if origin.role == "model"] + given
 
     last = _settings(stages[-1])
     languages = last.get("languages") or []
     replay_languages = last.get("replay_languages") or []
-    return Origin(
+    return Lineage(
         base_model=base_model,
         languages=languages + replay_languages,
-        datasets={public_path(dataset): licence for dataset, licence in licences.items()},
-        hub_datasets=[dataset for dataset in licences if is_hub_id(dataset)],
+        origins=origins,
         excluded=[line for line in map(_describe_excluded, ancestors) if line],
     )
+
+
+def _origins_of_all(names: list[str]) -> list[Origin]:
+    """Return the data and models that several models were made of.
+
+    Args:
+        names: the models, each after those that it was made of.
+    """
+    origins = []
+    # The record of a training has what was recorded of the models that it began with: those may be gone by
+    # now, or trained anew.
+    for name in reversed(names):
+        stage = _stage_name(name)
+        if not any(stage in (origin.stage, origin.name) for origin in origins):
+            origins = origins_of_model(name) + origins
+    distinct = []
+    for origin in origins:
+        if origin not in distinct:
+            distinct.append(origin)
+    return distinct
+
+
+def origins_of_model(name: str) -> list[Origin]:
+    """Return the data and models that a model was made of, with the stage that each went into.
+
+    They are those that its training recorded, or the folder in `origins.yaml`. Another model is its own
+    origin.
+
+    Args:
+        name: a folder or a Hub id.
+
+    Raises:
+        InputError: a record is not what training writes.
+    """
+    recorded = None
+    if not is_hub_id(name):
+        recorded = _recorded_origins(name)
+    if recorded is None and is_low_rank(name):
+        return origins_of_model(base_of(name, "stages"))
+    if recorded is None:
+        return [replace(origin_of_model(name), name=_stage_name(name))]
+    return [origin if origin.stage else replace(origin, stage=_stage_name(name)) for origin in recorded]
+
+
+def _recorded_origins(folder: str) -> list[Origin] | None:
+    """Return what the training recorded that wrote a folder, or the folder itself; None without a record."""
+    record = _read_record(folder)
+    if record.sources is not None:
+        return record.sources
+    of_folder = read_origins(folder)
+    if of_folder is not None or not record.settings:
+        return of_folder
+    # Earlier versions recorded the data by their names alone.
+    return [_origin_of_data(dataset) for dataset in _datasets_of(record.settings)]
+
+
+def _origin_of_data(dataset: str, licence: str | None = None) -> Origin:
+    """Return data as an origin, by its name and the licence that is given, or that its card states."""
+    licence = licence or find_licence(dataset)
+    hub_id = dataset if is_hub_id(dataset) else None
+    return Origin(name=public_path(dataset), dataset=hub_id, licence=licence, terms=terms_of(licence))
+
+
+def _stage_name(name: str) -> str:
+    """Return the name of a model's folder, without where it lies; another name as it is."""
+    path = Path(name)
+    if path.exists() or path.is_absolute():
+        return path.resolve().name
+    return public_path(name)
 
 
 def _ancestry(name: str, descendants: list[str]) -> Iterator[str]:
@@ -194,7 +273,7 @@ def _settings(stage: str) -> dict:
     Raises:
         InputError: the file is not what training writes.
     """
-    return _read_record(stage)[0]
+    return _read_record(stage).settings
 
 
 def _describe_excluded(stage: str) -> str:
@@ -203,7 +282,7 @@ def _describe_excluded(stage: str) -> str:
     Raises:
         InputError: its record is not what training writes.
     """
-    excluded = _read_record(stage)[1]
+    excluded = _read_record(stage).excluded
     if not excluded:
         return ""
     described = f"{public_path(stage)}: {', '.join(excluded['tasks'])}"
@@ -212,15 +291,15 @@ def _describe_excluded(stage: str) -> str:
     return described
 
 
-def _read_record(stage: str) -> tuple[dict, dict]:
-    """Return the settings in a stage's `run.json`, and what it says of excluded tests; empty without them.
+def _read_record(stage: str) -> _Record:
+    """Read a stage's `run.json`; empty without one.
 
     Raises:
         InputError: the file is not what training writes.
     """
     path = Path(stage, "run.json")
     if not path.is_file():
-        return {}, {}
+        return _Record()
     try:
         record = json.loads(path.read_text("utf-8"))
         settings = dict(record["settings"])
@@ -229,9 +308,12 @@ def _read_record(stage: str) -> tuple[dict, dict]:
         if excluded:
             check_types(excluded, _Excluded, "excluded")
             excluded = {"tasks": excluded["tasks"], "rows": excluded["rows"]}
+        sources = None
+        if "sources" in record:
+            sources = from_records(record["sources"], "sources")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a training's record ({error}): delete it, or train again") from error
-    return settings, excluded
+    return _Record(settings, excluded, sources)
 
 
 def _datasets_of(settings: dict) -> list[str]:
@@ -250,4 +332,4 @@ def _datasets_of(settings: dict) -> list[str]:
     return datasets
 
 
-__all__ = ["Origin", "find_origin", "label_stages", "read_log"]
+__all__ = ["Lineage", "find_lineage", "label_stages", "origins_of_model", "read_log"]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,12 +14,15 @@ import yaml
 from datasets import Dataset
 
 from common.errors import InputError
+from common.origins import Origin
 from training import load_parallel_text
 from training.cleaning import report, texts
 from training.cleaning.arguments import CleaningArguments
 from training.cleaning.checks import RowChecker
 from training.cleaning.similarity import keep_similar
 from training.cleaning.workers import Workers
+from training.data.parallel_text import read_parallel_text
+from training.data.sources.origin import find_origins
 from training.jobs import clean
 from training.text_similarity import TextEncoder
 
@@ -482,7 +486,7 @@ def test_sources_keep_their_kinds_and_weights(tmp_path):
     )
     (tmp_path / "bad.tsv").write_text("en\tfr\n<b>\t<b>\n")
     sources = [
-        {"data": "human.tsv", "kind": "human", "weight": 2},
+        {"data": "human.tsv", "kind": "human", "weight": 2, "licence": "CC-BY-SA-4.0"},
         {"data": "web.{en,de}", "kind": "machine"},
         {"data": "bad.tsv"},
     ]
@@ -496,7 +500,15 @@ def test_sources_keep_their_kinds_and_weights(tmp_path):
     assert rows["weight"][:] == [2, 1, 1]
     assert rows[2]["captions"] == {"en": ["a dog"], "fr": [], "de": ["Hund"]}
     assert f"| {tmp_path}/web.{{en,de}} | 3 | 2 |" in files["report.md"].decode()
+    # What it was made of stays known, in the whole and in each source.
+    human = Origin(name="human.tsv", licence="CC-BY-SA-4.0", terms=["attribution", "share-alike"], rows=1)
+    web = Origin(name="web.{en,de}", rows=2)
+    human, web = replace(human, languages=["en", "fr"]), replace(web, languages=["en", "de"])
+    assert find_origins(str(tmp_path / "out")) == [human, web]
+    assert read_parallel_text(str(tmp_path / "out/sources.yaml"), "train").origins == [human, web]
+    assert find_origins(str(tmp_path / "out/data/source-001")) == [web]
     run(str(tmp_path / "sources.yaml"), tmp_path / "chosen", kinds=["human"])
+    assert find_origins(str(tmp_path / "chosen")) == [human]
     assert len(load_parallel_text(str(tmp_path / "chosen"), split="train")[0]) == 1
 
 

@@ -24,7 +24,7 @@ from common.models.loading import load_model, save_model
 from model_cards.__main__ import CardArguments, main
 from model_cards.card import Facts, render_card
 from model_cards.paths import public_command, public_path
-from model_cards.stages import find_origin, label_stages
+from model_cards.stages import find_lineage, label_stages
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
 
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -240,7 +240,7 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
 
     # Metadata.
     card = ModelCard.load(folder / "README.md")
-    assert card.data.license == "apache-2.0"
+    assert card.data.license is None  # nothing is known of what it was made of
     assert card.data.language == ["en", "zh"]
     assert card.data.model_name == "T"
     of_english = ("pairs", "mean_recall", round(0.1 * len(stages), 4))
@@ -686,7 +686,9 @@ def test_what_training_recorded_is_in_the_metadata(zoo, make, tmp_path):
     assert data.datasets == ["Helsinki-NLP/opus-100", "org/images"]
     assert data.dataset_licenses == {"pairs": "cc-by-4.0"}
     assert data.language == ["en", "zh"]
-    assert "- pairs (licence: cc-by-4.0)\n- org/images (licence unknown)\n" in text
+    assert "| stage1 | pairs |  |  | cc-by-4.0 |\n" in text
+    assert "| stage2 | org/images |  |  | not stated |\n" in text
+    assert "under unknown terms: Helsinki-NLP/opus-100 (licence not stated), org/images" in text
     assert "for 3 languages" in text
     assert str(tmp_path) not in text
 
@@ -719,9 +721,9 @@ def test_a_lora_came_of_its_base(zoo, tmp_path):
     for base, datasets in datasets_by_base.items():
         config = {"base_model_name_or_path": base}
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-        origin = find_origin([str(tmp_path)])
-        assert origin.base_model == ["org/altclip"]
-        assert origin.hub_datasets == datasets
+        lineage = find_lineage([str(tmp_path)])
+        assert lineage.base_model == ["org/altclip"]
+        assert [origin.dataset for origin in lineage.origins if origin.dataset] == datasets
 
 
 @pytest.mark.parametrize(
@@ -766,7 +768,7 @@ def test_a_datasets_card_without_a_licence_in_words_is_refused_in_one_line(tmp_p
     (tmp_path / "pairs/README.md").write_text(f"---\n{front}\n---\n")
     record(tmp_path / "stage", dataset=str(tmp_path / "pairs"))
     with pytest.raises(InputError, match=f"README.md of dataset .*pairs' {message}"):
-        find_origin([str(tmp_path / "stage")])
+        find_lineage([str(tmp_path / "stage")])
 
 
 @pytest.fixture
@@ -985,11 +987,11 @@ def test_tests_that_were_removed_are_stated(tmp_path, n_rows, shown):
     """Of each stage that looked for them, and of no other."""
     record(tmp_path / "stage1", model_name_or_path=None)
     record(tmp_path / "stage2", model_name_or_path=str(tmp_path / "stage1"))
-    assert find_origin([str(tmp_path / "stage2")]).excluded == []
+    assert find_lineage([str(tmp_path / "stage2")]).excluded == []
     written = {"settings": {}, "excluded": {"tasks": ["xtd", "coco"], "rows": n_rows}}
     (tmp_path / "stage1/run.json").write_text(json.dumps(written))
 
-    origin = find_origin([str(tmp_path / "stage2")])
-    card = render_card("A", "me/a", [], ["stage2"], "mit", "", Facts(origin=origin))
+    lineage = find_lineage([str(tmp_path / "stage2")])
+    card = render_card("A", "me/a", [], ["stage2"], "mit", "", Facts(lineage=lineage))
     sentence = f"Rows with captions or images of these tests were removed before training: stage1: {shown}"
     assert sentence in str(card)

@@ -22,10 +22,11 @@ from common.files.names import file_name
 from common.files.rows import load_rows
 from common.markdown import code_block, markdown_text
 from common.models.loading import load_model
+from common.origins import Origin
 from common.output import check_output_dir
 from common.paths import check_folder
 from model_cards.card import Facts, render_card
-from model_cards.stages import Origin
+from model_cards.stages import Lineage
 from modeling_altclip.languages_altclip import check_tag, name_languages
 from modeling_altclip.prompts_altclip import PROMPTS, fill_template, has_one_slot, read_templates
 
@@ -305,9 +306,10 @@ def test_no_line_ends_a_block_of_code(lines):
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_a_card_shows_hostile_names_as_text(name):
-    origin = Origin(datasets={name: name}, base_model=["org/base"], languages=["en"])
+    origins = [Origin(name=name, licence=name, stage=name, dataset=name, revision=name, languages=[name])]
+    lineage = Lineage(origins=origins, base_model=["org/base"], languages=["en"])
     results = [result_of(model="stage", task=name, versions={"torch": name}, command=name, weights=name)]
-    card = render_card(name, "me/T", results, ["stage"], name, "about", Facts(origin=origin))
+    card = render_card(name, "me/T", results, ["stage"], name, "about", Facts(lineage=lineage))
     front = yaml.safe_load(card.content.split("\n---\n")[0].removeprefix("---\n"))
     assert front["license"] == name
     assert front["model-index"][0]["name"] == name

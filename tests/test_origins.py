@@ -1,14 +1,22 @@
 """What data and models something was made of, their licences, and what follows for the outcome."""
 
+import json
+import shutil
+
 import pytest
 
 from common.errors import InputError
 from common.licences import TERMS, Licensed, combine, terms_of
 from common.origins import Origin, as_records, from_records, read_origins, write_origins
+from model_cards.card import Facts, render_card
 from model_cards.licences import origin_of_model
+from model_cards.stages import find_lineage, origins_of_model
+from training.arguments import ContrastiveArguments, TeacherLearningArguments
+from training.data.parallel_text import read_parallel_text
 from training.data.sources.loading import all_source_names, load_source
 from training.data.sources.origin import find_origins
 from training.data.sources.terms import outcome_of
+from training.output_folder import claim, record_sources
 
 CAPTIONS = Licensed(name="captions", licence="CC-BY-NC-4.0", terms=["attribution", "non-commercial"])
 WIKI = Licensed(name="wiki", licence="CC-BY-SA-4.0", terms=["attribution", "share-alike"])
@@ -24,12 +32,15 @@ OWN = Licensed(name="mine.tsv")
     [
         ("CC-BY-4.0", ["attribution"]),
         ("CC-BY-2.0-FR", ["attribution"]),
-        ("cc-by-nc-sa-4.0", ["attribution", "non-commercial", "share-alike"]),
+        ("cc-by-nc-sa-4.0", ["attribution", "share-alike", "non-commercial"]),
         ("CC-BY-NC-ND-4.0", ["attribution", "non-commercial", "no-derivatives"]),
         ("cc0-1.0", []),
         ("apache-2.0", ["attribution"]),
         ("creativeml-openrail-m", ["attribution", "use-restrictions"]),
         ("gpl-3.0", ["attribution", "share-alike"]),
+        ("cc-by-4.0, mit", ["attribution"]),
+        ("CC-BY-SA-4.0, cc-by-nc-4.0", ["attribution", "share-alike", "non-commercial"]),
+        ("mit, other", None),
         ("cc-by-nc-4.0 or so", None),
         ("other", None),
         ("", None),
@@ -197,3 +208,129 @@ def test_the_licence_of_a_list_of_sources_is_known_beforehand(tmp_path):
     assert outcome.terms == ["attribution", "share-alike", "use-restrictions"]
     assert outcome.unknown == ["opus-100 (unknown (card))"]
     assert outcome.conflicts[0].startswith("Conflict: wikimatrix (CC-BY-SA-4.0)")
+
+
+def listed(tmp_path, sources):
+    """Write two parallel texts, and a list of sources."""
+    (tmp_path / "one.tsv").write_text("en\tde\na dog\tein Hund\na cat\teine Katze\n", "utf-8")
+    (tmp_path / "two.tsv").write_text("en\tfr\na cow\tune vache\n", "utf-8")
+    (tmp_path / "list.yaml").write_text(sources, "utf-8")
+    return str(tmp_path / "list.yaml")
+
+
+def test_a_list_states_the_licences_of_data_of_ones_own(tmp_path):
+    terms = "terms: [research-only]"
+    path = listed(tmp_path, f"- {{data: one.tsv, licence: CC-BY-4.0}}\n- {{data: two.tsv, {terms}}}\n")
+    one, two = read_parallel_text(path, "train").origins
+    assert (one.name, one.rows, one.languages) == ("one.tsv", 2, ["en", "de"])
+    assert (one.licence, one.terms) == ("CC-BY-4.0", ["attribution"])
+    assert (two.rows, two.licence, two.terms) == (1, None, ["research-only"])
+    assert outcome_of([path]).terms == ["attribution", "research-only"]
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ("data: one.tsv, licence: 4", "licence of 'one.tsv' in .* is 4: give a text"),
+        ("data: one.tsv, terms: attribution", "terms of 'one.tsv' in .* are 'attribution': give a list"),
+        ("data: one.tsv, terms: [no-fun]", r"are \['no-fun'\]: give a list of some of attribution"),
+        ("data: tatoeba, licence: MIT", "the list states a licence of 'tatoeba', which states its own"),
+    ],
+)
+def test_licences_in_a_list_that_cannot_be_are_refused(tmp_path, keys, message):
+    with pytest.raises(InputError, match=message):
+        outcome_of([listed(tmp_path, f"- {{{keys}}}\n")])
+
+
+@pytest.fixture
+def stages(tmp_path):
+    """Record stage 1 on a public corpus and data of one's own, and stage 2 on images, in two folders."""
+    stage1, stage2 = tmp_path / "stage1", tmp_path / "stage2"
+    first = TeacherLearningArguments(
+        teacher_name_or_path="openai/clip-vit-large-patch14",
+        text_encoder_name_or_path="FacebookAI/xlm-roberta-large",
+        dataset="wikimatrix",
+        output_dir=str(stage1),
+    )
+    claim(first)
+    record_sources(first, [*find_origins("wikimatrix", ["de"], 10), Origin(name="mine.tsv", rows=3)])
+    second = ContrastiveArguments(
+        model_name_or_path=str(stage1),
+        teacher_name_or_path="BAAI/AltCLIP",
+        dataset="laion-coco-nllb",
+        output_dir=str(stage2),
+    )
+    claim(second)
+    record_sources(second, find_origins("laion-coco-nllb", ["de"]))
+    return stage1, stage2
+
+
+def test_a_record_has_what_its_models_were_made_of(stages):
+    _, stage2 = stages
+    record = json.loads((stage2 / "run.json").read_text("utf-8"))
+    names = [(source.get("stage"), source["name"], source.get("rows")) for source in record["sources"]]
+    # The teacher that stage 2 is only compared with is no source.
+    assert names == [
+        ("stage1", "openai/clip-vit-large-patch14", None),
+        ("stage1", "FacebookAI/xlm-roberta-large", None),
+        ("stage1", "wikimatrix", 10),
+        ("stage1", "mine.tsv", 3),
+        (None, "laion-coco-nllb", None),
+    ]
+    assert record["sources"][2]["licence"] == "CC-BY-SA-4.0"
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_card_names_all_sources_and_what_the_outcome_may_be_used_for(stages, is_gone):
+    stage1, stage2 = stages
+    if is_gone:
+        shutil.rmtree(stage1)
+    lineage = find_lineage([str(stage2)])
+    card = render_card("T", "me/T", [], ["stage2"], None, "", Facts(lineage=lineage))
+    corpus = "wikimatrix (sentence-transformers/parallel-sentences-wikimatrix)"
+    for row in (
+        "| stage1 | model FacebookAI/xlm-roberta-large |  |  | MIT |",
+        f"| stage1 | {corpus} | 10 | en de | CC-BY-SA-4.0 |",
+        "| stage1 | mine.tsv | 3 |  | not stated |",
+        "| stage2 | laion-coco-nllb (visheratin/laion-coco-nllb) |  | en de | CC-BY-NC-4.0 |",
+    ):
+        assert card.text.count(f"\n{row}\n") == 1
+    assert "## Licence\n\nAs far as its sources state" in card.text
+    assert "not for commercial use: laion-coco-nllb (CC-BY-NC-4.0);" in card.text
+    assert "under unknown terms: mine.tsv (licence not stated)." in card.text
+    assert "Conflict: wikimatrix (CC-BY-SA-4.0)" in card.text
+    assert card.data.datasets == [
+        "sentence-transformers/parallel-sentences-wikimatrix",
+        "visheratin/laion-coco-nllb",
+    ]
+    assert card.data.license == "other"
+    assert card.data.license_name == "terms-of-its-sources"
+    assert card.data.license_link == "https://huggingface.co/me/T#licence"
+    assert str(stage2.parent) not in str(card)
+
+
+def test_a_folder_with_origins_is_a_model_made_of_them(stages, tmp_path):
+    """As a finished folder, which has no record of a training."""
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    before = find_lineage([str(stages[1])]).origins
+    write_origins(finished, before)
+    assert origins_of_model(str(finished)) == before
+    assert find_lineage([str(finished)]).origins == before
+
+
+def test_a_recorded_run_that_resumes_has_each_source_once(stages):
+    _, stage2 = stages
+    before = json.loads((stage2 / "run.json").read_text("utf-8"))["sources"]
+    arguments = ContrastiveArguments(
+        model_name_or_path=str(stages[0]), dataset="laion-coco-nllb", output_dir=str(stage2)
+    )
+    record_sources(arguments, find_origins("laion-coco-nllb", ["de"]))
+    assert json.loads((stage2 / "run.json").read_text("utf-8"))["sources"] == before
+
+
+@pytest.mark.parametrize("sources", ['"all"', '[{"name": 3}]', '[{"name": "a", "terms": "none"}]'])
+def test_a_record_whose_sources_are_none_is_refused(tmp_path, sources):
+    (tmp_path / "run.json").write_text(f'{{"settings": {{}}, "sources": {sources}}}', "utf-8")
+    with pytest.raises(InputError, match="is not a training's record"):
+        find_lineage([str(tmp_path)])

@@ -4,7 +4,7 @@ The keys of a recipe are these fields, and `--help` prints their texts. Fields o
 under a heading: data, model, batch, evaluation.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from transformers import TrainingArguments
@@ -218,6 +218,12 @@ class StageArguments(TrainingArguments):
             )
         if self.zero_shot_split is not None and self.validation_split is None:
             raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give both")
+
+    def models(self) -> list[str]:
+        """Return the models that the training starts from or learns from."""
+        names = [field.name for field in fields(self) if field.name.endswith("name_or_path")]
+        given = [getattr(self, name) for name in names]
+        return [name for name in given if name is not None]
 
     def __getstate__(self) -> dict:
         """Return what `training_args.bin` holds, which is in every saved folder: all but the token."""
@@ -737,6 +743,10 @@ class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
                 "image_views above 1 needs dataloader workers that restart in each epoch: "
                 "leave out dataloader_persistent_workers"
             )
+
+    def models(self) -> list[str]:
+        """Return the model that the training starts from; validation alone compares with the teacher."""
+        return [self.model_name_or_path]
 
     def check_hold(self) -> None:
         """Check the weight of `hold`, and that there are texts for it.

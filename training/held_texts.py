@@ -17,8 +17,9 @@ from modeling_altclip.texts_altclip import is_blank
 
 from .arguments import ContrastiveArguments
 from .data.examples import CaptionExamples, all_texts
-from .data.parallel_text import load_parallel_text
+from .data.parallel_text import read_parallel_text
 from .data.streaming import ExampleStream
+from .output_folder import record_sources
 
 _MOST_WATCHED = 1000  # a nearest neighbour among so many says enough
 
@@ -95,10 +96,9 @@ def hold_texts(
         for column in examples.texts:
             texts.update(text for text in column.to_pylist() if text)
     else:
-        rows, _ = load_parallel_text(
-            arguments.hold_dataset, arguments.hold_split, languages=arguments.languages
-        )
-        texts = set(all_texts(rows, list(rows.features["captions"])))
+        held = read_parallel_text(arguments.hold_dataset, arguments.hold_split, languages=arguments.languages)
+        record_sources(arguments, held.origins)
+        texts = set(all_texts(held.rows, list(held.rows.features["captions"])))
     # Sorted, so that every process and every resumed run numbers the texts alike.
     texts = sorted(text for text in texts if not is_blank(text))
     if len(texts) < 2:

@@ -17,6 +17,7 @@ from benchmarks.results import package_versions
 from common import output
 from common.errors import InputError
 from common.files.whole_files import write_text
+from common.origins import Origin, as_records
 from common.output import (
     bytes_of_weights,
     check_free,
@@ -25,6 +26,7 @@ from common.output import (
     format_bytes,
     free_bytes,
 )
+from model_cards.stages import origins_of_model
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums, read_checksums
 
 from .arguments import StageArguments, say
@@ -210,6 +212,30 @@ def record_exclusion(arguments: StageArguments, tasks: list[str], n_rows: int | 
     if record is None:
         return  # trained by code of the user's own, which claimed no folder
     _write_record(arguments, record | {"excluded": {"tasks": tasks, "rows": n_rows}})
+
+
+def record_sources(arguments: StageArguments, origins: list[Origin]) -> None:
+    """Add to a run's record what data it learns from, after its models and what these were made of.
+
+    The record of a model that was trained here is taken over: its folder may be gone when a card is made.
+
+    Args:
+        origins: those of the data, with the rows that were read of each, before any is excluded.
+
+    Raises:
+        InputError: the record of a model is damaged.
+    """
+    record = _read_record(Path(arguments.output_dir))
+    if record is None:
+        return  # trained by code of the user's own, which claimed no folder
+    of_models = []
+    for name in arguments.models():
+        of_models += origins_of_model(name)
+    sources = list(record.get("sources", []))
+    for source in as_records([*of_models, *origins]):
+        if source not in sources:
+            sources.append(source)
+    _write_record(arguments, record | {"sources": sources})
 
 
 def _compare_data(record: dict, n_examples: int, fingerprints: dict[str, str], folder: Path) -> None:
@@ -486,6 +512,7 @@ __all__ = [
     "examples_per_step",
     "has_finished",
     "record_finish",
+    "record_sources",
     "saving",
     "without_local_files",
 ]

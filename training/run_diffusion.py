@@ -19,8 +19,9 @@ from training.arguments import DiffusionArguments
 from training.data.captions import decoded
 from training.data.examples import CaptionExamples
 from training.data.loading import load_image_rows
+from training.data.sources.origin import find_origins
 from training.lifecycle import begin, cut_length, finish, train
-from training.output_folder import saving
+from training.output_folder import record_sources, saving
 
 
 def main(arguments: DiffusionArguments) -> None:
@@ -41,6 +42,7 @@ def main(arguments: DiffusionArguments) -> None:
         allow_outside=arguments.allow_outside_images,
     )
     rows = decoded(rows)
+    record_sources(arguments, find_origins(arguments.dataset, list(rows.features["captions"]), len(rows)))
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
     examples = CaptionExamples(rows, languages, "image")
     examples.check_any(arguments.dataset)

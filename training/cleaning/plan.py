@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from common.errors import InputError
 from common.files.contents import content_digest
 from common.files.json_files import read_json
 from common.files.whole_files import write_text
+from common.origins import Origin
 
 from ..data.parallel_text import check_english, choose_kinds, read_ready, read_sources
+from ..data.sources.origin import origins_of_listed
 from .arguments import CleaningArguments
 
 # Settings that the output does not depend on
@@ -25,12 +27,16 @@ _READ_ROWS = 20_000  # at a time, to compute a digest
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of `captions`, `{language: [text]}`, mapped into memory, and what a `.yaml` file says of them."""
+    """Rows of `captions`, `{language: [text]}`, mapped into memory, and what is said of them.
+
+    `kind` and `weight` are those of a `.yaml` file. `origins` are what the rows are made of.
+    """
 
     data: str
     rows: Dataset
     kind: str | None = None
     weight: float | None = None
+    origins: list[Origin] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,8 @@ def read_plan(arguments: CleaningArguments, folder: Path) -> Plan:
         label = source["data"]
         if "name" in source:
             label += f" {source['name']}"
-        sources.append(Source(label, rows, source.get("kind"), source.get("weight")))
+        origins = origins_of_listed(source, list(rows.features["captions"]))
+        sources.append(Source(label, rows, source.get("kind"), source.get("weight"), origins))
     check_english(list(languages), arguments.dataset)
     return Plan(arguments, sources, list(languages), folder)
 

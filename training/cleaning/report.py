@@ -4,12 +4,14 @@ import csv
 import io
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common.files.whole_files import write_text
 from common.markdown import markdown_text
+from common.origins import write_origins
 
+from ..data.sources.origin import with_rows
 from .plan import Plan, source_name
 from .tally import KEPT, Tally
 
@@ -50,7 +52,7 @@ def total_of(tallies: list[Tally]) -> Tally:
 
 
 def write_report(plan: Plan, tallies: list[Tally], folder: Path, *, with_picture: bool) -> None:
-    """Write `report.md`, `counts.csv`, the dataset card and `sources.yaml`.
+    """Write `report.md`, `counts.csv`, the dataset card, `sources.yaml`, and `origins.yaml`.
 
     Args:
         tallies: one for each source.
@@ -67,6 +69,7 @@ def write_report(plan: Plan, tallies: list[Tally], folder: Path, *, with_picture
     card = _CARD.format(rows_kept=total.rows_kept, languages=languages, similarity=similarity)
     write_text(folder / "README.md", card)
     sources = []
+    origins = []
     for number, (source, tally) in enumerate(zip(plan.sources, tallies)):
         if tally.rows_kept:
             described = {"data": f"data/{source_name(number)}", "split": "train"}
@@ -75,6 +78,9 @@ def write_report(plan: Plan, tallies: list[Tally], folder: Path, *, with_picture
             if source.weight is not None:
                 described["weight"] = source.weight
             sources.append(described)
+            for origin in with_rows(source.origins, tally.rows_kept):
+                origins.append(replace(origin, part=described["data"]))
+    write_origins(folder, origins)
     # Each source is an object of JSON, which is YAML too.
     lines = [f"- {json.dumps(source, ensure_ascii=False)}\n" for source in sources]
     write_text(folder / "sources.yaml", "".join(lines))

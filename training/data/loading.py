@@ -9,13 +9,14 @@ from common.files.image_folders import say_without_row
 from common.languages import check_languages
 
 from ..arguments import PairArguments, say
-from ..output_folder import record_exclusion
+from ..output_folder import record_exclusion, record_sources
 from .captions import by_keys, find_form, load_captioned, named_languages
 from .examples import CaptionExamples
 from .exclusion.rows import exclude_tests, number_rows, open_index
 from .exclusion.stream import StreamExclusion
 from .images import ImageViews, check_policy, find_without_row, keep_readable, name_without_row
 from .sources.loading import find_source
+from .sources.origin import find_origins
 from .sources.reading import languages_of_images, read_images, stream_with_captions
 from .sources.source import Source
 from .streaming import ExampleStream, find_excluded, find_reports, open_files
@@ -44,6 +45,8 @@ def load_images(arguments: PairArguments, languages: list[str] | None) -> Datase
         rows, n_skipped = keep_readable(rows, arguments.bad_rows, arguments.output_dir, without_row)
     if n_skipped:
         say(arguments, f"Skipped {n_skipped} images, listed in {arguments.output_dir}/bad_rows.jsonl.")
+    origins = find_origins(arguments.dataset, list(rows.features["captions"]), len(rows))
+    record_sources(arguments, origins)
     return exclude_tests(arguments, rows)
 
 
@@ -151,6 +154,7 @@ def stream_images(arguments: PairArguments, languages: list[str] | None) -> Exam
         if without_row:
             say(arguments, f"{say_without_row(without_row, arguments.dataset)}.")
 
+    record_sources(arguments, find_origins(arguments.dataset, languages))
     options = {"shuffle_buffer": arguments.shuffle_buffer, "seed": arguments.seed}
     if arguments.exclude_tasks:
         index = open_index(arguments, pictures=True)

@@ -8,10 +8,12 @@ may be compressed as `.gz` or `.bz2`. A `.yaml` file lists several sources:
     - {data: "web.{en,fr}", kind: machine}
     - {data: Helsinki-NLP/opus-100, name: en-fr, split: train, kind: human, weight: 2}
     - {data: ccmatrix, rows: 1000000}
+    - {data: mine.tsv, licence: CC-BY-4.0}
 
 Rows of weight 2 are drawn twice as often as those of weight 1, the default. `rows` is a budget: of a larger
 source so many rows are taken, which `temperature` shares among its languages; see `budgets.py`. A corpus that
-is named needs no `kind`, which its own file states.
+is named needs no `kind`, which its own file states. `licence` states that of data of your own, and `terms`
+what it asks for, where it is none that `common/licences.py` knows.
 
 Files of translations, such as `.po`, `.tmx`, `.xliff` and `.tei`, are listed in `formats/reading.py`.
 
@@ -42,6 +44,7 @@ from common.files.table_cells import may_hold_texts
 from common.files.text_files import lines_of
 from common.files.yaml_files import read_yaml
 from common.languages import check_language
+from common.origins import Origin
 from common.paths import check_folder
 from modeling_altclip.languages_altclip import CODE, is_english
 
@@ -51,11 +54,12 @@ from .examples import caption_columns, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
 from .formats.reading import count_skipped, find_translations, read_translations
 from .sources.loading import find_source
+from .sources.origin import check_licence, origins_of_listed
 from .sources.reading import check_parallel_text, read_texts
 from .text_tables import TABLES, from_lines, read_table, tables_in
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
-_SOURCE_KEYS = {"data", "name", "split", "kind", "weight", "rows", "temperature"}
+_SOURCE_KEYS = {"data", "name", "split", "kind", "weight", "rows", "temperature", "licence", "terms"}
 _OF_ROWS = {"id", "no"}  # Indonesian and Norwegian; or the number or name of a row
 # Values of such a column: "17", "img_7", "ted/2012", but no sentence.
 _ROW_NAME = re.compile(r".*\d.*|\S+[_/.]\S+", re.DOTALL)
@@ -70,10 +74,12 @@ class ParallelText(NamedTuple):
 
     - `rows`: rows of `captions` with English, and of `weight` where a source has one.
     - `skipped`: the number of rows skipped for each reason, `without English` among them.
+    - `origins`: what the rows are made of, with the number of rows of each source.
     """
 
     rows: Dataset
     skipped: Counter[str]
+    origins: list[Origin]
 
     def describe_skipped(self) -> str:
         """Count the skipped rows by reason in a sentence: `Skipped 3 rows without English, 2 fuzzy.`"""
@@ -131,9 +137,11 @@ def read_parallel_text(
     parts = []
     available = {}  # as keys, in the order in which the sources have them
     skipped = Counter()
+    origins = []
     for source in chosen:
         part, not_ready = read_ready(source, split, languages)
         skipped += not_ready
+        origins += origins_of_listed(source, list(part.features["captions"]), len(part))
         parts.append(part)
         available |= dict.fromkeys(part.features["captions"])
     available = list(available)
@@ -156,7 +164,7 @@ def read_parallel_text(
     if n_without_english:
         rows = rows.select(has_english.nonzero()[0])
     skipped[WITHOUT_ENGLISH] += n_without_english
-    return ParallelText(rows, skipped)
+    return ParallelText(rows, skipped, origins)
 
 
 def _check_requested(sources: list[dict], languages: list[str] | None, dataset: str) -> None:
@@ -245,8 +253,8 @@ def read_sources(dataset: str) -> list[dict]:
     required. Named corpora get the kind of their own file.
 
     Raises:
-        InputError: the file is no list of sources, a weight or a number of rows is not positive, or a
-            temperature is below 1 or stands without `rows`.
+        InputError: the file is no list of sources, a weight or a number of rows is not positive, a
+            temperature is below 1 or stands without `rows`, or as `check_licence`.
     """
     if not dataset.endswith((".yaml", ".yml")) or find_source(dataset) is not None:
         return [{"data": dataset}]
@@ -259,6 +267,7 @@ def read_sources(dataset: str) -> list[dict]:
                 f"least; it has {source!r}"
             )
         _check_numbers(source, dataset)
+        check_licence(source, dataset)
 
     beside = Path(dataset).parent
     located = []

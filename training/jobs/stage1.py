@@ -15,6 +15,7 @@ from training.data.tower_cache import teacher_embeddings
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import TEXT_PARTS, freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
+from training.output_folder import record_sources
 from training.student import build_student, held_embeddings, languages_to_replay
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
@@ -33,6 +34,7 @@ def main(arguments: TeacherLearningArguments) -> None:
         arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
     )
     say(arguments, text.describe_skipped())
+    record_sources(arguments, text.origins)
     rows = exclude_tests(arguments, text.rows)
     available = list(rows.features["captions"])
     new = check_languages(arguments.languages, available)

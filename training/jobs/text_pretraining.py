@@ -6,6 +6,7 @@ from training.arguments import say
 from training.data.images import EpochCallback
 from training.data.parallel_text import read_parallel_text
 from training.lifecycle import begin, cut_length, finish, train
+from training.output_folder import record_sources
 from training.parallel.pretraining import (
     MaskingCollator,
     TextPretrainingArguments,
@@ -29,6 +30,7 @@ def main(arguments: TextPretrainingArguments) -> None:
     text = read_parallel_text(arguments.dataset, arguments.split, languages=arguments.languages)
     rows = text.rows
     say(arguments, text.describe_skipped())
+    record_sources(arguments, text.origins)
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
 
     translations = TranslationPairs(

@@ -3,9 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from common.errors import InputError
 from common.languages import find_language
-from common.licences import terms_of
+from common.licences import TERMS, terms_of
 from common.origins import Origin, read_origins
+from common.typed import fits
 from model_cards.licences import find_licence, is_hub_id
 from model_cards.paths import public_path
 
@@ -41,7 +43,7 @@ def find_origins(data: str, languages: list[str] | None = None, rows: int | None
         folder = str(Path(source.file).parent)
     recorded = read_origins(folder)
     if recorded is not None:
-        return _with_rows(recorded, rows)
+        return with_rows(recorded, rows)
     if source is not None:
         return [_origin_of_source(source, languages, rows)]
 
@@ -53,7 +55,45 @@ def find_origins(data: str, languages: list[str] | None = None, rows: int | None
     ]
 
 
-def _with_rows(origins: list[Origin], rows: int | None) -> list[Origin]:
+def origins_of_listed(source: dict, languages: list[str] | None, rows: int | None = None) -> list[Origin]:
+    """Return what a source of a list is made of, with the `licence` and the `terms` that the list may state.
+
+    Args:
+        source: as `read_sources` returns it.
+        languages, rows: as for `find_origins`.
+
+    Raises:
+        InputError: the list states a licence, and the source states its own; or as `find_origins`.
+    """
+    origins = find_origins(source["data"], languages, rows)
+    if not {"licence", "terms"} & set(source):
+        return origins
+    first = origins[0] if origins else None
+    if len(origins) != 1 or first.licence is not None:
+        raise InputError(
+            f"the list states a licence of {source['data']!r}, which states its own: leave out `licence` and "
+            "`terms`"
+        )
+    licence = source.get("licence")
+    terms = source.get("terms", terms_of(licence))
+    return [replace(first, licence=licence, terms=terms)]
+
+
+def check_licence(source: dict, dataset: str) -> None:
+    """Check what a list of sources states of the licence of one of them.
+
+    Raises:
+        InputError: the licence is no text, or a term is unknown.
+    """
+    where = f"of {source['data']!r} in {dataset!r}"
+    if not fits(source.get("licence", ""), str):
+        raise InputError(f"licence {where} is {source['licence']!r}: give a text, as CC-BY-4.0")
+    terms = source.get("terms", [])
+    if not fits(terms, list[str]) or not set(terms) <= set(TERMS):
+        raise InputError(f"terms {where} are {terms!r}: give a list of some of {', '.join(TERMS)}")
+
+
+def with_rows(origins: list[Origin], rows: int | None) -> list[Origin]:
     """Return origins of which `rows` rows are taken: where several are mixed, their own numbers stay."""
     of_data = [origin for origin in origins if origin.role == "data"]
     if rows is None or len(of_data) != 1:
@@ -81,4 +121,4 @@ def _origin_of_source(source: Source, languages: list[str] | None, rows: int | N
     )
 
 
-__all__ = ["find_origins"]
+__all__ = ["check_licence", "find_origins", "origins_of_listed", "with_rows"]

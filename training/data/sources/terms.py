@@ -4,7 +4,7 @@ from common.licences import Outcome, combine
 from model_cards.licences import origin_of_model
 
 from ..parallel_text import read_sources
-from .origin import find_origins
+from .origin import origins_of_listed
 
 
 def outcome_of(
@@ -17,7 +17,7 @@ def outcome_of(
         models: Hub ids of the models that are trained, learned from, or that translate.
 
     Raises:
-        InputError: as `find_origins`, or a list of sources cannot be read.
+        InputError: as `origins_of_listed`, or a list of sources cannot be read.
 
     Example:
 
@@ -32,7 +32,7 @@ def outcome_of(
     parts = [origin_of_model(name) for name in models or []]
     for dataset in datasets:
         for source in read_sources(dataset):
-            parts += find_origins(source["data"], languages)
+            parts += origins_of_listed(source, languages)
     return combine(parts)
 
 
