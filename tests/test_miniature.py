@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, CLIPTokenizer, XLMRobertaTokenizer
 
+from training.miniature.origins import origins_of_scenes
 from training.miniature.scenes import (
     ASSET,
     SPLITS,
@@ -32,6 +34,26 @@ def test_asset_is_small_and_credited():
     assert sum(path.stat().st_size for path in ASSET.iterdir()) < 2_000_000
     credits = (ASSET / "ATTRIBUTION.md").read_text("utf-8")
     assert all(f"`{style}.png`" in credits for style in STYLES + UNSEEN_STYLE)
+
+
+@pytest.mark.parametrize("styles", [STYLES, UNSEEN_STYLE])
+def test_what_scenes_are_made_of_is_as_credited(styles):
+    """Check names and licences by the asset's table, `| file | [name](…) | author | [licence](…) |`."""
+    credited = {}
+    for line in (ASSET / "ATTRIBUTION.md").read_text("utf-8").splitlines():
+        cells = line.split(" | ")
+        if len(cells) == 4 and "`" in cells[0]:
+            credited[re.findall("`(.*)`", cells[0])[0]] = [
+                re.findall(r"\[(.*?)\]", cell)[0] for cell in cells[1::2]
+            ]
+    files = [*(f"{style}.png" for style in styles), "concepts.json"]
+    origins = origins_of_scenes(styles)
+    assert [[origin.name, origin.licence] for origin in origins] == [credited[file] for file in files]
+    assert origins[-1].languages == LANGUAGES
+    terms = (
+        {("attribution",), ("attribution", "share-alike")} if styles == UNSEEN_STYLE else {("attribution",)}
+    )
+    assert {tuple(origin.terms) for origin in origins} == terms
 
 
 def test_within_a_language_no_two_concepts_share_a_name():

@@ -26,10 +26,12 @@ from transformers import (
 
 from common.files.whole_files import write_text, written_whole
 from common.languages import check_languages
+from common.origins import write_origins
 from common.output import bytes_of_weights, check_output_dir, saving
 from common.recipe import launch
 from modeling_altclip.checkpoint_altclip import match_modes
 
+from .origins import origins_of_scenes
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
 
@@ -51,7 +53,8 @@ configs:
 # Emoji scenes
 
 The miniature's data, drawn by `training/miniature/scenes.py`. \
-Sources and licences: `training/miniature/asset/ATTRIBUTION.md`.
+Sources and licences: `training/miniature/asset/ATTRIBUTION.md`. `origins.yaml` has those of the splits to \
+train on; only the splits of an unseen style have OpenMoji's drawings, which are under CC-BY-SA-4.0.
 """
 
 
@@ -111,6 +114,7 @@ def _write_dataset(folder: Path, train_size: int | None) -> Dataset:
     files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
     card = _CARD.format(languages=", ".join(names), files=files)
     write_text(folder / "README.md", card)
+    write_origins(folder, origins_of_scenes())
     return splits["train"]
 
 
@@ -127,7 +131,7 @@ def _draw_sheet(picture: Path) -> None:
 
 
 def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Save an untrained CLIP of the miniature's size with its processor."""
+    """Save an untrained CLIP of the miniature's size with its processor; it was made of no data yet."""
     shape = {
         "hidden_size": _WIDTH,
         "intermediate_size": 4 * _WIDTH,
@@ -153,6 +157,7 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     with saving("the untrained CLIP", folder, bytes_of_weights(model)):
         model.save_pretrained(folder)
     match_modes(folder)
+    write_origins(folder, [])
 
     # Images are of the right size already: nothing is resized or cropped.
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -161,7 +166,7 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Save an untrained XLM-R of the miniature's size with its tokenizer."""
+    """Save an untrained XLM-R of the miniature's size with its tokenizer; it was made of no data yet."""
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=_WIDTH,
@@ -176,6 +181,7 @@ def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
     with saving("the untrained text encoder", folder, bytes_of_weights(model)):
         model.save_pretrained(folder)
     match_modes(folder)
+    write_origins(folder, [])
     tokenizer.save_pretrained(folder)
 
 

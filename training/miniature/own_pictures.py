@@ -13,7 +13,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from common.files.whole_files import write_text
+from common.origins import write_origins
 from common.recipe import launch
+from training.miniature.origins import origins_of_scenes
 from training.miniature.scenes import UNSEEN_STYLE, EmojiScenes, Split
 
 LANGUAGES = ("en", "zh", "es")
@@ -43,6 +45,7 @@ def main(arguments: _OwnPicturesArguments) -> None:
         # The column `file_name` is how `datasets` joins captions with the files of an imagefolder.
         lines.append(json.dumps({"file_name": name, "captions": captions}, ensure_ascii=False))
     write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
+    write_origins(folder, origins_of_scenes(UNSEEN_STYLE, LANGUAGES))
     print(f"Saved {len(scenes)} pictures and their captions to {folder}.")
     print(
         "Next: accelerate launch --quiet training/run_stage2.py training/recipes/own_pictures/miniature.yaml"
