@@ -170,7 +170,8 @@ def terms_of(licence: str | None) -> list[str] | None:
     found = [_terms_of_one(name) for name in names]
     if None in found:
         return None
-    return [term for term in TERMS if any(term in terms for terms in found)]
+    asked = set().union(*found)
+    return [term for term in TERMS if term in asked]
 
 
 def _terms_of_one(name: str) -> list[str] | None:

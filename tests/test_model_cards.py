@@ -240,7 +240,9 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
 
     # Metadata.
     card = ModelCard.load(folder / "README.md")
-    assert card.data.license is None  # nothing is known of what it was made of
+    # Nothing is known of what they were made of, but that a LoRA was made of its base.
+    expected = "other" if stages == ["lora"] else None
+    assert card.data.license == expected
     assert card.data.language == ["en", "zh"]
     assert card.data.model_name == "T"
     of_english = ("pairs", "mean_recall", round(0.1 * len(stages), 4))

@@ -187,8 +187,8 @@ def test_bad_sources_are_named(written):
         "one.{en,zh}.txt": "equally many lines: .*one.en.txt has 2, .*one.zh.txt has 1",
         "odd.tsv": "has no texts: name its columns by language codes, en among them; it has text, label",
         "german.tsv": "no English for the teacher to read: they have de fr",
-        "odd.yaml": "must list sources with the keys data kind name rows split temperature weight, data at least; "
-        "it has {'date': 't.tsv'}",
+        "odd.yaml": "must list sources with the keys data kind licence name rows split temperature terms "
+        "weight, data at least; it has {'date': 't.tsv'}",
         "nowhere.tsv": "nowhere.tsv' does not exist",
         "nowhere.{en,zh}": "nowhere.en' does not exist",
         "nowhere.yaml": "nowhere.yaml' does not exist",

@@ -1,5 +1,6 @@
 """Say what a data set is made of: a public corpus, what a folder says of itself, or data of one's own."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,10 +50,9 @@ def find_origins(data: str, languages: list[str] | None = None, rows: int | None
 
     licence = find_licence(data)
     dataset = data if is_hub_id(data) else None
+    name = public_path(os.path.normpath(data))  # a list in a folder names others as lists/../mine.tsv
     taken = {"rows": rows, "languages": languages}
-    return [
-        Origin(name=public_path(data), dataset=dataset, licence=licence, terms=terms_of(licence), **taken)
-    ]
+    return [Origin(name=name, dataset=dataset, licence=licence, terms=terms_of(licence), **taken)]
 
 
 def origins_of_listed(source: dict, languages: list[str] | None, rows: int | None = None) -> list[Origin]:
