@@ -651,3 +651,11 @@ def test_the_teacher_and_text_encoders_compare(miniature, tmp_path):
         run(dataset, out, remove_equal=False, similarity_model_name_or_path=str(miniature / name))
         (similarity,) = pq.read_table(out / "data")["similarity"].to_pylist()
         assert 0.3 < similarity["fr"] < 1
+
+
+def test_entries_that_are_not_ready_are_said_as_stage_1_says_them(tmp_path, capsys):
+    unit = '<tu><tuv xml:lang="en"><seg>{}</seg></tuv><tuv xml:lang="fr"><seg>{}</seg></tuv></tu>'
+    units = unit.format(LONG, LANG) + 2 * unit.format("untranslated", "")
+    (tmp_path / "memory.tmx").write_text(f'<tmx version="1.4"><body>{units}</body></tmx>')
+    run(str(tmp_path / "memory.tmx"), tmp_path / "out")
+    assert "memory.tmx: Skipped 2 untranslated.\n" in capsys.readouterr().out

@@ -483,6 +483,22 @@ def test_a_resumed_stream_equals_an_uninterrupted_one(scenes, altclip_folder, ar
     assert count_changed(whole, resumed) == 0
 
 
+@pytest.mark.slow
+def test_a_resumed_mixture_equals_an_uninterrupted_one(scenes, altclip_folder, arguments, tmp_path):
+    write_tars(tmp_path / "tars", broken(scenes), 4)
+    write_parquet(tmp_path / "tables", scenes, 2)
+    listed = [{"data": "tars", "rows": 12}, {"data": "tables", "rows": 20, "weight": 2}]
+    (tmp_path / "list.yaml").write_text(json.dumps(listed))
+    given = {"model_name_or_path": str(altclip_folder), "max_steps": 9, "learning_rate": 1e-3}
+    given["shuffle_buffer"] = 6
+    mixture = tmp_path / "list.yaml"
+    whole = train_on_stream(arguments(mixture, save_strategy="steps", save_steps=5, **given))
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "out/checkpoint-5", again / "checkpoint-5")
+    resumed = train_on_stream(arguments(mixture, resume=True, output_dir=str(again), **given))
+    assert count_changed(whole, resumed) == 0
+
+
 def test_a_killed_stream_resumes_to_the_same_bytes(scenes, altclip_folder, run_python, tmp_path):
     """Run and kill it as a user would; the report of bad images still names each once."""
     rows = write_parquet(tmp_path / "rows", broken(scenes), 3)

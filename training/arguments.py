@@ -36,7 +36,7 @@ class StageArguments(TrainingArguments):
     dataset: str = field(
         metadata={
             "help": "Folder or Hub id of the training data, whose column `captions` holds {language: text}; "
-            "or a public corpus by its name, such as cc3m."
+            "a public corpus by its name, such as cc3m; or a YAML file that lists several of these."
         }
     )
     split: str = field(default="train", metadata={"help": "Split of `dataset` to train on."})
@@ -331,8 +331,9 @@ class PairArguments(ExclusionArguments):
     # Data
     dataset: str = field(
         metadata={
-            "help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset. "
-            "`training/data/captions.py` shows the forms that captions may have."
+            "help": "Folder or Hub id of images with captions: parquet, imagefolder or webdataset; a public "
+            "corpus by its name; or a YAML file that lists several. `training/data/captions.py` shows the "
+            "forms that captions may have."
         }
     )
     text_column: str | None = field(

@@ -18,7 +18,7 @@ from modeling_altclip.texts_altclip import is_blank
 from .arguments import ContrastiveArguments
 from .data.examples import CaptionExamples, all_texts
 from .data.parallel_text import read_parallel_text
-from .data.streaming import ExampleStream
+from .data.streaming import AnyStream
 from .output_folder import record_sources
 
 _MOST_WATCHED = 1000  # a nearest neighbour among so many says enough
@@ -77,7 +77,7 @@ def hold_texts(
     arguments: ContrastiveArguments,
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    examples: CaptionExamples | ExampleStream,
+    examples: CaptionExamples | AnyStream,
 ) -> HeldTexts | None:
     """Embed the texts to hold: those of `hold_dataset`, or the captions where the recipe names none.
 

@@ -13,7 +13,7 @@ from modeling_altclip.texts_altclip import readable_tokens
 
 from .arguments import PairArguments, StageArguments, say
 from .checkpoints import checkpoint_to_resume
-from .data.streaming import ExampleStream, find_excluded, find_reports
+from .data.streaming import AnyStream, find_excluded, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
 from .output_folder import check_room, claim, claim_data, examples_per_step, record_finish, saving
@@ -82,7 +82,7 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
             the disk has no room for what is to be saved.
     """
     check_room(trainer)
-    if not isinstance(trainer.train_dataset, ExampleStream):
+    if not isinstance(trainer.train_dataset, AnyStream):
         claim_data(arguments, len(trainer.train_dataset), trainer.train_dataset.fingerprints())
     checkpoint = checkpoint_to_resume(arguments, trainer.model) if arguments.resume else None
     say(arguments, f"Training on {trainer.train_dataset.summary()}.")
@@ -93,7 +93,7 @@ def train(trainer: Trainer, arguments: StageArguments) -> None:
     with saving("the log of the training", Path(arguments.output_dir), n_bytes):
         trainer.save_state()
     _plot(arguments)
-    if isinstance(trainer.train_dataset, ExampleStream):
+    if isinstance(trainer.train_dataset, AnyStream):
         trainer.accelerator.wait_for_everyone()  # for their reports
         _say_skipped(arguments)
 

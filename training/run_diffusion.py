@@ -7,6 +7,7 @@ Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 
 from pathlib import Path
 
+from common.errors import InputError
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.output import bytes_of_weights
@@ -45,6 +46,10 @@ def main(arguments: DiffusionArguments) -> None:
     record_sources(arguments, find_origins(arguments.dataset, list(rows.features["captions"]), len(rows)))
     languages = check_languages(arguments.languages, list(rows.features["captions"]))
     examples = CaptionExamples(rows, languages, "image")
+    if examples.weights is not None:
+        raise InputError(
+            f"sources of {arguments.dataset!r} have weights, which stages 1 and 2 read: leave them out"
+        )
     examples.check_any(arguments.dataset)
     # sample_size is that of the latents.
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor

@@ -26,7 +26,7 @@ from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_che
 from .checkpoints import mark_finished, mark_unfinished
 from .data.images import EpochCallback
 from .data.sampling import ShareSampler, language_shares
-from .data.streaming import ExampleStream
+from .data.streaming import AnyStream
 from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
@@ -382,13 +382,22 @@ class ContrastiveTrainer(AltCLIPTrainer):
         self.held = held
         self.add_callback(_BoundedScale(self))
 
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        weights = self.train_dataset.weights
+        if weights is None:
+            return super()._get_train_sampler(train_dataset)
+        # As if all were of one language: a stage 2 draws languages as they are.
+        sampler = ShareSampler(*language_shares(np.zeros(len(weights), int), weights), self.args.seed)
+        self.add_callback(EpochCallback(sampler))
+        return sampler
+
     def get_train_dataloader(self) -> DataLoader:
-        """Return the Trainer's loader, or one of our own for a `ExampleStream`.
+        """Return the Trainer's loader, or one of our own for a stream.
 
         A stream reads its own process's files already. With several processes accelerate would have one read
         them all, or every one read them all and leave out the others' rows: it is told that there is one.
         """
-        if not isinstance(self.train_dataset, ExampleStream):
+        if not isinstance(self.train_dataset, AnyStream):
             return super().get_train_dataloader()
         loader = DataLoader(
             self.train_dataset,

@@ -1,7 +1,7 @@
 """Divide the rows of all sources into parts, which processes take one by one."""
 
 import json
-import warnings
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,8 @@ _READ_ROWS = 20_000  # at a time, to compute a digest
 class Source:
     """Rows of `captions`, `{language: [text]}`, mapped into memory, and what is said of them.
 
-    `kind` and `weight` are those of a `.yaml` file. `origins` are what the rows are made of.
+    `kind` and `weight` are those of a `.yaml` file. `origins` are what the rows are made of. `not_ready`
+    counts the entries of files of translations that are not ready, by reason.
     """
 
     data: str
@@ -37,6 +38,7 @@ class Source:
     kind: str | None = None
     weight: float | None = None
     origins: list[Origin] = field(default_factory=list)
+    not_ready: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -115,15 +117,14 @@ def read_plan(arguments: CleaningArguments, folder: Path) -> Plan:
     languages = {}  # as keys, in the order in which the sources have them
     for source in listed:
         rows, not_ready = read_ready(source, arguments.split, arguments.languages)
-        if not_ready:
-            counts = ", ".join(f"{count} {reason}" for reason, count in not_ready.items())
-            warnings.warn(f"{source['data']} has entries that are not ready: {counts}", stacklevel=2)
         languages |= dict.fromkeys(rows.features["captions"])
         label = source["data"]
         if "name" in source:
             label += f" {source['name']}"
         origins = origins_of_listed(source, list(rows.features["captions"]))
-        sources.append(Source(label, rows, source.get("kind"), source.get("weight"), origins))
+        sources.append(
+            Source(label, rows, source.get("kind"), source.get("weight"), origins, not_ready)
+        )
     check_english(list(languages), arguments.dataset)
     return Plan(arguments, sources, list(languages), folder)
 

@@ -24,7 +24,7 @@ language codes.
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +53,7 @@ from .captions import Form, by_keys, features_of, gather_captions, is_text, name
 from .examples import caption_columns, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
 from .formats.reading import count_skipped, find_translations, read_translations
+from .mixtures import languages_of, mix_rows
 from .sources.loading import find_source
 from .sources.origin import check_licence, origins_of_listed
 from .sources.reading import check_parallel_text, read_texts
@@ -83,11 +84,13 @@ class ParallelText(NamedTuple):
 
     def describe_skipped(self) -> str:
         """Count the skipped rows by reason in a sentence: `Skipped 3 rows without English, 2 fuzzy.`"""
-        parts = [f"{self.skipped[WITHOUT_ENGLISH]} rows {WITHOUT_ENGLISH}"]
-        for reason, count in self.skipped.items():
-            if reason != WITHOUT_ENGLISH:
-                parts.append(f"{count} {reason}")
-        return f"Skipped {', '.join(parts)}."
+        others = {reason: count for reason, count in self.skipped.items() if reason != WITHOUT_ENGLISH}
+        return describe_skipped({f"rows {WITHOUT_ENGLISH}": self.skipped[WITHOUT_ENGLISH], **others})
+
+
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """Count skipped rows by reason in a sentence: `Skipped 2 fuzzy, 1 plural.`"""
+    return f"Skipped {', '.join(f'{count} {reason}' for reason, count in skipped.items())}."
 
 
 def load_parallel_text(
@@ -135,7 +138,6 @@ def read_parallel_text(
     chosen = choose_kinds(sources, kinds, dataset)
     _check_requested(chosen, languages, dataset)
     parts = []
-    available = {}  # as keys, in the order in which the sources have them
     skipped = Counter()
     origins = []
     for source in chosen:
@@ -143,19 +145,8 @@ def read_parallel_text(
         skipped += not_ready
         origins += origins_of_listed(source, list(part.features["captions"]), len(part))
         parts.append(part)
-        available |= dict.fromkeys(part.features["captions"])
-    available = list(available)
-    check_english(available, dataset)
-
-    if len(parts) == 1:
-        rows = parts[0]
-    else:
-        rows = concatenate_datasets([_with_languages(part, available) for part in parts])
-    if any("weight" in source for source in chosen):
-        weights = [float(source.get("weight", 1)) for source in chosen]
-        n_rows = [len(part) for part in parts]
-        # Weights 1 and 2 of sources of 2 and 3 rows -> 1 1 2 2 2
-        rows = rows.add_column("weight", np.repeat(weights, n_rows))
+    check_english(languages_of(parts), dataset)
+    rows = mix_rows(parts, chosen)
 
     has_english = has_text(split_lists(caption_columns(rows)["en"])[0])
     n_without_english = int((~has_english).sum())
@@ -202,10 +193,10 @@ def _read_part(source: dict, split: str, languages: list[str] | None) -> Dataset
             f"name is {source['name']!r}: source {named.name!r} finds its configurations by the languages, "
             "leave it out"
         )
-    return read_texts(named, languages, source.get("split", split), budget=_budget_of(source))
+    return read_texts(named, languages, source.get("split", split), budget=budget_of(source))
 
 
-def _budget_of(source: dict) -> Budget:
+def budget_of(source: dict) -> Budget:
     """Return the budget of one of the sources that a list has."""
     return Budget(source.get("rows"), float(source.get("temperature", 1)))
 
@@ -329,7 +320,7 @@ def read_ready(source: dict, split: str, languages: list[str] | None = None) -> 
         skipped = count_skipped(rows)
         is_ready = pc.equal(rows.with_format("arrow")["skipped"][:], "")
         rows = rows.select(np.flatnonzero(is_ready)).select_columns(["captions"])
-    return take_budget(rows, _budget_of(source)), skipped
+    return take_budget(rows, budget_of(source)), skipped
 
 
 def _read_utf8(data: str, name: str | None, split: str, n_rows: int | None) -> Dataset:
@@ -601,23 +592,6 @@ def _all_match(pattern: re.Pattern, rows: Dataset, column: str) -> bool:
             return False
         has_values = has_values or bool(values)
     return has_values
-
-
-def _with_languages(rows: Dataset, languages: list[str]) -> Dataset:
-    """Return the same rows with captions in each of `languages`, an empty list where they have no text.
-
-    Sources can only be concatenated if all have the same languages in the same order.
-    """
-    if list(rows.features["captions"]) == languages:
-        return rows
-
-    def widen(batch: dict) -> dict:
-        widened = []
-        for caption in batch["captions"]:
-            widened.append({language: caption.get(language, []) for language in languages})
-        return {"captions": widened}
-
-    return rows.map(widen, batched=True, features=features_of(languages), desc="Joining sources")
 
 
 __all__ = ["load_parallel_text", "read_parallel_text"]

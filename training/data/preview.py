@@ -17,7 +17,7 @@ from common.languages import check_languages
 from common.paths import check_folder
 from modeling_altclip.languages_altclip import canonical
 
-from ..arguments import StageArguments, TeacherArguments, TeacherLearningArguments
+from ..arguments import PairArguments, StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
 from .formats.reading import find_translations, first_translations
 from .loading import refuse_text_column
@@ -42,26 +42,39 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
         return _of_parallel_text(arguments)
     # Stage 0 trains the teacher, which reads English alone.
     requested = ["en"] if isinstance(arguments, TeacherArguments) else arguments.languages
-    named = find_source(arguments.dataset)
+    captions = []
+    columns = {}  # as keys, in the order of the sources
+    available = {}
+    for source in read_sources(arguments.dataset):
+        head, names, known = _head_of_images(arguments, source, requested)
+        captions += head
+        columns |= dict.fromkeys(names)
+        available |= dict.fromkeys(known)
+    languages = check_languages(requested, list(available))
+    described = f"columns {', '.join(columns)}; captions in {' '.join(languages)}"
+    return _texts_of(captions, languages), described
+
+
+def _head_of_images(
+    arguments: PairArguments, source: dict, requested: list[str] | None
+) -> tuple[list[dict[str, list[str]]], list[str], list[str]]:
+    """Return the captions of a source's first rows, its columns, and the languages that it may have."""
+    data = source["data"]
+    split = source.get("split", arguments.split)
+    outside = {"allow_outside": arguments.allow_outside_images}
+    named = find_source(data)
     if named is not None:
         refuse_text_column(named, arguments.text_column)
-        outside = {"allow_outside": arguments.allow_outside_images}
-        head = read_images(named, requested, arguments.split, N_ROWS, **outside)
-        languages = check_languages(requested, list(head.features["captions"]))
-        described = f"columns {', '.join(head.features)}; captions in {' '.join(languages)}"
-        return _texts_of(head["captions"][:], languages), described
+        head = read_images(named, requested, split, N_ROWS, **outside)
+        return head["captions"][:], list(head.features), list(head.features["captions"])
 
-    check_folder("dataset", arguments.dataset)
-    source = source_of(arguments.dataset) | {"allow_outside": arguments.allow_outside_images}
-    rows = with_image(_stream(arguments.dataset, arguments.split, source), arguments.dataset)
-    form = find_form(rows.features, arguments.dataset, arguments.text_column, requested)
-    captions = [read_captions(row, form) for row in _take_first(rows, arguments.dataset, arguments.split)]
-
+    check_folder("dataset", data)
+    rows = with_image(_stream(data, split, source_of(data) | outside), data)
+    form = find_form(rows.features, data, arguments.text_column, requested)
+    captions = [read_captions(row, form) for row in _take_first(rows, data, split)]
     # Where the columns do not list the languages, a few rows may lack some: the requested ones are trusted.
     available = form.available or [canonical(language) for language in requested or []]
-    languages = check_languages(requested, available or _languages_of(captions))
-    described = f"columns {', '.join(rows.features)}; captions in {' '.join(languages)}"
-    return _texts_of(captions, languages), described
+    return captions, list(rows.features), available or _languages_of(captions)
 
 
 def _of_parallel_text(arguments: TeacherLearningArguments) -> tuple[list[str], str]:

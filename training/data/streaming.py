@@ -31,6 +31,8 @@ from common.paths import check_folder
 from .captions import Form, read_captions, with_image
 from .exclusion.stream import StreamExclusion
 from .images import read_picture
+from .mixtures import take_turns
+from .sampling import share_out
 from .sources.loading import find_source
 from .sources.reading import source_options, with_image_column
 
@@ -45,6 +47,7 @@ def open_files(  # noqa: PLR0913  (the first two say what, the others which shar
     process_index: int = 0,
     n_processes: int = 1,
     n_workers: int = 0,
+    n_rows: int | None = None,
     *,
     allow_outside: bool = False,
 ) -> IterableDataset:
@@ -55,10 +58,12 @@ def open_files(  # noqa: PLR0913  (the first two say what, the others which shar
 
     Args:
         n_workers: number of loader workers per process; each reads files of its own.
+        n_rows: of all files together, which give equally many, from their beginnings. By default all.
         allow_outside: as for `load_rows`.
 
     Raises:
-        InputError: as `find_builder`; no such dataset or split, no image column, or fewer files than readers.
+        InputError: as `find_builder`; no such dataset or split, no image column, fewer files than readers, or
+            fewer rows than files.
     """
     named = find_source(dataset)
     if named is None:
@@ -89,6 +94,14 @@ def open_files(  # noqa: PLR0913  (the first two say what, the others which shar
             "dataloader_num_workers, or leave out --streaming"
         )
 
+    quotas = [None] * n_files
+    if n_rows is not None:
+        if n_rows < n_files:
+            raise InputError(
+                f"dataset {dataset!r} has {n_files} files in split {split!r}, and a stream takes equally "
+                f"many rows of each: rows is {n_rows}, give {n_files} at least"
+            )
+        quotas = share_out(np.ones(n_files), n_rows)
     names = builder.config.data_files[split]
     if len(names) != n_files:  # an imagefolder lists pictures, which are not divided among readers
         names = [dataset] * n_files
@@ -97,6 +110,8 @@ def open_files(  # noqa: PLR0913  (the first two say what, the others which shar
     # Process 1 of 3 reads the files 1, 4, 7, ...
     for number in range(process_index, n_files, n_processes):
         file = rows.shard(num_shards=n_files, index=number)
+        if quotas[number] is not None:
+            file = file.take(quotas[number])
         with_origin = partial(_add_origin, file=names[number])
         files.append(file.map(with_origin, with_indices=True, features=features))
     return concatenate_datasets(files)
@@ -228,6 +243,39 @@ class ExampleStream(TorchIterableDataset):
         return f"a stream of {self.rows.num_shards} files for this process, in {' '.join(self.languages)}"
 
 
+class MixedStream(TorchIterableDataset):
+    """An endless stream of the examples of several streams, which take turns by their shares.
+
+    The turns depend on the shares alone, and are the same in every process and run; see `take_turns`.
+
+    Args:
+        streams: of the same languages.
+        shares: the share of each in all examples, in any unit.
+    """
+
+    def __init__(self, streams: list[ExampleStream], shares: list[float]):
+        self.streams = streams
+        self.shares = shares
+        self.languages = streams[0].languages
+
+    def __iter__(self) -> Iterator[dict]:
+        iterators = [iter(stream) for stream in self.streams]
+        for number in take_turns(self.shares):
+            yield next(iterators[number])
+
+    def summary(self) -> str:
+        total = sum(self.shares)
+        n_files = sum(stream.rows.num_shards for stream in self.streams)
+        percents = " ".join(f"{share / total:.0%}" for share in self.shares)
+        return (
+            f"a stream of {n_files} files for this process, from {len(self.streams)} sources with {percents} "
+            f"of the examples, in {' '.join(self.languages)}"
+        )
+
+
+AnyStream = ExampleStream | MixedStream
+
+
 def find_reports(output_dir: str) -> list[Path]:
     """Return the files in which the processes of a run list the bad images of a stream."""
     return sorted(Path(output_dir).glob("bad_rows.*.jsonl"))
@@ -243,4 +291,4 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-__all__ = ["ExampleStream", "find_excluded", "find_reports", "open_files"]
+__all__ = ["AnyStream", "ExampleStream", "MixedStream", "find_excluded", "find_reports", "open_files"]

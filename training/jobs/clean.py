@@ -17,6 +17,7 @@ from training.cleaning.plan import Plan, begin_or_resume, read_plan
 from training.cleaning.report import add_up, total_of, write_report
 from training.cleaning.similarity import measure_part
 from training.cleaning.workers import Workers
+from training.data.parallel_text import describe_skipped
 from training.text_similarity import TextEncoder, load_text_encoder
 
 
@@ -42,6 +43,9 @@ def main(arguments: CleaningArguments) -> None:
             "another"
         )
     plan = read_plan(arguments, folder / ".cleaning")
+    for source in plan.sources:
+        if source.not_ready:
+            print(f"{source.data}: {describe_skipped(source.not_ready)}")
     encoder = None
     if arguments.similarity_model_name_or_path is not None:
         encoder = load_text_encoder(

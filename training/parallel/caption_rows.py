@@ -41,6 +41,7 @@ class CaptionRows(TorchDataset):
         # examples (0, 0), (0, 2), (3, 1) -> rows [0, 3], captions [[0, 2], [1]]
         self.rows, starts = np.unique(examples.places[:, 0], return_index=True)
         self.captions = np.split(examples.places[:, 1], starts[1:])
+        self.weights = None if examples.weights is None else examples.weights[starts]
         self.language_of = np.array([examples.languages.index(language) for language in examples.columns])
 
     def __len__(self) -> int:
