@@ -29,6 +29,7 @@ def write_source(source, folder: Path, languages: list[str]) -> None:
         "language_lists": write_language_lists,
         "joined": write_joined,
         "images": write_tars if source.dataset.endswith("-wds") or source.data_files else write_images,
+        "image_lists": write_image_lists,
         "addresses": write_addresses,
     }
     writers[source.layout](source, folder, languages)
@@ -84,6 +85,12 @@ def write_columns(source, folder: Path, languages: list[str]) -> None:
     captions = source.columns["captions"]
     columns = {column: texts_of(language) for language, column in captions.items()}
     features = dict.fromkeys(columns, TEXT) | {"id": Value("int64")}
+    if source.data_files:
+        folder.mkdir(parents=True)
+        (path,) = source.data_files.values()
+        Dataset.from_dict(columns).to_json(folder / path)
+        (folder / "other.jsonl").write_bytes(BROKEN)
+        return
     write_configs(source, folder, {"default": (columns | {"id": list(range(N))}, features)})
 
 
@@ -133,9 +140,32 @@ def write_images(source, folder: Path, languages: list[str]) -> None:
     columns = {source.columns["image"]: images}
     features = {source.columns["image"]: Image()}
     for language, column in source.columns["captions"].items():
-        columns[column] = texts_of(language)
-        features[column] = TEXT
-    write_configs(source, folder, {"default": (columns, features)})
+        outer, _, field = column.partition(".")
+        if field:  # the texts of an image are in lists beside their ids
+            columns[outer] = [
+                {"id": [number], field: [text]} for number, text in enumerate(texts_of(language))
+            ]
+            features[outer] = {"id": List(Value("int64")), field: List(TEXT)}
+        else:
+            columns[column] = texts_of(language)
+            features[column] = TEXT
+    write_configs(source, folder, {source.config or "default": (columns, features)})
+
+
+def write_image_lists(source, folder: Path, languages: list[str]) -> None:
+    """Write rows with lists of languages and texts: one text is missing, and the last code is not named."""
+    outer, _, of_codes = source.columns["language"].partition(".")
+    of_texts = source.columns["captions"].partition(".")[2]
+    names = source.languages
+    codes = [source.codes[name] for name in (names[0], names[1], names[-1])] + ["xx-unnamed"]
+    lists = []
+    for number in range(N):
+        texts = [f"{names[0]} {number}", None, f"{names[-1]} {number}", "of no language"]
+        lists.append({of_codes: codes, "page_title": ["title"] * 4, of_texts: texts})
+    images = [{"bytes": encoded(number), "path": None} for number in range(N)]
+    fields = {of_codes: List(TEXT), "page_title": List(TEXT), of_texts: List(TEXT)}
+    columns = {source.columns["image"]: images, outer: lists}
+    write_configs(source, folder, {"default": (columns, {source.columns["image"]: Image(), outer: fields})})
 
 
 def write_tars(source, folder: Path, languages: list[str]) -> None:

@@ -143,6 +143,34 @@ def test_a_corpus_of_images_is_streamed_by_its_name(name, at_replica, tmp_path):
     assert [example["text"] for example in examples] == expected
 
 
+@pytest.mark.parametrize("name", ["stair-captions", "wit"])
+def test_captions_in_lists_are_streamed(name, at_replica, tmp_path):
+    at_replica(name, [])
+    language = SOURCES[name].languages[-1]
+    flags = {"streaming": True, "cache_image_embeds": False, "max_steps": 1}
+    stream = iter(stream_images(stage2(name, tmp_path, **flags), [language]))
+    assert [next(stream)["text"] for _ in range(N)] == [f"{language} {number}" for number in range(N)]
+
+
+def test_lists_of_languages_beside_an_image(at_replica):
+    at_replica("wit", [])
+    rows = load_image_rows("wit", "train", ["af", "an", "zh"])
+    # Of the second language there is no text, and one text is of a language that is not named.
+    assert rows[2]["captions"] == {"af": ["af 2"], "an": [], "zh": ["zh 2"]}
+
+
+def test_a_moved_field_is_named(at_replica):
+    folder = at_replica("stair-captions", [])
+    (file,) = folder.rglob("train-*.parquet")
+    rows = Dataset.from_parquet(str(file))
+    annotations = [{"id": value["id"], "moved": value["caption"]} for value in rows["annotations"][:]]
+    rows.remove_columns("annotations").add_column("annotations", annotations).to_parquet(file)
+    with pytest.raises(
+        InputError, match="has no column 'annotations.caption' in .*: it has image, annotations"
+    ):
+        load_image_rows("stair-captions", "train", ["ja"])
+
+
 def write_own(folder, change=None) -> str:
     """Write a source of a user's own; return the path of its file."""
     path = folder / "own.yaml"

@@ -33,7 +33,8 @@ GATED = {
 
 VERIFY = """
 from altclip.command import main
-main(["verify-sources", "europarl", "m-clip-captions", "cc3m", "opus-100-pairs", {gated!r}])
+main(["verify-sources", "europarl", "m-clip-captions", "cc3m", "wit", "stair-captions",
+      "opus-100-pairs", {gated!r}])
 """
 
 
@@ -43,11 +44,14 @@ def verified(tmp_path_factory, run_python):
     folder = tmp_path_factory.mktemp("verified")
     folders = {"altclip/no-such-dataset": folder}
     commits = {}
-    for name, languages in (("europarl", ["de", "fr"]), ("m-clip-captions", ["de", "fr"]), ("cc3m", [])):
+    written = dict.fromkeys(("cc3m", "wit", "stair-captions"), [])
+    written |= dict.fromkeys(("europarl", "m-clip-captions"), ["de", "fr"])
+    for name, languages in written.items():
         source = SOURCES[name]
         write_source(source, folder / name, languages)
         folders[source.dataset] = folder / name
-        commits[source.dataset] = source.revision
+        if source.revision is not None:
+            commits[source.dataset] = source.revision
     # Another commit than the pinned one.
     folders[SOURCES["opus-100-pairs"].dataset] = folder / "europarl"
     (folder / "gated.yaml").write_text(yaml.safe_dump(GATED))
@@ -72,6 +76,8 @@ def verified(tmp_path_factory, run_python):
         "m-clip-captions codes af am .* ; first rows lack af am .*; they have de fr ; not told",
         "m-clip-captions n_rows 7000000 ; the card does not say ; not told",
         "cc3m licence free .* ; other ; not told",
+        "wit codes af an .* ; first rows lack ar .*; they have af an zh xx-unnamed ; not told",
+        "stair-captions columns image annotations.caption ; it has image annotations ; as stated",
         "opus-100-pairs revision 2986b6f.* ; no such commit ; differs",
         "gated gated True ; True ; as stated",
         "gated columns .* ; gated: accept its terms and log in ; not told",

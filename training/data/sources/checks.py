@@ -21,6 +21,7 @@ _COLUMNS = {
     "language_lists": (["english", "translations"], ["url"]),
     "joined": (["id", "text"], []),
     "images": (["captions"], ["image"]),
+    "image_lists": (["captions", "language"], ["image"]),
     "addresses": (["url", "captions"], ["language"]),
 }
 # The key that lists the languages of a layout; the others list them in `columns.captions`.
@@ -30,6 +31,7 @@ _LISTED_IN = {
     "joined": "configs",
     "language_column": "codes",
     "language_lists": "codes",
+    "image_lists": "codes",
 }
 _COMMIT = re.compile("[0-9a-f]{40}")
 

@@ -35,7 +35,7 @@ _OF_PAIRS = ("pairs", "translation")
 _SHOWN = 20  # codes of languages that a message lists
 # Layouts in which the first rows of each file are as good as others. In the others those of one language may
 # be anywhere, or belong to a row of another file.
-_ANY_ROWS = ("pairs", "translation", "columns", "language_lists", "images")
+_ANY_ROWS = ("pairs", "translation", "columns", "language_lists", "images", "image_lists")
 
 
 def read_texts(
@@ -259,21 +259,12 @@ def _check_column(source: Source, rows: Dataset | IterableDataset, column: str, 
     Raises:
         InputError: it is not; the message names the source, the column, and the columns that are there.
     """
-    if _find_feature(rows, column) is None:
+    if _feature_at(rows.features, column) is None:
         place = source.dataset if config is None else f"{source.dataset}, configuration {config}"
         raise InputError(
             f"source {source.name!r} has no column {column!r} in {place}: it has {', '.join(rows.features)}. "
             f"Correct `columns` of {source.file}, or pin an earlier `revision`"
         )
-
-
-def _find_feature(rows: Dataset | IterableDataset, column: str):
-    """Return the type of a column, or of a field of one, `captions.en`; None if there is no such column."""
-    if column in rows.features:
-        return rows.features[column]
-    outer, _, name = column.rpartition(".")
-    fields = rows.features.get(outer)
-    return fields.get(name) if isinstance(fields, dict) else None
 
 
 def _check_texts(source: Source, rows: Dataset | IterableDataset, column: str, config: str | None) -> None:
@@ -283,9 +274,39 @@ def _check_texts(source: Source, rows: Dataset | IterableDataset, column: str, c
         InputError: it does not.
     """
     _check_column(source, rows, column, config)
-    kind = _find_feature(rows, column)
+    kind = _feature_at(rows.features, column)
     if not is_text(kind):
         raise InputError(f"source {source.name!r}: column {column!r} holds {kind}, and no texts")
+
+
+def _feature_at(features: Features, column: str):
+    """Return the kind of a column, or of a field in one, `annotations.caption`; None if it is not there."""
+    if column in features:
+        return features[column]
+    outer, _, field = column.partition(".")
+    fields = features.get(outer)
+    return fields.get(field) if isinstance(fields, dict) else None
+
+
+def _outer(features: Features, columns: list[str]) -> list[str]:
+    """Return the columns that hold some columns or fields, each once."""
+    return list(dict.fromkeys(name if name in features else name.partition(".")[0] for name in columns))
+
+
+def _array_at(batch: pa.Table, column: str) -> pa.Array:
+    """Return a column of a batch, or a field in one."""
+    if column in batch.column_names:
+        return batch[column].combine_chunks()
+    outer, _, field = column.partition(".")
+    return pc.struct_field(batch[outer].combine_chunks(), field)
+
+
+def value_at(row: dict, column: str):
+    """Return a value of a row, or a field in one; None if there is none."""
+    if column in row:
+        return row[column]
+    outer, _, field = column.partition(".")
+    return (row[outer] or {}).get(field)
 
 
 # ---- One configuration a language ----
@@ -317,15 +338,7 @@ def _from_pair(source: Source, rows: Dataset, config: str, code: str, languages:
 
 
 def _columns_of(batch: pa.Table, columns: dict[str, str]) -> dict[str, pa.Array]:
-    return {language: _column_of(batch, column) for language, column in columns.items()}
-
-
-def _column_of(batch: pa.Table, column: str) -> pa.Array:
-    """Return a column, or a field of one, `captions.en`."""
-    if column in batch.column_names:
-        return batch[column].combine_chunks()
-    outer, _, name = column.rpartition(".")
-    return pc.struct_field(batch[outer].combine_chunks(), name)
+    return {language: _array_at(batch, column) for language, column in columns.items()}
 
 
 def _from_translation(source: Source, rows: Dataset, config: str, code: str, languages: list[str]) -> Dataset:
@@ -478,9 +491,6 @@ def _map_arrow(
         is_wanted: returns which rows of a batch are kept; by default all are.
     """
 
-    # Fields such as `captions.en` and `captions.de` lie in one column.
-    needed = {column if column in rows.features else column.rpartition(".")[0] for column in columns}
-
     def convert(batch: pa.Table) -> pa.Table:
         found = arrays(batch)
         nothing = pa.nulls(len(batch), pa.string())
@@ -488,13 +498,15 @@ def _map_arrow(
         captions = pa.table({"captions": pa.StructArray.from_arrays(lists, names=languages)})
         return captions if is_wanted is None else captions.filter(is_wanted(batch))
 
+    # Fields such as `captions.en` and `captions.de` lie in one column.
+    outer = _outer(rows.features, columns)
     return (
-        rows.select_columns(sorted(needed))
+        rows.select_columns(outer)
         .with_format("arrow")
         .map(
             convert,
             batched=True,
-            remove_columns=sorted(needed),
+            remove_columns=outer,
             features=features_of(languages),
             desc="Reading captions",
         )
@@ -559,7 +571,49 @@ def read_images(
         quotas = _share_downloads(source, split, wanted, budget)
     rows = _open_source(source, split, source.config, n_first, quotas, allow_outside=allow_outside)
     images = with_image_column(source, rows).select_columns(["image"])
-    return concatenate_datasets([images, _read_columns(source, rows, wanted)], axis=1)
+    if source.layout == "image_lists":
+        captions = _from_lists_beside_images(source, rows, wanted)
+    else:
+        captions = _read_columns(source, rows, wanted)
+    return concatenate_datasets([images, captions], axis=1)
+
+
+def _from_lists_beside_images(source: Source, rows: Dataset, wanted: dict[str, str]) -> Dataset:
+    """`{"language": ["iw", "fr"], "text": ["כלב", None]}` -> `{"captions": {"he": ["כלב"], "fr": []}}`."""
+    outer = _outer(rows.features, _check_lists(source, rows))
+    return rows.select_columns(outer).map(
+        partial(_gather_lists, columns=source.columns, names=_names_of(source, wanted)),
+        remove_columns=outer,
+        features=features_of(wanted),
+        desc="Reading captions",
+    )
+
+
+def _check_lists(source: Source, rows: Dataset | IterableDataset) -> list[str]:
+    """Return the columns of languages and texts of layout `image_lists`.
+
+    Raises:
+        InputError: one is missing, or holds no texts.
+    """
+    columns = [source.columns["language"], source.columns["captions"]]
+    for column in columns:
+        _check_texts(source, rows, column, source.config)
+    return columns
+
+
+def _names_of(source: Source, wanted: dict[str, str]) -> dict[str, str]:
+    """Return the requested language of each code of the data: `{"iw": "he"}`."""
+    return {source.codes[language]: name for name, language in wanted.items()}
+
+
+def _gather_lists(row: dict, columns: dict[str, str], names: dict[str, str]) -> dict:
+    captions = {name: [] for name in names.values()}
+    codes = value_at(row, columns["language"]) or []
+    texts = value_at(row, columns["captions"]) or []
+    for code, text in zip(codes, texts):
+        if code in names and text:
+            captions[names[code]].append(text)
+    return {"captions": captions}
 
 
 def languages_of_images(source: Source, languages: list[str] | None) -> dict[str, str]:
@@ -606,19 +660,22 @@ def stream_with_captions(source: Source, rows: IterableDataset, wanted: dict[str
     Raises:
         InputError: a column is missing, or holds no texts.
     """
+    features = Features({**rows.features, **features_of(wanted)})
+    if source.layout == "image_lists":
+        _check_lists(source, rows)
+        gather = partial(_gather_lists, columns=source.columns, names=_names_of(source, wanted))
+        return rows.map(gather, features=features)
+
     columns = {code: source.columns["captions"][language] for code, language in wanted.items()}
     for column in columns.values():
         _check_texts(source, rows, column, source.config)
-    features = Features({**rows.features, **features_of(columns)})
     return rows.map(partial(_add_captions, columns=columns), features=features)
 
 
 def _add_captions(row: dict, columns: dict[str, str]) -> dict:
     captions = {}
     for language, column in columns.items():
-        outer, _, name = column.rpartition(".")
-        cell = row[column] if column in row else row[outer][name]
-        captions[language] = read_texts_of_cell(cell, column)
+        captions[language] = read_texts_of_cell(value_at(row, column), column)
     return {"captions": captions}
 
 
@@ -629,5 +686,6 @@ __all__ = [
     "read_texts",
     "source_options",
     "stream_with_captions",
+    "value_at",
     "with_image_column",
 ]

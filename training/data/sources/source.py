@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 # Layouts of parallel text, and of images with captions.
 TEXTS = ("pairs", "translation", "columns", "language_column", "language_lists", "joined")
-IMAGES = ("images",)
+IMAGES = ("images", "image_lists")
 # Layouts whose rows have English each, which their languages do not list.
 _WITH_ENGLISH = ("pairs", "translation", "language_column", "language_lists")
 
@@ -32,10 +32,11 @@ class Source:
       | `language_lists` | English, and a list of `[language, text]` | `english`, `translations` | `codes` |
       | `joined` | one language, and an id, by which rows are joined | `id`, `text` | `configs` |
       | `images` | an image, and one column a language | `captions: {...}`, `image` | `captions` |
+      | `image_lists` | an image, lists of texts and languages | `captions`, `language`, `image` | `codes` |
       | `addresses` | an image's address, and captions | `url`, `captions`, `language` | `captions`, `codes` |
 
-      A column of texts may be a field of another, `captions.en`. `image` may be left out where only one
-      column holds images. `captions` of `addresses` is one column where `language` is another.
+      `image` may be left out where only one column holds images. `captions` of `addresses` is one column
+      where `language` is another. A column may be a field in another: `annotations.caption`.
     - `dataset`: a Hub id or a folder. `revision`, `config`, `data_files`: as in `datasets.load_dataset`.
     - `splits`: `{train: name}`, and `validation` and `test` where there are such splits.
     - `configs`: `{language: configuration}`. `codes`: `{language: its code in the data}`.

@@ -20,6 +20,7 @@ from benchmarks.tasks.checks import named_columns
 from common.errors import InputError, one_line
 from common.files.rows import READING, find_builder, open_rows
 
+from .reading import value_at
 from .source import Source
 
 # Errors of asking the Hub, and of reading what it gives.
@@ -201,7 +202,13 @@ class _Repository:
         for named in self.source.columns.values():
             columns += named_columns(named)
         available = list(self.rows[0])
-        missing = [column for column in columns if column not in available]
+        missing = []
+        for column in columns:
+            # A field of a column, `annotations.caption`, is looked for in the first row.
+            outer, _, field = column.partition(".")
+            is_there = column in available or field in (self.rows[0].get(outer) or {})
+            if not is_there:
+                missing.append(column)
         found = f"lacks {_list_some(missing)}; " if missing else ""
         return f"{found}it has {_list_some(available)}", not missing
 
@@ -211,6 +218,8 @@ class _Repository:
         for row in self.rows:
             if self.source.layout == "language_column":
                 found[row[self.source.columns["language"]]] = None
+            elif self.source.layout == "image_lists":
+                found |= dict.fromkeys(value_at(row, self.source.columns["language"]) or [])
             else:
                 found |= dict.fromkeys(code for code, _ in row[self.source.columns["translations"]])
         unseen = [code for code in self.source.codes.values() if code not in found]
