@@ -14,15 +14,10 @@ PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
 .PHONY: demo ablation add-languages own-pictures parallel download-env docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
 
+# Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
 	$(BIN)/python -m training.miniature --output_dir outputs/miniature
-	$(BIN)/accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
-	$(BIN)/accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
-	$(BIN)/accelerate launch --quiet training/run_stage2.py training/recipes/miniature/stage2.yaml
-	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/miniature_retrieval.yaml
-	$(BIN)/python benchmarks/run_zero_shot.py benchmarks/recipes/miniature_zero_shot.yaml
-	$(BIN)/python -m model_cards model_cards/recipes/miniature.yaml
-	$(BIN)/python benchmarks/run_report.py benchmarks/recipes/miniature_report.yaml
+	$(BIN)/python -m altclip train training/recipes/miniature
 	@echo "Next: search scenes by a text in any of the 19 languages, or classify a picture by names in one of them:"
 	@echo '  $(BIN)/python examples/search.py "선인장 및 풍선"'
 	@echo '  $(BIN)/python examples/classify.py outputs/miniature/altclip/example.png --labels 红苹果 钥匙 狗脸 --language zh'

@@ -100,7 +100,7 @@ JOBS = {
         "model_cards.job",
         "Make a folder that is ready for the Hub: the model, its card with results, and plots.",
         '--title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip',
-        recipes="model_cards/recipes",
+        recipes="training/recipes",
         one_process=True,
     ),
     "embed": _Job(

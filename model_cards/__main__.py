@@ -1,7 +1,7 @@
 """Finish a model: a folder ready for the Hub, with weights, processor, model card and plots; and the table of
 all stages.
 
-python -m model_cards model_cards/recipes/miniature.yaml
+python -m model_cards training/recipes/miniature/card.yaml
 python -m model_cards --title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip
 """
 

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, CLIPTokenizer, XLMRobertaTokenizer
 
+from training.miniature import __main__ as drawing
 from training.miniature.origins import origins_of_scenes
 from training.miniature.scenes import (
     ASSET,
@@ -74,6 +76,37 @@ def test_captions_follow_the_languages_own_list_pattern():
     assert write_caption([0, 20, 56], "en") == "red apple, dog face, and key"
     assert write_caption([0, 20], "zh") == "红苹果和狗脸"
     assert write_caption([0], "de") == "roter Apfel"
+
+
+def test_what_is_drawn_and_whole_is_not_drawn_again(miniature, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "miniature"
+    shutil.copytree(miniature, folder)
+    drawn = []
+    monkeypatch.setattr(drawing, "_draw", drawn.append)
+
+    def draw(**settings):
+        """Return whether the command would draw."""
+        drawn.clear()
+        drawing.main(drawing._MiniatureArguments(output_dir=str(folder), **{"train_size": 600} | settings))
+        return bool(drawn)
+
+    assert not draw()
+    assert (
+        capsys.readouterr().out == f"{folder} holds this miniature, finished and whole: nothing is drawn.\n"
+    )
+    (folder / "mine.txt").write_text("of the user")
+    assert not draw()
+    names = folder / "dataset/names.jsonl"
+    before = names.read_bytes()
+    names.write_bytes(before[:-1])
+    assert draw()
+    assert draw(seed=7)
+    assert draw(train_size=None)
+    # A drawing that was killed has no record.
+    (folder / "drawn.json").unlink()
+    names.write_bytes(before)
+    assert draw()
+    assert not draw()
 
 
 def test_a_scene_is_a_function_of_its_index():

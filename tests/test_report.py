@@ -37,7 +37,7 @@ from common.recipe import parse
 from .conftest import ROOT
 
 RECIPES = sorted((ROOT / "benchmarks/recipes").glob("paper_*.yaml")) + [
-    ROOT / "benchmarks/recipes/miniature_report.yaml"
+    ROOT / "training/recipes/miniature/report.yaml"
 ]
 RECALL = [
     "text_to_image_recall@1",
@@ -1021,7 +1021,7 @@ def test_names_in_tables():
 
 
 def test_the_command(three, run_python, tmp_path):
-    command = [ROOT / "benchmarks/run_report.py", ROOT / "benchmarks/recipes/miniature_report.yaml"]
+    command = [ROOT / "benchmarks/run_report.py", ROOT / "training/recipes/miniature/report.yaml"]
     folders = ["--results", three, "--output_dir", tmp_path / "out"]
     chosen = ["--models", "org/best", "org/far", "--tasks", "photos", "--languages", "en", "zh", "fr"]
     process = run_python("python", *command, *folders, *chosen)

@@ -1,15 +1,20 @@
 """A road: a folder of recipes, done by one command that can be repeated at any time."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from common.errors import InputError
+from common.files.contents import content_digest
 from modeling_altclip.checksums_altclip import write_checksums
 from training.jobs.road import RoadArguments, main
 from training.road import running, state
@@ -18,6 +23,7 @@ from training.road.state import record_path
 from training.road.steps import JOBS, choose_steps, read_road
 
 from .conftest import ROOT
+from .processes import TIMEOUT
 
 
 def write_recipes(folder, **recipes):
@@ -404,3 +410,95 @@ def test_command_lines():
     job = ["-m", "altclip", "train", "stage1", recipe, "--resume", "true"]
     assert given == [*launcher, *flags, *job]
     assert Launch().command_of(step) == [*launcher, *job]
+
+
+STEPS = {"max_steps": 6, "per_device_train_batch_size": 16, "save_strategy": "steps", "save_steps": 2}
+TWO_LANGUAGES = {"languages": ["en", "zh"], "limit": 40, "n_resamples": 50}
+
+
+def write_small_road(folder, data):
+    """Write the miniature's road, of six steps a stage with checkpoints, with its outputs in `folder/out`."""
+    recipes = folder / "recipes"
+    recipes.mkdir(parents=True)
+    for path in (ROOT / "training/recipes/miniature").glob("*.yaml"):
+        text = path.read_text("utf-8")
+        for name in ("dataset", "clip", "text_encoder"):
+            text = text.replace(f"outputs/miniature/{name}", str(data / name))
+        settings = yaml.safe_load(text.replace("outputs/miniature", str(folder / "out")))
+        if path.stem.startswith("stage"):
+            settings |= STEPS
+        if path.stem in ("retrieval", "zero_shot"):
+            settings |= TWO_LANGUAGES | {"dataset": str(data / "dataset")}
+        if path.stem == "zero_shot":
+            settings["class_names"] = str(data / "dataset/class_names.json")
+        if path.stem == "report":
+            settings["languages"] = ["en", "zh"]
+        (recipes / path.name).write_text(json.dumps(settings), "utf-8")
+    return recipes
+
+
+def start_road(recipes):
+    """Start the command as a user does, in a session of its own."""
+    command = [sys.executable, "-m", "altclip", "train", str(recipes)]
+    log = (recipes.parent / "log.txt").open("ab")
+    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+
+def digests_of(folder):
+    names = ("teacher", "stage1", "stage2", "altclip")
+    return {name: content_digest(folder / "out" / name / "model.safetensors") for name in names}
+
+
+def is_done(step_record):
+    return step_record.is_file() and json.loads(step_record.read_text("utf-8"))["made"] is not None
+
+
+# Each moment is a sign in the folder of outputs, and who is killed at it: the command, or all its processes.
+MOMENTS = [
+    ("stage 0 before a checkpoint", lambda out: (out / "teacher/run.json").exists(), "all"),
+    ("a checkpoint of stage 0", lambda out: (out / "teacher/checkpoint-2").exists(), "command"),
+    ("the end of stage 0", lambda out: (out / "teacher/model.safetensors").exists(), "command"),
+    ("between two steps", lambda out: is_done(out / ".road/teacher.stage0.json"), "all"),
+    ("a checkpoint of stage 1", lambda out: (out / "stage1/checkpoint-4").exists(), "all"),
+    ("the end of stage 1", lambda out: (out / "stage1/checksums.json").exists(), "all"),
+    ("a checkpoint of stage 2", lambda out: (out / "stage2/checkpoint-2").exists(), "command"),
+    ("a result", lambda out: any(out.glob("results/*/*.json")), "all"),
+    ("a card that is begun", lambda out: any(out.glob(".*.tmp")), "all"),
+    ("a plot of the report", lambda out: (out / "report").exists(), "command"),
+]
+
+
+@pytest.mark.slow
+def test_a_road_that_is_killed_at_many_moments_ends_in_the_same_bytes(miniature, tmp_path):
+    pytest.importorskip("matplotlib")
+    whole = write_small_road(tmp_path / "whole", miniature)
+    assert start_road(whole).wait(TIMEOUT) == 0, (whole.parent / "log.txt").read_text("utf-8")[-4000:]
+    expected = digests_of(whole.parent)
+
+    killed = write_small_road(tmp_path / "killed", miniature)
+    out = killed.parent / "out"
+    n_killed = 0
+    for _, has_come, victims in MOMENTS:
+        process = start_road(killed)
+        while process.poll() is None and not has_come(out):
+            time.sleep(0.01)
+        if process.poll() is None:
+            n_killed += 1
+            kill = os.killpg if victims == "all" else os.kill
+            kill(process.pid, signal.SIGKILL)
+        process.wait(TIMEOUT)
+    assert n_killed >= len(MOMENTS) - 2  # a moment may have come before the process looked
+
+    assert start_road(killed).wait(TIMEOUT) == 0, (killed.parent / "log.txt").read_text("utf-8")[-4000:]
+    assert digests_of(killed.parent) == expected
+
+    # Nothing is done again.
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert start_road(killed).wait(TIMEOUT) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+    log = (killed.parent / "log.txt").read_text("utf-8")
+    assert "All of these steps were finished and whole: nothing was done." in log
+    assert "that a killed command had left" in log
+    assert "stage2: resumed" in log
+    assert log.count("stage0: run") <= 2
+    assert ".replaced" not in log

@@ -86,9 +86,9 @@ def finished(stages, run_python):
     flags = ["--models", *models, "--english_only", folder / "teacher", *data]
     flags += ["--languages", "en", "zh", "--output_dir", folder / "results"]
     names = ["--class_names", folder / "dataset/class_names.json"]
-    retrieval = [benchmarks / "run_retrieval.py", benchmarks / "recipes/miniature_retrieval.yaml", *flags]
-    zero_shot = [benchmarks / "run_zero_shot.py", benchmarks / "recipes/miniature_zero_shot.yaml", *flags]
-    card = ["-m", "model_cards", ROOT / "model_cards/recipes/miniature.yaml", "--stages", *models, *data]
+    retrieval = [benchmarks / "run_retrieval.py", ROOT / "training/recipes/miniature/retrieval.yaml", *flags]
+    zero_shot = [benchmarks / "run_zero_shot.py", ROOT / "training/recipes/miniature/zero_shot.yaml", *flags]
+    card = ["-m", "model_cards", ROOT / "training/recipes/miniature/card.yaml", "--stages", *models, *data]
     card += ["--results", folder / "results", "--output_dir", folder / "altclip"]
     return Finished(folder, printed(*retrieval), printed(*zero_shot, *names), printed(*card))
 

@@ -98,10 +98,10 @@ def whole_road(sources, last_stage):
     made = ["outputs/miniature/teacher", "outputs/miniature/stage1", last_stage]
     flags = ["--models", *made, "--languages", "en", "zh"]
     for kind in ("retrieval", "zero_shot"):
-        recipe = benchmarks / f"recipes/miniature_{kind}.yaml"
+        recipe = training / f"recipes/miniature/{kind}.yaml"
         scripts.append([benchmarks / f"run_{kind}.py", recipe, *flags, "--limit", "50"])
-    scripts.append([benchmarks / "run_report.py", benchmarks / "recipes/miniature_report.yaml", *flags])
-    scripts.append(["-m", "model_cards", sources / "model_cards/recipes/miniature.yaml", "--stages", *made])
+    scripts.append([benchmarks / "run_report.py", training / "recipes/miniature/report.yaml", *flags])
+    scripts.append(["-m", "model_cards", sources / "training/recipes/miniature/card.yaml", "--stages", *made])
     return scripts
 
 

@@ -167,9 +167,9 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
     translate += ["--model_name_or_path", inputs / "translator", "--language_codes", json.dumps(CODES)]
     translate += ["--max_length", "8", "--batch_size", "4"]
     translate += ["--similarity_model_name_or_path", miniature / "text_encoder", "--least_similarity", "0"]
-    card = [ROOT / "model_cards/recipes/miniature.yaml", "--stages", *models, *results]
+    card = [ROOT / "training/recipes/miniature/card.yaml", "--stages", *models, *results]
     card += ["--dataset", miniature / "dataset", *out]
-    report = [BENCHMARKS / "recipes/miniature_report.yaml", "--models", *models, "--languages", "en", "zh"]
+    report = [ROOT / "training/recipes/miniature/report.yaml", "--models", *models, "--languages", "en", "zh"]
     return {
         "retrieval": Job(evaluation("retrieval", miniature, models, world)),
         "zero-shot": Job(evaluation("zero_shot", miniature, models, world)),
@@ -205,7 +205,7 @@ def evaluation(kind: str, miniature: Path, models: list[Path], world: Path) -> l
         "retrieval": ["miniature-pairs"],
         "zero_shot": ["miniature-concepts", "--class_names", miniature / "dataset/class_names.json"],
     }
-    recipe = BENCHMARKS / f"recipes/miniature_{kind}.yaml"
+    recipe = ROOT / f"training/recipes/miniature/{kind}.yaml"
     flags = ["--models", *models, "--english_only", models[0], "--dataset", miniature / "dataset"]
     flags += ["--languages", "en", "zh", "--limit", "40", "--n_resamples", "50"]
     flags += ["--cache_dir", world / "cache", "--output_dir", world / "out"]

@@ -5,7 +5,7 @@ python -m training.miniature --output_dir outputs/miniature
 
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -24,6 +24,8 @@ from transformers import (
     set_seed,
 )
 
+from common.files.contents import content_digest
+from common.files.json_files import read_json
 from common.files.whole_files import write_text, written_whole
 from common.languages import check_languages
 from common.origins import write_origins
@@ -43,6 +45,8 @@ _TEXT_LAYERS = 2
 _MULTILINGUAL_VOCABULARY = 2500
 _ENGLISH_VOCABULARY = 600
 _TOKENIZER_ROWS = 6000  # rows that both vocabularies are trained on
+_PARTS = ("dataset", "clip", "text_encoder")  # folders that are written
+_DRAWN = "drawn.json"  # the record of what was drawn, by which a repeated command knows that it is whole
 _CARD = """---
 language: [{languages}]
 configs:
@@ -220,10 +224,45 @@ def _train_vocabulary(
     return train_multilingual_tokenizer(texts, arguments.vocab_size)
 
 
+def _describe(arguments: _MiniatureArguments) -> dict:
+    """Return all that the miniature depends on: the settings, and digests of the code and its drawings."""
+    settings = asdict(arguments)
+    del settings["output_dir"]
+    package = Path(__file__).parent
+    sources = [*package.glob("*.py"), *package.glob("asset/*")]
+    return {"settings": settings, "sources": {path.name: content_digest(path) for path in sorted(sources)}}
+
+
+def _digest_files(output_dir: Path) -> dict[str, str]:
+    """Return the digest of each file of the miniature, by its name in the folder."""
+    paths = [path for part in _PARTS for path in sorted((output_dir / part).rglob("*")) if path.is_file()]
+    return {path.relative_to(output_dir).as_posix(): content_digest(path) for path in paths}
+
+
+def _is_drawn(arguments: _MiniatureArguments) -> bool:
+    """Return whether the miniature is there, whole, with these settings and by this code."""
+    record = Path(arguments.output_dir, _DRAWN)
+    if not record.is_file():
+        return False
+    return read_json(record, "record") == _describe(arguments) | {"files": _digest_files(record.parent)}
+
+
 def main(arguments: _MiniatureArguments) -> None:
-    set_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
     check_output_dir(output_dir)
+    if _is_drawn(arguments):
+        print(f"{output_dir} holds this miniature, finished and whole: nothing is drawn.")
+        return
+    (output_dir / _DRAWN).unlink(missing_ok=True)
+    _draw(arguments)
+    record = _describe(arguments) | {"files": _digest_files(output_dir)}
+    write_text(output_dir / _DRAWN, json.dumps(record, indent=1) + "\n")
+
+
+def _draw(arguments: _MiniatureArguments) -> None:
+    """Write the dataset and the towers, or the text encoder alone."""
+    set_seed(arguments.seed)
+    output_dir = Path(arguments.output_dir)
     if arguments.text_encoder_only:
         # The same captions as below, drawn without writing a dataset.
         captions = [EmojiScenes("train")[index]["captions"] for index in range(_TOKENIZER_ROWS)]
@@ -242,7 +281,7 @@ def main(arguments: _MiniatureArguments) -> None:
     _write_clip(output_dir / "clip", english_tokenizer)
     _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
     print(f"Saved dataset, clip and text_encoder to {output_dir}. Look at {output_dir}/scenes.png.")
-    print("Next: accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml")
+    print("Next: altclip train training/recipes/miniature")
 
 
 if __name__ == "__main__":
