@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -401,6 +402,59 @@ def test_the_job_does_the_chosen_steps(world, monkeypatch):
         main(RoadArguments(folder=str(world.recipes), steps=["stage0"]))
 
 
+def test_a_step_that_makes_nothing_ends_the_road(world, monkeypatch):
+    def start(command, variables):
+        return 0
+
+    road = read_road(world.recipes)
+    with pytest.raises(
+        InputError, match="step download ended without an error, and .* holds nothing finished"
+    ):
+        run_road(str(world.recipes), road, road, Launch(), start)
+    assert world.run() == ALL
+    for job in ("clean", "stage1", "retrieval", "card"):
+        shutil.rmtree(world.out(job))
+        with pytest.raises(InputError, match=f"step {job} ended without an error, and "):
+            run_road(str(world.recipes), road, road, Launch(), start)
+        assert world.run()[0] == job
+
+
+def test_what_a_killed_command_left_running_is_ended(world, capsys):
+    lock = record_path(read_road(world.recipes)[0]).with_name("recipes.lock")
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    left = subprocess.Popen(sleeping, env=os.environ | {"ALTCLIP_ROAD": str(lock)})
+    other = subprocess.Popen(sleeping, env=os.environ | {"ALTCLIP_ROAD": "another"})
+    try:
+        while not {"ALTCLIP_ROAD"} <= psutil.Process(left.pid).environ().keys():
+            time.sleep(0.01)
+        assert world.run() == ALL
+        assert not psutil.pid_exists(left.pid)
+        said = f"Ended what a killed command had left running: process {left.pid}."
+        assert capsys.readouterr().out.splitlines()[0] == said
+        assert other.poll() is None
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_asked_to_end_ends_its_step(number):
+    # The step asks the command to end, and goes on itself.
+    code = f"import os, time; os.kill(os.getppid(), {number}); time.sleep(600)"
+    before = signal.getsignal(number)
+    begin = time.monotonic()
+    with pytest.raises(SystemExit) as end:
+        running._start([sys.executable, "-c", code], {"ALTCLIP_ROAD": "this test"})
+    assert end.value.code == 128 + number
+    assert time.monotonic() - begin < 500
+    assert signal.getsignal(number) == before
+
+
+def test_the_status_of_a_process():
+    assert running._start([sys.executable, "-c", "raise SystemExit(3)"], {"ALTCLIP_ROAD": "this test"}) == 3
+
+
 def test_command_lines():
     step = read_road(ROOT / "training/recipes/any_clip")[1]
     recipe = str(step.recipe)
@@ -498,7 +552,7 @@ def test_a_road_that_is_killed_at_many_moments_ends_in_the_same_bytes(miniature,
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
     log = (killed.parent / "log.txt").read_text("utf-8")
     assert "All of these steps were finished and whole: nothing was done." in log
-    assert "that a killed command had left" in log
+    assert "Ended what a killed command had left running: process " in log
     assert "stage2: resumed" in log
     assert log.count("stage0: run") <= 2
     assert ".replaced" not in log

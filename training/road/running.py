@@ -89,7 +89,7 @@ def run_road(
 
     Raises:
         InputError: another command is at work on this road; a finished step has other settings than its
-            recipe; or a recipe is wrong.
+            recipe; a recipe is wrong; or a step ended without a result.
         SystemExit: a step failed, with its exit status; or the command was interrupted.
     """
     start = start or _start
@@ -114,6 +114,11 @@ def run_road(
             if status:
                 _fail(step, status, folder)
             record_end(step, road)
+            if find_state(step, road).kind != "finished":
+                raise InputError(
+                    f"step {step.job} ended without an error, and {step.output_dir} holds nothing finished: "
+                    f"see above, and whether recipe {str(step.recipe)!r} has a dry_run"
+                )
             rows.append(_Row(step, outcome, time.monotonic() - begin))
     _report(rows)
 
@@ -216,11 +221,9 @@ def _alone(folder: str, road: list[Step]) -> Iterator[str]:
             raise InputError(
                 f"folder {folder!r} is in use by another command, which holds {path}: wait for it, or end it"
             ) from error
-        ended = _end_marked(str(path))
+        ended = " ".join(map(str, _end_marked(str(path))))
         if ended:
-            print(
-                f"Ended {len(ended)} processes that a killed command had left: {' '.join(map(str, ended))}."
-            )
+            print(f"Ended what a killed command had left running: process {ended}.")
         yield str(path)
 
 

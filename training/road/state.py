@@ -186,8 +186,8 @@ def _is_done(step: Step, record: dict | None) -> bool:
     if job.finished_by is not None:
         return (step.output_dir / job.finished_by).exists()
     # A download can be repeated, and fetches what is missing.
-    is_ended = record is not None and record["made"] is not None
-    return is_ended and record["made"].items() <= _digest_made(step).items()
+    has_made = record is not None and bool(record["made"])
+    return has_made and record["made"].items() <= _digest_made(step).items()
 
 
 def _has_pages(step: Step, record: dict) -> bool:
@@ -195,7 +195,7 @@ def _has_pages(step: Step, record: dict) -> bool:
 
     Those of a model are compared with its checksums.
     """
-    if record["made"] is None or not record["made"].keys() <= _digest_made(step).keys():
+    if not record["made"] or not record["made"].keys() <= _digest_made(step).keys():
         return False
     try:
         return not has_checksums(step.output_dir) or not find_damages(step.output_dir)

@@ -135,7 +135,7 @@ def choose_steps(steps: list[Step], jobs: list[str] | None) -> list[Step]:
     Raises:
         InputError: the road has no step for one of them.
     """
-    if jobs is None:
+    if not jobs:
         return steps
     available = [step.job for step in steps]
     for job in jobs:
