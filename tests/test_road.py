@@ -17,6 +17,7 @@ import yaml
 from common.errors import InputError
 from common.files.contents import content_digest
 from modeling_altclip.checksums_altclip import write_checksums
+from training.jobs import road as road_job
 from training.jobs.road import RoadArguments, main
 from training.road import running, state
 from training.road.running import Launch, run_road
@@ -351,7 +352,10 @@ def test_recipes_of_ours_are_right(name):
 
 def test_a_wrong_recipe_is_refused_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "_in_new_process", lambda function, steps: function(steps))
-    recipes = {"clean": "dataset: a.tsv\noutput_dir: o", "stage1": "learning_rte: 1\noutput_dir: p"}
+    recipes = {
+        "clean": f"dataset: a.tsv\noutput_dir: {tmp_path}/o",
+        "stage1": f"learning_rte: 1\noutput_dir: {tmp_path}/p",
+    }
     road = read_road(write_recipes(tmp_path / "road", **recipes))
     with pytest.raises(
         InputError, match="step stage1: recipe .*, line 1: unknown key 'learning_rte': did you"
@@ -455,8 +459,16 @@ def test_the_status_of_a_process():
     assert running._start([sys.executable, "-c", "raise SystemExit(3)"], {"ALTCLIP_ROAD": "this test"}) == 3
 
 
+def test_a_dry_run_prints_the_plan_and_does_nothing(world, monkeypatch):
+    planned = []
+    monkeypatch.setattr(road_job, "print_plan", planned.extend)
+    main(RoadArguments(folder=str(world.recipes), steps=["stage1", "clean"], dry_run=True))
+    assert [step.job for step in planned] == ["clean", "stage1"]
+    assert not (world.folder / "out").exists()
+
+
 def test_command_lines():
-    step = read_road(ROOT / "training/recipes/any_clip")[1]
+    (step,) = choose_steps(read_road(ROOT / "training/recipes/any_clip"), ["stage1"])
     recipe = str(step.recipe)
     given = Launch(8, "ddp.yaml").command_of(step)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]

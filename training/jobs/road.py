@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import InputError
+from training.road.plan import print_plan
 from training.road.running import Launch, run_road
 from training.road.steps import choose_steps, read_road
 
@@ -19,6 +20,10 @@ class RoadArguments:
     )
     steps: list[str] | None = field(
         default=None, metadata={"help": "Steps to do, such as stage1 stage2. By default all."}
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Print what the steps read, download and compute, and what they leave, and stop."},
     )
     num_processes: int | None = field(
         default=None,
@@ -40,7 +45,7 @@ class RoadArguments:
 
 
 def main(arguments: RoadArguments) -> None:
-    """Read the folder, and do its steps.
+    """Read the folder, and do its steps, or print the plan of them.
 
     Raises:
         InputError: the folder is no road, or a step is refused, see `run_road`.
@@ -48,6 +53,8 @@ def main(arguments: RoadArguments) -> None:
     """
     road = read_road(arguments.folder)
     chosen = choose_steps(road, arguments.steps)
+    if arguments.dry_run:
+        return print_plan(chosen)
     launch = Launch(arguments.num_processes, arguments.accelerate_config)
     run_road(arguments.folder, road, chosen, launch)
 
