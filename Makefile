@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel download-env docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel download-env data-dry-run docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -54,6 +54,10 @@ download-env: .venv-download/installed  ## create the environment that training/
 	$(PYTHON) -m venv .venv-download
 	.venv-download/bin/pip install --disable-pip-version-check --quiet --constraint constraints-download.txt img2dataset==1.47.0
 	touch $@
+
+# ROADS="any_clip altclip" names some of them.
+data-dry-run: $(VENV)/installed  ## plan all roads, from public data to a trained model, and run their trainings dry, without a network
+	$(BIN)/python -W ignore -m tests.data_dry_run $(ROADS)
 
 # These need data from the Hub: make paper-table-2 MODEL=BAAI/AltCLIP. FLAGS=--dry_run prints what would be loaded, and loads nothing.
 RECIPE = $(if $(MODEL),benchmarks/recipes/$(subst -,_,$@).yaml,$(error name a model: make $@ MODEL=BAAI/AltCLIP)) --models $(MODEL)

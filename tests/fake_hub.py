@@ -1,4 +1,4 @@
-"""Serve folders at a loopback address as the Hub serves datasets, and take what is pushed to it."""
+"""Serve folders at a loopback address as the Hub serves datasets and models, and take what is pushed."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Hub of datasets, of one commit each, at a loopback address.
+    """Hub of datasets and models, of one commit each, at a loopback address.
 
     Datasets of the owner `gated` show only their card. `requests` lists what was asked for, as
     "owner/name/resolve/...", and `n_bytes` counts the bytes of files that were sent.
@@ -52,8 +52,11 @@ class _Handler(BaseHTTPRequestHandler):
         if parts == [""]:  # a client checks that the server is there
             return self.answer(200, b"{}")
 
-        dataset = "/".join(parts[1:3])
-        verb, *rest = parts[3:] or ["info"]
+        # A file of a model has no such word: /owner/name/resolve/main/config.json
+        if parts[0] in ("datasets", "models"):
+            parts = parts[1:]
+        dataset = "/".join(parts[:2])
+        verb, *rest = parts[2:] or ["info"]
         self.server.requests.append("/".join([dataset, verb, *rest]))
 
         is_card = rest[-1:] == ["README.md"]
@@ -61,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
             return self.answer(401, b"{}", headers)
 
+        if dataset not in self.server.folders:
+            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         folder = self.server.folders[dataset]
         commit = self.server.commits.get(dataset, "0" * 40)
         if rest and rest[0] not in ("main", commit):
@@ -75,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif verb in ("tree", "paths-info"):
             body = self.entries(folder, path)
         else:
-            body = {"id": dataset, "sha": commit, "siblings": [], "tags": []}
+            body = {"id": dataset, "sha": commit, "siblings": self.sizes(folder), "tags": []}
         return self.answer(200, json.dumps(body).encode())
 
     do_HEAD = do_GET
@@ -92,9 +97,17 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, path: Path, commit: str) -> None:
         if not path.is_file():
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-        # The tag changes with the file, so that no client takes an old copy of it from its cache.
-        tag = path.stat().st_mtime_ns
+        # The tag changes with the file, so that no client takes an old copy of it, or another file that was
+        # written at the same time, from its cache.
+        tag = f"{path.stat().st_ino}-{path.stat().st_mtime_ns}"
         return self.answer(200, path.read_bytes(), {"ETag": f'"{tag}"', "X-Repo-Commit": commit})
+
+    def sizes(self, folder: Path) -> list[dict]:
+        """Return the files with their sizes, where a client asks for these."""
+        if "blobs=true" not in self.path.lower():
+            return []
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return [{"rfilename": str(path.relative_to(folder)), "size": path.stat().st_size} for path in paths]
 
     def entries(self, folder: Path, below: Path) -> list[dict]:
         is_recursive = "recursive=true" in self.path.lower()

@@ -75,10 +75,11 @@ def verified(tmp_path_factory, run_python):
         "m-clip-captions columns .* ; it has caption caption_multi multi_language_code ; as stated",
         "m-clip-captions codes af am .* ; first rows lack af am .*; they have de fr ; not told",
         "m-clip-captions n_rows 7000000 ; the card does not say ; not told",
-        "cc3m licence free .* ; other ; not told",
+        r"m-clip-captions n_bytes 1300000000 ; \d{4} ; differs",
         "wit codes af an .* ; first rows lack ar .*; they have af an zh xx-unnamed ; not told",
         "stair-captions columns image annotations.caption ; it has image annotations ; as stated",
         "opus-100-pairs revision 2986b6f.* ; no such commit ; differs",
+        "cc3m licence free .* ; other ; not told",
         "gated gated True ; True ; as stated",
         "gated columns .* ; gated: accept its terms and log in ; not told",
     ],
@@ -91,7 +92,7 @@ def test_unverified_fields_are_compared_with_the_hub(verified, line):
 
 def test_differences_end_the_command_with_an_error(verified):
     assert verified.returncode == 1
-    assert "1 fields differ from the Hub: correct them" in verified.stderr
+    assert "3 fields differ from the Hub: correct them" in verified.stderr
     assert "Traceback" not in verified.stderr
 
 
