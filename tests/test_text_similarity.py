@@ -53,20 +53,21 @@ def encoders(tmp_path_factory):
     return folder
 
 
-def alone(folder, name, text):
-    """Embed one text by the libraries' own means."""
-    with torch.inference_mode():
+def encoding_alone(folder, name):
+    """Return a function that embeds one text by the libraries' own means."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / name)
+    longest = {"mean": 60, "cls": 58, "altclip": 77}[name]
+    model = (AltCLIPModel if name == "altclip" else AutoModel).from_pretrained(folder / name).eval()
+
+    @torch.inference_mode()
+    def embed(text):
+        inputs = tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
         if name == "altclip":
-            model = AltCLIPModel.from_pretrained(folder / name)
-            tokenizer = AutoTokenizer.from_pretrained(folder / name)
-            inputs = tokenizer(text, truncation=True, max_length=77, return_tensors="pt")
-            return model.eval().get_text_features(**inputs).pooler_output[0]
-        model = AutoModel.from_pretrained(folder / name).eval()
-        inputs = AutoTokenizer.from_pretrained(folder / name)(
-            text, truncation=True, max_length={"mean": 60, "cls": 58}[name], return_tensors="pt"
-        )
+            return model.get_text_features(**inputs).pooler_output[0]
         states = model(**inputs).last_hidden_state[0]
-    return states.mean(dim=0) if name == "mean" else states[0]
+        return states.mean(dim=0) if name == "mean" else states[0]
+
+    return embed
 
 
 @pytest.mark.parametrize("name", ["mean", "cls", "altclip"])
@@ -75,10 +76,10 @@ def test_they_are_the_cosines_of_texts_encoded_alone(encoders, name):
     encoder = load_text_encoder(str(encoders / name))
     found = text_similarities(encoder, TEXTS, OTHERS, batch_size=3)
     assert found.dtype == np.float32
+    alone = encoding_alone(encoders, name)
     expected = []
     for text, other in zip(TEXTS, OTHERS):
-        pair = alone(encoders, name, text), alone(encoders, name, other)
-        expected.append(torch.cosine_similarity(*pair, dim=0).item())
+        expected.append(torch.cosine_similarity(alone(text), alone(other), dim=0).item())
     np.testing.assert_allclose(found, expected, atol=2e-5)
     np.testing.assert_allclose(found[0], 1, atol=1e-6)
     assert found[1:].max() < 0.999

@@ -4,7 +4,6 @@ skipped, counted and shown.
 
 import gzip
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from training.data.sources.origin import find_origins
 from training.jobs.translation import main
 from training.parallel import translation, translation_output
 from training.parallel.translation import TranslationArguments
-from training.parallel.translation_quality import check_translations
-from training.parallel.translation_rows import read_split
+from training.parallel.translation_quality import Checked, check_translations
+from training.parallel.translation_rows import read_split, with_translations
 from training.text_similarity import load_text_encoder, text_similarities
 
 from .faults.jobs import CODES, write_translator
@@ -81,6 +80,11 @@ def translate(translator, tmp_path, monkeypatch):
     return translate
 
 
+def arguments_of(**given):
+    defaults = {"dataset": "x", "splits": ["train"], "target_languages": ["es"], "output_dir": "y"}
+    return TranslationArguments(**defaults | {"model_name_or_path": "z"} | given)
+
+
 def write_lines(folder, name, opened=open):
     with opened(folder / name, "wt", encoding="utf-8") as file:
         file.write("\n".join([ENGLISH[0], "", f" {ENGLISH[1]} ", ENGLISH[2]]))
@@ -128,16 +132,18 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_captions_without_images_become_parallel_text(form, translate, tmp_path):
-    folder = translate(FORMS[form](tmp_path))
+def test_captions_without_images_are_parallel_text(form, tmp_path):
+    rows = read_split(arguments_of(dataset=str(FORMS[form](tmp_path))), "train")
+    assert rows.column_names == ["captions"]
+    assert [captions["en"] for captions in rows["captions"]] == [[text] for text in ENGLISH]
+
+
+def test_stage_1_reads_what_is_written(translate, tmp_path):
+    folder = translate(FORMS["compressed lines"](tmp_path))
     for dataset in (folder, folder / "source.yaml"):
         rows, n_skipped = load_parallel_text(str(dataset), "train")
         assert n_skipped == 0
-        texts = [
-            {language: texts for language, texts in captions.items() if texts}
-            for captions in rows["captions"]
-        ]
-        assert texts == [{"en": [text], "es": [f"es {text}"]} for text in ENGLISH]
+        assert rows["captions"][:] == [{"en": [text], "es": [f"es {text}"]} for text in ENGLISH]
 
 
 def test_captions_with_images_keep_them(translate, tmp_path):
@@ -188,11 +194,6 @@ SAID = {
     "bye bye bye bye now": ("chao chao chao chao", None),
     "a fish": ("un pez pez pez", None),
 }
-
-
-def arguments_of(**given):
-    defaults = {"dataset": "x", "splits": ["train"], "target_languages": ["es"], "output_dir": "y"}
-    return TranslationArguments(**defaults | {"model_name_or_path": "z"} | given)
 
 
 @pytest.mark.parametrize("sentence", SAID)
@@ -335,53 +336,59 @@ def at_replica(tmp_path, monkeypatch):
     return write
 
 
-# The languages that a run reads of a corpus, those that the copy has, and those that are there afterwards.
+# The languages that a run names, those that the copy has, and those that are read.
 CORPORA = {
-    "cc3m": (None, [], ["en", "es"]),
-    "multi30k": (["de"], [], ["en", "de", "es"]),
-    "laion-coco-nllb": (["de"], ["de", "fr"], ["en", "de", "es"]),
-    "opus-100": (["de"], ["de"], ["en", "de", "es"]),
-    "m-clip-captions": (["en"], ["de"], ["en", "es"]),
+    "cc3m": (None, [], ["en"]),
+    "multi30k": (["de"], [], ["en", "de"]),
+    "laion-coco-nllb": (["de"], ["de", "fr"], ["en", "de"]),
+    "opus-100": (["de"], ["de"], ["en", "de"]),
+    "m-clip-captions": (["en"], ["de"], ["en"]),
 }
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_a_corpus_is_translated_by_its_name_to_a_source(name, translate, at_replica):
+def test_a_corpus_is_read_by_its_name(name, at_replica):
     languages, written, expected = CORPORA[name]
+    at_replica(name, written)
+    rows = read_split(arguments_of(dataset=name, languages=languages), "train")
+    has_images = load_source(name).layout == "images"
+    assert rows.column_names == (["image", "captions"] if has_images else ["captions"])
+    for number, captions in enumerate(rows["captions"]):
+        assert captions == {language: [f"{language} {number}"] for language in expected}
+    assert len(rows) == N
+
+
+@pytest.mark.parametrize("name", ["cc3m", "laion-coco-nllb"])
+def test_a_corpus_becomes_a_source(name, translate, at_replica):
+    languages, written, available = CORPORA[name]
     at_replica(name, written)
     folder = translate(name, languages=languages)
     source = find_source(str(folder / "source.yaml"))
-    assert source.languages == expected
+    assert source.languages == [*available, "es"]
     if source.layout == "images":
-        rows = load_image_rows(str(folder / "source.yaml"), "train", None)
+        rows = load_image_rows(source.file, "train", None)
     else:
-        rows, _ = load_parallel_text(str(folder / "source.yaml"), "train")
-    assert list(rows.features["captions"]) == expected
-    assert len(rows) == N
-    for number, captions in enumerate(rows["captions"]):
-        assert captions["en"] == [f"en {number}"]
-        assert captions["es"] == [f"es en {number}"]
-        if "de" in captions:
-            assert captions["de"] == [f"de {number}"]
+        rows, _ = load_parallel_text(source.file, "train")
+    assert list(rows.features["captions"]) == source.languages
+    assert [captions["es"] for captions in rows["captions"]] == [[f"es en {number}"] for number in range(N)]
 
     # What it is made of is read from its folder.
     of_data, of_model = read_origins(folder)
     assert (of_data.name, of_data.licence) == (name, load_source(name).licence)
     assert (of_model.role, of_model.licence) == ("model", None)
-    assert find_origins(str(folder / "source.yaml")) == [of_data, of_model]
+    assert find_origins(source.file) == [of_data, of_model]
 
 
-def test_a_budget_takes_rows_at_equal_distances(translate, at_replica, tmp_path):
-    lines = [f"text {number}" for number in range(10)]
-    folder = translate(write_tsv(tmp_path, "a.tsv", ["en", *lines]), rows=4)
-    rows = load_rows(str(folder), "train", [])
+def test_a_budget_takes_rows_at_equal_distances(at_replica, tmp_path):
+    path = write_tsv(tmp_path, "a.tsv", ["en", *(f"text {number}" for number in range(10))])
+    rows = read_split(arguments_of(dataset=str(path), rows=4), "train")
+    # Rows that were selected are written with their translations alone.
+    rows = with_translations(rows, {"es": {}}, "en")
     assert [captions["en"] for captions in rows["captions"]] == [
         [f"text {number}"] for number in (0, 2, 5, 7)
     ]
-    assert read_origins(folder)[0].rows == 4
-    (folder / "data").rename(tmp_path / "before")
     at_replica("cc3m", [])
-    assert len(load_rows(str(translate("cc3m", rows=2)), "train", [])) == 2
+    assert len(read_split(arguments_of(dataset="cc3m", rows=2), "train")) == 2
 
 
 @pytest.mark.parametrize(
@@ -425,36 +432,43 @@ LICENCES = {
 
 
 @pytest.mark.parametrize("case", LICENCES)
-def test_the_licences_of_source_and_model_are_in_the_output(
-    case, translate, translator, at_replica, tmp_path, capsys
-):
+def test_the_licences_of_source_and_model_are_in_the_output(case, translator, tmp_path):
     stated, given, licence, terms = LICENCES[case]
-    model = tmp_path / "nllb"
-    shutil.copytree(translator, model)
     if stated is not None:
-        (model / "README.md").write_text(f"---\nlicense: {stated}\n---\n")
-    at_replica("cc3m", [])
-    folder = translate("cc3m", model_name_or_path=str(model), model_license=given)
+        (tmp_path / "nllb").mkdir()
+        (tmp_path / "nllb/README.md").write_text(f"---\nlicense: {stated}\n---\n")
+    folder = tmp_path / "out"
+    arguments = arguments_of(
+        dataset="cc3m",
+        output_dir=str(folder),
+        model_name_or_path=str(tmp_path / "nllb"),
+        model_license=given,
+        rows=2,
+    )
+    origins = translation_output.find_all_origins(arguments)
+    rows = Dataset.from_dict({"captions": [{"en": ["a dog"], "es": ["un perro"]}] * 2})
+    checked = Checked({"model": arguments.model_name_or_path, "weights": "0" * 64}, {"a dog": "un perro"})
+    translation_output.write_record({"train": rows}, {"es": checked}, origins, arguments)
+
     card = (folder / "README.md").read_text("utf-8")
     source = find_source(str(folder / "source.yaml"))
-    said = capsys.readouterr().out
     label = f"nllb ({licence or 'licence not stated'})"
-    assert source.licence.endswith(label)
-    assert source.terms == terms
+    assert source.licence == f"cc3m ({load_source('cc3m').licence}); {label}"
+    assert (source.terms, source.n_rows, source.kind) == (terms, 2, "machine")
+    assert [origin.licence for origin in read_origins(folder)] == [load_source("cc3m").licence, licence]
     assert "machine translations of those in en. No person has read them." in card
     assert f"| nllb | model | {licence or 'not stated'} | {', '.join(terms or ['not known'])} |" in card
-    assert (
-        str(tmp_path)
-        not in card + (folder / "source.yaml").read_text() + (folder / "origins.yaml").read_text()
-    )
-    unknown = "The licence of nllb is not known: read what the owners say"
-    if licence is None:
-        assert "license: other\n" in card
+    assert "| train | 2 |" in card
+    for path in folder.iterdir():
+        assert str(tmp_path) not in path.read_text("utf-8")
+    is_unknown = licence is None
+    hub_licence = "other" if is_unknown else "cc-by-nc-4.0"
+    assert ("The licence of nllb is not known: read what the owners say" in card) == is_unknown
+    assert f"license: {hub_licence}\n" in card
+    if is_unknown:
         assert f"under unknown terms: {label}" in card
     else:
-        assert "license: cc-by-nc-4.0\n" in card
         assert f"not for commercial use: {label}" in card
-    assert (unknown in card, unknown in said) == (licence is None, licence is None)
 
 
 def test_the_card_of_a_model_on_the_hub_is_looked_up(monkeypatch):

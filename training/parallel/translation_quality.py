@@ -18,13 +18,13 @@ from ..text_similarity import TextEncoder, text_similarities
 from .sentence_files import SentenceFile
 from .translation import TranslationArguments
 
-EMPTY = "empty"
-REPETITION = "repetition"
+_EMPTY = "empty"
+_REPETITION = "repetition"
 # A piece of 2 to 40 characters that comes four times in a row.
 _REPEATED = re.compile(r"(.{2,40}?)\1{3,}", re.DOTALL)
 _DIGITS = 4  # of a similarity, more than differ from one machine to another
 _BATCHES = 16  # of texts that are encoded between two writes
-N_EXAMPLES = 10
+_N_EXAMPLES = 10
 
 
 @dataclass
@@ -74,7 +74,7 @@ def check_translations(
             continue
         checked.counts[reason] += 1
         examples = checked.examples.setdefault(reason, [])
-        if len(examples) < N_EXAMPLES:
+        if len(examples) < _N_EXAMPLES:
             examples.append((sentence, translation))
     return checked
 
@@ -82,11 +82,11 @@ def check_translations(
 def _reason_of_text(sentence: str, translation: str, arguments: TranslationArguments) -> str | None:
     """Return the reason to skip a translation that can be seen in the texts, or None."""
     if is_blank(translation):
-        return EMPTY
+        return _EMPTY
     if arguments.skip_copied and _folded(translation) == _folded(sentence):
         return f"equal to the text in {arguments.source_language}"
     if arguments.skip_repetition and _repeats(translation) and not _repeats(sentence):
-        return REPETITION
+        return _REPETITION
     return None
 
 
@@ -140,4 +140,4 @@ def similarities_of(
     return file.fill(sentences, _BATCHES * arguments.batch_size, compare, f"Comparing with {language}")
 
 
-__all__ = ["EMPTY", "REPETITION", "Checked", "check_translations", "similarities_of"]
+__all__ = ["Checked", "check_translations", "similarities_of"]
