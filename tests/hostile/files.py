@@ -20,6 +20,8 @@ from common.files.rows import load_rows
 from common.recipe import parse
 from training.arguments import ContrastiveArguments
 from training.data.parallel_text import load_parallel_text
+from training.parallel.translation import TranslationArguments
+from training.parallel.translation_rows import read_split
 
 from ..test_result_files import OLD, VALUES, WHOLE
 from ..test_translation_files import HOSTILE
@@ -159,9 +161,26 @@ def _translations(place: Place) -> list[Row]:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("a.tmx", bytes(ZEROS))
     rows.append(Row("zip of 64 MB of TMX (bound: 16 MB)", partial(_read_bounded, packed), "unpacks to"))
+    lines = place.new_folder() / "a.txt.gz"
+    lines.write_bytes(gzip.compress(bytes(ZEROS)))
+    rows.append(
+        Row("captions in a txt.gz of 64 MB (bound: 16 MB)", partial(_read_captions, lines), "unpacks to")
+    )
     return rows
 
 
 def _read_bounded(path: Path) -> object:
     archives._HARMLESS = 2**24
     return load_parallel_text(str(path), "train")
+
+
+def _read_captions(path: Path) -> object:
+    archives._HARMLESS = 2**24
+    arguments = TranslationArguments(
+        dataset=str(path),
+        splits=["train"],
+        target_languages=["de"],
+        output_dir="unused",
+        model_name_or_path="a/b",
+    )
+    return read_split(arguments, "train")

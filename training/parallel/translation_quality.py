@@ -22,6 +22,7 @@ _EMPTY = "empty"
 _REPETITION = "repetition"
 # A piece of 2 to 40 characters that comes four times in a row.
 _REPEATED = re.compile(r"(.{2,40}?)\1{3,}", re.DOTALL)
+_LONGEST = 10_000  # characters
 _DIGITS = 4  # of a similarity, more than differ from one machine to another
 _BATCHES = 16  # of texts that are encoded between two writes
 _N_EXAMPLES = 10
@@ -98,9 +99,10 @@ def _folded(text: str) -> str:
 def _repeats(text: str) -> bool:
     """Check that a piece of a text comes four times in a row, as where a model does not find an end.
 
-    `"dog dog dog dog"` does: the space behind the last word counts.
+    `"dog dog dog dog"` does: the space behind the last word counts. Of a text that is far too long to be
+    translated as a whole, the beginning is looked at.
     """
-    return _REPEATED.search(f"{text} ") is not None
+    return _REPEATED.search(f"{text[:_LONGEST]} ") is not None
 
 
 def similarities_of(
