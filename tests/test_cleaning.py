@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,25 @@ def test_addresses(text):
 @pytest.mark.parametrize("text", ["@home", "http", "e.g. this", "awww.", ""])
 def test_no_addresses(text):
     assert not texts.has_address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 100_000 + "@",
+        "%" + "0" * 100_000,
+        "{" + " " * 100_000,
+        "<a" * 50_000,
+        "@a" * 50_000,
+        "%(" * 50_000,
+    ],
+)
+def test_a_search_takes_time_that_is_linear_in_the_length(text):
+    """A search of quadratic time would take minutes, and 10 MB would take weeks."""
+    start = time.process_time()
+    found = [texts.has_address(text), texts.has_placeholder(text), texts.has_markup(text)]
+    assert found == [False] * 3
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("text,expected", [("dog", 3), ("狗", 3), ("いぬ", 4), ("개", 2), ("é", 1), ("", 0)])

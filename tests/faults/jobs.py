@@ -70,6 +70,7 @@ def write_inputs(miniature: Path, folder: Path) -> None:
     (folder / "lines.txt").write_text("\n".join([*english, "", "a dog"]), encoding="utf-8")
     write_translator(folder / "translator")
     write_captions(folder / "captions")
+    write_pairs(folder / "pairs.tsv", english)
 
 
 def write_stream(folder: Path, images: list[bytes], captions: list[dict]) -> None:
@@ -81,6 +82,17 @@ def write_stream(folder: Path, images: list[bytes], captions: list[dict]) -> Non
     rows = Dataset.from_dict(columns, features=features)
     for number in range(2):
         rows.shard(2, number, contiguous=True).to_parquet(folder / f"part-{number}.parquet")
+
+
+def write_pairs(path: Path, english: list[str]) -> None:
+    """Write English sentences beside themselves with a word more, some of them twice or with mark-up."""
+    lines = ["en\tes"]
+    for number, text in enumerate(english):
+        flaw = "<b>" if number % 5 == 4 else ""
+        lines.append(f"{text}\t{text} {flaw}o")
+        if number % 3 == 2:
+            lines.append(f"{text} !\t{text} o")
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def write_captions(folder: Path) -> None:
@@ -167,6 +179,8 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
     translate += ["--model_name_or_path", inputs / "translator", "--language_codes", json.dumps(CODES)]
     translate += ["--max_length", "8", "--batch_size", "4"]
     translate += ["--similarity_model_name_or_path", miniature / "text_encoder", "--least_similarity", "0"]
+    clean = ["--dataset", inputs / "pairs.tsv", "--part_rows", "12", "--near_duplicates", "0.7"]
+    clean += ["--similarity_model_name_or_path", miniature / "clip", "--least_similarity", "0.2"]
     card = [ROOT / "training/recipes/miniature/card.yaml", "--stages", *models, *results]
     card += ["--dataset", miniature / "dataset", *out]
     report = [ROOT / "training/recipes/miniature/report.yaml", "--models", *models, "--languages", "en", "zh"]
@@ -180,6 +194,7 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
         "translation": Job(
             [ROOT / "training/run_translation.py", *translate, *out], says_done="holds a dataset already"
         ),
+        "cleaning": Job([ROOT / "training/run_clean.py", *clean, *out], says_done="holds a dataset already"),
         "cache": Job([HERE / "build_cache.py", world / "cache", world / "out"]),
     }
 

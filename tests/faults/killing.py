@@ -43,18 +43,22 @@ def stop_and_go_on(job: Job, world: Path, whole: Uninterrupted, stops: list[Stop
     """
     shutil.rmtree(world, ignore_errors=True)
     outcome = Outcome(stops)
+    # Right where an earlier run had all of its output, and was killed at its last writes.
+    refusals = []
     for stop in stops:
         run = run_job(job, world, stop)
         is_refusal = stop.kind == "fill" and run.code == 1
         if run.was_killed or is_refusal:
             outcome.n_stopped += 1
         elif run.code != 0:
-            outcome.faults.append(f"ended with {run.code}: {run.last_line}")
+            refusals.append(f"ended with {run.code}: {run.last_line}")
         if is_refusal and run.has_traceback:
             outcome.faults.append(f"not one line on a full disk, but a traceback: {run.last_line}")
 
     run = run_job(job, world)
     was_done = job.says_done is not None and job.says_done in run.last_line
+    if not was_done:
+        outcome.faults += refusals
     if run.code != 0 and not was_done:
         outcome.faults.append(f"did not go on, exit code {run.code}: {run.last_line}")
     else:

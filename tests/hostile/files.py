@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import struct
 import tarfile
@@ -19,7 +20,9 @@ from common.files.json_files import read_json
 from common.files.rows import load_rows
 from common.recipe import parse
 from training.arguments import ContrastiveArguments
+from training.cleaning.arguments import CleaningArguments
 from training.data.parallel_text import load_parallel_text
+from training.jobs import clean
 from training.parallel.translation import TranslationArguments
 from training.parallel.translation_rows import read_split
 
@@ -30,7 +33,8 @@ from .place import Place, Row
 
 
 def rows(place: Place) -> list[Row]:
-    return [*_recipes(place), *_json(place), *_results(place), *_archives(place), *_translations(place)]
+    makers = (_recipes, _json, _results, _archives, _translations, _cleaning)
+    return [row for maker in makers for row in maker(place)]
 
 
 def _recipes(place: Place) -> list[Row]:
@@ -184,3 +188,43 @@ def _read_captions(path: Path) -> object:
         model_name_or_path="a/b",
     )
     return read_split(arguments, "train")
+
+
+def _cleaning(place: Place) -> list[Row]:
+    units = {
+        "a word": "a",
+        "combining marks": "\u0301",
+        "entities": "&lt;",
+        "tags without an end": "<a",
+        "signs of placeholders": "%0",
+        "an address without an end": "a.",
+        "invisible characters": "\u200b",
+    }
+    tables = {}
+    for name, unit in units.items():
+        text = unit * (10**7 // len(unit.encode()))
+        table = f"en\tfr\n{text}@\tun chien\na dog\tun chien\n"
+        tables[f"10 MB of {name}"] = (table.encode(), "kept 1 of 2")
+    tables |= {
+        "NUL": (b"en\tfr\na\0dog\tun chien\n", "kept 1 of 1"),
+        "bytes that are no UTF-8": (b"en\tfr\na dog\tun \xff\xfe\n", "is not UTF-8"),
+        "half of a surrogate pair": (b"en\tfr\na dog\tun \xed\xa0\x80\n", "is not UTF-8"),
+        "a million columns": (b"\t".join(b"c%d" % number for number in range(10**6)) + b"\n", "no texts"),
+    }
+    rows = []
+    for name, (content, expected) in tables.items():
+        path = place.new_folder() / "a.tsv"
+        path.write_bytes(content)
+        rows.append(Row(f"cleaning of {name}", partial(_clean, path), expected))
+    path = place.new_folder() / "a.jsonl"
+    path.write_text('{"en": "a dog", "fr": "un chien\\ud800"}\n')
+    rows.append(Row("cleaning of a lone surrogate", partial(_clean, path), "kept 1 of 1"))
+    return rows
+
+
+def _clean(path: Path) -> str:
+    arguments = CleaningArguments(dataset=str(path), output_dir=str(path.parent / "out"))
+    clean.main(arguments)
+    page = (path.parent / "out/report.md").read_text("utf-8")
+    n_kept, n_rows = re.search(r"(\d+) of (\d+) rows", page).groups()
+    return f"kept {n_kept} of {n_rows}"

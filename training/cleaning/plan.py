@@ -122,9 +122,7 @@ def read_plan(arguments: CleaningArguments, folder: Path) -> Plan:
         if "name" in source:
             label += f" {source['name']}"
         origins = origins_of_listed(source, list(rows.features["captions"]))
-        sources.append(
-            Source(label, rows, source.get("kind"), source.get("weight"), origins, not_ready)
-        )
+        sources.append(Source(label, rows, source.get("kind"), source.get("weight"), origins, not_ready))
     check_english(list(languages), arguments.dataset)
     return Plan(arguments, sources, list(languages), folder)
 

@@ -13,16 +13,18 @@ _SPACES = {"Cc", "Zl", "Zp", "Zs"}  # control, line and paragraph separator, spa
 
 # <b>, </p>, <img src="a">, <!-- -->; but not "a < b" or "<3"
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<!--|<!\[CDATA\[")
+# Numbers and spaces are bounded, so that the time of a search is linear in the text's length.
 _PLACEHOLDERS = (
-    r"%(?:\d+\$)?[-+0#]*\d*(?:\.\d+)?(?:hh?|ll?|z)?[sdiufgxXc@](?![A-Za-z])",  # %s %1$s %5.2f %@
+    # %s %1$s %5.2f %@
+    r"%(?:\d{1,3}\$)?[-+0#]{0,3}\d{0,3}(?:\.\d{1,3})?(?:hh?|ll?|z)?[sdiufgxXc@](?![A-Za-z])",
     r"%\(\w+\)[sdif]",  # %(name)s
-    r"\$?\{\{?\s*\w*\s*\}?\}",  # {} {0} {name} ${name} {{name}}
+    r"\$?\{\{?\s{0,9}\w*\s{0,9}\}?\}",  # {} {0} {name} ${name} {{name}}
     # $1, with which such numbers begin: $5 is a price, and so are $10, $1.5 and $1 million.
     r"\$1(?![\d.,]*\d)(?! ?(?:million|billion|[kKmMbB]\b))",
 )
 _PLACEHOLDER = re.compile("|".join(_PLACEHOLDERS))
 _SIGNS = set("%{$")  # one of which each has
-_ADDRESS = re.compile(r"(?:https?|ftp)://\S|\bwww\.\w|[\w.+-]+@[\w-]+\.\w", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:https?|ftp)://\S|\bwww\.\w|[\w.+-]@[\w-]+\.\w", re.IGNORECASE)
 
 # Characters that stand for about three, and about two, letters of an alphabet
 _LOGOGRAPHS = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
