@@ -169,7 +169,7 @@ def _amount_of_corpus(source: Source, languages: list[str] | None, budget: int |
     if rows is None:
         return Amount(corpora=(source.name,), unknown=(source.name,))
 
-    is_aligned = source.layout in ("columns", "language_lists", "images")
+    is_aligned = source.layout in ("columns", "language_lists", *IMAGES)
     texts_per_row = len(found) if is_aligned else 2
     if source.layout == "addresses":
         texts_per_row = 1
