@@ -17,8 +17,10 @@ looked for: it is everybody's. Characters that fill a square, such as Chinese on
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +31,12 @@ _SIMILAR = 0.8  # Jaccard's share of shingles
 _CONTAINED = 0.9  # share of the shingles of a test's caption
 _LEAST_CONTAINED = 25  # shingles of a test's caption that may be part of a longer text
 _SHORTEST = 8  # characters of a test's caption
+_TEXTS_AT_ONCE = 1024  # whose shingles stay in a processor's cache
 _PAIRS_AT_ONCE = 20_000  # pairs of captions whose shingles are compared at a time
+_N_CODES = 0x110000  # of Unicode
+# A shingle's hash has 48 bits, so that one number of 64 also has its text's, among those looked up at once.
+_HASH_BITS = np.uint64(48)
+_HASH_MASK = np.uint64(2**48 - 1)
 # Odd numbers of 64 bits, by which hashes are spread (splitmix64; Steele, Lea & Flood 2014).
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _SPREAD = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -47,6 +54,21 @@ class Match(NamedTuple):
     caption: int
     kind: str
     share: float
+
+
+class _Letters(NamedTuple):
+    """The letters of texts as code points: those of text i are `codes[starts[i] : starts[i + 1]]`."""
+
+    codes: np.ndarray
+    starts: np.ndarray
+
+    def is_short(self, text: int) -> bool:
+        """Check whether a text has too few letters to look for; those that fill a square count twice."""
+        letters = self.codes[self.starts[text] : self.starts[text + 1]]
+        if len(letters) >= _SHORTEST:
+            return False
+        n_wide = sum(unicodedata.east_asian_width(chr(code)) in "WF" for code in letters)
+        return len(letters) + n_wide < _SHORTEST
 
 
 @dataclass
@@ -79,20 +101,15 @@ def letters_of(text: str) -> str:
     ('zweihundeimschnee', '两只狗在雪地里')
     ```
     """
-    # Case folding may undo NFKC, so that it is done twice.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    if folded.isalnum():
-        return folded
-    # Vowel signs of Hindi and Thai are marks, which are no alphanumeric characters.
-    return "".join(letter for letter in folded if letter.isalnum() or unicodedata.category(letter)[0] == "M")
+    return _read_letters([text]).codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 class CaptionIndex:
     """Captions of tests, as hashes, in which captions of training are looked up.
 
-    Two texts with the Jaccard share j have at least j of the shingles of either in common. A text that is
-    `similar` to a caption or `contains` it therefore has one of any fifth of the caption's shingles. The
-    rarest fifth is indexed, so that few captions have to be compared.
+    A text that is `similar` to a caption or `contains` it has at least 0.8 of the caption's shingles, and so
+    one of any fifth of them. The rarest fifth of each caption is indexed. How many of these a text has to
+    have follows from both lengths, so that few captions have to be compared.
 
     `n_short` of the captions are too short to look for.
 
@@ -113,36 +130,45 @@ class CaptionIndex:
     """
 
     def __init__(self, captions: Iterable[str]):
-        letters = [letters_of(caption) for caption in captions]
-        is_looked_for = np.array([_width(text) >= _SHORTEST for text in letters], bool)
-        self.n_captions = len(letters)
-        self.n_short = int((~is_looked_for).sum())
+        captions = list(captions)
+        self.n_captions = len(captions)
+        self.n_short = 0
+        numbers = {}  # digest of a caption that is looked for -> its number; of equal ones the first is kept
+        for first, letters in _read_in_groups(captions):
+            for place, digest in enumerate(_digests(letters).tolist()):
+                if letters.is_short(place):
+                    self.n_short += 1
+                else:
+                    numbers.setdefault(digest, first + place)
 
-        digests = _digests(letters)
-        # Of equal captions the first is kept; those that are too short are left out of both indices.
-        _, first = np.unique(digests, return_index=True)
-        self._captions = first[is_looked_for[first]]
-        self._digests = digests[self._captions]
-        self._shingles = _cut([letters[number] for number in self._captions])
-        self._rare, self._rare_captions = _rarest(self._shingles)
+        # In the order of their digests, in which texts are looked up.
+        self._digests = np.sort(np.fromiter(numbers, np.uint64, len(numbers)))
+        self._captions = np.array([numbers[digest] for digest in self._digests.tolist()], np.int64)
+        chosen = [captions[number] for number in self._captions.tolist()]
+        self._shingles = _join([_cut(letters) for _, letters in _read_in_groups(chosen)])
+        self._postings = _Postings(self._shingles)
 
     def find(self, texts: Sequence[str]) -> list[Match]:
         """Return the best match of each text that has one, in the order of the texts."""
-        letters = [letters_of(text) for text in texts]
+        matches = []
+        for first, letters in _read_in_groups(texts):
+            found = self._find(letters)
+            matches += [found[text]._replace(text=first + text) for text in sorted(found)]
+        return matches
+
+    def _find(self, letters: _Letters) -> dict[int, Match]:
+        """Return the best match of each text of a group, by its number in the group."""
         matches = {}
-        for text, place in enumerate(_lookup(self._digests, _digests(letters))):
+        for text, place in enumerate(_lookup(self._digests, _digests(letters)).tolist()):
             if place >= 0:
                 matches[text] = Match(text, int(self._captions[place]), "equal", 1.0)
-
-        others = [text for text in range(len(texts)) if text not in matches]
-        for match in self._find_near([letters[text] for text in others]):
-            text = others[match.text]
-            best = matches.get(text)
+        for match in self._find_near(letters):
+            best = matches.get(match.text)
             if best is None or match.share > best.share:
-                matches[text] = match._replace(text=text)
-        return [matches[text] for text in sorted(matches)]
+                matches[match.text] = match
+        return matches
 
-    def _find_near(self, letters: list[str]) -> Iterable[Match]:
+    def _find_near(self, letters: _Letters) -> Iterator[Match]:
         """Yield the `similar` and `contains` matches of texts, several of one text too."""
         shingles = _cut(letters)
         texts, captions = self._candidates(shingles)
@@ -161,34 +187,137 @@ class CaptionIndex:
                 yield Match(int(texts[start + pair]), int(caption), kind, float(share[pair]))
 
     def _candidates(self, shingles: _Shingles) -> tuple[np.ndarray, np.ndarray]:
-        """Return pairs of a text and a caption that share a rare shingle and may be near by their lengths."""
-        # The postings of a shingle are `rare[first : last]`.
-        first = np.searchsorted(self._rare, shingles.hashes, "left")
-        last = np.searchsorted(self._rare, shingles.hashes, "right")
-        n_postings = last - first
-        texts = np.repeat(shingles.owners, n_postings)
-        # first [3, 8], n_postings [2, 1] -> places 3 4 8
-        ends = np.cumsum(n_postings)
-        offsets = np.arange(len(texts)) - np.repeat(ends - n_postings, n_postings)
-        places = np.repeat(first, n_postings) + offsets
-        captions = self._rare_captions[places]
-
-        is_long_enough = shingles.counts[texts] >= _SIMILAR * self._shingles.counts[captions]
-        pairs = np.stack([texts[is_long_enough], captions[is_long_enough]])
-        texts, captions = np.unique(pairs, axis=1)
-        return texts, captions
+        """Return pairs of a text and a caption that may be near by their lengths and the indexed shingles."""
+        texts, captions, n_found = self._postings.find(shingles)
+        n_asked = self._shingles.counts[captions]
+        n_needed = _least_common(shingles.counts[texts], n_asked)
+        # Of ten shingles three are indexed. If nine are needed, one of the three may miss.
+        n_indexed = self._postings.n_indexed[captions]
+        is_enough = n_found >= n_indexed - (n_asked - n_needed)
+        may_be_near = is_enough & (n_needed <= n_asked)
+        return texts[may_be_near], captions[may_be_near]
 
 
-def _width(letters: str) -> int:
-    """Return the number of characters, of which those that fill a square count twice."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in letters)
+class _Postings:
+    """The rarest shingles of each caption, with the captions that have them.
+
+    Postings are sorted by their shingles, and divided into buckets by the first bits of these: those of
+    bucket b are `hashes[starts[b] : starts[b + 1]]`, one or two in the mean. To look up a bucket is several
+    times as fast as a binary search.
+
+    Args:
+        shingles: of the captions.
+    """
+
+    def __init__(self, shingles: _Shingles):
+        # Three of ten, since a text with eight of ten may miss two.
+        n_needed = np.ceil(_SIMILAR * shingles.counts - 1e-9).astype(np.int64)
+        self.n_indexed = shingles.counts - n_needed + 1
+        hashes, captions = _rarest(shingles, self.n_indexed)
+
+        order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[order]
+        self._captions = captions[order]
+        n_bits = len(hashes).bit_length()
+        self._shift = _HASH_BITS - np.uint64(n_bits)
+        sizes = np.bincount(self._bucket(self._hashes), minlength=2**n_bits)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+
+    def find(self, shingles: _Shingles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the pairs of a text and a caption with a common shingle here, and how many there are."""
+        buckets = self._bucket(shingles.hashes)
+        first = self._starts[buckets]
+        n_postings = self._starts[buckets + 1] - first
+        places = _ranges(first, n_postings)
+        is_same = self._hashes[places] == np.repeat(shingles.hashes, n_postings)
+        texts = np.repeat(shingles.owners, n_postings)[is_same]
+        captions = self._captions[places[is_same]]
+
+        # A pair comes once for each of its shingles.
+        pairs, n_found = np.unique((texts << 32) | captions, return_counts=True)
+        return pairs >> 32, pairs & 0xFFFFFFFF, n_found
+
+    def _bucket(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes >> self._shift).astype(np.int64)
 
 
-def _digests(letters: Sequence[str]) -> np.ndarray:
+def _least_common(n_own: np.ndarray, n_asked: np.ndarray) -> np.ndarray:
+    """Return how many shingles a text and a caption have in common at least, if the caption is found in it.
+
+    Args:
+        n_own: the number of shingles of the text. n_asked: of the caption.
+
+    Returns:
+        The number; more than `n_asked` where it cannot be found by any number.
+    """
+    never = n_asked + 1
+    # Jaccard's share of common shingles c is c / (n_own + n_asked - c).
+    similar = np.ceil(_SIMILAR / (1 + _SIMILAR) * (n_own + n_asked) - 1e-9)
+    similar = np.where(similar <= n_own, similar, never)
+    contained = np.ceil(_CONTAINED * n_asked - 1e-9)
+    contained = np.where((contained <= n_own) & (n_asked >= _LEAST_CONTAINED), contained, never)
+    return np.minimum(similar, contained)
+
+
+def _rarest(shingles: _Shingles, n_indexed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `n_indexed` rarest shingles of each text, and the number of the text of each."""
+    # How common a shingle is, is counted by the first 22 bits of its hash, which few share.
+    buckets = (shingles.hashes >> np.uint64(26)).astype(np.int64)
+    frequencies = np.bincount(buckets, minlength=1)[buckets]
+    owners = shingles.owners
+    # By text, the rarest first.
+    order = np.lexsort([frequencies, owners])
+    rank = np.arange(len(order)) - shingles.starts[owners]
+    taken = order[rank < n_indexed[owners]]
+    return shingles.hashes[taken], owners[taken]
+
+
+# ---- Letters and their shingles ----
+
+
+def _read_in_groups(texts: Sequence[str]) -> Iterator[tuple[int, _Letters]]:
+    """Yield the number of the first text of each group, and the letters of the group."""
+    for first in range(0, len(texts), _TEXTS_AT_ONCE):
+        yield first, _read_letters(texts[first : first + _TEXTS_AT_ONCE])
+
+
+def _read_letters(texts: Sequence[str]) -> _Letters:
+    """Return the letters of texts."""
+    folded = [_fold(text) for text in texts]
+    # A text may hold half of a pair of surrogates, which is no letter.
+    joined = "".join(folded).encode("utf-32-le", "surrogatepass")
+    codes = np.frombuffer(joined, np.uint32)
+    is_letter = _is_letter()[codes]
+    # Of the characters before each text as many are left out.
+    n_before = np.concatenate([[0], np.cumsum(is_letter)])
+    lengths = np.fromiter(map(len, folded), np.int64, len(folded))
+    starts = n_before[np.concatenate([[0], np.cumsum(lengths)])]
+    return _Letters(codes[is_letter], starts)
+
+
+def _fold(text: str) -> str:
+    """Return a text in NFKC and without case."""
+    if text.isascii():
+        return text.lower()
+    # Case folding may undo NFKC, so that it is done twice.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+@cache
+def _is_letter() -> np.ndarray:
+    """Return of each code point whether it is compared: of letters, accents and digits."""
+    # Vowel signs of Hindi and Thai are marks, which are no alphanumeric characters.
+    characters = map(chr, range(_N_CODES))
+    kept = (letter.isalnum() or unicodedata.category(letter)[0] == "M" for letter in characters)
+    return np.fromiter(kept, bool, _N_CODES)
+
+
+def _digests(letters: _Letters) -> np.ndarray:
     """Return a hash of 64 bits of each text."""
-    # A text may hold half of a pair of surrogates, which UTF-8 has no bytes for.
-    digests = (xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) for text in letters)
-    return np.fromiter(digests, np.uint64, len(letters))
+    content = memoryview(letters.codes).cast("B")
+    bounds = (4 * letters.starts).tolist()
+    digests = (xxh3_64_intdigest(content[start:end]) for start, end in pairwise(bounds))
+    return np.fromiter(digests, np.uint64, len(bounds) - 1)
 
 
 def _lookup(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -200,29 +329,34 @@ def _lookup(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(ordered[places] == values, places, -1)
 
 
-def _cut(letters: Sequence[str]) -> _Shingles:
+def _cut(letters: _Letters) -> _Shingles:
     """Return the distinct shingles of each text; a text of fewer characters than a shingle has none."""
-    joined = "".join(letters).encode("utf-32-le", "surrogatepass")
-    characters = np.frombuffer(joined, np.uint32).astype(np.uint64)
-    lengths = np.fromiter(map(len, letters), np.int64, len(letters))
-    owners = np.repeat(np.arange(len(letters)), lengths)
+    characters = letters.codes.astype(np.uint64)
+    n_texts = len(letters.starts) - 1
+    owners = np.repeat(np.arange(n_texts, dtype=np.uint64), np.diff(letters.starts))
 
     # The hash of characters a b c d is spread(((a * STEP + b) * STEP + c) * STEP + d), modulo 2^64.
     n_places = max(0, len(characters) - _SHINGLE + 1)
     hashes = np.zeros(n_places, np.uint64)
     for offset in range(_SHINGLE):
         hashes = hashes * _STEP + characters[offset : offset + n_places]
+    hashes = _spread(hashes) & _HASH_MASK
     is_within_text = owners[:n_places] == owners[len(owners) - n_places :]
-    hashes = _spread(hashes[is_within_text])
-    owners = owners[:n_places][is_within_text]
 
-    # Sort by text, then by hash, and drop repetitions.
-    order = np.lexsort([hashes, owners])
-    hashes, owners = hashes[order], owners[order]
-    is_new = np.ones(len(hashes), bool)
-    is_new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
-    starts = np.searchsorted(owners[is_new], np.arange(len(letters) + 1))
-    return _Shingles(hashes[is_new], starts)
+    # Sorted by text, then by hash, and without repetitions.
+    numbers = np.sort(((owners[:n_places] << _HASH_BITS) | hashes)[is_within_text])
+    is_new = np.ones(len(numbers), bool)
+    is_new[1:] = numbers[1:] != numbers[:-1]
+    numbers = numbers[is_new]
+    starts = np.searchsorted(numbers, np.arange(n_texts, dtype=np.uint64) << _HASH_BITS)
+    return _Shingles(numbers & _HASH_MASK, np.append(starts, len(numbers)))
+
+
+def _join(groups: list[_Shingles]) -> _Shingles:
+    """Return the shingles of several groups of texts as one."""
+    hashes = np.concatenate([np.empty(0, np.uint64), *(group.hashes for group in groups)])
+    counts = np.concatenate([[0], *(group.counts for group in groups)])
+    return _Shingles(hashes, np.cumsum(counts))
 
 
 def _spread(hashes: np.ndarray) -> np.ndarray:
@@ -232,46 +366,31 @@ def _spread(hashes: np.ndarray) -> np.ndarray:
     return hashes ^ (hashes >> np.uint64(31))
 
 
-def _rarest(shingles: _Shingles) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rarest shingles of each text, sorted, and the number of the text of each.
-
-    As many are taken that a text with `_SIMILAR` of all shingles has at least one of these: three of ten,
-    since eight of ten may miss two.
-    """
-    _, kinds, frequencies = np.unique(shingles.hashes, return_inverse=True, return_counts=True)
-    owners = shingles.owners
-    # By text, the rarest first.
-    order = np.lexsort([shingles.hashes, frequencies[kinds], owners])
-    rank = np.arange(len(order)) - shingles.starts[owners]
-    n_needed = np.ceil(_SIMILAR * shingles.counts - 1e-9)
-    n_taken = shingles.counts - n_needed + 1
-    taken = order[rank < n_taken[owners]]
-
-    hashes = shingles.hashes[taken]
-    by_hash = np.argsort(hashes, kind="stable")
-    return hashes[by_hash], owners[taken][by_hash].astype(np.int32)
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return places one range after the other: starts 5 9 and counts 2 3 -> 5 6 9 10 11."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    n_places = int(counts.sum())
+    return np.arange(n_places) + np.repeat(starts - (ends - counts), counts)
 
 
 def _count_common(one: _Shingles, texts: np.ndarray, other: _Shingles, captions: np.ndarray) -> np.ndarray:
     """Return how many shingles text `texts[i]` of `one` and text `captions[i]` of `other` have in common."""
-    # A shingle of a text becomes one number of both, so that one sorted array holds those of all texts.
-    of_texts = np.sort(_of_owner(one.hashes, one.owners))
+    # A shingle and its text become one number, so that one sorted array holds those of all texts.
+    of_texts = _with_owner(one.hashes, one.owners)
 
-    # All shingles of caption 0 of the pairs, then all of caption 1, ...: starts 5, 9 and counts 2, 3 give
-    # places 5 6 9 10 11.
+    # All shingles of caption 0 of the pairs, then all of caption 1, ...
     counts = other.counts[captions]
+    places = _ranges(other.starts[captions], counts)
     pairs = np.repeat(np.arange(len(captions)), counts)
-    ends = np.cumsum(counts)
-    places = np.arange(len(pairs)) + np.repeat(other.starts[captions] - (ends - counts), counts)
-    wanted = _of_owner(other.hashes[places], texts[pairs])
+    wanted = _with_owner(other.hashes[places], texts[pairs])
 
     is_common = _lookup(of_texts, wanted) >= 0
     return np.bincount(pairs[is_common], minlength=len(captions))
 
 
-def _of_owner(hashes: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Return a hash of each shingle and the number of the text that has it."""
-    return _spread(hashes + owners.astype(np.uint64) * _STEP)
+def _with_owner(hashes: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Return one number of each shingle and the number of its text, of a group."""
+    return (owners.astype(np.uint64) << _HASH_BITS) | hashes
 
 
 __all__ = ["CaptionIndex", "Match", "letters_of"]
