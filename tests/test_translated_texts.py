@@ -374,7 +374,7 @@ def test_a_corpus_becomes_a_source(name, translate, at_replica):
 
     # What it is made of is read from its folder.
     of_data, of_model = read_origins(folder)
-    assert (of_data.name, of_data.licence) == (name, load_source(name).licence)
+    assert (of_data.name, of_data.licence, of_data.rows) == (name, load_source(name).licence, N)
     assert (of_model.role, of_model.licence) == ("model", None)
     assert find_origins(source.file) == [of_data, of_model]
 
@@ -443,9 +443,8 @@ def test_the_licences_of_source_and_model_are_in_the_output(case, translator, tm
         output_dir=str(folder),
         model_name_or_path=str(tmp_path / "nllb"),
         model_license=given,
-        rows=2,
     )
-    origins = translation_output.find_all_origins(arguments)
+    origins = translation_output.find_all_origins(arguments, 2)
     rows = Dataset.from_dict({"captions": [{"en": ["a dog"], "es": ["un perro"]}] * 2})
     checked = Checked({"model": arguments.model_name_or_path, "weights": "0" * 64}, {"a dog": "un perro"})
     translation_output.write_record({"train": rows}, {"es": checked}, origins, arguments)
@@ -481,7 +480,7 @@ def test_the_card_of_a_model_on_the_hub_is_looked_up(monkeypatch):
 
     monkeypatch.setattr(translation_output, "hf_hub_download", offline)
     given = {"dataset": "cc3m", "model_name_or_path": "facebook/nllb-200-distilled-600M"}
-    _, of_model = translation_output.find_all_origins(arguments_of(**given))
+    _, of_model = translation_output.find_all_origins(arguments_of(**given), 2)
     assert asked == [("facebook/nllb-200-distilled-600M", "README.md")]
     assert (of_model.licence, of_model.terms) == ("CC-BY-NC-4.0", NON_COMMERCIAL)
 

@@ -27,10 +27,10 @@ def main(arguments: TranslationArguments) -> None:
     refuse_written(arguments)
     for name_or_path in arguments.all_models:
         check_kind("model", name_or_path, TRANSLATOR)
-    origins = find_all_origins(arguments)
 
     # "train[:100]" is saved as "train"
     splits = {split.partition("[")[0]: read_split(arguments, split) for split in arguments.splits}
+    origins = find_all_origins(arguments, sum(map(len, splits.values())))
     sentences = distinct_sentences(list(splits.values()), arguments.source_language, arguments.dataset)
     checked = _translate(sentences, arguments)
 

@@ -62,17 +62,23 @@ The texts in {targets} are machine translations of those in {source}. No person 
 """
 
 
-def find_all_origins(arguments: TranslationArguments) -> list[Origin]:
+def find_all_origins(arguments: TranslationArguments, n_rows: int) -> list[Origin]:
     """Return the sources of the captions and the models that translate them, with their licences.
 
     The card of a model on the Hub is downloaded, where the Hub can be reached.
+
+    Args:
+        n_rows: the number of rows of all splits.
 
     Raises:
         InputError: a card cannot be read, or a source is none.
     """
     origins = []
-    for source in read_sources(arguments.dataset):
-        origins += find_origins(source["data"], arguments.languages, arguments.rows)
+    sources = read_sources(arguments.dataset)
+    for source in sources:
+        # Of a list only the budgets of its sources are known.
+        n_taken = n_rows if len(sources) == 1 else source.get("rows")
+        origins += find_origins(source["data"], arguments.languages, n_taken)
     for name in arguments.all_models:
         origins.append(_origin_of_translator(name, arguments.model_license))
     return origins
