@@ -337,6 +337,7 @@ def test_tables_as_others_write_them(tmp_path, name, content, expected):
         ("t.csv", "en,zh\na,x\na dog, running,x\n", "has 3 fields in line 3, and 2 names"),
         ("t.csv", "en,zh\na\n", "has 1 fields in line 2, and 2 names"),
         ("t.csv", 'en,zh\n"a,x\nb,y\n', "is no table of commas, line 3: unexpected end of data"),
+        ("t.tsv", "\t".join(map(str, range(10_001))), "has 10,001 columns, more than 10,000: give a table"),
         ("t.csv", "en,en\na,b\n", "has two columns 'en': rename one"),
         ("t.tsv", "zh\ten\tzh \na\tb\tc\n", "has two columns 'zh': rename one"),
         ("t.csv", "en,zh\n", "cannot be read, .*does it have rows"),

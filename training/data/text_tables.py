@@ -4,6 +4,7 @@ Every value stays a text, `NA` and `007` too.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from common.files.rows import files_of
 from common.files.text_files import lines_of
 
 TABLES = (".tsv", ".csv")
+_MOST_COLUMNS = 10_000  # far more than there are languages
 
 
 def read_table(path: str) -> Dataset:
@@ -32,11 +34,17 @@ def _columns_of(path: str) -> list[str]:
     """Return the names in a table's first line, without spaces around them.
 
     Raises:
-        InputError: two columns have the same name.
+        InputError: two columns have the same name, or there are too many.
     """
     _, names = next(_records_of(path), (1, []))
     columns = [name.strip() for name in names]
-    repeated = [name for name in columns if columns.count(name) > 1]
+    if len(columns) > _MOST_COLUMNS:
+        raise InputError(
+            f"{path!r} has {len(columns):,} columns, more than {_MOST_COLUMNS:,}: give a table with one for "
+            "each language"
+        )
+    counts = Counter(columns)
+    repeated = [name for name in columns if counts[name] > 1]
     if repeated:
         raise InputError(f"{path!r} has two columns {repeated[0]!r}: rename one")
     return columns
