@@ -478,6 +478,14 @@ def test_the_first_of_near_duplicates_is_kept(tmp_path):
     assert f"| {tmp_path}/a.parquet, 1 | fr | {LONG}! | {LANG} | {LANG} |" in page
 
 
+@pytest.mark.parametrize("least,n_kept", [(0.8, 1), (0.97, 2), (1.0, 2)])
+def test_how_similar_near_duplicates_are_is_a_setting(tmp_path, least, n_kept):
+    # The second row is 0.98 like the first in English, and 0.96 in French.
+    rows = [{"en": LONG, "fr": LANG}, {"en": LONG + "!", "fr": LANG + " !!"}, {"en": LONG, "fr": LANG}]
+    run(write_rows(tmp_path / "a.parquet", rows), tmp_path / "out", near_duplicates=least)
+    assert len(load_parallel_text(str(tmp_path / "out"), split="train")[0]) == n_kept
+
+
 def test_near_duplicates_can_be_kept(tmp_path):
     rows = [{"en": "a dog", "fr": "un chien"}] * 5
     run(write_rows(tmp_path / "a.parquet", rows), tmp_path / "out", near_duplicates=0)
