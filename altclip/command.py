@@ -125,6 +125,13 @@ JOBS = {
         first="dataset",
         one_process=True,
     ),
+    "download": _Job(
+        "training.jobs.download",
+        "Download pictures from a table of addresses with captions, into tars for stage 2.",
+        "laion-coco-nllb --languages en de --rows 100000 --output_dir outputs/pictures",
+        first="dataset",
+        one_process=True,
+    ),
     "verify-sources": _Job(
         "training.jobs.verify_sources",
         "Compare what is unverified about the public corpora with the Hub, or list it.",

@@ -19,20 +19,25 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from common.errors import InputError
 from common.images import decode_image
+from common.origins import read_origins
 from modeling_altclip import addresses_altclip
 from training.data.captions import find_form, load_captioned, read_captions
+from training.data.sources.loading import load_source
+from training.data.sources.origin import find_origins
 from training.data.streaming import open_files
 from training.download.addresses import ADDRESSES, prepare, shard_path, to_web_address
 from training.download.arguments import DownloadArguments
 from training.download.bounded_img2dataset import INSIDE, TOO_LARGE, TOO_SLOW, install, is_inside
-from training.download.outcome import kind_of
+from training.download.outcome import kind_of, licence_of
 from training.download.running import alone_in, check_no_proxy, find_python
 
 from .conftest import ROOT
 from .picture_server import KINDS, MAX_BYTES, PictureServer
+from .source_replicas import N, write_source
 
 ENVIRONMENT = ROOT / ".venv-download"
 needs_environment = pytest.mark.skipif(
@@ -119,6 +124,80 @@ def test_a_folder_is_a_table_too(tmp_path):
     arguments = arguments_for(tmp_path, str(tmp_path / "table"), **NAMED)
     prepare(arguments)
     assert prepared_rows(arguments) == EXPECTED
+
+
+def test_a_budget_takes_the_first_rows(tmp_path):
+    arguments = arguments_for(tmp_path, write_rows(tmp_path / "table.csv", BY_ROW), rows=2, **NAMED)
+    assert prepare(arguments).rows == 2
+    assert prepared_rows(arguments) == [(A, {"en": ["a dog"]}, 0), (B, {"fr": ["un chat"]}, 1)]
+
+
+def corpus(tmp_path, name, languages, **keys):
+    """Write a public corpus in its own layout, next to a copy of its YAML file; return that file."""
+    source = load_source(name)
+    write_source(source, tmp_path / "corpus", languages)
+    described = yaml.safe_load(Path(source.file).read_text("utf-8"))
+    described.pop("revision", None)
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(described | {"dataset": "corpus"} | keys), "utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_addresses_of_a_corpus_get_captions_in_the_requested_languages(tmp_path, rows):
+    """`laion-coco-nllb` has lists of pairs of a language and a text."""
+    dataset = corpus(tmp_path, "laion-coco-nllb", ["de", "sw", "fr"])
+    arguments = arguments_for(tmp_path, dataset, languages=["sw", "de"], rows=rows)
+    prepared = prepare(arguments)
+    assert prepared.rows == prepared.addresses == min(rows or N, N)
+    for url, captions, number in prepared_rows(arguments):
+        assert url == f"https://example.org/{number}.jpg"
+        assert captions == {"sw": [f"sw {number}"], "de": [f"de {number}"]}
+
+
+@pytest.mark.parametrize(
+    "name,expected,rows",
+    [
+        ("laion-korean-addresses", "ko", 1),  # a column of one language
+        ("relaion-multi", "en", None),  # a column that names the language
+    ],
+)
+def test_addresses_of_every_layout(tmp_path, name, expected, rows):
+    arguments = arguments_for(tmp_path, corpus(tmp_path, name, []), rows=rows)
+    prepare(arguments)
+    assert prepared_rows(arguments) == [("https://example.org/0.jpg", {expected: ["a dog"]}, 0)]
+
+
+def test_codes_of_a_corpus_are_its_own(tmp_path):
+    dataset = corpus(tmp_path, "relaion-multi", [], codes={"ja": "en"})
+    arguments = arguments_for(tmp_path, dataset)
+    prepare(arguments)
+    assert prepared_rows(arguments) == [("https://example.org/0.jpg", {"ja": ["a dog"]}, 0)]
+
+
+@pytest.mark.parametrize(
+    "name,given,message",
+    [
+        ("opus-100", {}, "source 'opus-100' has no addresses of images: choose another source"),
+        ("cc3m", {}, "source 'cc3m' has no addresses of images: train on it by its name"),
+        ("flores", {}, "source 'flores' is refused for training: "),
+        ("wukong", {"text_column": "a"}, "text_column is 'a': source 'wukong' names its columns itself"),
+        ("wukongg", {}, "did you mean the source wukong"),
+    ],
+)
+def test_a_corpus_without_addresses_is_refused(tmp_path, name, given, message):
+    with pytest.raises(InputError, match=message):
+        prepare(arguments_for(tmp_path, name, **given))
+
+
+def test_a_column_that_has_moved_is_named(tmp_path):
+    dataset = corpus(tmp_path, "wukong", [], columns={"url": "link", "captions": {"zh": "caption"}})
+    message = (
+        "source 'wukong' has no column link in .*corpus: it has url, caption. Correct `columns` of .*wuk"
+    )
+    write_source(load_source("wukong"), tmp_path / "corpus", [])
+    with pytest.raises(InputError, match=message):
+        prepare(arguments_for(tmp_path, dataset))
 
 
 def test_rows_that_cannot_be_downloaded_are_counted_and_listed(tmp_path):
@@ -214,6 +293,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "given,message",
     [
+        ({"rows": 0}, "rows is 0: give 1 or more"),
         ({"shard_size": 0}, "shard_size is 0: give 1 or more"),
         ({"retries": -1}, "retries is -1: give 0 or more"),
         ({"max_aspect_ratio": 0.5}, "max_aspect_ratio is 0.5: give 1 or more"),
@@ -429,6 +509,7 @@ def downloaded(server, tmp_path_factory, run_python):
 
 
 @needs_environment
+@pytest.mark.slow
 def test_good_pictures_arrive_once_and_failures_are_counted(downloaded):
     folder, kinds, _, said, _ = downloaded
     check_outcome(folder / "output", kinds)
@@ -444,6 +525,23 @@ def test_good_pictures_arrive_once_and_failures_are_counted(downloaded):
 
 
 @needs_environment
+@pytest.mark.slow
+def test_a_download_says_what_it_was_made_of(downloaded):
+    folder, kinds, _, said, _ = downloaded
+    (origin,) = read_origins(folder / "output")
+    n_pictures = len(good_rows(kinds))
+    assert (origin.name, origin.rows, origin.languages) == ("table.parquet", n_pictures, ["en", "zh"])
+    assert "Licence of table.parquet: not known. Pictures are their servers'." in said
+    assert "Licence of table.parquet: not known. A picture is" in (folder / "output/README.md").read_text()
+
+
+def test_the_licence_of_a_corpus_is_passed_on():
+    (origin,) = find_origins("laion-coco-nllb", ["de"], 7)
+    assert licence_of([origin]) == "Licence of laion-coco-nllb: CC-BY-NC-4.0."
+
+
+@needs_environment
+@pytest.mark.slow
 def test_nothing_inside_is_asked_and_nothing_twice(downloaded):
     _, kinds, _, _, requests = downloaded
     assert {host for host, _ in requests} == {"127.0.0.1"}
@@ -453,6 +551,7 @@ def test_nothing_inside_is_asked_and_nothing_twice(downloaded):
 
 
 @needs_environment
+@pytest.mark.slow
 def test_tars_are_read_without_streaming_too(downloaded):
     folder, kinds, *_ = downloaded
     rows = load_captioned(str(folder / "output"), "train")

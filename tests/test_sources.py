@@ -358,9 +358,9 @@ def test_a_configuration_that_is_not_there_names_the_source(at_replica):
         ("opus-100", "source 'opus-100' is no source of images, but of layout translation: choose another"),
         (
             "wukong",
-            "no source of images, but of layout addresses: it has addresses of images, which",
+            "no source of images, but of layout addresses: it has addresses of images: python training/run_d",
         ),
-        ("laion-coco-nllb", "no source of images"),
+        ("laion-coco-nllb", "run_download.py --dataset laion-coco-nllb downloads them"),
     ],
 )
 def test_stage_2_refuses_what_has_no_images(name, message, tmp_path):

@@ -36,8 +36,10 @@ from modeling_altclip.languages_altclip import canonical
 
 from ..data.captions import Form, find_form, read_captions
 from ..data.parallel_text import BUILDERS
+from ..data.sources.loading import find_source
 from ..data.text_tables import TABLES, read_table, tables_in
 from .arguments import DownloadArguments
+from .corpora import open_corpus
 
 ADDRESSES = "addresses"
 _SETTINGS = "settings.json"
@@ -195,7 +197,13 @@ def _open(arguments: DownloadArguments) -> _Table:
     Raises:
         InputError: it cannot be read, or lacks a column.
     """
-    rows = _load(arguments)
+    source = find_source(arguments.dataset)
+    if source is not None:
+        rows, arguments = open_corpus(source, arguments)
+    else:
+        rows = _load(arguments)
+        if arguments.rows is not None:
+            rows = rows.select(range(min(arguments.rows, len(rows))))
     columns = arguments.caption_columns or {}
     named = [arguments.url_column, *columns.values()]
     if arguments.language_column:

@@ -9,6 +9,7 @@ from ..data.captions import named_languages
 
 # Per field: the smallest value that makes sense.
 _SMALLEST = {
+    "rows": 1,
     "shard_size": 1,
     "image_size": 1,
     "min_image_size": 0,
@@ -27,10 +28,19 @@ class DownloadArguments:
     """Arguments of a download: the table of addresses, the pictures, and the bounds of a single one."""
 
     dataset: str = field(
-        metadata={"help": "Table of addresses: a .parquet, .jsonl, .csv or .tsv file, a folder or a Hub id."}
+        metadata={
+            "help": "Table of addresses: a .parquet, .jsonl, .csv or .tsv file, a folder, a Hub id, or a "
+            "public corpus by its name, such as laion-coco-nllb."
+        }
     )
     output_dir: str = field(metadata={"help": "Folder of the pictures; the same command resumes there."})
     split: str = field(default="train", metadata={"help": "Split of a folder or Hub dataset."})
+    rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Read so many rows at most, the first ones; of a public corpus no others are downloaded."
+        },
+    )
     url_column: str = field(default="url", metadata={"help": "Column of the addresses."})
     text_column: str | None = field(
         default=None, metadata={"help": "Column of the captions; by default the first of the usual names."}
@@ -88,7 +98,7 @@ class DownloadArguments:
             self.languages = list(named_languages(self.languages, "--languages").values())
         for name, smallest in _SMALLEST.items():
             value = getattr(self, name)
-            if value < smallest:
+            if value is not None and value < smallest:
                 raise InputError(f"{name} is {value}: give {smallest} or more")
         if not self.user_agent_token.strip():
             raise InputError("user_agent_token is empty: give a name, so that servers can refuse it")

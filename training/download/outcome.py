@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.files.rows import open_rows, readable_rows
 from common.files.whole_files import write_text, written_whole
 from common.markdown import markdown_text
+from common.origins import Origin
 
 from ..data.captions import find_form, read_captions, with_image
 from .addresses import ADDRESSES, Prepared, shard_path, skipped_lines
@@ -56,8 +57,9 @@ Pictures with captions, downloaded from the addresses of {source}.
 |---|---|
 {languages}
 
-`failures.jsonl` lists the addresses without a picture. A picture is its server's: the licence of the table
-says nothing about it.
+`failures.jsonl` lists the addresses without a picture.
+
+{licence} A picture is its server's: the licence of the table says nothing about it.
 """
 
 
@@ -204,12 +206,23 @@ def as_table(outcome: Outcome, prepared: Prepared) -> str:
     return "\n".join(lines)
 
 
-def write_card(arguments: DownloadArguments, outcome: Outcome, table: str) -> None:
-    """Write the card of the dataset, which names the tars: what else lies there is not taken for rows."""
+def write_card(arguments: DownloadArguments, outcome: Outcome, table: str, origins: list[Origin]) -> None:
+    """Write the card of the dataset, which names the tars: what else lies there is not taken for rows.
+
+    Args:
+        origins: what the table is made of.
+    """
     languages = [f"| {language} | {count:,} |" for language, count in sorted(outcome.captions.items())]
     source = markdown_text(Path(arguments.dataset).name)
-    card = _CARD.format(source=source, table=table, languages="\n".join(languages))
+    licence = markdown_text(licence_of(origins))
+    card = _CARD.format(source=source, table=table, languages="\n".join(languages), licence=licence)
     write_text(Path(arguments.output_dir, "README.md"), card)
 
 
-__all__ = ["FAILURES", "Outcome", "as_table", "check", "kind_of", "write_card"]
+def licence_of(origins: list[Origin]) -> str:
+    """Return a sentence on the licence of the table: `Licence of laion-coco-nllb: CC-BY-NC-4.0.`"""
+    licences = [f"{origin.name}: {origin.licence or 'not known'}" for origin in origins]
+    return f"Licence of {'; '.join(licences)}."
+
+
+__all__ = ["FAILURES", "Outcome", "as_table", "check", "kind_of", "licence_of", "write_card"]

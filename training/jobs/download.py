@@ -4,10 +4,12 @@ import shlex
 from pathlib import Path
 
 from common.errors import InputError
+from common.origins import write_origins
 from common.output import check_not_input, check_output_dir
+from training.data.sources.origin import find_origins
 from training.download.addresses import prepare
 from training.download.arguments import DownloadArguments
-from training.download.outcome import FAILURES, as_table, check, write_card
+from training.download.outcome import FAILURES, as_table, check, licence_of, write_card
 from training.download.running import alone_in, check_no_proxy, download, find_python
 
 
@@ -29,11 +31,14 @@ def main(arguments: DownloadArguments) -> None:
         print(f"\n{table}\n")
         if not outcome.pictures:
             raise InputError(f"none of the addresses gave a picture: {output / FAILURES} says why")
-        write_card(arguments, outcome, table)
+        languages = sorted(outcome.captions)
+        origins = find_origins(arguments.dataset, languages, outcome.pictures)
+        write_origins(output, origins)
+        write_card(arguments, outcome, table, origins)
 
-    languages = sorted(outcome.captions)
     captions = ", ".join(f"{outcome.captions[language]:,} {language}" for language in languages)
     print(f"Captions read back from the tars: {captions}. Failures are listed in {output / FAILURES}.")
+    print(f"{licence_of(origins)} Pictures are their servers'.")
     print(
         "Next: accelerate launch --quiet training/run_stage2.py RECIPE.yaml "
         f"--dataset {shlex.quote(arguments.output_dir)} --languages {' '.join(languages)} "

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Translation, concatenate_datasets
 
+from common.commands import command_for
 from common.errors import InputError
 from common.files.contents import contents_of
 from common.files.image_folders import source_of
@@ -248,8 +249,10 @@ def _check_use(source: Source, layouts: tuple[str, ...], what: str) -> None:
     if source.layout in layouts:
         return
     remedy = "choose another source"
-    if source.layout == "addresses":
-        remedy = "it has addresses of images, which training/run_download.py is to download first"
+    if "url" in source.columns:
+        remedy = (
+            f"it has addresses of images: {command_for('download')} --dataset {source.name} downloads them"
+        )
     raise InputError(f"source {source.name!r} is no {what}, but of layout {source.layout}: {remedy}")
 
 
