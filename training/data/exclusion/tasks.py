@@ -163,7 +163,7 @@ class _Reading:
         if task.kind == "retrieval":
             self._add_captions(task.name, rows)
         if self.hash_rows is not None:
-            for row, hashes in enumerate(self.hash_rows(rows, squares=True)):
+            for row, hashes in enumerate(self.hash_rows(rows, crops=True)):
                 self.hashes += hashes
                 self.picture_places += [(task.name, row)] * len(hashes)
         self.tasks.append(task.name)
