@@ -269,6 +269,46 @@ def test_the_printed_plan(tmp_path, capsys):
     assert printed.splitlines()[-1].startswith("Estimates: nothing was read")
 
 
+DOWNLOAD = """
+dataset: laion-coco-nllb
+languages: [en, de]
+output_dir: outputs/a/pictures
+"""
+
+
+def test_a_small_road_by_hand(tmp_path):
+    """Operations, disk and downloads follow from the numbers of texts, pictures, parameters and steps."""
+    write(tmp_path / "download.yaml", DOWNLOAD)
+    write(tmp_path / "stage1.yaml", STAGE1 + "dry_run_processes: 2\ncache_dtype: float16\n")
+    second = STAGE2.replace("cc3m", "outputs/a/pictures") + "gradient_cache_chunk: 4\nsave_total_limit: 2\n"
+    write(tmp_path / "stage2.yaml", second)
+    plan = plan_road(read_road(tmp_path))
+    download, stage1, stage2 = plan.steps
+
+    teacher = read_config("openai/clip-vit-base-patch32", "model")
+    student = read_config("intfloat/multilingual-e5-base", "model")
+    for place, n_tokens in ((0, 30), (1, 77)):
+        # 10 steps of 8 texts in each of 2 processes, forward and backward; English embedded once.
+        learned = 3 * 160 * text_operations(student, n_tokens)
+        embedded = 1_000_000 * text_operations(teacher, n_tokens)
+        assert stage1.operations[place] == pytest.approx(learned + embedded, rel=1e-6)
+        # 10 steps of 8 texts, forward twice; each picture once.
+        learned = 4 * 80 * text_operations(student, n_tokens)
+        embedded = 703_182 * image_operations(teacher)
+        assert stage2.operations[place] == pytest.approx(learned + embedded, rel=1e-6)
+
+    # The pictures once in tars and once as Arrow. Of the text tower's weights the optimizer keeps two more.
+    assert download.disk == pytest.approx(703_182 * 35_000)
+    checkpoint = 4 * 365_959_681 + 8 * 277_848_320
+    assert stage2.disk == pytest.approx(703_182 * 35_000 + 4 * 365_959_681 + 2 * checkpoint)
+    texts_and_cache = 2_000_000 * 134 + 1_000_000 * 512 * 2
+    assert stage1.disk == pytest.approx(texts_and_cache + 4 * 365_959_681 + checkpoint)
+
+    # Texts of OPUS-100, the addresses and their pictures, and two models.
+    models = 605_000_000 + 1_112_000_000
+    assert plan.n_bytes == 2_000_000 * 65 + 10_400_000_000 + 703_182 * 170_000 + models
+
+
 def test_epochs_of_unknown_size_have_no_hours(tmp_path):
     recipe = STAGE1.replace("opus-100", "wikimatrix").replace("max_steps: 10", "num_train_epochs: 1")
     write(tmp_path / "stage1.yaml", recipe)
