@@ -2,14 +2,20 @@
 
 import bz2
 import gzip
+import io
 import json
+import lzma
 import os
+from functools import partial
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Translation, Value
 
 from common.errors import InputError
+from common.files import archives
 from common.files import rows as rows_module
 from training.data import parallel_text
 from training.data.examples import CaptionExamples
@@ -298,6 +304,60 @@ def test_numbers_beside_sentences_are_no_language(tmp_path, column, values):
     assert captions_of(f"{tmp_path}/m.{{en, {column}}}")[0] == {"en": "dog", column: first}
 
 
+JSON_LINE = b'{"en": "a", "zh": "x"}\n'
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w", ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "members,message",
+    [
+        ({}, "t.zip' must have one table, file of JSON or Moses pair.*; it has nothing: unpack it"),
+        ({"a.en": b"a"}, "it has a.en: unpack it"),
+        ({"a.tsv": b"en\tzh\na\tx\n", "b.tsv": b""}, "it has a.tsv, b.tsv: unpack it"),
+        (dict.fromkeys((f"{n}.txt" for n in range(10)), b""), "it has 0.txt, 1.txt, .*, ...: unpack it"),
+        ({"../../a.tsv": b"en\tzh\na\tx\n"}, "it has nothing: unpack it"),
+        ({"a.en": b"a\nb\n", "a.zh": b"x\n"}, "a.en has 2, .*a.zh has 1"),
+    ],
+)
+def test_zips_that_are_not_read(tmp_path, members, message):
+    (tmp_path / "t.zip").write_bytes(zipped(members))
+    with pytest.raises(InputError, match=message) as caught:
+        load_parallel_text(str(tmp_path / "t.zip"), "train")
+    assert len(str(caught.value)) < 600
+    assert not list(tmp_path.parent.glob("a.tsv"))
+
+
+@pytest.mark.parametrize("name", ["t.jsonl.zst", "t.tsv.zst", "t.tsv.xz", "t.zip"])
+def test_what_is_packed_is_read_within_bounds_and_whole(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(archives, "_HARMLESS", 50_000)
+    many = b"en\tzh\n" + b"a\tx\n" * 200_000
+    if "jsonl" in name:
+        many = JSON_LINE * 50_000
+    packed = {
+        ".zst": partial(pa.compress, codec="zstd", asbytes=True),
+        ".xz": lzma.compress,
+        ".zip": lambda content: zipped({"t.tsv": content}),
+    }
+    path = tmp_path / name
+    path.write_bytes(packed[path.suffix](many))
+    with pytest.raises(
+        InputError, match=f"{name} has .* bytes and unpacks to .*: if you trust it, unpack it"
+    ):
+        load_parallel_text(str(path), "train")
+    # A file that was cut short.
+    content = packed[path.suffix](many[:900])
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cannot be read|no zip that can be read"):
+        load_parallel_text(str(path), "train")
+
+
 # Files as other programs write them: a name, the content, and the pairs to read.
 FORMS = {
     "quotes": ("t.csv", b'en,zh\n"a dog, ""running""\nhere",x\n', [('a dog, "running"\nhere', "x")]),
@@ -311,6 +371,26 @@ FORMS = {
     "compressed": ("t.tsv.gz", gzip.compress(b"en\tzh\na\tx\n"), [("a", "x")]),
     "compressed JSON": ("t.jsonl.gz", gzip.compress(b'{"en": "a", "zh": "x"}\n'), [("a", "x")]),
     "compressed otherwise": ("t.csv.bz2", bz2.compress(b"en,zh\na,x\n"), [("a", "x")]),
+    "Zstandard": ("t.tsv.zst", pa.compress(b"en\tzh\na\tx\n", "zstd", asbytes=True), [("a", "x")]),
+    "xz": ("t.csv.xz", lzma.compress(b"en,zh\na,x\n"), [("a", "x")]),
+    "JSON in Zstandard": ("t.jsonl.zst", pa.compress(JSON_LINE, "zstd", asbytes=True), [("a", "x")]),
+    "JSON in xz": ("t.JSONL.xz", lzma.compress(JSON_LINE), [("a", "x")]),
+    "a table in a zip": ("t.zip", zipped({"of/t.tsv": b"en\tzh\na\tx\n", "README": b"en"}), [("a", "x")]),
+    "JSON in a zip": ("t.jsonl.ZIP", zipped({"t.jsonl": JSON_LINE}), [("a", "x")]),
+    # As OPUS packs them; `ids` is a code of a language too.
+    "a Moses pair in a zip": (
+        "en-zh.txt.zip",
+        zipped(
+            {
+                "LICENSE": b"free",
+                "X.en-zh.en": b"a\nb\n",
+                "X.en-zh.zh": b"x\ny\n",
+                "X.en-zh.ids": b"1\n",
+                "X.en-zh.scores": b"1\n",
+            }
+        ),
+        [("a", "x"), ("b", "y")],
+    ),
     "a folder of tables": (
         "folder/t.csv",
         b'en,zh\nNA,007\n"b, c",null\n',

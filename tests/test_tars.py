@@ -2,10 +2,14 @@
 streams.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
+from functools import partial
 
+import pyarrow as pa
 import pytest
 import yaml
 from datasets import Image
@@ -16,7 +20,7 @@ from benchmarks.tasks.reading import read_rows
 from common.errors import InputError
 from training.arguments import ContrastiveArguments
 from training.data.captions import find_form
-from training.data.loading import load_images
+from training.data.loading import load_image_rows, load_images
 from training.data.preview import first_captions
 from training.data.streaming import ExampleStream, open_files
 
@@ -290,6 +294,34 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
     write_tar(tmp_path / "tars/train/0.tar", members)
     for read in WAYS.values():
         assert read(tmp_path / "tars", tmp_path)[0] == {"en": ["picture 0"]}
+
+
+@pytest.mark.parametrize(
+    "ending,compress",
+    [
+        ("gz", gzip.compress),
+        ("bz2", bz2.compress),
+        ("xz", lzma.compress),
+        ("zst", partial(pa.compress, codec="zstd", asbytes=True)),
+    ],
+)
+def test_tars_are_unpacked(tmp_path, ending, compress):
+    folder = tmp_path / "tars/train"
+    dog = {"0.png": picture(3), "0.txt": b"a dog"}
+    cat = {"1.png": picture(4), "1.txt": b"a cat"}
+    write_tar(folder / "0.tar", {".hidden.png": b"", **dog, **cat})
+    content = (folder / "0.tar").read_bytes()
+    (folder / "0.tar").unlink()
+    packed = folder / f"0.tar.{ending}"
+    packed.write_bytes(compress(content))
+    rows = load_image_rows(str(tmp_path / "tars"), "train", ["en"])
+    assert [captions["en"] for captions in rows["captions"][:]] == [["a dog"], ["a cat"]]
+    assert len(list(open_files(str(tmp_path / "tars"), "train"))) == 2
+
+    half = compress(content)
+    packed.write_bytes(half[: len(half) // 2])
+    with pytest.raises(InputError, match="cannot be read|cannot be loaded: Truncated compressed stream"):
+        load_image_rows(str(tmp_path / "tars"), "train", ["en"])
 
 
 # Nothing, a header of 512 bytes with part of its file, and the beginning of a gzip.

@@ -1,6 +1,7 @@
 """Refuse files that unpack to far more than they are: a zip of 2 MB may hold gigabytes of zeros."""
 
 import io
+import lzma
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -51,12 +52,15 @@ def _said_of(path: str, unpacked: str) -> str:
 
 
 def open_bounded(path: str | Path) -> io.BufferedReader:
-    """Open a file to read, unpacked if its name ends in `.gz` or `.bz2`, up to the bound of `refuse_bombs`.
+    """Open a file to read, unpacked if its name ends in `.gz`, `.bz2`, `.xz` or `.zst`.
+
+    It is read up to the bound of `refuse_bombs`.
 
     What a compressed file unpacks to is known only when it is unpacked, which is done in chunks.
 
     Raises:
         InputError: by the reader, when it is at the bound.
+        OSError: it cannot be opened; or by the reader, when it is damaged.
     """
     return io.BufferedReader(_Bounded(str(path)), _CHUNK)
 
@@ -66,14 +70,18 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, path: str):
         self.path = path
-        self.file = pa.input_stream(path)
+        # Arrow tells all others by the ending.
+        self.file = lzma.open(path) if path.lower().endswith(".xz") else pa.input_stream(path)
         self.n_left = _most_of(path)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:
-        content = self.file.read(len(buffer))
+        try:
+            content = self.file.read(len(buffer))
+        except (EOFError, lzma.LZMAError) as error:
+            raise OSError(f"{self.path} is damaged: {error}") from error
         self.n_left -= len(content)
         if self.n_left < 0:
             raise InputError(_said_of(self.path, f"more than {_most_of(self.path):,}"))

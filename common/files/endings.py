@@ -8,7 +8,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 PICTURES = {ending.lower() for ending in ImageFolder.EXTENSIONS}
 JSON = {".jsonl", ".ndjson", ".json"}
 TEXTS = JSON | {".csv", ".tsv", ".txt"}
-_COMPRESSED = (".gz", ".bz2")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")  # as `open_bounded` unpacks them
 
 
 def suffix_of(path: str | Path) -> str:
@@ -20,7 +20,7 @@ def plain(path: str | Path) -> Path:
     """Return the path without the ending of a compressed file: "a.json.gz" -> "a.json"."""
     path = Path(path)
     # with_suffix("") drops the last ending alone: "a.json.gz" keeps ".json".
-    return path.with_suffix("") if path.suffix in _COMPRESSED else path
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
 def is_hidden(path: PurePath) -> bool:
@@ -43,4 +43,4 @@ def files_below(folder: Path, endings: set[str]) -> list[Path]:
     return found
 
 
-__all__ = ["JSON", "PICTURES", "TEXTS", "files_below", "is_hidden", "plain", "suffix_of"]
+__all__ = ["COMPRESSED", "JSON", "PICTURES", "TEXTS", "files_below", "is_hidden", "plain", "suffix_of"]

@@ -9,7 +9,7 @@ from .archives import open_bounded
 
 
 def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
-    """Yield the lines of a file in UTF-8, with or without a byte order mark; `.gz` and `.bz2` are unpacked.
+    """Yield the lines of a file in UTF-8, with or without a byte order mark, unpacked as by `open_bounded`.
 
     A line ends with a line feed, with or without a carriage return before it, and with nothing else: Python's
     own readers would also end one at a lone carriage return or at U+2028, which captions may have. The two

@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from benchmarks import load_outcomes, load_results
 from common.errors import InputError
@@ -138,12 +139,25 @@ def _archives(place: Place) -> list[Row]:
     folder = place.new_folder()
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("a.png", bytes(ZEROS))
+    texts = place.new_folder()
+    with zipfile.ZipFile(texts / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("a.tsv", b"en\tzh\n" + b" " * ZEROS)
+    (texts / "a.jsonl.zst").write_bytes(pa.compress(b" " * ZEROS, "zstd", asbytes=True))
     return [
+        Row(
+            "zip with a table of 64 MB (bound: 16 MB)", partial(_read_bounded, texts / "a.zip"), "unpacks to"
+        ),
+        Row("jsonl.zst of 64 MB (bound: 16 MB)", partial(_read_bounded, texts / "a.jsonl.zst"), "unpacks to"),
         Row("zip of 64 MB of zeros (bound: 16 MB)", partial(_load_bounded, folder), "unpacks to"),
         Row("tar.gz of 64 MB images (bound: 16 MB)", partial(_load_bounded, tar.parent), "unpacks to"),
         Row("tar.gz of two parts", read_parts, "is compressed in several parts"),
         Row("jsonl.gz with a line of 1.3 GB", read_line, "unpacks to more than", is_long=True),
     ]
+
+
+def _read_bounded(path: Path) -> object:
+    archives._HARMLESS = 2**24
+    return load_parallel_text(str(path), "train")
 
 
 def _load_bounded(folder: Path) -> object:

@@ -2,7 +2,8 @@
 
 A source is a public corpus by its name, see `training/data/sources`; a folder or Hub id; a `.parquet`,
 `.jsonl`, `.tsv` or `.csv` file; or a Moses pair, one file per language, as `corpus.{en,fr}`. Text files
-may be compressed as `.gz` or `.bz2`. A `.yaml` file lists several sources:
+may be compressed as `.gz`, `.bz2`, `.xz` or `.zst`, and a `.zip` may hold one of these. A `.yaml` file lists
+several sources:
 
     - {data: ted.tsv, kind: human}
     - {data: "web.{en,fr}", kind: machine}
@@ -53,6 +54,7 @@ from .captions import Form, by_keys, features_of, gather_captions, is_text, name
 from .examples import caption_columns, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
 from .formats.reading import count_skipped, find_translations, read_translations
+from .formats.unpacking import unpack
 from .mixtures import languages_of, mix_rows
 from .sources.loading import find_source
 from .sources.origin import check_licence, origins_of_listed
@@ -371,10 +373,11 @@ def read_source(data: str, name: str | None, split: str, n_rows: int | None = No
     Raises:
         InputError: it is missing, empty or of unknown form.
     """
-    if paths := moses_paths(data):
-        return _read_moses(paths)
     if translations := find_translations(data):
         return read_translations(translations, data)
+    data = unpack(data)
+    if paths := moses_paths(data):
+        return _read_moses(paths)
     rows = open_tables(data, name, split)
     if rows is None:
         rows = open_dataset(data, split, n_rows, name=name)

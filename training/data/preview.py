@@ -20,6 +20,7 @@ from modeling_altclip.languages_altclip import canonical
 from ..arguments import PairArguments, StageArguments, TeacherArguments, TeacherLearningArguments
 from .captions import find_form, read_captions, with_image
 from .formats.reading import find_translations, first_translations
+from .formats.unpacking import unpack
 from .loading import refuse_text_column
 from .parallel_text import BUILDERS, moses_paths, only_captions, read_sources
 from .sources.loading import find_source
@@ -125,14 +126,15 @@ def _texts_of(captions: list[dict[str, list[str]]], languages: list[str]) -> lis
 
 def read_head(data: str, name: str | None, split: str) -> Dataset:
     """Read the first rows of a source of parallel text, of any kind that `parallel_text` reads."""
-    if paths := moses_paths(data):
-        texts = zip(*map(_first_lines, paths.values()))
-        return Dataset.from_dict({"captions": [dict(zip(paths, row)) for row in texts]})
     if translations := find_translations(data):
         texts = first_translations(translations, N_ROWS)
         if not texts:
             raise InputError(f"dataset {data!r} has no translated entry: give another")
         return Dataset.from_dict({"captions": texts})
+    data = unpack(data)
+    if paths := moses_paths(data):
+        texts = zip(*map(_first_lines, paths.values()))
+        return Dataset.from_dict({"captions": [dict(zip(paths, row)) for row in texts]})
     suffix = suffix_of(data)
     if suffix in (*TABLES, *BUILDERS):
         check_folder("dataset", str(Path(data).absolute()))

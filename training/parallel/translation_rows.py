@@ -29,6 +29,7 @@ from ..data.budgets import Budget, take_budget
 from ..data.captions import features_of, find_form, gather_captions, with_captions, with_image
 from ..data.examples import caption_columns
 from ..data.formats.reading import find_translations
+from ..data.formats.unpacking import unpack
 from ..data.loading import refuse_text_column
 from ..data.parallel_text import (
     moses_paths,
@@ -90,6 +91,8 @@ def _open_split(arguments: TranslationArguments, split: str) -> Dataset:
         return read_parallel_text(dataset, split, languages=arguments.languages).rows
     if suffix_of(dataset) == ".txt":
         return _read_lines(dataset, arguments.source_language)
+    if not find_translations(dataset):
+        dataset = unpack(dataset)
     if moses_paths(dataset) or find_translations(dataset):
         rows, _ = read_ready({"data": dataset}, split)
         return rows

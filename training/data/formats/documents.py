@@ -10,10 +10,10 @@ from zipfile import BadZipFile, ZipFile
 
 from common.errors import InputError, one_line
 from common.files.archives import open_bounded, refuse_bombs
-from common.files.endings import is_hidden
+from common.files.endings import COMPRESSED, is_hidden
 from common.files.text_files import decoded_lines
 
-_COMPRESSED = {".gz", ".bz2", ".zst"}
+_MOST_MEMBERS = 100_000  # of a zip; CLDR's has about 10,000
 # Errors of files that are damaged, encrypted, or packed in a way that Python cannot unpack.
 _UNREADABLE = (OSError, EOFError, ValueError, BadZipFile, NotImplementedError, RuntimeError, zlib.error)
 
@@ -37,7 +37,7 @@ class Document(NamedTuple):
     def plain(self) -> PurePosixPath:
         """Return its path without the ending of a compressed file: "a.tmx.gz" -> "a.tmx"."""
         path = PurePosixPath(Path(self.path).as_posix(), self.member)
-        is_compressed = not self.member and path.suffix.lower() in _COMPRESSED
+        is_compressed = not self.member and path.suffix.lower() in COMPRESSED
         return path.with_suffix("") if is_compressed else path
 
     @property
@@ -84,7 +84,7 @@ def documents_in(data: str) -> list[Document]:
     Hidden files are passed over, and so is what is neither a file nor a folder.
 
     Raises:
-        InputError: a zip cannot be read.
+        InputError: a zip cannot be read, or has more than 100,000 files.
     """
     path = Path(data)
     if os.path.isdir(path):
@@ -99,6 +99,11 @@ def documents_in(data: str) -> list[Document]:
             members = sorted(archive.namelist())
     except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"dataset {data!r} is no zip that can be read: {one_line(error)}") from error
+    if len(members) > _MOST_MEMBERS:
+        raise InputError(
+            f"dataset {data!r} has {len(members):,} files, more than {_MOST_MEMBERS:,}: unpack it, and name "
+            "what is to be read"
+        )
     kept = [name for name in members if not name.endswith("/") and not is_hidden(PurePosixPath(name))]
     return [Document(data, name) for name in kept]
 

@@ -9,7 +9,7 @@
 | `links.csv` and `sentences.csv` | `tatoeba` |
 | `main/LOCALE/languages.json`, `territories.json`, `scripts.json` | `cldr` |
 
-They may be compressed as `.gz`, `.bz2` or `.zst`, or stand in a `.zip` or a folder.
+They may be compressed as `.gz`, `.bz2`, `.xz` or `.zst`, or stand in a `.zip` or a folder.
 """
 
 import os
@@ -56,7 +56,7 @@ def find_translations(data: str) -> tuple[Document, ...]:
     """Return the files of translations that a file, a zip or a folder is or has; none for other data.
 
     Raises:
-        InputError: a zip has none, or cannot be read.
+        InputError: a zip cannot be read.
     """
     is_folder = os.path.isdir(data)
     documents = documents_in(data)
@@ -71,12 +71,6 @@ def find_translations(data: str) -> tuple[Document, ...]:
     if is_folder and any(suffix_of(document.path) in _OF_DATASETS for document in documents):
         return ()
     found = [document for document in documents if document.suffix in _GETTEXT or document.suffix in _READERS]
-    if not found and data.lower().endswith(".zip") and documents:
-        endings = sorted({document.suffix for document in documents})
-        raise InputError(
-            f"dataset {data!r} has no files of translations that are read from a zip, but "
-            f"{' '.join(endings)}: unpack it"
-        )
     return tuple(found)
 
 
