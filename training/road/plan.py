@@ -7,9 +7,7 @@ configurations, and the assumptions of `assumptions.yaml`. They are estimates: n
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import get_type_hints
 
 from transformers import PreTrainedConfig
 
@@ -19,7 +17,6 @@ from benchmarks.tasks.loading import load_task
 from common.errors import InputError
 from common.languages import find_language
 from common.licences import Outcome
-from common.recipe import parse
 from model_cards.job import CardArguments
 from model_cards.stages import is_hub_id
 
@@ -41,7 +38,7 @@ from .models import (
     read_config,
     text_operations,
 )
-from .steps import JOBS, Step
+from .steps import JOBS, Step, read_arguments
 
 _FLOAT32 = 4  # bytes
 _GB = 1e9
@@ -457,17 +454,6 @@ class _Road:
             )
 
 
-def read_arguments(step: Step):
-    """Read a step's recipe as the job does, into the first dataclass of its arguments.
-
-    Raises:
-        InputError: the recipe is wrong.
-    """
-    main = import_module(JOBS[step.job].module).main
-    kinds = [kind for name, kind in get_type_hints(main).items() if name != "return"]
-    return parse(*kinds, arguments=[str(step.recipe)])[0]
-
-
 def _check_excluded(plan: _StepPlan, names: list[str] | None) -> None:
     """Check that tasks exist whose rows are removed, and say which."""
     if not names:
@@ -547,4 +533,4 @@ def _keep_weights(plan: _StepPlan, arguments: StageArguments, n_parameters: int,
     plan.lines.append(("on the disk", say_bytes(plan.disk)))
 
 
-__all__ = ["hours_of", "plan_road", "print_plan", "read_arguments", "say_bytes", "say_range"]
+__all__ = ["hours_of", "plan_road", "print_plan", "say_bytes", "say_range"]

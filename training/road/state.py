@@ -16,20 +16,18 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Literal
 
 from common.errors import InputError
 from common.files.contents import content_digest
 from common.files.json_files import read_json
 from common.files.whole_files import write_text
-from common.recipe import parse
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums
 
 from ..output_folder import changed_settings, has_finished
-from .steps import JOBS, Step
+from .steps import JOBS, Step, read_arguments
 
 # Keys of recipes that name folders which a step does not read its input from.
 _NO_INPUTS = ("output_dir", "cache_dir", "logging_dir", "environment")
@@ -136,21 +134,14 @@ def _parse_all(steps: list[Step]) -> None:
     """Parse recipes as their jobs do."""
     for step in steps:
         try:
-            _parse(step)
+            read_arguments(step)
         except InputError as error:
             raise InputError(f"step {step.job}: {error}") from error
 
 
-def _parse(step: Step) -> tuple:
-    """Fill the dataclasses of a job from its recipe."""
-    hints = get_type_hints(import_module(step.module).main)
-    types = [hint for name, hint in hints.items() if name != "return"]
-    return parse(*types, arguments=[str(step.recipe)])
-
-
 def _changes(step: Step) -> dict[str, tuple]:
     """Return the settings with which a finished training's recipe would train another model now."""
-    return changed_settings(_parse(step)[0])
+    return changed_settings(read_arguments(step))
 
 
 def _refuse_other_settings(step: Step, record: dict | None) -> None:

@@ -10,10 +10,13 @@ The order of the steps is that of `JOBS`, in which data flow.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 from common.errors import InputError
 from common.files.yaml_files import read_as_written, read_yaml
+from common.recipe import parse
 from modeling_altclip.checksums_altclip import CHECKSUMS
 
 _ENDINGS = (".yaml", ".yml")
@@ -144,6 +147,17 @@ def choose_steps(steps: list[Step], jobs: list[str] | None) -> list[Step]:
     return [step for step in steps if step.job in jobs]
 
 
+def read_arguments(step: Step):
+    """Read a step's recipe as its job does, into the first dataclass of its arguments.
+
+    Raises:
+        InputError: the recipe is wrong.
+    """
+    main = import_module(step.module).main
+    types = [hint for name, hint in get_type_hints(main).items() if name != "return"]
+    return parse(*types, arguments=[str(step.recipe)])[0]
+
+
 def _read_step(path: Path) -> Step:
     """Read a recipe as a step.
 
@@ -183,4 +197,4 @@ def _check_folders(steps: list[Step]) -> None:
             )
 
 
-__all__ = ["JOBS", "Job", "Step", "choose_steps", "read_road"]
+__all__ = ["JOBS", "Job", "Step", "choose_steps", "read_arguments", "read_road"]
