@@ -156,6 +156,16 @@ def test_operations(demo):
     assert 0.5 * OPERATIONS < operations <= OPERATIONS
 
 
+def test_a_repeated_demo_does_nothing(demo):
+    clone, *_ = demo
+    outputs = clone / "outputs/miniature"
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()}
+    said, _ = make(clone)
+    assert "outputs/miniature holds this miniature, finished and whole: nothing is drawn." in said
+    assert "All of these steps were finished and whole: nothing was done." in said
+    assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()} == before
+
+
 def test_the_printed_lines_work(demo):
     clone, said, _ = demo
     # `make` prints the path of its own BIN, which here is that of the tests' interpreter.

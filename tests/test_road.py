@@ -300,6 +300,8 @@ def test_a_list_of_sources_next_to_the_recipe_counts(world):
     write_recipes(world.recipes, sources="- {data: a.tsv}\n")
     world.write("clean", dataset=str(world.recipes / "sources.yaml"))
     world.run()
+    write_recipes(world.recipes, sources="# of ours\n- {data: a.tsv}\n")
+    assert world.run() == []
     write_recipes(world.recipes, sources="- {data: b.tsv}\n")
     # What it cleans is the same here, and stage 1 goes on.
     assert world.run() == ["clean"]

@@ -24,6 +24,7 @@ from common.errors import InputError
 from common.files.contents import content_digest
 from common.files.json_files import read_json
 from common.files.whole_files import write_text
+from common.files.yaml_files import read_yaml
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums
 
 from ..output_folder import changed_settings, has_finished
@@ -96,7 +97,9 @@ def record_end(step: Step, road: list[Step]) -> None:
 def is_recorded(step: Step) -> bool:
     """Return whether the record of a finished step is of what its folder holds and of its recipe."""
     record = _read_record(step)
-    return record is not None and (record["settings"], record["made"]) == (step.settings, _digest_made(step))
+    if record is None or record["settings"] != step.settings or record["made"] is None:
+        return False
+    return record["made"].items() <= _digest_made(step).items()
 
 
 def set_aside(folder: Path) -> Path:
@@ -214,7 +217,7 @@ def _changed_inputs(step: Step, record: dict | None, road: list[Step]) -> list[s
 
 
 def _digest_inputs(step: Step, road: list[Step]) -> dict[str, str]:
-    """Return a digest of each local input that is known: models, what steps made, files beside the recipe."""
+    """Return a digest of each local input that is known: models, what steps made, lists beside the recipe."""
     digests = {}
     for name, value in step.settings.items():
         if name in _NO_INPUTS:
@@ -253,8 +256,10 @@ def _digest_input(name: str, step: Step, road: list[Step]) -> str | None:
         if is_earlier and path.resolve().is_relative_to(other.output_dir.resolve()):
             made = json.dumps(_digest_made(other))
             return hashlib.sha256(made.encode()).hexdigest()
-    if path.is_file() and path.resolve().is_relative_to(step.recipe.parent.resolve()):
-        return content_digest(path)
+    is_beside = path.resolve().is_relative_to(step.recipe.parent.resolve())
+    if is_beside and path.suffix in (".yaml", ".yml"):
+        listed = json.dumps(read_yaml(path, "list of sources"))  # without comments
+        return hashlib.sha256(listed.encode()).hexdigest()
     return None
 
 
