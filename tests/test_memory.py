@@ -67,6 +67,7 @@ def peak_mb(run_python, tmp_path_factory):
     return peak_mb
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_name", ["contrastive", "sigmoid"])
 def test_tiles_need_a_25th_of_open_clips_memory(peak_mb, loss_name):
     """Allow less than open_clip, and ask for more than the 67 MB of the gradients themselves, or nearly."""

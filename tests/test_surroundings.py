@@ -105,6 +105,7 @@ def whole_road(sources, last_stage):
     return scripts
 
 
+@pytest.mark.slow
 def test_the_whole_road_in_strange_surroundings(miniature, sources, tmp_path):
     """Run it with spaces and other letters in every path, sources that are not to be written to, another
     working directory, the locale C, a terminal that knows ASCII alone, and no assertions.
