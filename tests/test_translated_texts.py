@@ -4,6 +4,7 @@ skipped, counted and shown.
 
 import gzip
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,12 @@ def write_jsonl(folder, name, rows):
     return folder / name
 
 
+def zipped(path):
+    with zipfile.ZipFile(f"{path}.zip", "w") as archive:
+        archive.write(path, path.name)
+    return f"{path}.zip"
+
+
 def write_parquet(folder, captions):
     (folder / "texts").mkdir()
     features = Features({"captions": {"en": List(Value("string")), "zh": List(Value("string"))}})
@@ -117,6 +124,9 @@ FORMS = {
     ),
     "a table by languages": lambda folder: write_tsv(
         folder, "a.tsv", ["en\ttext", *(f"{t}\tx" for t in ENGLISH)]
+    ),
+    "zipped lines of JSON": lambda folder: zipped(
+        write_jsonl(folder, "a.jsonl", [{"caption": text} for text in ENGLISH])
     ),
     "JSON": lambda folder: write_jsonl(folder, "a.jsonl", [{"caption": text} for text in ENGLISH]),
     "JSON of captions": lambda folder: write_jsonl(

@@ -91,13 +91,11 @@ def _open_split(arguments: TranslationArguments, split: str) -> Dataset:
         return read_parallel_text(dataset, split, languages=arguments.languages).rows
     if suffix_of(dataset) == ".txt":
         return _read_lines(dataset, arguments.source_language)
-    if not find_translations(dataset):
-        dataset = unpack(dataset)
-    if moses_paths(dataset) or find_translations(dataset):
+    if find_translations(dataset) or moses_paths(unpack(dataset)):
         rows, _ = read_ready({"data": dataset}, split)
         return rows
     with readable_texts(dataset):
-        rows = open_tables(dataset, None, split)
+        rows = open_tables(unpack(dataset), None, split)
         if rows is not None:
             return _read_table(rows, arguments)
     rows = open_dataset(dataset, split, arguments.rows, allow_outside=arguments.allow_outside_images)
