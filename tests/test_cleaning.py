@@ -575,6 +575,7 @@ def fake_encoder(weights="1"):
     """Return an encoder of angles: a text's embedding is the direction of its last word, in degrees."""
 
     def embed(texts, batch_size):
+        assert not any("fishes" in text for text in texts)  # English alone
         angles = torch.tensor([float(text.split()[-1]) for text in texts]).deg2rad()
         return torch.stack([angles.cos(), angles.sin()], dim=1)
 
