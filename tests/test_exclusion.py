@@ -20,6 +20,8 @@ from training.data.exclusion.rows import exclude_tests
 from training.data.loading import load_examples, load_images
 from training.miniature.scenes import EmojiScenes, read_concepts
 
+from .conftest import ROOT
+
 LANGUAGES = ["en", "zh", "es", "ru", "hi"]
 N_PER_LANGUAGE = 40
 N_PICTURES = 50
@@ -79,7 +81,12 @@ def best_share(text, tests):
     return best
 
 
-def test_the_index_finds_what_comparing_all_with_all_finds():
+@pytest.mark.parametrize("at_once", [None, 3])
+def test_the_index_finds_what_comparing_all_with_all_finds(at_once, monkeypatch):
+    """Also where only a few texts, and a few pairs of them, are compared at a time."""
+    if at_once:
+        monkeypatch.setattr("training.data.exclusion.captions._TEXTS_AT_ONCE", at_once)
+        monkeypatch.setattr("training.data.exclusion.captions._PAIRS_AT_ONCE", at_once)
     draw = random.Random(0)
     words = []
     for noun in ("dog", "house", "woman", "standing"):
@@ -111,6 +118,12 @@ def test_the_index_finds_what_comparing_all_with_all_finds():
     assert {match.text: match.share for match in matches} == pytest.approx(expected)
     assert {match.kind for match in matches} == {"equal", "similar", "contains"}
     assert 50 < len(expected) < 150
+
+
+def test_a_text_that_lacks_as_many_rare_shingles_as_it_may_is_found():
+    """The last three of the first caption's ten are indexed, since another caption has the others."""
+    (match,) = CaptionIndex(["abcdefghijklm", "abcdefghijxyzw"]).find(["abcdefghijk"])
+    assert match == (0, 0, "similar", 0.8)
 
 
 def test_the_number_of_a_match_is_that_of_the_captions_as_they_were_given():
@@ -475,6 +488,24 @@ def test_a_stream_leaves_out_the_rows_of_a_test(one_caption, tmp_path):
     assert not (tmp_path / "out/excluded.0.jsonl").exists()
 
 
+@pytest.mark.parametrize("crop", [0, 0.05, 0.1, 0.15, 0.2])
+@pytest.mark.parametrize("is_square", [False, True])
+def test_central_crops_of_a_test_are_found(crop, is_square):
+    pictures = pytest.importorskip("training.data.exclusion.pictures", exc_type=ImportError)
+    noise = PillowImage.frombytes("RGB", (12, 9), random.Random(5).randbytes(12 * 9 * 3))
+    whole = noise.resize((240, 180), PillowImage.Resampling.BICUBIC)
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": bytes_of(whole), "path": None}]}, Features({"image": Image()})
+    )
+    (of_test,) = pictures.hash_rows(rows, crops=True)
+    assert len(of_test) == 8
+
+    kept = whole.crop((30, 0, 210, 180)) if is_square else whole
+    left, top = round(kept.width * crop / 2), round(kept.height * crop / 2)
+    part = kept.crop((left, top, kept.width - left, kept.height - top))
+    assert len(pictures.PictureIndex(of_test).find([pictures.hash_picture(part)])) == 1
+
+
 def test_pictures_of_one_colour_have_no_hash_and_transparency_is_white():
     pictures = pytest.importorskip("training.data.exclusion.pictures", exc_type=ImportError)
     assert pictures.hash_picture(PillowImage.new("RGB", (20, 30), "red")) is None
@@ -498,10 +529,64 @@ def test_the_nearest_of_several_pictures_is_found(monkeypatch):
             value ^= 1 << bit
         return value.to_bytes(64, "big")
 
-    hashes = [change(tests[3], 104), draw.randbytes(64), change(tests[1], 105), tests[0]]
-    expected = [(0, 3, 104), (3, 0, 0)]
+    # One whose 104 bits are all in the first half, and one that differs by all of that half.
+    half = 2**104 - 1 << 408
+    in_half = (int.from_bytes(tests[4], "big") ^ half).to_bytes(64, "big")
+    other_half = bytes(255 - byte for byte in tests[2][:32]) + tests[2][32:]
+    hashes = [change(tests[3], 104), draw.randbytes(64), change(tests[1], 105), tests[0], in_half, other_half]
+    tests.append(change(tests[0], 9))
+    expected = [(0, 3, 104), (3, 0, 0), (4, 4, 104)]
     index = pictures.PictureIndex(tests)
     assert index.find(hashes) == expected
-    monkeypatch.setattr(pictures, "_BYTES_AT_ONCE", 700)
+    monkeypatch.setattr(pictures, "_BYTES_AT_ONCE", 100)
     assert index.find(hashes) == expected
     assert index.find([]) == pictures.PictureIndex([]).find(hashes) == []
+
+
+@pytest.mark.slow
+def test_stages_record_what_the_card_states(miniature, one_caption, run_python, tmp_path):
+    """The whole way in both stages: from the flag by the record to what the model card says."""
+    pytest.importorskip("imagehash")
+    recipes = ROOT / "training/recipes/miniature"
+    lines = ["en\tzh", "A dog runs fast.\t狗跑得很快"]
+    for number, letter in enumerate(string.ascii_letters):
+        lines.append(f"a {letter} stands in the garden\t花园里有{number}个东西")
+    (tmp_path / "train.tsv").write_text("\n".join(lines), "utf-8")
+    short = ["--exclude_tasks", one_caption, "--max_steps", "1", "--per_device_train_batch_size", "8"]
+    stage1 = [ROOT / "training/run_stage1.py", recipes / "stage1.yaml", *short]
+    stage1 += ["--teacher_name_or_path", miniature / "clip"]
+    stage1 += ["--text_encoder_name_or_path", miniature / "text_encoder"]
+    stage1 += ["--dataset", tmp_path / "train.tsv", "--output_dir", tmp_path / "stage1"]
+    process = run_python("python", *stage1)
+    assert process.returncode == 0, process.stderr
+    assert "Excluded 1 of 53 rows that are in a test, 1 by a caption and 0 by the picture" in process.stdout
+
+    scenes = EmojiScenes("train")
+    pictures = [bytes_of(scenes[number]["image"]) for number in range(24)]
+    test = Dataset.from_parquet(str(tmp_path / "data/test-0.parquet"))[0]["image"]
+    pictures[5] = bytes_of(test.resize((64, 64)), "jpeg")
+    captions = [{"en": f"caption number {number}", "zh": f"字 {number}"} for number in range(24)]
+    captions[9]["en"] = "A dog runs fast"
+    data = write_rows(tmp_path / "images", "train", captions, pictures)
+    stage2 = [ROOT / "training/run_stage2.py", recipes / "stage2.yaml", *short]
+    stage2 += ["--model_name_or_path", tmp_path / "stage1", "--languages", "en", "zh"]
+    stage2 += ["--dataset", data, "--split", "train", "--output_dir", tmp_path / "stage2"]
+    process = run_python("python", *stage2)
+    assert process.returncode == 0, process.stderr
+    assert "Excluded 2 of 24 rows that are in a test, 1 by a caption and 1 by the picture" in process.stdout
+
+    card = [
+        "-m",
+        "model_cards",
+        "--title",
+        "A CLIP",
+        "--repo",
+        "me/a-clip",
+        "--output_dir",
+        tmp_path / "card",
+    ]
+    process = run_python("python", *card, "--stages", tmp_path / "stage1", tmp_path / "stage2")
+    assert process.returncode == 0, process.stderr
+    sentence = "Rows with captions or images of these tests were removed before training: "
+    sentence += "stage1: mine (1 rows); stage2: mine (2 rows)."
+    assert sentence in (tmp_path / "card/README.md").read_text("utf-8")
