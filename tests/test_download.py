@@ -5,6 +5,7 @@ A server at a loopback address stands for the web. Tests of a whole download nee
 """
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -245,6 +246,12 @@ def test_addresses_are_divided_into_shards(tmp_path, n_addresses, shard_size, ex
         ("http:///1.jpg", None, "no valid address"),
         ("http://a.example:port/", None, "no valid address"),
         ("//a.example/1.jpg", None, "no valid address"),
+        ("http://a.example/" + "a" * 10_000_000, None, "no valid address"),
+        ("http://①②⑦.⓪.⓪.①/1.jpg", None, "no valid address"),
+        ("http://127。0。0。1/1.jpg", "http://127.0.0.1/1.jpg", None),
+        ("http://a.example/\ud83d", None, "no valid address"),
+        ("http://8.8.8.8@127.0.0.1/1.jpg", None, "address with a user or password"),
+        ("http://me:secret@a.example/1.jpg", None, "address with a user or password"),
         (7, None, "no valid address"),
     ],
 )
@@ -352,7 +359,9 @@ def test_an_answer_that_never_ends_is_left(bounded, kind):
         bounded(kind, max_seconds=0.5)
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "[::1]", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.1", "2130706433", "0x7f.1", "[::1]", "[fe80::1%25lo]", "0.0.0.0"]
+)
 def test_a_host_inside_this_network_is_not_asked(bounded, server, host):
     n_before = len(server.requests)
     with pytest.raises(Exception, match=INSIDE):
@@ -396,6 +405,7 @@ def test_what_is_inside_is_what_the_model_takes_for_it(number):
     "message,expected",
     [
         ("<urlopen error [Errno -2] Name or service not known>", "unknown host"),
+        ("encoding with 'idna' codec failed (UnicodeError: label too long)", "unknown host"),
         ("<urlopen error timed out>", "no byte within the timeout"),
         ("The read operation timed out", "no byte within the timeout"),
         ("<urlopen error [Errno 111] Connection refused>", "no connection"),
@@ -587,6 +597,23 @@ def test_no_picture_at_all_is_an_error(server, tmp_path, run_python):
     assert process.returncode == 1
     assert "none of the addresses gave a picture" in process.stderr
     assert "| HTTP 404 | 1 | 100.0% |" in process.stdout
+
+
+@needs_environment
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(server, tmp_path, run_python):
+    kinds = table_of(server, 3, tmp_path / "table.parquet")
+    command = command_for(tmp_path / "table.parquet", tmp_path / "output", "--shard_size", "40")
+    words = shlex.join([sys.executable, *map(str, command)])
+    limited = ["bash", "-c", f"ulimit -f 32 && exec {words}"]  # kB of one file
+    process = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "img2dataset left 1 of 2 tars incomplete: see " in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+    assert "File too large" in (tmp_path / "output/img2dataset.log").read_text("utf-8")
+
+    assert run_python("python", *command).returncode == 0
+    check_outcome(tmp_path / "output", kinds)
 
 
 def downloads_in(folder):

@@ -49,6 +49,7 @@ _WITHOUT_EFFECT = {"output_dir", "processes", "threads", "timeout", "retries", "
 
 _NO_ADDRESS = "no valid address"
 _NOT_WEB = "address of another kind than http(s)"
+_WITH_USER = "address with a user or password"
 _NO_CAPTION = "no caption"
 
 _SCHEMA = pa.schema(
@@ -144,7 +145,7 @@ def to_web_address(cell: object) -> tuple[str, str | None]:
     text = cell.strip() if isinstance(cell, str) else ""
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):  # too long, no host name, half a pair of surrogates
         return text, _NO_ADDRESS
     if not url.scheme:
         return text, _NO_ADDRESS
@@ -152,6 +153,9 @@ def to_web_address(cell: object) -> tuple[str, str | None]:
         return text, _NOT_WEB
     if not url.host:
         return text, _NO_ADDRESS
+    if url.userinfo:
+        # No server of pictures asks for it, and readers disagree which part of it is the host.
+        return text, _WITH_USER
     return str(url).partition("#")[0], None
 
 

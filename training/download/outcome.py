@@ -31,7 +31,7 @@ _KINDS = (
     (r"Redirection to url .* is not allowed", "redirect to another kind of address"),
     (r"timed out", "no byte within the timeout"),
     (r"redirect.*infinite loop", "redirects without end"),
-    (r"Name or service not known|name resolution|No address associated|nodename nor", "unknown host"),
+    (r"Name or service not known|name resolution|No address associated|nodename nor|idna", "unknown host"),
     (r"IncompleteRead", "connection lost midway"),
     (r"CERTIFICATE|SSL|TLS", "no secure connection"),
     (r"refused\]?|reset by peer|closed connection|unreachable|No route", "no connection"),
