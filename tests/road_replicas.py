@@ -4,6 +4,7 @@ Models have their real configurations, so that sizes are theirs, without weights
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, List, Value
@@ -18,6 +19,7 @@ from training.data.sources.loading import all_source_names, find_source, load_so
 from training.data.sources.reading import read_texts
 from training.data.sources.source import Source
 from training.download.arguments import DownloadArguments
+from training.download.corpora import open_corpus
 from training.dry_run import print_plan
 from training.miniature.vocabulary import train_multilingual_tokenizer
 from training.model_checks import check_models, check_tokenizers
@@ -105,6 +107,10 @@ class RoadReplica:
         elif isinstance(arguments, CleaningArguments):
             self._clean(arguments)
         elif isinstance(arguments, DownloadArguments):
+            # The first rows alone, as in other dry runs
+            first = replace(arguments, rows=N_ROWS)
+            rows, named = open_corpus(find_source(arguments.dataset), first)
+            print(f"{len(rows)} addresses in column {named.url_column}; columns {', '.join(rows.features)}")
             write_downloaded(output, arguments.languages)
         elif isinstance(arguments, TranslationArguments):
             write_translated(output, [arguments.source_language, *arguments.target_languages])

@@ -48,7 +48,7 @@ KNOWN = {
     "altclip_m9": ([878_978, 8_000_000 + 40_000_000 + 878_978, 703_182], 864_186_113),
     # WikiMatrix states no number. Of OPUS-100 one of 17 languages has fewer than a million.
     "altclip_m18": ([878_978, 60_000_000 + 5_160_000 + 16_534_319 + 878_978, 703_182], M18),
-    "any_clip": ([878_978, 7_534_319, 7_534_319, 703_182], 365_959_681),
+    "any_clip": ([150_000, 7_534_319, 7_534_319, 120_000], 365_959_681),
     "add_languages": ([878_978 + 3_000_000], 864_186_113),
     "parallel_coco": ([118_287, 118_287], 86_389_248 + 559_890_432),
 }
@@ -188,6 +188,14 @@ def test_the_amount_of_several_corpora(tmp_path):
     assert amount.unknown == ("wikimatrix", own)
     assert amount.describe_rows() == f"6,000, and an unknown number of wikimatrix and {own}"
     assert Amount(unknown=("x",)).describe_rows() == "unknown, of x"
+
+
+def test_of_a_budget_no_more_is_downloaded():
+    amount = amount_of("laion-coco-nllb", ["en", "de"], made={}, pictures=True, budget=1000)
+    assert amount.rows == 1000
+    assert amount.downloads == {"laion-coco-nllb": round(10_400_000_000 * 1000 / 878_978)}
+    whole = amount_of("laion-coco-nllb", ["en", "de"], made={}, pictures=True, budget=10**9)
+    assert (whole.rows, whole.downloads) == (878_978, {"laion-coco-nllb": 10_400_000_000})
 
 
 def test_what_a_step_makes_needs_no_download(tmp_path):

@@ -59,6 +59,7 @@ def amount_of(
     *,
     pictures: bool = False,
     kinds: list[str] | None = None,
+    budget: int | None = None,
 ) -> Amount:
     """Return the amount of a data set in some languages: of corpora by name, and of what earlier steps make.
 
@@ -66,6 +67,7 @@ def amount_of(
         made: `{output folder: amount}` of the earlier steps.
         pictures: images with captions are read, or their addresses, and no parallel text.
         kinds: the kinds of sources that are read; all by default.
+        budget: the most rows that are read of a corpus which gives none of its own.
 
     Raises:
         InputError: there is no such data; a corpus holds something else, or is refused for training; or none
@@ -94,7 +96,7 @@ def amount_of(
             continue
         _check_holds(source, pictures)
         available |= dict.fromkeys(source.languages)
-        total += _amount_of_corpus(source, languages, given.get("rows"))
+        total += _amount_of_corpus(source, languages, given.get("rows", budget))
     # A corpus whose rows tell their languages may have any.
     if all_are_named and available:
         for language in languages or []:
@@ -179,6 +181,9 @@ def _amount_of_corpus(source: Source, languages: list[str] | None, budget: int |
     if n_bytes is None:
         assumed = read_assumptions()
         n_bytes = texts * assumed.bytes_to_download_a_text + n_pictures * assumed.bytes_of_a_picture
+    elif source.n_rows is not None and budget is not None:
+        # A budget is taken before the download.
+        n_bytes *= min(1, rows / source.n_rows)
     return Amount(
         rows=rows,
         texts=texts,

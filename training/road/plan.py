@@ -181,10 +181,10 @@ def plan_road(steps: list[Step]) -> _RoadPlan:
     >>> plan = plan_road(read_road("training/recipes/any_clip"))
     >>> for step_plan in plan.steps[:4]:
     ...     print(step_plan.step.job, step_plan.amount.rows)
-    download 878978
+    download 150000
     clean 7534319
     stage1 7534319
-    stage2 703182
+    stage2 120000
     ```
     """
     road = _Road()
@@ -270,7 +270,9 @@ class _Road:
 
     def _plan_download(self, plan: _StepPlan, arguments: DownloadArguments) -> None:
         assumed = read_assumptions()
-        amount = self._read(plan, arguments.dataset, arguments.languages, pictures=True)
+        amount = self._read(
+            plan, arguments.dataset, arguments.languages, pictures=True, budget=arguments.rows
+        )
         n_pictures = round(amount.rows * assumed.working_addresses)
         n_texts = round(amount.texts * assumed.working_addresses)
         n_bytes = round(n_pictures * assumed.bytes_to_download_a_picture)
