@@ -171,7 +171,7 @@ def find_lineage(
         base_model=base_model,
         languages=languages + replay_languages,
         origins=origins,
-        excluded=[line for line in map(_describe_excluded, ancestors) if line],
+        excluded=_describe_all_excluded(ancestors),
     )
 
 
@@ -274,6 +274,13 @@ def _settings(stage: str) -> dict:
         InputError: the file is not what training writes.
     """
     return _read_record(stage).settings
+
+
+def _describe_all_excluded(names: list[str]) -> list[str]:
+    """Return a line for each stage whose data were searched for tests, as `_describe_excluded`."""
+    lines = [line for line in map(_describe_excluded, names) if line]
+    # A stage may be given by a relative path, and be recorded by an absolute one as the parent of another.
+    return list(dict.fromkeys(lines))
 
 
 def _describe_excluded(stage: str) -> str:

@@ -997,3 +997,14 @@ def test_tests_that_were_removed_are_stated(tmp_path, n_rows, shown):
     card = render_card("A", "me/a", [], ["stage2"], "mit", "", Facts(lineage=lineage))
     sentence = f"Rows with captions or images of these tests were removed before training: stage1: {shown}"
     assert sentence in str(card)
+
+
+def test_a_stage_that_is_given_and_recorded_by_two_paths_is_stated_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "stage2", model_name_or_path=str(tmp_path / "stage1"))
+    (tmp_path / "stage1").mkdir()
+    written = {"settings": {}, "sources": [{"name": "a"}], "excluded": {"tasks": ["xtd"], "rows": 1}}
+    (tmp_path / "stage1/run.json").write_text(json.dumps(written))
+    lineage = find_lineage(["stage1", "stage2"])
+    assert lineage.excluded == ["stage1: xtd (1 rows)"]
+    assert [(origin.stage, origin.name) for origin in lineage.origins] == [("stage1", "a")]
