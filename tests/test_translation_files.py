@@ -644,3 +644,29 @@ def test_documents_of_a_path_that_is_not_there():
     assert documents_in("nowhere.tmx") == []
     with pytest.raises(InputError, match="'nowhere.tmx' does not exist"):
         load_parallel_text("nowhere.tmx", "train")
+
+
+MEASURE = """
+import resource, sys
+from training.data.formats.reading import entries_of, find_translations
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+n_entries = sum(1 for entry in entries_of(find_translations(sys.argv[1])) if not entry.skipped)
+print(n_entries, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_texts_of_tatoeba_are_not_held_in_memory(tmp_path, run_python):
+    n_sentences = 200_000
+    text = 1500 * "a"
+    with (tmp_path / "sentences.csv").open("w") as file:
+        file.writelines(f"{n}\t{('eng', 'fra')[n % 2]}\t{n} {text}\n" for n in range(n_sentences))
+    with (tmp_path / "links.csv").open("w") as file:
+        file.writelines(f"{n}\t{n + 1}\n" for n in range(0, n_sentences, 1000))
+    process = run_python("python", "-c", MEASURE, tmp_path)
+    assert process.returncode == 0, process.stderr
+    n_entries, megabytes = map(int, process.stdout.split())
+    assert n_entries == n_sentences // 1000
+    # Of 300 MB of texts. Few are linked: what is read of the files counts too, though it may be dropped.
+    assert megabytes < 150

@@ -9,12 +9,18 @@ columns. There is no line of names.
 
 import re
 from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from common.errors import InputError, one_line
+from common.files.whole_files import written_whole
 from common.languages import language_of_tag
 from modeling_altclip.languages_altclip import is_english
 
@@ -48,61 +54,99 @@ def is_links(document: Document) -> bool:
     return _LINKS.fullmatch(document.plain.name) is not None
 
 
+class _Sentences(NamedTuple):
+    """All sentences, in the order of their ids.
+
+    - `ids`: `(sentences,)`. `languages`: the number of each one's language in `tags`, `(sentences,)`.
+    - `places`: that of each one in `texts`, which are on the disk.
+    - `tags`: the languages, as they are written.
+    """
+
+    ids: np.ndarray
+    languages: np.ndarray
+    places: np.ndarray
+    texts: pa.LargeStringArray
+    tags: list[str]
+
+
 def entries_of_tatoeba(documents: list[Document]) -> Iterator[Entry]:
     """Yield an entry of each link between two sentences, of which one is in English.
 
-    Links that are there in both directions count once. All sentences are held in memory, and all
-    links, with about 40 bytes each.
+    Links that are there in both directions count once. Texts lie on the disk meanwhile. Memory holds about 30
+    bytes of each sentence and of each link.
 
     Raises:
         InputError: a file is no table of such columns, or a sentence is there twice.
     """
     links = list(filter(is_links, documents))
     sentences = [document for document in documents if document not in links]
-    table = pa.concat_tables(map(_read_sentences, sentences)).combine_chunks()
-    ids = table["id"].to_numpy()
-    by_id = ids.argsort(kind="stable")
-    ids = ids[by_id]
-    if (ids[1:] == ids[:-1]).any():
-        twice = ids[1:][ids[1:] == ids[:-1]][0]
-        raise InputError(f"sentence {twice} is twice in {' and '.join(_names(sentences))}: keep one of them")
+    with TemporaryDirectory(prefix="altclip-tatoeba-") as folder:
+        yield from _entries(_read_sentences(sentences, Path(folder)), _read_links(links))
 
-    tags = table["language"].combine_chunks().dictionary_encode()
-    languages = [tag.as_py() for tag in tags.dictionary]
-    english = np.array([is_english(language_of_tag(language) or "") for language in languages], bool)
-    language_ids = tags.indices.to_numpy()
-    texts = table["text"].combine_chunks()
 
-    pairs = _read_links(links)
+def _entries(sentences: _Sentences, pairs: np.ndarray) -> Iterator[Entry]:
+    """Yield the entry of each pair of ids `(links, 2)`."""
+    ids = sentences.ids
+    english = np.array([is_english(language_of_tag(tag) or "") for tag in sentences.tags], bool)
     for start in range(0, len(pairs), _AT_ONCE):
         part = pairs[start : start + _AT_ONCE]
-        # The places of both sentences in the order of their ids: ids [2, 5, 9], link 9 2 -> places 2 0
-        places = ids.searchsorted(part).clip(max=max(0, len(ids) - 1))
-        is_found = (ids[places] == part).all(axis=1) if len(ids) else np.zeros(len(part), bool)
+        # The numbers of both sentences in the order of their ids: ids [2, 5, 9], link 9 2 -> 2 0
+        numbers = ids.searchsorted(part).clip(max=max(0, len(ids) - 1))
+        is_found = (ids[numbers] == part).all(axis=1) if len(ids) else np.zeros(len(part), bool)
         for _ in range(int((~is_found).sum())):
             yield skip(_WITHOUT_SENTENCE)
-        rows = by_id[places[is_found]]
-        has_english = english[language_ids[rows]].any(axis=1)
+        numbers = numbers[is_found]
+        languages = sentences.languages[numbers]
+        has_english = english[languages].any(axis=1)
         for _ in range(int((~has_english).sum())):
             yield skip(WITHOUT_ENGLISH)
-        rows = rows[has_english]
-        first, second = (texts.take(pa.array(column)).to_pylist() for column in rows.T)
-        for pair, *of_pair in zip(language_ids[rows], first, second):
-            yield as_entry([(languages[language], text) for language, text in zip(pair, of_pair)])
+        places = sentences.places[numbers[has_english]]
+        first, second = (sentences.texts.take(pa.array(column)).to_pylist() for column in places.T)
+        for pair, *of_pair in zip(languages[has_english], first, second):
+            yield as_entry([(sentences.tags[language], text) for language, text in zip(pair, of_pair)])
 
 
 def _names(documents: list[Document]) -> list[str]:
     return [document.name for document in documents]
 
 
-def _read_sentences(document: Document) -> pa.Table:
-    """Read the columns `id`, `language` and `text`.
+def _read_sentences(documents: list[Document], folder: Path) -> _Sentences:
+    """Read the columns `id`, `language` and `text`; the texts go to two files in the folder.
 
     Raises:
-        InputError: it is no such table.
+        InputError: a file is no such table, or a sentence is there twice.
     """
     columns = {"id": pa.int64(), "language": pa.string(), "text": pa.large_string()}
-    return _read_table(document, columns)
+    ids, languages = [], []
+    numbers: dict[str, int] = {}  # of the languages, in the order in which they come
+    end = 0  # of the texts so far, in bytes
+    with written_whole(folder / "texts") as texts, written_whole(folder / "offsets") as offsets:
+        offsets.write(np.array([0], np.int64))
+        for batch in chain.from_iterable(_read_table(document, columns) for document in documents):
+            ids.append(batch["id"].to_numpy())
+            encoded = batch["language"].dictionary_encode()
+            known = [numbers.setdefault(tag, len(numbers)) for tag in encoded.dictionary.to_pylist()]
+            languages.append(np.array(known, np.int32)[encoded.indices.to_numpy()])
+            # Offsets of all texts: those of lengths 3 and 4 after 10 bytes are 13 and 17.
+            ends = end + pc.binary_length(batch["text"]).to_numpy().cumsum()
+            offsets.write(ends.astype(np.int64))
+            texts.write(b"".join(batch["text"].cast(pa.large_binary()).to_pylist()))
+            end = int(ends[-1]) if len(ends) else end
+
+    ids = np.concatenate(ids)
+    places = ids.argsort(kind="stable")
+    ids = ids[places]
+    if (ids[1:] == ids[:-1]).any():
+        twice = ids[1:][ids[1:] == ids[:-1]][0]
+        raise InputError(f"sentence {twice} is twice in {' and '.join(_names(documents))}: keep one of them")
+    buffers = [pa.memory_map(str(folder / name)).read_buffer() for name in ("offsets", "texts")]
+    return _Sentences(
+        ids,
+        np.concatenate(languages)[places],
+        places,
+        pa.LargeStringArray.from_buffers(len(ids), *buffers),
+        list(numbers),
+    )
 
 
 def _read_links(documents: list[Document]) -> np.ndarray:
@@ -113,19 +157,19 @@ def _read_links(documents: list[Document]) -> np.ndarray:
     """
     keys = []
     for document in documents:
-        table = _read_table(document, {"id": pa.int64(), "other": pa.int64()})
-        first, second = table["id"].to_numpy(), table["other"].to_numpy()
-        smaller = np.minimum(first, second)
-        larger = np.maximum(first, second)
-        if len(table) and (smaller.min() < 0 or larger.max() >= _MOST_ID):
-            raise InputError(f"dataset {document.name!r} has an id out of range: give links as exported")
-        keys.append(smaller * _MOST_ID + larger)
+        for batch in _read_table(document, {"id": pa.int64(), "other": pa.int64()}):
+            first, second = batch["id"].to_numpy(), batch["other"].to_numpy()
+            smaller = np.minimum(first, second)
+            larger = np.maximum(first, second)
+            if len(batch) and (smaller.min() < 0 or larger.max() >= _MOST_ID):
+                raise InputError(f"dataset {document.name!r} has an id out of range: give links as exported")
+            keys.append(smaller * _MOST_ID + larger)
     distinct = np.unique(np.concatenate(keys))
     return np.stack([distinct // _MOST_ID, distinct % _MOST_ID], axis=1)
 
 
-def _read_table(document: Document, columns: dict[str, pa.DataType]) -> pa.Table:
-    """Read the first columns of a table without a line of names; quotes are part of texts.
+def _read_table(document: Document, columns: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    """Yield the first columns of a table without a line of names, in batches; quotes are part of texts.
 
     Raises:
         InputError: a line has another number of columns or a value of another type, or is not UTF-8.
@@ -136,7 +180,7 @@ def _read_table(document: Document, columns: dict[str, pa.DataType]) -> pa.Table
     names = [*columns, *map(str, range(len(columns), first_line.count("\t") + 1))]
     try:
         with document.open() as file:
-            return pa_csv.read_csv(
+            yield from pa_csv.open_csv(
                 file,
                 pa_csv.ReadOptions(column_names=names),
                 pa_csv.ParseOptions(delimiter="\t", quote_char=False),
