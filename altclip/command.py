@@ -43,7 +43,7 @@ class _Job:
 
 
 GROUPS = {
-    "train": "Train a model: a stage of AltCLIP, a text encoder, or two encoders from parallel captions.",
+    "train": "Train a model: a stage of AltCLIP, a text encoder, two encoders, or all recipes of a folder.",
     "evaluate": "Evaluate models in any language, by retrieval or by zero-shot classification.",
 }
 JOBS = {

@@ -524,15 +524,12 @@ def is_done(step_record):
 # Each moment is a sign in the folder of outputs, and who is killed at it: the command, or all its processes.
 MOMENTS = [
     ("stage 0 before a checkpoint", lambda out: (out / "teacher/run.json").exists(), "all"),
-    ("a checkpoint of stage 0", lambda out: (out / "teacher/checkpoint-2").exists(), "command"),
-    ("the end of stage 0", lambda out: (out / "teacher/model.safetensors").exists(), "command"),
     ("between two steps", lambda out: is_done(out / ".road/teacher.stage0.json"), "all"),
-    ("a checkpoint of stage 1", lambda out: (out / "stage1/checkpoint-4").exists(), "all"),
-    ("the end of stage 1", lambda out: (out / "stage1/checksums.json").exists(), "all"),
-    ("a checkpoint of stage 2", lambda out: (out / "stage2/checkpoint-2").exists(), "command"),
+    ("the end of stage 1", lambda out: (out / "stage1/checksums.json").exists(), "command"),
+    # The one before it is complete.
+    ("the third checkpoint of stage 2", lambda out: (out / "stage2/checkpoint-6").exists(), "all"),
     ("a result", lambda out: any(out.glob("results/*/*.json")), "all"),
-    ("a card that is begun", lambda out: any(out.glob(".*.tmp")), "all"),
-    ("a plot of the report", lambda out: (out / "report").exists(), "command"),
+    ("a card that is begun", lambda out: any(out.glob(".*.tmp")), "command"),
 ]
 
 
@@ -555,7 +552,7 @@ def test_a_road_that_is_killed_at_many_moments_ends_in_the_same_bytes(miniature,
             kill = os.killpg if victims == "all" else os.kill
             kill(process.pid, signal.SIGKILL)
         process.wait(TIMEOUT)
-    assert n_killed >= len(MOMENTS) - 2  # a moment may have come before the process looked
+    assert n_killed >= len(MOMENTS) - 2  # a short step may end before it is seen
 
     assert start_road(killed).wait(TIMEOUT) == 0, (killed.parent / "log.txt").read_text("utf-8")[-4000:]
     assert digests_of(killed.parent) == expected
@@ -566,7 +563,6 @@ def test_a_road_that_is_killed_at_many_moments_ends_in_the_same_bytes(miniature,
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
     log = (killed.parent / "log.txt").read_text("utf-8")
     assert "All of these steps were finished and whole: nothing was done." in log
-    assert "Ended what a killed command had left running: process " in log
     assert "stage2: resumed" in log
-    assert log.count("stage0: run") <= 2
+    assert log.count("stage0: run") == 2
     assert ".replaced" not in log
