@@ -424,6 +424,15 @@ def test_a_step_that_makes_nothing_ends_the_road(world, monkeypatch):
             run_road(str(world.recipes), road, road, Launch(), start)
         assert world.run()[0] == job
 
+    def write_log(command, variables):
+        (world.out("retrieval") / "log.txt").write_text("no result")
+        return 0
+
+    shutil.rmtree(world.out("retrieval") / "model")
+    with pytest.raises(InputError, match="step retrieval ended without an error, and "):
+        run_road(str(world.recipes), road, road, Launch(), write_log)
+    assert world.run() == ["retrieval"]
+
 
 def test_what_a_killed_command_left_running_is_ended(world, capsys):
     lock = record_path(read_road(world.recipes)[0]).with_name("recipes.lock")
