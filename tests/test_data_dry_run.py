@@ -38,7 +38,6 @@ def test_all_roads_run_dry():
 @pytest.mark.parametrize(
     ("file", "before", "after", "message"),
     [
-        ("stage2.yaml", "languages: [en, ar", "languages: [en, it", "language it"),
         ("stage2.yaml", "max_steps", "text_column: nowhere\nmax_steps", "nowhere"),
         ("stage1.yaml", "intfloat/multilingual-e5-base", "intfloat/no-such-model", "no configuration"),
     ],

@@ -190,6 +190,15 @@ def test_the_amount_of_several_corpora(tmp_path):
     assert Amount(unknown=("x",)).describe_rows() == "unknown, of x"
 
 
+def test_a_language_that_no_earlier_step_makes_is_refused(tmp_path):
+    write(tmp_path / "download.yaml", DOWNLOAD)
+    write(tmp_path / "stage1.yaml", STAGE1)
+    second = STAGE2.replace("cc3m", "outputs/a/pictures")
+    write(tmp_path / "stage2.yaml", second.replace("[en]", "[en, it]"))
+    with pytest.raises(InputError, match="no earlier step makes in 'outputs/a/pictures' language it: .* en"):
+        plan_road(read_road(tmp_path))
+
+
 def test_of_a_budget_no_more_is_downloaded():
     amount = amount_of("laion-coco-nllb", ["en", "de"], made={}, pictures=True, budget=1000)
     assert amount.rows == 1000

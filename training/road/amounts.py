@@ -21,6 +21,7 @@ class Amount:
     """How much data there is, as far as it is known.
 
     - `rows`, `texts` in the requested languages, and `pictures`, without those of `unknown`.
+    - `languages`: those of the texts; none where they are not known.
     - `downloads`: `{corpus: bytes}`, what is downloaded of it.
     - `corpora`: the names of the public corpora that it is from. `unknown`: the names of corpora, and of
       other data, whose size nobody states.
@@ -29,6 +30,7 @@ class Amount:
     rows: int = 0
     texts: int = 0
     pictures: int = 0
+    languages: tuple[str, ...] = ()
     downloads: dict[str, int] = field(default_factory=dict)
     corpora: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -39,6 +41,7 @@ class Amount:
             rows=self.rows + other.rows,
             texts=self.texts + other.texts,
             pictures=self.pictures + other.pictures,
+            languages=tuple(dict.fromkeys(self.languages + other.languages)),
             downloads=self.downloads | other.downloads,
             corpora=tuple(dict.fromkeys(self.corpora + other.corpora)),
             unknown=tuple(dict.fromkeys(self.unknown + other.unknown)),
@@ -71,7 +74,7 @@ def amount_of(
 
     Raises:
         InputError: there is no such data; a corpus holds something else, or is refused for training; or none
-            of several corpora has a language.
+            of several corpora has a language, or an earlier step does not make it.
 
     Example:
 
@@ -84,6 +87,9 @@ def amount_of(
     """
     of_step = _made_in(dataset, made)
     if of_step is not None:
+        for language in languages or []:
+            if of_step.languages:
+                check_language(language, of_step.languages, f"no earlier step makes in {dataset!r} language")
         return of_step
     total = Amount()
     available = {}  # as keys, in the order of the sources
@@ -188,6 +194,7 @@ def _amount_of_corpus(source: Source, languages: list[str] | None, budget: int |
         rows=rows,
         texts=texts,
         pictures=n_pictures,
+        languages=tuple(found),
         downloads={source.name: round(n_bytes)},
         corpora=(source.name,),
     )

@@ -264,6 +264,7 @@ class _Road:
             rows=amount.rows,
             texts=amount.rows * per_row * (1 + n_targets),
             pictures=amount.rows,
+            languages=(arguments.source_language, *arguments.target_languages),
             corpora=amount.corpora,
             unknown=amount.unknown,
         )
@@ -284,6 +285,7 @@ class _Road:
             rows=n_pictures,
             texts=n_texts,
             pictures=n_pictures,
+            languages=tuple(arguments.languages or amount.languages),
             corpora=amount.corpora,
             unknown=amount.unknown,
         )
