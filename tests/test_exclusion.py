@@ -81,12 +81,11 @@ def best_share(text, tests):
     return best
 
 
-@pytest.mark.parametrize("at_once", [None, 3])
-def test_the_index_finds_what_comparing_all_with_all_finds(at_once, monkeypatch):
+@pytest.mark.parametrize("texts_at_once,pairs_at_once", [(1000, 1000), (3, 1000), (1000, 3)])
+def test_the_index_finds_what_comparing_all_with_all_finds(texts_at_once, pairs_at_once, monkeypatch):
     """Also where only a few texts, and a few pairs of them, are compared at a time."""
-    if at_once:
-        monkeypatch.setattr("training.data.exclusion.captions._TEXTS_AT_ONCE", at_once)
-        monkeypatch.setattr("training.data.exclusion.captions._PAIRS_AT_ONCE", at_once)
+    monkeypatch.setattr("training.data.exclusion.captions._TEXTS_AT_ONCE", texts_at_once)
+    monkeypatch.setattr("training.data.exclusion.captions._PAIRS_AT_ONCE", pairs_at_once)
     draw = random.Random(0)
     words = []
     for noun in ("dog", "house", "woman", "standing"):
@@ -116,13 +115,21 @@ def test_the_index_finds_what_comparing_all_with_all_finds(at_once, monkeypatch)
     expected = {number: share for number, share in shares.items() if share > 0}
     matches = CaptionIndex(tests).find(texts)
     assert {match.text: match.share for match in matches} == pytest.approx(expected)
+    for match in matches:
+        letters = letters_of(tests[match.caption])
+        assert best_share(texts[match.text], {letters: cut[letters]}) == pytest.approx(match.share)
     assert {match.kind for match in matches} == {"equal", "similar", "contains"}
     assert 50 < len(expected) < 150
 
 
-def test_a_text_that_lacks_as_many_rare_shingles_as_it_may_is_found():
-    """The last three of the first caption's ten are indexed, since another caption has the others."""
-    (match,) = CaptionIndex(["abcdefghijklm", "abcdefghijxyzw"]).find(["abcdefghijk"])
+@pytest.mark.parametrize("shift", range(10))
+def test_a_text_that_lacks_as_many_rare_shingles_as_it_may_is_found(shift):
+    """The last three of the first caption's ten are indexed, since another caption has the others.
+
+    Which of the three comes first depends on their hashes.
+    """
+    letters = string.ascii_lowercase[shift:] + string.ascii_lowercase[:shift]
+    (match,) = CaptionIndex([letters[:13], letters[:10] + letters[22:]]).find([letters[:11]])
     assert match == (0, 0, "similar", 0.8)
 
 
@@ -159,6 +166,12 @@ def test_the_number_of_a_match_is_that_of_the_captions_as_they_were_given():
 )
 def test_captions_that_are_others(test, text):
     assert CaptionIndex([test]).find([text]) == []
+
+
+def test_letters_that_fill_a_square_count_twice():
+    index = CaptionIndex(["两只大狗", "两只狗", "abcdefg"])
+    assert index.n_short == 2
+    assert [match.kind for match in index.find(["两只大狗。"])] == ["equal"]
 
 
 @pytest.mark.parametrize(
