@@ -125,6 +125,14 @@ JOBS = {
         first="dataset",
         one_process=True,
     ),
+    "translate": _Job(
+        "training.jobs.translation",
+        "Translate captions, with or without images, into more languages by a translation model.",
+        "RECIPE.yaml --dataset cc3m --target_languages de fr --output_dir outputs/translated",
+        recipes="training/recipes",
+        first="dataset",
+        one_process=True,
+    ),
     "download": _Job(
         "training.jobs.download",
         "Download pictures from a table of addresses with captions, into tars for stage 2.",

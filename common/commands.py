@@ -14,6 +14,7 @@ _SCRIPTS = {
     "evaluate retrieval": ("python", "benchmarks/run_retrieval.py"),
     "evaluate zero-shot": ("python", "benchmarks/run_zero_shot.py"),
     "clean": ("python", "training/run_clean.py"),
+    "translate": ("python", "training/run_translation.py"),
     "download": ("python", "training/run_download.py"),
     "report": ("python", "benchmarks/run_report.py"),
     "card": ("python -m", "model_cards"),

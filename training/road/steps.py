@@ -1,7 +1,7 @@
 """Read a road: a folder of recipes, each named after the job that it is for.
 
     my_road/
-      clean.yaml           python -m training.run_clean my_road/clean.yaml
+      clean.yaml           altclip clean my_road/clean.yaml
       stage1.yaml          accelerate launch -m altclip train stage1 my_road/stage1.yaml
       stage2.yaml
       parallel_text.yaml   a list of sources, which `clean.yaml` names: no step
@@ -30,7 +30,7 @@ class Job:
 
     Attributes:
         module: the module whose `main` does it; for a training, from its types come the arguments.
-        command: how it is started behind `altclip`; a job without one is started by its script.
+        command: how it is started behind `altclip`.
         is_training: it is launched by accelerate, resumes from checkpoints, and saves a model with a record.
         finished_by: what lies in the output folder once all is done. The job refuses a folder that has it.
         makes: pattern of the files in the output folder by which the job's outcome is known.
@@ -38,7 +38,7 @@ class Job:
     """
 
     module: str
-    command: str | None = None
+    command: str
     is_training: bool = False
     finished_by: str | None = None
     makes: str = "*"
@@ -49,9 +49,9 @@ _MODEL = CHECKSUMS  # which has a digest of each file that matters
 _RESULTS = "**/*.json"
 
 JOBS = {
-    "translation": Job("training.run_translation", finished_by="data", makes="data/**/*"),
-    "download": Job("training.run_download", makes="*.tar"),
-    "clean": Job("training.run_clean", finished_by="data", makes="data/**/*"),
+    "translation": Job("training.jobs.translation", "translate", finished_by="data", makes="data/**/*"),
+    "download": Job("training.jobs.download", "download", makes="*.tar"),
+    "clean": Job("training.jobs.clean", "clean", finished_by="data", makes="data/**/*"),
     "text_pretraining": Job(
         "training.jobs.text_pretraining", "train text-pretraining", is_training=True, makes=_MODEL
     ),
@@ -92,9 +92,7 @@ class Step:
     @property
     def words(self) -> list[str]:
         """Return what follows `python` on the command line that does the step, up to the recipe."""
-        command = JOBS[self.job].command
-        program = [self.module] if command is None else ["altclip", *command.split()]
-        return ["-m", *program, str(self.recipe)]
+        return ["-m", "altclip", *JOBS[self.job].command.split(), str(self.recipe)]
 
 
 def read_road(folder: str | Path) -> list[Step]:
@@ -107,11 +105,12 @@ def read_road(folder: str | Path) -> list[Step]:
             no output_dir; or two of them have the same name, or one output_dir that they would both replace.
 
     Example:
-        >>> for step in read_road("training/recipes/any_clip"):
+        >>> for step in read_road("training/recipes/add_languages"):
         ...     print(step.job, step.output_dir)
-        clean outputs/any_clip/cleaned
-        stage1 outputs/any_clip/stage1
-        stage2 outputs/any_clip/stage2
+        stage1 outputs/more_languages/stage1
+        retrieval outputs/more_languages/results
+        zero_shot outputs/more_languages/results
+        card outputs/more_languages/model
     """
     folder = Path(folder)
     if not folder.is_dir():
