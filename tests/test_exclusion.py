@@ -168,6 +168,13 @@ def test_captions_that_are_others(test, text):
     assert CaptionIndex([test]).find([text]) == []
 
 
+def test_a_short_caption_is_no_part_of_a_longer_text():
+    """The text has 19 of its 20 shingles, all rare ones among them, and six others: 0.73 in common."""
+    letters = string.ascii_lowercase
+    index = CaptionIndex([letters[:23], "abcdyxzwyx"])
+    assert index.find([f"7{letters[1:23]}01234"]) == []
+
+
 def test_letters_that_fill_a_square_count_twice():
     index = CaptionIndex(["两只大狗", "两只狗", "abcdefg"])
     assert index.n_short == 2
