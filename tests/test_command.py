@@ -243,7 +243,7 @@ def test_completion_is_a_script_of_the_shell(altclip_main, capsys, tmp_path):
     (tmp_path / "completion.bash").write_text(script, "utf-8")
     # bash sets COMP_WORDS to the words so far and COMP_CWORD to the one to complete, and reads COMPREPLY.
     ask = "source completion.bash; COMP_WORDS=({}); COMP_CWORD={}; _shtab_altclip; echo ${{COMPREPLY[@]}}"
-    for words, place, expected in (("altclip tr", 1, "train"), ("altclip embed --te", 2, "--texts")):
+    for words, place, expected in (("altclip trai", 1, "train"), ("altclip embed --te", 2, "--texts")):
         command = ["bash", "-c", ask.format(words, place)]
         process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert process.stdout.split() == [expected], process.stderr

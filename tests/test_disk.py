@@ -173,7 +173,8 @@ def scripts(miniature, start_flags):
         *("--text_encoder_name_or_path", encoder),
         *data,
     ]
-    commands["translation"] = [ROOT / "training/run_translation.py", recipes / "coco_translations.yaml"]
+    on_coco = ROOT / "training/recipes/parallel_coco/translation.yaml"
+    commands["translation"] = [ROOT / "training/run_translation.py", on_coco]
     commands["miniature"] = ["-m", "training.miniature"]
     return commands
 

@@ -309,7 +309,7 @@ def test_all_files_that_are_missing_or_not_complete_are_named(tmp_path):
     (checkpoint / "training_args.bin").write_bytes(b"half")
     (checkpoint / "model.safetensors").write_bytes(b"half")
     listed = "scheduler.pt, optimizer.pt, rng_state.pth, model.safetensors, training_args.bin"
-    with pytest.raises(InputError, match=f"has no complete {listed}: set save_steps"):
+    with pytest.raises(InputError, match=f"has no complete {listed}: delete what is there"):
         resume(tmp_path)
 
 
@@ -334,5 +334,5 @@ def test_a_folder_in_the_place_of_weights_is_not_complete(tmp_path):
     checkpoint = write_checkpoint(tmp_path, 1, with_checksums=False)
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "model.safetensors").mkdir()
-    with pytest.raises(InputError, match="has no complete model.safetensors: set save_steps"):
+    with pytest.raises(InputError, match="has no complete model.safetensors: delete what is there"):
         resume(tmp_path)

@@ -408,7 +408,7 @@ def test_a_budget_takes_rows_at_equal_distances(at_replica, tmp_path):
         ("opus-100", ["de"], {"languages": ["en"]}, "has none of the languages en beside English"),
         ("opus-100", ["de"], {}, "each a download of its own: name those to train on"),
         ("cc3m", [], {"text_column": "txt"}, "text_column is 'txt': source 'cc3m' names its columns itself"),
-        ("laion-chinese", [], {"source_language": "zh"}, "addresses of images, which"),
+        ("laion-chinese", [], {"source_language": "zh"}, "it has addresses of images: "),
         ("flores", ["de"], {"languages": ["de"]}, "is refused for training"),
     ],
 )

@@ -13,14 +13,12 @@ the last is a part of the image's name (`a.b.jpg` with `a.b.txt`), unless the sa
 
 import json
 import os
-import tarfile
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from tarfile import TarError
-from typing import IO
 
 import pyarrow as pa
 from datasets import Dataset, DatasetBuilder, Features, Image, IterableDataset, Json, SplitGenerator
@@ -31,6 +29,7 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from ..errors import InputError
 from .archives import bounded_members
 from .json_files import unique_keys
+from .zstandard_tars import ZstandardTar, is_zstandard
 
 TEXT_COLUMNS = ("captions", "translation", "caption", "text", "txt")
 # The last four cannot be decoded by Pillow: as images they are reported, and not taken for other data.
@@ -38,7 +37,6 @@ _ENDINGS = {*WebDataset.IMAGE_EXTENSIONS, "avif", "heic", "heif", "jxl"}
 N_SEEN = 100  # samples of a stream's first tar from which its columns are learned
 _MOST_KEYS = 1000  # of a dict; keys of larger ones are data and no names of columns
 _GZIP = b"\x1f\x8b"  # first bytes of a file
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 _CHUNK = 2**14  # bytes that are unpacked at a time, to at most 16 MB
 _AS_JSON = object()  # type of a field whose values have no Arrow type in common
 # `datasets` names the folders in which it caches rows after this hash, so that it does not take the rows of
@@ -80,7 +78,7 @@ class _PictureTars(WebDataset):
         for split, paths in dl_manager.download(self.config.data_files).items():
             iterators = []
             for path in paths:
-                archive = _ZstandardTar(path) if _is_zstandard(path) else dl_manager.iter_archive(path)
+                archive = ZstandardTar(path) if is_zstandard(path) else dl_manager.iter_archive(path)
                 iterators.append(archive)
             splits[split] = {"tar_paths": paths, "tar_iterators": iterators}
             all_tars += zip(paths, iterators)
@@ -98,29 +96,6 @@ class _PictureTars(WebDataset):
         for number, (path, iterator) in enumerate(zip(tar_paths, tar_iterators)):
             for row, sample in enumerate(_samples_of(path, iterator)):
                 yield Key(number, row), _to_row(sample, self.info.features)
-
-
-def _is_zstandard(path: str) -> bool:
-    """Check by its first bytes that a local tar is compressed by Zstandard, which Python cannot read."""
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(_ZSTANDARD)) == _ZSTANDARD
-
-
-class _ZstandardTar:
-    """The files of a tar, as often as they are asked for, as `iter_archive` gives those of other tars."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __iter__(self) -> Iterator[tuple[str, IO[bytes]]]:
-        with pa.OSFile(self.path, "rb") as packed, pa.CompressedInputStream(packed, "zstd") as unpacked:
-            with tarfile.open(fileobj=unpacked, mode="r|") as tar:
-                for member in tar:
-                    is_hidden = os.path.basename(member.name).startswith((".", "__"))
-                    if member.isreg() and not is_hidden:
-                        yield member.name, tar.extractfile(member)
 
 
 def _samples_of(path: str, iterator: Iterable[tuple]) -> Iterator[_Sample]:
