@@ -35,6 +35,7 @@ from .images import ImageViews
 # They resize, crop, scale and normalise, and no more: others zoom in before they crop, or normalise twice.
 _PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
 _SHOWN = r"[^\s\pZ\p{Cc}\p{Cf}]"  # a character that is neither white space nor without width
+SLICE_ROWS = 100_000  # rows whose captions `caption_slices` holds at once
 SAMPLE = 1000  # texts per language from which the number of tokens per character is estimated
 _LONGEST_SAMPLE = 10_000  # characters of such a text
 
@@ -44,9 +45,24 @@ def caption_columns(rows: Dataset) -> dict[str, pa.Array]:
 
     The texts are large strings, because more than 2 GB of text in one language fit no others.
     """
-    captions = rows.with_format("arrow")["captions"][:].combine_chunks()
+    return _columns_of(rows.with_format("arrow")["captions"][:], list(rows.features["captions"]))
+
+
+def caption_slices(rows: Dataset, n_rows: int = SLICE_ROWS) -> Iterator[dict[str, pa.Array]]:
+    """Yield the captions of consecutive rows as `caption_columns` returns those of all.
+
+    No more than `n_rows` rows are in memory at once.
+    """
+    captions = rows.with_format("arrow")["captions"]
+    languages = list(rows.features["captions"])
+    for start in range(0, len(rows), n_rows):
+        yield _columns_of(captions[start : start + n_rows], languages)
+
+
+def _columns_of(captions: pa.ChunkedArray, languages: list[str]) -> dict[str, pa.Array]:
+    captions = captions.combine_chunks()
     columns = {}
-    for language in rows.features["captions"]:
+    for language in languages:
         texts = as_lists(pc.struct_field(captions, language))
         columns[language] = texts.cast(pa.large_list(pa.large_string()))
     return columns
