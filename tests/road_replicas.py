@@ -24,10 +24,10 @@ from training.dry_run import print_plan
 from training.miniature.vocabulary import train_multilingual_tokenizer
 from training.model_checks import check_models, check_tokenizers
 from training.parallel.trainer import ParallelArguments
-from training.parallel.translation import TranslationArguments
 from training.road.models import new_student, read_config, recorded_models
 from training.road.plan import plan_road, say_bytes, say_range
 from training.road.steps import Step, read_arguments
+from training.translation.translating import TranslationArguments
 
 from .fake_hub import FakeHub
 from .replicas import encoded, write_tar

@@ -22,7 +22,7 @@ from training.arguments import (
 from training.model_checks import check_models, check_tokenizers
 from training.parallel.pretraining import TextPretrainingArguments
 from training.parallel.trainer import ParallelArguments
-from training.parallel.translation import load_translator
+from training.translation.translating import load_translator
 
 from .conftest import ROOT, VISION
 

@@ -17,7 +17,7 @@ from modeling_altclip.languages_altclip import canonical, is_english, match_lang
 from modeling_altclip.prompts_altclip import PROMPTS, read_templates
 from training.data.captions import find_form, read_captions, with_captions
 from training.data.parallel_text import load_parallel_text
-from training.parallel.translation import TranslationArguments
+from training.translation.translating import TranslationArguments
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from benchmarks.jobs import embed
 from benchmarks.jobs.embed import EmbedArguments
 from common.errors import InputError
 from common.files.rows import load_rows
-from training.parallel.translation import TranslationArguments
-from training.parallel.translation_rows import distinct_sentences, read_split
+from training.translation.rows import distinct_sentences, read_split
+from training.translation.translating import TranslationArguments
 
 from .conftest import ROOT
 

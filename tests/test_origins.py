@@ -15,7 +15,7 @@ from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.parallel_text import read_parallel_text
 from training.data.sources.loading import all_source_names, load_source
 from training.data.sources.origin import find_origins
-from training.data.sources.terms import outcome_of
+from training.data.terms import outcome_of
 from training.output_folder import claim, record_sources
 
 CAPTIONS = Licensed(name="captions", licence="CC-BY-NC-4.0", terms=["attribution", "non-commercial"])

@@ -33,8 +33,8 @@ from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data.loading import load_examples, load_images
 from training.data.parallel_text import load_parallel_text
 from training.data.preview import first_captions
-from training.parallel.translation import TranslationArguments
-from training.parallel.translation_rows import read_split, save
+from training.translation.rows import read_split, save
+from training.translation.translating import TranslationArguments
 from training.validation import load_evaluated
 
 from .conftest import ROOT

@@ -18,7 +18,7 @@ from common.models import kinds
 from common.models.loading import check_model, load_model
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel
 from training.parallel.pretraining import load_for_masking
-from training.parallel.translation import load_translator
+from training.translation.translating import load_translator
 
 from .conftest import ROOT
 

@@ -16,7 +16,7 @@ from common.files.json_files import read_json, refuse_repeated_keys
 from common.files.rows import load_rows
 from common.files.yaml_files import read_yaml
 from training.data.parallel_text import load_parallel_text
-from training.parallel.translation import TranslationArguments
+from training.translation.translating import TranslationArguments
 
 TWICE = "the key 'en' is given twice"
 

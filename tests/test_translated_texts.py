@@ -24,11 +24,11 @@ from training.data.sources import loading
 from training.data.sources.loading import find_source, load_source
 from training.data.sources.origin import find_origins
 from training.jobs.translation import main
-from training.parallel import translation, translation_output
-from training.parallel.translation import TranslationArguments
-from training.parallel.translation_quality import Checked, check_translations
-from training.parallel.translation_rows import read_split, with_translations
 from training.text_similarity import load_text_encoder, text_similarities
+from training.translation import output, translating
+from training.translation.quality import Checked, check_translations
+from training.translation.rows import read_split, with_translations
+from training.translation.translating import TranslationArguments
 
 from .faults.jobs import CODES, write_translator
 from .source_replicas import N, write_source
@@ -68,7 +68,7 @@ def translate(translator, tmp_path, monkeypatch):
     def spanish(texts, language, *_):
         return [said.get(text, f"{language} {text}") for text in texts]
 
-    monkeypatch.setattr(translation, "translate", spanish)
+    monkeypatch.setattr(translating, "translate", spanish)
 
     def translate(dataset, overrides=None, **arguments):
         said.clear()
@@ -296,13 +296,13 @@ def test_a_batch_that_is_there_in_part_is_translated_again(translate, translator
     file.write_bytes(b"".join(lines[:6]) + lines[6][:5])
 
     seen = []
-    original = translation.translate
+    original = translating.translate
 
     def seeing(texts, *rest):
         seen.append(len(texts))
         return original(texts, *rest)
 
-    translation.translate = seeing  # the fixture restores it
+    translating.translate = seeing  # the fixture restores it
     translate(path)
     assert seen == [4, 1]
     assert file.read_bytes() == whole
@@ -454,10 +454,10 @@ def test_the_licences_of_source_and_model_are_in_the_output(case, translator, tm
         model_name_or_path=str(tmp_path / "nllb"),
         model_license=given,
     )
-    origins = translation_output.find_all_origins(arguments, 2)
+    origins = output.find_all_origins(arguments, 2)
     rows = Dataset.from_dict({"captions": [{"en": ["a dog"], "es": ["un perro"]}] * 2})
     checked = Checked({"model": arguments.model_name_or_path, "weights": "0" * 64}, {"a dog": "un perro"})
-    translation_output.write_record({"train": rows}, {"es": checked}, origins, arguments)
+    output.write_record({"train": rows}, {"es": checked}, origins, arguments)
 
     card = (folder / "README.md").read_text("utf-8")
     source = find_source(str(folder / "source.yaml"))
@@ -488,9 +488,9 @@ def test_the_card_of_a_model_on_the_hub_is_looked_up(monkeypatch):
         asked.append((name, file))
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr(translation_output, "hf_hub_download", offline)
+    monkeypatch.setattr(output, "hf_hub_download", offline)
     given = {"dataset": "cc3m", "model_name_or_path": "facebook/nllb-200-distilled-600M"}
-    _, of_model = translation_output.find_all_origins(arguments_of(**given), 2)
+    _, of_model = output.find_all_origins(arguments_of(**given), 2)
     assert asked == [("facebook/nllb-200-distilled-600M", "README.md")]
     assert (of_model.licence, of_model.terms) == ("CC-BY-NC-4.0", NON_COMMERCIAL)
 

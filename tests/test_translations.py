@@ -26,11 +26,11 @@ from common.files.rows import load_rows
 from common.recipe import parse
 from modeling_altclip.checksums_altclip import write_checksums
 from training.data.parallel_text import load_parallel_text
-from training.parallel import translation
-from training.parallel.translation import TranslationArguments, language_token, translate_all
-from training.parallel.translation_output import describe
-from training.parallel.translation_quality import check_translations
-from training.parallel.translation_rows import distinct_sentences, read_split, save, with_translations
+from training.translation import translating
+from training.translation.output import describe
+from training.translation.quality import check_translations
+from training.translation.rows import distinct_sentences, read_split, save, with_translations
+from training.translation.translating import TranslationArguments, language_token, translate_all
 
 from .conftest import ROOT
 from .test_checksums import flip
@@ -101,7 +101,7 @@ def given(dataset, translator, tmp_path):
     Every test loads its model anew, as every run does.
     """
     # The loaded model is cached by its folder, whose files may change between tests.
-    translation.load_translator.cache_clear()
+    translating.load_translator.cache_clear()
 
     def given(**arguments):
         defaults = {
@@ -193,7 +193,7 @@ def test_m2m100_is_told_by_its_own_tokens(given, tmp_path):
         return torch.tensor([[2, tokenizer.get_lang_id("es"), 4, 5, 2]])
 
     model.generate = generate
-    found = translation.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
+    found = translating.translate(["a red dog"], "es", model, tokenizer, given(language_codes=None))
     assert found == [tokenizer.decode([4, 5]).strip()]
     assert found[0]
     assert calls[0]["forced_bos_token_id"] == tokenizer.get_lang_id("es")
@@ -206,7 +206,7 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
     arguments = given(batch_size=2)
     path = Path(arguments.output_dir, "translations/es.jsonl")
     seen = Counter()
-    original = translation.translate
+    original = translating.translate
     is_killed = True
 
     def counted(texts, *rest):
@@ -216,7 +216,7 @@ def test_each_distinct_sentence_is_translated_once_and_a_killed_run_goes_on(give
             raise KeyboardInterrupt
         return original(texts, *rest)
 
-    monkeypatch.setattr(translation, "translate", counted)
+    monkeypatch.setattr(translating, "translate", counted)
     with pytest.raises(KeyboardInterrupt):
         translate_all(sentences, "es", arguments)
     with open(path, "a") as file:

@@ -10,7 +10,7 @@ output_dir of its own.
 
 from common.recipe import launch
 from training.jobs.translation import main
-from training.parallel.translation import TranslationArguments
+from training.translation.translating import TranslationArguments
 
 if __name__ == "__main__":
     launch(main, TranslationArguments, one_process=True)

@@ -24,8 +24,8 @@ from training.arguments import ContrastiveArguments
 from training.cleaning.arguments import CleaningArguments
 from training.data.parallel_text import load_parallel_text
 from training.jobs import clean
-from training.parallel.translation import TranslationArguments
-from training.parallel.translation_rows import read_split
+from training.translation.rows import read_split
+from training.translation.translating import TranslationArguments
 
 from ..test_result_files import OLD, VALUES, WHOLE
 from ..test_translation_files import HOSTILE

@@ -4,17 +4,17 @@ import shlex
 
 from common.commands import command_for
 from common.models.kinds import TRANSLATOR, check_kind
-from training.parallel.translation import TranslationArguments, translate_all
-from training.parallel.translation_output import describe, find_all_origins, unknown_licences, write_record
-from training.parallel.translation_quality import Checked, check_translations, similarities_of
-from training.parallel.translation_rows import (
+from training.text_similarity import load_text_encoder
+from training.translation.output import describe, find_all_origins, unknown_licences, write_record
+from training.translation.quality import Checked, check_translations, similarities_of
+from training.translation.rows import (
     distinct_sentences,
     read_split,
     refuse_written,
     save,
     with_translations,
 )
-from training.text_similarity import load_text_encoder
+from training.translation.translating import TranslationArguments, translate_all
 
 
 def main(arguments: TranslationArguments) -> None:

@@ -22,12 +22,12 @@ from model_cards.stages import is_hub_id
 
 from ..arguments import ContrastiveArguments, StageArguments, TeacherArguments, TeacherLearningArguments
 from ..cleaning.arguments import CleaningArguments
-from ..data.sources.terms import outcome_of
+from ..data.terms import outcome_of
 from ..download.arguments import DownloadArguments
 from ..output_folder import examples_per_step
 from ..parallel.pretraining import TextPretrainingArguments
 from ..parallel.trainer import ParallelArguments
-from ..parallel.translation import TranslationArguments
+from ..translation.translating import TranslationArguments
 from .amounts import Amount, amount_of
 from .assumptions import describe_assumptions, read_assumptions
 from .models import (

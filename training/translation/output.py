@@ -24,8 +24,8 @@ from model_cards.paths import public_path
 
 from ..data.parallel_text import read_sources
 from ..data.sources.origin import find_origins
-from .translation import TranslationArguments
-from .translation_quality import Checked
+from .quality import Checked
+from .translating import TranslationArguments
 
 # Splits that a source may have.
 _SPLITS = ("train", "validation", "test")

@@ -16,7 +16,7 @@ from modeling_altclip.texts_altclip import is_blank
 
 from ..text_similarity import TextEncoder, text_similarities
 from .sentence_files import SentenceFile
-from .translation import TranslationArguments
+from .translating import TranslationArguments
 
 _EMPTY = "empty"
 _REPETITION = "repetition"

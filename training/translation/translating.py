@@ -2,8 +2,8 @@
 
 `OUTPUT_DIR/translations/LANGUAGE.jsonl` gets one line per distinct sentence, written batch by batch: a run
 that was killed resumes where it stopped. Beside it lies the similarity of each sentence and its translation
-where a text encoder measures it (`translation_quality.py`). `OUTPUT_DIR/data` gets its name when all captions
-are in it, with their images if there are any (`translation_rows.py`).
+where a text encoder measures it (`quality.py`). `OUTPUT_DIR/data` gets its name when all captions
+are in it, with their images if there are any (`rows.py`).
 
 | model | how it is given the languages | in the recipe |
 |---|---|---|

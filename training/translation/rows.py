@@ -44,7 +44,7 @@ from ..data.sources.loading import find_source
 from ..data.sources.reading import read_images, read_texts
 from ..data.sources.source import IMAGES, Source
 from ..data.text_tables import from_lines
-from .translation import TranslationArguments
+from .translating import TranslationArguments
 
 # Some 300 MB of COCO's images, and some 30 MB of captions.
 _SHARD_ROWS = 2000

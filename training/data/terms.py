@@ -3,8 +3,8 @@
 from common.licences import Outcome, combine
 from model_cards.licences import origin_of_model
 
-from ..parallel_text import read_sources
-from .origin import origins_of_listed
+from .parallel_text import read_sources
+from .sources.origin import origins_of_listed
 
 
 def outcome_of(
@@ -22,7 +22,7 @@ def outcome_of(
     Example:
 
     ```python
-    >>> from training.data.sources.terms import outcome_of
+    >>> from training.data.terms import outcome_of
 
     >>> outcome = outcome_of(["laion-coco-nllb", "opus-100"], ["FacebookAI/xlm-roberta-large"])
     >>> outcome.terms, outcome.unknown, outcome.hub_licence
