@@ -82,7 +82,7 @@ def test_equal_captions_without_english_and_equal_pictures_share_an_id():
     ]
     rows = with_zero_targets(captions)
     # The first two share the Chinese caption and lack English. The last two share it, but one has English.
-    assert CaptionExamples(rows, ["en", "zh"], "target").row_ids.tolist() == [2, 2, 1, 0, 3]
+    assert CaptionExamples(rows, ["en", "zh"], "target").row_ids.tolist() == [0, 0, 2, 3, 4]
 
     # Rows 1 and 4 show the picture q, so that 4 joins 0 and 1; rows 2 and 3 show r.
     joined = CaptionExamples(rows, ["en", "zh"], "target", same=["p", "q", "r", "r", "q"]).row_ids

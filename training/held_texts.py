@@ -91,10 +91,7 @@ def hold_texts(
         return None
     if arguments.hold_dataset is None:
         # No stream: `check_hold` has asked for `hold_dataset` then.
-        # `examples.texts` are columns of captions, each with None where a row has no text.
-        texts = set()
-        for column in examples.texts:
-            texts.update(text for text in column.to_pylist() if text)
+        texts = set(all_texts(examples.captions, examples.languages))
     else:
         held = read_parallel_text(arguments.hold_dataset, arguments.hold_split, languages=arguments.languages)
         record_sources(arguments, held.origins)

@@ -23,6 +23,7 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, SiglipImageProcessor, ViTImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
+from xxhash import xxh3_128
 
 from common.embedding_cache import CachedColumn, fingerprint
 from common.errors import InputError
@@ -31,11 +32,11 @@ from modeling_altclip.texts_altclip import tokenize
 
 from .captions import as_lists
 from .images import ImageViews
+from .stored_columns import SLICE_ROWS, StoredColumn, first_equal, hash_texts
 
 # They resize, crop, scale and normalise, and no more: others zoom in before they crop, or normalise twice.
 _PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
 _SHOWN = r"[^\s\pZ\p{Cc}\p{Cf}]"  # a character that is neither white space nor without width
-SLICE_ROWS = 100_000  # rows whose captions `caption_slices` holds at once
 SAMPLE = 1000  # texts per language from which the number of tokens per character is estimated
 _LONGEST_SAMPLE = 10_000  # characters of such a text
 
@@ -45,7 +46,8 @@ def caption_columns(rows: Dataset) -> dict[str, pa.Array]:
 
     The texts are large strings, because more than 2 GB of text in one language fit no others.
     """
-    return _columns_of(rows.with_format("arrow")["captions"][:], list(rows.features["captions"]))
+    captions = rows.with_format("arrow")["captions"][:].combine_chunks()
+    return _columns_of(captions, list(rows.features["captions"]))
 
 
 def caption_slices(rows: Dataset, n_rows: int = SLICE_ROWS) -> Iterator[dict[str, pa.Array]]:
@@ -53,14 +55,12 @@ def caption_slices(rows: Dataset, n_rows: int = SLICE_ROWS) -> Iterator[dict[str
 
     No more than `n_rows` rows are in memory at once.
     """
-    captions = rows.with_format("arrow")["captions"]
     languages = list(rows.features["captions"])
-    for start in range(0, len(rows), n_rows):
-        yield _columns_of(captions[start : start + n_rows], languages)
+    for captions in StoredColumn(rows, "captions").slices(n_rows):
+        yield _columns_of(captions, languages)
 
 
-def _columns_of(captions: pa.ChunkedArray, languages: list[str]) -> dict[str, pa.Array]:
-    captions = captions.combine_chunks()
+def _columns_of(captions: pa.Array, languages: list[str]) -> dict[str, pa.Array]:
     columns = {}
     for language in languages:
         texts = as_lists(pc.struct_field(captions, language))
@@ -68,12 +68,16 @@ def _columns_of(captions: pa.ChunkedArray, languages: list[str]) -> dict[str, pa
     return columns
 
 
-def split_lists(texts: pa.Array) -> list[pa.Array]:
+def split_lists(texts: pa.Array, n_texts: int | None = None) -> list[pa.Array]:
     """Split a language's lists into a column of each row's first text, one of each second text, and so on.
 
     `[["a", "b"], ["c"]]` -> `["a", "c"], ["b", None]`
+
+    Args:
+        n_texts: number of columns to make. By default the texts of the row that has most.
     """
-    n_texts = pc.max(pc.list_value_length(texts)).as_py() or 1
+    if n_texts is None:
+        n_texts = pc.max(pc.list_value_length(texts)).as_py() or 1
     padded = pc.list_slice(texts, 0, n_texts, return_fixed_size_list=True)
     return [pc.list_element(padded, number) for number in range(n_texts)]
 
@@ -95,11 +99,15 @@ def fingerprint_captions(languages: Sequence[str], texts: Sequence[pa.Array]) ->
         languages: that of each column of `texts`, as in `["en", "en", "zh"]`.
         texts: columns as `split_lists` returns them.
     """
-    of_columns = {}
-    for language, column in zip(languages, texts):
-        prints = of_columns.setdefault(f"captions in {language}", [])
-        prints.append(fingerprint(pc.fill_null(column, "")))
-    return {name: fingerprint(" ".join(prints)) for name, prints in of_columns.items()}
+    return _by_language(languages, [fingerprint(pc.fill_null(column, "")) for column in texts])
+
+
+def _by_language(languages: Sequence[str], prints: Sequence[str]) -> dict[str, str]:
+    """Return one fingerprint of each language, from those of its columns."""
+    of_languages = {}
+    for language, of_column in zip(languages, prints):
+        of_languages.setdefault(f"captions in {language}", []).append(of_column)
+    return {name: fingerprint(" ".join(of_columns)) for name, of_columns in of_languages.items()}
 
 
 def has_text(texts: pa.Array) -> np.ndarray:
@@ -122,6 +130,31 @@ def _join(row_ids: np.ndarray, others: Sequence) -> np.ndarray:
         joined = lowest
 
 
+def _english_of(captions: dict[str, pa.Array]) -> pa.Array:
+    """Return the first English caption of each row."""
+    return split_lists(captions["en"], 1)[0]
+
+
+def _hash_cells(columns: list[pa.Array], chosen: np.ndarray) -> np.ndarray:
+    """Return the hashes of the chosen texts of a slice, row by row.
+
+    Args:
+        chosen: mask `(rows, columns)` of texts that are there.
+    """
+    hashes = np.empty((*chosen.shape, 2), np.uint64)
+    for number, texts in enumerate(columns):
+        of_column = chosen[:, number]
+        hashes[of_column, number] = hash_texts(texts.filter(pa.array(of_column)))
+    return hashes[chosen]
+
+
+def _tokens_per_character(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+    """Return the tokens of texts for each of their characters; without texts those of a space."""
+    texts = texts or [" "]
+    encoded = tokenize(tokenizer, texts, add_special_tokens=False)["input_ids"]
+    return sum(map(len, encoded)) / sum(map(len, texts))
+
+
 class CaptionExamples(TorchDataset):
     """Dataset of every (row, language) pair that has a text.
 
@@ -131,7 +164,12 @@ class CaptionExamples(TorchDataset):
     are equal. A row without English is compared by its caption in the first of `languages` that it has.
 
     `skipped` counts the skipped examples by reason: examples without text, and with `sift` more. `weights`
-    `(examples,)` are the weights of the rows, if they have any.
+    `(examples,)` are the weights of the rows, if they have any. `places` `(examples, 2)` are the row and the
+    column of each example.
+
+    Texts stay in the dataset, on the disk as a rule, and are read by slices of rows. In memory are numbers
+    alone, about 30 bytes of an example, and while it is built up to 100. Captions are therefore compared by
+    hashes, as `hash_texts` describes.
 
     Args:
         rows: have `captions`, `{language: text}` or `{language: texts}`.
@@ -183,58 +221,122 @@ class CaptionExamples(TorchDataset):
             inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         self.inputs = inputs
 
-        # `places` below index these columns. A language with several captions a row has several of them:
-        # {"en": ["a", "b"], "zh": "c"} -> columns ["en", "en", "zh"], texts [["a"], ["b"], ["c"]]
-        captions = caption_columns(rows)
-        self.columns = []
-        self.texts = []
-        for language in languages:
-            for texts in split_lists(captions[language]):
-                self.columns.append(language)
-                self.texts.append(texts)
-        has_english = "en" in rows.features["captions"]
-        self.english = split_lists(captions["en"])[0] if has_english else None
-
-        self.row_ids = self._number_rows()
+        self._captions = StoredColumn(rows, "captions")
+        self.captions = self._captions.rows
+        self._has_english = "en" in rows.features["captions"]
+        self.row_ids, self._n_texts = self._number_rows()
         self.same = same
         if same is not None:
             self.row_ids = _join(self.row_ids, same)
 
-        # A row with fewer captions than others is not missing any: "empty" counts only each language's first
-        # column.
-        kept = np.stack([has_text(texts) for texts in self.texts], axis=1)
-        firsts = [self.columns.index(language) for language in languages]
-        self.skipped = {"empty": int((~kept[:, firsts]).sum())}
-        if sift:
-            for reason, refused in self._find_refused(max_characters):
-                self.skipped[reason] = int((kept & refused).sum())
-                kept &= ~refused
+        # `places` below index these columns. A language with several captions a row has several of them:
+        # {"en": ["a", "b"], "zh": "c"} -> columns ["en", "en", "zh"], and 0 1 0 among those of their language
+        self.columns = []
+        self._numbers = []
+        for language in languages:
+            n_texts = self._n_texts[language]
+            self.columns += [language] * n_texts
+            self._numbers += range(n_texts)
 
-        self.places = np.argwhere(kept)  # (examples, 2): the row and the column of each
-        self.weights = (
-            np.asarray(rows["weight"])[self.places[:, 0]] if "weight" in rows.column_names else None
-        )
+        self.skipped, self.places = self._find_examples(max_characters if sift else None)
+        self.weights = None
+        if "weight" in rows.column_names:
+            slices = StoredColumn(rows, "weight").slices()
+            weights = np.concatenate([np.empty(0), *(np.asarray(part.to_pylist()) for part in slices)])
+            self.weights = weights[self.places[:, 0]]
 
-    def _number_rows(self) -> np.ndarray:
-        """Return a number per row that is equal where rows have the same reference caption.
+    def _slices(self) -> Iterator[dict[str, pa.Array]]:
+        """Yield the captions of consecutive rows by language, as `caption_slices` does."""
+        return caption_slices(self.captions)
 
-        The reference is the English caption, or the first caption that is not blank: `["a", "b", "a"]` ->
-        `[0, 1, 0]`.
+    def _split(self, captions: dict[str, pa.Array]) -> list[pa.Array]:
+        """Return the columns of a slice of rows: of each row's texts those that `columns` names."""
+        texts = []
+        for language in self.languages:
+            texts += split_lists(captions[language], self._n_texts[language])
+        return texts
+
+    def _number_rows(self) -> tuple[np.ndarray, dict[str, int]]:
+        """Return a number per row, and the most texts that a row has in each language.
+
+        The number is equal where rows have the same reference caption, the English one, or the first caption
+        that is not blank; it is that of the first such row: `["a", "b", "a"]` -> `[0, 1, 0]`. Rows without
+        any caption are not alike.
         """
-        candidates = self.texts if self.english is None else [self.english, *self.texts]
-        without_blanks = [
-            pc.if_else(has_text(texts), texts, pa.scalar(None, texts.type)) for texts in candidates
-        ]
-        reference = np.asarray(pc.fill_null(pc.coalesce(*without_blanks), ""))
-        row_ids = np.unique(reference, return_inverse=True)[1]
+        captioned = []
+        hashes = []
+        n_texts = dict.fromkeys(self.languages, 1)
+        for captions in self._slices():
+            candidates = [_english_of(captions)] if self._has_english else []
+            for language in self.languages:
+                texts = split_lists(captions[language])
+                n_texts[language] = max(n_texts[language], len(texts))
+                candidates += texts
+            without_blanks = [
+                pc.if_else(has_text(texts), texts, pa.scalar(None, texts.type)) for texts in candidates
+            ]
+            reference = pc.coalesce(*without_blanks)
+            captioned.append(np.asarray(reference.is_valid()))
+            hashes.append(hash_texts(reference.drop_null()))
 
-        # Rows without any caption are not alike: each gets a number that no other row has.
-        bare_rows = np.flatnonzero(reference == "")
-        row_ids[bare_rows] = len(reference) + bare_rows
-        return row_ids
+        numbers = np.arange(len(self._captions))
+        with_caption = numbers[np.concatenate([np.empty(0, bool), *captioned])]
+        of_references = np.concatenate([np.empty((0, 2), np.uint64), *hashes])
+        numbers[with_caption] = with_caption[first_equal(*of_references.T)]
+        return numbers, n_texts
 
-    def _find_refused(self, max_characters: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield each reason to skip examples with its mask `(rows, columns)`.
+    def _find_examples(self, max_characters: int | None) -> tuple[dict[str, int], np.ndarray]:
+        """Return how many examples are skipped by reason, and the places of the others.
+
+        Args:
+            max_characters: length above which a text is skipped. `None` does not sift.
+        """
+        skipped = {"empty": 0}
+        # Only a row that is like another can have a text that comes again.
+        is_like_another = np.bincount(self.row_ids)[self.row_ids] > 1
+        places = [np.empty((0, 2), np.int32)]
+        kept_of_places = [np.empty(0, bool)]
+        hashes = [np.empty((0, 2), np.uint64)]
+        start = 0
+        for captions in self._slices():
+            columns = self._split(captions)
+            present = np.stack([has_text(texts) for texts in columns], axis=1)
+            skipped["empty"] += self._count_empty(present)
+            kept = present.copy()
+            if max_characters is not None:
+                for reason, refused in self._find_refused(captions, columns, max_characters):
+                    skipped[reason] = skipped.get(reason, 0) + int((kept & refused).sum())
+                    kept &= ~refused
+                of_rows = is_like_another[start : start + len(present)]
+                hashes.append(_hash_cells(columns, present & of_rows[:, None]))
+            of_slice = np.argwhere(present)
+            places.append((of_slice + [start, 0]).astype(np.int32))
+            kept_of_places.append(kept[present])
+            start += len(present)
+
+        places = np.concatenate(places)
+        is_kept = np.concatenate(kept_of_places)
+        if max_characters is not None:
+            hashed = np.flatnonzero(is_like_another[places[:, 0]])
+            rows, columns = places[hashed].T
+            firsts = first_equal(columns, self.row_ids[rows], *np.concatenate(hashes).T)
+            repeated = hashed[firsts != np.arange(len(firsts))]
+            skipped["repeated"] = int(is_kept[repeated].sum())
+            is_kept[repeated] = False
+        return skipped, places[is_kept]
+
+    def _count_empty(self, present: np.ndarray) -> int:
+        """Count rows without text by language.
+
+        A row with fewer captions than others is not missing any: only each language's first column counts.
+        """
+        firsts = [self.columns.index(language) for language in self.languages]
+        return int((~present[:, firsts]).sum())
+
+    def _find_refused(
+        self, captions: dict[str, pa.Array], columns: list[pa.Array], max_characters: int
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each reason to skip examples of a slice with its mask `(rows, columns)`.
 
         An example counts under its first reason.
         """
@@ -242,21 +344,15 @@ class CaptionExamples(TorchDataset):
         def stack(masks: list[pa.Array]) -> np.ndarray:
             return np.stack([np.asarray(pc.fill_null(mask, False)) for mask in masks], axis=1)
 
-        yield "too long", stack([pc.greater(pc.utf8_length(texts), max_characters) for texts in self.texts])
+        yield "too long", stack([pc.greater(pc.utf8_length(texts), max_characters) for texts in columns])
 
-        if self.english is not None:
-            english = pc.utf8_trim_whitespace(self.english)
+        if self._has_english:
+            english = pc.utf8_trim_whitespace(_english_of(captions))
             untranslated = []
-            for language, texts in zip(self.columns, self.texts):
+            for language, texts in zip(self.columns, columns):
                 same = pc.equal(pc.utf8_trim_whitespace(texts), english)
                 untranslated.append(pc.and_(same, language != "en"))
             yield "left in English", stack(untranslated)
-
-        repeated = []
-        for texts in self.texts:
-            pairs = pd.DataFrame({"row_id": self.row_ids, "text": np.asarray(texts)})
-            repeated.append(pairs.duplicated().to_numpy())
-        yield "repeated", np.stack(repeated, axis=1)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -275,20 +371,26 @@ class CaptionExamples(TorchDataset):
 
         Characters alone would not do: one of Chinese has as many tokens as two or three of English.
         """
-        of_columns = []
-        for texts in self.texts:
-            # Where sources are concatenated, the first rows may have no text in this language.
-            present = np.flatnonzero(has_text(texts))[:SAMPLE]
-            sample = texts.take(pa.array(present)).to_pylist() or [" "]
-            sample = [text[:_LONGEST_SAMPLE] for text in sample]
-            encoded = tokenize(tokenizer, sample, add_special_tokens=False)["input_ids"]
-            n_tokens = sum(map(len, encoded))
-            n_characters = sum(map(len, sample))
-
-            characters = np.asarray(pc.fill_null(pc.utf8_length(texts), 0))
-            of_columns.append(characters * (n_tokens / n_characters))
+        samples = [[] for _ in self.columns]
+        of_slices = [np.empty(0, np.int64)]
         rows, columns = self.places.T
-        return np.stack(of_columns, axis=1)[rows, columns]
+        start = 0
+        for captions in self._slices():
+            n_characters = []
+            for sample, texts in zip(samples, self._split(captions)):
+                # Where sources are concatenated, the first rows may have no text in this language.
+                present = np.flatnonzero(has_text(texts))[: SAMPLE - len(sample)]
+                sample += [text[:_LONGEST_SAMPLE] for text in texts.take(pa.array(present)).to_pylist()]
+                n_characters.append(np.asarray(pc.fill_null(pc.utf8_length(texts), 0)))
+            n_characters = np.stack(n_characters, axis=1)
+
+            # The examples of the slice: places are sorted by row.
+            first, last = np.searchsorted(rows, [start, start + len(n_characters)])
+            of_slices.append(n_characters[rows[first:last] - start, columns[first:last]])
+            start += len(n_characters)
+
+        tokens_per_character = np.array([_tokens_per_character(tokenizer, sample) for sample in samples])
+        return np.concatenate(of_slices) * tokens_per_character[columns]
 
     def check_any(self, dataset: str) -> None:
         """Check, before anything is made of them, that there are examples.
@@ -309,14 +411,45 @@ class CaptionExamples(TorchDataset):
             `{"captions in en": 32 hexadecimal digits, "images": ...}`. Equal in all processes; nothing is
             decoded.
         """
-        prints = fingerprint_captions(self.columns, self.texts)
-        if self.english is not None and "en" not in self.columns:
-            prints |= fingerprint_captions(["en"], [self.english])  # which the teacher reads
+        prints = self._fingerprint_captions()
         if self.same is not None:
             prints["images"] = fingerprint(" ".join(map(str, self.same)))
         if self.weights is not None:
             prints["weights of rows"] = fingerprint(torch.from_numpy(self.weights))
         return prints
+
+    def _fingerprint_captions(self) -> dict[str, str]:
+        """Return what `fingerprint_captions` does, of slices."""
+        languages = list(self.columns)
+        if self._has_english and "en" not in languages:
+            languages.append("en")  # which the teacher reads
+        digests = [xxh3_128() for _ in languages]
+
+        def columns_of_slices() -> Iterator[list[pa.Array]]:
+            for captions in self._slices():
+                columns = self._split(captions)
+                if len(languages) > len(columns):
+                    columns.append(_english_of(captions))
+                yield [pc.fill_null(texts, "") for texts in columns]
+
+        # As `fingerprint` does: the lengths of all texts come first, and then the texts.
+        for columns in columns_of_slices():
+            for digest, texts in zip(digests, columns):
+                digest.update(np.asarray(pc.binary_length(texts)))
+        for columns in columns_of_slices():
+            for digest, texts in zip(digests, columns):
+                digest.update("".join(texts.to_pylist()).encode())
+        return _by_language(languages, [digest.hexdigest() for digest in digests])
+
+    def read_texts(self, rows: Sequence[int], columns: Sequence[int]) -> list[str]:
+        """Read texts where they are stored: of each row that in one of `columns`."""
+        texts = []
+        for column, (captions, place) in zip(columns, self._captions.locate(rows)):
+            of_row = captions.field(self.columns[column])[place].as_py()
+            # A user's own rows may have one text a language, and no list.
+            is_alone = isinstance(of_row, str)
+            texts.append(of_row if is_alone else of_row[self._numbers[column]])
+        return texts
 
     def summary(self) -> str:
         skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items() if count)
@@ -337,8 +470,7 @@ class CaptionExamples(TorchDataset):
             values[positions] = inputs[[rows[position] for position in positions]][self.column]
 
         examples = []
-        for row, column, value in zip(rows, columns, values):
-            text = self.texts[column][row].as_py()
+        for row, text, value in zip(rows, self.read_texts(rows, columns), values):
             examples.append({"text": text, "row_id": int(self.row_ids[row]), self.column: value})
         return examples
 

@@ -69,7 +69,7 @@ class CaptionRows(TorchDataset):
         for index, row, value in zip(indices, rows, values):
             columns = self.captions[index]
             example = {
-                "texts": [self.examples.texts[column][row].as_py() for column in columns],
+                "texts": self.examples.read_texts([row] * len(columns), columns),
                 "languages": self.language_of[columns].tolist(),
                 "row_id": int(self.examples.row_ids[row]),
                 self.column: value,
