@@ -23,11 +23,11 @@ the processes of a run.
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import datasets
 import numpy as np
@@ -38,7 +38,7 @@ from accelerate import PartialState
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import nn
 from tqdm.auto import tqdm
-from xxhash import xxh3_128
+from xxhash import xxh3_128, xxh3_128_digest
 
 from .arrow_parts import open_part, part_bytes
 from .errors import InputError
@@ -48,6 +48,7 @@ from .output import check_free, check_output_dir
 # Items in a part, 6 MB of 768 floats: the work that a kill costs. 10 million items then make 5,000 files, and
 # the Hub allows 10,000 in a folder.
 PART_LENGTH = 2048
+_SLICE_KEYS = 100_000  # keys of an array that are Python texts at once
 _STORED_AS = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
 _ARROW_NAMES = {"float32": "float", "float16": "halffloat", "bfloat16": "uint16"}
 _CARD = """---
@@ -84,27 +85,79 @@ class _Form:
         return f"{self.name}, {self.dtype}, {self.n_views} views, parts of {self.part_length}"
 
 
+class RowKeys(Protocol):
+    """The key of each row of a dataset, for `cached_column`, where all of them would fill the memory."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def take(self, rows: np.ndarray) -> pa.Array:
+        """Return the keys of some rows, large strings `(rows,)`."""
+
+    def slices(self) -> Iterator[pa.Array]:
+        """Yield the keys of all rows in their order, those of some consecutive rows at a time."""
+
+
 @dataclass(frozen=True)
 class _Items:
     """The distinct keys of a dataset's rows, and where each row finds its own.
 
-    Keys `["b", "a", "b"]` have `distinct` `["b", "a"]`, `of_row` `[0, 1, 0]` and `first_rows` `[0, 1]`.
+    Keys `["b", "a", "b"]` have `of_row` `[0, 1, 0]` and `first_rows` `[0, 1]`. Keys are known by their
+    XXH3-128: of those that are not an array no more than a slice is in memory at once.
     """
 
-    distinct: pa.Array
+    keys: pa.Array | RowKeys  # of all rows
     of_row: np.ndarray  # the item of each row
     first_rows: np.ndarray  # the first row of each item
+    lengths: np.ndarray  # of each item's key, in bytes
 
     @classmethod
-    def of(cls, keys: pa.Array) -> "_Items":
+    def of(cls, keys: pa.Array | RowKeys) -> "_Items":
         """Deduplicate the keys of all rows, in the order of their first rows."""
-        encoded = keys.dictionary_encode()
+        digests = []
+        lengths = []
+        for texts in _slices_of(keys):
+            digests.append(_digest_each(texts))
+            lengths.append(np.asarray(pc.binary_length(texts)))
+        encoded = pa.chunked_array(digests).combine_chunks().dictionary_encode()
         of_row = encoded.indices.to_numpy().astype(np.int64)
         _, first_rows = np.unique(of_row, return_index=True)
-        return cls(encoded.dictionary, of_row, first_rows)
+        return cls(keys, of_row, first_rows, np.concatenate(lengths)[first_rows])
 
     def __len__(self) -> int:
-        return len(self.distinct)
+        return len(self.first_rows)
+
+    def take(self, numbers: np.ndarray) -> pa.Array:
+        """Return the keys of some items."""
+        return self.keys.take(self.first_rows[numbers])
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of all keys, that of an array of them."""
+        return _fingerprint_texts(self.lengths, self._distinct())
+
+    def _distinct(self) -> Iterator[pa.Array]:
+        """Yield the keys of all items in their order, some at a time."""
+        is_first = np.zeros(len(self.of_row), bool)
+        is_first[self.first_rows] = True
+        start = 0
+        for texts in _slices_of(self.keys):
+            yield texts.filter(pa.array(is_first[start : start + len(texts)]))
+            start += len(texts)
+
+
+def _slices_of(keys: pa.Array | RowKeys) -> Iterator[pa.Array]:
+    """Yield the keys of all rows in their order, those of some consecutive rows at a time."""
+    if not isinstance(keys, pa.Array):
+        yield from keys.slices()
+        return
+    for start in range(0, len(keys), _SLICE_KEYS):
+        yield keys[start : start + _SLICE_KEYS]
+
+
+def _digest_each(texts: pa.Array) -> pa.Array:
+    """Return the XXH3-128 of each text, 16 bytes `(texts,)`."""
+    digests = b"".join(map(xxh3_128_digest, texts.cast(pa.large_binary()).to_pylist()))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(texts), [None, pa.py_buffer(digests)])
 
 
 class CachedColumn:
@@ -155,7 +208,7 @@ class CachedColumn:
 def cached_column(  # noqa: PLR0913  (callers pass these options on from command lines, each by its name)
     name: str,
     key: str,
-    keys: pa.Array,
+    keys: pa.Array | RowKeys,
     encode: Callable[[np.ndarray, int], torch.Tensor],
     made_by: dict[str, nn.Module | str],
     *,
@@ -171,7 +224,8 @@ def cached_column(  # noqa: PLR0913  (callers pass these options on from command
     Args:
         name: name of the column of embeddings.
         key: name of the column beside it that holds the keys: a text itself, an image's digest.
-        keys: the key of each row, large strings `(rows,)`. Rows of equal keys share an embedding.
+        keys: the key of each row, large strings `(rows,)`, or what reads them in parts. Rows of equal keys
+            share an embedding.
         encode: `(rows, view) -> (rows, dim)`. It is given rows of distinct keys.
         made_by: by name, everything that an embedding depends on beside its key: modules with their weights,
             and settings as text.
@@ -197,8 +251,9 @@ def cached_column(  # noqa: PLR0913  (callers pass these options on from command
     items = _Items.of(keys)
 
     # The folder is named after everything that its embeddings depend on: a change of any makes a new cache.
-    made_by = {"items": items.distinct} | made_by | {"form": str(form)}
-    prints = {part: fingerprint(value) for part, value in made_by.items()}
+    made_by = made_by | {"form": str(form)}
+    prints = {"items": items.fingerprint()}
+    prints |= {part: fingerprint(value) for part, value in made_by.items()}
     base = cache_dir or Path(datasets.config.HF_DATASETS_CACHE, "frozen_towers")
     folder = Path(base, f"{name}-{fingerprint(json.dumps(prints))}")
 
@@ -206,7 +261,7 @@ def cached_column(  # noqa: PLR0913  (callers pass these options on from command
         return encode(items.first_rows[numbers], view)
 
     parts = _split_items(folder, len(items), form.part_length)
-    _write_parts(parts, items.distinct, encode_items, form)
+    _write_parts(parts, items, encode_items, form)
     column = CachedColumn(folder, list(parts), form, items.of_row)
     if PartialState().is_main_process and not (folder / "README.md").exists():
         _write_card(column, key, prints)
@@ -224,7 +279,7 @@ def _split_items(folder: Path, n_items: int, part_length: int) -> dict[Path, np.
 
 def _write_parts(
     parts: dict[Path, np.ndarray],
-    keys: pa.Array,
+    items: _Items,
     encode: Callable[[np.ndarray, int], torch.Tensor],
     form: _Form,
 ) -> None:
@@ -238,7 +293,7 @@ def _write_parts(
     state = PartialState()
     # The share is taken of all parts, not of the missing ones: these change while others write.
     share = list(parts)[state.process_index :: state.num_processes]
-    mine = [path for path in share if not _is_complete(path, _key_columns(keys, parts[path], form), form)]
+    mine = [path for path in share if not _is_complete(path, _key_columns(items, parts[path], form), form)]
 
     total = sum(len(parts[path]) for path in mine) * form.n_views
     if mine:
@@ -257,7 +312,7 @@ def _write_parts(
                 # The first part tells the length of an embedding, and so the size of them all.
                 n_bytes = total * embeddings.shape[1] * np.dtype(_STORED_AS[form.dtype]).itemsize
                 check_free(path.parent, n_bytes, f"the cache of {form.name}", "cache_dir")
-            write_part(path, _key_columns(keys, numbers, form), embeddings, form, len(parts))
+            write_part(path, _key_columns(items, numbers, form), embeddings, form, len(parts))
 
     state.wait_for_everyone()
     missing = [path for path in parts if not path.exists()]
@@ -267,9 +322,9 @@ def _write_parts(
         )
 
 
-def _key_columns(keys: pa.Array, numbers: np.ndarray, form: _Form) -> dict[str, pa.Array]:
+def _key_columns(items: _Items, numbers: np.ndarray, form: _Form) -> dict[str, pa.Array]:
     """Return the columns next to the embeddings of the items `numbers`: their keys and, if several, views."""
-    columns = {form.key: keys.take(numbers.repeat(form.n_views))}
+    columns = {form.key: items.take(numbers.repeat(form.n_views))}
     if form.n_views > 1:
         columns["view"] = pa.array(np.tile(np.arange(form.n_views), len(numbers)), pa.int64())
     return columns
@@ -412,14 +467,23 @@ def fingerprint(made_of: nn.Module | torch.Tensor | pa.Array | str) -> str:
         values = made_of.detach().cpu().flatten().clone()
         digest.update(values.view(torch.uint8).numpy())
     elif isinstance(made_of, pa.Array):
-        # The lengths tell ["ab", "c"] from ["a", "bc"].
-        digest.update(np.asarray(pc.binary_length(made_of)))
-        # All texts at once would copy the corpus twice.
-        for start in range(0, len(made_of), 1_000_000):
-            texts = made_of[start : start + 1_000_000].to_pylist()
-            digest.update("".join(texts).encode())
+        return _fingerprint_texts(np.asarray(pc.binary_length(made_of)), _slices_of(made_of))
     else:
         digest.update(made_of.encode())
+    return digest.hexdigest()
+
+
+def _fingerprint_texts(lengths: np.ndarray, slices: Iterable[pa.Array]) -> str:
+    """Identify texts that are given some at a time; how they are divided makes no difference.
+
+    Args:
+        lengths: of all texts, in bytes.
+    """
+    digest = xxh3_128()
+    # The lengths tell ["ab", "c"] from ["a", "bc"].
+    digest.update(lengths)
+    for texts in slices:
+        digest.update("".join(texts.to_pylist()).encode())
     return digest.hexdigest()
 
 
@@ -439,4 +503,4 @@ def _to_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
     return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
-__all__ = ["CachedColumn", "cached_column", "fingerprint"]
+__all__ = ["CachedColumn", "RowKeys", "cached_column", "fingerprint"]

@@ -201,8 +201,8 @@ def test_a_card_that_was_changed_is_kept(tmp_path):
     assert card.read_text() == "Changed by hand."
 
 
-def test_texts_are_hashed_a_million_at_a_time():
-    texts = [f"{number % 7}" for number in range(2_000_003)]
+def test_texts_are_hashed_in_slices():
+    texts = [f"{number % 7}" for number in range(200_003)]
     digest = xxh3_128(np.ones(len(texts), np.int32))
     digest.update("".join(texts).encode())
     assert embedding_cache.fingerprint(pa.array(texts)) == digest.hexdigest()

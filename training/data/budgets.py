@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from common.errors import InputError
 from common.files.rows import find_builder, open_rows
 
-from .examples import caption_columns
+from .examples import caption_slices
 from .sampling import share_out
 from .text_tables import from_lines
 
@@ -89,13 +89,15 @@ def _at_equal_distances(n_rows: int, n_taken: int) -> np.ndarray:
 
 def _first_languages(rows: Dataset) -> np.ndarray:
     """Return the number of the first language beside English of each row; -1 where it has English alone."""
-    found = np.full(len(rows), -1)
-    columns = caption_columns(rows)
-    for number, (language, texts) in enumerate(columns.items()):
-        has_texts = np.asarray(pc.greater(pc.list_value_length(texts), 0))
-        if language != "en":
-            found[(found == -1) & has_texts] = number
-    return found
+    of_slices = []
+    for captions in caption_slices(rows):
+        found = np.full(len(next(iter(captions.values()))), -1)
+        for number, (language, texts) in enumerate(captions.items()):
+            has_texts = np.asarray(pc.greater(pc.list_value_length(texts), 0))
+            if language != "en":
+                found[(found == -1) & has_texts] = number
+        of_slices.append(found)
+    return np.concatenate(of_slices)
 
 
 def is_remote(dataset: str) -> bool:

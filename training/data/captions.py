@@ -351,8 +351,10 @@ def _languages_of(texts: Dataset, form: Form) -> list[str]:
         features=Features({"languages": List(Value("string"))}),
         desc="Finding languages",
     )
-    languages = pc.list_flatten(found.with_format("arrow")["languages"][:])
-    return sorted(pc.unique(languages).to_pylist())
+    languages = set()
+    for batch in found.with_format("arrow").iter(10_000):
+        languages |= set(pc.unique(pc.list_flatten(batch["languages"])).to_pylist())
+    return sorted(languages)
 
 
 def _languages_in(row: dict, form: Form) -> dict:

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, Json, Translation, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Json, Translation, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
@@ -40,7 +40,7 @@ from common.errors import InputError
 from common.files.contents import content_digest, contents_of
 from common.files.endings import suffix_of
 from common.files.json_files import refuse_repeated_keys
-from common.files.rows import load_rows, readable_rows
+from common.files.rows import load_rows, open_rows, readable_rows
 from common.files.table_cells import may_hold_texts
 from common.files.text_files import lines_of
 from common.files.yaml_files import read_yaml
@@ -51,7 +51,7 @@ from modeling_altclip.languages_altclip import CODE, is_english
 
 from .budgets import Budget, check_temperature, download_rows, is_remote, take_budget
 from .captions import Form, by_keys, features_of, gather_captions, is_text, named_languages, to_lists
-from .examples import caption_columns, has_text, split_lists
+from .examples import SLICE_ROWS, caption_slices, has_text, split_lists
 from .formats.entries import WITHOUT_ENGLISH
 from .formats.reading import count_skipped, find_translations, read_translations
 from .formats.unpacking import unpack
@@ -150,7 +150,7 @@ def read_parallel_text(
     check_english(languages_of(parts), dataset)
     rows = mix_rows(parts, chosen)
 
-    has_english = has_text(split_lists(caption_columns(rows)["en"])[0])
+    has_english = _have_english(rows)
     n_without_english = int((~has_english).sum())
     if n_without_english == len(rows):
         raise InputError(f"dataset {dataset!r} has no English text in any row: give other rows")
@@ -158,6 +158,14 @@ def read_parallel_text(
         rows = rows.select(has_english.nonzero()[0])
     skipped[WITHOUT_ENGLISH] += n_without_english
     return ParallelText(rows, skipped, origins)
+
+
+def _have_english(rows: Dataset) -> np.ndarray:
+    """Return a mask of the rows whose first English text is not blank, reading a slice of them at a time."""
+    masks = [np.zeros(0, bool)]
+    for captions in caption_slices(rows):
+        masks.append(has_text(split_lists(captions["en"])[0]))
+    return np.concatenate(masks)
 
 
 def _check_requested(sources: list[dict], languages: list[str] | None, dataset: str) -> None:
@@ -320,9 +328,16 @@ def read_ready(source: dict, split: str, languages: list[str] | None = None) -> 
     skipped = Counter()
     if "skipped" in rows.column_names:
         skipped = count_skipped(rows)
-        is_ready = pc.equal(rows.with_format("arrow")["skipped"][:], "")
-        rows = rows.select(np.flatnonzero(is_ready)).select_columns(["captions"])
+        rows = rows.select(np.flatnonzero(_are_ready(rows))).select_columns(["captions"])
     return take_budget(rows, budget_of(source)), skipped
+
+
+def _are_ready(rows: Dataset) -> np.ndarray:
+    """Return a mask of the rows of `read_translations` that are not skipped."""
+    masks = []
+    for batch in rows.select_columns(["skipped"]).with_format("arrow").iter(SLICE_ROWS):
+        masks.append(np.asarray(pc.equal(batch["skipped"], "")))
+    return np.concatenate(masks)
 
 
 def _read_utf8(data: str, name: str | None, split: str, n_rows: int | None) -> Dataset:
@@ -424,7 +439,8 @@ def open_tables(data: str, name: str | None, split: str) -> Dataset | None:
     if suffix in BUILDERS:
         refuse_repeated_keys([data])
         contents = contents_of([data])
-        return load_dataset(BUILDERS[suffix], data_files=data, split="train", description=contents)
+        file = {"path": BUILDERS[suffix], "data_files": data, "description": contents}
+        return open_rows(data, "train", allow_outside=True, **file)
     tables = tables_in(data, name, split)
     return concatenate_datasets([read_table(table) for table in tables]) if tables else None
 
@@ -544,12 +560,13 @@ def _refuse_several(rows: Dataset, name: str) -> Dataset:
     Raises:
         InputError: one has.
     """
-    for language, texts in caption_columns(rows).items():
-        if (pc.max(pc.list_value_length(texts)).as_py() or 0) > 1:
-            raise InputError(
-                f"{name!r} has several texts in {language} in a row: of parallel text give one in each "
-                "language"
-            )
+    for captions in caption_slices(rows):
+        for language, texts in captions.items():
+            if (pc.max(pc.list_value_length(texts)).as_py() or 0) > 1:
+                raise InputError(
+                    f"{name!r} has several texts in {language} in a row: of parallel text give one in each "
+                    "language"
+                )
     return rows
 
 
@@ -560,8 +577,16 @@ def _is_column_of_texts(rows: Dataset, column: str) -> bool:
     """
     feature = rows.features[column]
     if isinstance(feature, Json):
-        return any(isinstance(value, str) for value in rows[column][:])
+        return _has_any_text(rows, column)
     return isinstance(feature, Value) and may_hold_texts(feature)
+
+
+def _has_any_text(rows: Dataset, column: str) -> bool:
+    """Return whether a column has a text in any row, reading no further than the first."""
+    for batch in rows.select_columns([column]).iter(1000):
+        if any(isinstance(value, str) for value in batch[column]):
+            return True
+    return False
 
 
 def _without_numbers(rows: Dataset, columns: list[str], name: str) -> list[str]:

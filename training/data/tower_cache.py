@@ -21,7 +21,7 @@ from common.fingerprints import prepared_images, settings, written
 from modeling_altclip import AltCLIPModel, embed_images
 from modeling_altclip.embedding import encode_texts
 
-from .examples import caption_columns, has_text, split_lists
+from .examples import caption_columns, caption_slices, has_text, split_lists
 from .images import SMALLEST_AREA, ImageViews
 
 # Number of images decoded at a time: one by one took twice as long at 32 pixels, a whole part of the cache
@@ -69,26 +69,20 @@ def teacher_embeddings(
             f"captions have no {language!r} for the teacher to read: they have "
             f"{' '.join(rows.features['captions'])}"
         )
-    texts, *others = split_lists(caption_columns(rows)[language])
-    if others:
-        raise InputError(
-            f"a row has several captions in {language!r}, of which the teacher reads one: give one per row"
-        )
-    n_missing = len(rows) - has_text(texts).sum()
+    n_missing = _count_missing(rows, language)
     if n_missing and language == "en":
         raise InputError(
             f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them "
             "out of the dataset"
         )
-    texts = pc.fill_null(texts, "")
+    texts = _TextOfRows(rows, language)
 
     # The embedding before the projection, where `get_text_features` would give the projected one.
     def forward(**inputs) -> torch.Tensor:
         return teacher.text_model(**inputs).pooler_output
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
-        texts_of_rows = texts.take(pa.array(rows)).to_pylist()
-        embeddings = encode_texts(teacher, tokenizer, texts_of_rows, forward)
+        embeddings = encode_texts(teacher, tokenizer, texts.take(rows).to_pylist(), forward)
         check_distinct(embeddings)
         return embeddings
 
@@ -97,6 +91,47 @@ def teacher_embeddings(
     made_by = {"weights": tower, "configuration": settings(tower), "tokenizer": written(tokenizer)}
     with on_device(teacher):
         return cached_column("target", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype)
+
+
+def _count_missing(rows: Dataset, language: str) -> int:
+    """Count the rows without a caption in a language.
+
+    Raises:
+        InputError: a row has several.
+    """
+    n_missing = 0
+    for captions in caption_slices(rows):
+        texts, *others = split_lists(captions[language])
+        if others:
+            raise InputError(
+                f"a row has several captions in {language!r}, of which the teacher reads one: give one per "
+                "row"
+            )
+        n_missing += len(texts) - int(has_text(texts).sum())
+    return n_missing
+
+
+class _TextOfRows:
+    """The caption of each row in a language, read as it is needed; "" where a row has none.
+
+    It is the `RowKeys` of the cache.
+    """
+
+    def __init__(self, rows: Dataset, language: str):
+        self._rows = rows.select_columns(["captions"])
+        self._language = language
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, rows: np.ndarray) -> pa.Array:
+        return self._first_texts(caption_columns(self._rows.select(rows)))
+
+    def slices(self) -> Iterator[pa.Array]:
+        return map(self._first_texts, caption_slices(self._rows))
+
+    def _first_texts(self, captions: dict[str, pa.Array]) -> pa.Array:
+        return pc.fill_null(split_lists(captions[self._language])[0], "")
 
 
 def check_distinct(embeddings: torch.Tensor) -> None:

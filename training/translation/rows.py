@@ -27,7 +27,7 @@ from modeling_altclip.texts_altclip import is_blank
 
 from ..data.budgets import Budget, take_budget
 from ..data.captions import features_of, find_form, gather_captions, with_captions, with_image
-from ..data.examples import caption_columns
+from ..data.examples import caption_slices
 from ..data.formats.reading import find_translations
 from ..data.formats.unpacking import unpack
 from ..data.loading import refuse_text_column
@@ -208,6 +208,15 @@ def _cut(texts: list[str], arguments: TranslationArguments) -> list[str]:
     return texts[: arguments.captions_per_image]
 
 
+def _most_texts(rows: Dataset) -> int:
+    """Return the number of texts that any row has in one language at most."""
+    most = 0
+    for captions in caption_slices(rows):
+        for texts in captions.values():
+            most = max(most, pc.max(pc.list_value_length(texts)).as_py() or 0)
+    return most
+
+
 def _one_text_each(rows: Dataset, arguments: TranslationArguments) -> Dataset:
     """Return rows of `captions` with one text in each language, as parallel text has them.
 
@@ -216,8 +225,7 @@ def _one_text_each(rows: Dataset, arguments: TranslationArguments) -> Dataset:
     Raises:
         InputError: a row has several texts, and another number of them in another language.
     """
-    lengths = [pc.max(pc.list_value_length(texts)).as_py() or 0 for texts in caption_columns(rows).values()]
-    if max(lengths) <= 1:
+    if _most_texts(rows) <= 1:
         return rows
     source = arguments.source_language
 

@@ -28,7 +28,7 @@ from modeling_altclip.languages_altclip import canonical
 
 from ..budgets import ALL_ROWS, Budget, count_rows, download_rows, is_remote, share_budget
 from ..captions import as_lists, features_of, is_text, with_image
-from ..examples import caption_columns
+from ..examples import caption_slices
 from .source import IMAGES, TEXTS, Source
 
 # Layouts in which English has no rows of its own, but those of each other language.
@@ -523,14 +523,19 @@ def _check_found(source: Source, rows: Dataset, captions: Dataset) -> None:
     Raises:
         InputError: one has none; the message lists the codes of the first rows.
     """
-    columns = caption_columns(captions)
-    for language, texts in columns.items():
-        if pc.sum(pc.list_value_length(texts)).as_py():
-            continue
-        raise InputError(
-            f"source {source.name!r} has no text in {language} in any row. The first rows have the codes "
-            f"{' '.join(_first_codes(source, rows))}: correct `codes` of {source.file}"
-        )
+    not_found = list(captions.features["captions"])
+    for columns in caption_slices(captions):
+        not_found = [language for language in not_found if not _count_texts(columns[language])]
+        if not not_found:
+            return
+    raise InputError(
+        f"source {source.name!r} has no text in {not_found[0]} in any row. The first rows have the codes "
+        f"{' '.join(_first_codes(source, rows))}: correct `codes` of {source.file}"
+    )
+
+
+def _count_texts(lists: pa.Array) -> int:
+    return pc.sum(pc.list_value_length(lists)).as_py() or 0
 
 
 def _first_codes(source: Source, rows: Dataset) -> list[str]:
