@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -49,8 +50,11 @@ def vector(key, view=0):
     return torch.from_numpy(generator.standard_normal(DIM).astype(np.float32))
 
 
-def cached(cache_dir, keys=KEYS, seen=None, made_by=None, **options):
-    """Return the column of `vector(key)`; `seen` lists the keys that are encoded, with their views."""
+def cached(cache_dir, keys=KEYS, seen=None, made_by=None, texts=None, **options):
+    """Return the column of `vector(key)`; `seen` lists the keys that are encoded, with their views.
+
+    `texts` gives the cache its keys, by default an array.
+    """
 
     def encode(rows, view):
         encoded = [keys[row] for row in rows]
@@ -58,7 +62,8 @@ def cached(cache_dir, keys=KEYS, seen=None, made_by=None, **options):
             seen.extend((key, view) for key in encoded)
         return torch.stack([vector(key, view) for key in encoded])
 
-    texts = pa.array(keys, pa.large_string())
+    if texts is None:
+        texts = pa.array(keys, pa.large_string())
     options |= {"name": "target", "key": "text", "keys": texts, "encode": encode, "made_by": made_by or {}}
     return cached_column(cache_dir=str(cache_dir), **options)
 
@@ -199,6 +204,40 @@ def test_a_card_that_was_changed_is_kept(tmp_path):
     card.write_text("Changed by hand.")
     cached(tmp_path)
     assert card.read_text() == "Changed by hand."
+
+
+@dataclass
+class Slices:
+    """Keys that are given so many at a time."""
+
+    keys: pa.Array
+    n_rows: int
+
+    def __len__(self):
+        return len(self.keys)
+
+    def take(self, rows):
+        return self.keys.take(rows)
+
+    def slices(self):
+        for start in range(0, len(self.keys), self.n_rows):
+            yield self.keys[start : start + self.n_rows]
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 1000])
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_keys_in_slices_make_the_cache_of_their_array(tmp_path, n_rows, n_views):
+    keys = [*KEYS, "", "é 🔑", KEYS[0]]
+    texts = Slices(pa.array(keys, pa.large_string()), n_rows)
+    expected = cached(tmp_path / "array", keys, n_views=n_views)
+    seen = []
+    column = cached(tmp_path / "slices", keys, seen, n_views=n_views, texts=texts)
+    assert files(tmp_path / "slices") == files(tmp_path / "array")
+    assert column.item_of_row.tolist() == expected.item_of_row.tolist()
+    assert len(seen) == len(set(keys)) * n_views
+    # Opened again, nothing is encoded.
+    cached(tmp_path / "slices", keys, seen, n_views=n_views, texts=texts)
+    assert len(seen) == len(set(keys)) * n_views
 
 
 def test_texts_are_hashed_in_slices():

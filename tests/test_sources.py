@@ -1,6 +1,7 @@
 """Every public corpus is read from a small copy in its layout, by its name, in all its forms."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import yaml
@@ -9,9 +10,10 @@ from datasets import Dataset, Image, Value
 from common.errors import InputError
 from training import load_parallel_text, load_source
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
+from training.data import examples
 from training.data.loading import load_image_rows, stream_images
 from training.data.preview import first_captions
-from training.data.sources import loading
+from training.data.sources import loading, reading
 from training.data.sources.loading import all_source_names, find_source
 from training.data.sources.source import IMAGES, TEXTS
 
@@ -312,7 +314,9 @@ def test_a_moved_column_is_named_with_its_source_and_what_is_there(name, column,
     assert "\n" not in message
 
 
-def test_a_changed_code_of_a_language_loses_no_texts_silently(at_replica):
+@pytest.mark.parametrize("n_rows", [1, 3, 1000])
+def test_a_changed_code_of_a_language_loses_no_texts_silently(n_rows, at_replica, monkeypatch):
+    monkeypatch.setattr(reading, "caption_slices", partial(examples.caption_slices, n_rows=n_rows))
     folder = at_replica("m-clip-captions", ["de", "fr"])
     (file,) = folder.rglob("train-*.parquet")
     rows = Dataset.from_parquet(str(file))

@@ -7,8 +7,11 @@ has changed.
 import io
 import json
 import shutil
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from datasets import Dataset, Image, load_dataset
@@ -16,12 +19,13 @@ from PIL import Image as Pillow
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, AutoTokenizer
 
+from common.embedding_cache import cached_column
 from common.errors import InputError
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images
 from training.arguments import ContrastiveArguments, TeacherLearningArguments
 from training.data import tower_cache
-from training.data.examples import CaptionExamples, Collator
+from training.data.examples import CaptionExamples, Collator, caption_columns, caption_slices, split_lists
 from training.data.images import EpochCallback, ImageViews
 from training.data.tower_cache import check_distinct, image_embeddings, teacher_embeddings, written
 from training.freezing import freeze_all_but
@@ -99,6 +103,46 @@ def test_the_teacher_reads_one_caption_of_a_row(clip):
     message = "^a row has several captions in 'en', of which the teacher reads one: give one per row$"
     with pytest.raises(InputError, match=message):
         teacher_embeddings(rows, teacher, processor.tokenizer)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("n_rows", [1, 3, 1000])
+def test_texts_read_as_they_are_embedded_make_the_same_cache(language, n_rows, clip, tmp_path, monkeypatch):
+    """They are the texts of the whole column, and so are the folder's name and the bytes of its files."""
+    teacher, processor = clip
+    captions = [{"en": ["key"], "zh": []}, {"en": ["dog"], "zh": ["key"]}, {"en": ["é 🔑"], "zh": ["狗"]}]
+    rows = Dataset.from_list([{"captions": row} for row in captions]).select([2, 0, 1, 0, 2, 1, 1])
+    whole = pc.fill_null(split_lists(caption_columns(rows)[language])[0], "")
+    calls = []
+
+    def record(name, key, keys, *others, **options):
+        calls.append((name, key, keys, *others))
+        return cached_column(*calls[-1], **options)
+
+    monkeypatch.setattr(tower_cache, "caption_slices", partial(caption_slices, n_rows=n_rows))
+    monkeypatch.setattr(tower_cache, "cached_column", record)
+    column = teacher_embeddings(
+        rows, teacher, processor.tokenizer, language, cache_dir=str(tmp_path / "slices")
+    )
+    ((name, key, keys, *others),) = calls
+    assert pa.chunked_array(keys.slices()).combine_chunks().equals(whole)
+    assert keys.take(np.array([4, 0, 4])).equals(whole.take(pa.array([4, 0, 4])))
+
+    expected = cached_column(name, key, whole, *others, cache_dir=str(tmp_path / "whole"))
+    assert column.folder.name == expected.folder.name
+    assert column.item_of_row.tolist() == expected.item_of_row.tolist()
+    for path in expected.folder.rglob("*.*"):
+        assert (column.folder / path.relative_to(expected.folder)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_row_far_down_is_checked_too(n_rows, clip, monkeypatch):
+    teacher, processor = clip
+    monkeypatch.setattr(tower_cache, "caption_slices", partial(caption_slices, n_rows=n_rows))
+    for last, message in ((["a", "b"], "a row has several captions in 'en'"), ([" "], "1 of 5 rows have no")):
+        rows = Dataset.from_list([{"captions": {"en": texts}} for texts in [["dog"]] * 4 + [last]])
+        with pytest.raises(InputError, match=message):
+            teacher_embeddings(rows, teacher, processor.tokenizer)
 
 
 def test_texts_of_one_embedding_are_refused_by_hand():

@@ -75,7 +75,7 @@ def teacher_embeddings(
             f"{n_missing} of {len(rows)} rows have no English caption for the teacher to read: filter them "
             "out of the dataset"
         )
-    texts = _TextOfRows(rows, language)
+    texts = TextOfRows(rows, language)
 
     # The embedding before the projection, where `get_text_features` would give the projected one.
     def forward(**inputs) -> torch.Tensor:
@@ -111,7 +111,7 @@ def _count_missing(rows: Dataset, language: str) -> int:
     return n_missing
 
 
-class _TextOfRows:
+class TextOfRows:
     """The caption of each row in a language, read as it is needed; "" where a row has none.
 
     It is the `RowKeys` of the cache.
@@ -216,4 +216,4 @@ def on_device(model: PreTrainedModel) -> Iterator[None]:
         model.to(home)
 
 
-__all__ = ["image_embeddings", "teacher_embeddings"]
+__all__ = ["TextOfRows", "image_embeddings", "teacher_embeddings"]
