@@ -340,6 +340,12 @@ def test_the_output_is_what_stage_1_reads(tmp_path):
     assert numbers == [number for number in range(300) if number % 10 != 9]
 
 
+def test_a_language_that_no_source_has_is_refused(tmp_path):
+    dataset = corpus(tmp_path / "corpus.parquet")
+    with pytest.raises(InputError, match="^no source of '.*' has language de: choose from en fr zh"):
+        run(dataset, tmp_path / "out", languages=["en", "de"])
+
+
 def test_every_text_is_counted_once(tmp_path):
     files = run(corpus(tmp_path / "corpus.parquet"), tmp_path / "out")
     counts = list(csv.DictReader(files["counts.csv"].decode().splitlines()))

@@ -14,6 +14,7 @@ from common.errors import InputError
 from common.files.contents import content_digest
 from common.files.json_files import read_json
 from common.files.whole_files import write_text
+from common.languages import check_language
 from common.origins import Origin
 
 from ..data.parallel_text import check_english, choose_kinds, read_ready, read_sources
@@ -110,7 +111,8 @@ def read_plan(arguments: CleaningArguments, folder: Path) -> Plan:
         folder: see `Plan`.
 
     Raises:
-        InputError: as `load_parallel_text`, for which rows without English are counted later.
+        InputError: as `load_parallel_text`, for which rows without English are counted later; or no source
+            has one of the requested languages.
     """
     listed = choose_kinds(read_sources(arguments.dataset), arguments.kinds, arguments.dataset)
     sources = []
@@ -124,6 +126,8 @@ def read_plan(arguments: CleaningArguments, folder: Path) -> Plan:
         origins = origins_of_listed(source, list(rows.features["captions"]))
         sources.append(Source(label, rows, source.get("kind"), source.get("weight"), origins, not_ready))
     check_english(list(languages), arguments.dataset)
+    for language in arguments.languages or []:
+        check_language(language, languages, f"no source of {arguments.dataset!r} has language")
     return Plan(arguments, sources, list(languages), folder)
 
 
