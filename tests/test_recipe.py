@@ -147,6 +147,7 @@ def test_a_bad_recipe_is_refused(tmp_path, text, message):
         ("names: [\u4f60]\n".encode("gbk"), "recipe '.*' is not UTF-8, at byte 8: save it as UTF-8"),
         ("rate: 1\n".encode("utf-16"), "recipe '.*' is not UTF-8, at byte 0"),
         (b"", "recipe '.*' must be a mapping of flags to values"),
+        (b"- {data: a.tsv}\n", "recipe '.*' must be a mapping .*, and is a list: give a list of sources as"),
         (b"1: 2\n", "recipe '.*' is no YAML, line 1, column 1: the key 1 is no text: quote it"),
         (b"rate: [1, 2]\n", "recipe '.*', line 1: rate is a list of 2: give one value"),
         (b"rate: many\n", "argument --rate: invalid float value: 'many'"),

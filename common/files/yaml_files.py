@@ -82,7 +82,10 @@ def read_as_written(path: Path, what: str) -> dict[str, Written]:
     """
     written = _load(path, what, _Loader.get_written)
     if written is None:
-        raise InputError(f"{what} {str(path)!r} must be a mapping of flags to values")
+        hint = ""
+        if isinstance(read_yaml(path, what), list):
+            hint = ", and is a list: give a list of sources as --dataset"
+        raise InputError(f"{what} {str(path)!r} must be a mapping of flags to values{hint}")
     return written
 
 
