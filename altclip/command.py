@@ -183,6 +183,7 @@ def main(words: list[str] | None = None) -> None:
         return _run_job(_ROAD, _ROAD_JOB, words[1:])
 
     # No job: argparse prints help or the version, or refuses the words with exit status 2.
+    _refuse_unnamed(words)
     parser = _build_parser()
     given = parser.parse_args(words)
     if given.print_completion is None:
@@ -194,6 +195,23 @@ def _is_folder(words: list[str]) -> bool:
     """Return whether a word names a folder, and no job or recipe: one that is here, or another path."""
     names = [word for word in words if not word.startswith("-") and not word.endswith((".yaml", ".yml"))]
     return any("/" in name or Path(name).is_dir() for name in names)
+
+
+def _refuse_unnamed(words: list[str]) -> None:
+    """Refuse what follows `train` and is neither a job nor a folder, which argparse would take for a job.
+
+    Raises:
+        SystemExit: with exit status 2.
+    """
+    if words[0:1] != [_ROAD] or not words[1:] or words[1].startswith("-"):
+        return
+    stages = [name.removeprefix(f"{_ROAD} ") for name in JOBS if name.startswith(f"{_ROAD} ")]
+    if words[1].endswith((".yaml", ".yml")):
+        remedy = f"name the job before a recipe, one of {', '.join(stages)}"
+    else:
+        remedy = f"choose from {', '.join(stages)}, or give a folder of recipes that is there"
+    print(f"altclip {_ROAD}: error: {words[1]!r} is no job: {remedy}", file=sys.stderr)
+    sys.exit(_USAGE_ERROR)
 
 
 def _run_job(name: str, job: _Job, words: list[str]) -> None:

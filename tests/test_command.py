@@ -103,8 +103,9 @@ def test_help_and_version_need_no_library():
         ([], "name a job, one of train stage0"),
         (["tain"], "invalid choice: 'tain'"),
         (["train"], "the following arguments are required: JOB"),
-        (["train", "stage4"], "invalid choice: 'stage4'"),
-        (["train", "no/recipe.yaml"], "invalid choice: 'no/recipe.yaml'"),
+        (["train", "stage4"], "'stage4' is no job: choose from stage0, stage1, stage2, text-pre"),
+        (["train", "nowhere", "--dry_run"], "or give a folder of recipes that is there"),
+        (["train", "no/recipe.yaml"], "name the job before a recipe, one of stage0, stage1,"),
         (["train", "docs", "--step", "stage1"], "unknown flag --step: did you mean --steps?"),
         (["train", "docs", "--num_processes", "0"], "num_processes is 0: give 1 or more"),
         (["train", "docs", "--accelerate_config", "no"], "accelerate_config 'no' is no file"),
@@ -129,8 +130,8 @@ def test_a_wrong_command_line_ends_with_status_2(altclip_main, capsys, words, me
         (["embed", TINY, "--images", "no/images", "--output_dir", "new"], "the file does not exist"),
         (["embed", TINY, "--texts", "no.txt", "--output_dir", "new"], "texts 'no.txt' is no file"),
         (["report", "--results", "nowhere", "--output_dir", "new"], "evaluate first, with altclip evaluate"),
-        (["train", "."], "folder '.' has no recipe: give one of recipes, each named after its job"),
-        (["train", "no/folder"], "folder 'no/folder' is no folder"),
+        (["train", "."], "folder '.' has no recipe: give a folder of recipes, each named after its job"),
+        (["train", "no/folder"], "folder 'no/folder' does not exist"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(altclip_main, capsys, tmp_path, monkeypatch, words, message):
