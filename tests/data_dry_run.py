@@ -54,7 +54,7 @@ def _run(roads: list[str], hub: FakeHub, served: Path) -> int:
         steps_of = {name: read_road(_RECIPES / name) for name in roads}
         for name, steps in steps_of.items():
             print(f"\n{name}\n")
-            print_plan(steps)
+            print_plan(steps, steps)
             table.append(row_of_table(name, steps))
         replica.write_corpora([step for steps in steps_of.values() for step in steps])
         for name, steps in steps_of.items():

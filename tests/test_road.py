@@ -59,11 +59,13 @@ def test_steps_are_in_the_order_in_which_data_flow(tmp_path):
 @pytest.mark.parametrize(
     "recipes,message",
     [
-        ({}, "has no recipe: give one of recipes, each named after its job: translation, download,"),
+        ({}, "has no recipe: give a folder of recipes, each named after its job: translation, download,"),
         ({"sources": "- {data: a.tsv}"}, "has no recipe"),
+        ({"stage_1": "output_dir: x"}, "stage_1.yaml' is named after no job: did you mean stage1.yaml?"),
+        ({"mine": "output_dir: x"}, "mine.yaml' is named after no job: rename it after one of translation, "),
         (
-            {"stage3": "output_dir: x"},
-            "stage3.yaml' is named after no job: rename it, each named after its job",
+            {"stage1": "output_dir: x", "stage2": "- {data: cc3m}"},
+            "stage2.yaml' is a list of sources, and is named after a job: rename it",
         ),
         ({"stage1": "dataset: x"}, "stage1.yaml' has no output_dir, by which its step is known: add one"),
         ({"stage1": "output_dir: ''"}, "has no output_dir"),
@@ -81,7 +83,7 @@ def test_what_is_no_road(tmp_path, recipes, message):
 
 
 def test_a_folder_that_is_none_and_two_files_for_one_job(tmp_path):
-    with pytest.raises(InputError, match="nowhere' is no folder: give one of recipes"):
+    with pytest.raises(InputError, match="nowhere' does not exist: give a folder of recipes"):
         read_road(tmp_path / "nowhere")
     folder = write_recipes(tmp_path / "road", stage1="output_dir: x")
     (folder / "stage1.yml").write_text("output_dir: y", "utf-8")
@@ -472,9 +474,11 @@ def test_the_status_of_a_process():
 
 def test_a_dry_run_prints_the_plan_and_does_nothing(world, monkeypatch):
     planned = []
-    monkeypatch.setattr(road_job, "print_plan", planned.extend)
+    monkeypatch.setattr(road_job, "print_plan", lambda *steps: planned.append(steps))
     main(RoadArguments(folder=str(world.recipes), steps=["stage1", "clean"], dry_run=True))
-    assert [step.job for step in planned] == ["clean", "stage1"]
+    ((road, chosen),) = planned
+    assert road == read_road(world.recipes)
+    assert [step.job for step in chosen] == ["clean", "stage1"]
     assert not (world.folder / "out").exists()
 
 

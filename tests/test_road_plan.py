@@ -275,7 +275,8 @@ def test_a_road_that_names_what_does_not_exist_is_refused(tmp_path, job, before,
 def test_the_printed_plan(tmp_path, capsys):
     for name, text in {"stage1": STAGE1, "stage2": STAGE2, "retrieval": RETRIEVAL}.items():
         write(tmp_path / f"{name}.yaml", text)
-    print_plan(read_road(tmp_path))
+    road = read_road(tmp_path)
+    print_plan(road, road)
     printed = capsys.readouterr().out
     lines = dict(re.findall(r"^  (\w.{19})(.+)$", printed, re.MULTILINE))
     lines = {name.strip(): value for name, value in lines.items()}
@@ -284,6 +285,24 @@ def test_the_printed_plan(tmp_path, capsys):
     assert lines["steps"] == "10 of 8 examples, 80 in all, 0.0 passes"
     assert "openai/clip-vit-base-patch32" in lines["licence"]
     assert printed.splitlines()[-1].startswith("Estimates: nothing was read")
+
+
+def test_the_printed_plan_of_chosen_steps(tmp_path, capsys):
+    """A chosen step reads what the others make, and sums are of the chosen ones alone."""
+    recipes = {"stage1": STAGE1.replace("opus-100", "wikimatrix"), "stage2": STAGE2, "retrieval": RETRIEVAL}
+    for name, text in recipes.items():
+        write(tmp_path / f"{name}.yaml", text)
+    road = read_road(tmp_path)
+    print_plan(road, [step for step in road if step.job == "stage2"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("1. stage2, ")
+    assert "stage1.yaml" not in printed
+    in_all = printed.partition("In all")[2]
+    # 2,905,954 pictures of 35,000 bytes and texts of 65; neither the models of stage 1, nor its corpus, whose
+    # size nobody states.
+    assert re.search(r"to download +(.+)", in_all)[1] == "101.9 GB"
+    assert "wikimatrix" not in in_all.partition("licence")[0]
+    assert "wikimatrix" in in_all
 
 
 DOWNLOAD = """

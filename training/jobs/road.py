@@ -54,7 +54,7 @@ def main(arguments: RoadArguments) -> None:
     road = read_road(arguments.folder)
     chosen = choose_steps(road, arguments.steps)
     if arguments.dry_run:
-        return print_plan(chosen)
+        return print_plan(road, chosen)
     launch = Launch(arguments.num_processes, arguments.accelerate_config)
     run_road(arguments.folder, road, chosen, launch)
 

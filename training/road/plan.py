@@ -6,7 +6,7 @@ configurations, and the assumptions of `assumptions.yaml`. They are estimates: n
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -54,6 +54,7 @@ class _StepPlan:
     - `lines`: what is printed of it, as pairs of a name and a value.
     - `amount`: the data that it reads. `n_parameters`: of the model that it trains.
     - `downloads`: `{corpus, model or "pictures": bytes}`. `disk`: bytes that it leaves on the disk.
+    - `unknown`: names of corpora and models whose size is not known, so that both are without them.
     - `operations`: the least and the most of a training; None where they are not known, or it is none.
     """
 
@@ -62,6 +63,7 @@ class _StepPlan:
     amount: Amount | None = None
     n_parameters: int | None = None
     downloads: dict[str, int] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
     disk: float = 0
     operations: tuple[float, float] | None = None
 
@@ -71,15 +73,21 @@ class _RoadPlan:
     """The plans of a road's steps, and what they are together.
 
     - `corpora`, `models`: what goes into the outcome.
-    - `unknown`: names of corpora and models whose size is not known, so that sums are without them.
     - `outcome`: what its licence is, as far as its parts state theirs.
     """
 
     steps: list[_StepPlan]
     corpora: list[str]
     models: list[str]
-    unknown: list[str]
     outcome: Outcome
+
+    @property
+    def unknown(self) -> list[str]:
+        """Return the names of corpora and models whose size is not known, so that sums are without them."""
+        names = {}  # as keys, in the order in which they are named
+        for plan in self.steps:
+            names |= dict.fromkeys(plan.unknown)
+        return list(names)
 
     @property
     def n_bytes(self) -> int:
@@ -112,13 +120,19 @@ def hours_of(operations: tuple[float, float], n_gpus: int) -> tuple[float, float
     return best, operations[1] / (an_hour * assumed.lowest_utilisation)
 
 
-def print_plan(steps: list[Step]) -> None:
-    """Print what a road does, step by step and in all, without doing any of it.
+def print_plan(road: list[Step], chosen: list[Step]) -> None:
+    """Print what the chosen steps of a road do, each and in all, without doing any of it.
+
+    The licence is that of the whole road's outcome.
+
+    Args:
+        road: all steps, since a step reads what earlier ones make.
 
     Raises:
         InputError: as `plan_road`.
     """
-    plan = plan_road(steps)
+    plan = plan_road(road)
+    plan = replace(plan, steps=[step_plan for step_plan in plan.steps if step_plan.step in chosen])
     for number, step_plan in enumerate(plan.steps, start=1):
         print(f"{number}. {step_plan.step.job}, {step_plan.step.recipe}")
         _print_lines(step_plan.lines)
@@ -189,12 +203,10 @@ def plan_road(steps: list[Step]) -> _RoadPlan:
     """
     road = _Road()
     plans = [road.plan(step) for step in steps]
-    unknown = list(dict.fromkeys(road.unknown))
     return _RoadPlan(
         steps=plans,
         corpora=list(road.corpora),
         models=list(road.models),
-        unknown=unknown,
         outcome=outcome_of(list(road.corpora), list(road.models)),
     )
 
@@ -208,7 +220,6 @@ class _Road:
         self.counts: dict[Path, tuple[int, int]] = {}  # of the parameters of `configs`
         self.corpora: dict[str, None] = {}  # as keys, in the order in which they are named
         self.models: dict[str, None] = {}
-        self.unknown: list[str] = []
 
     def plan(self, step: Step) -> _StepPlan:
         """Plan the next step.
@@ -242,7 +253,7 @@ class _Road:
         amount = amount_of(dataset, languages, self.made, **options)
         plan.amount = amount
         self.corpora |= dict.fromkeys(amount.corpora)
-        self.unknown += amount.unknown
+        plan.unknown += amount.unknown
         plan.downloads |= amount.downloads
         plan.lines.append(("data", f"{dataset}: {amount.describe_rows()} rows, {amount.texts:,} texts"))
         if amount.downloads:
@@ -319,7 +330,7 @@ class _Road:
         if n_bytes is not None:
             plan.downloads[name] = n_bytes
         elif is_hub_id(name):
-            self.unknown.append(name)
+            plan.unknown.append(name)
         return config
 
     # Trainings

@@ -16,7 +16,7 @@ from typing import get_type_hints
 
 from common.errors import InputError
 from common.files.yaml_files import read_as_written, read_yaml
-from common.recipe import parse
+from common.recipe import did_you_mean, parse
 from modeling_altclip.checksums_altclip import CHECKSUMS
 
 _ENDINGS = (".yaml", ".yml")
@@ -102,7 +102,8 @@ def read_road(folder: str | Path) -> list[Step]:
 
     Raises:
         InputError: it is no folder, or has no recipe; a recipe is named after no job, cannot be read or names
-            no output_dir; or two of them have the same name, or one output_dir that they would both replace.
+            no output_dir; a list of sources is named after a job; or two recipes have the same name, or one
+            output_dir that they would both replace.
 
     Example:
         >>> for step in read_road("training/recipes/add_languages"):
@@ -114,18 +115,19 @@ def read_road(folder: str | Path) -> list[Step]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"folder {str(folder)!r} is no folder: give one of recipes, {_named_stems()}")
+        raise InputError(f"folder {str(folder)!r} does not exist: give a folder of recipes, {_named_stems()}")
     steps = {}
     for path in sorted(folder.iterdir()):
         if path.suffix not in _ENDINGS or not path.is_file():
             continue
         if isinstance(read_yaml(path, "recipe"), list):
-            continue  # a list of sources
+            _check_is_list(path)
+            continue
         if path.stem in steps:
             raise InputError(f"{steps[path.stem].recipe} and {path} are for the same job: keep one of them")
         steps[path.stem] = _read_step(path)
     if not steps:
-        raise InputError(f"folder {str(folder)!r} has no recipe: give one of recipes, {_named_stems()}")
+        raise InputError(f"folder {str(folder)!r} has no recipe: give a folder of recipes, {_named_stems()}")
     road = [steps[job] for job in JOBS if job in steps]
     _check_folders(road)
     return road
@@ -157,6 +159,19 @@ def read_arguments(step: Step):
     return parse(*types, arguments=[str(step.recipe)])[0]
 
 
+def _check_is_list(path: Path) -> None:
+    """Check that a list of sources has a name of its own, so that no step is left out because of it.
+
+    Raises:
+        InputError: it is named after a job.
+    """
+    if path.stem in JOBS:
+        raise InputError(
+            f"{str(path)!r} is a list of sources, and is named after a job: rename it, and name it as the "
+            f"dataset of a recipe {path.name}"
+        )
+
+
 def _read_step(path: Path) -> Step:
     """Read a recipe as a step.
 
@@ -164,7 +179,9 @@ def _read_step(path: Path) -> Step:
         InputError: as `read_road`.
     """
     if path.stem not in JOBS:
-        raise InputError(f"recipe {str(path)!r} is named after no job: rename it, {_named_stems()}")
+        close = did_you_mean(path.stem, JOBS)
+        hint = f"did you mean {close}{path.suffix}?" if close else f"rename it after one of {', '.join(JOBS)}"
+        raise InputError(f"recipe {str(path)!r} is named after no job: {hint}")
     written = read_as_written(path, "recipe")
     settings = {name: entry.value for name, entry in written.items()}
     output_dir = settings.get("output_dir")
