@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from datasets.packaged_modules.parquet import parquet as builder
+from training.parallel.translation import TranslationArguments
+from training.parallel.translation_rows import read_split
 
 from common.errors import InputError
 from common.files.rows import load_rows
@@ -19,8 +21,6 @@ from training.data.budgets import Budget, take_budget
 from training.data.captions import features_of
 from training.data.parallel_text import load_parallel_text, only_captions, open_tables, read_ready
 from training.parallel import translation_rows
-from training.parallel.translation import TranslationArguments
-from training.parallel.translation_rows import read_split
 
 from .cleaning_at_scale import Measured
 from .processes import TIMEOUT
