@@ -32,7 +32,7 @@ from modeling_altclip.texts_altclip import tokenize
 
 from .captions import as_lists
 from .images import ImageViews
-from .stored_columns import SLICE_ROWS, StoredColumn, first_equal, hash_texts
+from .stored_columns import SLICE_ROWS, StoredCaptions, StoredColumn, first_equal, hash_texts
 
 # They resize, crop, scale and normalise, and no more: others zoom in before they crop, or normalise twice.
 _PLAIN_PROCESSORS = (CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor)
@@ -221,7 +221,7 @@ class CaptionExamples(TorchDataset):
             inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         self.inputs = inputs
 
-        self._captions = StoredColumn(rows, "captions")
+        self._captions = StoredCaptions(rows)
         self.captions = self._captions.rows
         self._has_english = "en" in rows.features["captions"]
         self.row_ids, self._n_texts = self._number_rows()
@@ -443,9 +443,9 @@ class CaptionExamples(TorchDataset):
 
     def read_texts(self, rows: Sequence[int], columns: Sequence[int]) -> list[str]:
         """Read texts where they are stored: of each row that in one of `columns`."""
+        languages = [self.columns[column] for column in columns]
         texts = []
-        for column, (captions, place) in zip(columns, self._captions.locate(rows)):
-            of_row = captions.field(self.columns[column])[place].as_py()
+        for column, of_row in zip(columns, self._captions.read(rows, languages)):
             # A user's own rows may have one text a language, and no list.
             is_alone = isinstance(of_row, str)
             texts.append(of_row if is_alone else of_row[self._numbers[column]])

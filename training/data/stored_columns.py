@@ -3,10 +3,11 @@
 A dataset on the disk is mapped into memory: what is not being read takes none.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from xxhash import xxh3_128_digest
 
@@ -16,8 +17,8 @@ SLICE_ROWS = 100_000  # rows of a column that are in memory at once
 class StoredColumn:
     """A column of a dataset, which stays where it is.
 
-    `datasets` itself reads 256 rows of captions in 1.4 ms, and in 3 ms after `select`, `filter` or `shuffle`;
-    `locate` takes 0.1 ms for them.
+    After `select`, `filter` or `shuffle` a slice is read part by part of the table. `datasets` itself reads
+    it row by row, which took 7 times as long.
 
     Args:
         rows: the dataset. Those that `select`, `filter` and `shuffle` return are read in their order.
@@ -36,8 +37,6 @@ class StoredColumn:
     >>> column = StoredColumn(rows, "text")
     >>> [part.to_pylist() for part in column.slices()]
     [['a fox', 'a dog']]
-    >>> [stored[place].as_py() for stored, place in column.locate([1, 0])]
-    ['a dog', 'a fox']
     ```
     """
 
@@ -57,7 +56,7 @@ class StoredColumn:
         return len(self.rows)
 
     def __reduce__(self):
-        # A process that gets a copy maps the files too. The parts themselves would be copied.
+        # A process that gets a copy maps the files too. The parts themselves would be copied, texts and all.
         return StoredColumn, (self.rows, self.name)
 
     def slices(self, n_rows: int = SLICE_ROWS) -> Iterator[pa.Array]:
@@ -82,18 +81,44 @@ class StoredColumn:
         # `found` is in the order of the table. The inverse of `order` restores that of the rows.
         return pa.concat_arrays(found).take(pa.array(np.argsort(order, kind="stable")))
 
-    def locate(self, rows: Iterable[int]) -> Iterator[tuple[pa.Array, int]]:
-        """Yield of each row the array of the table that has its value, and the place of the value in it."""
-        places = np.asarray(rows, np.int64)
-        if self._places is not None:
-            places = self._places[places].astype(np.int64)
-        part_of = self._part_of(places)
-        for part, place in zip(part_of.tolist(), (places - self._starts[part_of]).tolist()):
-            yield self._parts[part], place
-
     def _part_of(self, places: np.ndarray) -> np.ndarray:
         """Return the number of the part of the table that has each place."""
         return np.searchsorted(self._starts, places, side="right") - 1
+
+
+class StoredCaptions(StoredColumn):
+    """The captions of a dataset's rows, `{language: text}` or `{language: texts}`.
+
+    Args:
+        rows: the dataset.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from training.data.stored_columns import StoredCaptions
+
+    >>> rows = Dataset.from_dict({"captions": [{"en": "a dog", "zh": "狗"}, {"en": "a cat", "zh": None}]})
+    >>> StoredCaptions(rows).read([1, 0], ["en", "zh"])
+    ['a cat', '狗']
+    ```
+    """
+
+    def __init__(self, rows: Dataset):
+        super().__init__(rows, "captions")
+        # Views of the table, which copy no text. `datasets` itself takes 1.4 ms to read 256 rows, these 0.4.
+        languages = rows.features["captions"]
+        self._fields = {language: pc.struct_field(self._column, language) for language in languages}
+
+    def __reduce__(self):
+        return StoredCaptions, (self.rows,)
+
+    def read(self, rows: Sequence[int], languages: Sequence[str]) -> list[str | list[str] | None]:
+        """Return, for each row, what it has in one of its languages."""
+        places = np.asarray(rows, np.int64)
+        if self._places is not None:
+            places = self._places[places]
+        return [self._fields[name][place].as_py() for name, place in zip(languages, places.tolist())]
 
 
 def hash_texts(texts: pa.Array) -> np.ndarray:
@@ -131,4 +156,4 @@ def first_equal(*keys: np.ndarray) -> np.ndarray:
     return found
 
 
-__all__ = ["SLICE_ROWS", "StoredColumn", "first_equal", "hash_texts"]
+__all__ = ["SLICE_ROWS", "StoredCaptions", "StoredColumn", "first_equal", "hash_texts"]
