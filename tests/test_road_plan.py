@@ -167,7 +167,7 @@ def test_hours_follow_from_operations():
 def test_the_amount_of_a_corpus(dataset, languages, rows, texts):
     amount = amount_of(dataset, languages, made={})
     assert (amount.rows, amount.texts) == (rows, pytest.approx(texts, abs=1))
-    assert amount.corpora == (dataset,)
+    assert [origin.name for origin in amount.origins] == [dataset]
 
 
 def write(path, text):
@@ -285,6 +285,19 @@ def test_the_printed_plan(tmp_path, capsys):
     assert lines["steps"] == "10 of 8 examples, 80 in all, 0.0 passes"
     assert "openai/clip-vit-base-patch32" in lines["licence"]
     assert printed.splitlines()[-1].startswith("Estimates: nothing was read")
+
+
+def test_the_licence_is_also_that_of_own_data(tmp_path):
+    for name in ("mine", "yours"):
+        write(tmp_path / f"{name}.tsv", "en\tde\na dog\tein Hund\n")
+    sources = (
+        "- {data: mine.tsv, licence: CC-BY-SA-4.0}\n- {data: yours.tsv}\n- {data: Helsinki-NLP/opus-100}\n"
+    )
+    write(tmp_path / "texts.yaml", sources)
+    write(tmp_path / "stage1.yaml", STAGE1.replace("opus-100", str(tmp_path / "texts.yaml")))
+    outcome = plan_road(read_road(tmp_path)).outcome
+    assert outcome.forced_by["share-alike"] == ["mine.tsv (CC-BY-SA-4.0)"]
+    assert outcome.unknown == ["yours.tsv (licence not stated)", "opus-100 (unknown (card))"]
 
 
 def test_the_printed_plan_of_chosen_steps(tmp_path, capsys):

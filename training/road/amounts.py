@@ -6,11 +6,13 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.languages import check_language, find_language
-from model_cards.stages import is_hub_id
+from common.origins import Origin
+from model_cards.licences import is_hub_id
 from modeling_altclip.languages_altclip import canonical
 
 from ..data.parallel_text import choose_kinds, read_sources
 from ..data.sources.loading import all_source_names, find_source, load_source
+from ..data.sources.origin import origins_of_listed
 from ..data.sources.reading import check_parallel_text
 from ..data.sources.source import IMAGES, Source
 from .assumptions import read_assumptions
@@ -23,8 +25,8 @@ class Amount:
     - `rows`, `texts` in the requested languages, and `pictures`, without those of `unknown`.
     - `languages`: those of the texts; none where they are not known.
     - `downloads`: `{corpus: bytes}`, what is downloaded of it.
-    - `corpora`: the names of the public corpora that it is from. `unknown`: the names of corpora, and of
-      other data, whose size nobody states.
+    - `origins`: the public corpora and other data that it is from, with their licences.
+    - `unknown`: the names of corpora, and of other data, whose size nobody states.
     """
 
     rows: int = 0
@@ -32,7 +34,7 @@ class Amount:
     pictures: int = 0
     languages: tuple[str, ...] = ()
     downloads: dict[str, int] = field(default_factory=dict)
-    corpora: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
     unknown: tuple[str, ...] = ()
 
     def __add__(self, other: "Amount") -> "Amount":
@@ -43,7 +45,7 @@ class Amount:
             pictures=self.pictures + other.pictures,
             languages=tuple(dict.fromkeys(self.languages + other.languages)),
             downloads=self.downloads | other.downloads,
-            corpora=tuple(dict.fromkeys(self.corpora + other.corpora)),
+            origins=self.origins + other.origins,
             unknown=tuple(dict.fromkeys(self.unknown + other.unknown)),
         )
 
@@ -96,6 +98,7 @@ def amount_of(
     all_are_named = True
     for given in choose_kinds(read_sources(dataset), kinds, dataset):
         source = _find_corpus(given["data"])
+        total += Amount(origins=_origins_of(given, source, languages))
         if source is None:
             all_are_named = False
             total += _unknown(given["data"], made)
@@ -129,6 +132,21 @@ def _find_corpus(dataset: str) -> Source | None:
         if candidate.dataset == dataset:
             return candidate
     return None
+
+
+def _origins_of(given: dict, source: Source | None, languages: list[str] | None) -> tuple[Origin, ...]:
+    """Return what a source of a list is made of; the Hub id of a corpus stands for the corpus.
+
+    Args:
+        given: as `read_sources` returns it.
+        source: the corpus that it names; None if it is none.
+
+    Raises:
+        InputError: as `origins_of_listed`.
+    """
+    if source is not None and find_source(given["data"]) is None:
+        given = given | {"data": source.name}
+    return tuple(origins_of_listed(given, languages))
 
 
 def _unknown(dataset: str, made: dict[Path, Amount]) -> Amount:
@@ -175,7 +193,7 @@ def _amount_of_corpus(source: Source, languages: list[str] | None, budget: int |
     if budget is not None and (rows is None or budget < rows):
         rows = budget
     if rows is None:
-        return Amount(corpora=(source.name,), unknown=(source.name,))
+        return Amount(unknown=(source.name,))
 
     is_aligned = source.layout in ("columns", "language_lists", *IMAGES)
     texts_per_row = len(found) if is_aligned else 2
@@ -196,7 +214,6 @@ def _amount_of_corpus(source: Source, languages: list[str] | None, budget: int |
         pictures=n_pictures,
         languages=tuple(found),
         downloads={source.name: round(n_bytes)},
-        corpora=(source.name,),
     )
 
 

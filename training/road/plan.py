@@ -16,13 +16,13 @@ from benchmarks.tasks.class_names import languages_of
 from benchmarks.tasks.loading import load_task
 from common.errors import InputError
 from common.languages import find_language
-from common.licences import Outcome
+from common.licences import Outcome, combine
+from common.origins import Origin
 from model_cards.job import CardArguments
-from model_cards.stages import is_hub_id
+from model_cards.licences import is_hub_id, origin_of_model
 
 from ..arguments import ContrastiveArguments, StageArguments, TeacherArguments, TeacherLearningArguments
 from ..cleaning.arguments import CleaningArguments
-from ..data.terms import outcome_of
 from ..download.arguments import DownloadArguments
 from ..output_folder import examples_per_step
 from ..parallel.pretraining import TextPretrainingArguments
@@ -72,12 +72,11 @@ class _StepPlan:
 class _RoadPlan:
     """The plans of a road's steps, and what they are together.
 
-    - `corpora`, `models`: what goes into the outcome.
-    - `outcome`: what its licence is, as far as its parts state theirs.
+    - `models`: those that go into the outcome.
+    - `outcome`: what its licence is, as far as its data and models state theirs.
     """
 
     steps: list[_StepPlan]
-    corpora: list[str]
     models: list[str]
     outcome: Outcome
 
@@ -205,9 +204,8 @@ def plan_road(steps: list[Step]) -> _RoadPlan:
     plans = [road.plan(step) for step in steps]
     return _RoadPlan(
         steps=plans,
-        corpora=list(road.corpora),
         models=list(road.models),
-        outcome=outcome_of(list(road.corpora), list(road.models)),
+        outcome=combine([*map(origin_of_model, road.models), *road.origins]),
     )
 
 
@@ -218,8 +216,8 @@ class _Road:
         self.made: dict[Path, Amount] = {}
         self.configs: dict[Path, PreTrainedConfig] = {}
         self.counts: dict[Path, tuple[int, int]] = {}  # of the parameters of `configs`
-        self.corpora: dict[str, None] = {}  # as keys, in the order in which they are named
-        self.models: dict[str, None] = {}
+        self.origins: list[Origin] = []  # of all data
+        self.models: dict[str, None] = {}  # as keys, in the order in which they are named
 
     def plan(self, step: Step) -> _StepPlan:
         """Plan the next step.
@@ -252,7 +250,7 @@ class _Road:
         """Return the amount of a data set, and note what is downloaded of it."""
         amount = amount_of(dataset, languages, self.made, **options)
         plan.amount = amount
-        self.corpora |= dict.fromkeys(amount.corpora)
+        self.origins += amount.origins
         plan.unknown += amount.unknown
         plan.downloads |= amount.downloads
         plan.lines.append(("data", f"{dataset}: {amount.describe_rows()} rows, {amount.texts:,} texts"))
@@ -276,7 +274,7 @@ class _Road:
             texts=amount.rows * per_row * (1 + n_targets),
             pictures=amount.rows,
             languages=(arguments.source_language, *arguments.target_languages),
-            corpora=amount.corpora,
+            origins=amount.origins,
             unknown=amount.unknown,
         )
 
@@ -297,7 +295,7 @@ class _Road:
             texts=n_texts,
             pictures=n_pictures,
             languages=tuple(arguments.languages or amount.languages),
-            corpora=amount.corpora,
+            origins=amount.origins,
             unknown=amount.unknown,
         )
 
