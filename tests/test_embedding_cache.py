@@ -227,7 +227,7 @@ class Slices:
 @pytest.mark.parametrize("n_rows", [1, 3, 1000])
 @pytest.mark.parametrize("n_views", [1, 2])
 def test_keys_in_slices_make_the_cache_of_their_array(tmp_path, n_rows, n_views):
-    keys = [*KEYS, "", "é 🔑", KEYS[0]]
+    keys = ["text", "text", *KEYS, "", "é 🔑", KEYS[0]]
     texts = Slices(pa.array(keys, pa.large_string()), n_rows)
     expected = cached(tmp_path / "array", keys, n_views=n_views)
     seen = []
@@ -235,6 +235,13 @@ def test_keys_in_slices_make_the_cache_of_their_array(tmp_path, n_rows, n_views)
     assert files(tmp_path / "slices") == files(tmp_path / "array")
     assert column.item_of_row.tolist() == expected.item_of_row.tolist()
     assert len(seen) == len(set(keys)) * n_views
+    # Each distinct key is stored once, in order, and the folder is known by them.
+    distinct = list(dict.fromkeys(keys))
+    parts = [Dataset.from_file(str(path)) for path in sorted(column.folder.glob("data/*.arrow"))]
+    stored = [key for part in parts for key in part["text"]]
+    assert stored[::n_views] == distinct
+    print_of_items = embedding_cache.fingerprint(pa.array(distinct, pa.large_string()))
+    assert f"| items | `{print_of_items}` |" in (column.folder / "README.md").read_text()
     # Opened again, nothing is encoded.
     cached(tmp_path / "slices", keys, seen, n_views=n_views, texts=texts)
     assert len(seen) == len(set(keys)) * n_views
