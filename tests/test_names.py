@@ -18,7 +18,7 @@ from benchmarks.tasks.loading import FOLDER, load_task
 from benchmarks.tasks.templates import load_templates
 from benchmarks.tasks.text_lists import SETS
 from common.errors import InputError
-from common.files.names import file_name
+from common.files.names import file_name, free_path
 from common.files.rows import load_rows
 from common.markdown import code_block, markdown_text
 from common.models.loading import load_model
@@ -393,3 +393,13 @@ def test_a_name_that_no_folder_can_have_is_refused_before_any_work(tmp_path, mon
     with pytest.raises(InputError, match="output_dir .*: (give the name of a folder|shorten it)"):
         check_output_dir(name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_taken_gets_the_first_free_number(tmp_path):
+    path = tmp_path / "stage2.replaced"
+    assert free_path(path) == path
+    path.mkdir()
+    (tmp_path / "stage2.replaced.3").mkdir()
+    assert free_path(path) == tmp_path / "stage2.replaced.2"
+    (tmp_path / "stage2.replaced.2").write_text("a file")
+    assert free_path(path) == tmp_path / "stage2.replaced.4"

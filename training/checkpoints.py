@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.trainer_utils import sort_checkpoints
 
 from common.errors import InputError
+from common.files.names import free_path
 from modeling_altclip.checksums_altclip import find_damages, has_checksums
 
 from .arguments import StageArguments
@@ -124,12 +125,7 @@ def _put_aside(damages: dict[Path, str]) -> None:
 
 def _rename(checkpoint: Path, prefix: str) -> Path:
     """Rename `checkpoint-40` to `damaged-checkpoint-40`, or `damaged-checkpoint-40.2` if that is taken."""
-    renamed = checkpoint.with_name(f"{prefix}-{checkpoint.name}")
-    n_taken = 1
-    while renamed.exists():
-        n_taken += 1
-        renamed = checkpoint.with_name(f"{prefix}-{checkpoint.name}.{n_taken}")
-    return checkpoint.rename(renamed)
+    return checkpoint.rename(free_path(checkpoint.with_name(f"{prefix}-{checkpoint.name}")))
 
 
 def _search(folder: Path, n_processes: int) -> tuple[Path | None, dict[Path, str]]:

@@ -1,7 +1,8 @@
-"""Make names of files from names that come from anywhere: of tasks, models, languages and columns."""
+"""Make names of files: from names of tasks, models, languages and columns; and names that are still free."""
 
 import re
 from hashlib import blake2b
+from pathlib import Path
 
 # Bytes in UTF-8. File systems take 255 in one name, and an ending such as `.partial.npz` is to follow.
 _LONGEST = 180
@@ -50,4 +51,17 @@ def _shown(character: str) -> str:
     return character if is_allowed else "_"
 
 
-__all__ = ["file_name"]
+def free_path(path: Path) -> Path:
+    """Return a path that nothing has: the given one, else with the first free number behind its name.
+
+    `stage2.replaced` becomes `stage2.replaced.2`, and if that is taken, `stage2.replaced.3`.
+    """
+    free = path
+    number = 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+__all__ = ["file_name", "free_path"]

@@ -21,7 +21,13 @@ from common.origins import Origin
 from model_cards.job import CardArguments
 from model_cards.licences import is_hub_id, origin_of_model
 
-from ..arguments import ContrastiveArguments, StageArguments, TeacherArguments, TeacherLearningArguments
+from ..arguments import (
+    ContrastiveArguments,
+    PairArguments,
+    StageArguments,
+    TeacherArguments,
+    TeacherLearningArguments,
+)
 from ..cleaning.arguments import CleaningArguments
 from ..download.arguments import DownloadArguments
 from ..output_folder import examples_per_step
@@ -44,6 +50,8 @@ _FLOAT32 = 4  # bytes
 _GB = 1e9
 # A training step computes a forward pass, and a backward pass of twice as many operations.
 _TRAINED = 3
+# Stages that may begin with the model of an earlier one.
+_BEGIN_WITH_A_MODEL = (TeacherArguments, TeacherLearningArguments, ContrastiveArguments)
 _GPUS = {1: "hours on 1 GPU", 8: "hours on 8 GPUs"}
 
 
@@ -422,9 +430,11 @@ class _Road:
         self, plan: _StepPlan, arguments: StageArguments, config: PreTrainedConfig, *, all_learn: bool
     ) -> None:
         """Note the disk that a model and its checkpoints take, and that later steps may name it."""
-        # A stage that begins with a model of an earlier one has as many parameters as that.
-        begun_with = Path(getattr(arguments, "model_name_or_path", None) or ".")
-        n_all, n_text = self.counts.get(begun_with) or count_parameters(config)
+        counts = None
+        if isinstance(arguments, _BEGIN_WITH_A_MODEL) and arguments.model_name_or_path is not None:
+            # It has as many parameters as the model of the earlier stage that it begins with.
+            counts = self.counts.get(Path(arguments.model_name_or_path))
+        n_all, n_text = counts or count_parameters(config)
         _keep_weights(plan, arguments, n_all, n_all if all_learn else n_text)
         self.configs[plan.step.output_dir] = config
         self.counts[plan.step.output_dir] = (n_all, n_text)
@@ -515,7 +525,7 @@ def _of_texts(arguments: StageArguments, config: PreTrainedConfig) -> tuple[int,
 
 def _forwards(arguments: StageArguments) -> int:
     """Return how many forward passes the operations of a training step are equal to."""
-    again = getattr(arguments, "gradient_cache_chunk", None) is not None
+    again = isinstance(arguments, PairArguments) and arguments.gradient_cache_chunk is not None
     return _TRAINED + int(again) + int(arguments.gradient_checkpointing)
 
 

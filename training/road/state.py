@@ -23,6 +23,7 @@ from typing import Literal
 from common.errors import InputError
 from common.files.contents import content_digest
 from common.files.json_files import read_json
+from common.files.names import free_path
 from common.files.whole_files import write_text
 from common.files.yaml_files import read_yaml
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums
@@ -107,12 +108,7 @@ def set_aside(folder: Path) -> Path:
 
     `stage2` becomes `stage2.replaced`, or `stage2.replaced.2` if that is taken.
     """
-    renamed = folder.with_name(f"{folder.name}.replaced")
-    n_taken = 1
-    while renamed.exists():
-        n_taken += 1
-        renamed = folder.with_name(f"{folder.name}.replaced.{n_taken}")
-    return folder.rename(renamed)
+    return folder.rename(free_path(folder.with_name(f"{folder.name}.replaced")))
 
 
 def check_recipes(steps: list[Step]) -> None:
