@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 
 from common.errors import InputError
 from common.files.rows import load_rows
-from common.origins import read_origins
+from common.origins import Origin, read_origins
 from training.data.loading import load_image_rows
 from training.data.parallel_text import load_parallel_text
 from training.data.sources import loading
@@ -478,6 +478,18 @@ def test_the_licences_of_source_and_model_are_in_the_output(case, translator, tm
         assert f"under unknown terms: {label}" in card
     else:
         assert f"not for commercial use: {label}" in card
+
+
+def test_a_card_shows_a_licence_as_text(tmp_path):
+    arguments = arguments_of(dataset="mine.tsv", output_dir=str(tmp_path))
+    origin = Origin(name="mine.tsv", licence="<script> | [free](http://x)")
+    rows = Dataset.from_dict({"captions": [{"en": ["a dog"], "es": ["un perro"]}]})
+    checked = Checked({"model": "nllb", "weights": "0" * 64}, {"a dog": "un perro"})
+    translation_output.write_record({"train": rows}, {"es": checked}, [origin], arguments)
+    card = (tmp_path / "README.md").read_text("utf-8")
+    # In the table, and in the sentence on the outcome.
+    assert card.count(r"\<script\> \| \[free\](http://x)") == 2
+    assert card.count("<script>") == 0
 
 
 def test_the_card_of_a_model_on_the_hub_is_looked_up(monkeypatch):

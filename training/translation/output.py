@@ -1,4 +1,4 @@
-"""What is written beside translated captions, so that the folder says what it is.
+"""Write what lies next to translated captions, so that the folder says what it is.
 
 - `README.md`, the dataset card: what was translated and by which model, both licences, rows, and counts.
 - `origins.yaml`: the source and the models, as every folder of data has it (`common/origins.py`).
@@ -201,7 +201,7 @@ def _card_of(
     of_origins = []
     for origin in origins:
         terms = "not known" if origin.terms is None else ", ".join(origin.terms) or "nothing"
-        licence = origin.licence or "not stated"
+        licence = markdown_text(origin.licence or "not stated")
         of_origins.append(f"| {markdown_text(origin.name)} | {origin.role} | {licence} | {terms} |")
     of_languages = []
     for language, translations in checked.items():
@@ -219,7 +219,7 @@ def _card_of(
         dataset=markdown_text(public_path(arguments.dataset)),
         source=arguments.source_language,
         targets=", ".join(arguments.target_languages),
-        outcome=" ".join(filter(None, [outcome.sentence, unknown_licences(origins)])),
+        outcome=markdown_text(" ".join(filter(None, [outcome.sentence, unknown_licences(origins)]))),
         origins="\n".join(of_origins),
         splits="\n".join(f"| {split} | {len(rows)} |" for split, rows in splits.items()),
         table="\n".join(of_languages),
