@@ -485,7 +485,7 @@ def test_a_card_shows_a_licence_as_text(tmp_path):
     origin = Origin(name="mine.tsv", licence="<script> | [free](http://x)")
     rows = Dataset.from_dict({"captions": [{"en": ["a dog"], "es": ["un perro"]}]})
     checked = Checked({"model": "nllb", "weights": "0" * 64}, {"a dog": "un perro"})
-    translation_output.write_record({"train": rows}, {"es": checked}, [origin], arguments)
+    output.write_record({"train": rows}, {"es": checked}, [origin], arguments)
     card = (tmp_path / "README.md").read_text("utf-8")
     # In the table, and in the sentence on the outcome.
     assert card.count(r"\<script\> \| \[free\](http://x)") == 2
