@@ -210,4 +210,4 @@ def test_memory_grows_by_numbers_and_not_by_texts(tmp_path):
         peaks[n_rows] = run.peak
     growth = (peaks[1_000_000] - peaks[200_000]) * 1e6 / 800_000
     sys.stdout.write(f"MB: {peaks}, bytes a row: {growth:.0f}\n")  # shown by pytest -s
-    assert growth < 150
+    assert growth < 250
