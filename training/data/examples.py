@@ -168,7 +168,7 @@ class CaptionExamples(TorchDataset):
     column of each example.
 
     Texts stay in the dataset, on the disk as a rule, and are read by slices of rows. In memory are numbers
-    alone, about 30 bytes of an example, and while it is built up to 100. Captions are therefore compared by
+    alone, about 30 bytes of an example, and 50 while it is built. Captions are therefore compared by
     hashes, as `hash_texts` describes.
 
     Args:
