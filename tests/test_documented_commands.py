@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from PIL import Image
 
 from .conftest import ROOT
@@ -148,6 +148,9 @@ def test_python_as_printed(model, page, tmp_path):
         demo = tmp_path / "outputs/miniature/altclip"
         shutil.copytree(model, demo)
         Image.new("RGB", (60, 40)).save(demo / "example.png")
+    if page.name == "cleaning.md":
+        row = {"captions": {"en": ["a dog"], "fr": ["un chien"]}, "similarity": {"fr": 0.8}}
+        Dataset.from_list([row]).to_parquet(tmp_path / "outputs/cleaned/train.parquet")
     snippets = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
     # "embeds.shape  # [2, 128]" -> "assert embeds.shape == [2, 128], embeds.shape"
     checked = re.sub(
