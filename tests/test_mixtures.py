@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from common.errors import InputError
 from training.arguments import ContrastiveArguments
-from training.data import loading
+from training.data import parallel_text
 from training.data.examples import CaptionExamples
 from training.data.loading import load_image_rows, load_images, stream_images
 from training.data.mixtures import take_turns
@@ -102,8 +102,8 @@ def test_a_budget_of_images_on_the_hub_is_taken_before_the_download(mixture, mon
         asked.append((n_rows, options))
         return Dataset.from_parquet(f"{dataset}/train-00000-of-00002.parquet").select(range(n_rows))
 
-    monkeypatch.setattr(loading, "is_remote", lambda dataset: dataset.endswith("german"))
-    monkeypatch.setattr(loading, "download_rows", download_rows)
+    monkeypatch.setattr(parallel_text, "is_remote", lambda dataset: dataset.endswith("german"))
+    monkeypatch.setattr(parallel_text, "download_rows", download_rows)
     path = mixture({"rows": 2})
     rows = load_image_rows(path, "train")
     ((n_rows, options),) = asked

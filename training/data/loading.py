@@ -6,18 +6,15 @@ from datasets import Dataset, IterableDataset
 
 from common.errors import InputError
 from common.files.image_folders import say_without_row
-from common.files.rows import readable_rows
 from common.languages import check_languages
-from common.paths import check_folder
 
 from ..arguments import PairArguments, say
 from ..output_folder import record_exclusion, record_sources
-from .budgets import download_rows, is_remote, take_budget
+from .budgets import take_budget
 from .captions import (
     Form,
     by_keys,
     find_form,
-    load_captioned,
     named_languages,
     with_captions,
     with_image,
@@ -27,7 +24,7 @@ from .exclusion.rows import exclude_tests, number_rows, open_index
 from .exclusion.stream import StreamExclusion
 from .images import ImageViews, check_policy, find_without_row, keep_readable, name_without_row
 from .mixtures import mix_rows
-from .parallel_text import budget_of, read_sources
+from .parallel_text import budget_of, open_dataset, read_sources
 from .sources.loading import find_source
 from .sources.origin import find_origins
 from .sources.reading import languages_of_images, read_images, stream_with_captions
@@ -109,14 +106,9 @@ def _load_parts(
         if named is not None:
             refuse_text_column(named, text_column)
             rows = read_images(named, languages, own_split, budget=budget, **outside)
-        elif budget.n_rows is not None and is_remote(data):
-            check_folder("dataset", data)
-            with readable_rows(data, own_split):
-                rows = download_rows(data, own_split, budget.n_rows, path=data, name=None, **outside)
-            rows = with_image(rows, data)
-            rows = with_captions(rows, find_form(rows.features, data, text_column, languages), data)
         else:
-            rows = load_captioned(data, own_split, languages, text_column, **outside)
+            rows = with_image(open_dataset(data, own_split, budget.n_rows, **outside), data)
+            rows = with_captions(rows, find_form(rows.features, data, text_column, languages), data)
         parts.append(take_budget(rows, budget))
     return listed, parts
 
