@@ -4,18 +4,18 @@ It pins pandas < 3, webdataset < 0.3 and albumentations < 2, with which it canno
 that training needs.
 """
 
-import fcntl
 import json
 import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from common.errors import InputError
+from common.files.locks import holding
 from common.files.whole_files import write_text
 
 from .addresses import ADDRESSES, Prepared
@@ -71,21 +71,16 @@ def check_no_proxy() -> None:
             )
 
 
-@contextmanager
-def alone_in(output_dir: str) -> Iterator[None]:
+def alone_in(output_dir: str) -> AbstractContextManager[None]:
     """Keep other downloads out of the output folder.
 
     Raises:
         InputError: another one is running there.
     """
-    with Path(output_dir, ".lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"output_dir {output_dir!r} is in use by another download: wait for it, or give another"
-            ) from error
-        yield
+    return holding(
+        Path(output_dir, ".lock"),
+        f"output_dir {output_dir!r} is in use by another download: wait for it, or give another",
+    )
 
 
 def download(arguments: DownloadArguments, python: Path, prepared: Prepared) -> None:

@@ -4,7 +4,6 @@ A road can be killed at any moment, and goes on when the command is repeated: ev
 or begun by what lies in its folder, see `state.py`. A process that a killed command has left is ended first.
 """
 
-import fcntl
 import os
 import shlex
 import signal
@@ -20,6 +19,7 @@ import psutil
 
 from common.commands import command_for
 from common.errors import InputError
+from common.files.locks import holding
 
 from ..checkpoints import has_checkpoints
 from .state import (
@@ -204,8 +204,6 @@ def _start(command: list[str], variables: dict[str, str]) -> int:
 def _alone(folder: str, road: list[Step]) -> Iterator[str]:
     """Keep other commands out of a road, and end what a killed one has left running.
 
-    The lock is freed by the system when its holder ends, however that happens.
-
     Yields:
         The path of the lock, which marks the processes of the road.
 
@@ -214,13 +212,8 @@ def _alone(folder: str, road: list[Step]) -> Iterator[str]:
     """
     path = record_path(road[0]).with_name(f"{Path(folder).resolve().name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"folder {folder!r} is in use by another command, which holds {path}: wait for it, or end it"
-            ) from error
+    refusal = f"folder {folder!r} is in use by another command, which holds {path}: wait for it, or end it"
+    with holding(path, refusal):
         ended = " ".join(map(str, _end_marked(str(path))))
         if ended:
             print(f"Ended what a killed command had left running: process {ended}.")
