@@ -2,12 +2,27 @@
 
 from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_altclip import check_towers
 
 _POOLINGS = ("cls", "last", "mean", "pooler")
+_HEADS = ("linear", "mlp")
+# Types of models that compare texts with images, and whose image tower a student can take over.
+DUAL_TEACHERS = (
+    "altclip",
+    "altclip_dual_encoder",
+    "chinese_clip",
+    "clip",
+    "metaclip_2",
+    "siglip",
+    "siglip2",
+    "tipsv2",
+    "vision-text-dual-encoder",
+)
+# Those whose image tower ends in the shared space.
+_WITHOUT_PROJECTION = ("siglip", "siglip2", "tipsv2")
 
 
 class AltCLIPDualEncoderConfig(PreTrainedConfig):
@@ -20,10 +35,14 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             encoder's own pooler (CLIP's and SigLIP's image towers).
         projection_dim: the width of the shared space.
         projection_bias: whether the projections to it have biases: CLIP's have none, Krasner & Lanuzo's do.
+        text_head: what projects texts: `linear`, one layer, or `mlp`, two of them with a GELU between.
+        text_head_norm: whether a layer norm precedes it, as AltCLIP's `pre_LN` does.
+        image_projection: whether images are projected. SigLIP's are not: its image tower ends in the space.
         logit_scale_init_value: the log of 1 / temperature.
 
     Raises:
-        ValueError: a tower is left out, a pooling is unknown, or a tower is no encoder of tokens or patches.
+        ValueError: a tower is left out, a pooling or head is unknown, a tower is no encoder of tokens or
+            patches, or images are not projected and of another width than `projection_dim`.
 
     Example:
 
@@ -51,6 +70,9 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
     vision_pooling: str = "cls"
     projection_dim: int = 512
     projection_bias: bool = False
+    text_head: str = "linear"
+    text_head_norm: bool = False
+    image_projection: bool = True
     logit_scale_init_value: int | float = 2.6592
     initializer_factor: float = 1.0
 
@@ -60,8 +82,54 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             pooling = getattr(self, name)
             if pooling not in _POOLINGS:
                 raise ValueError(f"{name} is {pooling!r}: choose from {', '.join(_POOLINGS)}")
+        if self.text_head not in _HEADS:
+            raise ValueError(f"text_head is {self.text_head!r}: choose from {', '.join(_HEADS)}")
         super().__post_init__(**kwargs)  # builds the towers' configurations of dicts
         check_widths(self.text_config, self.vision_config)
+        width = self.vision_config.hidden_size
+        if not self.image_projection and width != self.projection_dim:
+            raise ValueError(
+                f"projection_dim is {self.projection_dim}, and the image tower, which nothing projects, is "
+                f"{width} wide: give projection_dim={width}, or image_projection=True"
+            )
+
+    @classmethod
+    def from_teacher(
+        cls,
+        teacher: PreTrainedConfig,
+        text_config: PreTrainedConfig,
+        *,
+        text_pooling: str,
+        text_head: str = "linear",
+        text_head_norm: bool = False,
+    ) -> "AltCLIPDualEncoderConfig":
+        """Join the image side of a teacher with a text encoder, for `AltCLIPDualEncoderModel.from_teacher`.
+
+        Raises:
+            ValueError: the teacher is of a type that nothing can be taken over from.
+        """
+        check_teacher(teacher)
+        vision_config = teacher.vision_config
+        vision_pooling = "pooler"
+        has_projection = teacher.model_type not in _WITHOUT_PROJECTION
+        if teacher.model_type == "altclip":
+            # The tower is CLIP's, under a type that transformers builds within a whole AltCLIP alone.
+            values = vision_config.to_dict() | {"model_type": CLIPVisionConfig.model_type}
+            vision_config = CLIPVisionConfig.from_dict(values)
+        if isinstance(teacher, cls):
+            vision_pooling = teacher.vision_pooling
+            has_projection = teacher.image_projection
+        return cls(
+            text_config=text_config,
+            vision_config=vision_config,
+            text_pooling=text_pooling,
+            vision_pooling=vision_pooling,
+            projection_dim=teacher.projection_dim if has_projection else vision_config.hidden_size,
+            projection_bias=isinstance(teacher, cls) and teacher.projection_bias,
+            text_head=text_head,
+            text_head_norm=text_head_norm,
+            image_projection=has_projection,
+        )
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPDualEncoderConfig":
@@ -70,18 +138,34 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
 
-def check_widths(*towers: PreTrainedConfig) -> None:
-    """Refuse towers that are no encoders of tokens or patches.
+def check_teacher(config: PreTrainedConfig) -> None:
+    """Refuse a teacher of a type that nothing can be taken over from.
 
     Raises:
-        ValueError: one states no `hidden_size`, which convolutional networks lack, or has a decoder too.
+        ValueError: it is one.
     """
-    for tower in towers:
-        if tower.is_encoder_decoder:
-            raise ValueError(
-                f"a {tower.model_type!r} is an encoder with a decoder, and cannot be a tower: "
-                "take an encoder alone"
-            )
+    if config.model_type not in DUAL_TEACHERS:
+        raise ValueError(
+            f"a {config.model_type!r} is no teacher whose image tower can be taken over: "
+            f"give one of {', '.join(DUAL_TEACHERS)}"
+        )
+
+
+def check_widths(text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
+    """Refuse towers that are no encoders of tokens or patches.
+
+    Of a text model with a decoder (T5, NLLB) the encoder is the tower.
+
+    Raises:
+        ValueError: one states no `hidden_size`, which convolutional networks lack, or the image tower has a
+            decoder too.
+    """
+    if vision_config.is_encoder_decoder:
+        raise ValueError(
+            f"a {vision_config.model_type!r} is an encoder with a decoder, and cannot be an image tower: "
+            "take an encoder alone"
+        )
+    for tower in (text_config, vision_config):
         if getattr(tower, "hidden_size", None) is None:
             raise ValueError(
                 f"a {tower.model_type!r} states no hidden_size, as networks of convolutions do, "
@@ -90,4 +174,4 @@ def check_widths(*towers: PreTrainedConfig) -> None:
             )
 
 
-__all__ = ["AltCLIPDualEncoderConfig"]
+__all__ = ["DUAL_TEACHERS", "AltCLIPDualEncoderConfig", "check_teacher", "check_widths"]

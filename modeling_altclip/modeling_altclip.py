@@ -46,6 +46,8 @@ class AltCLIPOutput(ModelOutput):
         text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): unit-length embeddings.
         image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): unit-length embeddings.
         text_model_output, vision_model_output: the towers' own outputs.
+        text_features (`torch.FloatTensor` of shape `(texts, projection_dim)`): the embeddings before they are
+            scaled to unit length, which stage 1 compares with a teacher's; only of a dual encoder.
 
     Example:
 
@@ -68,6 +70,7 @@ class AltCLIPOutput(ModelOutput):
     image_embeds: torch.FloatTensor | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
+    text_features: torch.FloatTensor | None = None
 
     def to_tuple(self) -> tuple:
         """Return all values that are not None, the towers' outputs as tuples too, as transformers does."""
@@ -297,8 +300,10 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         super()._init_weights(module)
         if module is self:
             factor = self.config.initializer_factor
-            init.normal_(self.text_projection.weight, std=self.text_projection.in_features**-0.5 * factor)
-            init.normal_(self.visual_projection.weight, std=self.visual_projection.in_features**-0.5 * factor)
+            # A dual encoder may have several layers here, or none.
+            for layer in (*self.text_projection.modules(), *self.visual_projection.modules()):
+                if isinstance(layer, nn.Linear):
+                    init.normal_(layer.weight, std=layer.in_features**-0.5 * factor)
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -367,7 +372,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             ValueError: both sides are missing, or one of them with `return_loss`.
         """
         _check_sides(input_ids, pixel_values, return_loss)
-        image_embeds = text_embeds = vision_outputs = text_outputs = None
+        image_embeds = text_embeds = text_features = vision_outputs = text_outputs = None
         logits_per_text = logits_per_image = loss = None
         if pixel_values is not None:
             vision_outputs = self.vision_model(
@@ -386,7 +391,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
                 return_dict=True,
                 **kwargs,
             )
-            text_embeds = _unit(self.text_projection(text_outputs.pooler_output))
+            text_features = self.text_projection(text_outputs.pooler_output)
+            text_embeds = _unit(text_features)
         if image_embeds is not None and text_embeds is not None:
             device = text_embeds.device  # the towers may be on two
             scale = self.logit_scale.exp().to(device)
@@ -402,6 +408,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             image_embeds=image_embeds,
             text_model_output=text_outputs,
             vision_model_output=vision_outputs,
+            # transformers' AltCLIP has no such output.
+            text_features=text_features if self.native_class is None else None,
         )
 
 

@@ -5,17 +5,16 @@ half of it.
 """
 
 import warnings
-from copy import deepcopy
 from inspect import signature
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange, WeightRenaming, WeightTransform
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .checkpoint_altclip import load_whole, rename_weights
+from .checkpoint_altclip import rename_weights
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_widths
 from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
@@ -32,6 +31,15 @@ from .pooling_altclip import (
     unread_modules,
 )
 from .texts_altclip import positions_before_texts
+from .towers_altclip import (
+    build_encoder,
+    image_encoder_of,
+    load_encoder,
+    load_teacher,
+    load_text_config,
+    numbers_of,
+    set_dropout,
+)
 
 # Attributes that a model of transformers collects from its parts when it is built. Plans are keyed by module
 # names.
@@ -42,6 +50,8 @@ _SETTINGS_OF_PARTS = (
     "_keep_in_fp32_modules_strict",
 )
 _PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
+# NaFlex's image towers read these beside `pixel_values`. A forward hands its options to both towers.
+_OF_PATCHES = ("pixel_attention_mask", "spatial_shapes")
 _ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
 
 
@@ -56,7 +66,7 @@ class _PooledTower(nn.Module):
         super().__init__()
         self.config = config
         self.pooling = pooling
-        self.encoder = _without_idle_parts(AutoModel.from_config(config, trust_remote_code=False), pooling)
+        self.encoder = _without_idle_parts(build_encoder(config), pooling)
         self.counts_padding = _counts_padding(self.encoder)
         self.positions_before = positions_before_texts(self.encoder)
 
@@ -73,6 +83,8 @@ class _PooledTower(nn.Module):
         Inputs that are None or False are left out: not every encoder knows them.
         """
         inputs = {name: value for name, value in inputs.items() if value is not None and value is not False}
+        if "pixel_values" not in inputs:
+            inputs = {name: value for name, value in inputs.items() if name not in _OF_PATCHES}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
             if attention_mask.ndim == 2:
@@ -176,8 +188,10 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         self.vision_model = _PooledTower(config.vision_config, config.vision_pooling)
         dim = config.projection_dim
         bias = config.projection_bias
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, dim, bias=bias)
+        self.visual_projection = nn.Identity()
+        if config.image_projection:
+            self.visual_projection = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
+        self.text_projection = _text_projection(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
         self.register_load_state_dict_pre_hook(_rename_tower_weights)
@@ -194,15 +208,57 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         super().save_pretrained(*args, save_original_format=by_hub_names, **kwargs)
 
     @classmethod
-    def from_teacher(cls, *_, **__):
-        """Refuse a teacher: its towers make an `AltCLIPModel`.
+    def from_teacher(
+        cls,
+        teacher_name_or_path: str,
+        text_name_or_path: str,
+        *,
+        text_pooling: str | None = None,
+        text_head: str = "linear",
+        text_head_norm: bool = False,
+        dropout: float | None = None,
+    ) -> "AltCLIPDualEncoderModel":
+        """Join a teacher's image tower, its projection, scale and bias with any text encoder.
+
+        The encoder keeps its weights; its head, which leads into the teacher's space, is new and random. A
+        CLIP and an XLM-R make an `AltCLIPModel`, which plain transformers loads: see its `from_teacher`.
+
+        Args:
+            teacher_name_or_path: a CLIP, SigLIP, SigLIP 2, MetaCLIP 2, Chinese-CLIP, TIPSv2, AltCLIP, dual
+                encoder or `VisionTextDualEncoder`.
+            text_name_or_path, text_pooling: as for `from_towers`. An encoder that has a decoder as well
+                (T5, NLLB) is taken out of its model, and its states averaged.
+            text_head, text_head_norm: as in the configuration.
+            dropout: the text tower's dropout; by default the encoder's own.
 
         Raises:
-            NotImplementedError: always.
+            ValueError: a checkpoint is of another kind, or not whole; or the encoder's configuration has no
+                dropout of the usual names.
         """
-        raise NotImplementedError(
-            "a teacher's towers make an AltCLIPModel: call that class's from_teacher, or from_towers here"
+        text_config = load_text_config(text_name_or_path)
+        if dropout is not None:
+            set_dropout(text_config, dropout)
+        teacher = load_teacher(teacher_name_or_path)
+        text_encoder, text_pooling = _load_text_encoder(text_name_or_path, text_config, text_pooling)
+        config = AltCLIPDualEncoderConfig.from_teacher(
+            teacher.config,
+            text_config,
+            text_pooling=text_pooling,
+            text_head=text_head,
+            text_head_norm=text_head_norm,
         )
+        model = cls(config)
+        model._take_over(image_encoder_of(teacher), text_encoder)
+        if config.image_projection:
+            model.visual_projection.load_state_dict(teacher.visual_projection.state_dict())
+        model.logit_scale.data.copy_(numbers_of(teacher)["logit_scale"])
+        return model
+
+    def _take_over(self, image_encoder: PreTrainedModel, text_encoder: PreTrainedModel) -> None:
+        """Copy the weights of two encoders into the towers, without the parts that are not used."""
+        for tower, encoder in ((self.vision_model, image_encoder), (self.text_model, text_encoder)):
+            used = _without_idle_parts(encoder, tower.pooling)
+            tower.encoder.load_state_dict(used.state_dict())
 
     def enable_input_require_grads(self) -> None:
         """Let gradients reach the outputs of the towers' embeddings, as checkpointing and adapters need.
@@ -236,29 +292,22 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         Args:
             vision_name_or_path: an image encoder (ViT, DINOv2, Swin), or a CLIP or SigLIP, whose image tower
                 is taken.
-            text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT, Qwen3).
+            text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT, Qwen3, T5, NLLB).
             projection_dim, projection_bias: as in the configuration.
             vision_pooling: by default `pooler` for the image towers of CLIP, its relatives (Chinese-CLIP,
                 MLCD) and SigLIP, `cls` for those with a class token, and else `mean`.
             text_pooling: by default the one in the checkpoint's sentence-transformers files (mE5: the mean);
-                without them `last` for encoders that read from left to right, and else `cls`.
+                without them `last` for encoders that read from left to right, `mean` for those of a model
+                that has a decoder as well (T5, NLLB), and else `cls`.
 
         Raises:
             ValueError: a checkpoint is not whole, or no tower of tokens or patches, or reads something else;
                 or a pooling does not suit its tower.
         """
         vision_config, text_config = _load_tower_configs(vision_name_or_path, text_name_or_path)
-        text_pooling = text_pooling or stated_pooling(text_name_or_path)
-        image_encoder = _load_encoder(vision_name_or_path, vision_config, vision_pooling)
-        text_encoder = _load_encoder(text_name_or_path, text_config, text_pooling)
+        image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
         check_modality(image_encoder, vision_name_or_path, "image")
-        check_modality(text_encoder, text_name_or_path, "text")
-        check_states(text_encoder)
-        # A default pooling suits its encoder by definition; only a given one has to be checked.
-        if text_pooling is None:
-            text_pooling = default_text_pooling(text_encoder)
-        else:
-            check_text_encoder(text_encoder, text_pooling)
+        text_encoder, text_pooling = _load_text_encoder(text_name_or_path, text_config, text_pooling)
         vision_pooling = vision_pooling or default_image_pooling(image_encoder)
         config = AltCLIPDualEncoderConfig(
             text_config=text_config,
@@ -269,18 +318,47 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             projection_bias=projection_bias,
         )
         check_image_encoder(image_encoder, vision_pooling)
-        left_out = ", ".join(unread_modules(text_name_or_path))
-        if left_out:
-            warnings.warn(
-                f"{text_name_or_path} has more than an encoder and its pooling; left out: {left_out}",
-                stacklevel=2,
-            )
-
         model = cls(config)
-        for tower, encoder in ((model.vision_model, image_encoder), (model.text_model, text_encoder)):
-            used = _without_idle_parts(encoder, tower.pooling)
-            tower.encoder.load_state_dict(used.state_dict())
+        model._take_over(image_encoder, text_encoder)
         return model
+
+
+def _text_projection(config: AltCLIPDualEncoderConfig) -> nn.Module:
+    """Build what projects pooled texts into the shared space: one layer, or a few in a row."""
+    width = config.text_config.hidden_size
+    bias = config.projection_bias
+    layers = []
+    if config.text_head_norm:
+        layers.append(nn.LayerNorm(width))
+    if config.text_head == "mlp":
+        layers += [nn.Linear(width, width, bias=bias), nn.GELU()]
+    layers.append(nn.Linear(width, config.projection_dim, bias=bias))
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+def _load_text_encoder(
+    name_or_path: str, config: PreTrainedConfig, pooling: str | None
+) -> tuple[PreTrainedModel, str]:
+    """Load a text encoder, and choose the pooling that suits it if none is given; warn of what is left out.
+
+    Raises:
+        ValueError: it is no text encoder of which states can be pooled, or the pooling does not suit it.
+    """
+    pooling = pooling or stated_pooling(name_or_path)
+    encoder = load_encoder(name_or_path, config, pooling)
+    check_modality(encoder, name_or_path, "text")
+    check_states(encoder)
+    # A default pooling suits its encoder by definition; only a given one has to be checked.
+    if pooling is None:
+        pooling = "mean" if config.is_encoder_decoder else default_text_pooling(encoder)
+    else:
+        check_text_encoder(encoder, pooling)
+    left_out = ", ".join(unread_modules(name_or_path))
+    if left_out:
+        warnings.warn(
+            f"{name_or_path} has more than an encoder and its pooling; left out: {left_out}", stacklevel=3
+        )
+    return encoder, pooling
 
 
 def _tower_conversions(model: AltCLIPDualEncoderModel) -> list[WeightTransform]:
@@ -332,23 +410,10 @@ def _load_tower_configs(
     """
     vision_config = AutoConfig.from_pretrained(vision_name_or_path, trust_remote_code=False)
     vision_config = getattr(vision_config, "vision_config", vision_config)
-    text_config = AutoConfig.from_pretrained(text_name_or_path, trust_remote_code=False)
-    # They may be folders of this machine, which have no place in config.json.
-    text_config.name_or_path = ""
-    vision_config.name_or_path = ""
+    vision_config.name_or_path = ""  # as of the text tower's, see `load_text_config`
+    text_config = load_text_config(text_name_or_path)
     check_widths(text_config, vision_config)
     return vision_config, text_config
-
-
-def _load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:
-    """Load a tower, which may lack its pooler unless the pooling is `pooler`.
-
-    A pooling that is still None never becomes the pooler of a checkpoint that lacks it.
-    """
-    unread = () if pooling == "pooler" else ("pooler.",)
-    return load_whole(
-        AutoModel, name_or_path, unread=unread, config=deepcopy(config), trust_remote_code=False
-    )
 
 
 __all__ = ["AltCLIPDualEncoderModel"]

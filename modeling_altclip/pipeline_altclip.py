@@ -203,7 +203,7 @@ def _writes_to_texts(model: AltCLIPModel) -> list:
     `.data`.
     """
     marks = []
-    for module in (*model.text_model.modules(), model.text_projection):
+    for module in (*model.text_model.modules(), *model.text_projection.modules()):
         marks.append((id(module), *module._forward_hooks, *module._forward_pre_hooks))
         # Only peft's layers have these two.
         state = vars(module)

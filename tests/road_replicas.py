@@ -24,9 +24,10 @@ from training.dry_run import print_plan
 from training.miniature.vocabulary import train_multilingual_tokenizer
 from training.model_checks import check_models, check_tokenizers
 from training.parallel.trainer import ParallelArguments
-from training.road.models import new_student, read_config, recorded_models
+from training.road.models import read_config, recorded_models
 from training.road.plan import plan_road, say_bytes, say_range
 from training.road.steps import Step, read_arguments
+from training.teachers import join
 from training.translation.translating import TranslationArguments
 
 from .fake_hub import FakeHub
@@ -123,7 +124,7 @@ class RoadReplica:
             return read_config(arguments.model_name_or_path, "model_name_or_path")
         teacher = read_config(arguments.teacher_name_or_path, "teacher_name_or_path")
         encoder = read_config(arguments.text_encoder_name_or_path, "text_encoder_name_or_path")
-        return new_student(teacher, encoder)
+        return join(teacher, encoder)
 
     def _clean(self, arguments: CleaningArguments) -> None:
         """Read the first rows of each corpus, and write them as a cleaning does: parquet, and a list."""

@@ -252,7 +252,7 @@ output_dir: outputs/a/results
             "stage1",
             "openai/clip-vit-base-patch32",
             "FacebookAI/xlm-roberta-large",
-            "give a CLIP or an AltCLIP",
+            "is no teacher whose image tower can be taken over",
         ),
         ("stage2", "outputs/a/stage1", "outputs/a/stage0", "model_name_or_path .* no earlier step makes it"),
         ("stage2", "cc3m", "opus-100", "has texts alone"),

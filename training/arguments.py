@@ -483,21 +483,39 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
     teacher_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of the CLIP or AltCLIP whose text embeddings are the targets. "
-            "By default `model_name_or_path`."
+            "help": "Folder or Hub id of the model whose text embeddings are the targets, and whose image "
+            "tower the student has: a CLIP, SigLIP, SigLIP 2, MetaCLIP 2, Chinese-CLIP, TIPSv2, AltCLIP or "
+            "VisionTextDualEncoder. By default `model_name_or_path`."
         },
     )
     text_encoder_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of the XLM-R, RoBERTa or CamemBERT that becomes the new text tower. "
-            "Give either this or `model_name_or_path`."
+            "help": "Folder or Hub id of the text encoder that becomes the new text tower, such as an XLM-R, "
+            "mE5, ModernBERT, T5, NLLB or Qwen3. A CLIP and an XLM-R make an AltCLIP, all others a dual "
+            "encoder. Give either this or `model_name_or_path`."
+        },
+    )
+    text_pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a dual encoder's text tower pools its states: cls, mean, last or pooler. By default "
+            "as the encoder's sentence-transformers files state, or as suits its kind. With a CLIP and an "
+            "XLM-R it makes a dual encoder of them."
+        },
+    )
+    text_head: str | None = field(
+        default=None,
+        metadata={
+            "help": "Head of a dual encoder's text tower: linear, the default, or mlp. With a CLIP and an "
+            "XLM-R it makes a dual encoder of them."
         },
     )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of a finished AltCLIP whose text tower learns more languages. "
+            "help": "Folder or Hub id of a finished AltCLIP or dual encoder whose text tower learns more "
+            "languages. "
             "Give either this or `text_encoder_name_or_path`."
         },
     )
@@ -608,6 +626,13 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
             raise InputError(
                 "teacher_name_or_path is missing: give the CLIP whose text embeddings are the targets"
             )
+        if self.model_name_or_path is not None and (self.text_pooling or self.text_head):
+            raise InputError(
+                "text_pooling and text_head are of a new text tower, and model_name_or_path is a finished "
+                "model, which has both: leave them out"
+            )
+        if self.text_head not in (None, "linear", "mlp"):
+            raise InputError(f"text_head is {self.text_head!r}: choose linear or mlp")
         if self.new_pieces and self.model_name_or_path is None:
             raise InputError(
                 f"new_pieces is {self.new_pieces} without model_name_or_path: "

@@ -14,14 +14,15 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.models.kinds import load_tokenizer
-from modeling_altclip import AltCLIPConfig, AltCLIPModel
 from modeling_altclip.texts_altclip import tokenize
 
 from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments, say
 from .data.preview import first_captions
-from .freezing import IMAGE_PARTS, TEXT_PARTS, freeze_all_but, learns
+from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
+from .student import student_config
+from .teachers import space_of
 
 _GIB = 2**30  # bytes
 _FLOAT32 = 4  # bytes
@@ -109,9 +110,7 @@ def check_room_before_loading(arguments: StageArguments) -> None:
 def _untrained(arguments: StageArguments) -> PreTrainedModel:
     """Build the stage's model by its configurations, without loading weights, and freeze what it freezes."""
     if _is_new_student(arguments):
-        teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path, trust_remote_code=False)
-        encoder = AutoConfig.from_pretrained(arguments.text_encoder_name_or_path, trust_remote_code=False)
-        model = AltCLIPModel(AltCLIPConfig.from_teacher(teacher, encoder, dropout=arguments.dropout))
+        model = AutoModel.from_config(student_config(arguments), trust_remote_code=False)
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     else:
         config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
@@ -120,7 +119,7 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
         )
 
     if isinstance(arguments, TeacherLearningArguments):
-        freeze_all_but(model, TEXT_PARTS)
+        freeze_all_but(model, space_of(model.config).parts)
     elif isinstance(arguments, ContrastiveArguments):
         freeze_all_but(model, arguments.trainable)
     return model

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from torch import nn
 
 IMAGE_PARTS = ("vision_model", "visual_projection")
-TEXT_PARTS = ("text_model",)  # all that stage 1 trains
 
 
 def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
@@ -58,4 +57,4 @@ def eval_frozen_parts(model: nn.Module) -> None:
             part.eval()
 
 
-__all__ = ["IMAGE_PARTS", "TEXT_PARTS", "eval_frozen_parts", "freeze_all_but", "learns"]
+__all__ = ["IMAGE_PARTS", "eval_frozen_parts", "freeze_all_but", "learns"]

@@ -36,7 +36,7 @@ _KINDS = {
     TeacherLearningArguments: {
         "teacher_name_or_path": TEACHER,
         "text_encoder_name_or_path": TEXT_TOWER,
-        "model_name_or_path": ALTCLIP,
+        "model_name_or_path": OURS,
     },
     ContrastiveArguments: {"model_name_or_path": OURS, "teacher_name_or_path": TWO_TOWERS},
     ParallelArguments: {

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.results import load_results
 from benchmarks.tasks.loading import load_task
 from common.files.whole_files import write_text
-from common.models.kinds import TEACHER, TEXT_TOWER, check_kind
+from common.models.kinds import CLIP_TEACHER, XLM_R, check_kind
 from common.output import check_output_dir
 from common.paths import check_folder
 from common.recipe import launch
@@ -25,8 +25,8 @@ from training.ablation import (
 
 def main(arguments: AblationArguments) -> None:
     check_output_dir(arguments.output_dir)
-    check_kind("teacher_name_or_path", arguments.teacher_name_or_path, TEACHER)
-    check_kind("text_encoder_name_or_path", arguments.text_encoder_name_or_path, TEXT_TOWER)
+    check_kind("teacher_name_or_path", arguments.teacher_name_or_path, CLIP_TEACHER)
+    check_kind("text_encoder_name_or_path", arguments.text_encoder_name_or_path, XLM_R)
     check_folder("dataset", arguments.dataset)
     languages = load_task(arguments.retrieval).languages
 

@@ -2,23 +2,26 @@
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.embedding_cache import CachedColumn
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.models.loading import load_model
-from modeling_altclip import AltCLIPModel
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel
+from modeling_altclip.pooling_altclip import stated_pooling
+from modeling_altclip.towers_altclip import load_text_config, set_dropout
 
 from .arguments import TeacherLearningArguments
 from .data.examples import all_texts
 from .data.tower_cache import teacher_embeddings
+from .teachers import join, space_of
 from .vocabulary import extend_tokenizer
 
 
 def build_student(
     arguments: TeacherLearningArguments, rows: Dataset, new: list[str]
-) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Build the whole model whose text tower will learn, and its tokenizer.
 
     Args:
@@ -36,9 +39,8 @@ def build_student(
     name = arguments.model_name_or_path
     with readable("model_name_or_path", name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        config.text_config.hidden_dropout_prob = arguments.dropout
-        config.text_config.attention_probs_dropout_prob = arguments.dropout
-        model = AltCLIPModel.from_pretrained(name, config=config, dtype=torch.float32)
+        set_dropout(config.text_config, arguments.dropout)
+        model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, trust_remote_code=False)
     tokenizer = load_tokenizer("model_name_or_path", name)
     if arguments.new_pieces:
         tokenizer = extend_tokenizer(tokenizer, all_texts(rows, new), arguments.new_pieces)
@@ -46,14 +48,48 @@ def build_student(
     return model, tokenizer
 
 
-def _new_student(arguments: TeacherLearningArguments) -> tuple[AltCLIPModel, PreTrainedTokenizerBase]:
+def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Build a new text tower from an encoder, beside the teacher's image tower."""
     teacher = arguments.teacher_name_or_path
     encoder = arguments.text_encoder_name_or_path
     tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
+    is_altclip = isinstance(student_config(arguments), AltCLIPConfig)
     with readable("text_encoder_name_or_path", encoder):
-        model = AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout)
+        if is_altclip:
+            model = AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout)
+        else:
+            model = AltCLIPDualEncoderModel.from_teacher(
+                teacher,
+                encoder,
+                text_pooling=arguments.text_pooling,
+                text_head=arguments.text_head or "linear",
+                dropout=arguments.dropout,
+            )
     return model, tokenizer
+
+
+def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
+    """Return the configuration of the student: that of the finished model, or of a teacher and an encoder.
+
+    It tells the student's type, and its size; no weights are loaded.
+
+    Raises:
+        InputError: a model cannot be loaded, or the teacher has no image tower that can be taken over.
+    """
+    if arguments.model_name_or_path is not None:
+        return AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+    encoder_name = arguments.text_encoder_name_or_path
+    with readable("teacher_name_or_path", arguments.teacher_name_or_path):
+        teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path, trust_remote_code=False)
+    with readable("text_encoder_name_or_path", encoder_name):
+        return join(
+            teacher,
+            load_text_config(encoder_name),
+            text_pooling=arguments.text_pooling,
+            text_head=arguments.text_head,
+            stated_pooling=stated_pooling(encoder_name),
+            dropout=arguments.dropout,
+        )
 
 
 def languages_to_replay(
@@ -93,7 +129,8 @@ def held_embeddings(
         return {}
     model, processor = load_model(arguments.model_name_or_path)
     cache = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
+    space = space_of(model.config)
     held = {}
     for language in replayed:
-        held[language] = teacher_embeddings(rows, model, processor.tokenizer, language, **cache)
+        held[language] = teacher_embeddings(rows, model, processor.tokenizer, language, space=space, **cache)
     return held

@@ -34,6 +34,7 @@ from .losses import OBJECTIVES, contrastive_loss, gather_rows
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from .output_folder import bytes_of_checkpoint, saving, without_local_files
 from .sharding import make_shardable, set_scalars_apart, whole
+from .teachers import space_of
 from .validation import Validation
 
 TEXTS = ("input_ids", "attention_mask")
@@ -254,9 +255,9 @@ class AltCLIPTrainer(Trainer):
 
 
 class TeacherLearningTrainer(AltCLIPTrainer):
-    """Trainer of stage 1, teacher learning (paper 3.1); only the text tower of an `AltCLIPModel` learns.
+    """Trainer of stage 1, teacher learning (paper 3.1); only the texts' side of the model learns.
 
-    Batches carry `target`, the teacher's embeddings `(texts, project_dim)`. `args` are
+    Batches carry `target`, the teacher's embeddings `(texts, dim)`, see `training.teachers`. `args` are
     `TeacherLearningArguments`.
 
     Raises:
@@ -312,8 +313,8 @@ class TeacherLearningTrainer(AltCLIPTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         groups, rows = by_length(inputs, self.args.length_groups)
-        # The text tower's own output: the projection to the shared space is stage 2's to train.
-        embeddings = torch.cat([model(**group).text_model_output.pooler_output for group in groups])
+        space = space_of(self.accelerator.unwrap_model(model).config)
+        embeddings = torch.cat([space.of_student(model(**group)) for group in groups])
         # A text that several examples of the batch share is encoded once: `text_rows` points each example to
         # its text. Neither by brackets nor by index_select: the gradient of the one is summed in any order on
         # a CPU, of the other on a GPU, and equal seeds would give other weights.

@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 
 import modeling_altclip  # noqa: F401  (transformers then knows our configurations)
 from modeling_altclip.checksums_altclip import check_files
+from modeling_altclip.configuration_altclip_dual_encoder import DUAL_TEACHERS
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 
 from ..errors import InputError
@@ -104,12 +105,17 @@ def _translates(config: PreTrainedConfig) -> bool:
 ALTCLIP = _of_types("an AltCLIP, as stage 1 makes it", ("altclip",))
 OURS = _of_types("an AltCLIP, as stage 1 makes it, or a dual encoder", ("altclip", "altclip_dual_encoder"))
 TRAINABLE = _of_types("a CLIP, an AltCLIP or a dual encoder", ("clip", "altclip", "altclip_dual_encoder"))
-TEACHER = _of_types("a CLIP or an AltCLIP", TEACHERS)
-TEXT_TOWER = _of_types("an XLM-R, a RoBERTa or a CamemBERT", TEXT_ENCODERS)
+# Of these two stage 1 makes an AltCLIP, of the next two any dual encoder.
+CLIP_TEACHER = _of_types("a CLIP or an AltCLIP", TEACHERS)
+XLM_R = _of_types("an XLM-R, a RoBERTa or a CamemBERT", TEXT_ENCODERS)
+TEACHER = _of_types(
+    "a CLIP, a SigLIP or another model whose image tower a student can take over", DUAL_TEACHERS
+)
 TWO_TOWERS = Kind("a model with an image and a text tower, such as a CLIP or an AltCLIP", _has_two_towers)
 IMAGE_ENCODER = Kind(
     "an image encoder, such as a ViT, or a CLIP, whose image tower is taken", _has_image_tower
 )
+TEXT_TOWER = Kind("a text encoder, such as an XLM-R, a BERT or a T5", _is_text_encoder)
 TEXT_ENCODER = Kind("a text encoder, such as an XLM-R or a BERT", _is_text_encoder)
 MASKED = Kind(
     "a text encoder that was made for masked texts, such as an XLM-R or a BERT", _predicts_masked_tokens

@@ -550,11 +550,20 @@ def prepare_images(images: list[Image.Image], image_processor: BaseImageProcesso
 
     Where all have the size that it makes, so that only scaling and normalising is left, it is done for all at
     once: on 32-pixel images the processor took 2.4 times as long.
+
+    Raises:
+        InputError: images keep sizes of their own (NaFlex).
     """
     images = read_images(images, background=background_of(image_processor))
     size = unchanged_size(image_processor)
     if size is None or any(image.size != size for image in images):
-        return image_processor(images=images, return_tensors="pt")["pixel_values"]
+        prepared = image_processor(images=images, return_tensors="pt")
+        if "spatial_shapes" in prepared:
+            raise InputError(
+                f"a {type(image_processor).__name__} gives images patches of their own number, which go "
+                "through no training step: set cache_image_embeds to true, and leave the image tower frozen"
+            )
+        return prepared["pixel_values"]
 
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     mean = torch.tensor(image_processor.image_mean).view(-1, 1, 1)  # one for each channel, or one for all

@@ -5,6 +5,7 @@ Every later epoch, run and process reads them from there. `common.embedding_cach
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +14,15 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from PIL.Image import Image as PillowImage
-from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from common.embedding_cache import CachedColumn, cached_column
 from common.errors import InputError
 from common.fingerprints import prepared_images, settings, written
-from modeling_altclip import AltCLIPModel, embed_images
+from modeling_altclip import embed_images
 from modeling_altclip.embedding import encode_texts
 
+from ..teachers import BEFORE_PROJECTION, SHARED, Space
 from .examples import caption_columns, caption_slices, has_text, split_lists
 from .images import SMALLEST_AREA, ImageViews
 
@@ -31,21 +33,23 @@ _DECODED = 64
 
 def teacher_embeddings(
     rows: Dataset,
-    teacher: CLIPModel | AltCLIPModel,
+    teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     language: str = "en",
     *,
+    space: Space = BEFORE_PROJECTION,
     cache_dir: str | None = None,
     dtype: str = "float32",
 ) -> CachedColumn:
     """Embed each row's caption in a language by the teacher, as the column `target`.
 
-    An embedding is the pooled output of the text tower, before its projection (paper 3.1). Each distinct text
-    is encoded and cached once. In a language other than English a row may lack its caption; it then gets the
-    embedding of an empty text, which no example reads. See `cached_column` for the rest.
+    Each distinct text is encoded and cached once. In a language other than English a row may lack its
+    caption; it then gets the embedding of an empty text, which no example reads. See `cached_column` for the
+    rest.
 
     Args:
-        language: the one that the teacher reads: English, or any that a finished AltCLIP knows.
+        language: the one that the teacher reads: English, or any that a finished model knows.
+        space: the one that the student learns in; see `training.teachers`.
 
     Raises:
         InputError: the rows have no captions in the language; a row has no English caption, which all
@@ -77,9 +81,7 @@ def teacher_embeddings(
         )
     texts = TextOfRows(rows, language)
 
-    # The embedding before the projection, where `get_text_features` would give the projected one.
-    def forward(**inputs) -> torch.Tensor:
-        return teacher.text_model(**inputs).pooler_output
+    forward = partial(space.of_teacher, teacher)
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
         embeddings = encode_texts(teacher, tokenizer, texts.take(rows).to_pylist(), forward)
@@ -87,8 +89,12 @@ def teacher_embeddings(
         return embeddings
 
     # Other weights, another configuration or tokenizer: each of these makes the cache anew.
-    tower = teacher.text_model
-    made_by = {"weights": tower, "configuration": settings(tower), "tokenizer": written(tokenizer)}
+    configured = teacher if space is SHARED else teacher.text_model
+    made_by = {
+        "weights": space.made_by(teacher),
+        "configuration": settings(configured),
+        "tokenizer": written(tokenizer),
+    }
     with on_device(teacher):
         return cached_column("target", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype)
 

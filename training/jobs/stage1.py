@@ -1,4 +1,4 @@
-"""Stage 1, teacher learning: a multilingual text tower learns an English CLIP's embeddings of texts.
+"""Stage 1, teacher learning: a multilingual text tower learns an English model's embeddings of texts.
 
 See the paper, section 3.1.
 """
@@ -13,16 +13,17 @@ from training.data.exclusion.rows import exclude_tests
 from training.data.parallel_text import read_parallel_text
 from training.data.tower_cache import teacher_embeddings
 from training.dry_run import check_room_before_loading, print_plan
-from training.freezing import TEXT_PARTS, freeze_all_but
+from training.freezing import freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
 from training.output_folder import record_sources
-from training.student import build_student, held_embeddings, languages_to_replay
+from training.student import build_student, held_embeddings, languages_to_replay, student_config
+from training.teachers import space_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
 
 def main(arguments: TeacherLearningArguments) -> None:
-    """Train the text tower and save the whole model."""
+    """Train the text side of the student and save the whole model."""
     if arguments.dry_run:
         return print_plan(arguments)
     begin(arguments)
@@ -40,15 +41,21 @@ def main(arguments: TeacherLearningArguments) -> None:
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
     arguments.replay_languages = replayed  # by which the trainer draws
+    space = space_of(student_config(arguments))
     targets = teacher_embeddings(
-        rows, teacher, teacher_processor.tokenizer, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
+        rows,
+        teacher,
+        teacher_processor.tokenizer,
+        space=space,
+        cache_dir=arguments.cache_dir,
+        dtype=arguments.cache_dtype,
     )
     say(arguments, f"Cached {targets}")
     held = held_embeddings(arguments, rows, replayed)
 
-    # The student. Only its text tower learns.
+    # The student. Only what its texts pass learns.
     model, tokenizer = build_student(arguments, rows, new)
-    freeze_all_but(model, TEXT_PARTS)
+    freeze_all_but(model, space.parts)
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     languages = new + replayed
     examples = CaptionExamples(

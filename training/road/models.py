@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, CLIPConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from common.errors import InputError, one_line
 from common.files.yaml_files import read_yaml
@@ -116,22 +116,10 @@ def _layer_operations(tower: PreTrainedConfig, n_tokens: int) -> int:
     return tower.num_hidden_layers * (products + attention)
 
 
-def new_student(teacher: PreTrainedConfig, encoder: PreTrainedConfig) -> AltCLIPConfig:
-    """Return the configuration of the model that stage 1 makes of a teacher and an encoder.
-
-    Raises:
-        InputError: the teacher is no CLIP or AltCLIP.
-    """
-    if not isinstance(teacher, CLIPConfig | AltCLIPConfig):
-        raise InputError(f"teacher_name_or_path is of type {teacher.model_type}: give a CLIP or an AltCLIP")
-    return AltCLIPConfig.from_teacher(teacher, encoder)
-
-
 __all__ = [
     "bytes_of_model",
     "count_parameters",
     "image_operations",
-    "new_student",
     "read_config",
     "recorded_models",
     "text_operations",

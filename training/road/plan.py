@@ -33,6 +33,7 @@ from ..download.arguments import DownloadArguments
 from ..output_folder import examples_per_step
 from ..parallel.pretraining import TextPretrainingArguments
 from ..parallel.trainer import ParallelArguments
+from ..teachers import join, width_of_targets
 from ..translation.translating import TranslationArguments
 from .amounts import Amount, amount_of
 from .assumptions import describe_assumptions, read_assumptions
@@ -40,7 +41,6 @@ from .models import (
     bytes_of_model,
     count_parameters,
     image_operations,
-    new_student,
     read_config,
     text_operations,
 )
@@ -360,7 +360,12 @@ class _Road:
         teacher = self._use_model(plan, arguments.teacher_name_or_path, "teacher_name_or_path")
         if arguments.model_name_or_path is None:
             encoder = arguments.text_encoder_name_or_path
-            config = new_student(teacher, self._use_model(plan, encoder, "text_encoder_name_or_path"))
+            config = join(
+                teacher,
+                self._use_model(plan, encoder, "text_encoder_name_or_path"),
+                text_pooling=arguments.text_pooling,
+                text_head=arguments.text_head,
+            )
             n_targets = amount.rows  # the teacher's embeddings of English
         else:
             config = self._use_model(plan, arguments.model_name_or_path, "model_name_or_path")
@@ -376,7 +381,7 @@ class _Road:
                 n_passes * learned[1] + n_targets * embedded[1],
             )
         bytes_of_value = _FLOAT32 if arguments.cache_dtype == "float32" else _FLOAT32 / 2
-        of_cache = n_targets * config.text_config.project_dim * bytes_of_value
+        of_cache = n_targets * width_of_targets(config) * bytes_of_value
         plan.disk += of_cache + amount.texts * read_assumptions().bytes_of_a_text
         plan.lines.append(("cache", f"{n_targets:,} embeddings of the teacher, {say_bytes(of_cache)}"))
         self._keep_model(plan, arguments, config, all_learn=False)

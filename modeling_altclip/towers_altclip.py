@@ -1,0 +1,119 @@
+"""Build and load the encoders that a dual encoder has as towers, and read what a teacher gives a student."""
+
+from copy import deepcopy
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    MetaClip2VisionConfig,
+    MetaClip2VisionModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+from .checkpoint_altclip import load_whole
+from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_teacher
+
+# transformers 5.23 has this tower, and does not list it.
+AutoModel.register(MetaClip2VisionConfig, MetaClip2VisionModel, exist_ok=True)
+
+
+def load_text_config(name_or_path: str) -> PreTrainedConfig:
+    """Load the configuration of a text encoder, or of the model with a decoder that it is taken out of."""
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    config.name_or_path = ""  # it may be a folder of this machine, which has no place in config.json
+    # Of T5 and its relatives encoders are published alone as well; their files deny the decoder.
+    config.is_encoder_decoder = type(config)().is_encoder_decoder
+    return config
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build an untrained encoder; of a model with a decoder (T5, NLLB) the encoder alone."""
+    if not config.is_encoder_decoder:
+        return AutoModel.from_config(config, trust_remote_code=False)
+    # Without memory, and only to learn the class and the configuration of its encoder.
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(config, trust_remote_code=False).get_encoder()
+    return type(encoder)._from_config(encoder.config)
+
+
+def load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | None) -> PreTrainedModel:
+    """Load a tower, which may lack its pooler unless the pooling is `pooler`.
+
+    A pooling that is still None never becomes the pooler of a checkpoint that lacks it.
+
+    Raises:
+        ValueError: other weights are missing.
+    """
+    unread = () if pooling == "pooler" else ("pooler.",)
+    # T5 and its relatives are also published as encoders alone, which these classes load.
+    model_class = AutoModel
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        model_class = AutoModelForTextEncoding
+    model = load_whole(
+        model_class, name_or_path, unread=unread, config=deepcopy(config), trust_remote_code=False
+    )
+    return model.get_encoder() if config.is_encoder_decoder else model
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Set every dropout of an encoder, whatever its family calls them, apart from those of other heads.
+
+    Raises:
+        ValueError: `dropout` is above 0, and the encoder has none.
+    """
+    has_dropout = False
+    for name, value in config.to_dict().items():
+        is_dropout = "dropout" in name or name.endswith("pdrop")
+        is_of_encoder = not name.startswith(("classifier", "summary"))
+        if is_dropout and is_of_encoder and isinstance(value, float | int):
+            setattr(config, name, dropout)
+            has_dropout = True
+    if dropout > 0 and not has_dropout:
+        raise ValueError(f"dropout is {dropout}, but a {config.model_type!r} has none: set it to 0")
+
+
+def load_teacher(name_or_path: str) -> PreTrainedModel:
+    """Load a model whose image tower, and what follows it, a student takes over.
+
+    Raises:
+        ValueError: it is of a type that nothing can be taken over from, or not whole.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    check_teacher(config)
+    # TIPSv2's files may lack its temperature; its configuration has it.
+    return load_whole(AutoModel, name_or_path, unread=("temperature",), trust_remote_code=False)
+
+
+def image_encoder_of(teacher: PreTrainedModel) -> PreTrainedModel:
+    """Return a teacher's image tower; that of a dual encoder without the pooling around it."""
+    tower = teacher.get_submodule("vision_model")
+    return tower.encoder if isinstance(teacher.config, AltCLIPDualEncoderConfig) else tower
+
+
+def numbers_of(teacher: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the numbers `()` that make a logit of a cosine: `logit_scale`, and SigLIP's `logit_bias`.
+
+    TIPSv2 divides by a temperature instead.
+    """
+    numbers = {}
+    for name, number in teacher.named_parameters(recurse=False):
+        number = number.detach().reshape(())
+        if name == "temperature":
+            name, number = "logit_scale", -number.log()
+        numbers[name] = number
+    return numbers
+
+
+__all__ = [
+    "build_encoder",
+    "image_encoder_of",
+    "load_encoder",
+    "load_teacher",
+    "load_text_config",
+    "numbers_of",
+    "set_dropout",
+]

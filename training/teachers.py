@@ -1,0 +1,128 @@
+"""What stage 1 compares: the targets that a teacher gives, and what a student makes of the translations.
+
+An `altclip` student learns what its teacher has before the projection, as in the paper (3.1), and takes over
+the projection too. A dual encoder learns the teacher's `get_text_features`, whatever the teacher is made of,
+by a head of its own. Both read texts as `modeling_altclip.texts_altclip.text_options` says: SigLIP in 64
+padded tokens, a CLIP without padding that it would see.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from common.errors import InputError
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPOutput
+from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
+from modeling_altclip.towers_altclip import set_dropout
+
+from .freezing import IMAGE_PARTS
+
+
+class Space(NamedTuple):
+    """The space in which a student is compared with its teacher.
+
+    Attributes:
+        parts: the parts of a student that lead into it: all that stage 1 trains.
+        of_teacher: encodes tokens by a teacher to its targets `(texts, dim)`.
+        of_student: takes the embeddings `(texts, dim)` out of a student's outputs.
+        made_by: returns the part of a teacher that its targets depend on.
+    """
+
+    parts: tuple[str, ...]
+    of_teacher: Callable[..., torch.Tensor]
+    of_student: Callable[[AltCLIPOutput], torch.Tensor]
+    made_by: Callable[[PreTrainedModel], nn.Module]
+
+
+def _pooled(teacher: PreTrainedModel, **inputs) -> torch.Tensor:
+    return teacher.text_model(**inputs).pooler_output
+
+
+def _pooled_of(outputs: AltCLIPOutput) -> torch.Tensor:
+    return outputs.text_model_output.pooler_output
+
+
+def _text_model(teacher: PreTrainedModel) -> nn.Module:
+    return teacher.text_model
+
+
+def _projected(teacher: PreTrainedModel, **inputs) -> torch.Tensor:
+    return teacher.get_text_features(**inputs).pooler_output
+
+
+def _projected_of(outputs: AltCLIPOutput) -> torch.Tensor:
+    return outputs.text_features
+
+
+def _text_side(teacher: PreTrainedModel) -> nn.Module:
+    """Return all parts of a teacher but those of images."""
+    parts = {}
+    for name, part in teacher.named_children():
+        if name not in IMAGE_PARTS:
+            parts[name] = part
+    return nn.ModuleDict(parts)
+
+
+BEFORE_PROJECTION = Space(("text_model",), _pooled, _pooled_of, _text_model)
+SHARED = Space(("text_model", "text_projection"), _projected, _projected_of, _text_side)
+
+
+def space_of(student: PreTrainedConfig) -> Space:
+    """Return the space that a student of this configuration learns in."""
+    return SHARED if isinstance(student, AltCLIPDualEncoderConfig) else BEFORE_PROJECTION
+
+
+def width_of_targets(student: PreTrainedConfig) -> int:
+    """Return the number of values of a target."""
+    if isinstance(student, AltCLIPDualEncoderConfig):
+        return student.projection_dim
+    return student.text_config.project_dim
+
+
+def join(  # noqa: PLR0913  (two models and the options of the recipe, which callers give by name)
+    teacher: PreTrainedConfig,
+    encoder: PreTrainedConfig,
+    *,
+    text_pooling: str | None = None,
+    text_head: str | None = None,
+    stated_pooling: str | None = None,
+    dropout: float | None = None,
+) -> PreTrainedConfig:
+    """Return the configuration of the student that a teacher and a text encoder make.
+
+    A CLIP and an XLM-R make an `altclip`, which plain transformers loads, unless a pooling or a head is asked
+    for, of which it has its own; all others make a dual encoder.
+
+    Args:
+        text_pooling, text_head, dropout: as in `TeacherLearningArguments`.
+        stated_pooling: the pooling that the encoder's files state.
+
+    Raises:
+        InputError: the teacher has no image tower that can be taken over, or the encoder no dropout.
+    """
+    is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS
+    if is_pair and text_pooling is None and text_head is None:
+        return AltCLIPConfig.from_teacher(teacher, encoder, dropout=dropout)
+
+    encoder = deepcopy(encoder)
+    try:
+        if dropout is not None:
+            set_dropout(encoder, dropout)
+        return AltCLIPDualEncoderConfig.from_teacher(
+            teacher,
+            encoder,
+            # Without weights the kind of the encoder is not known; none of these adds any.
+            text_pooling=text_pooling or stated_pooling or "mean",
+            text_head=text_head or "linear",
+        )
+    except ValueError as error:
+        raise InputError(
+            f"teacher_name_or_path and text_encoder_name_or_path make no student: {error}"
+        ) from error
+
+
+__all__ = ["BEFORE_PROJECTION", "SHARED", "Space", "join", "space_of", "width_of_targets"]
