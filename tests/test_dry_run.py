@@ -334,7 +334,7 @@ def test_a_teacher_or_encoder_of_another_kind_is_named(stand_ins, dry_run, tmp_p
     flags = ["--teacher_name_or_path", clip, "--text_encoder_name_or_path", clip]
     message = (
         "text_encoder_name_or_path '.*clip' is a model of the type 'clip': "
-        "give an XLM-R, a RoBERTa or a CamemBERT"
+        "give a text encoder, such as an XLM-R, a BERT or a T5"
     )
     with pytest.raises(InputError, match=message):
         dry_run("stage1", "altclip", *flags)

@@ -33,8 +33,8 @@ SMALL = {
     "num_attention_heads": 2,
     "vocab_size": 40,
 }
-CLIPS = "a CLIP or an AltCLIP"
-ENCODERS = "an XLM-R, a RoBERTa or a CamemBERT"
+TEACHERS = "a CLIP, a SigLIP or another model whose image tower a student can take over"
+ENCODERS = "a text encoder, such as an XLM-R, a BERT or a T5"
 # Each stage and the argument that names a model, what is said to be needed in place of a wrong kind, and the
 # models of the zoo that are right.
 STAGES = [
@@ -44,9 +44,19 @@ STAGES = [
         "a CLIP, an AltCLIP or a dual encoder",
         {"clip", "altclip", "dual"},
     ),
-    (TeacherLearningArguments, "teacher_name_or_path", CLIPS, {"clip", "altclip"}),
-    (TeacherLearningArguments, "text_encoder_name_or_path", ENCODERS, {"xlmr", "sentences"}),
-    (TeacherLearningArguments, "model_name_or_path", "an AltCLIP, as stage 1 makes it", {"altclip"}),
+    (TeacherLearningArguments, "teacher_name_or_path", TEACHERS, {"clip", "altclip", "dual", "siglip"}),
+    (
+        TeacherLearningArguments,
+        "text_encoder_name_or_path",
+        ENCODERS,
+        {"bert", "xlmr", "sentences", "gpt2"},
+    ),
+    (
+        TeacherLearningArguments,
+        "model_name_or_path",
+        "an AltCLIP, as stage 1 makes it, or a dual encoder",
+        {"altclip", "dual"},
+    ),
     (
         ContrastiveArguments,
         "model_name_or_path",

@@ -22,6 +22,7 @@ from modeling_altclip import (
 )
 from modeling_altclip.towers_altclip import load_text_config, set_dropout
 from training import ContrastiveArguments, TeacherLearningArguments, teacher_embeddings
+from training.freezing import freeze_all_but
 from training.jobs import stage1, stage2
 from training.teachers import SHARED, join, space_of
 
@@ -269,6 +270,26 @@ def test_both_stages_of_a_siglip_and_a_bert(saved, train):
         stage1, "more", model_name_or_path=second, teacher_name_or_path=teacher, languages=["ru"], replay=0.5
     )
     check_outcome(more, teacher)
+
+
+def test_a_teacher_of_another_width_is_refused(saved, train):
+    first = train(
+        stage1, "first", teacher_name_or_path=saved("siglip"), text_encoder_name_or_path=saved("bert")
+    )
+    given = {"model_name_or_path": first, "teacher_name_or_path": saved("clip"), "languages": ["ru"]}
+    with pytest.raises(InputError, match="gives targets of 24 values, and the student has 32: give the"):
+        train(stage1, "second", **given)
+
+
+@pytest.mark.parametrize("student", ["bert", "t5", "qwen3"])
+def test_a_dry_run_counts_what_the_training_trains(student, saved, train, capsys):
+    given = {"teacher_name_or_path": saved("siglip"), "text_encoder_name_or_path": saved(student)}
+    train(stage1, "dry", **given, dry_run=True)
+    printed = capsys.readouterr().out
+    model = AltCLIPDualEncoderModel.from_teacher(*given.values())
+    freeze_all_but(model, SHARED.parts)
+    n_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert f"{n_trained:,}" in printed
 
 
 def test_a_clip_and_an_xlm_r_make_what_they_always_made(saved, train):

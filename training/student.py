@@ -5,6 +5,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.embedding_cache import CachedColumn
+from common.errors import InputError
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.models.loading import load_model
@@ -15,7 +16,7 @@ from modeling_altclip.towers_altclip import load_text_config, set_dropout
 from .arguments import TeacherLearningArguments
 from .data.examples import all_texts
 from .data.tower_cache import teacher_embeddings
-from .teachers import join, space_of
+from .teachers import join, space_of, width_of_targets
 from .vocabulary import extend_tokenizer
 
 
@@ -112,6 +113,36 @@ def languages_to_replay(
         return [language for language in available if language not in new]
     # An empty list asks for none; `check_languages` would take it for all.
     return check_languages(arguments.replay_languages, available) if arguments.replay_languages else []
+
+
+def embed_targets(
+    arguments: TeacherLearningArguments,
+    rows: Dataset,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> CachedColumn:
+    """Embed the English texts by the teacher, in the space that the student learns in.
+
+    Raises:
+        InputError: a finished model has vectors of another width than its teacher's.
+    """
+    student = student_config(arguments)
+    targets = teacher_embeddings(
+        rows,
+        teacher,
+        tokenizer,
+        space=space_of(student),
+        cache_dir=arguments.cache_dir,
+        dtype=arguments.cache_dtype,
+    )
+    width = targets[[0]]["target"].shape[1]
+    needed = width_of_targets(student)
+    if width != needed:
+        raise InputError(
+            f"teacher_name_or_path {arguments.teacher_name_or_path!r} gives targets of {width} values, and "
+            f"the student has {needed}: give the teacher that model_name_or_path has learned from"
+        )
+    return targets
 
 
 def held_embeddings(

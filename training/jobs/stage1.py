@@ -11,12 +11,11 @@ from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples, Collator
 from training.data.exclusion.rows import exclude_tests
 from training.data.parallel_text import read_parallel_text
-from training.data.tower_cache import teacher_embeddings
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
 from training.output_folder import record_sources
-from training.student import build_student, held_embeddings, languages_to_replay, student_config
+from training.student import build_student, embed_targets, held_embeddings, languages_to_replay
 from training.teachers import space_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
@@ -41,21 +40,13 @@ def main(arguments: TeacherLearningArguments) -> None:
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
     arguments.replay_languages = replayed  # by which the trainer draws
-    space = space_of(student_config(arguments))
-    targets = teacher_embeddings(
-        rows,
-        teacher,
-        teacher_processor.tokenizer,
-        space=space,
-        cache_dir=arguments.cache_dir,
-        dtype=arguments.cache_dtype,
-    )
+    targets = embed_targets(arguments, rows, teacher, teacher_processor.tokenizer)
     say(arguments, f"Cached {targets}")
     held = held_embeddings(arguments, rows, replayed)
 
     # The student. Only what its texts pass learns.
     model, tokenizer = build_student(arguments, rows, new)
-    freeze_all_but(model, space.parts)
+    freeze_all_but(model, space_of(model.config).parts)
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     languages = new + replayed
     examples = CaptionExamples(
