@@ -2,6 +2,8 @@
 
 from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
 
+import math
+
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -21,6 +23,9 @@ DUAL_TEACHERS = (
     "tipsv2",
     "vision-text-dual-encoder",
 )
+# The bias that SigLIPs begin with; a trained one is among the weights.
+_SIGLIP_BIAS = -10.0
+_WITH_BIAS = ("siglip", "siglip2")
 # Those whose image tower ends in the shared space.
 _WITHOUT_PROJECTION = ("siglip", "siglip2", "tipsv2")
 
@@ -39,10 +44,14 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         text_head_norm: whether a layer norm precedes it, as AltCLIP's `pre_LN` does.
         image_projection: whether images are projected. SigLIP's are not: its image tower ends in the space.
         logit_scale_init_value: the log of 1 / temperature.
+        logit_bias_init_value: the number that is added to every logit, for a model of the sigmoid loss:
+            SigLIP begins at -10, with a `logit_scale_init_value` of log 10. With None, the default, the model
+            has no bias, and its loss is the contrastive one.
 
     Raises:
         ValueError: a tower is left out, a pooling or head is unknown, a tower is no encoder of tokens or
-            patches, or images are not projected and of another width than `projection_dim`.
+            patches, images are not projected and of another width than `projection_dim`, or the bias is not
+            finite.
 
     Example:
 
@@ -74,6 +83,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
     text_head_norm: bool = False
     image_projection: bool = True
     logit_scale_init_value: int | float = 2.6592
+    logit_bias_init_value: int | float | None = None
     initializer_factor: float = 1.0
 
     def __post_init__(self, **kwargs):
@@ -84,6 +94,9 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {pooling!r}: choose from {', '.join(_POOLINGS)}")
         if self.text_head not in _HEADS:
             raise ValueError(f"text_head is {self.text_head!r}: choose from {', '.join(_HEADS)}")
+        bias = self.logit_bias_init_value
+        if bias is not None and not math.isfinite(bias):
+            raise ValueError(f"logit_bias_init_value is {bias}: give a number, such as -10, or None")
         super().__post_init__(**kwargs)  # builds the towers' configurations of dicts
         check_widths(self.text_config, self.vision_config)
         width = self.vision_config.hidden_size
@@ -112,6 +125,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         vision_config = teacher.vision_config
         vision_pooling = "pooler"
         has_projection = teacher.model_type not in _WITHOUT_PROJECTION
+        bias = _SIGLIP_BIAS if teacher.model_type in _WITH_BIAS else None
         if teacher.model_type == "altclip":
             # The tower is CLIP's, under a type that transformers builds within a whole AltCLIP alone.
             values = vision_config.to_dict() | {"model_type": CLIPVisionConfig.model_type}
@@ -119,6 +133,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         if isinstance(teacher, cls):
             vision_pooling = teacher.vision_pooling
             has_projection = teacher.image_projection
+            bias = teacher.logit_bias_init_value
         return cls(
             text_config=text_config,
             vision_config=vision_config,
@@ -129,7 +144,15 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             text_head=text_head,
             text_head_norm=text_head_norm,
             image_projection=has_projection,
+            logit_bias_init_value=bias,
         )
+
+    def to_dict(self) -> dict:
+        """Return what config.json holds: a model without a bias does not name it, as before there was one."""
+        values = super().to_dict()
+        if values["logit_bias_init_value"] is None:
+            del values["logit_bias_init_value"]
+        return values
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs) -> "AltCLIPDualEncoderConfig":

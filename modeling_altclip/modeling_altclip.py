@@ -40,8 +40,10 @@ class AltCLIPOutput(ModelOutput):
     """Output of `AltCLIPModel`.
 
     Attributes:
-        loss (`torch.FloatTensor`): the contrastive loss within the batch, a scalar, with `return_loss=True`.
-        logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): scaled cosine similarities.
+        loss (`torch.FloatTensor`): the contrastive loss within the batch, a scalar, with `return_loss=True`;
+            of a model with a `logit_bias` the sigmoid loss.
+        logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): scaled cosine similarities, plus
+            the bias of a model that has one.
         logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): the same, transposed.
         text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): unit-length embeddings.
         image_embeds (`torch.FloatTensor` of shape `(images, projection_dim)`): unit-length embeddings.
@@ -261,6 +263,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         )
         self.text_projection = nn.Linear(config.text_config.project_dim, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        # A dual encoder may have one. AltCLIP has none: plain transformers would not load it.
+        self.register_parameter("logit_bias", None)
         self.post_init()
         self.register_load_state_dict_pre_hook(rename_layers)
 
@@ -366,7 +370,8 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             pixel_values: `(images, channels, height, width)`.
             attention_mask: `(texts, tokens)`, 1 for words and 0 for padding.
             return_loss: also return the loss within this batch, where text `i` describes image `i` (across
-                processes, train with `training.losses.contrastive_loss`).
+                processes, train with `training.losses.contrastive_loss`, or `sigmoid_loss` for a model with
+                a `logit_bias`).
 
         Raises:
             ValueError: both sides are missing, or one of them with `return_loss`.
@@ -397,9 +402,12 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             device = text_embeds.device  # the towers may be on two
             scale = self.logit_scale.exp().to(device)
             logits_per_text = text_embeds @ image_embeds.t().to(device) * scale
+            if self.logit_bias is not None:
+                logits_per_text = logits_per_text + self.logit_bias.to(device)
             logits_per_image = logits_per_text.t()
         if return_loss:
-            loss = _contrastive_loss(logits_per_text)
+            of_logits = _contrastive_loss if self.logit_bias is None else _sigmoid_loss
+            loss = of_logits(logits_per_text)
         return AltCLIPOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -437,6 +445,17 @@ def _contrastive_loss(logits_per_text: torch.Tensor) -> torch.Tensor:
     text_loss = nn.functional.cross_entropy(logits_per_text, pairs)
     image_loss = nn.functional.cross_entropy(logits_per_text.t(), pairs)
     return (text_loss + image_loss) / 2
+
+
+def _sigmoid_loss(logits_per_text: torch.Tensor) -> torch.Tensor:
+    """Return SigLIP's loss of `(texts, images)`: the sum over all pairs, divided by the number of texts.
+
+    Each pair is right or wrong by itself; right ones are on the diagonal (Zhai et al. 2023, arXiv
+    2303.15343).
+    """
+    labels = torch.eye(len(logits_per_text), dtype=logits_per_text.dtype, device=logits_per_text.device)
+    of_pairs = nn.functional.binary_cross_entropy_with_logits(logits_per_text, labels, reduction="sum")
+    return of_pairs / len(logits_per_text)
 
 
 def _unit(embeddings: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from inspect import signature
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange, WeightRenaming, WeightTransform
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -193,8 +194,27 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
         self.text_projection = _text_projection(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.set_logit_bias(config.logit_bias_init_value)
         self.post_init()
         self.register_load_state_dict_pre_hook(_rename_tower_weights)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and self.logit_bias is not None:
+            init.constant_(self.logit_bias, self.config.logit_bias_init_value)
+
+    def set_logit_bias(self, value: float | None) -> None:
+        """Give the model a `logit_bias` of this value, or with None take it away; it is saved either way.
+
+        A model with a bias is one of the sigmoid loss: `forward` adds it to the logits and returns that loss,
+        and the pipeline scores each label by a sigmoid.
+        """
+        self.config.logit_bias_init_value = value
+        bias = None
+        if value is not None:
+            bias = nn.Parameter(torch.full_like(self.logit_scale, value))
+        self.register_parameter("logit_bias", bias)
 
     def save_pretrained(self, *args, save_original_format: bool = True, **kwargs) -> None:
         """Save the towers' weights under the names that each tower's own `save_pretrained` gives them.
@@ -251,7 +271,10 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         model._take_over(image_encoder_of(teacher), text_encoder)
         if config.image_projection:
             model.visual_projection.load_state_dict(teacher.visual_projection.state_dict())
-        model.logit_scale.data.copy_(numbers_of(teacher)["logit_scale"])
+        numbers = numbers_of(teacher)
+        model.logit_scale.data.copy_(numbers["logit_scale"])
+        if model.logit_bias is not None:
+            model.logit_bias.data.copy_(numbers["logit_bias"])
         return model
 
     def _take_over(self, image_encoder: PreTrainedModel, text_encoder: PreTrainedModel) -> None:

@@ -25,8 +25,10 @@ _KEEPING = lock_of_threads()  # threads may share a pipeline
 class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
     """AltCLIP's class of `pipeline("zero-shot-image-classification")`; other models get transformers' own.
 
-    Scores equal transformers'. Texts are truncated at the model's text length. Images may be anything that
-    `read_image` reads, and transparent ones are composited on the image processor's background.
+    Scores equal transformers'. They add up to 1, but for a dual encoder of the sigmoid loss, with a
+    `logit_bias`, each is the probability of its label alone, as for SigLIP. Texts are truncated at the
+    model's text length. Images may be anything that `read_image` reads, and transparent ones are composited
+    on the image processor's background.
 
     Raises:
         ValueError: a weight of the model is NaN or infinite.
@@ -130,7 +132,10 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
         text_embeds = self.embed_labels(tuple(candidate_labels), templates, tokenizer_kwargs or {})
         image_features = self.model.get_image_features(**model_inputs).pooler_output
         image_embeds = normalize(image_features.float(), dim=-1)
-        return {"logits": self.model.logit_scale.exp() * image_embeds @ text_embeds.t()}
+        logits = self.model.logit_scale.exp() * image_embeds @ text_embeds.t()
+        if self.model.logit_bias is not None:
+            logits = logits + self.model.logit_bias
+        return {"logits": logits}
 
     def postprocess(self, model_outputs, candidate_labels: list[str], top_k: int | None = None) -> list[dict]:
         logits = model_outputs["logits"][0]
@@ -140,8 +145,11 @@ class AltCLIPZeroShotPipeline(ZeroShotImageClassificationPipeline):
                 "the model's scores are NaN or infinite: its weights are, or its layers overflow in "
                 f"{self.model.dtype}. Load an earlier checkpoint, or load it in float32"
             )
-        scores = logits.softmax(dim=-1).tolist()
-        ranked = sorted(zip(scores, candidate_labels), key=lambda pair: -pair[0])
+        # Scores are those that the model was trained for: labels compete, or each is right or wrong by
+        # itself.
+        is_sigmoid = self.model.logit_bias is not None
+        scores = logits.sigmoid() if is_sigmoid else logits.softmax(dim=-1)
+        ranked = sorted(zip(scores.tolist(), candidate_labels), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked[:top_k]]
 
     def embed_labels(

@@ -41,8 +41,8 @@ STAGES = [
     (
         TeacherArguments,
         "model_name_or_path",
-        "a CLIP, an AltCLIP or a dual encoder",
-        {"clip", "altclip", "dual"},
+        "a CLIP, a SigLIP, an AltCLIP or a dual encoder",
+        {"clip", "siglip", "altclip", "dual"},
     ),
     (TeacherLearningArguments, "teacher_name_or_path", TEACHERS, {"clip", "altclip", "dual", "siglip"}),
     (

@@ -17,7 +17,7 @@ from transformers.trainer_utils import SaveStrategy
 from common.errors import InputError
 from common.recipe import did_you_mean
 
-from .losses import OBJECTIVES
+from .losses import OBJECTIVES, PAIR_LOSSES
 
 
 @dataclass(kw_only=True)
@@ -359,6 +359,16 @@ class PairArguments(ExclusionArguments):
         },
     )
 
+    # Loss
+    loss: str = field(
+        default="contrastive",
+        metadata={
+            "help": "Loss of images and texts: contrastive as in CLIP and the paper, or sigmoid as in "
+            "SigLIP, in which each pair is right or wrong by itself. sigmoid trains a model with a "
+            "logit_bias: a SigLIP in stage 0, or a dual encoder, which gets one if it has none."
+        },
+    )
+
     # Batch
     tile_size: int | None = field(
         default=None,
@@ -377,6 +387,8 @@ class PairArguments(ExclusionArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.loss not in PAIR_LOSSES:
+            raise InputError(f"loss is {self.loss!r}: choose {' or '.join(PAIR_LOSSES)}")
         for name in ("tile_size", "gradient_cache_chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give a positive number, or leave it out")
@@ -448,7 +460,8 @@ class TeacherArguments(PairArguments):
     # Model
     model_name_or_path: str = field(
         metadata={
-            "help": "Folder or Hub id of a `CLIPModel` with its processor, with random or trained weights."
+            "help": "Folder or Hub id of a `CLIPModel`, or with `loss: sigmoid` of a `SiglipModel`, with its "
+            "processor, with random or trained weights."
         }
     )
 
@@ -696,10 +709,11 @@ class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
             "By default `model_name_or_path`, as it is before training."
         },
     )
-    trainable: list[str] = field(
-        default_factory=lambda: ["text_model", "text_projection", "logit_scale"],
+    trainable: list[str] | None = field(
+        default=None,
         metadata={
             "help": "Parts of the model that are trained. All others are frozen. "
+            "By default text_model, text_projection and logit_scale, and with the loss sigmoid logit_bias. "
             "The paper trains the text encoder alone, which is text_model."
         },
     )
@@ -745,6 +759,10 @@ class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.trainable is None:
+            self.trainable = ["text_model", "text_projection", "logit_scale"]
+            if self.loss == "sigmoid":
+                self.trainable.append("logit_bias")
         self.check_hold()
         if self.streaming and self.cache_image_embeds:
             raise InputError(

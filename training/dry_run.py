@@ -14,11 +14,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.models.kinds import load_tokenizer
-from modeling_altclip.texts_altclip import tokenize
+from modeling_altclip.texts_altclip import readable_tokens, tokenize
 
 from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments, say
 from .data.preview import first_captions
 from .freezing import IMAGE_PARTS, freeze_all_but, learns
+from .logit_bias import fit_to_loss
 from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
 from .student import student_config
@@ -78,10 +79,11 @@ def print_plan(arguments: StageArguments) -> None:
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
     with FakeTensorMode():
         model = _untrained(arguments)
-        encoded = tokenize(tokenizer, texts, truncation=True, max_length=arguments.max_text_length)
+        longest = min(arguments.max_text_length, readable_tokens(model))
+        encoded = tokenize(tokenizer, texts, truncation=True, max_length=longest)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         # Captions of the first rows show what is likely; texts of the maximum length are the worst case.
-        bounds = {"seen": max(lengths), "at most": arguments.max_text_length}
+        bounds = {"seen": max(lengths), "at most": longest}
         memory = {name: estimate(model, arguments, n_tokens) for name, n_tokens in bounds.items()}
 
     lines = [
@@ -118,6 +120,8 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
             config, attn_implementation=arguments.attn_implementation, trust_remote_code=False
         )
 
+    if isinstance(arguments, PairArguments):
+        fit_to_loss(model, arguments.loss)
     if isinstance(arguments, TeacherLearningArguments):
         freeze_all_but(model, space_of(model.config).parts)
     elif isinstance(arguments, ContrastiveArguments):

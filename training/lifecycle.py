@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
+from common.errors import InputError
 from common.processes import fix_threads
-from modeling_altclip.texts_altclip import readable_tokens
+from modeling_altclip.texts_altclip import readable_tokens, text_options
 
 from .arguments import PairArguments, StageArguments, say
 from .checkpoints import checkpoint_to_resume
+from .data.examples import Collator
 from .data.streaming import AnyStream, find_excluded, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
@@ -72,6 +74,23 @@ def cut_length(arguments: StageArguments, model: PreTrainedModel) -> int:
         f"instead of {arguments.max_text_length}.",
     )
     return readable
+
+
+def collator_of(arguments: StageArguments, model: PreTrainedModel, processor: ProcessorMixin) -> Collator:
+    """Return the collator of captioned images, which pads and truncates texts as the model reads them.
+
+    Raises:
+        InputError: the model reads texts that are all padded to one length, as SigLIP does, and
+            `max_text_length` is less.
+    """
+    max_length = cut_length(arguments, model)
+    read_as = text_options(processor.tokenizer, model)
+    if read_as["padding"] == "max_length" and max_length != read_as["max_length"]:
+        raise InputError(
+            f"max_text_length is {max_length}, and the model was made for texts that are padded to "
+            f"{read_as['max_length']} tokens: leave it out"
+        )
+    return Collator(processor.tokenizer, max_length, processor.image_processor, padding=read_as["padding"])
 
 
 def train(trainer: Trainer, arguments: StageArguments) -> None:

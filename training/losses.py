@@ -48,6 +48,7 @@ def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 OBJECTIVES = {"mse": distillation_loss, "cosine": cosine_loss}  # of teacher learning
+PAIR_LOSSES = ("contrastive", "sigmoid")  # of images with texts: `contrastive_loss` and `sigmoid_loss`
 
 
 def contrastive_loss(

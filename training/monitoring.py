@@ -36,6 +36,8 @@ class Watch:
     - `spread`: one minus the squared length of the mean of unit text embeddings; 0 where all texts have one
       embedding.
     - `nearest`: the share of captions whose nearest counterpart in the batch is a right one.
+    - `logit_scale`, `logit_bias`: with the sigmoid loss, the scale that cosines are multiplied by, and the
+      bias that is added.
     - `held_moved`: where texts are held, one minus their mean cosine with their embeddings from before.
     """
 

@@ -15,15 +15,16 @@ def make_shardable(model: nn.Module, accelerator: Accelerator) -> None:
     """Prepare a model for accelerate's FSDP2: name its layers, and exclude scalars from sharding.
 
     Layers are found in the model, since `_no_split_modules`, which accelerate would use, also names layers
-    that a tower lacks. torch cannot shard scalars, such as the temperature. Every process computes the loss
-    of all pairs, so that each has the temperature's full gradient and takes the same step without gathering.
+    that a tower lacks. torch cannot shard scalars, such as the temperature and the bias of the logits. Every
+    process computes the loss of all pairs, so that each has their full gradients and takes the same step
+    without gathering.
     """
     plugin = accelerator.state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
         plugin.transformer_cls_names_to_wrap = layer_classes(model)
 
     # accelerate does not move ignored modules to the device.
-    scalars = [value for value in model.parameters(recurse=False) if value.ndim == 0]
+    scalars = [value for value in model.parameters(recurse=False) if _is_scalar(value)]
     for value in scalars:
         value.data = value.data.to(accelerator.device)
     plugin.ignored_modules = [nn.ParameterList(scalars)]
@@ -47,10 +48,15 @@ def set_scalars_apart(optimizer: torch.optim.Optimizer) -> None:
     A fused step takes sharded tensors or whole ones, but not both in one group.
     """
     for group in list(optimizer.param_groups):
-        scalars = [value for value in group["params"] if value.ndim == 0]
+        scalars = [value for value in group["params"] if _is_scalar(value)]
         if scalars:
-            group["params"] = [value for value in group["params"] if value.ndim > 0]
+            group["params"] = [value for value in group["params"] if not _is_scalar(value)]
             optimizer.add_param_group({**group, "params": scalars})
+
+
+def _is_scalar(value: torch.Tensor) -> bool:
+    """Check for a scale or a bias of logits: `()` in CLIP, and `(1,)` in SigLIP."""
+    return value.numel() == 1
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:

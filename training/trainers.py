@@ -30,7 +30,8 @@ from .data.streaming import AnyStream
 from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
 from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
-from .losses import OBJECTIVES, contrastive_loss, gather_rows
+from .logit_bias import check_loss, logit_bias_of
+from .losses import OBJECTIVES, contrastive_loss, gather_rows, sigmoid_loss
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from .output_folder import bytes_of_checkpoint, saving, without_local_files
 from .sharding import make_shardable, set_scalars_apart, whole
@@ -323,8 +324,24 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         return OBJECTIVES[self.args.objective](embeddings, inputs["target"])
 
 
+def pair_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    **relations,
+) -> torch.Tensor:
+    """Compute the loss of a model's images and texts: `sigmoid_loss` with a bias, else `contrastive_loss`.
+
+    `relations` are the options of these.
+    """
+    if bias is None:
+        return contrastive_loss(image_embeds, text_embeds, scale, **relations)
+    return sigmoid_loss(image_embeds, text_embeds, scale, bias, **relations)
+
+
 class _BoundedScale(TrainerCallback):
-    """Keep the logit scale within CLIP's bound.
+    """Keep the logit scale of a contrastive loss within CLIP's bound.
 
     It is bounded before the first step, and after each, so that a checkpoint keeps the bound too.
     """
@@ -342,14 +359,16 @@ class _BoundedScale(TrainerCallback):
 class ContrastiveTrainer(AltCLIPTrainer):
     """Trainer of stages 0 and 2, contrastive learning (paper 3.2); the model is a CLIP or AltCLIP.
 
+    With `loss="sigmoid"` it is one with a `logit_bias`: a SigLIP, or a dual encoder after `set_logit_bias`.
+
     Batches carry `pixel_values` `(images, channels, height, width)`, or `image_embeds` `(images, dim)` from a
     frozen tower. Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come
     from all processes. `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as
     they are. `args` are `TeacherArguments` or `ContrastiveArguments`.
 
     Raises:
-        InputError: the loss, a gradient or a weight is not finite, a disk is full, or the weights are sharded
-            under ZeRO-3.
+        InputError: the loss, a gradient or a weight is not finite, a disk is full, the weights are sharded
+            under ZeRO-3, or the model does not suit the loss (see `logit_bias.check_loss`).
 
     Example:
 
@@ -380,6 +399,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
 
     def __init__(self, *args, held: HeldTexts | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        check_loss(self.model, self.args.loss)
         self.held = held
         self.add_callback(_BoundedScale(self))
 
@@ -414,8 +434,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
     def _prepare_for_training(self, *args, **kwargs):
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise InputError(
-                "zero_stage is 3, under which logit_scale is empty where the loss reads it: take zero2.yaml "
-                "or fsdp2.yaml"
+                "zero_stage is 3, under which logit_scale is empty where the loss reads it, and so is a "
+                "logit_bias: take zero2.yaml or fsdp2.yaml"
             )
         return super()._prepare_for_training(*args, **kwargs)
 
@@ -430,17 +450,20 @@ class ContrastiveTrainer(AltCLIPTrainer):
         if self.held is not None:
             groups, loss = self.with_held(groups, loss)
 
+        # What the loss takes besides embeddings: the scale, and the bias of a sigmoid loss.
+        logit_bias = logit_bias_of(unwrapped)
+        scalars = [unwrapped.logit_scale] if logit_bias is None else [unwrapped.logit_scale, logit_bias]
+
         # One method a mode: images are embedded already or go through the model, at once or in chunks.
-        logit_scale = unwrapped.logit_scale
         embedded = "image_embeds" in inputs
         in_chunks = self.args.gradient_cache_chunk is not None
         if embedded and in_chunks:
-            return self.loss_of_texts_in_chunks(model, groups, inputs["image_embeds"], logit_scale, loss)
+            return self.loss_of_texts_in_chunks(model, groups, inputs["image_embeds"], scalars, loss)
         if embedded:
-            return self.loss_of_texts(model, groups, inputs["image_embeds"], logit_scale, loss)
+            return self.loss_of_texts(model, groups, inputs["image_embeds"], scalars, loss)
         if in_chunks:
-            return self.loss_of_pairs_in_chunks(model, groups, inputs["pixel_values"], logit_scale, loss)
-        return self.loss_of_pairs(model, groups, inputs["pixel_values"], logit_scale, loss)
+            return self.loss_of_pairs_in_chunks(model, groups, inputs["pixel_values"], scalars, loss)
+        return self.loss_of_pairs(model, groups, inputs["pixel_values"], scalars, loss)
 
     @staticmethod
     def can_embed_images_alone(model: nn.Module, inputs: dict) -> bool:
@@ -449,27 +472,27 @@ class ContrastiveTrainer(AltCLIPTrainer):
         reads_texts_alone = isinstance(model, AltCLIPModel)
         return reads_texts_alone and "pixel_values" in inputs and not learns(model, *IMAGE_PARTS)
 
-    def loss_of_texts(self, model, groups, image_embeds, logit_scale, loss) -> torch.Tensor:
+    def loss_of_texts(self, model, groups, image_embeds, scalars, loss) -> torch.Tensor:
         """Encode only the texts: the cache, or the frozen tower just now, has embedded the images."""
         text_embeds = torch.cat([model(**group).text_embeds for group in groups])
-        return loss(image_embeds, text_embeds, logit_scale)
+        return loss(image_embeds, text_embeds, *scalars)
 
-    def loss_of_texts_in_chunks(self, model, groups, image_embeds, logit_scale, loss) -> torch.Tensor:
+    def loss_of_texts_in_chunks(self, model, groups, image_embeds, scalars, loss) -> torch.Tensor:
         """Encode only the texts, a group at a time by `cached_loss`."""
 
         def encode(group: dict) -> tuple[torch.Tensor]:
             return (model(**group).text_embeds,)
 
         no_sync = partial(self.accelerator.no_sync, model)
-        return cached_loss(encode, groups, partial(loss, image_embeds), [logit_scale], no_sync=no_sync)
+        return cached_loss(encode, groups, partial(loss, image_embeds), scalars, no_sync=no_sync)
 
-    def loss_of_pairs(self, model, groups, pixel_values, logit_scale, loss) -> torch.Tensor:
+    def loss_of_pairs(self, model, groups, pixel_values, scalars, loss) -> torch.Tensor:
         """Encode the images with the first group of texts, and the other groups by themselves."""
         image_embeds, text_embeds = self.embeds(model(**groups[0], pixel_values=pixel_values))
         others = [self.embeds(model(**group))[1] for group in groups[1:]]
-        return loss(image_embeds, torch.cat([text_embeds, *others]), logit_scale)
+        return loss(image_embeds, torch.cat([text_embeds, *others]), *scalars)
 
-    def loss_of_pairs_in_chunks(self, model, groups, pixel_values, logit_scale, loss) -> torch.Tensor:
+    def loss_of_pairs_in_chunks(self, model, groups, pixel_values, scalars, loss) -> torch.Tensor:
         """Encode a group of texts and as many images at a time by `cached_loss`."""
 
         def encode(chunk: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -478,10 +501,10 @@ class ContrastiveTrainer(AltCLIPTrainer):
         no_sync = partial(self.accelerator.no_sync, model)
         parts = pixel_values.tensor_split(len(groups))
         chunks = [group | {"pixel_values": part} for group, part in zip(groups, parts)]
-        return cached_loss(encode, chunks, loss, [logit_scale], no_sync=no_sync)
+        return cached_loss(encode, chunks, loss, scalars, no_sync=no_sync)
 
     def loss_of(self, inputs: dict, groups: list[dict], text_rows: torch.Tensor) -> Callable:
-        """Return the batch's loss as a function of image embeddings, text embeddings and scale.
+        """Return the batch's loss as a function of image embeddings, text embeddings, scale and any bias.
 
         Args:
             groups: the texts as they are encoded; the loss takes their embeddings joined.
@@ -489,16 +512,22 @@ class ContrastiveTrainer(AltCLIPTrainer):
         """
         row_ids = gather_rows(inputs["row_ids"])
 
-        def loss(image_embeds, text_embeds, logit_scale):
+        def loss(image_embeds, text_embeds, logit_scale, logit_bias=None):
             text_embeds = embedding(text_rows, text_embeds)
             self.watch.see(inputs, groups, text_embeds, image_embeds)
+            self.note_scalars(logit_scale, logit_bias)
             image_embeds = gather_rows(image_embeds.float())
             text_embeds = gather_rows(text_embeds.float())
-            return contrastive_loss(
-                image_embeds, text_embeds, logit_scale.exp(), image_ids=row_ids, tile_size=self.args.tile_size
-            )
+            relations = {"image_ids": row_ids, "tile_size": self.args.tile_size}
+            return pair_loss(image_embeds, text_embeds, logit_scale.exp(), logit_bias, **relations)
 
         return loss
+
+    def note_scalars(self, logit_scale: torch.Tensor, logit_bias: torch.Tensor | None) -> None:
+        """Log the scale and the bias of a sigmoid loss, which show how far it is from where it began."""
+        if logit_bias is not None:
+            self.watch.note("logit_scale", logit_scale.detach().exp())
+            self.watch.note("logit_bias", logit_bias)
 
     def with_held(self, groups: list[dict], loss: Callable) -> tuple[list[dict], Callable]:
         """Encode some of the held texts behind a batch's own, and add to its loss how far they have moved.
@@ -517,19 +546,23 @@ class ContrastiveTrainer(AltCLIPTrainer):
         text_rows = rows[inputs["text_rows"]]
         n_own = sum(len(group["input_ids"]) for group in groups)
 
-        def with_distance(image_embeds, text_embeds, logit_scale):
+        def with_distance(image_embeds, text_embeds, *scalars):
             own = text_embeds[:n_own]
             held = text_embeds[n_own:]
             distance = moved(embedding(text_rows, held), before)
             self.watch.note("held_moved", distance)
-            return loss(image_embeds, own, logit_scale) + self.args.hold * distance
+            return loss(image_embeds, own, *scalars) + self.args.hold * distance
 
         return [*groups, *held_groups], with_distance
 
     def bound_scale(self) -> None:
-        """Bound the scale, where it is trained."""
+        """Bound the scale of a contrastive loss, where it is trained.
+
+        SigLIP's has no bound, and released ones are above CLIP's, such as 112.3 of SO400M at 384 pixels
+        (mlfoundations/open_clip#746): with the bound, the first step would change all their scores.
+        """
         logit_scale = self.accelerator.unwrap_model(self.model_wrapped).logit_scale
-        if logit_scale.requires_grad:
+        if logit_scale.requires_grad and self.args.loss == "contrastive":
             self.bound(logit_scale)
 
     @torch.no_grad()

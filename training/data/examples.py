@@ -479,7 +479,8 @@ class Collator:
     """Collator of the examples of `CaptionExamples` into a batch of tensors.
 
     Texts are padded to the longest and truncated to `max_length` tokens, and images go through
-    `image_processor`.
+    `image_processor`. With `padding="max_length"` all are padded to `max_length`, and the mask is of ones, as
+    SigLIP was trained: it attends to padding, and pools the last token.
 
     Equal texts are encoded once: `input_ids` and `attention_mask` `(distinct texts, tokens)` hold each of
     them once, and `text_rows` `(examples,)` gives the place of an example's text among them. Beside them:
@@ -509,8 +510,11 @@ class Collator:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         image_processor: BaseImageProcessor | None = None,
+        *,
+        padding: bool | str = True,
     ):
         self.tokenizer = tokenizer
+        self.padding = padding
         self.max_length = max_length
         self.image_processor = image_processor
 
@@ -520,18 +524,24 @@ class Collator:
     def encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
         """Tokenize each distinct text once."""
         distinct, text_rows = np.unique(texts, return_inverse=True)
+        padding = {"padding": True, "padding_side": "right"}
+        if self.padding == "max_length":
+            padding = {"padding": "max_length"}  # on the side that the tokenizer states
         encoded = tokenize(
             self.tokenizer,
             distinct.tolist(),
-            padding=True,
-            padding_side="right",
             truncation=True,
             max_length=self.max_length,
             return_tensors="pt",
+            return_attention_mask=True,
+            **padding,
         )
+        attention_mask = encoded["attention_mask"]
+        if self.padding == "max_length":
+            attention_mask = torch.ones_like(attention_mask)
         return {
             "input_ids": encoded["input_ids"],
-            "attention_mask": encoded["attention_mask"],
+            "attention_mask": attention_mask,
             "text_rows": torch.from_numpy(text_rows),
         }
 

@@ -3,11 +3,11 @@
 from common.commands import command_for
 from common.models.loading import load_model
 from modeling_altclip.texts_altclip import forget_calls
-from training.arguments import TeacherArguments
-from training.data.examples import Collator
+from training.arguments import TeacherArguments, say
 from training.data.loading import load_examples
 from training.dry_run import check_room_before_loading, print_plan
-from training.lifecycle import begin, cut_length, finish, train
+from training.lifecycle import begin, collator_of, finish, train
+from training.logit_bias import fit_to_loss
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -23,9 +23,12 @@ def main(arguments: TeacherArguments) -> None:
         argument="model_name_or_path",
         attn_implementation=arguments.attn_implementation,
     )
+    changed = fit_to_loss(model, arguments.loss)
+    if changed is not None:
+        say(arguments, changed)
 
     examples = load_examples(arguments, ["en"])
-    collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
+    collator = collator_of(arguments, model, processor)
     validation = load_validation(arguments, model, processor, ["en"])
     trainer = ContrastiveTrainer(
         model=model,

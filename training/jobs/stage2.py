@@ -5,7 +5,6 @@ import shlex
 from common.commands import command_for
 from common.models.loading import load_model
 from training.arguments import ContrastiveArguments, say
-from training.data.examples import Collator
 from training.data.images import EpochCallback
 from training.data.loading import load_examples
 from training.data.tower_cache import image_embeddings
@@ -13,7 +12,8 @@ from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
-from training.lifecycle import begin, cut_length, finish, train
+from training.lifecycle import begin, collator_of, finish, train
+from training.logit_bias import fit_to_loss
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -29,6 +29,9 @@ def main(arguments: ContrastiveArguments) -> None:
         argument="model_name_or_path",
         attn_implementation=arguments.attn_implementation,
     )
+    changed = fit_to_loss(model, arguments.loss)
+    if changed is not None:
+        say(arguments, changed)
     freeze_all_but(model, arguments.trainable)
 
     # A frozen image tower runs once over all images, not in every epoch.
@@ -39,7 +42,7 @@ def main(arguments: ContrastiveArguments) -> None:
         )
         examples = examples.with_inputs("image_embeds", embeddings)
         say(arguments, f"Cached {embeddings}")
-    collator = Collator(processor.tokenizer, cut_length(arguments, model), processor.image_processor)
+    collator = collator_of(arguments, model, processor)
 
     # The teacher of validation, the held texts and the guard need the model as it is before training.
     teacher = (model, processor)

@@ -19,6 +19,10 @@ from transformers import (
     CLIPModel,
     CLIPProcessor,
     PreTrainedTokenizerBase,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
     XLMRobertaConfig,
     XLMRobertaModel,
     set_seed,
@@ -33,6 +37,7 @@ from common.output import bytes_of_weights, check_output_dir, saving
 from common.recipe import launch
 from modeling_altclip.checkpoint_altclip import match_modes
 
+from ..logit_bias import FIRST_LOGIT_BIAS, FIRST_LOGIT_SCALE
 from .origins import origins_of_scenes
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
@@ -45,7 +50,8 @@ _TEXT_LAYERS = 2
 _MULTILINGUAL_VOCABULARY = 2500
 _ENGLISH_VOCABULARY = 600
 _TOKENIZER_ROWS = 6000  # rows that both vocabularies are trained on
-_PARTS = ("dataset", "clip", "text_encoder")  # folders that are written
+_SIGLIP_LENGTH = 32  # tokens that each text is padded to; the longest English caption has 17
+_PARTS = ("dataset", "clip", "text_encoder", "siglip")  # folders that are written
 _DRAWN = "drawn.json"  # the record of what was drawn, by which a repeated command knows that it is whole
 _CARD = """---
 language: [{languages}]
@@ -169,6 +175,37 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     CLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
 
 
+def _write_siglip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save an untrained SigLIP of the miniature's size with its processor; it was made of no data yet.
+
+    As in SigLIP, texts are padded to one length and attended to in whole, the last token is pooled, and the
+    tokenizer makes no mask.
+    """
+    shape = {"hidden_size": _WIDTH, "intermediate_size": 4 * _WIDTH, "num_attention_heads": _HEADS}
+    text = shape | {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": _TEXT_LAYERS,
+        "max_position_embeddings": _SIGLIP_LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = shape | {"num_hidden_layers": _IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    # transformers begins with zeros, from which a trained checkpoint is loaded.
+    model.logit_scale.data.fill_(FIRST_LOGIT_SCALE)
+    model.logit_bias.data.fill_(FIRST_LOGIT_BIAS)
+    with saving("the untrained SigLIP", folder, bytes_of_weights(model)):
+        model.save_pretrained(folder)
+    match_modes(folder)
+    write_origins(folder, [])
+
+    tokenizer.model_max_length = _SIGLIP_LENGTH
+    tokenizer.model_input_names = ["input_ids"]
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    SiglipProcessor(SiglipImageProcessor(size=size), tokenizer).save_pretrained(folder)
+
+
 def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save an untrained XLM-R of the miniature's size with its tokenizer; it was made of no data yet."""
     config = XLMRobertaConfig(
@@ -208,7 +245,9 @@ class _MiniatureArguments:
         default=_MULTILINGUAL_VOCABULARY,
         metadata={"help": "Number of pieces of the multilingual vocabulary."},
     )
-    text_encoder_only: bool = field(default=False, metadata={"help": "Write no dataset and no CLIP."})
+    text_encoder_only: bool = field(
+        default=False, metadata={"help": "Write no dataset, no CLIP and no SigLIP."}
+    )
 
     def __post_init__(self):
         self.languages = check_languages(self.languages, list(read_concepts()["languages"]))
@@ -280,7 +319,9 @@ def _draw(arguments: _MiniatureArguments) -> None:
     english_tokenizer = train_english_tokenizer([caption["en"] for caption in captions], _ENGLISH_VOCABULARY)
     _write_clip(output_dir / "clip", english_tokenizer)
     _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
-    print(f"Saved dataset, clip and text_encoder to {output_dir}. Look at {output_dir}/scenes.png.")
+    # The last, so that it draws no random numbers before the others.
+    _write_siglip(output_dir / "siglip", english_tokenizer)
+    print(f"Saved dataset, clip, text_encoder and siglip to {output_dir}. Look at {output_dir}/scenes.png.")
     print("Next: altclip train training/recipes/miniature")
 
 

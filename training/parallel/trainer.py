@@ -33,8 +33,9 @@ from modeling_altclip import AltCLIPDualEncoderModel
 
 from ..arguments import PairArguments
 from ..data.examples import CaptionExamples
-from ..losses import caption_losses, contrastive_loss, gather_rows, gather_unequal
-from ..trainers import TEXTS, ContrastiveTrainer
+from ..logit_bias import fit_to_loss
+from ..losses import caption_losses, gather_rows, gather_unequal
+from ..trainers import TEXTS, ContrastiveTrainer, pair_loss
 from .caption_rows import CaptionRows
 
 _SETTINGS = ("paper", "released")
@@ -100,6 +101,10 @@ class ParallelArguments(PairArguments):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which parallel training lacks: leave it out"
                 )
+        if self.setting == "released" and self.loss == "sigmoid":
+            raise InputError(
+                "loss is sigmoid and setting is released, whose loss is the authors' own: take setting paper"
+            )
         if self.setting == "released" and self.tile_size is not None:
             raise InputError(
                 f"tile_size is {self.tile_size}, and the released loss has no tiles: leave it out"
@@ -125,6 +130,7 @@ def build_dual_encoder(arguments: ParallelArguments) -> AltCLIPDualEncoderModel:
         vision_pooling=arguments.image_pooling,
         text_pooling=arguments.text_pooling,
     )
+    fit_to_loss(model, arguments.loss)
     if arguments.setting == "released":
         model.logit_scale.data.fill_(1.0)  # the temperature itself until `ParallelTrainer.settle`
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
@@ -214,21 +220,23 @@ class ParallelTrainer(ContrastiveTrainer):
         }
         languages = gather_unequal(inputs["languages"])
 
-        def loss(image_embeds, text_embeds, logit_scale):
+        def loss(image_embeds, text_embeds, logit_scale, logit_bias=None):
             text_embeds = embedding(text_rows, text_embeds)
             of_captions = inputs | {"row_ids": row_ids[text_to_image]}
             self.watch.see(of_captions, groups, text_embeds, image_embeds.index_select(0, text_to_image))
+            self.note_scalars(logit_scale, logit_bias)
 
             image_embeds = gather_rows(image_embeds.float())
             text_embeds = gather_unequal(text_embeds.float())
             scale = self.scale(logit_scale)
-            # In the setting "released" these losses are what learns; in "paper" they are only logged.
+            # In the setting "released" these losses are what learns; in "paper" they are only logged. A bias
+            # would change none of them: every candidate of a caption has the same.
             with torch.set_grad_enabled(self.released and torch.is_grad_enabled()):
                 losses = caption_losses(image_embeds, text_embeds, scale, **relations)
             self.seen.append((languages, losses.detach()))
             if self.released:
                 return losses.mean()
-            return contrastive_loss(image_embeds, text_embeds, scale, **relations)
+            return pair_loss(image_embeds, text_embeds, scale, logit_bias, **relations)
 
         return loss
 
