@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
     BertConfig,
     BertTokenizer,
     CLIPConfig,
@@ -22,7 +25,13 @@ from transformers import (
 )
 
 from common.errors import InputError
-from modeling_altclip import AltCLIPDualEncoderConfig, AltCLIPDualEncoderModel, AltCLIPModel
+from common.models.loading import load_model, save_model
+from modeling_altclip import (
+    AltCLIPDualEncoderConfig,
+    AltCLIPDualEncoderModel,
+    AltCLIPModel,
+    AltCLIPProcessor,
+)
 from modeling_altclip.pipeline_altclip import AltCLIPZeroShotPipeline
 from training.arguments import ContrastiveArguments, TeacherArguments
 from training.data.examples import Collator
@@ -32,6 +41,8 @@ from training.losses import sigmoid_loss
 from training.parallel.trainer import ParallelArguments, ParallelTrainer
 from training.sharding import set_scalars_apart
 from training.trainers import ContrastiveTrainer
+
+from .conftest import ROOT
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 IMAGE = {"image_size": 16, "patch_size": 8}
@@ -423,3 +434,145 @@ def test_siglip_reads_padding():
     assert (encoded["input_ids"] == 0).any()
     plain = Collator(build_tokenizer(), 12).encode(["dog"])
     assert plain["input_ids"].shape == plain["attention_mask"].shape == (1, 5)
+
+
+def test_siglip_learns_to_tell_images_apart(tmp_path):
+    """The loss falls below the least that equal embeddings of all texts and images can have."""
+    model = build_siglip()
+    trainer = trainer_of(model, tmp_path)
+    batch = batch_of()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(40):
+        loss, _ = step(trainer, batch)
+        optimizer.step()
+
+    # Of 64 pairs 10 are right, and each gets the same probability.
+    share = torch.tensor(10 / 64)
+    entropy = -(share * share.log() + (1 - share) * (1 - share).log())
+    assert loss < 8 * entropy / 3
+    output = model(batch["input_ids"], batch["pixel_values"])
+    nearest = output.logits_per_text.argmax(1)
+    assert (batch["row_ids"][nearest] == batch["row_ids"]).all()
+
+
+# Whole trainings, by their scripts
+
+
+@pytest.fixture
+def command_of(miniature, tmp_path):
+    """Return a function that gives the command of four steps of a stage with the sigmoid loss."""
+    encoder = tmp_path / "encoder"
+    shutil.copytree(miniature / "text_encoder", encoder)
+    config = json.loads((encoder / "config.json").read_text("utf-8"))
+    # Two processes would draw other numbers than one.
+    without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (encoder / "config.json").write_text(json.dumps(config | without_dropout), "utf-8")
+
+    images = str(miniature / "clip")
+    torch.manual_seed(0)
+    dual = AltCLIPDualEncoderModel.from_towers(images, str(encoder), projection_dim=16)
+    image_processor = AutoProcessor.from_pretrained(images).image_processor
+    processor = AltCLIPProcessor(image_processor, AutoTokenizer.from_pretrained(encoder))
+    save_model(dual, processor, tmp_path / "dual")
+
+    two_encoders = ["--image_encoder_name_or_path", images, "--text_encoder_name_or_path", encoder]
+    start = {
+        "stage0": ["--model_name_or_path", miniature / "siglip"],
+        "stage2": ["--model_name_or_path", tmp_path / "dual"],
+        "parallel": [*two_encoders, "--projection_dim", "16", "--freeze_epochs", "0"],
+    }
+
+    def command_of(stage, output_dir, *flags):
+        command = [ROOT / f"training/run_{stage}.py", *start[stage], "--loss", "sigmoid"]
+        command += ["--dataset", miniature / "dataset", "--output_dir", output_dir]
+        command += ["--max_steps", "4", "--use_cpu", "true", "--dataloader_pin_memory", "false", *flags]
+        if stage != "stage0":
+            command += ["--languages", "en", "zh"]
+        return command
+
+    return command_of
+
+
+SGD = ["--optim", "sgd", "--learning_rate", "0.1", "--lr_scheduler_type", "constant", "--save_strategy", "no"]
+# Neither divides the batch of 8 of each process, so that the last tile and the last chunk are smaller.
+SMALLER = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stage,under_fsdp2",
+    [("stage0", False), ("stage0", True), ("stage2", False), ("parallel", False)],
+    ids=["stage0", "stage0 under FSDP2", "stage2", "parallel"],
+)
+def test_two_processes_train_like_one(command_of, run_python, run_under_fsdp2, tmp_path, stage, under_fsdp2):
+    """One process has the whole batch and no switch, two have halves of it, in tiles and chunks."""
+    one = tmp_path / "one"
+    two = tmp_path / "two"
+    plain = command_of(stage, one, *SGD, "--per_device_train_batch_size", "16")
+    halves = command_of(stage, two, *SGD, "--per_device_train_batch_size", "8", *SMALLER)
+    process = run_python("python", *plain, OMP_NUM_THREADS="1")
+    assert process.returncode == 0, process.stderr[-4000:]
+    if under_fsdp2:
+        process = run_under_fsdp2(*halves)
+    else:
+        process = run_python("python", *halves, processes=2, OMP_NUM_THREADS="1")
+    assert process.returncode == 0, process.stderr[-4000:]
+
+    weights = load_file(one / "model.safetensors")
+    assert weights["logit_bias"].item() != -10
+    assert weights["logit_bias"].item() == pytest.approx(-10, abs=1)
+    of_two = load_file(two / "model.safetensors")
+    for name, value in weights.items():
+        torch.testing.assert_close(
+            of_two[name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    model, _ = load_model(str(two))
+    assert logit_bias_of(model).item() == of_two["logit_bias"].item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage0", "stage2"])
+def test_a_resumed_run_is_the_uninterrupted_one(command_of, run_python, tmp_path, stage):
+    flags = ["--per_device_train_batch_size", "8", "--save_steps", "2", "--learning_rate", "1e-3"]
+    whole = tmp_path / "whole"
+    process = run_python("python", *command_of(stage, whole, *flags))
+    assert process.returncode == 0, process.stderr[-4000:]
+    gets_one = "The model has no bias: for the sigmoid loss it gets one of -10"
+    assert (gets_one in process.stdout) == (stage == "stage2")
+
+    resumed = tmp_path / "resumed"
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    process = run_python("python", *command_of(stage, resumed, *flags, "--resume"))
+    assert process.returncode == 0, process.stderr[-4000:]
+    weights = (whole / "model.safetensors").read_bytes()
+    assert (resumed / "model.safetensors").read_bytes() == weights
+    in_the_midst = load_file(whole / "checkpoint-2/model.safetensors")["logit_bias"].item()
+    assert in_the_midst not in (-10, load_file(whole / "model.safetensors")["logit_bias"].item())
+
+
+@pytest.mark.slow
+def test_the_recipe_and_a_dry_run(miniature, run_python, tmp_path):
+    recipe = ROOT / "training/recipes/sigmoid_miniature/stage0.yaml"
+    command = [ROOT / "training/run_stage0.py", recipe, "--model_name_or_path", miniature / "siglip"]
+    command += ["--dataset", miniature / "dataset", "--output_dir", tmp_path / "out"]
+    process = run_python("python", *command, "--dry_run")
+    assert process.returncode == 0, process.stderr
+    assert "Dry run: nothing was trained" in process.stdout
+    process = run_python("python", *command, "--loss", "contrastive")
+    assert process.returncode != 0
+    assert "loss is contrastive, and the 'siglip' has a logit_bias" in process.stderr
+    process = run_python("python", *command, "--model_name_or_path", miniature / "clip")
+    assert process.returncode != 0
+    assert "loss is sigmoid, and a model of the type 'clip' without a logit_bias" in process.stderr
+    assert not (tmp_path / "out/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_code_in_the_folder_has_the_bias(tmp_path, run_python):
+    build_dual(bias=-10.0).save_pretrained(tmp_path / "model")
+    code = "import sys; from transformers import AutoModel; "
+    code += "model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True); "
+    code += "print(model.logit_bias.item())"
+    apart = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    process = run_python("python", "-c", code, tmp_path / "model", cwd=tmp_path, **apart)
+    assert process.stdout.strip() == "-10.0", process.stderr
