@@ -31,11 +31,13 @@ from modeling_altclip import (
     AltCLIPDualEncoderModel,
     AltCLIPModel,
     AltCLIPProcessor,
+    embed_texts,
 )
 from modeling_altclip.pipeline_altclip import AltCLIPZeroShotPipeline
 from training.arguments import ContrastiveArguments, TeacherArguments
 from training.data.examples import Collator
 from training.freezing import freeze_all_but
+from training.lifecycle import collator_of
 from training.logit_bias import check_loss, fit_to_loss, logit_bias_of
 from training.losses import sigmoid_loss
 from training.parallel.trainer import ParallelArguments, ParallelTrainer
@@ -434,6 +436,27 @@ def test_siglip_reads_padding():
     assert (encoded["input_ids"] == 0).any()
     plain = Collator(build_tokenizer(), 12).encode(["dog"])
     assert plain["input_ids"].shape == plain["attention_mask"].shape == (1, 5)
+
+
+def test_the_miniatures_siglip_reads_in_training_as_in_evaluation(miniature):
+    model, processor = load_model(str(miniature / "siglip"))
+    assert model.logit_scale.exp().item() == pytest.approx(10)
+    assert model.logit_bias.item() == -10
+    arguments = TeacherArguments(
+        model_name_or_path="", dataset="", output_dir=str(miniature), loss="sigmoid", use_cpu=True
+    )
+    texts = ["key", "dog face and umbrella"]
+    inputs = collator_of(arguments, model, processor).encode(texts)
+    assert inputs["input_ids"].shape == (2, 32)
+    rows = inputs.pop("text_rows")
+    with torch.no_grad():
+        embeds = model.eval().get_text_features(**inputs).pooler_output[rows]
+    expected = embed_texts(model, processor, texts, normalize_embeddings=False)
+    torch.testing.assert_close(embeds, expected, atol=1e-6, rtol=1e-5)
+
+    arguments.max_text_length = 16
+    with pytest.raises(InputError, match="max_text_length is 16, and the model was made for texts .* to 32"):
+        collator_of(arguments, model, processor)
 
 
 def test_siglip_learns_to_tell_images_apart(tmp_path):

@@ -178,8 +178,7 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 def _write_siglip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save an untrained SigLIP of the miniature's size with its processor; it was made of no data yet.
 
-    As in SigLIP, texts are padded to one length and attended to in whole, the last token is pooled, and the
-    tokenizer makes no mask.
+    As in SigLIP, texts are padded to one length and attended to in whole, and the last token is pooled.
     """
     shape = {"hidden_size": _WIDTH, "intermediate_size": 4 * _WIDTH, "num_attention_heads": _HEADS}
     text = shape | {
@@ -200,8 +199,6 @@ def _write_siglip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     match_modes(folder)
     write_origins(folder, [])
 
-    tokenizer.model_max_length = _SIGLIP_LENGTH
-    tokenizer.model_input_names = ["input_ids"]
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     SiglipProcessor(SiglipImageProcessor(size=size), tokenizer).save_pretrained(folder)
 
@@ -316,11 +313,14 @@ def _draw(arguments: _MiniatureArguments) -> None:
     train = _write_dataset(output_dir / "dataset", arguments.train_size)
     _draw_sheet(output_dir / "scenes.png")
     captions = train["captions"][:_TOKENIZER_ROWS]
-    english_tokenizer = train_english_tokenizer([caption["en"] for caption in captions], _ENGLISH_VOCABULARY)
+    english = [caption["en"] for caption in captions]
+    english_tokenizer = train_english_tokenizer(english, _ENGLISH_VOCABULARY)
     _write_clip(output_dir / "clip", english_tokenizer)
     _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
-    # The last, so that it draws no random numbers before the others.
-    _write_siglip(output_dir / "siglip", english_tokenizer)
+    # SigLIP's tokenizers make no mask. The last, so that it draws no random numbers before the others.
+    without_mask = {"model_max_length": _SIGLIP_LENGTH, "model_input_names": ["input_ids"]}
+    siglip_tokenizer = train_english_tokenizer(english, _ENGLISH_VOCABULARY, **without_mask)
+    _write_siglip(output_dir / "siglip", siglip_tokenizer)
     print(f"Saved dataset, clip, text_encoder and siglip to {output_dir}. Look at {output_dir}/scenes.png.")
     print("Next: altclip train training/recipes/miniature")
 

@@ -29,12 +29,15 @@ def train_multilingual_tokenizer(texts: Iterable[str], vocab_size: int) -> XLMRo
     )
 
 
-def train_english_tokenizer(texts: Iterable[str], vocab_size: int) -> CLIPTokenizer:
+def train_english_tokenizer(texts: Iterable[str], vocab_size: int, **options) -> CLIPTokenizer:
     """Train CLIP's lower-casing byte-pair tokenizer.
 
     Every ASCII character is in its vocabulary, alone and within words. Characters that end a word get their
     ids first: left to itself, the trainer numbers them in an order that differs from run to run, and breaks
     ties between merges by these numbers.
+
+    Args:
+        options: of the tokenizer, such as `model_input_names`, where they are not CLIP's.
     """
     characters = string.ascii_lowercase + string.digits + string.punctuation
     first = ["<|startoftext|>", "<|endoftext|>", *(character + "</w>" for character in characters)]
@@ -47,4 +50,5 @@ def train_english_tokenizer(texts: Iterable[str], vocab_size: int) -> CLIPTokeni
     tokenizer.train_from_iterator([*texts, " ".join(characters)], trainer)
     model = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=MAX_LENGTH)
+    options = {"model_max_length": MAX_LENGTH} | options
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, **options)
