@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.models.kinds import load_tokenizer
@@ -77,7 +78,8 @@ def print_plan(arguments: StageArguments) -> None:
     texts, described = first_captions(arguments)
     argument = _tokenizer_argument(arguments)
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
-    with FakeTensorMode():
+    # Some families look at their first random weights, and fake ones have no values to look at.
+    with FakeTensorMode(), no_init_weights():
         model = _untrained(arguments)
         longest = min(arguments.max_text_length, readable_tokens(model))
         encoded = tokenize(tokenizer, texts, truncation=True, max_length=longest)
