@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from xxhash import xxh3_128
 
 from modeling_altclip.images_altclip import background_of
+from modeling_altclip.reading_altclip import text_reading
 from modeling_altclip.texts_altclip import text_length
 
 from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
@@ -53,7 +54,9 @@ def prepared_texts(model: PreTrainedModel, processor: ProcessorMixin) -> str:
     """Describe how texts become tokens, for fingerprints."""
     if isinstance(processor.tokenizer, AdaptedTokenizer):
         return _adapter_fingerprint(model)
-    return written(processor.tokenizer)
+    reading = text_reading(model)
+    how = repr(reading) if reading.is_canonical else ""
+    return written(processor.tokenizer) + how
 
 
 def _adapter_fingerprint(model: PreTrainedModel) -> str:

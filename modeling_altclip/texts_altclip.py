@@ -10,6 +10,7 @@ from torch import nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.ibert.quant_modules import QuantEmbedding
 
+from .reading_altclip import text_reading
 from .threads_altclip import lock_of_threads
 
 _TEXT_LENGTH = 77  # tokens, in the paper
@@ -26,7 +27,6 @@ LEFT_BY_CALLS = (
 # Characters for each token that is kept: only longer texts are cut, and cut further behind if so many
 # characters have too few tokens. English has four characters a token, and no text that says something 64.
 CHARACTERS_PER_TOKEN = (64, 512, 4096)
-_TRAINED_LENGTHS = {"chinese_clip": 52}  # its files state 512 alone
 
 TOKENIZING = lock_of_threads()
 
@@ -245,12 +245,12 @@ def text_options(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> 
     """Return the options with which `tokenizer` pads and truncates texts as `model` reads them.
 
     Texts are padded on the right, whatever the tokenizer states: many encoders number positions from the
-    left, padding included. SigLIP was trained with padding that it attends to, on the side that its tokenizer
-    states.
+    left, padding included. A model that attends to its padding (`TextReading`) gets texts of the full length
+    and no mask. The texts themselves may have to be canonicalized first: `text_reading` says so.
     """
     options = {"truncation": True, "max_length": text_length(tokenizer, model)}
-    if "siglip" in model.config.model_type:
-        return options | {"padding": "max_length"}
+    if text_reading(model).attends_to_padding:
+        return options | {"padding": "max_length", "return_attention_mask": False}
 
     options |= {"padding": True, "padding_side": "right"}
     # Canine reads four characters at once.
@@ -285,7 +285,7 @@ def text_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | Non
         lengths.append(stated)
     if _number_of_positions(model) < ENCODER_LENGTH:
         lengths.append(readable_tokens(model))
-    return min(lengths, default=_TRAINED_LENGTHS.get(model.config.model_type, _TEXT_LENGTH))
+    return min(lengths, default=text_reading(model).length or _TEXT_LENGTH)
 
 
 def _number_of_positions(model: PreTrainedModel) -> float:
@@ -414,6 +414,7 @@ __all__ = [
     "kept_tokens",
     "readable_tokens",
     "text_length",
+    "text_options",
     "tokenize",
     "vocabulary_size",
 ]

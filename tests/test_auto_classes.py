@@ -138,6 +138,7 @@ def test_files_say_nothing_that_native_would_not_read(altclip_folder):
         "modeling_altclip.py",
         "pooling_altclip.py",
         "processing_altclip.py",
+        "reading_altclip.py",
         "texts_altclip.py",
         "threads_altclip.py",
         "versions_altclip.py",

@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from tokenizers.normalizers import Lowercase, Sequence
 from torch import nn
-from transformers import AutoModel, AutoProcessor, GemmaTokenizer, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.finite_altclip import check_finite
+from modeling_altclip.reading_altclip import canonical_tokenizer, text_reading
 
 from ..errors import InputError
 from ..paths import check_folder
@@ -32,6 +32,9 @@ def load_model(
     attn_implementation: str | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
+
+    The tokenizer of a SigLIP canonicalizes texts as the model was trained (`reading_altclip.canonicalize`),
+    which the files on the Hub do not state (transformers#43101, NVlabs/RADIO#142).
 
     Args:
         name_or_path: a folder that `save_pretrained` wrote or a Hub id; the folder of a LoRA, which is merged
@@ -90,8 +93,8 @@ def load_model(
         )
     check_tokenizer(argument, name_or_path, processor.tokenizer)
     check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
-    if "siglip" in model.config.model_type and isinstance(processor.tokenizer, GemmaTokenizer):
-        _lower_case(processor.tokenizer)
+    if text_reading(model).is_canonical:
+        processor.tokenizer = canonical_tokenizer(processor.tokenizer)
     return model, processor
 
 
@@ -134,16 +137,6 @@ def check_model(name_or_path: str, argument: str = "model") -> None:
             check_model(base_of(name_or_path, argument), argument)
         elif Path(name_or_path).exists():
             check_kind(argument, name_or_path, TWO_TOWERS)
-
-
-def _lower_case(tokenizer: GemmaTokenizer) -> None:
-    """Make a tokenizer lower-case its texts, as SigLIP 2 was trained.
-
-    SigLIP 2's checkpoints of one image size name Gemma's tokenizer, which keeps capitals. Those of any size
-    (NaFlex) name one of their own that does not (transformers#43101).
-    """
-    backend = tokenizer.backend_tokenizer
-    backend.normalizer = Sequence([Lowercase(), backend.normalizer])
 
 
 def revision_of(name_or_path: str) -> str | None:
