@@ -17,9 +17,20 @@ from modeling_altclip.prompts_altclip import PROMPTS
 from modeling_altclip.reading_altclip import TextReading, canonical_tokenizer, canonicalize, text_reading
 from modeling_altclip.texts_altclip import text_options
 
-from .conftest import ROOT
+from .conftest import ROOT, VISION
 from .environments import build_environment, run_in
-from .test_any_model import FAMILIES, clip_tokenizer, gemma_tokenizer, roberta_tokenizer, saved
+from .test_any_model import (
+    CHARACTERS,
+    ENCODER,
+    FAMILIES,
+    IMAGES,
+    clip_tokenizer,
+    gemma_tokenizer,
+    image_processor,
+    numbered,
+    roberta_tokenizer,
+    saved,
+)
 from .test_any_model import siglip as siglip_of_2023  # noqa: F401  (a fixture)
 
 CANONICAL = {
@@ -124,7 +135,17 @@ def test_the_siglip_of_2023_reads_underscores_as_spaces(siglip_of_2023):  # noqa
     assert (same == same[0]).all()
 
 
-@pytest.mark.parametrize("family", ["clip", "altclip", "chinese_clip"])
+def test_a_pipeline_with_the_loaded_tokenizer_reads_canonical_labels(tmp_path):
+    saved("siglip_2", tmp_path)
+    model, processor = load_model(str(tmp_path))
+    parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    classify = transformers.pipeline("zero-shot-image-classification", model=model, **parts)
+    first, second, third = classify(IMAGES[0], ["A Dog!", "a_dog", "key"], hypothesis_template="{}")
+    scores = {answer["label"]: answer["score"] for answer in (first, second, third)}
+    assert scores["A Dog!"] == scores["a_dog"] != scores["key"]
+
+
+@pytest.mark.parametrize("family", ["clip", "altclip"])
 def test_other_models_read_punctuation(family, tmp_path):
     saved(family, tmp_path)
     with_stop, without = embed_texts(*load_model(str(tmp_path)), ["a dog.", "a dog"])
@@ -158,6 +179,30 @@ def test_caches_of_texts_that_were_not_canonical_are_not_read(tmp_path):
     raw = AutoProcessor.from_pretrained(tmp_path)
     assert prepared_texts(model, processor) != prepared_texts(model, raw)
     assert repr(text_reading(model)) in prepared_texts(model, raw)
+
+
+def build_tipsv2():
+    """Build a TIPSv2 with a CLIP's image processor: its own needs torchvision."""
+    vocab = numbered(["<pad>", "<unk>", "▁", *CHARACTERS])
+    tokenizer = transformers.Tipsv2Tokenizer(vocab=vocab, merges=[])
+    text = ENCODER | {"vocab_size": len(vocab)}
+    config = transformers.Tipsv2Config(text_config=text, vision_config=VISION | ENCODER)
+    return transformers.Tipsv2Model(config), transformers.Tipsv2Processor(image_processor(), tokenizer)
+
+
+@pytest.mark.parametrize("build", [build_tipsv2, FAMILIES["siglip_2_naflex"][0]])
+def test_padding_and_length_are_those_of_the_models_own_processor(build):
+    """Of transformers' processors these two state how texts are padded and truncated."""
+    torch.manual_seed(0)
+    model, processor = build()
+    texts = ["A Dog", "a photo of a key", "umbrella " * 20]
+    inputs = processor(text=[canonicalize(text) for text in texts], return_tensors="pt")
+    assert inputs["input_ids"].shape == (3, 64)
+    with torch.no_grad():
+        expected = model.eval().get_text_features(**inputs).pooler_output
+    # TIPSv2 reads capitals as small letters too.
+    got = embed_texts(model, processor, texts, normalize_embeddings=False)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
 READINGS = {
