@@ -13,6 +13,7 @@ from common.models.loading import load_model
 from .bootstrap import compare, intervals
 from .encoder import CachedEncoder
 from .metrics import retrieval_recall
+from .mixed_pool import evaluate_mixed_pool
 from .outcomes import load_outcomes
 from .results import load_results
 from .retrieval import evaluate_retrieval
@@ -23,6 +24,7 @@ from .zero_shot import evaluate_zero_shot
 __all__ = [
     "CachedEncoder",
     "compare",
+    "evaluate_mixed_pool",
     "evaluate_retrieval",
     "evaluate_zero_shot",
     "intervals",

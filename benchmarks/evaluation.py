@@ -45,13 +45,24 @@ _SHORT_NAMES = {
     "text_to_image_recall": "T2I R",
     "image_to_text_recall": "I2T R",
     "mean_recall": "mean recall",
+    "image_to_text_": "I2T ",
+    "text_to_text_": "T2T ",
     "accuracy": "top-",
 }
 # Metrics in the table that a script prints.
 _SHOWN = {
     "retrieval": [*SIX, "mean_recall"],
+    "mixed_pool": [
+        "image_to_text_recall@1",
+        "image_to_text_overtaken",
+        "image_to_text_preference",
+        "text_to_text_overtaken",
+        "text_to_text_preference",
+    ],
     "zero_shot": ["accuracy@1", "accuracy@5", "mean_per_class", "map_11_point", "roc_auc"],
 }
+# The kind of benchmark that evaluates each kind of tasks.
+_BENCHMARKS = {"retrieval": "retrieval", "mixed_pool": "retrieval", "zero_shot": "zero_shot"}
 # Fields of a task that say how images and texts are read; a result keeps them.
 _DEFINITION = (
     "config",
@@ -125,7 +136,7 @@ class Benchmark(ABC):
     """A kind of evaluation: what models are asked in each language, and how the answers are scored.
 
     Attributes:
-        kind: the kind of its tasks.
+        kind: the kind of its tasks; those of `retrieval` may also be a `mixed_pool`.
         normalize: give embeddings unit length.
         suffix: behind a task's name in its results, where it is scored in another way than usual.
         class_names: the user's JSON file of class names, whose languages are evaluated; the task's by
@@ -176,8 +187,8 @@ def tasks_of(
     task has captions; for classification all of them, since class names may come from anywhere.
 
     Raises:
-        InputError: there is no such task, one is of another kind, two have one name, or no task has captions
-            in a language.
+        InputError: there is no such task, one is of another kind, two have one name, no task has captions in
+            a language, or a mixed pool would have one language.
     """
     tasks = _load_tasks(arguments, kind)
     if arguments.languages is None:
@@ -192,6 +203,11 @@ def tasks_of(
         # A task may spell a language in another way than the user; it is evaluated under the task's spelling.
         found = [find_language(language, task.languages) for language in requested]
         languages = list(dict.fromkeys(language for language in found if language is not None))
+        if task.kind == "mixed_pool" and len(languages) == 1:
+            raise InputError(
+                f"languages: of {' '.join(requested)}, task {task.name!r} has {languages[0]} alone, and a "
+                "mixed pool needs two or more: name others, or leave the task out"
+            )
         if languages:
             chosen.append((task, languages))
     return chosen
@@ -204,8 +220,8 @@ def _load_tasks(arguments: EvaluationArguments, kind: str) -> list[Task]:
         for name in arguments.tasks
     ]
     for task in tasks:
-        if task.kind != kind:
-            job = f"evaluate {task.kind.replace('_', '-')}"
+        if _BENCHMARKS[task.kind] != kind:
+            job = f"evaluate {_BENCHMARKS[task.kind].replace('_', '-')}"
             raise InputError(f"task {task.name!r} is of the kind {task.kind}: run {program_for(job)}")
     _refuse_equal([task.name for task in tasks], "tasks")
     if arguments.dataset is not None:
@@ -292,12 +308,12 @@ def _check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], 
 def _check_any_work(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]]) -> None:
     """Check that some model reads a language of some task."""
     for model in arguments.models:
-        for _, languages in tasks:
-            if read_by(model, languages, arguments):
+        for task, languages in tasks:
+            if _languages_for(model, task, languages, arguments):
                 return
     raise InputError(
         f"nothing to evaluate: {' '.join(arguments.english_only)} read English only, "
-        "which is not in --languages"
+        "which is not in --languages, or is alone in a mixed pool"
     )
 
 
@@ -312,7 +328,10 @@ def _check_earlier_results(
 
     for model in arguments.models:
         known = {"model": model, "dataset": task.dataset, "split": task.split, "limit": arguments.limit}
-        for language in read_by(model, languages, arguments):
+        readable = _languages_for(model, task, languages, arguments)
+        if task.kind == "mixed_pool":
+            known["pool"] = readable
+        for language in readable:
             path = path_of(Path(arguments.output_dir), model, task.name + benchmark.suffix, language)
             of_language = {"prompts": hashes[language]} if language in hashes else {}
             refuse_another(path, known | of_language)
@@ -323,6 +342,14 @@ def read_by(model: str, languages: list[str], arguments: EvaluationArguments) ->
     if model not in arguments.english_only:
         return list(languages)
     return [language for language in languages if is_english(language)]
+
+
+def _languages_for(model: str, task: Task, languages: list[str], arguments: EvaluationArguments) -> list[str]:
+    """Return the languages of a task in which a model is evaluated: none of a pool of which it reads one."""
+    readable = read_by(model, languages, arguments)
+    if task.kind == "mixed_pool" and len(readable) < 2:
+        return []
+    return readable
 
 
 def _explain_preparation(absent: list[Task], given: list[str]) -> str:
@@ -397,9 +424,11 @@ def _evaluate_all(
             model, processor, normalize=benchmark.normalize, cache_dir=arguments.cache_dir
         )
         for task, languages in tasks:
-            readable = read_by(name, languages, arguments)
+            readable = _languages_for(name, task, languages, arguments)
             if readable:
                 yield from _evaluate_task(name, encoder, task, readable, benchmark, arguments)
+            elif task.kind == "mixed_pool":
+                logger.warning("%s: skipped for %s, which reads English only", task.name, name)
 
 
 def _evaluate_task(
@@ -416,7 +445,7 @@ def _evaluate_task(
     with _named(task):
         image_embeds, columns, digests = encoder.rows(rows)
     n_repeated = len(digests) - len(set(digests))
-    if n_repeated and task.kind == "retrieval":
+    if n_repeated and task.has_captions:
         logger.warning(
             "%s: %s of %s images are duplicates: their texts compete with each other",
             task.name,
@@ -435,7 +464,7 @@ def _evaluate_task(
         "split": task.split,
         "limit": arguments.limit,
         "n_rows": len(digests),
-        "definition": _definition_of(task, benchmark),
+        "definition": _definition_of(task, languages, benchmark),
         "weights": encoder.weights,
         "model_revision": revision_of(name),
         "templates": _templates_of(task, benchmark),
@@ -470,9 +499,11 @@ def _named(task: Task) -> Iterator[None]:
         raise InputError(f"task {task.name!r} of dataset {task.dataset!r}: {error}") from error
 
 
-def _definition_of(task: Task, benchmark: Benchmark) -> dict:
+def _definition_of(task: Task, languages: list[str], benchmark: Benchmark) -> dict:
     """Return what a task, or the user in its place, says about how images and texts are read."""
     definition = {name: getattr(task, name) for name in _DEFINITION}
+    if task.kind == "mixed_pool":
+        definition["pool"] = languages
     if benchmark.class_names:
         definition |= {"class_names": benchmark.class_names, "class_subset": None}
     return definition

@@ -161,10 +161,10 @@ def class_scores(image_embeds: torch.Tensor, class_embeds: torch.Tensor) -> torc
     """
     _check_shapes(image_embeds, class_embeds)
     scores = image_embeds @ class_embeds.T
-    return scores[_first_equal(image_embeds)][:, _first_equal(class_embeds)]
+    return scores[first_equal(image_embeds)][:, first_equal(class_embeds)]
 
 
-def _first_equal(embeds: torch.Tensor) -> torch.Tensor:
+def first_equal(embeds: torch.Tensor) -> torch.Tensor:
     """Return the first row that equals each row: of the embeddings a, b, a -> [0, 1, 0]."""
     distinct, of_row = _identities(embeds).unique(return_inverse=True)
     rows = torch.arange(len(embeds))
@@ -327,7 +327,7 @@ def _ranks(
     """
     image_ids = _identities(images)
     text_ids = _identities(texts)
-    _check_lengths(images, texts, distance)
+    check_lengths(images, texts, distance)
     grid = _TileGrid(images, texts, pairs, distance)
     right_scores = grid.right_scores()
 
@@ -439,7 +439,7 @@ class _TileGrid:
         return column // BLOCK_ROWS * self.n_row_blocks + row // BLOCK_ROWS
 
     def _score(self, tile: _Tile) -> torch.Tensor:
-        return _scores(tile.images, tile.texts, self.distance)
+        return pair_scores(tile.images, tile.texts, self.distance)
 
 
 class _RivalCounter:
@@ -498,7 +498,7 @@ class _RivalCounter:
         self.ranks[queries] += ahead.sum(0, dtype=torch.int32)
 
 
-def _scores(images: torch.Tensor, texts: torch.Tensor, distance: str) -> torch.Tensor:
+def pair_scores(images: torch.Tensor, texts: torch.Tensor, distance: str) -> torch.Tensor:
     """Compute scores `(images, texts)`: the cosine, or the negative squared distance.
 
     The distance is computed in double precision: for long embeddings that lie close it is a small difference
@@ -513,7 +513,7 @@ def _scores(images: torch.Tensor, texts: torch.Tensor, distance: str) -> torch.T
     return 2 * images @ texts.T - images.square().sum(1, keepdim=True) - texts.square().sum(1)
 
 
-def _check_lengths(images: torch.Tensor, texts: torch.Tensor, distance: str) -> None:
+def check_lengths(images: torch.Tensor, texts: torch.Tensor, distance: str) -> None:
     """Refuse embeddings so long that scores may overflow: what is infinite would tie with the right answer.
 
     Raises:

@@ -278,6 +278,116 @@ def _rank_percentiles(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) 
 
 
 @dataclass
+class PoolOutcomes(Outcomes):
+    """How one language fares in a pool of texts in several, see `mixed_pool`.
+
+    The three columns of `image_counts` and `text_counts` add up what came of a unit's queries and each other
+    language: a wrong text in this language was ahead of the right text in the other one; the first answer in
+    the two languages was wrong, with the right text in one of them alone; and that answer was in this
+    language, which counts twice, and once where two wrong texts tie.
+
+    Attributes:
+        image_ranks: LongTensor `(images,)`, the rank of each image's best text in this language among the
+            wrong texts of all languages, at most 10.
+        image_counts: LongTensor `(images, 3)`, of the image as a query.
+        text_counts: LongTensor `(images, 3)`, of the image's texts in this language as queries.
+        n_texts: LongTensor `(images,)`, how many these are.
+        pool: int64 `(languages,)`, numbers of the languages in the pool, see `number_languages`.
+    """
+
+    PER_UNIT = "image_ranks"
+    RIGHT_ANSWERS = "n_texts"
+    DTYPES = Outcomes.DTYPES | {
+        "image_ranks": torch.long,
+        "image_counts": torch.long,
+        "text_counts": torch.long,
+        "n_texts": torch.long,
+        "pool": torch.long,
+    }
+
+    image_ranks: torch.Tensor
+    image_counts: torch.Tensor
+    text_counts: torch.Tensor
+    n_texts: torch.Tensor
+    pool: torch.Tensor
+
+    def __post_init__(self):
+        self._check(image_counts=self.n_units, text_counts=self.n_units, n_texts=self.n_units)
+        super().__post_init__()
+        self._check_rows(image_ranks=None, n_texts=None)
+        if self.pool.ndim != 1 or len(self.pool) < 2:
+            raise InputError(f"pool has the shape {tuple(self.pool.shape)}: give two languages or more")
+        _check_pool_counts("image_counts", self.image_counts, 2 * self.n_others)
+        _check_pool_counts("text_counts", self.text_counts, self.n_others * self.n_texts)
+
+    @property
+    def n_others(self) -> int:
+        return len(self.pool) - 1
+
+    @property
+    def items(self) -> dict[str, torch.Tensor]:
+        return super().items | {"pool": self.pool}
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images as `n`, and that of texts in the whole pool as `n_texts`."""
+        return {"n": self.n_units, "n_texts": int(self.n_texts.sum()) * len(self.pool)}
+
+    def differing(self, other: "PoolOutcomes") -> dict[str, torch.Tensor]:
+        differing = {}
+        for name, differs in _differing_ranks(self.image_ranks, other.image_ranks).items():
+            if name.startswith("recall"):
+                differing[f"image_to_text_{name}"] = differs
+        for direction in ("image_to_text", "text_to_text"):
+            unequal = self._counts_of(direction) != other._counts_of(direction)
+            differing[f"{direction}_overtaken"] = unequal[:, 0]
+            differing[f"{direction}_preference"] = unequal[:, 1:].any(1)
+        return differing
+
+    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compute recall at depths 1 to 10 in the whole pool, and of both kinds of queries `overtaken` and
+        `preference`.
+
+        A preference of nothing, where no first answer is wrong, is 0.5. Arguments and result are those of
+        `RetrievalOutcomes.score`.
+        """
+        weights = weights.double()
+        scores = _recalls("image_to_text", self.image_ranks, weights)
+        n_queries = {"image_to_text": torch.ones(self.n_units), "text_to_text": self.n_texts}
+        for direction, of_unit in n_queries.items():
+            # Each query is asked once for each other language.
+            n_asked = weights @ of_unit.double() * self.n_others
+            overtaken, wrong, halves = (weights @ self._counts_of(direction).double()).unbind(1)
+            share = halves / (2 * wrong).clamp(min=1)
+            scores[f"{direction}_overtaken"] = overtaken / n_asked
+            scores[f"{direction}_preference"] = torch.where(wrong > 0, share, 0.5)
+        return scores
+
+    def _counts_of(self, direction: str) -> torch.Tensor:
+        return self.image_counts if direction == "image_to_text" else self.text_counts
+
+
+def _check_pool_counts(name: str, counts: torch.Tensor, n_asked: int | torch.Tensor) -> None:
+    """Check that counts are of some of `n_asked`: wrong first answers, some in this language, some ahead."""
+    if counts.ndim != 2 or counts.shape[1] != 3:
+        raise InputError(f"{name} has the shape {tuple(counts.shape)}: give (images, 3)")
+    overtaken, wrong, halves = counts.unbind(1)
+    is_possible = (0 <= overtaken) & (overtaken <= wrong) & (wrong <= n_asked)
+    is_possible &= (0 <= halves) & (halves <= 2 * wrong)
+    if not is_possible.all():
+        unit = int((~is_possible).nonzero()[0, 0])
+        raise InputError(f"{name} of item {unit} are {counts[unit].tolist()}, which no query can have")
+
+
+def number_languages(language: str, languages: list[str]) -> torch.Tensor:
+    """Number the languages of a pool by their codes, int64 `(languages,)`: this one, then the others.
+
+    The others are in the order of their codes, so that a pool is the same in whichever order they were given.
+    """
+    others = sorted(other for other in languages if other != language)
+    return shorten([digest_of(code.encode()) for code in [language, *others]])
+
+
+@dataclass
 class ClassOutcomes(Outcomes):
     """Ranks of the right classes, from 0.
 
@@ -475,7 +585,8 @@ def _read_arrays(content: bytes) -> tuple[type[Outcomes], dict[str, np.ndarray]]
         Exception: one of `_DAMAGES`.
     """
     kinds = {
-        kind.__name__: kind for kind in (RetrievalOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)
+        kind.__name__: kind
+        for kind in (RetrievalOutcomes, PoolOutcomes, ClassOutcomes, MultilabelOutcomes, ScoreOutcomes)
     }
     with ZipFile(io.BytesIO(content)) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}

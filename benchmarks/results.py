@@ -22,7 +22,7 @@ from common.typed import check_types, shorten
 
 from .outcomes import Outcomes, load_outcomes
 
-_KINDS = ("retrieval", "zero_shot")
+_KINDS = ("retrieval", "mixed_pool", "zero_shot")
 _WIDEST = 1000  # characters that the cells of a column are padded to at most
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Result:
     """Scores of one model on one task in one language, with all that is needed to measure them again.
 
     Attributes:
-        kind: `retrieval` or `zero_shot`.
+        kind: `retrieval`, `mixed_pool` or `zero_shot`.
         metric: the task's main metric.
         metrics: fractions, except counts (`n`, the number of images, and `n_texts`) and ranks.
         intervals: 95 % intervals, `{metric: [low, high]}`.
@@ -83,7 +83,8 @@ class Result:
         data: XXH3-128 of all images and of the language's captions, or of the labels.
         n_rows: how many rows there were.
         images: XXH3-128 of the `n` images that count, which have a caption or a class name in the language.
-        definition: the task's fields that say how its images and texts are read.
+        definition: the task's fields that say how its images and texts are read; of a mixed pool also its
+            languages, as `pool`.
         weights: SHA-256 of the model's parameters.
         model_revision: the model's commit.
         templates: the prompt templates, or the name of their set.
@@ -123,6 +124,11 @@ class Result:
     def model_name(self) -> str:
         return model_name(self.model)
 
+    @property
+    def pool(self) -> list[str] | None:
+        """Return the languages in whose mixed pool this one was evaluated; None in other tasks."""
+        return self.definition.get("pool")
+
     def save(self, folder: Path, outcomes: Outcomes | None = None) -> Path:
         """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem.
 
@@ -136,7 +142,8 @@ class Result:
         """
         path = path_of(folder, self.model, self.task, self.language)
         # Not the weights nor the data: a result of others is replaced.
-        known = {name: getattr(self, name) for name in ("model", "dataset", "split", "limit", "prompts")}
+        names = ("model", "dataset", "split", "limit", "prompts", "pool")
+        known = {name: getattr(self, name) for name in names}
         other = refuse_another(path, known)
         if other is not None and other.data != self.data:
             self._warn_of_other_data(path, other)
@@ -201,7 +208,7 @@ def refuse_another(path: Path, measured: dict) -> Result | None:
 
     Raises:
         InputError: the result is of another model with the same last part, of another task of the same name,
-            of more or fewer rows, or of other prompts.
+            of more or fewer rows, of other prompts, or from a pool of other languages.
     """
     if not path.exists():
         return None
@@ -286,7 +293,7 @@ def _check_values(record: dict) -> None:
         ValueError: it is not, or one has not.
     """
     if record["kind"] not in _KINDS:
-        raise ValueError(f"kind is {shorten(record['kind'])}; there are {' and '.join(_KINDS)}")
+        raise ValueError(f"kind is {shorten(record['kind'])}; there are {', '.join(_KINDS)}")
     for name in ("n", record["metric"]):
         if name not in record["metrics"]:
             raise ValueError(f"metrics lack {name[:40]!r}")

@@ -53,7 +53,7 @@ def evaluate_retrieval(
     check_distance(distance)
     outcomes = {}
     for language in languages:
-        texts_of_row = [_texts_of(caption[language]) for caption in captions]
+        texts_of_row = [texts_of(caption[language]) for caption in captions]
         described = torch.tensor([row for row, texts in enumerate(texts_of_row) if texts])
         if len(described) == 0:
             raise InputError(f"no row has a caption in {language}: leave it out of languages")
@@ -78,7 +78,7 @@ def check_distance(distance: str) -> None:
         raise InputError(f"distance is {distance!r}: choose {' or '.join(DISTANCES)}")
 
 
-def _texts_of(caption: str | list[str] | None) -> list[str]:
+def texts_of(caption: str | list[str] | None) -> list[str]:
     """Return a row's texts in one language, without blank ones."""
     texts = [caption] if isinstance(caption, str) else caption or []
     return [text for text in texts if text and not is_blank(text)]

@@ -22,7 +22,11 @@ from .stages import Lineage
 
 _SHOWN = 100  # characters of a name in a message
 _TEMPLATE = Path(__file__).parent / "template.md"
-_TASK_TYPES = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image-classification"}
+_TASK_TYPES = {
+    "retrieval": "image-text-retrieval",
+    "mixed_pool": "image-text-retrieval",
+    "zero_shot": "zero-shot-image-classification",
+}
 
 
 @dataclass(kw_only=True)

@@ -186,7 +186,12 @@ class Section:
         return format_table(header, rows)
 
     def remark(self) -> str:
-        """Return the remark below the table: languages with different images have no mean."""
+        """Return the remark below the table: on languages with different images, and on what is no score."""
+        if self.first.kind == "mixed_pool":
+            return (
+                "All languages are in one index. The preference of a language is its share among the wrong "
+                "first answers in it and another one: 50 % is no preference."
+            )
         for stage, _ in self.results:
             if _images_differ(self.by_language(stage).values()):
                 return "No mean over languages that have different images."

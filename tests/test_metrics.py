@@ -494,13 +494,13 @@ def test_two_equal_embeddings_tie_whatever_rounding_says(monkeypatch):
     torch.manual_seed(0)
     images = normalize(torch.randn(40, 8), dim=-1)
     images = torch.cat([images, images])  # images 0 and 40 are twins
-    scores = metrics._scores
+    scores = metrics.pair_scores
 
     def rounded(images, texts, distance):
         exact = scores(images, texts, distance)
         return exact + 1e-6 * torch.randn_like(exact)
 
-    monkeypatch.setattr(metrics, "_scores", rounded)
+    monkeypatch.setattr(metrics, "pair_scores", rounded)
     text_ranks, image_ranks = retrieval_ranks(images, images, torch.arange(80))
     assert text_ranks.tolist() == [1] * 80
     assert image_ranks.tolist() == [1] * 80

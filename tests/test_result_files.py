@@ -86,7 +86,7 @@ def test_a_field_of_another_type_is_refused_or_is_of_its_type(saved, name):
         ({"metrics": {"n": 0, "accuracy@1": 0.5}}, r"metrics\['n'\] is 0, which is no count"),
         ({"metrics": {"n": 6.5, "accuracy@1": 0.5}}, "is 6.5, which is no count"),
         ({"metrics": {"n": 6, "accuracy@1": 0.5, "a_rank_p5": -1}}, "is -1, which is no rank"),
-        ({"kind": "<b>"}, "kind is '<b>'; there are retrieval and zero_shot"),
+        ({"kind": "<b>"}, "kind is '<b>'; there are retrieval, mixed_pool, zero_shot"),
         ({"metrics": {"n": 6}}, "metrics lack 'accuracy@1'"),
         ({"metrics": {"accuracy@1": 0.5}}, "metrics lack 'n'"),
         ({"intervals": {"accuracy@1": [0.1]}}, r"is \[0.1\], which is not \[low, high\]"),

@@ -95,7 +95,7 @@ def answers(rows) -> list:
 
 def expected_captions(task, languages) -> list[dict]:
     """Return the captions of each image in `languages`, as the task has to read them."""
-    several = task.name not in ONE_CAPTION
+    several = task.name.removesuffix("-mixed") not in ONE_CAPTION
     captions = []
     for number in range(N):
         of_image = {language: captions_of(number, language, several) for language in languages}
@@ -118,7 +118,7 @@ def test_every_task_loads_from_its_layout(name, tmp_path):
     task = replica(name, tmp_path, languages=languages)
     requested = languages[-2:] or None
 
-    if task.kind == "retrieval":
+    if task.has_captions:
         answer_column = "captions"
         expected = list(enumerate(expected_captions(task, requested)))
     elif "labels" in task.columns:
@@ -172,13 +172,22 @@ def test_the_benchmarks_of_the_paper_are_there():
     assert names_by_metric("roc_auc") == {"hateful-memes"}
 
 
+@pytest.mark.parametrize("name", all_task_names("mixed_pool"))
+def test_a_mixed_pool_reads_the_data_of_a_retrieval_task(name):
+    pool = vars(load_task(name))
+    retrieval = vars(load_task(name.removesuffix("-mixed")))
+    differing = {key for key, value in pool.items() if value != retrieval[key]}
+    assert differing <= {"name", "file", "kind", "metric", "suites", "notes"}
+    assert pool["kind"] == "mixed_pool"
+
+
 @pytest.mark.parametrize("name", all_task_names())
 def test_what_is_not_pinned_is_called_unverified(name):
     task = load_task(name)
     if not task.preparation and "revision" not in task.unverified:
         assert task.revision is not None
         assert len(task.revision) == 40
-    assert task.kind == "retrieval" or task.class_names
+    assert task.has_captions or task.class_names
     assert task.licence, "what its authors, its card or mteb say of it, be it that nothing is stated"
     assert task.metric in METRICS[task.kind]
 
@@ -724,6 +733,12 @@ def test_a_commit_in_the_cache_is_not_asked_for_again(tmp_path, monkeypatch):
 
 
 RETRIEVAL = {"kind": "retrieval", "metric": "mean_recall", "class_names": None}
+POOL = RETRIEVAL | {
+    "kind": "mixed_pool",
+    "metric": "text_to_text_preference",
+    "languages": ["en", "de"],
+    "columns": {"captions": "captions"},
+}
 CAPTIONS = RETRIEVAL | {"layout": "caption_lines", "columns": {}}
 
 
@@ -739,7 +754,10 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
     [
         ({"metrics": "accuracy@1"}, "unknown key 'metrics': did you mean 'metric'"),
         ({"split": None}, "lacks split"),
-        ({"kind": "retrival"}, "kind is 'retrival'; choose from retrieval, zero_shot"),
+        ({"kind": "retrival"}, "kind is 'retrival'; choose from retrieval, mixed_pool, zero_shot"),
+        (POOL | {"languages": ["en"]}, "has the languages en: a mixed pool needs two or more"),
+        (POOL | {"merge_captions": True}, "merge_captions is of retrieval, and not of a mixed pool"),
+        (POOL | {"columns": {"label": "label"}}, "`columns` of mixed_pool must name captions, not label"),
         ({"metric": "mean_recall"}, "metric is 'mean_recall'; choose from accuracy@1, mean_per_class"),
         ({"layout": "tabel"}, "layout is 'tabel'; choose from table, webdataset"),
         (

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.evaluation import Benchmark, EvaluationArguments
 from benchmarks.jobs.report import evaluate_and_report
+from benchmarks.mixed_pool import evaluate_mixed_pool
 from benchmarks.report.tables import TableArguments
 from benchmarks.retrieval import check_distance, evaluate_retrieval
 
@@ -24,7 +25,7 @@ class RetrievalArguments(EvaluationArguments):
 
 @dataclass(kw_only=True)
 class RetrievalBenchmark(Benchmark):
-    """Retrieval by the captions of a dataset, which need no prompts."""
+    """Retrieval by the captions of a dataset, in one language or in all at once; they need no prompts."""
 
     kind = "retrieval"
 
@@ -34,10 +35,13 @@ class RetrievalBenchmark(Benchmark):
         return dict.fromkeys(languages)
 
     def score(self, encoder, image_embeds, columns, task, prompts):
+        captions = columns["captions"]
+        if task.kind == "mixed_pool":
+            return evaluate_mixed_pool(encoder, image_embeds, captions, list(prompts), distance=self.distance)
         return evaluate_retrieval(
             encoder,
             image_embeds,
-            columns["captions"],
+            captions,
             list(prompts),
             distance=self.distance,
             merge_captions=task.merge_captions,

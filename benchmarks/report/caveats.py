@@ -11,7 +11,8 @@ def caveats(comparison: Comparison) -> list[str]:
     """Return notes on the items behind the numbers.
 
     They name tasks without a mean, models of which different weights were evaluated, models that were
-    evaluated with other prompts, and class names that nobody has proofread.
+    evaluated with other prompts, and class names that nobody has proofread, and explain the metrics of mixed
+    pools.
     """
     names = short_names(comparison.values("model"))
     return [
@@ -19,6 +20,7 @@ def caveats(comparison: Comparison) -> list[str]:
         *_other_weights(comparison, names),
         *_other_prompts(comparison, names),
         *_unread_class_names(comparison),
+        *_explain_pools(comparison),
     ]
 
 
@@ -92,6 +94,20 @@ def _unread_class_names(comparison: Comparison) -> list[str]:
     for language, tasks in tasks_of.items():
         where = f"{', '.join(sorted(tasks))} in {language}"
         notes.append(f"{where}: the class names are ours, written by a language model and not proofread.")
+    return notes
+
+
+def _explain_pools(comparison: Comparison) -> list[str]:
+    """Return a note for each mixed pool on what its metrics mean."""
+    pools = [key[1] for key, result in comparison.results.items() if result.kind == "mixed_pool"]
+    notes = []
+    for task in dict.fromkeys(pools):
+        notes.append(
+            f"{task}: 'overtaken' is how often a wrong text in the language is ahead of the right text in "
+            "another one. 'Language preference' is the share of the language among the wrong first answers "
+            "in it and another one: 50 % is no preference. For images its mean over languages is near 50 % "
+            "whatever the model: what one language gains another one loses. No model is marked as the best."
+        )
     return notes
 
 

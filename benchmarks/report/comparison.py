@@ -21,9 +21,10 @@ class Number:
     """Score of a model by one metric on a task in a language: a fraction, or a rank.
 
     `interval` is the 95 % interval, None where there is none. Of several models on the same task and language
-    one is `best`. `tied` says that the paired test does not tell a model from the best (p of 5 % or more),
-    `untested` that it was evaluated on other items, so that no pair can be formed. `n` is the number of
-    images. `result` is the result that has the number; for a mean, that of its first language.
+    one is `best`, except in metrics of a mixed pool, see `is_of_pool`. `tied` says that the paired test does
+    not tell a model from the best (p of 5 % or more), `untested` that it was evaluated on other items, so
+    that no pair can be formed. `n` is the number of images. `result` is the result that has the number; for a
+    mean, that of its first language.
     """
 
     model: str
@@ -207,9 +208,10 @@ class Comparison:
 
     def _mark(self, group: list[Number]) -> None:
         """Mark the best of several numbers, and the others that the paired test does not tell from it."""
-        if len(group) == 1:
+        metric = group[0].metric
+        if len(group) == 1 or is_of_pool(metric):
             return
-        best_of = min if is_rank(group[0].metric) else max
+        best_of = min if is_rank(metric) else max
         best = best_of(group, key=lambda number: number.value)
         best.best = True
         for number in group:
@@ -303,3 +305,12 @@ def _same_items(one: Outcomes, other: Outcomes) -> bool:
 def is_rank(metric: str) -> bool:
     """Check if a metric is a rank, of which less is better."""
     return "_rank_" in metric
+
+
+def is_of_pool(metric: str) -> bool:
+    """Check if a metric says how languages compete in a mixed pool.
+
+    Neither more nor less is better: half is no preference, and a language that is preferred less is ahead of
+    others less often.
+    """
+    return metric.endswith(("_preference", "_overtaken"))

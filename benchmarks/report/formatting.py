@@ -11,6 +11,10 @@ _SHOWN = 60  # of a longer one
 # Titles of metrics; those of recalls and ranks follow from their names, see `label`.
 _LABELS = {
     "mean_recall": "mean recall",
+    "image_to_text_overtaken": "I2T overtaken",
+    "image_to_text_preference": "I2T language preference",
+    "text_to_text_overtaken": "T2T overtaken",
+    "text_to_text_preference": "T2T language preference",
     "accuracy@1": "top-1 accuracy",
     "accuracy@5": "top-5 accuracy",
     "mean_per_class": "mean per class",

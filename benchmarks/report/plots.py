@@ -1,4 +1,4 @@
-"""Plots of a report: bars per language, paired differences, a heat map, and recall curves."""
+"""Plots of a report: bars per language, differences, a heat map, recall curves, language preferences."""
 
 from dataclasses import dataclass
 from math import ceil, isnan
@@ -25,6 +25,10 @@ matplotlib.use("Agg")  # draws to files, and needs no screen
 
 _COLORS = ("#2f6db3", "#e0812b", "#3a9a78", "#b0508f", "#7f7f7f", "#c9a227", "#6a51a3", "#8c3b2f")
 _DIRECTIONS = {"text_to_image": "text to image", "image_to_text": "image to text"}
+_PREFERENCES = {
+    "image_to_text_preference": "images as queries",
+    "text_to_text_preference": "texts as queries",
+}
 _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -48,9 +52,9 @@ class _Panel:
 
 
 def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -> list[tuple[str, str]]:
-    """Draw bars and a heat map, and where they apply paired differences and recall curves.
+    """Draw bars and a heat map, and where they apply paired differences, recall curves and preferences.
 
-    Differences need more than two languages, curves a retrieval task.
+    Differences need more than two languages, curves a retrieval task, and preferences a mixed pool.
 
     Args:
         numbers: by each task's own metric.
@@ -83,6 +87,15 @@ def draw_pictures(comparison: Comparison, numbers: list[Number], folder: Path) -
                 "images, or over shared images where the legend says so."
             )
             pictures.append(("recall.png", caption))
+
+        if any(result.kind == "mixed_pool" for result in comparison.results.values()):
+            plot_preferences(comparison, folder / "preference.png")
+            caption = (
+                "Language preference in a mixed pool, with 95 % intervals: the share of a language among the "
+                "wrong first answers in it and another one. The line, at 50 %, is no preference. Texts are "
+                "queries in the language itself."
+            )
+            pictures.append(("preference.png", caption))
     return pictures
 
 
@@ -411,3 +424,53 @@ def _thick_curve(
         return curve, f"mean of {len(results)}"
     what = f"mean of {len(results)} on {outcomes.n_units:,} shared images"
     return _recall_curve(outcomes.metrics(), direction), what
+
+
+def plot_preferences(comparison: Comparison, picture: Path) -> None:
+    """Draw the preference of each language: a row of panels for each mixed pool, a dot for each model.
+
+    The columns are images as queries, and texts.
+    """
+    kinds = {task: result.kind for (_, task, _), result in comparison.results.items()}
+    tasks = [task for task in comparison.values("task") if kinds[task] == "mixed_pool"]
+    models = comparison.values("model")
+    names = short_names(models)
+    languages = [language for language in comparison.values("language") if language not in MEANS]
+    width = max(5, 0.32 * len(languages))
+    figure = Figure(figsize=(2 * width, 2.6 * len(tasks) + 0.5), layout="constrained")
+    rows = figure.subplots(len(tasks), 2, sharey=True, squeeze=False)
+    handles = {}
+    for row, task in zip(rows, tasks):
+        for axes, (metric, title) in zip(row, _PREFERENCES.items()):
+            for place, model in enumerate(models):
+                # Dots of one language are side by side, on half the distance between two ticks in all.
+                offset = (place - (len(models) - 1) / 2) * 0.5 / len(models)
+                results = comparison.results_of(model, task)
+                color = _color_of(model, models)
+                handles[names[model]] = _draw_preferences(axes, results, metric, (languages, offset), color)
+            axes.axhline(50, color="#555555", linewidth=1)
+            axes.set_title(f"{task}, {title}", fontsize=10)
+            axes.set_xticks(range(len(languages)), languages)
+            axes.grid(axis="y", alpha=0.3)
+        row[0].set_ylabel("preference, %")
+    _add_legend(figure, handles)
+    save_figure(figure, picture, dpi=130)
+
+
+def _draw_preferences(
+    axes: Axes, results: dict[str, Result], metric: str, place: tuple[list[str], float], color: str
+) -> Line2D:
+    """Draw a model's preferences, and return a handle for the legend.
+
+    Args:
+        place: the languages at the ticks 0, 1, 2, ..., and how far beside a tick the dot is.
+    """
+    languages, offset = place
+    style = {"marker": "o", "markersize": 5, "color": color, "linestyle": "none"}
+    for language, result in results.items():
+        centre = languages.index(language) + offset
+        axes.plot(centre, 100 * result.metrics[metric], **style)
+        if metric in result.intervals:
+            low, high = result.intervals[metric]
+            axes.vlines(centre, 100 * low, 100 * high, color=color, linewidth=1.5)
+    return Line2D([], [], **style)

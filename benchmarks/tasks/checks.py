@@ -12,6 +12,7 @@ from .templates import check_templates
 
 METRICS = {
     "retrieval": ["mean_recall"],
+    "mixed_pool": ["text_to_text_preference", "image_to_text_preference"],
     "zero_shot": [
         "accuracy@1",
         "mean_per_class",
@@ -78,10 +79,12 @@ def check_values(task: Task) -> None:
     _check_choice(task, "metric", METRICS[task.kind])
     _check_choice(task, "layout", [*_TABLES, *FILES])
     _check_languages(task)
-    if task.kind == "retrieval":
+    if task.has_captions:
         _check_languages_of_captions(task)
     else:
         _check_prompts(task)
+    if task.kind == "mixed_pool":
+        _check_pool(task)
 
     # `class_names.ko` is of the key `class_names`.
     unknown = [name for name in task.unverified if name.split(".")[0] not in vars(task)]
@@ -92,6 +95,18 @@ def check_values(task: Task) -> None:
         _check_files(task)
     else:
         _check_table(task)
+
+
+def _check_pool(task: Task) -> None:
+    """Check that a pool has several languages, and that each caption describes one image."""
+    if len(task.languages) < 2:
+        raise InputError(
+            f"task {task.file!r} has the languages {' '.join(task.languages)}: a mixed pool needs two or more"
+        )
+    if task.merge_captions:
+        raise InputError(
+            f"task {task.file!r}: merge_captions is of retrieval, and not of a mixed pool: leave it out"
+        )
 
 
 def _check_choice(task: Task, key: str, choices: list[str]) -> None:
@@ -157,7 +172,7 @@ def _check_table(task: Task) -> None:
     """Check the names of a table's columns, the metric of its labels, and that its split has files."""
     _check_columns(task)
     answers = [key for key in _ANSWERS if key in task.columns]
-    if task.kind == "retrieval":
+    if task.has_captions:
         if answers != ["captions"]:
             raise _wrong_answers(task, answers, "captions")
     elif answers not in (["label"], ["labels"]):
@@ -219,7 +234,7 @@ def _check_files(task: Task) -> None:
     """Check that a task of caption files is of retrieval, and names each of its files."""
     n_languages = len(task.languages)
     fits = n_languages == 1 if FILES[task.layout] == "one language" else n_languages > 0
-    if task.kind != "retrieval" or not fits:
+    if not task.has_captions or not fits:
         raise InputError(
             f"task {task.file!r}: layout {task.layout} is of retrieval, with {FILES[task.layout]} in "
             "`languages`"

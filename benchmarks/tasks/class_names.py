@@ -107,7 +107,7 @@ def languages_of(task: Task, given: str | None = None) -> list[str]:
     Args:
         given: the user's source of class names, in place of the task's.
     """
-    if task.kind == "retrieval":
+    if task.has_captions:
         return task.languages
     source = given or task.class_names
     if isinstance(source, dict):

@@ -46,7 +46,7 @@ def read_layout(task: Task, languages: list[str] | None, limit: int | None, stre
     """
     rows = open_split(task, task.split, streaming)
     _check_columns(task, rows.features)
-    if task.kind == "retrieval":
+    if task.has_captions:
         languages = languages or task.languages
         _check_captions(task, rows.features, languages)
     rows = _with_image(task, rows)

@@ -42,7 +42,7 @@ def read_rows(
     (2, ['en', 'ko'])
     ```
     """
-    if task.languages and task.kind == "retrieval":
+    if task.languages and task.has_captions:
         languages = check_languages(languages, task.languages)
     if task.to_prepare:
         raise InputError(task.to_prepare)
@@ -75,7 +75,7 @@ def own_class_names(task: Task, rows: Dataset | IterableDataset) -> list[str] | 
 def _warn_of_other_counts(task: Task, rows: Dataset) -> None:
     # Results on other images or texts than the task's are not comparable.
     _warn_of_count(task, "images", len(rows), task.n_images)
-    if task.kind != "retrieval":
+    if not task.has_captions:
         return
     captions = rows.with_format("arrow")["captions"][:]
     for language, expected in task.n_texts.items():

@@ -18,7 +18,8 @@ class Task:
     they exist there, and otherwise from the working directory. `data_files` are relative to the dataset.
 
     - `name`: the file's stem. `file`: the file.
-    - `kind`: `retrieval` or `zero_shot`. `metric`: the one that tables show, see `checks.METRICS`.
+    - `kind`: `retrieval`, `mixed_pool` (retrieval from the texts of all languages at once) or `zero_shot`.
+      `metric`: the one that tables show, see `checks.METRICS`.
     - `dataset`: a Hub id or a folder. `revision`, `config`, `split`, `data_files`: as in
       `datasets.load_dataset`. A folder that users must make themselves has a `preparation` that tells how.
     - `layout`: where images and texts lie in the dataset, see `layouts`. `columns`: names of the columns by
@@ -70,6 +71,11 @@ class Task:
     allow_outside_images: bool = False
     suites: list[str] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
+
+    @property
+    def has_captions(self) -> bool:
+        """Return whether the images have captions; otherwise they have labels."""
+        return self.kind in ("retrieval", "mixed_pool")
 
     @property
     def to_prepare(self) -> str | None:

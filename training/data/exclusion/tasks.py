@@ -114,7 +114,7 @@ def load_task_index(names: Sequence[str], *, pictures: bool) -> TaskIndex:
         raise InputError(f"exclude_tasks is {' '.join(names)}: give {_ALL} alone, or tasks by their names")
     tasks = _tasks_at_hand() if takes_all else [load_task(name) for name in dict.fromkeys(names)]
     if not pictures:
-        tasks = [task for task in tasks if task.kind == "retrieval"]
+        tasks = [task for task in tasks if task.has_captions]
     if not tasks:
         what = "no such data is on this machine" if takes_all else "they have no captions, only pictures"
         raise InputError(f"exclude_tasks is {' '.join(names)}, and {what}: name others, or leave it out")
@@ -134,8 +134,12 @@ def load_task_index(names: Sequence[str], *, pictures: bool) -> TaskIndex:
 
 
 def _tasks_at_hand() -> list[Task]:
-    """Return the tasks whose dataset is a folder that exists, or has files in the Hub's cache."""
+    """Return the tasks whose dataset is a folder that exists, or has files in the Hub's cache.
+
+    A mixed pool has the data of a retrieval task, which is read once.
+    """
     tasks = [load_task(name) for name in all_task_names()]
+    tasks = [task for task in tasks if task.kind != "mixed_pool"]
     return [task for task in tasks if Path(task.dataset).is_dir() or _is_cached(task.dataset)]
 
 
@@ -160,7 +164,7 @@ class _Reading:
 
     def add(self, task: Task) -> None:
         rows = read_rows(task)
-        if task.kind == "retrieval":
+        if task.has_captions:
             self._add_captions(task.name, rows)
         if self.hash_rows is not None:
             for row, hashes in enumerate(self.hash_rows(rows, crops=True)):
