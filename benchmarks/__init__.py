@@ -13,7 +13,7 @@ from common.models.loading import load_model
 from .bootstrap import compare, intervals
 from .encoder import CachedEncoder
 from .metrics import retrieval_recall
-from .mixed_pool import evaluate_mixed_pool
+from .mixed_pool import evaluate_mixed_pool, measure_preference
 from .outcomes import load_outcomes
 from .results import load_results
 from .retrieval import evaluate_retrieval
@@ -32,6 +32,7 @@ __all__ = [
     "load_outcomes",
     "load_results",
     "load_task",
+    "measure_preference",
     "read_rows",
     "retrieval_recall",
 ]

@@ -88,9 +88,11 @@ def evaluate_mixed_pool(
     if len(languages) < 2:
         raise InputError(f"languages are {' '.join(languages) or 'none'}: a mixed pool needs two or more")
     texts_of_row = []
+    counts = []  # texts of each row in each language
     for caption in captions:
-        texts_of_row.append({language: texts_of(caption[language]) for language in languages})
-    counts = [min(len(texts) for texts in by_language.values()) for by_language in texts_of_row]
+        by_language = {language: texts_of(caption[language]) for language in languages}
+        texts_of_row.append(by_language)
+        counts.append(min(len(texts) for texts in by_language.values()))
     described = torch.tensor([row for row, count in enumerate(counts) if count > 0], dtype=torch.long)
     if len(described) < 2:
         raise InputError(
@@ -175,7 +177,7 @@ def measure_preference(
 
     ```python
     >>> import torch
-    >>> from benchmarks.mixed_pool import measure_preference
+    >>> from benchmarks import measure_preference
 
     >>> # Two images, with a text each in English, far from all images, and in German, near to all
     >>> images = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0]])

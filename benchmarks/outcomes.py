@@ -315,6 +315,8 @@ class PoolOutcomes(Outcomes):
         self._check(image_counts=self.n_units, text_counts=self.n_units, n_texts=self.n_units)
         super().__post_init__()
         self._check_rows(image_ranks=None, n_texts=None)
+        if self.n_texts.min() < 1:
+            raise InputError("n_texts has a 0: every image in the pool has a text")
         if self.pool.ndim != 1 or len(self.pool) < 2:
             raise InputError(f"pool has the shape {tuple(self.pool.shape)}: give two languages or more")
         _check_pool_counts("image_counts", self.image_counts, 2 * self.n_others)

@@ -278,6 +278,7 @@ def test_outcomes_are_kept(tmp_path):
         ({"text_counts": [[0, 0], [0, 0]]}, "text_counts has the shape .2, 2.: give .images, 3."),
         ({"text_counts": [[0, 0, 0]]}, "text_counts has 1 entries for 2 items"),
         ({"image_ranks": [0, -1]}, "image_ranks must be a list of numbers from 0"),
+        ({"n_texts": [1, 0], "text_counts": [[0, 0, 0]] * 2}, "n_texts has a 0: every image in the pool has"),
         ({"pool": [7]}, "pool has the shape .1,.: give two languages or more"),
     ],
 )
@@ -381,7 +382,7 @@ def save_pool(folder, model, languages=CODES, preferred=0.0):
             task="photos-mixed",
             kind="mixed_pool",
             language=language,
-            metric="text_to_text_preference",
+            metric="image_to_text_preference",
             metrics=outcomes.metrics(),
             intervals={name: list(ends) for name, ends in intervals(outcomes, 100).items()},
             dataset="org/photos",
@@ -413,12 +414,15 @@ def test_the_report_says_which_languages_are_preferred(two_models, capsys):
     of_images = {result.language: 100 * result.metrics["image_to_text_preference"] for result in results}
     lowest = min(of_images, key=of_images.get)
     assert f"from {of_images[lowest]:.1f} in {lowest} to {of_images['en']:.1f} in en" in text
-    mean = sum(100 * result.metrics["text_to_text_preference"] for result in results) / len(results)
-    assert (
-        f"preferring, of the wrong first answers to a text, gives in the text's own language {mean:.1f} %"
-        in text
-    )
-    assert "intervals of 0 of 4 languages leave out 50 %" in text
+    mean = {}
+    for metric in ("text_to_text_preference", "image_to_text_overtaken"):
+        mean[metric] = sum(100 * result.metrics[metric] for result in results) / len(results)
+    overtaken = f"{mean['image_to_text_overtaken']:.1f} % of cases for images"
+    assert f"preferring puts a wrong text ahead of the right text in another language in {overtaken}" in text
+    assert f"the text's own language is {mean['text_to_text_preference']:.1f} in the mean, from" in text
+    # All languages but English are behind it, and are so by more than chance.
+    assert "the intervals of 0 of 4 languages leave out 50 %" in text
+    assert "the intervals of 4 of 4 languages leave out 50 %" in text
     assert "what one language gains another one loses. No model is marked as the best." in text
     assert (two_models / "preference.png").stat().st_size > 10_000
 
@@ -426,7 +430,7 @@ def test_the_report_says_which_languages_are_preferred(two_models, capsys):
     tables = text.partition("## Sources")[0].partition("## Numbers")[2].split("### photos-mixed, ")[1:]
     by_metric = {table.partition("\n")[0]: table for table in tables}
     assert [name for name, table in by_metric.items() if "**" in table] == ["I2T R@1"]
-    assert list(by_metric)[:3] == ["T2T language preference", "I2T language preference", "I2T overtaken"]
+    assert list(by_metric)[:3] == ["I2T language preference", "T2T language preference", "I2T overtaken"]
 
 
 def test_the_plot_shows_the_numbers(two_models, monkeypatch):
@@ -453,13 +457,13 @@ def test_a_card_says_what_the_share_is(tmp_path):
     results = save_pool(tmp_path, "mine")
     (section,) = make_sections(results, ["mine"])
     card = render_card("Mine", "org/mine", results, ["mine"], license=None, about="A model.")
-    assert f"| en       | {100 * results[0].metrics['text_to_text_preference']:.1f}" in section.table(
+    assert f"| en       | {100 * results[0].metrics['image_to_text_preference']:.1f}" in section.table(
         ["mine"]
     )
     assert section.table(["mine"]) in card.text
     assert "50 % is no preference" in card.text
     (entry, *_) = card.data.eval_results
-    assert entry.metric_type == "text_to_text_preference"
+    assert entry.metric_type == "image_to_text_preference"
     assert entry.task_type == "image-text-retrieval"
 
 
@@ -479,7 +483,7 @@ def task(miniature, tmp_path):
         "split: validation",
         "columns: {image: image, captions: captions}",
         "languages: [en, zh, ar]",
-        "metric: text_to_text_preference",
+        "metric: image_to_text_preference",
     ]
     path = tmp_path / "find-mixed.yaml"
     path.write_text("\n".join(lines))
@@ -515,8 +519,8 @@ def test_the_command_evaluates_a_mixed_pool(task, altclip_folder, tmp_path, caps
         assert result.pool == ["en", "zh", "ar"]
         assert result.metrics == pytest.approx(expected[result.language].metrics())
         assert result.metrics["n_texts"] == 90
-        low, high = result.intervals["text_to_text_preference"]
-        assert 0 <= low <= result.metrics["text_to_text_preference"] <= high <= 1
+        low, high = result.intervals["image_to_text_preference"]
+        assert 0 <= low <= result.metrics["image_to_text_preference"] <= high <= 1
 
     with pytest.raises(InputError, match="find-mixed.en.json is a result of pool"):
         evaluate(replace(arguments, languages=["en", "zh"]), TableArguments())

@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from benchmarks import load_outcomes, load_results
-from benchmarks.outcomes import ClassOutcomes, MultilabelOutcomes, RetrievalOutcomes, ScoreOutcomes
+from benchmarks.outcomes import (
+    ClassOutcomes,
+    MultilabelOutcomes,
+    PoolOutcomes,
+    RetrievalOutcomes,
+    ScoreOutcomes,
+)
 from benchmarks.results import Result, find_damaged_results, rewrite_results
 from common.errors import InputError
 from common.images import digest_of
@@ -217,6 +223,9 @@ def test_a_bit_flipped_anywhere_is_found_or_harmless(saved):
 
 KINDS = [
     RetrievalOutcomes(RANKS, RANKS, torch.arange(6)),
+    PoolOutcomes(
+        RANKS, torch.ones(6, 3).long(), torch.ones(6, 3).long(), torch.arange(6) + 1, torch.arange(2)
+    ),
     ClassOutcomes(RANKS, torch.arange(6) % 3, 3),
     MultilabelOutcomes(torch.rand(6, 3), torch.rand(6, 3) > 0.5),
     ScoreOutcomes(torch.rand(6), torch.rand(6) > 0.5),

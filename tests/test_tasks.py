@@ -735,7 +735,7 @@ def test_a_commit_in_the_cache_is_not_asked_for_again(tmp_path, monkeypatch):
 RETRIEVAL = {"kind": "retrieval", "metric": "mean_recall", "class_names": None}
 POOL = RETRIEVAL | {
     "kind": "mixed_pool",
-    "metric": "text_to_text_preference",
+    "metric": "image_to_text_preference",
     "languages": ["en", "de"],
     "columns": {"captions": "captions"},
 }

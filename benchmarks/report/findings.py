@@ -35,9 +35,7 @@ def _describe_task(comparison: Comparison, task: str) -> tuple[str, str]:
 
     heading = f"{task}, {label(metric, {})}"
     if is_of_pool(metric):
-        described = [
-            _describe_preferences(comparison, names[model], results) for model, results in by_model.items()
-        ]
+        described = [_describe_preferences(names[model], results) for model, results in by_model.items()]
         return heading, " ".join(described)
 
     def count_and_mean(model: str) -> tuple[int, float]:
@@ -54,18 +52,23 @@ def _describe_task(comparison: Comparison, task: str) -> tuple[str, str]:
     return heading, " ".join(sentences)
 
 
-def _describe_preferences(comparison: Comparison, name: str, results: dict[str, Result]) -> str:
-    """Describe which languages a model prefers, when a text is the query and when it is an image."""
+def _describe_preferences(name: str, results: dict[str, Result]) -> str:
+    """Describe how often languages get into each other's way in a mixed pool, and which a model prefers."""
+
+    def mean_of(metric: str) -> str:
+        values = [result.metrics[metric] for result in results.values()]
+        return format_percent(sum(values) / len(values))
+
+    of_images = _describe_range(results, "image_to_text_preference")
     of_texts = _describe_range(results, "text_to_text_preference")
-    first = next(iter(results.values()))
-    whole = comparison.results.get((first.model, first.task, MEAN))
-    if whole is not None:
-        mean = format_percent(whole.metrics["text_to_text_preference"])
-        of_texts = f"{mean} %{_format_interval(whole, 'text_to_text_preference')} in the mean, {of_texts}"
+    own = mean_of("text_to_text_preference")
     return (
-        f"{name}, of the wrong first answers to a text, gives in the text's own language {of_texts}. "
-        f"Of those to an image it gives in one language rather than in another "
-        f"{_describe_range(results, 'image_to_text_preference')}. 50 % is no preference."
+        f"{name} puts a wrong text ahead of the right text in another language in "
+        f"{mean_of('image_to_text_overtaken')} % of cases for images, and in "
+        f"{mean_of('text_to_text_overtaken')} % for texts. "
+        f"Of the wrong first answers to images, the share of a language is {of_images}. "
+        f"Of those to texts, the share of the text's own language is {own} in the mean, {of_texts}. "
+        "50 % is no preference."
     )
 
 

@@ -12,7 +12,7 @@ from .templates import check_templates
 
 METRICS = {
     "retrieval": ["mean_recall"],
-    "mixed_pool": ["text_to_text_preference", "image_to_text_preference"],
+    "mixed_pool": ["image_to_text_preference", "text_to_text_preference"],
     "zero_shot": [
         "accuracy@1",
         "mean_per_class",
