@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel download-env data-dry-run docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release $(PAPER)
+.PHONY: demo ablation add-languages own-pictures parallel download-env data-dry-run docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -73,6 +73,16 @@ $(RETRIEVAL): $(VENV)/installed  ## evaluate retrieval as in the papers' tables:
 paper-table-4: $(VENV)/installed  ## evaluate retrieval and classification as in the paper's ablation: make paper-table-4 MODEL=FOLDER
 	$(BIN)/python benchmarks/run_retrieval.py $(RECIPE) --tasks flickr30k flickr30k-cn $(FLAGS)
 	$(BIN)/python benchmarks/run_zero_shot.py $(RECIPE) --tasks imagenet $(FLAGS)
+
+# MODELS="BAAI/AltCLIP-m9 FOLDER" names others than the recipe's. FLAGS=--dry_run loads nothing, and then there is no report.
+WORLD_MODELS = $(if $(MODELS),--models $(MODELS))
+WORLD_REPORTS = $(if $(findstring --dry_run,$(FLAGS)),,world_table_report world_table_nine_report)
+
+world-table: export HF_HUB_OFFLINE := 0
+
+world-table: $(VENV)/installed  ## evaluate today's multilingual models on XM3600, xFlickrCO and WIT, next to what others published
+	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/world_table.yaml $(WORLD_MODELS) $(FLAGS)
+	set -e; for report in $(WORLD_REPORTS); do $(BIN)/python benchmarks/run_report.py benchmarks/recipes/$$report.yaml $(WORLD_MODELS); done
 
 outputs/miniature/altclip/README.md:
 	$(MAKE) demo

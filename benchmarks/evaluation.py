@@ -31,6 +31,7 @@ from .bootstrap import check_resamples, intervals
 from .encoder import CachedEncoder
 from .outcomes import SIX, Outcomes, shorten
 from .results import Result, format_table, model_name, path_of, refuse_another
+from .tasks.checks import OWN_IMAGES
 from .tasks.class_names import languages_of
 from .tasks.description import describe_task
 from .tasks.loading import load_task
@@ -425,10 +426,12 @@ def _evaluate_all(
         )
         for task, languages in tasks:
             readable = _languages_for(name, task, languages, arguments)
-            if readable:
-                yield from _evaluate_task(name, encoder, task, readable, benchmark, arguments)
-            elif task.kind == "mixed_pool":
+            if task.kind == "mixed_pool" and not readable:
                 logger.warning("%s: skipped for %s, which reads English only", task.name, name)
+            # Languages with images of their own share no pass over them.
+            groups = [[language] for language in readable] if task.layout in OWN_IMAGES else [readable]
+            for group in filter(None, groups):
+                yield from _evaluate_task(name, encoder, task, group, benchmark, arguments)
 
 
 def _evaluate_task(
@@ -504,6 +507,8 @@ def _definition_of(task: Task, languages: list[str], benchmark: Benchmark) -> di
     definition = {name: getattr(task, name) for name in _DEFINITION}
     if task.kind == "mixed_pool":
         definition["pool"] = languages
+    if task.first_caption:
+        definition["first_caption"] = True
     if benchmark.class_names:
         definition |= {"class_names": benchmark.class_names, "class_subset": None}
     return definition

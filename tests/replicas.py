@@ -54,6 +54,8 @@ def write_replica(task, folder: Path) -> None:
     writers = {
         "webdataset": write_tars,
         "split_per_language": write_languages,
+        "split_with_images": write_languages_with_images,
+        "language_column": write_questions,
         "frames": write_frames,
         "chinese_clip": write_zip,
         "caption_lines": write_lines,
@@ -166,32 +168,84 @@ def write_image_folder(task, folder: Path) -> None:
 def write_languages(task, folder: Path) -> None:
     """Write a split for each language.
 
-    Each split has the images again, as raw structs, and its rows in an order of its own. Other columns hold
-    the same texts.
+    Each split has the images again, as raw structs, and its rows in an order of its own. XM3600's other
+    columns hold the same texts; a cell of xFlickrCO is one text.
     """
+    has_one = task.columns["captions"] == "sentences"
     features = {
-        "image_id": Value("string"),
+        task.columns["id"]: Value("string"),
         "image_locale": Value("string"),
         "image": {"bytes": Value("binary"), "path": Value("string")},
     }
     caption_columns = ["captions", "captions_tokenized", "captions_tokenized_lowercase"]
-    features |= {name: List(Value("string")) for name in caption_columns}
+    if has_one:
+        del features["image_locale"]
+        caption_columns = ["sentences"]
+    features |= {name: Value("string") if has_one else List(Value("string")) for name in caption_columns}
     for place, language in enumerate(task.languages):
-        order = range(N) if language == task.split else np.roll(range(N), place)
+        order = order_of(task, place, language)
         texts = [captions_of(number, language, True) for number in order]
+        if has_one:
+            texts = [of_image[0] for of_image in texts]
         images = []
         for number in order:
             # Only the images of the task's own split may be read.
             content = encoded(number, "jpg") if language == task.split else BROKEN
             images.append({"bytes": content, "path": f"{number}.jpg"})
         columns = {
-            "image_id": [f"id{number}" for number in order],
+            task.columns["id"]: [f"id{number}" for number in order],
             "image_locale": ["xx"] * N,
             "image": images,
         }
         columns |= {name: texts for name in caption_columns}
+        write_parquet(folder, language, {name: columns[name] for name in features}, features)
+    write_card(folder, task.languages, broken="xx")
+
+
+def order_of(task, place: int, language: str) -> list[int]:
+    """Return the images of a language in the order of its split, which is another in each language."""
+    return list(range(N)) if language == task.split else np.roll(range(N), place).tolist()
+
+
+def write_languages_with_images(task, folder: Path) -> None:
+    """Write a split for each language, as `mteb/wit` has them: images with ids of their own, and captions."""
+    features = {"image": Image(), "image_id": Value("string"), "captions": List(Value("string"))}
+    for place, language in enumerate(task.languages):
+        order = order_of(task, place, language)
+        columns = {
+            "image": [{"bytes": encoded(number, "jpg"), "path": None} for number in order],
+            "image_id": [f"{language}-{number}" for number in order],
+            "captions": [captions_of(number, language, True) for number in order],
+        }
         write_parquet(folder, language, columns, features)
     write_card(folder, task.languages, broken="xx")
+
+
+def write_questions(task, folder: Path) -> None:
+    """Write a row for each question, as `afaji/cvqa` has them: all languages in one split.
+
+    Each row has the image again. The first questions about all images of a language come before the second
+    ones.
+    """
+    texts = ["ID", "Subset", "Question", "Translated Question", "Category", "Image Type", "Image Source"]
+    features = {"image": Image()} | {name: Value("string") for name in [*texts, "License"]}
+    features |= {"Options": List(Value("string")), "Translated Options": List(Value("string"))}
+    features |= {"Label": Value("int64")}
+    columns = {name: [] for name in features}
+    for place, language in enumerate(task.languages):
+        for k in range(3):
+            for number in order_of(task, place, language):
+                columns["image"].append({"bytes": encoded(number, "jpg"), "path": None})
+                columns["ID"].append(f"{100 * place + number}_{k}")
+                columns["Subset"].append(task.where[language])
+                columns["Question"].append(captions_of(number, language, True)[k])
+                columns["Label"].append(-1)
+    n_rows = len(columns["ID"])
+    for name in features:
+        of_options = [["a", "b", "c", "d"]] if "Options" in name else ["-"]
+        columns[name] = columns[name] or of_options * n_rows
+    write_parquet(folder, task.split, columns, features)
+    write_card(folder, [task.split])
 
 
 def write_frames(task, folder: Path) -> None:

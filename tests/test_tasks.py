@@ -14,7 +14,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Image, Json, List, Value
 
-from benchmarks.tasks.checks import METRICS
+from benchmarks.tasks.checks import METRICS, OWN_IMAGES
 from benchmarks.tasks.class_names import class_names_of, languages_of
 from benchmarks.tasks.description import describe_task
 from benchmarks.tasks.loading import all_task_names, load_task
@@ -37,13 +37,25 @@ from .replicas import (
     encoded,
     npy,
     number_of,
+    order_of,
     write_parquet,
     write_replica,
     write_tar,
 )
 
 # Tasks with one caption for each image and language.
-ONE_CAPTION = ["multi30k", "xtd", "miniature-pairs", "miniature-pairs-unseen-style"]
+ONE_CAPTION = [
+    "multi30k",
+    "xtd",
+    "miniature-pairs",
+    "miniature-pairs-unseen-style",
+    "xflickrco",
+    "xm3600-first-caption",
+    "flickr30k-200",
+]
+
+# Tasks in which each language has images of its own.
+OF_OWN_IMAGES = [name for name in all_task_names() if load_task(name).layout in OWN_IMAGES]
 
 # A task of a user's own, as its YAML gives it.
 OWN_RETRIEVAL = {
@@ -105,11 +117,24 @@ def expected_captions(task, languages) -> list[dict]:
     return captions
 
 
+def own_rows(task, languages) -> list[list]:
+    """Return the rows of each language, as they have to be read where languages have images of their own."""
+    rows = []
+    for language in languages:
+        of_language = []
+        for number in order_of(task, task.languages.index(language), language):
+            captions = {other: [] for other in languages}
+            captions[language] = captions_of(number, language, True)
+            of_language.append((number, captions))
+        rows.append(of_language)
+    return rows
+
+
 def without_spaces(texts) -> list[str]:
     return [text.replace(" ", "") for text in texts]
 
 
-@pytest.mark.parametrize("name", all_task_names())
+@pytest.mark.parametrize("name", [name for name in all_task_names() if name not in OF_OWN_IMAGES])
 def test_every_task_loads_from_its_layout(name, tmp_path):
     languages = load_task(name).languages
     if load_task(name).layout == "split_per_language":
@@ -144,6 +169,70 @@ def test_every_task_loads_from_its_layout(name, tmp_path):
         assert answers(read_rows(task, requested, streaming=True)) == expected
 
 
+@pytest.mark.parametrize("name", OF_OWN_IMAGES)
+def test_languages_with_images_of_their_own_are_read_one_after_the_other(name, tmp_path):
+    task = replica(name, tmp_path)
+    task = replace(task, n_images={language: N for language in task.languages})
+    requested = task.languages[-2:]
+    first, second = own_rows(task, requested)
+    assert answers(read_rows(task, requested)) == first + second
+    # The limit is that of each language: otherwise the second would have no image.
+    assert answers(read_rows(task, requested, limit=2)) == first[:2] + second[:2]
+    assert answers(read_rows(replace(task, first_caption=True), requested[:1], limit=1)) == [
+        (first[0][0], {requested[0]: first[0][1][requested[0]][:1]})
+    ]
+    if name == "cvqa":
+        with pytest.raises(InputError, match="rows of .* are captions.*leave out --streaming"):
+            read_rows(task, streaming=True)
+    else:
+        assert answers(read_rows(task, requested, streaming=True)) == first + second
+        assert answers(read_rows(task, requested, limit=4, streaming=True)) == first[:4] + second[:4]
+
+
+def test_images_and_texts_of_each_language_are_counted(tmp_path, caplog):
+    # Of white space alone, one caption in each of two languages of WIT.
+    features = {"image": Image(), "image_id": Value("string"), "captions": List(Value("string"))}
+    greek = {"image": image_cells(1, 2), "image_id": ["1", "2"], "captions": [["\u00a0"], ["α", "β"]]}
+    write_parquet(tmp_path, "el", greek, features)
+    write_parquet(tmp_path, "en", greek | {"captions": [["a"], ["b"]]}, features)
+    task = in_folder("wit", tmp_path, languages=["el", "en"])
+    task = replace(task, n_images={"el": 540, "en": 2}, n_texts={"el": 2, "en": 1000})
+    with caplog.at_level(logging.WARNING):
+        rows = read_rows(task)
+    assert answers(rows)[:2] == [(1, {"el": [], "en": []}), (2, {"el": ["α", "β"], "en": []})]
+    assert [message.split(";")[0] for message in caplog.messages] == [
+        f"wit: {tmp_path} has 1 images in el",
+        f"wit: {tmp_path} has 2 texts in en",
+    ]
+
+
+def test_a_language_that_no_row_has_is_named(tmp_path):
+    task = replica("cvqa", tmp_path)
+    where = task.where | {"ko": "('Korean', 'Korea')"}
+    message = r"column 'Subset' of .* has no \"\('Korean', 'Korea'\)\"; it has .*'Singapore'\).*fix where.ko"
+    with pytest.raises(InputError, match=message):
+        read_rows(replace(task, where=where), ["ko"])
+
+
+def test_ids_of_mteb_are_those_of_its_release():
+    """mteb 2.26.24 has these tasks; a name that is written wrongly finds no results there."""
+    directions = [
+        "Flickr30k{}Retrieval",
+        "MSCOCO{}Retrieval",
+        "Multi30k{}Retrieval",
+        "WIT{}Retrieval",
+        "XFlickr30kCo{}Retrieval",
+        "XM3600{}Retrieval",
+    ]
+    retrieval = [name.format(direction) for name in directions for direction in ("T2I", "I2T")]
+    sets = """Birdsnap CIFAR10 CIFAR100 Caltech101 Country211 DTD EuroSAT FER2013 FGVCAircraft Food101 GTSRB
+        Imagenet1k MNIST OxfordPets PatchCamelyon RESISC45 STL10 SUN397 StanfordCars"""
+    classification = [f"{name}ZeroShot" for name in sets.split()]
+    ids = [id for name in all_task_names() for id in load_task(name).mteb]
+    assert sorted(ids) == sorted([*retrieval, *classification, "RenderedSST2"])
+    assert load_task("xm3600").mteb == ["XM3600T2IRetrieval", "XM3600I2TRetrieval"]
+
+
 def names_by_metric(metric) -> set[str]:
     return {name for name in all_task_names() if load_task(name).metric == metric}
 
@@ -153,6 +242,15 @@ def test_the_benchmarks_of_the_paper_are_there():
     assert len(all_task_names("icinw")) == 20
     assert len(all_task_names("imagenet")) == 5
     assert len(all_task_names("clip-benchmark")) == 26
+    assert set(all_task_names("world")) == {
+        "cvqa",
+        "dollar-street",
+        "flickr30k-200",
+        "wit",
+        "xflickrco",
+        "xm3600",
+        "xm3600-first-caption",
+    }
     retrieval = set(all_task_names("retrieval"))
     assert retrieval == {
         "flickr30k",
@@ -740,6 +838,11 @@ POOL = RETRIEVAL | {
     "columns": {"captions": "captions"},
 }
 CAPTIONS = RETRIEVAL | {"layout": "caption_lines", "columns": {}}
+OWN_IMAGES_EACH = RETRIEVAL | {
+    "layout": "split_with_images",
+    "columns": {"image": "image", "captions": "text"},
+    "languages": ["en"],
+}
 
 
 def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
@@ -802,6 +905,21 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
             "columns.captions is {'en': 'text'}; it must be the name of a column",
         ),
         ({"layout": "frames"}, "`columns` of layout frames must name video, frame"),
+        (
+            OWN_IMAGES_EACH | {"n_images": 5},
+            "n_images is 5; of layout split_with_images give {language: number}",
+        ),
+        ({"n_images": {"en": 5}}, "n_images is {'en': 5}; of layout table give one number"),
+        (
+            RETRIEVAL
+            | {
+                "layout": "language_column",
+                "columns": {"id": "id", "image": "image", "captions": "text", "language": "tongue"},
+                "languages": ["en", "de"],
+                "where": {"en": "English"},
+            },
+            "`where` has no value of column 'tongue' for de, which `languages` list",
+        ),
         ({"data_files": {"train": "*.tar"}}, "`data_files` are of train, and not of split 'test'"),
         ({"layout": "coco_json"}, "layout coco_json is of retrieval, with one language in `languages`"),
         (
@@ -888,6 +1006,13 @@ def test_a_dry_run_says_what_would_be_loaded():
     assert "5,400 images, 10 classes" in text
 
     assert "OFA-Sys/chinese-clip-eval, not pinned" in describe_task(load_task("flickr30k-cn"))
+
+    assert "mteb:       XM3600T2IRetrieval, XM3600I2TRetrieval" in describe_task(load_task("xm3600"))
+    text = describe_task(load_task("xm3600-first-caption"), ["en"])
+    assert "measures:   retrieval, mean_recall, by the first caption of each image, in en" in text
+    text = describe_task(load_task("wit"), ["ja", "en"])
+    assert "files:      those of splits ja, en" in text
+    assert "holds:      images: 842 in ja, 685 in en, texts: 1,000 in ja, 1,000 in en" in text
 
     text = describe_task(load_task("xtd"), ["ja"])
     assert "STAIR/test_1kcaptions_jp.txt" in text

@@ -11,7 +11,17 @@ from common.errors import InputError
 from ..bootstrap import PairedDifference, compare, intervals
 from ..outcomes import Outcomes
 from ..results import Result
-from .means import MEAN, MEANS, SHARED_MEAN, MeanOutcomes, explain_refusal, share_images, units_of_all
+from ..tasks.checks import OWN_IMAGES
+from .means import (
+    MEAN,
+    MEANS,
+    SHARED_MEAN,
+    MeanOutcomes,
+    OwnImagesMean,
+    explain_refusal,
+    share_images,
+    units_of_all,
+)
 
 SIGNIFICANT = 0.05  # level of the paired test
 
@@ -24,7 +34,7 @@ class Number:
     one is `best`, except in metrics of a mixed pool, see `is_of_pool`. `tied` says that the paired test does
     not tell a model from the best (p of 5 % or more), `untested` that it was evaluated on other items, so
     that no pair can be formed. `n` is the number of images. `result` is the result that has the number; for a
-    mean, that of its first language.
+    mean, that of its first language. `languages` are those that a mean is over.
     """
 
     model: str
@@ -38,6 +48,7 @@ class Number:
     tied: bool = False
     untested: bool = False
     result: Result | None = None
+    languages: tuple[str, ...] = ()
 
 
 class Comparison:
@@ -48,7 +59,8 @@ class Comparison:
         means: add the mean over languages as language `mean`, for models with a result in every language of a
             task, all of the same weights on the same images. Where languages have different images, the mean
             over the images that all of them have is added instead, as language `mean of shared images`, if
-            these are known and there are any.
+            these are known and there are any. Of a task in which each language has images of its own, the
+            mean is over all of them.
 
     Attributes:
         results: `{(model, task, language): result}`, with means.
@@ -118,6 +130,8 @@ class Comparison:
             for metric in metrics or [result.metric]:
                 if metric in result.metrics:
                     number = _to_number(result, metric)
+                    if language in MEANS:
+                        number.languages = tuple(self.languages_of(result.model, task))
                     groups.setdefault((task, language, metric), []).append(number)
 
         numbers = []
@@ -164,19 +178,28 @@ class Comparison:
         """Return one model's mean over languages, on the images that all of them have.
 
         Its `is_whole` is True if these are all images. None where the weights changed between languages,
-        where it is not known which images the languages share, or where they share none.
+        where it is not known which images the languages share, or where they share none. Where each language
+        has images of its own, the mean is over all of them.
         """
-        units = self._units_of_all(model, task, languages)
         weights = {self.results[model, task, language].weights for language in languages}
-        if units is None or len(units[0]) == 0 or len(weights) > 1:
+        if len(weights) > 1:
             return None
         outcomes = [self._outcomes[model, task, language] for language in languages]
+        if self._has_own_images(model, task, languages[0]):
+            return OwnImagesMean(outcomes)
+        units = self._units_of_all(model, task, languages)
+        if units is None or len(units[0]) == 0:
+            return None
         return MeanOutcomes(outcomes, units)
 
     def can_average(self, model: str, task: str, languages: list[str]) -> bool:
         """Check that a model, of the same weights, was measured on the same images in all these languages."""
         mean = self.mean_outcomes(model, task, languages)
         return mean is not None and mean.is_whole
+
+    def _has_own_images(self, model: str, task: str, language: str) -> bool:
+        """Check that a task has images of its own in each language, by what a result says of its layout."""
+        return self.results[model, task, language].definition.get("layout") in OWN_IMAGES
 
     def _add(self, result: Result) -> None:
         key = (result.model, result.task, result.language)
@@ -231,16 +254,21 @@ class Comparison:
             if len(languages) < 2 or not self.results.keys() >= set(keys):
                 continue
 
-            outcomes = [self._outcomes[key] for key in keys]
-            units = self._units_of_all(model, task, languages)
             mean = self.mean_outcomes(model, task, languages)
-            # Not `mean.is_whole`: a mean refused for its weights may still be over all images.
-            if units is None or not MeanOutcomes(outcomes, units).is_whole:
-                reason = explain_refusal(languages, outcomes, units, mean)
-                self.refusals.setdefault(task, {})[model] = reason
+            if not self._has_own_images(model, task, languages[0]):
+                self._note_refusal(model, task, languages, mean)
             if mean is not None:
                 name = MEAN if mean.is_whole else SHARED_MEAN
                 self._add_mean(name, mean, first=self.results[keys[0]])
+
+    def _note_refusal(self, model: str, task: str, languages: list[str], mean: MeanOutcomes | None) -> None:
+        """Note why there is no mean over all images, where languages that could share them do not."""
+        outcomes = [self._outcomes[model, task, language] for language in languages]
+        units = self._units_of_all(model, task, languages)
+        # Not `mean.is_whole`: a mean refused for its weights may still be over all images.
+        if units is None or not MeanOutcomes(outcomes, units).is_whole:
+            reason = explain_refusal(languages, outcomes, units, mean)
+            self.refusals.setdefault(task, {})[model] = reason
 
     def _add_mean(self, name: str, mean: MeanOutcomes, first: Result) -> None:
         """Add a mean as the result of a language; other fields are those of the first language's result."""

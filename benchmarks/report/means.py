@@ -5,6 +5,9 @@ The images of a language are those with a caption, or a class name, in it. They 
 the hash of all of them in a result, or one by one by the digests in its outcomes. The two kinds of means may
 not be taken for one another, so that they have different names: `MEAN` is over all images, `SHARED_MEAN` over
 those that all languages have.
+
+In some tasks each language has images of its own. Their mean, over all images of all languages, is a `MEAN`
+too.
 """
 
 import numpy as np
@@ -90,6 +93,39 @@ class MeanOutcomes(Outcomes):
             for name, scores in part.score(of_part).items():
                 by_metric.setdefault(name, []).append(scores)
         return {name: torch.cat(scores) for name, scores in by_metric.items()}
+
+
+class OwnImagesMean(MeanOutcomes):
+    """Mean of one model's outcomes over languages that have images of their own.
+
+    A unit is an image of one language. A resample draws from the images of all languages together, and a
+    language that has none in it leaves its metrics undefined.
+    """
+
+    @property
+    def n_units(self) -> int:
+        return sum(part.n_units for part in self.parts)
+
+    def differing(self, other: "OwnImagesMean") -> dict[str, torch.Tensor]:
+        # {metric: [(images,) of the first language, of the second, ...]}
+        by_metric: dict[str, list[torch.Tensor]] = {}
+        for part, other_part in zip(self.parts, other.parts):
+            for name, differs in part.differing(other_part).items():
+                by_metric.setdefault(name, []).append(differs)
+        return {name: torch.cat(differs) for name, differs in by_metric.items()}
+
+    def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Average the scores of the parts, each by the weights of its own images."""
+        # {metric: [(resamples,) of the first language, of the second, ...]}
+        by_metric: dict[str, list[torch.Tensor]] = {}
+        of_parts = weights.split([part.n_units for part in self.parts], dim=1)
+        for part, of_part in zip(self.parts, of_parts):
+            is_drawn = of_part.sum(1) > 0
+            # Parts have no score of nothing: it is computed of all images instead, and left out.
+            some = of_part.where(is_drawn[:, None], 1)
+            for name, scores in part.score(some).items():
+                by_metric.setdefault(name, []).append(scores.where(is_drawn, torch.nan))
+        return {name: torch.stack(scores).mean(0) for name, scores in by_metric.items()}
 
 
 def share_images(results: list[Result]) -> bool:

@@ -193,10 +193,13 @@ class Report:
         unit = 1 if is_rank(number.metric) else 100
         verdict = "yes" if difference.within else "**no**"
         score = f"{format_value(number)} {format_half_width(number)}"
+        language = number.language
+        if number.languages:
+            language = f"mean of {len(number.languages)}"
         return [
             self.names[number.model],
             number.task,
-            number.language,
+            language,
             label(number.metric, {}),
             _list_published(difference.paper, unit),
             _list_published(difference.again, unit),

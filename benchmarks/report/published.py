@@ -20,7 +20,8 @@ class Published:
     """One published number.
 
     `value` is a fraction, or a rank; `rounding`, in the same unit, is half a unit of its last printed digit.
-    `kind` is `paper` or `re-evaluation`.
+    `kind` is `paper` or `re-evaluation`. `mean_over` are the languages of a mean, where all of them have the
+    images of the task.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Published:
     source: str
     kind: str
     place: str
+    mean_over: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -81,8 +83,8 @@ def compare_with_published(
 ) -> list[PublishedGap]:
     """Compare every number with the published ones of the same model, task, language and metric.
 
-    Numbers without a counterpart are left out. So are means over languages: the published ones are over other
-    languages, each of which has images of its own.
+    Numbers without a counterpart are left out. So are means over languages, unless the published mean is
+    known to be over the same ones.
 
     A number of other images than the task's, as `limit` leaves them, is not judged. A number of all of them
     is judged, though a language may have the task's own names for a part of the classes, and so of the
@@ -103,10 +105,10 @@ def compare_with_published(
 
     differences = []
     for number in numbers:
-        if number.language in MEANS:
-            continue
         model = _published_name(paper_model or number.model)
-        found = published_by_key.get((model, number.task, number.language, number.metric))
+        found = published_by_key.get((model, number.task, number.language, number.metric), [])
+        if number.language in MEANS:
+            found = [one for one in found if one.mean_over and set(one.mean_over) == set(number.languages)]
         if found:  # of the paper, of re-evaluations, or of both
             differences.append(_compare(number, found))
     return sorted(differences, key=lambda difference: (difference.number.model, difference.number.metric))
@@ -148,14 +150,17 @@ def _published_name(model: str) -> str:
 
 def _why_not_judged(number: Number, task: Task | None) -> str:
     """Return the reason why a number cannot be judged, `n 100 of 5,000`; an empty string where it can."""
-    if task is None or task.n_images is None or number.n == task.n_images:
+    n_images = None
+    if task:
+        n_images = task.total_images if number.language in MEANS else task.images_of(number.language)
+    if n_images is None or number.n == n_images:
         return ""
     # All images were read, and those left out are of classes that the task itself has no name for.
     names = task.class_names
     result = number.result
-    if names and result and result.n_rows == task.n_images and result.definition.get("class_names") == names:
+    if names and result and result.n_rows == n_images and result.definition.get("class_names") == names:
         return ""
-    return f"n {number.n:,} of {task.n_images:,}"
+    return f"n {number.n:,} of {n_images:,}"
 
 
 def _read_table(table: dict, content: dict) -> Iterator[Published]:
@@ -185,6 +190,7 @@ def _read_table(table: dict, content: dict) -> Iterator[Published]:
                 source=source,
                 kind=content["sources"][source]["kind"],
                 place=place,
+                mean_over=tuple(table.get("mean_over", ())),
             )
 
 

@@ -51,7 +51,8 @@ def read_caption_files(task: Task, languages: list[str] | None, limit: int | Non
         rows = Dataset.from_dict(columns, _FEATURES)
         if streaming:
             rows = rows.to_iterable_dataset()
-    return add_captions(first(rows, limit), partial(captions_by_id, captions=captions, id="id"), languages)
+    captions_of = partial(captions_by_id, captions=captions, id="id")
+    return add_captions(first(rows, limit), captions_of, languages, only_first=task.first_caption)
 
 
 def _read_chinese_clip(task: Task, streaming: bool) -> tuple[Rows, dict]:

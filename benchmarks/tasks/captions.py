@@ -1,6 +1,7 @@
 """Rows of one form: an `image`, and beside it captions by language or the numbers of its classes."""
 
 from collections.abc import Callable
+from functools import partial
 
 from datasets import Dataset, Features, Image, IterableDataset, List, Value, concatenate_datasets
 
@@ -55,8 +56,29 @@ def places_of_ones(row: dict) -> dict[str, list[int]]:
     return {"labels": [number for number, value in enumerate(row["labels"]) if value]}
 
 
-def add_captions(rows: Rows, captions_of: Callable[[dict], dict], languages: list[str]) -> Rows:
-    """Return rows of `image` and of `captions` in these languages, which `captions_of` reads from a row."""
+def captions_of_one(row: dict, column: str, language: str, languages: list[str], joined: bool) -> dict:
+    """Read a row's texts, all of them in one language; it has none in the others."""
+    captions = {other: [] for other in languages}
+    captions[language] = texts_in_cell(row[column], column, joined=joined)
+    return {"captions": captions}
+
+
+def first_captions(row: dict, captions_of: Callable[[dict], dict]) -> dict:
+    """Read the captions of a row, and keep the first one in each language."""
+    captions = captions_of(row)["captions"]
+    return {"captions": {language: texts[:1] for language, texts in captions.items()}}
+
+
+def add_captions(
+    rows: Rows, captions_of: Callable[[dict], dict], languages: list[str], *, only_first: bool = False
+) -> Rows:
+    """Return rows of `image` and of `captions` in these languages, which `captions_of` reads from a row.
+
+    Args:
+        only_first: keep the first caption of each image alone.
+    """
+    if only_first:
+        captions_of = partial(first_captions, captions_of=captions_of)
     by_language = {language: List(Value("string")) for language in languages}
     return with_column(rows, captions_of, Features({"captions": by_language}))
 

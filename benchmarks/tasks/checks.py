@@ -26,7 +26,16 @@ METRICS = {
 _OF_SEVERAL_LABELS = ["map_11_point", "mean_average_precision"]
 _ANSWERS = ["captions", "label", "labels"]
 # Layouts of tables, with the columns that each needs beside its captions or labels.
-_TABLES = {"table": [], "webdataset": [], "split_per_language": ["id", "image"], "frames": ["video", "frame"]}
+_TABLES = {
+    "table": [],
+    "webdataset": [],
+    "split_per_language": ["id", "image"],
+    "split_with_images": ["image"],
+    "language_column": ["id", "image", "language"],
+    "frames": ["video", "frame"],
+}
+# Layouts of tables in which each language has images of its own.
+OWN_IMAGES = ("split_with_images", "language_column")
 # Layouts of other files, with the languages that each allows, for messages.
 FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
 # Columns that may be, or have to be, several; all others are the name of one.
@@ -95,6 +104,23 @@ def check_values(task: Task) -> None:
         _check_files(task)
     else:
         _check_table(task)
+    _check_own_images(task)
+
+
+def _check_own_images(task: Task) -> None:
+    """Check that `n_images` is by language where the images are, and that `where` tells languages apart."""
+    has_own = task.layout in OWN_IMAGES
+    if task.n_images is not None and isinstance(task.n_images, dict) != has_own:
+        form = "{language: number}" if has_own else "one number"
+        raise InputError(
+            f"task {task.file!r}: n_images is {task.n_images}; of layout {task.layout} give {form}"
+        )
+    missing = [language for language in task.languages if language not in task.where]
+    if task.layout == "language_column" and missing:
+        raise InputError(
+            f"task {task.file!r}: `where` has no value of column {task.columns['language']!r} for "
+            f"{', '.join(missing)}, which `languages` list"
+        )
 
 
 def _check_pool(task: Task) -> None:
@@ -212,8 +238,8 @@ def _check_metric(task: Task, answer: str) -> None:
 
 def _check_columns(task: Task) -> None:
     """Check that the keys of `columns` are known, and that their values name columns."""
-    # In the layout split_per_language each language has the same columns.
-    in_several = {} if task.layout == "split_per_language" else _IN_SEVERAL
+    # In these layouts each language has the same columns.
+    in_several = {} if task.layout in ("split_per_language", *OWN_IMAGES) else _IN_SEVERAL
     known = ["image", *_ANSWERS, *_TABLES[task.layout]]
     for key, named in task.columns.items():
         check_known(key, known, f"task {task.file!r}: `columns`")

@@ -20,6 +20,7 @@ def describe_task(task: Task, languages: list[str] | None = None, class_names: s
         "reads": _describe_dataset(task),
         "files": _describe_files(task, languages_read),
         "holds": _describe_counts(task, languages_read),
+        "mteb": ", ".join(task.mteb),
         "names": _describe_names(class_names or task.class_names, languages),
         "terms": _describe_terms(task),
         "unverified": ", ".join(task.unverified),
@@ -36,6 +37,8 @@ def describe_task(task: Task, languages: list[str] | None = None, class_names: s
 
 def _describe_metric(task: Task, languages: list[str]) -> str:
     line = f"{task.kind}, {task.metric}"
+    if task.first_caption:
+        line += ", by the first caption of each image"
     return f"{line}, in {' '.join(languages)}" if languages else line
 
 
@@ -57,12 +60,17 @@ def _describe_files(task: Task, languages: list[str]) -> str:
     # Keys of `data_files` are splits, languages, or names such as `images`.
     unread = set(task.languages) - set(languages)
     files = [name for key, name in (task.data_files or {}).items() if key not in unread]
+    if task.layout == "split_with_images":
+        return f"those of splits {', '.join(languages)}"
     return ", ".join(files) or f"those of split {task.split}"
 
 
 def _describe_counts(task: Task, languages: list[str]) -> str:
     counts = []
-    if task.n_images:
+    if isinstance(task.n_images, dict):
+        images = [f"{task.n_images[name]:,} in {name}" for name in languages if name in task.n_images]
+        counts.append(f"images: {', '.join(images)}")
+    elif task.n_images:
         counts.append(f"{task.n_images:,} images")
     if task.n_classes:
         counts.append(f"{task.n_classes:,} classes")

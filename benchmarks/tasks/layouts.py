@@ -16,24 +16,48 @@ The layout says where an image's captions or label are:
   each of its classes.
 - `split_per_language`: in the split named after the language, in the row of the same `id`. The images are
   repeated in each split, and read from one.
+- `split_with_images`: in its row of the split named after the language. Languages have images of their own.
+- `language_column`: in its rows, one for each caption, whose language a column names. Rows of equal images
+  are one image with several captions. Languages have images of their own.
 - `frames`: in rows that are frames of videos. The middle one stands for its video.
 - `chinese_clip`, `caption_lines`, `coco_json`: in files of their own, see `caption_files`.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Json, List, Value
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    Json,
+    List,
+    Value,
+    concatenate_datasets,
+)
 
 from common.errors import InputError
 from common.files.image_folders import refuse_missing, warn_of_images_without_row
 from common.files.rows import rename_image
 from common.files.table_cells import may_hold_texts, texts_in_cell
+from common.images import digest_of, encoded_bytes
 from common.languages import check_language
 from modeling_altclip.languages_altclip import match_language
 
-from .captions import Rows, add_captions, captions_by_id, captions_of_row, first, places_of_ones, with_column
-from .checks import named_columns
+from .captions import (
+    Rows,
+    add_captions,
+    captions_by_id,
+    captions_of_one,
+    captions_of_row,
+    first,
+    places_of_ones,
+    with_column,
+)
+from .checks import OWN_IMAGES, named_columns
 from .source import open_split
 from .task import Task
 
@@ -41,25 +65,114 @@ from .task import Task
 def read_layout(task: Task, languages: list[str] | None, limit: int | None, streaming: bool) -> Rows:
     """Read the first `limit` rows of a task, or all, with captions in `languages`, or in all of the task's.
 
+    Where languages have images of their own, these are the rows of one language after those of another, and
+    `limit` is that of each.
+
     Raises:
         InputError: the data does not exist, cannot be read, or does not have the form that the task says.
     """
-    rows = open_split(task, task.split, streaming)
-    _check_columns(task, rows.features)
-    if task.has_captions:
-        languages = languages or task.languages
-        _check_captions(task, rows.features, languages)
-    rows = _with_image(task, rows)
-    if isinstance(rows, Dataset):
-        refuse_missing(rows, task.dataset)
-        warn_of_images_without_row(rows, task.dataset)
+    languages = languages or task.languages
+    if task.layout in OWN_IMAGES:
+        parts = []
+        for language in languages:
+            parts.append(_read_own_images(task, language, languages, limit, streaming))
+        return concatenate_datasets(parts)
+
+    rows = _open_rows(task, task.split, languages, streaming)
     if task.layout == "frames":
         rows = _middle_frames(task, rows)
 
     if task.kind == "zero_shot":
         return _with_label(task, rows, limit)
     captions_of = _caption_reader(task, rows.features, languages)
-    return add_captions(first(rows, limit), captions_of, languages)
+    return add_captions(first(rows, limit), captions_of, languages, only_first=task.first_caption)
+
+
+def _open_rows(task: Task, split: str, languages: list[str], streaming: bool) -> Rows:
+    """Open a split whose columns are checked, with its images, still undecoded, in the column `image`."""
+    rows = open_split(task, split, streaming)
+    _check_columns(task, rows.features)
+    if task.has_captions:
+        _check_captions(task, rows.features, languages)
+    rows = _with_image(task, rows)
+    if isinstance(rows, Dataset):
+        refuse_missing(rows, task.dataset)
+        warn_of_images_without_row(rows, task.dataset)
+    return rows
+
+
+def _read_own_images(
+    task: Task, language: str, languages: list[str], limit: int | None, streaming: bool
+) -> Rows:
+    """Read the first `limit` images of one language, or all, with no captions in the other languages."""
+    if task.layout == "split_with_images":
+        rows = _open_rows(task, language, languages, streaming)
+        captions_of = partial(
+            captions_of_one,
+            column=task.columns["captions"],
+            language=language,
+            languages=languages,
+            joined=task.join_words,
+        )
+    else:
+        rows, texts = _images_of_language(task, _open_rows(task, task.split, languages, streaming), language)
+        captions = {other: {} for other in languages} | {language: texts}
+        captions_of = partial(captions_by_id, captions=captions, id=task.columns["id"])
+    return add_captions(first(rows, limit), captions_of, languages, only_first=task.first_caption)
+
+
+def _images_of_language(task: Task, rows: Rows, language: str) -> tuple[Dataset, dict[str, list[str]]]:
+    """Select the first row of each image of a language, and collect the texts of all rows of that image.
+
+    Returns:
+        The rows, and `{id of the first row: texts}`.
+
+    Raises:
+        InputError: the rows are a stream, none is in the language, or an image cannot be read.
+    """
+    if isinstance(rows, IterableDataset):
+        raise InputError(
+            f"rows of {task.dataset!r} are captions, and their images follow from all of them: leave out "
+            "--streaming"
+        )
+    column = task.columns["language"]
+    value = task.where[language]
+    names = rows[column][:]
+    places = [place for place, name in enumerate(names) if name == value]
+    if not places:
+        raise InputError(
+            f"column {column!r} of {task.dataset!r} has no {value!r}; it has "
+            f"{', '.join(sorted({str(name) for name in names}))}: fix where.{language} of {task.file}"
+        )
+    of_language = rows.select(places)
+    ids = of_language[task.columns["id"]][:]
+    captions = of_language[task.columns["captions"]][:]
+
+    # Rows 0, 1 and 2 of images a, b and a -> firsts {a: 0, b: 1}, texts {id of row 0: two texts, ...}
+    firsts: dict[str, int] = {}
+    texts: dict[str, list[str]] = defaultdict(list)
+    undecoded = of_language.select_columns(["image"]).cast_column("image", Image(decode=False))
+    for row, image in enumerate(undecoded["image"]):
+        digest = _digest_of_image(task, image, places[row])
+        first_row = firsts.setdefault(digest, row)
+        texts[ids[first_row]] += texts_in_cell(
+            captions[row], task.columns["captions"], joined=task.join_words
+        )
+    return of_language.select(list(firsts.values())), dict(texts)
+
+
+def _digest_of_image(task: Task, image: dict | None, row: int) -> str:
+    """Return the digest of an undecoded image.
+
+    Raises:
+        InputError: there is none, or its file cannot be read; the message gives its row.
+    """
+    if image is None:
+        raise InputError(f"row {row} of {task.dataset!r} has no image: leave it out of the dataset")
+    try:
+        return digest_of(encoded_bytes(image))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the image of row {row} of {task.dataset!r} cannot be read: {error}") from error
 
 
 def _caption_reader(task: Task, features: Features, languages: list[str]) -> Callable[[dict], dict]:
@@ -102,7 +215,7 @@ def _check_captions(task: Task, features: Features, languages: list[str]) -> Non
     column = task.columns["captions"]
     if isinstance(column, dict):
         kinds = {name: features[name] for name in column.values()}
-    elif task.layout == "split_per_language":
+    elif task.layout in ("split_per_language", *OWN_IMAGES):
         kinds = {column: features[column]}
     elif isinstance(features[column], Json):
         return  # each row has languages of its own

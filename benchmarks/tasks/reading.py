@@ -26,7 +26,7 @@ def read_rows(
 
     Args:
         languages: of the captions; all by default. A classification's rows have none.
-        limit: load only the first so many images.
+        limit: load only the first so many images, of each language where these have images of their own.
         streaming: download only the rows that are read.
 
     Raises:
@@ -74,18 +74,23 @@ def own_class_names(task: Task, rows: Dataset | IterableDataset) -> list[str] | 
 
 def _warn_of_other_counts(task: Task, rows: Dataset) -> None:
     # Results on other images or texts than the task's are not comparable.
-    _warn_of_count(task, "images", len(rows), task.n_images)
+    has_own_images = isinstance(task.n_images, dict)
+    if not has_own_images:
+        _warn_of_count(task, "images", len(rows), task.n_images)
     if not task.has_captions:
         return
     captions = rows.with_format("arrow")["captions"][:]
-    for language, expected in task.n_texts.items():
-        if language in rows.features["captions"]:
-            n_texts = 0
-            # Counted in Arrow: Python would make a list of every row's captions.
-            for chunk in captions.chunks:
-                lengths = pc.list_value_length(pc.struct_field(chunk, language))
-                n_texts += pc.sum(lengths).as_py()
-            _warn_of_count(task, f"texts in {language}", n_texts, expected)
+    for language in rows.features["captions"]:
+        # Counted in Arrow: Python would make a list of every row's captions.
+        n_texts = 0
+        n_described = 0
+        for chunk in captions.chunks:
+            lengths = pc.list_value_length(pc.struct_field(chunk, language))
+            n_texts += pc.sum(lengths, min_count=0).as_py()
+            n_described += pc.sum(pc.greater(lengths, 0), min_count=0).as_py()
+        if has_own_images:
+            _warn_of_count(task, f"images in {language}", n_described, task.n_images.get(language))
+        _warn_of_count(task, f"texts in {language}", n_texts, task.n_texts.get(language))
 
 
 def _warn_of_count(task: Task, what: str, found: int, expected: int | None) -> None:

@@ -25,16 +25,19 @@ class Task:
     - `layout`: where images and texts lie in the dataset, see `layouts`. `columns`: names of the columns by
       their contents: `image` (optional where only one column holds images), `label` or `labels`; `captions`,
       which is the name of one column with a dict by language, or `{language: column}`.
-    - `where`: values that annotations of the layout `coco_json` must have. `join_words`: remove the spaces
+    - `where`: values that annotations of the layout `coco_json` must have, and in the layout
+      `language_column` the value that stands for each language. `join_words`: remove the spaces
       from captions. `merge_captions`: treat equal captions as one caption of several images; otherwise each
-      is a query for its own image.
+      is a query for its own image. `first_caption`: read the first caption of each image alone.
     - `languages`: languages of the captions, by default those that `columns.captions` maps to columns.
       Prompts of a classification come in any language.
     - `class_names`: `dataset` for the dataset's own, `clip_benchmark:KEY`, `altclip:imagenet`, a JSON file,
       or a dict that gives each language one of these or a list of names; and `class_subset`. `templates`:
       `simple`, `full`, a theme, a prompt template with `{}`, or a list of them. See `templates`.
-    - `n_images`, `n_texts` (by language, where known), `n_classes`: the expected counts. `size`: of the files
-      to download, unless it says otherwise.
+    - `n_images` (by language, where each language has images of its own), `n_texts` (by language, where
+      known), `n_classes`: the expected counts. `size`: of the files to download, unless it says otherwise.
+    - `mteb`: ids of mteb's tasks on the same images and texts or labels, in its release 2.26.24; none where
+      mteb has no such task. What it measures differently is in the `notes`.
     - `licence`, `gated`, `notes`. `split_differs`: how the images differ from those of the paper. `suites`:
       the lists of benchmarks it belongs to.
     - `unverified`: fields whose values were never compared with the Hub, and `class_names.LANGUAGE` for names
@@ -55,13 +58,15 @@ class Task:
     where: dict = field(default_factory=dict)
     join_words: bool = False
     merge_captions: bool = False
+    first_caption: bool = False
     languages: list[str] = field(default_factory=list)
     class_names: str | dict[str, str | list[str | None]] | None = None
     class_subset: str | None = None
     templates: str | list[str] = "simple"
-    n_images: int | None = None
+    n_images: int | dict[str, int] | None = None
     n_texts: dict[str, int] = field(default_factory=dict)
     n_classes: int | None = None
+    mteb: list[str] = field(default_factory=list)
     size: str | None = None
     licence: str | None = None
     gated: bool = False
@@ -76,6 +81,17 @@ class Task:
     def has_captions(self) -> bool:
         """Return whether the images have captions; otherwise they have labels."""
         return self.kind in ("retrieval", "mixed_pool")
+
+    @property
+    def total_images(self) -> int | None:
+        """Return the expected number of images, of all languages together; None where it is not known."""
+        return sum(self.n_images.values()) if isinstance(self.n_images, dict) else self.n_images
+
+    def images_of(self, language: str) -> int | None:
+        """Return the expected number of images in a language; None where it is not known."""
+        if isinstance(self.n_images, dict):
+            return self.n_images.get(language)
+        return self.n_images
 
     @property
     def to_prepare(self) -> str | None:

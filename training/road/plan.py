@@ -461,7 +461,7 @@ class _Road:
                 )
         for task in tasks:
             size = task.size or "size not stated"
-            plan.lines.append((task.name, f"{task.n_images or 'some'} images; {size}; {task.licence}"))
+            plan.lines.append((task.name, f"{task.total_images or 'some'} images; {size}; {task.licence}"))
             if task.preparation:
                 plan.lines.append(("prepare first", f"{task.dataset}: see altclip evaluate --dry_run"))
 
