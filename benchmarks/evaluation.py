@@ -529,6 +529,8 @@ def hash_data(digests: list[str], columns: dict[str, list], language: str) -> st
     """
     if "captions" in columns:
         answers = [caption[language] for caption in columns["captions"]]
+        if "rivals" in columns:
+            answers.append([rivals[language] for rivals in columns["rivals"]])
     else:
         answers = list(columns.values())
     return _hash_json([digests, answers])

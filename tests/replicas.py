@@ -60,6 +60,7 @@ def write_replica(task, folder: Path) -> None:
         "chinese_clip": write_zip,
         "caption_lines": write_lines,
         "coco_json": write_coco,
+        "candidates": write_choices,
         "table": write_image_folder if task.data_files else write_table,
     }
     writers[task.layout](task, folder)
@@ -246,6 +247,48 @@ def write_questions(task, folder: Path) -> None:
         columns[name] = columns[name] or of_options * n_rows
     write_parquet(folder, task.split, columns, features)
     write_card(folder, [task.split])
+
+
+def write_choices(task, folder: Path) -> None:
+    """Write images, and three choices of each among four, as mteb's tasks of reranking hold them.
+
+    All first choices come before all second ones. A text chooses among its image and the three after it.
+    """
+    files = task.data_files
+    ids = [f"image-{number}" for number in range(N)]
+    images = [{"bytes": encoded(number, "jpg"), "path": None} for number in range(N)]
+    corpus = {"id": ids, "image": images, "modality": ["image"] * N}
+    _write_file(folder / files["corpus"], corpus, {"image": Image()})
+    for language in task.languages:
+        texts = []
+        owners = []
+        for k in range(3):
+            for number in range(N):
+                texts.append(captions_of(number, language, True)[k])
+                owners.append(number)
+        queries = [f"query-{place}" for place in range(len(texts))]
+        choices = []
+        for place, number in enumerate(owners):
+            among = [ids[(number + step) % N] for step in range(4)]
+            choices.append(np.roll(among, place).tolist())
+        name = task.where[language]
+        columns = {"id": queries, "text": texts, "modality": ["text"] * len(texts)}
+        _write_file(folder / files["queries"].replace("{}", name), columns)
+        answers = {"query-id": queries, "corpus-id": [ids[number] for number in owners]}
+        answers["score"] = [1] * len(texts)
+        _write_file(folder / files["qrels"].replace("{}", name), answers)
+        _write_file(
+            folder / files["top_ranked"].replace("{}", name), {"query-id": queries, "corpus-ids": choices}
+        )
+
+
+def _write_file(path: Path, columns: dict, features: dict | None = None) -> None:
+    """Write one parquet file; columns without a feature have that of their values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset = Dataset.from_dict(columns)
+    for name, feature in (features or {}).items():
+        dataset = dataset.cast_column(name, feature)
+    dataset.to_parquet(path)
 
 
 def write_frames(task, folder: Path) -> None:

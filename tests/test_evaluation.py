@@ -11,13 +11,17 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from PIL import Image as PillowImage
 from transformers import AutoTokenizer, CLIPImageProcessor
 
+from benchmarks.choices import evaluate_choices
 from benchmarks.encoder import Encoder
+from benchmarks.jobs.retrieval import RetrievalBenchmark
+from benchmarks.jobs.zero_shot import ZeroShotBenchmark
 from benchmarks.mixed_pool import evaluate_mixed_pool
 from benchmarks.report.comparison import Comparison
 from benchmarks.report.means import SHARED_MEAN
 from benchmarks.results import load_results
 from benchmarks.retrieval import evaluate_retrieval
 from benchmarks.tasks.class_names import class_names_of, languages_of
+from benchmarks.tasks.description import describe_task
 from benchmarks.tasks.loading import all_task_names, load_task
 from benchmarks.tasks.reading import read_rows
 from benchmarks.zero_shot import evaluate_zero_shot
@@ -67,6 +71,8 @@ def test_scores_by_hand_on_a_copy_of_every_task(name, tmp_path):
     task = dataclasses.replace(load_task(name), dataset=str(tmp_path), revision=None)
     if task.layout == "split_per_language":
         task.languages = ["en", "no", "th"]
+    if task.layout == "candidates":
+        task.languages = ["en", "nqo"]  # two of 205
     write_replica(task, tmp_path)
     rows = read_rows(task, limit=N)
     encoder = ByHand()
@@ -79,6 +85,16 @@ def test_scores_by_hand_on_a_copy_of_every_task(name, tmp_path):
             assert metrics["image_to_text_overtaken"] == pytest.approx(2 / 6)
             assert metrics["text_to_text_overtaken"] == 0
             assert metrics[task.metric] == metrics["image_to_text_preference"] == 0.5
+        return
+
+    if task.layout == "candidates":
+        language = task.languages[-1]
+        columns = {name: rows[name][:] for name in ("captions", "rivals")}
+        found = evaluate_choices(encoder, images, **columns, languages=[language])[language].metrics()
+        # Texts of 3 choose among 3, 4, 5 and 0, and take 4; those of 4 have no 3 to choose, and find nothing:
+        # all four images are as unlike, and ties count as ahead.
+        assert found["accuracy@1"] == pytest.approx(4 / 6)
+        assert found["n"] == 18
         return
 
     if task.kind == "retrieval":
@@ -110,6 +126,19 @@ def test_scores_by_hand_on_a_copy_of_every_task(name, tmp_path):
         assert found["accuracy@1"] == pytest.approx(4 / 6)
         # By class: images 1, 4 and 5, of which 4 is mistaken; 2 and 3, of which 3 is; and 0, which is right.
         assert found["mean_per_class"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+
+
+def test_a_language_beyond_those_of_the_templates_is_refused_by_name_or_needs_none():
+    """Prompt templates are in 19 languages; captions may be in any."""
+    message = (
+        "templates 'simple': none are written in 'sw': choose from en zh .*, or give a JSON file of yours"
+    )
+    with pytest.raises(InputError, match=message):
+        ZeroShotBenchmark().prompts(load_task("dollar-street"), ["sw"], None)
+    quechua = RetrievalBenchmark(distance="cosine").prompts(load_task("xm3600"), ["quz"], None)
+    assert quechua == {"quz": None}
+    text = describe_task(load_task("flickr30k-200"), ["quy"])
+    assert "quy_Latn.txt" in text
 
 
 def test_a_language_is_measured_on_the_classes_it_names():

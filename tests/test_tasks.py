@@ -6,13 +6,14 @@ import base64
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass, replace
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import yaml
-from datasets import ClassLabel, Image, Json, List, Value
+from datasets import ClassLabel, Dataset, Image, Json, List, Value
 
 from benchmarks.tasks.checks import METRICS, OWN_IMAGES
 from benchmarks.tasks.class_names import class_names_of, languages_of
@@ -56,6 +57,8 @@ ONE_CAPTION = [
 
 # Tasks in which each language has images of its own.
 OF_OWN_IMAGES = [name for name in all_task_names() if load_task(name).layout in OWN_IMAGES]
+# Tasks whose rows have more than their captions.
+OF_OTHER_ROWS = [*OF_OWN_IMAGES, "mvl-sib"]
 
 # A task of a user's own, as its YAML gives it.
 OWN_RETRIEVAL = {
@@ -134,7 +137,7 @@ def without_spaces(texts) -> list[str]:
     return [text.replace(" ", "") for text in texts]
 
 
-@pytest.mark.parametrize("name", [name for name in all_task_names() if name not in OF_OWN_IMAGES])
+@pytest.mark.parametrize("name", [name for name in all_task_names() if name not in OF_OTHER_ROWS])
 def test_every_task_loads_from_its_layout(name, tmp_path):
     languages = load_task(name).languages
     if load_task(name).layout == "split_per_language":
@@ -214,6 +217,56 @@ def test_a_language_that_no_row_has_is_named(tmp_path):
         read_rows(replace(task, where=where), ["ko"])
 
 
+def few_choices(folder) -> Task:
+    """Return MVL-SIB in two languages, read from a copy."""
+    return replica("mvl-sib", folder, languages=["en", "nqo"])
+
+
+def test_texts_that_choose_among_images_are_read_with_these(tmp_path):
+    task = few_choices(tmp_path)
+    for streaming in (False, True):
+        rows = list(read_rows(task, ["nqo"], streaming=streaming))
+        assert [number_of(row["image"]) for row in rows] == list(range(N))
+        assert rows[2]["captions"] == {"nqo": ["nqo 2.0", "nqo 2.1", "nqo 2.2"]}
+        # Image 2 is the own one, and those after it are the others, in any order.
+        assert [sorted(among) for among in rows[2]["rivals"]["nqo"]] == [[3, 4, 5]] * 3
+        assert [sorted(among) for among in rows[4]["rivals"]["nqo"]] == [[0, 1, 5]] * 3
+    # Of the first four images only the first has all that its texts choose among.
+    few = read_rows(task, limit=4)
+    assert [len(row["captions"]["en"]) for row in few] == [3, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "file,change,message",
+    [
+        ("queries", {"text": ["\u00a0"] * 18}, "query 'query-0' has no text in `queries`"),
+        ("queries", {"id": ["other"] * 18}, "query 'query-0' has no text in `queries`"),
+        (
+            "qrels",
+            {"score": [0] * 18},
+            "query 'query-0' is of image None in `qrels` and chooses among image-0, ",
+        ),
+        ("qrels", {"corpus-id": ["image-5"] * 18}, "is of image 'image-5' in `qrels` and chooses among "),
+        ("top_ranked", {"corpus-ids": [["image-0"]] * 18}, "another one have to be among these"),
+        ("top_ranked", {"corpus-ids": [["image-0", "x"]] * 18}, "chooses 'x', which `corpus` lacks"),
+        (
+            "top_ranked",
+            {"corpus-ids": [["image-0", "image-1", "image-2"], ["image-1", "image-2"]] * 9},
+            "texts in en choose among 2 to 3 images: give each as many",
+        ),
+    ],
+)
+def test_files_of_choices_that_do_not_fit_are_named(tmp_path, file, change, message):
+    task = few_choices(tmp_path)
+    path = tmp_path / task.data_files[file].replace("{}", "eng_Latn")
+    columns = Dataset.from_parquet(str(path)).to_dict() | change
+    if "give each" in message:  # all of image 0 or 1, one after the other
+        columns["query-id"] = [f"query-{place % 2}" for place in range(18)]
+    Dataset.from_dict(columns).to_parquet(path)
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_rows(task, ["en"])
+
+
 def test_ids_of_mteb_are_those_of_its_release():
     """mteb 2.26.24 has these tasks; a name that is written wrongly finds no results there."""
     directions = [
@@ -229,7 +282,7 @@ def test_ids_of_mteb_are_those_of_its_release():
         Imagenet1k MNIST OxfordPets PatchCamelyon RESISC45 STL10 SUN397 StanfordCars"""
     classification = [f"{name}ZeroShot" for name in sets.split()]
     ids = [id for name in all_task_names() for id in load_task(name).mteb]
-    assert sorted(ids) == sorted([*retrieval, *classification, "RenderedSST2"])
+    assert sorted(ids) == sorted([*retrieval, *classification, "RenderedSST2", "MVLSIBSent2Img"])
     assert load_task("xm3600").mteb == ["XM3600T2IRetrieval", "XM3600I2TRetrieval"]
 
 
@@ -246,6 +299,7 @@ def test_the_benchmarks_of_the_paper_are_there():
         "cvqa",
         "dollar-street",
         "flickr30k-200",
+        "mvl-sib",
         "wit",
         "xflickrco",
         "xm3600",
@@ -838,6 +892,13 @@ POOL = RETRIEVAL | {
     "columns": {"captions": "captions"},
 }
 CAPTIONS = RETRIEVAL | {"layout": "caption_lines", "columns": {}}
+CHOICES = CAPTIONS | {
+    "layout": "candidates",
+    "metric": "accuracy@1",
+    "languages": ["en"],
+    "where": {"en": "eng_Latn"},
+    "data_files": dict.fromkeys(["corpus", "queries", "qrels", "top_ranked"], "{}.parquet"),
+}
 OWN_IMAGES_EACH = RETRIEVAL | {
     "layout": "split_with_images",
     "columns": {"image": "image", "captions": "text"},
@@ -918,8 +979,18 @@ def test_the_commit_of_a_short_revision_is_asked_for_once(on_a_hub):
                 "languages": ["en", "de"],
                 "where": {"en": "English"},
             },
-            "`where` has no value of column 'tongue' for de, which `languages` list",
+            "`where` has no name in the dataset for de, which `languages` list",
         ),
+        (OWN_IMAGES_EACH | {"metric": "accuracy@1"}, "metric accuracy@1 is not of layout split_with_images"),
+        (
+            CHOICES | {"metric": "mean_recall"},
+            "metric mean_recall is not of layout candidates: give accuracy@1",
+        ),
+        (
+            CHOICES | {"data_files": {"corpus": "a"}},
+            "`data_files` of layout candidates lack queries, qrels, top",
+        ),
+        (CHOICES | {"where": {}}, "`where` has no name in the dataset for en, which `languages` list"),
         ({"data_files": {"train": "*.tar"}}, "`data_files` are of train, and not of split 'test'"),
         ({"layout": "coco_json"}, "layout coco_json is of retrieval, with one language in `languages`"),
         (

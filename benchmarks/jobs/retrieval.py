@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from benchmarks.choices import evaluate_choices
 from benchmarks.evaluation import Benchmark, EvaluationArguments
 from benchmarks.jobs.report import evaluate_and_report
 from benchmarks.mixed_pool import evaluate_mixed_pool
 from benchmarks.report.tables import TableArguments
 from benchmarks.retrieval import check_distance, evaluate_retrieval
+from common.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -38,6 +40,8 @@ class RetrievalBenchmark(Benchmark):
         captions = columns["captions"]
         if task.kind == "mixed_pool":
             return evaluate_mixed_pool(encoder, image_embeds, captions, list(prompts), distance=self.distance)
+        if "rivals" in columns:
+            return self._score_choices(encoder, image_embeds, columns, list(prompts))
         return evaluate_retrieval(
             encoder,
             image_embeds,
@@ -46,6 +50,16 @@ class RetrievalBenchmark(Benchmark):
             distance=self.distance,
             merge_captions=task.merge_captions,
         )
+
+    def _score_choices(self, encoder, image_embeds, columns, languages):
+        """Score the texts of a task that choose among a few images each.
+
+        Raises:
+            InputError: another distance than the cosine is requested.
+        """
+        if self.distance != "cosine":
+            raise InputError(f"distance is {self.distance!r}: texts choose among images by cosine alone")
+        return evaluate_choices(encoder, image_embeds, columns["captions"], columns["rivals"], languages)
 
 
 def main(arguments: RetrievalArguments, table: TableArguments) -> None:

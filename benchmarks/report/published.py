@@ -1,7 +1,7 @@
 """Published numbers, from papers and from re-evaluations by others, compared with ours."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from .comparison import Number, is_rank
 from .means import MEANS
 
 _PAPER_RESULTS = Path(__file__).parent / "paper_results.yaml"
+_TEXT_TO_IMAGE_MEAN = "text_to_image_mean_recall"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def compare_with_published(
             name where it has none: `BAAI/AltCLIP` for one that was trained anew. By default each model is
             compared with its own; an adapter's model `m_clip:TEXT+IMAGES` with those of `TEXT`.
 
+    A mean of recall at 1, 5 and 10 by text, which some publish, is computed from the results of the numbers.
+
     Returns:
         The differences, sorted by model and metric.
     """
@@ -104,7 +107,7 @@ def compare_with_published(
         published_by_key.setdefault((one.model, one.task, one.language, one.metric), []).append(one)
 
     differences = []
-    for number in numbers:
+    for number in [*numbers, *_text_to_image_means(numbers)]:
         model = _published_name(paper_model or number.model)
         found = published_by_key.get((model, number.task, number.language, number.metric), [])
         if number.language in MEANS:
@@ -112,6 +115,18 @@ def compare_with_published(
         if found:  # of the paper, of re-evaluations, or of both
             differences.append(_compare(number, found))
     return sorted(differences, key=lambda difference: (difference.number.model, difference.number.metric))
+
+
+def _text_to_image_means(numbers: list[Number]) -> list[Number]:
+    """Return the mean of recall at 1, 5 and 10 by text, without an interval, of each number's result."""
+    means = {}
+    for number in numbers:
+        metrics = number.result.metrics if number.result else {}
+        recalls = [metrics.get(f"text_to_image_recall@{k}") for k in (1, 5, 10)]
+        if None not in recalls:
+            mean = replace(number, metric=_TEXT_TO_IMAGE_MEAN, value=sum(recalls) / 3, interval=None)
+            means[number.model, number.task, number.language] = mean
+    return list(means.values())
 
 
 def _compare(number: Number, found: list[Published]) -> PublishedGap:
@@ -150,6 +165,8 @@ def _published_name(model: str) -> str:
 
 def _why_not_judged(number: Number, task: Task | None) -> str:
     """Return the reason why a number cannot be judged, `n 100 of 5,000`; an empty string where it can."""
+    if number.metric == _TEXT_TO_IMAGE_MEAN:
+        return "ours has no interval"
     n_images = None
     if task:
         n_images = task.total_images if number.language in MEANS else task.images_of(number.language)

@@ -63,7 +63,7 @@ def captions_of_one(row: dict, column: str, language: str, languages: list[str],
     return {"captions": captions}
 
 
-def first_captions(row: dict, captions_of: Callable[[dict], dict]) -> dict:
+def _first_captions(row: dict, captions_of: Callable[[dict], dict]) -> dict:
     """Read the captions of a row, and keep the first one in each language."""
     captions = captions_of(row)["captions"]
     return {"captions": {language: texts[:1] for language, texts in captions.items()}}
@@ -78,7 +78,7 @@ def add_captions(
         only_first: keep the first caption of each image alone.
     """
     if only_first:
-        captions_of = partial(first_captions, captions_of=captions_of)
+        captions_of = partial(_first_captions, captions_of=captions_of)
     by_language = {language: List(Value("string")) for language in languages}
     return with_column(rows, captions_of, Features({"captions": by_language}))
 

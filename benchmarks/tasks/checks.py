@@ -11,7 +11,7 @@ from .task import Task
 from .templates import check_templates
 
 METRICS = {
-    "retrieval": ["mean_recall"],
+    "retrieval": ["mean_recall", "accuracy@1"],
     "mixed_pool": ["image_to_text_preference", "text_to_text_preference"],
     "zero_shot": [
         "accuracy@1",
@@ -37,7 +37,14 @@ _TABLES = {
 # Layouts of tables in which each language has images of its own.
 OWN_IMAGES = ("split_with_images", "language_column")
 # Layouts of other files, with the languages that each allows, for messages.
-FILES = {"chinese_clip": "one language", "caption_lines": "any languages", "coco_json": "one language"}
+FILES = {
+    "chinese_clip": "one language",
+    "caption_lines": "any languages",
+    "coco_json": "one language",
+    "candidates": "any languages",
+}
+# Layouts in which `where` has the value that stands for each language.
+_NAMED_IN_WHERE = ("language_column", "candidates")
 # Columns that may be, or have to be, several; all others are the name of one.
 _IN_SEVERAL = {
     "captions": (str | dict, "the name of a column, or {language: name}"),
@@ -105,6 +112,17 @@ def check_values(task: Task) -> None:
     else:
         _check_table(task)
     _check_own_images(task)
+    _check_choice_metric(task)
+
+
+def _check_choice_metric(task: Task) -> None:
+    """Check that a retrieval whose texts choose among a few images, and no other, is measured by accuracy."""
+    has_candidates = task.layout == "candidates"
+    if task.kind == "retrieval" and has_candidates != (task.metric == "accuracy@1"):
+        wanted = "accuracy@1" if has_candidates else "mean_recall"
+        raise InputError(
+            f"task {task.file!r}: metric {task.metric} is not of layout {task.layout}: give {wanted}"
+        )
 
 
 def _check_own_images(task: Task) -> None:
@@ -116,10 +134,10 @@ def _check_own_images(task: Task) -> None:
             f"task {task.file!r}: n_images is {task.n_images}; of layout {task.layout} give {form}"
         )
     missing = [language for language in task.languages if language not in task.where]
-    if task.layout == "language_column" and missing:
+    if task.layout in _NAMED_IN_WHERE and missing:
         raise InputError(
-            f"task {task.file!r}: `where` has no value of column {task.columns['language']!r} for "
-            f"{', '.join(missing)}, which `languages` list"
+            f"task {task.file!r}: `where` has no name in the dataset for {', '.join(missing)}, which "
+            "`languages` list"
         )
 
 
@@ -269,6 +287,7 @@ def _check_files(task: Task) -> None:
         "chinese_clip": [task.split],
         "caption_lines": ["names", "images", *task.languages],
         "coco_json": ["captions", "images"],
+        "candidates": ["corpus", "queries", "qrels", "top_ranked"],
     }
     missing = [key for key in needed[task.layout] if key not in (task.data_files or {})]
     if missing:

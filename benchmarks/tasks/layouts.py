@@ -21,6 +21,8 @@ The layout says where an image's captions or label are:
   are one image with several captions. Languages have images of their own.
 - `frames`: in rows that are frames of videos. The middle one stands for its video.
 - `chinese_clip`, `caption_lines`, `coco_json`: in files of their own, see `caption_files`.
+- `candidates`: in files of their own, which also have the images that each text chooses among, see
+  `candidates`.
 """
 
 from collections import defaultdict

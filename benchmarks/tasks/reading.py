@@ -10,6 +10,7 @@ from common.files.text_files import lines_of
 from common.languages import check_languages
 from common.paths import check_folder
 
+from .candidates import read_candidates
 from .caption_files import read_caption_files
 from .checks import FILES
 from .layouts import read_layout
@@ -48,6 +49,8 @@ def read_rows(
         raise InputError(task.to_prepare)
     check_folder("dataset", task.dataset)
     read = read_caption_files if task.layout in FILES else read_layout
+    if task.layout == "candidates":
+        read = read_candidates
     rows = read(task, languages, limit, streaming)
     if limit is None and isinstance(rows, Dataset):
         _warn_of_other_counts(task, rows)

@@ -26,7 +26,7 @@ class Task:
       their contents: `image` (optional where only one column holds images), `label` or `labels`; `captions`,
       which is the name of one column with a dict by language, or `{language: column}`.
     - `where`: values that annotations of the layout `coco_json` must have, and in the layout
-      `language_column` the value that stands for each language. `join_words`: remove the spaces
+      `language_column` and `candidates` what stands for each language. `join_words`: remove the spaces
       from captions. `merge_captions`: treat equal captions as one caption of several images; otherwise each
       is a query for its own image. `first_caption`: read the first caption of each image alone.
     - `languages`: languages of the captions, by default those that `columns.captions` maps to columns.
