@@ -217,6 +217,12 @@ def test_a_language_that_no_row_has_is_named(tmp_path):
         read_rows(replace(task, where=where), ["ko"])
 
 
+def test_the_first_caption_of_each_image_may_count_alone(tmp_path):
+    task = replica("flickr30k-cn", tmp_path, first_caption=True)
+    first = answers(read_rows(task))
+    assert [captions for _, captions in first] == [{"zh": [f"zh {number}.0"]} for number in range(N)]
+
+
 def few_choices(folder) -> Task:
     """Return MVL-SIB in two languages, read from a copy."""
     return replica("mvl-sib", folder, languages=["en", "nqo"])

@@ -14,7 +14,7 @@ from benchmarks import bootstrap, evaluation
 from benchmarks.encoder import Encoder
 from benchmarks.jobs import report as report_job
 from benchmarks.jobs import retrieval as retrieval_job
-from benchmarks.jobs.retrieval import RetrievalArguments
+from benchmarks.jobs.retrieval import RetrievalArguments, RetrievalBenchmark
 from benchmarks.outcomes import RetrievalOutcomes
 from benchmarks.report import comparison, plots
 from benchmarks.report.comparison import Number
@@ -25,6 +25,7 @@ from benchmarks.report.tables import TableArguments
 from benchmarks.results import load_results
 from benchmarks.tasks.checks import OWN_IMAGES
 from benchmarks.tasks.loading import load_task
+from common.errors import InputError
 from common.images import digest_of, encoded_bytes
 from common.recipe import parse
 
@@ -42,6 +43,7 @@ LANGUAGES = {
     "xflickrco": ["en", "zh"],
     "wit": ["en", "ja"],
 }
+CHOICES = {"mvl-sib": ["en", "sw"]}  # a task that the table does not have
 
 
 class Known(Encoder):
@@ -58,7 +60,7 @@ class Known(Encoder):
         undecoded = rows.cast_column("image", Image(decode=False))["image"]
         digests = [digest_of(encoded_bytes(image)) for image in undecoded]
         numbers = [number_of(image) for image in rows["image"]]
-        columns = {"captions": rows["captions"][:]}
+        columns = {name: rows[name][:] for name in rows.column_names if name != "image"}
         return torch.eye(N)[numbers], columns, digests
 
     def texts(self, texts):
@@ -75,7 +77,7 @@ def table(tmp_path_factory):
     """Evaluate two models on copies of the tasks by the two recipes; return the folder they wrote to."""
     tmp_path = tmp_path_factory.mktemp("world")
     paths = []
-    for name, languages in LANGUAGES.items():
+    for name, languages in (LANGUAGES | CHOICES).items():
         task = load_task(name)
         folder = tmp_path / "data" / name
         folder.mkdir(parents=True)
@@ -162,6 +164,32 @@ def test_each_language_of_own_images_has_a_result_of_its_own(table):
     by_all = [result for result in load_results(table / "world_table") if result.task == "xm3600"]
     assert all(result.metrics["n_texts"] == 3 * N for result in by_all)
     assert not any("first_caption" in result.definition for result in by_all)
+
+
+def test_texts_that_choose_among_images_have_results_too(table):
+    found = {}
+    for result in load_results(table / "world_table"):
+        if result.task == "mvl-sib":
+            found[result.model, result.language] = result
+    assert found.keys() == {(model, language) for model in (M9, SIGLIP) for language in ("en", "sw")}
+    assert found[M9, "en"].metrics["accuracy@1"] == 1
+    # In Swahili the three texts of image 3 are taken for those of 4, which is among its candidates.
+    assert found[M9, "sw"].metrics["accuracy@1"] == pytest.approx(15 / 18)
+    assert found[M9, "sw"].metrics["n"] == 18
+    assert found[M9, "sw"].n_rows == N
+    # Both languages have the same images in one order, so that they have a mean over all of them.
+    assert len({result.images for result in found.values()}) == 1
+
+
+def test_what_a_choice_is_among_is_a_part_of_its_data():
+    columns = {"captions": [{"en": ["a"]}], "rivals": [{"en": [[1, 2, 3]]}]}
+    others = columns | {"rivals": [{"en": [[1, 2, 4]]}]}
+    assert evaluation.hash_data(["0"], columns, "en") != evaluation.hash_data(["0"], others, "en")
+    benchmark = RetrievalBenchmark(distance="euclidean")
+    with pytest.raises(
+        InputError, match="distance is 'euclidean': texts choose among images by cosine alone"
+    ):
+        benchmark.score(None, None, columns, load_task("mvl-sib"), {"en": None})
 
 
 def outcomes(text_ranks, n_images) -> RetrievalOutcomes:
