@@ -18,7 +18,7 @@ from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
 from .models.loading import revision_of
 
 # Keys of a configuration that no embedding depends on.
-_INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
+_INCIDENTAL = ("_name_or_path", "architectures", "dtype", "matryoshka_dims", "transformers_version")
 
 
 def hash_weights(model: torch.nn.Module) -> str:

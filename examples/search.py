@@ -23,8 +23,9 @@ def main(arguments: argparse.Namespace) -> None:
     dataset = load_dataset(arguments.images, split=arguments.split)
 
     # Embeddings have unit norm, so that their dot products are cosine similarities.
-    image_embeds = embed_images(model, processor, dataset["image"])
-    text_embeds = embed_texts(model, processor, [arguments.query])
+    dim = arguments.truncate_dim
+    image_embeds = embed_images(model, processor, dataset["image"], truncate_dim=dim)
+    text_embeds = embed_texts(model, processor, [arguments.query], truncate_dim=dim)
     similarity = image_embeds @ text_embeds[0]
     best = similarity.topk(min(arguments.top, len(dataset)))
 
@@ -52,5 +53,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--split", default="test_pairs", help="The split of the dataset to search.")
     parser.add_argument("--top", type=int, default=5, help="The number of images to show.")
+    parser.add_argument("--truncate_dim", type=int, help="The number of dimensions to compare, or all.")
     parser.add_argument("--output", default="found.png", help="The picture that shows the images found.")
     main(parser.parse_args())

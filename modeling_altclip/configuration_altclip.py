@@ -64,6 +64,8 @@ class AltCLIPConfig(NativeAltCLIPConfig):
         text_config, vision_config: configurations of the towers, or dicts of their values.
         projection_dim: the width of the shared space.
         logit_scale_init_value: the log of 1 / temperature.
+        matryoshka_dims: the numbers of dimensions that embeddings were trained to be truncated to; a model
+            without such a training has no entry.
 
     Raises:
         ValueError: one tower is described and the other is left out.
@@ -130,12 +132,17 @@ class AltCLIPConfig(NativeAltCLIPConfig):
         text_config |= {"project_dim": teacher_width, "model_type": AltCLIPTextConfig.model_type}
         if dropout is not None:
             text_config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        return cls(
+        config = cls(
             text_config=text_config,
             vision_config=clip.vision_config.to_dict() | {"model_type": "altclip_vision_model"},
             projection_dim=clip.projection_dim,
             logit_scale_init_value=clip.logit_scale_init_value,
         )
+        # A text tower that learns the teacher's embeddings learns their first dimensions, too.
+        dims = clip.to_dict().get("matryoshka_dims")
+        if dims is not None:
+            config.matryoshka_dims = dims
+        return config
 
 
 def check_towers(text_config, vision_config) -> None:

@@ -47,6 +47,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         logit_bias_init_value: the number that is added to every logit, for a model of the sigmoid loss:
             SigLIP begins at -10, with a `logit_scale_init_value` of log 10. With None, the default, the model
             has no bias, and its loss is the contrastive one.
+        matryoshka_dims: as in `AltCLIPConfig`.
 
     Raises:
         ValueError: a tower is left out, a pooling or head is unknown, a tower is no encoder of tokens or

@@ -26,6 +26,7 @@ from .images_altclip import background_of, join_batches, needed_scaling, read_gr
 from .reading_altclip import canonicalize, text_reading
 from .texts_altclip import check_texts, check_tokens, readable_tokens, text_options, tokenize, vocabulary_size
 from .threads_altclip import lock_of_threads
+from .truncation_altclip import Truncation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -104,6 +105,7 @@ def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
     show_progress: bool = False,
     convert_to_numpy: bool = False,
     normalize_embeddings: bool = True,
+    truncate_dim: int | None = None,
     accelerator: "Accelerator | None" = None,
 ) -> torch.Tensor | np.ndarray:
     """Embed `texts`, truncated at the model's text length.
@@ -114,15 +116,20 @@ def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
     Args:
         texts: a list, or any iterable, of which 64 batches are held at a time.
         normalize_embeddings: scale embeddings to unit length; otherwise they are the projection's outputs.
+        truncate_dim: return the first dimensions of embeddings only, so many, of unit length again. A model
+            states those that it was trained for as `matryoshka_dims` of its configuration; others raise a
+            warning.
         accelerator: with several processes, each encodes its share and gets all embeddings; all have to call
             with the same texts.
 
     Returns:
-        Embeddings in the order of the input, float32 on the CPU, shape `(len(texts), projection_dim)`.
+        Embeddings in the order of the input, float32 on the CPU, shape `(len(texts), projection_dim)`, or
+            `(len(texts), truncate_dim)`.
 
     Raises:
         ValueError: there is no text; or one is not a string, has no token, or has a token that the model does
-            not know; or its embedding is not finite. The message gives its index.
+            not know; or its embedding is not finite. The message gives its index. Or `truncate_dim` is no
+            whole number from 1 to the width of embeddings.
 
     Example:
 
@@ -136,9 +143,10 @@ def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
     torch.Size([2, 128])
     ```
     """
+    truncation = Truncation(model.config, truncate_dim)
 
     def forward(**inputs) -> torch.Tensor:
-        return model.get_text_features(**inputs).pooler_output
+        return truncation(model.get_text_features(**inputs).pooler_output)
 
     embeddings = encode_texts(
         model,
@@ -179,6 +187,7 @@ def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
     show_progress: bool = False,
     convert_to_numpy: bool = False,
     normalize_embeddings: bool = True,
+    truncate_dim: int | None = None,
     accelerator: "Accelerator | None" = None,
     return_names: bool = False,
     errors: str | None = None,
@@ -190,19 +199,20 @@ def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
     Args:
         images: a list, a `datasets` column or any iterable; or a folder or a glob such as `photos/**/*.jpg`,
             whose images are taken in the order of their names (see `find_images`).
-        normalize_embeddings, accelerator: as for `embed_texts`.
+        normalize_embeddings, truncate_dim, accelerator: as for `embed_texts`.
         return_names: return an `ImageEmbeddings`: embeddings, and file names below the folder, or indices.
         errors: "raise" refuses an image that cannot be read; "skip" leaves it out, and returns an
             `ImageEmbeddings` that lists it. By default it is refused in a list, and skipped with a warning in
             a folder.
 
     Returns:
-        Embeddings in the order of the input, float32 on the CPU, `(images, projection_dim)`, or an
-        `ImageEmbeddings`.
+        Embeddings in the order of the input, float32 on the CPU, `(images, projection_dim)` or
+        `(images, truncate_dim)`, or an `ImageEmbeddings`.
 
     Raises:
         ValueError: there is no image, or one cannot be read, or none can, or an embedding is not finite; the
-            message gives index or name. Or `batch_size` is no whole number from 1.
+            message gives index or name. Or `batch_size` is no whole number from 1, or `truncate_dim` none
+            from 1 to the width of embeddings.
 
     Example:
 
@@ -217,7 +227,10 @@ def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
     ```
     """
     loop = _Loop(batch_size, show_progress, accelerator)
-    embedded = _embed_images(model, processor.image_processor, images, errors, normalize_embeddings, loop)
+    truncation = Truncation(model.config, truncate_dim)
+    embedded = _embed_images(
+        model, processor.image_processor, truncation, images, errors, normalize_embeddings, loop
+    )
     if embedded.skipped and errors is None:
         n_images = len(embedded.names) + len(embedded.skipped)
         warnings.warn(f"{_summary_of(embedded.skipped, n_images)}. errors='skip' lists them", stacklevel=2)
@@ -238,6 +251,7 @@ class _Loop:
 def _embed_images(
     model: PreTrainedModel,
     image_processor: Callable,
+    truncation: Truncation,
     images: Iterable | str | Path,
     errors: str | None,
     normalize_embeddings: bool,
@@ -250,7 +264,7 @@ def _embed_images(
     files = list(find_images(images).items()) if isinstance(images, str | Path) else None
     refuses = errors == "raise" or (errors is None and files is None)
     reasons = None if refuses else {}  # {name: reason} of skipped images
-    encode = _image_encoder(model, image_processor, reasons)
+    encode = _image_encoder(model, image_processor, truncation, reasons)
 
     n_processes = 1 if loop.accelerator is None else loop.accelerator.num_processes
     names = []
@@ -268,9 +282,12 @@ def _embed_images(
 
 
 def _image_encoder(
-    model: PreTrainedModel, image_processor: Callable, reasons: dict[int | str, str] | None
+    model: PreTrainedModel,
+    image_processor: Callable,
+    truncation: Truncation,
+    reasons: dict[int | str, str] | None,
 ) -> Callable[[list[tuple]], torch.Tensor]:
-    """Return a function that encodes a batch of `(name, image)` to embeddings `(batch, projection_dim)`.
+    """Return a function that encodes a batch of `(name, image)` to embeddings, as `truncation` leaves them.
 
     Args:
         reasons: gets `{name: reason}` of images that cannot be read; None refuses them.
@@ -284,7 +301,7 @@ def _image_encoder(
         for group in read_groups(images, names, background=background, skipped=reasons):
             prepared.append(image_processor(images=group, return_tensors="pt", **needed))
         inputs = join_batches(prepared)
-        return model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output
+        return truncation(model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output)
 
     return encode
 

@@ -47,6 +47,13 @@ class EmbedArguments:
     )
     output_dir: str = field(metadata={"help": "The folder to make for the embeddings; it must be new."})
     batch_size: int = field(default=256, metadata={"help": "The number of items that are encoded at once."})
+    truncate_dim: int | None = field(
+        default=None,
+        metadata={
+            "help": "The number of dimensions to keep of each embedding, the first ones. By default all; see "
+            "matryoshka_dims in the model's config.json for those that it was trained for."
+        },
+    )
 
     def __post_init__(self):
         if (self.images is None) == (self.texts is None):
@@ -56,6 +63,10 @@ class EmbedArguments:
             )
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}: give a number of at least 1")
+        if self.truncate_dim is not None and self.truncate_dim < 1:
+            raise InputError(
+                f"truncate_dim is {self.truncate_dim}: give a number of at least 1, or leave it out"
+            )
 
 
 @dataclass
@@ -143,6 +154,7 @@ def _embed_images(model: PreTrainedModel, processor: ProcessorMixin, arguments: 
         batch_size=arguments.batch_size,
         show_progress=True,
         convert_to_numpy=True,
+        truncate_dim=arguments.truncate_dim,
         return_names=True,
         errors="skip",
     )
@@ -163,6 +175,7 @@ def _embed_texts(
         batch_size=arguments.batch_size,
         show_progress=True,
         convert_to_numpy=True,
+        truncate_dim=arguments.truncate_dim,
     )
     skipped = []
     for number, line in enumerate(lines, start=1):
@@ -202,7 +215,10 @@ def _next_command(arguments: EmbedArguments) -> str:
     """Return the command that embeds what these embeddings can be compared with."""
     other = "--texts TEXTS.txt" if arguments.texts is None else "--images FOLDER"
     model = shlex.quote(arguments.model_name_or_path)
-    return f"{command_for('embed')} {model} {other} --output_dir OTHER"
+    command = f"{command_for('embed')} {model} {other} --output_dir OTHER"
+    if arguments.truncate_dim is not None:
+        command += f" --truncate_dim {arguments.truncate_dim}"
+    return command
 
 
 __all__ = ["EmbedArguments", "main"]
