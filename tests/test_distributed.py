@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 from training.losses import contrastive_loss, gather_rows, sigmoid_loss
+from training.matryoshka import matryoshka
 
 from .conftest import ROOT
 from .processes import spawn
@@ -31,10 +32,11 @@ def leaves():
     return images, texts, scale, ids
 
 
-def both_losses(images, texts, scale, image_ids, tile_size=None):
+def all_losses(images, texts, scale, image_ids, tile_size=None):
     contrastive = contrastive_loss(images, texts, scale, image_ids=image_ids, tile_size=tile_size)
     sigmoid = sigmoid_loss(images, texts, scale, -scale, image_ids=image_ids, tile_size=tile_size)
-    return contrastive + sigmoid
+    truncated = matryoshka(contrastive_loss, [6, 2], [0.5, 2.0])
+    return contrastive + sigmoid + truncated(images, texts, scale, image_ids=image_ids, tile_size=tile_size)
 
 
 def half(rank, folder, tile_size):
@@ -45,7 +47,7 @@ def half(rank, folder, tile_size):
     gathered_images = gather_rows(images[mine])
     gathered_texts = gather_rows(texts[mine])
     gathered_ids = gather_rows(ids[mine])
-    loss = both_losses(gathered_images, gathered_texts, scale, gathered_ids, tile_size)
+    loss = all_losses(gathered_images, gathered_texts, scale, gathered_ids, tile_size)
     loss.backward()
     torch.save((loss.detach(), images.grad, texts.grad, scale.grad), folder / f"{rank}.pt")
 
@@ -55,7 +57,7 @@ def half(rank, folder, tile_size):
 def test_gathered_losses_and_gradients_equal_those_of_one_process(tmp_path, tile_size):
     spawn(half, (tmp_path, tile_size), 2)
     images, texts, scale, ids = leaves()
-    loss = both_losses(images, texts, scale, ids)
+    loss = all_losses(images, texts, scale, ids)
     loss.backward()
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert images.grad.abs().max() > 0
@@ -143,7 +145,11 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
         ("stage1", [], []),
         ("stage1", ["--train_sampling_strategy", "group_by_length"], []),
         ("stage2", [], []),
-        ("stage2", ["--gradient_accumulation_steps", "2"], [*SWITCHES, "--cache_image_embeds", "false"]),
+        (
+            "stage2",
+            ["--gradient_accumulation_steps", "2", "--matryoshka_dims", "128", "32"],
+            [*SWITCHES, "--cache_image_embeds", "false"],
+        ),
     ],
     ids=[
         "stage0",
@@ -151,7 +157,7 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
         "stage1",
         "stage1 by length",
         "stage2",
-        "stage2 accumulated, in tiles and chunks, images live",
+        "stage2 accumulated, truncated, in tiles and chunks, images live",
     ],
 )
 def test_two_processes_train_like_one(miniature, run_python, tmp_path, start_flags, stage, shared, switches):

@@ -18,6 +18,7 @@ from common.errors import InputError
 from common.recipe import did_you_mean
 
 from .losses import OBJECTIVES, PAIR_LOSSES
+from .matryoshka import check_matryoshka
 
 
 @dataclass(kw_only=True)
@@ -385,10 +386,25 @@ class PairArguments(ExclusionArguments):
         },
     )
 
+    # Loss
+    matryoshka_dims: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Numbers of dimensions, such as 768 512 256 128. The loss is summed over embeddings "
+            "truncated to each, so that they can be truncated to these later. The full number must be one of "
+            "them. By default embeddings are trained as a whole."
+        },
+    )
+    matryoshka_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "Weight of the loss for each of `matryoshka_dims`, in their order. By default 1."},
+    )
+
     def __post_init__(self):
         super().__post_init__()
         if self.loss not in PAIR_LOSSES:
             raise InputError(f"loss is {self.loss!r}: choose {' or '.join(PAIR_LOSSES)}")
+        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights)
         for name in ("tile_size", "gradient_cache_chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give a positive number, or leave it out")

@@ -21,6 +21,7 @@ from .arguments import ContrastiveArguments, PairArguments, StageArguments, Teac
 from .data.preview import first_captions
 from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .logit_bias import fit_to_loss
+from .matryoshka import check_widest
 from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
 from .student import student_config
@@ -30,6 +31,8 @@ _GIB = 2**30  # bytes
 _FLOAT32 = 4  # bytes
 # Matrices of logits at the peak of `contrastive_loss`: measured 1,272 MB above its gradients for 8,192 pairs.
 _LOGITS = 5
+# Of these, what backward needs: with `matryoshka_dims` it is kept for each number of dimensions.
+_KEPT_LOGITS = 2
 
 
 class _Memory(NamedTuple):
@@ -123,6 +126,7 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
         )
 
     if isinstance(arguments, PairArguments):
+        check_widest(arguments.matryoshka_dims, model.config)
         fit_to_loss(model, arguments.loss)
     if isinstance(arguments, TeacherLearningArguments):
         freeze_all_but(model, space_of(model.config).parts)
@@ -160,9 +164,12 @@ def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Mem
     n_rows = arguments.per_device_train_batch_size
     accumulates = arguments.gradient_accumulation_steps > 1
     side = 0  # of the square matrix of logits, or of a tile of it
+    n_matrices = _LOGITS
     if isinstance(arguments, PairArguments):
         n_pairs = n_rows * n_processes  # negatives come from all processes
         side = min(arguments.tile_size or n_pairs, n_pairs)
+        if arguments.matryoshka_dims and arguments.tile_size is None:
+            n_matrices += _KEPT_LOGITS * (len(arguments.matryoshka_dims) - 1)
         chunk = arguments.gradient_cache_chunk
         if chunk is not None and chunk < n_rows:
             # A forward pass has the activations of one chunk; gradients of earlier chunks are there already.
@@ -177,7 +184,7 @@ def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Mem
         optimizer=optimizer_states * n_trainable_bytes,
         buckets=n_trainable_bytes if n_processes > 1 else 0,
         activations=_activations(model, arguments, n_rows, n_tokens),
-        logits=_LOGITS * _FLOAT32 * side**2,
+        logits=n_matrices * _FLOAT32 * side**2,
         accumulates=accumulates,
     )
 

@@ -32,6 +32,7 @@ from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
 from .logit_bias import check_loss, logit_bias_of
 from .losses import OBJECTIVES, contrastive_loss, gather_rows, sigmoid_loss
+from .matryoshka import matryoshka, record_dims
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from .output_folder import bytes_of_checkpoint, saving, without_local_files
 from .sharding import make_shardable, set_scalars_apart, whole
@@ -400,6 +401,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
     def __init__(self, *args, held: HeldTexts | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         check_loss(self.model, self.args.loss)
+        record_dims(self.model.config, self.args.matryoshka_dims)
         self.held = held
         self.add_callback(_BoundedScale(self))
 
@@ -511,6 +513,9 @@ class ContrastiveTrainer(AltCLIPTrainer):
             text_rows: which of the texts is a caption's, `(captions,)`.
         """
         row_ids = gather_rows(inputs["row_ids"])
+        pairs = partial(pair_loss, image_ids=row_ids, tile_size=self.args.tile_size)
+        if self.args.matryoshka_dims is not None:
+            pairs = matryoshka(pairs, self.args.matryoshka_dims, self.args.matryoshka_weights)
 
         def loss(image_embeds, text_embeds, logit_scale, logit_bias=None):
             text_embeds = embedding(text_rows, text_embeds)
@@ -518,8 +523,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
             self.note_scalars(logit_scale, logit_bias)
             image_embeds = gather_rows(image_embeds.float())
             text_embeds = gather_rows(text_embeds.float())
-            relations = {"image_ids": row_ids, "tile_size": self.args.tile_size}
-            return pair_loss(image_embeds, text_embeds, logit_scale.exp(), logit_bias, **relations)
+            return pairs(image_embeds, text_embeds, logit_scale.exp(), logit_bias)
 
         return loss
 
