@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from itertools import islice
 
@@ -23,6 +24,7 @@ from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
 from modeling_altclip.images_altclip import DeferredImage, background_of, read_image
 from modeling_altclip.prompts_altclip import fill_template
+from modeling_altclip.truncation_altclip import truncate
 
 from .tasks.templates import check_templates
 
@@ -95,6 +97,8 @@ class CachedEncoder(Encoder):
     Args:
         normalize: as for `Encoder`.
         cache_dir: a folder that all processes share; one below datasets' own cache by default.
+        truncate_dims: the numbers of dimensions for which `truncated` will be called. Everything is encoded
+            once for all of them.
 
     Raises:
         InputError: there is nothing to encode, an image cannot be read, or an embedding is not finite.
@@ -118,15 +122,38 @@ class CachedEncoder(Encoder):
         *,
         normalize: bool = True,
         cache_dir: str | None = None,
+        truncate_dims: Sequence[int] = (),
     ):
         super().__init__(model.to(PartialState().device), processor, normalize=normalize)
         self.cache_dir = cache_dir
+        self.truncate_dims = list(truncate_dims)
+        self.truncate_dim: int | None = None
         self.weights = hash_weights(model)
         self.made_by = {"weights": self.weights, "configuration": settings(model)}
         self.prepared = {
             "image": prepared_images(model, processor),
             "text": prepared_texts(model, processor),
         }
+
+    def truncated(self, dim: int | None) -> "CachedEncoder":
+        """Return an encoder with the same model and cache, and embeddings of `dim` dimensions.
+
+        Args:
+            dim: one of `truncate_dims`, or None for all dimensions.
+        """
+        encoder = copy(self)
+        encoder.truncate_dim = dim
+        return encoder
+
+    def finish(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Truncate embeddings `(items, width)` and give them unit length, as far as this encoder does so.
+
+        Raises:
+            ValueError: they have fewer dimensions than that.
+        """
+        # The cache keeps all dimensions and lengths, so that one cache serves all settings.
+        embeddings = truncate(embeddings, self.truncate_dim)
+        return normalize(embeddings, dim=-1) if self.normalize else embeddings
 
     def rows(self, rows: Dataset | IterableDataset) -> tuple[torch.Tensor, dict[str, list], list[str]]:
         """Encode the column `image`, of a stream too.
@@ -154,7 +181,7 @@ class CachedEncoder(Encoder):
                 for name in window[0]:
                     columns.setdefault(name, []).extend(row[name] for row in window)
                 bar.update(len(window))
-        return self._normalized(torch.cat(embeddings)), columns, all_digests
+        return self.finish(torch.cat(embeddings)), columns, all_digests
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         """Encode texts in parts of similar lengths, which the cache cuts, so that little is padded."""
@@ -173,19 +200,35 @@ class CachedEncoder(Encoder):
         embeddings = self._cached("text_embeds", "text", ordered, encode, self.prepared["text"], PART)
         # The inverse permutation, here [2, 0, 1], restores the order of `texts`.
         inverse = torch.tensor(rows).argsort()
-        return self._normalized(embeddings[inverse])
+        return self.finish(embeddings[inverse])
 
     def classes(self, names: list[str], templates: list[str]) -> torch.Tensor:
-        """Encode classes as `Encoder.classes` does; all prompts of a class are encoded in one part."""
+        """Encode classes as `Encoder.classes` does; all prompts of a class are encoded in one part.
+
+        A truncated class is the mean of its truncated prompts, which the mean of whole ones does not tell:
+        the cache holds the means of all `truncate_dims` next to one another.
+        """
         check_templates(templates, "templates")
 
         def encode(numbers: np.ndarray) -> torch.Tensor:
             prompts = _fill_templates(templates, [names[number] for number in numbers])
             embeddings = embed_texts(self.model, self.processor, prompts)
-            return mean_of_prompts(embeddings, len(numbers))
+            means = [mean_of_prompts(embeddings, len(numbers))]
+            for dim in self.truncate_dims:
+                means.append(mean_of_prompts(truncate(embeddings, dim), len(numbers)))
+            return torch.cat(means, dim=1)
 
         prepared = self.prepared["text"] + json.dumps(list(templates), ensure_ascii=False)
-        return self._cached("class_embeds", "class", list(names), encode, prepared, CLASSES)
+        if self.truncate_dims:
+            prepared += f"truncated to {self.truncate_dims}"
+        joined = self._cached("class_embeds", "class", list(names), encode, prepared, CLASSES)
+
+        # Columns of 512 + 256 + 128 values are the classes of all dimensions, of 256 and of 128.
+        width = joined.shape[1] - sum(self.truncate_dims)
+        by_dim = joined.split([width, *self.truncate_dims], dim=1)
+        number = [None, *self.truncate_dims].index(self.truncate_dim)
+        # A copy, whose rows are as those of a cache without other dimensions: results are equal to the bit.
+        return by_dim[number].contiguous()
 
     def _encode_window(self, images: list[dict], digests: list[str], start: int) -> torch.Tensor:
         """Encode undecoded images, of which the first has the row `start`."""
@@ -227,10 +270,6 @@ class CachedEncoder(Encoder):
             part_length=part_length,
         )
         return torch.from_numpy(column[range(len(keys))][name])
-
-    def _normalized(self, embeddings: torch.Tensor) -> torch.Tensor:
-        # The cache keeps lengths, so that one cache serves both settings.
-        return normalize(embeddings, dim=-1) if self.normalize else embeddings
 
 
 def _fill_templates(templates: list[str], names: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -25,12 +26,14 @@ from common.models.loading import check_model, load_model, revision_of
 from common.output import check_output_dir
 from common.paths import check_folder
 from common.processes import fix_threads
+from modeling_altclip import embed_texts
 from modeling_altclip.languages_altclip import is_english, spell
+from modeling_altclip.truncation_altclip import check_dims
 
 from .bootstrap import check_resamples, intervals
 from .encoder import CachedEncoder
 from .outcomes import SIX, Outcomes, shorten
-from .results import Result, format_table, model_name, path_of, refuse_another
+from .results import Result, format_table, model_name, path_of, refuse_another, truncated_name
 from .tasks.checks import OWN_IMAGES
 from .tasks.class_names import languages_of
 from .tasks.description import describe_task
@@ -116,6 +119,13 @@ class EvaluationArguments:
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder that caches embeddings; below datasets' cache by default."}
     )
+    truncate_dims: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Numbers of dimensions, such as 256 128, at which embeddings are evaluated as well, "
+            "truncated to their first ones."
+        },
+    )
     output_dir: str = field(default="outputs/results", metadata={"help": "Folder for the JSON files."})
     dry_run: bool = field(
         default=False, metadata={"help": "Print what would be loaded, from where and how large, and stop."}
@@ -123,6 +133,16 @@ class EvaluationArguments:
 
     def __post_init__(self):
         check_resamples(self.n_resamples)
+        if self.truncate_dims is not None:
+            try:
+                check_dims(self.truncate_dims, "truncate_dims")
+            except ValueError as error:
+                raise InputError(error) from error
+
+    @property
+    def dims(self) -> list[int | None]:
+        """Return the numbers of dimensions to evaluate; None, which is first, is for all dimensions."""
+        return [None, *(self.truncate_dims or [])]
 
 
 class Prompts(NamedTuple):
@@ -332,8 +352,9 @@ def _check_earlier_results(
         readable = _languages_for(model, task, languages, arguments)
         if task.kind == "mixed_pool":
             known["pool"] = readable
-        for language in readable:
-            path = path_of(Path(arguments.output_dir), model, task.name + benchmark.suffix, language)
+        for language, dim in product(readable, arguments.dims):
+            name = truncated_name(task.name + benchmark.suffix, dim)
+            path = path_of(Path(arguments.output_dir), model, name, language)
             of_language = {"prompts": hashes[language]} if language in hashes else {}
             refuse_another(path, known | of_language)
 
@@ -422,8 +443,13 @@ def _evaluate_all(
     for name in arguments.models:
         model, processor = load_model(name)
         encoder = CachedEncoder(
-            model, processor, normalize=benchmark.normalize, cache_dir=arguments.cache_dir
+            model,
+            processor,
+            normalize=benchmark.normalize,
+            cache_dir=arguments.cache_dir,
+            truncate_dims=arguments.truncate_dims or (),
         )
+        _check_widths(name, encoder)
         for task, languages in tasks:
             readable = _languages_for(name, task, languages, arguments)
             if task.kind == "mixed_pool" and not readable:
@@ -434,6 +460,21 @@ def _evaluate_all(
                 yield from _evaluate_task(name, encoder, task, group, benchmark, arguments)
 
 
+def _check_widths(name: str, encoder: CachedEncoder) -> None:
+    """Truncate a model's embedding of one letter before everything else is encoded.
+
+    There is a warning for each number of dimensions that the model was not trained for.
+
+    Raises:
+        InputError: the embedding has fewer dimensions than one of `truncate_dims`.
+    """
+    for dim in encoder.truncate_dims:
+        try:
+            embed_texts(encoder.model, encoder.processor, ["a"], truncate_dim=dim)
+        except ValueError as error:
+            raise InputError(f"model {name!r}: {error}") from error
+
+
 def _evaluate_task(
     name: str,
     encoder: CachedEncoder,
@@ -442,7 +483,7 @@ def _evaluate_task(
     benchmark: Benchmark,
     arguments: EvaluationArguments,
 ) -> list[tuple[Result, Outcomes]]:
-    """Evaluate one model on one task, in all languages with one pass over the images."""
+    """Evaluate one model on one task, in all languages and dimensions with one pass over the images."""
     rows = read_rows(task, languages, arguments.limit, arguments.streaming)
     prompts = benchmark.prompts(task, languages, rows)
     with _named(task):
@@ -456,10 +497,9 @@ def _evaluate_task(
             len(digests),
         )
 
-    # The same in all languages.
+    # The same in all languages, and for all numbers of dimensions.
     common = {
         "model": name,
-        "task": task.name + benchmark.suffix,
         "kind": task.kind,
         "metric": task.metric,
         "dataset": task.dataset,
@@ -474,22 +514,27 @@ def _evaluate_task(
         "command": this_command(),
         "threads": torch.get_num_threads(),
     }
-    with _named(task):
-        scored = benchmark.score(encoder, image_embeds, columns, task, prompts)
     found = []
-    for language, outcomes in scored.items():
-        counted = [digests[row] for row in outcomes.rows.tolist()]
-        outcomes = replace(outcomes, digests=shorten(counted))
-        result = Result(
-            **common,
-            language=language,
-            metrics=outcomes.metrics(),
-            intervals=intervals(outcomes, arguments.n_resamples),
-            data=hash_data(digests, columns, language),
-            images=_hash_json(counted),
-            prompts=hash_prompts(*prompts[language]) if prompts[language] else None,
-        )
-        found.append((result, outcomes))
+    for dim in arguments.dims:
+        of_dim = encoder.truncated(dim)
+        truncated = image_embeds if dim is None else of_dim.finish(image_embeds)
+        with _named(task):
+            scored = benchmark.score(of_dim, truncated, columns, task, prompts)
+        for language, outcomes in scored.items():
+            counted = [digests[row] for row in outcomes.rows.tolist()]
+            outcomes = replace(outcomes, digests=shorten(counted))
+            result = Result(
+                **common,
+                task=truncated_name(task.name + benchmark.suffix, dim),
+                language=language,
+                metrics=outcomes.metrics(),
+                intervals=intervals(outcomes, arguments.n_resamples),
+                data=hash_data(digests, columns, language),
+                images=_hash_json(counted),
+                prompts=hash_prompts(*prompts[language]) if prompts[language] else None,
+                truncate_dim=dim,
+            )
+            found.append((result, outcomes))
     return found
 
 

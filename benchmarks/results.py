@@ -90,6 +90,8 @@ class Result:
         templates: the prompt templates, or the name of their set.
         prompts: SHA-256 of the prompt templates and the class names.
         threads: number of threads of each process, on which the last bits of a float depend.
+        truncate_dim: the number of dimensions that embeddings were truncated to; None for all, and then the
+            file has no such field. The task's name ends in it, see `truncated_name`.
         checksums: XXH3-128 of all other fields, as `result`, and of the file of per-item results, as
             `outcomes`, None if there is none. It is written by `save`; files of earlier versions lack it.
         path: the file that the result was read from, not saved in it.
@@ -117,6 +119,7 @@ class Result:
     command: str
     versions: dict[str, str] = field(default_factory=package_versions)
     threads: int | None = None
+    truncate_dim: int | None = None
     checksums: dict[str, str | None] | None = field(default=None, compare=False, repr=False)
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -128,6 +131,11 @@ class Result:
     def pool(self) -> list[str] | None:
         """Return the languages in whose mixed pool this one was evaluated; None in other tasks."""
         return self.definition.get("pool")
+
+    @property
+    def whole_task(self) -> str:
+        """Return the task's name without the number of dimensions."""
+        return self.task.removesuffix(truncated_name("", self.truncate_dim))
 
     def save(self, folder: Path, outcomes: Outcomes | None = None) -> Path:
         """Write `folder/<model name>/<task>.<language>.json`, and `outcomes` to the `.npz` of the same stem.
@@ -149,6 +157,8 @@ class Result:
             self._warn_of_other_data(path, other)
 
         record = {name: value for name, value in asdict(self).items() if name not in ("checksums", "path")}
+        if self.truncate_dim is None:
+            del record["truncate_dim"]
         record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
         try:
             check_types(record, Result, "it")
@@ -192,6 +202,11 @@ class Result:
     def _summarize(self) -> str:
         """Return the main metric and the number of images: `mean_recall 0.724 of n 1000`."""
         return f"{self.metric} {self.metrics.get(self.metric)} of n {self.metrics.get('n')}"
+
+
+def truncated_name(task: str, truncate_dim: int | None) -> str:
+    """Return the name of a task in results of truncated embeddings: `xm3600`, 256 -> `xm3600-256d`."""
+    return task if truncate_dim is None else f"{task}-{truncate_dim}d"
 
 
 def path_of(folder: Path, model: str, task: str, language: str) -> Path:
@@ -301,7 +316,7 @@ def _check_values(record: dict) -> None:
         _check_metric(name, value, f"metrics[{name!r}]")
     for name, interval in record.get("intervals", {}).items():
         _check_interval(name, interval)
-    for name in ("limit", "n_rows", "threads"):
+    for name in ("limit", "n_rows", "threads", "truncate_dim"):
         value = record.get(name)
         if value is not None and value < 0:
             raise ValueError(f"{name} is {value}, which is no number of anything")

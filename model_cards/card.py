@@ -17,7 +17,7 @@ from common.markdown import code_block, markdown_text
 from .licences import is_hub_id
 from .origins import table_of_origins
 from .paths import public_command, public_path
-from .sections import Section, make_sections, table_metric
+from .sections import Section, labels_of_dims, make_sections, make_truncated_sections, table_metric
 from .stages import Lineage
 
 _SHOWN = 100  # characters of a name in a message
@@ -37,11 +37,13 @@ class Facts:
         model_type: that of its configuration.
         lineage: its base models and training data.
         pictures: file names of the plots beside the card.
+        matryoshka_dims: the numbers of dimensions that its embeddings were trained to be truncated to.
     """
 
     model_type: str = "altclip"
     lineage: Lineage = field(default_factory=Lineage)
     pictures: list[str] = field(default_factory=list)
+    matryoshka_dims: list[int] = field(default_factory=list)
 
 
 def _eval_results(sections: list[Section], label: str) -> list[EvalResult]:
@@ -120,6 +122,7 @@ def render_card(
     own = []  # the results of the model itself
     for section in sections:
         own += section.by_language(stages[-1]).values()
+    truncated = make_truncated_sections(results, stages[-1])
     languages = _distinct([result.language for result in own]) or facts.lineage.languages
     outcome = combine(facts.lineage.origins)
     if license is None and facts.lineage.origins:
@@ -129,6 +132,8 @@ def render_card(
         data.model_name = title
         data.eval_results = _eval_results(sections, stages[-1])
 
+    for section in truncated:
+        own += section.results.values()
     versions = [_describe_versions(result) for result in own]
     commands = [runnable(public_command(result.command)) for result in own]
     return ModelCard.from_template(
@@ -144,6 +149,7 @@ def render_card(
         origins=table_of_origins(facts.lineage.origins),
         licence=_describe_licence(facts.lineage, outcome),
         sections=[_describe_section(section, stages) for section in sections],
+        truncated=[_describe_section(section, labels_of_dims(results)) for section in truncated],
         measured=_describe_weights(sections, stages),
         versions=_distinct(versions),
         commands=code_block(_distinct(commands), "bash"),

@@ -23,10 +23,11 @@ from common.models.loading import check_model, load_model, save_model
 from common.origins import write_origins
 from common.output import bytes_of_weights, saving
 from modeling_altclip.images_altclip import read_image
+from modeling_altclip.truncation_altclip import trained_dims
 
 from .card import Facts, check_repo, render_card
 from .folder import CARD, check_output, whole_folder
-from .sections import Section, join_to_weights, make_sections
+from .sections import Section, join_to_weights, labels_of_dims, make_sections, make_truncated_sections
 from .stages import find_lineage, label_stages, read_log
 
 
@@ -99,10 +100,16 @@ def main(arguments: CardArguments) -> None:
     # Every earlier stage is loaded for its hash, which takes time, and only results need it.
     results = join_to_weights(measured, stages, labels, _hash_stages(stages, model)) if measured else []
     sections = make_sections(results, labels)
-    _tell_what_is_left_out(measured, results, sections)
+    truncated = make_truncated_sections(results, labels[-1])
+    _tell_what_is_left_out(measured, results, [*sections, *truncated])
 
     drawings = _choose_drawings(losses, sections, labels, arguments.plot_task)
-    facts = Facts(model_type=model.config.model_type, lineage=lineage, pictures=list(drawings))
+    facts = Facts(
+        model_type=model.config.model_type,
+        lineage=lineage,
+        pictures=list(drawings),
+        matryoshka_dims=_read_dims(model, stages[-1]),
+    )
     card = render_card(
         arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts
     )
@@ -121,6 +128,8 @@ def main(arguments: CardArguments) -> None:
 
     for section in sections:
         print(f"\n{section.title}:\n{section.table(labels)}")
+    for section in truncated:
+        print(f"\n{section.title}, by dimensions:\n{section.table(labels_of_dims(results))}")
     where = shlex.quote(arguments.output_dir)
     print(
         f"\nSaved the model, its card and plots to {arguments.output_dir}. Next: hf upload YOUR/MODEL {where}"
@@ -199,6 +208,14 @@ def _hash_stages(stages: list[str], model: PreTrainedModel) -> list[str]:
     return [*earlier, hash_weights(model)]
 
 
+def _read_dims(model: PreTrainedModel, stage: str) -> list[int]:
+    """Return the numbers of dimensions that a model was trained to be truncated to."""
+    try:
+        return trained_dims(model.config)
+    except ValueError as error:
+        raise InputError(f"the model {stage!r}: {error}") from error
+
+
 def _tell_what_is_left_out(measured: list[Result], results: list[Result], sections: list[Section]) -> None:
     """Print how many results the card does not show, and why."""
     # By weights, and not by names, which may be the same for models of other folders.
@@ -206,9 +223,17 @@ def _tell_what_is_left_out(measured: list[Result], results: list[Result], sectio
     others = [result.model_name for result in measured if result.weights not in of_stages]
     if others:
         print(f"Skipped {len(others)} results of other models: {', '.join(dict.fromkeys(others))}.")
-    # By identity: duplicates are equal, and only one of them is shown.
-    shown = {id(result) for section in sections for result in section.results.values()}
-    unmatched = [result for result in results if id(result) not in shown]
+    # By the identity of their metrics: duplicates are equal, and only one of them is shown. A result of
+    # truncated embeddings is shown as a copy.
+    shown = {id(result.metrics) for section in sections for result in section.results.values()}
+    left_out = [result for result in results if id(result.metrics) not in shown]
+    truncated = [result for result in left_out if result.truncate_dim is not None]
+    if truncated:
+        print(
+            f"Skipped {len(truncated)} results of truncated embeddings: the card shows those of the model "
+            "itself, next to its results of whole ones."
+        )
+    unmatched = [result for result in left_out if result.truncate_dim is None]
     if unmatched:
         print(
             f"Skipped {len(unmatched)} results that are duplicates, or that the model itself has no "

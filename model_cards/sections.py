@@ -12,6 +12,8 @@ from common.errors import InputError
 from .licences import is_hub_id
 from .paths import public_path
 
+_ALL_DIMENSIONS = "all"  # the column of embeddings that are not truncated
+
 
 def join_to_weights(
     results: list[Result], stages: list[str], labels: list[str], weights: list[str]
@@ -219,13 +221,15 @@ def _items(result: Result) -> list:
 def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
     """Group results into sections, in the order of the results; drop sections without the last stage.
 
+    Results of truncated embeddings are left to `make_truncated_sections`.
+
     Raises:
         InputError: two results of the same stage, protocol and items differ; or a value is not a fraction.
     """
     sections: list[Section] = []
     for result in results:
         label = _stage_label(result, labels)
-        if label is None:
+        if label is None or result.truncate_dim is not None:
             continue
         _check_fractions(result)
         if not _is_duplicate(label, result, sections):
@@ -235,6 +239,45 @@ def make_sections(results: list[Result], labels: list[str]) -> list[Section]:
     sections = [section for section in sections if section.by_language(labels[-1])]
     _set_variations(sections)
     return sections
+
+
+def make_truncated_sections(results: list[Result], label: str) -> list[Section]:
+    """Group one stage's results of truncated embeddings into sections, next to those of whole embeddings.
+
+    The labels in these sections are numbers of dimensions, such as `128`, and `all`;
+    `labels_of_dims` returns them in the order of a table.
+
+    Args:
+        label: the stage's.
+
+    Raises:
+        InputError: as `make_sections`.
+    """
+    own = [result for result in results if _stage_label(result, [label]) is not None]
+    truncated = [result for result in own if result.truncate_dim is not None]
+    tasks = {result.whole_task for result in truncated}
+
+    columns = []
+    for result in own:
+        if result.truncate_dim is None and result.task in tasks:
+            columns.append(replace(result, model=_ALL_DIMENSIONS))
+    for result in truncated:
+        columns.append(
+            replace(result, model=str(result.truncate_dim), task=result.whole_task, truncate_dim=None)
+        )
+    compared = []
+    for section in make_sections(columns, labels_of_dims(truncated)):
+        # A task may have been truncated under one protocol alone, such as with a limit.
+        labels = {label for label, _ in section.results}
+        if len(labels) > 1:
+            compared.append(section)
+    return compared
+
+
+def labels_of_dims(results: list[Result]) -> list[str]:
+    """Return the labels of `make_truncated_sections`, the fewest dimensions first and all of them last."""
+    dims = {result.truncate_dim for result in results if result.truncate_dim is not None}
+    return [*map(str, sorted(dims)), _ALL_DIMENSIONS]
 
 
 def _check_fractions(result: Result) -> None:
@@ -398,4 +441,11 @@ def _images_differ(results: Collection[Result]) -> bool:
     return len(distinct) > 1
 
 
-__all__ = ["Section", "join_to_weights", "make_sections", "table_metric"]
+__all__ = [
+    "Section",
+    "join_to_weights",
+    "labels_of_dims",
+    "make_sections",
+    "make_truncated_sections",
+    "table_metric",
+]
