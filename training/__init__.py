@@ -18,7 +18,6 @@ from .data.tower_cache import image_embeddings, teacher_embeddings
 from .freezing import freeze_all_but
 from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
-from .matryoshka import matryoshka
 from .parallel.caption_rows import CaptionRows, RowCollator
 from .parallel.trainer import ParallelArguments, ParallelTrainer
 from .text_similarity import load_text_encoder, text_similarities
@@ -46,7 +45,6 @@ __all__ = [
     "load_parallel_text",
     "load_source",
     "load_text_encoder",
-    "matryoshka",
     "sigmoid_loss",
     "teacher_embeddings",
     "text_similarities",

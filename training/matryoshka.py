@@ -42,7 +42,8 @@ def matryoshka(
 
     ```python
     >>> import torch
-    >>> from training import contrastive_loss, matryoshka
+    >>> from training import contrastive_loss
+    >>> from training.matryoshka import matryoshka
 
     >>> embeds = torch.eye(4)[:, [0, 1, 2, 3, 0, 1, 2, 3]] / 2**0.5  # the second half repeats the first
     >>> loss = matryoshka(contrastive_loss, dims=[8, 4])
