@@ -48,7 +48,7 @@ def matryoshka(
     >>> embeds = torch.eye(4)[:, [0, 1, 2, 3, 0, 1, 2, 3]] / 2**0.5  # the second half repeats the first
     >>> loss = matryoshka(contrastive_loss, dims=[8, 4])
     >>> loss(embeds, embeds, torch.tensor(1.0)) / contrastive_loss(embeds, embeds, torch.tensor(1.0))
-    tensor(2.)
+    tensor(2.0000)
     ```
     """
     weights = weights or [1.0] * len(dims)
