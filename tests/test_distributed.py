@@ -141,7 +141,7 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
     "stage,shared,switches",
     [
         ("stage0", [], []),
-        ("stage0", [], SWITCHES),
+        ("stage0", ["--matryoshka_dims", "128", "32"], SWITCHES),
         ("stage1", [], []),
         ("stage1", ["--train_sampling_strategy", "group_by_length"], []),
         ("stage2", [], []),
@@ -153,7 +153,7 @@ SWITCHES = ["--tile_size", "5", "--gradient_cache_chunk", "3"]
     ],
     ids=[
         "stage0",
-        "stage0 in tiles and chunks",
+        "stage0 truncated, in tiles and chunks",
         "stage1",
         "stage1 by length",
         "stage2",
