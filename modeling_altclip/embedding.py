@@ -226,10 +226,14 @@ def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
     torch.Size([1, 128])
     ```
     """
-    loop = _Loop(batch_size, show_progress, accelerator)
     truncation = Truncation(model.config, truncate_dim)
+
+    def forward(**inputs) -> torch.Tensor:
+        return truncation(model.get_image_features(**inputs).pooler_output)
+
+    loop = _Loop(batch_size, show_progress, accelerator)
     embedded = _embed_images(
-        model, processor.image_processor, truncation, images, errors, normalize_embeddings, loop
+        model, processor.image_processor, images, forward, errors, normalize_embeddings, loop
     )
     if embedded.skipped and errors is None:
         n_images = len(embedded.names) + len(embedded.skipped)
@@ -251,8 +255,8 @@ class _Loop:
 def _embed_images(
     model: PreTrainedModel,
     image_processor: Callable,
-    truncation: Truncation,
     images: Iterable | str | Path,
+    forward: Callable[..., torch.Tensor],
     errors: str | None,
     normalize_embeddings: bool,
     loop: _Loop,
@@ -264,7 +268,7 @@ def _embed_images(
     files = list(find_images(images).items()) if isinstance(images, str | Path) else None
     refuses = errors == "raise" or (errors is None and files is None)
     reasons = None if refuses else {}  # {name: reason} of skipped images
-    encode = _image_encoder(model, image_processor, truncation, reasons)
+    encode = _image_encoder(model, image_processor, forward, reasons)
 
     n_processes = 1 if loop.accelerator is None else loop.accelerator.num_processes
     names = []
@@ -284,10 +288,10 @@ def _embed_images(
 def _image_encoder(
     model: PreTrainedModel,
     image_processor: Callable,
-    truncation: Truncation,
+    forward: Callable[..., torch.Tensor],
     reasons: dict[int | str, str] | None,
 ) -> Callable[[list[tuple]], torch.Tensor]:
-    """Return a function that encodes a batch of `(name, image)` to embeddings, as `truncation` leaves them.
+    """Return a function that encodes a batch of `(name, image)` to embeddings `(batch, dim)`.
 
     Args:
         reasons: gets `{name: reason}` of images that cannot be read; None refuses them.
@@ -301,7 +305,7 @@ def _image_encoder(
         for group in read_groups(images, names, background=background, skipped=reasons):
             prepared.append(image_processor(images=group, return_tensors="pt", **needed))
         inputs = join_batches(prepared)
-        return truncation(model.get_image_features(**inputs.to(model.device, model.dtype)).pooler_output)
+        return forward(**inputs.to(model.device, model.dtype))
 
     return encode
 
@@ -375,6 +379,29 @@ def _one_by_one(images: Iterable) -> Iterable:
                 yield error
 
     return items()
+
+
+def encode_images(
+    model: PreTrainedModel,
+    image_processor: Callable,
+    images: Iterable,
+    forward: Callable[..., torch.Tensor],
+    *,
+    batch_size: int = 256,
+) -> torch.Tensor:
+    """Encode images with any `forward(pixel_values=...) -> (batch, dim)`.
+
+    Args:
+        model: the model that `forward` runs; it is in eval mode meanwhile.
+
+    Returns:
+        What `forward` returns, float32 on the CPU, `(images, dim)`. See `embed_images` for the rest.
+    """
+    loop = _Loop(batch_size, show_progress=False, accelerator=None)
+    embedded = _embed_images(
+        model, image_processor, images, forward, errors="raise", normalize_embeddings=False, loop=loop
+    )
+    return embedded.embeddings
 
 
 def encode_texts(

@@ -352,7 +352,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         return outputs
 
     @can_return_tuple
-    def forward(
+    def forward(  # noqa: PLR0913  (the inputs of both towers, by keyword)
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
@@ -361,9 +361,14 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        text_pooler_output: torch.Tensor | None = None,
+        image_pooler_output: torch.Tensor | None = None,
         **kwargs,
     ) -> AltCLIPOutput:
         """Compare every text with every image; without texts or images, that side and the logits are None.
+
+        A side may be given as the pooled output of its tower, which then is only projected: a frozen tower
+        has to run once for all steps of a training.
 
         Args:
             input_ids: `(texts, tokens)`.
@@ -372,11 +377,17 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             return_loss: also return the loss within this batch, where text `i` describes image `i` (across
                 processes, train with `training.losses.contrastive_loss`, or `sigmoid_loss` for a model with
                 a `logit_bias`).
+            text_pooler_output: `text_model(...).pooler_output` of the texts `(texts, width)`, in place of
+                `input_ids`.
+            image_pooler_output: `vision_model(...).pooler_output` of the images `(images, width)`, in place
+                of `pixel_values`.
 
         Raises:
-            ValueError: both sides are missing, or one of them with `return_loss`.
+            ValueError: both sides are missing, or one of them with `return_loss`; or one is given twice.
         """
-        _check_sides(input_ids, pixel_values, return_loss)
+        texts = {"input_ids": input_ids, "text_pooler_output": text_pooler_output}
+        images = {"pixel_values": pixel_values, "image_pooler_output": image_pooler_output}
+        _check_sides(texts, images, return_loss)
         image_embeds = text_embeds = text_features = vision_outputs = text_outputs = None
         logits_per_text = logits_per_image = loss = None
         if pixel_values is not None:
@@ -386,7 +397,9 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
                 return_dict=True,
                 **kwargs,
             )
-            image_embeds = _unit(self.visual_projection(vision_outputs.pooler_output))
+            image_pooler_output = vision_outputs.pooler_output
+        if image_pooler_output is not None:
+            image_embeds = _unit(self.visual_projection(image_pooler_output))
         if input_ids is not None:
             text_outputs = self.text_model(
                 input_ids=input_ids,
@@ -396,7 +409,9 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
                 return_dict=True,
                 **kwargs,
             )
-            text_features = self.text_projection(text_outputs.pooler_output)
+            text_pooler_output = text_outputs.pooler_output
+        if text_pooler_output is not None:
+            text_features = self.text_projection(text_pooler_output)
             text_embeds = _unit(text_features)
         if image_embeds is not None and text_embeds is not None:
             device = text_embeds.device  # the towers may be on two
@@ -422,18 +437,25 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
 
 
 def _check_sides(
-    input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None, return_loss: bool | None
+    texts: dict[str, torch.Tensor | None], images: dict[str, torch.Tensor | None], return_loss: bool | None
 ) -> None:
     """Refuse a forward without texts and images, or without one of them if it has to return the loss.
 
+    Args:
+        texts, images: the forms in which a side may be given, by name, the usual one first; None where it is
+            not.
+
     Raises:
-        ValueError: too little is given; the message names what is missing.
+        ValueError: too little is given, and the message names what is missing; or a side is given in two
+            forms.
     """
     missing = []
-    if input_ids is None:
-        missing.append("input_ids")
-    if pixel_values is None:
-        missing.append("pixel_values")
+    for side in (texts, images):
+        given = [name for name, value in side.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given: give one of them")
+        if not given:
+            missing.append(next(iter(side)))
     n_allowed = 0 if return_loss else 1
     if len(missing) > n_allowed:
         raise ValueError(f"{' and '.join(missing)} missing: give texts, images or both, and both for a loss")

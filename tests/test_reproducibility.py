@@ -16,7 +16,13 @@ from .conftest import ROOT
 from .processes import TIMEOUT
 
 # Those that measure speed run one thread beside another library's, and promise no bits.
-SPEED = ["run_parallel_cost.py", "run_classifier_speed.py", "run_metric_speed.py", "run_pipeline_speed.py"]
+SPEED = [
+    "run_parallel_cost.py",
+    "run_projection_cost.py",
+    "run_classifier_speed.py",
+    "run_metric_speed.py",
+    "run_pipeline_speed.py",
+]
 FOUND = [*sorted((ROOT / "training").glob("run_*.py")), *sorted((ROOT / "benchmarks").glob("run_*.py"))]
 SCRIPTS = [path for path in FOUND if path.name not in SPEED]
 # Tells what is set when torch begins to load.

@@ -10,11 +10,11 @@ import modeling_altclip  # noqa: F401  (its settings of the process have to stan
 
 # isort: split
 from .arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
-from .data.examples import CaptionExamples, Collator
+from .data.examples import CachedCollator, CaptionExamples, Collator
 from .data.images import ImageViews
 from .data.parallel_text import load_parallel_text
 from .data.sources.loading import load_source
-from .data.tower_cache import image_embeddings, teacher_embeddings
+from .data.tower_cache import image_embeddings, pooled_images, pooled_texts, teacher_embeddings
 from .freezing import freeze_all_but
 from .gradient_cache import cached_loss
 from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
@@ -24,6 +24,7 @@ from .text_similarity import load_text_encoder, text_similarities
 from .trainers import ContrastiveTrainer, TeacherLearningTrainer
 
 __all__ = [
+    "CachedCollator",
     "CaptionExamples",
     "CaptionRows",
     "Collator",
@@ -45,6 +46,8 @@ __all__ = [
     "load_parallel_text",
     "load_source",
     "load_text_encoder",
+    "pooled_images",
+    "pooled_texts",
     "sigmoid_loss",
     "teacher_embeddings",
     "text_similarities",

@@ -739,6 +739,14 @@ class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
         default=True,
         metadata={"help": "Run the frozen image tower once before training, and cache its embeddings."},
     )
+    cache_towers: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Run both towers once before training, and cache their outputs, so that a step computes "
+            "projections alone. By default true if no part of a tower is trained, and `streaming`, `hold` "
+            "and `cache_image_embeds` need no tower either."
+        },
+    )
     image_views: int = field(
         default=1,
         metadata={
@@ -793,8 +801,9 @@ class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
             raise InputError(
                 f"image_views is {self.image_views}: 1 shows images as they are, more adds crops"
             )
+        self.decide_on_towers()
         learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]
-        if self.cache_image_embeds and learning:
+        if self.cache_image_embeds and learning and not self.cache_towers:
             raise InputError(
                 f"trainable names {learning[0]}, whose embeddings are cached: set cache_image_embeds to false"
             )
@@ -807,6 +816,31 @@ class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
     def models(self) -> list[str]:
         """Return the model that the training starts from; validation alone compares with the teacher."""
         return [self.model_name_or_path]
+
+    def decide_on_towers(self) -> None:
+        """Decide whether both towers are cached, where `cache_towers` does not say.
+
+        Raises:
+            InputError: it is true, and a tower has to run in each step.
+        """
+        obstacle = self._why_towers_run()
+        if self.cache_towers is None:
+            self.cache_towers = obstacle is None
+        if self.cache_towers and obstacle is not None:
+            raise InputError(f"cache_towers is true, and {obstacle}: leave it out, or set it to false")
+
+    def _why_towers_run(self) -> str | None:
+        """Return why a tower has to run in each step; None if none has to."""
+        learning = [name for name in self.trainable if name.startswith(("text_model", "vision_model"))]
+        if learning:
+            return f"trainable names {learning[0]}, whose outputs change with each step"
+        if self.streaming:
+            return "streaming is true, by which images and texts are not known beforehand"
+        if not self.cache_image_embeds:
+            return "cache_image_embeds is false, by which images are encoded in each step"
+        if self.hold > 0:
+            return f"hold is {self.hold}, whose texts are encoded in each step"
+        return None
 
     def check_hold(self) -> None:
         """Check the weight of `hold`, and that there are texts for it.

@@ -155,6 +155,11 @@ def _images_live(arguments: StageArguments) -> bool:
     return not getattr(arguments, "cache_image_embeds", False)
 
 
+def _caches_towers(arguments: StageArguments) -> bool:
+    """Return whether both towers run once, before training."""
+    return isinstance(arguments, ContrastiveArguments) and arguments.cache_towers
+
+
 def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Memory:
     """Estimate the memory of a step in which every text has `n_tokens`.
 
@@ -171,7 +176,7 @@ def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Mem
         if arguments.matryoshka_dims and arguments.tile_size is None:
             n_matrices += _KEPT_LOGITS * (len(arguments.matryoshka_dims) - 1)
         chunk = arguments.gradient_cache_chunk
-        if chunk is not None and chunk < n_rows:
+        if chunk is not None and chunk < n_rows and not _caches_towers(arguments):
             # A forward pass has the activations of one chunk; gradients of earlier chunks are there already.
             n_rows = chunk
             accumulates = True
@@ -195,7 +200,7 @@ def _activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_tok
     Call it, and build `model`, under a `FakeTensorMode`. With gradient checkpointing each layer keeps only
     its input; in the backward pass one layer at a time is computed again and keeps the rest.
     """
-    batch = _fake_batch(model, arguments, n_rows, n_tokens)
+    batches = _fake_batches(model, arguments, n_rows, n_tokens)
     kept = _KeptTensors(model)
     hooks = []
     for layer in model.modules():
@@ -206,27 +211,40 @@ def _activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_tok
     dtype = torch.float16 if arguments.fp16 else torch.bfloat16
     autocast = torch.autocast("cpu", dtype, enabled=arguments.fp16 or arguments.bf16)
     with autocast, torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.give_back):
-        model.train()(**batch)
+        for batch in batches:
+            model.train()(**batch)
     for hook in hooks:
         hook.remove()
 
     if not arguments.gradient_checkpointing:
         return kept.n_bytes()
     outside_layers = kept.n_bytes() - sum(kept.of_layers)
-    return outside_layers + sum(kept.inputs) + max(kept.of_layers)
+    # No layer runs where both towers are cached.
+    return outside_layers + sum(kept.inputs) + max(kept.of_layers, default=0)
 
 
-def _fake_batch(
+def _fake_batches(
     model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int
-) -> dict[str, torch.Tensor]:
-    """Build a batch of the right shapes, with images where they go through a tower that learns."""
-    batch = {}
+) -> list[dict[str, torch.Tensor]]:
+    """Build a batch of the right shapes, as the inputs of each forward pass of a step.
+
+    It has images where they go through a tower that learns. Where both towers are cached, texts and images
+    are the towers' outputs, and each of them has a pass.
+    """
+    texts = {}
     for name in ("input_ids", "attention_mask"):
-        batch[name] = torch.ones(n_rows, n_tokens, dtype=torch.long)
+        texts[name] = torch.ones(n_rows, n_tokens, dtype=torch.long)
+    size = model.config.vision_config.image_size
+    images = {"pixel_values": torch.zeros(n_rows, 3, size, size)}
+    if _caches_towers(arguments):
+        with torch.no_grad():
+            return [
+                {"text_pooler_output": model.text_model(**texts).pooler_output},
+                {"image_pooler_output": model.vision_model(**images).pooler_output},
+            ]
     if _images_live(arguments) and learns(model, *IMAGE_PARTS):
-        size = model.config.vision_config.image_size
-        batch["pixel_values"] = torch.zeros(n_rows, 3, size, size)
-    return batch
+        return [texts | images]
+    return [texts]
 
 
 class _KeptTensors:
@@ -302,6 +320,9 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
     most = n_examples * arguments.max_text_length
     likely = round(n_examples * mean)
     tokens = f"{likely:,} at the {mean:.1f} a text of {len(lengths)} seen, at most {most:,}"
+
+    if _caches_towers(arguments):
+        tokens = "0, as texts are embedded once before training"
 
     images = "0"
     if not isinstance(arguments, TeacherLearningArguments):

@@ -31,7 +31,7 @@ _REMEDY = "lower learning_rate, set bf16 for fp16, or resume from an earlier che
 class Watch:
     """Collects metrics of every step as tensors, without waiting for the device, and averages them.
 
-    - `padding`: the share of padding among the tokens encoded.
+    - `padding`: the share of padding among the tokens encoded, where any are.
     - `distinct`: distinct texts per caption of the batch.
     - `spread`: one minus the squared length of the mean of unit text embeddings; 0 where all texts have one
       embedding.
@@ -49,20 +49,23 @@ class Watch:
         """Record one batch.
 
         Args:
-            inputs: with `attention_mask`, `text_rows` and `row_ids`; rows that show the same have equal ids.
-            groups: the texts as they were encoded, with `attention_mask`.
+            inputs: with `text_rows` and `row_ids`; rows that show the same have equal ids.
+            groups: the texts as they were encoded, with `attention_mask`; none where their embeddings are
+                cached.
             texts: embeddings of the batch's captions `(captions, dim)`.
             counterparts: the targets of the captions, `(captions, dim)`: embeddings of the teacher, or of
                 images.
         """
-        masks = [group["attention_mask"] for group in groups]
-        n_read = sum(mask.sum() for mask in masks)
-        n_tokens = sum(mask.numel() for mask in masks)
-        self.note("padding", 1 - n_read / n_tokens)
+        if groups:
+            masks = [group["attention_mask"] for group in groups]
+            n_read = sum(mask.sum() for mask in masks)
+            n_tokens = sum(mask.numel() for mask in masks)
+            self.note("padding", 1 - n_read / n_tokens)
 
-        n_texts = len(inputs["attention_mask"])
+        # Each distinct text belongs to a caption: rows [1, 0, 1] are of two texts.
+        n_texts = inputs["text_rows"].max() + 1
         n_captions = len(inputs["text_rows"])
-        self.note("distinct", torch.tensor(n_texts / n_captions))
+        self.note("distinct", n_texts / n_captions)
 
         texts = normalize(texts.float(), dim=-1)
         counterparts = normalize(counterparts.float(), dim=-1)

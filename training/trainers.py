@@ -363,9 +363,10 @@ class ContrastiveTrainer(AltCLIPTrainer):
     With `loss="sigmoid"` it is one with a `logit_bias`: a SigLIP, or a dual encoder after `set_logit_bias`.
 
     Batches carry `pixel_values` `(images, channels, height, width)`, or `image_embeds` `(images, dim)` from a
-    frozen tower. Rows of equal `row_ids` show the same thing and are positives of one another. Negatives come
-    from all processes. `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as
-    they are. `args` are `TeacherArguments` or `ContrastiveArguments`.
+    frozen tower, or the pooled outputs of both towers, whose projections alone learn. Rows of equal `row_ids`
+    show the same thing and are positives of one another. Negatives come from all processes. `tile_size` and
+    `gradient_cache_chunk` bound memory and leave loss and gradients as they are. `args` are
+    `TeacherArguments` or `ContrastiveArguments`.
 
     Raises:
         InputError: the loss, a gradient or a weight is not finite, a disk is full, the weights are sharded
@@ -444,6 +445,11 @@ class ContrastiveTrainer(AltCLIPTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         unwrapped = self.accelerator.unwrap_model(model)
         eval_frozen_parts(unwrapped)
+        # What the loss takes besides embeddings: the scale, and the bias of a sigmoid loss.
+        logit_bias = logit_bias_of(unwrapped)
+        scalars = [unwrapped.logit_scale] if logit_bias is None else [unwrapped.logit_scale, logit_bias]
+        if "text_pooler_output" in inputs:
+            return self.loss_of_cached_towers(model, inputs, scalars)
         if self.can_embed_images_alone(unwrapped, inputs):
             inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
 
@@ -451,10 +457,6 @@ class ContrastiveTrainer(AltCLIPTrainer):
         loss = self.loss_of(inputs, groups, rows[inputs["text_rows"]])
         if self.held is not None:
             groups, loss = self.with_held(groups, loss)
-
-        # What the loss takes besides embeddings: the scale, and the bias of a sigmoid loss.
-        logit_bias = logit_bias_of(unwrapped)
-        scalars = [unwrapped.logit_scale] if logit_bias is None else [unwrapped.logit_scale, logit_bias]
 
         # One method a mode: images are embedded already or go through the model, at once or in chunks.
         embedded = "image_embeds" in inputs
@@ -473,6 +475,14 @@ class ContrastiveTrainer(AltCLIPTrainer):
         # AltCLIP reads texts without images; transformers' CLIP does not.
         reads_texts_alone = isinstance(model, AltCLIPModel)
         return reads_texts_alone and "pixel_values" in inputs and not learns(model, *IMAGE_PARTS)
+
+    def loss_of_cached_towers(self, model, inputs, scalars) -> torch.Tensor:
+        """Project the pooled outputs of both towers, which the cache holds."""
+        # By two forwards: one with both sides would compute all logits as well, in spite of `tile_size`.
+        image_embeds = model(image_pooler_output=inputs["image_pooler_output"]).image_embeds
+        text_embeds = model(text_pooler_output=inputs["text_pooler_output"]).text_embeds
+        loss = self.loss_of(inputs, [], inputs["text_rows"])
+        return loss(image_embeds, text_embeds, *scalars)
 
     def loss_of_texts(self, model, groups, image_embeds, scalars, loss) -> torch.Tensor:
         """Encode only the texts: the cache, or the frozen tower just now, has embedded the images."""
@@ -509,7 +519,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
         """Return the batch's loss as a function of image embeddings, text embeddings, scale and any bias.
 
         Args:
-            groups: the texts as they are encoded; the loss takes their embeddings joined.
+            groups: the texts as they are encoded, if they are; the loss takes their embeddings joined.
             text_rows: which of the texts is a caption's, `(captions,)`.
         """
         row_ids = gather_rows(inputs["row_ids"])

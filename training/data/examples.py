@@ -220,6 +220,7 @@ class CaptionExamples(TorchDataset):
         if inputs is None:
             inputs = rows.select_columns([column]).with_format(None if column == "image" else "numpy")
         self.inputs = inputs
+        self.texts = None
 
         self._captions = StoredCaptions(rows)
         self.captions = self._captions.rows
@@ -364,6 +365,33 @@ class CaptionExamples(TorchDataset):
         examples.inputs = inputs
         return examples
 
+    def text_slices(self) -> Iterator[pa.Array]:
+        """Yield the texts of all examples in their order, those of some consecutive rows at a time."""
+        rows, columns = self.places.T
+        start = 0
+        for captions in self._slices():
+            texts = self._split(captions)
+            n_rows = len(texts[0])
+            # The examples of the slice: places are sorted by row.
+            first, last = np.searchsorted(rows, [start, start + n_rows])
+            # The columns are joined: of 100 rows, the text of row 7 in column 2 is at 207.
+            numbers = columns[first:last] * n_rows + rows[first:last] - start
+            yield pa.concat_arrays(texts).take(pa.array(numbers))
+            start += n_rows
+
+    def with_texts(self, texts: CachedColumn) -> "CaptionExamples":
+        """Return the same examples with the cached embeddings of their texts in place of the texts.
+
+        An example is then `{texts.name: the embedding, "text_id", "row_id", column: the row's value in it}`,
+        for `CachedCollator`. Equal texts have equal `text_id`. No text is read.
+
+        Args:
+            texts: a row for each example, as of `TextOfExamples`.
+        """
+        examples = copy(self)
+        examples.texts = texts
+        return examples
+
     def lengths(self, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
         """Estimate how many tokens each example's text has, `(examples,)`.
 
@@ -469,10 +497,41 @@ class CaptionExamples(TorchDataset):
             ]
             values[positions] = inputs[[rows[position] for position in positions]][self.column]
 
+        if self.texts is None:
+            texts = [{"text": text} for text in self.read_texts(rows, columns)]
+        else:
+            texts = self._read_cached_texts(indices)
         examples = []
-        for row, text, value in zip(rows, self.read_texts(rows, columns), values):
-            examples.append({"text": text, "row_id": int(self.row_ids[row]), self.column: value})
+        for row, text, value in zip(rows, texts, values):
+            examples.append(text | {"row_id": int(self.row_ids[row]), self.column: value})
         return examples
+
+    def _read_cached_texts(self, indices: list[int]) -> list[dict]:
+        """Read the embeddings of the examples' texts, with a number that equal texts share."""
+        name = self.texts.name
+        embeddings = self.texts[indices][name]
+        text_ids = self.texts.item_of_row[indices].tolist()
+        return [{name: values, "text_id": text_id} for values, text_id in zip(embeddings, text_ids)]
+
+
+class TextOfExamples:
+    """The text of each example, read as it is needed.
+
+    It is the `RowKeys` of the cache.
+    """
+
+    def __init__(self, examples: CaptionExamples):
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def take(self, rows: np.ndarray) -> pa.Array:
+        places = self._examples.places[rows].T.tolist()
+        return pa.array(self._examples.read_texts(*places), pa.large_string())
+
+    def slices(self) -> Iterator[pa.Array]:
+        return self._examples.text_slices()
 
 
 class Collator:
@@ -553,6 +612,44 @@ class Collator:
         if column == "image":
             return {"row_ids": row_ids, "pixel_values": prepare_images(values, self.image_processor)}
         return {"row_ids": row_ids, column: torch.from_numpy(np.stack(values))}
+
+
+class CachedCollator:
+    """Collator of examples whose image and text are cached embeddings: no tokenizer, no image processor.
+
+    As with `Collator`, equal texts of a batch are there once: `text_pooler_output` `(distinct texts, width)`,
+    and `text_rows` `(examples,)` gives the place of an example's text among them. Beside them:
+    `image_pooler_output` `(examples, width)` and `row_ids` `(examples,)`.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from training import CachedCollator
+
+    >>> dog, cat = np.float32([[1, 0], [0, 1]])
+    >>> examples = []
+    >>> for row, (text_id, text) in enumerate([(7, dog), (3, cat), (7, dog)]):
+    ...     example = {"text_pooler_output": text, "text_id": text_id, "image_pooler_output": dog}
+    ...     examples.append(example | {"row_id": row})
+    >>> batch = CachedCollator()(examples)
+    >>> batch["text_pooler_output"].tolist(), batch["text_rows"].tolist()
+    ([[0.0, 1.0], [1.0, 0.0]], [1, 0, 1])
+    ```
+    """
+
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        # text_id [7, 3, 7] -> the first examples of 3 and 7 are 1 and 0; text_rows [1, 0, 1]
+        text_ids = [example["text_id"] for example in examples]
+        _, firsts, text_rows = np.unique(text_ids, return_index=True, return_inverse=True)
+        texts = [examples[first]["text_pooler_output"] for first in firsts]
+        images = [example["image_pooler_output"] for example in examples]
+        return {
+            "text_pooler_output": torch.from_numpy(np.stack(texts)),
+            "text_rows": torch.from_numpy(text_rows),
+            "row_ids": torch.tensor([example["row_id"] for example in examples]),
+            "image_pooler_output": torch.from_numpy(np.stack(images)),
+        }
 
 
 def prepare_images(images: list[Image.Image], image_processor: BaseImageProcessor) -> torch.Tensor:

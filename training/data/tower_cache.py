@@ -3,7 +3,7 @@
 Every later epoch, run and process reads them from there. `common.embedding_cache` writes the files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,16 +14,24 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from PIL.Image import Image as PillowImage
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from common.embedding_cache import CachedColumn, cached_column
 from common.errors import InputError
 from common.fingerprints import prepared_images, settings, written
 from modeling_altclip import embed_images
-from modeling_altclip.embedding import encode_texts
+from modeling_altclip.embedding import encode_images, encode_texts
 
 from ..teachers import BEFORE_PROJECTION, SHARED, Space
-from .examples import caption_columns, caption_slices, has_text, split_lists
+from .examples import (
+    CaptionExamples,
+    TextOfExamples,
+    caption_columns,
+    caption_slices,
+    has_text,
+    split_lists,
+)
 from .images import SMALLEST_AREA, ImageViews
 
 # Number of images decoded at a time: one by one took twice as long at 32 pixels, a whole part of the cache
@@ -182,32 +190,149 @@ def image_embeddings(
     ```
     """
 
-    def read_images(rows: np.ndarray) -> Iterator[PillowImage]:
-        for start in range(0, len(rows), _DECODED):
-            yield from views[rows[start : start + _DECODED].tolist()]["image"]
+    def encode(images: Iterator[PillowImage]) -> torch.Tensor:
+        return embed_images(model, processor, images)
 
-    def encode(rows: np.ndarray, view: int) -> torch.Tensor:
-        views.set_epoch(view)
-        return embed_images(model, processor, read_images(rows))
-
-    crops = f", crops of {SMALLEST_AREA}" if views.n_views > 1 else ""
     made_by = {
         "weights": model.vision_model,
         "projection": model.visual_projection,
         "configuration": settings(model.vision_model),
-        "preparation": prepared_images(model, processor) + crops,
+        "preparation": _preparation(views, model, processor),
     }
+    with on_device(model):
+        return _cached_views("image_embeds", views, encode, made_by, cache_dir, dtype)
+
+
+def pooled_images(
+    views: ImageViews,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    *,
+    cache_dir: str | None = None,
+    dtype: str = "float32",
+) -> CachedColumn:
+    """Embed each row's image in all its views by the tower alone, as the column `image_pooler_output`.
+
+    The embeddings are the tower's pooled output `(rows, width)`, before the projection, which may learn.
+    Images of equal bytes are encoded once. See `cached_column` for the rest.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import ImageViews, pooled_images
+
+    >>> model, processor = load_model("outputs/miniature/altclip")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> column = pooled_images(ImageViews(rows, n_views=1), model, processor)
+    >>> column[[0, 1]]["image_pooler_output"].shape
+    (2, 128)
+    ```
+    """
+
+    def forward(**inputs) -> torch.Tensor:
+        return model.vision_model(**inputs).pooler_output
+
+    def encode(images: Iterator[PillowImage]) -> torch.Tensor:
+        return encode_images(model, processor.image_processor, images, forward)
+
+    made_by = {
+        "weights": model.vision_model,
+        "configuration": settings(model.vision_model),
+        "preparation": _preparation(views, model, processor),
+    }
+    with on_device(model):
+        return _cached_views("image_pooler_output", views, encode, made_by, cache_dir, dtype)
+
+
+def _preparation(views: ImageViews, model: PreTrainedModel, processor: ProcessorMixin) -> str:
+    """Describe what becomes of images before the tower sees them."""
+    crops = f", crops of {SMALLEST_AREA}" if views.n_views > 1 else ""
+    return prepared_images(model, processor) + crops
+
+
+def _cached_views(
+    name: str,
+    views: ImageViews,
+    encode: Callable[[Iterator[PillowImage]], torch.Tensor],
+    made_by: dict[str, nn.Module | str],
+    cache_dir: str | None,
+    dtype: str,
+) -> CachedColumn:
+    """Cache what `encode` makes of all views of each distinct image."""
+
+    def read_images(rows: np.ndarray) -> Iterator[PillowImage]:
+        for start in range(0, len(rows), _DECODED):
+            yield from views[rows[start : start + _DECODED].tolist()]["image"]
+
+    def encode_view(rows: np.ndarray, view: int) -> torch.Tensor:
+        views.set_epoch(view)
+        return encode(read_images(rows))
+
     digests = pa.array(views.digests, pa.large_string())
+    return cached_column(
+        name,
+        "image",
+        digests,
+        encode_view,
+        made_by,
+        cache_dir=cache_dir,
+        dtype=dtype,
+        n_views=views.n_views,
+    )
+
+
+def pooled_texts(  # noqa: PLR0913  (the cache's options, by keyword)
+    examples: CaptionExamples,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    cache_dir: str | None = None,
+    dtype: str = "float32",
+) -> CachedColumn:
+    """Embed the text of each example by the tower alone, as the column `text_pooler_output`.
+
+    The embeddings are the tower's pooled output `(examples, width)`, before the projection, which may learn.
+    Each distinct text is encoded and cached once, in whatever languages it stands. See `cached_column` for
+    the rest.
+
+    Args:
+        max_length: number of tokens at which texts are truncated.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from benchmarks import load_model
+    >>> from training import CaptionExamples, pooled_texts
+
+    >>> model, processor = load_model("outputs/miniature/altclip")
+    >>> rows = load_dataset("outputs/miniature/dataset", split="validation")
+    >>> examples = CaptionExamples(rows, ["en", "zh"], "image")
+    >>> column = pooled_texts(examples, model, processor.tokenizer, max_length=77)
+    >>> column[[0, 1]]["text_pooler_output"].shape
+    (2, 128)
+    ```
+    """
+    texts = TextOfExamples(examples)
+
+    def forward(**inputs) -> torch.Tensor:
+        return model.text_model(**inputs).pooler_output
+
+    def encode(rows: np.ndarray, view: int) -> torch.Tensor:
+        return encode_texts(model, tokenizer, texts.take(rows).to_pylist(), forward, max_length=max_length)
+
+    made_by = {
+        "weights": model.text_model,
+        "configuration": settings(model.text_model),
+        "tokenizer": written(tokenizer),
+        "length": str(max_length),
+    }
     with on_device(model):
         return cached_column(
-            "image_embeds",
-            "image",
-            digests,
-            encode,
-            made_by,
-            cache_dir=cache_dir,
-            dtype=dtype,
-            n_views=views.n_views,
+            "text_pooler_output", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype
         )
 
 
@@ -222,4 +347,4 @@ def on_device(model: PreTrainedModel) -> Iterator[None]:
         model.to(home)
 
 
-__all__ = ["TextOfRows", "image_embeddings", "teacher_embeddings"]
+__all__ = ["TextOfRows", "image_embeddings", "pooled_images", "pooled_texts", "teacher_embeddings"]

@@ -2,12 +2,15 @@
 
 import shlex
 
+from transformers import PreTrainedModel, ProcessorMixin
+
 from common.commands import command_for
 from common.models.loading import load_model
 from training.arguments import ContrastiveArguments, say
+from training.data.examples import CachedCollator, CaptionExamples
 from training.data.images import EpochCallback
 from training.data.loading import load_examples
-from training.data.tower_cache import image_embeddings
+from training.data.tower_cache import image_embeddings, pooled_images, pooled_texts
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.guard import load_guard, say_what_was_kept
@@ -34,15 +37,18 @@ def main(arguments: ContrastiveArguments) -> None:
         say(arguments, changed)
     freeze_all_but(model, arguments.trainable)
 
-    # A frozen image tower runs once over all images, not in every epoch.
+    # Frozen towers run once over all images, or images and texts, not in every epoch.
     examples = load_examples(arguments, arguments.languages, arguments.image_views)
-    if arguments.cache_image_embeds:
+    collator = collator_of(arguments, model, processor)
+    if arguments.cache_towers:
+        examples = _cache_towers(arguments, examples, model, processor, collator.max_length)
+        collator = CachedCollator()
+    elif arguments.cache_image_embeds:
         embeddings = image_embeddings(
             examples.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
         )
         examples = examples.with_inputs("image_embeds", embeddings)
         say(arguments, f"Cached {embeddings}")
-    collator = collator_of(arguments, model, processor)
 
     # The teacher of validation, the held texts and the guard need the model as it is before training.
     teacher = (model, processor)
@@ -68,6 +74,27 @@ def main(arguments: ContrastiveArguments) -> None:
     say_what_was_kept(arguments, model, processor, held, guard)
     evaluate = f"{command_for('evaluate retrieval')} --tasks my/task.yaml --models"
     finish(arguments, "the model", f"{evaluate} {shlex.quote(arguments.output_dir)}")
+
+
+def _cache_towers(
+    arguments: ContrastiveArguments,
+    examples: CaptionExamples,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    max_length: int,
+) -> CaptionExamples:
+    """Run both towers over all images and texts, and return the examples with their outputs."""
+    say(
+        arguments,
+        f"Only {' '.join(arguments.trainable)} learn: both towers run once, and their outputs are cached. "
+        "A step runs none, so that length_groups and gradient_cache_chunk have no effect.",
+    )
+    stored = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
+    texts = pooled_texts(examples, model, processor.tokenizer, max_length, **stored)
+    images = pooled_images(examples.inputs, model, processor, **stored)
+    for column in (images, texts):
+        say(arguments, f"Cached {column}")
+    return examples.with_inputs("image_pooler_output", images).with_texts(texts)
 
 
 __all__ = ["main"]

@@ -399,6 +399,8 @@ class _Road:
             of_images = n_images * image_operations(config)
             least, most = _of_texts(arguments, config)
             n_passes = _forwards(arguments) * n_examples
+            if arguments.cache_towers:
+                n_passes = amount.texts  # each passes its tower once
             _set_operations(plan, of_images + n_passes * least, of_images + n_passes * most)
         plan.disk += _disk_of_pictures(arguments, amount)
         self._keep_model(plan, arguments, config, all_learn=False)
