@@ -176,7 +176,7 @@ def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Mem
         if arguments.matryoshka_dims and arguments.tile_size is None:
             n_matrices += _KEPT_LOGITS * (len(arguments.matryoshka_dims) - 1)
         chunk = arguments.gradient_cache_chunk
-        if chunk is not None and chunk < n_rows and not _caches_towers(arguments):
+        if chunk is not None and chunk < n_rows:
             # A forward pass has the activations of one chunk; gradients of earlier chunks are there already.
             n_rows = chunk
             accumulates = True

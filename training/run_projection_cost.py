@@ -1,7 +1,8 @@
-"""Measure a step that trains projections alone: both towers cached, and both live, at base size.
+r"""Measure a step that trains projections alone: both towers cached, and both live, at base size.
 
 python training/run_projection_cost.py --repeats 3
-python training/run_projection_cost.py --batch_size 32768 --tile_size 1024 --live false --repeats 1
+python training/run_projection_cost.py --batch_size 32768 --tile_size 1024 --gradient_cache_chunk 4096 \
+    --live false --repeats 1
 
 The towers are XLM-R base and ViT-B/32, with random weights; nothing is downloaded. Both ways take turns, on
 the same pairs and from the same weights, which are compared after each step. A step is forward, backward and
@@ -36,7 +37,6 @@ from training.trainers import ContrastiveTrainer
 _TRAINABLE = ["visual_projection", "text_projection", "logit_scale"]
 _ENCODED = 32  # pairs that pass the towers at once before the measurement
 _LEARNING_RATE = 0.1
-_MB = 2**20
 
 
 @dataclass(kw_only=True)
@@ -47,6 +47,9 @@ class _CostArguments:
     tokens: int = field(default=14, metadata={"help": "Number of tokens of a caption."})
     tile_size: int | None = field(
         default=None, metadata={"help": "Number of rows and columns of logits that are in memory at a time."}
+    )
+    gradient_cache_chunk: int | None = field(
+        default=None, metadata={"help": "Number of pairs whose projections are in memory at a time."}
     )
     live: bool = field(default=True, metadata={"help": "Also measure a step that runs both towers."})
     repeats: int = field(
@@ -60,12 +63,9 @@ def main(arguments: _CostArguments) -> None:
     model = _build_model(n_layers=12 if arguments.live else 1)
     freeze_all_but(model, _TRAINABLE)
     with tempfile.TemporaryDirectory() as folder:
-        steps = {}
-        pairs = None
-        if arguments.live:
-            pairs = _draw_pairs(arguments)
+        pairs = _draw_pairs(arguments) if arguments.live else None
         trainer = _make_trainer(model, _cache(model, pairs, arguments, folder), arguments, folder)
-        steps["cached"] = _CachedBatches(trainer, arguments.batch_size).step
+        steps = {"cached": _CachedBatches(trainer, arguments.batch_size).step}
         if arguments.live:
             steps["live"] = partial(_loss, trainer, pairs)
         before = _largest_mb()
@@ -79,12 +79,14 @@ def main(arguments: _CostArguments) -> None:
 
 def _build_model(n_layers: int) -> AltCLIPDualEncoderModel:
     """Build XLM-R base beside ViT-B/32, with random weights."""
-    text = XLMRobertaConfig(vocab_size=250002 if n_layers > 1 else 10, num_hidden_layers=n_layers)
+    vocab_size = 250002 if n_layers > 1 else 10
+    text = XLMRobertaConfig(vocab_size=vocab_size, num_hidden_layers=n_layers)
     text.max_position_embeddings = 514
     text.type_vocab_size = 1
     # CLIPVisionConfig's own values are those of ViT-B/32.
     vision = CLIPVisionConfig(num_hidden_layers=n_layers)
-    return AltCLIPDualEncoderModel(AltCLIPDualEncoderConfig(text_config=text, vision_config=vision))
+    config = AltCLIPDualEncoderConfig(text_config=text, vision_config=vision)
+    return AltCLIPDualEncoderModel(config).eval()  # without dropout, as frozen towers run in training
 
 
 def _draw_pairs(arguments: _CostArguments) -> dict[str, torch.Tensor]:
@@ -158,6 +160,7 @@ def _make_trainer(
         output_dir=str(Path(folder, "run")),
         trainable=_TRAINABLE,
         tile_size=arguments.tile_size,
+        gradient_cache_chunk=arguments.gradient_cache_chunk,
         use_cpu=True,
     )
     return ContrastiveTrainer(model=model, args=given, train_dataset=examples, data_collator=CachedCollator())
@@ -249,13 +252,13 @@ def _print_seconds(ways: dict[str, _Way], arguments: _CostArguments) -> None:
 
 
 def _largest_mb() -> float | None:
-    """Return the most memory that this process has held, in MiB; None where Linux does not tell."""
+    """Return the most memory that this process has held, in MB; None where Linux does not tell."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
     for line in status.read_text().splitlines():  # "VmHWM:     123456 kB"
         if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024 / _MB
+            return int(line.split()[1]) * 1024 / 1e6
     return None
 
 

@@ -477,12 +477,24 @@ class ContrastiveTrainer(AltCLIPTrainer):
         return reads_texts_alone and "pixel_values" in inputs and not learns(model, *IMAGE_PARTS)
 
     def loss_of_cached_towers(self, model, inputs, scalars) -> torch.Tensor:
-        """Project the pooled outputs of both towers, which the cache holds."""
-        # By two forwards: one with both sides would compute all logits as well, in spite of `tile_size`.
-        image_embeds = model(image_pooler_output=inputs["image_pooler_output"]).image_embeds
-        text_embeds = model(text_pooler_output=inputs["text_pooler_output"]).text_embeds
+        """Project the pooled outputs of both towers, which the cache holds, at once or by `cached_loss`."""
         loss = self.loss_of(inputs, [], inputs["text_rows"])
-        return loss(image_embeds, text_embeds, *scalars)
+
+        def project(pooled: dict) -> tuple[torch.Tensor, torch.Tensor]:
+            # By two forwards: one of both sides would compute all logits as well, in spite of `tile_size`.
+            images = model(image_pooler_output=pooled["image_pooler_output"])
+            texts = model(text_pooler_output=pooled["text_pooler_output"])
+            return images.image_embeds, texts.text_embeds
+
+        if self.args.gradient_cache_chunk is None:
+            return loss(*project(inputs), *scalars)
+        n_chunks = self.n_groups(inputs)
+        by_side = {}
+        for name in ("image_pooler_output", "text_pooler_output"):
+            by_side[name] = inputs[name].tensor_split(n_chunks)
+        chunks = [dict(zip(by_side, parts)) for parts in zip(*by_side.values())]
+        no_sync = partial(self.accelerator.no_sync, model)
+        return cached_loss(project, chunks, loss, scalars, no_sync=no_sync)
 
     def loss_of_texts(self, model, groups, image_embeds, scalars, loss) -> torch.Tensor:
         """Encode only the texts: the cache, or the frozen tower just now, has embedded the images."""

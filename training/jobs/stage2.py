@@ -86,8 +86,7 @@ def _cache_towers(
     """Run both towers over all images and texts, and return the examples with their outputs."""
     say(
         arguments,
-        f"Only {' '.join(arguments.trainable)} learn: both towers run once, and their outputs are cached. "
-        "A step runs none, so that length_groups and gradient_cache_chunk have no effect.",
+        f"Only {' '.join(arguments.trainable)} learn: both towers run once, and their outputs are cached.",
     )
     stored = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
     texts = pooled_texts(examples, model, processor.tokenizer, max_length, **stored)
