@@ -1,9 +1,10 @@
-"""Keep a second command from a folder in which one is at work."""
+"""Keep a second command from a folder in which one is at work, on every system."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ..errors import InputError
 
@@ -12,7 +13,8 @@ from ..errors import InputError
 def holding(path: Path, refusal: str) -> Iterator[None]:
     """Hold a lock on a file, which is made if it is not there.
 
-    The system frees it when its holder ends, however that happens.
+    The system frees it when its holder ends, however that happens: `flock` on Linux and macOS, `LockFileEx`
+    on Windows.
 
     Args:
         refusal: says what is in use, and what to do.
@@ -20,12 +22,15 @@ def holding(path: Path, refusal: str) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(refusal) from error
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(refusal) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 __all__ = ["holding"]
