@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from unicodedata import normalize
 
 from tokenizers import Regex
-from tokenizers.normalizers import NFC, Lowercase, Replace, Sequence, Strip
+from tokenizers.normalizers import NFC, Lowercase, Prepend, Replace, Sequence, Strip
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TokenizersBackend
 
 
@@ -138,7 +138,41 @@ def canonical_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeniz
     """
     if not tokenizer.is_fast or _is_canonical(tokenizer):
         return tokenizer
-    canonical = TokenizersBackend(
+    return _with_steps(tokenizer, [*_FORMS, *_COMMON])
+
+
+def prompted_tokenizer(tokenizer: PreTrainedTokenizerBase, prompt: str) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that writes a prompt before every text by itself, such as mE5's "query: ".
+
+    It is of transformers' general class, which keeps the prompt in `tokenizer.json`, so that embedding,
+    pipelines and plain transformers read it alike.
+
+    Args:
+        tokenizer: stays as it is.
+
+    Raises:
+        ValueError: the tokenizer is written in Python, and has no steps that could be added to.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoTokenizer
+    >>> from modeling_altclip.reading_altclip import prompted_tokenizer
+
+    >>> tokenizer = AutoTokenizer.from_pretrained("outputs/miniature/altclip")
+    >>> prompted = prompted_tokenizer(tokenizer, "dog ")
+    >>> prompted("cat")["input_ids"] == tokenizer("dog cat")["input_ids"]
+    True
+    ```
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"a {type(tokenizer).__name__} cannot be given the prompt {prompt!r}: leave it out")
+    return _with_steps(tokenizer, [Prepend(prompt)])
+
+
+def _with_steps(tokenizer: PreTrainedTokenizerBase, steps: list) -> TokenizersBackend:
+    """Return a tokenizer that normalizes texts by `steps` before the steps of `tokenizer`."""
+    changed = TokenizersBackend(
         tokenizer_object=tokenizer.backend_tokenizer,
         model_max_length=tokenizer.model_max_length,
         model_input_names=tokenizer.model_input_names,
@@ -146,10 +180,10 @@ def canonical_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeniz
         truncation_side=tokenizer.truncation_side,
         **tokenizer.special_tokens_map,
     )
-    backend = canonical.backend_tokenizer
+    backend = changed.backend_tokenizer
     own_steps = [] if backend.normalizer is None else [backend.normalizer]
-    backend.normalizer = Sequence([*_FORMS, *_COMMON, *own_steps])
-    return canonical
+    backend.normalizer = Sequence([*steps, *own_steps])
+    return changed
 
 
 def _is_canonical(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -165,4 +199,4 @@ def _steps_of(normalizer: Sequence) -> list[dict]:
 
 _STEPS = _steps_of(_CANONICAL)
 
-__all__ = ["TextReading", "canonical_tokenizer", "canonicalize", "text_reading"]
+__all__ = ["TextReading", "canonical_tokenizer", "canonicalize", "prompted_tokenizer", "text_reading"]

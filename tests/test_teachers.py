@@ -9,7 +9,16 @@ import torch
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModel, BertConfig, Qwen3Config, SiglipConfig, T5Config, ViTConfig, pipeline
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    Qwen3Config,
+    SiglipConfig,
+    T5Config,
+    ViTConfig,
+    pipeline,
+)
 
 from benchmarks import load_model
 from common.errors import InputError
@@ -18,6 +27,7 @@ from modeling_altclip import (
     AltCLIPDualEncoderConfig,
     AltCLIPDualEncoderModel,
     AltCLIPModel,
+    AltCLIPProcessor,
     embed_images,
     embed_texts,
 )
@@ -242,7 +252,7 @@ def test_what_is_no_teacher_is_refused(saved):
         ({"text_head": "deep"}, "text_head is 'deep': choose linear or mlp"),
         (
             {"model_name_or_path": "a", "text_encoder_name_or_path": None, "text_pooling": "mean"},
-            "which has both: leave them out",
+            "text_pooling is of a new text tower, .* which has its own: leave it out",
         ),
     ],
 )
@@ -297,6 +307,18 @@ def test_a_dry_run_counts_what_the_training_trains(student, saved, train, capsys
     freeze_all_but(model, SHARED.parts)
     n_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert f"{n_trained:,}" in printed
+
+
+def test_a_prompt_travels_with_the_student(saved, train, tmp_path):
+    given = {"teacher_name_or_path": saved("siglip"), "text_encoder_name_or_path": saved("xlm-r")}
+    folder = train(stage1, "first", **given, text_prompt="key ")
+    model, processor = load_model(folder)
+    plain = AutoTokenizer.from_pretrained(given["text_encoder_name_or_path"])
+    assert processor.tokenizer("dog")["input_ids"] == plain("key dog")["input_ids"]
+
+    unprompted = AltCLIPProcessor(processor.image_processor, plain)
+    expected = embed_texts(model, unprompted, ["key dog", "key red apple"])
+    assert torch.equal(embed_texts(model, processor, ["dog", "red apple"]), expected)
 
 
 def test_a_clip_and_an_xlm_r_make_what_they_always_made(saved, train):

@@ -548,6 +548,13 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
             "Give either this or `text_encoder_name_or_path`."
         },
     )
+    text_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt that the tokenizer of a new text tower writes before every text, such as "
+            "'query: ' for an mE5. By default none."
+        },
+    )
     new_pieces: int = field(
         default=0,
         metadata={
@@ -655,10 +662,11 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
             raise InputError(
                 "teacher_name_or_path is missing: give the CLIP whose text embeddings are the targets"
             )
-        if self.model_name_or_path is not None and (self.text_pooling or self.text_head):
+        given = [name for name in ("text_pooling", "text_head", "text_prompt") if getattr(self, name)]
+        if self.model_name_or_path is not None and given:
             raise InputError(
-                "text_pooling and text_head are of a new text tower, and model_name_or_path is a finished "
-                "model, which has both: leave them out"
+                f"{' and '.join(given)} is of a new text tower, and model_name_or_path is a finished model, "
+                "which has its own: leave it out"
             )
         if self.text_head not in (None, "linear", "mlp"):
             raise InputError(f"text_head is {self.text_head!r}: choose linear or mlp")

@@ -11,6 +11,7 @@ from common.models.kinds import load_tokenizer, readable
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel
 from modeling_altclip.pooling_altclip import stated_pooling
+from modeling_altclip.reading_altclip import prompted_tokenizer
 from modeling_altclip.towers_altclip import load_text_config, set_dropout
 
 from .arguments import TeacherLearningArguments
@@ -66,6 +67,8 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
                 text_head=arguments.text_head or "linear",
                 dropout=arguments.dropout,
             )
+        if arguments.text_prompt is not None:
+            tokenizer = prompted_tokenizer(tokenizer, arguments.text_prompt)
     return model, tokenizer
 
 
