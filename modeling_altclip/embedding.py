@@ -24,7 +24,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from .image_files_altclip import find_images
 from .images_altclip import background_of, join_batches, needed_scaling, read_groups
 from .reading_altclip import canonicalize, text_reading
-from .texts_altclip import check_texts, check_tokens, readable_tokens, text_options, tokenize, vocabulary_size
+from .texts_altclip import (
+    check_texts,
+    check_tokens,
+    longest_cut,
+    readable_tokens,
+    text_options,
+    tokenize,
+    vocabulary_size,
+)
 from .threads_altclip import lock_of_threads
 from .truncation_altclip import Truncation
 
@@ -426,6 +434,7 @@ def encode_texts(
     """
     options = text_options(tokenizer, model) | tokenizer_kwargs
     is_canonical = text_reading(model).is_canonical
+    n_characters = longest_cut(tokenizer, options) if is_canonical else None
     n_tokens = readable_tokens(model)
     n_ids = vocabulary_size(model)
 
@@ -434,7 +443,7 @@ def encode_texts(
     def encode(batch: list[str], index_of: dict[str, int]) -> torch.Tensor:
         names = [f"texts[{index_of[text]}]" for text in batch]
         if is_canonical:
-            batch = [canonicalize(text) for text in batch]
+            batch = [canonicalize(text[:n_characters]) for text in batch]
         inputs = tokenize(tokenizer, batch, return_tensors="pt", **options)
         check_tokens(inputs, names, n_tokens, n_ids)
         return forward(**inputs.to(model.device))

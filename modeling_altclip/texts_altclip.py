@@ -122,6 +122,18 @@ def kept_tokens(tokenizer: PreTrainedTokenizerBase, stated: dict) -> int | None:
     return max(stated.get("max_length") or 0, text_length(tokenizer))
 
 
+def longest_cut(tokenizer: PreTrainedTokenizerBase, stated: dict) -> int | None:
+    """Return the characters that `cut_texts` keeps of a text at most, from its start; None if it keeps all.
+
+    Args:
+        stated: the options of the call, and those that the tokenizer's files state.
+    """
+    n_tokens = kept_tokens(tokenizer, stated)
+    if n_tokens is None or tokenizer.truncation_side == "left":
+        return None
+    return CHARACTERS_PER_TOKEN[-1] * n_tokens
+
+
 @dataclass
 class _TextCall:
     """The parts of a tokenizer's call that decide how texts have to be padded and truncated.
@@ -412,6 +424,7 @@ __all__ = [
     "forget_calls",
     "is_blank",
     "kept_tokens",
+    "longest_cut",
     "readable_tokens",
     "text_length",
     "text_options",

@@ -135,6 +135,24 @@ def test_the_siglip_of_2023_reads_underscores_as_spaces(siglip_of_2023):  # noqa
     assert (same == same[0]).all()
 
 
+def test_a_text_of_megabytes_is_cut_before_it_is_canonicalized(tmp_path, monkeypatch):
+    saved("siglip_2", tmp_path)
+    model, processor = load_model(str(tmp_path))
+    lengths = []
+
+    def counted(text):
+        lengths.append(len(text))
+        return canonicalize(text)
+
+    monkeypatch.setattr("modeling_altclip.embedding.canonicalize", counted)
+    long, short = embed_texts(model, processor, ["A dog, " * 100_000, "A dog, " * 100])
+    assert max(lengths) == 4096 * 77
+    torch.testing.assert_close(long, short, atol=0, rtol=0)
+    processor.tokenizer.truncation_side = "left"
+    embed_texts(model, processor, ["A dog, " * 100_000])
+    assert max(lengths) == 700_000
+
+
 def test_a_pipeline_with_the_loaded_tokenizer_reads_canonical_labels(tmp_path):
     saved("siglip_2", tmp_path)
     model, processor = load_model(str(tmp_path))
