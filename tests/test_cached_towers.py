@@ -305,12 +305,12 @@ def test_two_processes_train_like_one(stage2, tmp_path):
 def test_a_batch_of_32768_pairs_fits_into_2_gb(run_python):
     """By the script that measures it, in a process of its own; it states the libraries' memory as well."""
     command = ["python", ROOT / "training/run_projection_cost.py", "--batch_size", "32768", "--live", "false"]
-    command += ["--tile_size", "1024", "--gradient_cache_chunk", "4096", "--repeats", "1"]
+    command += ["--tile_size", "1024", "--repeats", "1"]
     # Not forked from a process that has imported the libraries: its memory would count.
     process = run_python(*command, PYTHONUNBUFFERED="1")
     assert process.returncode == 0, process.stderr
     (line,) = [line for line in process.stdout.splitlines() if line.startswith("The process has held")]
-    largest, before = [float(word) for word in line.split() if word.isdigit()]
-    # Two batches of 32,768 x 768 values of images and of texts are 403 MB in float32.
-    assert largest > before > 403
-    assert largest < 2000
+    largest, mapped = [float(word) for word in line.split() if word.isdigit()]
+    # Two batches of 32,768 x 768 values of images and of texts are 403 MB in float32, in files and in memory.
+    assert 350 < mapped < 450
+    assert 800 < largest - mapped < 2000

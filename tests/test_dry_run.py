@@ -117,6 +117,12 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
     live = dry_run("stage2", "altclip", *flags["stage2"], "--cache_image_embeds", "false")
     assert live["images per step"] == "128"
 
+    cached = dry_run("stage2", "altclip", *flags["stage2"], "--trainable", "text_projection")
+    assert cached["tokens per step"] == "0, as texts are embedded once before training"
+    assert cached["images per step"] == "128, as embeddings computed once before training"
+    # 128 texts of 768 values, four times: 1.6 MB.
+    assert cached["activations, GiB"].startswith("0.00 at ")
+
 
 def peak(table):
     """Read the two peaks: with texts of the length seen, and of the maximum length."""

@@ -358,6 +358,22 @@ def test_a_small_road_by_hand(tmp_path):
     assert plan.n_bytes == 2_000_000 * 65 + 10_400_000_000 + 703_182 * 170_000 + models
 
 
+def test_cached_towers_see_each_picture_and_each_text_once(tmp_path):
+    write(tmp_path / "stage1.yaml", STAGE1)
+    write(tmp_path / "stage2.yaml", STAGE2 + "trainable: [text_projection, logit_scale]\n")
+    _, stage2 = plan_road(read_road(tmp_path)).steps
+    amount = stage2.amount
+    assert amount.texts > 0
+    assert amount.pictures > 0
+
+    teacher = read_config("openai/clip-vit-base-patch32", "model")
+    student = read_config("intfloat/multilingual-e5-base", "model")
+    for place, n_tokens in ((0, 30), (1, 77)):
+        of_texts = amount.texts * text_operations(student, n_tokens)
+        of_pictures = amount.pictures * image_operations(teacher)
+        assert stage2.operations[place] == pytest.approx(of_texts + of_pictures, rel=1e-6)
+
+
 def test_epochs_of_unknown_size_have_no_hours(tmp_path):
     recipe = STAGE1.replace("opus-100", "wikimatrix").replace("max_steps: 10", "num_train_epochs: 1")
     write(tmp_path / "stage1.yaml", recipe)

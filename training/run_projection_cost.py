@@ -9,7 +9,8 @@ the same pairs and from the same weights, which are compared after each step. A 
 an update by SGD, on one thread. With the cache it also reads and collates a batch; live, pixels and tokens
 are there already. With `--live false` the towers have one layer, since no step runs them, and the widths of
 base size. The memory is the largest that the process has held, libraries included, with two batches of the
-cache, as a loader holds them.
+cache, as a loader holds them. Pages of the cache's files count as long as they are mapped; they are named by
+themselves, since the system takes them back where it needs memory.
 """
 
 import tempfile
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 from datasets import Dataset
@@ -68,13 +70,9 @@ def main(arguments: _CostArguments) -> None:
         steps = {"cached": _CachedBatches(trainer, arguments.batch_size).step}
         if arguments.live:
             steps["live"] = partial(_loss, trainer, pairs)
-        before = _largest_mb()
         measured = _measure(steps, model, arguments.repeats)
-    _print_seconds(measured, arguments)
-    if before is not None:
-        print(
-            f"The process has held {_largest_mb():.0f} MB at most, and {before:.0f} MB before the first step."
-        )
+        _print_seconds(measured, arguments)
+        _print_memory()
 
 
 def _build_model(n_layers: int) -> AltCLIPDualEncoderModel:
@@ -251,15 +249,16 @@ def _print_seconds(ways: dict[str, _Way], arguments: _CostArguments) -> None:
         print(f"Cached towers take {wall:.0f} times the steps in a second ({cpu:.0f} by CPU time).")
 
 
-def _largest_mb() -> float | None:
-    """Return the most memory that this process has held, in MB; None where Linux does not tell."""
+def _print_memory() -> None:
+    """Print the most memory that this process has held, where Linux tells."""
     status = Path("/proc/self/status")
     if not status.exists():
-        return None
-    for line in status.read_text().splitlines():  # "VmHWM:     123456 kB"
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return None
+        return
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    largest = int(line.split()[1]) * 1024 / 1e6  # "VmHWM:     123456 kB"
+    maps = psutil.Process().memory_maps()
+    of_cache = sum(mapped.rss for mapped in maps if mapped.path.endswith(".arrow")) / 1e6
+    print(f"The process has held {largest:.0f} MB at most, of which {of_cache:.0f} MB were mapped files.")
 
 
 if __name__ == "__main__":
