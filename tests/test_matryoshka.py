@@ -203,7 +203,7 @@ MODES = [
 ]
 
 
-@pytest.mark.parametrize("images", ["learning", "frozen", "cached"])
+@pytest.mark.parametrize("images", ["learning", pytest.param("frozen", marks=pytest.mark.slow), "cached"])
 def test_every_mode_of_the_trainer_computes_it(altclip, trainer_of, images):
     """With and without held texts; scenes that occur twice are positives of one another."""
     learning = ["vision_model", "visual_projection"] if images == "learning" else []

@@ -110,7 +110,7 @@ def test_one_run_evaluates_all_dimensions(altclip_folder, miniature, tmp_path, k
             "models": [str(altclip_folder)],
             "tasks": [str(task)],
             "languages": ["en", "zh"],
-            "limit": 12,
+            "limit": 20,
             "n_resamples": 40,
             "cache_dir": str(tmp_path / f"cache-{name}"),
             "output_dir": str(tmp_path / name),
