@@ -25,7 +25,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
     r"altclip train training/recipes/miniature$|"
-    r"make (demo|ablation|add-languages|parallel|download-env|install|test|style|docs)|python examples/|pip|"
+    r"make (demo|ablation|add-languages|parallel|download-env|gpu-check|install|test|style|docs)|"
+    r"python examples/|pip|"
     r"hf |git |srun|export|cd |#SBATCH|source |.*(_node 8|--config_file)"
 )
 # Trainings are as printed but for their length, and do not wait for GPUs that are not here.

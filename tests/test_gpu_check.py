@@ -201,7 +201,7 @@ def test_without_a_gpu_it_says_so(arguments, monkeypatch, capsys):
             running.main(arguments(device=device))
         assert end.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("There is no GPU that torch can compute on.")
+        assert line.startswith("gpu_check: error: there is no GPU that torch can compute on: ")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def main(arguments: GpuCheckArguments) -> None:
     device = arguments.device or find_device()
     if device is None or device not in ("cpu", find_device()):
         print(
-            "There is no GPU that torch can compute on. To try the checks on a CPU: "
+            "gpu_check: error: there is no GPU that torch can compute on: to try the checks on a CPU, "
             'make gpu-check FLAGS="--device cpu --shapes tiny"',
             file=sys.stderr,
         )
