@@ -368,15 +368,9 @@ def test_checks_in_processes_of_their_own(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_checks_of_one_process(arguments):
-    given = arguments(checks=["*-stage[12]-*", "*-parity-*"], steps=2)
-    try:
-        running.main(given)
-    except SystemExit:  # those of two processes
-        pass
+def test_all_checks_of_one_process_but_compiled_code(arguments):
+    chosen = ["*-stage1-float32", "*-stage1-bf16", "*-checkpointing", "*-stage2-*bf16", "*-gradient-cache"]
+    given = arguments(checks=[*chosen, "*-parity-sdpa", "*-parity-bf16"], steps=2)
+    running.main(given)
     rows = read_rows(Path(given.output_dir))
-    assert {row.check for row in rows if row.failure is not None} == {
-        "altclip-stage2-cached-bf16-ddp",
-        "siglip2_mexma-stage2-cached-bf16-ddp",
-    }
-    assert len(rows) == 22
+    assert [row.failure for row in rows] == [None] * 16
