@@ -259,6 +259,25 @@ def test_models_are_compared_in_the_same_pool():
         compare(first, others, n_resamples=40)
 
 
+def test_images_differ_in_the_metrics_that_their_counts_are_of():
+    """Of two images the first has a wrong answer in the other language, and the second another rank."""
+    pool = number_languages("en", ["en", "de"])
+    image_counts = torch.tensor([[0, 1, 0], [0, 0, 0]])
+    text_counts = torch.tensor([[1, 1, 2], [1, 1, 1]])
+    first = PoolOutcomes(torch.tensor([0, 0]), image_counts, text_counts, torch.ones(2).long(), pool)
+    second = replace(
+        first,
+        image_counts=image_counts + torch.tensor([[0, 0, 2], [0, 0, 0]]),
+        image_ranks=torch.tensor([0, 3]),
+    )
+    differing = {name: units.tolist() for name, units in first.differing(second).items()}
+    assert differing["image_to_text_preference"] == [True, False]
+    assert differing["image_to_text_overtaken"] == [False, False]
+    assert differing["text_to_text_preference"] == differing["text_to_text_overtaken"] == [False, False]
+    assert differing["image_to_text_recall@1"] == [False, True]
+    assert differing["image_to_text_recall@4"] == [False, False]
+
+
 def test_outcomes_are_kept(tmp_path):
     outcomes = measure_preference(draw(9, 4), draw(2, 9, 4, seed=1), torch.arange(9), ["en", "de"])["de"]
     outcomes.save(tmp_path / "pool.npz")
