@@ -80,7 +80,7 @@ paper-table-4: $(VENV)/installed  ## evaluate retrieval and classification as in
 
 # MODELS="BAAI/AltCLIP-m9 FOLDER" names others than the recipe's. FLAGS=--dry_run loads nothing, and then there is no report.
 WORLD_MODELS = $(if $(MODELS),--models $(MODELS))
-WORLD_REPORTS = $(if $(findstring --dry_run,$(FLAGS)),,world_table_report world_table_nine_report)
+WORLD_REPORTS = $(if $(findstring --dry_run,$(FLAGS)),,world_table_report world_table_nine_report world_table_pool_report)
 
 world-table: export HF_HUB_OFFLINE := 0
 
