@@ -8,7 +8,7 @@ import torch
 import transformers
 from datasets import load_dataset
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer, SiglipConfig
 
 from common.errors import InputError
 from modeling_altclip import AltCLIPConfig, AltCLIPModel
@@ -288,6 +288,11 @@ def test_bad_dimensions_and_weights_are_refused(dims, weights, message):
 def test_dimensions_that_do_not_fit_the_model_are_refused(trainer_of, config):
     with pytest.raises(InputError, match="^matryoshka_dims names 24, and the model's embeddings have 20"):
         check_widest([24, 20, 8], config)
+    # A SigLIP has no projection to take the width from.
+    siglip = SiglipConfig(text_config={"projection_size": 20}, vision_config={"hidden_size": 20})
+    check_widest([20, 8], siglip)
+    with pytest.raises(InputError, match="^matryoshka_dims ends at 8, .* 20 dimensions"):
+        check_widest([8], siglip)
     with pytest.raises(
         InputError, match="^matryoshka_dims ends at 16.* of which the last would not learn: add 20"
     ):

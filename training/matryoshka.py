@@ -102,7 +102,9 @@ def check_widest(dims: list[int] | None, config: PreTrainedConfig) -> None:
     """
     if dims is None:
         return
-    width = config.projection_dim
+    # A SigLIP, which stage 0 trains, has no projections: its towers end in the shared space.
+    is_siglip = config.model_type == "siglip"
+    width = config.text_config.projection_size if is_siglip else config.projection_dim
     if max(dims) > width:
         raise InputError(
             f"matryoshka_dims names {max(dims)}, and the model's embeddings have {width} dimensions: "
