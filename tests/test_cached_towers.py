@@ -15,7 +15,7 @@ from training.arguments import ContrastiveArguments
 from training.data import examples as examples_module
 from training.data.examples import CachedCollator, CaptionExamples, Collator, TextOfExamples
 from training.data.images import EpochCallback, ImageViews
-from training.data.tower_cache import pooled_images, pooled_texts
+from training.data.tower_cache import image_embeddings, pooled_images, pooled_texts
 from training.freezing import freeze_all_but
 from training.trainers import ContrastiveTrainer
 
@@ -189,6 +189,23 @@ def test_the_cache_of_images_does_not_depend_on_the_projection(altclip, scenes, 
     assert pooled_images(views, altclip, processor, cache_dir=str(tmp_path)).folder == column.folder
     altclip.vision_model.get_parameter("embeddings.class_embedding").data.mul_(2)
     assert pooled_images(views, altclip, processor, cache_dir=str(tmp_path)).folder != column.folder
+
+
+def test_the_same_weights_pooled_otherwise_have_caches_of_their_own(
+    dual_encoder, scenes, processor, tmp_path
+):
+    """A dual encoder's towers do not state how they are pooled."""
+    views = ImageViews(scenes, 1)
+    examples = CaptionExamples(scenes, ["en"], "image")
+    cache = {"cache_dir": str(tmp_path)}
+    folders = set()
+    for pooling in ("cls", "mean"):
+        dual_encoder.config.vision_pooling = dual_encoder.config.text_pooling = pooling
+        dual_encoder.vision_model.pooling = dual_encoder.text_model.pooling = pooling
+        folders.add(pooled_images(views, dual_encoder, processor, **cache).folder)
+        folders.add(image_embeddings(views, dual_encoder, processor, **cache).folder)
+        folders.add(pooled_texts(examples, dual_encoder, processor.tokenizer, 77, **cache).folder)
+    assert len(folders) == 6
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from common.embedding_cache import CachedColumn, cached_column
 from common.errors import InputError
 from common.fingerprints import prepared_images, settings, written
-from modeling_altclip import embed_images
+from modeling_altclip import AltCLIPDualEncoderConfig, embed_images
 from modeling_altclip.embedding import encode_images, encode_texts
 
 from ..teachers import BEFORE_PROJECTION, SHARED, Space
@@ -196,7 +196,7 @@ def image_embeddings(
     made_by = {
         "weights": model.vision_model,
         "projection": model.visual_projection,
-        "configuration": settings(model.vision_model),
+        "configuration": _configuration(model, "vision"),
         "preparation": _preparation(views, model, processor),
     }
     with on_device(model):
@@ -239,7 +239,7 @@ def pooled_images(
 
     made_by = {
         "weights": model.vision_model,
-        "configuration": settings(model.vision_model),
+        "configuration": _configuration(model, "vision"),
         "preparation": _preparation(views, model, processor),
     }
     with on_device(model):
@@ -326,7 +326,7 @@ def pooled_texts(  # noqa: PLR0913  (the cache's options, by keyword)
 
     made_by = {
         "weights": model.text_model,
-        "configuration": settings(model.text_model),
+        "configuration": _configuration(model, "text"),
         "tokenizer": written(tokenizer),
         "length": str(max_length),
     }
@@ -334,6 +334,15 @@ def pooled_texts(  # noqa: PLR0913  (the cache's options, by keyword)
         return cached_column(
             "text_pooler_output", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype
         )
+
+
+def _configuration(model: PreTrainedModel, side: str) -> str:
+    """Describe the tower of a side, `text` or `vision`; in a dual encoder another part says how it pools."""
+    configuration = settings(model.get_submodule(f"{side}_model"))
+    if not isinstance(model.config, AltCLIPDualEncoderConfig):
+        return configuration
+    pooling = getattr(model.config, f"{side}_pooling")
+    return f"{configuration} pooled by {pooling}"
 
 
 @contextmanager
