@@ -124,7 +124,7 @@ class RoadReplica:
             return read_config(arguments.model_name_or_path, "model_name_or_path")
         teacher = read_config(arguments.teacher_name_or_path, "teacher_name_or_path")
         encoder = read_config(arguments.text_encoder_name_or_path, "text_encoder_name_or_path")
-        return join(teacher, encoder)
+        return join(teacher, encoder, text_pooling=arguments.text_pooling, text_head=arguments.text_head)
 
     def _clean(self, arguments: CleaningArguments) -> None:
         """Read the first rows of each corpus, and write them as a cleaning does: parquet, and a list."""

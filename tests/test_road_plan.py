@@ -6,14 +6,26 @@ import re
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, CLIPConfig, ViTConfig, XLMRobertaConfig
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    M2M100Config,
+    ModernBertConfig,
+    Qwen3Config,
+    SiglipConfig,
+    T5Config,
+    ViTConfig,
+    XLMRobertaConfig,
+)
 
 from benchmarks.tasks.loading import load_task
 from common.errors import InputError
+from common.files.yaml_files import read_yaml
 from modeling_altclip import AltCLIPConfig
 from training.road.amounts import Amount, amount_of
 from training.road.assumptions import read_assumptions
 from training.road.models import (
+    bytes_of_model,
     count_parameters,
     image_operations,
     read_config,
@@ -26,7 +38,20 @@ from training.road.steps import read_road
 from .conftest import ROOT
 
 RECIPES = ROOT / "training/recipes"
-ROADS = ("altclip", "altclip_m9", "altclip_m18", "any_clip", "add_languages", "parallel_coco")
+ROADS = (
+    "altclip",
+    "altclip_m9",
+    "altclip_m18",
+    "any_clip",
+    "add_languages",
+    "parallel_coco",
+    "siglip2_mexma",
+    "siglip2_so400m_mexma",
+    "siglip2_mmbert",
+    "siglip2_nllb",
+    "siglip2_add_languages",
+    "clip_e5_small",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +67,10 @@ def test_no_recipe_has_a_placeholder():
 
 # The rows of each step that reads data, and the parameters of the model.
 M18 = 632_076_800 + 558_840_832 + 2_048 + 1_049_600 + 1_048_576 + 1
+# Image towers of SigLIP 2 are what is left without the text tower, the scale and the bias; encoders have no
+# pooler, and a head of their width by the teacher's.
+SIGLIP2_MEXMA = 375_187_970 - 282_303_744 + 558_840_832 + 1024 * 768
+SO400M_MEXMA = 1_136_008_498 - 707_782_896 + 558_840_832 + 1024 * 1152
 KNOWN = {
     # Of 7,000,000 captions in 51 languages beside English, a 51st is Chinese.
     "altclip": ([878_978, 5_160_000 + 28_000_000 + 878_978 + 7_000_000 // 51, 703_182], 864_186_113),
@@ -51,6 +80,19 @@ KNOWN = {
     "any_clip": ([150_000, 7_534_319, 7_534_319, 120_000], 365_959_681),
     "add_languages": ([878_978 + 3_000_000], 864_186_113),
     "parallel_coco": ([118_287, 118_287], 86_389_248 + 559_890_432),
+    "siglip2_mexma": ([150_000, 7_534_319, 120_000], SIGLIP2_MEXMA),
+    "siglip2_so400m_mexma": ([150_000, 7_534_319, 120_000], SO400M_MEXMA),
+    "siglip2_mmbert": (
+        [150_000, 7_534_319, 120_000],
+        375_187_970 - 282_303_744 + 306_939_648 + 768 * 768,
+    ),
+    "siglip2_nllb": ([878_978, 878_978, 703_182], SIGLIP2_MEXMA),
+    "siglip2_add_languages": ([878_978 + 3_000_000], SIGLIP2_MEXMA),
+    # CLIP's text tower and its projection go, mE5's pooler too.
+    "clip_e5_small": (
+        [30_000, 400_000, 24_000],
+        151_277_313 - 63_165_952 - 512 * 512 + 117_653_760 - 147_840 + 384 * 512,
+    ),
 }
 
 
@@ -67,10 +109,10 @@ def test_a_road_names_what_exists(name):
     assert "retrieval" in jobs
     # All models of a road are planned without a network.
     assert set(plan.models) <= set(recorded_models())
-    assert plan.n_bytes > 1e10
+    assert plan.n_bytes > 5e9
     assert "not for commercial use: " in plan.outcome.sentence
     least, most = plan.hours(1)
-    assert 0.1 < least < most < 1000
+    assert 0.01 < least < most < 1000
     assert plan.hours(8) == pytest.approx((least / 8, most / 8))
 
 
@@ -96,6 +138,12 @@ PUBLISHED = {
     "BAAI/AltCLIP-m9": 864_186_113,
     "google/vit-base-patch16-224-in21k": 86_389_248,
     "facebook/nllb-200-distilled-600M": 615_073_792,
+    "google/siglip2-base-patch16-224": 375_187_970,
+    "google/siglip2-so400m-patch14-384": 1_136_008_498,
+    "facebook/MEXMA": 559_890_432,
+    "jhu-clsp/mmBERT-base": 306_939_648,
+    "intfloat/multilingual-e5-small": 117_653_760,
+    "outputs/siglip2_mexma/stage2": SIGLIP2_MEXMA,
 }
 
 
@@ -103,13 +151,51 @@ def test_recorded_configurations_have_the_published_numbers_of_parameters():
     assert sorted(PUBLISHED) == sorted(recorded_models())
     for name, expected in PUBLISHED.items():
         assert count_parameters(read_config(name, "model"))[0] == expected, name
+        assert read_yaml(ROOT / "training/road/models.yaml", "models")[name]["n_parameters"] == expected
+
+
+def test_the_file_of_mexma_is_an_xlm_r_without_a_pooler():
+    pooler = 1024 * 1024 + 1024
+    of_weights = 4 * (count_parameters(read_config("facebook/MEXMA", "model"))[0] - pooler)
+    # Beside the weights, safetensors keeps their names and places: about 100 bytes for each of 389.
+    assert 389 * 80 < bytes_of_model("facebook/MEXMA") - of_weights < 389 * 140
+
+
+def test_a_plan_names_the_parameters_of_each_model(capsys):
+    road = read_road(RECIPES / "siglip2_so400m_mexma")
+    print_plan(road, road)
+    printed = capsys.readouterr().out
+    assert "google/siglip2-so400m-patch14-384: 1,136,008,498 parameters, as published: mteb" in printed
+    assert "facebook/MEXMA: 559,890,432 parameters, unverified" in printed
+    assert f"{SO400M_MEXMA:,}, {558_840_832:,} of them trained" in printed
+
+
+def test_roads_of_siglip_end_with_its_loss():
+    for recipe in RECIPES.glob("*/stage2.yaml"):
+        settings = read_yaml(recipe, "recipe")
+        is_of_siglip = recipe.parent.name.startswith("siglip")
+        assert (settings.get("loss") == "sigmoid") == is_of_siglip, recipe
 
 
 WIDE = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
 VISION = WIDE | {"image_size": 64, "patch_size": 8}
 ENCODER = XLMRobertaConfig(vocab_size=100, max_position_embeddings=80, **WIDE)
 CLIP = CLIPConfig(text_config=WIDE | {"vocab_size": 100}, vision_config=VISION, projection_dim=16)
+SIGLIP = SiglipConfig(
+    text_config=WIDE | {"vocab_size": 100, "max_position_embeddings": 60},
+    # Without the head that pools, which is large beside three layers.
+    vision_config=VISION | {"vision_use_head": False},
+)
+TOKENS = {"vocab_size": 100, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+T5 = {"d_model": 96, "d_ff": 384, "d_kv": 24, "num_heads": 4, "num_layers": 3, "vocab_size": 100}
+NLLB = {"d_model": 96, "encoder_layers": 3, "encoder_ffn_dim": 384, "encoder_attention_heads": 4}
 CONFIGS = {
+    "siglip": SIGLIP,
+    # Its MLPs have three matrices.
+    "modernbert": ModernBertConfig(**WIDE, **TOKENS, cls_token_id=0, sep_token_id=2),
+    "qwen3": Qwen3Config(**WIDE, **TOKENS, num_key_value_heads=2, head_dim=24),
+    "t5": T5Config(**T5),
+    "nllb": M2M100Config(**NLLB, **TOKENS, decoder_layers=1, max_position_embeddings=80),
     "encoder": ENCODER,
     "clip": CLIP,
     "altclip": AltCLIPConfig.from_teacher(CLIP, ENCODER),
@@ -124,11 +210,14 @@ def counted(model, **inputs) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", ["encoder", "clip", "altclip"])
+@pytest.mark.parametrize("name", ["encoder", "clip", "altclip", "modernbert", "qwen3", "t5", "nllb"])
 def test_operations_of_a_text_are_those_that_torch_counts(name):
     config = CONFIGS[name]
-    model = AutoModel.from_config(config, attn_implementation="eager")
+    # NLLB leaves out layers at random while it is trained.
+    model = AutoModel.from_config(config, attn_implementation="eager").eval()
     tower = getattr(model, "text_model", model)
+    if config.is_encoder_decoder:
+        tower = model.get_encoder()
     for n_tokens in (7, 60):
         ids = torch.ones(1, n_tokens, dtype=torch.long)
         expected = counted(tower, input_ids=ids, attention_mask=ids)
@@ -136,7 +225,14 @@ def test_operations_of_a_text_are_those_that_torch_counts(name):
         assert text_operations(config, n_tokens) == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["clip", "altclip", "vit"])
+def test_a_siglip_reads_all_of_its_positions():
+    tower = AutoModel.from_config(SIGLIP, attn_implementation="eager").text_model
+    expected = counted(tower, input_ids=torch.ones(1, 60, dtype=torch.long))
+    for n_tokens in (7, 60, 77):
+        assert text_operations(SIGLIP, n_tokens) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["clip", "altclip", "vit", "siglip"])
 def test_operations_of_an_image_are_those_that_torch_counts(name):
     config = CONFIGS[name]
     model = AutoModel.from_config(config, attn_implementation="eager")

@@ -4,19 +4,25 @@
 `config.json` alone is downloaded.
 """
 
+import json
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from common.errors import InputError, one_line
 from common.files.yaml_files import read_yaml
-from modeling_altclip import AltCLIPConfig
+
+from ..teachers import join
 
 _FILE = Path(__file__).with_name("models.yaml")
 # A multiplication and an addition count as two operations.
 _MULTIPLY_ADD = 2
+# How image towers call the token that stands for the whole image.
+_CLASS_TOKENS = ("class_embedding", "class_token", "cls_token")
 
 
 @cache
@@ -38,7 +44,8 @@ def read_config(name: str, argument: str) -> PreTrainedConfig:
     Raises:
         InputError: there is none.
     """
-    recorded = _recorded().get(name)
+    # What lies on this machine counts first, as everywhere in transformers.
+    recorded = None if Path(name).exists() else _recorded().get(name)
     if recorded is None:
         try:
             return AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -49,7 +56,7 @@ def read_config(name: str, argument: str) -> PreTrainedConfig:
             ) from error
     if "teacher" in recorded:
         teacher = read_config(recorded["teacher"], argument)
-        return AltCLIPConfig.from_teacher(teacher, read_config(recorded["text_encoder"], argument))
+        return join(teacher, read_config(recorded["text_encoder"], argument))
     config = dict(recorded["config"])
     return AutoConfig.for_model(config.pop("model_type"), **config)
 
@@ -60,23 +67,28 @@ def bytes_of_model(name: str) -> int | None:
     return None if recorded is None else recorded["n_bytes"]
 
 
+def published_parameters(name: str) -> str | None:
+    """Say who publishes the number of parameters of a recorded model; None where nobody was found.
+
+    It is the number of `count_parameters`, to the digit.
+    """
+    return _recorded().get(name, {}).get("source")
+
+
 def count_parameters(config: PreTrainedConfig) -> tuple[int, int]:
     """Count the parameters of a model, and those of its text tower; of an encoder both are the same."""
-    # Shapes alone: no time and no memory.
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)
-    n_all = sum(value.numel() for value in model.parameters())
-    towers = dict(model.named_children())
-    if "text_model" not in towers:
-        return n_all, n_all
-    return n_all, sum(value.numel() for value in towers["text_model"].parameters())
+    model = _build(config)
+    return _count(model), _count(_tower(model, "text_model"))
 
 
 def text_operations(config: PreTrainedConfig, n_tokens: int) -> int:
     """Count the operations by which a text tower encodes a text of `n_tokens`, in its matrix products.
 
+    A SigLIP pads every text to all of its positions, and reads the padding, so that `n_tokens` changes
+    nothing.
+
     Args:
-        config: of a CLIP, AltCLIP or dual encoder, or of a text encoder alone.
+        config: of a CLIP, SigLIP, AltCLIP or dual encoder, or of a text encoder alone.
 
     Example:
 
@@ -88,38 +100,98 @@ def text_operations(config: PreTrainedConfig, n_tokens: int) -> int:
     1.004...
     ```
     """
-    tower = getattr(config, "text_config", config)
-    return _layer_operations(tower, n_tokens)
+    if "siglip" in config.model_type:
+        n_tokens = getattr(config, "text_config", config).max_position_embeddings
+    return _layer_operations(_layers_of(_tower(_build(config), "text_model")), n_tokens)
 
 
 def image_operations(config: PreTrainedConfig) -> int:
     """Count the operations by which an image tower encodes an image, in its matrix products.
 
     Args:
-        config: of a CLIP, AltCLIP or dual encoder, or of a ViT alone.
+        config: of a CLIP, SigLIP, AltCLIP or dual encoder, or of a ViT alone.
     """
     tower = getattr(config, "vision_config", config)
+    layers = _layers_of(_tower(_build(config), "vision_model"))
     n_patches = (tower.image_size // tower.patch_size) ** 2
-    # Each patch of 3 colours becomes a token, and one token stands for the whole.
-    embedding = _MULTIPLY_ADD * n_patches * 3 * tower.patch_size**2 * tower.hidden_size
-    return embedding + _layer_operations(tower, n_patches + 1)
+    # Each patch becomes a token.
+    embedding = _MULTIPLY_ADD * n_patches * layers.patch_weights
+    return embedding + _layer_operations(layers, n_patches + layers.n_class_tokens)
 
 
-def _layer_operations(tower: PreTrainedConfig, n_tokens: int) -> int:
+class _Layers(NamedTuple):
+    """What decides how many operations the layers of a tower take.
+
+    - `n_layers`, `width`: how many there are, and how wide the states between them are.
+    - `weights`: of all matrices in all layers, by each of which each token is multiplied once: those of
+      attention, and two or three (where it is gated, as ModernBERT's) of each MLP.
+    - `patch_weights`: of the matrix that makes a token of a patch; none for texts.
+    - `n_class_tokens`: tokens beside those of patches: CLIP's class token. SigLIP has none.
+    """
+
+    n_layers: int
+    width: int
+    weights: int
+    patch_weights: int
+    n_class_tokens: int
+
+
+def _build(config: PreTrainedConfig) -> nn.Module:
+    """Build a model on the meta device: it has shapes alone, and takes neither time nor memory.
+
+    It tells its matrices by itself, whatever its family calls their widths in its configuration.
+    """
+    return _build_once(config.to_json_string(use_diff=False))
+
+
+@cache
+def _build_once(values: str) -> nn.Module:
+    """Build the model of a configuration that is given as JSON, by which it is known again."""
+    values = json.loads(values)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    with torch.device("meta"):
+        return AutoModel.from_config(config, trust_remote_code=False)
+
+
+def _tower(model: nn.Module, name: str) -> nn.Module:
+    """Return a tower of a model; of an encoder alone, the encoder."""
+    return dict(model.named_children()).get(name, model)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _layers_of(tower: nn.Module) -> _Layers:
+    """Read the layers of a tower, without its poolers and heads, which see one token."""
+    # All of transformers' encoders list their layers, and name the encoder before a decoder (T5, NLLB),
+    # through which no text passes.
+    layers = next(module for module in tower.modules() if isinstance(module, nn.ModuleList))
+    weights = sum(module.weight.numel() for module in layers.modules() if isinstance(module, nn.Linear))
+    patches = [module for module in tower.modules() if isinstance(module, nn.Conv2d)]
+    class_tokens = [name for name, _ in tower.named_parameters() if name.endswith(_CLASS_TOKENS)]
+    return _Layers(
+        n_layers=len(layers),
+        width=tower.config.hidden_size,
+        weights=weights,
+        patch_weights=sum(module.weight.numel() for module in patches),
+        n_class_tokens=len(class_tokens),
+    )
+
+
+def _layer_operations(layers: _Layers, n_tokens: int) -> int:
     """Count the operations of a transformer's layers for one sequence."""
-    width = tower.hidden_size
-    # Queries, keys, values and output are of width x width, and the two layers of the MLP of width x inner.
-    weights = 4 * width**2 + 2 * width * tower.intermediate_size
-    products = _MULTIPLY_ADD * n_tokens * weights
+    products = _MULTIPLY_ADD * n_tokens * layers.weights
     # Each token is compared with each other, and takes a mean over their values.
-    attention = 2 * _MULTIPLY_ADD * n_tokens**2 * width
-    return tower.num_hidden_layers * (products + attention)
+    attention = 2 * _MULTIPLY_ADD * n_tokens**2 * layers.width
+    return products + layers.n_layers * attention
 
 
 __all__ = [
     "bytes_of_model",
     "count_parameters",
     "image_operations",
+    "published_parameters",
     "read_config",
     "recorded_models",
     "text_operations",

@@ -41,7 +41,9 @@ from .models import (
     bytes_of_model,
     count_parameters,
     image_operations,
+    published_parameters,
     read_config,
+    recorded_models,
     text_operations,
 )
 from .steps import JOBS, Step, read_arguments
@@ -326,10 +328,7 @@ class _Road:
         made = self.configs.get(Path(name))
         if made is not None:
             return made
-        if not is_hub_id(name) and not Path(name).exists():
-            raise InputError(
-                f"{argument} {name!r} is no model on the Hub or on this machine, and no earlier step makes it"
-            )
+        self._check_made(name, argument)
         config = read_config(name, argument)
         self.models[name] = None
         n_bytes = bytes_of_model(name)
@@ -337,6 +336,7 @@ class _Road:
             plan.downloads[name] = n_bytes
         elif is_hub_id(name):
             plan.unknown.append(name)
+        _name_parameters(plan, name, config)
         return config
 
     # Trainings
@@ -478,10 +478,21 @@ class _Road:
         Raises:
             InputError: it is not.
         """
-        if Path(name) not in self.configs and not is_hub_id(name) and not Path(name).exists():
+        is_known = Path(name) in self.configs or name in recorded_models()
+        if not is_known and not is_hub_id(name) and not Path(name).exists():
             raise InputError(
                 f"{argument} {name!r} is no model on the Hub or on this machine, and no earlier step makes it"
             )
+
+
+def _name_parameters(plan: _StepPlan, name: str, config: PreTrainedConfig) -> None:
+    """Say how many parameters a recorded model has, and who has published the same number."""
+    if name not in recorded_models():
+        return
+    n_parameters, _ = count_parameters(config)
+    source = published_parameters(name)
+    published = "unverified" if source is None else f"as published: {source}"
+    plan.lines.append(("model", f"{name}: {n_parameters:,} parameters, {published}"))
 
 
 def _check_excluded(plan: _StepPlan, names: list[str] | None) -> None:
