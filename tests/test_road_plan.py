@@ -183,8 +183,8 @@ ENCODER = XLMRobertaConfig(vocab_size=100, max_position_embeddings=80, **WIDE)
 CLIP = CLIPConfig(text_config=WIDE | {"vocab_size": 100}, vision_config=VISION, projection_dim=16)
 SIGLIP = SiglipConfig(
     text_config=WIDE | {"vocab_size": 100, "max_position_embeddings": 60},
-    # Without the head that pools, which is large beside three layers.
-    vision_config=VISION | {"vision_use_head": False},
+    # Without the head that pools, which is large beside three layers; of so few patches that one more shows.
+    vision_config=VISION | {"vision_use_head": False, "patch_size": 16},
 )
 TOKENS = {"vocab_size": 100, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 T5 = {"d_model": 96, "d_ff": 384, "d_kv": 24, "num_heads": 4, "num_layers": 3, "vocab_size": 100}
