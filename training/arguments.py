@@ -4,9 +4,11 @@ The keys of a recipe are these fields, and `--help` prints their texts. Fields o
 under a heading: data, model, batch, evaluation.
 """
 
+import math
 from dataclasses import dataclass, field, fields
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
@@ -451,6 +453,52 @@ class _FrozenTowerArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
+class LowRankArguments(StageArguments):
+    """Arguments of the stages whose text tower can learn by low-rank updates (LoRA)."""
+
+    # Model
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rank of the updates that the text tower's linear layers learn (LoRA), such as 16. Its "
+            "own weights are frozen, and the updates are merged into them when the model is saved. By "
+            "default all its weights are trained."
+        },
+    )
+    lora_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "The updates are multiplied by this and divided by `lora_rank`. By default twice it."
+        },
+    )
+
+    def check_low_rank(self) -> None:
+        """Check the rank and the scale of low-rank updates, and set the scale's default.
+
+        Raises:
+            InputError: one is out of range, the scale is given alone, or weights are sharded.
+        """
+        if self.lora_rank is None:
+            if self.lora_alpha is not None:
+                raise InputError(f"lora_alpha is {self.lora_alpha} without lora_rank: give both, or neither")
+            return
+        if self.lora_rank < 1:
+            raise InputError(
+                f"lora_rank is {self.lora_rank}: give a whole number from 1, or leave it out to train all "
+                "weights"
+            )
+        if self.lora_alpha is None:
+            self.lora_alpha = 2.0 * self.lora_rank
+        if not 0 < self.lora_alpha < math.inf:
+            raise InputError(f"lora_alpha is {self.lora_alpha}: give a positive number, or leave it out")
+        is_sharded = self.deepspeed_plugin is not None or parse_flag_from_env("ACCELERATE_USE_FSDP")
+        if self.fsdp or is_sharded:
+            raise InputError(
+                f"lora_rank is {self.lora_rank}, which FSDP and DeepSpeed do not train here: take ddp.yaml"
+            )
+
+
+@dataclass(kw_only=True)
 class TeacherArguments(PairArguments):
     """Stage 0: an English CLIP, the teacher.
 
@@ -483,7 +531,7 @@ class TeacherArguments(PairArguments):
 
 
 @dataclass(kw_only=True)
-class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
+class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, ExclusionArguments):
     """Stage 1: the multilingual text tower learns the teacher's embeddings.
 
     `dataset` may be any parallel text (`parallel_text.py`). To add languages to a finished model, give it as
@@ -633,6 +681,12 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
             )
         self.check_given_models()
         self.check_replay()
+        self.check_low_rank()
+        if self.lora_rank is not None and self.new_pieces:
+            raise InputError(
+                f"new_pieces is {self.new_pieces}, whose embeddings would not learn with lora_rank: "
+                "leave out one of the two"
+            )
         if self.temperature < 1:
             raise InputError(
                 f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones"
@@ -701,7 +755,7 @@ class TeacherLearningArguments(_FrozenTowerArguments, ExclusionArguments):
 
 
 @dataclass(kw_only=True)
-class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
+class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArguments):
     """Stage 2: contrastive learning with a frozen image tower.
 
     Raises:
@@ -795,6 +849,12 @@ class ContrastiveArguments(PairArguments, _FrozenTowerArguments):
             self.trainable = ["text_model", "text_projection", "logit_scale"]
             if self.loss == "sigmoid":
                 self.trainable.append("logit_bias")
+        self.check_low_rank()
+        if self.lora_rank is not None and "text_model" not in self.trainable:
+            raise InputError(
+                f"lora_rank is {self.lora_rank}, and trainable is {' '.join(self.trainable)}: "
+                "add text_model, which is what learns by it"
+            )
         self.check_hold()
         if self.streaming and self.cache_image_embeds:
             raise InputError(

@@ -21,6 +21,7 @@ from .arguments import ContrastiveArguments, PairArguments, StageArguments, Teac
 from .data.preview import first_captions
 from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .logit_bias import fit_to_loss
+from .low_rank import add_low_rank
 from .matryoshka import check_widest
 from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
@@ -130,8 +131,10 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
         fit_to_loss(model, arguments.loss)
     if isinstance(arguments, TeacherLearningArguments):
         freeze_all_but(model, space_of(model.config).parts)
+        add_low_rank(arguments, model)
     elif isinstance(arguments, ContrastiveArguments):
         freeze_all_but(model, arguments.trainable)
+        add_low_rank(arguments, model)
     return model
 
 

@@ -14,6 +14,7 @@ from training.data.parallel_text import read_parallel_text
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
+from training.low_rank import add_low_rank
 from training.output_folder import record_sources
 from training.student import build_student, embed_targets, held_embeddings, languages_to_replay
 from training.teachers import space_of
@@ -47,6 +48,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     # The student. Only what its texts pass learns.
     model, tokenizer = build_student(arguments, rows, new)
     freeze_all_but(model, space_of(model.config).parts)
+    updates = add_low_rank(arguments, model)
     model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     languages = new + replayed
     examples = CaptionExamples(
@@ -72,6 +74,8 @@ def main(arguments: TeacherLearningArguments) -> None:
         validation=validation,
     )
     train(trainer, arguments)
+    if updates is not None:
+        updates.merge_and_unload()  # the model that is saved is like any other
     trainer.save_model()
     following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
     finish(arguments, "the multilingual model", following)

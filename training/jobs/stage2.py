@@ -17,6 +17,7 @@ from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
 from training.lifecycle import begin, collator_of, finish, train
 from training.logit_bias import fit_to_loss
+from training.low_rank import add_low_rank
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -58,6 +59,7 @@ def main(arguments: ContrastiveArguments) -> None:
     held = hold_texts(arguments, model, processor, examples)
     guard = load_guard(arguments, model, processor)
 
+    updates = add_low_rank(arguments, model)
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
@@ -70,6 +72,8 @@ def main(arguments: ContrastiveArguments) -> None:
     if not arguments.streaming:
         trainer.add_callback(EpochCallback(examples.inputs))
     train(trainer, arguments)
+    if updates is not None:
+        updates.merge_and_unload()  # the model that is saved is like any other
     trainer.save_model()
     say_what_was_kept(arguments, model, processor, held, guard)
     evaluate = f"{command_for('evaluate retrieval')} --tasks my/task.yaml --models"
