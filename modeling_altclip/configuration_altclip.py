@@ -138,11 +138,18 @@ class AltCLIPConfig(NativeAltCLIPConfig):
             projection_dim=clip.projection_dim,
             logit_scale_init_value=clip.logit_scale_init_value,
         )
-        # A text tower that learns the teacher's embeddings learns their first dimensions, too.
-        dims = clip.to_dict().get("matryoshka_dims")
-        if dims is not None:
-            config.matryoshka_dims = dims
+        take_over_dims(config, clip)
         return config
+
+
+def take_over_dims(config: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+    """Record a teacher's `matryoshka_dims`, if it has any, in the configuration of its student.
+
+    A text tower that learns the teacher's embeddings learns their first dimensions, too.
+    """
+    dims = teacher.to_dict().get("matryoshka_dims")
+    if dims is not None:
+        config.matryoshka_dims = dims
 
 
 def check_towers(text_config, vision_config) -> None:

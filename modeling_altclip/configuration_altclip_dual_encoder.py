@@ -7,7 +7,7 @@ import math
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_altclip import check_towers
+from .configuration_altclip import check_towers, take_over_dims
 
 _POOLINGS = ("cls", "last", "mean", "pooler")
 _HEADS = ("linear", "mlp")
@@ -135,7 +135,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             vision_pooling = teacher.vision_pooling
             has_projection = teacher.image_projection
             bias = teacher.logit_bias_init_value
-        return cls(
+        config = cls(
             text_config=text_config,
             vision_config=vision_config,
             text_pooling=text_pooling,
@@ -147,6 +147,8 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             image_projection=has_projection,
             logit_bias_init_value=bias,
         )
+        take_over_dims(config, teacher)
+        return config
 
     def to_dict(self) -> dict:
         """Return what config.json holds: a model without a bias does not name it, as before there was one."""

@@ -333,6 +333,24 @@ def test_old_weights_of_any_bytes_are_named_in_one_line(zoo, tmp_path, content):
         load_model(str(folder))
 
 
+def test_a_decoders_tokenizer_pads_by_its_end_of_text(zoo, tmp_path):
+    tokenizer = load_tokenizer("text_encoder_name_or_path", str(zoo / "xlmr"))
+    for special, given in ((True, {"eos_token": "</s>"}), (False, {})):
+        decoders = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, **given)
+        assert decoders.pad_token is None
+        shutil.copytree(zoo / "gpt2", tmp_path / f"gpt2-{special}")
+        decoders.save_pretrained(tmp_path / f"gpt2-{special}")
+
+    padded = load_tokenizer("text_encoder_name_or_path", str(tmp_path / "gpt2-True"))
+    inputs = padded(["a", "a dog and a key"], padding=True)
+    assert inputs["input_ids"][0][-1] == padded.eos_token_id
+    assert inputs["attention_mask"][0][-1] == 0
+    with pytest.raises(
+        InputError, match="has a tokenizer without pad_token and eos_token, .*: set pad_token"
+    ):
+        load_tokenizer("text_encoder_name_or_path", str(tmp_path / "gpt2-False"))
+
+
 @pytest.mark.parametrize("name", ["xlmr", "bert", "altclip", "clip", "gpt2"])
 def test_a_missing_tokenizer_is_none_that_knows_no_word(zoo, tmp_path, name):
     assert len(load_tokenizer("model", str(zoo / name))) > 100

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from transformers import AutoProcessor, AutoTokenizer, SiglipConfig
 
 from common.errors import InputError
-from modeling_altclip import AltCLIPConfig, AltCLIPModel
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPModel
 from modeling_altclip.truncation_altclip import trained_dims
 from training.arguments import ContrastiveArguments
 from training.data.examples import CaptionExamples, Collator
@@ -257,6 +257,12 @@ def test_the_dimensions_are_recorded_where_plain_transformers_reads_them(altclip
     clip = transformers.CLIPConfig(matryoshka_dims=[64, 8])
     student = AltCLIPConfig.from_teacher(clip, transformers.XLMRobertaConfig())
     assert trained_dims(student) == [64, 8]
+    siglip = transformers.SiglipConfig(text_config={}, vision_config={}, matryoshka_dims=[64, 8])
+    for teacher in (clip, siglip):
+        student = AltCLIPDualEncoderConfig.from_teacher(
+            teacher, transformers.BertConfig(), text_pooling="mean"
+        )
+        assert trained_dims(student) == [64, 8]
 
 
 def test_a_training_without_them_takes_the_record_back(altclip, trainer_of):

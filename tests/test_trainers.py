@@ -309,9 +309,13 @@ def test_logit_scale_is_bounded_in_every_forward_and_in_what_is_saved(
 
 def test_unknown_trainable_part_is_refused(altclip):
     with pytest.raises(
-        ValueError, match="trainable names txt_model, which the model has not; its parts are text_model"
+        InputError, match="trainable names txt_model, which the model has not; its parts are text_model"
     ):
         freeze_all_but(altclip, ["txt_model"])
+    # SigLIP's students have an identity there, which nothing could train.
+    altclip.visual_projection = torch.nn.Identity()
+    with pytest.raises(InputError, match="trainable names visual_projection, which has no weights in this"):
+        freeze_all_but(altclip, ["text_model", "visual_projection"])
 
 
 @pytest.mark.parametrize("objective", ["mse", "cosine"])

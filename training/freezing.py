@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from common.errors import InputError
+
 IMAGE_PARTS = ("vision_model", "visual_projection")
 
 
@@ -11,7 +13,7 @@ def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
     """Freeze all parameters except those whose name, or whose part's name, is in `trainable`.
 
     Raises:
-        ValueError: a name is no part of the model.
+        InputError: a name is no part of the model, or of a part without weights.
 
     Example:
 
@@ -29,14 +31,25 @@ def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
     parameters = [name for name, _ in model.named_parameters()]
     unknown = [name for name in trainable if name not in children + parameters]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"trainable names {', '.join(unknown)}, which the model has not; "
             f"its parts are {', '.join(children)}"
         )
+    # SigLIP's image tower ends in the shared space: its projection is an identity.
+    for part in trainable:
+        if not any(_is_within(name, part) for name in parameters):
+            raise InputError(f"trainable names {part}, which has no weights in this model: leave it out")
     for name, parameter in model.named_parameters():
-        # "text_model" lets "text_model.pre_LN.weight" learn, and "logit_scale" the parameter of this name.
-        is_trainable = any(name == part or name.startswith(part + ".") for part in trainable)
+        is_trainable = any(_is_within(name, part) for part in trainable)
         parameter.requires_grad_(is_trainable)
+
+
+def _is_within(name: str, part: str) -> bool:
+    """Return whether a parameter is the one of this name, or in the part of this name.
+
+    "text_model.pre_LN.weight" is in "text_model", and "logit_scale" is a parameter itself.
+    """
+    return name == part or name.startswith(part + ".")
 
 
 def learns(model: nn.Module, *parts: str) -> bool:

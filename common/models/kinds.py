@@ -149,10 +149,11 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
     """Load a model's tokenizer with `options` of `AutoTokenizer.from_pretrained`.
 
     It pads on the right, whatever its files state: plain transformers' AltCLIP, which loads what is trained
-    with it, pools the first token even if it is padding.
+    with it, pools the first token even if it is padding. A decoder's (GPT-2) may have no padding token, and
+    pads by its end of text, since padding is masked.
 
     Raises:
-        InputError: it cannot be loaded, or is not there.
+        InputError: it cannot be loaded, is not there, or has neither of the two tokens.
     """
     with readable(argument, name_or_path):
         check_files(name_or_path, "settings")
@@ -160,6 +161,13 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
             name_or_path, padding_side="right", trust_remote_code=False, **options
         )
     check_tokenizer(argument, name_or_path, tokenizer)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(
+                f"{argument} {name_or_path!r} has a tokenizer without pad_token and eos_token, "
+                "by which short texts of a batch could be padded: set pad_token in its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
