@@ -16,7 +16,7 @@ from training.data.examples import CaptionExamples
 from training.data.tower_cache import teacher_embeddings
 from training.miniature.scenes import EmojiScenes
 from training.miniature.vocabulary import train_multilingual_tokenizer
-from training.student import held_embeddings, languages_to_replay
+from training.student import build_student, held_embeddings, languages_to_replay
 from training.vocabulary import extend_tokenizer, frequent
 
 from .conftest import ROOT
@@ -135,6 +135,29 @@ def test_a_finished_model_learns_more(miniature, run_python, finished, tmp_path)
     embeddings = "text_model.roberta.embeddings.word_embeddings.weight"
     assert (new[embeddings][:n_old] - old[embeddings]).abs().max() < 0.02  # three steps from where they were
     assert after.config.text_config.hidden_dropout_prob == 0
+
+
+def test_new_pieces_do_not_begin_as_embeddings_that_no_piece_had(finished, texts, tmp_path):
+    """mE5-small has 35 embeddings more than pieces."""
+    model = AltCLIPModel.from_pretrained(finished)
+    n_known = model.config.text_config.vocab_size
+    model.resize_token_embeddings(n_known + 30)
+    model.get_input_embeddings().weight.data[n_known:] = 100.0
+    model.save_pretrained(finished)
+    arguments = TeacherLearningArguments(
+        output_dir=str(tmp_path / "more"),
+        dataset="",
+        languages=["th"],
+        new_pieces=200,
+        model_name_or_path=str(finished),
+        use_cpu=True,
+    )
+    rows = Dataset.from_dict({"captions": [{"th": text} for text in texts["th"]]})
+    student, tokenizer = build_student(arguments, rows, ["th"])
+    embeddings = student.get_input_embeddings().weight
+    assert len(embeddings) == len(tokenizer) > n_known + 30
+    assert embeddings.abs().max() < 1
+    assert torch.equal(embeddings[:n_known], model.get_input_embeddings().weight[:n_known])
 
 
 def test_by_default_a_model_is_its_own_teacher_and_keeps_all_that_the_text_has_beside(finished, tmp_path):

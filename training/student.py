@@ -45,7 +45,10 @@ def build_student(
         model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, trust_remote_code=False)
     tokenizer = load_tokenizer("model_name_or_path", name)
     if arguments.new_pieces:
+        n_known = len(tokenizer)
         tokenizer = extend_tokenizer(tokenizer, all_texts(rows, new), arguments.new_pieces)
+        # Some encoders have more embeddings than pieces. These are untrained: new pieces shall not be theirs.
+        model.resize_token_embeddings(n_known)
         model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
 
