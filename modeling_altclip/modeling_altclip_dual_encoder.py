@@ -216,6 +216,26 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             bias = nn.Parameter(torch.full_like(self.logit_scale, value))
         self.register_parameter("logit_bias", bias)
 
+    def get_image_features(  # noqa: PLR0913  (the inputs of an image tower, by keyword)
+        self,
+        pixel_values: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Encode and project images: `pooler_output` is `(images, projection_dim)`, not normalised.
+
+        The mask and shapes of patches are NaFlex's. sentence-transformers passes on only what is named here.
+        """
+        return super().get_image_features(
+            pixel_values,
+            interpolate_pos_encoding,
+            pixel_attention_mask=pixel_attention_mask,
+            spatial_shapes=spatial_shapes,
+            **kwargs,
+        )
+
     def save_pretrained(self, *args, save_original_format: bool = True, **kwargs) -> None:
         """Save the towers' weights under the names that each tower's own `save_pretrained` gives them.
 

@@ -9,6 +9,7 @@ import torch
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -326,6 +327,24 @@ def test_a_clip_and_an_xlm_r_make_what_they_always_made(saved, train):
         stage1, "first", teacher_name_or_path=saved("clip"), text_encoder_name_or_path=saved("xlm-r")
     )
     assert type(load_model(folder)[0]) is AltCLIPModel
+
+
+def test_a_dry_run_refuses_a_pooler_that_an_encoder_has_not(saved, train):
+    given = {"teacher_name_or_path": saved("clip"), "text_encoder_name_or_path": saved("t5")}
+    with pytest.raises(InputError, match="text_pooling is 'pooler', but a 't5' has no pooler"):
+        train(stage1, "dry", **given, text_pooling="pooler", dry_run=True)
+
+
+def test_sentence_transformers_encodes_images_of_naflex(saved, miniature, tmp_path):
+    model = AltCLIPDualEncoderModel.from_teacher(saved("naflex"), saved("bert")).eval()
+    _, teachers = load_model(saved("naflex"))
+    processor = AltCLIPProcessor(teachers.image_processor, load_tokenizer_of(miniature))
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "student")
+    images = [Image.new("RGB", (40, 24), "red"), Image.new("RGB", (16, 32), "blue")]
+    found = SentenceTransformer(str(tmp_path / "student")).encode(images, normalize_embeddings=True)
+    expected = embed_images(model, processor, images)
+    assert torch.allclose(torch.as_tensor(found), expected, rtol=0, atol=1e-5)
 
 
 def test_naflex_is_trained_from_its_cache(saved, train):

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from common.models.kinds import load_tokenizer
+from common.models.kinds import load_tokenizer, readable
+from modeling_altclip.pooling_altclip import check_text_encoder
 from modeling_altclip.texts_altclip import readable_tokens, tokenize
 
 from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments, say
@@ -85,6 +86,7 @@ def print_plan(arguments: StageArguments) -> None:
     # Some families look at their first random weights, and fake ones have no values to look at.
     with FakeTensorMode(), no_init_weights():
         model = _untrained(arguments)
+        _check_pooler(arguments, model)
         longest = min(arguments.max_text_length, readable_tokens(model))
         encoded = tokenize(tokenizer, texts, truncation=True, max_length=longest)
         lengths = [len(ids) for ids in encoded["input_ids"]]
@@ -101,6 +103,17 @@ def print_plan(arguments: StageArguments) -> None:
     for name, value in lines:
         say(arguments, f"{name:<22}{value}")
     say(arguments, "Dry run: nothing was trained. Next: the same command without --dry_run.")
+
+
+def _check_pooler(arguments: StageArguments, model: PreTrainedModel) -> None:
+    """Refuse the pooling `pooler` for a text encoder that has none, for which no weights are needed.
+
+    Raises:
+        InputError: it has none.
+    """
+    if _is_new_student(arguments) and arguments.text_pooling == "pooler":
+        with readable("text_encoder_name_or_path", arguments.text_encoder_name_or_path):
+            check_text_encoder(model.text_model.encoder, "pooler")
 
 
 def check_room_before_loading(arguments: StageArguments) -> None:
