@@ -94,21 +94,38 @@ def compare(
     (1.0, 0.002)
     ```
     """
-    _check_same_items(first, second)
+    of_resamples = resampled_differences(first, second, n_resamples, seed)
     metrics = first.metrics()
     other_metrics = second.metrics()
-    scores = _scores(first, n_resamples, seed)
-    other_scores = _scores(second, n_resamples, seed)
     differing = first.differing(second)
 
     differences = {}
-    for name, values in scores.items():
-        resampled = values - other_scores[name]
+    for name, resampled in of_resamples.items():
         defined = resampled[~resampled.isnan()]
         p = _p_value(defined, n_differing=differing[name].sum().item())
         low, high = _interval(defined)
         differences[name] = PairedDifference(metrics[name] - other_metrics[name], low, high, p)
     return differences
+
+
+def resampled_differences(
+    first: Outcomes, second: Outcomes, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Compute by how much each metric of `first` is higher than that of `second`, in each resample.
+
+    The draws depend on the seed and the number of units alone: a mean over differences of several pairs is
+    one over the same draws.
+
+    Returns:
+        `{metric: float64 (n_resamples,)}`, NaN where a metric is not defined on a resample.
+
+    Raises:
+        InputError: as `compare`.
+    """
+    _check_same_items(first, second)
+    scores = _scores(first, n_resamples, seed)
+    other_scores = _scores(second, n_resamples, seed)
+    return {name: values - other_scores[name] for name, values in scores.items()}
 
 
 def _p_value(resampled: torch.Tensor, n_differing: int) -> float:
