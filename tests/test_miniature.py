@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, CLIPTokenizer, XLMRobertaTokenizer
+from transformers import AutoModel, AutoTokenizer, CLIPTokenizer, XLMRobertaTokenizer
 
 from training.miniature import __main__ as drawing
 from training.miniature.origins import origins_of_scenes
@@ -177,6 +177,20 @@ def test_multilingual_tokenizer_is_xlm_rs(miniature):
     assert 3 not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "red apple and dog face"
     assert tokenizer.model_max_length == 77
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_other_encoders_read_with_the_xlm_rs_tokenizer(miniature, kind):
+    model = AutoModel.from_pretrained(miniature / kind)
+    assert model.config.model_type == kind
+    tokenizer = miniature / kind / "tokenizer.json"
+    assert tokenizer.read_bytes() == (miniature / "text_encoder/tokenizer.json").read_bytes()
+    assert model.config.vocab_size == 2502
+    assert model.config.pad_token_id == 1
+    if kind == "modernbert":
+        special = ("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
+        assert [getattr(model.config, name) for name in special] == [0, 0, 2, 2]
+    assert json.loads((miniature / "drawn.json").read_text())["files"].keys() >= {f"{kind}/model.safetensors"}
 
 
 def test_multilingual_tokenizer_segments_as_sentencepiece_does(monkeypatch):

@@ -14,10 +14,15 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 from tqdm.auto import tqdm
 from transformers import (
+    BertConfig,
+    BertModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    ModernBertConfig,
+    ModernBertModel,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     SiglipConfig,
     SiglipImageProcessor,
@@ -51,7 +56,8 @@ _MULTILINGUAL_VOCABULARY = 2500
 _ENGLISH_VOCABULARY = 600
 _TOKENIZER_ROWS = 6000  # rows that both vocabularies are trained on
 _SIGLIP_LENGTH = 32  # tokens that each text is padded to; the longest English caption has 17
-_PARTS = ("dataset", "clip", "text_encoder", "siglip")  # folders that are written
+# Folders that are written.
+_PARTS = ("dataset", "clip", "text_encoder", "siglip", "bert", "modernbert")
 _DRAWN = "drawn.json"  # the record of what was drawn, by which a repeated command knows that it is whole
 _CARD = """---
 language: [{languages}]
@@ -215,8 +221,37 @@ def _write_text_encoder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
         type_vocab_size=1,
         layer_norm_eps=1e-5,
     )
-    model = XLMRobertaModel(config, add_pooling_layer=False)
-    with saving("the untrained text encoder", folder, bytes_of_weights(model)):
+    _save_encoder(XLMRobertaModel(config, add_pooling_layer=False), folder, tokenizer)
+
+
+def _write_other_encoders(output_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save an untrained BERT and ModernBERT of the miniature's size, which read as its XLM-R does."""
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": _WIDTH,
+        "num_hidden_layers": _TEXT_LAYERS,
+        "num_attention_heads": _HEADS,
+        "max_position_embeddings": MAX_LENGTH,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    bert = BertConfig(**shape, intermediate_size=4 * _WIDTH)
+    _save_encoder(BertModel(bert, add_pooling_layer=False), output_dir / "bert", tokenizer)
+
+    # By default these tokens are those of ModernBERT's own vocabulary, which has 50,368 pieces.
+    special_tokens = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+    }
+    # Its gated layers have three matrices instead of two; ModernBERT-base has 1.5 times the width in each.
+    modernbert = ModernBertConfig(**shape, **special_tokens, intermediate_size=3 * _WIDTH // 2)
+    _save_encoder(ModernBertModel(modernbert), output_dir / "modernbert", tokenizer)
+
+
+def _save_encoder(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save an untrained text encoder with its tokenizer, and that it was made of no data."""
+    with saving(f"the untrained {folder.name}", folder, bytes_of_weights(model)):
         model.save_pretrained(folder)
     match_modes(folder)
     write_origins(folder, [])
@@ -243,7 +278,7 @@ class _MiniatureArguments:
         metadata={"help": "Number of pieces of the multilingual vocabulary."},
     )
     text_encoder_only: bool = field(
-        default=False, metadata={"help": "Write no dataset, no CLIP and no SigLIP."}
+        default=False, metadata={"help": "Write no dataset, and no tower but the XLM-R."}
     )
 
     def __post_init__(self):
@@ -316,12 +351,14 @@ def _draw(arguments: _MiniatureArguments) -> None:
     english = [caption["en"] for caption in captions]
     english_tokenizer = train_english_tokenizer(english, _ENGLISH_VOCABULARY)
     _write_clip(output_dir / "clip", english_tokenizer)
-    _write_text_encoder(output_dir / "text_encoder", _train_vocabulary(captions, arguments))
-    # SigLIP's tokenizers make no mask. The last, so that it draws no random numbers before the others.
+    multilingual_tokenizer = _train_vocabulary(captions, arguments)
+    _write_text_encoder(output_dir / "text_encoder", multilingual_tokenizer)
+    # SigLIP's tokenizers make no mask. After the others, so that it draws no random numbers before them.
     without_mask = {"model_max_length": _SIGLIP_LENGTH, "model_input_names": ["input_ids"]}
     siglip_tokenizer = train_english_tokenizer(english, _ENGLISH_VOCABULARY, **without_mask)
     _write_siglip(output_dir / "siglip", siglip_tokenizer)
-    print(f"Saved dataset, clip, text_encoder and siglip to {output_dir}. Look at {output_dir}/scenes.png.")
+    _write_other_encoders(output_dir, multilingual_tokenizer)
+    print(f"Saved {', '.join(_PARTS)} to {output_dir}. Look at {output_dir}/scenes.png.")
     print("Next: altclip train training/recipes/miniature")
 
 
