@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation add-languages own-pictures parallel download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
+.PHONY: demo ablation families add-languages own-pictures parallel download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -24,6 +24,9 @@ demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages
 
 ablation: outputs/miniature/altclip/README.md  ## run the paper's ablation (Table 4) on the miniature: five ways to train, three seeds each
 	$(BIN)/python training/run_ablation.py training/recipes/ablation/miniature.yaml
+
+families: outputs/miniature/altclip/README.md  ## train students of three families by a CLIP-like and a SigLIP-like teacher, and test what they lose
+	$(BIN)/python training/run_families.py training/recipes/families/miniature.yaml
 
 NINE := en zh es fr ru ar ja ko it
 

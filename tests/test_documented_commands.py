@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
     r"altclip train training/recipes/miniature$|"
-    r"make (demo|ablation|add-languages|parallel|download-env|gpu-check|install|test|style|docs)|"
+    r"make (demo|ablation|families|add-languages|parallel|download-env|gpu-check|install|test|style|docs)|"
     r"python examples/|pip|"
     r"hf |git |srun|export|cd |#SBATCH|source |.*(_node 8|--config_file)"
 )

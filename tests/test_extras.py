@@ -23,7 +23,7 @@ NEED = {
     "imagehash": ("exclusion", ["training.data.exclusion.pictures"]),
     "polib": ("formats", ["training.data.formats.gettext"]),
 }
-EXPERIMENTS = ["training.ablation", "training.parallel.comparison"]
+EXPERIMENTS = ["training.ablation", "training.families", "training.parallel.comparison"]
 
 
 def run_without(missing, then, *words):
