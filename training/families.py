@@ -131,7 +131,7 @@ def evaluate_models(teachers: list[str], students: list[str], arguments: Familie
 
 
 @dataclass
-class Gap:
+class _Gap:
     """How far a student is above its teacher's English in each language, as fractions.
 
     Attributes:
@@ -176,7 +176,7 @@ class Gap:
 
 def measure_gaps(
     results: list[Result], kind: str, folders: dict[str, str], arguments: FamiliesArguments
-) -> list[Gap]:
+) -> list[_Gap]:
     """Compare each student with its teacher, and test that it loses less than the margin in each language.
 
     All languages of all students are one family of tests, corrected by Holm's procedure; see
@@ -220,7 +220,7 @@ def _only(results: list[Result], model: str, language: str) -> Result:
     )
 
 
-def _check_same_languages(found: list[Gap]) -> None:
+def _check_same_languages(found: list[_Gap]) -> None:
     for gap in found:
         if gap.languages != found[0].languages:
             raise InputError(
@@ -231,7 +231,7 @@ def _check_same_languages(found: list[Gap]) -> None:
 
 def _compare(
     teacher: str, student: str, reference: Result, of_student: list[Result], n_resamples: int
-) -> Gap:
+) -> _Gap:
     """Compare a student in each of its languages with its teacher's result in English."""
     metric = METRICS[reference.kind]
     in_english = reference.outcomes()
@@ -248,10 +248,10 @@ def _compare(
     if not differences:
         raise InputError(f"there is no result of the student {teacher}-{student}: repeat the command")
     languages = [result.language for result in of_student]
-    return Gap(teacher, student, reference.metrics[metric], languages, differences, torch.stack(resampled))
+    return _Gap(teacher, student, reference.metrics[metric], languages, differences, torch.stack(resampled))
 
 
-def families_report(by_kind: dict[str, list[Gap]], arguments: FamiliesArguments) -> str:
+def families_report(by_kind: dict[str, list[_Gap]], arguments: FamiliesArguments) -> str:
     """Write for each kind of task the table of 2 x 3, the verdict, and all differences in Markdown."""
     parts = []
     for kind, found in by_kind.items():
@@ -259,7 +259,7 @@ def families_report(by_kind: dict[str, list[Gap]], arguments: FamiliesArguments)
     return "\n\n".join(parts)
 
 
-def _table(found: list[Gap]) -> str:
+def _table(found: list[_Gap]) -> str:
     """Format a row for each teacher and a column for each family."""
     rows = []
     for teacher, name in TEACHERS.items():
@@ -268,7 +268,7 @@ def _table(found: list[Gap]) -> str:
     return format_table(["", "in English", *(family.name for family in STUDENTS.values())], rows)
 
 
-def _cell(gap: Gap) -> str:
+def _cell(gap: _Gap) -> str:
     """Write the mean with its interval, and the worst language with its lower bound.
 
     `-0.1 (-0.6 to +0.4), worst vi -0.9 (above -1.6)`
@@ -286,7 +286,7 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
 
 
-def _verdict(found: list[Gap], arguments: FamiliesArguments) -> str:
+def _verdict(found: list[_Gap], arguments: FamiliesArguments) -> str:
     n_tests = sum(len(gap.languages) for gap in found)
     n_within = n_tests - sum(gap.n_behind for gap in found)
     n_resamples = f"{arguments.n_resamples:,}"
@@ -298,7 +298,7 @@ def _verdict(found: list[Gap], arguments: FamiliesArguments) -> str:
     )
 
 
-def _all_differences(found: list[Gap]) -> str:
+def _all_differences(found: list[_Gap]) -> str:
     """Format a row for each language: each student's difference and lower bound."""
     header = ["language", *(f"{gap.teacher}-{gap.student}" for gap in found)]
     rows = []
@@ -311,7 +311,7 @@ def _all_differences(found: list[Gap]) -> str:
     return format_table(header, rows)
 
 
-def plot_families(by_kind: dict[str, list[Gap]], picture: Path, arguments: FamiliesArguments) -> None:
+def plot_families(by_kind: dict[str, list[_Gap]], picture: Path, arguments: FamiliesArguments) -> None:
     """Draw each student's difference in each language down to its lower bound, a panel for each teacher.
 
     A line shows the margin.
@@ -332,7 +332,7 @@ def plot_families(by_kind: dict[str, list[Gap]], picture: Path, arguments: Famil
     save_figure(figure, picture, dpi=110)
 
 
-def _plot_student(axes, gap: Gap, *, offset: float) -> None:
+def _plot_student(axes, gap: _Gap, *, offset: float) -> None:
     """Draw a dot for each language, and a line from it down to the lower bound."""
     differences = 100 * torch.tensor(gap.differences)
     bounds = 100 * torch.tensor(gap.tested.bounds)
@@ -347,7 +347,6 @@ __all__ = [
     "STUDENTS",
     "TEACHERS",
     "FamiliesArguments",
-    "Gap",
     "evaluate_models",
     "families_report",
     "measure_gaps",
