@@ -361,6 +361,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        *,
         text_pooler_output: torch.Tensor | None = None,
         image_pooler_output: torch.Tensor | None = None,
         **kwargs,

@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 from .checkpoint_altclip import load_whole
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_teacher
 
-# transformers 5.23 has this tower, and does not list it.
-AutoModel.register(MetaClip2VisionConfig, MetaClip2VisionModel, exist_ok=True)
+# Towers that transformers 5.23 has, and that `AutoModel` does not know.
+_UNLISTED = {MetaClip2VisionConfig: MetaClip2VisionModel}
 
 
 def load_text_config(name_or_path: str) -> PreTrainedConfig:
@@ -32,6 +32,8 @@ def load_text_config(name_or_path: str) -> PreTrainedConfig:
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """Build an untrained encoder; of a model with a decoder (T5, NLLB) the encoder alone."""
+    if type(config) in _UNLISTED:
+        return _UNLISTED[type(config)]._from_config(config)
     if not config.is_encoder_decoder:
         return AutoModel.from_config(config, trust_remote_code=False)
     # Without memory, and only to learn the class and the configuration of its encoder.

@@ -109,6 +109,13 @@ def is_of_library(path: Path) -> bool:
     return any(path.match(pattern) for pattern in OF_LIBRARIES)
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """Undo what a stage that runs in this process sets: hypothesis draws denormal numbers."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def config():
     return AltCLIPConfig(text_config=dict(TEXT), vision_config=dict(VISION), projection_dim=20)

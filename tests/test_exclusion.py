@@ -439,7 +439,7 @@ def test_data_that_is_a_test_is_refused(one_caption, test_rows, tmp_path):
 @pytest.mark.parametrize(
     "names,message",
     [
-        (["flickr"], "no task 'flickr': did you mean flickr30k"),
+        (["flickr"], "no task 'flickr': did you mean xflickrco, flickr30k"),
         (["all", "xtd"], "exclude_tasks is all xtd: give all alone"),
         (["cifar10"], "exclude_tasks is cifar10, and they have no captions, only pictures"),
         (["flickr30k"], "exclude_tasks: task 'flickr30k' cannot be read: "),

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, TrainerCallback
 
 from ..arguments import ContrastiveArguments, StageArguments, TeacherLearningArguments
-from ..freezing import TEXT_PARTS, freeze_all_but
+from ..freezing import freeze_all_but
 from ..sharding import whole
+from ..teachers import space_of, width_of_targets
 from ..trainers import AltCLIPTrainer, ContrastiveTrainer, TeacherLearningTrainer
 from .hardware import Hardware, synchronize
 from .rows import CheckFailed, Measured
@@ -95,14 +96,13 @@ def make_trainer(run: StageRun, device: str, folder: str) -> tuple[AltCLIPTraine
         arguments = TeacherLearningArguments(
             teacher_name_or_path=_NOTHING, text_encoder_name_or_path=_NOTHING, **settings
         )
-        trainable = list(TEXT_PARTS)
     else:
         trainer_class = ContrastiveTrainer
         arguments = ContrastiveArguments(model_name_or_path=_NOTHING, **settings)
-        trainable = arguments.trainable
     # The arguments have chosen the GPU of this process.
     model = build_model(run.shape, arguments.device)
-    freeze_all_but(model, trainable)
+    parts = space_of(model.config).parts if run.stage == "stage1" else arguments.trainable
+    freeze_all_but(model, parts)
     batch = _make_batch(run, model)
     trainer = trainer_class(
         model=model, args=arguments, train_dataset=_Examples(arguments), data_collator=_collator(batch)
@@ -140,19 +140,12 @@ def _make_batch(run: StageRun, model: torch.nn.Module) -> dict[str, torch.Tensor
     n_examples = run.shape.batch_size
     batch = make_texts(run.shape, n_examples)
     if run.stage == "stage1":
-        batch["target"] = make_embeddings(n_examples, _target_dim(model, batch))
+        batch["target"] = make_embeddings(n_examples, width_of_targets(model.config))
     elif run.stage == "stage2_cached":
         batch["image_embeds"] = make_embeddings(n_examples, model.config.projection_dim)
     else:
         batch["pixel_values"] = make_pixels(run.shape, n_examples)
     return batch
-
-
-@torch.no_grad()
-def _target_dim(model: torch.nn.Module, batch: dict) -> int:
-    """Return the width of the embeddings that stage 1 trains."""
-    one_text = {name: batch[name][:1].to(model.device) for name in ("input_ids", "attention_mask")}
-    return model(**one_text).text_model_output.pooler_output.shape[-1]
 
 
 def count_operations(trainer: AltCLIPTrainer, batch: dict[str, torch.Tensor]) -> float:
