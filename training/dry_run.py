@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -18,7 +18,14 @@ from common.models.kinds import load_tokenizer, readable
 from modeling_altclip.pooling_altclip import check_text_encoder
 from modeling_altclip.texts_altclip import readable_tokens, tokenize
 
-from .arguments import ContrastiveArguments, PairArguments, StageArguments, TeacherLearningArguments, say
+from .arguments import (
+    ContrastiveArguments,
+    LowRankArguments,
+    PairArguments,
+    StageArguments,
+    TeacherLearningArguments,
+    say,
+)
 from .data.preview import first_captions
 from .freezing import IMAGE_PARTS, freeze_all_but, learns
 from .logit_bias import fit_to_loss
@@ -144,11 +151,24 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
         fit_to_loss(model, arguments.loss)
     if isinstance(arguments, TeacherLearningArguments):
         freeze_all_but(model, space_of(model.config).parts)
-        add_low_rank(arguments, model)
+        _add_low_rank(arguments, model)
     elif isinstance(arguments, ContrastiveArguments):
         freeze_all_but(model, arguments.trainable)
-        add_low_rank(arguments, model)
+        _add_low_rank(arguments, model)
     return model
+
+
+def _add_low_rank(arguments: LowRankArguments, model: nn.Module) -> None:
+    """Add low-rank updates, if any, with weights that are as fake, or on `meta`, as the model's own."""
+    # peft moves new weights to the device of their layer, which fake ones cannot be.
+    with unset_fake_temporarily():
+        updates = add_low_rank(arguments, model)
+    if updates is None:
+        return
+    for part in model.text_model.modules():
+        for name, value in list(part.named_parameters(recurse=False)):
+            if not isinstance(value, FakeTensor) and not value.is_meta:
+                part.register_parameter(name, nn.Parameter(torch.empty(value.shape)))
 
 
 def _is_new_student(arguments: StageArguments) -> bool:
