@@ -183,6 +183,7 @@ def changes(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 def test_both_stages_save_merged_models_and_resume_to_the_same_bytes(pair, train, tmp_path, capsys):
     start = AltCLIPDualEncoderModel.from_teacher(*pair.values())
     start.save_pretrained(tmp_path / "start")

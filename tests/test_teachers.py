@@ -290,6 +290,7 @@ def test_both_stages_of_a_siglip_and_a_bert(saved, train):
     check_outcome(more, teacher)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_width_is_refused(saved, train):
     first = train(
         stage1, "first", teacher_name_or_path=saved("siglip"), text_encoder_name_or_path=saved("bert")
@@ -310,6 +311,7 @@ def test_a_dry_run_counts_what_the_training_trains(student, saved, train, capsys
     assert f"{n_trained:,}" in printed
 
 
+@pytest.mark.slow
 def test_a_prompt_travels_with_the_student(saved, train, tmp_path):
     given = {"teacher_name_or_path": saved("siglip"), "text_encoder_name_or_path": saved("xlm-r")}
     folder = train(stage1, "first", **given, text_prompt="key ")
@@ -347,6 +349,7 @@ def test_sentence_transformers_encodes_images_of_naflex(saved, miniature, tmp_pa
     assert torch.allclose(torch.as_tensor(found), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_naflex_is_trained_from_its_cache(saved, train):
     teacher = saved("naflex")
     first = train(stage1, "first", teacher_name_or_path=teacher, text_encoder_name_or_path=saved("bert"))
