@@ -83,7 +83,7 @@ def test_updates_and_merged_weights_are_one_model(teacher, encoder, arguments):
     expected = features(model)
 
     updates = add_low_rank(arguments(lora_alpha=ALPHA), model)
-    torch.testing.assert_close(features(model), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(features(model), expected, rtol=0, atol=1e-5)
     layers = updated_layers(model)
     assert {name.removeprefix("text_model.") for name in layers} == linear - {"transformation"}
 
@@ -114,7 +114,7 @@ def test_updates_and_merged_weights_are_one_model(teacher, encoder, arguments):
     updates.merge_and_unload()
     after = model.state_dict()
     assert after.keys() == before.keys()
-    torch.testing.assert_close(features(model), updated, rtol=0, atol=1e-6)
+    torch.testing.assert_close(features(model), updated, rtol=0, atol=1e-5)
 
     # By the formula: W + s B A, whose gradients are s B^T dW of A, and s dW A^T of B.
     model.zero_grad()

@@ -86,6 +86,11 @@ def train(miniature, tmp_path):
     return train
 
 
+def distance(found, expected):
+    """Return how far embeddings are apart, by their length: single values depend on the processor."""
+    return ((found - expected).norm() / expected.norm()).item()
+
+
 def pixels_of(processor, image):
     return processor.image_processor(images=[image], return_tensors="pt")
 
@@ -99,7 +104,7 @@ def test_a_student_has_its_teachers_image_side(name, saved, miniature):
     with torch.no_grad():
         expected = teacher.get_image_features(**pixels).pooler_output
         found = student.get_image_features(**pixels).pooler_output
-    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+    assert distance(found, expected) < 1e-6
     assert student.logit_scale.item() == teacher.logit_scale.item()
     if "siglip" in teacher.config.model_type:
         assert student.logit_bias.item() == teacher.logit_bias.item()
@@ -121,7 +126,7 @@ def test_targets_are_the_teachers_own_features(name, saved, miniature, tmp_path)
             inputs.pop("attention_mask", None)
         with torch.no_grad():
             expected = teacher.get_text_features(**inputs).pooler_output[0]
-        assert torch.allclose(torch.as_tensor(target), expected, rtol=0, atol=1e-6)
+        assert distance(torch.as_tensor(target), expected) < 1e-6
 
 
 def test_another_text_side_makes_the_cache_anew(saved, miniature, tmp_path):
