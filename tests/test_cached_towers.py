@@ -288,6 +288,7 @@ def stage2(miniature, start_flags, run_python, tmp_path):
     return stage2
 
 
+@pytest.mark.slow
 def test_the_script_says_what_is_cached_and_evaluates(stage2, miniature, tmp_path):
     evaluated = ["--validation_split", "validation", "--eval_strategy", "steps", "--eval_steps", "1"]
     evaluated += ["--guard_dataset", miniature / "dataset", "--guard_split", "validation"]
