@@ -14,7 +14,7 @@ from common.models.kinds import load_tokenizer, readable
 from common.models.loading import save_model
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
-from .experiment import mean_and_deviation, run, run_once
+from .experiment import METRICS, ExperimentArguments, mean_and_deviation, run_once
 
 with of_extra("plots"):
     from matplotlib.figure import Figure
@@ -41,21 +41,17 @@ ROWS = {
     "both_contrastive": _Row("EN-EN + EN-XX, contrastive", True, True, True, (90.4, 89.2, 74.5, 59.6)),
     "contrastive": _Row("contrastive alone", False, False, True),
 }
-_METRICS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}
 _HEADERS = ["retrieval EN", "retrieval others", "zero-shot EN", "zero-shot others"]
 
 
 @dataclass(kw_only=True)
-class AblationArguments:
+class AblationArguments(ExperimentArguments):
     """Arguments of the ablation: models, data, recipes, tasks and seeds."""
 
     teacher_name_or_path: str = field(metadata={"help": "Folder or Hub id of the English teacher."})
     text_encoder_name_or_path: str = field(metadata={"help": "The XLM-R that becomes the text tower."})
-    dataset: str = field(metadata={"help": "Images with captions and class names, such as the miniature's."})
     stage1: str = field(metadata={"help": "The recipe of stage 1."})
     stage2: str = field(metadata={"help": "The recipe of stage 2."})
-    retrieval: str = field(metadata={"help": "The retrieval task to test on."})
-    zero_shot: str = field(metadata={"help": "The zero-shot task to test on."})
     seeds: list[int] = field(
         default_factory=lambda: [1, 2, 3],
         metadata={"help": "Seeds; one model is trained for each variant and seed."},
@@ -102,16 +98,6 @@ def _save_untrained(folder: Path, seed: int, arguments: AblationArguments) -> No
     save_model(model, AltCLIPProcessor(processor.image_processor, tokenizer), folder)
 
 
-def evaluate_models(models: list[str], arguments: AblationArguments) -> None:
-    """Evaluate all models on both tasks; results go into the folder `results`."""
-    output_dir = Path(arguments.output_dir, "results")
-    shared = ["--models", *models, "--dataset", arguments.dataset, "--output_dir", output_dir]
-    run("benchmarks/run_retrieval.py", *shared, "--tasks", arguments.retrieval)
-    class_names = Path(arguments.dataset, "class_names.json")
-    zero_shot = ["--tasks", arguments.zero_shot, "--class_names", class_names]
-    run("benchmarks/run_zero_shot.py", *shared, *zero_shot)
-
-
 def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
     """Collect the percentages of each row of the table.
 
@@ -129,7 +115,7 @@ def summarise(results: list[Result]) -> dict[str, list[list[float]]]:
         if not of_row:
             continue
         summary[name] = []
-        for kind in _METRICS:
+        for kind in METRICS:
             for english in (True, False):
                 summary[name].append([_score(results, model, kind, english) for model in of_row])
     return summary
@@ -141,7 +127,7 @@ def _score(results: list[Result], model: str, kind: str, english: bool) -> float
     for result in results:
         of_model = Path(result.model).name == model and result.kind == kind
         if of_model and (result.language == "en") == english:
-            found.append(result.metrics[_METRICS[kind]])
+            found.append(result.metrics[METRICS[kind]])
     return 100 * mean(found)
 
 
@@ -217,7 +203,6 @@ __all__ = [
     "ROWS",
     "AblationArguments",
     "ablation_table",
-    "evaluate_models",
     "plot_ablation",
     "summarise",
     "train_row",

@@ -2,11 +2,24 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
 from common.errors import InputError
 from common.files.whole_files import write_text
+
+METRICS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}  # by the kind of a task
+
+
+@dataclass(kw_only=True)
+class ExperimentArguments:
+    """Arguments of every experiment that is tested by a retrieval and by a zero-shot task."""
+
+    dataset: str = field(metadata={"help": "Images with captions and class names, such as the miniature's."})
+    retrieval: str = field(metadata={"help": "The retrieval task to test on."})
+    zero_shot: str = field(metadata={"help": "The zero-shot task to test on."})
+    output_dir: str = field(metadata={"help": "Folder for models, results, table and plot."})
 
 
 def run(script: str, *flags) -> None:
@@ -40,4 +53,18 @@ def mean_and_deviation(values: list[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
-__all__ = ["mean_and_deviation", "run", "run_once"]
+def evaluate_models(models: list[str], arguments: ExperimentArguments, *flags) -> None:
+    """Evaluate models on both tasks of an experiment; results go into the folder `results`.
+
+    Args:
+        flags: further ones for both evaluations.
+    """
+    output_dir = Path(arguments.output_dir, "results")
+    shared = ["--models", *models, *flags, "--dataset", arguments.dataset, "--output_dir", output_dir]
+    run("benchmarks/run_retrieval.py", *shared, "--tasks", arguments.retrieval)
+    class_names = Path(arguments.dataset, "class_names.json")
+    zero_shot = ["--tasks", arguments.zero_shot, "--class_names", class_names]
+    run("benchmarks/run_zero_shot.py", *shared, *zero_shot)
+
+
+__all__ = ["METRICS", "ExperimentArguments", "evaluate_models", "mean_and_deviation", "run", "run_once"]

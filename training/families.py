@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.extras import of_extra
 from common.figures import save_figure
 
-from .experiment import run, run_once
+from .experiment import METRICS, ExperimentArguments, run_once
 
 with of_extra("plots"):
     from matplotlib.figure import Figure
@@ -38,13 +38,12 @@ STUDENTS = {
     "bert": _Family("BERT, mean pooling", ("--text_pooling", "mean")),
     "modernbert": _Family("ModernBERT", ()),
 }
-METRICS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}
 _TITLES = {"retrieval": "Retrieval, mean recall", "zero_shot": "Zero-shot classification, top-1"}
 _LEVEL = 0.05
 
 
 @dataclass(kw_only=True)
-class FamiliesArguments:
+class FamiliesArguments(ExperimentArguments):
     """Arguments of the comparison of families: teachers, text encoders, data, recipes, tasks and the test."""
 
     clip_teacher_name_or_path: str = field(metadata={"help": "The CLIP-like teacher, which is trained."})
@@ -54,11 +53,8 @@ class FamiliesArguments:
     xlm_r_name_or_path: str = field(metadata={"help": "An XLM-R that becomes a text tower."})
     bert_name_or_path: str = field(metadata={"help": "A BERT that becomes a text tower."})
     modernbert_name_or_path: str = field(metadata={"help": "A ModernBERT that becomes a text tower."})
-    dataset: str = field(metadata={"help": "Images with captions and class names, such as the miniature's."})
     stage0: str = field(metadata={"help": "The recipe of stage 0 with the sigmoid loss."})
     stage1: str = field(metadata={"help": "The recipe of stage 1."})
-    retrieval: str = field(metadata={"help": "The retrieval task to test on."})
-    zero_shot: str = field(metadata={"help": "The zero-shot task to test on."})
     margin: float = field(
         default=2.0,
         metadata={"help": "Points that a student has to be shown to lose less than, in each language."},
@@ -117,17 +113,6 @@ def train_student(kind: str, teacher: str, student: str, arguments: FamiliesArgu
     recipes = [arguments.stage0, arguments.stage1]
     run_once(folder, recipes, "training/run_stage1.py", arguments.stage1, *flags)
     return str(folder)
-
-
-def evaluate_models(teachers: list[str], students: list[str], arguments: FamiliesArguments) -> None:
-    """Evaluate teachers in English and students in all languages; results go into the folder `results`."""
-    output_dir = Path(arguments.output_dir, "results")
-    shared = ["--models", *teachers, *students, "--english_only", *teachers]
-    shared += ["--dataset", arguments.dataset, "--output_dir", output_dir]
-    run("benchmarks/run_retrieval.py", *shared, "--tasks", arguments.retrieval)
-    class_names = Path(arguments.dataset, "class_names.json")
-    zero_shot = ["--tasks", arguments.zero_shot, "--class_names", class_names]
-    run("benchmarks/run_zero_shot.py", *shared, *zero_shot)
 
 
 @dataclass
@@ -343,11 +328,9 @@ def _plot_student(axes, gap: _Gap, *, offset: float) -> None:
 
 
 __all__ = [
-    "METRICS",
     "STUDENTS",
     "TEACHERS",
     "FamiliesArguments",
-    "evaluate_models",
     "families_report",
     "measure_gaps",
     "plot_families",

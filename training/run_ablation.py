@@ -16,11 +16,11 @@ from training.ablation import (
     ROWS,
     AblationArguments,
     ablation_table,
-    evaluate_models,
     plot_ablation,
     summarise,
     train_row,
 )
+from training.experiment import evaluate_models
 
 
 def main(arguments: AblationArguments) -> None:

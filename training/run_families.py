@@ -13,12 +13,11 @@ from common.models.kinds import CLIP_TEACHER, check_kind
 from common.output import check_output_dir
 from common.paths import check_folder
 from common.recipe import launch
+from training.experiment import METRICS, evaluate_models
 from training.families import (
-    METRICS,
     STUDENTS,
     TEACHERS,
     FamiliesArguments,
-    evaluate_models,
     families_report,
     measure_gaps,
     plot_families,
@@ -42,7 +41,7 @@ def main(arguments: FamiliesArguments) -> None:
             folder = train_student(kind, teacher, student, arguments)
             folders[f"{kind}-{student}"] = folder
             students.append(folder)
-    evaluate_models(teachers, students, arguments)
+    evaluate_models([*teachers, *students], arguments, "--english_only", *teachers)  # teachers read English
 
     output_dir = Path(arguments.output_dir)
     results = load_results(output_dir / "results")
