@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from common.errors import InputError
+from common.fingerprints import settings
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPOutput
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 from modeling_altclip.towers_altclip import set_dropout
@@ -29,13 +30,13 @@ class Space(NamedTuple):
         parts: the parts of a student that lead into it: all that stage 1 trains.
         of_teacher: encodes tokens by a teacher to its targets `(texts, dim)`.
         of_student: takes the embeddings `(texts, dim)` out of a student's outputs.
-        made_by: returns the part of a teacher that its targets depend on.
+        made_by: returns what a teacher's targets depend on beside its tokenizer, for the cache's fingerprint.
     """
 
     parts: tuple[str, ...]
     of_teacher: Callable[..., torch.Tensor]
     of_student: Callable[[AltCLIPOutput], torch.Tensor]
-    made_by: Callable[[PreTrainedModel], nn.Module]
+    made_by: Callable[[PreTrainedModel], dict[str, nn.Module | str]]
 
 
 def _pooled(teacher: PreTrainedModel, **inputs) -> torch.Tensor:
@@ -46,8 +47,8 @@ def _pooled_of(outputs: AltCLIPOutput) -> torch.Tensor:
     return outputs.text_model_output.pooler_output
 
 
-def _text_model(teacher: PreTrainedModel) -> nn.Module:
-    return teacher.text_model
+def _pooled_by(teacher: PreTrainedModel) -> dict[str, nn.Module | str]:
+    return {"weights": teacher.text_model, "configuration": settings(teacher.text_model)}
 
 
 def _projected(teacher: PreTrainedModel, **inputs) -> torch.Tensor:
@@ -58,17 +59,17 @@ def _projected_of(outputs: AltCLIPOutput) -> torch.Tensor:
     return outputs.text_features
 
 
-def _text_side(teacher: PreTrainedModel) -> nn.Module:
-    """Return all parts of a teacher but those of images."""
+def _projected_by(teacher: PreTrainedModel) -> dict[str, nn.Module | str]:
+    """Return all parts of a teacher but those of images, and its whole configuration."""
     parts = {}
     for name, part in teacher.named_children():
         if name not in IMAGE_PARTS:
             parts[name] = part
-    return nn.ModuleDict(parts)
+    return {"weights": nn.ModuleDict(parts), "configuration": settings(teacher)}
 
 
-BEFORE_PROJECTION = Space(("text_model",), _pooled, _pooled_of, _text_model)
-SHARED = Space(("text_model", "text_projection"), _projected, _projected_of, _text_side)
+BEFORE_PROJECTION = Space(("text_model",), _pooled, _pooled_of, _pooled_by)
+SHARED = Space(("text_model", "text_projection"), _projected, _projected_of, _projected_by)
 
 
 def space_of(student: PreTrainedConfig) -> Space:

@@ -23,7 +23,7 @@ from common.fingerprints import prepared_images, settings, written
 from modeling_altclip import AltCLIPDualEncoderConfig, embed_images
 from modeling_altclip.embedding import encode_images, encode_texts
 
-from ..teachers import BEFORE_PROJECTION, SHARED, Space
+from ..teachers import BEFORE_PROJECTION, Space
 from .examples import (
     CaptionExamples,
     TextOfExamples,
@@ -88,7 +88,6 @@ def teacher_embeddings(
             "out of the dataset"
         )
     texts = TextOfRows(rows, language)
-
     forward = partial(space.of_teacher, teacher)
 
     def encode(rows: np.ndarray, view: int) -> torch.Tensor:
@@ -97,12 +96,7 @@ def teacher_embeddings(
         return embeddings
 
     # Other weights, another configuration or tokenizer: each of these makes the cache anew.
-    configured = teacher if space is SHARED else teacher.text_model
-    made_by = {
-        "weights": space.made_by(teacher),
-        "configuration": settings(configured),
-        "tokenizer": written(tokenizer),
-    }
+    made_by = space.made_by(teacher) | {"tokenizer": written(tokenizer)}
     with on_device(teacher):
         return cached_column("target", "text", texts, encode, made_by, cache_dir=cache_dir, dtype=dtype)
 
