@@ -169,11 +169,7 @@ def _write_clip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     }
     vision = shape | {"num_hidden_layers": _IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=_WIDTH)
-    model = CLIPModel(config)
-    with saving("the untrained CLIP", folder, bytes_of_weights(model)):
-        model.save_pretrained(folder)
-    match_modes(folder)
-    write_origins(folder, [])
+    _save_untrained(CLIPModel(config), folder, "CLIP")
 
     # Images are of the right size already: nothing is resized or cropped.
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -200,10 +196,7 @@ def _write_siglip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     # transformers begins with zeros, from which a trained checkpoint is loaded.
     model.logit_scale.data.fill_(FIRST_LOGIT_SCALE)
     model.logit_bias.data.fill_(FIRST_LOGIT_BIAS)
-    with saving("the untrained SigLIP", folder, bytes_of_weights(model)):
-        model.save_pretrained(folder)
-    match_modes(folder)
-    write_origins(folder, [])
+    _save_untrained(model, folder, "SigLIP")
 
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     SiglipProcessor(SiglipImageProcessor(size=size), tokenizer).save_pretrained(folder)
@@ -250,12 +243,17 @@ def _write_other_encoders(output_dir: Path, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _save_encoder(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Save an untrained text encoder with its tokenizer, and that it was made of no data."""
-    with saving(f"the untrained {folder.name}", folder, bytes_of_weights(model)):
+    """Save an untrained text encoder with its tokenizer."""
+    _save_untrained(model, folder, folder.name)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_untrained(model: PreTrainedModel, folder: Path, name: str) -> None:
+    """Save an untrained model, and that it was made of no data; `name` is its name in messages."""
+    with saving(f"the untrained {name}", folder, bytes_of_weights(model)):
         model.save_pretrained(folder)
     match_modes(folder)
     write_origins(folder, [])
-    tokenizer.save_pretrained(folder)
 
 
 @dataclass(kw_only=True)
