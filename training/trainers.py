@@ -446,8 +446,9 @@ class ContrastiveTrainer(AltCLIPTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         eval_frozen_parts(unwrapped)
         # What the loss takes besides embeddings: the scale, and the bias of a sigmoid loss.
-        logit_bias = logit_bias_of(unwrapped)
-        scalars = [unwrapped.logit_scale] if logit_bias is None else [unwrapped.logit_scale, logit_bias]
+        scalars = [unwrapped.logit_scale]
+        if self.args.loss == "sigmoid":
+            scalars.append(logit_bias_of(unwrapped))
         if "text_pooler_output" in inputs:
             return self.loss_of_cached_towers(model, inputs, scalars)
         if self.can_embed_images_alone(unwrapped, inputs):
