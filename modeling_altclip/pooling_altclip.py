@@ -14,7 +14,7 @@ POOLED_BY_NORM = ("clip_vision_model", "chinese_clip_vision_model", "mlcd", "mlc
 # Image towers whose pooler was trained to be compared with texts.
 _POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model")
 # Names of the class token among an image encoder's parameters.
-_CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 # sentence-transformers' names, from before version 5.5 and since.
 _POOLING_OF = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
@@ -95,7 +95,7 @@ def default_text_pooling(encoder: PreTrainedModel) -> str:
 def _has_class_token(encoder: nn.Module) -> bool:
     """Check that an image tower puts a class token before the patches."""
     # The token of a pooler, which AIMv2 has, is no part of the embeddings: it precedes no patch.
-    endings = tuple(f"embeddings.{token}" for token in _CLASS_TOKENS)
+    endings = tuple(f"embeddings.{token}" for token in CLASS_TOKENS)
     return any(name.endswith(endings) for name, _ in encoder.named_parameters())
 
 
@@ -304,4 +304,4 @@ def _read_json(name_or_path: str, name: str) -> dict | list | None:
     return None if path is None else json.loads(Path(path).read_text("utf-8"))
 
 
-__all__ = ["pool"]
+__all__ = ["CLASS_TOKENS", "pool"]

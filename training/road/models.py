@@ -15,14 +15,14 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from common.errors import InputError, one_line
 from common.files.yaml_files import read_yaml
+from modeling_altclip.pooling_altclip import CLASS_TOKENS
+from modeling_altclip.reading_altclip import text_reading
 
 from ..teachers import join
 
 _FILE = Path(__file__).with_name("models.yaml")
 # A multiplication and an addition count as two operations.
 _MULTIPLY_ADD = 2
-# How image towers call the token that stands for the whole image.
-_CLASS_TOKENS = ("class_embedding", "class_token", "cls_token")
 
 
 @cache
@@ -100,9 +100,10 @@ def text_operations(config: PreTrainedConfig, n_tokens: int) -> int:
     1.004...
     ```
     """
-    if "siglip" in config.model_type:
-        n_tokens = getattr(config, "text_config", config).max_position_embeddings
-    return _layer_operations(_layers_of(_tower(_build(config), "text_model")), n_tokens)
+    model = _build(config)
+    if text_reading(model).attends_to_padding:
+        n_tokens = config.get_text_config().max_position_embeddings
+    return _layer_operations(_layers_of(_tower(model, "text_model")), n_tokens)
 
 
 def image_operations(config: PreTrainedConfig) -> int:
@@ -169,7 +170,7 @@ def _layers_of(tower: nn.Module) -> _Layers:
     layers = next(module for module in tower.modules() if isinstance(module, nn.ModuleList))
     weights = sum(module.weight.numel() for module in layers.modules() if isinstance(module, nn.Linear))
     patches = [module for module in tower.modules() if isinstance(module, nn.Conv2d)]
-    class_tokens = [name for name, _ in tower.named_parameters() if name.endswith(_CLASS_TOKENS)]
+    class_tokens = [name for name, _ in tower.named_parameters() if name.endswith(CLASS_TOKENS)]
     return _Layers(
         n_layers=len(layers),
         width=tower.config.hidden_size,
