@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .configuration_altclip import check_towers, take_over_dims
 
 _POOLINGS = ("cls", "last", "mean", "pooler")
-_HEADS = ("linear", "mlp")
+TEXT_HEADS = ("linear", "mlp")
 # Types of models that compare texts with images, and whose image tower a student can take over.
 DUAL_TEACHERS = (
     "altclip",
@@ -93,8 +93,8 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             pooling = getattr(self, name)
             if pooling not in _POOLINGS:
                 raise ValueError(f"{name} is {pooling!r}: choose from {', '.join(_POOLINGS)}")
-        if self.text_head not in _HEADS:
-            raise ValueError(f"text_head is {self.text_head!r}: choose from {', '.join(_HEADS)}")
+        if self.text_head not in TEXT_HEADS:
+            raise ValueError(f"text_head is {self.text_head!r}: choose from {', '.join(TEXT_HEADS)}")
         bias = self.logit_bias_init_value
         if bias is not None and not math.isfinite(bias):
             raise ValueError(f"logit_bias_init_value is {bias}: give a number, such as -10, or None")
@@ -200,4 +200,4 @@ def check_widths(text_config: PreTrainedConfig, vision_config: PreTrainedConfig)
             )
 
 
-__all__ = ["DUAL_TEACHERS", "AltCLIPDualEncoderConfig", "check_teacher", "check_widths"]
+__all__ = ["DUAL_TEACHERS", "TEXT_HEADS", "AltCLIPDualEncoderConfig", "check_teacher", "check_widths"]

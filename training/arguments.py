@@ -18,6 +18,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from common.errors import InputError
 from common.recipe import did_you_mean
+from modeling_altclip.configuration_altclip_dual_encoder import TEXT_HEADS
 
 from .losses import OBJECTIVES, PAIR_LOSSES
 from .matryoshka import check_matryoshka
@@ -371,6 +372,18 @@ class PairArguments(ExclusionArguments):
             "logit_bias: a SigLIP in stage 0, or a dual encoder, which gets one if it has none."
         },
     )
+    matryoshka_dims: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Numbers of dimensions, such as 768 512 256 128. The loss is summed over embeddings "
+            "truncated to each, so that they can be truncated to these later. The full number must be one of "
+            "them. By default embeddings are trained as a whole."
+        },
+    )
+    matryoshka_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "Weight of the loss for each of `matryoshka_dims`, in their order. By default 1."},
+    )
 
     # Batch
     tile_size: int | None = field(
@@ -386,20 +399,6 @@ class PairArguments(ExclusionArguments):
             "help": "Number of examples whose activations are in memory at a time (gradient caching). "
             "This does not change the gradients, but encodes everything twice. By default the whole batch."
         },
-    )
-
-    # Loss
-    matryoshka_dims: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Numbers of dimensions, such as 768 512 256 128. The loss is summed over embeddings "
-            "truncated to each, so that they can be truncated to these later. The full number must be one of "
-            "them. By default embeddings are trained as a whole."
-        },
-    )
-    matryoshka_weights: list[float] | None = field(
-        default=None,
-        metadata={"help": "Weight of the loss for each of `matryoshka_dims`, in their order. By default 1."},
     )
 
     def __post_init__(self):
@@ -722,8 +721,8 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
                 f"{' and '.join(given)} is of a new text tower, and model_name_or_path is a finished model, "
                 "which has its own: leave it out"
             )
-        if self.text_head not in (None, "linear", "mlp"):
-            raise InputError(f"text_head is {self.text_head!r}: choose linear or mlp")
+        if self.text_head not in (None, *TEXT_HEADS):
+            raise InputError(f"text_head is {self.text_head!r}: choose {' or '.join(TEXT_HEADS)}")
         if self.new_pieces and self.model_name_or_path is None:
             raise InputError(
                 f"new_pieces is {self.new_pieces} without model_name_or_path: "

@@ -58,16 +58,16 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
     teacher = arguments.teacher_name_or_path
     encoder = arguments.text_encoder_name_or_path
     tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
-    is_altclip = isinstance(student_config(arguments), AltCLIPConfig)
+    config = student_config(arguments)
     with readable("text_encoder_name_or_path", encoder):
-        if is_altclip:
+        if isinstance(config, AltCLIPConfig):
             model = AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout)
         else:
             model = AltCLIPDualEncoderModel.from_teacher(
                 teacher,
                 encoder,
                 text_pooling=arguments.text_pooling,
-                text_head=arguments.text_head or "linear",
+                text_head=config.text_head,
                 dropout=arguments.dropout,
             )
         if arguments.text_prompt is not None:
