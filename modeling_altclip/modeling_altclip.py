@@ -415,11 +415,7 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             text_features = self.text_projection(text_pooler_output)
             text_embeds = _unit(text_features)
         if image_embeds is not None and text_embeds is not None:
-            device = text_embeds.device  # the towers may be on two
-            scale = self.logit_scale.exp().to(device)
-            logits_per_text = text_embeds @ image_embeds.t().to(device) * scale
-            if self.logit_bias is not None:
-                logits_per_text = logits_per_text + self.logit_bias.to(device)
+            logits_per_text = self._compare(text_embeds, image_embeds)
             logits_per_image = logits_per_text.t()
         if return_loss:
             of_logits = _contrastive_loss if self.logit_bias is None else _sigmoid_loss
@@ -435,6 +431,13 @@ class AltCLIPModel(AltCLIPPreTrainedModel):
             # transformers' AltCLIP has no such output.
             text_features=text_features if self.native_class is None else None,
         )
+
+    def _compare(self, text_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """Return the logits `(texts, images)` of unit embeddings."""
+        device = text_embeds.device  # the towers may be on two
+        scale = self.logit_scale.exp().to(device)
+        logits = text_embeds @ image_embeds.t().to(device) * scale
+        return logits if self.logit_bias is None else logits + self.logit_bias.to(device)
 
 
 def _check_sides(
