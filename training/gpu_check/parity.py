@@ -9,7 +9,7 @@ from torch import nn
 from ..losses import contrastive_loss, sigmoid_loss
 from ..trainers import TEXTS
 from .hardware import synchronize
-from .rows import CheckFailed, Measured, within
+from .rows import CheckFailed, Measured, relative_difference, within
 from .shapes import Shape, build_model, make_embeddings, make_pixels, make_texts
 
 # Bounds of relative differences, of embeddings and of gradients: |a - b| / |b|, as vectors. Sums of float32
@@ -53,8 +53,8 @@ def compare_losses(n_pairs: int, device: str) -> Measured:
         value, gradient = _loss_of(loss, n_pairs, device, tile_size=n_pairs // 3)
         of_reference, gradient_of_reference = _loss_of(loss, n_pairs, "cpu", tile_size=None)
         bound, bound_of_gradient = _BOUNDS["float32"]
-        differences[f"{name} losses"] = [_relative([value], [of_reference]), bound]
-        relative = _relative([gradient], [gradient_of_reference])
+        differences[f"{name} losses"] = [relative_difference([value], [of_reference]), bound]
+        relative = relative_difference([gradient], [gradient_of_reference])
         differences[f"gradients of the {name} loss"] = [relative, bound_of_gradient]
     return within(differences)
 
@@ -108,21 +108,9 @@ def _compare(found: tuple, reference: tuple, bounds: tuple[float, float]) -> Mea
     """Compare embeddings and gradients with those of a reference."""
     if len(found[1]) != len(reference[1]):
         raise CheckFailed(f"{len(found[1])} weights have a gradient, and {len(reference[1])} should")
-    embeddings = _relative(found[0], reference[0])
-    gradients = _relative(found[1], reference[1])
+    embeddings = relative_difference(found[0], reference[0])
+    gradients = relative_difference(found[1], reference[1])
     return within({"embeddings": [embeddings, bounds[0]], "gradients": [gradients, bounds[1]]})
-
-
-@torch.no_grad()
-def _relative(found: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
-    """Return |a - b| / |b| of tensors taken together as one vector."""
-    distance = 0.0
-    size = 0.0
-    for of_found, of_reference in zip(found, reference, strict=True):
-        of_reference = of_reference.to(of_found.device)
-        distance += (of_found - of_reference).square().sum().item()
-        size += of_reference.square().sum().item()
-    return (distance / size) ** 0.5
 
 
 __all__ = ["compare_kernels", "compare_losses", "compare_with_cpu"]

@@ -8,7 +8,7 @@ import torch
 from ..arguments import ContrastiveArguments
 from ..freezing import freeze_all_but
 from ..losses import contrastive_loss
-from .rows import Measured, within
+from .rows import Measured, relative_difference, within
 from .shapes import Shape, build_model, make_embeddings, make_texts
 from .stages import StageRun, make_trainer
 
@@ -50,14 +50,9 @@ def compare_processes(shape: Shape, device: str) -> Measured:
         trainer.train()
 
     expected = _step_alone(shape, arguments, texts, image_embeds)
-    distance = 0.0
-    size = 0.0
-    for name, value in trainer.model.named_parameters():
-        if name in expected:
-            change = value.detach() - before[name]
-            distance += (change - expected[name]).square().sum().item()
-            size += expected[name].square().sum().item()
-    return within({"changes of weights": [(distance / size) ** 0.5, _BOUND]})
+    after = dict(trainer.model.named_parameters())
+    changes = [after[name].detach() - before[name] for name in expected]
+    return within({"changes of weights": [relative_difference(changes, list(expected.values())), _BOUND]})
 
 
 def _step_alone(

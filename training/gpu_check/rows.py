@@ -69,6 +69,18 @@ def failed(check: str, shapes: str, reason: str) -> Row:
     return Row(check=check, shapes=shapes, failure=" ".join(reason.split())[:_MOST_LETTERS])
 
 
+@torch.no_grad()
+def relative_difference(found: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
+    """Return |a - b| / |b| of tensors taken together as one vector."""
+    distance = 0.0
+    size = 0.0
+    for of_found, of_reference in zip(found, reference, strict=True):
+        of_reference = of_reference.to(of_found.device)
+        distance += (of_found - of_reference).square().sum().item()
+        size += of_reference.square().sum().item()
+    return (distance / size) ** 0.5
+
+
 def within(differences: dict[str, list[float]]) -> Measured:
     """Return differences that are within their bounds.
 
@@ -84,4 +96,4 @@ def within(differences: dict[str, list[float]]) -> Measured:
     return Measured(differences=differences)
 
 
-__all__ = ["CheckFailed", "Measured", "Row", "failed", "guarded", "within"]
+__all__ = ["CheckFailed", "Measured", "Row", "failed", "guarded", "relative_difference", "within"]
