@@ -16,6 +16,7 @@ import huggingface_hub
 import pytest
 import torch
 from datasets import load_dataset
+from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
     AutoTokenizer,
@@ -107,6 +108,16 @@ def left_behind() -> list[str]:
 
 def is_of_library(path: Path) -> bool:
     return any(path.match(pattern) for pattern in OF_LIBRARIES)
+
+
+def measured(folder: Path) -> dict[str, dict]:
+    """Read all that a run found, by file name, except for the command of the run and the digest with it."""
+    found = {}
+    for path in sorted(folder.rglob("*.json")):
+        result = json.loads(path.read_text())
+        del result["command"], result["checksums"]["result"]
+        found[path.name] = result
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -260,6 +271,26 @@ def start_flags(miniature, tmp_path):
         "stage1": ["--teacher_name_or_path", clip, "--text_encoder_name_or_path", encoder],
         "stage2": ["--model_name_or_path", start],
     }
+
+
+@pytest.fixture
+def train_by_one_and_two(miniature, run_python, tmp_path):
+    """Return a function that trains stage 1 for three steps in one process, and in two on half batches.
+
+    The function takes flags and returns the weights of both, by name. Steps are of plain SGD in float32.
+    """
+
+    def train(*flags: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        command = ["training/run_stage1.py", "training/recipes/miniature/stage1.yaml", *flags]
+        command += ["--dataset", miniature / "dataset", "--languages", "en", "zh", "--max_steps", "3"]
+        command += ["--optim", "sgd", "--learning_rate", "0.1", "--bf16", "false", "--eval_strategy", "no"]
+        for n_processes, batch_size in ((1, 16), (2, 8)):
+            given = ["--output_dir", tmp_path / str(n_processes), "--per_device_train_batch_size", batch_size]
+            process = run_python("python", *command, *given, processes=n_processes, OMP_NUM_THREADS="1")
+            assert process.returncode == 0, process.stderr[-4000:]
+        return load_file(tmp_path / "1/model.safetensors"), load_file(tmp_path / "2/model.safetensors")
+
+    return train
 
 
 @pytest.fixture

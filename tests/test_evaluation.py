@@ -29,7 +29,7 @@ from common.errors import InputError
 from common.files.rows import load_rows
 from modeling_altclip import AltCLIPModel, AltCLIPProcessor
 
-from .conftest import ROOT
+from .conftest import ROOT, measured
 from .replicas import CLASSES, NAMES, N, encoded, number_of, write_replica
 
 FEW_ENGLISH = ["--limit", "20", "--languages", "en"]
@@ -281,16 +281,6 @@ def evaluate(run_python, own_tasks, model):
 
 def last_line(text):
     return text.strip().splitlines()[-1]
-
-
-def measured(folder):
-    """Read all that a run found, by file name, except for the command of the run and the digest with it."""
-    found = {}
-    for path in sorted(folder.rglob("*.json")):
-        result = json.loads(path.read_text())
-        del result["command"], result["checksums"]["result"]
-        found[path.name] = result
-    return found
 
 
 @pytest.mark.parametrize(

@@ -271,19 +271,12 @@ def test_without_peft_the_extra_is_named(arguments, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_like_one(pair, miniature, run_python, tmp_path):
+def test_two_processes_learn_like_one(pair, train_by_one_and_two):
     """One process has the whole batch, two have halves of it."""
-    command = ["training/run_stage1.py", "training/recipes/miniature/stage1.yaml", "--lora_rank", "4"]
+    flags = ["--lora_rank", "4"]
     for name, value in pair.items():
-        command += [f"--{name}", value]
-    command += ["--dataset", miniature / "dataset", "--languages", "en", "zh", "--max_steps", "3"]
-    command += ["--optim", "sgd", "--learning_rate", "0.1", "--bf16", "false", "--eval_strategy", "no"]
-    for n_processes, batch_size in ((1, 16), (2, 8)):
-        given = ["--output_dir", tmp_path / str(n_processes), "--per_device_train_batch_size", batch_size]
-        process = run_python("python", *command, *given, processes=n_processes, OMP_NUM_THREADS="1")
-        assert process.returncode == 0, process.stderr[-4000:]
-    expected = load_file(tmp_path / "1/model.safetensors")
-    found = load_file(tmp_path / "2/model.safetensors")
+        flags += [f"--{name}", value]
+    expected, found = train_by_one_and_two(*flags)
     start = AltCLIPDualEncoderModel.from_teacher(*pair.values()).state_dict()
     moved = {name for name, weight in expected.items() if not torch.equal(weight, start[name])}
     assert any(name.startswith("text_model.encoder.") for name in moved)

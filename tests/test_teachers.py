@@ -8,7 +8,6 @@ import pytest
 import torch
 from datasets import load_dataset
 from PIL import Image
-from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import (
     AutoModel,
@@ -412,18 +411,10 @@ def test_matrix(teacher, saved, train, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("teacher", "student"), [("siglip", "bert"), ("clip", "t5"), ("naflex", "qwen3")])
-def test_two_processes_learn_like_one(teacher, student, saved, miniature, run_python, tmp_path):
+def test_two_processes_learn_like_one(teacher, student, saved, train_by_one_and_two):
     """One process has the whole batch, two have halves of it."""
-    command = ["training/run_stage1.py", "training/recipes/miniature/stage1.yaml"]
-    command += ["--teacher_name_or_path", saved(teacher), "--text_encoder_name_or_path", saved(student)]
-    command += ["--dataset", miniature / "dataset", "--languages", "en", "zh", "--max_steps", "3"]
-    command += ["--optim", "sgd", "--learning_rate", "0.1", "--bf16", "false", "--eval_strategy", "no"]
-    for n_processes, batch_size in ((1, 16), (2, 8)):
-        given = ["--output_dir", tmp_path / str(n_processes), "--per_device_train_batch_size", batch_size]
-        process = run_python("python", *command, *given, processes=n_processes, OMP_NUM_THREADS="1")
-        assert process.returncode == 0, process.stderr[-4000:]
-    expected = load_file(tmp_path / "1/model.safetensors")
-    found = load_file(tmp_path / "2/model.safetensors")
+    flags = ["--teacher_name_or_path", saved(teacher), "--text_encoder_name_or_path", saved(student)]
+    expected, found = train_by_one_and_two(*flags)
     start = AltCLIPDualEncoderModel.from_teacher(saved(teacher), saved(student)).text_projection.weight
     assert not torch.allclose(expected["text_projection.weight"], start, atol=1e-3)
     for name, weight in expected.items():

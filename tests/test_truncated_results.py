@@ -21,6 +21,8 @@ from model_cards.sections import make_sections, make_truncated_sections
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.embedding import mean_of_prompts
 
+from .conftest import measured
+
 DIMS = [48, 16]
 TEXTS = ["key", "dog face and key", "bell", "key", "红苹果"]
 NAMES = ["key", "红苹果", "bell"]
@@ -89,16 +91,6 @@ def test_everything_is_encoded_once_for_all_dimensions(altclip_folder, miniature
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, whole, strict=True))
 
 
-def read_all(folder):
-    """Read all results by file name, except for the command of the run and the digest with it."""
-    found = {}
-    for path in sorted(folder.rglob("*.json")):
-        record = json.loads(path.read_text())
-        del record["command"], record["checksums"]["result"]
-        found[path.name] = record
-    return found
-
-
 @pytest.mark.parametrize("kind", TASKS)
 def test_one_run_evaluates_all_dimensions(altclip_folder, miniature, tmp_path, kind, capsys):
     task = tmp_path / "mine.yaml"
@@ -116,7 +108,7 @@ def test_one_run_evaluates_all_dimensions(altclip_folder, miniature, tmp_path, k
             "output_dir": str(tmp_path / name),
         }
         evaluate(arguments_of(**given, truncate_dims=dims), benchmark)
-        found[name] = read_all(tmp_path / name)
+        found[name] = measured(tmp_path / name)
     assert "| mine-16d | zh " in capsys.readouterr().out
 
     assert found["whole"].keys() == {"mine.en.json", "mine.zh.json"}
