@@ -399,7 +399,8 @@ def _load_text_encoder(
     left_out = ", ".join(unread_modules(name_or_path))
     if left_out:
         warnings.warn(
-            f"{name_or_path} has more than an encoder and its pooling; left out: {left_out}", stacklevel=3
+            f"{name_or_path} has more than an encoder and its pooling; left out of the model: {left_out}",
+            stacklevel=3,
         )
     return encoder, pooling
 

@@ -277,6 +277,29 @@ def _poolings_of(settings: dict) -> list[str]:
     return names or ["mean"]
 
 
+def stated_prompt(name_or_path: str) -> str | None:
+    """Read the prompt that sentence-transformers writes before every text, unless it is told another.
+
+    Returns:
+        None if a checkpoint's files name no default prompt. Those that they have for queries or documents
+        alone are no default.
+
+    Raises:
+        ValueError: the default prompt is not among the prompts.
+    """
+    settings = _read_json(name_or_path, "config_sentence_transformers.json") or {}
+    name = settings.get("default_prompt_name")
+    if name is None:
+        return None
+    prompts = settings.get("prompts") or {}
+    if name not in prompts:
+        raise ValueError(
+            f"{name_or_path} has the default prompt {name!r}, which config_sentence_transformers.json does "
+            "not have among its prompts: add it there, or remove default_prompt_name"
+        )
+    return prompts[name]
+
+
 def unread_modules(name_or_path: str) -> list[str]:
     """List the steps of a checkpoint's sentence-transformers files that a tower leaves out."""
     modules = _read_json(name_or_path, "modules.json") or []
@@ -284,11 +307,10 @@ def unread_modules(name_or_path: str) -> list[str]:
     unread = [module["type"].rpartition(".")[2] for module in modules]
     unread = [name for name in unread if name not in ("Transformer", "Pooling", "Normalize")]
 
+    prompt = stated_prompt(name_or_path)
+    if prompt is not None:
+        unread.append(f"the prompt {prompt!r}")
     settings = _read_json(name_or_path, "config_sentence_transformers.json") or {}
-    prompt_name = settings.get("default_prompt_name")
-    if prompt_name is not None:
-        prompts = settings.get("prompts") or {}
-        unread.append(f"the prompt {prompts.get(prompt_name, prompt_name)!r}")
     if settings.get("truncate_dim") is not None:
         unread.append(f"a cut of vectors at {settings['truncate_dim']} values")
 

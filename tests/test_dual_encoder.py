@@ -322,15 +322,18 @@ def test_the_rest_of_sentence_transformers_files_is_heeded(save_tower, tmp_path)
     prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16}
     settings.write_text(json.dumps(prompts))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
-    message = "left out: Dense, the prompt 'query: ', a cut of vectors at 16 values, small letters"
+    message = (
+        "left out of the model: Dense, the prompt 'query: ', a cut of vectors at 16 values, small letters"
+    )
     with pytest.warns(UserWarning, match=message):
         model = AltCLIPDualEncoderModel.from_towers(save_tower("vit"), str(folder))
     assert model.config.text_pooling == "mean"
 
-    # A prompt whose text is missing has its name in the warning.
+    # A prompt whose text is missing is an error.
     for without in ({"prompts": {}}, {}):
         settings.write_text(json.dumps(without | {"default_prompt_name": "query"}))
-        assert "the prompt 'query'" in unread_modules(str(folder))
+        with pytest.raises(ValueError, match="has the default prompt 'query', which .* does not have"):
+            unread_modules(str(folder))
 
     # A pooling that is listed and not described is the default one; two are an error.
     (folder / "pool/config.json").unlink()

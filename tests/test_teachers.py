@@ -1,8 +1,10 @@
 """Any teacher and any text encoder make a student: what it takes over, what it learns, what comes out."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +37,7 @@ from modeling_altclip.towers_altclip import load_text_config, set_dropout
 from training import ContrastiveArguments, TeacherLearningArguments, teacher_embeddings
 from training.freezing import freeze_all_but
 from training.jobs import stage1, stage2
+from training.student import build_student
 from training.teachers import SHARED, join, space_of
 
 from .families import (
@@ -259,6 +262,10 @@ def test_what_is_no_teacher_is_refused(saved):
             {"model_name_or_path": "a", "text_encoder_name_or_path": None, "text_pooling": "mean"},
             "text_pooling is of a new text tower, .* which has its own: leave it out",
         ),
+        (
+            {"model_name_or_path": "a", "text_encoder_name_or_path": None, "text_head_norm": True},
+            "text_head_norm is of a new text tower, .* which has its own: leave it out",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(given, message, tmp_path):
@@ -328,11 +335,58 @@ def test_a_prompt_travels_with_the_student(saved, train, tmp_path):
     assert torch.equal(embed_texts(model, processor, ["dog", "red apple"]), expected)
 
 
-def test_a_clip_and_an_xlm_r_make_what_they_always_made(saved, train):
-    folder = train(
-        stage1, "first", teacher_name_or_path=saved("clip"), text_encoder_name_or_path=saved("xlm-r")
-    )
+def state(encoder, **settings):
+    """Write the file in which sentence-transformers states the prompts of an encoder."""
+    Path(encoder, "config_sentence_transformers.json").write_text(json.dumps(settings))
+
+
+def build(**given):
+    """Build a student by stage 1's arguments, and return it with its tokenizer."""
+    arguments = TeacherLearningArguments(dataset="d", output_dir="o", use_cpu=True, **given)
+    return build_student(arguments, rows=None, new=[])
+
+
+def test_the_stated_prompt_becomes_the_tokenizers(saved, capsys):
+    given = {"teacher_name_or_path": saved("clip"), "text_encoder_name_or_path": saved("xlm-r")}
+    encoder = given["text_encoder_name_or_path"]
+    plain = AutoTokenizer.from_pretrained(encoder)
+
+    def ids(**more):
+        return build(**given, **more)[1]("dog")["input_ids"]
+
+    prompts = {"query": "key ", "document": "apple "}
+    state(encoder, prompts=prompts, default_prompt_name="query")
+    assert ids() == plain("key dog")["input_ids"]
+    assert "The tokenizer writes the prompt 'key ' before every text." in capsys.readouterr().out
+    assert ids(text_prompt="red ") == plain("red dog")["input_ids"]
+    assert ids(text_prompt="") == plain("dog")["input_ids"]
+    # Prompts for some texts alone are no default.
+    state(encoder, prompts=prompts, default_prompt_name=None)
+    assert ids() == plain("dog")["input_ids"]
+    state(encoder, prompts=prompts, default_prompt_name="title")
+    with pytest.raises(InputError, match="default prompt 'title', which .* does not have among its prompts"):
+        ids()
+
+
+def test_a_clip_and_an_xlm_r_make_what_they_always_made(saved, train, capsys):
+    """They make an AltCLIP; a pooling that it cannot have is said."""
+    given = {"teacher_name_or_path": saved("clip"), "text_encoder_name_or_path": saved("xlm-r")}
+    folder = train(stage1, "first", **given)
     assert type(load_model(folder)[0]) is AltCLIPModel
+    assert "states the pooling" not in capsys.readouterr().out
+
+    pooling = Path(given["text_encoder_name_or_path"], "1_Pooling")
+    pooling.mkdir()
+    (pooling / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    assert type(build(**given)[0]) is AltCLIPModel
+    assert "states the pooling mean, and an AltCLIP" in capsys.readouterr().out
+    assert build(**given, text_pooling="mean")[0].config.text_pooling == "mean"
+
+
+def test_a_norm_before_the_head_is_a_flag(saved):
+    given = {"teacher_name_or_path": saved("clip"), "text_encoder_name_or_path": saved("xlm-r")}
+    model, _ = build(**given, text_head_norm=True)
+    assert [type(layer) for layer in model.text_projection] == [torch.nn.LayerNorm, torch.nn.Linear]
 
 
 def test_a_dry_run_refuses_a_pooler_that_an_encoder_has_not(saved, train):

@@ -587,6 +587,13 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
             "XLM-R it makes a dual encoder of them."
         },
     )
+    text_head_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "Normalize the pooled text before the head of a dual encoder (layer norm), as AltCLIP's "
+            "pre_LN does."
+        },
+    )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
@@ -599,7 +606,8 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
         default=None,
         metadata={
             "help": "Prompt that the tokenizer of a new text tower writes before every text, such as "
-            "'query: ' for an mE5. By default none."
+            "'query: ' for an mE5. By default the one that the encoder's sentence-transformers files state "
+            "for every text; '' for none."
         },
     )
     new_pieces: int = field(
@@ -715,7 +723,8 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
             raise InputError(
                 "teacher_name_or_path is missing: give the CLIP whose text embeddings are the targets"
             )
-        given = [name for name in ("text_pooling", "text_head", "text_prompt") if getattr(self, name)]
+        of_new_tower = ("text_pooling", "text_head", "text_head_norm", "text_prompt")
+        given = [name for name in of_new_tower if getattr(self, name)]
         if self.model_name_or_path is not None and given:
             raise InputError(
                 f"{' and '.join(given)} is of a new text tower, and model_name_or_path is a finished model, "

@@ -10,11 +10,11 @@ from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel
-from modeling_altclip.pooling_altclip import stated_pooling
+from modeling_altclip.pooling_altclip import stated_pooling, stated_prompt
 from modeling_altclip.reading_altclip import prompted_tokenizer
 from modeling_altclip.towers_altclip import load_text_config, set_dropout
 
-from .arguments import TeacherLearningArguments
+from .arguments import TeacherLearningArguments, say
 from .data.examples import all_texts
 from .data.tower_cache import teacher_embeddings
 from .teachers import join, space_of, width_of_targets
@@ -61,6 +61,7 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
     config = student_config(arguments)
     with readable("text_encoder_name_or_path", encoder):
         if isinstance(config, AltCLIPConfig):
+            _say_unused_pooling(arguments)
             model = AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout)
         else:
             model = AltCLIPDualEncoderModel.from_teacher(
@@ -68,11 +69,28 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
                 encoder,
                 text_pooling=arguments.text_pooling,
                 text_head=config.text_head,
+                text_head_norm=config.text_head_norm,
                 dropout=arguments.dropout,
             )
-        if arguments.text_prompt is not None:
-            tokenizer = prompted_tokenizer(tokenizer, arguments.text_prompt)
+        prompt = arguments.text_prompt
+        if prompt is None:
+            prompt = stated_prompt(encoder)
+        if prompt:
+            say(arguments, f"The tokenizer writes the prompt {prompt!r} before every text.")
+            tokenizer = prompted_tokenizer(tokenizer, prompt)
     return model, tokenizer
+
+
+def _say_unused_pooling(arguments: TeacherLearningArguments) -> None:
+    """Print that an AltCLIP pools the first token, where its encoder's files state another pooling."""
+    encoder = arguments.text_encoder_name_or_path
+    pooling = stated_pooling(encoder)
+    if pooling not in (None, "cls"):
+        say(
+            arguments,
+            f"{encoder} states the pooling {pooling}, and an AltCLIP, which plain transformers loads, takes "
+            f"the first token: --text_pooling {pooling} makes a dual encoder instead.",
+        )
 
 
 def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
@@ -94,6 +112,7 @@ def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
             load_text_config(encoder_name),
             text_pooling=arguments.text_pooling,
             text_head=arguments.text_head,
+            text_head_norm=arguments.text_head_norm,
             stated_pooling=stated_pooling(encoder_name),
             dropout=arguments.dropout,
         )

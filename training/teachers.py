@@ -90,6 +90,7 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     *,
     text_pooling: str | None = None,
     text_head: str | None = None,
+    text_head_norm: bool = False,
     stated_pooling: str | None = None,
     dropout: float | None = None,
 ) -> PreTrainedConfig:
@@ -99,14 +100,15 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     for, of which it has its own; all others make a dual encoder.
 
     Args:
-        text_pooling, text_head, dropout: as in `TeacherLearningArguments`.
+        text_pooling, text_head, text_head_norm, dropout: as in `TeacherLearningArguments`.
         stated_pooling: the pooling that the encoder's files state.
 
     Raises:
         InputError: the teacher has no image tower that can be taken over, or the encoder no dropout.
     """
     is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS
-    if is_pair and text_pooling is None and text_head is None:
+    has_own_head = text_pooling is None and text_head is None and not text_head_norm
+    if is_pair and has_own_head:
         return AltCLIPConfig.from_teacher(teacher, encoder, dropout=dropout)
 
     encoder = deepcopy(encoder)
@@ -119,6 +121,7 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
             # Without weights the kind of the encoder is not known; none of these adds any.
             text_pooling=text_pooling or stated_pooling or "mean",
             text_head=text_head or "linear",
+            text_head_norm=text_head_norm,
         )
     except ValueError as error:
         raise InputError(
