@@ -12,8 +12,9 @@ from modeling_altclip.checksums_altclip import write_checksums
 
 CARD = "README.md"
 # Files that an earlier run may have left and the new one may not replace. transformers would load old shards
-# instead of the new weights, or beside them.
+# instead of the new weights, or beside them, and read the folder as that of an earlier adapter.
 _OUTDATED = (
+    "adapter_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "pytorch_model*",

@@ -1,21 +1,28 @@
 """`--lora_rank`: which weights learn, what comes out of the training, and what is refused."""
 
+import json
 import re
 import sys
 
 import pytest
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AltCLIPModel as NativeModel
 from transformers import AutoModel
 
 from common.errors import InputError
-from common.models.loading import load_model
-from modeling_altclip import AltCLIPDualEncoderModel
+from common.models.kinds import OURS, check_kind
+from common.models.loading import load_model, save_model
+from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, embed_texts
+from modeling_altclip.checksums_altclip import find_damages, read_checksums
 from training import ContrastiveArguments, TeacherLearningArguments, freeze_all_but
+from training.adapter_output import bytes_of_adapter, check_base, save_adapter
 from training.jobs import stage1, stage2
 from training.low_rank import add_low_rank
+from training.output_folder import check_room_for_model, claim, has_finished
 from training.teachers import join, space_of
 
 from .families import STUDENTS, TEACHERS, load_tokenizer_of, save_student, save_teacher
@@ -214,7 +221,273 @@ def test_both_stages_save_merged_models_and_resume_to_the_same_bytes(pair, train
     assert f"trainable             {n_learning:,}, " in capsys.readouterr().out
 
 
+# ---- Adapters ----
+
+# By the loss: what learns. The last of them are in no module of their own.
+IN_ADAPTERS = {
+    "sigmoid": ["text_model", "text_projection", "logit_scale", "logit_bias"],
+    "contrastive": ["text_model", "text_projection", "visual_projection", "logit_scale"],
+}
+
+
+@pytest.fixture
+def adapter_arguments(tmp_path):
+    """Return a function that makes arguments of a stage 2 that saves an adapter of `tmp_path/base`."""
+
+    def adapter_arguments(**given):
+        given = {"lora_rank": RANK, "lora_output": "adapter", "output_dir": str(tmp_path / "out")} | given
+        base = {"model_name_or_path": str(tmp_path / "base"), "dataset": "data"}
+        return ContrastiveArguments(**base | given, use_cpu=True, cache_image_embeds=False)
+
+    return adapter_arguments
+
+
+def outputs(model):
+    """Return the embeddings of texts and images, and the logits, which scale and bias enter."""
+    images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+    with torch.no_grad():
+        both = model.eval()(**TEXTS, pixel_values=images)
+    return {"texts": both.text_embeds, "images": both.image_embeds, "logits": both.logits_per_text}
+
+
+def by_peft(base, adapter):
+    return PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)
+
+
+def by_load_adapter(base, adapter):
+    model = AutoModel.from_pretrained(base)
+    model.load_adapter(adapter)
+    return model
+
+
+def by_auto_model(base, adapter):
+    return AutoModel.from_pretrained(adapter)
+
+
+def by_native_class(base, adapter):
+    return PeftModel.from_pretrained(NativeModel.from_pretrained(base), adapter)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("teacher", "encoder", "head"), [(*pair, None) for pair in PAIRS] + [("siglip", "bert", "mlp")]
+)
+def test_adapter_is_the_merged_model(teacher, encoder, head, adapter_arguments, tmp_path):
+    torch.manual_seed(0)
+    config = join(TEACHERS[teacher][1](), STUDENTS[encoder][1](), text_head=head)
+    model = AutoModel.from_config(config).eval()
+    model.save_pretrained(tmp_path / "base")
+    loss = "sigmoid" if teacher == "siglip" else "contrastive"
+    freeze_all_but(model, IN_ADAPTERS[loss])
+    untrained = outputs(model)
+
+    arguments = adapter_arguments(loss=loss, trainable=IN_ADAPTERS[loss])
+    check_base(arguments, model.config)
+    updates = add_low_rank(arguments, model)
+    for value in model.parameters():
+        if value.requires_grad:
+            value.data += 0.05 * torch.randn_like(value)
+    save_adapter(model, arguments, tmp_path / "adapter")
+    expected_bytes = bytes_of_adapter(model)
+    updates.merge_and_unload()
+    merged = outputs(model)
+    for name, value in merged.items():
+        unchanged = name == "images" and "visual_projection" not in arguments.trainable
+        assert torch.equal(value, untrained[name]) == unchanged
+
+    loaders = [by_peft, by_load_adapter, by_auto_model]
+    if teacher == "clip":
+        loaders.append(by_native_class)
+    for load in loaders:
+        found = outputs(load(tmp_path / "base", tmp_path / "adapter"))
+        for name, value in merged.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert sum(value.nbytes for value in saved.values()) == expected_bytes
+    size = (tmp_path / "adapter/adapter_model.safetensors").stat().st_size
+    assert size < 0.1 * (tmp_path / "base/model.safetensors").stat().st_size
+    settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(tmp_path / "base")
+
+    # Modules are told from what is in none, and layers have their names in transformers' own class.
+    in_full = {name.rpartition(".")[0] for name in saved if "lora_" not in name}
+    modules = {f"base_model.model.{name}" for name in settings["modules_to_save"]}
+    assert in_full == modules | {"base_model.model"}
+    assert not any("roberta.encoder.layer." in name for name in saved)
+
+
+@pytest.fixture
+def finished(miniature, processor, tmp_path):
+    """Return a function that saves a finished model, an `altclip` or a `dual` encoder with a logit_bias."""
+
+    def finished(kind):
+        torch.manual_seed(0)
+        towers = (str(miniature / "clip"), str(miniature / "text_encoder"))
+        if kind == "altclip":
+            model = AltCLIPModel.from_teacher(*towers)
+        else:
+            model = AltCLIPDualEncoderModel.from_teacher(*towers)
+            model.set_logit_bias(-10.0)
+        save_model(model, processor, tmp_path / kind)
+        return str(tmp_path / kind)
+
+    return finished
+
+
+def embeddings_of(folder):
+    model, processor = load_model(str(folder))
+    return embed_texts(model, processor, ["dog face", "红苹果"]), model
+
+
+def assert_same_model(adapter, merged, base):
+    """Check that an adapter's folder gives the model that was saved merged, and not the base."""
+    expected, of_merged = embeddings_of(merged)
+    found, of_adapter = embeddings_of(adapter)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (expected - embeddings_of(base)[0]).abs().max() > 1e-3
+    by_name = of_adapter.state_dict()
+    for name, value in of_merged.state_dict().items():
+        torch.testing.assert_close(by_name[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["altclip", "dual"])
+def test_stage_2_saves_an_adapter(kind, finished, train, tmp_path, capsys):
+    base = finished(kind)
+    given = {
+        "model_name_or_path": base,
+        "lora_rank": 2,
+        "loss": "sigmoid" if kind == "dual" else "contrastive",
+    }
+    merged = train(stage2, "merged", **given, save_strategy="no")
+    adapter = train(stage2, "adapter", **given, lora_output="adapter")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"Saved an adapter of {base} to {adapter}. Next: ")
+    assert said.endswith(f" --tasks my/task.yaml --models {adapter}")
+
+    # The folder is whole, and holds an adapter with the processor.
+    assert not (adapter / "config.json").exists() and not (adapter / "model.safetensors").exists()
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} < set(
+        read_checksums(adapter)
+    )
+    assert find_damages(adapter) == [] and has_finished(adapter)
+    assert_same_model(adapter, merged, base)
+
+    # A checkpoint holds the whole model, and a resumed run saves the same bytes.
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    assert (adapter / "checkpoint-1/model.safetensors").exists()
+    train(stage2, "adapter", **given, lora_output="adapter", resume_from_checkpoint="checkpoint-1")
+    assert (adapter / "adapter_model.safetensors").read_bytes() == weights
+    assert find_damages(adapter) == []
+
+
+@pytest.mark.slow
+def test_stage_1_saves_an_adapter_of_a_finished_model(finished, train, tmp_path, capsys):
+    base = finished("altclip")
+    given = {"model_name_or_path": base, "lora_rank": 2, "save_strategy": "no", "replay_languages": []}
+    merged = train(stage1, "merged", **given)
+    adapter = train(stage1, "adapter", **given, lora_output="adapter")
+    assert f"Saved an adapter of {base} to {adapter}. Next: " in capsys.readouterr().out
+    assert_same_model(adapter, merged, base)
+
+
+@pytest.mark.slow
+def test_two_processes_save_the_adapter_of_one(finished, miniature, run_python, tmp_path):
+    base = finished("altclip")
+    flags = ["--model_name_or_path", base, "--lora_rank", "4", "--lora_output", "adapter"]
+    flags += ["--dataset", miniature / "dataset", "--languages", "en", "zh", "--max_steps", "3"]
+    flags += ["--optim", "sgd", "--learning_rate", "3", "--save_strategy", "no", "--seed", "1"]
+    for n_processes, batch_size in ((1, 16), (2, 8)):
+        given = ["--output_dir", tmp_path / str(n_processes), "--per_device_train_batch_size", batch_size]
+        command = ["training/run_stage1.py", *flags, *given, "--use_cpu"]
+        process = run_python("python", *command, processes=n_processes, OMP_NUM_THREADS="1")
+        assert process.returncode == 0, process.stderr[-4000:]
+    assert find_damages(tmp_path / "2") == []
+    assert_same_model(tmp_path / "2", tmp_path / "1", base)
+
+
 # ---- What is refused ----
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lora_output": "both"}, "lora_output is 'both': choose merged or adapter"),
+        ({"lora_rank": None}, "lora_output is adapter without lora_rank: give both, or neither"),
+        (
+            {"trainable": ["text_model", "vision_model"]},
+            "lora_output is adapter, and trainable names vision_model, which learns in full: give none but",
+        ),
+        ({"push_to_hub": True}, "push_to_hub is true, and the adapter's base is '.*base', a folder of this"),
+        (
+            {"push_to_hub": True, "model_name_or_path": "a/b", "hub_strategy": "every_save"},
+            "hub_strategy is every_save, and lora_output is adapter: checkpoints",
+        ),
+    ],
+)
+def test_bad_outputs_are_refused(given, message, adapter_arguments, tmp_path):
+    (tmp_path / "base").mkdir()
+    with pytest.raises(InputError, match=f"^{message}"):
+        adapter_arguments(**given)
+
+
+def test_a_new_student_has_no_base(arguments):
+    with pytest.raises(InputError, match="^lora_output is adapter, and the model is a new one of two others"):
+        arguments(lora_output="adapter")
+
+
+def test_an_adapter_changes_no_configuration(adapter_arguments):
+    dual = student_of("siglip", "bert").config
+    check_base(adapter_arguments(loss="sigmoid"), dual)
+    dual.logit_bias_init_value = None
+    with pytest.raises(InputError, match="loss is sigmoid, which gives the model a logit_bias that its base"):
+        check_base(adapter_arguments(loss="sigmoid"), dual)
+
+    check_base(adapter_arguments(), dual)
+    dims = adapter_arguments(matryoshka_dims=[32, 8])
+    with pytest.raises(InputError, match="matryoshka_dims is 32 8, where .* states none: "):
+        check_base(dims, dual)
+    dual.matryoshka_dims = [32, 8]
+    check_base(dims, dual)
+    with pytest.raises(InputError, match="matryoshka_dims is none, where .* states 32 8: "):
+        check_base(adapter_arguments(), dual)
+
+
+def test_a_folder_holds_a_model_or_an_adapter(adapter_arguments, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").touch()
+    with pytest.raises(InputError, match=r"holds a model \(config.json\), and lora_output is adapter: give"):
+        claim(adapter_arguments())
+    claim(adapter_arguments(lora_output="merged"))
+
+    (out / "config.json").rename(out / "adapter_config.json")
+    with pytest.raises(InputError, match=r"holds an adapter \(adapter_config.json\), as which the model"):
+        claim(adapter_arguments(lora_output="merged"))
+    claim(adapter_arguments())
+
+
+def test_no_training_begins_with_an_adapter(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    message = f"^model_name_or_path '{tmp_path}' is a LoRA or another adapter, and a whole model has to stand"
+    with pytest.raises(InputError, match=message):
+        check_kind("model_name_or_path", str(tmp_path), OURS)
+
+
+def test_an_adapter_needs_less_room_than_a_model(adapter_arguments, monkeypatch):
+    model = student_of("siglip", "bert")
+    arguments = adapter_arguments(save_strategy="no")
+    add_low_rank(arguments, model)
+    n_bytes = bytes_of_adapter(model)
+    monkeypatch.setattr("common.output.free_bytes", lambda folder: n_bytes)
+    check_room_for_model(arguments, model)
+    monkeypatch.setattr("common.output.free_bytes", lambda folder: n_bytes - 1)
+    with pytest.raises(InputError, match="the adapter that this training saves"):
+        check_room_for_model(arguments, model)
+    monkeypatch.setattr("common.output.free_bytes", lambda folder: n_bytes)
+    with pytest.raises(InputError, match="the model that this training saves"):
+        check_room_for_model(adapter_arguments(save_strategy="no", lora_output="merged"), model)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ under a heading: data, model, batch, evaluation.
 
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -14,7 +15,7 @@ from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
 )
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from common.errors import InputError
 from common.recipe import did_you_mean
@@ -22,6 +23,10 @@ from modeling_altclip.configuration_altclip_dual_encoder import TEXT_HEADS
 
 from .losses import OBJECTIVES, PAIR_LOSSES
 from .matryoshka import check_matryoshka
+
+_LORA_OUTPUTS = ("merged", "adapter")
+# What can learn beside the text tower's updates where these are saved as an adapter.
+_IN_ADAPTERS = ("text_model", "text_projection", "visual_projection", "logit_scale", "logit_bias")
 
 
 @dataclass(kw_only=True)
@@ -222,6 +227,11 @@ class StageArguments(TrainingArguments):
             )
         if self.zero_shot_split is not None and self.validation_split is None:
             raise InputError(f"zero_shot_split is {self.zero_shot_split} without validation_split: give both")
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Return whether the folder of the run becomes an adapter: not in a stage that learns all weights."""
+        return False
 
     def models(self) -> list[str]:
         """Return the models that the training starts from or learns from."""
@@ -470,14 +480,31 @@ class LowRankArguments(StageArguments):
             "help": "The updates are multiplied by this and divided by `lora_rank`. By default twice it."
         },
     )
+    lora_output: str = field(
+        default="merged",
+        metadata={
+            "help": "What is saved: merged, the whole model with the updates in its weights; or adapter, the "
+            "updates and what else learned, as an adapter of peft on `model_name_or_path`."
+        },
+    )
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Return whether the folder of the run becomes an adapter, and no whole model."""
+        return self.lora_output == "adapter"
 
     def check_low_rank(self) -> None:
-        """Check the rank and the scale of low-rank updates, and set the scale's default.
+        """Check rank, scale and output of low-rank updates, and set the scale's default.
 
         Raises:
-            InputError: one is out of range, the scale is given alone, or weights are sharded.
+            InputError: one is out of range, scale or output is given alone, weights are sharded, or an
+                adapter could not be loaded where it is pushed to.
         """
+        if self.lora_output not in _LORA_OUTPUTS:
+            raise InputError(f"lora_output is {self.lora_output!r}: choose {' or '.join(_LORA_OUTPUTS)}")
         if self.lora_rank is None:
+            if self.saves_adapter:
+                raise InputError("lora_output is adapter without lora_rank: give both, or neither")
             if self.lora_alpha is not None:
                 raise InputError(f"lora_alpha is {self.lora_alpha} without lora_rank: give both, or neither")
             return
@@ -494,6 +521,26 @@ class LowRankArguments(StageArguments):
         if self.fsdp or is_sharded:
             raise InputError(
                 f"lora_rank is {self.lora_rank}, which FSDP and DeepSpeed do not train here: take ddp.yaml"
+            )
+        if self.saves_adapter and self.push_to_hub:
+            self._check_pushed_adapter()
+
+    def _check_pushed_adapter(self) -> None:
+        """Check an adapter that is pushed: its base is on the Hub as well, and checkpoints stay here.
+
+        Raises:
+            InputError: the base is a folder of this machine, or checkpoints would be pushed to the place of
+                the adapter.
+        """
+        if Path(self.model_name_or_path).exists():
+            raise InputError(
+                f"push_to_hub is true, and the adapter's base is {self.model_name_or_path!r}, a folder of "
+                "this machine: push that first, and give its Hub id as model_name_or_path"
+            )
+        if self.hub_strategy != HubStrategy.END:
+            raise InputError(
+                f"hub_strategy is {self.hub_strategy.value}, and lora_output is adapter: checkpoints, which "
+                "hold whole models, would be pushed to the place of the adapter: set hub_strategy to end"
             )
 
 
@@ -694,6 +741,12 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
                 f"new_pieces is {self.new_pieces}, whose embeddings would not learn with lora_rank: "
                 "leave out one of the two"
             )
+        if self.saves_adapter and self.model_name_or_path is None:
+            raise InputError(
+                "lora_output is adapter, and the model is a new one of two others, so that there is no base "
+                "that an adapter could name: leave it out, and give the finished model to the next training "
+                "as model_name_or_path"
+            )
         if self.temperature < 1:
             raise InputError(
                 f"temperature is {self.temperature}: 1 takes languages as they are, more favours small ones"
@@ -862,6 +915,12 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
             raise InputError(
                 f"lora_rank is {self.lora_rank}, and trainable is {' '.join(self.trainable)}: "
                 "add text_model, which is what learns by it"
+            )
+        whole = [name for name in self.trainable if name not in _IN_ADAPTERS]
+        if self.saves_adapter and whole:
+            raise InputError(
+                f"lora_output is adapter, and trainable names {whole[0]}, which learns in full: "
+                f"give none but {' '.join(_IN_ADAPTERS)}, or leave out lora_output"
             )
         self.check_hold()
         if self.streaming and self.cache_image_embeds:

@@ -1,6 +1,7 @@
 """Begin, train and end a stage's run: seeds, the training itself, and the line that says what to do next."""
 
 import json
+import shlex
 from pathlib import Path
 
 import torch
@@ -8,11 +9,12 @@ from transformers import PreTrainedModel, ProcessorMixin, Trainer, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_matplotlib_available
 
+from common.commands import command_for
 from common.errors import InputError
 from common.processes import fix_threads
 from modeling_altclip.texts_altclip import readable_tokens, text_options
 
-from .arguments import PairArguments, StageArguments, say
+from .arguments import LowRankArguments, PairArguments, StageArguments, say
 from .checkpoints import checkpoint_to_resume
 from .data.examples import Collator
 from .data.streaming import AnyStream, find_excluded, find_reports
@@ -151,3 +153,14 @@ def finish(arguments: StageArguments, what: str, following: str) -> None:
     """Record that the run has finished, and print on the main process what was saved and what comes next."""
     record_finish(arguments)
     say(arguments, f"Saved {what} to {arguments.output_dir}. Next: {following}")
+
+
+def finish_adapter(arguments: LowRankArguments) -> None:
+    """Finish a run whose folder is an adapter: it is evaluated, and no stage begins with it."""
+    finish(arguments, f"an adapter of {arguments.model_name_or_path}", evaluation_of(arguments))
+
+
+def evaluation_of(arguments: StageArguments) -> str:
+    """Return the command that evaluates what a run has saved."""
+    evaluate = f"{command_for('evaluate retrieval')} --tasks my/task.yaml --models"
+    return f"{evaluate} {shlex.quote(arguments.output_dir)}"

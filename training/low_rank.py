@@ -1,5 +1,7 @@
 """LoRA: the text tower learns low-rank updates of its linear layers, merged when the model is saved.
 
+`adapter_output` saves them as an adapter instead.
+
 An update is the product of two matrices, B of `(out, rank)` and A of `(rank, in)`, times `alpha / rank`; the
 tower's own weights are frozen (Hu et al. 2021, arXiv 2106.09685). B begins at zero, so that the first step
 sees the model as it was. The layers are peft's.

@@ -20,6 +20,7 @@ from common.models.kinds import (
     load_tokenizer,
 )
 
+from .adapter_output import check_base
 from .arguments import (
     ContrastiveArguments,
     DiffusionArguments,
@@ -52,12 +53,16 @@ def check_models(arguments: StageArguments) -> None:
     """Check that every model that the arguments name exists and is of the kind that its argument needs.
 
     Raises:
-        InputError: one is not; the message names the argument, the kind found and the kind needed.
+        InputError: one is not; the message names the argument, the kind found and the kind needed. Or the
+            training would change what an adapter leaves as it is.
     """
     for argument, kind in _KINDS[type(arguments)].items():
         name_or_path = getattr(arguments, argument)
         if name_or_path is not None:
             check_kind(argument, name_or_path, kind)
+    if arguments.saves_adapter:
+        config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+        check_base(arguments, config)
 
 
 def check_tokenizers(arguments: StageArguments) -> None:

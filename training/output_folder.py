@@ -12,11 +12,13 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers import trainer as trainer_module
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import CONFIG_NAME
 
 from benchmarks.results import package_versions
 from common import output
 from common.errors import InputError
 from common.files.whole_files import write_text
+from common.models.low_rank import is_low_rank
 from common.origins import Origin, as_records
 from common.output import (
     bytes_of_weights,
@@ -29,6 +31,7 @@ from common.output import (
 from model_cards.stages import origins_of_model
 from modeling_altclip.checksums_altclip import CHECKSUMS, find_damages, has_checksums, read_checksums
 
+from .adapter_output import bytes_of_adapter
 from .arguments import StageArguments, say
 from .checkpoints import finished_checkpoints, has_checkpoints, remove_unfinished
 
@@ -97,13 +100,15 @@ def claim(arguments: StageArguments) -> None:
 
     Raises:
         InputError: it cannot be written to, or is a folder that the run reads; it has checksums that cannot
-            be read; it holds checkpoints and `resume` is not set; or it is set, and the run that wrote them
-            had other settings, or it has finished its model and left no checkpoint.
+            be read; it holds a model where an adapter is to be saved, or the reverse; it holds checkpoints
+            and `resume` is not set; or it is set, and the run that wrote them had other settings, or it has
+            finished its model and left no checkpoint.
     """
     check_output_dir(arguments.output_dir)
     check_not_input(arguments.output_dir, _inputs_of(arguments))
     folder = Path(arguments.output_dir)
     _check_checksums(folder)
+    _check_other_output(arguments)
     with arguments.main_process_first(desc="removing what a killed run left"):
         if arguments.process_index == 0:
             remove_unfinished(folder)
@@ -179,6 +184,25 @@ def _check_checksums(folder: Path) -> None:
         read_checksums(folder)
     except ValueError as error:
         raise InputError(f"output_dir: {error}") from error
+
+
+def _check_other_output(arguments: StageArguments) -> None:
+    """Refuse a folder with a model for an adapter, and the reverse: of the two, one alone would be read.
+
+    Raises:
+        InputError: it holds what this training does not save.
+    """
+    folder = Path(arguments.output_dir)
+    if arguments.saves_adapter and (folder / CONFIG_NAME).is_file():
+        raise InputError(
+            f"output_dir {str(folder)!r} holds a model ({CONFIG_NAME}), and lora_output is adapter: "
+            "give another output_dir"
+        )
+    if not arguments.saves_adapter and is_low_rank(str(folder)):
+        raise InputError(
+            f"output_dir {str(folder)!r} holds an adapter (adapter_config.json), as which the model of this "
+            "training would be read: give another output_dir"
+        )
 
 
 def claim_data(arguments: StageArguments, n_examples: int, fingerprints: dict[str, str]) -> None:
@@ -427,13 +451,14 @@ def check_room(trainer: Trainer) -> None:
     arguments = trainer.args
     n_checkpoints = count_checkpoints(trainer)
     of_checkpoint = bytes_of_checkpoint(trainer.model, arguments)
-    of_model = bytes_of_weights(trainer.model)
+    of_model = bytes_of_model(trainer.model, arguments)
     needed = n_checkpoints * of_checkpoint + of_model
     free = free_bytes(arguments.output_dir)
+    saved = "an adapter" if arguments.saves_adapter else "a model"
     if free < needed:
         raise InputError(
             f"output_dir {arguments.output_dir!r} has {format_bytes(free)} free, and this training saves "
-            f"a model of {format_bytes(of_model)} and {n_checkpoints} checkpoints of "
+            f"{saved} of {format_bytes(of_model)} and {n_checkpoints} checkpoints of "
             f"{format_bytes(of_checkpoint)}: "
             "make room, save less often (save_steps), keep fewer (save_total_limit 1), "
             "or give an output_dir on another disk"
@@ -463,6 +488,11 @@ def count_checkpoints(trainer: Trainer) -> int:
     return min(count, max(0, arguments.save_total_limit + 1 - existing))
 
 
+def bytes_of_model(model: nn.Module, arguments: StageArguments) -> int:
+    """Return the size of what a training saves at its end: the weights, or those of an adapter alone."""
+    return bytes_of_adapter(model) if arguments.saves_adapter else bytes_of_weights(model)
+
+
 def bytes_of_checkpoint(model: nn.Module, arguments: StageArguments) -> int:
     """Return the size of a checkpoint: the weights, and AdamW's two float32 states of each trainable one."""
     n_learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
@@ -481,12 +511,13 @@ def check_room_for_model(arguments: StageArguments, model: nn.Module) -> None:
     Raises:
         InputError: there is no room.
     """
-    needed = bytes_of_weights(model)
-    what = "the model that this training saves"
+    needed = bytes_of_model(model, arguments)
+    saved = "adapter" if arguments.saves_adapter else "model"
+    what = f"the {saved} that this training saves"
     has_checkpoint = bool(finished_checkpoints(Path(arguments.output_dir)))
     if arguments.save_strategy.value != "no" and not has_checkpoint:
         needed += bytes_of_checkpoint(model, arguments)
-        what = "the model that this training saves, with one checkpoint,"
+        what = f"the {saved} that this training saves, with one checkpoint,"
     check_free(arguments.output_dir, needed, what)
 
 
@@ -504,6 +535,7 @@ def saving(
 
 __all__ = [
     "bytes_of_checkpoint",
+    "bytes_of_model",
     "changed_settings",
     "check_room",
     "check_room_for_model",

@@ -14,15 +14,16 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.nn.functional import embedding, normalize
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import ModelOutput
 
 from common.errors import InputError
-from common.output import bytes_of_weights
 from modeling_altclip import AltCLIPModel
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
 
+from .adapter_output import save_adapter
 from .checkpoints import mark_finished, mark_unfinished
 from .data.images import EpochCallback
 from .data.sampling import ShareSampler, language_shares
@@ -34,7 +35,7 @@ from .logit_bias import check_loss, logit_bias_of
 from .losses import OBJECTIVES, contrastive_loss, gather_rows, sigmoid_loss
 from .matryoshka import matryoshka, record_dims
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
-from .output_folder import bytes_of_checkpoint, saving, without_local_files
+from .output_folder import bytes_of_checkpoint, bytes_of_model, saving, without_local_files
 from .sharding import make_shardable, set_scalars_apart, whole
 from .teachers import space_of
 from .validation import Validation
@@ -187,10 +188,20 @@ class AltCLIPTrainer(Trainer):
             rotate_checkpoints(self.args.output_dir, limit, best)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        """Save the model and its processor, and checksums unless more is to come, as in a checkpoint."""
-        super()._save(output_dir, state_dict)
+        """Save the model and its processor, and checksums unless more is to come, as in a checkpoint.
+
+        With `lora_output="adapter"` an adapter takes the place of the model, but for checkpoints.
+        """
         folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save and folder != self._checkpoint_folder():
+        is_checkpoint = folder == self._checkpoint_folder()
+        if self.args.saves_adapter and not is_checkpoint:
+            if self.args.should_save:
+                save_adapter(self.accelerator.unwrap_model(self.model), self.args, folder)
+                self.processing_class.save_pretrained(folder)
+                torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        else:
+            super()._save(output_dir, state_dict)
+        if self.args.should_save and not is_checkpoint:
             write_checksums(folder)
 
     def _checkpoint_folder(self) -> Path:
@@ -226,7 +237,9 @@ class AltCLIPTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         self.check_all_finite(f"before {folder.name} is saved")
         is_checkpoint = folder == self._checkpoint_folder()
-        with saving("the model", folder, bytes_of_weights(self.model), is_checkpoint=is_checkpoint):
+        what = "the adapter" if self.args.saves_adapter else "the model"
+        n_bytes = bytes_of_model(self.model, self.args)
+        with saving(what, folder, n_bytes, is_checkpoint=is_checkpoint):
             super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             match_modes(folder)

@@ -30,6 +30,7 @@ from modeling_altclip.checksums_altclip import check_files
 from modeling_altclip.configuration_altclip_dual_encoder import DUAL_TEACHERS
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 
+from ..commands import command_for
 from ..errors import InputError
 from ..paths import check_folder
 
@@ -272,6 +273,11 @@ def _check_model_folder(argument: str, name_or_path: str) -> None:
     path = Path(name_or_path)
     if path.is_file():
         raise InputError(f"{argument} {name_or_path!r} is a file: give the folder of the model")
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").exists():
+        raise InputError(
+            f"{argument} {name_or_path!r} is a LoRA or another adapter, and a whole model has to stand here: "
+            f"merge it into its base first, as {command_for('card')} does"
+        )
     if path.is_dir() and not (path / "config.json").exists():
         holds = "it is empty"
         names = sorted(entry.name for entry in path.iterdir())

@@ -13,7 +13,7 @@ from training.data.exclusion.rows import exclude_tests
 from training.data.parallel_text import read_parallel_text
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
-from training.lifecycle import begin, cut_length, finish, train
+from training.lifecycle import begin, cut_length, finish, finish_adapter, train
 from training.low_rank import add_low_rank
 from training.output_folder import record_sources
 from training.student import build_student, embed_targets, held_embeddings, languages_to_replay
@@ -23,7 +23,7 @@ from training.validation import load_validation
 
 
 def main(arguments: TeacherLearningArguments) -> None:
-    """Train the text side of the student and save the whole model."""
+    """Train the text side of the student and save the whole model, or an adapter of the finished one."""
     if arguments.dry_run:
         return print_plan(arguments)
     begin(arguments)
@@ -74,11 +74,14 @@ def main(arguments: TeacherLearningArguments) -> None:
         validation=validation,
     )
     train(trainer, arguments)
-    if updates is not None:
+    if updates is not None and not arguments.saves_adapter:
         updates.merge_and_unload()  # the model that is saved is like any other
     trainer.save_model()
-    following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
-    finish(arguments, "the multilingual model", following)
+    if arguments.saves_adapter:
+        finish_adapter(arguments)
+    else:
+        following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
+        finish(arguments, "the multilingual model", following)
 
 
 __all__ = ["main"]

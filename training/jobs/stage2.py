@@ -1,10 +1,7 @@
 """Stage 2, contrastive learning: the text tower learns from images; the image tower is frozen (paper 3.2)."""
 
-import shlex
-
 from transformers import PreTrainedModel, ProcessorMixin
 
-from common.commands import command_for
 from common.models.loading import load_model
 from training.arguments import ContrastiveArguments, say
 from training.data.examples import CachedCollator, CaptionExamples
@@ -15,7 +12,7 @@ from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
-from training.lifecycle import begin, collator_of, finish, train
+from training.lifecycle import begin, collator_of, evaluation_of, finish, finish_adapter, train
 from training.logit_bias import fit_to_loss
 from training.low_rank import add_low_rank
 from training.trainers import ContrastiveTrainer
@@ -23,7 +20,7 @@ from training.validation import load_validation
 
 
 def main(arguments: ContrastiveArguments) -> None:
-    """Train the model and save it."""
+    """Train the model and save it, or an adapter of it."""
     if arguments.dry_run:
         return print_plan(arguments)
     begin(arguments)
@@ -72,12 +69,14 @@ def main(arguments: ContrastiveArguments) -> None:
     if not arguments.streaming:
         trainer.add_callback(EpochCallback(examples.inputs))
     train(trainer, arguments)
-    if updates is not None:
+    if updates is not None and not arguments.saves_adapter:
         updates.merge_and_unload()  # the model that is saved is like any other
     trainer.save_model()
     say_what_was_kept(arguments, model, processor, held, guard)
-    evaluate = f"{command_for('evaluate retrieval')} --tasks my/task.yaml --models"
-    finish(arguments, "the model", f"{evaluate} {shlex.quote(arguments.output_dir)}")
+    if arguments.saves_adapter:
+        finish_adapter(arguments)
+    else:
+        finish(arguments, "the model", evaluation_of(arguments))
 
 
 def _cache_towers(
