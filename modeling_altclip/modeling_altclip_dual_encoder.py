@@ -142,20 +142,26 @@ def _without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedMod
     pooling `pooler`, the head that SigLIP and AIMv2 pool with, the last norm of CLIP's image tower, or a
     pooler that is always called; and a mask token that no image has (DINOv2's).
     """
-    model_type = encoder.config.model_type
-    reads_pooler = pooling == "pooler"
     has_pooler = "pooler" in dict(encoder.named_children())
-    if not reads_pooler and has_pooler and model_type not in _ALWAYS_POOLED:
+    if pooling != "pooler" and has_pooler and encoder.config.model_type not in _ALWAYS_POOLED:
         encoder.pooler = None
 
-    idle = [".head.", ".pooler."]
-    if model_type in POOLED_BY_NORM:
-        idle.append(".post_layernorm.")
-    for name, parameter in encoder.named_parameters():
-        is_idle_head = not reads_pooler and any(part in f".{name}" for part in idle)
-        if is_idle_head or name.endswith("mask_token"):
-            parameter.requires_grad_(False)
+    for name in _idle_parameters(encoder, pooling):
+        encoder.get_parameter(name).requires_grad_(False)
     return encoder
+
+
+def _idle_parameters(encoder: PreTrainedModel, pooling: str) -> list[str]:
+    """List the parameters of an encoder that no output depends on, see `_without_idle_parts`."""
+    idle_heads = [".head.", ".pooler."]
+    if encoder.config.model_type in POOLED_BY_NORM:
+        idle_heads.append(".post_layernorm.")
+    idle = []
+    for name, _ in encoder.named_parameters():
+        is_idle_head = pooling != "pooler" and any(part in f".{name}" for part in idle_heads)
+        if is_idle_head or name.endswith("mask_token"):
+            idle.append(name)
+    return idle
 
 
 class AltCLIPDualEncoderModel(AltCLIPModel):
@@ -215,6 +221,16 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         if value is not None:
             bias = nn.Parameter(torch.full_like(self.logit_scale, value))
         self.register_parameter("logit_bias", bias)
+
+    def idle_parameters(self) -> list[str]:
+        """List the parameters that embeddings do not depend on, such as DINOv2's mask token.
+
+        The model is built with them frozen: they get no gradient, and DDP stops on a parameter without one.
+        """
+        idle = []
+        for name, tower in (("text_model", self.text_model), ("vision_model", self.vision_model)):
+            idle += [f"{name}.encoder.{one}" for one in _idle_parameters(tower.encoder, tower.pooling)]
+        return idle
 
     def get_image_features(  # noqa: PLR0913  (the inputs of an image tower, by keyword)
         self,

@@ -29,6 +29,8 @@ from transformers import (
     Dinov2Model,
     GPT2Config,
     GPT2Model,
+    LayoutLMConfig,
+    LayoutLMModel,
     MobileViTConfig,
     MobileViTModel,
     ModernBertConfig,
@@ -39,6 +41,8 @@ from transformers import (
     ResNetModel,
     SiglipConfig,
     SiglipModel,
+    SqueezeBertConfig,
+    SqueezeBertModel,
     SwinConfig,
     SwinModel,
     T5Config,
@@ -52,6 +56,7 @@ from transformers import (
     pipeline,
 )
 
+from common.errors import InputError
 from modeling_altclip import (
     AltCLIPDualEncoderConfig,
     AltCLIPDualEncoderModel,
@@ -60,6 +65,8 @@ from modeling_altclip import (
     embed_texts,
 )
 from modeling_altclip.pooling_altclip import pool, stated_pooling, unread_modules
+from training import ContrastiveArguments, freeze_all_but
+from training.low_rank import add_low_rank
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PICTURE = {"image_size": 32, "patch_size": 8}
@@ -94,6 +101,9 @@ TOWERS = {
     "qwen3": (Qwen3Model, Qwen3Config, {**TEXT, **HEADS}),
     "gpt2": (GPT2Model, GPT2Config, GPT2),
     "clip-text": (CLIPTextModel, CLIPTextConfig, TEXT),
+    # Their poolers are always called.
+    "layoutlm": (LayoutLMModel, LayoutLMConfig, TEXT),
+    "squeezebert": (SqueezeBertModel, SqueezeBertConfig, {**TEXT, "embedding_size": 32}),
     # An encoder with a decoder, which is refused.
     "t5": (T5Model, T5Config, T5),
     "beit": (BeitModel, BeitConfig, VISION),
@@ -253,6 +263,68 @@ def test_every_parameter_learns_and_attention_reaches_both_towers(save_tower, du
     model.resize_token_embeddings(VOCABULARY + 8)
     assert model.get_input_embeddings().num_embeddings == VOCABULARY + 8
     assert model.config.text_config.vocab_size == VOCABULARY + 8
+
+
+@pytest.mark.parametrize(
+    "vision,image_pooling,text,text_pooling,idle",
+    [
+        ("dinov2", "cls", "bert", "cls", ["vision_model.encoder.embeddings.mask_token"]),
+        ("clip", "mean", "bert", "cls", "vision_model.encoder.post_layernorm."),
+        ("clip", "pooler", "bert", "cls", []),
+        ("siglip", "mean", "bert", "cls", "vision_model.encoder.head."),
+        ("siglip", "pooler", "bert", "mean", []),
+        ("vit", "mean", "layoutlm", "cls", "text_model.encoder.pooler."),
+    ],
+)
+def test_idle_parameters_stay_frozen(save_tower, dual_batch, vision, image_pooling, text, text_pooling, idle):
+    """They get no gradient, whichever parts are trained, and with LoRA."""
+    model = AltCLIPDualEncoderModel.from_towers(
+        save_tower(vision),
+        save_tower(text),
+        projection_dim=16,
+        vision_pooling=image_pooling,
+        text_pooling=text_pooling,
+    )
+    names = [name for name, _ in model.named_parameters()]
+    if isinstance(idle, str):
+        idle = [name for name in names if name.startswith(idle)]
+        assert idle
+    assert model.idle_parameters() == idle
+
+    parts = ["text_model", "vision_model", "text_projection", "visual_projection", "logit_scale"]
+    freeze_all_but(model, ["logit_scale"])
+    freeze_all_but(model, parts)
+    assert [name for name, value in model.named_parameters() if not value.requires_grad] == idle
+    for name in idle:
+        with pytest.raises(InputError, match=f"trainable names {name}, which no embedding of this model"):
+            freeze_all_but(model, [name])
+
+    arguments = ContrastiveArguments(
+        model_name_or_path="model",
+        dataset="data",
+        output_dir="out",
+        use_cpu=True,
+        trainable=parts,
+        cache_image_embeds=False,
+        lora_rank=2,
+    )
+    for rank in (None, 2):
+        arguments.lora_rank = rank
+        add_low_rank(arguments, model)
+        model(**dual_batch, return_loss=True).loss.backward()
+        for name, value in model.named_parameters():
+            assert (value.grad is not None) == value.requires_grad, name
+        model.zero_grad()
+
+
+def test_a_tower_of_convolutions_has_no_updates(save_tower):
+    towers = (save_tower("vit"), save_tower("squeezebert"))
+    model = AltCLIPDualEncoderModel.from_towers(*towers, projection_dim=16, text_pooling="cls")
+    arguments = ContrastiveArguments(
+        model_name_or_path="model", dataset="data", output_dir="out", use_cpu=True, lora_rank=2
+    )
+    with pytest.raises(InputError, match="^lora_rank is 2, and peft can update no layer of this text tower"):
+        add_low_rank(arguments, model)
 
 
 def test_layers_stay_whole_on_one_device(save_tower):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from common.errors import InputError
+from modeling_altclip import AltCLIPDualEncoderModel
 
 IMAGE_PARTS = ("vision_model", "visual_projection")
 
@@ -12,8 +13,10 @@ IMAGE_PARTS = ("vision_model", "visual_projection")
 def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
     """Freeze all parameters except those whose name, or whose part's name, is in `trainable`.
 
+    Parameters that embeddings do not depend on stay frozen, see `idle_parameters`.
+
     Raises:
-        InputError: a name is no part of the model, or of a part without weights.
+        InputError: a name is no part of the model, or of a part without weights that can learn.
 
     Example:
 
@@ -39,9 +42,23 @@ def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
     for part in trainable:
         if not any(_is_within(name, part) for name in parameters):
             raise InputError(f"trainable names {part}, which has no weights in this model: leave it out")
+    idle = idle_parameters(model)
+    for part in trainable:
+        if part in idle:
+            raise InputError(
+                f"trainable names {part}, which no embedding of this model depends on: leave it out"
+            )
     for name, parameter in model.named_parameters():
         is_trainable = any(_is_within(name, part) for part in trainable)
-        parameter.requires_grad_(is_trainable)
+        parameter.requires_grad_(is_trainable and name not in idle)
+
+
+def idle_parameters(model: nn.Module) -> list[str]:
+    """List the parameters that get no gradient, on which DDP stops: those of a dual encoder's towers, if any.
+
+    CLIP, SigLIP and AltCLIP use all of theirs.
+    """
+    return model.idle_parameters() if isinstance(model, AltCLIPDualEncoderModel) else []
 
 
 def _is_within(name: str, part: str) -> bool:
@@ -70,4 +87,4 @@ def eval_frozen_parts(model: nn.Module) -> None:
             part.eval()
 
 
-__all__ = ["IMAGE_PARTS", "eval_frozen_parts", "freeze_all_but", "learns"]
+__all__ = ["IMAGE_PARTS", "eval_frozen_parts", "freeze_all_but", "idle_parameters", "learns"]

@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.extras import of_extra
 
 from .arguments import LowRankArguments
+from .freezing import idle_parameters
 
 if TYPE_CHECKING:  # an extra, which is imported only where it is needed
     from peft.tuners.lora import LoraModel
@@ -37,7 +38,8 @@ def add_low_rank(arguments: LowRankArguments, model: nn.Module) -> "LoraModel | 
         The updates, whose `merge_and_unload` adds them to the weights; None without `lora_rank`.
 
     Raises:
-        InputError: peft is not installed, or the rank is above the width of a layer.
+        InputError: peft is not installed, the tower has no linear layers (SqueezeBERT, of convolutions), or
+            the rank is above the width of a layer.
     """
     if arguments.lora_rank is None:
         return None
@@ -51,13 +53,25 @@ def add_low_rank(arguments: LowRankArguments, model: nn.Module) -> "LoraModel | 
     for name in head:
         learning += [value for value in text_model.get_submodule(name).parameters() if value.requires_grad]
 
+    # A layer that no embedding depends on would give its update no gradient.
+    idle = set()
+    for name in idle_parameters(model):
+        if name.startswith("text_model."):
+            idle.add(name.removeprefix("text_model.").rpartition(".")[0])
+
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
         target_modules="all-linear",
-        exclude_modules=head or None,
+        exclude_modules=[*head, *sorted(idle)] or None,
     )
-    updates = LoraModel(text_model, config, "default")
+    try:
+        updates = LoraModel(text_model, config, "default")
+    except ValueError as error:
+        raise InputError(
+            f"lora_rank is {arguments.lora_rank}, and peft can update no layer of this text tower, whose "
+            "layers are not linear ones: leave it out"
+        ) from error
 
     # peft has frozen all of the tower but the updates.
     for value in learning:
