@@ -22,6 +22,7 @@ from training.data.images import ImageViews
 from training.data.tower_cache import image_embeddings, teacher_embeddings
 from training.freezing import freeze_all_but
 from training.gradient_cache import cached_loss
+from training.lifecycle import begin
 from training.losses import contrastive_loss
 from training.sharding import layer_classes, set_scalars_apart
 from training.trainers import ContrastiveTrainer, TeacherLearningTrainer
@@ -165,8 +166,40 @@ def test_bf16_keeps_float32_weights_and_stays_near(train, stage):
     assert apart < 0.1 * distance(plain, start)
 
 
+@pytest.mark.parametrize(
+    "given,expected,dropped",
+    [
+        ({"use_cpu": True, "fp16": True}, "no", "fp16"),
+        ({"use_cpu": True, "bf16": True}, "bf16", None),
+        # Nothing is computed, and the memory is that of a GPU.
+        ({"dry_run": True, "fp16": True}, "fp16", None),
+    ],
+)
+def test_fp16_on_a_cpu_is_dropped_with_a_line(altclip_folder, tmp_path, capsys, given, expected, dropped):
+    arguments = ContrastiveArguments(
+        model_name_or_path=str(altclip_folder), dataset="data", output_dir=str(tmp_path / "out"), **given
+    )
+    assert arguments.mixed_precision == expected
+    assert arguments.unsupported_precision == dropped
+    begin(arguments)
+    said = "fp16 needs a GPU and is disabled: this training computes in float32."
+    assert (said in capsys.readouterr().out) == (dropped is not None)
+
+
+def test_fp16_and_bf16_at_once_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="At most one of fp16 and bf16"):
+        ContrastiveArguments(
+            model_name_or_path="a",
+            dataset="data",
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            fp16=True,
+            bf16=True,
+        )
+
+
 def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
-    """Put the scaler to work by hand: accelerate trains in float32 where fp16 is asked for on a CPU."""
+    """Put the scaler to work by hand: no training on a CPU is in fp16."""
     torch.manual_seed(0)
     tower = torch.nn.Linear(16, 8)
     texts = torch.randn(12, 16)

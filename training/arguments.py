@@ -290,11 +290,17 @@ class StageArguments(TrainingArguments):
     def drop_unsupported_precision(self) -> str | None:
         """Drop `bf16` and `fp16` without a GPU, and return their names; None if they are kept.
 
-        Recipes set them for a GPU. A recipe for a CPU sets `use_cpu` as well.
+        Recipes set them for a GPU. A recipe for a CPU sets `use_cpu` as well, which keeps bf16. fp16 is
+        dropped even so: accelerate would ignore it there, and its scaler with it, without a word.
         """
-        if self.use_cpu or torch.accelerator.is_available():
-            return None
-        requested = [name for name in ("bf16", "fp16") if getattr(self, name)]
+        if self.dry_run or (self.bf16 and self.fp16):
+            return None  # nothing is computed; or transformers refuses the two together
+        if self.use_cpu:
+            # DeepSpeed would cast all weights to fp16, on a CPU too: `adapt_to_deepspeed` refuses it.
+            unsupported = [] if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else ["fp16"]
+        else:
+            unsupported = [] if torch.accelerator.is_available() else ["bf16", "fp16"]
+        requested = [name for name in unsupported if getattr(self, name)]
         for name in requested:
             setattr(self, name, False)
         return " and ".join(requested) or None
