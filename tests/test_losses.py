@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from training import losses
 from training.losses import (
     caption_losses,
     contrastive_loss,
@@ -265,3 +268,47 @@ def test_long_embeddings_do_not_overflow(dtype, length, loss):
     teacher = length * unit(4, seed=6).detach()
     made = [as_half(values, dtype) for values in (student, teacher)]
     check_against_double(loss, *zip(*made))
+
+
+# ---- Devices without float64 ----
+
+
+class Dtypes(TorchDispatchMode):
+    """Notes the data type of every tensor that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **kwargs or {})
+        self.seen |= {value.dtype for value in tree_leaves(results) if isinstance(value, torch.Tensor)}
+        return results
+
+
+def test_mps_alone_sums_in_float32():
+    dtypes = {name: losses._widest_dtype(torch.device(name)) for name in ("cpu", "cuda", "meta", "mps")}
+    assert dtypes.pop("mps") == torch.float32
+    assert set(dtypes.values()) == {torch.float64}
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
+def test_tiles_need_no_float64_where_there_is_none(loss, monkeypatch):
+    def compute(tile_size):
+        generator = torch.Generator().manual_seed(0)
+        inputs = [normalize(torch.randn(23, 8, generator=generator), dim=-1) for _ in range(2)]
+        inputs += [torch.tensor(9.0)] if loss is contrastive_loss else [torch.tensor(9.0), torch.tensor(-4.0)]
+        for value in inputs:
+            value.requires_grad_(True)
+        with Dtypes() as dtypes:
+            result = loss(*inputs, tile_size=tile_size)
+            result.backward()
+        return dtypes.seen, [result.detach(), *(value.grad for value in inputs)]
+
+    expected = compute(None)[1]
+    assert torch.float64 in compute(5)[0]
+    monkeypatch.setattr(losses, "_widest_dtype", lambda device: torch.float32)
+    seen, found = compute(5)
+    assert torch.float32 in seen and torch.float64 not in seen
+    for value, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)

@@ -197,6 +197,19 @@ def sigmoid_loss(
         return of_pairs.sum() / len(texts)
 
 
+def _sum_over_tiles(like: torch.Tensor) -> torch.Tensor:
+    """Return a zero `()` to add the sums of all tiles to, on the device of `like`.
+
+    In float32 it would lose digits that the plain formula keeps.
+    """
+    return torch.zeros((), dtype=_widest_dtype(like.device), device=like.device)
+
+
+def _widest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 for a device that has none: MPS, the GPU of a Mac."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def at_least_float32(values: torch.Tensor) -> torch.Tensor:
     """Convert to float32; float64 stays as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
@@ -306,8 +319,7 @@ class _TiledContrast(torch.autograd.Function):
     ) -> torch.Tensor:
         of_texts = _RunningLogSumExp(texts)
         of_images = _RunningLogSumExp(images)
-        # One sum over all tiles: in float32 it would lose digits that the plain formula keeps.
-        of_positives = torch.zeros((), dtype=torch.float64, device=texts.device)
+        of_positives = _sum_over_tiles(texts)
         for rows, columns in _tiles(len(texts), len(images), tile_size):
             logits = (scale * texts[rows]) @ images[columns].T
             of_texts.add(rows, logits, dim=1)
@@ -347,7 +359,7 @@ class _TiledSigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, texts, images, scale, bias, groups: _Groups, tile_size: int) -> torch.Tensor:
-        total = torch.zeros((), dtype=torch.float64, device=texts.device)
+        total = _sum_over_tiles(texts)
         for rows, columns in _tiles(len(texts), len(images), tile_size):
             logits = (scale * texts[rows]) @ images[columns].T + bias
             total += (softplus(logits) - logits * groups.positives(rows, columns)).sum()
@@ -378,7 +390,7 @@ def _gradients(ctx, texts, images, scale, gradient, of_logits: Callable[[slice, 
     learns_texts, learns_images = ctx.needs_input_grad[:2]
     of_texts = torch.zeros_like(texts)
     of_images = torch.zeros_like(images) if learns_images else None
-    of_bias = torch.zeros((), dtype=torch.float64, device=texts.device)
+    of_bias = _sum_over_tiles(texts)
     with torch.autocast(texts.device.type, enabled=False):
         for rows, columns in _tiles(len(texts), len(images), ctx.tile_size):
             of_tile = of_logits(rows, columns)
