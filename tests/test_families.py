@@ -11,6 +11,7 @@ from benchmarks.outcomes import ClassOutcomes
 from benchmarks.results import Result, load_results
 from common.errors import InputError
 from common.recipe import parse
+from training import families
 from training.families import (
     STUDENTS,
     TEACHERS,
@@ -116,6 +117,28 @@ def test_the_tables_have_each_figure_in_its_place(folder, arguments, tmp_path):
 
     plot_families({"zero_shot": found}, tmp_path / "families.png", arguments)
     assert (tmp_path / "families.png").stat().st_size > 5000
+
+
+def test_one_legend_outside_of_all_panels(folder, arguments, tmp_path, monkeypatch):
+    found = measure_gaps(load_results(folder), "zero_shot", FOLDERS, arguments)
+    figures = []
+    monkeypatch.setattr(families, "save_figure", lambda figure, picture, dpi: figures.append(figure))
+    plot_families({"retrieval": found, "zero_shot": found}, tmp_path / "families.png", arguments)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    students = ["XLM-R", "BERT, mean pooling", "ModernBERT"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "the teacher in English",
+        "the margin",
+        *students,
+    ]
+    assert len(figure.axes) == 4
+    for axes in figure.axes:
+        assert axes.get_legend() is None
+        assert not axes.get_tightbbox().overlaps(legend.get_window_extent())
+    assert figure.bbox.containsx(legend.get_window_extent().x0)
+    assert figure.bbox.containsx(legend.get_window_extent().x1)
 
 
 def test_where_all_are_within_the_margin_all_bounds_are_told(folder, arguments):

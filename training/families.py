@@ -299,7 +299,7 @@ def _all_differences(found: list[_Gap]) -> str:
 def plot_families(by_kind: dict[str, list[_Gap]], picture: Path, arguments: FamiliesArguments) -> None:
     """Draw each student's difference in each language down to its lower bound, a panel for each teacher.
 
-    A line shows the margin.
+    Lines show the teacher's English and the margin.
     """
     figure = Figure(figsize=(12, 3.5 * len(by_kind)), layout="constrained")
     panels = figure.subplots(len(by_kind), len(TEACHERS), squeeze=False, sharey=True)
@@ -308,12 +308,14 @@ def plot_families(by_kind: dict[str, list[_Gap]], picture: Path, arguments: Fami
             of_teacher = [gap for gap in found if gap.teacher == teacher]
             for place, gap in enumerate(of_teacher):
                 _plot_student(axes, gap, offset=0.25 * (place - 1))
-            axes.axhline(0, color="black", linewidth=0.8, label=f"the {name} in English")
+            axes.axhline(0, color="black", linewidth=0.8, label="the teacher in English")
             axes.axhline(-arguments.margin, color="tab:red", linestyle=":", label="the margin")
             axes.set(title=f"{_TITLES[kind]}: {name}", ylabel="points")
             axes.set_xticks(range(len(of_teacher[0].languages)), of_teacher[0].languages)
-            axes.legend(fontsize=7, loc="upper right", ncols=3)
             axes.grid(axis="y", alpha=0.3)
+    # All panels have the same entries. Outside of them it covers no dot.
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     save_figure(figure, picture, dpi=110)
 
 
