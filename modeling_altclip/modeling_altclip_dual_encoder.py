@@ -222,10 +222,20 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             bias = nn.Parameter(torch.full_like(self.logit_scale, value))
         self.register_parameter("logit_bias", bias)
 
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """Load a checkpoint as `AltCLIPModel.from_pretrained` does; idle parameters stay frozen."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        # transformers puts new parameters in the place of those that the model was built with.
+        for name in model.idle_parameters():
+            model.get_parameter(name).requires_grad_(False)
+        return (model, info) if output_loading_info else model
+
     def idle_parameters(self) -> list[str]:
         """List the parameters that embeddings do not depend on, such as DINOv2's mask token.
 
-        The model is built with them frozen: they get no gradient, and DDP stops on a parameter without one.
+        The model is built and loaded with them frozen: they get no gradient, and DDP stops on a parameter
+        without one.
         """
         idle = []
         for name, tower in (("text_model", self.text_model), ("vision_model", self.vision_model)):
