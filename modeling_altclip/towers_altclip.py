@@ -64,6 +64,9 @@ def load_encoder(name_or_path: str, config: PreTrainedConfig, pooling: str | Non
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
     """Set every dropout of an encoder, whatever its family calls them, apart from those of other heads.
 
+    Whole layers are never dropped, as NLLB's are by default: in a step without it a layer would get no
+    gradient, on which DDP stops.
+
     Raises:
         ValueError: `dropout` is above 0, and the encoder has none.
     """
@@ -74,6 +77,8 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
         if is_dropout and is_of_encoder and isinstance(value, float | int):
             setattr(config, name, dropout)
             has_dropout = True
+        if name.endswith("layerdrop"):
+            setattr(config, name, 0.0)
     if dropout > 0 and not has_dropout:
         raise ValueError(f"dropout is {dropout}, but a {config.model_type!r} has none: set it to 0")
 

@@ -5,17 +5,27 @@ import shutil
 
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer, CLIPConfig, XLMRobertaConfig
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    Dinov2Config,
+    Dinov2Model,
+    TrainerCallback,
+    XLMRobertaConfig,
+)
 
 from common.errors import InputError
-from common.models.loading import load_model
+from common.models.loading import load_model, save_model
 from common.recipe import parse
-from modeling_altclip import AltCLIPConfig
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPProcessor
 from training.arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
 from training.data.preview import N_ROWS, first_captions
 from training.dry_run import print_plan
+from training.jobs import stage0, stage1, stage2
 
 from .conftest import ROOT
+from .families import SHORTEST, load_tokenizer_of, save_student, save_teacher
 
 STAGES = {"stage1": TeacherLearningArguments, "stage2": ContrastiveArguments}
 
@@ -367,6 +377,100 @@ def test_a_finished_model_that_learns_more_is_reckoned_as_it_is(altclip_folder, 
     n_parameters = sum(value.numel() for value in model.parameters())
     assert f"{n_parameters:,}: " in printed
     assert "captions in th en" in printed
+
+
+class CountGradients(TrainerCallback):
+    """Counts the values of a step's gradients, and of what is marked to learn."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.n_gradients = sum(value.grad.numel() for value in model.parameters() if value.grad is not None)
+        self.n_marked = sum(value.numel() for value in model.parameters() if value.requires_grad)
+
+
+@pytest.fixture
+def save_dual(miniature, tmp_path):
+    """Return a function that saves a dual encoder: one of `nllb`, `mlp` and `dinov2`, with its mask token."""
+
+    def save_dual(name):
+        tokenizer = load_tokenizer_of(miniature)
+        encoder = save_student("nllb" if name == "nllb" else "bert", tmp_path / "encoder", tokenizer)
+        if name == "dinov2":
+            sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+            config = Dinov2Config(**sizes, image_size=32, patch_size=8)
+            Dinov2Model(config).save_pretrained(tmp_path / "dinov2")
+            model = AltCLIPDualEncoderModel.from_towers(str(tmp_path / "dinov2"), encoder, projection_dim=16)
+        else:
+            teacher = save_teacher("siglip", tmp_path / "siglip", tokenizer)
+            head = "mlp" if name == "mlp" else "linear"
+            model = AltCLIPDualEncoderModel.from_teacher(teacher, encoder, text_head=head, dropout=0.0)
+        processor = AltCLIPProcessor(CLIPImageProcessorPil(**SHORTEST), load_tokenizer_of(miniature))
+        save_model(model, processor, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save_dual
+
+
+ALL_PARTS = ["text_model", "vision_model", "text_projection", "visual_projection", "logit_scale"]
+
+
+@pytest.fixture
+def counts(save_dual, miniature, tmp_path, capsys, monkeypatch):
+    """Return a function that returns the count of a dry run, and those of a step of the training."""
+    of_job = {stage0: TeacherArguments, stage1: TeacherLearningArguments, stage2: ContrastiveArguments}
+    gradients = CountGradients()
+
+    def train_a_step(trainer, arguments):
+        trainer.add_callback(gradients)
+        trainer.train()
+
+    def counts(job, name, **given):
+        given |= {"model_name_or_path": save_dual(name), "dataset": str(miniature / "dataset")}
+        given |= {"max_steps": 1, "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+        job.main(of_job[job](**given, output_dir=str(tmp_path / "dry"), dry_run=True))
+        (counted,) = re.findall(r"^trainable +([\d,]+), ", capsys.readouterr().out, re.MULTILINE)
+        monkeypatch.setattr(job, "train", train_a_step)
+        job.main(of_job[job](**given, output_dir=str(tmp_path / "out")))
+        return int(counted.replace(",", "")), gradients.n_gradients, gradients.n_marked
+
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job,name,given",
+    [
+        (stage0, "dinov2", {}),
+        (stage1, "mlp", {"replay_languages": []}),
+        (stage1, "nllb", {"replay_languages": [], "lora_rank": 2}),
+        (stage2, "mlp", {"loss": "sigmoid"}),
+        (stage2, "dinov2", {"loss": "sigmoid"}),
+        (stage2, "dinov2", {"trainable": ALL_PARTS, "cache_image_embeds": False}),
+        (stage2, "dinov2", {"trainable": ["text_projection"]}),
+        (stage2, "nllb", {"loss": "sigmoid", "lora_rank": 2}),
+    ],
+)
+def test_as_many_learn_as_a_dry_run_counts(job, name, given, counts):
+    counted, n_gradients, n_marked = counts(job, name, **given)
+    assert counted == n_gradients == n_marked
+
+
+def test_new_pieces_are_counted_up_to_their_maximum(altclip_folder, miniature, tmp_path, capsys):
+    found = []
+    for n_pieces in (0, 5):
+        arguments = TeacherLearningArguments(
+            output_dir=str(tmp_path),
+            dry_run=True,
+            model_name_or_path=str(altclip_folder),
+            dataset=str(miniature / "dataset"),
+            languages=["th"],
+            new_pieces=n_pieces,
+        )
+        print_plan(arguments)
+        (trainable,) = re.findall(r"^trainable +([\d,]+), .*$", capsys.readouterr().out, re.MULTILINE)
+        found.append(int(trainable.replace(",", "")))
+    model, processor = load_model(str(altclip_folder))
+    n_rows, width = model.get_input_embeddings().weight.shape
+    assert found[1] - found[0] == (len(processor.tokenizer) + 5 - n_rows) * width
 
 
 def test_scripts_stop_after_a_dry_run(miniature, run_python, tmp_path):

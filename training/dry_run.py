@@ -103,7 +103,7 @@ def print_plan(arguments: StageArguments) -> None:
 
     lines = [
         ("data", f"{arguments.dataset}, split {arguments.split}: {described}"),
-        *_parameter_lines(model),
+        *_parameter_lines(model, arguments),
         *_step_lines(arguments, lengths),
         *_memory_lines(memory, bounds, arguments),
     ]
@@ -142,6 +142,10 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     else:
         config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+        if isinstance(arguments, TeacherLearningArguments) and arguments.new_pieces:
+            # As `build_student` resizes the embeddings, if as many pieces are found as may be added.
+            n_known = len(load_tokenizer("model_name_or_path", arguments.model_name_or_path))
+            config.text_config.vocab_size = n_known + arguments.new_pieces
         model = AutoModel.from_config(
             config, attn_implementation=arguments.attn_implementation, trust_remote_code=False
         )
@@ -332,16 +336,16 @@ def _n_trainable(model: nn.Module) -> int:
 # The lines of the plan, as pairs of a name and a value
 
 
-def _parameter_lines(model: PreTrainedModel) -> list[tuple[str, str]]:
+def _parameter_lines(model: PreTrainedModel, arguments: StageArguments) -> list[tuple[str, str]]:
     towers = []
     for name, part in model.named_children():
         towers.append(f"{name} {_n_parameters(part):,}")
     n_all = _n_parameters(model)
     n_trainable = _n_trainable(model)
-    return [
-        ("parameters", f"{n_all:,}: {', '.join(towers)}"),
-        ("trainable", f"{n_trainable:,}, {100 * n_trainable / n_all:.1f} %"),
-    ]
+    trainable = f"{n_trainable:,}, {100 * n_trainable / n_all:.1f} %"
+    if isinstance(arguments, TeacherLearningArguments) and arguments.new_pieces:
+        trainable += f", if {arguments.new_pieces:,} pieces are added"
+    return [("parameters", f"{n_all:,}: {', '.join(towers)}"), ("trainable", trainable)]
 
 
 def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str, str]]:
