@@ -872,8 +872,8 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
         default=None,
         metadata={
             "help": "Run both towers once before training, and cache their outputs, so that a step computes "
-            "projections alone. By default true if no part of a tower is trained, and `streaming`, `hold` "
-            "and `cache_image_embeds` need no tower either."
+            "projections alone. By default true if no part of a tower is trained, and `streaming`, `hold`, "
+            "`text_pairs_weight` and `cache_image_embeds` need no tower either."
         },
     )
     image_views: int = field(
@@ -881,6 +881,47 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
         metadata={
             "help": "Number of views of each image, one per epoch in turn: the image itself, then random "
             "crops. The default 1 uses no crops."
+        },
+    )
+
+    # Translation pairs
+    text_pairs_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a contrastive loss of sentences and their translations, as in MURAL, which is "
+            "added to the loss of images and texts, so that languages with few captions learn from parallel "
+            "text. The default 0 leaves it out; 1 weighs both losses alike."
+        },
+    )
+    text_pairs_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Parallel text whose translations `text_pairs_weight` trains, in any form that stage 1 "
+            "reads."
+        },
+    )
+    text_pairs_split: str = field(
+        default="train", metadata={"help": "Split of `text_pairs_dataset` to read."}
+    )
+    text_pairs_languages: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Language codes of the translation pairs, which need not have captions. By default all "
+            "languages of `text_pairs_dataset`. A pair is of any two of them."
+        },
+    )
+    text_pairs_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of translation pairs in a batch of a process. By default "
+            "`per_device_train_batch_size`. A step encodes twice as many more texts."
+        },
+    )
+    text_pairs_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature of the loss of translation pairs, such as 0.05. By default that with which "
+            "the model compares images and texts, which the pairs do not train."
         },
     )
 
@@ -929,6 +970,7 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
                 f"give none but {' '.join(_IN_ADAPTERS)}, or leave out lora_output"
             )
         self.check_hold()
+        self.check_text_pairs()
         if self.streaming and self.cache_image_embeds:
             raise InputError(
                 "cache_image_embeds is true, and streamed images are encoded during training: "
@@ -981,6 +1023,8 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
             return "cache_image_embeds is false, by which images are encoded in each step"
         if self.hold > 0:
             return f"hold is {self.hold}, whose texts are encoded in each step"
+        if self.text_pairs_weight > 0:
+            return f"text_pairs_weight is {self.text_pairs_weight}, whose texts are encoded in each step"
         return None
 
     def check_hold(self) -> None:
@@ -999,6 +1043,44 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
             raise InputError(
                 f"hold is {self.hold}, and the captions of a stream are not known beforehand: "
                 "give hold_dataset"
+            )
+
+    def check_text_pairs(self) -> None:
+        """Check the arguments of the translation pairs, and set the default of `text_pairs_batch_size`.
+
+        Raises:
+            InputError: a value is out of range, the weight is given without texts or the reverse, or nothing
+                that reads texts learns.
+        """
+        weight = self.text_pairs_weight
+        if not 0 <= weight < math.inf:
+            raise InputError(
+                f"text_pairs_weight is {weight}: give 0 to leave the translation pairs out, or a positive "
+                "weight such as 1"
+            )
+        if (weight > 0) != (self.text_pairs_dataset is not None):
+            raise InputError(
+                f"text_pairs_weight is {weight} and text_pairs_dataset is {self.text_pairs_dataset}: give "
+                "both, or neither"
+            )
+        if self.text_pairs_temperature is not None and not 0 < self.text_pairs_temperature < math.inf:
+            raise InputError(
+                f"text_pairs_temperature is {self.text_pairs_temperature}: give a positive number, such as "
+                "0.05, or leave it out for the model's own"
+            )
+        if weight == 0:
+            return
+        if not any(name.startswith(("text_model", "text_projection")) for name in self.trainable):
+            raise InputError(
+                f"text_pairs_weight is {weight}, and trainable is {' '.join(self.trainable)}, of which none "
+                "reads texts: add text_model or text_projection, or leave the pairs out"
+            )
+        if self.text_pairs_batch_size is None:
+            self.text_pairs_batch_size = self.per_device_train_batch_size
+        if self.text_pairs_batch_size < 2:
+            raise InputError(
+                f"text_pairs_batch_size is {self.text_pairs_batch_size}, and a sentence chooses its "
+                "translation among those of its batch: give 2 or more"
             )
 
 

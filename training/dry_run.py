@@ -208,17 +208,22 @@ def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Mem
     n_processes = _n_processes(arguments)
     n_rows = arguments.per_device_train_batch_size
     accumulates = arguments.gradient_accumulation_steps > 1
+    n_pair_texts = 2 * _n_text_pairs(arguments)
     side = 0  # of the square matrix of logits, or of a tile of it
+    side_of_text_pairs = 0
     n_matrices = _LOGITS
     if isinstance(arguments, PairArguments):
         n_pairs = n_rows * n_processes  # negatives come from all processes
         side = min(arguments.tile_size or n_pairs, n_pairs)
+        n_text_pairs = _n_text_pairs(arguments) * n_processes
+        side_of_text_pairs = min(arguments.tile_size or n_text_pairs, n_text_pairs)
         if arguments.matryoshka_dims and arguments.tile_size is None:
             n_matrices += _KEPT_LOGITS * (len(arguments.matryoshka_dims) - 1)
         chunk = arguments.gradient_cache_chunk
-        if chunk is not None and chunk < n_rows:
+        if chunk is not None and (chunk < n_rows or n_pair_texts):
             # A forward pass has the activations of one chunk; gradients of earlier chunks are there already.
-            n_rows = chunk
+            n_rows = min(chunk, max(n_rows, n_pair_texts))
+            n_pair_texts = 0
             accumulates = True
 
     n_trainable_bytes = _FLOAT32 * _n_trainable(model)
@@ -228,19 +233,24 @@ def estimate(model: nn.Module, arguments: StageArguments, n_tokens: int) -> _Mem
         gradients=n_trainable_bytes,
         optimizer=optimizer_states * n_trainable_bytes,
         buckets=n_trainable_bytes if n_processes > 1 else 0,
-        activations=_activations(model, arguments, n_rows, n_tokens),
-        logits=n_matrices * _FLOAT32 * side**2,
+        activations=_activations(model, arguments, n_rows, n_tokens, n_pair_texts),
+        # An upper bound with translation pairs, whose loss does not peak when that of images does.
+        logits=n_matrices * _FLOAT32 * (side**2 + side_of_text_pairs**2),
         accumulates=accumulates,
     )
 
 
-def _activations(model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int) -> int:
+def _activations(
+    model: nn.Module, arguments: StageArguments, n_rows: int, n_tokens: int, n_more_texts: int
+) -> int:
     """Count the bytes that autograd keeps of one forward pass, apart from weights.
 
     Call it, and build `model`, under a `FakeTensorMode`. With gradient checkpointing each layer keeps only
     its input; in the backward pass one layer at a time is computed again and keeps the rest.
     """
     batches = _fake_batches(model, arguments, n_rows, n_tokens)
+    if n_more_texts:
+        batches.append(_fake_texts(n_more_texts, n_tokens))
     kept = _KeptTensors(model)
     hooks = []
     for layer in model.modules():
@@ -271,9 +281,7 @@ def _fake_batches(
     It has images where they go through a tower that learns. Where both towers are cached, texts and images
     are the towers' outputs, and each of them has a pass.
     """
-    texts = {}
-    for name in ("input_ids", "attention_mask"):
-        texts[name] = torch.ones(n_rows, n_tokens, dtype=torch.long)
+    texts = _fake_texts(n_rows, n_tokens)
     if _caches_towers(arguments):
         image_width = model.config.vision_config.hidden_size
         with torch.no_grad():
@@ -285,6 +293,13 @@ def _fake_batches(
         size = model.config.vision_config.image_size
         return [texts | {"pixel_values": torch.zeros(n_rows, 3, size, size)}]
     return [texts]
+
+
+def _fake_texts(n_texts: int, n_tokens: int) -> dict[str, torch.Tensor]:
+    texts = {}
+    for name in ("input_ids", "attention_mask"):
+        texts[name] = torch.ones(n_texts, n_tokens, dtype=torch.long)
+    return texts
 
 
 class _KeptTensors:
@@ -319,6 +334,13 @@ class _KeptTensors:
 
     def leave_layer(self, layer: nn.Module, inputs: tuple, output) -> None:
         self.of_layers.append(self.n_bytes() - self.before.pop())
+
+
+def _n_text_pairs(arguments: StageArguments) -> int:
+    """Return the number of translation pairs in a batch of a process, 0 where none are trained."""
+    if isinstance(arguments, ContrastiveArguments) and arguments.text_pairs_weight > 0:
+        return arguments.text_pairs_batch_size
+    return 0
 
 
 def _n_processes(arguments: StageArguments) -> int:
@@ -370,16 +392,22 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
         if not _images_live(arguments):
             images += ", as embeddings computed once before training"
 
+    lines = [
+        ("examples per step", f"{n_examples:,}: {factors}"),
+        ("tokens per step", tokens),
+        ("images per step", images),
+    ]
+    n_text_pairs = _n_text_pairs(arguments) * accumulated * n_processes
+    if n_text_pairs:
+        most = 2 * n_text_pairs * arguments.max_text_length
+        more = f"{n_text_pairs:,}, which are {2 * n_text_pairs:,} more texts of at most {most:,} tokens"
+        lines.append(("text pairs per step", more))
+
     training = f"{arguments.num_train_epochs:g} epochs"
     n_steps = arguments.max_steps
     if n_steps > 0:
         training = f"{n_steps:,} steps, {n_steps * n_examples:,} examples"
-    return [
-        ("examples per step", f"{n_examples:,}: {factors}"),
-        ("tokens per step", tokens),
-        ("images per step", images),
-        ("training", training),
-    ]
+    return [*lines, ("training", training)]
 
 
 def _to_gib(n_bytes: int) -> str:

@@ -39,6 +39,7 @@ class Watch:
     - `logit_scale`, `logit_bias`: with the sigmoid loss, the scale that cosines are multiplied by, and the
       bias that is added.
     - `held_moved`: where texts are held, one minus their mean cosine with their embeddings from before.
+    - `text_pairs_loss`: where translation pairs are trained, their loss before its weight.
     """
 
     def __init__(self):

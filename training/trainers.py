@@ -38,6 +38,7 @@ from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from .output_folder import bytes_of_checkpoint, bytes_of_model, saving, without_local_files
 from .sharding import make_shardable, set_scalars_apart, whole
 from .teachers import space_of
+from .text_pairs import TextPairs, text_pairs_scale
 from .validation import Validation
 
 TEXTS = ("input_ids", "attention_mask")
@@ -412,11 +413,13 @@ class ContrastiveTrainer(AltCLIPTrainer):
     ```
     """
 
-    def __init__(self, *args, held: HeldTexts | None = None, **kwargs):
+    def __init__(self, *args, held: HeldTexts | None = None, text_pairs: TextPairs | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         check_loss(self.model, self.args.loss)
         record_dims(self.model.config, self.args.matryoshka_dims)
         self.held = held
+        self.text_pairs = text_pairs
+        self.parts_drawn: dict[int, int] = {}  # by step: its batches that have drawn pairs
         self.add_callback(_BoundedScale(self))
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
@@ -471,6 +474,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
         loss = self.loss_of(inputs, groups, rows[inputs["text_rows"]])
         if self.held is not None:
             groups, loss = self.with_held(groups, loss)
+        if self.text_pairs is not None:
+            groups, loss = self.with_text_pairs(inputs, groups, loss)
 
         # One method a mode: images are embedded already or go through the model, at once or in chunks.
         embedded = "image_embeds" in inputs
@@ -534,11 +539,19 @@ class ContrastiveTrainer(AltCLIPTrainer):
         """Encode a group of texts and as many images at a time by `cached_loss`."""
 
         def encode(chunk: dict) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.embeds(model(**chunk))
+            image_embeds, text_embeds = self.embeds(model(**chunk))
+            if image_embeds is None:
+                image_embeds = text_embeds[:0]
+            return image_embeds, text_embeds
 
+        # Texts beside the batch may make more groups than there are images. The first groups then have none:
+        # DDP waits in the last chunk's backward for the gradients of both towers.
+        n_with_images = min(len(groups), len(pixel_values))
+        n_alone = len(groups) - n_with_images
+        chunks = groups[:n_alone]
+        for group, part in zip(groups[n_alone:], pixel_values.tensor_split(n_with_images)):
+            chunks.append(group | {"pixel_values": part})
         no_sync = partial(self.accelerator.no_sync, model)
-        parts = pixel_values.tensor_split(len(groups))
-        chunks = [group | {"pixel_values": part} for group, part in zip(groups, parts)]
         return cached_loss(encode, chunks, loss, scalars, no_sync=no_sync)
 
     def loss_of(self, inputs: dict, groups: list[dict], text_rows: torch.Tensor) -> Callable:
@@ -580,10 +593,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
             self.args.train_batch_size, self.state.global_step, self.accelerator.process_index
         )
         before = before.to(self.args.device)
-        encoded = self.data_collator.encode(texts)
-        inputs = {name: value.to(self.args.device) for name, value in encoded.items()}
-        held_groups, rows = by_length(inputs, len(groups))
-        text_rows = rows[inputs["text_rows"]]
+        held_groups, text_rows = self.group_texts(texts, len(groups))
         n_own = sum(len(group["input_ids"]) for group in groups)
 
         def with_distance(image_embeds, text_embeds, *scalars):
@@ -594,6 +604,62 @@ class ContrastiveTrainer(AltCLIPTrainer):
             return loss(image_embeds, own, *scalars) + self.args.hold * distance
 
         return [*groups, *held_groups], with_distance
+
+    def with_text_pairs(
+        self, inputs: dict, groups: list[dict], loss: Callable
+    ) -> tuple[list[dict], Callable]:
+        """Encode translation pairs behind a batch's own texts, and add their contrastive loss to its loss.
+
+        A text chooses its translation among those of all processes, and the reverse. The loss is contrastive
+        beside a sigmoid loss too: its bias tells an image's text from others, and by it nearly any two texts
+        would be a right pair.
+
+        Returns:
+            The groups of all texts, and the loss of their embeddings: first those that `loss` takes, then
+            those of the pairs.
+        """
+        n_pairs = self.args.text_pairs_batch_size
+        step = self.state.global_step
+        part = self.parts_drawn.get(step, 0)
+        self.parts_drawn = {step: part + 1}
+        drawn = self.text_pairs.draw(
+            n_pairs,
+            step,
+            part,
+            process=self.accelerator.process_index,
+            n_processes=self.accelerator.num_processes,
+        )
+        pair_groups, text_rows = self.group_texts([*drawn.first, *drawn.second], self.n_pair_groups(inputs))
+        n_others = sum(len(group["input_ids"]) for group in groups)
+        pairs = partial(
+            contrastive_loss, image_ids=drawn.ids.to(self.args.device), tile_size=self.args.tile_size
+        )
+        if self.args.matryoshka_dims is not None:
+            pairs = matryoshka(pairs, self.args.matryoshka_dims, self.args.matryoshka_weights)
+
+        def with_pairs(image_embeds, text_embeds, logit_scale, *bias):
+            embeds = embedding(text_rows, text_embeds[n_others:]).float()
+            first = gather_rows(embeds[:n_pairs])
+            second = gather_rows(embeds[n_pairs:])
+            of_pairs = pairs(first, second, text_pairs_scale(self.args, logit_scale))
+            self.watch.note("text_pairs_loss", of_pairs)
+            of_images = loss(image_embeds, text_embeds[:n_others], logit_scale, *bias)
+            return of_images + self.args.text_pairs_weight * of_pairs
+
+        return [*groups, *pair_groups], with_pairs
+
+    def n_pair_groups(self, inputs: dict) -> int:
+        """Return the number of forwards that translation pairs are encoded in: as a batch's, or of chunks."""
+        if self.args.gradient_cache_chunk is None:
+            return self.n_groups(inputs)
+        return math.ceil(2 * self.args.text_pairs_batch_size / self.args.gradient_cache_chunk)
+
+    def group_texts(self, texts: list[str], n_groups: int) -> tuple[list[dict], torch.Tensor]:
+        """Return texts beside a batch as groups to encode, and the row of each in their joined embeddings."""
+        encoded = self.data_collator.encode(texts)
+        inputs = {name: value.to(self.args.device) for name, value in encoded.items()}
+        groups, rows = by_length(inputs, n_groups)
+        return groups, rows[inputs["text_rows"]]
 
     def bound_scale(self) -> None:
         """Bound the scale of a contrastive loss, where it is trained.

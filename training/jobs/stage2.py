@@ -15,6 +15,7 @@ from training.held_texts import hold_texts
 from training.lifecycle import begin, collator_of, evaluation_of, finish, finish_adapter, train
 from training.logit_bias import fit_to_loss
 from training.low_rank import add_low_rank
+from training.text_pairs import load_text_pairs
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
 
@@ -54,6 +55,7 @@ def main(arguments: ContrastiveArguments) -> None:
         teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     validation = load_validation(arguments, model, processor, examples.languages, teacher)
     held = hold_texts(arguments, model, processor, examples)
+    text_pairs = load_text_pairs(arguments)
     guard = load_guard(arguments, model, processor)
 
     updates = add_low_rank(arguments, model)
@@ -65,6 +67,7 @@ def main(arguments: ContrastiveArguments) -> None:
         processing_class=processor,
         validation=validation,
         held=held,
+        text_pairs=text_pairs,
     )
     if not arguments.streaming:
         trainer.add_callback(EpochCallback(examples.inputs))
