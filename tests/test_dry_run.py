@@ -134,6 +134,34 @@ def test_examples_tokens_and_images_of_a_step(stand_ins, dry_run):
     assert cached["activations, GiB"].startswith("0.00 at ")
 
 
+def test_translation_pairs_are_more_texts_and_logits(stand_ins, dry_run):
+    narrow = {"text_config": tower(64, 1, 1), "vision_config": tower(64, 1, 1), "projection_dim": 64}
+    flags = [*stand_ins(narrow, XLMR | tower(64, 2, 2))["stage2"], "--per_device_train_batch_size", "1024"]
+    pairs = ["--text_pairs_weight", "1", "--text_pairs_dataset", "pairs"]
+    switches = ["--dry_run_processes", "8", "--gradient_accumulation_steps", "2"]
+    with_pairs = dry_run("stage2", "altclip", *flags, *pairs, *switches)
+    # 1,024 pairs in each of 8 processes, twice, of 77 tokens at most.
+    assert with_pairs["text pairs per step"] == (
+        f"16,384, which are 32,768 more texts of at most {32768 * 77:,} tokens"
+    )
+
+    def activations(table):
+        return float(table["activations, GiB"].split()[-4])
+
+    # 1,024 captions and as many pairs keep what 3,072 captions do: images are embedded before.
+    of_captions = dry_run("stage2", "altclip", *flags, "--per_device_train_batch_size", "3072")
+    assert "text pairs per step" not in of_captions
+    assert activations(with_pairs) > 2
+    assert activations(with_pairs) == pytest.approx(activations(of_captions), rel=0.02)
+
+    # Chunks bound the texts of the pairs as well: 512 of 32,768 are there at a time.
+    many = ["--per_device_train_batch_size", "64", "--text_pairs_batch_size", "16384"]
+    in_chunks = dry_run("stage2", "altclip", *flags, *pairs, *many, "--gradient_cache_chunk", "512")
+    assert activations(in_chunks) == pytest.approx(activations(of_captions) / 6, rel=0.05)
+    # A matrix of 16,384 rows and columns in float32 is 1 GiB; five of them are there at the peak.
+    assert in_chunks["memory, GiB"].endswith("logits 5.00")
+
+
 def peak(table):
     """Read the two peaks: with texts of the length seen, and of the maximum length."""
     # "3.90 at 12 tokens, 9.61 at 77 tokens" -> [3.9, 9.61]

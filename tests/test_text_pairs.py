@@ -264,8 +264,13 @@ MODES = {
 
 @pytest.mark.parametrize(
     "cached,modes",
-    [(True, MODES), (False, ["as it is", "a chunk a text", "all together"])],
-    ids=["cached images", "images that learn"],
+    [
+        (True, ["as it is", "length groups", "all together"]),
+        (False, ["as it is", "a chunk a text"]),
+        pytest.param(True, MODES, marks=pytest.mark.slow),
+        pytest.param(False, MODES, marks=pytest.mark.slow),
+    ],
+    ids=["cached images", "images that learn", "cached images, all modes", "images that learn, all modes"],
 )
 def test_every_mode_of_the_trainer_adds_the_loss_of_the_pairs(altclip, trainer_of, pairs, cached, modes):
     held = HeldTexts([f"dog {number}" for number in range(20)], normalize(torch.ones(20, 128), dim=-1), 0)
