@@ -155,7 +155,8 @@ class TextPairs:
 def number_pairs(texts: np.ndarray) -> np.ndarray:
     """Number pairs of texts, so that two have one number if a chain of pairs with equal texts connects them.
 
-    Without it, a sentence that a batch has twice would be pushed away from one of its two translations.
+    Without it, a sentence that is the first of one pair and the second of another would be pushed away from
+    itself.
 
     Args:
         texts: a number for each text `(pairs, 2)`; equal texts have equal numbers, whichever their language.
