@@ -19,6 +19,7 @@ from .checkpoint_altclip import rename_weights
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_widths
 from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
+    IMAGE_INPUTS,
     POOLED_BY_NORM,
     check_image_encoder,
     check_modality,
@@ -51,8 +52,6 @@ _SETTINGS_OF_PARTS = (
     "_keep_in_fp32_modules_strict",
 )
 _PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
-# NaFlex's image towers read these beside `pixel_values`. A forward hands its options to both towers.
-_OF_PATCHES = ("pixel_attention_mask", "spatial_shapes")
 _ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
 
 
@@ -85,7 +84,8 @@ class _PooledTower(nn.Module):
         """
         inputs = {name: value for name, value in inputs.items() if value is not None and value is not False}
         if "pixel_values" not in inputs:
-            inputs = {name: value for name, value in inputs.items() if name not in _OF_PATCHES}
+            # A forward hands its options, NaFlex's inputs beside the pixels among them, to both towers.
+            inputs = {name: value for name, value in inputs.items() if name not in IMAGE_INPUTS}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
             if attention_mask.ndim == 2:
@@ -95,7 +95,8 @@ class _PooledTower(nn.Module):
         if self.pooling == "pooler":
             pooled = outputs.pooler_output
         else:
-            pooled = pool(outputs.last_hidden_state, attention_mask, self.pooling)
+            mask = inputs.get("pixel_attention_mask", attention_mask)
+            pooled = pool(outputs.last_hidden_state, mask, self.pooling)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=pooled,
@@ -364,7 +365,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             text_name_or_path: a text encoder (XLM-R, mE5, BERT, ModernBERT, Qwen3, T5, NLLB).
             projection_dim, projection_bias: as in the configuration.
             vision_pooling: by default `pooler` for the image towers of CLIP, its relatives (Chinese-CLIP,
-                MLCD) and SigLIP, `cls` for those with a class token, and else `mean`.
+                MLCD), SigLIP and SigLIP 2, `cls` for those with a class token, and else `mean`.
             text_pooling: by default the one in the checkpoint's sentence-transformers files (mE5: the mean);
                 without them `last` for encoders that read from left to right, `mean` for those of a model
                 that has a decoder as well (T5, NLLB), and else `cls`.

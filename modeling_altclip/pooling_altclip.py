@@ -6,13 +6,17 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
+# What image processors return and image towers read. The last two are NaFlex's, whose images have patches of
+# their own number: which patches are no padding, and how many there are down and across.
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+NAFLEX = "siglip2_vision_model"
 # Image towers of CLIP's kind, whose last layer norm is the pooler's alone.
 POOLED_BY_NORM = ("clip_vision_model", "chinese_clip_vision_model", "mlcd", "mlcd_vision_model")
 # Image towers whose pooler was trained to be compared with texts.
-_POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model")
+_POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model", NAFLEX)
 # Names of the class token among an image encoder's parameters.
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
@@ -186,7 +190,7 @@ def check_modality(encoder: PreTrainedModel, name_or_path: str, modality: str) -
     others = []
     for parameter in signature(encoder.forward).parameters.values():
         is_needed = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        if is_needed and parameter.name not in ("input_ids", "pixel_values"):
+        if is_needed and parameter.name not in ("input_ids", *IMAGE_INPUTS):
             others.append(parameter.name)
     if others:
         raise ValueError(
@@ -206,12 +210,9 @@ def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
     if pooling == "cls" and not _has_class_token(encoder):
         raise ValueError(f"vision_pooling is 'cls', but a {kind!r} has no class token: choose 'mean'")
 
-    size = getattr(encoder.config, "image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
-    n_values = encoder.config.num_channels * height * width
-    image = torch.linspace(-1, 1, n_values).view(1, -1, height, width)
-    outputs = encoder(pixel_values=image)
-    outputs_again = encoder(pixel_values=image)
+    image = made_up_image(encoder.config)
+    outputs = encoder(**image)
+    outputs_again = encoder(**image)
     if pooling == "pooler":
         _check_pooler(encoder, outputs, "vision_pooling")
 
@@ -228,6 +229,28 @@ def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
             f"a {kind!r} gives other states of the same image at each call, "
             "as one that masks patches at random: take a ViT"
         )
+
+
+def made_up_image(config: PreTrainedConfig, n_patches: int | None = None) -> dict[str, torch.Tensor]:
+    """Make the inputs of one image, in the form in which the tower's image processor returns them.
+
+    Args:
+        config: of the tower.
+        n_patches: how many patches an image of NaFlex has; by default as many as the tower has positions.
+    """
+    if config.model_type == NAFLEX:
+        n_patches = n_patches or config.num_patches
+        values = torch.linspace(-1, 1, n_patches * config.num_channels * config.patch_size**2)
+        return {
+            "pixel_values": values.view(1, n_patches, -1),
+            "pixel_attention_mask": torch.ones(1, n_patches, dtype=torch.int32),
+            "spatial_shapes": torch.tensor([[1, n_patches]]),
+        }
+
+    size = getattr(config, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    values = torch.linspace(-1, 1, config.num_channels * height * width)
+    return {"pixel_values": values.view(1, -1, height, width)}
 
 
 def stated_pooling(name_or_path: str) -> str | None:
@@ -326,4 +349,4 @@ def _read_json(name_or_path: str, name: str) -> dict | list | None:
     return None if path is None else json.loads(Path(path).read_text("utf-8"))
 
 
-__all__ = ["CLASS_TOKENS", "pool"]
+__all__ = ["CLASS_TOKENS", "IMAGE_INPUTS", "pool"]

@@ -187,7 +187,9 @@ def test_images_are_prepared_as_the_processor_does(scenes, side, edge):
     images = [image.resize((side, 32)) for image in scenes[:4]["image"]]
     images.append(scenes[4]["image"])  # of another size than the others, except where side is 32
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(prepare_images(images, image_processor), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        prepare_images(images, image_processor)["pixel_values"], expected, atol=1e-6, rtol=1e-6
+    )
     assert expected.shape == (5, 3, 32, 32)
 
 
@@ -233,7 +235,7 @@ IMAGE_PROCESSORS += [
 )
 def test_training_prepares_images_as_every_processor_does(image_processor, seen):
     expected = image_processor(images=seen, return_tensors="pt")["pixel_values"]
-    found = prepare_images(seen, image_processor)
+    found = prepare_images(seen, image_processor)["pixel_values"]
     torch.testing.assert_close(found.float(), expected.float(), atol=1e-5, rtol=1e-5)
 
 
@@ -269,4 +271,4 @@ def test_training_composites_transparent_images(background, color, side):
     for given in (image, keyed, palette):
         found = prepare_images([given, given.crop((8, 8, side - 8, side - 8))], image_processor)
         expected = prepare_images([flat, flat.crop((8, 8, side - 8, side - 8))], image_processor)
-        assert torch.equal(found, expected)
+        assert torch.equal(found["pixel_values"], expected["pixel_values"])

@@ -518,7 +518,7 @@ def test_rows_without_a_pair_are_counted(arguments_of, tmp_path, capsys):
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     given = {"text_pairs_weight": 1.0, "text_pairs_dataset": str(tmp_path / "pairs.jsonl")}
     few = {"text_pairs_batch_size": 3}
-    pairs = load_text_pairs(arguments_of(**given, **few))
+    load_text_pairs(arguments_of(**given, **few))
     assert capsys.readouterr().out.splitlines()[-1] == (
         "Translation pairs: 4 rows in two or more of en zh de; set aside 2 with a text in one or none of "
         "these. Skipped 1 rows without English."

@@ -27,12 +27,11 @@ from transformers import (
     IBertConfig,
     MLCDVisionConfig,
     NystromformerConfig,
-    Siglip2VisionConfig,
-    Siglip2VisionModel,
     SiglipVisionConfig,
     SqueezeBertConfig,
     SqueezeBertModel,
     ViTConfig,
+    ViTModel,
     XLMRobertaConfig,
     YosoConfig,
 )
@@ -46,7 +45,7 @@ from modeling_altclip import (
     AltCLIPTextModel,
 )
 from modeling_altclip.modeling_altclip_dual_encoder import positions_of
-from modeling_altclip.pooling_altclip import default_image_pooling, pool
+from modeling_altclip.pooling_altclip import check_modality, default_image_pooling, pool
 from modeling_altclip.texts_altclip import readable_tokens
 
 from .test_dual_encoder import PICTURE, SMALL, dual_batch, save_tower  # noqa: F401  (fixtures)
@@ -356,21 +355,23 @@ def test_a_class_token_of_a_pooler_is_none_of_the_patches(save_tower, tmp_path):
         AltCLIPDualEncoderModel.from_towers(folder, save_tower("xlm-r"), vision_pooling="cls")
 
 
+class ViTWithGrid(ViTModel):
+    def forward(self, pixel_values, grid):
+        """Take the input `grid`, which no image processor of a ViT makes."""
+
+
 def test_towers_that_read_something_else_are_refused(save_tower, tmp_path):  # noqa: F811
     vit = save_tower("vit")
     bert = saved(BertModel(BertConfig(vocab_size=12, **SMALL)), tmp_path / "few")
     distil = saved(DistilBertModel(TEXT_TOWERS["distilbert"]), tmp_path / "distil")
-    siglip2_config = Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL)
-    siglip2 = saved(Siglip2VisionModel(siglip2_config), tmp_path / "siglip2")
 
     message = "is a 'vit', which does not read texts, and cannot be the tower of texts"
     with pytest.raises(ValueError, match=message):
         AltCLIPDualEncoderModel.from_towers(vit, vit)
     with pytest.raises(ValueError, match="is a 'bert', which does not read images"):
         AltCLIPDualEncoderModel.from_towers(bert, bert)
-    message = "needs pixel_attention_mask and spatial_shapes too, and cannot be a tower"
-    with pytest.raises(ValueError, match=message):
-        AltCLIPDualEncoderModel.from_towers(siglip2, bert)
+    with pytest.raises(ValueError, match="needs grid too, and cannot be a tower"):
+        check_modality(ViTWithGrid(ViTConfig(image_size=16, patch_size=8, **SMALL)), vit, "image")
     with pytest.raises(ValueError, match="text_pooling is 'pooler', but a 'distilbert' has no pooler"):
         AltCLIPDualEncoderModel.from_towers(vit, distil, text_pooling="pooler")
     # A vocabulary of twelve is enough.

@@ -135,7 +135,7 @@ def test_transparent_pictures_reach_the_background_of_the_processor(tmp_path):
             size={"height": 8, "width": 8}, do_center_crop=False, do_normalize=False, background=background
         )
         for picture in (in_a_table, in_a_stream, of_views):
-            pixels = prepare_images([picture], image_processor)
+            pixels = prepare_images([picture], image_processor)["pixel_values"]
             assert pixels[0, :, 0, 0].tolist() == color
 
 

@@ -7,15 +7,16 @@ autocast, attention kernel and towers are those of the training.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.models.kinds import load_tokenizer, readable
-from modeling_altclip.pooling_altclip import check_text_encoder
+from modeling_altclip.pooling_altclip import NAFLEX, check_text_encoder, made_up_image
 from modeling_altclip.texts_altclip import readable_tokens, tokenize
 
 from .arguments import (
@@ -290,8 +291,7 @@ def _fake_batches(
                 {"image_pooler_output": torch.zeros(n_rows, image_width)},
             ]
     if _images_live(arguments) and learns(model, *IMAGE_PARTS):
-        size = model.config.vision_config.image_size
-        return [texts | {"pixel_values": torch.zeros(n_rows, 3, size, size)}]
+        return [texts | _fake_images(model, arguments, n_rows)]
     return [texts]
 
 
@@ -300,6 +300,29 @@ def _fake_texts(n_texts: int, n_tokens: int) -> dict[str, torch.Tensor]:
     for name in ("input_ids", "attention_mask"):
         texts[name] = torch.ones(n_texts, n_tokens, dtype=torch.long)
     return texts
+
+
+def _fake_images(
+    model: nn.Module, arguments: StageArguments, n_rows: int
+) -> dict[str, torch.Tensor | np.ndarray]:
+    """Build images of the right shapes; those of NaFlex have as many patches as its image processor makes."""
+    config = model.config.vision_config
+    with unset_fake_temporarily():
+        n_patches = _n_patches(arguments) if config.model_type == NAFLEX else None
+        image = made_up_image(config, n_patches)
+        shapes = image.pop("spatial_shapes", None)
+    images = {name: torch.zeros(n_rows, *value.shape[1:], dtype=value.dtype) for name, value in image.items()}
+    if shapes is not None:
+        # The tower reads their values, which fake tensors have not.
+        images["spatial_shapes"] = np.array(shapes.tolist() * n_rows)
+    return images
+
+
+def _n_patches(arguments: StageArguments) -> int:
+    """Return to how many patches the image processor of NaFlex pads every image."""
+    with readable("model_name_or_path", arguments.model_name_or_path):
+        processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+    return processor.max_num_patches
 
 
 class _KeptTensors:

@@ -22,6 +22,7 @@ from common.errors import InputError
 from modeling_altclip import AltCLIPModel
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
+from modeling_altclip.pooling_altclip import IMAGE_INPUTS
 
 from .adapter_output import save_adapter
 from .checkpoints import mark_finished, mark_unfinished
@@ -75,6 +76,20 @@ def by_length(inputs: dict, n_groups: int) -> tuple[list[dict], torch.Tensor]:
     # Outputs come in the order [1, 3, 2, 0]; its inverse [3, 0, 2, 1] is where texts 0 to 3 are found.
     rows = order.argsort()
     return groups, rows
+
+
+def images_of(inputs: dict) -> dict[str, torch.Tensor]:
+    """Return the inputs of a batch's images, each `(images, ...)`: of most towers `pixel_values` alone."""
+    return {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
+
+
+def split_images(images: dict[str, torch.Tensor], n_parts: int) -> list[dict[str, torch.Tensor]]:
+    """Split what `images_of` returns into `n_parts`, as `_spread` does: the last image may be repeated."""
+    parts = [{} for _ in range(n_parts)]
+    for name, values in images.items():
+        for part, of_part in zip(parts, _spread(values, n_parts)):
+            part[name] = of_part
+    return parts
 
 
 def _spread(rows: torch.Tensor, n_parts: int) -> list[torch.Tensor]:
@@ -376,10 +391,10 @@ class ContrastiveTrainer(AltCLIPTrainer):
 
     With `loss="sigmoid"` it is one with a `logit_bias`: a SigLIP, or a dual encoder after `set_logit_bias`.
 
-    Batches carry `pixel_values` `(images, channels, height, width)`, or `image_embeds` `(images, dim)` from a
-    frozen tower, or the pooled outputs of both towers, whose projections alone learn. Rows of equal `row_ids`
-    show the same thing and are positives of one another. Negatives come from all processes. `tile_size` and
-    `gradient_cache_chunk` bound memory and leave loss and gradients as they are. `args` are
+    Batches carry what the image processor makes of images (see `Collator`), or `image_embeds` `(images, dim)`
+    from a frozen tower, or the pooled outputs of both towers, whose projections alone learn. Rows of equal
+    `row_ids` show the same thing and are positives of one another. Negatives come from all processes.
+    `tile_size` and `gradient_cache_chunk` bound memory and leave loss and gradients as they are. `args` are
     `TeacherArguments` or `ContrastiveArguments`.
 
     Raises:
@@ -468,7 +483,10 @@ class ContrastiveTrainer(AltCLIPTrainer):
         if "text_pooler_output" in inputs:
             return self.loss_of_cached_towers(model, inputs, scalars)
         if self.can_embed_images_alone(unwrapped, inputs):
-            inputs["image_embeds"] = self.embed_frozen(unwrapped, inputs.pop("pixel_values"))
+            # The pixels are let go of: they may take more memory than what is embedded.
+            images = {name: inputs.pop(name) for name in images_of(inputs)}
+            inputs["image_embeds"] = self.embed_frozen(unwrapped, images)
+            del images
 
         groups, rows = by_length(inputs, self.n_groups(inputs))
         loss = self.loss_of(inputs, groups, rows[inputs["text_rows"]])
@@ -485,8 +503,8 @@ class ContrastiveTrainer(AltCLIPTrainer):
         if embedded:
             return self.loss_of_texts(model, groups, inputs["image_embeds"], scalars, loss)
         if in_chunks:
-            return self.loss_of_pairs_in_chunks(model, groups, inputs["pixel_values"], scalars, loss)
-        return self.loss_of_pairs(model, groups, inputs["pixel_values"], scalars, loss)
+            return self.loss_of_pairs_in_chunks(model, groups, images_of(inputs), scalars, loss)
+        return self.loss_of_pairs(model, groups, images_of(inputs), scalars, loss)
 
     @staticmethod
     def can_embed_images_alone(model: nn.Module, inputs: dict) -> bool:
@@ -529,30 +547,27 @@ class ContrastiveTrainer(AltCLIPTrainer):
         no_sync = partial(self.accelerator.no_sync, model)
         return cached_loss(encode, groups, partial(loss, image_embeds), scalars, no_sync=no_sync)
 
-    def loss_of_pairs(self, model, groups, pixel_values, scalars, loss) -> torch.Tensor:
+    def loss_of_pairs(self, model, groups, images, scalars, loss) -> torch.Tensor:
         """Encode the images with the first group of texts, and the other groups by themselves."""
-        image_embeds, text_embeds = self.embeds(model(**groups[0], pixel_values=pixel_values))
+        image_embeds, text_embeds = self.embeds(model(**groups[0], **images))
         others = [self.embeds(model(**group))[1] for group in groups[1:]]
         return loss(image_embeds, torch.cat([text_embeds, *others]), *scalars)
 
-    def loss_of_pairs_in_chunks(self, model, groups, pixel_values, scalars, loss) -> torch.Tensor:
+    def loss_of_pairs_in_chunks(self, model, groups, images, scalars, loss) -> torch.Tensor:
         """Encode a group of texts and as many images at a time by `cached_loss`."""
+        n_images = len(images["pixel_values"])
 
         def encode(chunk: dict) -> tuple[torch.Tensor, torch.Tensor]:
-            image_embeds, text_embeds = self.embeds(model(**chunk))
-            if image_embeds is None:
-                image_embeds = text_embeds[:0]
-            return image_embeds, text_embeds
+            return self.embeds(model(**chunk))
 
-        # Texts beside the batch may make more groups than there are images. The first groups then have none:
-        # DDP waits in the last chunk's backward for the gradients of both towers.
-        n_with_images = min(len(groups), len(pixel_values))
-        n_alone = len(groups) - n_with_images
-        chunks = groups[:n_alone]
-        for group, part in zip(groups[n_alone:], pixel_values.tensor_split(n_with_images)):
-            chunks.append(group | {"pixel_values": part})
+        def loss_of_each_once(image_embeds, *others):
+            # Behind them are those of repeated images, where there are fewer images than groups of texts.
+            return loss(image_embeds[:n_images], *others)
+
         no_sync = partial(self.accelerator.no_sync, model)
-        return cached_loss(encode, chunks, loss, scalars, no_sync=no_sync)
+        parts = split_images(images, len(groups))
+        chunks = [group | part for group, part in zip(groups, parts)]
+        return cached_loss(encode, chunks, loss_of_each_once, scalars, no_sync=no_sync)
 
     def loss_of(self, inputs: dict, groups: list[dict], text_rows: torch.Tensor) -> Callable:
         """Return the batch's loss as a function of image embeddings, text embeddings, scale and any bias.
@@ -694,8 +709,10 @@ class ContrastiveTrainer(AltCLIPTrainer):
         return self.args.length_groups if "image_embeds" in inputs else 1
 
     @torch.no_grad()
-    def embed_frozen(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    def embed_frozen(self, model: nn.Module, images: dict[str, torch.Tensor]) -> torch.Tensor:
         """Embed images by a frozen tower, once and without a graph: unit vectors `(images, dim)`."""
-        parts = pixel_values.split(self.args.gradient_cache_chunk or len(pixel_values))
-        embeddings = torch.cat([model.get_image_features(part).pooler_output for part in parts])
+        n_images = len(images["pixel_values"])
+        n_parts = math.ceil(n_images / (self.args.gradient_cache_chunk or n_images))
+        parts = split_images(images, n_parts)
+        embeddings = torch.cat([model.get_image_features(**part).pooler_output for part in parts])
         return normalize(embeddings.float(), dim=-1)

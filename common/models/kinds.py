@@ -106,7 +106,8 @@ def _translates(config: PreTrainedConfig) -> bool:
 ALTCLIP = _of_types("an AltCLIP, as stage 1 makes it", ("altclip",))
 OURS = _of_types("an AltCLIP, as stage 1 makes it, or a dual encoder", ("altclip", "altclip_dual_encoder"))
 TRAINABLE = _of_types(
-    "a CLIP, a SigLIP, an AltCLIP or a dual encoder", ("clip", "siglip", "altclip", "altclip_dual_encoder")
+    "a CLIP, a SigLIP, an AltCLIP or a dual encoder",
+    ("clip", "siglip", "siglip2", "altclip", "altclip_dual_encoder"),
 )
 # Of these two stage 1 makes an AltCLIP, of the next two any dual encoder.
 CLIP_TEACHER = _of_types("a CLIP or an AltCLIP", TEACHERS)

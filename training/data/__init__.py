@@ -7,6 +7,7 @@ One row on its way to a batch of stage 2:
     `examples`           {"text": "a dog", "row_id": 0, "image": image}
                          {"text": "狗", "row_id": 0, "image": image}
     a batch              input_ids, attention_mask, text_rows, row_ids, pixel_values
+                         (and what else the image processor returns)
 """
 
 from .examples import CaptionExamples, Collator, prepare_images

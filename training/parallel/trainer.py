@@ -35,7 +35,7 @@ from ..arguments import PairArguments
 from ..data.examples import CaptionExamples
 from ..logit_bias import fit_to_loss
 from ..losses import caption_losses, gather_rows, gather_unequal
-from ..trainers import TEXTS, ContrastiveTrainer, pair_loss
+from ..trainers import TEXTS, ContrastiveTrainer, images_of, pair_loss
 from .caption_rows import CaptionRows
 
 _SETTINGS = ("paper", "released")
@@ -296,7 +296,8 @@ class ParallelTrainer(ContrastiveTrainer):
         for inputs in DataLoader(rows, batch_size, collate_fn=self.data_collator, drop_last=True):
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
-                outputs = self.model(**{name: inputs[name] for name in (*TEXTS, "pixel_values")})
+                texts = {name: inputs[name] for name in TEXTS}
+                outputs = self.model(**texts, **images_of(inputs))
                 image_embeds, text_embeds = self.embeds(outputs)
             losses = caption_losses(
                 image_embeds,
