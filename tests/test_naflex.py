@@ -419,33 +419,38 @@ def test_parallel_training_takes_a_naflex(folders, rows, tmp_path, given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["stage0", "stage2", "stage2 frozen"])
-def test_two_processes_train_like_one(folders, rows, run_python, tmp_path, stage):
+@pytest.mark.parametrize("stage", ["stage0", "stage2", "stage2 frozen", "stage0 under FSDP2"])
+def test_two_processes_train_like_one(folders, rows, run_python, run_under_fsdp2, tmp_path, stage):
     """One process has the whole batch, two have halves of it, in chunks of which the last is smaller."""
-    start = folders["teacher" if stage == "stage0" else "student"]
+    script = ROOT / f"training/run_{stage.split()[0]}.py"
+    is_whole = "frozen" not in stage
+    start = folders["teacher" if script.stem == "run_stage0" else "student"]
     flags = ["--model_name_or_path", start, "--dataset", tmp_path / "data", "--loss", "sigmoid"]
     flags += ["--max_steps", "3", "--optim", "sgd", "--learning_rate", "0.05", "--warmup_steps", "0"]
     flags += ["--save_strategy", "no", "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
-    if stage != "stage0":
+    flags += ["--dataloader_pin_memory", "false"]
+    if script.stem == "run_stage2":
         flags += ["--cache_image_embeds", "false", "--languages", "en"]
-    if stage == "stage2":
-        flags += ["--trainable", *WHOLE]
-    weights = {}
-    for n_processes, switches in ((1, []), (2, ["--gradient_cache_chunk", "3"])):
-        output = ["--output_dir", tmp_path / str(n_processes)]
-        output += ["--per_device_train_batch_size", 8 // n_processes]
-        script = ROOT / f"training/run_{stage.split()[0]}.py"
-        process = run_python(
-            "python", script, *flags, *output, *switches, processes=n_processes, OMP_NUM_THREADS="1"
-        )
-        assert process.returncode == 0, process.stderr[-4000:]
-        weights[n_processes] = load_file(tmp_path / str(n_processes) / "model.safetensors")
+        flags += ["--trainable", *(WHOLE if is_whole else FROM_TEXTS)]
+    one = [script, *flags, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8"]
+    two = [script, *flags, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", "4"]
+    two += ["--gradient_cache_chunk", "3"]
+
+    process = run_python("python", *one, OMP_NUM_THREADS="1")
+    assert process.returncode == 0, process.stderr[-4000:]
+    if "FSDP2" in stage:
+        process = run_under_fsdp2(*two)
+    else:
+        process = run_python("python", *two, processes=2, OMP_NUM_THREADS="1")
+    assert process.returncode == 0, process.stderr[-4000:]
 
     before = load_file(f"{start}/model.safetensors")
-    moved = [name for name, value in weights[1].items() if not torch.equal(value, before[name])]
+    of_one = load_file(tmp_path / "one/model.safetensors")
+    of_two = load_file(tmp_path / "two/model.safetensors")
+    moved = [name for name, value in of_one.items() if not torch.equal(value, before[name])]
     assert len(moved) > 20
-    assert any(name.startswith("vision_model") for name in moved) == (stage != "stage2 frozen")
-    for name, value in weights[1].items():
+    assert any(name.startswith("vision_model") for name in moved) == is_whole
+    for name, value in of_one.items():
         torch.testing.assert_close(
-            weights[2][name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+            of_two[name], value, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )

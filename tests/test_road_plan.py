@@ -12,6 +12,7 @@ from transformers import (
     M2M100Config,
     ModernBertConfig,
     Qwen3Config,
+    Siglip2Config,
     SiglipConfig,
     T5Config,
     ViTConfig,
@@ -22,6 +23,7 @@ from benchmarks.tasks.loading import load_task
 from common.errors import InputError
 from common.files.yaml_files import read_yaml
 from modeling_altclip import AltCLIPConfig
+from modeling_altclip.pooling_altclip import made_up_image
 from training.road.amounts import Amount, amount_of
 from training.road.assumptions import read_assumptions
 from training.road.models import (
@@ -191,6 +193,10 @@ T5 = {"d_model": 96, "d_ff": 384, "d_kv": 24, "num_heads": 4, "num_layers": 3, "
 NLLB = {"d_model": 96, "encoder_layers": 3, "encoder_ffn_dim": 384, "encoder_attention_heads": 4}
 CONFIGS = {
     "siglip": SIGLIP,
+    "naflex": Siglip2Config(
+        text_config=WIDE | {"vocab_size": 100},
+        vision_config=WIDE | {"vision_use_head": False, "patch_size": 16, "num_patches": 16},
+    ),
     # Its MLPs have three matrices.
     "modernbert": ModernBertConfig(**WIDE, **TOKENS, cls_token_id=0, sep_token_id=2),
     "qwen3": Qwen3Config(**WIDE, **TOKENS, num_key_value_heads=2, head_dim=24),
@@ -232,12 +238,12 @@ def test_a_siglip_reads_all_of_its_positions():
         assert text_operations(SIGLIP, n_tokens) == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["clip", "altclip", "vit", "siglip"])
+@pytest.mark.parametrize("name", ["clip", "altclip", "vit", "siglip", "naflex"])
 def test_operations_of_an_image_are_those_that_torch_counts(name):
     config = CONFIGS[name]
     model = AutoModel.from_config(config, attn_implementation="eager")
     tower = getattr(model, "vision_model", model)
-    expected = counted(tower, pixel_values=torch.zeros(1, 3, 64, 64))
+    expected = counted(tower, **made_up_image(tower.config))
     assert image_operations(config) == pytest.approx(expected, rel=0.02)
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from common.errors import InputError, one_line
 from common.files.yaml_files import read_yaml
-from modeling_altclip.pooling_altclip import CLASS_TOKENS
+from modeling_altclip.pooling_altclip import CLASS_TOKENS, NAFLEX
 from modeling_altclip.reading_altclip import text_reading
 
 from ..teachers import join
@@ -110,11 +110,14 @@ def image_operations(config: PreTrainedConfig) -> int:
     """Count the operations by which an image tower encodes an image, in its matrix products.
 
     Args:
-        config: of a CLIP, SigLIP, AltCLIP or dual encoder, or of a ViT alone.
+        config: of a CLIP, SigLIP, SigLIP 2, AltCLIP or dual encoder, or of a ViT alone.
     """
     tower = getattr(config, "vision_config", config)
     layers = _layers_of(_tower(_build(config), "vision_model"))
-    n_patches = (tower.image_size // tower.patch_size) ** 2
+    if tower.model_type == NAFLEX:
+        n_patches = tower.num_patches  # as many as its image processor makes by default
+    else:
+        n_patches = (tower.image_size // tower.patch_size) ** 2
     # Each patch becomes a token.
     embedding = _MULTIPLY_ADD * n_patches * layers.patch_weights
     return embedding + _layer_operations(layers, n_patches + layers.n_class_tokens)
@@ -169,7 +172,11 @@ def _layers_of(tower: nn.Module) -> _Layers:
     # through which no text passes.
     layers = next(module for module in tower.modules() if isinstance(module, nn.ModuleList))
     weights = sum(module.weight.numel() for module in layers.modules() if isinstance(module, nn.Linear))
-    patches = [module for module in tower.modules() if isinstance(module, nn.Conv2d)]
+    patches = []
+    for name, module in tower.named_modules():
+        # NaFlex's image processor cuts patches itself, which a linear layer embeds.
+        if isinstance(module, nn.Conv2d) or name.endswith("patch_embedding"):
+            patches.append(module)
     class_tokens = [name for name, _ in tower.named_parameters() if name.endswith(CLASS_TOKENS)]
     return _Layers(
         n_layers=len(layers),
