@@ -96,7 +96,7 @@ def main(arguments: CardArguments) -> None:
 
     _tell_of_licence(arguments.license, combine(lineage.origins))
 
-    model, processor = load_model(stages[-1], argument="stages")
+    model, processor = load_model(stages[-1], argument="stages", canonicalizes=False)
     # Every earlier stage is loaded for its hash, which takes time, and only results need it.
     results = join_to_weights(measured, stages, labels, _hash_stages(stages, model)) if measured else []
     sections = make_sections(results, labels)

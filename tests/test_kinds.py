@@ -54,14 +54,14 @@ STAGES = [
     (
         TeacherLearningArguments,
         "model_name_or_path",
-        "an AltCLIP, as stage 1 makes it, or a dual encoder",
-        {"altclip", "dual"},
+        "an AltCLIP, as stage 1 makes it, a dual encoder, or a CLIP",
+        {"altclip", "dual", "clip", "siglip"},
     ),
     (
         ContrastiveArguments,
         "model_name_or_path",
-        "an AltCLIP, as stage 1 makes it, or a dual encoder",
-        {"altclip", "dual"},
+        "an AltCLIP, as stage 1 makes it, a dual encoder, or a CLIP",
+        {"altclip", "dual", "clip", "siglip"},
     ),
     (
         ContrastiveArguments,

@@ -385,7 +385,7 @@ class PairArguments(ExclusionArguments):
         metadata={
             "help": "Loss of images and texts: contrastive as in CLIP and the paper, or sigmoid as in "
             "SigLIP, in which each pair is right or wrong by itself. sigmoid trains a model with a "
-            "logit_bias: a SigLIP in stage 0, or a dual encoder, which gets one if it has none."
+            "logit_bias: a SigLIP, or a dual encoder, which gets one if it has none."
         },
     )
     matryoshka_dims: list[int] | None = field(
@@ -651,8 +651,8 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
         default=None,
         metadata={
             "help": "Folder or Hub id of a finished AltCLIP or dual encoder whose text tower learns more "
-            "languages. "
-            "Give either this or `text_encoder_name_or_path`."
+            "languages; or of a CLIP, SigLIP, SigLIP 2, MetaCLIP 2, Chinese-CLIP or VisionTextDualEncoder, "
+            "which stays what it is. Give either this or `text_encoder_name_or_path`."
         },
     )
     text_prompt: str | None = field(
@@ -845,7 +845,10 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
 
     # Model
     model_name_or_path: str = field(
-        metadata={"help": "Folder or Hub id of the AltCLIP to train, usually the output of stage 1."}
+        metadata={
+            "help": "Folder or Hub id of the AltCLIP to train, usually the output of stage 1; or of a CLIP, "
+            "SigLIP, SigLIP 2, MetaCLIP 2, Chinese-CLIP or VisionTextDualEncoder, which stays what it is."
+        }
     )
     teacher_name_or_path: str | None = field(
         default=None,
@@ -858,8 +861,8 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
         default=None,
         metadata={
             "help": "Parts of the model that are trained. All others are frozen. "
-            "By default text_model, text_projection and logit_scale, and with the loss sigmoid logit_bias. "
-            "The paper trains the text encoder alone, which is text_model."
+            "By default text_model, text_projection and logit_scale, and with the loss sigmoid logit_bias; a "
+            "SigLIP has no text_projection. The paper trains the text encoder alone, which is text_model."
         },
     )
 
@@ -953,7 +956,8 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
 
     def __post_init__(self):
         super().__post_init__()
-        if self.trainable is None:
+        self.trains_default_parts = self.trainable is None
+        if self.trains_default_parts:
             self.trainable = ["text_model", "text_projection", "logit_scale"]
             if self.loss == "sigmoid":
                 self.trainable.append("logit_bias")

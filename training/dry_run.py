@@ -5,6 +5,7 @@ contents, and runs once. The activations that autograd keeps of this forward pas
 autocast, attention kernel and towers are those of the training.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.models.kinds import load_tokenizer, readable
 from modeling_altclip.pooling_altclip import NAFLEX, check_text_encoder, made_up_image
+from modeling_altclip.reading_altclip import text_reading
 from modeling_altclip.texts_altclip import readable_tokens, tokenize
 
 from .arguments import (
@@ -28,12 +30,13 @@ from .arguments import (
     say,
 )
 from .data.preview import first_captions
-from .freezing import IMAGE_PARTS, freeze_all_but, learns
+from .freezing import freeze_all_but, image_side_learns
 from .logit_bias import fit_to_loss
 from .low_rank import add_low_rank
 from .matryoshka import check_widest
 from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
+from .own_text_tower import fit_trainable, let_encode_texts_alone
 from .student import student_config
 from .teachers import space_of
 
@@ -95,9 +98,12 @@ def print_plan(arguments: StageArguments) -> None:
     with FakeTensorMode(), no_init_weights():
         model = _untrained(arguments)
         _check_pooler(arguments, model)
-        longest = min(arguments.max_text_length, readable_tokens(model))
+        reading = text_reading(model)
+        longest = min(arguments.max_text_length, readable_tokens(model), reading.length or math.inf)
         encoded = tokenize(tokenizer, texts, truncation=True, max_length=longest)
         lengths = [len(ids) for ids in encoded["input_ids"]]
+        if reading.attends_to_padding:
+            lengths = [longest] * len(texts)
         # Captions of the first rows show what is likely; texts of the maximum length are the worst case.
         bounds = {"seen": max(lengths), "at most": longest}
         memory = {name: estimate(model, arguments, n_tokens) for name, n_tokens in bounds.items()}
@@ -151,6 +157,7 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
             config, attn_implementation=arguments.attn_implementation, trust_remote_code=False
         )
 
+    let_encode_texts_alone(model)
     if isinstance(arguments, PairArguments):
         check_widest(arguments.matryoshka_dims, model.config)
         fit_to_loss(model, arguments.loss)
@@ -158,6 +165,7 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
         freeze_all_but(model, space_of(model.config).parts)
         _add_low_rank(arguments, model)
     elif isinstance(arguments, ContrastiveArguments):
+        fit_trainable(arguments, model)
         freeze_all_but(model, arguments.trainable)
         _add_low_rank(arguments, model)
     return model
@@ -290,7 +298,7 @@ def _fake_batches(
                 {"text_pooler_output": model.text_model(**texts).pooler_output},
                 {"image_pooler_output": torch.zeros(n_rows, image_width)},
             ]
-    if _images_live(arguments) and learns(model, *IMAGE_PARTS):
+    if _images_live(arguments) and image_side_learns(model):
         return [texts | _fake_images(model, arguments, n_rows)]
     return [texts]
 

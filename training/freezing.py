@@ -34,9 +34,10 @@ def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
     parameters = [name for name, _ in model.named_parameters()]
     unknown = [name for name in trainable if name not in children + parameters]
     if unknown:
+        # Beside the parts there are numbers, such as logit_scale.
+        parts = children + [name for name in parameters if "." not in name]
         raise InputError(
-            f"trainable names {', '.join(unknown)}, which the model has not; "
-            f"its parts are {', '.join(children)}"
+            f"trainable names {', '.join(unknown)}, which the model has not; its parts are {', '.join(parts)}"
         )
     # SigLIP's image tower ends in the shared space: its projection is an identity.
     for part in trainable:
@@ -77,6 +78,12 @@ def learns(model: nn.Module, *parts: str) -> bool:
     return False
 
 
+def image_side_learns(model: nn.Module) -> bool:
+    """Return whether any parameter of the image tower, or of a projection behind it, is trained."""
+    children = dict(model.named_children())
+    return learns(model, *[part for part in IMAGE_PARTS if part in children])
+
+
 def eval_frozen_parts(model: nn.Module) -> None:
     """Put parts of which nothing is trained into eval mode.
 
@@ -87,4 +94,11 @@ def eval_frozen_parts(model: nn.Module) -> None:
             part.eval()
 
 
-__all__ = ["IMAGE_PARTS", "eval_frozen_parts", "freeze_all_but", "idle_parameters", "learns"]
+__all__ = [
+    "IMAGE_PARTS",
+    "eval_frozen_parts",
+    "freeze_all_but",
+    "idle_parameters",
+    "image_side_learns",
+    "learns",
+]

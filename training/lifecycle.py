@@ -1,6 +1,7 @@
 """Begin, train and end a stage's run: seeds, the training itself, and the line that says what to do next."""
 
 import json
+import math
 import shlex
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers.utils import is_matplotlib_available
 from common.commands import command_for
 from common.errors import InputError
 from common.processes import fix_threads
+from modeling_altclip.reading_altclip import canonical_tokenizer, text_reading
 from modeling_altclip.texts_altclip import readable_tokens, text_options
 
 from .arguments import LowRankArguments, PairArguments, StageArguments, say
@@ -65,21 +67,24 @@ def _describe_step(arguments: StageArguments, n_threads: int) -> str:
 def cut_length(arguments: StageArguments, model: PreTrainedModel) -> int:
     """Return the number of tokens at which texts are truncated, and print it if it is not `max_text_length`.
 
-    It is the maximum of the text tower, if that is less.
+    It is the maximum of the text tower, or what it was trained with where that is known, if that is less.
     """
-    readable = readable_tokens(model)
+    trained = text_reading(model).length or math.inf
+    readable = min(readable_tokens(model), trained)
     if arguments.max_text_length <= readable:
         return arguments.max_text_length
+    why = "the length of its training" if trained == readable else "the maximum of the text encoder"
     say(
         arguments,
-        f"Texts are truncated at {readable} tokens, the maximum of the text encoder, "
-        f"instead of {arguments.max_text_length}.",
+        f"Texts are truncated at {readable} tokens, {why}, instead of {arguments.max_text_length}.",
     )
     return readable
 
 
 def collator_of(arguments: StageArguments, model: PreTrainedModel, processor: ProcessorMixin) -> Collator:
-    """Return the collator of captioned images, which pads and truncates texts as the model reads them.
+    """Return the collator of texts, and any images, which gives the model texts as it reads them.
+
+    It pads and truncates them, and canonicalizes those of a SigLIP whatever the processor's tokenizer does.
 
     Raises:
         InputError: the model reads texts that are all padded to one length, as SigLIP does, and
@@ -87,12 +92,15 @@ def collator_of(arguments: StageArguments, model: PreTrainedModel, processor: Pr
     """
     max_length = cut_length(arguments, model)
     read_as = text_options(processor.tokenizer, model)
+    tokenizer = processor.tokenizer
+    if text_reading(model).is_canonical:
+        tokenizer = canonical_tokenizer(tokenizer)
     if read_as["padding"] == "max_length" and max_length != read_as["max_length"]:
         raise InputError(
             f"max_text_length is {max_length}, and the model was made for texts that are padded to "
             f"{read_as['max_length']} tokens: leave it out"
         )
-    return Collator(processor.tokenizer, max_length, processor.image_processor, padding=read_as["padding"])
+    return Collator(tokenizer, max_length, processor.image_processor, padding=read_as["padding"])
 
 
 def train(trainer: Trainer, arguments: StageArguments) -> None:

@@ -37,7 +37,7 @@ def check_loss(model: nn.Module, loss: str) -> None:
     if loss == "sigmoid" and not has_bias:
         raise InputError(
             f"loss is sigmoid, and a model of the type {model.config.model_type!r} without a logit_bias "
-            "cannot learn by it: give a dual encoder, or in stage 0 a SigLIP, or leave out loss"
+            "cannot learn by it: give a dual encoder or a SigLIP, or leave out loss"
         )
     if loss == "contrastive" and has_bias:
         raise InputError(

@@ -102,7 +102,7 @@ def check_widest(dims: list[int] | None, config: PreTrainedConfig) -> None:
     """
     if dims is None:
         return
-    # A SigLIP, which stage 0 trains, has no projections: its towers end in the shared space.
+    # A SigLIP has no projections: its towers end in the shared space.
     is_siglip = config.model_type in ("siglip", "siglip2")
     width = config.text_config.projection_size if is_siglip else config.projection_dim
     if max(dims) > width:

@@ -7,9 +7,9 @@ from transformers import AutoConfig
 
 from common.models.kinds import (
     ALTCLIP,
+    FINISHED,
     IMAGE_ENCODER,
     MASKED,
-    OURS,
     TEACHER,
     TEXT_ENCODER,
     TEXT_TOWER,
@@ -28,6 +28,7 @@ from .arguments import (
     TeacherArguments,
     TeacherLearningArguments,
 )
+from .own_text_tower import check_own_tower
 from .parallel.pretraining import TextPretrainingArguments
 from .parallel.trainer import ParallelArguments
 
@@ -37,9 +38,9 @@ _KINDS = {
     TeacherLearningArguments: {
         "teacher_name_or_path": TEACHER,
         "text_encoder_name_or_path": TEXT_TOWER,
-        "model_name_or_path": OURS,
+        "model_name_or_path": FINISHED,
     },
-    ContrastiveArguments: {"model_name_or_path": OURS, "teacher_name_or_path": TWO_TOWERS},
+    ContrastiveArguments: {"model_name_or_path": FINISHED, "teacher_name_or_path": TWO_TOWERS},
     ParallelArguments: {
         "image_encoder_name_or_path": IMAGE_ENCODER,
         "text_encoder_name_or_path": TEXT_ENCODER,
@@ -54,7 +55,8 @@ def check_models(arguments: StageArguments) -> None:
 
     Raises:
         InputError: one is not; the message names the argument, the kind found and the kind needed. Or the
-            training would change what an adapter leaves as it is.
+            training would change what an adapter leaves as it is, or the model does not go with the other
+            arguments, see `check_own_tower`.
     """
     for argument, kind in _KINDS[type(arguments)].items():
         name_or_path = getattr(arguments, argument)
@@ -63,6 +65,8 @@ def check_models(arguments: StageArguments) -> None:
     if arguments.saves_adapter:
         config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
         check_base(arguments, config)
+    if isinstance(arguments, TeacherLearningArguments | ContrastiveArguments):
+        check_own_tower(arguments)
 
 
 def check_tokenizers(arguments: StageArguments) -> None:

@@ -1,15 +1,26 @@
 """Build the student of stage 1: a new text tower beside the teacher's image tower, or a finished model."""
 
+from copy import deepcopy
+
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.image_processing_utils import BaseImageProcessor
 
 from common.embedding_cache import CachedColumn
 from common.errors import InputError
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
-from common.models.loading import load_model
-from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel
+from common.models.loading import load_model, load_processor
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
+from modeling_altclip.checksums_altclip import checked_files
 from modeling_altclip.pooling_altclip import stated_pooling, stated_prompt
 from modeling_altclip.reading_altclip import prompted_tokenizer
 from modeling_altclip.towers_altclip import load_text_config, set_dropout
@@ -17,6 +28,7 @@ from modeling_altclip.towers_altclip import load_text_config, set_dropout
 from .arguments import TeacherLearningArguments, say
 from .data.examples import all_texts
 from .data.tower_cache import teacher_embeddings
+from .own_text_tower import has_own_tower
 from .teachers import join, space_of, width_of_targets
 from .vocabulary import extend_tokenizer
 
@@ -40,17 +52,51 @@ def build_student(
     # A finished model goes on learning, in float32 and with the dropout of the recipe.
     name = arguments.model_name_or_path
     with readable("model_name_or_path", name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = student_config(arguments)
+    has_own = has_own_tower(config)
+    # Our own models check their weights by themselves.
+    with readable("model_name_or_path", name), checked_files(name, weights=has_own):
         set_dropout(config.text_config, arguments.dropout)
         model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, trust_remote_code=False)
-    tokenizer = load_tokenizer("model_name_or_path", name)
+    if has_own:
+        tokenizer = load_processor(name, argument="model_name_or_path").tokenizer
+    else:
+        tokenizer = load_tokenizer("model_name_or_path", name)
     if arguments.new_pieces:
         n_known = len(tokenizer)
         tokenizer = extend_tokenizer(tokenizer, all_texts(rows, new), arguments.new_pieces)
         # Some encoders have more embeddings than pieces. These are untrained: new pieces shall not be theirs.
-        model.resize_token_embeddings(n_known)
-        model.resize_token_embeddings(len(tokenizer))
+        resized = model.text_model if has_own else model  # CLIP and its kin do not find their embeddings
+        resized.resize_token_embeddings(n_known)
+        resized.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
+
+
+def processors_of_student(
+    arguments: TeacherLearningArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    image_processor: BaseImageProcessor,
+) -> tuple[ProcessorMixin, ProcessorMixin]:
+    """Return the processor that a student is trained with, and the one that is saved with it.
+
+    They are one, except where a model of transformers goes on with its own text tower: of its own class, and
+    with a tokenizer that no call has left its padding in, is what is saved.
+
+    Args:
+        tokenizer: the student's, from `build_student`.
+        image_processor: the teacher's, for a student of our own types.
+    """
+    if not has_own_tower(model.config):
+        processor = AltCLIPProcessor(image_processor, tokenizer)
+        return processor, processor
+    name = arguments.model_name_or_path
+    processor = load_processor(name, argument="model_name_or_path")
+    processor.tokenizer = tokenizer
+    saved = load_processor(name, argument="model_name_or_path")
+    if arguments.new_pieces:
+        saved.tokenizer = deepcopy(tokenizer)
+    return processor, saved
 
 
 def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -2,8 +2,9 @@
 
 An `altclip` student learns what its teacher has before the projection, as in the paper (3.1), and takes over
 the projection too. A dual encoder learns the teacher's `get_text_features`, whatever the teacher is made of,
-by a head of its own. Both read texts as `modeling_altclip.texts_altclip.text_options` says: SigLIP in 64
-padded tokens, a CLIP without padding that it would see.
+by a head of its own; and so do models of transformers, by the text tower that they have. All read texts as
+`modeling_altclip.texts_altclip.text_options` says: SigLIP in 64 padded tokens, a CLIP without padding that it
+would see.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 from modeling_altclip.towers_altclip import set_dropout
 
 from .freezing import IMAGE_PARTS
+from .own_text_tower import WITHOUT_TEXT_PROJECTION
 
 
 class Space(NamedTuple):
@@ -70,18 +72,24 @@ def _projected_by(teacher: PreTrainedModel) -> dict[str, nn.Module | str]:
 
 BEFORE_PROJECTION = Space(("text_model",), _pooled, _pooled_of, _pooled_by)
 SHARED = Space(("text_model", "text_projection"), _projected, _projected_of, _projected_by)
+# SigLIP's text tower ends there.
+SHARED_BY_TOWER = SHARED._replace(parts=("text_model",))
 
 
 def space_of(student: PreTrainedConfig) -> Space:
     """Return the space that a student of this configuration learns in."""
-    return SHARED if isinstance(student, AltCLIPDualEncoderConfig) else BEFORE_PROJECTION
+    if isinstance(student, AltCLIPConfig):
+        return BEFORE_PROJECTION
+    return SHARED_BY_TOWER if student.model_type in WITHOUT_TEXT_PROJECTION else SHARED
 
 
 def width_of_targets(student: PreTrainedConfig) -> int:
     """Return the number of values of a target."""
-    if isinstance(student, AltCLIPDualEncoderConfig):
-        return student.projection_dim
-    return student.text_config.project_dim
+    if isinstance(student, AltCLIPConfig):
+        return student.text_config.project_dim
+    if student.model_type in WITHOUT_TEXT_PROJECTION:
+        return student.text_config.projection_size
+    return student.projection_dim
 
 
 def join(  # noqa: PLR0913  (two models and the options of the recipe, which callers give by name)

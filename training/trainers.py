@@ -19,7 +19,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import ModelOutput
 
 from common.errors import InputError
-from modeling_altclip import AltCLIPModel
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
 from modeling_altclip.pooling_altclip import IMAGE_INPUTS
@@ -29,7 +28,7 @@ from .checkpoints import mark_finished, mark_unfinished
 from .data.images import EpochCallback
 from .data.sampling import ShareSampler, language_shares
 from .data.streaming import AnyStream
-from .freezing import IMAGE_PARTS, eval_frozen_parts, learns
+from .freezing import eval_frozen_parts, image_side_learns
 from .gradient_cache import cached_loss
 from .held_texts import HeldTexts, moved
 from .logit_bias import check_loss, logit_bias_of
@@ -37,6 +36,7 @@ from .losses import OBJECTIVES, contrastive_loss, gather_rows, sigmoid_loss
 from .matryoshka import matryoshka, record_dims
 from .monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from .output_folder import bytes_of_checkpoint, bytes_of_model, saving, without_local_files
+from .own_text_tower import let_encode_texts_alone
 from .sharding import make_shardable, set_scalars_apart, whole
 from .teachers import space_of
 from .text_pairs import TextPairs, text_pairs_scale
@@ -111,6 +111,7 @@ class AltCLIPTrainer(Trainer):
     def __init__(self, *args, validation: Validation | None = None, **kwargs):
         captioned = None if validation is None else validation.captioned
         super().__init__(*args, eval_dataset=captioned, **kwargs)
+        let_encode_texts_alone(self.model)
         self.watch = Watch()
         self.finite_steps = FiniteSteps(self.args.device)
         self.validation = validation
@@ -509,9 +510,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
     @staticmethod
     def can_embed_images_alone(model: nn.Module, inputs: dict) -> bool:
         """Return whether a frozen image tower can embed the batch's images before its texts are encoded."""
-        # AltCLIP reads texts without images; transformers' CLIP does not.
-        reads_texts_alone = isinstance(model, AltCLIPModel)
-        return reads_texts_alone and "pixel_values" in inputs and not learns(model, *IMAGE_PARTS)
+        return "pixel_values" in inputs and not image_side_learns(model)
 
     def loss_of_cached_towers(self, model, inputs, scalars) -> torch.Tensor:
         """Project the pooled outputs of both towers, which the cache holds, at once or by `cached_loss`."""

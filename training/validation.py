@@ -22,7 +22,7 @@ from .data.captions import decoded
 from .data.examples import caption_columns, has_text
 from .data.loading import load_image_rows
 from .data.tower_cache import on_device
-from .freezing import IMAGE_PARTS, learns
+from .freezing import image_side_learns
 
 
 class Validation:
@@ -118,7 +118,7 @@ class Validation:
     def _embed(self, rows: Dataset, encoder: Encoder) -> torch.Tensor:
         """Embed the images of some rows; a frozen tower embeds them only once."""
         key = rows._fingerprint
-        if learns(self.model, *IMAGE_PARTS) or key not in self.image_embeds:
+        if image_side_learns(self.model) or key not in self.image_embeds:
             self.image_embeds[key] = encoder.images(rows["image"])
         return self.image_embeds[key]
 

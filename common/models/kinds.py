@@ -104,7 +104,14 @@ def _translates(config: PreTrainedConfig) -> bool:
 
 
 ALTCLIP = _of_types("an AltCLIP, as stage 1 makes it", ("altclip",))
-OURS = _of_types("an AltCLIP, as stage 1 makes it, or a dual encoder", ("altclip", "altclip_dual_encoder"))
+# Models of transformers whose own text tower goes on learning; our two types beside them.
+_OWN_TOWERS = ("chinese_clip", "clip", "metaclip_2", "siglip", "siglip2", "vision-text-dual-encoder")
+WITH_OWN_TOWER = _of_types("a CLIP, a SigLIP or one of their kin", _OWN_TOWERS)
+FINISHED = _of_types(
+    "an AltCLIP, as stage 1 makes it, a dual encoder, or a CLIP, SigLIP, SigLIP 2, MetaCLIP 2, Chinese-CLIP "
+    "or VisionTextDualEncoder",
+    ("altclip", "altclip_dual_encoder", *_OWN_TOWERS),
+)
 TRAINABLE = _of_types(
     "a CLIP, a SigLIP, an AltCLIP or a dual encoder",
     ("clip", "siglip", "siglip2", "altclip", "altclip_dual_encoder"),

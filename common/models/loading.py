@@ -30,6 +30,7 @@ def load_model(
     argument: str = "model",
     kind: Kind = TWO_TOWERS,
     attn_implementation: str | None = None,
+    canonicalizes: bool = True,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
 
@@ -43,6 +44,7 @@ def load_model(
         argument: the option that the model was given with, for messages.
         kind: the kind of model that is needed.
         attn_implementation: transformers' option, for its own models.
+        canonicalizes: let the tokenizer of a SigLIP canonicalize texts; false leaves it as it was saved.
 
     Raises:
         InputError: the folder, its configuration, weights or processor are missing in whole or in part; a
@@ -69,6 +71,7 @@ def load_model(
             argument=argument,
             kind=kind,
             attn_implementation=attn_implementation,
+            canonicalizes=canonicalizes,
         )
         merged, processor = merge_low_rank(name_or_path, *base, argument)
         _check_finite(merged, argument, name_or_path)
@@ -83,8 +86,25 @@ def load_model(
             attn_implementation=attn_implementation,
             trust_remote_code=False,
         )
-        processor = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+    processor = load_processor(name_or_path, argument=argument)
     _check_finite(model, argument, name_or_path)
+    check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
+    if canonicalizes and text_reading(model).is_canonical:
+        processor.tokenizer = canonical_tokenizer(processor.tokenizer)
+    return model, processor
+
+
+def load_processor(name_or_path: str, *, argument: str = "model") -> ProcessorMixin:
+    """Load a model's processor as it was saved: of a SigLIP without the steps that `load_model` adds.
+
+    Args:
+        argument: the option that the model was given with, for messages.
+
+    Raises:
+        InputError: it is missing, in whole or in part, or damaged.
+    """
+    with readable(argument, name_or_path), checked_files(name_or_path, weights=False):
+        processor = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     if not isinstance(processor, ProcessorMixin):
         raise InputError(
             f"{argument} {name_or_path!r} has no processor of texts and images, "
@@ -92,10 +112,10 @@ def load_model(
             "save an AltCLIPProcessor(image_processor, tokenizer) there"
         )
     check_tokenizer(argument, name_or_path, processor.tokenizer)
-    check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
-    if text_reading(model).is_canonical:
-        processor.tokenizer = canonical_tokenizer(processor.tokenizer)
-    return model, processor
+    # How it was loaded is no part of it, and would be saved with it.
+    for name in ("is_local", "local_files_only"):
+        processor.tokenizer.init_kwargs.pop(name, None)
+    return processor
 
 
 def _check_finite(model: nn.Module, argument: str, name_or_path: str) -> None:

@@ -189,7 +189,8 @@ def image_embeddings(
 
     made_by = {
         "weights": model.vision_model,
-        "projection": model.visual_projection,
+        # SigLIP's image tower ends in the shared space.
+        "projection": dict(model.named_children()).get("visual_projection", nn.Identity()),
         "configuration": _configuration(model, "vision"),
         "preparation": _preparation(views, model, processor),
     }

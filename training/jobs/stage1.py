@@ -6,17 +6,23 @@ See the paper, section 3.1.
 from common.commands import command_for
 from common.languages import check_languages
 from common.models.loading import load_model
-from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments, say
-from training.data.examples import CaptionExamples, Collator
+from training.data.examples import CaptionExamples
 from training.data.exclusion.rows import exclude_tests
 from training.data.parallel_text import read_parallel_text
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
-from training.lifecycle import begin, cut_length, finish, finish_adapter, train
+from training.lifecycle import begin, collator_of, finish, finish_adapter, train
 from training.low_rank import add_low_rank
 from training.output_folder import record_sources
-from training.student import build_student, embed_targets, held_embeddings, languages_to_replay
+from training.own_text_tower import has_own_tower
+from training.student import (
+    build_student,
+    embed_targets,
+    held_embeddings,
+    languages_to_replay,
+    processors_of_student,
+)
 from training.teachers import space_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
@@ -61,16 +67,19 @@ def main(arguments: TeacherLearningArguments) -> None:
         max_characters=arguments.max_characters,
     )
     examples.check_any(arguments.dataset)
-    tokenizer.model_max_length = cut_length(arguments, model)
-    collator = Collator(tokenizer, tokenizer.model_max_length)
-    processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
+    processor, saved_processor = processors_of_student(
+        arguments, model, tokenizer, teacher_processor.image_processor
+    )
+    collator = collator_of(arguments, model, processor)
+    if not has_own_tower(model.config):
+        tokenizer.model_max_length = collator.max_length
     validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))
     trainer = TeacherLearningTrainer(
         model=model,
         args=arguments,
         train_dataset=examples,
         data_collator=collator,
-        processing_class=processor,
+        processing_class=saved_processor,
         validation=validation,
     )
     train(trainer, arguments)

@@ -15,6 +15,7 @@ from training.held_texts import hold_texts
 from training.lifecycle import begin, collator_of, evaluation_of, finish, finish_adapter, train
 from training.logit_bias import fit_to_loss
 from training.low_rank import add_low_rank
+from training.own_text_tower import fit_trainable, processor_to_save
 from training.text_pairs import load_text_pairs
 from training.trainers import ContrastiveTrainer
 from training.validation import load_validation
@@ -34,6 +35,7 @@ def main(arguments: ContrastiveArguments) -> None:
     changed = fit_to_loss(model, arguments.loss)
     if changed is not None:
         say(arguments, changed)
+    fit_trainable(arguments, model)
     freeze_all_but(model, arguments.trainable)
 
     # Frozen towers run once over all images, or images and texts, not in every epoch.
@@ -64,7 +66,7 @@ def main(arguments: ContrastiveArguments) -> None:
         args=arguments,
         train_dataset=examples,
         data_collator=collator,
-        processing_class=processor,
+        processing_class=processor_to_save(arguments.model_name_or_path, model, processor),
         validation=validation,
         held=held,
         text_pairs=text_pairs,
