@@ -52,6 +52,7 @@ ROADS = (
     "siglip2_mmbert",
     "siglip2_nllb",
     "siglip2_add_languages",
+    "siglip2_own_tower",
     "clip_e5_small",
 )
 
@@ -90,6 +91,7 @@ KNOWN = {
     ),
     "siglip2_nllb": ([878_978, 878_978, 703_182], SIGLIP2_MEXMA),
     "siglip2_add_languages": ([878_978 + 3_000_000], SIGLIP2_MEXMA),
+    "siglip2_own_tower": ([878_978 + 3_000_000], 375_187_970),
     # CLIP's text tower and its projection go, mE5's pooler too.
     "clip_e5_small": (
         [30_000, 400_000, 24_000],
