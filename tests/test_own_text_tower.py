@@ -8,10 +8,11 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity, mse_loss, normalize
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, SiglipModel, pipeline
 
 from common.errors import InputError
 from common.models.loading import load_model
+from model_cards.job import CardArguments, main
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.checksums_altclip import check_files
 from training import ContrastiveArguments, TeacherLearningArguments
@@ -191,7 +192,19 @@ def check_outcome(name, folder, start):
     assert moved
     assert all(part.startswith(("text_", "logit_")) for part in moved)
 
-    # The processor, with its tokenizer, is what transformers makes of the one that training began with.
+    check_processor(folder, start)
+
+    # Plain transformers embeds as we do.
+    features = model.eval().get_text_features(**tokens_by_hand(name, folder, LABELS)).pooler_output
+    ours = load_model(folder)
+    assert torch.allclose(embed_texts(*ours, LABELS), normalize(features, dim=-1), rtol=0, atol=1e-5)
+    pictures = [Image.new("RGB", (40, 50), color) for color in ("red", "blue")]
+    assert torch.equal(embed_images(*ours, pictures), embed_images(*load_model(start), pictures))
+    return features.detach()
+
+
+def check_processor(folder, start):
+    """Check that a folder has the processor of another one, as transformers itself saves it once more."""
     again = f"{start}-again"
     processor = AutoProcessor.from_pretrained(start)
     processor.save_pretrained(again)
@@ -201,14 +214,6 @@ def check_outcome(name, folder, start):
             kept = {key: value for key, value in json.load(expected).items() if key not in ways_of_loading}
             assert json.load(found) == kept, file
     assert type(AutoProcessor.from_pretrained(folder)) is type(processor)
-
-    # Plain transformers embeds as we do.
-    features = model.eval().get_text_features(**tokens_by_hand(name, folder, LABELS)).pooler_output
-    ours = load_model(folder)
-    assert torch.allclose(embed_texts(*ours, LABELS), normalize(features, dim=-1), rtol=0, atol=1e-5)
-    pictures = [Image.new("RGB", (40, 50), color) for color in ("red", "blue")]
-    assert torch.equal(embed_images(*ours, pictures), embed_images(*load_model(start), pictures))
-    return features.detach()
 
 
 @pytest.mark.parametrize("name", ["siglip", "metaclip2"])
@@ -237,6 +242,16 @@ def test_the_pipeline_scores_as_transformers_does(saved, train):
 
 
 EVALUATED = {"validation_split": "validation", "eval_strategy": "steps", "eval_steps": 2}
+
+
+def test_a_card_is_written_beside_the_same_processor(saved, tmp_path):
+    """Its tokenizer canonicalizes texts no more than it did."""
+    start = saved("siglip")
+    finished = str(tmp_path / "finished")
+    main(CardArguments(title="SigLIP 2", repo=finished, stages=[start], output_dir=finished))
+    check_files(finished, "settings")
+    check_processor(finished, start)
+    assert type(AutoModel.from_pretrained(finished)) is SiglipModel
 
 
 @pytest.mark.slow
@@ -309,8 +324,11 @@ def test_english_stays_where_it_is_replayed(saved, train, miniature):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("under_fsdp2", [False, True], ids=["DDP", "FSDP2"])
 @pytest.mark.parametrize("name", ["siglip", "metaclip2"])
-def test_two_processes_learn_like_one(name, saved, run_python, miniature, tmp_path):
+def test_two_processes_learn_like_one(
+    name, under_fsdp2, saved, run_python, run_under_fsdp2, miniature, tmp_path
+):
     """One process has the whole batch, two have halves of it."""
     start = spread(saved(name))
     recipes = {
@@ -323,15 +341,18 @@ def test_two_processes_learn_like_one(name, saved, run_python, miniature, tmp_pa
     common += ["--max_steps", "3", "--optim", "sgd", "--learning_rate", "0.1"]
     before = load_file(f"{start}/model.safetensors")
     for stage, recipe in recipes.items():
-        weights = []
-        for n_processes, batch_size in ((1, 16), (2, 8)):
-            folder = tmp_path / f"{stage}-{n_processes}"
-            given = ["--output_dir", folder, "--per_device_train_batch_size", batch_size]
-            command = ["python", f"training/run_{stage}.py", *recipe, *common, *given]
-            process = run_python(*command, processes=n_processes, OMP_NUM_THREADS="1")
+        command = [f"training/run_{stage}.py", *recipe, *common]
+        whole = ["--output_dir", tmp_path / f"{stage}-1", "--per_device_train_batch_size", "16"]
+        halves = ["--output_dir", tmp_path / f"{stage}-2", "--per_device_train_batch_size", "8"]
+        done = [run_python("python", *command, *whole, OMP_NUM_THREADS="1")]
+        if under_fsdp2:
+            done.append(run_under_fsdp2(*command, *halves))
+        else:
+            done.append(run_python("python", *command, *halves, processes=2, OMP_NUM_THREADS="1"))
+        for process in done:
             assert process.returncode == 0, process.stderr[-4000:]
-            weights.append(load_file(folder / "model.safetensors"))
-        one, two = weights
+        one = load_file(tmp_path / f"{stage}-1/model.safetensors")
+        two = load_file(tmp_path / f"{stage}-2/model.safetensors")
         assert any((one[part] - value).abs().max() > 1e-3 for part, value in before.items())
         for part, value in one.items():
             torch.testing.assert_close(two[part], value, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import CLIPModel
+from transformers import ChineseCLIPModel, CLIPModel, MetaClip2Model, VisionTextDualEncoderModel
+
+# Models of transformers that return no input embeddings; their text towers do.
+_WITHOUT_INPUT_EMBEDDINGS = (ChineseCLIPModel, CLIPModel, MetaClip2Model, VisionTextDualEncoderModel)
 
 
 def make_shardable(model: nn.Module, accelerator: Accelerator) -> None:
@@ -29,7 +32,7 @@ def make_shardable(model: nn.Module, accelerator: Accelerator) -> None:
         value.data = value.data.to(accelerator.device)
     plugin.ignored_modules = [nn.ParameterList(scalars)]
 
-    if isinstance(model, CLIPModel):  # accelerate needs them, and `CLIPModel` does not return any
+    if isinstance(model, _WITHOUT_INPUT_EMBEDDINGS):  # which accelerate needs
         model.get_input_embeddings = model.text_model.get_input_embeddings
 
 
