@@ -40,8 +40,8 @@ QUICK = {
     "report_to": [],
 }
 # Captions, and what a SigLIP reads of them.
-CAPTIONS = ["A Dog!", "a red_apple, and a key", "狗", "A Dog!"]
-CANONICAL = ["a dog", "a red apple and a key", "狗", "a dog"]
+CAPTIONS = ["A Dog!", "a red_apple, and a key", "狗", 100 * "Key ", "A Dog!"]
+CANONICAL = ["a dog", "a red apple and a key", "狗", (100 * "key ").strip(), "a dog"]
 LABELS = ["a dog", "a red apple and a key", "scissors"]
 
 
@@ -105,7 +105,9 @@ def tokens_by_hand(name, folder, texts=None):
     """Tokenize `CAPTIONS` as the model was trained to read them, by transformers alone."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if name not in SIGLIPS:
-        return tokenizer(texts or CAPTIONS, padding=True, return_tensors="pt")
+        length = 52 if name == "chinese-clip" else 77
+        texts = texts or CAPTIONS
+        return tokenizer(texts, padding=True, max_length=length, truncation=True, return_tensors="pt")
     texts = texts or CANONICAL
     ids = tokenizer(texts, padding="max_length", max_length=64, truncation=True, return_tensors="pt")
     return {"input_ids": ids["input_ids"]}  # no mask: SigLIP attends to padding
