@@ -16,8 +16,9 @@ from modeling_altclip.reading_altclip import canonical_tokenizer, text_reading
 
 from ..errors import InputError
 from ..paths import check_folder
+from .adapter import AdaptedModel, AdaptedTokenizer
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_kind, check_tokenizer, readable
-from .libraries import check_library, load_adapted
+from .libraries import check_library, load_adapted, load_adapted_texts
 from .low_rank import base_of, is_low_rank, merge_low_rank
 
 # Of a model's repository the cache holds one of these.
@@ -96,6 +97,25 @@ def load_model(
     if text_reading(model).is_canonical:
         processor.tokenizer = canonical_tokenizer(processor.tokenizer)
     return model, processor
+
+
+def load_texts(name_or_path: str, *, argument: str) -> tuple[AdaptedModel, AdaptedTokenizer]:
+    """Load a model of another library for its embeddings of texts, in float32; it need not read images.
+
+    Args:
+        name_or_path: `sentence_transformers:NAME` or `open_clip:NAME`, as for `load_model`.
+        argument: the option that the model was given with, for messages.
+
+    Returns:
+        A small module with `get_text_features`, and its tokenizer, as `encode_texts` takes them.
+
+    Raises:
+        InputError: a library is missing, or cannot load the model; or a weight is NaN or infinite.
+    """
+    library = check_library(name_or_path)
+    model, tokenizer = load_adapted_texts(argument, library, name_or_path.removeprefix(f"{library}:"))
+    _check_finite(model, argument, name_or_path)
+    return model, tokenizer
 
 
 def _check_finite(model: nn.Module, argument: str, name_or_path: str) -> None:

@@ -5,7 +5,6 @@ See the paper, section 3.1.
 
 from common.commands import command_for
 from common.languages import check_languages
-from common.models.loading import load_model
 from modeling_altclip import AltCLIPProcessor
 from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples, Collator
@@ -16,8 +15,15 @@ from training.freezing import freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
 from training.low_rank import add_low_rank
 from training.output_folder import record_sources
-from training.student import build_student, embed_targets, held_embeddings, languages_to_replay
+from training.student import (
+    build_student,
+    check_width,
+    embed_targets,
+    held_embeddings,
+    languages_to_replay,
+)
 from training.teachers import space_of
+from training.text_teachers import describe_image_side, load_teacher, reference_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
@@ -30,7 +36,11 @@ def main(arguments: TeacherLearningArguments) -> None:
     check_room_before_loading(arguments)
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
-    teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
+    if arguments.image_model_name_or_path is not None:
+        say(arguments, f"Images: {describe_image_side(arguments)}.")
+    teacher = load_teacher(arguments)
+    check_width(arguments, teacher)
+    reference = reference_of(arguments, teacher)
     text = read_parallel_text(
         arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
     )
@@ -41,7 +51,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
     arguments.replay_languages = replayed  # by which the trainer draws
-    targets = embed_targets(arguments, rows, teacher, teacher_processor.tokenizer)
+    targets = embed_targets(arguments, rows, teacher)
     say(arguments, f"Cached {targets}")
     held = held_embeddings(arguments, rows, replayed)
 
@@ -63,8 +73,8 @@ def main(arguments: TeacherLearningArguments) -> None:
     examples.check_any(arguments.dataset)
     tokenizer.model_max_length = cut_length(arguments, model)
     collator = Collator(tokenizer, tokenizer.model_max_length)
-    processor = AltCLIPProcessor(teacher_processor.image_processor, tokenizer)
-    validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))
+    processor = AltCLIPProcessor(teacher.processor.image_processor, tokenizer)
+    validation = load_validation(arguments, model, processor, languages, reference)
     trainer = TeacherLearningTrainer(
         model=model,
         args=arguments,
