@@ -21,6 +21,7 @@ from common.models.libraries import TEXT_TEACHERS, check_library, library_of, so
 from common.recipe import did_you_mean
 from modeling_altclip.configuration_altclip_dual_encoder import TEXT_HEADS
 
+from .freezing import IMAGE_PARTS
 from .losses import OBJECTIVES, PAIR_LOSSES
 from .matryoshka import check_matryoshka
 
@@ -359,8 +360,8 @@ class PairArguments(ExclusionArguments):
     bad_rows: str = field(
         default="set_aside",
         metadata={
-            "help": "What happens to rows whose image cannot be decoded: set_aside skips and lists them, "
-            "error stops the script."
+            "help": "What happens to rows whose image cannot be decoded, or which have no vector in "
+            "image_embeds_column: set_aside skips and lists them, error stops the script."
         },
     )
 
@@ -852,6 +853,14 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
     )
 
     # Data
+    image_embeds_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of ready image vectors, lists of floats in the space of the model's embeddings, "
+            "of their width. They stand for the images, which the dataset need not have, and no image tower "
+            "runs. By default images are read."
+        },
+    )
     cache_image_embeds: bool = field(
         default=True,
         metadata={"help": "Run the frozen image tower once before training, and cache its embeddings."},
@@ -924,6 +933,7 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
             raise InputError(
                 f"image_views is {self.image_views}: 1 shows images as they are, more adds crops"
             )
+        self.check_image_embeds_column()
         self.decide_on_towers()
         learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]
         if self.cache_image_embeds and learning and not self.cache_towers:
@@ -939,6 +949,32 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
     def models(self) -> list[str]:
         """Return the model that the training starts from; validation alone compares with the teacher."""
         return [self.model_name_or_path]
+
+    def check_image_embeds_column(self) -> None:
+        """Check that nothing is asked for beside ready image vectors that needs images.
+
+        Raises:
+            InputError: something is.
+        """
+        if self.image_embeds_column is None:
+            return
+        given = f"image_embeds_column is {self.image_embeds_column!r}"
+        if self.streaming:
+            raise InputError(f"{given}, and streaming is true, which reads images: leave out one of the two")
+        if not self.cache_image_embeds:
+            raise InputError(
+                f"{given}, and cache_image_embeds is false, by which images are encoded in each step: leave "
+                "out one of the two"
+            )
+        if self.image_views > 1:
+            raise InputError(
+                f"{given}, and image_views is {self.image_views}: vectors have no crops, leave it out"
+            )
+        for name in self.trainable:
+            if name.startswith(IMAGE_PARTS):
+                raise InputError(
+                    f"{given}, and trainable names {name}, which no image passes: leave out one of the two"
+                )
 
     def decide_on_towers(self) -> None:
         """Decide whether both towers are cached, where `cache_towers` does not say.
@@ -957,6 +993,8 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
         learning = [name for name in self.trainable if name.startswith(("text_model", "vision_model"))]
         if learning:
             return f"trainable names {learning[0]}, whose outputs change with each step"
+        if self.image_embeds_column is not None:
+            return "image_embeds_column is given, whose vectors pass no tower"
         if self.streaming:
             return "streaming is true, by which images and texts are not known beforehand"
         if not self.cache_image_embeds:

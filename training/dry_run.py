@@ -201,6 +201,11 @@ def _images_live(arguments: StageArguments) -> bool:
     return not getattr(arguments, "cache_image_embeds", False)
 
 
+def _has_image_vectors(arguments: StageArguments) -> bool:
+    """Return whether the dataset has ready vectors in place of images."""
+    return isinstance(arguments, ContrastiveArguments) and arguments.image_embeds_column is not None
+
+
 def _caches_towers(arguments: StageArguments) -> bool:
     """Return whether both towers run once, before training."""
     return isinstance(arguments, ContrastiveArguments) and arguments.cache_towers
@@ -386,7 +391,9 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
     images = "0"
     if not isinstance(arguments, TeacherLearningArguments):
         images = f"{n_examples:,}"
-        if not _images_live(arguments):
+        if _has_image_vectors(arguments):
+            images += f", as vectors of the column {arguments.image_embeds_column}"
+        elif not _images_live(arguments):
             images += ", as embeddings computed once before training"
 
     training = f"{arguments.num_train_epochs:g} epochs"

@@ -396,6 +396,8 @@ class _Road:
             n_images = n_examples
             if arguments.cache_image_embeds:
                 n_images = amount.pictures * arguments.image_views
+            if arguments.image_embeds_column is not None:
+                n_images = 0  # their vectors are there
             of_images = n_images * image_operations(config)
             least, most = _of_texts(arguments, config)
             n_passes = _forwards(arguments) * n_examples
