@@ -16,7 +16,7 @@ from modeling_altclip.reading_altclip import text_reading
 from modeling_altclip.texts_altclip import text_length
 
 from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
-from .models.loading import revision_of
+from .models.revisions import revision_of
 
 # Keys of a configuration that no embedding depends on.
 _INCIDENTAL = ("_name_or_path", "architectures", "dtype", "matryoshka_dims", "transformers_version")
