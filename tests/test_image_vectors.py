@@ -1,18 +1,19 @@
 """Stage 2 on ready image vectors: what is read, what is set aside, and what is refused."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, Features, LargeList, List, Value, load_dataset
 
 from benchmarks import load_model
 from common.errors import InputError
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images
 from training import ContrastiveArguments
-from training.data.image_vectors import StoredVectors, keep_vectors
+from training.data.image_vectors import StoredVectors, check_vector_column, keep_vectors
 from training.jobs import stage2
 
 from .families import load_tokenizer_of, save_student, save_teacher
@@ -145,10 +146,11 @@ def test_what_needs_images_is_refused_beside_vectors(given, message, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("length", [2, -1])
-def test_vectors_of_every_type_are_read_where_they_are(dtype, length, tmp_path):
+@pytest.mark.parametrize("lists", [partial(List, length=2), List, LargeList])
+def test_vectors_of_every_type_are_read_where_they_are(dtype, lists, tmp_path):
     values = [[3.0, 4.0], None, [0.0, 2.0], [5.0, 12.0]]
-    features = Features({"vector": List(Value(dtype), length=length)})
+    features = Features({"vector": lists(Value(dtype))})
+    check_vector_column(features, "vector", "data")
     rows = Dataset.from_dict({"vector": values}, features).select([3, 1, 2, 0])
     kept, n_skipped = keep_vectors(rows, "vector", 2, "set_aside", str(tmp_path))
     assert n_skipped == 1

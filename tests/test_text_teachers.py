@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers.normalizers import Lowercase
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -82,6 +83,16 @@ def test_targets_are_what_the_library_encodes(normalize, rows, tokenizer, tmp_pa
     assert has_unit_length == normalize
     # The prompt is part of them.
     assert not torch.allclose(found, theirs.encode(texts, prompt="", convert_to_tensor=True), atol=1e-3)
+
+
+def test_a_teacher_of_static_embeddings_has_no_longest_text(rows, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    table = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=24)
+    SentenceTransformer(modules=[table], device="cpu").save_pretrained(str(tmp_path / "static"))
+    column = targets_of(f"sentence_transformers:{tmp_path / 'static'}", rows, tmp_path / "cache")
+    texts = [caption["en"] for caption in rows["captions"]]
+    expected = SentenceTransformer(str(tmp_path / "static"), device="cpu").encode(texts)
+    torch.testing.assert_close(column[range(len(rows))]["target"], expected, rtol=0, atol=1e-6)
 
 
 def test_equal_weights_alone_share_no_cache(rows, tokenizer, tmp_path):
@@ -209,6 +220,9 @@ def test_a_dry_run_says_where_images_come_from(given, capsys, tmp_path):
 
 def test_a_student_of_a_sentence_encoder_has_another_models_image_side(given):
     stage1.main(TeacherLearningArguments(**given))
+    record = json.loads(Path(given["output_dir"], "run.json").read_text("utf-8"))
+    models = [source["name"] for source in record["sources"] if source["role"] == "model"]
+    assert models == ["sentences", "clip", "bert"]
     student, processor = load_model(given["output_dir"])
     assert student.config.model_type == "altclip_dual_encoder"
     clip, _ = load_model(given["image_model_name_or_path"])

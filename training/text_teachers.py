@@ -99,10 +99,10 @@ def parameters_of_text_teacher(name_or_path: str) -> int | None:
     """
     try:
         config = AutoConfig.from_pretrained(source_of(name_or_path), trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, trust_remote_code=False)
     except (OSError, ValueError):
         return None
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

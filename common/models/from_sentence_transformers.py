@@ -7,11 +7,12 @@ sentence_transformers:sentence-transformers/clip-ViT-B-32-multilingual-v1+senten
 """
 
 import json
+import math
 from importlib.metadata import version
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module
+from sentence_transformers.base.modules import InputModule, Module
 from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -105,9 +106,10 @@ def _tokenizer_of(encoder: SentenceTransformer) -> AdaptedTokenizer:
     def prepare_texts(texts: list[str]) -> dict:
         return encoder.preprocess(texts, prompt=prompt)
 
-    return AdaptedTokenizer(
-        prepare_texts, encoder.max_seq_length or ENCODER_LENGTH, _describe(encoder, prompt)
-    )
+    # Some state no length, and static embeddings, which read every token, an infinite one.
+    length = encoder.max_seq_length or math.inf
+    n_tokens = length if math.isfinite(length) else ENCODER_LENGTH
+    return AdaptedTokenizer(prepare_texts, n_tokens, _describe(encoder, prompt))
 
 
 def _describe(encoder: SentenceTransformer, prompt: str | None) -> str:
@@ -116,17 +118,20 @@ def _describe(encoder: SentenceTransformer, prompt: str | None) -> str:
     The modules' own settings have pooling and normalization, the tokenizer has lower-casing.
     """
     modules = []
+    tokenizers = []
     configurations = []
     for module in encoder.modules():
         if isinstance(module, Module):
             modules.append([type(module).__name__, module.get_config_dict()])
+        if isinstance(module, InputModule):
+            tokenizers.append(_written(module.tokenizer))
         if isinstance(module, PreTrainedModel):
             configurations.append(settings(module))
     described = {
         "sentence-transformers": version("sentence-transformers"),
         "modules": modules,
         "configurations": configurations,
-        "tokenizer": _written(encoder.tokenizer),
+        "tokenizers": tokenizers,
         "prompt": prompt,
         "max_seq_length": encoder.max_seq_length,
         "truncate_dim": encoder.truncate_dim,

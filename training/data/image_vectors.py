@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, LargeList, List, Value
 from torch.nn.functional import normalize
 from xxhash import xxh3_128_hexdigest
 
@@ -167,7 +167,7 @@ def check_vector_column(features: Features, column: str, dataset: str) -> None:
             f"image_embeds_column: dataset {dataset!r} has no column {column!r}; it has {', '.join(features)}"
         )
     kind = features[column]
-    item = kind.feature if isinstance(kind, List) else None
+    item = kind.feature if isinstance(kind, List | LargeList) else None
     if not isinstance(item, Value) or not item.dtype.startswith("float"):
         raise InputError(
             f"image_embeds_column: column {column!r} of {dataset!r} must hold lists of floats, not {kind}"
