@@ -22,7 +22,8 @@ from common.commands import command_for, program_for, this_command
 from common.errors import InputError
 from common.languages import check_language, find_language
 from common.models.libraries import library_of
-from common.models.loading import check_model, load_model, revision_of
+from common.models.loading import check_model, load_model
+from common.models.revisions import revision_of
 from common.output import check_output_dir
 from common.paths import check_folder
 from common.processes import fix_threads

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ from modeling_altclip.reading_altclip import text_reading
 from modeling_altclip.texts_altclip import text_length
 
 from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
-from .models.loading import revision_of
+from .models.revisions import revision_of
 
 # Keys of a configuration that no embedding depends on.
 _INCIDENTAL = ("_name_or_path", "architectures", "dtype", "matryoshka_dims", "transformers_version")
@@ -76,28 +77,30 @@ def _adapter_fingerprint(model: PreTrainedModel) -> str:
     return xxh3_128("\n".join(known).encode()).hexdigest()
 
 
-def written(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a tokenizer as JSON, for fingerprints.
+def written(tokenizer: PreTrainedTokenizerBase | AdaptedTokenizer) -> str:
+    """Return a tokenizer as JSON, for fingerprints; of another library's, what it states of itself.
 
     The padding and truncation of its last call are left out; the length at which texts are cut is added.
     """
+    if isinstance(tokenizer, AdaptedTokenizer):
+        return tokenizer.settings
     if tokenizer.is_fast:
         described = json.loads(tokenizer.backend_tokenizer.to_str())
     else:
-        described = {"class": type(tokenizer).__name__, "files": _saved_files(tokenizer)}
+        described = {"class": type(tokenizer).__name__, "files": saved_files(tokenizer.save_pretrained)}
     described |= {"padding": None, "truncation": None, "max_length": text_length(tokenizer)}
     return json.dumps(described, sort_keys=True)
 
 
-def _saved_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return the XXH3-128 of each file that a tokenizer saves.
+def saved_files(save: Callable[[str], object]) -> dict[str, str]:
+    """Return the XXH3-128 of each file that a tokenizer saves by its method `save`, which takes a folder.
 
     A tokenizer written in Python has no other complete description.
     """
     with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        save(folder)
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return {path.name: xxh3_128(path.read_bytes()).hexdigest() for path in files}
 
 
-__all__ = ["hash_weights", "prepared_images", "prepared_texts", "settings", "written"]
+__all__ = ["hash_weights", "prepared_images", "prepared_texts", "saved_files", "settings", "written"]

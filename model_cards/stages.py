@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files.yaml_files import read_yaml
 from common.licences import terms_of
+from common.models.libraries import source_of
 from common.models.low_rank import base_of, is_low_rank
 from common.origins import Origin, from_records, read_origins
 from common.typed import check_types, fits, shorten
@@ -17,7 +18,12 @@ from .paths import public_path
 
 # The settings in a training's record that name the models that the new one is made of. If there is a
 # `model_name_or_path`, it alone counts: a teacher beside it is only learned from.
-_TOWERS = ("teacher_name_or_path", "text_encoder_name_or_path", "image_encoder_name_or_path")
+_TOWERS = (
+    "teacher_name_or_path",
+    "image_model_name_or_path",
+    "text_encoder_name_or_path",
+    "image_encoder_name_or_path",
+)
 
 
 @dataclass(kw_only=True)
@@ -54,6 +60,7 @@ class _Recorded:
 
     model_name_or_path: str | None
     teacher_name_or_path: str | None
+    image_model_name_or_path: str | None
     text_encoder_name_or_path: str | None
     image_encoder_name_or_path: str | None
     dataset: str | None
@@ -264,7 +271,7 @@ def _parents(name: str) -> list[str]:
         return [base_of(name, "stages")]
     if settings.get("model_name_or_path"):
         return [settings["model_name_or_path"]]
-    return [settings[tower] for tower in _TOWERS if settings.get(tower)]
+    return [source_of(settings[tower]) for tower in _TOWERS if settings.get(tower)]
 
 
 def _settings(stage: str) -> dict:

@@ -347,7 +347,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             self._require_grads_hooks.append(hook)
 
     @classmethod
-    def from_towers(
+    def from_towers(  # noqa: PLR0913  (two towers and keyword options of the model that they make)
         cls,
         vision_name_or_path: str,
         text_name_or_path: str,
@@ -356,6 +356,9 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         projection_bias: bool = False,
         vision_pooling: str | None = None,
         text_pooling: str | None = None,
+        text_head: str = "linear",
+        text_head_norm: bool = False,
+        dropout: float | None = None,
     ) -> "AltCLIPDualEncoderModel":
         """Build a model from two encoders, which keep their weights; both projections are new and random.
 
@@ -369,12 +372,16 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             text_pooling: by default the one in the checkpoint's sentence-transformers files (mE5: the mean);
                 without them `last` for encoders that read from left to right, `mean` for those of a model
                 that has a decoder as well (T5, NLLB), and else `cls`.
+            text_head, text_head_norm: as in the configuration.
+            dropout: the text tower's dropout; by default the encoder's own.
 
         Raises:
             ValueError: a checkpoint is not whole, or no tower of tokens or patches, or reads something else;
-                or a pooling does not suit its tower.
+                or a pooling does not suit its tower; or the text encoder has no dropout of the usual names.
         """
         vision_config, text_config = _load_tower_configs(vision_name_or_path, text_name_or_path)
+        if dropout is not None:
+            set_dropout(text_config, dropout)
         image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
         check_modality(image_encoder, vision_name_or_path, "image")
         text_encoder, text_pooling = _load_text_encoder(text_name_or_path, text_config, text_pooling)
@@ -386,6 +393,8 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             vision_pooling=vision_pooling,
             projection_dim=projection_dim,
             projection_bias=projection_bias,
+            text_head=text_head,
+            text_head_norm=text_head_norm,
         )
         check_image_encoder(image_encoder, vision_pooling)
         model = cls(config)

@@ -1,6 +1,9 @@
 """Small teachers and text encoders of every family, with random weights, saved as their authors save them."""
 
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -35,6 +38,8 @@ from transformers import (
     VisionTextDualEncoderModel,
     VisionTextDualEncoderProcessor,
     ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -130,3 +135,33 @@ def save_student(name, folder, tokenizer):
 def load_tokenizer_of(miniature):
     """Load the miniature's tokenizer anew: a processor changes the one that it is given."""
     return AutoTokenizer.from_pretrained(miniature / "text_encoder")
+
+
+def save_sentence_encoder(
+    folder, tokenizer, *, dim=24, pooling="mean", prompt="key ", length=90, normalize=True
+):
+    """Save a sentence encoder of sentence-transformers, which reads no images; return its name as a teacher.
+
+    It is a BERT, a pooling, a layer to `dim` values and a normalization, with a prompt of its own.
+    """
+    bert = f"{folder}-bert"
+    save_student("bert", bert, tokenizer)
+    torch.manual_seed(2)
+    modules = [
+        Transformer(bert, max_seq_length=length),
+        Pooling(TEXT["hidden_size"], pooling_mode=pooling),
+        Dense(TEXT["hidden_size"], dim),
+    ]
+    if normalize:
+        modules.append(Normalize())
+    prompts = {"prompts": {"caption": prompt}, "default_prompt_name": "caption"}
+    SentenceTransformer(modules=modules, device="cpu", **prompts).save_pretrained(str(folder))
+    return f"sentence_transformers:{folder}"
+
+
+def save_image_encoder(folder):
+    """Save a ViT with its image processor."""
+    torch.manual_seed(3)
+    ViTModel(ViTConfig(**VISION)).eval().save_pretrained(folder)
+    ViTImageProcessorPil(**SIZE).save_pretrained(folder)
+    return str(folder)

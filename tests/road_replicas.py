@@ -122,9 +122,15 @@ class RoadReplica:
         """Return the configuration of the model that a training would save."""
         if arguments.model_name_or_path is not None:
             return read_config(arguments.model_name_or_path, "model_name_or_path")
-        teacher = read_config(arguments.teacher_name_or_path, "teacher_name_or_path")
+        image_side = read_config(getattr(arguments, arguments.image_side), arguments.image_side)
         encoder = read_config(arguments.text_encoder_name_or_path, "text_encoder_name_or_path")
-        return join(teacher, encoder, text_pooling=arguments.text_pooling, text_head=arguments.text_head)
+        return join(
+            image_side,
+            encoder,
+            text_pooling=arguments.text_pooling,
+            text_head=arguments.text_head,
+            has_text_teacher=arguments.has_text_teacher,
+        )
 
     def _clean(self, arguments: CleaningArguments) -> None:
         """Read the first rows of each corpus, and write them as a cleaning does: parquet, and a list."""

@@ -7,6 +7,7 @@ import pytest
 import sentence_transformers
 import torch
 import transformers
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -14,8 +15,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from benchmarks.results import package_versions
 from common.errors import InputError
 from common.fingerprints import hash_weights
-from common.models.loading import load_model
+from common.models.loading import load_model, load_texts
 from modeling_altclip import embed_images, embed_texts
+from training import teacher_embeddings
+from training.teachers import SHARED
 
 from .test_any_model import ENCODER, IMAGES, TEXTS, bert_tokenizer, roberta_tokenizer, saved
 
@@ -246,6 +249,20 @@ def test_open_clip(open_clip_folder):
         image_embeds = embed_images(model, processor, IMAGES, batch_size=batch_size)
         torch.testing.assert_close(image_embeds, vectors, atol=1e-5, rtol=1e-4)
     assert hash_weights(model) == hash_weights(load_model(f"open_clip:{folder}")[0])
+
+
+def test_open_clip_teaches_what_it_encodes(open_clip_folder, tmp_path):
+    """Targets have the length that the library gives them, before any normalization."""
+    import open_clip
+
+    folder, theirs = open_clip_folder
+    model, tokenizer = load_texts(f"open_clip:{folder}", argument="teacher_name_or_path")
+    rows = Dataset.from_dict({"captions": [{"en": text} for text in TEXTS]})
+    column = teacher_embeddings(rows, model, tokenizer, space=SHARED, cache_dir=str(tmp_path / "cache"))
+    found = torch.as_tensor(column[range(len(TEXTS))]["target"])
+    with torch.no_grad():
+        expected = theirs.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS))
+    assert ((found - expected).norm(dim=1) / expected.norm(dim=1)).max() < 1e-6
 
 
 def test_open_clip_names_its_weights():

@@ -13,7 +13,8 @@ from transformers.utils import is_protobuf_available
 
 from common.errors import InputError
 from common.fingerprints import hash_weights
-from common.models.loading import load_model, revision_of
+from common.models.loading import load_model
+from common.models.revisions import revision_of
 from modeling_altclip import (
     AltCLIPDualEncoderConfig,
     AltCLIPDualEncoderModel,

@@ -194,7 +194,7 @@ def test_texts_that_are_not_truncated_are_not_cut(processor):
 
 def test_texts_of_other_libraries_are_cut():
     given = []
-    tokenizer = AdaptedTokenizer(lambda texts: given.extend(texts) or {}, model_max_length=77)
+    tokenizer = AdaptedTokenizer(lambda texts: given.extend(texts) or {}, model_max_length=77, settings="")
     tokenizer([WORD, "cat"])
     assert given == [WORD[: 64 * 77], "cat"]
 

@@ -9,7 +9,8 @@ import torch
 from common.errors import InputError
 from common.files.rows import load_rows
 from common.languages import check_languages
-from common.models.loading import load_model, revision_of
+from common.models.loading import load_model
+from common.models.revisions import revision_of
 from common.recipe import launch, parse
 from training.arguments import (
     ContrastiveArguments,

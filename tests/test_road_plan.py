@@ -54,6 +54,7 @@ ROADS = (
     "siglip2_add_languages",
     "siglip2_own_tower",
     "clip_e5_small",
+    "open_clip",
 )
 
 
@@ -92,6 +93,11 @@ KNOWN = {
     "siglip2_nllb": ([878_978, 878_978, 703_182], SIGLIP2_MEXMA),
     "siglip2_add_languages": ([878_978 + 3_000_000], SIGLIP2_MEXMA),
     "siglip2_own_tower": ([878_978 + 3_000_000], 375_187_970),
+    # The image side of CLIP H/14 with its projection, and a head of texts.
+    "open_clip": (
+        [150_000, 7_534_319, 120_000],
+        632_076_800 + 558_840_832 + 1024 * 1024 + 1,
+    ),
     # CLIP's text tower and its projection go, mE5's pooler too.
     "clip_e5_small": (
         [30_000, 400_000, 24_000],
@@ -137,6 +143,7 @@ PUBLISHED = {
     "openai/clip-vit-large-patch14": 427_616_513,
     "openai/clip-vit-base-patch32": 151_277_313,
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": 986_109_441,
+    "open_clip:ViT-H-14/laion2b_s32b_b79k": 986_109_441,
     "FacebookAI/xlm-roberta-large": 559_890_432,
     "intfloat/multilingual-e5-base": 278_043_648,
     "BAAI/AltCLIP-m9": 864_186_113,
@@ -476,6 +483,31 @@ def test_cached_towers_see_each_picture_and_each_text_once(tmp_path):
         of_texts = amount.texts * text_operations(student, n_tokens)
         of_pictures = amount.pictures * image_operations(teacher)
         assert stage2.operations[place] == pytest.approx(of_texts + of_pictures, rel=1e-6)
+
+
+def test_a_teacher_of_texts_alone_is_planned_as_far_as_it_is_known(tmp_path):
+    teacher = "teacher_name_or_path: openai/clip-vit-base-patch32"
+
+    def plan_with(name, image_model):
+        given = f"teacher_name_or_path: {name}\nimage_model_name_or_path: {image_model}"
+        write(tmp_path / "stage1.yaml", STAGE1.replace(teacher, given))
+        plan = plan_road(read_road(tmp_path))
+        (step,) = plan.steps
+        return plan, step
+
+    # Nothing but the library knows this model, and so how long it takes.
+    plan, step = plan_with("open_clip:ViT-B-32/mine", "openai/clip-vit-base-patch32")
+    # CLIP's text tower and its projection go, mE5's pooler too; a head of one layer comes.
+    image_side = 151_277_313 - 63_165_952 - 512 * 512
+    assert step.n_parameters == image_side + 278_043_648 - 768 * 769 + 768 * 512
+    assert plan.hours(1) is None
+    assert plan.unknown == ["open_clip:ViT-B-32/mine"]
+
+    encoder = "intfloat/multilingual-e5-small"
+    plan, step = plan_with(f"sentence_transformers:{encoder}", "google/vit-base-patch16-224-in21k")
+    assert plan.hours(1) is not None
+    assert dict(step.lines)["projection"] == "planned to 768 values, as wide as the image encoder"
+    assert encoder in plan.models
 
 
 def test_epochs_of_unknown_size_have_no_hours(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from transformers import (
@@ -23,6 +23,8 @@ from transformers import (
 )
 
 from benchmarks import load_model
+from benchmarks.encoder import Encoder
+from benchmarks.retrieval import evaluate_retrieval
 from common.errors import InputError
 from modeling_altclip import (
     AltCLIPConfig,
@@ -47,11 +49,13 @@ from .families import (
     TEXT,
     VISION,
     load_tokenizer_of,
+    save_sentence_encoder,
     save_student,
     save_teacher,
 )
 
 TEXTS = ["a dog", "a red apple and a key", "scissors"]
+SENTENCES = "sentences"  # a teacher of texts alone, beside a CLIP's image side and a user's image vectors
 QUICK = {
     "languages": ["en", "zh"],
     "max_steps": 2,
@@ -65,9 +69,14 @@ QUICK = {
 
 @pytest.fixture
 def saved(miniature, tmp_path):
-    """Return a function that saves a teacher or a student by its name, and returns its folder."""
+    """Return a function that saves a teacher or a student by its name, and returns its folder.
+
+    Of the sentence encoder it returns the name as a teacher, before which the library stands.
+    """
 
     def save(name):
+        if name == SENTENCES:
+            return save_sentence_encoder(tmp_path / name, load_tokenizer_of(miniature))
         writer = save_teacher if name in TEACHERS else save_student
         return writer(name, tmp_path / name, load_tokenizer_of(miniature))
 
@@ -427,14 +436,43 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.fixture
+def with_vectors(miniature, tmp_path):
+    """Return a function that saves captions with the vectors that a model makes of their images."""
+
+    def with_vectors(model):
+        rows = load_dataset(str(miniature / "dataset"), split="train").select(range(48))
+        vectors = embed_images(*load_model(model), rows["image"]).tolist()
+        saved = Dataset.from_dict({"vector": vectors, "captions": rows["captions"][:]})
+        saved.to_parquet(tmp_path / "vectors/train-00000-of-00001.parquet")
+        return str(tmp_path / "vectors")
+
+    return with_vectors
+
+
+def check_recall(folder, miniature):
+    """Check that a model is evaluated on images that it embeds by itself."""
+    rows = load_dataset(str(miniature / "dataset"), split="validation").select(range(8))
+    encoder = Encoder(*load_model(folder))
+    image_embeds = encoder.images(rows["image"])
+    found = evaluate_retrieval(encoder, image_embeds, rows["captions"][:], ["en", "zh"])
+    assert list(found) == ["en", "zh"]
+    assert 0 <= found["zh"].metrics()["mean_recall"] <= 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("teacher", TEACHERS)
-def test_matrix(teacher, saved, train, tmp_path):
+@pytest.mark.parametrize("teacher", [*TEACHERS, SENTENCES])
+def test_matrix(teacher, saved, train, with_vectors, miniature, tmp_path):
     """Each teacher with each family of students: both stages, loading, evaluation, resuming, remote code."""
-    teacher_folder = saved(teacher)
+    teacher_folder = saved("clip" if teacher == SENTENCES else teacher)
+    of_teacher = {"teacher_name_or_path": teacher_folder}
+    of_stage2 = {}
+    if teacher == SENTENCES:
+        of_teacher = {"teacher_name_or_path": saved(SENTENCES), "image_model_name_or_path": teacher_folder}
+        of_stage2 = {"dataset": with_vectors(teacher_folder), "image_embeds_column": "vector"}
     finished = []
     for student in ("xlm-r", "bert", "modernbert", "t5", "qwen3"):
-        given = {"teacher_name_or_path": teacher_folder, "text_encoder_name_or_path": saved(student)}
+        given = of_teacher | {"text_encoder_name_or_path": saved(student)}
         # Mean pooling is asked for where the encoder would not by itself.
         if student in ("xlm-r", "bert"):
             given["text_pooling"] = "mean"
@@ -447,8 +485,9 @@ def test_matrix(teacher, saved, train, tmp_path):
 
         has_bias = load_model(first)[0].logit_bias is not None
         loss = "sigmoid" if has_bias else "contrastive"
-        second = train(stage2, f"{student}-2", model_name_or_path=first, loss=loss)
+        second = train(stage2, f"{student}-2", model_name_or_path=first, loss=loss, **of_stage2)
         check_outcome(second, teacher_folder)
+        check_recall(second, miniature)
         finished.append(second)
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -463,12 +502,18 @@ def test_matrix(teacher, saved, train, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("teacher", "student"), [("siglip", "bert"), ("clip", "t5"), ("naflex", "qwen3")])
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [("siglip", "bert"), ("clip", "t5"), ("naflex", "qwen3"), (SENTENCES, "xlm-r")],
+)
 def test_two_processes_learn_like_one(teacher, student, saved, train_by_one_and_two):
     """One process has the whole batch, two have halves of it."""
     flags = ["--teacher_name_or_path", saved(teacher), "--text_encoder_name_or_path", saved(student)]
+    image_model = saved("clip" if teacher == SENTENCES else teacher)
+    if teacher == SENTENCES:
+        flags += ["--image_model_name_or_path", image_model]
     expected, found = train_by_one_and_two(*flags)
-    start = AltCLIPDualEncoderModel.from_teacher(saved(teacher), saved(student)).text_projection.weight
+    start = AltCLIPDualEncoderModel.from_teacher(image_model, saved(student)).text_projection.weight
     assert not torch.allclose(expected["text_projection.weight"], start, atol=1e-3)
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)

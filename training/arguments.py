@@ -18,9 +18,11 @@ from transformers.integrations.integration_utils import (
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from common.errors import InputError
+from common.models.libraries import TEXT_TEACHERS, check_library, library_of, source_of
 from common.recipe import did_you_mean
 from modeling_altclip.configuration_altclip_dual_encoder import TEXT_HEADS
 
+from .freezing import IMAGE_PARTS
 from .losses import OBJECTIVES, PAIR_LOSSES
 from .matryoshka import check_matryoshka
 
@@ -237,7 +239,7 @@ class StageArguments(TrainingArguments):
         """Return the models that the training starts from or learns from."""
         names = [field.name for field in fields(self) if field.name.endswith("name_or_path")]
         given = [getattr(self, name) for name in names]
-        return [name for name in given if name is not None]
+        return [source_of(name) for name in given if name is not None]
 
     def __getstate__(self) -> dict:
         """Return what `training_args.bin` holds, which is in every saved folder: all but the token."""
@@ -374,8 +376,8 @@ class PairArguments(ExclusionArguments):
     bad_rows: str = field(
         default="set_aside",
         metadata={
-            "help": "What happens to rows whose image cannot be decoded: set_aside skips and lists them, "
-            "error stops the script."
+            "help": "What happens to rows whose image cannot be decoded, or which have no vector in "
+            "image_embeds_column: set_aside skips and lists them, error stops the script."
         },
     )
 
@@ -614,7 +616,18 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
         metadata={
             "help": "Folder or Hub id of the model whose text embeddings are the targets, and whose image "
             "tower the student has: a CLIP, SigLIP, SigLIP 2, MetaCLIP 2, Chinese-CLIP, TIPSv2, AltCLIP or "
-            "VisionTextDualEncoder. By default `model_name_or_path`."
+            "VisionTextDualEncoder. Or a model of another library, sentence_transformers:NAME or "
+            "open_clip:NAME/TAG, which gives the targets alone: see `image_model_name_or_path`. By default "
+            "`model_name_or_path`."
+        },
+    )
+    image_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of the model whose image tower the student has, where the teacher is "
+            "one of another library: a CLIP, SigLIP or other dual model whose image embeddings are in the "
+            "space of the teacher's texts, of which projection, scale and bias are taken over too; or an "
+            "image encoder alone, such as a ViT or DINOv2, whose projection is new and left to stage 2."
         },
     )
     text_encoder_name_or_path: str | None = field(
@@ -782,6 +795,7 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
             raise InputError(
                 "teacher_name_or_path is missing: give the CLIP whose text embeddings are the targets"
             )
+        self.check_image_model()
         of_new_tower = ("text_pooling", "text_head", "text_head_norm", "text_prompt")
         given = [name for name in of_new_tower if getattr(self, name)]
         if self.model_name_or_path is not None and given:
@@ -795,6 +809,49 @@ class TeacherLearningArguments(LowRankArguments, _FrozenTowerArguments, Exclusio
             raise InputError(
                 f"new_pieces is {self.new_pieces} without model_name_or_path: "
                 "a new text tower uses its encoder's tokenizer unchanged"
+            )
+
+    @property
+    def has_text_teacher(self) -> bool:
+        """Return whether the teacher is a model of another library, which gives targets alone."""
+        return library_of(self.teacher_name_or_path) is not None
+
+    @property
+    def image_side(self) -> str:
+        """Return the argument that names the model whose image side the student has."""
+        if self.model_name_or_path is not None:
+            return "model_name_or_path"
+        return "image_model_name_or_path" if self.has_text_teacher else "teacher_name_or_path"
+
+    def check_image_model(self) -> None:
+        """Check that a new student has exactly one image tower: the teacher's, or another model's.
+
+        Raises:
+            InputError: it has none or two, or the teacher's library has no models that teach texts.
+        """
+        teacher = self.teacher_name_or_path
+        image_model = self.image_model_name_or_path
+        library = check_library(teacher)
+        if library is not None and library not in TEXT_TEACHERS:
+            raise InputError(
+                f"teacher_name_or_path is {teacher!r}, of a library whose models do not teach texts alone: "
+                f"choose from {', '.join(f'{name}:' for name in TEXT_TEACHERS)}"
+            )
+        if image_model is None and library is not None and self.model_name_or_path is None:
+            raise InputError(
+                f"image_model_name_or_path is missing: the teacher {teacher!r} gives embeddings of texts "
+                "alone. Give a model whose image embeddings are in their space, such as the transformers "
+                "port of the same weights, or an image encoder alone"
+            )
+        if image_model is not None and self.model_name_or_path is not None:
+            raise InputError(
+                f"image_model_name_or_path is {image_model!r}, and model_name_or_path is a finished model, "
+                "which has its own image tower: leave it out"
+            )
+        if image_model is not None and library is None:
+            raise InputError(
+                f"image_model_name_or_path is {image_model!r}, and the student has the image tower of its "
+                f"teacher {teacher!r}: leave it out"
             )
 
     def check_replay(self) -> None:
@@ -867,6 +924,14 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
     )
 
     # Data
+    image_embeds_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of ready image vectors, lists of floats in the space of the model's embeddings, "
+            "of their width. They stand for the images, which the dataset need not have, and no image tower "
+            "runs. By default images are read."
+        },
+    )
     cache_image_embeds: bool = field(
         default=True,
         metadata={"help": "Run the frozen image tower once before training, and cache its embeddings."},
@@ -988,6 +1053,7 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
             raise InputError(
                 f"image_views is {self.image_views}: 1 shows images as they are, more adds crops"
             )
+        self.check_image_embeds_column()
         self.decide_on_towers()
         learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]
         if self.cache_image_embeds and learning and not self.cache_towers:
@@ -1003,6 +1069,32 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
     def models(self) -> list[str]:
         """Return the model that the training starts from; validation alone compares with the teacher."""
         return [self.model_name_or_path]
+
+    def check_image_embeds_column(self) -> None:
+        """Check that nothing is asked for beside ready image vectors that needs images.
+
+        Raises:
+            InputError: something is.
+        """
+        if self.image_embeds_column is None:
+            return
+        given = f"image_embeds_column is {self.image_embeds_column!r}"
+        if self.streaming:
+            raise InputError(f"{given}, and streaming is true, which reads images: leave out one of the two")
+        if not self.cache_image_embeds:
+            raise InputError(
+                f"{given}, and cache_image_embeds is false, by which images are encoded in each step: leave "
+                "out one of the two"
+            )
+        if self.image_views > 1:
+            raise InputError(
+                f"{given}, and image_views is {self.image_views}: vectors have no crops, leave it out"
+            )
+        for name in self.trainable:
+            if name.startswith(IMAGE_PARTS):
+                raise InputError(
+                    f"{given}, and trainable names {name}, which no image passes: leave out one of the two"
+                )
 
     def decide_on_towers(self) -> None:
         """Decide whether both towers are cached, where `cache_towers` does not say.
@@ -1021,6 +1113,8 @@ class ContrastiveArguments(PairArguments, LowRankArguments, _FrozenTowerArgument
         learning = [name for name in self.trainable if name.startswith(("text_model", "vision_model"))]
         if learning:
             return f"trainable names {learning[0]}, whose outputs change with each step"
+        if self.image_embeds_column is not None:
+            return "image_embeds_column is given, whose vectors pass no tower"
         if self.streaming:
             return "streaming is true, by which images and texts are not known beforehand"
         if not self.cache_image_embeds:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -38,7 +38,8 @@ from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
 from .own_text_tower import fit_trainable, let_encode_texts_alone
 from .student import student_config
-from .teachers import space_of
+from .teachers import space_of, width_of_targets
+from .text_teachers import describe_image_side, parameters_of_text_teacher
 
 _GIB = 2**30  # bytes
 _FLOAT32 = 4  # bytes
@@ -94,9 +95,10 @@ def print_plan(arguments: StageArguments) -> None:
     texts, described = first_captions(arguments)
     argument = _tokenizer_argument(arguments)
     tokenizer = load_tokenizer(argument, getattr(arguments, argument))
+    config = _config_of(arguments)
     # Some families look at their first random weights, and fake ones have no values to look at.
     with FakeTensorMode(), no_init_weights():
-        model = _untrained(arguments)
+        model = _untrained(arguments, config)
         _check_pooler(arguments, model)
         reading = text_reading(model)
         longest = min(arguments.max_text_length, readable_tokens(model), reading.length or math.inf)
@@ -110,6 +112,7 @@ def print_plan(arguments: StageArguments) -> None:
 
     lines = [
         ("data", f"{arguments.dataset}, split {arguments.split}: {described}"),
+        *_teacher_lines(arguments, config),
         *_parameter_lines(model, arguments),
         *_step_lines(arguments, lengths),
         *_memory_lines(memory, bounds, arguments),
@@ -136,23 +139,31 @@ def check_room_before_loading(arguments: StageArguments) -> None:
     Raises:
         InputError: it has not; the message gives the sizes.
     """
+    config = _config_of(arguments)
     # Shapes alone, as `from_pretrained` builds every model: no time, no memory and no random numbers.
     with torch.device("meta"):
-        model = _untrained(arguments)
+        model = _untrained(arguments, config)
     check_room_for_model(arguments, model)
 
 
-def _untrained(arguments: StageArguments) -> PreTrainedModel:
-    """Build the stage's model by its configurations, without loading weights, and freeze what it freezes."""
+def _config_of(arguments: StageArguments) -> PreTrainedConfig:
+    """Return the configuration of the stage's model."""
     if _is_new_student(arguments):
-        model = AutoModel.from_config(student_config(arguments), trust_remote_code=False)
+        return student_config(arguments)
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+    if isinstance(arguments, TeacherLearningArguments) and arguments.new_pieces:
+        # As `build_student` resizes the embeddings, if as many pieces are found as may be added.
+        n_known = len(load_tokenizer("model_name_or_path", arguments.model_name_or_path))
+        config.text_config.vocab_size = n_known + arguments.new_pieces
+    return config
+
+
+def _untrained(arguments: StageArguments, config: PreTrainedConfig) -> PreTrainedModel:
+    """Build the stage's model by its configuration, without loading weights, and freeze what it freezes."""
+    if _is_new_student(arguments):
+        model = AutoModel.from_config(config, trust_remote_code=False)
         model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
     else:
-        config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
-        if isinstance(arguments, TeacherLearningArguments) and arguments.new_pieces:
-            # As `build_student` resizes the embeddings, if as many pieces are found as may be added.
-            n_known = len(load_tokenizer("model_name_or_path", arguments.model_name_or_path))
-            config.text_config.vocab_size = n_known + arguments.new_pieces
         model = AutoModel.from_config(
             config, attn_implementation=arguments.attn_implementation, trust_remote_code=False
         )
@@ -202,6 +213,11 @@ def _images_live(arguments: StageArguments) -> bool:
     if isinstance(arguments, TeacherLearningArguments):
         return False
     return not getattr(arguments, "cache_image_embeds", False)
+
+
+def _has_image_vectors(arguments: StageArguments) -> bool:
+    """Return whether the dataset has ready vectors in place of images."""
+    return isinstance(arguments, ContrastiveArguments) and arguments.image_embeds_column is not None
 
 
 def _caches_towers(arguments: StageArguments) -> bool:
@@ -389,6 +405,19 @@ def _n_trainable(model: nn.Module) -> int:
 # The lines of the plan, as pairs of a name and a value
 
 
+def _teacher_lines(arguments: StageArguments, config: PreTrainedConfig) -> list[tuple[str, str]]:
+    """Say how large a teacher of texts alone is, and what it has to give."""
+    if not isinstance(arguments, TeacherLearningArguments) or not arguments.has_text_teacher:
+        return []
+    n_parameters = parameters_of_text_teacher(arguments.teacher_name_or_path)
+    size = "of a size that its library knows" if n_parameters is None else f"{n_parameters:,} parameters"
+    needed = f"has to give {width_of_targets(config)} values a text"
+    lines = [("teacher", f"{arguments.teacher_name_or_path}, {size}; {needed}")]
+    if arguments.image_model_name_or_path is not None:
+        lines.append(("images", describe_image_side(arguments)))
+    return lines
+
+
 def _parameter_lines(model: PreTrainedModel, arguments: StageArguments) -> list[tuple[str, str]]:
     towers = []
     for name, part in model.named_children():
@@ -420,7 +449,9 @@ def _step_lines(arguments: StageArguments, lengths: list[int]) -> list[tuple[str
     images = "0"
     if not isinstance(arguments, TeacherLearningArguments):
         images = f"{n_examples:,}"
-        if not _images_live(arguments):
+        if _has_image_vectors(arguments):
+            images += f", as vectors of the column {arguments.image_embeds_column}"
+        elif not _images_live(arguments):
             images += ", as embeddings computed once before training"
 
     lines = [

@@ -7,14 +7,17 @@ from transformers import AutoConfig
 
 from common.models.kinds import (
     ALTCLIP,
+    DUAL_ENCODER,
     FINISHED,
     IMAGE_ENCODER,
+    IMAGE_SIDE,
     MASKED,
     TEACHER,
     TEXT_ENCODER,
     TEXT_TOWER,
     TRAINABLE,
     TWO_TOWERS,
+    Kind,
     check_kind,
     check_vocabulary,
     load_tokenizer,
@@ -48,6 +51,20 @@ _KINDS = {
     DiffusionArguments: {"model_name_or_path": ALTCLIP},
     TextPretrainingArguments: {"text_encoder_name_or_path": MASKED},
 }
+# Of stage 1, where the teacher is a model of another library, which that library checks when it loads it.
+# Its targets are embeddings, as dual encoders learn them; an AltCLIP learns what comes before the projection.
+_WITH_TEXT_TEACHER = {
+    "image_model_name_or_path": IMAGE_SIDE,
+    "text_encoder_name_or_path": TEXT_TOWER,
+    "model_name_or_path": DUAL_ENCODER,
+}
+
+
+def _kinds_of(arguments: StageArguments) -> dict[str, Kind]:
+    """Return the kind of model that each argument needs."""
+    if isinstance(arguments, TeacherLearningArguments) and arguments.has_text_teacher:
+        return _WITH_TEXT_TEACHER
+    return _KINDS[type(arguments)]
 
 
 def check_models(arguments: StageArguments) -> None:
@@ -58,7 +75,7 @@ def check_models(arguments: StageArguments) -> None:
             training would change what an adapter leaves as it is, or the model does not go with the other
             arguments, see `check_own_tower`.
     """
-    for argument, kind in _KINDS[type(arguments)].items():
+    for argument, kind in _kinds_of(arguments).items():
         name_or_path = getattr(arguments, argument)
         if name_or_path is not None:
             check_kind(argument, name_or_path, kind)
@@ -77,10 +94,10 @@ def check_tokenizers(arguments: StageArguments) -> None:
     Raises:
         InputError: one has fewer embeddings, which the message counts, or has no tokenizer.
     """
-    for argument, kind in _KINDS[type(arguments)].items():
+    for argument, kind in _kinds_of(arguments).items():
         name_or_path = getattr(arguments, argument)
         # An image encoder reads no texts, and has no tokenizer.
-        if name_or_path is not None and kind != IMAGE_ENCODER:
+        if name_or_path is not None and kind not in (IMAGE_ENCODER, IMAGE_SIDE):
             config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
             check_vocabulary(argument, name_or_path, config, load_tokenizer(argument, name_or_path))
 

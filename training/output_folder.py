@@ -18,6 +18,7 @@ from benchmarks.results import package_versions
 from common import output
 from common.errors import InputError
 from common.files.whole_files import write_text
+from common.models.libraries import source_of
 from common.models.low_rank import is_low_rank
 from common.origins import Origin, as_records
 from common.output import (
@@ -325,7 +326,8 @@ def _inputs_of(arguments: StageArguments) -> dict[str, str | None]:
     inputs = {}
     for field in fields(arguments):
         if field.name.endswith(("name_or_path", "dataset")):
-            inputs[field.name] = getattr(arguments, field.name)
+            name = getattr(arguments, field.name)
+            inputs[field.name] = None if name is None else source_of(name)
     return inputs
 
 

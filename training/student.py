@@ -1,4 +1,4 @@
-"""Build the student of stage 1: a new text tower beside the teacher's image tower, or a finished model."""
+"""Build the student of stage 1: a new text tower beside a trained image tower, or a finished model."""
 
 from copy import deepcopy
 
@@ -29,7 +29,8 @@ from .arguments import TeacherLearningArguments, say
 from .data.examples import all_texts
 from .data.tower_cache import teacher_embeddings
 from .own_text_tower import has_own_tower
-from .teachers import join, space_of, width_of_targets
+from .teachers import join, join_image_encoder, space_of, width_of_targets
+from .text_teachers import Teacher, has_new_image_projection, width_of, width_of_text_teacher
 from .vocabulary import extend_tokenizer
 
 
@@ -100,18 +101,28 @@ def processors_of_student(
 
 
 def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Build a new text tower from an encoder, beside the teacher's image tower."""
-    teacher = arguments.teacher_name_or_path
+    """Build a new text tower from an encoder, beside the image tower of the teacher or of another model."""
+    image_model = getattr(arguments, arguments.image_side)
     encoder = arguments.text_encoder_name_or_path
     tokenizer = load_tokenizer("text_encoder_name_or_path", encoder)
     config = student_config(arguments)
     with readable("text_encoder_name_or_path", encoder):
         if isinstance(config, AltCLIPConfig):
             _say_unused_pooling(arguments)
-            model = AltCLIPModel.from_teacher(teacher, encoder, dropout=arguments.dropout)
+            model = AltCLIPModel.from_teacher(image_model, encoder, dropout=arguments.dropout)
+        elif has_new_image_projection(arguments):
+            model = AltCLIPDualEncoderModel.from_towers(
+                image_model,
+                encoder,
+                projection_dim=config.projection_dim,
+                text_pooling=arguments.text_pooling,
+                text_head=config.text_head,
+                text_head_norm=config.text_head_norm,
+                dropout=arguments.dropout,
+            )
         else:
             model = AltCLIPDualEncoderModel.from_teacher(
-                teacher,
+                image_model,
                 encoder,
                 text_pooling=arguments.text_pooling,
                 text_head=config.text_head,
@@ -142,26 +153,51 @@ def _say_unused_pooling(arguments: TeacherLearningArguments) -> None:
 def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
     """Return the configuration of the student: that of the finished model, or of a teacher and an encoder.
 
-    It tells the student's type, and its size; no weights are loaded.
+    It tells the student's type, and its size; no weights are loaded, but those of a teacher of texts alone
+    where nothing else states the width of its embeddings.
 
     Raises:
-        InputError: a model cannot be loaded, or the teacher has no image tower that can be taken over.
+        InputError: a model cannot be loaded, or the teacher, or the model for images, has no image tower that
+            can be taken over.
     """
     if arguments.model_name_or_path is not None:
         return AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
     encoder_name = arguments.text_encoder_name_or_path
-    with readable("teacher_name_or_path", arguments.teacher_name_or_path):
-        teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path, trust_remote_code=False)
     with readable("text_encoder_name_or_path", encoder_name):
-        return join(
-            teacher,
-            load_text_config(encoder_name),
-            text_pooling=arguments.text_pooling,
-            text_head=arguments.text_head,
-            text_head_norm=arguments.text_head_norm,
-            stated_pooling=stated_pooling(encoder_name),
-            dropout=arguments.dropout,
-        )
+        encoder = load_text_config(encoder_name)
+        options = {
+            "text_pooling": arguments.text_pooling,
+            "text_head": arguments.text_head,
+            "text_head_norm": arguments.text_head_norm,
+            "stated_pooling": stated_pooling(encoder_name),
+            "dropout": arguments.dropout,
+        }
+    name = getattr(arguments, arguments.image_side)
+    with readable(arguments.image_side, name):
+        image_side = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if has_new_image_projection(arguments):
+        width = width_of_text_teacher(arguments.teacher_name_or_path)
+        return join_image_encoder(image_side, encoder, width, **options)
+    return join(image_side, encoder, **options, has_text_teacher=arguments.has_text_teacher)
+
+
+def check_width(arguments: TeacherLearningArguments, teacher: Teacher) -> None:
+    """Check that a teacher of texts alone gives targets as wide as the student's embeddings of images.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not arguments.has_text_teacher:
+        return  # the student has the teacher's width, or `embed_targets` compares them
+    width = width_of(teacher.model, teacher.processor.tokenizer)
+    needed = width_of_targets(student_config(arguments))
+    if width == needed:
+        return
+    image_model = getattr(arguments, arguments.image_side)
+    raise InputError(
+        f"teacher_name_or_path {arguments.teacher_name_or_path!r} gives embeddings of {width} values, and "
+        f"{arguments.image_side} {image_model!r} of {needed}: give two that share one space"
+    )
 
 
 def languages_to_replay(
@@ -189,8 +225,7 @@ def languages_to_replay(
 def embed_targets(
     arguments: TeacherLearningArguments,
     rows: Dataset,
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    teacher: Teacher,
 ) -> CachedColumn:
     """Embed the English texts by the teacher, in the space that the student learns in.
 
@@ -200,8 +235,8 @@ def embed_targets(
     student = student_config(arguments)
     targets = teacher_embeddings(
         rows,
-        teacher,
-        tokenizer,
+        teacher.model,
+        teacher.processor.tokenizer,
         space=space_of(student),
         cache_dir=arguments.cache_dir,
         dtype=arguments.cache_dtype,

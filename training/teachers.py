@@ -7,7 +7,8 @@ by a head of its own; and so do models of transformers, by the text tower that t
 would see.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from common.errors import InputError
 from common.fingerprints import settings
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPOutput
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
-from modeling_altclip.towers_altclip import set_dropout
+from modeling_altclip.pooling_altclip import default_image_pooling
+from modeling_altclip.towers_altclip import build_encoder, set_dropout
 
 from .freezing import IMAGE_PARTS
 from .own_text_tower import WITHOUT_TEXT_PROJECTION
@@ -62,7 +64,10 @@ def _projected_of(outputs: AltCLIPOutput) -> torch.Tensor:
 
 
 def _projected_by(teacher: PreTrainedModel) -> dict[str, nn.Module | str]:
-    """Return all parts of a teacher but those of images, and its whole configuration."""
+    """Return all parts of a teacher but those of images, and its whole configuration.
+
+    Of another library's model everything else that counts is stated by its tokenizer.
+    """
     parts = {}
     for name, part in teacher.named_children():
         if name not in IMAGE_PARTS:
@@ -101,6 +106,7 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     text_head_norm: bool = False,
     stated_pooling: str | None = None,
     dropout: float | None = None,
+    has_text_teacher: bool = False,
 ) -> PreTrainedConfig:
     """Return the configuration of the student that a teacher and a text encoder make.
 
@@ -110,31 +116,87 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     Args:
         text_pooling, text_head, text_head_norm, dropout: as in `TeacherLearningArguments`.
         stated_pooling: the pooling that the encoder's files state.
+        has_text_teacher: another model teaches texts, and `teacher` gives its image side alone. Targets are
+            then embeddings in the shared space, which a dual encoder learns.
 
     Raises:
         InputError: the teacher has no image tower that can be taken over, or the encoder no dropout.
     """
     is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS
     has_own_head = text_pooling is None and text_head is None and not text_head_norm
-    if is_pair and has_own_head:
+    if is_pair and has_own_head and not has_text_teacher:
         return AltCLIPConfig.from_teacher(teacher, encoder, dropout=dropout)
 
-    encoder = deepcopy(encoder)
-    try:
-        if dropout is not None:
-            set_dropout(encoder, dropout)
+    argument = "image_model_name_or_path" if has_text_teacher else "teacher_name_or_path"
+    with _joinable(argument):
         return AltCLIPDualEncoderConfig.from_teacher(
             teacher,
-            encoder,
+            _with_dropout(encoder, dropout),
             # Without weights the kind of the encoder is not known; none of these adds any.
             text_pooling=text_pooling or stated_pooling or "mean",
             text_head=text_head or "linear",
             text_head_norm=text_head_norm,
         )
+
+
+def join_image_encoder(  # noqa: PLR0913  (as `join`)
+    image_encoder: PreTrainedConfig,
+    encoder: PreTrainedConfig,
+    projection_dim: int,
+    *,
+    text_pooling: str | None = None,
+    text_head: str | None = None,
+    text_head_norm: bool = False,
+    stated_pooling: str | None = None,
+    dropout: float | None = None,
+) -> PreTrainedConfig:
+    """Return the configuration of the student that an image encoder alone and a text encoder make.
+
+    Args:
+        projection_dim: width of the teacher's embeddings of texts, to which a new layer projects images.
+        text_pooling, text_head, text_head_norm, stated_pooling, dropout: as for `join`.
+
+    Raises:
+        InputError: an encoder is no tower of patches or tokens, or the text encoder has no dropout.
+    """
+    with _joinable("image_model_name_or_path"):
+        # Shapes alone, which tell whether it has a class token.
+        with torch.device("meta"):
+            vision_pooling = default_image_pooling(build_encoder(image_encoder))
+        return AltCLIPDualEncoderConfig(
+            text_config=_with_dropout(encoder, dropout),
+            vision_config=image_encoder,
+            text_pooling=text_pooling or stated_pooling or "mean",
+            vision_pooling=vision_pooling,
+            projection_dim=projection_dim,
+            text_head=text_head or "linear",
+            text_head_norm=text_head_norm,
+        )
+
+
+def _with_dropout(encoder: PreTrainedConfig, dropout: float | None) -> PreTrainedConfig:
+    """Return a copy of an encoder's configuration with another dropout, if one is given."""
+    encoder = deepcopy(encoder)
+    if dropout is not None:
+        set_dropout(encoder, dropout)
+    return encoder
+
+
+@contextmanager
+def _joinable(argument: str) -> Iterator[None]:
+    """Turn errors of joining two models into an `InputError` that names their arguments."""
+    try:
+        yield
     except ValueError as error:
-        raise InputError(
-            f"teacher_name_or_path and text_encoder_name_or_path make no student: {error}"
-        ) from error
+        raise InputError(f"{argument} and text_encoder_name_or_path make no student: {error}") from error
 
 
-__all__ = ["BEFORE_PROJECTION", "SHARED", "Space", "join", "space_of", "width_of_targets"]
+__all__ = [
+    "BEFORE_PROJECTION",
+    "SHARED",
+    "Space",
+    "join",
+    "join_image_encoder",
+    "space_of",
+    "width_of_targets",
+]

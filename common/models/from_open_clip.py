@@ -6,6 +6,7 @@ open_clip:hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K     a Hub id with an open
 open_clip:outputs/my_model                                 a folder of that form
 """
 
+from importlib.metadata import version
 from pathlib import Path
 
 import open_clip
@@ -13,9 +14,13 @@ import torch
 from open_clip.hf_model import HFTextEncoder
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from xxhash import xxh3_128
 
 from ..errors import InputError
 from .adapter import AdaptedImageProcessor, AdaptedModel, AdaptedProcessor, AdaptedTokenizer
+
+# Files of a folder that have its configuration, its tokenizer and the tokenizer's vocabulary.
+_SETTINGS = (".json", ".model", ".txt")
 
 
 class _OpenClipConfig(PreTrainedConfig):
@@ -75,6 +80,21 @@ def load(name: str) -> tuple[AdaptedModel, AdaptedProcessor]:
     def prepare_images(images: list) -> dict:
         return {"pixel_values": torch.stack([prepare(image) for image in images])}
 
-    tokenizer = AdaptedTokenizer(prepare_texts, tokenize.context_length)
+    tokenizer = AdaptedTokenizer(prepare_texts, tokenize.context_length, _describe(name))
     image_processor = AdaptedImageProcessor(prepare_images)
     return _OpenClipModel(model), AdaptedProcessor(tokenizer, image_processor)
+
+
+def _describe(name: str) -> str:
+    """Return all that an embedding of a text depends on beside the weights.
+
+    The library's version defines the models that it names; a folder has files of its own.
+    """
+    described = [version("open_clip_torch")]
+    folder = Path(name)
+    if not folder.is_dir():
+        return " ".join([*described, name])
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _SETTINGS:
+            described.append(f"{path.relative_to(folder)} {xxh3_128(path.read_bytes()).hexdigest()}")
+    return " ".join(described)

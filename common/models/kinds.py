@@ -116,6 +116,7 @@ TRAINABLE = _of_types(
     "a CLIP, a SigLIP, an AltCLIP or a dual encoder",
     ("clip", "siglip", "siglip2", "altclip", "altclip_dual_encoder"),
 )
+DUAL_ENCODER = _of_types("a dual encoder, as stage 1 makes it", ("altclip_dual_encoder",))
 # Of these two stage 1 makes an AltCLIP, of the next two any dual encoder.
 CLIP_TEACHER = _of_types("a CLIP or an AltCLIP", TEACHERS)
 XLM_R = _of_types("an XLM-R, a RoBERTa or a CamemBERT", TEXT_ENCODERS)
@@ -125,6 +126,11 @@ TEACHER = _of_types(
 TWO_TOWERS = Kind("a model with an image and a text tower, such as a CLIP or an AltCLIP", _has_two_towers)
 IMAGE_ENCODER = Kind(
     "an image encoder, such as a ViT, or a CLIP, whose image tower is taken", _has_image_tower
+)
+IMAGE_SIDE = Kind(
+    "a CLIP, a SigLIP or another model whose image tower a student can take over, or an image encoder alone, "
+    "such as a ViT",
+    lambda config: TEACHER.fits(config) or _reads(config, "image"),
 )
 TEXT_TOWER = Kind("a text encoder, such as an XLM-R, a BERT or a T5", _is_text_encoder)
 TEXT_ENCODER = Kind("a text encoder, such as an XLM-R or a BERT", _is_text_encoder)

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -16,12 +14,10 @@ from modeling_altclip.reading_altclip import canonical_tokenizer, text_reading
 
 from ..errors import InputError
 from ..paths import check_folder
+from .adapter import AdaptedModel, AdaptedTokenizer
 from .kinds import TWO_TOWERS, Kind, check_end_of_text, check_kind, check_tokenizer, readable
-from .libraries import check_library, load_adapted
+from .libraries import check_library, load_adapted, load_adapted_texts
 from .low_rank import base_of, is_low_rank, merge_low_rank
-
-# Of a model's repository the cache holds one of these.
-_NAMED_FILES = ("config.json", "modules.json", "open_clip_config.json")
 
 
 def load_model(
@@ -118,6 +114,25 @@ def load_processor(name_or_path: str, *, argument: str = "model") -> ProcessorMi
     return processor
 
 
+def load_texts(name_or_path: str, *, argument: str) -> tuple[AdaptedModel, AdaptedTokenizer]:
+    """Load a model of another library for its embeddings of texts, in float32; it need not read images.
+
+    Args:
+        name_or_path: `sentence_transformers:NAME` or `open_clip:NAME`, as for `load_model`.
+        argument: the option that the model was given with, for messages.
+
+    Returns:
+        A small module with `get_text_features`, and its tokenizer, as `encode_texts` takes them.
+
+    Raises:
+        InputError: a library is missing, or cannot load the model; or a weight is NaN or infinite.
+    """
+    library = check_library(name_or_path)
+    model, tokenizer = load_adapted_texts(argument, library, name_or_path.removeprefix(f"{library}:"))
+    _check_finite(model, argument, name_or_path)
+    return model, tokenizer
+
+
 def _check_finite(model: nn.Module, argument: str, name_or_path: str) -> None:
     """Refuse a model with a NaN or infinite weight, whose every answer would be NaN."""
     try:
@@ -157,26 +172,3 @@ def check_model(name_or_path: str, argument: str = "model") -> None:
             check_model(base_of(name_or_path, argument), argument)
         elif Path(name_or_path).exists():
             check_kind(argument, name_or_path, TWO_TOWERS)
-
-
-def revision_of(name_or_path: str) -> str | None:
-    """Return the Hub commit that a model was just loaded from; None for a folder.
-
-    A name of several models, `TEXT+IMAGE`, gives their commits joined by `+`.
-    """
-    commits = [_commit_of(part.rpartition(":")[2]) for part in name_or_path.split("+")]
-    return "+".join(commit for commit in commits if commit) or None
-
-
-def _commit_of(repository: str) -> str | None:
-    """Return the commit at which the cache holds a Hub repository; None if it cannot be one."""
-    if Path(repository).exists():
-        return None
-    try:
-        paths = [try_to_load_from_cache(repository, name) for name in _NAMED_FILES]
-    except HFValidationError:  # an architecture with a file of weights, as open_clip:NAME/FILE
-        return None
-    for path in paths:
-        if isinstance(path, str):  # else it is not in the cache, or not in the repository
-            return Path(path).parent.name
-    return None

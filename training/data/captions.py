@@ -236,13 +236,16 @@ def decoded(rows: Dataset) -> Dataset:
     return rows.cast_column("image", Image())
 
 
-def with_captions(rows: Dataset, form: Form, dataset: str) -> Dataset:
+def with_captions(rows: Dataset, form: Form, dataset: str, *, beside: str = "image") -> Dataset:
     """Return rows of `image` and `captions`, `{language: [text, ...]}`. Images are not read.
+
+    Args:
+        beside: the column beside the captions, if they do not describe an `image`.
 
     Raises:
         InputError: as `gather_captions`.
     """
-    images = rows.select_columns(["image"])
+    images = rows.select_columns([beside])
     if _has_canonical_names(rows, form):
         names = {language: language for language in form.available}
         captions = to_lists(rows, "captions", names)

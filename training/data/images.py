@@ -68,9 +68,7 @@ def keep_readable(
         lines.append({"row": number, "path": path, "problem": problems[number]})
     for path in without_row:
         lines.append({"row": None, "path": path, "problem": _NO_ROW})
-    report = Path(output_dir, "bad_rows.jsonl")
-    report.parent.mkdir(parents=True, exist_ok=True)
-    write_text(report, _to_jsonl(lines))
+    report = write_bad_rows(lines, output_dir)
 
     # The report is written first, so that a refused run leaves it behind.
     if bad and (policy == "error" or len(bad) == len(rows)):
@@ -85,6 +83,14 @@ def keep_readable(
         )
     good = [number for number, problem in enumerate(problems) if not problem]
     return rows.select(good), len(lines)
+
+
+def write_bad_rows(lines: list[dict], output_dir: str) -> Path:
+    """Write `bad_rows.jsonl` of rows that are skipped, and return its path."""
+    report = Path(output_dir, "bad_rows.jsonl")
+    report.parent.mkdir(parents=True, exist_ok=True)
+    write_text(report, _to_jsonl(lines))
+    return report
 
 
 def _find_problems(encoded: Dataset, fingerprint: str) -> list[str]:
@@ -271,4 +277,5 @@ __all__ = [
     "name_without_row",
     "read_picture",
     "stats_of_files",
+    "write_bad_rows",
 ]

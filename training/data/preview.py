@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
+from transformers import AutoConfig
 
 from common.errors import InputError
 from common.files.endings import suffix_of
@@ -17,10 +18,17 @@ from common.languages import check_languages
 from common.paths import check_folder
 from modeling_altclip.languages_altclip import canonical
 
-from ..arguments import PairArguments, StageArguments, TeacherArguments, TeacherLearningArguments
+from ..arguments import (
+    ContrastiveArguments,
+    PairArguments,
+    StageArguments,
+    TeacherArguments,
+    TeacherLearningArguments,
+)
 from .captions import find_form, read_captions, with_image
 from .formats.reading import find_translations, first_translations
 from .formats.unpacking import unpack
+from .image_vectors import check_first_vectors, check_vector_column, refuse_vectors
 from .loading import refuse_text_column
 from .parallel_text import BUILDERS, moses_paths, only_captions, read_sources
 from .sources.loading import find_source
@@ -65,14 +73,24 @@ def _head_of_images(
     outside = {"allow_outside": arguments.allow_outside_images}
     named = find_source(data)
     if named is not None:
+        refuse_vectors(arguments, data)
         refuse_text_column(named, arguments.text_column)
         head = read_images(named, requested, split, N_ROWS, **outside)
         return head["captions"][:], list(head.features), list(head.features["captions"])
 
     check_folder("dataset", data)
-    rows = with_image(_stream(data, split, source_of(data) | outside), data)
+    rows = _stream(data, split, source_of(data) | outside)
+    column = arguments.image_embeds_column if isinstance(arguments, ContrastiveArguments) else None
+    if column is None:
+        rows = with_image(rows, data)
+    else:
+        check_vector_column(rows.features, column, data)
     form = find_form(rows.features, data, arguments.text_column, requested)
-    captions = [read_captions(row, form) for row in _take_first(rows, data, split)]
+    taken = _take_first(rows, data, split)
+    if column is not None:
+        config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+        check_first_vectors(taken, column, config.projection_dim)
+    captions = [read_captions(row, form) for row in taken]
     # Where the columns do not list the languages, a few rows may lack some: the requested ones are trusted.
     available = form.available or [canonical(language) for language in requested or []]
     return captions, list(rows.features), available or _languages_of(captions)

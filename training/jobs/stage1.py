@@ -5,7 +5,6 @@ See the paper, section 3.1.
 
 from common.commands import command_for
 from common.languages import check_languages
-from common.models.loading import load_model
 from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples
 from training.data.exclusion.rows import exclude_tests
@@ -18,12 +17,14 @@ from training.output_folder import record_sources
 from training.own_text_tower import has_own_tower
 from training.student import (
     build_student,
+    check_width,
     embed_targets,
     held_embeddings,
     languages_to_replay,
     processors_of_student,
 )
 from training.teachers import space_of
+from training.text_teachers import describe_image_side, load_teacher, reference_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
@@ -36,7 +37,11 @@ def main(arguments: TeacherLearningArguments) -> None:
     check_room_before_loading(arguments)
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
-    teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
+    if arguments.image_model_name_or_path is not None:
+        say(arguments, f"Images: {describe_image_side(arguments)}.")
+    teacher = load_teacher(arguments)
+    check_width(arguments, teacher)
+    reference = reference_of(arguments, teacher)
     text = read_parallel_text(
         arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
     )
@@ -47,7 +52,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
     arguments.replay_languages = replayed  # by which the trainer draws
-    targets = embed_targets(arguments, rows, teacher, teacher_processor.tokenizer)
+    targets = embed_targets(arguments, rows, teacher)
     say(arguments, f"Cached {targets}")
     held = held_embeddings(arguments, rows, replayed)
 
@@ -68,12 +73,12 @@ def main(arguments: TeacherLearningArguments) -> None:
     )
     examples.check_any(arguments.dataset)
     processor, saved_processor = processors_of_student(
-        arguments, model, tokenizer, teacher_processor.image_processor
+        arguments, model, tokenizer, teacher.processor.image_processor
     )
     collator = collator_of(arguments, model, processor)
     if not has_own_tower(model.config):
         tokenizer.model_max_length = collator.max_length
-    validation = load_validation(arguments, model, processor, languages, (teacher, teacher_processor))
+    validation = load_validation(arguments, model, processor, languages, reference)
     trainer = TeacherLearningTrainer(
         model=model,
         args=arguments,

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from common.models.loading import load_model
 from training.arguments import ContrastiveArguments, say
 from training.data.examples import CachedCollator, CaptionExamples
+from training.data.image_vectors import load_vector_examples
 from training.data.images import EpochCallback
 from training.data.loading import load_examples
 from training.data.tower_cache import image_embeddings, pooled_images, pooled_texts
@@ -39,12 +40,15 @@ def main(arguments: ContrastiveArguments) -> None:
     freeze_all_but(model, arguments.trainable)
 
     # Frozen towers run once over all images, or images and texts, not in every epoch.
-    examples = load_examples(arguments, arguments.languages, arguments.image_views)
+    if arguments.image_embeds_column is None:
+        examples = load_examples(arguments, arguments.languages, arguments.image_views)
+    else:
+        examples = load_vector_examples(arguments, model.config.projection_dim)
     collator = collator_of(arguments, model, processor)
     if arguments.cache_towers:
         examples = _cache_towers(arguments, examples, model, processor, collator.max_length)
         collator = CachedCollator()
-    elif arguments.cache_image_embeds:
+    elif arguments.cache_image_embeds and arguments.image_embeds_column is None:
         embeddings = image_embeddings(
             examples.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
         )

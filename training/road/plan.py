@@ -17,6 +17,8 @@ from benchmarks.tasks.loading import load_task
 from common.errors import InputError
 from common.languages import find_language
 from common.licences import Outcome, combine
+from common.models.kinds import TEACHER
+from common.models.libraries import library_of, source_of
 from common.origins import Origin
 from model_cards.job import CardArguments
 from model_cards.licences import is_hub_id, origin_of_model
@@ -33,7 +35,7 @@ from ..download.arguments import DownloadArguments
 from ..output_folder import examples_per_step
 from ..parallel.pretraining import TextPretrainingArguments
 from ..parallel.trainer import ParallelArguments
-from ..teachers import join, width_of_targets
+from ..teachers import join, join_image_encoder, width_of_targets
 from ..translation.translating import TranslationArguments
 from .amounts import Amount, amount_of
 from .assumptions import describe_assumptions, read_assumptions
@@ -357,21 +359,15 @@ class _Road:
         languages = arguments.languages_to_read
         amount = self._read(plan, arguments.dataset, languages, kinds=arguments.kinds)
         _check_excluded(plan, arguments.exclude_tasks)
-        teacher = self._use_model(plan, arguments.teacher_name_or_path, "teacher_name_or_path")
+        teacher = self._use_teacher(plan, arguments)
         if arguments.model_name_or_path is None:
-            encoder = arguments.text_encoder_name_or_path
-            config = join(
-                teacher,
-                self._use_model(plan, encoder, "text_encoder_name_or_path"),
-                text_pooling=arguments.text_pooling,
-                text_head=arguments.text_head,
-            )
+            config = self._join(plan, arguments, teacher)
             n_targets = amount.rows  # the teacher's embeddings of English
         else:
             config = self._use_model(plan, arguments.model_name_or_path, "model_name_or_path")
             n_targets = amount.texts  # and the model's own of all that is replayed
         n_examples = _count_examples(plan, arguments, amount.texts)
-        if n_examples is not None:
+        if n_examples is not None and teacher is not None:
             n_passes = _forwards(arguments) * n_examples
             learned = _of_texts(arguments, config)
             embedded = _of_texts(arguments, teacher)
@@ -386,6 +382,35 @@ class _Road:
         plan.lines.append(("cache", f"{n_targets:,} embeddings of the teacher, {say_bytes(of_cache)}"))
         self._keep_model(plan, arguments, config, all_learn=False)
 
+    def _use_teacher(self, plan: _StepPlan, arguments: TeacherLearningArguments) -> PreTrainedConfig | None:
+        """Return the configuration of a teacher; None of one that its library alone knows."""
+        name = arguments.teacher_name_or_path
+        is_known = name in recorded_models()
+        if not is_known and library_of(name) == "sentence_transformers":
+            name = source_of(name)  # which has the configuration of its transformer
+        elif not is_known and arguments.has_text_teacher:
+            self.models[name] = None
+            plan.unknown.append(name)
+            return None
+        return self._use_model(plan, name, "teacher_name_or_path")
+
+    def _join(
+        self, plan: _StepPlan, arguments: TeacherLearningArguments, teacher: PreTrainedConfig | None
+    ) -> PreTrainedConfig:
+        """Return the configuration of a new student."""
+        encoder = self._use_model(plan, arguments.text_encoder_name_or_path, "text_encoder_name_or_path")
+        options = {"text_pooling": arguments.text_pooling, "text_head": arguments.text_head}
+        if not arguments.has_text_teacher:
+            return join(teacher, encoder, **options)
+        image_model = arguments.image_model_name_or_path
+        image_side = self._use_model(plan, image_model, "image_model_name_or_path")
+        if TEACHER.fits(image_side):
+            return join(image_side, encoder, **options, has_text_teacher=True)
+        # Nothing but the loaded teacher tells the width of its embeddings, and few parameters depend on it.
+        width = image_side.hidden_size
+        plan.lines.append(("projection", f"planned to {width} values, as wide as the image encoder"))
+        return join_image_encoder(image_side, encoder, width, **options)
+
     def _plan_stage2(self, plan: _StepPlan, arguments: ContrastiveArguments) -> None:
         amount = self._read(plan, arguments.dataset, arguments.languages, pictures=True)
         _check_excluded(plan, arguments.exclude_tasks)
@@ -396,6 +421,8 @@ class _Road:
             n_images = n_examples
             if arguments.cache_image_embeds:
                 n_images = amount.pictures * arguments.image_views
+            if arguments.image_embeds_column is not None:
+                n_images = 0  # their vectors are there
             of_images = n_images * image_operations(config)
             least, most = _of_texts(arguments, config)
             n_passes = _forwards(arguments) * n_examples
@@ -478,7 +505,7 @@ class _Road:
         Raises:
             InputError: it is not.
         """
-        is_known = Path(name) in self.configs or name in recorded_models()
+        is_known = Path(name) in self.configs or library_of(name) is not None or name in recorded_models()
         if not is_known and not is_hub_id(name) and not Path(name).exists():
             raise InputError(
                 f"{argument} {name!r} is no model on the Hub or on this machine, and no earlier step makes it"
