@@ -22,7 +22,7 @@ from .data.stored_columns import StoredCaptions, StoredColumn, hash_texts
 from .output_folder import record_sources
 
 
-class DrawnPairs(NamedTuple):
+class _DrawnPairs(NamedTuple):
     """Translation pairs of one process, for one part of a step.
 
     - `first`, `second`: the texts of each pair, in two different languages.
@@ -110,7 +110,7 @@ class TextPairs:
 
     def draw(
         self, n_pairs: int, step: int, part: int = 0, *, process: int = 0, n_processes: int = 1
-    ) -> DrawnPairs:
+    ) -> _DrawnPairs:
         """Draw `n_pairs` pairs for each of `n_processes`, and return those of one.
 
         All processes draw the same for all, and each takes a share of its own: two processes with 8 pairs
@@ -133,7 +133,7 @@ class TextPairs:
 
         own = pairs[n_pairs * process : n_pairs * (process + 1)]
         ids = number_pairs(self._hashes[pairs])
-        return DrawnPairs(self._read(own[:, 0]), self._read(own[:, 1]), torch.from_numpy(ids))
+        return _DrawnPairs(self._read(own[:, 0]), self._read(own[:, 1]), torch.from_numpy(ids))
 
     def _choose_rows(self, random: np.random.Generator, n_rows: int) -> np.ndarray:
         """Choose rows that have pairs: different ones, but where they have weights."""
@@ -240,4 +240,4 @@ def text_pairs_scale(arguments: ContrastiveArguments, logit_scale: torch.Tensor)
     return torch.full_like(logit_scale, 1 / arguments.text_pairs_temperature, requires_grad=False)
 
 
-__all__ = ["DrawnPairs", "TextPairs", "load_text_pairs", "number_pairs", "text_pairs_scale"]
+__all__ = ["TextPairs", "load_text_pairs", "number_pairs", "text_pairs_scale"]
