@@ -14,7 +14,7 @@ from transformers import AltCLIPModel as NativeModel
 from transformers import AutoModel
 
 from common.errors import InputError
-from common.models.kinds import OURS, check_kind
+from common.models.kinds import FINISHED, check_kind
 from common.models.loading import load_model, save_model
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPModel, embed_texts
 from modeling_altclip.checksums_altclip import find_damages, read_checksums
@@ -472,7 +472,7 @@ def test_no_training_begins_with_an_adapter(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     message = f"^model_name_or_path '{tmp_path}' is a LoRA or another adapter, and a whole model has to stand"
     with pytest.raises(InputError, match=message):
-        check_kind("model_name_or_path", str(tmp_path), OURS)
+        check_kind("model_name_or_path", str(tmp_path), FINISHED)
 
 
 def test_an_adapter_needs_less_room_than_a_model(adapter_arguments, monkeypatch):
