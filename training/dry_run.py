@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from common.models.kinds import load_tokenizer, readable
+from common.models.kinds import load_config, load_tokenizer, readable
 from modeling_altclip.pooling_altclip import check_text_encoder
 from modeling_altclip.texts_altclip import readable_tokens, tokenize
 
@@ -33,7 +33,7 @@ from .low_rank import add_low_rank
 from .matryoshka import check_widest
 from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
-from .student import student_config
+from .student import set_attention, student_config
 from .teachers import space_of
 
 _GIB = 2**30  # bytes
@@ -139,9 +139,9 @@ def _untrained(arguments: StageArguments) -> PreTrainedModel:
     """Build the stage's model by its configurations, without loading weights, and freeze what it freezes."""
     if _is_new_student(arguments):
         model = AutoModel.from_config(student_config(arguments), trust_remote_code=False)
-        model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
+        set_attention(arguments, model)
     else:
-        config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+        config = load_config(arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code)
         model = AutoModel.from_config(
             config, attn_implementation=arguments.attn_implementation, trust_remote_code=False
         )

@@ -3,8 +3,6 @@
 All of them are checked by their configurations, before the first one is loaded.
 """
 
-from transformers import AutoConfig
-
 from common.models.kinds import (
     ALTCLIP,
     IMAGE_ENCODER,
@@ -57,7 +55,7 @@ def check_models(arguments: StageArguments) -> None:
     for argument, kind in _KINDS[type(arguments)].items():
         name_or_path = getattr(arguments, argument)
         if name_or_path is not None:
-            check_kind(argument, name_or_path, kind)
+            check_kind(argument, name_or_path, kind, trust_remote_code=arguments.trust_remote_code)
 
 
 def check_tokenizers(arguments: StageArguments) -> None:
@@ -72,7 +70,7 @@ def check_tokenizers(arguments: StageArguments) -> None:
         name_or_path = getattr(arguments, argument)
         # An image encoder reads no texts, and has no tokenizer.
         if name_or_path is not None and kind != IMAGE_ENCODER:
-            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+            config = check_kind(argument, name_or_path, kind, trust_remote_code=arguments.trust_remote_code)
             check_vocabulary(argument, name_or_path, config, load_tokenizer(argument, name_or_path))
 
 

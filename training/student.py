@@ -7,11 +7,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from common.embedding_cache import CachedColumn
 from common.errors import InputError
 from common.languages import check_languages
-from common.models.kinds import load_tokenizer, readable
+from common.models.kinds import load_config, load_tokenizer, readable
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel
 from modeling_altclip.pooling_altclip import stated_pooling
 from modeling_altclip.reading_altclip import prompted_tokenizer
+from modeling_altclip.text_code_altclip import text_auto_map_of
 from modeling_altclip.towers_altclip import load_text_config, set_dropout
 
 from .arguments import TeacherLearningArguments
@@ -40,7 +41,7 @@ def build_student(
     # A finished model goes on learning, in float32 and with the dropout of the recipe.
     name = arguments.model_name_or_path
     with readable("model_name_or_path", name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = load_config(name, trust_remote_code=arguments.trust_remote_code)
         set_dropout(config.text_config, arguments.dropout)
         model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, trust_remote_code=False)
     tokenizer = load_tokenizer("model_name_or_path", name)
@@ -69,10 +70,23 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
                 text_pooling=arguments.text_pooling,
                 text_head=config.text_head,
                 dropout=arguments.dropout,
+                trust_remote_code=arguments.trust_remote_code,
             )
         if arguments.text_prompt is not None:
             tokenizer = prompted_tokenizer(tokenizer, arguments.text_prompt)
     return model, tokenizer
+
+
+def set_attention(arguments: TeacherLearningArguments, model: PreTrainedModel) -> None:
+    """Set the attention kernel that is asked for in both towers, or else the one that transformers chooses.
+
+    An encoder that brings its own code may have one kernel alone, and keeps it unless another is asked for.
+    """
+    kernel = arguments.attn_implementation
+    if kernel is None and text_auto_map_of(model.config.text_config) is None:
+        kernel = model.config._attn_implementation
+    if kernel is not None:
+        model.set_attn_implementation(kernel)
 
 
 def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
@@ -84,14 +98,14 @@ def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
         InputError: a model cannot be loaded, or the teacher has no image tower that can be taken over.
     """
     if arguments.model_name_or_path is not None:
-        return AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+        return load_config(arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code)
     encoder_name = arguments.text_encoder_name_or_path
     with readable("teacher_name_or_path", arguments.teacher_name_or_path):
         teacher = AutoConfig.from_pretrained(arguments.teacher_name_or_path, trust_remote_code=False)
     with readable("text_encoder_name_or_path", encoder_name):
         return join(
             teacher,
-            load_text_config(encoder_name),
+            load_text_config(encoder_name, trust_remote_code=arguments.trust_remote_code),
             text_pooling=arguments.text_pooling,
             text_head=arguments.text_head,
             stated_pooling=stated_pooling(encoder_name),
@@ -164,7 +178,11 @@ def held_embeddings(
     """
     if not replayed:
         return {}
-    model, processor = load_model(arguments.model_name_or_path)
+    model, processor = load_model(
+        arguments.model_name_or_path,
+        argument="model_name_or_path",
+        trust_remote_code=arguments.trust_remote_code,
+    )
     cache = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
     space = space_of(model.config)
     held = {}

@@ -18,6 +18,7 @@ from common.errors import InputError
 from common.fingerprints import settings
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPOutput
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
+from modeling_altclip.text_code_altclip import text_auto_map_of
 from modeling_altclip.towers_altclip import set_dropout
 
 from .freezing import IMAGE_PARTS
@@ -96,7 +97,7 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     """Return the configuration of the student that a teacher and a text encoder make.
 
     A CLIP and an XLM-R make an `altclip`, which plain transformers loads, unless a pooling or a head is asked
-    for, of which it has its own; all others make a dual encoder.
+    for, of which it has its own, or the XLM-R is of its folder's code; all others make a dual encoder.
 
     Args:
         text_pooling, text_head, dropout: as in `TeacherLearningArguments`.
@@ -105,7 +106,8 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     Raises:
         InputError: the teacher has no image tower that can be taken over, or the encoder no dropout.
     """
-    is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS
+    text_auto_map = text_auto_map_of(encoder)
+    is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS and text_auto_map is None
     if is_pair and text_pooling is None and text_head is None:
         return AltCLIPConfig.from_teacher(teacher, encoder, dropout=dropout)
 
@@ -119,6 +121,7 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
             # Without weights the kind of the encoder is not known; none of these adds any.
             text_pooling=text_pooling or stated_pooling or "mean",
             text_head=text_head or "linear",
+            text_auto_map=text_auto_map,
         )
     except ValueError as error:
         raise InputError(

@@ -30,6 +30,7 @@ def load_model(
     argument: str = "model",
     kind: Kind = TWO_TOWERS,
     attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
 
@@ -43,11 +44,12 @@ def load_model(
         argument: the option that the model was given with, for messages.
         kind: the kind of model that is needed.
         attn_implementation: transformers' option, for its own models.
+        trust_remote_code: run the code that the text encoder of a dual encoder brings, if it brings any.
 
     Raises:
         InputError: the folder, its configuration, weights or processor are missing in whole or in part; a
             weight is NaN or infinite; the model is of another kind; a LoRA names no base or does not fit it;
-            or a library is missing.
+            code is not allowed to run; or a library is missing.
 
     Example:
 
@@ -69,19 +71,20 @@ def load_model(
             argument=argument,
             kind=kind,
             attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
         )
         merged, processor = merge_low_rank(name_or_path, *base, argument)
         _check_finite(merged, argument, name_or_path)
         return merged, processor
 
-    config = check_kind(argument, name_or_path, kind)
+    config = check_kind(argument, name_or_path, kind, trust_remote_code=trust_remote_code)
     checks_itself = isinstance(config, AltCLIPConfig | AltCLIPDualEncoderConfig)
     with readable(argument, name_or_path), checked_files(name_or_path, weights=not checks_itself):
         model = AutoModel.from_pretrained(
             name_or_path,
             dtype=torch.float32,
             attn_implementation=attn_implementation,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code and checks_itself,
         )
         processor = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     _check_finite(model, argument, name_or_path)
@@ -121,22 +124,24 @@ def save_model(
     write_checksums(folder)
 
 
-def check_model(name_or_path: str, argument: str = "model") -> None:
+def check_model(name_or_path: str, argument: str = "model", *, trust_remote_code: bool = False) -> None:
     """Check a model to evaluate before anything is loaded; a Hub id is not looked up.
 
     Args:
         argument: the option that the model was given with, for messages.
+        trust_remote_code: as for `load_model`.
 
     Raises:
-        InputError: the folder does not exist, or holds a model of another kind; or the prefix before a colon
-            is no library that has an adapter.
+        InputError: the folder does not exist, or holds a model of another kind, or code that is not allowed
+            to run; or the prefix before a colon is no library that has an adapter.
     """
     if check_library(name_or_path) is None:
         check_folder(argument, name_or_path)
         if is_low_rank(name_or_path):
-            check_model(base_of(name_or_path, argument), argument)
+            base = base_of(name_or_path, argument)
+            check_model(base, argument, trust_remote_code=trust_remote_code)
         elif Path(name_or_path).exists():
-            check_kind(argument, name_or_path, TWO_TOWERS)
+            check_kind(argument, name_or_path, TWO_TOWERS, trust_remote_code=trust_remote_code)
 
 
 def revision_of(name_or_path: str) -> str | None:

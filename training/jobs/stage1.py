@@ -16,7 +16,13 @@ from training.freezing import freeze_all_but
 from training.lifecycle import begin, cut_length, finish, train
 from training.low_rank import add_low_rank
 from training.output_folder import record_sources
-from training.student import build_student, embed_targets, held_embeddings, languages_to_replay
+from training.student import (
+    build_student,
+    embed_targets,
+    held_embeddings,
+    languages_to_replay,
+    set_attention,
+)
 from training.teachers import space_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
@@ -30,7 +36,11 @@ def main(arguments: TeacherLearningArguments) -> None:
     check_room_before_loading(arguments)
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
-    teacher, teacher_processor = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
+    teacher, teacher_processor = load_model(
+        arguments.teacher_name_or_path,
+        argument="teacher_name_or_path",
+        trust_remote_code=arguments.trust_remote_code,
+    )
     text = read_parallel_text(
         arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
     )
@@ -49,7 +59,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     model, tokenizer = build_student(arguments, rows, new)
     freeze_all_but(model, space_of(model.config).parts)
     updates = add_low_rank(arguments, model)
-    model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
+    set_attention(arguments, model)
     languages = new + replayed
     examples = CaptionExamples(
         rows,

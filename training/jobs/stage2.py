@@ -32,6 +32,7 @@ def main(arguments: ContrastiveArguments) -> None:
         arguments.model_name_or_path,
         argument="model_name_or_path",
         attn_implementation=arguments.attn_implementation,
+        trust_remote_code=arguments.trust_remote_code,
     )
     changed = fit_to_loss(model, arguments.loss)
     if changed is not None:
@@ -54,7 +55,11 @@ def main(arguments: ContrastiveArguments) -> None:
     # The teacher of validation, the held texts and the guard need the model as it is before training.
     teacher = (model, processor)
     if arguments.teacher_name_or_path is not None:
-        teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
+        teacher = load_model(
+            arguments.teacher_name_or_path,
+            argument="teacher_name_or_path",
+            trust_remote_code=arguments.trust_remote_code,
+        )
     validation = load_validation(arguments, model, processor, examples.languages, teacher)
     held = hold_texts(arguments, model, processor, examples)
     guard = load_guard(arguments, model, processor)
