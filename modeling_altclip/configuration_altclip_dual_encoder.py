@@ -52,9 +52,9 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             SigLIP begins at -10, with a `logit_scale_init_value` of log 10. With None, the default, the model
             has no bias, and its loss is the contrastive one.
         text_auto_map: where the text encoder brings its own code, the classes of its configuration and its
-            model, `{"AutoConfig": "module.Class", "AutoModel": "module.Class"}`, in files of the folder. A
-            `text_config` that is read from such a folder is a plain `PreTrainedConfig`: no code runs before
-            `AltCLIPDualEncoderModel.from_pretrained` is told `trust_remote_code=True`.
+            model, `{"AutoConfig": "module.Class", "AutoModel": "module.Class"}`, in files of the folder. The
+            model sets it. A `text_config` that is read from such a folder is a plain `PreTrainedConfig`: no
+            code runs before `AltCLIPDualEncoderModel.from_pretrained` is told `trust_remote_code=True`.
         matryoshka_dims: as in `AltCLIPConfig`.
 
     Raises:
@@ -129,7 +129,6 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         text_pooling: str,
         text_head: str = "linear",
         text_head_norm: bool = False,
-        text_auto_map: dict[str, str] | None = None,
     ) -> "AltCLIPDualEncoderConfig":
         """Join the image side of a teacher with a text encoder, for `AltCLIPDualEncoderModel.from_teacher`.
 
@@ -160,7 +159,6 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             text_head_norm=text_head_norm,
             image_projection=has_projection,
             logit_bias_init_value=bias,
-            text_auto_map=text_auto_map,
         )
         take_over_dims(config, teacher)
         return config
@@ -184,7 +182,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         values = super().to_diff_dict()
         if self.text_auto_map is not None:
             values["text_config"] = self.to_dict()["text_config"]
-            del values["text_config"]["_name_or_path"]
+            values["text_config"].pop("_name_or_path", None)
         return values
 
     @classmethod
@@ -213,9 +211,11 @@ def check_text_auto_map(text_auto_map: dict[str, str]) -> None:
     Raises:
         ValueError: one is named in another way than `module.Class`, or the names are not `TEXT_CLASSES`.
     """
-    names = text_auto_map.values()
-    is_inside = all(isinstance(name, str) and _CLASS_IN_FOLDER.fullmatch(name) for name in names)
-    if set(text_auto_map) != set(TEXT_CLASSES) or not is_inside:
+    is_inside = isinstance(text_auto_map, dict) and set(text_auto_map) == set(TEXT_CLASSES)
+    if is_inside:
+        names = text_auto_map.values()
+        is_inside = all(isinstance(name, str) and _CLASS_IN_FOLDER.fullmatch(name) for name in names)
+    if not is_inside:
         raise ValueError(
             f"the text encoder's code has the classes {text_auto_map}: give AutoConfig and AutoModel, each "
             "as module.Class in a file of the folder"

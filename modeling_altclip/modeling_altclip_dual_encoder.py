@@ -188,6 +188,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
     def __init__(self, config: AltCLIPDualEncoderConfig):
         super(AltCLIPModel, self).__init__(config)  # not AltCLIPModel's own, which builds AltCLIP's towers
         self.text_model = _PooledTower(config.text_config, config.text_pooling)
+        self.config.text_auto_map = text_auto_map_of(config.text_config)
         self.vision_model = _PooledTower(config.vision_config, config.vision_pooling)
         dim = config.projection_dim
         bias = config.projection_bias
@@ -333,7 +334,6 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             text_pooling=text_pooling,
             text_head=text_head,
             text_head_norm=text_head_norm,
-            text_auto_map=text_auto_map_of(text_config),
         )
         model = cls(config)
         model._take_over(image_encoder_of(teacher), text_encoder)
@@ -413,7 +413,6 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             vision_pooling=vision_pooling,
             projection_dim=projection_dim,
             projection_bias=projection_bias,
-            text_auto_map=text_auto_map_of(text_config),
         )
         check_image_encoder(image_encoder, vision_pooling)
         model = cls(config)

@@ -57,8 +57,10 @@ def find_code(values: dict) -> dict[str, str] | None:
     Returns:
         `{"AutoConfig": reference, "AutoModel": reference}`; None unless both are named.
     """
-    auto_map = values.get("auto_map") or {}
-    if not all(name in auto_map for name in TEXT_CLASSES):
+    auto_map = values.get("auto_map")
+    if not isinstance(auto_map, dict):
+        return None
+    if not all(isinstance(auto_map.get(name), str) for name in TEXT_CLASSES):
         return None
     return {name: auto_map[name] for name in TEXT_CLASSES}
 

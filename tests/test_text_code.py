@@ -161,11 +161,19 @@ def test_damaged_code_does_not_run(dual, marker):
 
 @pytest.mark.parametrize(
     "reference",
-    ["../encoder/modeling_pebble.PebbleModel", "/etc/modeling.Model", "other--modeling.Model", "modeling", 3],
+    [
+        "../encoder/modeling_pebble.PebbleModel",
+        "/etc/modeling.Model",
+        "owner/other--modeling.Model",
+        "modeling",
+        3,
+        ["modeling.Model"],
+    ],
 )
 def test_a_saved_folder_names_its_own_files_alone(dual, marker, reference):
     folder, _ = dual
-    rewrite(folder / "config.json", text_auto_map=AUTO_MAP | {"AutoModel": reference})
+    text_auto_map = reference if isinstance(reference, list) else AUTO_MAP | {"AutoModel": reference}
+    rewrite(folder / "config.json", text_auto_map=text_auto_map)
     (folder / "checksums.json").unlink()
     with pytest.raises(ValueError, match="as module.Class in a file of the folder"):
         AutoModel.from_pretrained(folder, trust_remote_code=True)
@@ -292,6 +300,7 @@ pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
 """
 
 
+@pytest.mark.slow
 def test_remote_code_loads_it_too(dual, tmp_path, marker, run_python):
     folder, expected = dual
     environment = {

@@ -106,9 +106,9 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     Raises:
         InputError: the teacher has no image tower that can be taken over, or the encoder no dropout.
     """
-    text_auto_map = text_auto_map_of(encoder)
-    is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS and text_auto_map is None
-    if is_pair and text_pooling is None and text_head is None:
+    is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS
+    brings_code = text_auto_map_of(encoder) is not None
+    if is_pair and not brings_code and text_pooling is None and text_head is None:
         return AltCLIPConfig.from_teacher(teacher, encoder, dropout=dropout)
 
     encoder = deepcopy(encoder)
@@ -121,7 +121,6 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
             # Without weights the kind of the encoder is not known; none of these adds any.
             text_pooling=text_pooling or stated_pooling or "mean",
             text_head=text_head or "linear",
-            text_auto_map=text_auto_map,
         )
     except ValueError as error:
         raise InputError(
