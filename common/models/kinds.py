@@ -30,6 +30,7 @@ from modeling_altclip.checksums_altclip import check_files
 from modeling_altclip.configuration_altclip_dual_encoder import DUAL_TEACHERS
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 from modeling_altclip.text_code_altclip import check_allowed, lacks_text_code, with_text_code
+from modeling_altclip.tokenizer_files_altclip import remember_files
 from modeling_altclip.towers_altclip import load_text_config
 
 from ..errors import InputError
@@ -177,7 +178,8 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
 
     It pads on the right, whatever its files state: plain transformers' AltCLIP, which loads what is trained
     with it, pools the first token even if it is padding. A decoder's (GPT-2) may have no padding token, and
-    pads by its end of text, since padding is masked.
+    pads by its end of text, since padding is masked. Its files are remembered: an `AltCLIPProcessor` saves
+    them as they were.
 
     Raises:
         InputError: it cannot be loaded, is not there, or has neither of the two tokens.
@@ -187,6 +189,7 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, padding_side="right", trust_remote_code=False, **options
         )
+        remember_files(tokenizer, name_or_path)
     check_tokenizer(argument, name_or_path, tokenizer)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
