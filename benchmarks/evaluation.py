@@ -107,6 +107,13 @@ class EvaluationArguments:
         default=False,
         metadata={"help": "Also read images and files that a dataset names outside of itself."},
     )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Run the code that a dual encoder's text encoder brings in the model's folder: read it "
+            "first. Without it such a model is refused."
+        },
+    )
     limit: int | None = field(
         default=None,
         metadata={"help": "Number of images to evaluate per task, the first ones. By default all."},
@@ -324,7 +331,7 @@ def _check(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]], 
             check_folder("dataset", task.dataset)
         _check_earlier_results(arguments, task, languages, benchmark)
     for model in arguments.models:
-        check_model(model)
+        check_model(model, trust_remote_code=arguments.trust_remote_code)
 
 
 def _check_any_work(arguments: EvaluationArguments, tasks: list[tuple[Task, list[str]]]) -> None:
@@ -442,7 +449,7 @@ def _evaluate_all(
 ) -> Iterator[tuple[Result, Outcomes]]:
     """Evaluate every model on every task, one after the other."""
     for name in arguments.models:
-        model, processor = load_model(name)
+        model, processor = load_model(name, trust_remote_code=arguments.trust_remote_code)
         encoder = CachedEncoder(
             model,
             processor,

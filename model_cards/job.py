@@ -58,6 +58,13 @@ class CardArguments:
         default=False,
         metadata={"help": "Also read an example image that `dataset` names outside of itself."},
     )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Run the code that a dual encoder's text encoder brings in the folders of `stages`: read "
+            "it first. Without it such a model is refused."
+        },
+    )
     plot_task: str | None = field(
         default=None, metadata={"help": "Retrieval task whose recall is plotted; the first by default."}
     )
@@ -87,7 +94,8 @@ def main(arguments: CardArguments) -> None:
     """
     check_repo(arguments.repo)
     stages, labels = arguments.stages, label_stages(arguments.stages)
-    _check_stages(stages)
+    trust = arguments.trust_remote_code
+    _check_stages(stages, trust)
     check_output(arguments.output_dir, stages)
     example = _load_example(arguments.dataset, arguments.example_split, arguments.allow_outside_images)
     losses = _read_losses(stages, labels)
@@ -96,9 +104,10 @@ def main(arguments: CardArguments) -> None:
 
     _tell_of_licence(arguments.license, combine(lineage.origins))
 
-    model, processor = load_model(stages[-1], argument="stages", canonicalizes=False)
+    model, processor = load_model(stages[-1], argument="stages", canonicalizes=False, trust_remote_code=trust)
     # Every earlier stage is loaded for its hash, which takes time, and only results need it.
-    results = join_to_weights(measured, stages, labels, _hash_stages(stages, model)) if measured else []
+    hashes = _hash_stages(stages, model, trust) if measured else []
+    results = join_to_weights(measured, stages, labels, hashes) if measured else []
     sections = make_sections(results, labels)
     truncated = make_truncated_sections(results, labels[-1])
     _tell_what_is_left_out(measured, results, [*sections, *truncated])
@@ -136,7 +145,7 @@ def main(arguments: CardArguments) -> None:
     )
 
 
-def _check_stages(stages: list[str]) -> None:
+def _check_stages(stages: list[str], trust_remote_code: bool) -> None:
     """See, before anything is loaded, that each stage is a model of two towers, and that the last can be
     saved.
     """
@@ -146,7 +155,7 @@ def _check_stages(stages: list[str]) -> None:
             "transformers"
         )
     for stage in stages:
-        check_model(stage, argument="stages")
+        check_model(stage, argument="stages", trust_remote_code=trust_remote_code)
 
 
 def _tell_of_licence(license: str | None, outcome: Outcome) -> None:
@@ -202,10 +211,13 @@ def _read_results(folder: str | None) -> list[Result]:
     return results
 
 
-def _hash_stages(stages: list[str], model: PreTrainedModel) -> list[str]:
+def _hash_stages(stages: list[str], model: PreTrainedModel, trust_remote_code: bool) -> list[str]:
     """Hash the weights of all stages; `model` is the last, which is loaded already."""
-    earlier = [hash_weights(load_model(stage, argument="stages")[0]) for stage in stages[:-1]]
-    return [*earlier, hash_weights(model)]
+    hashes = []
+    for stage in stages[:-1]:
+        earlier, _ = load_model(stage, argument="stages", trust_remote_code=trust_remote_code)
+        hashes.append(hash_weights(earlier))
+    return [*hashes, hash_weights(model)]
 
 
 def _read_dims(model: PreTrainedModel, stage: str) -> list[int]:

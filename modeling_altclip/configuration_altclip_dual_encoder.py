@@ -3,6 +3,7 @@
 from .versions_altclip import TRANSFORMERS  # noqa: F401, I001  (before names that older versions lack)
 
 import math
+import re
 
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -11,6 +12,9 @@ from .configuration_altclip import check_towers, take_over_dims
 
 _POOLINGS = ("cls", "last", "mean", "pooler")
 TEXT_HEADS = ("linear", "mlp")
+# The classes of a text encoder that brings its own code, as transformers' `auto_map` names them.
+TEXT_CLASSES = ("AutoConfig", "AutoModel")
+_CLASS_IN_FOLDER = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 # Types of models that compare texts with images, and whose image tower a student can take over.
 DUAL_TEACHERS = (
     "altclip",
@@ -47,12 +51,16 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         logit_bias_init_value: the number that is added to every logit, for a model of the sigmoid loss:
             SigLIP begins at -10, with a `logit_scale_init_value` of log 10. With None, the default, the model
             has no bias, and its loss is the contrastive one.
+        text_auto_map: where the text encoder brings its own code, the classes of its configuration and its
+            model, `{"AutoConfig": "module.Class", "AutoModel": "module.Class"}`, in files of the folder. The
+            model sets it. A `text_config` that is read from such a folder is a plain `PreTrainedConfig`: no
+            code runs before `AltCLIPDualEncoderModel.from_pretrained` is told `trust_remote_code=True`.
         matryoshka_dims: as in `AltCLIPConfig`.
 
     Raises:
         ValueError: a tower is left out, a pooling or head is unknown, a tower is no encoder of tokens or
-            patches, images are not projected and of another width than `projection_dim`, or the bias is not
-            finite.
+            patches, images are not projected and of another width than `projection_dim`, the bias is not
+            finite, or `text_auto_map` names anything but two classes in files of the folder.
 
     Example:
 
@@ -85,6 +93,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
     image_projection: bool = True
     logit_scale_init_value: int | float = 2.6592
     logit_bias_init_value: int | float | None = None
+    text_auto_map: dict | None = None
     initializer_factor: float = 1.0
 
     def __post_init__(self, **kwargs):
@@ -98,6 +107,10 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         bias = self.logit_bias_init_value
         if bias is not None and not math.isfinite(bias):
             raise ValueError(f"logit_bias_init_value is {bias}: give a number, such as -10, or None")
+        if self.text_auto_map is not None:
+            check_text_auto_map(self.text_auto_map)
+            if isinstance(self.text_config, dict):
+                self.text_config = PreTrainedConfig(**self.text_config)
         super().__post_init__(**kwargs)  # builds the towers' configurations of dicts
         check_widths(self.text_config, self.vision_config)
         width = self.vision_config.hidden_size
@@ -151,10 +164,25 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
         return config
 
     def to_dict(self) -> dict:
-        """Return what config.json holds: a model without a bias does not name it, as before there was one."""
+        """Return what config.json holds: what is None and newer than the first files is left out."""
         values = super().to_dict()
-        if values["logit_bias_init_value"] is None:
-            del values["logit_bias_init_value"]
+        for name in ("logit_bias_init_value", "text_auto_map"):
+            if values[name] is None:
+                del values[name]
+        if self.text_auto_map is not None:
+            # A plain `PreTrainedConfig` has its type as an attribute, where transformers does not look.
+            values["text_config"]["model_type"] = self.text_config.model_type
+        return values
+
+    def to_diff_dict(self) -> dict:
+        """Return what config.json holds, of a text encoder with its own code all values.
+
+        What its class has as defaults is not known where the code may not run.
+        """
+        values = super().to_diff_dict()
+        if self.text_auto_map is not None:
+            values["text_config"] = self.to_dict()["text_config"]
+            values["text_config"].pop("_name_or_path", None)
         return values
 
     @classmethod
@@ -177,6 +205,23 @@ def check_teacher(config: PreTrainedConfig) -> None:
         )
 
 
+def check_text_auto_map(text_auto_map: dict[str, str]) -> None:
+    """Refuse classes of a text encoder that are not in files of the folder.
+
+    Raises:
+        ValueError: one is named in another way than `module.Class`, or the names are not `TEXT_CLASSES`.
+    """
+    is_inside = isinstance(text_auto_map, dict) and set(text_auto_map) == set(TEXT_CLASSES)
+    if is_inside:
+        names = text_auto_map.values()
+        is_inside = all(isinstance(name, str) and _CLASS_IN_FOLDER.fullmatch(name) for name in names)
+    if not is_inside:
+        raise ValueError(
+            f"the text encoder's code has the classes {text_auto_map}: give AutoConfig and AutoModel, each "
+            "as module.Class in a file of the folder"
+        )
+
+
 def check_widths(text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
     """Refuse towers that are no encoders of tokens or patches.
 
@@ -184,7 +229,7 @@ def check_widths(text_config: PreTrainedConfig, vision_config: PreTrainedConfig)
 
     Raises:
         ValueError: one states no `hidden_size`, which convolutional networks lack, or the image tower has a
-            decoder too.
+            decoder too. A text encoder whose code has not run is left for later.
     """
     if vision_config.is_encoder_decoder:
         raise ValueError(
@@ -192,7 +237,8 @@ def check_widths(text_config: PreTrainedConfig, vision_config: PreTrainedConfig)
             "take an encoder alone"
         )
     for tower in (text_config, vision_config):
-        if getattr(tower, "hidden_size", None) is None:
+        is_unread = type(tower) is PreTrainedConfig
+        if not is_unread and getattr(tower, "hidden_size", None) is None:
             raise ValueError(
                 f"a {tower.model_type!r} states no hidden_size, as networks of convolutions do, "
                 "and cannot be a tower: "
@@ -200,4 +246,12 @@ def check_widths(text_config: PreTrainedConfig, vision_config: PreTrainedConfig)
             )
 
 
-__all__ = ["DUAL_TEACHERS", "TEXT_HEADS", "AltCLIPDualEncoderConfig", "check_teacher", "check_widths"]
+__all__ = [
+    "DUAL_TEACHERS",
+    "TEXT_CLASSES",
+    "TEXT_HEADS",
+    "AltCLIPDualEncoderConfig",
+    "check_teacher",
+    "check_text_auto_map",
+    "check_widths",
+]

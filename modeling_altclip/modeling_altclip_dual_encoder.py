@@ -6,6 +6,7 @@ half of it.
 
 import warnings
 from inspect import signature
+from os import PathLike
 
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ from .pooling_altclip import (
     stated_pooling,
     unread_modules,
 )
+from .text_code_altclip import HUB_OPTIONS, copy_text_code, text_auto_map_of, with_text_code
 from .texts_altclip import positions_before_texts
 from .towers_altclip import (
     build_encoder,
@@ -193,6 +195,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
     def __init__(self, config: AltCLIPDualEncoderConfig):
         super(AltCLIPModel, self).__init__(config)  # not AltCLIPModel's own, which builds AltCLIP's towers
         self.text_model = _PooledTower(config.text_config, config.text_pooling)
+        self.config.text_auto_map = text_auto_map_of(config.text_config)
         self.vision_model = _PooledTower(config.vision_config, config.vision_pooling)
         dim = config.projection_dim
         bias = config.projection_bias
@@ -222,15 +225,6 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         if value is not None:
             bias = nn.Parameter(torch.full_like(self.logit_scale, value))
         self.register_parameter("logit_bias", bias)
-
-    @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """Load a checkpoint as `AltCLIPModel.from_pretrained` does; idle parameters stay frozen."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        # transformers puts new parameters in the place of those that the model was built with.
-        for name in model.idle_parameters():
-            model.get_parameter(name).requires_grad_(False)
-        return (model, info) if output_loading_info else model
 
     def idle_parameters(self) -> list[str]:
         """List the parameters that embeddings do not depend on, such as DINOv2's mask token.
@@ -263,16 +257,66 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             **kwargs,
         )
 
-    def save_pretrained(self, *args, save_original_format: bool = True, **kwargs) -> None:
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike,
+        *model_args,
+        config: PreTrainedConfig | str | PathLike | None = None,
+        trust_remote_code: bool | None = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """Load a checkpoint as `AltCLIPModel.from_pretrained` does; idle parameters stay frozen.
+
+        Args:
+            trust_remote_code: run the code that the text encoder brings, if it brings any: files in the
+                checkpoint's folder that `config.text_auto_map` names.
+
+        Raises:
+            ValueError: as there; or the text encoder brings code, and `trust_remote_code` is not set, or the
+                code is not in the folder.
+            OSError: a file of the code is missing.
+        """
+        name = pretrained_model_name_or_path
+        if trust_remote_code:
+            hub_options = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
+            subfolder = kwargs.get("subfolder") or ""
+            if not isinstance(config, PreTrainedConfig):
+                config, unused = cls.config_class.from_pretrained(
+                    config or name, return_unused_kwargs=True, **kwargs
+                )
+                kwargs = unused | hub_options | {"subfolder": subfolder}
+            config = with_text_code(config, name, subfolder=subfolder, **hub_options)
+        model, info = super().from_pretrained(
+            name, *model_args, config=config, output_loading_info=True, **kwargs
+        )
+        # transformers puts new parameters in the place of those that the model was built with.
+        for name in model.idle_parameters():
+            model.get_parameter(name).requires_grad_(False)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike,
+        is_main_process: bool = True,
+        *args,
+        save_original_format: bool = True,
+        **kwargs,
+    ) -> None:
         """Save the towers' weights under the names that each tower's own `save_pretrained` gives them.
 
         They are the names on the Hub, and do not change; the names in the model change with transformers'
         version. Both are read. A tower whose weights transformers fuses (a mixture of experts) keeps the
-        names in the model.
+        names in the model. Code that the text encoder brought is saved too: the folder needs no other.
         """
         self._weight_conversions = None  # else transformers saves the names that it has loaded
         by_hub_names = save_original_format and not _fuses_weights(self)
-        super().save_pretrained(*args, save_original_format=by_hub_names, **kwargs)
+        if is_main_process:
+            copy_text_code(self.config.text_config, save_directory)
+        super().save_pretrained(
+            save_directory, is_main_process, *args, save_original_format=by_hub_names, **kwargs
+        )
 
     @classmethod
     def from_teacher(
@@ -284,6 +328,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         text_head: str = "linear",
         text_head_norm: bool = False,
         dropout: float | None = None,
+        trust_remote_code: bool = False,
     ) -> "AltCLIPDualEncoderModel":
         """Join a teacher's image tower, its projection, scale and bias with any text encoder.
 
@@ -297,15 +342,16 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
                 (T5, NLLB) is taken out of its model, and its states averaged.
             text_head, text_head_norm: as in the configuration.
             dropout: the text tower's dropout; by default the encoder's own.
+            trust_remote_code: as for `from_towers`; also for the text encoder of the teacher.
 
         Raises:
             ValueError: a checkpoint is of another kind, or not whole; or the encoder's configuration has no
                 dropout of the usual names.
         """
-        text_config = load_text_config(text_name_or_path)
+        text_config = load_text_config(text_name_or_path, trust_remote_code=trust_remote_code)
         if dropout is not None:
             set_dropout(text_config, dropout)
-        teacher = load_teacher(teacher_name_or_path)
+        teacher = load_teacher(teacher_name_or_path, trust_remote_code=trust_remote_code)
         text_encoder, text_pooling = _load_text_encoder(text_name_or_path, text_config, text_pooling)
         config = AltCLIPDualEncoderConfig.from_teacher(
             teacher.config,
@@ -359,6 +405,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         text_head: str = "linear",
         text_head_norm: bool = False,
         dropout: float | None = None,
+        trust_remote_code: bool = False,
     ) -> "AltCLIPDualEncoderModel":
         """Build a model from two encoders, which keep their weights; both projections are new and random.
 
@@ -374,12 +421,17 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
                 that has a decoder as well (T5, NLLB), and else `cls`.
             text_head, text_head_norm: as in the configuration.
             dropout: the text tower's dropout; by default the encoder's own.
+            trust_remote_code: run the code that the text encoder brings, if it brings any. It is saved with
+                the model.
 
         Raises:
             ValueError: a checkpoint is not whole, or no tower of tokens or patches, or reads something else;
-                or a pooling does not suit its tower; or the text encoder has no dropout of the usual names.
+                a pooling does not suit its tower; the text encoder has no dropout of the usual names; or it
+                brings code, and `trust_remote_code` is not set.
         """
-        vision_config, text_config = _load_tower_configs(vision_name_or_path, text_name_or_path)
+        vision_config, text_config = _load_tower_configs(
+            vision_name_or_path, text_name_or_path, trust_remote_code=trust_remote_code
+        )
         if dropout is not None:
             set_dropout(text_config, dropout)
         image_encoder = load_encoder(vision_name_or_path, vision_config, vision_pooling)
@@ -481,7 +533,7 @@ def _rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, pref
 
 
 def _load_tower_configs(
-    vision_name_or_path: str, text_name_or_path: str
+    vision_name_or_path: str, text_name_or_path: str, *, trust_remote_code: bool
 ) -> tuple[PreTrainedConfig, PreTrainedConfig]:
     """Load the configurations of an image tower, or of the one in a CLIP or SigLIP, and of a text tower.
 
@@ -491,7 +543,7 @@ def _load_tower_configs(
     vision_config = AutoConfig.from_pretrained(vision_name_or_path, trust_remote_code=False)
     vision_config = getattr(vision_config, "vision_config", vision_config)
     vision_config.name_or_path = ""  # as of the text tower's, see `load_text_config`
-    text_config = load_text_config(text_name_or_path)
+    text_config = load_text_config(text_name_or_path, trust_remote_code=trust_remote_code)
     check_widths(text_config, vision_config)
     return vision_config, text_config
 

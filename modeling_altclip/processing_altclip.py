@@ -27,7 +27,11 @@ from .images_altclip import (
     read_groups,
 )
 from .texts_altclip import TOKENIZING, check_texts, cut_texts, forget_calls, kept_tokens, needed_options
+from .tokenizer_files_altclip import remember_files, restore_files
 
+# Options of `from_pretrained` that say where files are. All others may change the tokenizer.
+_OF_FILES = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_WITHOUT_EFFECT = ("trust_remote_code", "_from_auto")
 _AS_STATED = object()  # the default of `background`, where None drops alpha
 
 
@@ -143,14 +147,19 @@ class AltCLIPProcessor(PushesChecksums, NativeAltCLIPProcessor):
             ValueError: a file of the folder is not as its `checksums.json` says.
         """
         check_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), "settings")
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if not args and kwargs.keys() <= {*_OF_FILES, *_WITHOUT_EFFECT}:
+            options = {name: value for name, value in kwargs.items() if name in _OF_FILES}
+            remember_files(processor.tokenizer, pretrained_model_name_or_path, **options)
+        return processor
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Save both parts, best after the model: with its type beside them, the files need to name no class.
 
         The image processor's settings are written twice: into `processor_config.json`, which transformers
         prefers, and into `preprocessor_config.json`, where transformers.js looks for them. The files do not
-        state earlier calls, or how the parts were loaded.
+        state earlier calls, or how the parts were loaded. Files of a tokenizer that has not changed since
+        `from_pretrained`, or since a training loaded it, are written byte for byte.
         """
         with keep_checksums(save_directory, of_processor=True):
             files = self._save_parts(Path(save_directory))
@@ -166,6 +175,7 @@ class AltCLIPProcessor(PushesChecksums, NativeAltCLIPProcessor):
         parts = (self, self.image_processor)
         auto_maps = [deepcopy(vars(part).get("auto_map")) for part in parts]
         files = super().save_pretrained(folder)
+        files += [path for path in restore_files(self.tokenizer, folder) if path not in files]
         for part, auto_map in zip(parts, auto_maps):
             vars(part).pop("auto_map", None)
             if auto_map is not None:

@@ -12,18 +12,37 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from .checkpoint_altclip import load_whole
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_teacher
+from .text_code_altclip import check_allowed, find_code, load_classes
 
 # Towers that transformers 5.23 has, and that `AutoModel` does not know.
 _UNLISTED = {MetaClip2VisionConfig: MetaClip2VisionModel}
 
 
-def load_text_config(name_or_path: str) -> PreTrainedConfig:
-    """Load the configuration of a text encoder, or of the model with a decoder that it is taken out of."""
-    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+def load_text_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Load the configuration of a text encoder, or of the model with a decoder that it is taken out of.
+
+    Args:
+        trust_remote_code: run the code that the encoder brings, if it brings any. Without it an encoder of a
+            type that transformers knows is loaded as that.
+
+    Raises:
+        ValueError: the encoder is of no type of transformers, and its code is not allowed to run; or the code
+            is not in its folder, see `text_code_altclip.load_classes`.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    code = find_code(values)
+    if code is None or (not trust_remote_code and values.get("model_type") in CONFIG_MAPPING):
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    else:
+        check_allowed(code, trust_remote_code)
+        config_class, _ = load_classes(code, name_or_path)
+        config = config_class.from_pretrained(name_or_path)
+        del config.auto_map  # which says where the code was, and not where it will be
     config.name_or_path = ""  # it may be a folder of this machine, which has no place in config.json
     # Of T5 and its relatives encoders are published alone as well; their files deny the decoder.
     config.is_encoder_decoder = type(config)().is_encoder_decoder
@@ -31,7 +50,16 @@ def load_text_config(name_or_path: str) -> PreTrainedConfig:
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build an untrained encoder; of a model with a decoder (T5, NLLB) the encoder alone."""
+    """Build an untrained encoder; of a model with a decoder (T5, NLLB) the encoder alone.
+
+    Raises:
+        ValueError: it brings code of its own that has not run.
+    """
+    if type(config) is PreTrainedConfig:
+        raise ValueError(
+            f"the text encoder, a {config.model_type!r}, brings code of its own, which has not run: read the "
+            "code in the model's folder, and load the model by from_pretrained with trust_remote_code=True"
+        )
     if type(config) in _UNLISTED:
         return _UNLISTED[type(config)]._from_config(config)
     if not config.is_encoder_decoder:
@@ -83,16 +111,25 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
         raise ValueError(f"dropout is {dropout}, but a {config.model_type!r} has none: set it to 0")
 
 
-def load_teacher(name_or_path: str) -> PreTrainedModel:
+def load_teacher(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Load a model whose image tower, and what follows it, a student takes over.
+
+    Args:
+        trust_remote_code: run the code that the text encoder of a dual encoder brings, if it brings any.
 
     Raises:
         ValueError: it is of a type that nothing can be taken over from, or not whole.
     """
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     check_teacher(config)
+    is_ours = isinstance(config, AltCLIPDualEncoderConfig)
     # TIPSv2's files may lack its temperature; its configuration has it.
-    return load_whole(AutoModel, name_or_path, unread=("temperature",), trust_remote_code=False)
+    return load_whole(
+        AutoModel,
+        name_or_path,
+        unread=("temperature",),
+        trust_remote_code=trust_remote_code and is_ours,
+    )
 
 
 def image_encoder_of(teacher: PreTrainedModel) -> PreTrainedModel:

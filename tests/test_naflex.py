@@ -147,13 +147,16 @@ def distance(found, expected):
     return ((found - expected).norm() / expected.norm()).item()
 
 
+def join(gradients):
+    """Return all gradients as one vector."""
+    return torch.cat([values.flatten() for values in gradients.values()])
+
+
 def check_equal(found, expected):
     """Check losses and gradients; each of them differs from zero, but for biases before a softmax of keys."""
     assert distance(found[0], expected[0]) < 1e-5
     assert found[1].keys() == expected[1].keys()
-    joined = [
-        torch.cat([values.flatten() for values in gradients.values()]) for _, gradients in (found, expected)
-    ]
+    joined = [join(gradients) for _, gradients in (found, expected)]
     assert joined[1].norm() > 1e-3
     assert distance(*joined) < 1e-5
     scale = joined[1].norm()

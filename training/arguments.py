@@ -88,6 +88,13 @@ class StageArguments(TrainingArguments):
             "By default transformers chooses it."
         },
     )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Run the code that a text encoder brings in its folder, with all rights of this process: "
+            "read it first. Without it such an encoder, and a model made of it, is refused."
+        },
+    )
 
     # Run
     resume: bool = field(
@@ -1200,7 +1207,7 @@ class DiffusionArguments(StageArguments):
     def __post_init__(self):
         super().__post_init__()
         # The Trainer would push its own model, and no pipeline.
-        for name in ("dry_run", "validation_split", "push_to_hub"):
+        for name in ("dry_run", "validation_split", "push_to_hub", "trust_remote_code"):
             if getattr(self, name):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which diffusion training lacks: leave it out"

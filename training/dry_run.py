@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from common.models.kinds import load_tokenizer, readable
+from common.models.kinds import load_config, load_tokenizer, readable
 from modeling_altclip.pooling_altclip import NAFLEX, check_text_encoder, made_up_image
 from modeling_altclip.reading_altclip import text_reading
 from modeling_altclip.texts_altclip import readable_tokens, tokenize
@@ -37,7 +37,7 @@ from .matryoshka import check_widest
 from .model_checks import check_models, check_tokenizers
 from .output_folder import check_room_for_model, examples_per_step
 from .own_text_tower import fit_trainable, let_encode_texts_alone
-from .student import student_config
+from .student import set_attention, student_config
 from .teachers import space_of, width_of_targets
 from .text_teachers import describe_image_side, parameters_of_text_teacher
 
@@ -150,7 +150,7 @@ def _config_of(arguments: StageArguments) -> PreTrainedConfig:
     """Return the configuration of the stage's model."""
     if _is_new_student(arguments):
         return student_config(arguments)
-    config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+    config = load_config(arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code)
     if isinstance(arguments, TeacherLearningArguments) and arguments.new_pieces:
         # As `build_student` resizes the embeddings, if as many pieces are found as may be added.
         n_known = len(load_tokenizer("model_name_or_path", arguments.model_name_or_path))
@@ -162,7 +162,7 @@ def _untrained(arguments: StageArguments, config: PreTrainedConfig) -> PreTraine
     """Build the stage's model by its configuration, without loading weights, and freeze what it freezes."""
     if _is_new_student(arguments):
         model = AutoModel.from_config(config, trust_remote_code=False)
-        model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
+        set_attention(arguments, model)
     else:
         model = AutoModel.from_config(
             config, attn_implementation=arguments.attn_implementation, trust_remote_code=False

@@ -5,6 +5,7 @@ All of them are checked by their configurations, before the first one is loaded.
 
 from transformers import AutoConfig
 
+from common.errors import InputError
 from common.models.kinds import (
     ALTCLIP,
     DUAL_ENCODER,
@@ -21,7 +22,10 @@ from common.models.kinds import (
     check_kind,
     check_vocabulary,
     load_tokenizer,
+    readable,
 )
+from modeling_altclip import AltCLIPDualEncoderConfig
+from modeling_altclip.text_code_altclip import lacks_text_code
 
 from .adapter_output import check_base
 from .arguments import (
@@ -78,12 +82,29 @@ def check_models(arguments: StageArguments) -> None:
     for argument, kind in _kinds_of(arguments).items():
         name_or_path = getattr(arguments, argument)
         if name_or_path is not None:
-            check_kind(argument, name_or_path, kind)
+            if kind == IMAGE_SIDE:
+                _check_without_code(argument, name_or_path)
+            check_kind(argument, name_or_path, kind, trust_remote_code=arguments.trust_remote_code)
     if arguments.saves_adapter:
         config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
         check_base(arguments, config)
     if isinstance(arguments, TeacherLearningArguments | ContrastiveArguments):
         check_own_tower(arguments)
+
+
+def _check_without_code(argument: str, name_or_path: str) -> None:
+    """Refuse a dual encoder whose text encoder brings code, which an image tower does not need.
+
+    Raises:
+        InputError: it is such a model, or cannot be read.
+    """
+    with readable(argument, name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    if isinstance(config, AltCLIPDualEncoderConfig) and lacks_text_code(config):
+        raise InputError(
+            f"{argument} {name_or_path!r} has a text encoder that brings code of its own, which does not run "
+            "for an image tower: give the model that its image tower was taken from"
+        )
 
 
 def check_tokenizers(arguments: StageArguments) -> None:
@@ -98,7 +119,7 @@ def check_tokenizers(arguments: StageArguments) -> None:
         name_or_path = getattr(arguments, argument)
         # An image encoder reads no texts, and has no tokenizer.
         if name_or_path is not None and kind not in (IMAGE_ENCODER, IMAGE_SIDE):
-            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+            config = check_kind(argument, name_or_path, kind, trust_remote_code=arguments.trust_remote_code)
             check_vocabulary(argument, name_or_path, config, load_tokenizer(argument, name_or_path))
 
 

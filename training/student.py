@@ -17,12 +17,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 from common.embedding_cache import CachedColumn
 from common.errors import InputError
 from common.languages import check_languages
-from common.models.kinds import load_tokenizer, readable
+from common.models.kinds import load_config, load_tokenizer, readable
 from common.models.loading import load_model, load_processor
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
 from modeling_altclip.checksums_altclip import checked_files
 from modeling_altclip.pooling_altclip import stated_pooling, stated_prompt
 from modeling_altclip.reading_altclip import prompted_tokenizer
+from modeling_altclip.text_code_altclip import text_auto_map_of
 from modeling_altclip.towers_altclip import load_text_config, set_dropout
 
 from .arguments import TeacherLearningArguments, say
@@ -119,6 +120,7 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
                 text_head=config.text_head,
                 text_head_norm=config.text_head_norm,
                 dropout=arguments.dropout,
+                trust_remote_code=arguments.trust_remote_code,
             )
         else:
             model = AltCLIPDualEncoderModel.from_teacher(
@@ -128,6 +130,7 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
                 text_head=config.text_head,
                 text_head_norm=config.text_head_norm,
                 dropout=arguments.dropout,
+                trust_remote_code=arguments.trust_remote_code,
             )
         prompt = arguments.text_prompt
         if prompt is None:
@@ -150,6 +153,18 @@ def _say_unused_pooling(arguments: TeacherLearningArguments) -> None:
         )
 
 
+def set_attention(arguments: TeacherLearningArguments, model: PreTrainedModel) -> None:
+    """Set the attention kernel that is asked for in both towers, or else the one that transformers chooses.
+
+    An encoder that brings its own code may have one kernel alone, and keeps it unless another is asked for.
+    """
+    kernel = arguments.attn_implementation
+    if kernel is None and text_auto_map_of(model.config.text_config) is None:
+        kernel = model.config._attn_implementation
+    if kernel is not None:
+        model.set_attn_implementation(kernel)
+
+
 def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
     """Return the configuration of the student: that of the finished model, or of a teacher and an encoder.
 
@@ -161,10 +176,10 @@ def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
             can be taken over.
     """
     if arguments.model_name_or_path is not None:
-        return AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
+        return load_config(arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code)
     encoder_name = arguments.text_encoder_name_or_path
     with readable("text_encoder_name_or_path", encoder_name):
-        encoder = load_text_config(encoder_name)
+        encoder = load_text_config(encoder_name, trust_remote_code=arguments.trust_remote_code)
         options = {
             "text_pooling": arguments.text_pooling,
             "text_head": arguments.text_head,
@@ -264,7 +279,11 @@ def held_embeddings(
     """
     if not replayed:
         return {}
-    model, processor = load_model(arguments.model_name_or_path)
+    model, processor = load_model(
+        arguments.model_name_or_path,
+        argument="model_name_or_path",
+        trust_remote_code=arguments.trust_remote_code,
+    )
     cache = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
     space = space_of(model.config)
     held = {}

@@ -21,6 +21,7 @@ from common.fingerprints import settings
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPOutput
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 from modeling_altclip.pooling_altclip import default_image_pooling
+from modeling_altclip.text_code_altclip import text_auto_map_of
 from modeling_altclip.towers_altclip import build_encoder, set_dropout
 
 from .freezing import IMAGE_PARTS
@@ -78,14 +79,14 @@ def _projected_by(teacher: PreTrainedModel) -> dict[str, nn.Module | str]:
 BEFORE_PROJECTION = Space(("text_model",), _pooled, _pooled_of, _pooled_by)
 SHARED = Space(("text_model", "text_projection"), _projected, _projected_of, _projected_by)
 # SigLIP's text tower ends there.
-SHARED_BY_TOWER = SHARED._replace(parts=("text_model",))
+_SHARED_BY_TOWER = SHARED._replace(parts=("text_model",))
 
 
 def space_of(student: PreTrainedConfig) -> Space:
     """Return the space that a student of this configuration learns in."""
     if isinstance(student, AltCLIPConfig):
         return BEFORE_PROJECTION
-    return SHARED_BY_TOWER if student.model_type in WITHOUT_TEXT_PROJECTION else SHARED
+    return _SHARED_BY_TOWER if student.model_type in WITHOUT_TEXT_PROJECTION else SHARED
 
 
 def width_of_targets(student: PreTrainedConfig) -> int:
@@ -111,7 +112,7 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
     """Return the configuration of the student that a teacher and a text encoder make.
 
     A CLIP and an XLM-R make an `altclip`, which plain transformers loads, unless a pooling or a head is asked
-    for, of which it has its own; all others make a dual encoder.
+    for, of which it has its own, or the XLM-R is of its folder's code; all others make a dual encoder.
 
     Args:
         text_pooling, text_head, text_head_norm, dropout: as in `TeacherLearningArguments`.
@@ -123,8 +124,9 @@ def join(  # noqa: PLR0913  (two models and the options of the recipe, which cal
         InputError: the teacher has no image tower that can be taken over, or the encoder no dropout.
     """
     is_pair = teacher.model_type in TEACHERS and encoder.model_type in TEXT_ENCODERS
+    brings_code = text_auto_map_of(encoder) is not None
     has_own_head = text_pooling is None and text_head is None and not text_head_norm
-    if is_pair and has_own_head and not has_text_teacher:
+    if is_pair and has_own_head and not has_text_teacher and not brings_code:
         return AltCLIPConfig.from_teacher(teacher, encoder, dropout=dropout)
 
     argument = "image_model_name_or_path" if has_text_teacher else "teacher_name_or_path"

@@ -40,7 +40,12 @@ def load_teacher(arguments: TeacherLearningArguments) -> Teacher:
         InputError: one cannot be loaded.
     """
     if not arguments.has_text_teacher:
-        return Teacher(*load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path"))
+        model, processor = load_model(
+            arguments.teacher_name_or_path,
+            argument="teacher_name_or_path",
+            trust_remote_code=arguments.trust_remote_code,
+        )
+        return Teacher(model, processor)
     model, tokenizer = load_texts(arguments.teacher_name_or_path, argument="teacher_name_or_path")
     image_model = getattr(arguments, arguments.image_side)
     with readable(arguments.image_side, image_model):
@@ -66,7 +71,9 @@ def reference_of(arguments: TeacherLearningArguments, teacher: Teacher) -> Teach
             "is an image encoder alone, whose projection stage 1 leaves untrained: leave out "
             "validation_split and eval_strategy, and validate stage 2"
         )
-    images, _ = load_model(image_model, argument=arguments.image_side)
+    images, _ = load_model(
+        image_model, argument=arguments.image_side, trust_remote_code=arguments.trust_remote_code
+    )
     return Teacher(TwoModels(teacher.model, images), teacher.processor)
 
 

@@ -22,6 +22,7 @@ from common.errors import InputError
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
 from modeling_altclip.pooling_altclip import IMAGE_INPUTS
+from modeling_altclip.tokenizer_files_altclip import restore_files
 
 from .adapter_output import save_adapter
 from .checkpoints import mark_finished, mark_unfinished
@@ -83,7 +84,7 @@ def images_of(inputs: dict) -> dict[str, torch.Tensor]:
     return {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
 
 
-def split_images(images: dict[str, torch.Tensor], n_parts: int) -> list[dict[str, torch.Tensor]]:
+def _split_images(images: dict[str, torch.Tensor], n_parts: int) -> list[dict[str, torch.Tensor]]:
     """Split what `images_of` returns into `n_parts`, as `_spread` does: the last image may be repeated."""
     parts = [{} for _ in range(n_parts)]
     for name, values in images.items():
@@ -218,6 +219,10 @@ class AltCLIPTrainer(Trainer):
                 torch.save(self.args, folder / TRAINING_ARGS_NAME)
         else:
             super()._save(output_dir, state_dict)
+        has_processor = self.processing_class is not None  # which diffusion has not
+        if self.args.should_save and has_processor:
+            # An `AltCLIPProcessor` does so by itself, and those of transformers write these files anew.
+            restore_files(self.processing_class.tokenizer, folder)
         if self.args.should_save and not is_checkpoint:
             write_checksums(folder)
 
@@ -564,7 +569,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
             return loss(image_embeds[:n_images], *others)
 
         no_sync = partial(self.accelerator.no_sync, model)
-        parts = split_images(images, len(groups))
+        parts = _split_images(images, len(groups))
         chunks = [group | part for group, part in zip(groups, parts)]
         return cached_loss(encode, chunks, loss_of_each_once, scalars, no_sync=no_sync)
 
@@ -712,6 +717,6 @@ class ContrastiveTrainer(AltCLIPTrainer):
         """Embed images by a frozen tower, once and without a graph: unit vectors `(images, dim)`."""
         n_images = len(images["pixel_values"])
         n_parts = math.ceil(n_images / (self.args.gradient_cache_chunk or n_images))
-        parts = split_images(images, n_parts)
+        parts = _split_images(images, n_parts)
         embeddings = torch.cat([model.get_image_features(**part).pooler_output for part in parts])
         return normalize(embeddings.float(), dim=-1)

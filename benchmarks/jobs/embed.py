@@ -46,6 +46,13 @@ class EmbedArguments:
         default=None, metadata={"help": "The text file to embed, in UTF-8, with one text a line."}
     )
     output_dir: str = field(metadata={"help": "The folder to make for the embeddings; it must be new."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Run the code that a dual encoder's text encoder brings in the model's folder: read it "
+            "first. Without it such a model is refused."
+        },
+    )
     batch_size: int = field(default=256, metadata={"help": "The number of items that are encoded at once."})
     truncate_dim: int | None = field(
         default=None,
@@ -90,14 +97,15 @@ def main(arguments: EmbedArguments) -> None:
         raise InputError(
             f"output_dir {arguments.output_dir!r} is there already: give a new folder, or remove this one"
         )
-    check_model(arguments.model_name_or_path, argument="model_name_or_path")
+    given = {"argument": "model_name_or_path", "trust_remote_code": arguments.trust_remote_code}
+    check_model(arguments.model_name_or_path, **given)
     texts = None
     if arguments.texts is None:
         _check_images(arguments.images)
     else:
         texts = _read_lines(arguments.texts)
 
-    model, processor = load_model(arguments.model_name_or_path, argument="model_name_or_path")
+    model, processor = load_model(arguments.model_name_or_path, **given)
     model.to(PartialState().device)
     try:
         if texts is None:
@@ -218,6 +226,8 @@ def _next_command(arguments: EmbedArguments) -> str:
     command = f"{command_for('embed')} {model} {other} --output_dir OTHER"
     if arguments.truncate_dim is not None:
         command += f" --truncate_dim {arguments.truncate_dim}"
+    if arguments.trust_remote_code:
+        command += " --trust_remote_code"
     return command
 
 

@@ -25,10 +25,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
-import modeling_altclip  # noqa: F401  (transformers then knows our configurations)
+from modeling_altclip import AltCLIPDualEncoderConfig
 from modeling_altclip.checksums_altclip import check_files
 from modeling_altclip.configuration_altclip_dual_encoder import DUAL_TEACHERS
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
+from modeling_altclip.text_code_altclip import check_allowed, lacks_text_code, with_text_code
+from modeling_altclip.tokenizer_files_altclip import remember_files
+from modeling_altclip.towers_altclip import load_text_config
 
 from ..commands import command_for
 from ..errors import InputError
@@ -140,16 +143,41 @@ MASKED = Kind(
 TRANSLATOR = Kind("a translation model, such as an NLLB, an M2M100 or a Marian", _translates)
 
 
-def check_kind(argument: str, name_or_path: str, kind: Kind) -> PreTrainedConfig:
+def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Load a model's configuration, by which the model can be built.
+
+    Args:
+        trust_remote_code: run the code that the text encoder of a dual encoder brings, if it brings any. No
+            other code of a folder is ever run.
+
+    Raises:
+        ValueError: the text encoder brings code, and it is not allowed to run, or not in the folder.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    if isinstance(config, AltCLIPDualEncoderConfig) and lacks_text_code(config):
+        check_allowed(config.text_auto_map, trust_remote_code)
+        config = with_text_code(config, name_or_path)
+    return config
+
+
+def check_kind(
+    argument: str, name_or_path: str, kind: Kind, *, trust_remote_code: bool = False
+) -> PreTrainedConfig:
     """Load the configuration of a model of the kind that `argument` needs; no weights are loaded.
+
+    Args:
+        trust_remote_code: run the code that a text encoder brings, or that of a dual encoder.
 
     Raises:
         InputError: there is no such model, its configuration cannot be read, it is a model of another kind,
-            or a small file of it is damaged.
+            a small file of it is damaged, or it brings code that is not allowed to run.
     """
     with readable(argument, name_or_path):
         check_files(name_or_path, "settings")
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        if kind == TEXT_TOWER:
+            config = load_text_config(name_or_path, trust_remote_code=trust_remote_code)
+        else:
+            config = load_config(name_or_path, trust_remote_code=trust_remote_code)
     if not kind.fits(config):
         # sentence-transformers writes modules.json.
         is_sentence_encoder = os.path.exists(Path(name_or_path, "modules.json"))
@@ -165,7 +193,8 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
 
     It pads on the right, whatever its files state: plain transformers' AltCLIP, which loads what is trained
     with it, pools the first token even if it is padding. A decoder's (GPT-2) may have no padding token, and
-    pads by its end of text, since padding is masked.
+    pads by its end of text, since padding is masked. Its files are remembered: an `AltCLIPProcessor` saves
+    them as they were.
 
     Raises:
         InputError: it cannot be loaded, is not there, or has neither of the two tokens.
@@ -175,6 +204,7 @@ def load_tokenizer(argument: str, name_or_path: str, **options) -> PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, padding_side="right", trust_remote_code=False, **options
         )
+        remember_files(tokenizer, name_or_path)
     check_tokenizer(argument, name_or_path, tokenizer)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:

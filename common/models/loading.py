@@ -6,11 +6,12 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig
+from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPProcessor
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.finite_altclip import check_finite
 from modeling_altclip.reading_altclip import canonical_tokenizer, text_reading
+from modeling_altclip.tokenizer_files_altclip import remember_files, restore_files
 
 from ..errors import InputError
 from ..paths import check_folder
@@ -27,6 +28,7 @@ def load_model(
     kind: Kind = TWO_TOWERS,
     attn_implementation: str | None = None,
     canonicalizes: bool = True,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a model in float32 with its processor, as `embed_texts` and `embed_images` take them.
 
@@ -41,11 +43,12 @@ def load_model(
         kind: the kind of model that is needed.
         attn_implementation: transformers' option, for its own models.
         canonicalizes: let the tokenizer of a SigLIP canonicalize texts; false leaves it as it was saved.
+        trust_remote_code: run the code that the text encoder of a dual encoder brings, if it brings any.
 
     Raises:
         InputError: the folder, its configuration, weights or processor are missing in whole or in part; a
             weight is NaN or infinite; the model is of another kind; a LoRA names no base or does not fit it;
-            or a library is missing.
+            code is not allowed to run; or a library is missing.
 
     Example:
 
@@ -68,19 +71,20 @@ def load_model(
             kind=kind,
             attn_implementation=attn_implementation,
             canonicalizes=canonicalizes,
+            trust_remote_code=trust_remote_code,
         )
         merged, processor = merge_low_rank(name_or_path, *base, argument)
         _check_finite(merged, argument, name_or_path)
         return merged, processor
 
-    config = check_kind(argument, name_or_path, kind)
+    config = check_kind(argument, name_or_path, kind, trust_remote_code=trust_remote_code)
     checks_itself = isinstance(config, AltCLIPConfig | AltCLIPDualEncoderConfig)
     with readable(argument, name_or_path), checked_files(name_or_path, weights=not checks_itself):
         model = AutoModel.from_pretrained(
             name_or_path,
             dtype=torch.float32,
             attn_implementation=attn_implementation,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code and checks_itself,
         )
     processor = load_processor(name_or_path, argument=argument)
     _check_finite(model, argument, name_or_path)
@@ -92,6 +96,8 @@ def load_model(
 
 def load_processor(name_or_path: str, *, argument: str = "model") -> ProcessorMixin:
     """Load a model's processor as it was saved: of a SigLIP without the steps that `load_model` adds.
+
+    The files of its tokenizer are remembered, as by `load_tokenizer`.
 
     Args:
         argument: the option that the model was given with, for messages.
@@ -108,6 +114,9 @@ def load_processor(name_or_path: str, *, argument: str = "model") -> ProcessorMi
             "save an AltCLIPProcessor(image_processor, tokenizer) there"
         )
     check_tokenizer(argument, name_or_path, processor.tokenizer)
+    if not isinstance(processor, AltCLIPProcessor):  # which has remembered them
+        with readable(argument, name_or_path):
+            remember_files(processor.tokenizer, name_or_path)
     # How it was loaded is no part of it, and would be saved with it.
     for name in ("is_local", "local_files_only"):
         processor.tokenizer.init_kwargs.pop(name, None)
@@ -146,6 +155,8 @@ def save_model(
 ) -> None:
     """Save a model and its processor as one complete folder, with the code of our own classes and checksums.
 
+    Files of a tokenizer that has not changed since it was loaded are written byte for byte.
+
     Args:
         state_dict: weights to save in place of the model's own, which may be sharded.
     """
@@ -153,22 +164,25 @@ def save_model(
     model.save_pretrained(folder, state_dict=state_dict)
     match_modes(folder)
     processor.save_pretrained(folder)
+    restore_files(processor.tokenizer, folder)
     write_checksums(folder)
 
 
-def check_model(name_or_path: str, argument: str = "model") -> None:
+def check_model(name_or_path: str, argument: str = "model", *, trust_remote_code: bool = False) -> None:
     """Check a model to evaluate before anything is loaded; a Hub id is not looked up.
 
     Args:
         argument: the option that the model was given with, for messages.
+        trust_remote_code: as for `load_model`.
 
     Raises:
-        InputError: the folder does not exist, or holds a model of another kind; or the prefix before a colon
-            is no library that has an adapter.
+        InputError: the folder does not exist, or holds a model of another kind, or code that is not allowed
+            to run; or the prefix before a colon is no library that has an adapter.
     """
     if check_library(name_or_path) is None:
         check_folder(argument, name_or_path)
         if is_low_rank(name_or_path):
-            check_model(base_of(name_or_path, argument), argument)
+            base = base_of(name_or_path, argument)
+            check_model(base, argument, trust_remote_code=trust_remote_code)
         elif Path(name_or_path).exists():
-            check_kind(argument, name_or_path, TWO_TOWERS)
+            check_kind(argument, name_or_path, TWO_TOWERS, trust_remote_code=trust_remote_code)

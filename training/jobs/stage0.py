@@ -22,6 +22,7 @@ def main(arguments: TeacherArguments) -> None:
         arguments.model_name_or_path,
         argument="model_name_or_path",
         attn_implementation=arguments.attn_implementation,
+        trust_remote_code=arguments.trust_remote_code,
     )
     changed = fit_to_loss(model, arguments.loss)
     if changed is not None:

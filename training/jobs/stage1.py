@@ -3,6 +3,8 @@
 See the paper, section 3.1.
 """
 
+from datasets import Dataset
+
 from common.commands import command_for
 from common.languages import check_languages
 from training.arguments import TeacherLearningArguments, say
@@ -22,9 +24,10 @@ from training.student import (
     held_embeddings,
     languages_to_replay,
     processors_of_student,
+    set_attention,
 )
 from training.teachers import space_of
-from training.text_teachers import describe_image_side, load_teacher, reference_of
+from training.text_teachers import Teacher, describe_image_side, load_teacher, reference_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
@@ -37,17 +40,9 @@ def main(arguments: TeacherLearningArguments) -> None:
     check_room_before_loading(arguments)
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
-    if arguments.image_model_name_or_path is not None:
-        say(arguments, f"Images: {describe_image_side(arguments)}.")
-    teacher = load_teacher(arguments)
-    check_width(arguments, teacher)
+    teacher = _load_teacher(arguments)
     reference = reference_of(arguments, teacher)
-    text = read_parallel_text(
-        arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
-    )
-    say(arguments, text.describe_skipped())
-    record_sources(arguments, text.origins)
-    rows = exclude_tests(arguments, text.rows)
+    rows = _read_text(arguments)
     available = list(rows.features["captions"])
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
@@ -60,7 +55,7 @@ def main(arguments: TeacherLearningArguments) -> None:
     model, tokenizer = build_student(arguments, rows, new)
     freeze_all_but(model, space_of(model.config).parts)
     updates = add_low_rank(arguments, model)
-    model.set_attn_implementation(arguments.attn_implementation or model.config._attn_implementation)
+    set_attention(arguments, model)
     languages = new + replayed
     examples = CaptionExamples(
         rows,
@@ -96,6 +91,25 @@ def main(arguments: TeacherLearningArguments) -> None:
     else:
         following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
         finish(arguments, "the multilingual model", following)
+
+
+def _load_teacher(arguments: TeacherLearningArguments) -> Teacher:
+    """Load the teacher, say where images come from if not from it, and check that the two share a width."""
+    if arguments.image_model_name_or_path is not None:
+        say(arguments, f"Images: {describe_image_side(arguments)}.")
+    teacher = load_teacher(arguments)
+    check_width(arguments, teacher)
+    return teacher
+
+
+def _read_text(arguments: TeacherLearningArguments) -> Dataset:
+    """Read the parallel text of all sources, without the texts of tests, and record where it is from."""
+    text = read_parallel_text(
+        arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
+    )
+    say(arguments, text.describe_skipped())
+    record_sources(arguments, text.origins)
+    return exclude_tests(arguments, text.rows)
 
 
 __all__ = ["main"]

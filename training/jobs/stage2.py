@@ -32,6 +32,7 @@ def main(arguments: ContrastiveArguments) -> None:
         arguments.model_name_or_path,
         argument="model_name_or_path",
         attn_implementation=arguments.attn_implementation,
+        trust_remote_code=arguments.trust_remote_code,
     )
     changed = fit_to_loss(model, arguments.loss)
     if changed is not None:
@@ -49,16 +50,10 @@ def main(arguments: ContrastiveArguments) -> None:
         examples = _cache_towers(arguments, examples, model, processor, collator.max_length)
         collator = CachedCollator()
     elif arguments.cache_image_embeds and arguments.image_embeds_column is None:
-        embeddings = image_embeddings(
-            examples.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
-        )
-        examples = examples.with_inputs("image_embeds", embeddings)
-        say(arguments, f"Cached {embeddings}")
+        examples = _cache_images(arguments, examples, model, processor)
 
     # The teacher of validation, the held texts and the guard need the model as it is before training.
-    teacher = (model, processor)
-    if arguments.teacher_name_or_path is not None:
-        teacher = load_model(arguments.teacher_name_or_path, argument="teacher_name_or_path")
+    teacher = _load_teacher(arguments) or (model, processor)
     validation = load_validation(arguments, model, processor, examples.languages, teacher)
     held = hold_texts(arguments, model, processor, examples)
     text_pairs = load_text_pairs(arguments)
@@ -86,6 +81,31 @@ def main(arguments: ContrastiveArguments) -> None:
         finish_adapter(arguments)
     else:
         finish(arguments, "the model", evaluation_of(arguments))
+
+
+def _load_teacher(arguments: ContrastiveArguments) -> tuple[PreTrainedModel, ProcessorMixin] | None:
+    """Load the teacher of validation; None if none is given."""
+    if arguments.teacher_name_or_path is None:
+        return None
+    return load_model(
+        arguments.teacher_name_or_path,
+        argument="teacher_name_or_path",
+        trust_remote_code=arguments.trust_remote_code,
+    )
+
+
+def _cache_images(
+    arguments: ContrastiveArguments,
+    examples: CaptionExamples,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+) -> CaptionExamples:
+    """Run the image tower over all images, and return the examples with their embeddings."""
+    embeddings = image_embeddings(
+        examples.inputs, model, processor, cache_dir=arguments.cache_dir, dtype=arguments.cache_dtype
+    )
+    say(arguments, f"Cached {embeddings}")
+    return examples.with_inputs("image_embeds", embeddings)
 
 
 def _cache_towers(

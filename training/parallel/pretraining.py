@@ -60,7 +60,7 @@ class TextPretrainingArguments(StageArguments):
     def __post_init__(self):
         super().__post_init__()
         # The Trainer would push the model with its head, and not the encoder alone.
-        for name in ("dry_run", "validation_split", "push_to_hub"):
+        for name in ("dry_run", "validation_split", "push_to_hub", "trust_remote_code"):
             if getattr(self, name):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which text pre-training lacks: leave it out"

@@ -96,7 +96,7 @@ class ParallelArguments(PairArguments):
             raise InputError(f"setting is {self.setting!r}: choose {' or '.join(_SETTINGS)}")
         if self.freeze_epochs < 0:
             raise InputError(f"freeze_epochs is {self.freeze_epochs}: give a number of epochs, or 0 for none")
-        for name in ("dry_run", "streaming", "matryoshka_dims"):
+        for name in ("dry_run", "streaming", "matryoshka_dims", "trust_remote_code"):
             if getattr(self, name):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which parallel training lacks: leave it out"
