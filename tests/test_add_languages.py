@@ -226,6 +226,6 @@ def test_old_languages_are_held_to_what_they_were(finished, tmp_path):
 
 
 def test_what_is_no_altclip_is_refused(miniature, run_python, tmp_path):
-    process = add(run_python, miniature, miniature / "clip", tmp_path / "more", "--languages", "th")
+    process = add(run_python, miniature, miniature / "text_encoder", tmp_path / "more", "--languages", "th")
     assert process.returncode == 1
-    assert "is a model of the type 'clip': give an AltCLIP" in process.stderr.strip().splitlines()[-1]
+    assert "is a model of the type 'xlm-roberta': give an AltCLIP" in process.stderr.strip().splitlines()[-1]
