@@ -42,10 +42,11 @@ from .parallel.trainer import ParallelArguments
 # By stage and argument, the kind of model that is needed; an argument may be None.
 _KINDS = {
     TeacherArguments: {"model_name_or_path": TRAINABLE},
+    # A finished model is its own teacher where no other is given: by its own argument it is refused.
     TeacherLearningArguments: {
+        "model_name_or_path": FINISHED,
         "teacher_name_or_path": TEACHER,
         "text_encoder_name_or_path": TEXT_TOWER,
-        "model_name_or_path": FINISHED,
     },
     ContrastiveArguments: {"model_name_or_path": FINISHED, "teacher_name_or_path": TWO_TOWERS},
     ParallelArguments: {
