@@ -186,6 +186,7 @@ def test_what_cannot_be_held_is_refused(arguments, given, message):
         arguments(**given)
 
 
+@pytest.mark.slow
 def test_stage_2_says_what_was_kept(altclip_folder, miniature, run_python, tmp_path):
     """Hold its own captions, and a guard set of which it loses something or nothing.
 

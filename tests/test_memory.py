@@ -76,6 +76,7 @@ def test_tiles_need_a_25th_of_open_clips_memory(peak_mb, loss_name):
     assert measured <= OPEN_CLIP_MB / 25
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_batch_and_without_tiles_with_its_square(peak_mb):
     assert peak_mb("contrastive", 8192, 1024) < 0.75 * peak_mb("contrastive", 16384, 1024)
     mb_of_one_matrix = 4096**2 * 4 / 2**20  # of logits in float32

@@ -565,7 +565,7 @@ def finished(zoo, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("stage", ["stage2", "dual"])
+@pytest.mark.parametrize("stage", ["stage2", pytest.param("dual", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", LOADS)
 def test_the_folder_loads_where_our_package_is_not(finished, run_python, tmp_path, stage, reader):
     """Check a script that loads a copy of the folder, with nothing beside it that it was made from."""

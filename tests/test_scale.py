@@ -229,7 +229,7 @@ def test_fp16_with_a_gradient_scaler_goes_through_the_gradient_cache():
 @pytest.mark.parametrize(
     "stage,switches",
     [
-        ("stage0", []),
+        pytest.param("stage0", [], marks=pytest.mark.slow),
         ("stage1", []),
         ("stage2", ["--tile_size", "5", "--gradient_cache_chunk", "3", "--cache_image_embeds", "false"]),
     ],

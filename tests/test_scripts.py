@@ -149,7 +149,14 @@ def resume_if_begun(output_dir):
 SAVE_EVERY_STEP = ["--save_strategy", "steps", "--save_steps", "1"]
 
 
-@pytest.mark.parametrize("stage", FOLDERS)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("stage0", marks=pytest.mark.slow),
+        pytest.param("stage1", marks=pytest.mark.slow),
+        "stage2",
+    ],
+)
 def test_killed_and_resumed_equals_uninterrupted(stages, tmp_path, stage):
     folder, _ = stages
     resumed = tmp_path / "resumed"

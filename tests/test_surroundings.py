@@ -135,7 +135,10 @@ def test_the_whole_road_in_strange_surroundings(miniature, sources, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"driver.py", "scripts.json", "outputs"}
 
 
-@pytest.mark.parametrize("stage,flags", [("stage0", []), ("stage2", ["--image_views", "2"])])
+@pytest.mark.parametrize(
+    "stage,flags",
+    [pytest.param("stage0", [], marks=pytest.mark.slow), ("stage2", ["--image_views", "2"])],
+)
 def test_workers_change_no_byte_of_a_model(miniature, start_flags, run_python, tmp_path, stage, flags):
     """Train over several epochs, since workers begin anew with each."""
     command = [ROOT / f"training/run_{stage}.py", ROOT / f"training/recipes/miniature/{stage}.yaml"]
@@ -177,7 +180,10 @@ def environment_without_pytest():
 
 @pytest.mark.parametrize(
     "leave,code,switches",
-    [("pass", 0, []), ("tempfile.mkdtemp(prefix='forgotten-')", 1, ["--numprocesses", "1"])],
+    [
+        pytest.param("pass", 0, [], marks=pytest.mark.slow),
+        ("tempfile.mkdtemp(prefix='forgotten-')", 1, ["--numprocesses", "1"]),
+    ],
 )
 def test_a_run_of_the_tests_leaves_nothing_and_fails_where_a_test_does(tmp_path, leave, code, switches):
     (tmp_path / "test_leaves.py").write_text(LEAVES.format(leave=leave), "utf-8")
