@@ -97,7 +97,7 @@ def table(tmp_path_factory):
     recipe = [str(RECIPES / "world_table.yaml"), *flags]
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(tmp_path)
-        patched.setattr(evaluation, "load_model", lambda name: (name, None))
+        patched.setattr(evaluation, "load_model", lambda name, **_: (name, None))
         patched.setattr(evaluation, "CachedEncoder", Known)
         patched.setattr(plots, "draw_pictures", lambda *_: [])
         # A thousand resamples of six images say no more.
