@@ -1,0 +1,25 @@
+"""One dataclass of arguments per stage: `transformers.TrainingArguments` and what the stage adds.
+
+The keys of a recipe are these fields, and `--help` prints their texts. Fields of one subject stand together
+under a heading: data, model, batch, evaluation.
+"""
+
+from .contrastive import ContrastiveArguments
+from .diffusion import DiffusionArguments
+from .low_rank import LowRankArguments
+from .pairs import PairArguments, TeacherArguments
+from .stage import ExclusionArguments, FrozenTowerArguments, StageArguments, say
+from .teacher_learning import TeacherLearningArguments
+
+__all__ = [
+    "ContrastiveArguments",
+    "DiffusionArguments",
+    "ExclusionArguments",
+    "FrozenTowerArguments",
+    "LowRankArguments",
+    "PairArguments",
+    "StageArguments",
+    "TeacherArguments",
+    "TeacherLearningArguments",
+    "say",
+]
