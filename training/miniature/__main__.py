@@ -5,6 +5,7 @@ python -m training.miniature --output_dir outputs/miniature
 
 import io
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import Pool
@@ -42,7 +43,7 @@ from common.output import bytes_of_weights, check_output_dir, saving
 from common.recipe import launch
 from modeling_altclip.checkpoint_altclip import match_modes
 
-from ..logit_bias import FIRST_LOGIT_BIAS, FIRST_LOGIT_SCALE
+from ..logit_bias import FIRST_LOGIT_SCALE
 from .origins import origins_of_scenes
 from .scenes import IMAGE_SIZE, SPLITS, EmojiScenes, read_concepts
 from .vocabulary import MAX_LENGTH, train_english_tokenizer, train_multilingual_tokenizer
@@ -55,7 +56,8 @@ _TEXT_LAYERS = 2
 _MULTILINGUAL_VOCABULARY = 2500
 _ENGLISH_VOCABULARY = 600
 _TOKENIZER_ROWS = 6000  # rows that both vocabularies are trained on
-_SIGLIP_LENGTH = 32  # tokens that each text is padded to; the longest English caption has 17
+_SIGLIP_LENGTH = 20  # tokens that each text is padded to; the longest English caption has 17
+_SIGLIP_BATCH = 256  # images of a batch in its recipe
 # Folders that are written.
 _PARTS = ("dataset", "clip", "text_encoder", "siglip", "bert", "modernbert")
 _DRAWN = "drawn.json"  # the record of what was drawn, by which a repeated command knows that it is whole
@@ -195,7 +197,8 @@ def _write_siglip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     # transformers begins with zeros, from which a trained checkpoint is loaded.
     model.logit_scale.data.fill_(FIRST_LOGIT_SCALE)
-    model.logit_bias.data.fill_(FIRST_LOGIT_BIAS)
+    # Of an image's 256 pairs one is right, as SigLIP's -10 says of its batches of 32,768.
+    model.logit_bias.data.fill_(-math.log(_SIGLIP_BATCH - 1))
     _save_untrained(model, folder, "SigLIP")
 
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
