@@ -587,7 +587,7 @@ def test_an_older_checkpoint_goes_when_the_new_one_is_complete(stage1, tmp_path,
         seen.append(sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")))
         write_checksums(folder)
 
-    monkeypatch.setattr("training.trainers.write_checksums", watch)
+    monkeypatch.setattr("training.trainers.base.write_checksums", watch)
     train(*stage1(save_total_limit=1))
     assert seen == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"]]
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]

@@ -466,7 +466,7 @@ def test_two_processes_train_like_one(
 def test_freezing_under_fsdp_is_refused(trainer_of, monkeypatch):
     """FSDP2 would train the encoders from the first step."""
     monkeypatch.setattr(ParallelTrainer, "is_fsdp_enabled", True, raising=False)
-    monkeypatch.setattr("training.trainers.make_shardable", lambda *_: None)  # needs a process group
+    monkeypatch.setattr("training.trainers.base.make_shardable", lambda *_: None)  # needs a process group
     monkeypatch.setattr("transformers.Trainer.__init__", fake_init)
     with pytest.raises(
         InputError, match="freeze_epochs is 0.5, and FSDP2 goes on to train what it was given: set it to 0"

@@ -11,7 +11,7 @@ from modeling_altclip import AltCLIPDualEncoderModel
 # Where a new scale and bias begin, as in SigLIP (Zhai et al. 2023, arXiv 2303.15343): with these nearly all
 # pairs count as wrong, as they are, and the first steps need not correct them all.
 FIRST_LOGIT_SCALE = math.log(10)
-FIRST_LOGIT_BIAS = -10.0
+_FIRST_LOGIT_BIAS = -10.0
 
 
 def logit_bias_of(model: nn.Module) -> nn.Parameter | None:
@@ -63,11 +63,11 @@ def fit_to_loss(model: nn.Module, loss: str) -> str | None:
         InputError: the model does not suit the loss, see `check_loss`.
     """
     if loss == "sigmoid" and isinstance(model, AltCLIPDualEncoderModel) and model.logit_bias is None:
-        model.set_logit_bias(FIRST_LOGIT_BIAS)
+        model.set_logit_bias(_FIRST_LOGIT_BIAS)
         model.logit_scale.fill_(FIRST_LOGIT_SCALE)
         return "The model has no bias: for the sigmoid loss it gets one of -10, and its scale begins at 10."
     check_loss(model, loss)
     return None
 
 
-__all__ = ["FIRST_LOGIT_BIAS", "FIRST_LOGIT_SCALE", "check_loss", "fit_to_loss", "logit_bias_of"]
+__all__ = ["FIRST_LOGIT_SCALE", "check_loss", "fit_to_loss", "logit_bias_of"]
