@@ -159,7 +159,7 @@ def mixed(good: list[dict]) -> tuple[list[dict], dict[int, str]]:
 
 
 # The recipe's frozen image tower embeds all images beforehand; without the cache it does at each step.
-@pytest.mark.parametrize("cached", ["true", "false"])
+@pytest.mark.parametrize("cached", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_bad_rows_change_nothing_and_are_counted_by_kind(train, tmp_path, cached):
     good = [good_row(number) for number in range(N_ROWS - N_BAD)]
     rows, kind_at = mixed(good)

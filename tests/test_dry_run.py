@@ -271,9 +271,10 @@ print(expected.peak / 2**20 / (resident("VmHWM") - before))
 
 @pytest.mark.parametrize(
     "switches",
-    [("fp32", "-", 1), pytest.param(("bf16", "checkpointing", 2), marks=pytest.mark.slow)],
+    [("fp32", "-", 1), ("bf16", "checkpointing", 2)],
     ids=str,
 )
+@pytest.mark.slow
 def test_estimated_memory_is_what_a_training_takes(run_python, tmp_path, switches):
     """Compare an estimate with the growth of a real process: 22M parameters, AdamW.
 

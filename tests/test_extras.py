@@ -63,7 +63,11 @@ TABLE = ["benchmarks/run_retrieval.py", "--models", "nowhere", "--tasks", "xtd",
     "words,message",
     [
         (REPORT, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"'),
-        (TABLE, 'run_retrieval.py: error: matplotlib is not installed: pip install "altclip[plots]"'),
+        pytest.param(
+            TABLE,
+            'run_retrieval.py: error: matplotlib is not installed: pip install "altclip[plots]"',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_script_ends_with_one_line(words, message):

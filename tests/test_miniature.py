@@ -237,6 +237,7 @@ def hashes_of_tokenizers():
     ]
 
 
+@pytest.mark.slow
 def test_tokenizers_are_the_same_in_every_process(run_python):
     """Hash tables are seeded per process, here and in two others; ids must not depend on them."""
     expected = hashes_of_tokenizers()

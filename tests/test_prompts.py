@@ -390,6 +390,7 @@ def test_the_hash_changes_with_what_was_asked():
     assert len({found, *others}) == 4
 
 
+@pytest.mark.slow
 def test_the_speed_of_the_classifier_is_measured(clip_benchmark, run_python):
     # A small text tower: the check is of equal embeddings, not of speed.
     flags = ["--classes", "3", "--width", "64", "--layers", "1"]

@@ -181,10 +181,11 @@ def environment_without_pytest():
 @pytest.mark.parametrize(
     "leave,code,switches",
     [
-        pytest.param("pass", 0, [], marks=pytest.mark.slow),
+        ("pass", 0, []),
         ("tempfile.mkdtemp(prefix='forgotten-')", 1, ["--numprocesses", "1"]),
     ],
 )
+@pytest.mark.slow
 def test_a_run_of_the_tests_leaves_nothing_and_fails_where_a_test_does(tmp_path, leave, code, switches):
     (tmp_path / "test_leaves.py").write_text(LEAVES.format(leave=leave), "utf-8")
     (tmp_path / "temporary").mkdir()
