@@ -100,6 +100,7 @@ def test_plain_transformers_takes_its_own_classes_without_asking(altclip_folder,
     )
 
 
+@pytest.mark.slow
 def test_remote_code_is_ours_and_is_saved_again(altclip_folder, elsewhere):
     said = elsewhere(altclip_folder, "resave")
     assert all(module.startswith("transformers_modules.") for module in said["modules"])

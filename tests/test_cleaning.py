@@ -387,7 +387,7 @@ def test_the_length_of_parts_changes_no_count(cleaned, tmp_path, part_rows):
     assert files["counts.csv"] == expected["counts.csv"]
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_processes_change_no_byte(cleaned, tmp_path, processes):
     dataset, expected = cleaned
     assert run(dataset, tmp_path / "out", processes=processes) == expected

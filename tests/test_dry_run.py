@@ -168,6 +168,7 @@ def peak(table):
     return [float(value) for value in re.findall(r"[\d.]+(?= at)", table["peak a process, GiB"])]
 
 
+@pytest.mark.slow
 def test_memory_follows_the_switches(stand_ins, dry_run):
     """Frozen parts cost only their weights, and bfloat16 halves no weight.
 

@@ -75,6 +75,7 @@ def launched(launcher, *script):
 @pytest.mark.skipif(
     torch.accelerator.is_available(), reason="accelerate starts several processes where it finds several GPUs"
 )
+@pytest.mark.slow
 def test_a_launcher_that_starts_fewer_processes_than_asked_is_warned_of():
     launcher = ["accelerate", "launch", "--quiet", "--num_processes", "2"]
     process = launched(launcher, ROOT / "training/run_stage1.py", "none.yaml")
@@ -183,6 +184,7 @@ Path(given.output_dir, f"process-{given.process_index}").write_text(f"of {given.
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="without a GPU alone")
+@pytest.mark.slow
 def test_processes_on_a_cpu_find_one_another_without_a_flag(tmp_path):
     """Start them as the documented `torchrun --nproc_per_node 2` does.
 

@@ -339,6 +339,7 @@ def test_an_unknown_recipe_key_ends_a_script_with_one_clear_line(run_python, tmp
     assert "unknown key 'learning_rte': did you mean 'learning_rate'?" in last_line
 
 
+@pytest.mark.slow
 def test_the_documented_launcher_adds_nothing_to_the_one_line():
     """Launch with --quiet: without it accelerate adds a traceback of its own."""
     command = [Path(sys.executable).parent / "accelerate", "launch", "--quiet"]

@@ -441,13 +441,14 @@ def test_siglip_reads_padding():
 def test_the_miniatures_siglip_reads_in_training_as_in_evaluation(miniature):
     model, processor = load_model(str(miniature / "siglip"))
     assert model.logit_scale.exp().item() == pytest.approx(10)
-    assert model.logit_bias.item() == -10
+    # Its batches are of 256 pairs of an image, one of which is right.
+    assert model.logit_bias.item() == pytest.approx(-math.log(255))
     arguments = TeacherArguments(
         model_name_or_path="", dataset="", output_dir=str(miniature), loss="sigmoid", use_cpu=True
     )
     texts = ["key", "dog face and umbrella"]
     inputs = collator_of(arguments, model, processor).encode(texts)
-    assert inputs["input_ids"].shape == (2, 32)
+    assert inputs["input_ids"].shape == (2, 20)
     rows = inputs.pop("text_rows")
     with torch.no_grad():
         embeds = model.eval().get_text_features(**inputs).pooler_output[rows]
@@ -455,7 +456,7 @@ def test_the_miniatures_siglip_reads_in_training_as_in_evaluation(miniature):
     torch.testing.assert_close(embeds, expected, atol=1e-6, rtol=1e-5)
 
     arguments.max_text_length = 16
-    with pytest.raises(InputError, match="max_text_length is 16, and the model was made for texts .* to 32"):
+    with pytest.raises(InputError, match="max_text_length is 16, and the model was made for texts .* to 20"):
         collator_of(arguments, model, processor)
 
 

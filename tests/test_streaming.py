@@ -412,6 +412,7 @@ def test_an_unknown_treatment_of_bad_rows_is_refused(arguments):
         stream_images(arguments("rows", bad_rows="skip"), None)
 
 
+@pytest.mark.slow
 def test_files_without_a_good_row_end_the_run(scenes, tmp_path):
     # No row has a caption in the one language that is asked for.
     rows = [(image, captions | {"es": None}) for image, captions in scenes]

@@ -226,6 +226,7 @@ main(["report", "--results", "outputs/results", "--output_dir", "outputs/report"
 """
 
 
+@pytest.mark.slow
 def test_an_evaluation_and_its_report(python, elsewhere):
     pytest.importorskip("matplotlib")
     process = python("-c", EVALUATE)
