@@ -44,6 +44,17 @@ from transformers import (
     XLMRobertaModel,
 )
 
+# Arguments of two steps of a stage.
+QUICK = {
+    "languages": ["en", "zh"],
+    "max_steps": 2,
+    "per_device_train_batch_size": 8,
+    "save_steps": 1,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": [],
+}
+
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 # Embeddings for all tokens of the miniature's tokenizer, whose special tokens these are.
 TEXT = {**SMALL, "vocab_size": 4000, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}

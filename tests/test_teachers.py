@@ -43,6 +43,7 @@ from training.student import build_student
 from training.teachers import SHARED, join, space_of
 
 from .families import (
+    QUICK,
     STUDENTS,
     T5,
     TEACHERS,
@@ -56,15 +57,6 @@ from .families import (
 
 TEXTS = ["a dog", "a red apple and a key", "scissors"]
 SENTENCES = "sentences"  # a teacher of texts alone, beside a CLIP's image side and a user's image vectors
-QUICK = {
-    "languages": ["en", "zh"],
-    "max_steps": 2,
-    "per_device_train_batch_size": 8,
-    "save_steps": 1,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": [],
-}
 
 
 @pytest.fixture

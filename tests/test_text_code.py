@@ -30,6 +30,7 @@ from training.student import build_student
 from .conftest import ROOT
 from .custom_encoder import AUTO_MAP, CODE, save_custom_encoder
 from .families import (
+    QUICK,
     load_tokenizer_of,
     save_image_encoder,
     save_sentence_encoder,
@@ -39,15 +40,6 @@ from .families import (
 
 TEXTS = ["a dog", "a red apple and a key", "scissors"]
 REFUSAL = "configuration_pebble.py and modeling_pebble.py, which runs only with trust_remote_code"
-QUICK = {
-    "languages": ["en", "zh"],
-    "max_steps": 2,
-    "per_device_train_batch_size": 8,
-    "save_steps": 1,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": [],
-}
 
 
 @pytest.fixture

@@ -26,22 +26,13 @@ from training.jobs import stage1, stage2
 from training.teachers import SHARED
 
 from .families import (
+    QUICK,
     load_tokenizer_of,
     save_image_encoder,
     save_sentence_encoder,
     save_student,
     save_teacher,
 )
-
-QUICK = {
-    "languages": ["en", "zh"],
-    "max_steps": 2,
-    "per_device_train_batch_size": 8,
-    "save_steps": 1,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": [],
-}
 
 
 @pytest.fixture
