@@ -496,7 +496,15 @@ def test_a_teacher_of_another_width_is_refused(saved, train):
 
 
 @pytest.mark.slow
-def test_images_of_naflex_go_through_no_training_step(saved, train):
-    given = {"model_name_or_path": saved("naflex"), "loss": "sigmoid", "cache_image_embeds": False}
-    with pytest.raises(InputError, match="set cache_image_embeds to true"):
-        train(stage2, "second", **given)
+def test_naflex_learns_from_live_images_as_from_its_cache(saved, train):
+    start = saved("naflex")
+    given = {"model_name_or_path": start, "loss": "sigmoid", "optim": "sgd", "learning_rate": 0.1}
+    weights = []
+    for name, cached in (("cached", True), ("live", False)):
+        folder = train(stage2, name, **given, cache_image_embeds=cached)
+        weights.append(load_file(f"{folder}/model.safetensors"))
+    before = load_file(f"{start}/model.safetensors")
+    moved = [name for name, value in weights[0].items() if not torch.equal(value, before[name])]
+    assert len(moved) > 10
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=name)

@@ -53,6 +53,9 @@ class _CostArguments:
     gradient_cache_chunk: int | None = field(
         default=None, metadata={"help": "Number of pairs whose projections are in memory at a time."}
     )
+    cache_dtype: str = field(
+        default="float32", metadata={"help": "Data type of the cached outputs: float32 or float16."}
+    )
     live: bool = field(default=True, metadata={"help": "Also measure a step that runs both towers."})
     repeats: int = field(
         default=3, metadata={"help": "Number of steps of each way, of which the fastest counts."}
@@ -117,19 +120,20 @@ def _cache(
 
     columns = {}
     for name, encode in encoders.items():
-        columns[name] = _cache_column(name, texts, encode, folder)
+        columns[name] = _cache_column(name, texts, encode, arguments.cache_dtype, folder)
     examples = CaptionExamples(rows, ["en"], "image_pooler_output", inputs=columns["image_pooler_output"])
     return examples.with_texts(columns["text_pooler_output"])
 
 
-def _cache_column(name: str, texts: list[str], encode: Callable, folder: str) -> CachedColumn:
+def _cache_column(name: str, texts: list[str], encode: Callable, dtype: str, folder: str) -> CachedColumn:
     def encode_rows(rows: np.ndarray, view: int) -> torch.Tensor:
         parts = np.split(rows, range(_ENCODED, len(rows), _ENCODED))
         with torch.inference_mode():
             return torch.cat([encode(torch.from_numpy(part)) for part in parts])
 
     keys = pa.array(texts, pa.large_string())
-    return cached_column(name, "text", keys, encode_rows, {"weights": "random"}, cache_dir=folder)
+    made_by = {"weights": "random"}
+    return cached_column(name, "text", keys, encode_rows, made_by, cache_dir=folder, dtype=dtype)
 
 
 def _random_outputs(rows: torch.Tensor) -> torch.Tensor:
