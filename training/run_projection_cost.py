@@ -1,7 +1,7 @@
 r"""Measure a step that trains projections alone: both towers cached, and both live, at base size.
 
 python training/run_projection_cost.py --repeats 3
-python training/run_projection_cost.py --batch_size 32768 --tile_size 1024 --gradient_cache_chunk 4096 \
+python training/run_projection_cost.py --batch_size 32768 --tile_size 1024 --cache_dtype float16 \
     --live false --repeats 1
 
 The towers are XLM-R base and ViT-B/32, with random weights; nothing is downloaded. Both ways take turns, on
