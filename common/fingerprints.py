@@ -11,8 +11,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from xxhash import xxh3_128
 
+from modeling_altclip import AltCLIPDualEncoderConfig
 from modeling_altclip.images_altclip import background_of
 from modeling_altclip.reading_altclip import text_reading
+from modeling_altclip.text_code_altclip import digest_of_code
 from modeling_altclip.texts_altclip import text_length
 
 from .models.adapter import AdaptedImageProcessor, AdaptedTokenizer
@@ -39,6 +41,11 @@ def settings(tower: PreTrainedModel) -> str:
     """Return a configuration as JSON, for fingerprints: weights say nothing of, say, the activation."""
     configuration = tower.config.to_dict()
     relevant = {name: value for name, value in configuration.items() if name not in _INCIDENTAL}
+    # Nor do they say what code an encoder has brought.
+    is_dual = isinstance(tower.config, AltCLIPDualEncoderConfig)
+    code = digest_of_code(tower.config.text_config if is_dual else tower.config)
+    if code is not None:
+        relevant["code"] = code
     return json.dumps(relevant, sort_keys=True)
 
 

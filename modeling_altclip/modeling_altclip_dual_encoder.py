@@ -206,7 +206,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.set_logit_bias(config.logit_bias_init_value)
         self.post_init()
-        self.register_load_state_dict_pre_hook(_rename_tower_weights)
+        self.register_load_state_dict_pre_hook(rename_tower_weights)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -493,7 +493,7 @@ def _load_text_encoder(
     return encoder, pooling
 
 
-def _tower_conversions(model: AltCLIPDualEncoderModel) -> list[WeightTransform]:
+def _tower_conversions(model: PreTrainedModel) -> list[WeightTransform]:
     """List the conversions of the towers' weights that transformers makes between a file and the model."""
     conversions = get_model_conversion_mapping(model, add_legacy=False)
     # A change of prefix belongs to the whole checkpoint that a tower was loaded from, never to ours.
@@ -514,7 +514,7 @@ def _fuses_weights(model: AltCLIPDualEncoderModel) -> bool:
     return False
 
 
-def _rename_tower_weights(model: AltCLIPDualEncoderModel, state_dict: dict, prefix: str, *_) -> None:
+def rename_tower_weights(model: PreTrainedModel, state_dict: dict, prefix: str, *_) -> None:
     """Rename weights that have the names in files; a hook that runs before `load_state_dict`.
 
     With it a trainer can resume from a checkpoint.

@@ -5,6 +5,7 @@ it names them in `text_auto_map`, and its folder holds their files. Until the co
 plain `PreTrainedConfig`.
 """
 
+import hashlib
 import re
 import shutil
 import sys
@@ -176,6 +177,18 @@ def copy_text_code(text_config: PreTrainedConfig, folder: str | PathLike) -> Non
         shutil.copyfile(path, Path(folder, name))
 
 
+def digest_of_code(text_config: PreTrainedConfig) -> str | None:
+    """Return the SHA-256 of the code that a text encoder has brought, for fingerprints; None without any."""
+    if text_auto_map_of(text_config) is None:
+        return None
+    config_class = type(text_config)
+    digest = hashlib.sha256()
+    for name, path in sorted(_code_files(config_class, AutoModel._model_mapping[config_class]).items()):
+        digest.update(f"{name}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _code_files(config_class: type, model_class: type) -> dict[str, Path]:
     """Return the files of two classes, with all that these import of their folder, by name.
 
@@ -204,6 +217,7 @@ __all__ = [
     "HUB_OPTIONS",
     "check_allowed",
     "copy_text_code",
+    "digest_of_code",
     "find_code",
     "lacks_text_code",
     "load_classes",

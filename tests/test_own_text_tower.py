@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, mse_loss, normalize
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, SiglipModel, pipeline
 
 from common.errors import InputError
+from common.models.kinds import width_of_embeddings
 from common.models.loading import load_model
 from model_cards.job import CardArguments, main
 from modeling_altclip import embed_images, embed_texts
@@ -493,6 +494,56 @@ def test_a_teacher_of_another_width_is_refused(saved, train):
     given = {"model_name_or_path": saved("siglip"), "teacher_name_or_path": saved("clip")}
     with pytest.raises(InputError, match="gives targets of 24 values, and the student has 32"):
         train(stage1, "first", **given)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_checkpoint_has_every_weight(name, saved):
+    """As the Trainer resumes: by the names in files, and without asking for all of them."""
+    folder = saved(name)
+    model = AutoModel.from_pretrained(folder)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    let_encode_texts_alone(model)
+    for value in model.parameters():
+        value.data.add_(1)
+    found = model.load_state_dict(load_file(f"{folder}/model.safetensors"), strict=False)
+    assert not found.missing_keys
+    assert not found.unexpected_keys
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_width_of_embeddings_is_that_of_images(name, saved):
+    model, processor = load_model(saved(name))
+    image = Image.new("RGB", (40, 24), "red")
+    assert embed_images(model, processor, [image]).shape[1] == width_of_embeddings(model.config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["siglip", "metaclip2"])
+def test_an_adapter_of_an_own_text_tower_is_the_merged_model(name, saved, train):
+    start = saved(name)
+    given = {"model_name_or_path": start, "lora_rank": 2, "save_strategy": "no"}
+    merged, processor = load_model(train(stage1, "merged", **given))
+    adapted, with_adapter = load_model(train(stage1, "adapter", **given, lora_output="adapter"))
+    expected = embed_texts(merged, processor, CAPTIONS)
+    assert torch.allclose(embed_texts(adapted, with_adapter, CAPTIONS), expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(embed_texts(*load_model(start), CAPTIONS), expected, rtol=0, atol=1e-5)
+    # Its tokenizer canonicalizes as the model's own does.
+    assert with_adapter.tokenizer(CAPTIONS[0])["input_ids"] == processor.tokenizer(CAPTIONS[0])["input_ids"]
+
+
+@pytest.mark.slow
+def test_a_siglip_learns_from_ready_image_vectors(saved, train, miniature, tmp_path):
+    start = saved("siglip")
+    rows = load_dataset(str(miniature / "dataset"), split="validation").select(range(16))
+    vectors = embed_images(*load_model(start), rows["image"]).tolist()
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    rows.remove_columns("image").add_column("vector", vectors).to_parquet(folder / "train.parquet")
+    given = {"model_name_or_path": start, "loss": "sigmoid", "dataset": str(folder)}
+    trained = train(stage2, "second", **given, image_embeds_column="vector")
+    check_outcome("siglip", trained, start)
 
 
 @pytest.mark.slow

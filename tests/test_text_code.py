@@ -18,12 +18,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from benchmarks import load_model
 from benchmarks.jobs import embed
 from common.errors import InputError
+from common.fingerprints import hash_weights, settings
 from common.models.kinds import TEXT_TOWER, check_kind
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor, embed_texts
 from modeling_altclip.checksums_altclip import read_checksums, write_checksums
 from modeling_altclip.towers_altclip import load_text_config
 from training import ContrastiveArguments, TeacherLearningArguments
 from training.jobs import stage1, stage2
+from training.lifecycle import evaluation_of
 from training.model_checks import check_models, check_tokenizers
 from training.student import build_student
 
@@ -402,6 +404,32 @@ def test_a_known_type_with_code_is_loaded_as_that_without_the_flag(miniature, tm
         shutil.copy(encoder / name, folder)
     assert check_kind("text_encoder_name_or_path", str(folder), TEXT_TOWER).model_type == "bert"
     assert not marker.exists()
+
+
+def test_other_code_makes_other_caches(encoder, teacher, tmp_path):
+    """Weights and configuration are the same, and what they compute is not."""
+    other = Path(shutil.copytree(encoder, tmp_path / "other"))
+    layers = other / "layers_pebble.py"
+    layers.write_text(layers.read_text("utf-8").replace("torch.tanh", "torch.sin"), "utf-8")
+
+    weights = set()
+    described = set()
+    of_towers = set()
+    for folder in (encoder, other):
+        torch.manual_seed(0)
+        model = AltCLIPDualEncoderModel.from_teacher(teacher, str(folder), trust_remote_code=True)
+        weights.add(hash_weights(model))
+        described.add(settings(model))
+        of_towers.add(settings(model.text_model))
+    assert len(weights) == 1
+    assert len(described) == len(of_towers) == 2
+
+
+def test_the_command_of_an_evaluation_has_the_flag(dual_arguments):
+    allowed = TeacherLearningArguments(**dual_arguments | {"trust_remote_code": True})
+    assert evaluation_of(allowed).endswith(" --trust_remote_code")
+    refused = TeacherLearningArguments(**dual_arguments | {"trust_remote_code": False})
+    assert "trust_remote_code" not in evaluation_of(refused)
 
 
 def test_code_in_a_repository_of_the_hub_travels_too(encoder, teacher, tmp_path):

@@ -19,6 +19,7 @@ from modeling_altclip.checkpoint_altclip import native_name
 from modeling_altclip.truncation_altclip import trained_dims
 
 from .arguments import ContrastiveArguments, LowRankArguments
+from .own_text_tower import has_own_tower
 
 _PREFIX = "base_model.model."  # peft's, before the names of the base
 _WEIGHTS = "adapter_model.safetensors"  # peft's, too
@@ -44,7 +45,10 @@ def check_base(arguments: LowRankArguments, config: PreTrainedConfig) -> None:
             "lora_output is adapter, and loss is sigmoid, which gives the model a logit_bias that its base "
             f"has not: {_MERGED}, or give the base a bias first (set_logit_bias)"
         )
-    before = trained_dims(config)
+    try:
+        before = trained_dims(config)
+    except ValueError as error:
+        raise InputError(f"model_name_or_path: {error}") from error
     now = sorted(arguments.matryoshka_dims or [], reverse=True)
     if before != now:
         raise InputError(
@@ -118,7 +122,9 @@ def _pattern_of(layers: list[str]) -> str:
 
 def _class_of(model: PreTrainedModel) -> dict[str, str]:
     """Name the class of the base for `AutoPeftModel`: transformers' own, where it has one."""
-    named = model.native_class or type(model)
+    named = type(model)
+    if not has_own_tower(model.config) and model.native_class is not None:
+        named = model.native_class
     return {"base_model_class": named.__name__, "parent_library": named.__module__}
 
 

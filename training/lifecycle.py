@@ -171,4 +171,5 @@ def finish_adapter(arguments: LowRankArguments) -> None:
 def evaluation_of(arguments: StageArguments) -> str:
     """Return the command that evaluates what a run has saved."""
     evaluate = f"{command_for('evaluate retrieval')} --tasks my/task.yaml --models"
-    return f"{evaluate} {shlex.quote(arguments.output_dir)}"
+    flag = " --trust_remote_code" if arguments.trust_remote_code else ""
+    return f"{evaluate} {shlex.quote(arguments.output_dir)}{flag}"

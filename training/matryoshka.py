@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedConfig
 
 from common.errors import InputError
+from common.models.kinds import width_of_embeddings
 from modeling_altclip.truncation_altclip import check_dims, trained_dims, truncate
 
 
@@ -102,9 +103,7 @@ def check_widest(dims: list[int] | None, config: PreTrainedConfig) -> None:
     """
     if dims is None:
         return
-    # A SigLIP has no projections: its towers end in the shared space.
-    is_siglip = config.model_type in ("siglip", "siglip2")
-    width = config.text_config.projection_size if is_siglip else config.projection_dim
+    width = width_of_embeddings(config)
     if max(dims) > width:
         raise InputError(
             f"matryoshka_dims names {max(dims)}, and the model's embeddings have {width} dimensions: "

@@ -91,7 +91,6 @@ _WITHOUT_EFFECT = {
     "ddp_find_unused_parameters",
     "ddp_broadcast_buffers",
     "attn_implementation",
-    "trust_remote_code",
 }
 
 

@@ -17,6 +17,7 @@ from common.errors import InputError
 from common.models.kinds import WITH_OWN_TOWER
 from common.models.loading import load_processor
 from modeling_altclip import AltCLIPOutput
+from modeling_altclip.modeling_altclip_dual_encoder import rename_tower_weights
 
 from .arguments import ContrastiveArguments, TeacherLearningArguments
 
@@ -30,13 +31,15 @@ def has_own_tower(config: PreTrainedConfig) -> bool:
 
 
 def let_encode_texts_alone(model: nn.Module) -> None:
-    """Let `forward` of a model of transformers embed texts without images, as our own models' does.
+    """Let `forward` of a model of transformers embed texts without images, and let it load its checkpoints.
 
-    It has to be `forward`: gradients are averaged over processes, and shards gathered, only behind it. With
-    `pixel_values` it is what it was. Our own models stay as they are.
+    Our own models do both by themselves, and stay as they are. It has to be `forward`: gradients are averaged
+    over processes, and shards gathered, only behind it. With `pixel_values` it is what it was.
     """
     if isinstance(model, PreTrainedModel) and has_own_tower(model.config):
         model.forward = MethodType(_forward, model)
+        # The files of a VisionTextDualEncoder have other names for its weights than the model.
+        model.register_load_state_dict_pre_hook(rename_tower_weights)
 
 
 def _forward(  # noqa: PLR0913  (the inputs of our own models' forward)

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from common.errors import InputError
 from common.fingerprints import settings
+from common.models.kinds import width_of_embeddings
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPOutput
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 from modeling_altclip.pooling_altclip import default_image_pooling
@@ -93,9 +94,7 @@ def width_of_targets(student: PreTrainedConfig) -> int:
     """Return the number of values of a target."""
     if isinstance(student, AltCLIPConfig):
         return student.text_config.project_dim
-    if student.model_type in WITHOUT_TEXT_PROJECTION:
-        return student.text_config.projection_size
-    return student.projection_dim
+    return width_of_embeddings(student)
 
 
 def join(  # noqa: PLR0913  (two models and the options of the recipe, which callers give by name)

@@ -160,6 +160,14 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTra
     return config
 
 
+def width_of_embeddings(config: PreTrainedConfig) -> int:
+    """Return the number of dimensions of the embeddings of a model with two towers."""
+    # A SigLIP has no projections: its towers end in the shared space.
+    if config.model_type in ("siglip", "siglip2"):
+        return config.text_config.projection_size
+    return config.projection_dim
+
+
 def check_kind(
     argument: str, name_or_path: str, kind: Kind, *, trust_remote_code: bool = False
 ) -> PreTrainedConfig:

@@ -74,6 +74,8 @@ def load_model(
             trust_remote_code=trust_remote_code,
         )
         merged, processor = merge_low_rank(name_or_path, *base, argument)
+        if canonicalizes and text_reading(merged).is_canonical:
+            processor.tokenizer = canonical_tokenizer(processor.tokenizer)
         _check_finite(merged, argument, name_or_path)
         return merged, processor
 

@@ -111,7 +111,7 @@ class ContrastiveArguments(PairArguments, LowRankArguments, FrozenTowerArguments
         default=None,
         metadata={
             "help": "Language codes of the translation pairs, which need not have captions. By default all "
-            "languages of `text_pairs_dataset`. A pair is of any two of them."
+            "languages of `text_pairs_dataset`. A pair is of any two of them, in a row that has English too."
         },
     )
     text_pairs_batch_size: int | None = field(

@@ -15,6 +15,7 @@ from common.files.image_folders import source_of
 from common.files.rows import open_rows, readable_rows
 from common.files.text_files import lines_of
 from common.languages import check_languages
+from common.models.kinds import width_of_embeddings
 from common.paths import check_folder
 from modeling_altclip.languages_altclip import canonical
 
@@ -89,7 +90,7 @@ def _head_of_images(
     taken = _take_first(rows, data, split)
     if column is not None:
         config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
-        check_first_vectors(taken, column, config.projection_dim)
+        check_first_vectors(taken, column, width_of_embeddings(config))
     captions = [read_captions(row, form) for row in taken]
     # Where the columns do not list the languages, a few rows may lack some: the requested ones are trusted.
     available = form.available or [canonical(language) for language in requested or []]

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedModel, ProcessorMixin
 
+from common.models.kinds import width_of_embeddings
 from common.models.loading import load_model
 from training.arguments import ContrastiveArguments, say
 from training.data.examples import CachedCollator, CaptionExamples
@@ -44,7 +45,8 @@ def main(arguments: ContrastiveArguments) -> None:
     if arguments.image_embeds_column is None:
         examples = load_examples(arguments, arguments.languages, arguments.image_views)
     else:
-        examples = load_vector_examples(arguments, model.config.projection_dim)
+        examples = load_vector_examples(arguments, width_of_embeddings(model.config))
+    text_pairs = load_text_pairs(arguments)
     collator = collator_of(arguments, model, processor)
     if arguments.cache_towers:
         examples = _cache_towers(arguments, examples, model, processor, collator.max_length)
@@ -56,7 +58,6 @@ def main(arguments: ContrastiveArguments) -> None:
     teacher = _load_teacher(arguments) or (model, processor)
     validation = load_validation(arguments, model, processor, examples.languages, teacher)
     held = hold_texts(arguments, model, processor, examples)
-    text_pairs = load_text_pairs(arguments)
     guard = load_guard(arguments, model, processor)
 
     updates = add_low_rank(arguments, model)

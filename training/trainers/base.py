@@ -11,8 +11,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from common.errors import InputError
+from modeling_altclip import AltCLIPDualEncoderConfig
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
+from modeling_altclip.text_code_altclip import copy_text_code
 from modeling_altclip.tokenizer_files_altclip import restore_files
 
 from ..adapter_output import save_adapter
@@ -156,6 +158,8 @@ class AltCLIPTrainer(Trainer):
         """Push a checkpoint, whose weights the Trainer copies to where checksums may be of other weights."""
         if self.args.should_save:
             Path(self.args.output_dir, CHECKSUMS).unlink(missing_ok=True)
+            if isinstance(self.model.config, AltCLIPDualEncoderConfig):
+                copy_text_code(self.model.config.text_config, self.args.output_dir)
         with without_local_files():
             super()._push_from_checkpoint(checkpoint_folder)
 
