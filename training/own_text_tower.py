@@ -14,15 +14,12 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Processo
 from transformers.utils import ModelOutput
 
 from common.errors import InputError
-from common.models.kinds import WITH_OWN_TOWER
+from common.models.kinds import WITH_OWN_TOWER, WITHOUT_TEXT_PROJECTION
 from common.models.loading import load_processor
 from modeling_altclip import AltCLIPOutput
 from modeling_altclip.modeling_altclip_dual_encoder import rename_tower_weights
 
 from .arguments import ContrastiveArguments, TeacherLearningArguments
-
-# Those whose text tower ends in the shared space: nothing projects its output.
-WITHOUT_TEXT_PROJECTION = ("siglip", "siglip2")
 
 
 def has_own_tower(config: PreTrainedConfig) -> bool:
@@ -123,7 +120,6 @@ def _check_padding(
 
 
 __all__ = [
-    "WITHOUT_TEXT_PROJECTION",
     "check_own_tower",
     "fit_trainable",
     "has_own_tower",

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from common.errors import InputError
 from common.fingerprints import settings
-from common.models.kinds import width_of_embeddings
+from common.models.kinds import WITHOUT_TEXT_PROJECTION, width_of_embeddings
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPOutput
 from modeling_altclip.modeling_altclip import TEACHERS, TEXT_ENCODERS
 from modeling_altclip.pooling_altclip import default_image_pooling
@@ -26,7 +26,6 @@ from modeling_altclip.text_code_altclip import text_auto_map_of
 from modeling_altclip.towers_altclip import build_encoder, set_dropout
 
 from .freezing import IMAGE_PARTS
-from .own_text_tower import WITHOUT_TEXT_PROJECTION
 
 
 class Space(NamedTuple):

@@ -109,6 +109,8 @@ def _translates(config: PreTrainedConfig) -> bool:
 ALTCLIP = _of_types("an AltCLIP, as stage 1 makes it", ("altclip",))
 # Models of transformers whose own text tower goes on learning; our two types beside them.
 _OWN_TOWERS = ("chinese_clip", "clip", "metaclip_2", "siglip", "siglip2", "vision-text-dual-encoder")
+# Those whose text tower ends in the shared space: nothing projects its output.
+WITHOUT_TEXT_PROJECTION = ("siglip", "siglip2")
 WITH_OWN_TOWER = _of_types("a CLIP, a SigLIP or one of their kin", _OWN_TOWERS)
 FINISHED = _of_types(
     "an AltCLIP, as stage 1 makes it, a dual encoder, or a CLIP, SigLIP, SigLIP 2, MetaCLIP 2, Chinese-CLIP "
@@ -162,8 +164,7 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTra
 
 def width_of_embeddings(config: PreTrainedConfig) -> int:
     """Return the number of dimensions of the embeddings of a model with two towers."""
-    # A SigLIP has no projections: its towers end in the shared space.
-    if config.model_type in ("siglip", "siglip2"):
+    if config.model_type in WITHOUT_TEXT_PROJECTION:
         return config.text_config.projection_size
     return config.projection_dim
 

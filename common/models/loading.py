@@ -70,25 +70,22 @@ def load_model(
             argument=argument,
             kind=kind,
             attn_implementation=attn_implementation,
-            canonicalizes=canonicalizes,
+            canonicalizes=False,
             trust_remote_code=trust_remote_code,
         )
-        merged, processor = merge_low_rank(name_or_path, *base, argument)
-        if canonicalizes and text_reading(merged).is_canonical:
-            processor.tokenizer = canonical_tokenizer(processor.tokenizer)
-        _check_finite(merged, argument, name_or_path)
-        return merged, processor
+        model, processor = merge_low_rank(name_or_path, *base, argument)
+    else:
+        config = check_kind(argument, name_or_path, kind, trust_remote_code=trust_remote_code)
+        checks_itself = isinstance(config, AltCLIPConfig | AltCLIPDualEncoderConfig)
+        with readable(argument, name_or_path), checked_files(name_or_path, weights=not checks_itself):
+            model = AutoModel.from_pretrained(
+                name_or_path,
+                dtype=torch.float32,
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code and checks_itself,
+            )
+        processor = load_processor(name_or_path, argument=argument)
 
-    config = check_kind(argument, name_or_path, kind, trust_remote_code=trust_remote_code)
-    checks_itself = isinstance(config, AltCLIPConfig | AltCLIPDualEncoderConfig)
-    with readable(argument, name_or_path), checked_files(name_or_path, weights=not checks_itself):
-        model = AutoModel.from_pretrained(
-            name_or_path,
-            dtype=torch.float32,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code and checks_itself,
-        )
-    processor = load_processor(name_or_path, argument=argument)
     _check_finite(model, argument, name_or_path)
     check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
     if canonicalizes and text_reading(model).is_canonical:
