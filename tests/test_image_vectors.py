@@ -186,3 +186,11 @@ def test_a_run_resumes_on_the_same_vectors_alone(train, scenes, random_vectors, 
     save(scenes, random_vectors[::-1], tmp_path / "data")
     with pytest.raises(InputError, match="resume: the data has images other than when the run"):
         train(dataset, **given, resume_from_checkpoint="checkpoint-1")
+
+
+def test_a_source_of_vectors_has_no_configurations(train, tmp_path):
+    """As a source of captioned images has none: its name would be left aside in silence."""
+    listed = tmp_path / "sources.yaml"
+    listed.write_text(json.dumps([{"data": str(tmp_path), "name": "english"}]))
+    with pytest.raises(InputError, match="gives .* the name 'english': for a configuration of captioned"):
+        train(str(listed))

@@ -18,13 +18,14 @@ from common.languages import check_languages
 
 from ..arguments import ContrastiveArguments, PairArguments, say
 from ..output_folder import record_sources
-from .budgets import take_budget
+from .budgets import Budget
 from .captions import find_form, with_captions
 from .examples import CaptionExamples
 from .exclusion.rows import exclude_tests, number_rows
 from .images import check_policy, write_bad_rows
+from .loading import load_parts
 from .mixtures import mix_rows
-from .parallel_text import budget_of, open_dataset, read_sources
+from .parallel_text import open_dataset
 from .sources.loading import find_source
 from .sources.origin import find_origins
 from .stored_columns import StoredColumn
@@ -125,22 +126,23 @@ def load_vector_examples(arguments: ContrastiveArguments, width: int) -> Caption
 def _load_rows(arguments: ContrastiveArguments) -> Dataset:
     """Load the vectors and the captions of each source, and join them."""
     column = arguments.image_embeds_column
-    listed = read_sources(arguments.dataset)
-    parts = []
-    for source in listed:
-        data = source["data"]
+
+    def read(data: str, split: str, budget: Budget) -> Dataset:
         if find_source(data) is not None:
             refuse_vectors(arguments, data)
-        budget = budget_of(source)
-        split = source.get("split", arguments.split)
         rows = open_dataset(data, split, budget.n_rows, allow_outside=arguments.allow_outside_images)
         check_vector_column(rows.features, column, data)
         form = find_form(rows.features, data, arguments.text_column, arguments.languages)
-        rows = with_captions(rows, form, data, beside=column)
-        if len(listed) > 1 and rows.features[column] != _SAME_TYPE:
-            rows = rows.cast_column(column, _SAME_TYPE)
-        parts.append(take_budget(rows, budget))
-    return mix_rows(parts, listed)
+        return with_captions(rows, form, data, beside=column)
+
+    listed, parts = load_parts(arguments.dataset, arguments.split, read)
+    if len(parts) == 1:
+        return mix_rows(parts, listed)
+    alike = []
+    for part in parts:
+        is_alike = part.features[column] == _SAME_TYPE
+        alike.append(part if is_alike else part.cast_column(column, _SAME_TYPE))
+    return mix_rows(alike, listed)
 
 
 def refuse_vectors(arguments: PairArguments, corpus: str) -> None:

@@ -1,5 +1,6 @@
 """Load captioned images to train on, from a dataset or as a stream, without those that cannot be decoded."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
@@ -10,7 +11,7 @@ from common.languages import check_languages
 
 from ..arguments import PairArguments, say
 from ..output_folder import record_exclusion, record_sources
-from .budgets import take_budget
+from .budgets import Budget, take_budget
 from .captions import (
     Form,
     by_keys,
@@ -94,21 +95,40 @@ def _load_parts(
     dataset: str, split: str, languages: list[str] | None, text_column: str | None, *, allow_outside: bool
 ) -> tuple[list[dict], list[Dataset]]:
     """Load the rows of each source; return the sources, as `read_sources` does, and their rows."""
+
+    def read(data: str, split: str, budget: Budget) -> Dataset:
+        outside = {"allow_outside": allow_outside}
+        named = find_source(data)
+        if named is not None:
+            refuse_text_column(named, text_column)
+            return read_images(named, languages, split, budget=budget, **outside)
+        rows = with_image(open_dataset(data, split, budget.n_rows, **outside), data)
+        return with_captions(rows, find_form(rows.features, data, text_column, languages), data)
+
+    return load_parts(dataset, split, read)
+
+
+def load_parts(
+    dataset: str, split: str, read: Callable[[str, str, Budget], Dataset]
+) -> tuple[list[dict], list[Dataset]]:
+    """Load the rows of each source by `read(data, split, budget)`, and keep as many as its budget allows.
+
+    Args:
+        dataset: one source, or a `.yaml` file that lists several.
+        split: of those that state none of their own.
+
+    Returns:
+        The sources, as `read_sources` returns them, and the rows of each.
+
+    Raises:
+        InputError: as `read_sources` or `read`; or a source has a `name`.
+    """
     listed = read_sources(dataset)
     parts = []
     for source in listed:
         _check_keys(source, dataset)
         budget = budget_of(source)
-        data = source["data"]
-        own_split = source.get("split", split)
-        outside = {"allow_outside": allow_outside}
-        named = find_source(data)
-        if named is not None:
-            refuse_text_column(named, text_column)
-            rows = read_images(named, languages, own_split, budget=budget, **outside)
-        else:
-            rows = with_image(open_dataset(data, own_split, budget.n_rows, **outside), data)
-            rows = with_captions(rows, find_form(rows.features, data, text_column, languages), data)
+        rows = read(source["data"], source.get("split", split), budget)
         parts.append(take_budget(rows, budget))
     return listed, parts
 
