@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, set_seed
@@ -23,6 +24,9 @@ from .data.streaming import AnyStream, find_excluded, find_reports
 from .model_checks import check_models, check_tokenizers
 from .monitoring import FrozenWeights
 from .output_folder import check_room, claim, claim_data, examples_per_step, record_finish, saving
+
+if TYPE_CHECKING:  # an extra
+    from peft.tuners.lora import LoraModel
 
 
 def begin(arguments: StageArguments) -> None:
@@ -157,15 +161,27 @@ def _plot(arguments: StageArguments) -> None:
         plot_training(Path(arguments.output_dir), Path(arguments.output_dir, "training.png"))
 
 
+def save_learned(trainer: Trainer, updates: "LoraModel | None", arguments: LowRankArguments) -> None:
+    """Save the model, into which any low-rank updates are merged, or these as an adapter.
+
+    Args:
+        updates: those of `add_low_rank`.
+    """
+    if updates is not None and not arguments.saves_adapter:
+        updates.merge_and_unload()  # the model that is saved is like any other
+    trainer.save_model()
+
+
 def finish(arguments: StageArguments, what: str, following: str) -> None:
-    """Record that the run has finished, and print on the main process what was saved and what comes next."""
+    """Record that the run has finished, and print on the main process what was saved and what comes next.
+
+    An adapter is evaluated, and no stage begins with it.
+    """
+    if arguments.saves_adapter:
+        what = f"an adapter of {arguments.model_name_or_path}"
+        following = evaluation_of(arguments)
     record_finish(arguments)
     say(arguments, f"Saved {what} to {arguments.output_dir}. Next: {following}")
-
-
-def finish_adapter(arguments: LowRankArguments) -> None:
-    """Finish a run whose folder is an adapter: it is evaluated, and no stage begins with it."""
-    finish(arguments, f"an adapter of {arguments.model_name_or_path}", evaluation_of(arguments))
 
 
 def evaluation_of(arguments: StageArguments) -> str:

@@ -3,18 +3,15 @@
 All captions of an image come in one step (Krasner & Lanuzo).
 """
 
-import shlex
-
 import modeling_altclip  # noqa: F401  (its settings have to stand before torch is loaded)
 
 # isort: split
 from transformers import AutoImageProcessor
 
-from common.commands import command_for
 from common.models.kinds import load_tokenizer, readable
 from modeling_altclip import AltCLIPProcessor
 from training.data.loading import load_examples
-from training.lifecycle import begin, cut_length, finish, train
+from training.lifecycle import begin, cut_length, evaluation_of, finish, train
 from training.parallel.caption_rows import CaptionRows, RowCollator
 from training.parallel.trainer import FreezeEncoders, ParallelArguments, ParallelTrainer, build_dual_encoder
 from training.validation import load_validation
@@ -48,8 +45,7 @@ def main(arguments: ParallelArguments) -> None:
     train(trainer, arguments)
     trainer.settle()  # checkpoints keep the scale as it is trained
     trainer.save_model()
-    evaluate = f"{command_for('evaluate retrieval')} --tasks my/task.yaml --models"
-    finish(arguments, "the dual encoder", f"{evaluate} {shlex.quote(arguments.output_dir)}")
+    finish(arguments, "the dual encoder", evaluation_of(arguments))
 
 
 __all__ = ["main"]

@@ -13,7 +13,7 @@ from training.data.exclusion.rows import exclude_tests
 from training.data.parallel_text import read_parallel_text
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
-from training.lifecycle import begin, collator_of, finish, finish_adapter, train
+from training.lifecycle import begin, collator_of, finish, save_learned, train
 from training.low_rank import add_low_rank
 from training.output_folder import record_sources
 from training.own_text_tower import has_own_tower
@@ -83,14 +83,9 @@ def main(arguments: TeacherLearningArguments) -> None:
         validation=validation,
     )
     train(trainer, arguments)
-    if updates is not None and not arguments.saves_adapter:
-        updates.merge_and_unload()  # the model that is saved is like any other
-    trainer.save_model()
-    if arguments.saves_adapter:
-        finish_adapter(arguments)
-    else:
-        following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
-        finish(arguments, "the multilingual model", following)
+    save_learned(trainer, updates, arguments)
+    following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
+    finish(arguments, "the multilingual model", following)
 
 
 def _load_teacher(arguments: TeacherLearningArguments) -> Teacher:

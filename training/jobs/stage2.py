@@ -14,7 +14,7 @@ from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
-from training.lifecycle import begin, collator_of, evaluation_of, finish, finish_adapter, train
+from training.lifecycle import begin, collator_of, evaluation_of, finish, save_learned, train
 from training.logit_bias import fit_to_loss
 from training.low_rank import add_low_rank
 from training.own_text_tower import fit_trainable, processor_to_save
@@ -74,14 +74,9 @@ def main(arguments: ContrastiveArguments) -> None:
     if not arguments.streaming:
         trainer.add_callback(EpochCallback(examples.inputs))
     train(trainer, arguments)
-    if updates is not None and not arguments.saves_adapter:
-        updates.merge_and_unload()  # the model that is saved is like any other
-    trainer.save_model()
+    save_learned(trainer, updates, arguments)
     say_what_was_kept(arguments, model, processor, held, guard)
-    if arguments.saves_adapter:
-        finish_adapter(arguments)
-    else:
-        finish(arguments, "the model", evaluation_of(arguments))
+    finish(arguments, "the model", evaluation_of(arguments))
 
 
 def _load_teacher(arguments: ContrastiveArguments) -> tuple[PreTrainedModel, ProcessorMixin] | None:
