@@ -111,27 +111,20 @@ def _new_student(arguments: TeacherLearningArguments) -> tuple[PreTrainedModel, 
         if isinstance(config, AltCLIPConfig):
             _say_unused_pooling(arguments)
             model = AltCLIPModel.from_teacher(image_model, encoder, dropout=arguments.dropout)
-        elif has_new_image_projection(arguments):
-            model = AltCLIPDualEncoderModel.from_towers(
-                image_model,
-                encoder,
-                projection_dim=config.projection_dim,
-                text_pooling=arguments.text_pooling,
-                text_head=config.text_head,
-                text_head_norm=config.text_head_norm,
-                dropout=arguments.dropout,
-                trust_remote_code=arguments.trust_remote_code,
-            )
         else:
-            model = AltCLIPDualEncoderModel.from_teacher(
-                image_model,
-                encoder,
-                text_pooling=arguments.text_pooling,
-                text_head=config.text_head,
-                text_head_norm=config.text_head_norm,
-                dropout=arguments.dropout,
-                trust_remote_code=arguments.trust_remote_code,
-            )
+            options = {
+                "text_pooling": arguments.text_pooling,
+                "text_head": config.text_head,
+                "text_head_norm": config.text_head_norm,
+                "dropout": arguments.dropout,
+                "trust_remote_code": arguments.trust_remote_code,
+            }
+            if has_new_image_projection(arguments):
+                model = AltCLIPDualEncoderModel.from_towers(
+                    image_model, encoder, projection_dim=config.projection_dim, **options
+                )
+            else:
+                model = AltCLIPDualEncoderModel.from_teacher(image_model, encoder, **options)
         prompt = arguments.text_prompt
         if prompt is None:
             prompt = stated_prompt(encoder)
