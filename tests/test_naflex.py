@@ -44,8 +44,8 @@ SMALL = {
     "use_cpu": True,
     "disable_tqdm": True,
     "report_to": "none",
-    "loss": "sigmoid",
 }
+SIGMOID = SMALL | {"loss": "sigmoid"}
 VALIDATED = {"eval_strategy": "steps", "eval_steps": 1, "validation_split": "validation"}
 
 
@@ -99,7 +99,7 @@ def arguments(folders, rows, tmp_path):
     def arguments(stage=ContrastiveArguments, **given):
         start = "teacher" if stage is TeacherArguments else "student"
         fixed = {"dataset": str(tmp_path / "data"), "output_dir": str(tmp_path / "out")}
-        return stage(**fixed, **SMALL | {"model_name_or_path": folders[start]} | given)
+        return stage(**fixed, **SIGMOID | {"model_name_or_path": folders[start]} | given)
 
     return arguments
 
@@ -275,7 +275,7 @@ def test_more_captions_than_pictures_are_cached_in_chunks(folders, rows, tmp_pat
     """A chunk has a caption, so that there are fewer pictures than chunks."""
     model, processor = load_model(folders["student"])
     arguments = ParallelArguments(
-        **SMALL,
+        **SIGMOID,
         image_encoder_name_or_path="",
         text_encoder_name_or_path="",
         dataset="",
@@ -405,7 +405,7 @@ def test_stage_2_trains_and_validates(folders, arguments, tmp_path, given):
 )
 def test_parallel_training_takes_a_naflex(folders, rows, tmp_path, given):
     made = ParallelArguments(
-        **SMALL,
+        **SIGMOID,
         image_encoder_name_or_path=folders["teacher"],
         text_encoder_name_or_path=folders["encoder"],
         dataset=str(tmp_path / "data"),

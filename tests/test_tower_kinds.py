@@ -12,16 +12,8 @@ from training.jobs import parallel, stage0, stage1, stage2
 from training.parallel.trainer import ParallelArguments
 
 from .families import SHORTEST, load_tokenizer_of, save_student, save_teacher
-from .test_naflex import VALIDATED, write_data
+from .test_naflex import SMALL, VALIDATED, write_data
 
-SMALL = {
-    "max_steps": 2,
-    "per_device_train_batch_size": 4,
-    "save_strategy": "no",
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": "none",
-}
 CONVOLUTIONS = {
     "resnet": (ResNetModel, ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
     "convnext": (ConvNextModel, ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
