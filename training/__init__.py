@@ -9,6 +9,7 @@ of a frozen tower, which runs once. `losses` are functions of embeddings, `train
 import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)
 
 # isort: split
+from .alignment import fit_alignment
 from .arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
 from .data.examples import CachedCollator, CaptionExamples, Collator
 from .data.images import ImageViews
@@ -40,6 +41,7 @@ __all__ = [
     "cached_loss",
     "contrastive_loss",
     "distillation_loss",
+    "fit_alignment",
     "freeze_all_but",
     "gather_rows",
     "image_embeddings",
