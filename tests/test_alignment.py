@@ -1,12 +1,26 @@
 """Alignment in closed form: the regression, what it fits of images and of texts, and how stages use it."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
+from transformers import AutoProcessor, AutoTokenizer
 
 from common.errors import InputError
+from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor
+from training import ContrastiveArguments, TeacherLearningArguments
 from training.alignment import assign_folds, fit_alignment
+from training.data.examples import CaptionExamples
+from training.initialization import draw_examples
+from training.jobs import stage1, stage2
+
+from .families import QUICK
 
 
 @pytest.fixture
@@ -180,3 +194,160 @@ def test_inputs_without_any_difference_predict_the_mean(random):
     targets = random.normal(size=(20, 3))
     found = fit_alignment(torch.ones(20, 4), targets)
     np.testing.assert_allclose(found.map(np.ones((1, 4))), targets.mean(0)[None], atol=1e-9)
+
+
+# Before the first step of a stage
+
+
+def first_loss(folder):
+    return json.loads(Path(folder, "trainer_state.json").read_text())["log_history"][0]["loss"]
+
+
+@pytest.fixture
+def teach(miniature, tmp_path):
+    """Return a function that runs two steps of stage 1, and returns its folder."""
+    fixed = QUICK | {
+        "teacher_name_or_path": str(miniature / "clip"),
+        "text_encoder_name_or_path": str(miniature / "text_encoder"),
+        "dataset": str(miniature / "dataset"),
+        "cache_dir": str(tmp_path / "cache"),
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
+
+    def teach(name, **given):
+        folder = str(tmp_path / name)
+        stage1.main(TeacherLearningArguments(output_dir=folder, **fixed | given))
+        return folder
+
+    return teach
+
+
+@pytest.mark.parametrize("options", [{}, {"text_head_norm": True}, {"text_head": "mlp"}])
+def test_stage1_begins_with_a_fitted_head(teach, options, capsys):
+    plain = teach("plain", **options)
+    capsys.readouterr()
+    fitted = teach("fitted", **options, initialize_projection="ridge", initialize_rows=400)
+    said = capsys.readouterr().out
+    assert "Initialized the text head: 400 pairs, penalty " in said
+    assert first_loss(fitted) < 0.5 * first_loss(plain)
+
+
+def test_stage2_begins_with_a_fitted_projection_of_images(miniature, teach, tmp_path, capsys):
+    clip = AltCLIPDualEncoderModel.from_towers(
+        str(miniature / "clip"), str(miniature / "text_encoder"), projection_dim=24
+    )
+    clip.save_pretrained(tmp_path / "start")
+    image_processor = AutoProcessor.from_pretrained(miniature / "clip").image_processor
+    tokenizer = AutoTokenizer.from_pretrained(miniature / "text_encoder")
+    AltCLIPProcessor(image_processor, tokenizer).save_pretrained(tmp_path / "start")
+    fixed = QUICK | {
+        "model_name_or_path": str(tmp_path / "start"),
+        "dataset": str(miniature / "dataset"),
+        "cache_dir": str(tmp_path / "cache"),
+        "trainable": ["visual_projection", "logit_scale"],
+        "logging_steps": 1,
+        "per_device_train_batch_size": 64,
+    }
+    losses = {}
+    for way in (None, "ridge"):
+        folder = str(tmp_path / str(way))
+        stage2.main(ContrastiveArguments(output_dir=folder, initialize_projection=way, **fixed))
+        losses[way] = first_loss(folder)
+    assert "Initialized visual_projection: 1,200 pairs" in capsys.readouterr().out
+    assert losses["ridge"] < losses[None] - 0.1
+
+
+def test_a_resumed_run_keeps_the_weights_of_its_checkpoint(teach, capsys):
+    given = {"initialize_projection": "ridge", "initialize_rows": 400, "save_strategy": "steps"}
+    folder = Path(teach("out", **given))
+    whole = load_file(folder / "model.safetensors")
+    shutil.rmtree(folder / "checkpoint-2")
+    (folder / "model.safetensors").unlink()
+    capsys.readouterr()
+    teach("out", **given, resume=True)
+    said = capsys.readouterr().out
+    assert "The projection is not initialized: the checkpoint has its weights." in said
+    assert "Initialized" not in said
+    resumed = load_file(folder / "model.safetensors")
+    assert resumed.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_two_processes_begin_as_one(train_by_one_and_two, start_flags):
+    ridge = ["--initialize_projection", "ridge", "--initialize_rows", "400"]
+    one, two = train_by_one_and_two(*start_flags["stage1"], *ridge)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-6, msg=name)
+
+
+STAGE1 = {"teacher_name_or_path": "t", "text_encoder_name_or_path": "e"}
+PROJECTION = ["visual_projection", "logit_scale"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "message"),
+    [
+        (TeacherLearningArguments, STAGE1 | {"initialize_projection": "pca"}, "is 'pca': choose ridge, or"),
+        (
+            TeacherLearningArguments,
+            STAGE1 | {"initialize_projection": "ridge", "initialize_rows": 99},
+            "initialize_rows is 99, on .*: give 100 or more",
+        ),
+        (
+            TeacherLearningArguments,
+            {"model_name_or_path": "m", "initialize_projection": "ridge"},
+            "model_name_or_path is a finished model, whose trained head it would replace: leave it out",
+        ),
+        (
+            ContrastiveArguments,
+            {"model_name_or_path": "m", "initialize_projection": "ridge"},
+            "trainable is text_model .*: add --trainable visual_projection logit_scale, or leave it out",
+        ),
+        (
+            ContrastiveArguments,
+            {
+                "model_name_or_path": "m",
+                "initialize_projection": "ridge",
+                "trainable": [*PROJECTION, "text_model"],
+                "cache_image_embeds": False,
+            },
+            "needs the outputs of both towers, and trainable names text_model, .*: train projections alone",
+        ),
+        (
+            ContrastiveArguments,
+            {
+                "model_name_or_path": "m",
+                "initialize_projection": "ridge",
+                "trainable": PROJECTION,
+                "cache_image_embeds": False,
+                "cache_towers": False,
+            },
+            "and cache_image_embeds is false, .*: train projections alone first",
+        ),
+    ],
+)
+def test_what_cannot_be_initialized_is_refused(stage, given, message):
+    with pytest.raises(InputError, match=message):
+        stage(dataset="d", output_dir="o", use_cpu=True, **given)
+
+
+def test_a_dry_run_says_what_is_fitted(teach, capsys):
+    teach("dry", initialize_projection="ridge", dry_run=True)
+    said = capsys.readouterr().out
+    assert "the last layer of the text head by ridge regression on at most 20,000 texts, before" in said
+
+
+def test_examples_are_drawn_evenly_over_the_languages():
+    captions = [{"en": f"a {number}", "zh": None if number % 10 else f"b {number}"} for number in range(100)]
+    rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 100})
+    examples = CaptionExamples(rows, ["en", "zh"], "target")
+    drawn = draw_examples(examples, 40, seed=0)
+    assert len(set(drawn.tolist())) == 40
+    # All 10 of Chinese, and English for the rest.
+    assert np.bincount(examples.places[drawn, 1]).tolist() == [30, 10]
+    assert np.bincount(examples.places[draw_examples(examples, 12, seed=0), 1]).tolist() == [6, 6]
+    assert not np.array_equal(drawn, draw_examples(examples, 40, seed=1))
+    assert len(draw_examples(examples, None, seed=0)) == 110

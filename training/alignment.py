@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from common.embedding_cache import CachedColumn
 from common.errors import InputError
@@ -369,6 +371,27 @@ def _choose(  # noqa: PLR0913  (the sums, and what is chosen from)
     return choice
 
 
+def fit_on_main_process(fit: Callable[[], Alignment]) -> Alignment:
+    """Fit on the main process, and hand the result to all: they would round otherwise on other machines.
+
+    Args:
+        fit: is called without arguments, on the main process alone.
+
+    Raises:
+        InputError: `fit` has raised it. Every process raises it.
+    """
+    outcome = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = fit()
+        except InputError as error:
+            outcome[1] = str(error)
+    alignment, refusal = broadcast_object_list(outcome)
+    if refusal is not None:
+        raise InputError(refusal)
+    return alignment
+
+
 def assign_folds(n_pairs: int, groups: np.ndarray | None, n_folds: int, seed: int) -> np.ndarray:
     """Assign each pair to a fold `(pairs,)`, all pairs of a group to one, so that folds are about as large.
 
@@ -494,4 +517,12 @@ def _check_settings(n_folds: int, penalties: Sequence[float] | None, extra_weigh
             raise InputError(f"{name} are {list(values)}: give one or more numbers from 0")
 
 
-__all__ = ["Alignment", "ColumnRows", "LinearMap", "Rows", "assign_folds", "fit_alignment"]
+__all__ = [
+    "Alignment",
+    "ColumnRows",
+    "LinearMap",
+    "Rows",
+    "assign_folds",
+    "fit_alignment",
+    "fit_on_main_process",
+]

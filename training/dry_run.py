@@ -31,6 +31,7 @@ from .arguments import (
 )
 from .data.preview import first_captions
 from .freezing import freeze_all_but, image_side_learns
+from .initialization import describe_initialization
 from .logit_bias import fit_to_loss
 from .low_rank import add_low_rank
 from .matryoshka import check_widest
@@ -114,6 +115,7 @@ def print_plan(arguments: StageArguments) -> None:
         ("data", f"{arguments.dataset}, split {arguments.split}: {described}"),
         *_teacher_lines(arguments, config),
         *_parameter_lines(model, arguments),
+        *_initialization_lines(arguments),
         *_step_lines(arguments, lengths),
         *_memory_lines(memory, bounds, arguments),
     ]
@@ -416,6 +418,12 @@ def _teacher_lines(arguments: StageArguments, config: PreTrainedConfig) -> list[
     if arguments.image_model_name_or_path is not None:
         lines.append(("images", describe_image_side(arguments)))
     return lines
+
+
+def _initialization_lines(arguments: StageArguments) -> list[tuple[str, str]]:
+    """Say what is fitted before the first step, if anything is."""
+    described = describe_initialization(arguments)
+    return [] if described is None else [("initialization", described)]
 
 
 def _parameter_lines(model: PreTrainedModel, arguments: StageArguments) -> list[tuple[str, str]]:

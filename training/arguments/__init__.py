@@ -6,6 +6,7 @@ under a heading: data, model, batch, evaluation.
 
 from .contrastive import ContrastiveArguments
 from .diffusion import DiffusionArguments
+from .initialization import InitializationArguments
 from .low_rank import LowRankArguments
 from .pairs import PairArguments, TeacherArguments
 from .stage import ExclusionArguments, FrozenTowerArguments, StageArguments, say
@@ -16,6 +17,7 @@ __all__ = [
     "DiffusionArguments",
     "ExclusionArguments",
     "FrozenTowerArguments",
+    "InitializationArguments",
     "LowRankArguments",
     "PairArguments",
     "StageArguments",

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from common.errors import InputError
 
 from ..freezing import IMAGE_PARTS
+from .initialization import InitializationArguments
 from .low_rank import LowRankArguments
 from .pairs import PairArguments
-from .stage import FrozenTowerArguments
 
 # What can learn beside the text tower's updates where these are saved as an adapter.
 _IN_ADAPTERS = ("text_model", "text_projection", "visual_projection", "logit_scale", "logit_bias")
 
 
 @dataclass(kw_only=True)
-class ContrastiveArguments(PairArguments, LowRankArguments, FrozenTowerArguments):
+class ContrastiveArguments(PairArguments, LowRankArguments, InitializationArguments):
     """Stage 2: contrastive learning with a frozen image tower.
 
     Raises:
@@ -191,6 +191,7 @@ class ContrastiveArguments(PairArguments, LowRankArguments, FrozenTowerArguments
             )
         self.check_image_embeds_column()
         self.decide_on_towers()
+        self.check_initialization()
         learning = [name for name in self.trainable if name.startswith(("vision_model", "visual_projection"))]
         if self.cache_image_embeds and learning and not self.cache_towers:
             raise InputError(
@@ -231,6 +232,28 @@ class ContrastiveArguments(PairArguments, LowRankArguments, FrozenTowerArguments
                 raise InputError(
                     f"{given}, and trainable names {name}, which no image passes: leave out one of the two"
                 )
+
+    def check_initialization(self) -> None:
+        """Check that an initialization has a projection of images that learns, and both towers' outputs.
+
+        Raises:
+            InputError: it has not, or a value is out of range.
+        """
+        super().check_initialization()
+        if self.initialize_projection is None:
+            return
+        given = f"initialize_projection is {self.initialize_projection}"
+        if "visual_projection" not in self.trainable:
+            raise InputError(
+                f"{given}, which fits visual_projection, and trainable is {' '.join(self.trainable)}: add "
+                "--trainable visual_projection logit_scale, or leave it out for a projection that is trained"
+            )
+        if not self.cache_towers:
+            obstacle = self._why_towers_run() or "cache_towers is false"
+            raise InputError(
+                f"{given}, which needs the outputs of both towers, and {obstacle}: train projections alone "
+                "first, as by --trainable visual_projection logit_scale"
+            )
 
     def decide_on_towers(self) -> None:
         """Decide whether both towers are cached, where `cache_towers` does not say.

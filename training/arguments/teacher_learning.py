@@ -7,12 +7,13 @@ from common.models.libraries import TEXT_TEACHERS, check_library, library_of
 from modeling_altclip.configuration_altclip_dual_encoder import TEXT_HEADS
 
 from ..losses import OBJECTIVES
+from .initialization import InitializationArguments
 from .low_rank import LowRankArguments
-from .stage import ExclusionArguments, FrozenTowerArguments
+from .stage import ExclusionArguments
 
 
 @dataclass(kw_only=True)
-class TeacherLearningArguments(LowRankArguments, FrozenTowerArguments, ExclusionArguments):
+class TeacherLearningArguments(LowRankArguments, InitializationArguments, ExclusionArguments):
     """Stage 1: the multilingual text tower learns the teacher's embeddings.
 
     `dataset` may be any parallel text (`parallel_text.py`). To add languages to a finished model, give it as
@@ -181,6 +182,12 @@ class TeacherLearningArguments(LowRankArguments, FrozenTowerArguments, Exclusion
             )
         self.check_given_models()
         self.check_replay()
+        self.check_initialization()
+        if self.initialize_projection is not None and self.model_name_or_path is not None:
+            raise InputError(
+                f"initialize_projection is {self.initialize_projection}, and model_name_or_path is a "
+                "finished model, whose trained head it would replace: leave it out"
+            )
         self.check_low_rank()
         if self.lora_rank is not None and self.new_pieces:
             raise InputError(

@@ -13,6 +13,7 @@ from training.data.exclusion.rows import exclude_tests
 from training.data.parallel_text import read_parallel_text
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
+from training.initialization import initialize_text_head
 from training.lifecycle import begin, collator_of, finish, save_learned, train
 from training.low_rank import add_low_rank
 from training.output_folder import record_sources
@@ -54,7 +55,6 @@ def main(arguments: TeacherLearningArguments) -> None:
     # The student. Only what its texts pass learns.
     model, tokenizer = build_student(arguments, rows, new)
     freeze_all_but(model, space_of(model.config).parts)
-    updates = add_low_rank(arguments, model)
     set_attention(arguments, model)
     languages = new + replayed
     examples = CaptionExamples(
@@ -73,6 +73,8 @@ def main(arguments: TeacherLearningArguments) -> None:
     collator = collator_of(arguments, model, processor)
     if not has_own_tower(model.config):
         tokenizer.model_max_length = collator.max_length
+    initialize_text_head(arguments, model, tokenizer, examples, collator.max_length)
+    updates = add_low_rank(arguments, model)
     validation = load_validation(arguments, model, processor, languages, reference)
     trainer = TeacherLearningTrainer(
         model=model,

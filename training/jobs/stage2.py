@@ -14,6 +14,7 @@ from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.guard import load_guard, say_what_was_kept
 from training.held_texts import hold_texts
+from training.initialization import initialize_image_projection
 from training.lifecycle import begin, collator_of, evaluation_of, finish, save_learned, train
 from training.logit_bias import fit_to_loss
 from training.low_rank import add_low_rank
@@ -71,6 +72,8 @@ def main(arguments: ContrastiveArguments) -> None:
         held=held,
         text_pairs=text_pairs,
     )
+    # After the trainer has noted what the model was before.
+    initialize_image_projection(arguments, model, examples)
     if not arguments.streaming:
         trainer.add_callback(EpochCallback(examples.inputs))
     train(trainer, arguments)
