@@ -77,6 +77,13 @@ JOBS = {
         "RECIPE.yaml --dataset YOUR/IMAGES --output_dir outputs/parallel",
         recipes="training/recipes",
     ),
+    "train alignment": _Job(
+        "training.jobs.alignment",
+        "Fit a projection of images or texts in closed form, between two encoders that stay as they are.",
+        "--image_model_name_or_path VIT --teacher_name_or_path SENTENCE_ENCODER --dataset YOUR/IMAGES "
+        "--output_dir outputs/aligned",
+        recipes="training/recipes",
+    ),
     "evaluate retrieval": _Job(
         "benchmarks.jobs.retrieval",
         "Evaluate image-text retrieval of one or more models, on any task and in any of its languages.",

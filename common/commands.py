@@ -6,6 +6,7 @@ from pathlib import Path
 
 # {job: (launcher, script)}
 _SCRIPTS = {
+    "train alignment": ("accelerate launch --quiet", "training/run_alignment.py"),
     "train stage0": ("accelerate launch --quiet", "training/run_stage0.py"),
     "train stage1": ("accelerate launch --quiet", "training/run_stage1.py"),
     "train stage2": ("accelerate launch --quiet", "training/run_stage2.py"),

@@ -1,26 +1,49 @@
 """Alignment in closed form: the regression, what it fits of images and of texts, and how stages use it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
+from PIL import Image
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from sklearn.linear_model import Ridge
-from transformers import AutoProcessor, AutoTokenizer
+from torch.nn.functional import normalize
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from common.errors import InputError
-from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor
-from training import ContrastiveArguments, TeacherLearningArguments
+from common.models.loading import load_model
+from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images, embed_texts
+from modeling_altclip.embedding import encode_images
+from training import AlignmentArguments, ContrastiveArguments, TeacherLearningArguments
 from training.alignment import assign_folds, fit_alignment
+from training.classifier_rows import ClassRows
 from training.data.examples import CaptionExamples
 from training.initialization import draw_examples
-from training.jobs import stage1, stage2
+from training.jobs import alignment, stage1, stage2
 
-from .families import QUICK
+from .families import (
+    QUICK,
+    SIZE,
+    VISION,
+    load_tokenizer_of,
+    save_image_encoder,
+    save_sentence_encoder,
+    save_student,
+)
 
 
 @pytest.fixture
@@ -351,3 +374,228 @@ def test_examples_are_drawn_evenly_over_the_languages():
     assert np.bincount(examples.places[draw_examples(examples, 12, seed=0), 1]).tolist() == [6, 6]
     assert not np.array_equal(drawn, draw_examples(examples, 40, seed=1))
     assert len(draw_examples(examples, None, seed=0)) == 110
+
+
+# The job: images
+
+
+@pytest.fixture(scope="module")
+def sentence_encoder(miniature, tmp_path_factory):
+    """Return the folder of a sentence encoder that pools and normalizes, and has a prompt of its own."""
+    folder = tmp_path_factory.mktemp("sentences")
+    bert = save_student("bert", folder / "bert", load_tokenizer_of(miniature))
+    modules = [Transformer(bert, max_seq_length=77), Pooling(32, pooling_mode="mean"), Normalize()]
+    prompts = {"prompts": {"caption": "key "}, "default_prompt_name": "caption"}
+    SentenceTransformer(modules=modules, device="cpu", **prompts).save_pretrained(str(folder / "whole"))
+    return str(folder / "whole")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Return the folder of a classifier of images into six classes."""
+    folder = str(tmp_path_factory.mktemp("classifier"))
+    torch.manual_seed(3)
+    names = dict(enumerate(["apple, Malus", "key", "cat", "dog", "bird", "tree"]))
+    # Weights so large that features differ from image to image.
+    config = ViTConfig(**VISION, id2label=names, initializer_range=0.2)
+    ViTForImageClassification(config).eval().save_pretrained(folder)
+    ViTImageProcessorPil(**SIZE).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def align(miniature, sentence_encoder, classifier, tmp_path):
+    """Return a function that aligns images with captions, and returns its folder."""
+    fixed = {
+        "image_model_name_or_path": classifier,
+        "teacher_name_or_path": f"sentence_transformers:{sentence_encoder}",
+        "dataset": str(miniature / "dataset"),
+        "cache_dir": str(tmp_path / "cache"),
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+
+    def align(name="out", **given):
+        folder = str(tmp_path / name)
+        alignment.main(AlignmentArguments(output_dir=folder, **fixed | given))
+        return folder
+
+    return align
+
+
+def read_scenes(miniature, n_rows):
+    return load_dataset(str(miniature / "dataset"), split="train").select(range(n_rows))
+
+
+def test_images_are_aligned_with_a_sentence_encoder(align, miniature, sentence_encoder, capsys):
+    folder = align(class_weight=0.1)
+    said = capsys.readouterr().out
+    assert "The 6 classes weigh 0.1 of all captioned images." in said
+    assert "600 pairs, penalty " in said
+    assert f"Saved the aligned model to {folder}. Next: " in said
+
+    model, processor = load_model(folder)
+    scenes = read_scenes(miniature, 8)
+    captions = [caption["en"] for caption in scenes["captions"]]
+    theirs = SentenceTransformer(sentence_encoder, device="cpu").encode(captions, convert_to_tensor=True)
+    torch.testing.assert_close(embed_texts(model, processor, captions), theirs, rtol=0, atol=1e-6)
+
+    def pooled(**inputs):
+        return model.vision_model(**inputs).pooler_output
+
+    before = encode_images(model, processor.image_processor, scenes["image"], pooled)
+    projection = model.visual_projection
+    expected = normalize(before @ projection.weight.T + projection.bias, dim=-1)
+    found = embed_images(model, processor, scenes["image"])
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-5)
+    assert 1 <= model.logit_scale.exp().item() <= 100.01
+
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}
+THINGS = ["apple", "key", "cat", "dog", "bird", "tree", "fish", "horse", "moon", "sun", "book", "shoe"]
+
+
+def draw_plain_image(random, colour):
+    pixels = random.normal(COLOURS[colour], 20, size=(32, 32, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def test_images_that_were_not_fitted_find_their_captions(align, random, tmp_path):
+    """The towers are untrained: what they tell apart is the colour of an image, and of a caption."""
+    rows = []
+    for colour in COLOURS:
+        rows += [{"image": draw_plain_image(random, colour), "text": f"{colour} {thing}"} for thing in THINGS]
+    (tmp_path / "images").mkdir()
+    Dataset.from_list(rows).to_parquet(tmp_path / "images/train.parquet")
+    model, processor = load_model(align(dataset=str(tmp_path / "images")))
+
+    names = list(COLOURS)
+    classes = embed_texts(model, processor, [f"{colour} star" for colour in names])
+    right = []
+    for number, colour in enumerate(names):
+        images = embed_images(model, processor, [draw_plain_image(random, colour) for _ in range(5)])
+        right.append((images @ classes.T).argmax(1) == number)
+    assert torch.cat(right).float().mean() > 0.8
+
+
+def test_the_projection_is_the_regression_of_captions_on_features(align, miniature, capsys):
+    model, processor = load_model(align(class_weight=0.0))
+    penalty = float(re.search(r"600 pairs, penalty (\S+) of 10", capsys.readouterr().out)[1])
+    scenes = read_scenes(miniature, 600)
+
+    def pooled(**inputs):
+        return model.vision_model(**inputs).pooler_output
+
+    features = encode_images(model, processor.image_processor, scenes["image"], pooled)
+    texts = embed_texts(model, processor, [caption["en"] for caption in scenes["captions"]])
+    expected = Ridge(alpha=penalty).fit(features.double(), texts.double())
+    found = model.visual_projection.weight.detach().numpy()
+    # The penalty is printed in three digits.
+    np.testing.assert_allclose(found, expected.coef_, rtol=0, atol=1e-2 * np.abs(expected.coef_).max())
+
+
+def test_class_names_are_read_from_a_file(align, tmp_path, capsys):
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps(["apple", "key", "cat", "dog", "bird", "tree"]))
+    align(class_names=str(names), class_template="a picture of {name}")
+    assert "The 6 classes weigh " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (["apple", "key"], "class_names has 2 names, .* has 6 classes: give one name a class"),
+        ({"en": ["apple"]}, "is no list of names"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(align, tmp_path, content, message):
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        align(class_names=str(names))
+
+
+def test_an_encoder_has_no_class_names(align, tmp_path, capsys):
+    encoder = save_image_encoder(tmp_path / "vit")
+    align(image_model_name_or_path=encoder)
+    assert "classes" not in capsys.readouterr().out
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps(["apple"]))
+    with pytest.raises(InputError, match="is no classifier: leave it out, or give the classifier"):
+        align(image_model_name_or_path=encoder, class_names=str(names))
+
+
+def test_a_sentence_encoder_with_another_layer_is_refused(align, miniature, tmp_path):
+    teacher = save_sentence_encoder(tmp_path / "dense", load_tokenizer_of(miniature))
+    with pytest.raises(InputError, match="more than a transformer and its pooling: Dense. Give a sentence"):
+        align(teacher_name_or_path=teacher)
+
+
+def test_rows_of_a_classifier_take_the_mean_and_spread_of_features():
+    rows = ClassRows(["a", "b"], torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    features = rows.as_features(torch.tensor([10.0, 20.0]), spread=2.0)
+    assert features.tolist() == [[8.0, 20.0], [12.0, 20.0]]
+
+
+# The job: texts
+
+
+@pytest.mark.parametrize("kind", ["altclip", "altclip_dual_encoder"])
+def test_a_text_head_is_aligned_with_a_teacher(miniature, tmp_path, kind, capsys):
+    options = {} if kind == "altclip" else {"text_pooling": "mean"}
+    folder = str(tmp_path / "out")
+    alignment.main(
+        AlignmentArguments(
+            teacher_name_or_path=str(miniature / "clip"),
+            text_encoder_name_or_path=str(miniature / "text_encoder"),
+            dataset=str(miniature / "dataset"),
+            languages=["en", "zh"],
+            output_dir=folder,
+            cache_dir=str(tmp_path / "cache"),
+            use_cpu=True,
+            **options,
+        )
+    )
+    assert "Fitted in " in capsys.readouterr().out
+    model, processor = load_model(folder)
+    assert model.config.model_type == kind
+    teacher, teacher_processor = load_model(str(miniature / "clip"))
+    captions = read_scenes(miniature, 200)["captions"]
+    english = [caption["en"] for caption in captions]
+    targets = embed_texts(teacher, teacher_processor, english, normalize_embeddings=False)
+    for language in ("en", "zh"):
+        texts = [caption[language] for caption in captions]
+        found = embed_texts(model, processor, texts, normalize_embeddings=False)
+        error = (found - targets).square().sum()
+        of_mean = (targets - targets.mean(0)).square().sum()
+        assert error < 0.9 * of_mean, language
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"teacher_name_or_path": "t"}, "image_model_name_or_path is missing: give the image encoder"),
+        ({"image_model_name_or_path": "i"}, "teacher_name_or_path is missing: give the sentence encoder"),
+        (
+            {"image_model_name_or_path": "i", "teacher_name_or_path": "open_clip:ViT-B-32/openai"},
+            "whose texts no tower of transformers encodes",
+        ),
+        (STAGE1 | {"lora_rank": 4}, "lora_rank is 4, and alignment fits one layer without steps"),
+        (STAGE1 | {"class_names": "names.json"}, "which no classifier helps: leave out one of the two"),
+        (STAGE1 | {"n_folds": 1}, "n_folds is 1: give 2 or more"),
+        (STAGE1 | {"max_pairs": 4}, "max_pairs is 4: give at least one for each of n_folds"),
+        (STAGE1 | {"class_weight": -1.0}, "class_weight is -1.0: give a number from 0"),
+        (STAGE1 | {"class_template": "A thing."}, "class_template is 'A thing.' without {name}"),
+    ],
+)
+def test_arguments_of_an_alignment_are_checked(given, message):
+    with pytest.raises(InputError, match=message):
+        AlignmentArguments(dataset="d", output_dir="o", use_cpu=True, **given)
+
+
+def test_a_dry_run_of_an_alignment_fits_nothing(align, tmp_path, capsys):
+    folder = align(dry_run=True)
+    said = capsys.readouterr().out
+    assert "by ridge regression in 5 folds" in said
+    assert "captions in en" in said
+    assert not Path(folder).exists()

@@ -281,7 +281,7 @@ def test_every_script_says_how_many_processes_it_has():
             joined |= {path.name for call in calls if "one_process=True" not in call}
     stages = {
         f"run_{name}.py"
-        for name in ("stage0", "stage1", "stage2", "parallel", "diffusion", "text_pretraining")
+        for name in ("alignment", "stage0", "stage1", "stage2", "parallel", "diffusion", "text_pretraining")
     }
     # The check of a GPU starts itself in two processes.
     assert joined == stages | {"run_retrieval.py", "run_zero_shot.py", "__main__.py"}

@@ -10,7 +10,7 @@ import modeling_altclip  # noqa: F401  (its settings of the process have to stan
 
 # isort: split
 from .alignment import fit_alignment
-from .arguments import ContrastiveArguments, TeacherArguments, TeacherLearningArguments
+from .arguments import AlignmentArguments, ContrastiveArguments, TeacherArguments, TeacherLearningArguments
 from .data.examples import CachedCollator, CaptionExamples, Collator
 from .data.images import ImageViews
 from .data.parallel_text import load_parallel_text
@@ -25,6 +25,7 @@ from .text_similarity import load_text_encoder, text_similarities
 from .trainers import ContrastiveTrainer, TeacherLearningTrainer
 
 __all__ = [
+    "AlignmentArguments",
     "CachedCollator",
     "CaptionExamples",
     "CaptionRows",

@@ -78,6 +78,7 @@ def fit_text_head(  # noqa: PLR0913  (a student, its texts and how many of them)
     examples: CaptionExamples,
     max_length: int,
     n_rows: int | None,
+    n_folds: int = 5,
 ) -> Alignment:
     """Fit the last layer of a student's text head to the targets of the examples, and give it to the model.
 
@@ -88,6 +89,7 @@ def fit_text_head(  # noqa: PLR0913  (a student, its texts and how many of them)
         examples: in their languages; `inputs` are the teacher's targets.
         max_length: number of tokens at which texts are truncated.
         n_rows: number of examples to fit on; None for all.
+        n_folds: as for `fit_alignment`.
 
     Returns:
         The map, with its held-out error.
@@ -104,6 +106,7 @@ def fit_text_head(  # noqa: PLR0913  (a student, its texts and how many of them)
             ColumnRows(states, np.arange(len(drawn))),
             ColumnRows(examples.inputs, rows),
             groups=examples.row_ids[rows],
+            n_folds=n_folds,
             intercept=head.linear.bias is not None,
             seed=arguments.seed,
         )

@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # an extra
     from peft.tuners.lora import LoraModel
 
 
-def begin(arguments: StageArguments) -> None:
-    """Check the models, claim the output folder, fix threads and seeds, and print what a step is."""
+def begin(arguments: StageArguments, *, has_steps: bool = True) -> None:
+    """Check the models, claim the output folder, fix threads and seeds, and print what a step is, if any."""
     n_threads = fix_threads()
     check_models(arguments)
     check_tokenizers(arguments)
@@ -38,7 +38,8 @@ def begin(arguments: StageArguments) -> None:
     # Denormals slowed a step on a CPU from tenths of a second to seconds.
     torch.set_flush_denormal(True)
     set_seed(arguments.seed)
-    say(arguments, _describe_step(arguments, n_threads))
+    if has_steps:
+        say(arguments, _describe_step(arguments, n_threads))
     if arguments.unsupported_precision is not None:
         say(
             arguments,

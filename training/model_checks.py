@@ -24,11 +24,13 @@ from common.models.kinds import (
     load_tokenizer,
     readable,
 )
+from common.models.libraries import source_of
 from modeling_altclip import AltCLIPDualEncoderConfig
 from modeling_altclip.text_code_altclip import lacks_text_code
 
 from .adapter_output import check_base
 from .arguments import (
+    AlignmentArguments,
     ContrastiveArguments,
     DiffusionArguments,
     StageArguments,
@@ -65,8 +67,17 @@ _WITH_TEXT_TEACHER = {
 }
 
 
+# Of an alignment of images: encoders alone, or an image tower that is taken out of a CLIP.
+_TO_ALIGN = {"image_model_name_or_path": IMAGE_ENCODER, "teacher_name_or_path": TEXT_TOWER}
+
+
 def _kinds_of(arguments: StageArguments) -> dict[str, Kind]:
     """Return the kind of model that each argument needs."""
+    if isinstance(arguments, AlignmentArguments):
+        if arguments.aligns_images:
+            return _TO_ALIGN
+        if not arguments.has_text_teacher:
+            return _KINDS[TeacherLearningArguments]
     if isinstance(arguments, TeacherLearningArguments) and arguments.has_text_teacher:
         return _WITH_TEXT_TEACHER
     return _KINDS[type(arguments)]
@@ -85,6 +96,7 @@ def check_models(arguments: StageArguments) -> None:
         if name_or_path is not None:
             if kind == IMAGE_SIDE:
                 _check_without_code(argument, name_or_path)
+            name_or_path = source_of(name_or_path)
             check_kind(argument, name_or_path, kind, trust_remote_code=arguments.trust_remote_code)
     if arguments.saves_adapter:
         config = AutoConfig.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
@@ -120,6 +132,7 @@ def check_tokenizers(arguments: StageArguments) -> None:
         name_or_path = getattr(arguments, argument)
         # An image encoder reads no texts, and has no tokenizer.
         if name_or_path is not None and kind not in (IMAGE_ENCODER, IMAGE_SIDE):
+            name_or_path = source_of(name_or_path)
             config = check_kind(argument, name_or_path, kind, trust_remote_code=arguments.trust_remote_code)
             check_vocabulary(argument, name_or_path, config, load_tokenizer(argument, name_or_path))
 

@@ -28,11 +28,40 @@ from modeling_altclip.towers_altclip import load_text_config, set_dropout
 
 from .arguments import TeacherLearningArguments, say
 from .data.examples import all_texts
+from .data.exclusion.rows import exclude_tests
+from .data.parallel_text import read_parallel_text
 from .data.tower_cache import teacher_embeddings
+from .output_folder import record_sources
 from .own_text_tower import has_own_tower
 from .teachers import join, join_image_encoder, space_of, width_of_targets
-from .text_teachers import Teacher, has_new_image_projection, width_of, width_of_text_teacher
+from .text_teachers import (
+    Teacher,
+    describe_image_side,
+    has_new_image_projection,
+    load_teacher,
+    width_of,
+    width_of_text_teacher,
+)
 from .vocabulary import extend_tokenizer
+
+
+def load_teacher_of_student(arguments: TeacherLearningArguments) -> Teacher:
+    """Load the teacher, say where images come from if not from it, and check that the two share a width."""
+    if arguments.image_model_name_or_path is not None:
+        say(arguments, f"Images: {describe_image_side(arguments)}.")
+    teacher = load_teacher(arguments)
+    _check_width(arguments, teacher)
+    return teacher
+
+
+def read_training_text(arguments: TeacherLearningArguments) -> Dataset:
+    """Read the parallel text of all sources, without the texts of tests, and record where it is from."""
+    text = read_parallel_text(
+        arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
+    )
+    say(arguments, text.describe_skipped())
+    record_sources(arguments, text.origins)
+    return exclude_tests(arguments, text.rows)
 
 
 def build_student(
@@ -189,7 +218,7 @@ def student_config(arguments: TeacherLearningArguments) -> PreTrainedConfig:
     return join(image_side, encoder, **options, has_text_teacher=arguments.has_text_teacher)
 
 
-def check_width(arguments: TeacherLearningArguments, teacher: Teacher) -> None:
+def _check_width(arguments: TeacherLearningArguments, teacher: Teacher) -> None:
     """Check that a teacher of texts alone gives targets as wide as the student's embeddings of images.
 
     Raises:

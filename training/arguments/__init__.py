@@ -4,6 +4,7 @@ The keys of a recipe are these fields, and `--help` prints their texts. Fields o
 under a heading: data, model, batch, evaluation.
 """
 
+from .alignment import AlignmentArguments
 from .contrastive import ContrastiveArguments
 from .diffusion import DiffusionArguments
 from .initialization import InitializationArguments
@@ -13,6 +14,7 @@ from .stage import ExclusionArguments, FrozenTowerArguments, StageArguments, say
 from .teacher_learning import TeacherLearningArguments
 
 __all__ = [
+    "AlignmentArguments",
     "ContrastiveArguments",
     "DiffusionArguments",
     "ExclusionArguments",

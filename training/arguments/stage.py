@@ -209,6 +209,14 @@ class StageArguments(TrainingArguments):
         if self.deepspeed_plugin is not None and not self.dry_run:
             self.adapt_to_deepspeed()
 
+        self.check_evaluation()
+
+    def check_evaluation(self) -> None:
+        """Check that what an evaluation during training needs is given together.
+
+        Raises:
+            InputError: it is not.
+        """
         if (self.eval_strategy != "no") != (self.validation_split is not None):
             raise InputError(
                 f"eval_strategy is {self.eval_strategy.value} and validation_split is "

@@ -9,7 +9,7 @@ from common.errors import InputError
 from common.files.image_folders import say_without_row
 from common.languages import check_languages
 
-from ..arguments import PairArguments, say
+from ..arguments import AlignmentArguments, PairArguments, say
 from ..output_folder import record_exclusion, record_sources
 from .budgets import Budget, take_budget
 from .captions import (
@@ -33,7 +33,7 @@ from .sources.source import Source
 from .streaming import AnyStream, ExampleStream, MixedStream, find_excluded, find_reports, open_files
 
 
-def load_images(arguments: PairArguments, languages: list[str] | None) -> Dataset:
+def load_images(arguments: PairArguments | AlignmentArguments, languages: list[str] | None) -> Dataset:
     """Load the captioned images to train on, without those that cannot be decoded or are in a test.
 
     Prints how many images are skipped and excluded, and where they are listed.

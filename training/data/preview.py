@@ -20,6 +20,7 @@ from common.paths import check_folder
 from modeling_altclip.languages_altclip import canonical
 
 from ..arguments import (
+    AlignmentArguments,
     ContrastiveArguments,
     PairArguments,
     StageArguments,
@@ -48,7 +49,8 @@ def first_captions(arguments: StageArguments) -> tuple[list[str], str]:
     Raises:
         InputError: there is no such data, it lacks a column or a language, or stage 1 finds no English.
     """
-    if isinstance(arguments, TeacherLearningArguments):
+    aligns_images = isinstance(arguments, AlignmentArguments) and arguments.aligns_images
+    if isinstance(arguments, TeacherLearningArguments) and not aligns_images:
         return _of_parallel_text(arguments)
     # Stage 0 trains the teacher, which reads English alone.
     requested = ["en"] if isinstance(arguments, TeacherArguments) else arguments.languages

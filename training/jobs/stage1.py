@@ -3,32 +3,28 @@
 See the paper, section 3.1.
 """
 
-from datasets import Dataset
-
 from common.commands import command_for
 from common.languages import check_languages
 from training.arguments import TeacherLearningArguments, say
 from training.data.examples import CaptionExamples
-from training.data.exclusion.rows import exclude_tests
-from training.data.parallel_text import read_parallel_text
 from training.dry_run import check_room_before_loading, print_plan
 from training.freezing import freeze_all_but
 from training.initialization import initialize_text_head
 from training.lifecycle import begin, collator_of, finish, save_learned, train
 from training.low_rank import add_low_rank
-from training.output_folder import record_sources
 from training.own_text_tower import has_own_tower
 from training.student import (
     build_student,
-    check_width,
     embed_targets,
     held_embeddings,
     languages_to_replay,
+    load_teacher_of_student,
     processors_of_student,
+    read_training_text,
     set_attention,
 )
 from training.teachers import space_of
-from training.text_teachers import Teacher, describe_image_side, load_teacher, reference_of
+from training.text_teachers import reference_of
 from training.trainers import TeacherLearningTrainer
 from training.validation import load_validation
 
@@ -41,9 +37,9 @@ def main(arguments: TeacherLearningArguments) -> None:
     check_room_before_loading(arguments)
 
     # The targets: the teacher's embeddings of English, and a finished model's own of languages that it keeps.
-    teacher = _load_teacher(arguments)
+    teacher = load_teacher_of_student(arguments)
     reference = reference_of(arguments, teacher)
-    rows = _read_text(arguments)
+    rows = read_training_text(arguments)
     available = list(rows.features["captions"])
     new = check_languages(arguments.languages, available)
     replayed = languages_to_replay(arguments, available, new)
@@ -88,25 +84,6 @@ def main(arguments: TeacherLearningArguments) -> None:
     save_learned(trainer, updates, arguments)
     following = f"{command_for('train stage2')} RECIPE.yaml, with it as model_name_or_path"
     finish(arguments, "the multilingual model", following)
-
-
-def _load_teacher(arguments: TeacherLearningArguments) -> Teacher:
-    """Load the teacher, say where images come from if not from it, and check that the two share a width."""
-    if arguments.image_model_name_or_path is not None:
-        say(arguments, f"Images: {describe_image_side(arguments)}.")
-    teacher = load_teacher(arguments)
-    check_width(arguments, teacher)
-    return teacher
-
-
-def _read_text(arguments: TeacherLearningArguments) -> Dataset:
-    """Read the parallel text of all sources, without the texts of tests, and record where it is from."""
-    text = read_parallel_text(
-        arguments.dataset, arguments.split, arguments.kinds, arguments.languages_to_read
-    )
-    say(arguments, text.describe_skipped())
-    record_sources(arguments, text.origins)
-    return exclude_tests(arguments, text.rows)
 
 
 __all__ = ["main"]

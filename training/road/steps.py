@@ -56,6 +56,7 @@ JOBS = {
         "training.jobs.text_pretraining", "train text-pretraining", is_training=True, makes=_MODEL
     ),
     "stage0": Job("training.jobs.stage0", "train stage0", is_training=True, makes=_MODEL),
+    "alignment": Job("training.jobs.alignment", "train alignment", is_training=True, makes=_MODEL),
     "stage1": Job("training.jobs.stage1", "train stage1", is_training=True, makes=_MODEL),
     "stage2": Job("training.jobs.stage2", "train stage2", is_training=True, makes=_MODEL),
     "parallel": Job("training.jobs.parallel", "train parallel", is_training=True, makes=_MODEL),

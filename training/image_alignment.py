@@ -1,0 +1,211 @@
+"""Join a frozen image tower and a frozen sentence encoder by a projection in closed form.
+
+The text projection is an identity, so that texts have the sentence encoder's own embeddings, and the
+projection of images, which has a bias, is fitted by ridge regression to unit embeddings of their captions.
+The scale of logits is the one by which images that the map has not seen find their captions best.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, PreTrainedTokenizerBase
+
+from common.embedding_cache import CachedColumn
+from common.errors import InputError
+from common.languages import check_languages
+from common.models.kinds import load_tokenizer, readable
+from common.models.libraries import source_of
+from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor, embed_texts
+from modeling_altclip.pooling_altclip import stated_prompt, unread_modules
+from modeling_altclip.reading_altclip import prompted_tokenizer
+from modeling_altclip.towers_altclip import load_text_config
+
+from .alignment import Alignment, ColumnRows, fit_alignment, fit_on_main_process
+from .arguments import AlignmentArguments, say
+from .classifier_rows import ClassRows, load_class_rows
+from .data.examples import CaptionExamples
+from .data.images import ImageViews
+from .data.loading import load_images
+from .data.tower_cache import on_device, pooled_images, pooled_texts
+from .initialization import draw_examples, give_weights
+from .lifecycle import cut_length
+from .losses import contrastive_loss
+
+# Weights of all classes together that are tried, relative to that of all captioned images.
+_CLASS_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+_SAMPLE = 10_000  # pairs whose features give their mean and spread
+_COMPARED = 1_000  # held-out pairs that are compared with one another to find the scale
+_SCALES = torch.logspace(0, 2, 41)  # up to CLIP's bound
+
+
+def align_images(
+    arguments: AlignmentArguments,
+) -> tuple[AltCLIPDualEncoderModel, AltCLIPProcessor, Alignment]:
+    """Join an image tower and a sentence encoder, and fit the projection of images.
+
+    Returns:
+        The model, its processor, and the map with its held-out error.
+
+    Raises:
+        InputError: a model or the data cannot be loaded, a sentence encoder does more than to pool the states
+            of a transformer, class names do not fit, or there are too few images.
+    """
+    model, processor = _join_towers(arguments)
+    class_rows = load_class_rows(arguments, model)
+    examples = _load_examples(arguments)
+    stored = {"cache_dir": arguments.cache_dir, "dtype": arguments.cache_dtype}
+    images = pooled_images(examples.inputs, model, processor, **stored)
+    max_length = processor.tokenizer.model_max_length
+    texts = pooled_texts(examples, model, processor.tokenizer, max_length, **stored)
+    for column in (images, texts):
+        say(arguments, f"Cached {column}")
+
+    drawn = draw_examples(examples, arguments.max_pairs, arguments.seed)
+    rows = examples.places[drawn, 0]
+    extra = None
+    if class_rows is not None:
+        extra = _pairs_of_classes(arguments, class_rows, model, processor, images, rows)
+    weight = arguments.class_weight
+    groups = examples.row_ids[rows]
+    inputs = ColumnRows(images, rows)
+    targets = ColumnRows(texts, drawn, _to_unit_length)
+    alignment = fit_on_main_process(
+        lambda: fit_alignment(
+            inputs,
+            targets,
+            groups=groups,
+            n_folds=arguments.n_folds,
+            extra=extra,
+            extra_weights=_CLASS_WEIGHTS if weight is None else (weight,),
+            seed=arguments.seed,
+        )
+    )
+    if extra is not None:
+        say(
+            arguments,
+            f"The {len(class_rows.names)} classes weigh {alignment.extra_weight:g} of all captioned images.",
+        )
+    give_weights(model.visual_projection, alignment.map)
+    scale = _find_scale(alignment, inputs, targets, groups, arguments.seed)
+    say(arguments, f"Logits are cosines times {scale:.1f}, the likeliest for pairs that were held out.")
+    model.logit_scale.data.fill_(math.log(scale))
+    return model, processor, alignment
+
+
+def _join_towers(arguments: AlignmentArguments) -> tuple[AltCLIPDualEncoderModel, AltCLIPProcessor]:
+    """Join an image tower and a sentence encoder, whose embeddings are the shared space.
+
+    Raises:
+        InputError: one cannot be loaded, or the sentence encoder has layers behind its transformer.
+    """
+    image_model = arguments.image_model_name_or_path
+    teacher = source_of(arguments.teacher_name_or_path)
+    prompt = arguments.text_prompt
+    with readable("teacher_name_or_path", teacher):
+        _check_modules(teacher)
+        width = load_text_config(teacher, trust_remote_code=arguments.trust_remote_code).hidden_size
+        if prompt is None:
+            prompt = stated_prompt(teacher)
+    with readable("image_model_name_or_path", image_model):
+        image_processor = AutoImageProcessor.from_pretrained(image_model, trust_remote_code=False)
+        model = AltCLIPDualEncoderModel.from_towers(
+            image_model,
+            teacher,
+            projection_dim=width,
+            projection_bias=True,
+            text_pooling=arguments.text_pooling,
+            trust_remote_code=arguments.trust_remote_code,
+        ).eval()
+    torch.nn.init.eye_(model.text_projection.weight)
+    torch.nn.init.zeros_(model.text_projection.bias)
+    return model, AltCLIPProcessor(image_processor, _load_tokenizer(arguments, model, teacher, prompt))
+
+
+def _load_tokenizer(
+    arguments: AlignmentArguments, model: AltCLIPDualEncoderModel, teacher: str, prompt: str | None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a sentence encoder, which writes its prompt before every text."""
+    tokenizer = load_tokenizer("teacher_name_or_path", teacher)
+    if prompt:
+        say(arguments, f"The tokenizer writes the prompt {prompt!r} before every text.")
+        with readable("teacher_name_or_path", teacher):
+            tokenizer = prompted_tokenizer(tokenizer, prompt)
+    tokenizer.model_max_length = cut_length(arguments, model)
+    return tokenizer
+
+
+def _check_modules(teacher: str) -> None:
+    """Refuse a sentence encoder that does more than to pool and normalize: its texts would get other vectors.
+
+    Raises:
+        InputError: it does.
+    """
+    prompt = stated_prompt(teacher)
+    others = [name for name in unread_modules(teacher) if name != f"the prompt {prompt!r}"]
+    if others:
+        raise InputError(
+            f"teacher_name_or_path {teacher!r} has more than a transformer and its pooling: "
+            f"{', '.join(others)}. Give a sentence encoder without, such as an all-MiniLM-L6-v2"
+        )
+
+
+def _load_examples(arguments: AlignmentArguments) -> CaptionExamples:
+    """Load the captioned images as examples, without those of tests, and record where they are from."""
+    rows = load_images(arguments, arguments.languages)
+    views = ImageViews(rows, n_views=1)
+    languages = check_languages(arguments.languages, list(rows.features["captions"]))
+    examples = CaptionExamples(rows, languages, "image", inputs=views, same=views.digests)
+    examples.check_any(arguments.dataset)
+    return examples
+
+
+def _to_unit_length(embeddings: torch.Tensor) -> torch.Tensor:
+    return normalize(embeddings, dim=-1)
+
+
+def _pairs_of_classes(  # noqa: PLR0913  (classes, and the model and images beside which they stand)
+    arguments: AlignmentArguments,
+    class_rows: ClassRows,
+    model: AltCLIPDualEncoderModel,
+    processor: AltCLIPProcessor,
+    images: CachedColumn,
+    rows: np.ndarray,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the classes as features of images `(classes, width)`, and their names' embeddings."""
+    sample = np.sort(np.random.default_rng(arguments.seed).permutation(rows)[:_SAMPLE])
+    features = torch.from_numpy(images[sample][images.name])
+    mean = features.mean(0)
+    spread = (features - mean).square().sum(1).mean().sqrt().item()
+    captions = [arguments.class_template.replace("{name}", name) for name in class_rows.names]
+    with on_device(model):
+        embeddings = embed_texts(model, processor, captions)
+    return class_rows.as_features(mean, spread), embeddings
+
+
+def _find_scale(
+    alignment: Alignment, inputs: ColumnRows, targets: ColumnRows, groups: np.ndarray, seed: int
+) -> float:
+    """Return the scale of cosines by which held-out pairs are likeliest, from 1 to 100, CLIP's bound.
+
+    Each input is mapped by the map that was fitted without its fold. The likelihood is that of CLIP's loss
+    among up to 1,000 pairs; with fewer or more candidates it would be another.
+
+    Args:
+        groups: `(pairs,)`; pairs of one group are right for one another.
+    """
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(groups))[:_COMPARED])
+    some_inputs = ColumnRows(inputs.column, inputs.rows[chosen], inputs.change)[:]
+    some_targets = ColumnRows(targets.column, targets.rows[chosen], targets.change)[:].double()
+    mapped = torch.empty(len(chosen), some_targets.shape[1], dtype=torch.float64)
+    for fold, fitted in enumerate(alignment.of_other_folds):
+        in_fold = torch.from_numpy(np.flatnonzero(alignment.folds[chosen] == fold))
+        mapped[in_fold] = fitted(some_inputs[in_fold])
+    mapped = normalize(mapped, dim=-1)
+    ids = torch.from_numpy(groups[chosen])
+    losses = [contrastive_loss(mapped, some_targets, scale, image_ids=ids).item() for scale in _SCALES]
+    return _SCALES[int(np.argmin(losses))].item()
+
+
+__all__ = ["align_images"]
