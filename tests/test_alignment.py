@@ -34,6 +34,8 @@ from training.classifier_rows import ClassRows
 from training.data.examples import CaptionExamples
 from training.initialization import draw_examples
 from training.jobs import alignment, stage1, stage2
+from training.road.plan import print_plan
+from training.road.steps import read_road
 
 from .families import (
     QUICK,
@@ -599,3 +601,34 @@ def test_a_dry_run_of_an_alignment_fits_nothing(align, tmp_path, capsys):
     assert "by ridge regression in 5 folds" in said
     assert "captions in en" in said
     assert not Path(folder).exists()
+
+
+def test_an_alignment_is_a_step_of_a_road(miniature, sentence_encoder, classifier, tmp_path, capsys):
+    road = tmp_path / "road"
+    road.mkdir()
+    aligned = tmp_path / "aligned"
+    write_yaml(
+        road / "alignment.yaml",
+        image_model_name_or_path=classifier,
+        teacher_name_or_path=f"sentence_transformers:{sentence_encoder}",
+        dataset=str(miniature / "dataset"),
+        output_dir=str(aligned),
+    )
+    write_yaml(
+        road / "stage1.yaml",
+        teacher_name_or_path=str(aligned),
+        text_encoder_name_or_path=str(miniature / "text_encoder"),
+        dataset=str(miniature / "dataset"),
+        languages=["en", "zh"],
+        max_steps=2,
+        output_dir=str(tmp_path / "taught"),
+    )
+    steps = read_road(road)
+    assert [step.job for step in steps] == ["alignment", "stage1"]
+    print_plan(steps, steps)
+    said = capsys.readouterr().out
+    assert "of which one layer is fitted without steps" in said
+
+
+def write_yaml(path, **settings):
+    path.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))

@@ -24,6 +24,7 @@ from model_cards.job import CardArguments
 from model_cards.licences import is_hub_id, origin_of_model
 
 from ..arguments import (
+    AlignmentArguments,
     ContrastiveArguments,
     PairArguments,
     StageArguments,
@@ -243,6 +244,7 @@ class _Road:
             CleaningArguments: self._plan_cleaning,
             TextPretrainingArguments: self._plan_text_pretraining,
             TeacherArguments: self._plan_stage0,
+            AlignmentArguments: self._plan_alignment,  # before stage 1, whose arguments it has
             TeacherLearningArguments: self._plan_stage1,
             ContrastiveArguments: self._plan_stage2,
             ParallelArguments: self._plan_parallel,
@@ -254,6 +256,7 @@ class _Road:
         for kind, planner in planners.items():
             if isinstance(arguments, kind):
                 planner(plan, arguments)
+                break
         return plan
 
     # Data
@@ -381,6 +384,36 @@ class _Road:
         plan.disk += of_cache + amount.texts * read_assumptions().bytes_of_a_text
         plan.lines.append(("cache", f"{n_targets:,} embeddings of the teacher, {say_bytes(of_cache)}"))
         self._keep_model(plan, arguments, config, all_learn=False)
+
+    def _plan_alignment(self, plan: _StepPlan, arguments: AlignmentArguments) -> None:
+        of_images = arguments.aligns_images
+        languages = arguments.languages
+        kinds = {} if of_images else {"kinds": arguments.kinds}
+        amount = self._read(plan, arguments.dataset, languages, pictures=of_images, **kinds)
+        _check_excluded(plan, arguments.exclude_tasks)
+        teacher = self._use_teacher(plan, arguments)
+        if of_images:
+            image_model = arguments.image_model_name_or_path
+            image_side = self._use_model(plan, image_model, "image_model_name_or_path")
+            tower = getattr(image_side, "vision_config", image_side)
+            config = join_image_encoder(tower, teacher, teacher.hidden_size)
+        else:
+            config = self._join(plan, arguments, teacher)
+        # Each image and text passes its frozen tower once.
+        least, most = [amount.texts * operations for operations in _of_texts(arguments, config)]
+        images = amount.pictures * image_operations(config) if of_images else 0
+        if amount.texts:
+            _set_operations(plan, images + least, images + most)
+        n_cached = amount.texts + amount.pictures
+        of_cache = n_cached * config.text_config.hidden_size * _FLOAT32
+        plan.disk += of_cache
+        plan.lines.append(("cache", f"{n_cached:,} outputs of towers, {say_bytes(of_cache)}"))
+        n_parameters, _ = self.counts[plan.step.output_dir] = count_parameters(config)
+        plan.disk += _FLOAT32 * n_parameters
+        plan.n_parameters = n_parameters
+        plan.lines.append(("parameters", f"{n_parameters:,}, of which one layer is fitted without steps"))
+        plan.lines.append(("on the disk", say_bytes(plan.disk)))
+        self.configs[plan.step.output_dir] = config
 
     def _use_teacher(self, plan: _StepPlan, arguments: TeacherLearningArguments) -> PreTrainedConfig | None:
         """Return the configuration of a teacher; None of one that its library alone knows."""
