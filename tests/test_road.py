@@ -49,7 +49,7 @@ def test_steps_are_in_the_order_in_which_data_flow(tmp_path):
     assert steps[2].lines == {"output_dir": 1, "max": 2}
     assert steps[2].output_dir == Path("out/clean")
     assert steps[2].words == ["-m", "altclip", "clean", str(folder / "clean.yaml")]
-    assert steps[5].words == ["-m", "altclip", "train", "stage1", str(folder / "stage1.yaml")]
+    assert steps[6].words == ["-m", "altclip", "train", "stage1", str(folder / "stage1.yaml")]
     assert [step.job for step in choose_steps(steps, ["stage1", "clean"])] == ["clean", "stage1"]
     assert choose_steps(steps, None) == steps
     with pytest.raises(InputError, match="^steps has 'stage3', and the road has translation download"):
