@@ -77,6 +77,14 @@ TEI = """<TEI xmlns="http://www.tei-c.org/ns/1.0" xml:lang="fr">
   <entry><form><orth/></form><sense><cit type="trans"><quote/></cit></sense></entry>
 </body></text></TEI>
 """
+TEI_OF_DEFINITIONS = """<TEI xmlns="http://www.tei-c.org/ns/1.0"><text><body>
+  <entry><form xml:lang="sw"><orth>abudu</orth></form><gramGrp><pos>v</pos></gramGrp>
+    <sense><def>worship, revere; quit, stop
+      doing</def></sense></entry>
+  <entry><form><orth>abiria</orth></form><sense xml:lang="en-GB"><def>passenger</def></sense></entry>
+  <entry><form><orth>acha</orth></form><sense><note>unread</note></sense></entry>
+</body></text></TEI>
+"""
 PO = """# comment
 msgid ""
 msgstr ""
@@ -130,6 +138,17 @@ FORMATS = {
             {"de": "der Hund bellt", "en": "the dog barks"},
         ],
         {"untranslated": 1, "empty": 1},
+    ),
+    "swh-eng.tei": (
+        TEI_OF_DEFINITIONS,
+        [
+            {"sw": "abudu", "en": "worship"},
+            {"sw": "abudu", "en": "revere"},
+            {"sw": "abudu", "en": "quit"},
+            {"sw": "abudu", "en": "stop doing"},
+            {"sw": "abiria", "en": "passenger"},
+        ],
+        {"untranslated": 1},
     ),
     "a.po": (
         PO,
