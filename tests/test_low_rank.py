@@ -497,6 +497,7 @@ def test_an_adapter_needs_less_room_than_a_model(adapter_arguments, monkeypatch)
         ({"lora_rank": -4}, "lora_rank is -4: give a whole number from 1"),
         ({"lora_rank": None, "lora_alpha": 8.0}, "lora_alpha is 8.0 without lora_rank: give both"),
         ({"lora_alpha": 0.0}, "lora_alpha is 0.0: give a positive number"),
+        ({"freeze": ["text_model.pre_LN"]}, "lora_rank is 4, which freezes all weights of the text"),
         ({"lora_alpha": float("inf")}, "lora_alpha is inf: give a positive number"),
         (
             {"text_encoder_name_or_path": None, "model_name_or_path": "model", "new_pieces": 9},

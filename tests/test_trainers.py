@@ -318,6 +318,21 @@ def test_unknown_trainable_part_is_refused(altclip):
         freeze_all_but(altclip, ["text_model", "visual_projection"])
 
 
+def test_parts_of_a_trained_tower_can_stay_frozen(altclip):
+    freeze_all_but(altclip, ["text_model"], ["text_model.roberta.embeddings", "text_model.pre_LN.bias"])
+    frozen = [name for name, weights in altclip.text_model.named_parameters() if not weights.requires_grad]
+    assert {name.split(".")[1] for name in frozen} == {"embeddings", "bias"}
+    assert altclip.text_model.pre_LN.weight.requires_grad
+    assert not any(weights.requires_grad for weights in altclip.vision_model.parameters())
+
+    # A name of half a module, one of nothing, and one of what is frozen anyway.
+    for name in ("text_model.roberta.embed", "embeddings", "vision_model"):
+        with pytest.raises(InputError, match=f"freeze names {name}, and no weights of that name are trained"):
+            freeze_all_but(altclip, ["text_model"], [name])
+    with pytest.raises(InputError, match="leaves nothing to train: give fewer"):
+        freeze_all_but(altclip, ["text_model"], ["text_model"])
+
+
 @pytest.mark.parametrize("objective", ["mse", "cosine"])
 def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, objective):
     teacher, processor = load_model(str(miniature / "clip"))

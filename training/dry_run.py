@@ -175,11 +175,11 @@ def _untrained(arguments: StageArguments, config: PreTrainedConfig) -> PreTraine
         check_widest(arguments.matryoshka_dims, model.config)
         fit_to_loss(model, arguments.loss)
     if isinstance(arguments, TeacherLearningArguments):
-        freeze_all_but(model, space_of(model.config).parts)
+        freeze_all_but(model, space_of(model.config).parts, arguments.freeze)
         _add_low_rank(arguments, model)
     elif isinstance(arguments, ContrastiveArguments):
         fit_trainable(arguments, model)
-        freeze_all_but(model, arguments.trainable)
+        freeze_all_but(model, arguments.trainable, arguments.freeze)
         _add_low_rank(arguments, model)
     return model
 

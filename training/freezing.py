@@ -10,13 +10,17 @@ from modeling_altclip import AltCLIPDualEncoderModel
 IMAGE_PARTS = ("vision_model", "visual_projection")
 
 
-def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
+def freeze_all_but(model: nn.Module, trainable: Iterable[str], freeze: Iterable[str] | None = None) -> None:
     """Freeze all parameters except those whose name, or whose part's name, is in `trainable`.
 
     Parameters that embeddings do not depend on stay frozen, see `idle_parameters`.
 
+    Args:
+        freeze: names of modules or parameters within the trainable parts that are frozen as well.
+
     Raises:
-        InputError: a name is no part of the model, or of a part without weights that can learn.
+        InputError: a name is no part of the model, or of a part without weights that can learn; or `freeze`
+            has a name that nothing trained has, or leaves nothing to train.
 
     Example:
 
@@ -52,6 +56,27 @@ def freeze_all_but(model: nn.Module, trainable: Iterable[str]) -> None:
     for name, parameter in model.named_parameters():
         is_trainable = any(_is_within(name, part) for part in trainable)
         parameter.requires_grad_(is_trainable and name not in idle)
+    _freeze(model, list(freeze or []))
+
+
+def _freeze(model: nn.Module, names: list[str]) -> None:
+    """Freeze the parameters of these names, and those in modules of these names.
+
+    Raises:
+        InputError: nothing that is trained has such a name, or nothing is left.
+    """
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for frozen in names:
+        if not any(_is_within(name, frozen) for name in trained):
+            raise InputError(
+                f"freeze names {frozen}, and no weights of that name are trained: give modules or parameters "
+                f"as they are named in the model, such as {trained[0]}"
+            )
+    for name, parameter in model.named_parameters():
+        if any(_is_within(name, frozen) for frozen in names):
+            parameter.requires_grad_(False)
+    if names and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"freeze names {' '.join(names)}, which leaves nothing to train: give fewer")
 
 
 def idle_parameters(model: nn.Module) -> list[str]:

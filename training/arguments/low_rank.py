@@ -1,4 +1,4 @@
-"""Arguments of LoRA, by which the text tower can learn in stages 1 and 2."""
+"""Arguments of stages 1 and 2: which weights of the text tower learn, or low-rank updates of them (LoRA)."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,9 +16,17 @@ _LORA_OUTPUTS = ("merged", "adapter")
 
 @dataclass(kw_only=True)
 class LowRankArguments(StageArguments):
-    """Arguments of the stages whose text tower can learn by low-rank updates (LoRA)."""
+    """Arguments of the stages whose text tower can learn in part, or by low-rank updates (LoRA)."""
 
     # Model
+    freeze: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modules or parameters of the trained parts that stay frozen, by their names in the "
+            "model: text_model.encoder.embeddings are the embeddings of a dual encoder, "
+            "text_model.roberta.encoder.layer.0 is the first layer of an AltCLIP. By default none."
+        },
+    )
     lora_rank: int | None = field(
         default=None,
         metadata={
@@ -56,11 +64,13 @@ class LowRankArguments(StageArguments):
         if self.lora_output not in _LORA_OUTPUTS:
             raise InputError(f"lora_output is {self.lora_output!r}: choose {' or '.join(_LORA_OUTPUTS)}")
         if self.lora_rank is None:
-            if self.saves_adapter:
-                raise InputError("lora_output is adapter without lora_rank: give both, or neither")
-            if self.lora_alpha is not None:
-                raise InputError(f"lora_alpha is {self.lora_alpha} without lora_rank: give both, or neither")
+            self._check_without_rank()
             return
+        if self.freeze:
+            raise InputError(
+                f"lora_rank is {self.lora_rank}, which freezes all weights of the text tower, and freeze "
+                f"names {' '.join(self.freeze)}: leave out one of the two"
+            )
         if self.lora_rank < 1:
             raise InputError(
                 f"lora_rank is {self.lora_rank}: give a whole number from 1, or leave it out to train all "
@@ -77,6 +87,17 @@ class LowRankArguments(StageArguments):
             )
         if self.saves_adapter and self.push_to_hub:
             self._check_pushed_adapter()
+
+    def _check_without_rank(self) -> None:
+        """Check that nothing of low-rank updates is given where there are none.
+
+        Raises:
+            InputError: scale or output is given.
+        """
+        if self.saves_adapter:
+            raise InputError("lora_output is adapter without lora_rank: give both, or neither")
+        if self.lora_alpha is not None:
+            raise InputError(f"lora_alpha is {self.lora_alpha} without lora_rank: give both, or neither")
 
     def _check_pushed_adapter(self) -> None:
         """Check an adapter that is pushed: its base is on the Hub as well, and checkpoints stay here.

@@ -50,7 +50,7 @@ def main(arguments: TeacherLearningArguments) -> None:
 
     # The student. Only what its texts pass learns.
     model, tokenizer = build_student(arguments, rows, new)
-    freeze_all_but(model, space_of(model.config).parts)
+    freeze_all_but(model, space_of(model.config).parts, arguments.freeze)
     set_attention(arguments, model)
     languages = new + replayed
     examples = CaptionExamples(

@@ -40,7 +40,7 @@ def main(arguments: ContrastiveArguments) -> None:
     if changed is not None:
         say(arguments, changed)
     fit_trainable(arguments, model)
-    freeze_all_but(model, arguments.trainable)
+    freeze_all_but(model, arguments.trainable, arguments.freeze)
 
     # Frozen towers run once over all images, or images and texts, not in every epoch.
     if arguments.image_embeds_column is None:
