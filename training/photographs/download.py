@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
@@ -42,7 +42,7 @@ class _NotThere(Exception):
     """A place does not have a package; the message says why."""
 
 
-def download(packages: Iterable[Package], folder: Path, mirrors: list[str]) -> dict[str, Path]:
+def download(packages: Collection[Package], folder: Path, mirrors: list[str]) -> dict[str, Path]:
     """Fetch packages into a folder, and return their files by the packages' names.
 
     Args:

@@ -16,7 +16,7 @@ import lzma
 import shutil
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -58,7 +58,14 @@ def read_ar(file: IO[bytes]) -> Iterator[tuple[str, int]]:
         file.seek(start + int(size) + int(size) % 2)
 
 
-def unpack(archive: Path, folder: Path, *, below: str, endings: Collection[str]) -> list[Path]:
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    below: str,
+    endings: Collection[str],
+    is_wanted: Callable[[str], bool] = lambda name: True,
+) -> list[Path]:
     """Write some files of a package into a folder, and return their paths, sorted.
 
     Args:
@@ -67,6 +74,7 @@ def unpack(archive: Path, folder: Path, *, below: str, endings: Collection[str])
         below: the folder in the archive, with a slash at its end, whose files are wanted. Their paths in
             `folder` are those below it.
         endings: of the wanted files, such as `.png`.
+        is_wanted: tells by a path below `below` whether a file with such an ending is wanted.
 
     Raises:
         InputError: the archive cannot be read, has no such file, or has one whose path leads outside.
@@ -77,7 +85,10 @@ def unpack(archive: Path, folder: Path, *, below: str, endings: Collection[str])
         for name, file in members:
             if not name.startswith(below) or PurePosixPath(name).suffix not in endings:
                 continue
-            path = folder / _checked(name.removeprefix(below), archive)
+            name = name.removeprefix(below)
+            if not is_wanted(name):
+                continue
+            path = folder / _checked(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as target:
                 shutil.copyfileobj(file, target)
@@ -164,7 +175,7 @@ def _files_of_deb(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     raise InputError("it has no data.tar")
 
 
-def _checked(name: str, archive: Path) -> PurePosixPath:
+def _checked(name: str) -> PurePosixPath:
     """Return a path in an archive that stays in the folder into which it is unpacked.
 
     Raises:
