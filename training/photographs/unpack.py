@@ -163,7 +163,10 @@ def _files_of_deb(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     for name, size in read_ar(file):
         if not name.startswith("data.tar"):
             continue
-        content = io.BytesIO(file.read(size))  # the largest has 160 MB
+        stored = file.read(size)  # the largest has 160 MB
+        if len(stored) < size:
+            raise InputError("its ar archive is cut off")
+        content = io.BytesIO(stored)
         compression = name.removeprefix("data.tar").removeprefix(".")
         if compression == "zst":  # which tarfile reads from Python 3.14 on
             yield from _files_of_tar(pa.input_stream(content, compression="zstd"), "r|")
