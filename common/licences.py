@@ -38,7 +38,9 @@ _ATTRIBUTION = {
     *"apache-2.0 mit bsd bsd-2-clause bsd-3-clause isc zlib unicode-3.0 unicode-dfs-2016".split(),
     *"odc-by cdla-permissive-1.0 cdla-permissive-2.0 afl-3.0 ofl-1.1".split(),
 }
-_SHARE_ALIKE = {*"gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 agpl-3.0 mpl-2.0 odbl cdla-sharing-1.0".split()}
+_SHARE_ALIKE = {
+    *"gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.0 lgpl-2.1 lgpl-3.0 agpl-3.0 mpl-2.0 odbl cdla-sharing-1.0".split()
+}
 _USE_RESTRICTIONS = {*"openrail openrail++ creativeml-openrail-m bigscience-openrail-m".split()}
 # Licences of the Hub that ask for exactly these terms.
 _HUB_LICENCES = {
@@ -176,6 +178,7 @@ def terms_of(licence: str | None) -> list[str] | None:
 
 def _terms_of_one(name: str) -> list[str] | None:
     """Return what one licence asks for, by its name in small letters; None if that is not known."""
+    name = name.removesuffix("-or-later").removesuffix("-only")  # SPDX's identifiers of the GPL
     if name in _FREE:
         return []
     if name in _ATTRIBUTION:

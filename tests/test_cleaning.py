@@ -76,6 +76,8 @@ def test_no_markup(text):
         "{}",
         "$1 of $2",
         "$2 of $1.",
+        "About %1",
+        "%L12 of %2",
     ],
 )
 def test_placeholders(text):
@@ -87,6 +89,7 @@ def test_placeholders(text):
     [
         "100%",
         "50% off",
+        "5%1",
         "90%silk",
         "$5",
         "for $5.",

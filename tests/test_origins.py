@@ -38,6 +38,8 @@ OWN = Licensed(name="mine.tsv")
         ("apache-2.0", ["attribution"]),
         ("creativeml-openrail-m", ["attribution", "use-restrictions"]),
         ("gpl-3.0", ["attribution", "share-alike"]),
+        ("GPL-2.0-or-later", ["attribution", "share-alike"]),
+        ("LGPL-2.0-only", ["attribution", "share-alike"]),
         ("cc-by-4.0, mit", ["attribution"]),
         ("CC-BY-SA-4.0, cc-by-nc-4.0", ["attribution", "share-alike", "non-commercial"]),
         ("mit, other", None),

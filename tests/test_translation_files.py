@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.languages import language_of_tag
 from training.data.formats.documents import Document, documents_in
 from training.data.formats.entries import as_entry
+from training.data.formats.mnemonics import without_mnemonics
 from training.data.formats.reading import entries_of, find_translations
 from training.data.parallel_text import load_parallel_text, only_captions, read_parallel_text
 from training.data.preview import read_head
@@ -359,6 +360,44 @@ def test_the_language_of_a_catalogue_may_stand_in_its_name(tmp_path, name, langu
     assert language in load_parallel_text(str(path), "train")[0].features["captions"]
 
 
+def test_a_header_may_name_its_language_in_words(tmp_path):
+    pytest.importorskip("polib")
+    (tmp_path / "de.po").write_text(PO.replace("Language: de_DE", "Language: German"), "utf-8")
+    assert "de" in load_parallel_text(str(tmp_path / "de.po"), "train")[0].features["captions"]
+
+
+@pytest.mark.parametrize(
+    "marked,plain",
+    [
+        (("_File", "_Datei"), ("File", "Datei")),
+        (("&Open…", "打开(&O)…"), ("Open…", "打开…")),
+        (("_File", "文件 (_F)"), ("File", "文件")),
+        (("E_xit", "Be_enden"), ("Exit", "Beenden")),
+        (("_File", "Datei"), ("File", "Datei")),
+        (("Rich Te&xt", "Nur Rich-Te&xt"), ("Rich Text", "Nur Rich-Text")),
+    ],
+)
+def test_marks_of_mnemonics_are_removed(marked, plain):
+    assert without_mnemonics(*marked) == plain
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("Set default_width", "default_width festlegen"),
+        ("Set default_width", "Breite festlegen"),
+        ("_File _Open", "_Datei"),
+        ("AT&T", "AT&T"),
+        ("salt & pepper", "Salz & Pfeffer"),
+        ("a &lt; b", "a &lt; b"),
+        ("__init__", "__init__"),
+        ("plain", "schlicht"),
+    ],
+)
+def test_other_signs_stay(texts):
+    assert without_mnemonics(*texts) == texts
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8-sig", "cp1251"])
 def test_a_catalogue_is_read_in_the_encoding_that_it_states(tmp_path, encoding):
     pytest.importorskip("polib")
@@ -506,6 +545,24 @@ def test_names_of_cldr(tmp_path):
     (tmp_path / "cldr/main/de/languages.json").write_text('{"main": {"en": {}}}')
     with pytest.raises(InputError, match="has no names in main, de, localeDisplayNames, languages"):
         load_parallel_text(str(tmp_path / "cldr"), "train")
+
+
+def test_names_of_emoji(tmp_path):
+    def write(locale, annotations):
+        path = tmp_path / "annotations" / locale / "annotations.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"annotations": {"annotations": annotations}}), "utf-8")
+        return path
+
+    write("en", {"🐕": {"default": ["pet"], "tts": ["dog"]}, "🐈": {"tts": ["cat"]}})
+    write("de", {"🐕": {"tts": ["Hund"]}, "🐈": {"default": ["Tier"]}})
+    text = read_parallel_text(str(tmp_path), "train")
+    assert texts_of(text.rows) == [{"en": "dog", "de": "Hund"}]
+    assert text.skipped == Counter({"untranslated": 1})
+
+    write("fr", []).write_text("[]")
+    with pytest.raises(InputError, match="has no names in annotations, annotations"):
+        load_parallel_text(str(tmp_path), "train")
 
 
 BOMB = '<!DOCTYPE tmx [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'

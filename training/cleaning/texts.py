@@ -18,6 +18,7 @@ _PLACEHOLDERS = (
     # %s %1$s %5.2f %@
     r"%(?:\d{1,3}\$)?[-+0#]{0,3}\d{0,3}(?:\.\d{1,3})?(?:hh?|ll?|z)?[sdiufgxXc@](?![A-Za-z])",
     r"%\(\w+\)[sdif]",  # %(name)s
+    r"(?<!\d)%L?\d{1,2}(?!\d)",  # %1, as Qt writes it
     r"\$?\{\{?\s{0,9}\w*\s{0,9}\}?\}",  # {} {0} {name} ${name} {{name}}
     # $1, with which such numbers begin: $5 is a price, and so are $10, $1.5 and $1 million.
     r"\$1(?![\d.,]*\d)(?! ?(?:million|billion|[kKmMbB]\b))",

@@ -2,7 +2,7 @@
 
 The texts to translate are in English, unless the header names another language in `X-Source-Language`. The
 language of the translations is that of the header's `Language`, or else of the file's name: `de.po`,
-`de/LC_MESSAGES/app.mo`.
+`de/LC_MESSAGES/app.mo`. Marks of the letters that open menus are removed, see `mnemonics`.
 """
 
 import re
@@ -17,6 +17,7 @@ from common.languages import language_of_tag
 
 from .documents import Document
 from .entries import FUZZY, OBSOLETE, PLURAL, UNTRANSLATED, Entry, as_entry, skip
+from .mnemonics import without_mnemonics
 
 with of_extra("formats"):
     import polib
@@ -80,16 +81,19 @@ def _entry(entry: "polib.POEntry | polib.MOEntry", source: str, target: str) -> 
         return skip(PLURAL)
     if not entry.msgstr:
         return skip(UNTRANSLATED)
-    return as_entry([(source, entry.msgid.translate(_SHOW)), (target, entry.msgstr.translate(_SHOW))])
+    text, translation = without_mnemonics(entry.msgid.translate(_SHOW), entry.msgstr.translate(_SHOW))
+    return as_entry([(source, text), (target, translation)])
 
 
 def _language_of(document: Document, stated: str | None) -> str:
     """Return the language that the header states, or else the file's name.
 
+    Some headers state its name in place of its code: `Language: German`.
+
     Raises:
         InputError: neither does.
     """
-    if stated:
+    if language_of_tag(stated):
         return stated
     path = document.plain
     if path.parent.name == "LC_MESSAGES":

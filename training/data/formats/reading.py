@@ -8,6 +8,7 @@
 | `.tei` | `tei` |
 | `links.csv` and `sentences.csv` | `tatoeba` |
 | `main/LOCALE/languages.json`, `territories.json`, `scripts.json` | `cldr` |
+| `annotations/LOCALE/annotations.json` | `cldr` |
 
 They may be compressed as `.gz`, `.bz2`, `.xz` or `.zst`, or stand in a `.zip` or a folder.
 """

@@ -1,0 +1,55 @@
+"""Unpack parallel text: catalogues of programs, and Unicode's names of emoji, languages and territories.
+
+gettext/gimp-data/de/LC_MESSAGES/gimp20.mo
+cldr-annotations/annotations/de/annotations.json
+cldr-names/main/de/languages.json
+"""
+
+from pathlib import Path
+
+from common.languages import language_of_tag
+from common.origins import write_origins
+
+from .packages import Package
+from .unpack import unpack
+
+# Languages whose texts are unpacked, with those of countries and scripts, such as pt-BR and zh-TW.
+LANGUAGES = "en de fr es it nl pt pl ru uk cs sv da hu tr el ja ko zh ar he hi vi id fi".split()
+# Where the packages of npm have their names, and the folder that the reader of CLDR knows them by.
+_NAMES = {
+    "cldr-annotations-full": ("package/annotations/", "cldr-annotations/annotations"),
+    "cldr-localenames-full": ("package/main/", "cldr-names/main"),
+}
+
+
+def write_texts(files: dict[str, Path], packages: dict[str, Package], folder: Path) -> None:
+    """Unpack the parallel text of all packages that have some, in 25 languages.
+
+    Args:
+        files: the packages' archives, by name.
+        packages: by name.
+        folder: of all texts.
+    """
+    origins = []
+    for name, package in packages.items():
+        if name in _NAMES:
+            below, target = _NAMES[name]
+            endings = {".json"}
+        elif package.holds.startswith("catalogues"):
+            below, target = "usr/share/locale/", f"gettext/{name}"
+            endings = {".mo"}
+        else:
+            continue
+        unpack(files[name], folder / target, below=below, endings=endings, is_wanted=_is_in_a_language)
+        origins.append(package.origin(languages=LANGUAGES))
+    write_origins(folder, origins)
+
+
+def _is_in_a_language(path: str) -> bool:
+    """Check that a file lies in the folder of one of `LANGUAGES`: `pt_BR/LC_MESSAGES/gimp20.mo`."""
+    locale = path.partition("/")[0]
+    code = language_of_tag(locale) or ""
+    return code.partition("-")[0] in LANGUAGES
+
+
+__all__ = ["LANGUAGES", "write_texts"]
