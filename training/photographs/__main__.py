@@ -2,7 +2,7 @@
 
 python -m training.photographs --output_dir outputs/photographs
 
-It fetches 460 MB and writes as much as 800 MB more. Without a network, `--mirrors` names folders that have
+It fetches 530 MB and writes 1.1 GB more. Without a network, `--mirrors` names folders that have
 the files of the packages.
 """
 

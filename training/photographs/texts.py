@@ -1,11 +1,12 @@
-"""Unpack parallel text: catalogues of programs, and Unicode's names of emoji, languages and territories.
+"""Unpack parallel text: catalogues of programs, dictionaries, and names of emoji, languages and territories.
 
 gettext/gimp-data/de/LC_MESSAGES/gimp20.mo
+freedict/eng-fra/eng-fra.tei
 cldr-annotations/annotations/de/annotations.json
 cldr-names/main/de/languages.json
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from common.languages import language_of_tag
 from common.origins import write_origins
@@ -15,6 +16,11 @@ from .unpack import unpack
 
 # Languages whose texts are unpacked, with those of countries and scripts, such as pt-BR and zh-TW.
 LANGUAGES = "en de fr es it nl pt pl ru uk cs sv da hu tr el ja ko zh ar he hi vi id fi".split()
+# Dictionaries of FreeDict with English, those of German left out: they are 400 MB each.
+DICTIONARIES = (
+    "eng-ara eng-ces eng-dan eng-ell eng-fra eng-hin eng-hun eng-ita eng-nld eng-por eng-rus eng-spa eng-swe "
+    "eng-tur jpn-eng"
+).split()
 # Where the packages of npm have their names, and the folder that the reader of CLDR knows them by.
 _NAMES = {
     "cldr-annotations-full": ("package/annotations/", "cldr-annotations/annotations"),
@@ -35,12 +41,18 @@ def write_texts(files: dict[str, Path], packages: dict[str, Package], folder: Pa
         if name in _NAMES:
             below, target = _NAMES[name]
             endings = {".json"}
+            is_wanted = _is_in_a_language
         elif package.holds.startswith("catalogues"):
             below, target = "usr/share/locale/", f"gettext/{name}"
             endings = {".mo"}
+            is_wanted = _is_in_a_language
+        elif package.holds.startswith("dictionaries"):
+            below, target = f"freedict-{package.version}.orig/", "freedict"
+            endings = {".tei"}
+            is_wanted = _is_dictionary
         else:
             continue
-        unpack(files[name], folder / target, below=below, endings=endings, is_wanted=_is_in_a_language)
+        unpack(files[name], folder / target, below=below, endings=endings, is_wanted=is_wanted)
         origins.append(package.origin(languages=LANGUAGES))
     write_origins(folder, origins)
 
@@ -52,4 +64,9 @@ def _is_in_a_language(path: str) -> bool:
     return code.partition("-")[0] in LANGUAGES
 
 
-__all__ = ["LANGUAGES", "write_texts"]
+def _is_dictionary(path: str) -> bool:
+    """Check that a file is one of `DICTIONARIES`: `eng-fra/eng-fra.tei`."""
+    return PurePosixPath(path).stem in DICTIONARIES
+
+
+__all__ = ["DICTIONARIES", "LANGUAGES", "write_texts"]

@@ -1,4 +1,4 @@
-"""Unpack packages with Python alone: `.deb`, `.whl` and `.tgz`, on every system.
+"""Unpack packages with Python alone: `.deb`, `.whl`, `.tgz` and `.tar.xz`, on every system.
 
 A `.deb` is an `ar` archive of three members, the last of which is a tar of the files:
 
@@ -69,7 +69,7 @@ def unpack(
     """Write some files of a package into a folder, and return their paths, sorted.
 
     Args:
-        archive: `.deb`, `.whl` or `.tgz`.
+        archive: `.deb`, `.whl`, `.tgz` or `.tar.xz`.
         folder: it is made, and emptied if it was there.
         below: the folder in the archive, with a slash at its end, whose files are wanted. Their paths in
             `folder` are those below it.
@@ -124,10 +124,12 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
                 yield _files_of_zip(file)
             elif archive.suffix == ".tgz":
                 yield _files_of_tar(file, "r|gz")
+            elif archive.name.endswith(".tar.xz"):
+                yield _files_of_tar(file, "r|xz")
             elif archive.suffix == ".deb":
                 yield _files_of_deb(file)
             else:
-                raise InputError("give a .deb, .whl or .tgz")
+                raise InputError("give a .deb, .whl, .tgz or .tar.xz")
     except InputError as error:
         raise InputError(f"{archive} cannot be unpacked: {error}") from error
     except _DAMAGED as error:
