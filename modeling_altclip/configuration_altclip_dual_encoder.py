@@ -27,6 +27,9 @@ DUAL_TEACHERS = (
     "tipsv2",
     "vision-text-dual-encoder",
 )
+# Networks of convolutions that can be image towers: their last states are a map, and they state its width in
+# their own ways.
+CONVOLUTIONAL = ("convnext", "convnextv2", "efficientnet", "resnet")
 # The bias that SigLIPs begin with; a trained one is among the weights.
 _SIGLIP_BIAS = -10.0
 _WITH_BIAS = ("siglip", "siglip2")
@@ -113,7 +116,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
                 self.text_config = PreTrainedConfig(**self.text_config)
         super().__post_init__(**kwargs)  # builds the towers' configurations of dicts
         check_widths(self.text_config, self.vision_config)
-        width = self.vision_config.hidden_size
+        width = width_of_states(self.vision_config)
         if not self.image_projection and width != self.projection_dim:
             raise ValueError(
                 f"projection_dim is {self.projection_dim}, and the image tower, which nothing projects, is "
@@ -153,7 +156,7 @@ class AltCLIPDualEncoderConfig(PreTrainedConfig):
             vision_config=vision_config,
             text_pooling=text_pooling,
             vision_pooling=vision_pooling,
-            projection_dim=teacher.projection_dim if has_projection else vision_config.hidden_size,
+            projection_dim=teacher.projection_dim if has_projection else width_of_states(vision_config),
             projection_bias=isinstance(teacher, cls) and teacher.projection_bias,
             text_head=text_head,
             text_head_norm=text_head_norm,
@@ -223,30 +226,53 @@ def check_text_auto_map(text_auto_map: dict[str, str]) -> None:
 
 
 def check_widths(text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
-    """Refuse towers that are no encoders of tokens or patches.
+    """Refuse towers that are no encoders of tokens, patches or maps.
 
     Of a text model with a decoder (T5, NLLB) the encoder is the tower.
 
     Raises:
-        ValueError: one states no `hidden_size`, which convolutional networks lack, or the image tower has a
-            decoder too. A text encoder whose code has not run is left for later.
+        ValueError: one states no width that is known, or the image tower has a decoder too. A text encoder
+            whose code has not run is left for later.
     """
     if vision_config.is_encoder_decoder:
         raise ValueError(
             f"a {vision_config.model_type!r} is an encoder with a decoder, and cannot be an image tower: "
             "take an encoder alone"
         )
-    for tower in (text_config, vision_config):
-        is_unread = type(tower) is PreTrainedConfig
-        if not is_unread and getattr(tower, "hidden_size", None) is None:
-            raise ValueError(
-                f"a {tower.model_type!r} states no hidden_size, as networks of convolutions do, "
-                "and cannot be a tower: "
-                "take an encoder of tokens or patches, such as a ViT, a DINOv2 or a Swin"
-            )
+    width_of_states(vision_config)
+    is_unread = type(text_config) is PreTrainedConfig
+    if not is_unread and getattr(text_config, "hidden_size", None) is None:
+        raise ValueError(
+            f"a {text_config.model_type!r} states no hidden_size, and cannot be a text tower: take an "
+            "encoder of tokens, such as an XLM-R or a BERT"
+        )
+
+
+def width_of_states(vision_config: PreTrainedConfig) -> int:
+    """Return the width of an image encoder's last states: one a patch, or one at each place of a map.
+
+    Raises:
+        ValueError: it is of a kind whose width is not known.
+    """
+    if vision_config.model_type == "efficientnet":
+        # Imported here, since transformers builds its lazy modules on demand.
+        from transformers.models.efficientnet.modeling_efficientnet import round_filters
+
+        # The last convolution has 1,280 channels at the width of B0.
+        return round_filters(vision_config, 1280)
+    if vision_config.model_type in CONVOLUTIONAL:
+        return vision_config.hidden_sizes[-1]
+    width = getattr(vision_config, "hidden_size", None)
+    if width is None:
+        raise ValueError(
+            f"a {vision_config.model_type!r} states no hidden_size, and cannot be an image tower: take an "
+            f"encoder of patches, such as a ViT, a DINOv2 or a Swin, or one of {', '.join(CONVOLUTIONAL)}"
+        )
+    return width
 
 
 __all__ = [
+    "CONVOLUTIONAL",
     "DUAL_TEACHERS",
     "TEXT_CLASSES",
     "TEXT_HEADS",
@@ -254,4 +280,5 @@ __all__ = [
     "check_teacher",
     "check_text_auto_map",
     "check_widths",
+    "width_of_states",
 ]

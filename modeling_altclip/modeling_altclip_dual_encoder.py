@@ -10,6 +10,7 @@ from os import PathLike
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -17,7 +18,12 @@ from transformers.core_model_loading import PrefixChange, WeightRenaming, Weight
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .checkpoint_altclip import rename_weights
-from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_widths
+from .configuration_altclip_dual_encoder import (
+    CONVOLUTIONAL,
+    AltCLIPDualEncoderConfig,
+    check_widths,
+    width_of_states,
+)
 from .modeling_altclip import AltCLIPModel
 from .pooling_altclip import (
     IMAGE_INPUTS,
@@ -31,6 +37,7 @@ from .pooling_altclip import (
     pool,
     positions_of,
     stated_pooling,
+    states_in_a_row,
     unread_modules,
 )
 from .text_code_altclip import HUB_OPTIONS, copy_text_code, text_auto_map_of, with_text_code
@@ -54,7 +61,7 @@ _SETTINGS_OF_PARTS = (
     "_keep_in_fp32_modules_strict",
 )
 _PLANS_OF_PARTS = ("_tp_plan", "_ep_plan")
-_ALWAYS_POOLED = ("squeezebert", "layoutlm")  # text encoders that fail without their pooler
+_ALWAYS_POOLED = ("squeezebert", "layoutlm", *CONVOLUTIONAL)  # encoders that fail without their pooler
 
 
 class _PooledTower(nn.Module):
@@ -94,17 +101,29 @@ class _PooledTower(nn.Module):
                 self._set_positions(inputs, attention_mask)
         outputs = self.encoder(**inputs)
 
+        states = states_in_a_row(outputs.last_hidden_state)
         if self.pooling == "pooler":
-            pooled = outputs.pooler_output
+            pooled = outputs.pooler_output.flatten(1)  # a ResNet's is a map of one place
         else:
             mask = inputs.get("pixel_attention_mask", attention_mask)
-            pooled = pool(outputs.last_hidden_state, mask, self.pooling)
+            pooled = pool(states, mask, self.pooling)
         return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
+            last_hidden_state=states,
             pooler_output=pooled,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
+
+    def train(self, mode: bool = True) -> "_PooledTower":
+        """Switch dropout on or off. Batch norms keep the statistics that the encoder was trained with.
+
+        Statistics of a batch would let each image see the others, and change while nothing learns.
+        """
+        super().train(mode)
+        for module in self.encoder.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     def _set_positions(self, inputs: dict, attention_mask: torch.Tensor) -> None:
         """Number positions from each text's first token, unless `inputs` has them or the encoder does so."""
@@ -157,11 +176,16 @@ def _without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedMod
 def _idle_parameters(encoder: PreTrainedModel, pooling: str) -> list[str]:
     """List the parameters of an encoder that no output depends on, see `_without_idle_parts`."""
     idle_heads = [".head.", ".pooler."]
+    idle_norms = ()
     if encoder.config.model_type in POOLED_BY_NORM:
         idle_heads.append(".post_layernorm.")
+    if encoder.config.model_type in ("convnext", "convnextv2"):
+        # Norms of its stages have the same name, behind those of their modules.
+        idle_norms = ("layernorm.weight", "layernorm.bias")
     idle = []
     for name, _ in encoder.named_parameters():
-        is_idle_head = pooling != "pooler" and any(part in f".{name}" for part in idle_heads)
+        is_head = name in idle_norms or any(part in f".{name}" for part in idle_heads)
+        is_idle_head = pooling != "pooler" and is_head
         if is_idle_head or name.endswith("mask_token"):
             idle.append(name)
     return idle
@@ -201,7 +225,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         bias = config.projection_bias
         self.visual_projection = nn.Identity()
         if config.image_projection:
-            self.visual_projection = nn.Linear(config.vision_config.hidden_size, dim, bias=bias)
+            self.visual_projection = nn.Linear(width_of_states(config.vision_config), dim, bias=bias)
         self.text_projection = _text_projection(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.set_logit_bias(config.logit_bias_init_value)

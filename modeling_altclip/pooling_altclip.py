@@ -9,14 +9,16 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
+from .configuration_altclip_dual_encoder import width_of_states
+
 # What image processors return and image towers read. The last two are NaFlex's, whose images have patches of
 # their own number: which patches are no padding, and how many there are down and across.
 IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 NAFLEX = "siglip2_vision_model"
 # Image towers of CLIP's kind, whose last layer norm is the pooler's alone.
 POOLED_BY_NORM = ("clip_vision_model", "chinese_clip_vision_model", "mlcd", "mlcd_vision_model")
-# Image towers whose pooler was trained to be compared with texts.
-_POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model", NAFLEX)
+# Image towers whose pooler was trained to be compared with texts, or with the classes of a classifier.
+_POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model", NAFLEX, "convnext", "convnextv2")
 # Names of the class token among an image encoder's parameters.
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
@@ -45,6 +47,11 @@ def pool(states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str
     total = (states * weights).sum(dim=1, dtype=sum_dtype)
     n_words = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
     return (total / n_words).to(states.dtype)
+
+
+def states_in_a_row(states: torch.Tensor) -> torch.Tensor:
+    """Return states as `(batch, places, width)`, also those of a map `(batch, width, rows, columns)`."""
+    return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
 
 
 def first_state(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -200,11 +207,11 @@ def check_modality(encoder: PreTrainedModel, name_or_path: str, modality: str) -
 
 @torch.no_grad()
 def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
-    """Refuse an image tower without one state for each patch, the same at each call; try it with one image.
+    """Refuse an image tower without one state for each patch or place; try it with one image.
 
     Raises:
-        ValueError: its states are no sequence of patches, or differ from call to call; or the pooling needs a
-            class token or a pooler that it does not have.
+        ValueError: its states are no patches or map, not as wide as stated, or differ from call to call; or
+            the pooling needs a class token or a pooler that it does not have.
     """
     kind = encoder.config.model_type
     if pooling == "cls" and not _has_class_token(encoder):
@@ -216,12 +223,18 @@ def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
     if pooling == "pooler":
         _check_pooler(encoder, outputs, "vision_pooling")
 
-    states = outputs.last_hidden_state
-    states_again = outputs_again.last_hidden_state
+    states = states_in_a_row(outputs.last_hidden_state)
+    states_again = states_in_a_row(outputs_again.last_hidden_state)
     if states.ndim != 3:
         raise ValueError(
-            f"a {kind!r} gives a map of shape {tuple(states.shape)}, not one state for each patch, "
+            f"a {kind!r} gives states of shape {tuple(states.shape)}, not one for each patch or place, "
             "and cannot be an image tower: take a ViT, a DINOv2 or a Swin"
+        )
+    width = width_of_states(encoder.config)
+    if states.shape[-1] != width:
+        raise ValueError(
+            f"a {kind!r} gives states of width {states.shape[-1]}, and its configuration states {width}: "
+            "take a ViT, a DINOv2 or a Swin"
         )
     is_same_shape = states.shape == states_again.shape
     if not is_same_shape or not torch.allclose(states, states_again, rtol=1e-4, atol=1e-5):
