@@ -255,28 +255,25 @@ def test_a_mirror_may_have_the_names_of_apt(tmp_path, no_registries):
     assert (tmp_path / "packages" / "thing_1.0_all.deb").read_bytes() == b"1"
 
 
-@pytest.mark.parametrize("kind", ["pypi", "npm"])
-def test_other_packages_are_fetched_by_the_client_of_their_registry(tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize("kind,client,wanted", [("pypi", "_pip", "thing==1.0"), ("npm", "_npm", "thing@1.0")])
+def test_other_packages_are_fetched_by_the_client_of_their_registry(
+    tmp_path, monkeypatch, kind, client, wanted
+):
     package = package_of(b"1", kind=kind, file="thing-1.0.any", pool=None)
-    made = downloading._pip(package) if kind == "pypi" else downloading._npm(package)
-    assert ("thing==1.0" if kind == "pypi" else "thing@1.0") in made
+    assert wanted in getattr(downloading, client)(package)
 
     write = "import pathlib, sys; pathlib.Path(sys.argv[1], 'thing-1.0.any').write_bytes(b'1')"
-    monkeypatch.setattr(
-        downloading, f"_{'pip' if kind == 'pypi' else 'npm'}", lambda _: [sys.executable, "-c", write]
-    )
+    monkeypatch.setattr(downloading, client, lambda _: [sys.executable, "-c", write])
     files = download([package], tmp_path / "packages", [])
     assert files["thing"].read_bytes() == b"1"
 
-    for command, said in (
-        ([sys.executable, "-c", "raise ValueError('no such')"], "no such"),
-        (["./none"], "not installed"),
-    ):
-        monkeypatch.setattr(
-            downloading, f"_{'pip' if kind == 'pypi' else 'npm'}", lambda _, command=command: command
-        )
-        with pytest.raises(InputError, match=f"thing 1.0 cannot be had; tried: .*{said}"):
-            download([package], tmp_path / "other", [])
+    failing = [sys.executable, "-c", "raise ValueError('no such')"]
+    monkeypatch.setattr(downloading, client, lambda _: failing)
+    with pytest.raises(InputError, match="thing 1.0 cannot be had; tried: .*no such"):
+        download([package], tmp_path / "other", [])
+    monkeypatch.setattr(downloading, client, lambda _: ["./none"])
+    with pytest.raises(InputError, match="thing 1.0 cannot be had; tried: .*not installed"):
+        download([package], tmp_path / "other", [])
 
 
 def test_mirrors_of_apt_are_read_in_both_forms(tmp_path):
@@ -447,8 +444,8 @@ def test_stamps_become_a_dataset(tmp_path):
         number = int(row["file"].rpartition("/")[2].removesuffix(".png"))
         assert row["captions"] == {"en": f"A thing {number}.", "de": f"Ein Ding {number // 2}."}
         assert row["image"].getpixel((18, 18)) == (number, 0, 0)
-    german = [{row["captions"]["de"] for row in data[split]} for split in ("train", "test")]
-    assert not german[0] & german[1]
+    german = {row["captions"]["de"] for row in data["train"]}
+    assert not german & {row["captions"]["de"] for row in data["test"]}
     (origin,) = read_origins(tmp_path / "dataset")
     assert (origin.name, origin.licence, origin.rows) == ("thing 1.0", "GPL-2.0-or-later", 40)
     assert "GNU General Public License" in (tmp_path / "dataset/README.md").read_text()
@@ -477,7 +474,11 @@ def test_four_bits_come_back():
         dequantize(b"1" * 17)
 
 
-WIDTH, N_LAYERS, INNER, N_TOKENS, N_POSITIONS = 32, 2, 64, 40, 16
+WIDTH = 32
+N_LAYERS = 2
+INNER = 64
+N_TOKENS = 40
+N_POSITIONS = 16
 
 
 def tensors_of_e5():
@@ -674,6 +675,7 @@ def replicas_of_packages(folder):
             "usr/share/locale/de/LC_MESSAGES/gimp20.mo": b"1",
             "usr/share/locale/pt_BR/LC_MESSAGES/gimp20.mo": b"2",
             "usr/share/locale/eo/LC_MESSAGES/gimp20.mo": b"3",
+            "usr/share/locale/en_GB/LC_MESSAGES/gimp20.mo": b"4",
         },
         "cldr-annotations-full": {
             "package/LICENSE": b"UNICODE LICENSE V3",

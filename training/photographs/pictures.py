@@ -29,7 +29,7 @@ from modeling_altclip.images_altclip import read_image
 from .descriptions import Stamp, group_stamps, is_for_test, read_stamps
 from .packages import Package
 
-SPLITS = ("train", "test")
+_SPLITS = ("train", "test")
 _CLASSES: dict[str, str] = read_yaml(Path(__file__).with_name("folders.yaml"), "folders")
 _LARGEST = 300  # pixels; the image tower reads 260
 _MARGIN = 0.1  # of the longer side, on each side
@@ -67,7 +67,7 @@ def write_pictures(stamps_folder: Path, folder: Path, package: Package) -> str:
     """
     stamps, left_out = read_stamps(stamps_folder)
     splits = split_stamps(stamps)
-    class_names = choose_classes(splits["test"])
+    class_names = _choose_classes(splits["test"])
     languages = sorted({language for stamp in stamps for language in stamp.captions})
 
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_pictures(stamps_folder: Path, folder: Path, package: Package) -> str:
 
 def split_stamps(stamps: list[Stamp]) -> dict[str, list[Stamp]]:
     """Divide stamps into those to train on and those to test on, which have no text in common."""
-    splits = {split: [] for split in SPLITS}
+    splits = {split: [] for split in _SPLITS}
     for group in group_stamps(stamps):
         splits["test" if is_for_test(group) else "train"] += group
     for of_split in splits.values():
@@ -97,13 +97,13 @@ def split_stamps(stamps: list[Stamp]) -> dict[str, list[Stamp]]:
     return splits
 
 
-def choose_classes(test: list[Stamp]) -> list[str]:
+def _choose_classes(test: list[Stamp]) -> list[str]:
     """Return the names of the classes of which the test has some pictures, sorted."""
-    counts = Counter(class_of(stamp) for stamp in test)
+    counts = Counter(_class_of(stamp) for stamp in test)
     return sorted(name for name, count in counts.items() if count >= _FEWEST_IN_TEST)
 
 
-def class_of(stamp: Stamp) -> str:
+def _class_of(stamp: Stamp) -> str:
     """Return the name of a stamp's folder of the first two levels, which has a class.
 
     Drawings lie in folders of their own: `animals/birds/cartoon/duck.png` -> `animals/birds` -> "bird".
@@ -132,7 +132,7 @@ def _row(stamp: Stamp, stamps_folder: Path, languages: list[str], class_names: l
     png = io.BytesIO()
     with PillowImage.open(stamps_folder / stamp.file) as image:
         on_white(image).save(png, "png")
-    name = class_of(stamp)
+    name = _class_of(stamp)
     return {
         "image": {"bytes": png.getvalue()},
         "captions": {language: stamp.captions.get(language) for language in languages},
@@ -156,7 +156,7 @@ def _features(languages: list[str], class_names: list[str]) -> Features:
 def _write_card(
     folder: Path, package: Package, n_pictures: int, languages: list[str], class_names: list[str]
 ) -> None:
-    files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in SPLITS)
+    files = "".join(f"  - split: {split}\n    path: data/{split}.parquet\n" for split in _SPLITS)
     card = _CARD.format(
         languages=", ".join(f'"{language}"' for language in languages),  # `no` and `on` are words of YAML
         files=files,
@@ -169,4 +169,4 @@ def _write_card(
     write_text(folder / "README.md", card)
 
 
-__all__ = ["SPLITS", "choose_classes", "class_of", "on_white", "split_stamps", "write_pictures"]
+__all__ = ["on_white", "split_stamps", "write_pictures"]

