@@ -72,7 +72,6 @@ MISSED = {
     ("dictionary", "de"): 60,
     ("dictionary", "fr"): 60,
     ("linear_head", "fi"): 40,
-    ("stage1", "de"): 1,
     ("stage1", "fr"): 50,
     ("stage2", "fr"): 10,
 }
@@ -151,7 +150,7 @@ def test_the_table_has_every_language_and_column(results):
     assert table["fr"]["stage1"].value == pytest.approx(90 / 180)
     assert table["en"]["teacher"].value == pytest.approx(160 / 200)
     mean = table["trained, mean without en"]["stage1"]
-    assert mean.value == pytest.approx((139 / 180 + 90 / 180) / 2)
+    assert mean.value == pytest.approx((140 / 180 + 90 / 180) / 2)
     assert mean.low < mean.value < mean.high
     assert results.n_pictures("fi") == 180
 
@@ -160,7 +159,7 @@ def test_a_planted_difference_is_found_and_none_is_not(results):
     languages = ["en", "de", "fr"]
     bounds = bound_losses(results, [("stage1", language) for language in languages])
     assert [bound.p <= 0.05 for bound in bounds] == [True, True, False]
-    assert [round(180 * bound.difference) for bound in bounds] == [0, -1, -50]
+    assert [round(180 * bound.difference) for bound in bounds] == [0, 0, -50]
     # Two of three are significant: that they lose less than the margin is all that is known of them.
     assert [bound.bound for bound in bounds[:2]] == [-0.02, -0.02]
     assert bounds[2].bound < -50 / 180
@@ -232,11 +231,11 @@ def test_several_seeds_are_a_mean_with_its_spread(arguments, results):
         for seed in (1, 2):
             save(arguments, f"stage2_english-{seed}", "stage2", language, 60)
     found = read(arguments)
-    score = score_table(found)["en"]["stage1"]
+    score = found.score(COLUMNS["stage1"], ["en"])
     assert score.seeds == pytest.approx([0.8, 0.7])
     assert score.value == pytest.approx(0.75)
     assert score.to_cell().startswith("75.0 ± 7.1 (")
-    assert score_table(found)["en"]["teacher"].to_cell().startswith("80.0 (")
+    assert found.score(COLUMNS["teacher"], ["en"]).to_cell().startswith("80.0 (")
     parallel = judge(found)[-1]
     assert parallel.claim == "Parallel captions in stage 2 are above English captions alone"
     assert parallel.outcome == "shown"
