@@ -23,7 +23,13 @@ NEED = {
     "imagehash": ("exclusion", ["training.data.exclusion.pictures"]),
     "polib": ("formats", ["training.data.formats.gettext"]),
 }
-EXPERIMENTS = ["training.ablation", "training.families", "training.parallel.comparison"]
+EXPERIMENTS = [
+    "training.ablation",
+    "training.families",
+    "training.parallel.comparison",
+    "training.photographs.comparison",
+    "training.photographs.curves",
+]
 
 
 def run_without(missing, then, *words):

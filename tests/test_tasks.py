@@ -53,6 +53,9 @@ ONE_CAPTION = [
     "xflickrco",
     "xm3600-first-caption",
     "flickr30k-200",
+    "photographs",
+    "photographs-english",
+    "photographs-dictionary",
 ]
 
 # Tasks in which each language has images of its own.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -9,6 +10,7 @@ from statistics import mean, stdev
 from common.errors import InputError
 from common.files.whole_files import write_text
 
+MADE_BY = "made_by.txt"
 METRICS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}  # by the kind of a task
 
 
@@ -39,12 +41,22 @@ def run_once(folder: Path, recipes: list[str], script: str, *flags) -> None:
 
     The file holds the command and the text of its recipes; where either has changed, the script runs again.
     """
-    made_by = folder / "made_by.txt"
     texts = [Path(recipe).read_text("utf-8") for recipe in recipes]
     command = "\n".join([script, *map(str, flags), *texts])
-    if not made_by.exists() or made_by.read_text("utf-8") != command:
-        run(script, *flags)
-        write_text(made_by, command)  # last, so that a run that is killed is not taken for a complete one
+    make_once(folder, command, lambda: run(script, *flags))
+
+
+def make_once(folder: Path, made_by: str, make: Callable[[], object]) -> None:
+    """Call `make`, unless `made_by.txt` in the folder shows that the same has made the folder before.
+
+    Args:
+        made_by: all that decides what is made.
+    """
+    record = folder / MADE_BY
+    if not record.exists() or record.read_text("utf-8") != made_by:
+        make()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(record, made_by)  # last, so that what is killed is not taken for complete
 
 
 def mean_and_deviation(values: list[float], digits: int = 1) -> str:
@@ -67,4 +79,13 @@ def evaluate_models(models: list[str], arguments: ExperimentArguments, *flags) -
     run("benchmarks/run_zero_shot.py", *shared, *zero_shot)
 
 
-__all__ = ["METRICS", "ExperimentArguments", "evaluate_models", "mean_and_deviation", "run", "run_once"]
+__all__ = [
+    "MADE_BY",
+    "METRICS",
+    "ExperimentArguments",
+    "evaluate_models",
+    "make_once",
+    "mean_and_deviation",
+    "run",
+    "run_once",
+]

@@ -1,0 +1,308 @@
+"""What stage 1 needs: curves over steps, text and languages, and ablations, all of the first seed.
+
+steps_N         N steps instead of all
+pairs_N         about N pairs of texts instead of all, in as many steps
+languages_N     the first N of the trained languages, in as many steps
+NAME            an ablation, whose flags the recipe states
+four_bits       stage 1 as it is, with the matrices of its text tower rounded to four bits
+"""
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from torch import nn
+
+from benchmarks.bootstrap import PairedDifference
+from benchmarks.results import load_results
+from common.errors import InputError
+from common.extras import of_extra
+from common.figures import save_figure
+from common.files.whole_files import write_text
+from common.models.loading import load_model, save_model
+from model_cards.stages import read_log
+
+from ..data.parallel_text import read_sources
+from ..experiment import MADE_BY, make_once
+from .comparison import Column, Results, Score, difference_of_means
+from .dictionary import BY_DICTIONARY
+from .experiment import (
+    TEACHER,
+    TEXT,
+    PhotographsArguments,
+    Training,
+    evaluate_students,
+    stage1_arguments,
+    trainings_of,
+)
+
+with of_extra("plots"):
+    from matplotlib.figure import Figure
+
+_FOUR_BITS = "four_bits"
+_BLOCK = 32  # values that share a scale
+_LEVELS = 8  # from -8 to 7
+
+
+class _Point(NamedTuple):
+    """A point of a curve: where it is, its model, and the languages that this model was trained in."""
+
+    x: int
+    model: str
+    trained: list[str]
+
+
+def list_trainings(arguments: PhotographsArguments) -> list[Training]:
+    """List all trainings: those of the table and, with `full`, those of the curves and ablations."""
+    trainings = []
+    for seed in arguments.used_seeds:
+        trainings += trainings_of(seed, arguments)
+    if arguments.full:
+        trainings += _curve_trainings(arguments)
+    return trainings
+
+
+def _curve_trainings(arguments: PhotographsArguments) -> list[Training]:
+    seed = ["--seed", str(arguments.seeds[0])]
+    n_steps = _steps_of_stage1(arguments)
+    trainings = []
+    for share in arguments.step_shares:
+        steps = max(1, round(share * n_steps))
+        flags = [*seed, "--max_steps", str(steps)]
+        trainings.append(Training(f"steps_{steps}", 1, flags, TEACHER, steps / n_steps))
+    for pairs in _smaller_amounts(arguments):
+        flags = [*seed, "--dataset", str(_list_of_text(pairs, arguments))]
+        trainings.append(Training(f"pairs_{pairs}", 1, flags, TEACHER))
+    for number in _smaller_numbers(arguments):
+        flags = [*seed, "--languages", *arguments.trained[:number]]
+        trainings.append(Training(f"languages_{number}", 1, flags, TEACHER))
+    for ablation in arguments.ablations:
+        name, *flags = shlex.split(ablation)
+        trainings.append(Training(name, 1, [*seed, *flags], TEACHER))
+    return trainings
+
+
+def _steps_of_stage1(arguments: PhotographsArguments) -> int:
+    """Return the number of steps in the recipe of stage 1.
+
+    Raises:
+        InputError: it counts epochs instead.
+    """
+    steps = stage1_arguments(arguments, arguments.folder(BY_DICTIONARY)).max_steps
+    if steps < 1:
+        raise InputError(f"stage1 {arguments.stage1!r} has no max_steps, which the curves need: give it one")
+    return steps
+
+
+def _amount_of_text(arguments: PhotographsArguments) -> dict[str, int]:
+    """Return the number of `rows` and of `pairs` that stage 1 reads."""
+    return json.loads(arguments.folder(BY_DICTIONARY).joinpath(TEXT).read_text("utf-8"))
+
+
+def _smaller_amounts(arguments: PhotographsArguments) -> list[int]:
+    """Return the numbers of pairs to train on that are less than all."""
+    total = _amount_of_text(arguments)["pairs"]
+    return [pairs for pairs in arguments.pairs if pairs < total]
+
+
+def _smaller_numbers(arguments: PhotographsArguments) -> list[int]:
+    """Return the numbers of languages to train that are less than all."""
+    return [number for number in arguments.n_languages if number < len(arguments.trained)]
+
+
+def _list_of_text(n_pairs: int, arguments: PhotographsArguments) -> Path:
+    """Write a list of the text of stage 1 with a budget, and return it.
+
+    A budget is one of rows, which have several languages each.
+
+    Raises:
+        InputError: stage 1 reads several sources, which would each have a budget of their own.
+    """
+    dataset = stage1_arguments(arguments, arguments.folder(BY_DICTIONARY)).dataset
+    sources = read_sources(dataset)
+    if len(sources) != 1:
+        raise InputError(
+            f"stage1 {arguments.stage1!r} reads {len(sources)} sources, and the curve over pairs takes a "
+            "part of one: clean them into one folder, and give that as dataset"
+        )
+    (source,) = sources
+    # The list lies elsewhere than where the recipe is read from.
+    if Path(source["data"]).exists():
+        source = source | {"data": str(Path(source["data"]).absolute())}
+    amount = _amount_of_text(arguments)
+    n_rows = max(1, round(n_pairs * amount["rows"] / amount["pairs"]))
+    path = Path(arguments.output_dir, "text_lists", f"pairs_{n_pairs}.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump([source | {"rows": n_rows}]))
+    return path
+
+
+def describe_plan(trainings: list[Training], arguments: PhotographsArguments) -> str:
+    """Say how many trainings there are, and how long those that are left will take, by the first one's time.
+
+    A stage 2 is counted like a stage 1.
+    """
+    left = [training for training in trainings if not (arguments.folder(training.name) / MADE_BY).exists()]
+    sentence = f"{len(trainings)} trainings, {len(left)} of them to do"
+    seconds = _seconds_of(arguments.folder(trainings[0].name))
+    if seconds is None or not left:
+        return f"{sentence}."
+    hours = seconds * sum(training.share for training in left) / 3600
+    return f"{sentence}: about {hours:.1f} hours, since the first one took {seconds / 60:.1f} minutes."
+
+
+def _seconds_of(folder: Path) -> float | None:
+    """Return how long a training took, by its log; None where that has no such entry."""
+    for entry in read_log(str(folder)):
+        if "train_runtime" in entry:
+            return entry["train_runtime"]
+    return None
+
+
+def measure_curves(arguments: PhotographsArguments) -> None:
+    """Write `curves.json` and `curves.png`, of the trainings of `list_trainings`, which are evaluated."""
+    _save_four_bits(arguments)
+    evaluate_students([_FOUR_BITS], arguments)
+    results = Results(load_results(Path(arguments.output_dir, "results")), arguments)
+
+    curves = {}
+    for title, points in _points_of(arguments).items():
+        curves[title] = [_measure(point, results, arguments) for point in points]
+    ablations = _measure_ablations(results, arguments)
+    folder = Path(arguments.output_dir)
+    write_text(folder / "curves.json", _to_json(curves, ablations))
+    _plot(curves, ablations, folder / "curves.png")
+
+
+def _points_of(arguments: PhotographsArguments) -> dict[str, list[_Point]]:
+    """List the points of each curve, of which the last one is the stage 1 of the table."""
+    whole = f"stage1-{arguments.seeds[0]}"
+    trained = arguments.trained
+    n_steps = _steps_of_stage1(arguments)
+    steps = []
+    for share in arguments.step_shares:
+        number = max(1, round(share * n_steps))
+        steps.append(_Point(number, f"steps_{number}", trained))
+    pairs = [_Point(number, f"pairs_{number}", trained) for number in _smaller_amounts(arguments)]
+    languages = []
+    for number in _smaller_numbers(arguments):
+        languages.append(_Point(number, f"languages_{number}", trained[:number]))
+    return {
+        "steps": [*steps, _Point(n_steps, whole, trained)],
+        "pairs of texts": [*pairs, _Point(_amount_of_text(arguments)["pairs"], whole, trained)],
+        "trained languages": [*languages, _Point(len(trained), whole, trained)],
+    }
+
+
+def _measure(
+    point: _Point, results: Results, arguments: PhotographsArguments
+) -> tuple[int, dict[str, Score]]:
+    """Return where a point is, and the mean recall in the languages that it has seen and in the others."""
+    column = Column(point.model, point.model)
+    scores = {"trained": results.score(column, point.trained)}
+    if arguments.unseen:
+        scores["never trained"] = results.score(column, arguments.unseen)
+    return point.x, scores
+
+
+def _measure_ablations(results: Results, arguments: PhotographsArguments) -> dict[str, PairedDifference]:
+    """Compare each ablation with stage 1, in the mean of the trained languages."""
+    whole = f"stage1-{arguments.seeds[0]}"
+    names = [shlex.split(ablation)[0] for ablation in arguments.ablations]
+    differences = {}
+    for name in [*names, _FOUR_BITS]:
+        of_languages = (Column(name, name), Column(whole, whole), arguments.trained)
+        differences[name] = difference_of_means(results, *of_languages)
+    return differences
+
+
+def _to_json(
+    curves: dict[str, list[tuple[int, dict[str, Score]]]], ablations: dict[str, PairedDifference]
+) -> str:
+    """Write all figures as fractions."""
+    content = {"curves": {}, "ablations": {}}
+    for title, points in curves.items():
+        listed = []
+        for x, scores in points:
+            listed.append({"x": x} | {name: asdict(score) for name, score in scores.items()})
+        content["curves"][title] = listed
+    for name, difference in ablations.items():
+        content["ablations"][name] = asdict(difference)
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _plot(
+    curves: dict[str, list[tuple[int, dict[str, Score]]]],
+    ablations: dict[str, PairedDifference],
+    picture: Path,
+) -> None:
+    """Draw a panel for each curve, and one of the ablations' differences from stage 1."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    *panels, last = figure.subplots(2, 2).flat
+    for axes, (title, points) in zip(panels, curves.items()):
+        for name, color in (("trained", "tab:blue"), ("never trained", "tab:orange")):
+            shown = [(x, scores[name]) for x, scores in points if name in scores]
+            values = [100 * score.value for _, score in shown]
+            below = [100 * max(0, score.value - score.low) for _, score in shown]
+            above = [100 * max(0, score.high - score.value) for _, score in shown]
+            places = [x for x, _ in shown]
+            axes.errorbar(
+                places, values, yerr=[below, above], fmt="o-", markersize=4, color=color, label=name
+            )
+        axes.set_xscale("log")
+        axes.set_xticks([x for x, _ in points], [f"{x:,}" for x, _ in points], minor=False)
+        axes.minorticks_off()
+        axes.set(xlabel=title, ylabel="mean recall in percent", ylim=(0, None))
+        axes.grid(alpha=0.3)
+
+    for row, difference in enumerate(ablations.values()):
+        value = 100 * difference.difference
+        ends = [[max(0, value - 100 * difference.low)], [max(0, 100 * difference.high - value)]]
+        last.errorbar([value], [row], xerr=ends, fmt="o", markersize=4, color="tab:blue")
+    last.axvline(0, color="black", linewidth=0.8)
+    last.set_yticks(range(len(ablations)), list(ablations))
+    last.set_ylim(len(ablations) - 0.5, -0.5)
+    last.set(xlabel="points above stage 1, in the mean of the trained languages")
+    last.grid(axis="x", alpha=0.3)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, title="languages")
+    save_figure(figure, picture, dpi=110)
+
+
+def _save_four_bits(arguments: PhotographsArguments) -> None:
+    """Save stage 1 with the matrices of its text tower rounded, once."""
+    start = arguments.folder(f"stage1-{arguments.seeds[0]}")
+    folder = arguments.folder(_FOUR_BITS)
+
+    def save() -> None:
+        model, processor = load_model(str(start))
+        round_to_four_bits(model.text_model)
+        save_model(model, processor, folder)
+
+    make_once(folder, f"{_FOUR_BITS}\n{(start / MADE_BY).read_text('utf-8')}", save)
+
+
+@torch.no_grad()
+def round_to_four_bits(module: nn.Module) -> None:
+    """Round the matrices of a module to four bits in place: sixteen multiples of a scale in each block.
+
+    A block is 32 values of a row, and its scale a float16 that takes the value of the largest magnitude to
+    -8, as the file of the text encoder has it. Matrices whose rows are no whole number of blocks stay as
+    they are.
+    """
+    for weight in module.parameters():
+        if weight.ndim != 2 or weight.shape[1] % _BLOCK:
+            continue
+        blocks = weight.reshape(-1, _BLOCK)
+        places = blocks.abs().argmax(1, keepdim=True)
+        scales = (blocks.gather(1, places) / -_LEVELS).half().float()
+        # A block of zeros has the scale 0, and stays zero.
+        steps = (blocks / scales.where(scales != 0, 1)).round().clamp(-_LEVELS, _LEVELS - 1)
+        weight.copy_((steps * scales).reshape(weight.shape))
+
+
+__all__ = ["describe_plan", "list_trainings", "measure_curves", "round_to_four_bits"]
