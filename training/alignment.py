@@ -6,7 +6,8 @@ the pairs by sums of products alone (Gram matrices). So all pairs are read once,
 1. Each group of pairs is assigned to a fold, and the sums of each fold are added up in float64.
 2. For each fold, the sums of the others give the maps of every penalty by one eigendecomposition, and the
    sums of the fold give their held-out errors. No pair is read again.
-3. The penalty of the least held-out error is taken, and the sums of all pairs give the map.
+3. The penalty of the least held-out error is taken, or the best one by another measure, and the sums of all
+   pairs give the map.
 """
 
 import heapq
@@ -229,12 +230,14 @@ def fit_alignment(  # noqa: PLR0913  (two matrices and options by keyword)
     intercept: bool = True,
     extra: tuple[Rows, Rows] | None = None,
     extra_weights: Sequence[float] = (1.0,),
+    judge: Callable[[list[LinearMap]], float] | None = None,
     seed: int = 0,
 ) -> Alignment:
     """Fit the linear map from inputs to targets, by ridge regression with a penalty by cross-validation.
 
     For one penalty it is scikit-learn's `Ridge(alpha=penalty)` with `sample_weight=weights`. The penalty of
-    the least held-out squared error is chosen; with one, that error is measured all the same.
+    the least held-out squared error is chosen, or the one that `judge` finds best; with one penalty, that
+    error is measured all the same.
 
     Args:
         inputs: `(pairs, inputs)`, arrays or what is sliced like them.
@@ -248,6 +251,8 @@ def fit_alignment(  # noqa: PLR0913  (two matrices and options by keyword)
         extra: more inputs and targets, which every fold learns from and none is tested on.
         extra_weights: weights of all extra pairs together, relative to all other pairs together. The one of
             the least held-out error is chosen, together with the penalty.
+        judge: returns how far the maps that were fitted without each fold are from what is wanted; the least
+            is best. `assign_folds` tells the fold of each pair.
         seed: of the assignment of groups to folds.
 
     Raises:
@@ -288,7 +293,7 @@ def fit_alignment(  # noqa: PLR0913  (two matrices and options by keyword)
 
     if penalties is None:
         penalties = [_scale(total, intercept) * penalty for penalty in _RELATIVE_PENALTIES]
-    choice = _choose(parts, total, more, origin, list(penalties), list(extra_weights), intercept)
+    choice = _choose(parts, total, more, origin, list(penalties), list(extra_weights), intercept, judge)
     everything = total.plus(more, _factor(choice.extra_weight, total, more))
     return Alignment(
         map=_Solver(everything, origin, intercept=intercept).solve(choice.penalty),
@@ -349,8 +354,9 @@ def _choose(  # noqa: PLR0913  (the sums, and what is chosen from)
     penalties: list[float],
     extra_weights: list[float],
     intercept: bool,
+    judge: Callable[[list[LinearMap]], float] | None,
 ) -> _Choice:
-    """Choose the weight of the extra pairs and the penalty of the least held-out error."""
+    """Choose the weight of the extra pairs and the penalty of the least held-out error, or by `judge`."""
     errors = {}
     least = np.inf
     choice = None
@@ -364,8 +370,11 @@ def _choose(  # noqa: PLR0913  (the sums, and what is chosen from)
             sums += solvers[-1].errors(part, penalties)
         for penalty, error in zip(penalties, (sums / total.weight).tolist()):
             errors[extra_weight, penalty] = error
-            if error < least:
-                least = error
+            badness = error
+            if judge is not None:
+                badness = judge([solver.solve(penalty) for solver in solvers])
+            if badness < least:
+                least = badness
                 choice = _Choice(extra_weight, penalty, errors, solvers)
     return choice
 

@@ -2,7 +2,9 @@
 
 The text projection is an identity, so that texts have the sentence encoder's own embeddings, and the
 projection of images, which has a bias, is fitted by ridge regression to unit embeddings of their captions.
-The scale of logits is the one by which images that the map has not seen find their captions best.
+Its penalty, the weight of classes and the scale of logits are those by which images that the map has not seen
+find their captions best. The penalty of the least squared error finds fewer: on 288 pictures with captions
+and 1,000 classes it shrinks the map so far that recall on other pictures was 24 to 26 %, for 32 %.
 """
 
 import math
@@ -22,7 +24,14 @@ from modeling_altclip.pooling_altclip import stated_prompt, unread_modules
 from modeling_altclip.reading_altclip import prompted_tokenizer
 from modeling_altclip.towers_altclip import load_text_config
 
-from .alignment import Alignment, ColumnRows, fit_alignment, fit_on_main_process
+from .alignment import (
+    Alignment,
+    ColumnRows,
+    LinearMap,
+    assign_folds,
+    fit_alignment,
+    fit_on_main_process,
+)
 from .arguments import AlignmentArguments, say
 from .classifier_rows import ClassRows, load_class_rows
 from .data.examples import CaptionExamples
@@ -34,10 +43,11 @@ from .lifecycle import cut_length
 from .losses import contrastive_loss
 
 # Weights of all classes together that are tried, relative to that of all captioned images.
-_CLASS_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+_CLASS_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 _SAMPLE = 10_000  # pairs whose features give their mean and spread
 _COMPARED = 1_000  # held-out pairs that are compared with one another to find the scale
 _SCALES = torch.logspace(0, 2, 41)  # up to CLIP's bound
+_COARSELY = slice(None, None, 4)  # of the scales, where maps are compared
 
 
 def align_images(
@@ -71,6 +81,8 @@ def align_images(
     groups = examples.row_ids[rows]
     inputs = ColumnRows(images, rows)
     targets = ColumnRows(texts, drawn, _to_unit_length)
+    folds = assign_folds(len(rows), groups, arguments.n_folds, arguments.seed)
+    held_out = _HeldOut(inputs, targets, groups, folds, arguments.seed)
     alignment = fit_on_main_process(
         lambda: fit_alignment(
             inputs,
@@ -79,6 +91,7 @@ def align_images(
             n_folds=arguments.n_folds,
             extra=extra,
             extra_weights=_CLASS_WEIGHTS if weight is None else (weight,),
+            judge=lambda maps: min(held_out.losses(maps, _SCALES[_COARSELY])),
             seed=arguments.seed,
         )
     )
@@ -88,7 +101,8 @@ def align_images(
             f"The {len(class_rows.names)} classes weigh {alignment.extra_weight:g} of all captioned images.",
         )
     give_weights(model.visual_projection, alignment.map)
-    scale = _find_scale(alignment, inputs, targets, groups, arguments.seed)
+    losses = held_out.losses(alignment.of_other_folds, _SCALES)
+    scale = _SCALES[int(np.argmin(losses))].item()
     say(arguments, f"Logits are cosines times {scale:.1f}, the likeliest for pairs that were held out.")
     model.logit_scale.data.fill_(math.log(scale))
     return model, processor, alignment
@@ -184,28 +198,39 @@ def _pairs_of_classes(  # noqa: PLR0913  (classes, and the model and images besi
     return class_rows.as_features(mean, spread), embeddings
 
 
-def _find_scale(
-    alignment: Alignment, inputs: ColumnRows, targets: ColumnRows, groups: np.ndarray, seed: int
-) -> float:
-    """Return the scale of cosines by which held-out pairs are likeliest, from 1 to 100, CLIP's bound.
+class _HeldOut:
+    """Pairs of images and captions, each to be mapped by the map that was fitted without its fold.
 
-    Each input is mapped by the map that was fitted without its fold. The likelihood is that of CLIP's loss
-    among up to 1,000 pairs; with fewer or more candidates it would be another.
+    Their likelihood is that of CLIP's loss among up to 1,000 pairs; with fewer or more candidates it would be
+    another.
 
     Args:
         groups: `(pairs,)`; pairs of one group are right for one another.
+        folds: `(pairs,)`.
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(groups))[:_COMPARED])
-    some_inputs = ColumnRows(inputs.column, inputs.rows[chosen], inputs.change)[:]
-    some_targets = ColumnRows(targets.column, targets.rows[chosen], targets.change)[:].double()
-    mapped = torch.empty(len(chosen), some_targets.shape[1], dtype=torch.float64)
-    for fold, fitted in enumerate(alignment.of_other_folds):
-        in_fold = torch.from_numpy(np.flatnonzero(alignment.folds[chosen] == fold))
-        mapped[in_fold] = fitted(some_inputs[in_fold])
-    mapped = normalize(mapped, dim=-1)
-    ids = torch.from_numpy(groups[chosen])
-    losses = [contrastive_loss(mapped, some_targets, scale, image_ids=ids).item() for scale in _SCALES]
-    return _SCALES[int(np.argmin(losses))].item()
+
+    def __init__(
+        self, inputs: ColumnRows, targets: ColumnRows, groups: np.ndarray, folds: np.ndarray, seed: int
+    ):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(groups))[:_COMPARED])
+        self.inputs = ColumnRows(inputs.column, inputs.rows[chosen], inputs.change)[:]
+        self.targets = ColumnRows(targets.column, targets.rows[chosen], targets.change)[:].double()
+        self.image_ids = torch.from_numpy(groups[chosen])
+        self.folds = torch.from_numpy(folds[chosen])
+
+    def losses(self, maps: list[LinearMap], scales: torch.Tensor) -> list[float]:
+        """Compute the loss by each scale of the cosines `(scales,)`.
+
+        Args:
+            maps: by fold, the one that was fitted without it.
+        """
+        mapped = torch.empty_like(self.targets)
+        for fold, fitted in enumerate(maps):
+            in_fold = self.folds == fold
+            mapped[in_fold] = fitted(self.inputs[in_fold])
+        mapped = normalize(mapped, dim=-1)
+        losses = [contrastive_loss(mapped, self.targets, scale, image_ids=self.image_ids) for scale in scales]
+        return torch.stack(losses).tolist()
 
 
 __all__ = ["align_images"]

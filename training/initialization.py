@@ -145,12 +145,14 @@ def _embed_texts(  # noqa: PLR0913  (a model, its texts and where they are cache
 def draw_examples(examples: CaptionExamples, n_rows: int | None, seed: int) -> np.ndarray:
     """Draw examples evenly over the languages, of a language with few all; return their numbers, sorted.
 
+    Within a language those of heavier rows are likelier to be drawn.
+
     Args:
         n_rows: how many; None for all.
     """
     if n_rows is None or n_rows >= len(examples):
         return np.arange(len(examples))
-    shuffled = np.random.default_rng(seed).permutation(len(examples))
+    shuffled = _shuffle(examples, seed)
     languages = np.asarray(examples.columns)[examples.places[shuffled, 1]]
     # The turn of each example in its language: languages a b a a have the turns 0 0 1 2, and of all
     # examples those of the lowest turns are drawn.
@@ -159,6 +161,16 @@ def draw_examples(examples: CaptionExamples, n_rows: int | None, seed: int) -> n
         of_language = np.flatnonzero(languages == language)
         turns[of_language] = np.arange(len(of_language))
     return np.sort(shuffled[np.argsort(turns, kind="stable")[:n_rows]])
+
+
+def _shuffle(examples: CaptionExamples, seed: int) -> np.ndarray:
+    """Return the numbers of the examples in random order, those of heavier rows earlier on average."""
+    # The first of several waiting times is that of a row with a probability in proportion to its weight.
+    waiting = np.random.default_rng(seed).exponential(size=len(examples))
+    if examples.weights is not None:
+        with np.errstate(divide="ignore"):  # a weight of 0 comes last
+            waiting /= examples.weights
+    return np.argsort(waiting, kind="stable")
 
 
 @torch.no_grad()

@@ -121,7 +121,7 @@ class AlignmentArguments(TeacherLearningArguments):
         default=None,
         metadata={
             "help": "Weight of all classes together, relative to that of all captioned images; 0 leaves them "
-            "out. By default it is chosen from 0, 0.03, 0.1, 0.3 and 1 by cross-validation."
+            "out. By default it is chosen from 0, 0.1, 0.3, 1, 3 and 10 by cross-validation."
         },
     )
 
