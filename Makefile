@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo ablation families add-languages own-pictures parallel download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
+.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -21,6 +21,24 @@ demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages
 	@echo "Next: search scenes by a text in any of the 19 languages, or classify a picture by names in one of them:"
 	@echo '  $(BIN)/python examples/search.py "선인장 및 풍선"'
 	@echo '  $(BIN)/python examples/classify.py outputs/miniature/altclip/example.png --labels 红苹果 钥匙 狗脸 --language zh'
+
+# Without a network, or where a registry has dropped a version: MIRRORS="FOLDER https://..." have the packages' files.
+PHOTOGRAPHS_PARTS = $(BIN)/python -m training.photographs $(if $(MIRRORS),--mirrors $(MIRRORS))
+PHOTOGRAPHS_CLEAN = $(BIN)/python training/run_clean.py training/recipes/photographs/clean.yaml
+PHOTOGRAPHS = $(BIN)/python training/run_photographs.py training/recipes/photographs/experiment.yaml
+
+# Repeated after a kill both go on, and do nothing where all is done.
+photographs: outputs/photographs/cleaned/report.md  ## show the recipe on real pictures, encoders and texts: 36 languages, one seed, under an hour
+	$(PHOTOGRAPHS)
+	$(BIN)/python -m model_cards training/recipes/photographs/card.yaml
+	$(BIN)/python benchmarks/run_report.py training/recipes/photographs/report.yaml
+
+photographs-full: outputs/photographs/cleaned/report.md  ## the same with three seeds, curves and ablations; it prints how many hours that takes
+	$(PHOTOGRAPHS) --full
+
+outputs/photographs/cleaned/report.md: $(VENV)/installed
+	$(PHOTOGRAPHS_PARTS)
+	$(PHOTOGRAPHS_CLEAN)
 
 ablation: outputs/miniature/altclip/README.md  ## run the paper's ablation (Table 4) on the miniature: five ways to train, three seeds each
 	$(BIN)/python training/run_ablation.py training/recipes/ablation/miniature.yaml
