@@ -203,11 +203,11 @@ def test_the_mean_over_languages_draws_pictures(results):
     # Of one language that all pictures have, it is the paired test of its outcomes.
     assert compare(whole, other, 400) == compare(outcomes("en", 0), outcomes("en", 30), 400)
 
-    # Drawn alone, picture 20 is the first of French, which nothing finds, and the last but one it finds.
+    # Of German the pictures 0 to 39 are not found, and of French, which begins with 20, those to 59.
     both = PictureMean([outcomes("de", 0), outcomes("fr", 0)], N)
-    weights = torch.zeros(2, N)
-    weights[0, 20] = weights[1, 150] = 1
-    assert both.score(weights)["mean_recall"].tolist() == [0, 1]
+    weights = torch.zeros(3, N)
+    weights[[0, 1, 2], [20, 45, 150]] = 1
+    assert both.score(weights)["mean_recall"].tolist() == [0, 0.5, 1]
     # One picture differs, of the row that it has in the test.
     differs = both.differing(PictureMean([outcomes("de", 0), outcomes("fr", 1)], N))
     assert differs["mean_recall"].nonzero().flatten().tolist() == [60]
@@ -277,6 +277,7 @@ ROWS = [
     {"en": ["a dog"], "de": ["Ein Hund!"], "ja": None, "fr": ["l'oiseau"]},
     {"en": ["one hound"], "de": ["ein Hund"], "ja": None, "fr": ["un chien"]},
     {"en": ["and"], "de": ["und"], "ja": ["と"], "fr": ["oiseau"]},
+    {"en": ["one"], "de": ["ein"], "ja": None, "fr": None},
 ]
 
 
@@ -286,15 +287,16 @@ def test_a_dictionary_translates_the_longest_phrases():
     assert list(dictionaries) == ["de", "ja", "fr"]
     # "ein Hund" stands twice beside "a dog", and once beside "one hound".
     german = dictionaries["de"]
-    assert german.english == {"ein hund": "a dog", "der hund": "a dog", "und": "and"}
+    assert german.english == {"ein hund": "a dog", "der hund": "a dog", "und": "and", "ein": "one"}
     assert german.translate("EIN HUND und zwei Katzen.") == Translation("a dog and zwei katzen", 3, 5)
-    assert german.translate("ein") == Translation("ein", 0, 1)
+    assert german.translate("ein") == Translation("one", 1, 1)
+    assert german.translate("hund ein katze") == Translation("hund one katze", 1, 3)
     assert german.translate("...") == Translation("...", 0, 0)
     # Without spaces between words, unknown characters stay together.
     assert dictionaries["ja"].translate("白い犬と猫。") == Translation("白い a dog and 猫", 2, 5)
     # An apostrophe divides words.
     assert dictionaries["fr"].translate("L’oiseau") == Translation("a dog", 2, 2)
-    assert count_pairs(rows, ["en", "de", "fr"]) == 5 + 3
+    assert count_pairs(rows, ["en", "de", "fr"]) == 6 + 3
 
 
 def test_texts_are_normalized_as_the_dictionary_is():

@@ -335,7 +335,7 @@ def score_table(results: Results) -> dict[str, dict[str, Score]]:
     return {group: columns for group, columns in table.items() if columns}
 
 
-class Verdict(NamedTuple):
+class _Verdict(NamedTuple):
     """What the tests say of a claim.
 
     - `claim`: a claim of the paper, or of ours.
@@ -350,7 +350,7 @@ class Verdict(NamedTuple):
     tests: dict[str, Bound | PairedDifference]
 
 
-def judge(results: Results) -> list[Verdict]:
+def judge(results: Results) -> list[_Verdict]:
     """Test each claim by the results."""
     arguments = results.arguments
     foreign = arguments.trained[1:]
@@ -374,7 +374,7 @@ def judge(results: Results) -> list[Verdict]:
     return verdicts
 
 
-def _judge_reached(results: Results) -> Verdict:
+def _judge_reached(results: Results) -> _Verdict:
     """Judge if stage 1 reaches its teacher's English in all trained languages."""
     arguments = results.arguments
     bounds = bound_losses(results, [("stage1", language) for language in arguments.trained])
@@ -387,10 +387,10 @@ def _judge_reached(results: Results) -> Verdict:
         f"{_points(by_language[worst].difference)} (above {_points(by_language[worst].bound)})"
     )
     outcome = "shown" if len(within) == len(by_language) else "not shown"
-    return Verdict("Teacher learning reaches the teacher", outcome, figures, by_language)
+    return _Verdict("Teacher learning reaches the teacher", outcome, figures, by_language)
 
 
-def _judge_english(results: Results) -> Verdict:
+def _judge_english(results: Results) -> _Verdict:
     """Judge if English is as good as the teacher's after both stages."""
     columns = ["stage1", "stage2"]
     bounds = bound_losses(results, [(column, "en") for column in columns])
@@ -400,12 +400,12 @@ def _judge_english(results: Results) -> Verdict:
         parts.append(f"{COLUMNS[column].title} {difference}")
     outcome = "shown" if all(bound.p <= _LEVEL for bound in bounds) else "not shown"
     figures = f"points above the teacher in English: {', '.join(parts)}"
-    return Verdict("English is kept", outcome, figures, dict(zip(columns, bounds)))
+    return _Verdict("English is kept", outcome, figures, dict(zip(columns, bounds)))
 
 
 def _judge_difference(
     results: Results, claim: str, column: Column, reference: Column, languages: list[str]
-) -> Verdict:
+) -> _Verdict:
     """Judge by the mean over languages if a column is above another, and name the languages that show it."""
     overall = difference_of_means(results, column, reference, languages)
     by_language = compare_languages(results, column, reference, languages)
@@ -422,7 +422,7 @@ def _judge_difference(
         f"{_points(overall.difference)} points in the mean of {len(languages)} languages ({interval}); "
         f"tested one by one, {len(gains)} gain{_listed(gains)} and {len(losses)} lose{_listed(losses)}"
     )
-    return Verdict(claim, outcome, figures, {"mean": overall, **by_language})
+    return _Verdict(claim, outcome, figures, {"mean": overall, **by_language})
 
 
 def _listed(languages: list[str]) -> str:
@@ -454,7 +454,7 @@ class Comparison:
     arguments: PhotographsArguments
     table: dict[str, dict[str, Score]]
     n_pictures: dict[str, int]
-    verdicts: list[Verdict]
+    verdicts: list[_Verdict]
     accuracies: dict[str, Score]
     found: dict[str, float]
 
