@@ -29,7 +29,7 @@ DUAL_TEACHERS = (
 )
 # Networks of convolutions that can be image towers: their last states are a map, and they state its width in
 # their own ways.
-CONVOLUTIONAL = ("convnext", "convnextv2", "efficientnet", "resnet")
+CONVOLUTIONAL = ("efficientnet", "resnet")
 # The bias that SigLIPs begin with; a trained one is among the weights.
 _SIGLIP_BIAS = -10.0
 _WITH_BIAS = ("siglip", "siglip2")
@@ -255,11 +255,7 @@ def width_of_states(vision_config: PreTrainedConfig) -> int:
         ValueError: it is of a kind whose width is not known.
     """
     if vision_config.model_type == "efficientnet":
-        # Imported here, since transformers builds its lazy modules on demand.
-        from transformers.models.efficientnet.modeling_efficientnet import round_filters
-
-        # The last convolution has 1,280 channels at the width of B0.
-        return round_filters(vision_config, 1280)
+        return vision_config.hidden_dim
     if vision_config.model_type in CONVOLUTIONAL:
         return vision_config.hidden_sizes[-1]
     width = getattr(vision_config, "hidden_size", None)

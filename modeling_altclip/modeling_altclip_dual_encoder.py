@@ -176,16 +176,11 @@ def _without_idle_parts(encoder: PreTrainedModel, pooling: str) -> PreTrainedMod
 def _idle_parameters(encoder: PreTrainedModel, pooling: str) -> list[str]:
     """List the parameters of an encoder that no output depends on, see `_without_idle_parts`."""
     idle_heads = [".head.", ".pooler."]
-    idle_norms = ()
     if encoder.config.model_type in POOLED_BY_NORM:
         idle_heads.append(".post_layernorm.")
-    if encoder.config.model_type in ("convnext", "convnextv2"):
-        # Norms of its stages have the same name, behind those of their modules.
-        idle_norms = ("layernorm.weight", "layernorm.bias")
     idle = []
     for name, _ in encoder.named_parameters():
-        is_head = name in idle_norms or any(part in f".{name}" for part in idle_heads)
-        is_idle_head = pooling != "pooler" and is_head
+        is_idle_head = pooling != "pooler" and any(part in f".{name}" for part in idle_heads)
         if is_idle_head or name.endswith("mask_token"):
             idle.append(name)
     return idle
@@ -249,6 +244,19 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
         if value is not None:
             bias = nn.Parameter(torch.full_like(self.logit_scale, value))
         self.register_parameter("logit_bias", bias)
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict, allow_all_kernels: bool = False
+    ) -> None:
+        """Set the attention kernel of both towers, see transformers. A network of convolutions has none."""
+        has_attention = self.config.vision_config.model_type not in CONVOLUTIONAL
+        if not has_attention and isinstance(attn_implementation, str):
+            attn_implementation = {
+                "": attn_implementation,
+                "text_config": attn_implementation,
+                "vision_config": "eager",
+            }
+        super().set_attn_implementation(attn_implementation, allow_all_kernels)
 
     def idle_parameters(self) -> list[str]:
         """List the parameters that embeddings do not depend on, such as DINOv2's mask token.

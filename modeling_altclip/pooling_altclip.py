@@ -17,8 +17,8 @@ IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 NAFLEX = "siglip2_vision_model"
 # Image towers of CLIP's kind, whose last layer norm is the pooler's alone.
 POOLED_BY_NORM = ("clip_vision_model", "chinese_clip_vision_model", "mlcd", "mlcd_vision_model")
-# Image towers whose pooler was trained to be compared with texts, or with the classes of a classifier.
-_POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model", NAFLEX, "convnext", "convnextv2")
+# Image towers whose pooler was trained to be compared with texts.
+_POOLER_OF_ITS_OWN = (*POOLED_BY_NORM, "siglip_vision_model", NAFLEX)
 # Names of the class token among an image encoder's parameters.
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 

@@ -27,6 +27,8 @@ from transformers import (
     ConvNextModel,
     Dinov2Config,
     Dinov2Model,
+    EfficientNetConfig,
+    EfficientNetModel,
     GPT2Config,
     GPT2Model,
     LayoutLMConfig,
@@ -81,6 +83,21 @@ ENDS = {"pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 2, "bos_token_id":
 HEADS = {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
 SWIN = {"patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 LAYERS = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+EFFICIENTNET = {
+    "image_size": 32,
+    "in_channels": [32, 16],
+    "out_channels": [16, 24],
+    "kernel_sizes": [3, 3],
+    "strides": [1, 2],
+    "num_block_repeats": [1, 1],
+    "expand_ratios": [1, 6],
+    "depthwise_padding": [],
+    "width_coefficient": 0.05,
+    "hidden_dim": 64,  # 1,280 times the coefficient
+    "dropout_rate": 0.0,
+    "drop_connect_rate": 0.0,
+    "initializer_range": 0.7,  # by the default of 0.02 all states would be 1e-22
+}
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4}
 
 T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
@@ -109,9 +126,11 @@ TOWERS = {
     "beit": (BeitModel, BeitConfig, VISION),
     # Without a class token.
     "swin": (SwinModel, SwinConfig, {**SWIN, "image_size": 32}),
-    # These give no state for each patch, or other states at each call, and are refused.
-    "convnext": (ConvNextModel, ConvNextConfig, LAYERS),
+    # These give a map.
+    "efficientnet": (EfficientNetModel, EfficientNetConfig, EFFICIENTNET),
     "resnet": (ResNetModel, ResNetConfig, {**LAYERS, "embedding_size": 8}),
+    # Kinds whose width is not known, and one that gives other states at each call: they are refused.
+    "convnext": (ConvNextModel, ConvNextConfig, LAYERS),
     "mobilevit": (MobileViTModel, MobileViTConfig, {"image_size": 64}),
     "vit-mae": (ViTMAEModel, ViTMAEConfig, VISION),
 }
@@ -166,6 +185,8 @@ def by_hand(tower, pooling, mask=None, **inputs):
     states = outputs.last_hidden_state
     if pooling == "cls":
         return states[:, 0]
+    if states.ndim == 4:
+        return states.mean((2, 3))  # of a map
     return torch.stack([state[kept.bool()].mean(0) for state, kept in zip(states, mask)])
 
 
@@ -176,6 +197,8 @@ def by_hand(tower, pooling, mask=None, **inputs):
         ("dinov2", "mE5", ("cls", "mean")),
         ("siglip", "bert", ("pooler", "cls")),
         ("clip", "modernbert", ("pooler", "cls")),
+        ("resnet", "bert", ("mean", "cls")),
+        ("efficientnet", "bert", ("mean", "cls")),
     ],
 )
 def test_any_towers(save_tower, dual_batch, processor, tmp_path, vision, text, poolings):
@@ -274,6 +297,7 @@ def test_every_parameter_learns_and_attention_reaches_both_towers(save_tower, du
         (("siglip", "mean"), ("bert", "cls"), "vision_model.encoder.head."),
         (("siglip", "pooler"), ("bert", "mean"), []),
         (("vit", "mean"), ("layoutlm", "cls"), "text_model.encoder.pooler."),
+        (("resnet", "mean"), ("bert", "cls"), []),
     ],
 )
 def test_idle_parameters_stay_frozen(save_tower, dual_batch, tmp_path, image, text, idle):
@@ -318,6 +342,28 @@ def test_idle_parameters_stay_frozen(save_tower, dual_batch, tmp_path, image, te
         for name, value in model.named_parameters():
             assert (value.grad is not None) == value.requires_grad, name
         model.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["resnet", "efficientnet"])
+def test_batch_norms_keep_the_statistics_that_they_were_trained_with(name, save_tower, dual_batch):
+    """Else each image would see the others of its batch, and a frozen tower would change."""
+    model = AltCLIPDualEncoderModel.from_towers(save_tower(name), save_tower("bert"), projection_dim=16)
+    model.train()
+    assert model.text_model.encoder.training
+    statistics = {name: values.clone() for name, values in model.vision_model.named_buffers()}
+    assert any(name.endswith("running_mean") for name in statistics)
+    images = dual_batch["pixel_values"]
+    together = model.get_image_features(images).pooler_output
+    alone = torch.cat([model.get_image_features(image[None]).pooler_output for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    together.sum().backward()
+    norms = [
+        weights for name, weights in model.vision_model.named_parameters() if "norm" in name or "bn" in name
+    ]
+    assert norms
+    assert all(weights.grad is not None for weights in norms)
+    for name, values in model.vision_model.named_buffers():
+        assert torch.equal(values, statistics[name]), name
 
 
 def test_a_tower_of_convolutions_has_no_updates(save_tower):
@@ -462,7 +508,7 @@ def test_image_towers_without_a_class_token_are_pooled_by_the_mean(save_tower, v
     [
         ("swin", "cls", "vision_pooling is 'cls', but a 'swin' has no class token: choose 'mean'"),
         ("convnext", None, "a 'convnext' states no hidden_size"),
-        ("resnet", None, "a 'resnet' states no hidden_size"),
+        ("resnet", "cls", "vision_pooling is 'cls', but a 'resnet' has no class token: choose 'mean'"),
         ("mobilevit", None, "a 'mobilevit' .*cannot be a(n image)? tower"),
         ("vit-mae", None, "gives other states of the same image at each call"),
     ],

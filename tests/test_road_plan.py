@@ -9,9 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModel,
     CLIPConfig,
+    EfficientNetConfig,
     M2M100Config,
     ModernBertConfig,
     Qwen3Config,
+    ResNetConfig,
     Siglip2Config,
     SiglipConfig,
     T5Config,
@@ -254,6 +256,13 @@ def test_operations_of_an_image_are_those_that_torch_counts(name):
     tower = getattr(model, "vision_model", model)
     expected = counted(tower, **made_up_image(tower.config))
     assert image_operations(config) == pytest.approx(expected, rel=0.02)
+
+
+def test_operations_of_convolutions_are_the_published_ones():
+    """4.09 G and 0.39 G multiplications with additions, by the tables of their papers' code."""
+    assert image_operations(ResNetConfig()) == pytest.approx(2 * 4.09e9, rel=0.02)
+    b0 = EfficientNetConfig(image_size=224, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280)
+    assert image_operations(b0) == pytest.approx(2 * 0.39e9, rel=0.02)
 
 
 def test_hours_follow_from_operations():

@@ -44,7 +44,7 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_networks_of_convolutions_are_refused_by_every_job(name, dry_run, miniature, bert, run, tmp_path):
+def test_networks_of_convolutions_alone_are_no_teachers(name, dry_run, miniature, bert, run, tmp_path):
     model_class, config = CONVOLUTIONS[name]
     folder = str(tmp_path / name)
     model_class(config).save_pretrained(folder)
@@ -62,14 +62,24 @@ def test_networks_of_convolutions_are_refused_by_every_job(name, dry_run, miniat
             run(stage2, ContrastiveArguments, model_name_or_path=folder, dry_run=dry_run, **given)
     if dry_run:
         return
-    with pytest.raises(
-        InputError, match=f"image_encoder_name_or_path .*a '{name}' states no hidden_size.*take"
-    ):
-        encoders = {"image_encoder_name_or_path": folder, "text_encoder_name_or_path": bert}
-        run(parallel, ParallelArguments, **encoders)
     with pytest.raises(InputError, match=f"model_name_or_path '{is_other}a model with an image and a text"):
         given = {"images": str(tmp_path / "data"), "output_dir": str(tmp_path / "embedded")}
         embed.main(embed.EmbedArguments(model_name_or_path=folder, **given))
+
+
+def test_a_resnet_is_an_image_tower(miniature, bert, run, tmp_path):
+    model_class, config = CONVOLUTIONS["resnet"]
+    folder = str(tmp_path / "resnet")
+    model_class(config).save_pretrained(folder)
+    CLIPImageProcessor(**SHORTEST).save_pretrained(folder)
+    encoders = {"image_encoder_name_or_path": folder, "text_encoder_name_or_path": bert}
+    student = run(parallel, ParallelArguments, "student", **encoders)
+
+    # Stage 2 reads the cache, live images, and both towers' cache.
+    for way, given in {"cache": {}, "live": LIVE, "towers": {"trainable": PROJECTIONS}}.items():
+        given = {"model_name_or_path": student, "languages": ["en", "zh"], **given}
+        run(stage2, ContrastiveArguments, f"{way}-dry", **given, dry_run=True)
+        run(stage2, ContrastiveArguments, way, **given)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.models.kinds import load_config, load_tokenizer, readable
+from modeling_altclip.configuration_altclip_dual_encoder import width_of_states
 from modeling_altclip.pooling_altclip import NAFLEX, check_text_encoder, made_up_image
 from modeling_altclip.reading_altclip import text_reading
 from modeling_altclip.texts_altclip import readable_tokens, tokenize
@@ -310,7 +311,7 @@ def _fake_batches(
     """
     texts = _fake_texts(n_rows, n_tokens)
     if _caches_towers(arguments):
-        image_width = model.config.vision_config.hidden_size
+        image_width = width_of_states(model.config.vision_config)
         with torch.no_grad():
             return [
                 {"text_pooler_output": model.text_model(**texts).pooler_output},

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from common.errors import InputError, one_line
 from common.files.yaml_files import read_yaml
-from modeling_altclip.pooling_altclip import CLASS_TOKENS, NAFLEX
+from modeling_altclip.configuration_altclip_dual_encoder import CONVOLUTIONAL
+from modeling_altclip.pooling_altclip import CLASS_TOKENS, NAFLEX, made_up_image
 from modeling_altclip.reading_altclip import text_reading
 
 from ..teachers import join
@@ -110,9 +112,12 @@ def image_operations(config: PreTrainedConfig) -> int:
     """Count the operations by which an image tower encodes an image, in its matrix products.
 
     Args:
-        config: of a CLIP, SigLIP, SigLIP 2, AltCLIP or dual encoder, or of a ViT alone.
+        config: of a CLIP, SigLIP, SigLIP 2, AltCLIP or dual encoder, or of a ViT or network of convolutions
+            alone.
     """
     tower = getattr(config, "vision_config", config)
+    if tower.model_type in CONVOLUTIONAL:
+        return _count_operations(_tower(_build(config), "vision_model"), tower)
     layers = _layers_of(_tower(_build(config), "vision_model"))
     if tower.model_type == NAFLEX:
         n_patches = tower.num_patches  # as many as its image processor makes by default
@@ -121,6 +126,14 @@ def image_operations(config: PreTrainedConfig) -> int:
     # Each patch becomes a token.
     embedding = _MULTIPLY_ADD * n_patches * layers.patch_weights
     return embedding + _layer_operations(layers, n_patches + layers.n_class_tokens)
+
+
+def _count_operations(encoder: nn.Module, config: PreTrainedConfig) -> int:
+    """Count the operations by which a network of convolutions encodes an image, on the meta device."""
+    image = {name: values.to("meta") for name, values in made_up_image(config).items()}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.eval()(**image)
+    return counter.get_total_flops()
 
 
 class _Layers(NamedTuple):

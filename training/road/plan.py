@@ -22,6 +22,7 @@ from common.models.libraries import library_of, source_of
 from common.origins import Origin
 from model_cards.job import CardArguments
 from model_cards.licences import is_hub_id, origin_of_model
+from modeling_altclip.configuration_altclip_dual_encoder import width_of_states
 
 from ..arguments import (
     AlignmentArguments,
@@ -440,7 +441,7 @@ class _Road:
         if TEACHER.fits(image_side):
             return join(image_side, encoder, **options, has_text_teacher=True)
         # Nothing but the loaded teacher tells the width of its embeddings, and few parameters depend on it.
-        width = image_side.hidden_size
+        width = width_of_states(image_side)
         plan.lines.append(("projection", f"planned to {width} values, as wide as the image encoder"))
         return join_image_encoder(image_side, encoder, width, **options)
 
