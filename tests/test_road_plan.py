@@ -36,7 +36,7 @@ from training.road.models import (
     recorded_models,
     text_operations,
 )
-from training.road.plan import hours_of, plan_road, print_plan, say_range
+from training.road.plan import hour_lines, hours_of, laptop_hours_of, plan_road, print_plan, say_range
 from training.road.steps import read_road
 
 from .conftest import ROOT
@@ -123,9 +123,9 @@ def test_a_road_names_what_exists(name):
     assert set(plan.models) <= set(recorded_models())
     assert plan.n_bytes > 5e9
     assert "not for commercial use: " in plan.outcome.sentence
-    least, most = plan.hours(1)
+    least, most = hours_of(plan.operations, 1)
     assert 0.01 < least < most < 1000
-    assert plan.hours(8) == pytest.approx((least / 8, most / 8))
+    assert hours_of(plan.operations, 8) == pytest.approx((least / 8, most / 8))
 
 
 @pytest.mark.parametrize("name", ROADS)
@@ -271,6 +271,12 @@ def test_hours_follow_from_operations():
     an_hour = 3600 * assumed.operations_a_second
     assert hours_of((an_hour, an_hour), 1) == pytest.approx((1 / 0.46, 1 / 0.21))
     assert hours_of((an_hour, 2 * an_hour), 8) == pytest.approx((1 / 8 / 0.46, 2 / 8 / 0.21))
+    least = 3600 * assumed.least_operations_a_second_of_a_laptop
+    most = 3600 * assumed.most_operations_a_second_of_a_laptop
+    assert laptop_hours_of((most, 2 * least)) == pytest.approx((1, 2))
+    names = ["hours on 1 GPU", "hours on 8 GPUs", "hours on a laptop"]
+    assert [name for name, _ in hour_lines((most, least))] == names
+    assert hour_lines(None) == [(name, "unknown") for name in names]
     assert say_range((0.123, 17.4)) == "0.12 to 17"
     assert say_range(None) == "unknown"
 
@@ -509,12 +515,12 @@ def test_a_teacher_of_texts_alone_is_planned_as_far_as_it_is_known(tmp_path):
     # CLIP's text tower and its projection go, mE5's pooler too; a head of one layer comes.
     image_side = 151_277_313 - 63_165_952 - 512 * 512
     assert step.n_parameters == image_side + 278_043_648 - 768 * 769 + 768 * 512
-    assert plan.hours(1) is None
+    assert plan.operations is None
     assert plan.unknown == ["open_clip:ViT-B-32/mine"]
 
     encoder = "intfloat/multilingual-e5-small"
     plan, step = plan_with(f"sentence_transformers:{encoder}", "google/vit-base-patch16-224-in21k")
-    assert plan.hours(1) is not None
+    assert plan.operations is not None
     assert dict(step.lines)["projection"] == "planned to 768 values, as wide as the image encoder"
     assert encoder in plan.models
 
@@ -523,7 +529,7 @@ def test_epochs_of_unknown_size_have_no_hours(tmp_path):
     recipe = STAGE1.replace("opus-100", "wikimatrix").replace("max_steps: 10", "num_train_epochs: 1")
     write(tmp_path / "stage1.yaml", recipe)
     plan = plan_road(read_road(tmp_path))
-    assert plan.hours(1) is None
+    assert plan.operations is None
     assert dict(plan.steps[0].lines)["steps"].startswith("unknown")
     # Of a known size they have: 1,000,000 pairs, in batches of 8.
     write(tmp_path / "stage1.yaml", STAGE1.replace("max_steps: 10", "num_train_epochs: 2"))

@@ -18,6 +18,8 @@ class _Assumptions:
     - `working_addresses`: the share of addresses that give a picture.
     - `operations_a_second`: of one GPU, at most. `lowest_utilisation`, `highest_utilisation`: the shares of
       these that trainings have reached.
+    - `least_operations_a_second_of_a_laptop`, `most_operations_a_second_of_a_laptop`: in float32 on its
+      processor.
     """
 
     tokens_per_text: float
@@ -29,6 +31,8 @@ class _Assumptions:
     operations_a_second: float
     lowest_utilisation: float
     highest_utilisation: float
+    least_operations_a_second_of_a_laptop: float
+    most_operations_a_second_of_a_laptop: float
 
 
 @cache

@@ -59,6 +59,7 @@ _TRAINED = 3
 # Stages that may begin with the model of an earlier one.
 _BEGIN_WITH_A_MODEL = (TeacherArguments, TeacherLearningArguments, ContrastiveArguments)
 _GPUS = {1: "hours on 1 GPU", 8: "hours on 8 GPUs"}
+_LAPTOP = "hours on a laptop"
 
 
 @dataclass(kw_only=True)
@@ -115,14 +116,15 @@ class _RoadPlan:
         """Return the bytes that all steps leave on the disk."""
         return sum(plan.disk for plan in self.steps)
 
-    def hours(self, n_gpus: int) -> tuple[float, float] | None:
-        """Return the least and the most hours of all trainings; None where those of one are not known."""
+    @property
+    def operations(self) -> tuple[float, float] | None:
+        """Return the least and the most operations of all trainings; None if those of one are not known."""
         trainings = [plan for plan in self.steps if JOBS[plan.step.job].is_training]
         if not trainings or None in [plan.operations for plan in trainings]:
             return None
         least = sum(plan.operations[0] for plan in trainings)
         most = sum(plan.operations[1] for plan in trainings)
-        return hours_of((least, most), n_gpus)
+        return least, most
 
 
 def hours_of(operations: tuple[float, float], n_gpus: int) -> tuple[float, float]:
@@ -131,6 +133,22 @@ def hours_of(operations: tuple[float, float], n_gpus: int) -> tuple[float, float
     an_hour = 3600 * n_gpus * assumed.operations_a_second
     best = operations[0] / (an_hour * assumed.highest_utilisation)
     return best, operations[1] / (an_hour * assumed.lowest_utilisation)
+
+
+def laptop_hours_of(operations: tuple[float, float]) -> tuple[float, float]:
+    """Return the hours in which a laptop's processor does the least operations at best, the most at worst."""
+    assumed = read_assumptions()
+    best = operations[0] / (3600 * assumed.most_operations_a_second_of_a_laptop)
+    return best, operations[1] / (3600 * assumed.least_operations_a_second_of_a_laptop)
+
+
+def hour_lines(operations: tuple[float, float] | None) -> list[tuple[str, str]]:
+    """Return a line for each kind of machine, with the hours in which it does these operations."""
+    lines = []
+    for n_gpus, name in _GPUS.items():
+        lines.append((name, say_range(operations and hours_of(operations, n_gpus))))
+    lines.append((_LAPTOP, say_range(operations and laptop_hours_of(operations))))
+    return lines
 
 
 def print_plan(road: list[Step], chosen: list[Step]) -> None:
@@ -166,9 +184,8 @@ def _describe_road(plan: _RoadPlan) -> list[tuple[str, str]]:
     """Return what a whole road needs, as pairs of a name and a value."""
     lines = [("to download", _with_unknown(say_bytes(plan.n_bytes), plan.unknown))]
     lines.append(("on the disk", _with_unknown(say_bytes(plan.disk), plan.unknown)))
-    for n_gpus in _GPUS:
-        hours = plan.hours(n_gpus)
-        lines.append((_GPUS[n_gpus], f"{say_range(hours)}, of trainings alone"))
+    for name, hours in hour_lines(plan.operations):
+        lines.append((name, f"{hours}, of trainings alone"))
     lines.append(("licence", plan.outcome.sentence))
     return lines
 
@@ -611,8 +628,7 @@ def _forwards(arguments: StageArguments) -> int:
 def _set_operations(plan: _StepPlan, least: float, most: float) -> None:
     plan.operations = (least, most)
     plan.lines.append(("operations", f"{least:.2g} to {most:.2g}"))
-    for n_gpus in _GPUS:
-        plan.lines.append((_GPUS[n_gpus], say_range(hours_of(plan.operations, n_gpus))))
+    plan.lines += hour_lines(plan.operations)
 
 
 def _disk_of_pictures(arguments: StageArguments, amount: Amount) -> float:
