@@ -598,6 +598,9 @@ def _label_groups(axes, groups: list[str], comparison: Comparison) -> None:
         n = comparison.n_pictures.get(group)
         labels.append(f"{group} ({n})" if n else group)
     axes.set_yticks(range(len(groups)), labels)
+    for group, label in zip(groups, axes.get_yticklabels()):
+        if group not in comparison.n_pictures:  # a mean
+            label.set_fontweight("bold")
     axes.set_ylim(len(groups) - 0.4, -0.6)  # the first language is at the top
     # A stripe for every other language, since each has several dots.
     for row in range(0, len(groups), 2):
