@@ -363,7 +363,7 @@ def judge(results: Results) -> list[_Verdict]:
         verdicts.append(_judge_difference(results, claim, stage2, stage1, foreign))
     verdicts.append(_judge_english(results))
     if arguments.unseen:
-        claim = "Languages that were never trained follow: stage 1 is above the linear head in them"
+        claim = "Languages that were never trained follow, with stage 1 above the linear head"
         verdicts.append(_judge_difference(results, claim, stage1, COLUMNS["linear_head"], arguments.unseen))
     if foreign:
         claim = "Stage 1 is above a translation of the query by a dictionary"
@@ -487,7 +487,7 @@ class Comparison:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def _list_verdicts(self) -> str:
-        lines = [f"- **{verdict.claim}: {verdict.outcome}.** {verdict.figures}." for verdict in self.verdicts]
+        lines = [f"- {verdict.claim}: **{verdict.outcome}**, {verdict.figures}." for verdict in self.verdicts]
         return "\n".join(lines)
 
     def _describe_table(self) -> str:
