@@ -617,7 +617,9 @@ def test_curves_end_with_the_stage_1_of_the_table(arguments, results, monkeypatc
     curves.measure_curves(arguments)
 
     content = json.loads(arguments.folder("curves.json").read_text())
-    places = {title: [point["x"] for point in points] for title, points in content["curves"].items()}
+    places = {}
+    for title, points in content["curves"].items():
+        places[title] = [point["x"] for point in points]
     assert places == {"steps": [20, 80], "pairs of texts": [100, 5000], "trained languages": [2, 3]}
     first, last = content["curves"]["trained languages"]
     # Two languages were trained: of 200 and of 180 pictures 100 are not found.
