@@ -363,7 +363,7 @@ def judge(results: Results) -> list[_Verdict]:
         verdicts.append(_judge_difference(results, claim, stage2, stage1, foreign))
     verdicts.append(_judge_english(results))
     if arguments.unseen:
-        claim = "Languages that were never trained follow: stage 1 is above the linear head in them"
+        claim = "Languages that were never trained follow, with stage 1 above the linear head"
         verdicts.append(_judge_difference(results, claim, stage1, COLUMNS["linear_head"], arguments.unseen))
     if foreign:
         claim = "Stage 1 is above a translation of the query by a dictionary"
@@ -487,7 +487,7 @@ class Comparison:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def _list_verdicts(self) -> str:
-        lines = [f"- **{verdict.claim}: {verdict.outcome}.** {verdict.figures}." for verdict in self.verdicts]
+        lines = [f"- {verdict.claim}: **{verdict.outcome}**, {verdict.figures}." for verdict in self.verdicts]
         return "\n".join(lines)
 
     def _describe_table(self) -> str:
@@ -598,6 +598,9 @@ def _label_groups(axes, groups: list[str], comparison: Comparison) -> None:
         n = comparison.n_pictures.get(group)
         labels.append(f"{group} ({n})" if n else group)
     axes.set_yticks(range(len(groups)), labels)
+    for group, label in zip(groups, axes.get_yticklabels()):
+        if group not in comparison.n_pictures:  # a mean
+            label.set_fontweight("bold")
     axes.set_ylim(len(groups) - 0.4, -0.6)  # the first language is at the top
     # A stripe for every other language, since each has several dots.
     for row in range(0, len(groups), 2):
