@@ -512,6 +512,8 @@ def _from_captions(rows: Dataset, column: str, name: str) -> Dataset:
         return to_lists(rows, column, named_languages(feature.languages, name))
     if all(isinstance(kind, Value) and is_text(kind) for kind in feature.values()):
         return to_lists(rows, column, named_languages(feature, name))
+    if all(map(is_text, feature.values())):  # some of them are lists
+        return _refuse_several(to_lists(rows, column, named_languages(feature, name)), name)
     return _refuse_several(gather_captions(rows, by_keys(column, feature, name), name), name)
 
 
