@@ -116,6 +116,22 @@ def test_held_out_errors_are_those_of_maps_without_the_fold(random, intercept):
     assert found.explained == pytest.approx(1 - found.error / of_mean)
 
 
+def test_a_judge_chooses_in_place_of_the_error(random):
+    inputs, targets = draw_pairs(random, 40, n_inputs=20, noise=30.0)
+    folds = assign_folds(40, None, 5, 0)
+
+    def judge(maps):
+        """Return the length of all held-out predictions, which the largest penalty makes least."""
+        return sum(fitted(inputs[folds == fold]).norm().item() for fold, fitted in enumerate(maps))
+
+    given = {"penalties": [1e-3, 1e3]}
+    assert fit_alignment(inputs, targets, **given, judge=judge).penalty == 1e3
+    longest = fit_alignment(inputs, targets, **given, judge=lambda maps: -judge(maps))
+    assert longest.penalty == 1e-3
+    assert longest.error > min(longest.errors.values())
+    np.testing.assert_array_equal(longest.folds, folds)
+
+
 @pytest.mark.parametrize(("noise", "better"), [(0.0, 1e-3), (30.0, 1e3)])
 def test_the_noise_decides_on_the_penalty(random, noise, better):
     inputs, targets = draw_pairs(random, 40, n_inputs=20, noise=noise)
@@ -275,12 +291,12 @@ def test_stage2_begins_with_a_fitted_projection_of_images(miniature, teach, tmp_
         "per_device_train_batch_size": 64,
     }
     losses = {}
-    for way in (None, "ridge"):
-        folder = str(tmp_path / str(way))
+    for way in ("random", "ridge"):
+        folder = str(tmp_path / way)
         stage2.main(ContrastiveArguments(output_dir=folder, initialize_projection=way, **fixed))
         losses[way] = first_loss(folder)
     assert "Initialized visual_projection: 1,200 pairs" in capsys.readouterr().out
-    assert losses["ridge"] < losses[None] - 0.1
+    assert losses["ridge"] < losses["random"] - 0.1
 
 
 def test_a_resumed_run_keeps_the_weights_of_its_checkpoint(teach, capsys):
@@ -315,7 +331,11 @@ PROJECTION = ["visual_projection", "logit_scale"]
 @pytest.mark.parametrize(
     ("stage", "given", "message"),
     [
-        (TeacherLearningArguments, STAGE1 | {"initialize_projection": "pca"}, "is 'pca': choose ridge, or"),
+        (
+            TeacherLearningArguments,
+            STAGE1 | {"initialize_projection": "pca"},
+            "is 'pca': choose random or ridge",
+        ),
         (
             TeacherLearningArguments,
             STAGE1 | {"initialize_projection": "ridge", "initialize_rows": 99},
@@ -363,6 +383,17 @@ def test_a_dry_run_says_what_is_fitted(teach, capsys):
     teach("dry", initialize_projection="ridge", dry_run=True)
     said = capsys.readouterr().out
     assert "the last layer of the text head by ridge regression on at most 20,000 texts, before" in said
+
+
+def test_heavier_rows_are_drawn_first():
+    captions = [{"en": f"a {number}"} for number in range(300)]
+    weights = [0.0] * 100 + [1.0] * 100 + [50.0] * 100
+    rows = Dataset.from_dict({"captions": captions, "target": [[0.0]] * 300, "weight": weights})
+    examples = CaptionExamples(rows, ["en"], "target")
+    drawn = examples.places[draw_examples(examples, 100, seed=0), 0]
+    light, medium, heavy = np.bincount(drawn // 100, minlength=3)
+    assert (light, heavy > 80) == (0, True)
+    assert 0 < medium < 20
 
 
 def test_examples_are_drawn_evenly_over_the_languages():

@@ -181,6 +181,16 @@ def test_letters_that_fill_a_square_count_twice():
     assert [match.kind for match in index.find(["两只大狗。"])] == ["equal"]
 
 
+def test_texts_that_equal_short_captions_are_found_on_request():
+    tests = ["A dog.", "两只狗", "two dogs in the snow", "cat", "!"]
+    texts = ["a dog", "a dogs", "cat", "cats", "dog", "?", "TWO dogs in the snow", "两只狗。"]
+    index = CaptionIndex(tests, short=True)
+    assert index.n_short == 1  # the one without letters
+    found = {match.text: (match.caption, match.kind) for match in index.find(texts)}
+    assert found == {0: (0, "equal"), 2: (3, "equal"), 6: (2, "equal"), 7: (1, "equal")}
+    assert [match.text for match in CaptionIndex(tests).find(texts)] == [6]
+
+
 @pytest.mark.parametrize(
     "tests,texts", [([], ["a dog in the snow"]), (["a dog in the snow"], []), ([""], [""])]
 )

@@ -189,7 +189,7 @@ def initialize_text_head(
     max_length: int,
 ) -> None:
     """Fit the text head of stage 1 before its first step, if the recipe says so; see `fit_text_head`."""
-    if arguments.initialize_projection is None or _resumes(arguments):
+    if not arguments.fits_projection or _resumes(arguments):
         return
     alignment = fit_text_head(arguments, model, tokenizer, examples, max_length, arguments.initialize_rows)
     say(arguments, f"Initialized the text head: {alignment.describe()}.")
@@ -209,7 +209,7 @@ def initialize_image_projection(
     Raises:
         InputError: there are too few examples.
     """
-    if arguments.initialize_projection is None or _resumes(arguments):
+    if not arguments.fits_projection or _resumes(arguments):
         return
     drawn = draw_examples(examples, arguments.initialize_rows, arguments.seed)
     rows = examples.places[drawn, 0]
@@ -235,7 +235,7 @@ def describe_initialization(arguments: StageArguments) -> str | None:
     """Say what is fitted before the first step, for a dry run; None if nothing is."""
     if not isinstance(arguments, TeacherLearningArguments | ContrastiveArguments):
         return None
-    if arguments.initialize_projection is None:
+    if not arguments.fits_projection:
         return None
     of_texts = isinstance(arguments, TeacherLearningArguments)
     layer = "the last layer of the text head" if of_texts else "visual_projection"

@@ -40,14 +40,14 @@ def main(arguments: _GainArguments) -> None:
     """Run each seed both ways, and print the losses and the step at which they are equal."""
     with tempfile.TemporaryDirectory() as folder:
         for seed in arguments.seeds:
-            plain = _train(arguments, seed, None, Path(folder, f"plain-{seed}"))
+            plain = _train(arguments, seed, "random", Path(folder, f"plain-{seed}"))
             fitted = _train(arguments, seed, "ridge", Path(folder, f"fitted-{seed}"))
             rows = [[str(step), f"{plain[step]:.4g}", f"{fitted[step]:.4g}"] for step in plain]
             print(format_table([f"seed {seed}, step", "random head", "fitted head"], rows))
             print(_describe_gain(plain, fitted))
 
 
-def _train(arguments: _GainArguments, seed: int, way: str | None, folder: Path) -> dict[int, float]:
+def _train(arguments: _GainArguments, seed: int, way: str, folder: Path) -> dict[int, float]:
     """Run stage 1, and return its losses by step."""
     stage1.main(
         TeacherLearningArguments(

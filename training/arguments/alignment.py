@@ -12,7 +12,7 @@ _OF_STEPS = {
     "model_name_or_path": None,
     "new_pieces": 0,
     "replay_languages": None,
-    "initialize_projection": None,
+    "initialize_projection": "random",
     "lora_rank": None,
     "validation_split": None,
     "zero_shot_split": None,

@@ -240,7 +240,7 @@ class ContrastiveArguments(PairArguments, LowRankArguments, InitializationArgume
             InputError: it has not, or a value is out of range.
         """
         super().check_initialization()
-        if self.initialize_projection is None:
+        if not self.fits_projection:
             return
         given = f"initialize_projection is {self.initialize_projection}"
         if "visual_projection" not in self.trainable:

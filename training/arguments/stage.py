@@ -344,6 +344,13 @@ class ExclusionArguments(StageArguments):
             "machine. By default none."
         },
     )
+    exclude_short_captions: bool = field(
+        default=False,
+        metadata={
+            "help": "Remove also texts that equal a test's caption of fewer than eight letters, such as 'a "
+            "dog'. By default these are not looked for, since they are in most data."
+        },
+    )
 
 
 @dataclass(kw_only=True)

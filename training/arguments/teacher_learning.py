@@ -183,7 +183,7 @@ class TeacherLearningArguments(LowRankArguments, InitializationArguments, Exclus
         self.check_given_models()
         self.check_replay()
         self.check_initialization()
-        if self.initialize_projection is not None and self.model_name_or_path is not None:
+        if self.fits_projection and self.model_name_or_path is not None:
             raise InputError(
                 f"initialize_projection is {self.initialize_projection}, and model_name_or_path is a "
                 "finished model, whose trained head it would replace: leave it out"

@@ -13,7 +13,8 @@ A caption of training is found where
   are longer texts that a caption is part of.
 
 Only hashes are kept, of 64 bits. A test's caption of fewer than eight characters, such as "a dog", is not
-looked for: it is everybody's. Characters that fill a square, such as Chinese ones, count twice.
+looked for: it is everybody's. On request texts that equal it are found. Characters that fill a square, such
+as Chinese ones, count twice.
 """
 
 import unicodedata
@@ -61,6 +62,10 @@ class _Letters(NamedTuple):
 
     codes: np.ndarray
     starts: np.ndarray
+
+    def n_letters(self, text: int) -> int:
+        """Return the number of letters of a text."""
+        return int(self.starts[text + 1] - self.starts[text])
 
     def is_short(self, text: int) -> bool:
         """Check whether a text has too few letters to look for; those that fill a square count twice."""
@@ -115,6 +120,7 @@ class CaptionIndex:
 
     Args:
         captions: of tests, in any languages.
+        short: find texts that are equal to short captions, too.
 
     Example:
 
@@ -129,21 +135,26 @@ class CaptionIndex:
     ```
     """
 
-    def __init__(self, captions: Iterable[str]):
+    def __init__(self, captions: Iterable[str], *, short: bool = False):
         captions = list(captions)
         self.n_captions = len(captions)
         self.n_short = 0
-        numbers = {}  # digest of a caption that is looked for -> its number; of equal ones the first is kept
+        long = {}  # digest of a caption that is looked for -> its number; of equal ones the first is kept
+        equal = {}  # the same of those that texts may be equal to
         for first, letters in _read_in_groups(captions):
             for place, digest in enumerate(_digests(letters).tolist()):
-                if letters.is_short(place):
-                    self.n_short += 1
+                if not letters.is_short(place):
+                    long.setdefault(digest, first + place)
+                    equal.setdefault(digest, first + place)
+                elif short and letters.n_letters(place) > 0:
+                    equal.setdefault(digest, first + place)
                 else:
-                    numbers.setdefault(digest, first + place)
+                    self.n_short += 1
 
         # In the order of their digests, in which texts are looked up.
-        self._digests = np.sort(np.fromiter(numbers, np.uint64, len(numbers)))
-        self._captions = np.array([numbers[digest] for digest in self._digests.tolist()], np.int64)
+        self._digests = np.sort(np.fromiter(equal, np.uint64, len(equal)))
+        self._equal = np.array([equal[digest] for digest in self._digests.tolist()], np.int64)
+        self._captions = np.array([long[digest] for digest in sorted(long)], np.int64)
         chosen = [captions[number] for number in self._captions.tolist()]
         self._shingles = _join([_cut(letters) for _, letters in _read_in_groups(chosen)])
         self._postings = _Postings(self._shingles)
@@ -161,7 +172,7 @@ class CaptionIndex:
         matches = {}
         for text, place in enumerate(_lookup(self._digests, _digests(letters)).tolist()):
             if place >= 0:
-                matches[text] = Match(text, int(self._captions[place]), "equal", 1.0)
+                matches[text] = Match(text, int(self._equal[place]), "equal", 1.0)
         for match in self._find_near(letters):
             best = matches.get(match.text)
             if best is None or match.share > best.share:

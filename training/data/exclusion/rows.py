@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Image
@@ -14,12 +16,12 @@ from common.images import path_of
 
 from ...arguments import ExclusionArguments, say
 from ...output_folder import record_exclusion
+from ..examples import caption_slices
 from .tasks import Found, TaskIndex, load_task_index
 
 _REPORT = "excluded.jsonl"
 # A column with the number that a row had before others were dropped.
 _ROW = "__row__"
-_ROWS_AT_ONCE = 1000
 
 
 def number_rows(rows: Dataset) -> Dataset:
@@ -76,7 +78,9 @@ def open_index(arguments: ExclusionArguments, *, pictures: bool) -> TaskIndex:
         InputError: as `load_task_index`.
     """
     with arguments.main_process_first(desc="reading tests"):
-        index = load_task_index(arguments.exclude_tasks, pictures=pictures)
+        index = load_task_index(
+            arguments.exclude_tasks, pictures=pictures, short=arguments.exclude_short_captions
+        )
     say(arguments, f"Looking for {index.summary()} in the training data.")
     for name, reason in index.unread.items():
         say(arguments, f"NOT looked for: {name}, which cannot be read: {reason}")
@@ -114,30 +118,35 @@ def _find_by_captions(index: TaskIndex, rows: Dataset) -> dict[int, dict]:
     """Return a line for each row with a caption that is in a test, without the row's number."""
     lines = {}
     first = 0
-    for batch in rows.select_columns(["captions"]).iter(_ROWS_AT_ONCE):
-        texts, owners = [], []
-        for place, captions in enumerate(batch["captions"], start=first):
-            own = _texts_of(captions)
-            texts += own
-            owners += [place] * len(own)
-        first += len(batch["captions"])
-
+    for captions in caption_slices(rows):
+        texts, owners = _texts_of(captions)
         best = {}
         for found in index.find_captions(texts):
-            place = owners[found.number]
+            place = first + owners[found.number]
             if place not in best or found.closeness > best[place].closeness:
                 best[place] = found
         for place, found in best.items():
             lines[place] = line_of(found) | {"language": found.language, "text": texts[found.number]}
+        first += len(next(iter(captions.values())))
     return lines
 
 
-def _texts_of(captions: dict[str, list[str | None] | None]) -> list[str]:
-    """Return the texts of a row in all its languages; where one is missing, datasets have None."""
+def _texts_of(captions: dict[str, pa.Array]) -> tuple[list[str], list[int]]:
+    """Return the texts of a slice of rows in all languages, and the row of each, counted within the slice.
+
+    The texts of a row follow one another, in the order of its languages.
+    """
     texts = []
+    owners = []
     for of_language in captions.values():
-        texts += [text for text in of_language or [] if text]
-    return texts
+        owners.append(np.asarray(pc.list_parent_indices(of_language)))
+        texts.append(pc.list_flatten(of_language))
+    texts = pa.concat_arrays(texts)
+    owners = np.concatenate(owners)
+    shown = np.asarray(pc.fill_null(pc.greater(pc.binary_length(texts), 0), False))
+    order = np.flatnonzero(shown)
+    order = order[np.argsort(owners[order], kind="stable")]
+    return texts.take(pa.array(order)).to_pylist(), owners[order].tolist()
 
 
 def _find_by_pictures(index: TaskIndex, rows: Dataset) -> dict[int, dict]:

@@ -85,13 +85,14 @@ class TaskIndex:
         return f"{' and '.join(parts)} of {', '.join(self.tasks)}"
 
 
-def load_task_index(names: Sequence[str], *, pictures: bool) -> TaskIndex:
+def load_task_index(names: Sequence[str], *, pictures: bool, short: bool = False) -> TaskIndex:
     """Read tasks, and index their captions in all languages, and their pictures.
 
     Args:
         names: of tasks, or paths of YAML files; or `all`, alone: the tasks whose data is at hand, in a folder
             or in the Hub's cache.
         pictures: look for pictures as well. Without them, tasks of classification have nothing to look for.
+        short: find texts that are equal to captions of fewer than eight letters, too.
 
     Raises:
         InputError: there is no such task, or one that is named cannot be read; of `all`, none can be.
@@ -130,7 +131,7 @@ def load_task_index(names: Sequence[str], *, pictures: bool) -> TaskIndex:
     if not reading.tasks:
         first, reason = next(iter(reading.unread.items()))
         raise InputError(f"exclude_tasks is {_ALL}, and no task can be read, {first!r} first: {reason}")
-    return reading.index()
+    return reading.index(short=short)
 
 
 def _tasks_at_hand() -> list[Task]:
@@ -181,14 +182,14 @@ class _Reading:
                     self.caption_places += [(name, row, language)] * len(texts or [])
                 row += 1
 
-    def index(self) -> TaskIndex:
+    def index(self, *, short: bool) -> TaskIndex:
         pictures = None
         if self.hash_rows is not None:
             from .pictures import PictureIndex
 
             pictures = PictureIndex(self.hashes)
         return TaskIndex(
-            CaptionIndex(self.texts),
+            CaptionIndex(self.texts, short=short),
             self.caption_places,
             pictures,
             self.picture_places,
