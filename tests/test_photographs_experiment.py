@@ -410,7 +410,11 @@ def write_recipes(arguments, **stage1):
 
 
 def test_the_plan_of_full_counts_every_training(arguments, tmp_path):
-    write_recipes(arguments)
+    for name, n_rows in {"first": 300, "second": 200}.items():
+        (tmp_path / "text" / name).mkdir(parents=True)
+        Dataset.from_dict({"en": ["a"] * n_rows}).to_parquet(tmp_path / "text" / name / "part.parquet")
+    (tmp_path / "text/list.yaml").write_text("- {data: first, weight: 3}\n- {data: second}\n")
+    write_recipes(arguments, dataset=str(tmp_path / "text/list.yaml"))
     assert [training.name for training in list_trainings(arguments)] == ["stage1-1", "stage2-1"]
 
     arguments.full = True
@@ -424,28 +428,31 @@ def test_the_plan_of_full_counts_every_training(arguments, tmp_path):
     trainings = {training.name: training for training in list_trainings(arguments)}
     per_seed = [f"{stage}-{seed}" for seed in (1, 2, 3) for stage in ("stage1", "stage2", "stage2_english")]
     # 9,000 pairs and three languages are more than all, or all.
-    of_curves = ["steps_20", "steps_40", "pairs_100", "pairs_1000", "languages_1", "languages_2", "capacity"]
+    of_curves = ["steps_20", "steps_40", "random_20", "random_40", "random_80"]
+    of_curves += ["pairs_100", "pairs_1000", "languages_1", "languages_2", "capacity"]
     assert list(trainings) == per_seed + of_curves
     assert trainings["steps_20"].flags == ["--seed", "1", "--max_steps", "20"]
     assert trainings["languages_2"].flags == ["--seed", "1", "--languages", "en", "de"]
     assert trainings["capacity"].flags == ["--seed", "1", "--text_head", "mlp"]
     # 5,000 pairs are in 500 rows, so that 100 of them are in 10.
-    (source,) = yaml.safe_load(open(trainings["pairs_100"].flags[-1]))
-    assert source == {"data": "text", "rows": 10}
+    first, second = yaml.safe_load(open(trainings["pairs_100"].flags[-1]))
+    assert first == {"data": str(tmp_path / "text/first"), "rows": 6, "weight": 3}
+    assert second == {"data": str(tmp_path / "text/second"), "rows": 4}
+    assert trainings["random_80"].flags[-2:] == ["--initialize_projection", "random"]
 
-    # The first one took ten minutes. Of the others two are shorter, which is 14.75 times as long.
-    assert describe_plan(list(trainings.values()), arguments) == "16 trainings, 16 of them to do."
+    # The first one took ten minutes. Of the others four are shorter, which is 15.5 times as long.
+    assert describe_plan(list(trainings.values()), arguments) == "19 trainings, 19 of them to do."
     first = arguments.folder("stage1-1")
     first.mkdir()
     (first / MADE_BY).write_text("")
     log = {"log_history": [{"step": 80, "train_runtime": 600.0}]}
     (first / "trainer_state.json").write_text(json.dumps(log))
     assert describe_plan(list(trainings.values()), arguments) == (
-        "16 trainings, 15 of them to do: about 2.3 hours, since the first one took 10.0 minutes."
+        "19 trainings, 18 of them to do: about 2.6 hours, since the first one took 10.0 minutes."
     )
 
 
-def test_text_of_several_sources_has_no_curve(arguments, tmp_path):
+def test_text_of_unknown_size_has_no_curve(arguments, tmp_path):
     (tmp_path / "list.yaml").write_text("- {data: a.tsv}\n- {data: b.tsv}\n")
     write_recipes(arguments, dataset=str(tmp_path / "list.yaml"))
     arguments.full = True
@@ -453,7 +460,7 @@ def test_text_of_several_sources_has_no_curve(arguments, tmp_path):
     record = arguments.folder(BY_DICTIONARY)
     record.mkdir(parents=True)
     (record / TEXT).write_text('{"rows": 500, "pairs": 5000}')
-    with pytest.raises(InputError, match="reads 2 sources.*clean them into one folder"):
+    with pytest.raises(InputError, match="reads .*a.tsv.*a part of each source: clean the text"):
         list_trainings(arguments)
 
 
@@ -609,7 +616,7 @@ def test_curves_end_with_the_stage_1_of_the_table(arguments, results, monkeypatc
     record = arguments.folder(BY_DICTIONARY)
     record.mkdir(parents=True)
     (record / TEXT).write_text('{"rows": 500, "pairs": 5000}')
-    for name in ("steps_20", "pairs_100", "languages_2", "capacity", "four_bits"):
+    for name in ("steps_20", "random_20", "random_80", "pairs_100", "languages_2", "capacity", "four_bits"):
         for language in DESCRIBED:
             save(arguments, name, "stage1", language, 60)
     monkeypatch.setattr(curves, "_save_four_bits", lambda arguments: None)
@@ -620,11 +627,15 @@ def test_curves_end_with_the_stage_1_of_the_table(arguments, results, monkeypatc
     places = {}
     for title, points in content["curves"].items():
         places[title] = [point["x"] for point in points]
+    at_random = places.pop("steps, head at random")
+    assert at_random == [20, 80]
     assert places == {"steps": [20, 80], "pairs of texts": [100, 5000], "trained languages": [2, 3]}
     first, last = content["curves"]["trained languages"]
     # Two languages were trained: of 200 and of 180 pictures 100 are not found.
     assert first["trained"]["value"] == pytest.approx((100 / 200 + 80 / 180) / 2)
     assert last["never trained"]["value"] == pytest.approx(140 / 180)
     assert content["ablations"].keys() == {"capacity", "four_bits"}
+    assert content["gains of a head in closed form"].keys() == {"20", "80"}
+    assert content["gains of a head in closed form"]["80"]["low"] > 0
     assert content["ablations"]["capacity"]["high"] < 0
     assert arguments.folder("curves.png").stat().st_size > 5000

@@ -1,6 +1,7 @@
 """What stage 1 needs: curves over steps, text and languages, and ablations, all of the first seed.
 
 steps_N         N steps instead of all
+random_N        the same with a head that begins at random, not with the one of the ridge regression
 pairs_N         about N pairs of texts instead of all, in as many steps
 languages_N     the first N of the trained languages, in as many steps
 NAME            an ablation, whose flags the recipe states
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
 import torch
 import yaml
 from torch import nn
@@ -44,6 +46,8 @@ with of_extra("plots"):
     from matplotlib.figure import Figure
 
 _FOUR_BITS = "four_bits"
+_RANDOM = "steps, head at random"
+_AT_RANDOM = ["--initialize_projection", "random"]
 _BLOCK = 32  # values that share a scale
 _LEVELS = 8  # from -8 to 7
 
@@ -70,10 +74,12 @@ def _curve_trainings(arguments: PhotographsArguments) -> list[Training]:
     seed = ["--seed", str(arguments.seeds[0])]
     n_steps = _steps_of_stage1(arguments)
     trainings = []
-    for share in arguments.step_shares:
-        steps = max(1, round(share * n_steps))
+    for steps in _numbers_of_steps(arguments):
         flags = [*seed, "--max_steps", str(steps)]
         trainings.append(Training(f"steps_{steps}", 1, flags, TEACHER, steps / n_steps))
+    for steps in [*_numbers_of_steps(arguments), n_steps]:
+        flags = [*seed, "--max_steps", str(steps), *_AT_RANDOM]
+        trainings.append(Training(f"random_{steps}", 1, flags, TEACHER, steps / n_steps))
     for pairs in _smaller_amounts(arguments):
         flags = [*seed, "--dataset", str(_list_of_text(pairs, arguments))]
         trainings.append(Training(f"pairs_{pairs}", 1, flags, TEACHER))
@@ -98,6 +104,12 @@ def _steps_of_stage1(arguments: PhotographsArguments) -> int:
     return steps
 
 
+def _numbers_of_steps(arguments: PhotographsArguments) -> list[int]:
+    """Return the numbers of steps that are fewer than all."""
+    n_steps = _steps_of_stage1(arguments)
+    return [max(1, round(share * n_steps)) for share in arguments.step_shares]
+
+
 def _amount_of_text(arguments: PhotographsArguments) -> dict[str, int]:
     """Return the number of `rows` and of `pairs` that stage 1 reads."""
     return json.loads(arguments.folder(BY_DICTIONARY).joinpath(TEXT).read_text("utf-8"))
@@ -115,30 +127,39 @@ def _smaller_numbers(arguments: PhotographsArguments) -> list[int]:
 
 
 def _list_of_text(n_pairs: int, arguments: PhotographsArguments) -> Path:
-    """Write a list of the text of stage 1 with a budget, and return it.
+    """Write a list of the text of stage 1 with budgets, and return it.
 
-    A budget is one of rows, which have several languages each.
+    A budget is one of rows, which have several languages each. Each source gives the same share of its rows.
 
     Raises:
-        InputError: stage 1 reads several sources, which would each have a budget of their own.
+        InputError: a source is no folder of parquet, as cleaning writes them, so that its rows are not known.
     """
     dataset = stage1_arguments(arguments, arguments.folder(BY_DICTIONARY)).dataset
-    sources = read_sources(dataset)
-    if len(sources) != 1:
-        raise InputError(
-            f"stage1 {arguments.stage1!r} reads {len(sources)} sources, and the curve over pairs takes a "
-            "part of one: clean them into one folder, and give that as dataset"
-        )
-    (source,) = sources
-    # The list lies elsewhere than where the recipe is read from.
-    if Path(source["data"]).exists():
-        source = source | {"data": str(Path(source["data"]).absolute())}
-    amount = _amount_of_text(arguments)
-    n_rows = max(1, round(n_pairs * amount["rows"] / amount["pairs"]))
+    share = n_pairs / _amount_of_text(arguments)["pairs"]
+    listed = []
+    for source in read_sources(dataset):
+        folder = Path(source["data"]).absolute()  # the list lies elsewhere than where the recipe is read from
+        n_rows = max(1, round(share * _n_rows(folder, arguments)))
+        listed.append(source | {"data": str(folder), "rows": n_rows})
     path = Path(arguments.output_dir, "text_lists", f"pairs_{n_pairs}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump([source | {"rows": n_rows}]))
+    write_text(path, yaml.safe_dump(listed))
     return path
+
+
+def _n_rows(folder: Path, arguments: PhotographsArguments) -> int:
+    """Count the rows of a folder of parquet, without reading them.
+
+    Raises:
+        InputError: it has no parquet.
+    """
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise InputError(
+            f"stage1 {arguments.stage1!r} reads {str(folder)!r}, and the curve over pairs takes a part of "
+            "each source: clean the text, and give the folder of the outcome as dataset"
+        )
+    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def describe_plan(trainings: list[Training], arguments: PhotographsArguments) -> str:
@@ -173,8 +194,9 @@ def measure_curves(arguments: PhotographsArguments) -> None:
     for title, points in _points_of(arguments).items():
         curves[title] = [_measure(point, results, arguments) for point in points]
     ablations = _measure_ablations(results, arguments)
+    gains = _measure_gains(results, arguments)
     folder = Path(arguments.output_dir)
-    write_text(folder / "curves.json", _to_json(curves, ablations))
+    write_text(folder / "curves.json", _to_json(curves, ablations, gains))
     _plot(curves, ablations, folder / "curves.png")
 
 
@@ -183,16 +205,15 @@ def _points_of(arguments: PhotographsArguments) -> dict[str, list[_Point]]:
     whole = f"stage1-{arguments.seeds[0]}"
     trained = arguments.trained
     n_steps = _steps_of_stage1(arguments)
-    steps = []
-    for share in arguments.step_shares:
-        number = max(1, round(share * n_steps))
-        steps.append(_Point(number, f"steps_{number}", trained))
+    steps = [_Point(number, f"steps_{number}", trained) for number in _numbers_of_steps(arguments)]
+    random = [_Point(number, f"random_{number}", trained) for number in _numbers_of_steps(arguments)]
     pairs = [_Point(number, f"pairs_{number}", trained) for number in _smaller_amounts(arguments)]
     languages = []
     for number in _smaller_numbers(arguments):
         languages.append(_Point(number, f"languages_{number}", trained[:number]))
     return {
         "steps": [*steps, _Point(n_steps, whole, trained)],
+        _RANDOM: [*random, _Point(n_steps, f"random_{n_steps}", trained)],
         "pairs of texts": [*pairs, _Point(_amount_of_text(arguments)["pairs"], whole, trained)],
         "trained languages": [*languages, _Point(len(trained), whole, trained)],
     }
@@ -220,11 +241,29 @@ def _measure_ablations(results: Results, arguments: PhotographsArguments) -> dic
     return differences
 
 
+def _measure_gains(results: Results, arguments: PhotographsArguments) -> dict[int, PairedDifference]:
+    """Compare a head that begins in closed form with one at random, after each number of steps."""
+    n_steps = _steps_of_stage1(arguments)
+    fitted = {number: f"steps_{number}" for number in _numbers_of_steps(arguments)}
+    fitted[n_steps] = f"stage1-{arguments.seeds[0]}"
+    gains = {}
+    for number, name in fitted.items():
+        random = f"random_{number}"
+        gains[number] = difference_of_means(
+            results, Column(name, name), Column(random, random), arguments.trained
+        )
+    return gains
+
+
 def _to_json(
-    curves: dict[str, list[tuple[int, dict[str, Score]]]], ablations: dict[str, PairedDifference]
+    curves: dict[str, list[tuple[int, dict[str, Score]]]],
+    ablations: dict[str, PairedDifference],
+    gains: dict[int, PairedDifference],
 ) -> str:
     """Write all figures as fractions."""
-    content = {"curves": {}, "ablations": {}}
+    content = {"curves": {}, "ablations": {}, "gains of a head in closed form": {}}
+    for number, difference in gains.items():
+        content["gains of a head in closed form"][number] = asdict(difference)
     for title, points in curves.items():
         listed = []
         for x, scores in points:
@@ -243,7 +282,11 @@ def _plot(
     """Draw a panel for each curve, and one of the ablations' differences from stage 1."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     *panels, last = figure.subplots(2, 2).flat
-    for axes, (title, points) in zip(panels, curves.items()):
+    at_random = curves[_RANDOM]
+    drawn = {title: points for title, points in curves.items() if title != _RANDOM}
+    values = [100 * scores["trained"].value for _, scores in at_random]
+    panels[0].plot([x for x, _ in at_random], values, "--", color="tab:blue", label="trained, head at random")
+    for axes, (title, points) in zip(panels, drawn.items()):
         for name, color in (("trained", "tab:blue"), ("never trained", "tab:orange")):
             shown = [(x, scores[name]) for x, scores in points if name in scores]
             values = [100 * score.value for _, score in shown]
@@ -269,7 +312,7 @@ def _plot(
     last.set(xlabel="points above stage 1, in the mean of the trained languages")
     last.grid(axis="x", alpha=0.3)
     handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=2, title="languages")
+    figure.legend(*handles, loc="outside upper center", ncols=3, title="languages")
     save_figure(figure, picture, dpi=110)
 
 
