@@ -299,8 +299,15 @@ def test_the_list_of_packages():
         assert terms_of(package.licence) is not None, name
         assert (package.pool or "").endswith(package.file) == (package.kind == "debian")
     listed = read_yaml(ROOT / "training/recipes/photographs/parallel_text.yaml", "sources")
-    licences = {source["data"].rpartition("/")[2]: source["licence"] for source in listed}
-    texts = {"cldr-annotations": "cldr-annotations-full", "cldr-names": "cldr-localenames-full"}
+    # Descriptions of the training half are texts too, and their dataset states its own licence.
+    dataset, *unpacked = listed
+    assert dataset["data"] == "outputs/photographs/dataset"
+    licences = {source["data"].rpartition("/")[2]: source["licence"] for source in unpacked}
+    texts = {
+        "freedict": "freedict",
+        "cldr-annotations": "cldr-annotations-full",
+        "cldr-names": "cldr-localenames-full",
+    }
     texts |= {name: name for name, package in packages.items() if package.holds.startswith("catalogues")}
     assert licences == {folder: packages[name].licence for folder, name in texts.items()}
 
