@@ -228,7 +228,8 @@ def _read_stage1_text(arguments: PhotographsArguments) -> Dataset:
     Returns:
         Rows of `captions`, `{language: [text, ...]}`.
     """
-    given = stage1_arguments(arguments, arguments.folder(BY_DICTIONARY))
+    # Its list of excluded texts would be taken for a part of the dataset in BY_DICTIONARY.
+    given = stage1_arguments(arguments, arguments.folder("text_of_dictionaries"))
     text = read_parallel_text(given.dataset, given.split, given.kinds, given.languages_to_read)
     return exclude_tests(given, text.rows)
 
