@@ -260,7 +260,7 @@ def evaluate_baselines(arguments: PhotographsArguments) -> None:
         _save_untrained(seed, arguments)
     _retrieve(TEACHER, arguments.retrieval, arguments.pictures, arguments, "--languages", "en")
     by_dictionary = arguments.folder(BY_DICTIONARY)
-    _retrieve(TEACHER, arguments.english, by_dictionary, arguments)
+    _retrieve(TEACHER, arguments.english, by_dictionary, arguments, "--languages", *arguments.languages)
     foreign = [language for language in arguments.trained if language != "en"]
     if foreign:
         _retrieve(TEACHER, arguments.dictionary, by_dictionary, arguments, "--languages", *foreign)
@@ -269,9 +269,10 @@ def evaluate_baselines(arguments: PhotographsArguments) -> None:
 
 
 def evaluate_students(names: Iterable[str], arguments: PhotographsArguments) -> None:
-    """Evaluate students by retrieval in all languages of the task, and as classifiers."""
+    """Evaluate students by retrieval in all languages that are compared, and as classifiers."""
     for name in names:
-        _retrieve(name, arguments.retrieval, arguments.pictures, arguments)
+        languages = ["--languages", *arguments.languages]
+        _retrieve(name, arguments.retrieval, arguments.pictures, arguments, *languages)
         _classify(name, arguments)
 
 
