@@ -480,7 +480,7 @@ class AltCLIPDualEncoderModel(AltCLIPModel):
             text_head=text_head,
             text_head_norm=text_head_norm,
         )
-        check_image_encoder(image_encoder, vision_pooling)
+        check_image_encoder(image_encoder, vision_pooling, width_of_states(image_encoder.config))
         model = cls(config)
         model._take_over(image_encoder, text_encoder)
         return model

@@ -9,8 +9,6 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
-from .configuration_altclip_dual_encoder import width_of_states
-
 # What image processors return and image towers read. The last two are NaFlex's, whose images have patches of
 # their own number: which patches are no padding, and how many there are down and across.
 IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
@@ -206,8 +204,11 @@ def check_modality(encoder: PreTrainedModel, name_or_path: str, modality: str) -
 
 
 @torch.no_grad()
-def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
+def check_image_encoder(encoder: PreTrainedModel, pooling: str, width: int) -> None:
     """Refuse an image tower without one state for each patch or place; try it with one image.
+
+    Args:
+        width: that of its states, as its configuration states it.
 
     Raises:
         ValueError: its states are no patches or map, not as wide as stated, or differ from call to call; or
@@ -230,7 +231,6 @@ def check_image_encoder(encoder: PreTrainedModel, pooling: str) -> None:
             f"a {kind!r} gives states of shape {tuple(states.shape)}, not one for each patch or place, "
             "and cannot be an image tower: take a ViT, a DINOv2 or a Swin"
         )
-    width = width_of_states(encoder.config)
     if states.shape[-1] != width:
         raise ValueError(
             f"a {kind!r} gives states of width {states.shape[-1]}, and its configuration states {width}: "

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import torch
-import yaml
 from torch import nn
 
 from benchmarks.bootstrap import PairedDifference
@@ -143,7 +142,7 @@ def _list_of_text(n_pairs: int, arguments: PhotographsArguments) -> Path:
         listed.append(source | {"data": str(folder), "rows": n_rows})
     path = Path(arguments.output_dir, "text_lists", f"pairs_{n_pairs}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(listed))
+    write_text(path, "".join(f"- {json.dumps(source)}\n" for source in listed))
     return path
 
 
