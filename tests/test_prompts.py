@@ -117,6 +117,10 @@ def clip_benchmark(tmp_path, monkeypatch):
     (package / "metrics").mkdir()
     (package / "metrics/zeroshot_classification.py").write_text(CLASSIFIER)
     monkeypatch.syspath_prepend(tmp_path)
+    # Another test of this process may have imported the package itself, which would be found in its place.
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "clip_benchmark":
+            monkeypatch.delitem(sys.modules, name)
     yield datasets
     assert "clip_benchmark" not in sys.modules
 
