@@ -727,7 +727,9 @@ def test_all_parts_are_made_once(tmp_path, monkeypatch, no_registries, capsys):
     output = tmp_path / "output"
     arguments = photographs._PhotographsArguments(output_dir=str(output), mirrors=[str(tmp_path / "mirror")])
     photographs.main(arguments)
-    assert "Next: altclip train training/recipes/photographs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Next: python training/run_clean.py training/recipes/photographs/clean.yaml, then " in said
+    assert "python training/run_photographs.py training/recipes/photographs/experiment.yaml" in said
 
     assert (output / "dataset/data/test.parquet").is_file()
     encoder = AutoModel.from_pretrained(output / "text_encoder")

@@ -65,7 +65,10 @@ def main(arguments: _PhotographsArguments) -> None:
     record = _describe() | {"files": _digest_files(output_dir)}
     write_text(output_dir / _MADE, json.dumps(record, indent=1) + "\n")
     print(f"Saved {', '.join(_PARTS)} to {output_dir}.")
-    print("Next: altclip train training/recipes/photographs")
+    print(
+        "Next: python training/run_clean.py training/recipes/photographs/clean.yaml, then "
+        "python training/run_photographs.py training/recipes/photographs/experiment.yaml"
+    )
 
 
 def _describe() -> dict:
