@@ -35,6 +35,7 @@ from training.photographs.comparison import (
     score_table,
 )
 from training.photographs.curves import describe_plan, list_trainings, round_to_four_bits
+from training.photographs.descriptions import plain
 from training.photographs.dictionary import (
     BY_DICTIONARY,
     FOUND,
@@ -43,7 +44,6 @@ from training.photographs.dictionary import (
     Translation,
     build_dictionaries,
     count_pairs,
-    normalize,
     units_of,
     write_baselines,
 )
@@ -300,7 +300,7 @@ def test_a_dictionary_translates_the_longest_phrases():
 
 
 def test_texts_are_normalized_as_the_dictionary_is():
-    assert normalize("  Ｌ'Oiseau -- BLEU! ") == "l oiseau bleu"
+    assert plain("  Ｌ'Oiseau -- BLEU! ") == "l oiseau bleu"
     assert units_of("हिन्दी में", "hi") == ["हिन्दी", "में"]  # vowel signs are no punctuation
     assert units_of("白い 犬", "ja") == ["白", "い", "犬"]
     assert Dictionary("de", {}).translate("Katze") == Translation("katze", 0, 1)

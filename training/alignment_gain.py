@@ -10,7 +10,7 @@ from benchmarks.report.means import MeanOutcomes
 from benchmarks.results import Result, format_table, load_results
 from common.errors import InputError
 
-from .experiment import METRICS, run, run_once
+from .experiment import METRICS, result_of, run, run_once
 
 WAYS = {"random": "head at random", "ridge": "head in closed form"}
 
@@ -93,7 +93,7 @@ def measure_gains(results: list[Result], arguments: GainArguments) -> dict[int, 
             for seed in arguments.seeds:
                 name = _Run(way, steps, seed).name
                 parts += [
-                    _only(results, Path(arguments.output_dir, name), language).outcomes()
+                    result_of(results, str(Path(arguments.output_dir, name)), language).outcomes()
                     for language in arguments.languages
                 ]
             outcomes[way] = MeanOutcomes(parts)
@@ -102,13 +102,6 @@ def measure_gains(results: list[Result], arguments: GainArguments) -> dict[int, 
         values = {way: of_way.metrics()[metric] for way, of_way in outcomes.items()}
         gains[steps] = values | {"difference": difference}
     return gains
-
-
-def _only(results: list[Result], model: Path, language: str) -> Result:
-    for result in results:
-        if result.model == str(model) and result.language == language:
-            return result
-    raise InputError(f"there is no result of {model} in {language!r}: delete the results, and repeat")
 
 
 def gains_table(gains: dict[int, dict]) -> str:

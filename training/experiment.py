@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks.results import Result
 from common.errors import InputError
 from common.files.whole_files import write_text
 
@@ -79,6 +80,20 @@ def evaluate_models(models: list[str], arguments: ExperimentArguments, *flags) -
     run("benchmarks/run_zero_shot.py", *shared, *zero_shot)
 
 
+def result_of(results: list[Result], model: str, language: str) -> Result:
+    """Return the result of a model in a language, among those of one task.
+
+    Raises:
+        InputError: there is none.
+    """
+    for result in results:
+        if result.model == model and result.language == language:
+            return result
+    raise InputError(
+        f"there is no result of {model} in {language!r}: delete the folder of results and repeat"
+    )
+
+
 __all__ = [
     "MADE_BY",
     "METRICS",
@@ -86,6 +101,7 @@ __all__ = [
     "evaluate_models",
     "make_once",
     "mean_and_deviation",
+    "result_of",
     "run",
     "run_once",
 ]

@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.extras import of_extra
 from common.figures import save_figure
 
-from .experiment import METRICS, ExperimentArguments, run_once
+from .experiment import METRICS, ExperimentArguments, result_of, run_once
 
 with of_extra("plots"):
     from matplotlib.figure import Figure
@@ -179,7 +179,7 @@ def measure_gaps(
     of_task = [result for result in results if result.task == task]
     found = []
     for teacher in TEACHERS:
-        reference = _only(of_task, folders[teacher], "en")
+        reference = result_of(of_task, folders[teacher], "en")
         for student in STUDENTS:
             of_student = [result for result in of_task if result.model == folders[f"{teacher}-{student}"]]
             found.append(_compare(teacher, student, reference, of_student, arguments.n_resamples))
@@ -194,15 +194,6 @@ def measure_gaps(
         gap.tested = LowerBounds(tested.p_values[start:end], tested.bounds[start:end])
         start = end
     return found
-
-
-def _only(results: list[Result], model: str, language: str) -> Result:
-    for result in results:
-        if result.model == model and result.language == language:
-            return result
-    raise InputError(
-        f"there is no result of {model} in {language!r}: delete the folder of results and repeat"
-    )
 
 
 def _check_same_languages(found: list[_Gap]) -> None:

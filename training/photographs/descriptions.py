@@ -83,9 +83,9 @@ def read_description(text: str) -> tuple[dict[str, str], int]:
         language = language_of_tag(match["tag"]) if match else None
         if language is None or is_english(language):
             continue
-        if _plain(match["text"]) == _plain(english):
+        if plain(match["text"]) == plain(english):
             n_untranslated += 1
-        elif _plain(match["text"]):
+        elif plain(match["text"]):
             # `ca` comes before `ca@valencia`, whose code is `ca` too.
             captions.setdefault(_SHORTER.get(language, language), match["text"].strip())
     return captions, n_untranslated
@@ -93,14 +93,17 @@ def read_description(text: str) -> tuple[dict[str, str], int]:
 
 def normalize(text: str) -> str:
     """Return what two texts have in common that say the same: "A crow." and "crow" -> "crow"."""
-    words = _plain(text).split()
+    words = plain(text).split()
     if len(words) > 1 and words[0] in _ARTICLES:
         words = words[1:]
     return " ".join(words)
 
 
-def _plain(text: str) -> str:
-    """Return a text in small letters and without punctuation, with single spaces."""
+def plain(text: str) -> str:
+    """Return a text in NFKC, without case and punctuation, with single spaces: `"L'Hund!"` -> `"l hund"`.
+
+    Apostrophes are spaces too, so that `l'oiseau` has the word `oiseau`.
+    """
     text = unicodedata.normalize("NFKC", text).casefold()
     letters = [" " if unicodedata.category(letter)[0] in "PSZC" else letter for letter in text]
     return " ".join("".join(letters).split())
@@ -146,6 +149,7 @@ __all__ = [
     "group_stamps",
     "is_for_test",
     "normalize",
+    "plain",
     "read_description",
     "read_stamps",
 ]

@@ -27,6 +27,8 @@ from common.files.rows import load_rows
 from common.files.whole_files import write_text
 from modeling_altclip.texts_altclip import is_blank
 
+from .descriptions import plain
+
 _WITHOUT_SPACES = ("ja", "zh", "th", "km", "lo", "my")
 _LONGEST = 24  # words or characters of a phrase: captions are short
 BY_DICTIONARY = "by_dictionary"
@@ -52,7 +54,7 @@ class Dictionary:
 
     Attributes:
         language: its code.
-        english: `{phrase: English}`, both normalized; see `normalize`.
+        english: `{phrase: English}`, both normalized; see `plain`.
     """
 
     language: str
@@ -102,21 +104,9 @@ class Dictionary:
         return [self._separator.join(units)] if units else []
 
 
-def normalize(text: str) -> str:
-    """Return a text in NFKC, without case and punctuation, with single spaces: `"L'Hund!"` -> `"l hund"`.
-
-    Apostrophes are spaces too, so that `l'oiseau` has the word `oiseau`.
-    """
-    characters = []
-    for character in unicodedata.normalize("NFKC", text).casefold():
-        is_mark = unicodedata.category(character)[0] in "PSC"  # punctuation, symbols, controls
-        characters.append(" " if is_mark else character)
-    return " ".join("".join(characters).split())
-
-
 def units_of(text: str, language: str) -> list[str]:
     """Split a text into words, or into characters where its language is written without spaces."""
-    normalized = normalize(text)
+    normalized = plain(text)
     if language in _WITHOUT_SPACES:
         return list(normalized.replace(" ", ""))
     return normalized.split()
@@ -200,14 +190,14 @@ def write_baselines(
         captions = row["captions"]
         translated = dict.fromkeys(dictionaries)
         for language, dictionary in dictionaries.items():
-            if _has_text(captions, language):
+            if has_caption(captions, language):
                 translation = dictionary.translate(captions[language])
                 translated[language] = translation.text
                 n_found[language] += translation.n_found
                 n_units[language] += translation.n_units
         english = {language: None for language in languages}
         for language in languages:
-            if _has_text(captions, language):
+            if has_caption(captions, language):
                 english[language] = captions["en"]
         rows.append({"image": row["image"], "captions": translated, "english": english})
 
@@ -224,7 +214,7 @@ def write_baselines(
     return shares
 
 
-def _has_text(captions: dict[str, str | None], language: str) -> bool:
+def has_caption(captions: dict[str, str | None], language: str) -> bool:
     """Check whether a picture has a caption in a language that retrieval counts."""
     text = captions.get(language)
     return text is not None and not is_blank(text)
@@ -251,7 +241,7 @@ __all__ = [
     "Translation",
     "build_dictionaries",
     "count_pairs",
-    "normalize",
+    "has_caption",
     "units_of",
     "write_baselines",
 ]

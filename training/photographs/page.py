@@ -20,8 +20,8 @@ from common.files.whole_files import write_text
 from common.models.loading import load_model
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.images_altclip import read_image
-from modeling_altclip.texts_altclip import is_blank
 
+from .dictionary import has_caption
 from .experiment import LINEAR_HEAD, TEACHER, PhotographsArguments
 
 _TEMPLATE = "page.html"
@@ -93,8 +93,7 @@ def choose_queries(
 
 def _first_with_caption(rows: list[int], captions: list[dict], language: str) -> int | None:
     for row in rows:
-        text = captions[row].get(language)
-        if text is not None and not is_blank(text):
+        if has_caption(captions[row], language):
             return row
     return None
 
