@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value
 
 from common.files.rows import load_rows
 from common.files.whole_files import write_text
 from modeling_altclip.texts_altclip import is_blank
 
+from ..data.examples import caption_slices
 from .descriptions import plain
 
 _WITHOUT_SPACES = ("ja", "zh", "th", "km", "lo", "my")
@@ -147,11 +149,11 @@ def build_dictionaries(rows: Dataset, languages: Iterable[str]) -> dict[str, Dic
 
 def count_pairs(rows: Dataset, languages: Iterable[str]) -> int:
     """Count the texts of parallel text that stand beside English, in these languages; English is none."""
-    foreign = [language for language in languages if language != "en"]
     n_pairs = 0
-    for row in rows.select_columns(["captions"]):
-        for language in foreign:
-            n_pairs += len(row["captions"].get(language) or ())
+    for captions in caption_slices(rows):
+        for language in languages:
+            if language != "en" and language in captions:
+                n_pairs += pc.sum(pc.list_value_length(captions[language])).as_py() or 0
     return n_pairs
 
 
