@@ -36,7 +36,7 @@ from training.photographs.efficientnet import classifier_of, image_processor
 from training.photographs.four_bits import dequantize
 from training.photographs.packages import Package, check_licence, read_packages
 from training.photographs.pictures import on_white, split_stamps, write_pictures
-from training.photographs.texts import LANGUAGES
+from training.photographs.texts import DICTIONARIES, LANGUAGES
 from training.photographs.towers import read_text_encoder
 from training.photographs.unpack import read_ar, read_member, unpack
 
@@ -302,13 +302,14 @@ def test_the_list_of_packages():
     # Descriptions of the training half are texts too, and their dataset states its own licence.
     dataset, *unpacked = listed
     assert dataset["data"] == "outputs/photographs/dataset"
-    licences = {source["data"].rpartition("/")[2]: source["licence"] for source in unpacked}
-    texts = {
-        "freedict": "freedict",
-        "cldr-annotations": "cldr-annotations-full",
-        "cldr-names": "cldr-localenames-full",
-    }
-    texts |= {name: name for name, package in packages.items() if package.holds.startswith("catalogues")}
+    licences = {}
+    for source in unpacked:
+        licences[source["data"].removeprefix("outputs/photographs/texts/")] = source["licence"]
+    texts = {"cldr-annotations": "cldr-annotations-full", "cldr-names": "cldr-localenames-full"}
+    texts |= {f"freedict/{name}": "freedict" for name in DICTIONARIES}
+    for name, package in packages.items():
+        if package.holds.startswith("catalogues"):
+            texts[f"gettext/{name}"] = name
     assert licences == {folder: packages[name].licence for folder, name in texts.items()}
 
 

@@ -65,7 +65,7 @@ XLIFF_2 = """<xliff xmlns="urn:oasis:names:tc:xliff:document:2.0" version="2.0" 
 """
 TEI = """<TEI xmlns="http://www.tei-c.org/ns/1.0" xml:lang="fr">
 <teiHeader><p xml:lang="fr">unread</p></teiHeader>
-<text><body>
+<text xml:lang="fr"><body>
   <entry><form><orth>Hund</orth><pron>unread</pron></form><gramGrp><pos>n</pos></gramGrp>
     <sense><cit type="trans"><quote>dog</quote><gramGrp><gen>m</gen></gramGrp></cit><sense>
       <cit type="trans" xml:lang="en-GB"><quote>big
@@ -84,6 +84,14 @@ TEI_OF_DEFINITIONS = """<TEI xmlns="http://www.tei-c.org/ns/1.0"><text><body>
       doing</def></sense></entry>
   <entry><form><orth>abiria</orth></form><sense xml:lang="en-GB"><def>passenger</def></sense></entry>
   <entry><form><orth>acha</orth></form><sense><note>unread</note></sense></entry>
+</body></text></TEI>
+"""
+TEI_OF_NO_NAME = """<TEI xmlns="http://www.tei-c.org/ns/1.0" xml:lang="fr">
+<text xml:lang="fr"><body xml:lang="de">
+  <entry><form><orth>Hund</orth></form>
+    <sense><cit type="trans" xml:lang="en"><quote>dog</quote></cit></sense></entry>
+  <entry xml:lang="it"><form><orth>cane</orth></form>
+    <sense><cit type="trans" xml:lang="en"><quote>dog</quote></cit></sense></entry>
 </body></text></TEI>
 """
 PO = """# comment
@@ -140,6 +148,7 @@ FORMATS = {
         ],
         {"untranslated": 1, "empty": 1},
     ),
+    "words.tei": (TEI_OF_NO_NAME, [{"de": "Hund", "en": "dog"}, {"it": "cane", "en": "dog"}], {}),
     "swh-eng.tei": (
         TEI_OF_DEFINITIONS,
         [

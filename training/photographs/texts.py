@@ -16,10 +16,10 @@ from .unpack import unpack
 
 # Languages whose texts are unpacked, and those of their variants that catalogues and Unicode tell apart.
 LANGUAGES = "en de fr es it nl pt pl ru uk cs sv da hu tr el ja ko zh ar he hi vi id fi".split()
-# Dictionaries of FreeDict with English, those of German left out: they are 400 MB each.
-_DICTIONARIES = (
-    "eng-ara eng-ces eng-dan eng-ell eng-fra eng-hin eng-hun eng-ita eng-nld eng-por eng-rus eng-spa eng-swe "
-    "eng-tur jpn-eng"
+# Dictionaries of FreeDict with English in languages that are trained. Those of German are 400 MB each, and left
+# out.
+DICTIONARIES = (
+    "eng-ara eng-ces eng-fra eng-hun eng-ita eng-nld eng-por eng-rus eng-spa eng-swe eng-tur jpn-eng"
 ).split()
 _VARIANTS = ("pt-BR", "zh-CN", "zh-TW", "zh-Hant")
 # Where the packages of npm have their names, and the folder that the reader of CLDR knows them by.
@@ -68,8 +68,8 @@ def _is_in_a_language(path: str) -> bool:
 
 
 def _is_dictionary(path: str) -> bool:
-    """Check that a file is one of `_DICTIONARIES`: `eng-fra/eng-fra.tei`."""
-    return PurePosixPath(path).stem in _DICTIONARIES
+    """Check that a file is one of `DICTIONARIES`: `eng-fra/eng-fra.tei`."""
+    return PurePosixPath(path).stem in DICTIONARIES
 
 
-__all__ = ["LANGUAGES", "write_texts"]
+__all__ = ["DICTIONARIES", "LANGUAGES", "write_texts"]

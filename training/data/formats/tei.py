@@ -4,11 +4,11 @@
       <sense><cit type="trans"><quote>dog</quote></cit></sense></entry>
 
 A dictionary without any `<cit>` lists its translations in definitions, `<def>one, a, an</def>`.
-The languages stand in `xml:lang`, or else in the name of the file: `deu-eng.tei`.
+The languages stand in the entries' `xml:lang`, or else in the name of the file: `deu-eng.tei`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from xml.etree.ElementTree import Element
 
 from .documents import Document
@@ -26,17 +26,26 @@ def entries_of_tei(document: Document) -> Iterator[Entry]:
     named = _NAME.fullmatch(document.plain.stem)
     source_name, target_name = named.groups() if named else (None, None)
     for element, around in read_elements(document, {"entry"}):
-        # The root states the language of what is said about the dictionary.
-        inside_text = [outer for outer in around if local_name(outer) != "TEI"]
-        source_tag = source_name
-        for outer in [*inside_text, element]:
-            source_tag = outer.get(LANGUAGE, source_tag)
+        source_tag = element.get(LANGUAGE) or source_name or _stated_around(around)
         find_pairs = _cited_pairs if has_citations else _defined_pairs
         pairs = list(find_pairs(element, source_tag, target_name))
         for pair in pairs:
             yield as_entry(pair)
         if not pairs:
             yield skip(UNTRANSLATED)
+
+
+def _stated_around(around: Iterable[Element]) -> str | None:
+    """Return the language that the elements around an entry state, the inner ones first; None if none does.
+
+    The root states the language of what is said about the dictionary. So does the text of FreeDict's eng-hun,
+    which says German: this is why the name of a file goes before.
+    """
+    tag = None
+    for outer in around:
+        if local_name(outer) != "TEI":
+            tag = outer.get(LANGUAGE, tag)
+    return tag
 
 
 def _cited_pairs(
