@@ -16,8 +16,7 @@ from .unpack import unpack
 
 # Languages whose texts are unpacked, and those of their variants that catalogues and Unicode tell apart.
 LANGUAGES = "en de fr es it nl pt pl ru uk cs sv da hu tr el ja ko zh ar he hi vi id fi".split()
-# Dictionaries of FreeDict with English in languages that are trained. Those of German are 400 MB each, and left
-# out.
+# Dictionaries of FreeDict with English in trained languages. Those of German are 400 MB each, and left out.
 DICTIONARIES = (
     "eng-ara eng-ces eng-fra eng-hun eng-ita eng-nld eng-por eng-rus eng-spa eng-swe eng-tur jpn-eng"
 ).split()
