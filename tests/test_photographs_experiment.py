@@ -419,6 +419,7 @@ def test_the_plan_of_full_counts_every_training(arguments, tmp_path):
 
     arguments.full = True
     arguments.step_shares = [0.25, 0.5]
+    arguments.curve_share = 0.25
     arguments.pairs = [100, 1000, 9000]
     arguments.n_languages = [1, 2, 3]
     arguments.ablations = ["capacity --text_head mlp"]
@@ -428,27 +429,28 @@ def test_the_plan_of_full_counts_every_training(arguments, tmp_path):
     trainings = {training.name: training for training in list_trainings(arguments)}
     per_seed = [f"{stage}-{seed}" for seed in (1, 2, 3) for stage in ("stage1", "stage2", "stage2_english")]
     # 9,000 pairs and three languages are more than all, or all.
-    of_curves = ["steps_20", "steps_40", "random_20", "random_40", "random_80"]
+    of_curves = ["steps_20", "steps_40", "random_20", "random_40"]
     of_curves += ["pairs_100", "pairs_1000", "languages_1", "languages_2", "capacity"]
     assert list(trainings) == per_seed + of_curves
     assert trainings["steps_20"].flags == ["--seed", "1", "--max_steps", "20"]
-    assert trainings["languages_2"].flags == ["--seed", "1", "--languages", "en", "de"]
-    assert trainings["capacity"].flags == ["--seed", "1", "--text_head", "mlp"]
+    in_20_steps = trainings["steps_20"].flags
+    assert trainings["languages_2"].flags == [*in_20_steps, "--languages", "en", "de"]
+    assert trainings["capacity"].flags == [*in_20_steps, "--text_head", "mlp"]
     # 5,000 pairs are in 500 rows, so that 100 of them are in 10.
     first, second = yaml.safe_load(open(trainings["pairs_100"].flags[-1]))
     assert first == {"data": str(tmp_path / "text/first"), "rows": 6, "weight": 3}
     assert second == {"data": str(tmp_path / "text/second"), "rows": 4}
-    assert trainings["random_80"].flags[-2:] == ["--initialize_projection", "random"]
+    assert trainings["random_40"].flags[-2:] == ["--initialize_projection", "random"]
 
-    # The first one took ten minutes. Of the others four are shorter, which is 15.5 times as long.
-    assert describe_plan(list(trainings.values()), arguments) == "19 trainings, 19 of them to do."
+    # The first one took ten minutes. Of the others eight are whole, two half and seven a quarter as long.
+    assert describe_plan(list(trainings.values()), arguments) == "18 trainings, 18 of them to do."
     first = arguments.folder("stage1-1")
     first.mkdir()
     (first / MADE_BY).write_text("")
     log = {"log_history": [{"step": 80, "train_runtime": 600.0}]}
     (first / "trainer_state.json").write_text(json.dumps(log))
     assert describe_plan(list(trainings.values()), arguments) == (
-        "19 trainings, 18 of them to do: about 2.6 hours, since the first one took 10.0 minutes."
+        "18 trainings, 17 of them to do: about 1.8 hours, since the first one took 10.0 minutes."
     )
 
 
@@ -472,6 +474,7 @@ def test_text_of_unknown_size_has_no_curve(arguments, tmp_path):
         (["--unseen", "de", "fi"], "unseen has de, which trained has too"),
         (["--n_languages", "4", "40"], "n_languages has 40, and trained 17 languages"),
         (["--step_shares", "2"], "give shares between 0 and 1"),
+        (["--curve_share", "0.3"], "curve_share is 0.3: give 1, or one of step_shares"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(flags, message):
@@ -607,18 +610,21 @@ def test_all_columns_are_made_once_and_of_the_same_pictures(
     ]
 
 
-def test_curves_end_with_the_stage_1_of_the_table(arguments, results, monkeypatch):
+@pytest.mark.parametrize("curve_share", [0.25, 1.0])
+def test_curves_end_with_all_steps_text_and_languages(curve_share, arguments, results, monkeypatch):
     write_recipes(arguments)
     arguments.step_shares = [0.25]
+    arguments.curve_share = curve_share
     arguments.pairs = [100]
     arguments.n_languages = [2]
     arguments.ablations = ["capacity --text_head mlp"]
     record = arguments.folder(BY_DICTIONARY)
     record.mkdir(parents=True)
     (record / TEXT).write_text('{"rows": 500, "pairs": 5000}')
-    for name in ("steps_20", "random_20", "random_80", "pairs_100", "languages_2", "capacity", "four_bits"):
+    not_found = {"steps_20": 80, "random_20": 100, "pairs_100": 60, "languages_2": 60, "capacity": 60}
+    for name, n_missed in (not_found | {"four_bits": 60}).items():
         for language in DESCRIBED:
-            save(arguments, name, "stage1", language, 60)
+            save(arguments, name, "stage1", language, n_missed)
     monkeypatch.setattr(curves, "_save_four_bits", lambda arguments: None)
     monkeypatch.setattr(curves, "evaluate_students", lambda names, arguments: None)
     curves.measure_curves(arguments)
@@ -628,14 +634,20 @@ def test_curves_end_with_the_stage_1_of_the_table(arguments, results, monkeypatc
     for title, points in content["curves"].items():
         places[title] = [point["x"] for point in points]
     at_random = places.pop("steps, head at random")
-    assert at_random == [20, 80]
+    assert at_random == [20]
     assert places == {"steps": [20, 80], "pairs of texts": [100, 5000], "trained languages": [2, 3]}
     first, last = content["curves"]["trained languages"]
     # Two languages were trained: of 200 and of 180 pictures 100 are not found.
     assert first["trained"]["value"] == pytest.approx((100 / 200 + 80 / 180) / 2)
-    assert last["never trained"]["value"] == pytest.approx(140 / 180)
     assert content["ablations"].keys() == {"capacity", "four_bits"}
-    assert content["gains of a head in closed form"].keys() == {"20", "80"}
-    assert content["gains of a head in closed form"]["80"]["low"] > 0
-    assert content["ablations"]["capacity"]["high"] < 0
+    assert content["ablations"]["four_bits"]["high"] < 0
+    assert content["gains of a head in closed form"].keys() == {"20"}
+    assert content["gains of a head in closed form"]["20"]["low"] > 0
+    # What they are compared with has been trained for as many steps.
+    if curve_share == 1:
+        assert last["never trained"]["value"] == pytest.approx(140 / 180)  # the stage 1 of the table
+        assert content["ablations"]["capacity"]["high"] < 0
+    else:
+        assert last["never trained"]["value"] == pytest.approx(60 / 180)
+        assert content["ablations"]["capacity"]["low"] > 0
     assert arguments.folder("curves.png").stat().st_size > 5000

@@ -2,10 +2,10 @@
 
 steps_N         N steps instead of all
 random_N        the same with a head that begins at random, not with the one of the ridge regression
-pairs_N         about N pairs of texts instead of all, in as many steps
+pairs_N         about N pairs of texts instead of all, in the steps of `curve_share`
 languages_N     the first N of the trained languages, in as many steps
-NAME            an ablation, whose flags the recipe states
-four_bits       stage 1 as it is, with the matrices of its text tower rounded to four bits
+NAME            an ablation, whose flags the recipe states, in as many steps
+four_bits       the stage 1 of the table, with the matrices of its text tower rounded to four bits
 """
 
 import json
@@ -70,25 +70,29 @@ def list_trainings(arguments: PhotographsArguments) -> list[Training]:
 
 
 def _curve_trainings(arguments: PhotographsArguments) -> list[Training]:
-    seed = ["--seed", str(arguments.seeds[0])]
-    n_steps = _steps_of_stage1(arguments)
     trainings = []
     for steps in _numbers_of_steps(arguments):
-        flags = [*seed, "--max_steps", str(steps)]
-        trainings.append(Training(f"steps_{steps}", 1, flags, TEACHER, steps / n_steps))
-    for steps in [*_numbers_of_steps(arguments), n_steps]:
-        flags = [*seed, "--max_steps", str(steps), *_AT_RANDOM]
-        trainings.append(Training(f"random_{steps}", 1, flags, TEACHER, steps / n_steps))
+        trainings.append(_train_for(steps, f"steps_{steps}", [], arguments))
+    for steps in _numbers_of_steps(arguments):
+        trainings.append(_train_for(steps, f"random_{steps}", _AT_RANDOM, arguments))
+
+    steps = _steps_of_curves(arguments)
     for pairs in _smaller_amounts(arguments):
-        flags = [*seed, "--dataset", str(_list_of_text(pairs, arguments))]
-        trainings.append(Training(f"pairs_{pairs}", 1, flags, TEACHER))
+        flags = ["--dataset", str(_list_of_text(pairs, arguments))]
+        trainings.append(_train_for(steps, f"pairs_{pairs}", flags, arguments))
     for number in _smaller_numbers(arguments):
-        flags = [*seed, "--languages", *arguments.trained[:number]]
-        trainings.append(Training(f"languages_{number}", 1, flags, TEACHER))
+        flags = ["--languages", *arguments.trained[:number]]
+        trainings.append(_train_for(steps, f"languages_{number}", flags, arguments))
     for ablation in arguments.ablations:
         name, *flags = shlex.split(ablation)
-        trainings.append(Training(name, 1, [*seed, *flags], TEACHER))
+        trainings.append(_train_for(steps, name, flags, arguments))
     return trainings
+
+
+def _train_for(steps: int, name: str, flags: list[str], arguments: PhotographsArguments) -> Training:
+    """Describe a stage 1 of the first seed that differs in its steps and by flags."""
+    flags = ["--seed", str(arguments.seeds[0]), "--max_steps", str(steps), *flags]
+    return Training(name, 1, flags, TEACHER, steps / _steps_of_stage1(arguments))
 
 
 def _steps_of_stage1(arguments: PhotographsArguments) -> int:
@@ -101,6 +105,18 @@ def _steps_of_stage1(arguments: PhotographsArguments) -> int:
     if steps < 1:
         raise InputError(f"stage1 {arguments.stage1!r} has no max_steps, which the curves need: give it one")
     return steps
+
+
+def _steps_of_curves(arguments: PhotographsArguments) -> int:
+    """Return the steps of the curves over text and languages, and of the ablations."""
+    return round(arguments.curve_share * _steps_of_stage1(arguments))
+
+
+def _base_of_curves(arguments: PhotographsArguments) -> str:
+    """Return the name of the model with all text and languages that has been trained for as many steps."""
+    if arguments.curve_share == 1:
+        return f"stage1-{arguments.seeds[0]}"
+    return f"steps_{_steps_of_curves(arguments)}"
 
 
 def _numbers_of_steps(arguments: PhotographsArguments) -> list[int]:
@@ -196,11 +212,11 @@ def measure_curves(arguments: PhotographsArguments) -> None:
     gains = _measure_gains(results, arguments)
     folder = Path(arguments.output_dir)
     write_text(folder / "curves.json", _to_json(curves, ablations, gains))
-    _plot(curves, ablations, folder / "curves.png")
+    _plot(curves, ablations, _steps_of_curves(arguments), folder / "curves.png")
 
 
 def _points_of(arguments: PhotographsArguments) -> dict[str, list[_Point]]:
-    """List the points of each curve, of which the last one is the stage 1 of the table."""
+    """List the points of each curve. With all steps, all text or all languages it ends."""
     whole = f"stage1-{arguments.seeds[0]}"
     trained = arguments.trained
     n_steps = _steps_of_stage1(arguments)
@@ -210,11 +226,12 @@ def _points_of(arguments: PhotographsArguments) -> dict[str, list[_Point]]:
     languages = []
     for number in _smaller_numbers(arguments):
         languages.append(_Point(number, f"languages_{number}", trained[:number]))
+    base = _base_of_curves(arguments)
     return {
         "steps": [*steps, _Point(n_steps, whole, trained)],
-        _RANDOM: [*random, _Point(n_steps, f"random_{n_steps}", trained)],
-        "pairs of texts": [*pairs, _Point(_amount_of_text(arguments)["pairs"], whole, trained)],
-        "trained languages": [*languages, _Point(len(trained), whole, trained)],
+        _RANDOM: random,
+        "pairs of texts": [*pairs, _Point(_amount_of_text(arguments)["pairs"], base, trained)],
+        "trained languages": [*languages, _Point(len(trained), base, trained)],
     }
 
 
@@ -230,27 +247,24 @@ def _measure(
 
 
 def _measure_ablations(results: Results, arguments: PhotographsArguments) -> dict[str, PairedDifference]:
-    """Compare each ablation with stage 1, in the mean of the trained languages."""
-    whole = f"stage1-{arguments.seeds[0]}"
-    names = [shlex.split(ablation)[0] for ablation in arguments.ablations]
+    """Compare each ablation with stage 1 of as many steps, in the mean of the trained languages."""
+    base = _base_of_curves(arguments)
+    bases = {shlex.split(ablation)[0]: base for ablation in arguments.ablations}
+    bases[_FOUR_BITS] = f"stage1-{arguments.seeds[0]}"
     differences = {}
-    for name in [*names, _FOUR_BITS]:
-        of_languages = (Column(name, name), Column(whole, whole), arguments.trained)
+    for name, base in bases.items():
+        of_languages = (Column(name, name), Column(base, base), arguments.trained)
         differences[name] = difference_of_means(results, *of_languages)
     return differences
 
 
 def _measure_gains(results: Results, arguments: PhotographsArguments) -> dict[int, PairedDifference]:
     """Compare a head that begins in closed form with one at random, after each number of steps."""
-    n_steps = _steps_of_stage1(arguments)
-    fitted = {number: f"steps_{number}" for number in _numbers_of_steps(arguments)}
-    fitted[n_steps] = f"stage1-{arguments.seeds[0]}"
     gains = {}
-    for number, name in fitted.items():
-        random = f"random_{number}"
-        gains[number] = difference_of_means(
-            results, Column(name, name), Column(random, random), arguments.trained
-        )
+    for number in _numbers_of_steps(arguments):
+        fitted = Column("fitted", f"steps_{number}")
+        random = Column("random", f"random_{number}")
+        gains[number] = difference_of_means(results, fitted, random, arguments.trained)
     return gains
 
 
@@ -276,9 +290,14 @@ def _to_json(
 def _plot(
     curves: dict[str, list[tuple[int, dict[str, Score]]]],
     ablations: dict[str, PairedDifference],
+    n_steps: int,
     picture: Path,
 ) -> None:
-    """Draw a panel for each curve, and one of the ablations' differences from stage 1."""
+    """Draw a panel for each curve, and one of the ablations' differences from stage 1.
+
+    Args:
+        n_steps: of the trainings whose text, languages or flags differ.
+    """
     figure = Figure(figsize=(10, 7), layout="constrained")
     *panels, last = figure.subplots(2, 2).flat
     at_random = curves[_RANDOM]
@@ -298,7 +317,8 @@ def _plot(
         axes.set_xscale("log")
         axes.set_xticks([x for x, _ in points], [f"{x:,}" for x, _ in points], minor=False)
         axes.minorticks_off()
-        axes.set(xlabel=title, ylabel="mean recall in percent", ylim=(0, None))
+        label = title if title == "steps" else f"{title}, {n_steps:,} steps"
+        axes.set(xlabel=label, ylabel="mean recall in percent", ylim=(0, None))
         axes.grid(alpha=0.3)
 
     for row, difference in enumerate(ablations.values()):

@@ -80,6 +80,13 @@ class PhotographsArguments:
         default_factory=list,
         metadata={"help": "Shares of the steps of stage 1 for the curve over steps, such as 0.5."},
     )
+    curve_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the steps that the other curves and the ablations train for: 1, or one of "
+            "`step_shares`, whose model they are compared with."
+        },
+    )
     pairs: list[int] = field(
         default_factory=list, metadata={"help": "Numbers of pairs of texts for the curve over text."}
     )
@@ -112,6 +119,8 @@ class PhotographsArguments:
             raise InputError(f"n_languages has {most}, and trained {len(self.trained)} languages: give fewer")
         if not all(0 < share < 1 for share in self.step_shares):
             raise InputError(f"step_shares has {self.step_shares}: give shares between 0 and 1")
+        if self.curve_share not in [*self.step_shares, 1]:
+            raise InputError(f"curve_share is {self.curve_share}: give 1, or one of step_shares")
 
     @property
     def used_seeds(self) -> list[int]:
