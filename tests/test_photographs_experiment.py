@@ -20,20 +20,7 @@ from training import experiment as shared
 from training.experiment import MADE_BY
 from training.photographs import comparison as compared
 from training.photographs import curves
-from training.photographs.comparison import (
-    COLUMNS,
-    Comparison,
-    PictureMean,
-    Results,
-    bound_losses,
-    compare_languages,
-    compare_models,
-    difference_of_means,
-    judge,
-    plot_comparison,
-    save_comparison,
-    score_table,
-)
+from training.photographs.comparison import Comparison, compare_models, plot_comparison, save_comparison
 from training.photographs.curves import describe_plan, list_trainings, round_to_four_bits
 from training.photographs.descriptions import plain
 from training.photographs.dictionary import (
@@ -57,6 +44,8 @@ from training.photographs.experiment import (
     translate_test,
 )
 from training.photographs.page import Answer, Query, choose_queries, render_page, save_page
+from training.photographs.scores import COLUMNS, PictureMean, Results, score_table
+from training.photographs.verdicts import bound_losses, compare_languages, difference_of_means, judge
 
 from .conftest import ROOT
 

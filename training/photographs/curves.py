@@ -29,7 +29,6 @@ from model_cards.stages import read_log
 
 from ..data.parallel_text import read_sources
 from ..experiment import MADE_BY, make_once
-from .comparison import Column, Results, Score, difference_of_means
 from .dictionary import BY_DICTIONARY
 from .experiment import (
     TEACHER,
@@ -40,6 +39,8 @@ from .experiment import (
     stage1_arguments,
     trainings_of,
 )
+from .scores import Column, Results, Score
+from .verdicts import difference_of_means
 
 with of_extra("plots"):
     from matplotlib.figure import Figure
