@@ -95,6 +95,11 @@ def total_of(by_language: dict[str, Coverage]) -> Coverage:
     return total
 
 
+def records_of(by_language: dict[str, Coverage]) -> dict[str, dict]:
+    """Return the coverage of each language as values of JSON."""
+    return {language: coverage.as_record() for language, coverage in by_language.items()}
+
+
 def table_of(by_language: dict[str, Coverage]) -> str:
     """Return the coverage of each language, and of all of them, as a table of Markdown."""
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|---|{'---:|' * (len(_COLUMNS) - 1)}"]
@@ -114,4 +119,4 @@ def table_of(by_language: dict[str, Coverage]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Comparison", "Coverage", "table_of", "total_of"]
+__all__ = ["Comparison", "Coverage", "records_of", "table_of", "total_of"]

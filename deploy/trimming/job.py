@@ -27,7 +27,7 @@ from model_cards.stages import origins_of_model
 from modeling_altclip import embed_texts
 
 from .corpus import Texts, first_texts, open_corpus, read_batches
-from .coverage import Comparison, Coverage, table_of, total_of
+from .coverage import Comparison, Coverage, records_of, table_of, total_of
 from .pieces import choose_pieces
 from .tokenizer_files import TokenizerFiles
 from .weights import check_vocabulary, rows_of, tokens_of_config, trim_weights
@@ -226,10 +226,9 @@ def _save(arguments: TrimArguments, trimmed: _Trimmed) -> None:
     ):
         save_model(trimmed.model, trimmed.processor, folder)
         write_origins(folder, origins_of_model(arguments.model_name_or_path))
-        coverage = {"corpus": trimmed.corpus, "report_corpus": trimmed.held_out}
         record = trimmed.record | {
-            name: {language: each.as_record() for language, each in by_language.items()}
-            for name, by_language in coverage.items()
+            "corpus_coverage": records_of(trimmed.corpus),
+            "report_corpus_coverage": records_of(trimmed.held_out),
         }
         write_text(folder / f"{_REPORT}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         write_text(folder / f"{_REPORT}.md", _report(trimmed))
