@@ -308,7 +308,8 @@ def test_half_precision_stays(folder, corpus, tmp_path):
         )
     )
     smaller = AutoModel.from_pretrained(tmp_path / "new", dtype="auto")
-    assert smaller.dtype == torch.bfloat16
+    assert {weight.dtype for weight in smaller.parameters()} == {torch.bfloat16}
+    assert smaller.config.text_config.dtype == smaller.config.vision_config.dtype == torch.bfloat16
     inputs = AutoProcessor.from_pretrained(tmp_path / "new")(text="красное яблоко", return_tensors="pt")
     before = processor(text="красное яблоко", return_tensors="pt")
     with torch.no_grad():
@@ -335,15 +336,21 @@ def as_sentencepiece(scores):
         model.pieces.add(piece=special, score=0, type=proto.ModelProto.SentencePiece.CONTROL)
     for piece, score in scores.items():
         model.pieces.add(piece=piece, score=score)
+    # Its score is made of the most frequent piece's.
+    model.pieces.add(piece="ccab", score=0, type=proto.ModelProto.SentencePiece.USER_DEFINED)
     return SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
 def draw_vocabulary(drawn):
-    """Return pieces of four letters with scores of which many, and many sums, are equal."""
-    scores = {letter: -drawn.randrange(1, 5) / 2 for letter in "abc"}  # d has no piece of its own
+    """Return pieces of four letters with scores of which many, and many sums, are equal.
+
+    One piece is more frequent than all others, and one is rarer; no text has either.
+    """
+    scores = {"gggg": -1.0, "ffff": -45.0}
+    scores |= {letter: -5.0 * drawn.randrange(1, 5) for letter in "abc"}  # d has no piece of its own
     while len(scores) < 30:
-        piece = "".join(drawn.choices("abcd", k=drawn.randrange(1, 5)))
-        scores.setdefault(piece, -drawn.randrange(1, 9) / 2)
+        piece = "".join(drawn.choices("abcd", k=drawn.randrange(2, 5)))
+        scores.setdefault(piece, -5.0 * drawn.randrange(1, 7))
     return scores
 
 
@@ -376,12 +383,12 @@ def test_pieces_that_never_win_can_be_removed():
 
 
 def test_the_rarest_piece_decides_on_unknown_characters():
-    """An unknown x costs 10 more than the rarest piece: with q 70, which is too much, and without it 40."""
-    scores = {"yza": -1.0, "xy": -30.0, "za": -30.0, "q": -60.0}
+    """An unknown x costs 10 more than the rarest piece: with qq 70, which is too much, and without it 40."""
+    scores = {"yza": -1.0, "xy": -30.0, "za": -30.0, "qq": -60.0}
     assert unigram(scores).encode("xyza").tokens == ["xy", "za"]
-    without = {piece: score for piece, score in scores.items() if piece != "q"}
+    without = {piece: score for piece, score in scores.items() if piece != "qq"}
     assert unigram(without).encode("xyza").tokens == ["x", "yza"]
-    assert "q" in choose_pieces(scores, {"xy", "za"})
+    assert "qq" in choose_pieces(scores, {"xy", "za"})
 
 
 def test_pieces_that_stay():

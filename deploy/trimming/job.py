@@ -115,7 +115,7 @@ def main(arguments: TrimArguments) -> None:
     if arguments.report_corpus:
         held_out = _open(arguments.report_corpus, arguments.report_split, arguments.text_column)
     trimmed = _trim(arguments, corpus, held_out)
-    trimmed.model.to(dtype)
+    _convert(trimmed.model, dtype)
     _save(arguments, trimmed)
     _tell(arguments, trimmed)
 
@@ -202,6 +202,13 @@ def _trim_tokenizer(
         batches = (texts for _, texts in read_batches(corpus, "Finding pieces"))
         used = files.pieces_of(batches) | tokens_of_config(model, tokenizer)
         return files.trim(choose_pieces(files.scores, used, n_most_frequent))
+
+
+def _convert(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Give weights the type that they had in the files, where `load_model` reads all as float32."""
+    model.to(dtype)
+    for tower in (model.config.text_config, model.config.vision_config):
+        tower.dtype = dtype
 
 
 def _sizes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
