@@ -49,6 +49,7 @@ from .conftest import TEXT, VISION
 from .test_auto_classes import SCRIPT, expected_logits, is_plain
 
 NINE = ["en", "zh", "es", "fr", "ru", "ar", "ja", "ko", "it"]
+DEFINED = "aa"  # a piece that a user has defined, in SentencePiece's own library
 MODEL_FILE = "sentencepiece.bpe.model"
 UNIGRAM = {
     "vocab_size": 2000,
@@ -337,7 +338,7 @@ def as_sentencepiece(scores):
     for piece, score in scores.items():
         model.pieces.add(piece=piece, score=score)
     # Its score is made of the most frequent piece's.
-    model.pieces.add(piece="ccab", score=0, type=proto.ModelProto.SentencePiece.USER_DEFINED)
+    model.pieces.add(piece=DEFINED, score=0, type=proto.ModelProto.SentencePiece.USER_DEFINED)
     return SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
@@ -350,7 +351,8 @@ def draw_vocabulary(drawn):
     scores |= {letter: -5.0 * drawn.randrange(1, 5) for letter in "abc"}  # d has no piece of its own
     while len(scores) < 30:
         piece = "".join(drawn.choices("abcd", k=drawn.randrange(2, 5)))
-        scores.setdefault(piece, -5.0 * drawn.randrange(1, 7))
+        if piece != DEFINED:
+            scores.setdefault(piece, -5.0 * drawn.randrange(1, 7))
     return scores
 
 
