@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor, XLMRobertaTokenizer
 
+from common.models.kinds import readable
 from common.models.loading import save_model
 from common.output import check_free, check_output_dir, format_bytes
 from common.recipe import launch
@@ -83,7 +84,8 @@ def main(arguments: _SizeArguments) -> None:
 
 def _write_model(tokenizer_name: str, folder: Path) -> None:
     """Save a model with random weights. It is gone from memory when the function returns."""
-    tokenizer = XLMRobertaTokenizer.from_pretrained(tokenizer_name)
+    with readable("tokenizer", tokenizer_name):
+        tokenizer = XLMRobertaTokenizer.from_pretrained(tokenizer_name)
     torch.manual_seed(0)
     config = AltCLIPConfig(
         text_config=_TEXT | {"vocab_size": len(tokenizer)},

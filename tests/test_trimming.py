@@ -33,6 +33,7 @@ from deploy.trimming.corpus import open_corpus
 from deploy.trimming.coverage import Comparison
 from deploy.trimming.job import TrimArguments, main
 from deploy.trimming.pieces import choose_pieces
+from deploy.trimming.tokenizer_files import _renumber
 from deploy.trimming.weights import rows_of, trim_weights
 from model_cards.stages import find_lineage
 from modeling_altclip import (
@@ -186,8 +187,23 @@ def test_special_tokens_keep_their_meaning(folder, trimmed):
     assert new.mask_token_id == len(new) - 1 < old.mask_token_id
     assert new("a <mask> and", "dog face").input_ids[-1] == 2
     assert new.tokenize("dog <mask>") == old.tokenize("dog <mask>")
+    # Other programs read ids from the file as they stand there.
+    state = json.loads((trimmed / "tokenizer.json").read_text("utf-8"))
+    pieces = [piece for piece, _ in state["model"]["vocab"]]
+    added = {token["content"]: token["id"] for token in state["added_tokens"]}
+    assert added == {token: pieces.index(token) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")}
     config = AltCLIPConfig.from_pretrained(trimmed).text_config
     assert (config.bos_token_id, config.pad_token_id, config.eos_token_id) == (0, 1, 2)
+
+
+def test_post_processors_of_every_form_are_renumbered():
+    special = {"special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}}
+    ends = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 9]}
+    both = {"type": "Sequence", "processors": [special, ends]}
+    _renumber(both, {2: 1, 9: 4})
+    assert special["special_tokens"]["</s>"]["ids"] == [1]
+    assert (ends["sep"], ends["cls"]) == (["</s>", 1], ["<s>", 4])
+    _renumber(None, {})
 
 
 def test_both_files_of_the_tokenizer_agree_on_any_text(folder, trimmed):
