@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor, XLMRobertaTokenizer
 
-from common.models.kinds import readable
+from common.models.kinds import check_tokenizer
 from common.models.loading import save_model
 from common.output import check_free, check_output_dir, format_bytes
+from common.paths import check_folder
 from common.recipe import launch
+from deploy.trimming.corpus import open_corpus
 from deploy.trimming.job import TrimArguments
 from deploy.trimming.job import main as trim
 from modeling_altclip import AltCLIPConfig, AltCLIPModel, AltCLIPProcessor
@@ -62,6 +64,8 @@ def main(arguments: _SizeArguments) -> None:
     """Write a model with random weights, trim it, and print the sizes of both folders."""
     check_output_dir(arguments.output_dir)
     check_free(arguments.output_dir, _N_BYTES, "the two models")
+    # Before 3.5 GB are written for them
+    open_corpus(arguments.corpus, "train", languages=arguments.languages)
     full = Path(arguments.output_dir, "full")
     trimmed = Path(arguments.output_dir, "trimmed")
     _write_model(arguments.tokenizer, full)
@@ -84,8 +88,9 @@ def main(arguments: _SizeArguments) -> None:
 
 def _write_model(tokenizer_name: str, folder: Path) -> None:
     """Save a model with random weights. It is gone from memory when the function returns."""
-    with readable("tokenizer", tokenizer_name):
-        tokenizer = XLMRobertaTokenizer.from_pretrained(tokenizer_name)
+    check_folder("tokenizer", tokenizer_name)
+    tokenizer = XLMRobertaTokenizer.from_pretrained(tokenizer_name)
+    check_tokenizer("tokenizer", tokenizer_name, tokenizer)
     torch.manual_seed(0)
     config = AltCLIPConfig(
         text_config=_TEXT | {"vocab_size": len(tokenizer)},

@@ -30,6 +30,7 @@ from common.files.rows import load_rows, open_rows, readable_rows
 from common.files.table_cells import may_hold_texts, read_texts
 from common.files.text_files import lines_of
 from common.languages import check_languages
+from common.paths import check_folder
 from modeling_altclip.languages_altclip import CODE, canonical, name_languages
 from modeling_altclip.texts_altclip import is_blank
 
@@ -100,6 +101,7 @@ def _open_source(source: str, split: str, text_column: str | None) -> list[Texts
         language = canonical(named[1])
         source = named[2]
 
+    check_folder("corpus", source)
     suffix = suffix_of(source)
     if suffix in _OTHER_TABLES:
         raise InputError(

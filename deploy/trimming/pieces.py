@@ -13,7 +13,8 @@ Let a text's way be the pieces that it is read as. Other pieces can be removed w
 - The score of an unknown character stays the same, because the rarest piece stays.
 
 So at each place of the way its last piece still is the first of the best: what came before it and was worse
-still is worse. Sums of floating-point numbers keep this order, since rounding never turns it around.
+still is worse. The same holds for floating-point numbers, since rounding is monotonic: a score that was not
+larger is not larger when it is rounded.
 
 Pieces of a single character stay as well. SentencePiece gives each character of its pieces one, so that no
 other text has an unknown character that it did not have before; it is read as more and shorter pieces.
@@ -34,8 +35,8 @@ def choose_pieces(scores: dict[str, float], used: Set[str], n_most_frequent: int
         n_most_frequent: also keep so many of the pieces with the largest scores.
     """
     by_score = sorted(scores, key=scores.__getitem__, reverse=True)
-    # The score of an unknown character depends on the rarest piece; that of a piece which a user has defined
-    # depends on the most frequent one, in SentencePiece's own library.
+    # The score of an unknown character depends on the rarest piece. That of a piece which a user has defined
+    # depends on the most frequent one, in some readers of these files, such as OpenVINO's.
     kept = {by_score[0], by_score[-1]}
     kept.update(by_score[:n_most_frequent])
     kept.update(used & scores.keys())
