@@ -117,6 +117,13 @@ JOBS = {
         first="model_name_or_path",
         one_process=True,
     ),
+    "trim": _Job(
+        "deploy.trimming.job",
+        "Trim a model's vocabulary to what a corpus needs, with the same embeddings of its texts.",
+        "outputs/my-clip --corpus en=captions.en.txt fr=captions.fr.txt --output_dir outputs/my-clip-trimmed",
+        first="model_name_or_path",
+        one_process=True,
+    ),
     "check": _Job(
         "benchmarks.jobs.check",
         "Compare saved models, checkpoints, caches and results with their checksums.",

@@ -274,7 +274,7 @@ def test_every_script_says_how_many_processes_it_has():
     test_encoder.py), and so does the check of a GPU; no other script does.
     """
     joined = set()
-    for package in ("benchmarks", "model_cards", "training"):
+    for package in ("benchmarks", "deploy", "model_cards", "training"):
         for path in (ROOT / package).rglob("*.py"):
             # Every script ends with this call, below `if __name__ == "__main__"`.
             calls = re.findall(r"^    launch\(main.*", path.read_text("utf-8"), re.MULTILINE)

@@ -175,6 +175,7 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
     out = ["--output_dir", world / "out"]
     results = ["--results", inputs / "results"]
     embed = ["-m", "altclip", "embed", inputs / "start"]
+    trim = ["-m", "altclip", "trim", inputs / "start"]
     translate = ["--dataset", inputs / "captions", "--splits", "train", "--target_languages", "es", "ja"]
     translate += ["--model_name_or_path", inputs / "translator", "--language_codes", json.dumps(CODES)]
     translate += ["--max_length", "8", "--batch_size", "4"]
@@ -191,6 +192,7 @@ def other_jobs(miniature: Path, inputs: Path, world: Path) -> dict[str, Job]:
         "card": Job(["-m", "model_cards", *card]),
         "embed images": Job([*embed, "--images", inputs / "photos", *out], starts_anew=True),
         "embed texts": Job([*embed, "--texts", inputs / "lines.txt", *out], starts_anew=True),
+        "trimming": Job([*trim, "--corpus", f"en={inputs}/lines.txt", *out], starts_anew=True),
         "translation": Job(
             [ROOT / "training/run_translation.py", *translate, *out], says_done="holds a dataset already"
         ),
