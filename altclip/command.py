@@ -124,6 +124,13 @@ JOBS = {
         first="model_name_or_path",
         one_process=True,
     ),
+    "export": _Job(
+        "deploy.onnx.job",
+        "Export a model to ONNX for onnxruntime and transformers.js, quantized behind a quality gate.",
+        "outputs/my-clip --output_dir outputs/exported --dtypes fp32 int8 --validation_dataset YOUR/IMAGES",
+        first="model_name_or_path",
+        one_process=True,
+    ),
     "check": _Job(
         "benchmarks.jobs.check",
         "Compare saved models, checkpoints, caches and results with their checksums.",

@@ -1,3 +1,4 @@
-"""Use a finished model elsewhere: each folder is one thing that one does with it."""
+"""What one does with a finished model; each folder is one such thing.
 
-import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)
+This module imports nothing: what is exported also runs where torch is not installed.
+"""

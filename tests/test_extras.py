@@ -22,6 +22,7 @@ NEED = {
     "lingua": ("cleaning", ["training.cleaning.identification"]),
     "imagehash": ("exclusion", ["training.data.exclusion.pictures"]),
     "polib": ("formats", ["training.data.formats.gettext"]),
+    "onnx": ("export", ["deploy.onnx.graphs", "deploy.onnx.quantizing"]),
 }
 EXPERIMENTS = [
     "training.ablation",

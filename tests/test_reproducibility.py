@@ -104,7 +104,7 @@ def test_a_launcher_that_starts_as_many_is_not_warned_of(launcher, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    "module", ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards", "deploy"]
+    "module", ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards", "deploy.trimming"]
 )
 def test_every_package_is_repeatable_before_it_loads_torch(module):
     assert found_by_torch(module) == "torch finds AUTO 2000"

@@ -7,3 +7,5 @@
 - `weights.py`: the embeddings of the tokens that stay, and the ids in the configuration.
 - `coverage.py`: what becomes of texts, by language.
 """
+
+import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)

@@ -1,6 +1,6 @@
 """Show what trimming saves at AltCLIP's full size: XLM-R large and ViT-L/14, with random weights.
 
-python deploy/run_trimming_size.py --tokenizer XLM_R --corpus en=en.txt fr=fr.txt --output_dir outputs/size
+python deploy/trimming/run_size.py --tokenizer XLM_R --corpus en=en.txt fr=fr.txt --output_dir outputs/size
 
 The tokenizer is that of XLM-R, or of multilingual E5, whose pieces are the same: a folder with its
 `tokenizer.json`, or a Hub id. A model of 3.5 GB is written to `OUTPUT_DIR/full`, and `altclip trim` trims it
