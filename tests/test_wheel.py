@@ -19,7 +19,7 @@ from PIL import Image
 from .conftest import ROOT
 from .processes import TIMEOUT
 
-OURS = ["benchmarks", "common", "model_cards", "training"]
+OURS = ["benchmarks", "common", "deploy", "model_cards", "training"]
 TOGETHER = ["altclip", "modeling_altclip", *OURS]
 TINY = ROOT / "tests/fixtures/v0.1.0/model"
 # What a clone has next to its tracked files.
@@ -158,7 +158,7 @@ import importlib, pkgutil, sys
 from pathlib import Path
 
 import modeling_altclip, altclip
-import altclip.training, altclip.benchmarks, altclip.model_cards
+import altclip.training, altclip.benchmarks, altclip.model_cards, altclip.deploy
 from altclip.common.extras import MissingExtra
 
 for package in (modeling_altclip, altclip.training, altclip.benchmarks):
@@ -186,7 +186,7 @@ ours = [module for name, module in sys.modules.items() if name.startswith(("altc
 assert len(ours) > 100
 for module in ours:
     assert here in Path(module.__file__).parents, module
-for name in ("training", "benchmarks", "common", "model_cards"):
+for name in ("training", "benchmarks", "common", "model_cards", "deploy"):
     assert name not in sys.modules
 assert altclip.training.checkpoints.InputError is altclip.common.errors.InputError
 
