@@ -21,6 +21,7 @@ NEED = {
     "diffusers": ("diffusion", ["training.diffusion"]),
     "lingua": ("cleaning", ["training.cleaning.identification"]),
     "imagehash": ("exclusion", ["training.data.exclusion.pictures"]),
+    "faiss": ("search", ["deploy.search.nearest"]),
     "polib": ("formats", ["training.data.formats.gettext"]),
 }
 EXPERIMENTS = [
