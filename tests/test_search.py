@@ -295,6 +295,9 @@ def test_damage_is_found(index, capsys):
     assert "is damaged: its bytes are not those that were written" in refused(
         capsys, ["search", str(index), "a"]
     )
+    record = json.loads((index / "index.json").read_text())
+    (index / "index.json").write_text(json.dumps(record | {"rows": "../elsewhere"}))
+    assert "'../elsewhere', no folder of an index" in refused(capsys, ["search", str(index), "a"])
     (index / "index.json").write_text(json.dumps({"rows": "x"}))
     assert "was written by another version, or is damaged" in refused(capsys, ["search", str(index), "a"])
 

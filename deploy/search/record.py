@@ -4,6 +4,7 @@ It is written last. Whatever a killed run leaves is not named in it, and the nex
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from common.typed import check_types
 from .pictures import Source
 
 _FILE = "index.json"
+_ROWS = re.compile(r"rows-\d{5,}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def read_record(folder: Path) -> Record:
     if not isinstance(values, dict) or values.keys() != Record.__dataclass_fields__.keys():
         raise InputError(f"{where} was written by another version, or is damaged: make a new index")
     check_types(values, Record, where)
+    if not _ROWS.fullmatch(values["rows"]):
+        raise InputError(f"{where}: rows is {values['rows']!r}, no folder of an index: make a new index")
     return Record(**values)
 
 
