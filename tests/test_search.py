@@ -13,7 +13,8 @@ from transformers import AutoModel, AutoProcessor
 
 from altclip.command import main as altclip
 from deploy.embed.embedder import as_fixed_lists
-from deploy.search import ImageIndex, contents, embed_query, nearest
+from deploy.search import contents, nearest
+from deploy.search.index import ImageIndex, embed_query
 from deploy.search.index_job import IndexArguments
 from deploy.search.rows import open_rows, write_part
 from deploy.search.search_job import SearchArguments

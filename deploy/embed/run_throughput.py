@@ -26,9 +26,6 @@ from common.extras import of_extra
 from common.recipe import launch
 from deploy.embed import EmbedImages
 
-with of_extra("ray"):
-    import ray
-
 _FILE_LENGTH = 5000  # pictures in a file of parquet
 _TOLERANCE = 2e-3  # of values in float16, where batches may differ
 
@@ -49,6 +46,9 @@ def main(arguments: _ThroughputArguments) -> None:
     Raises:
         InputError: a row is lost or doubled, or its embeddings differ.
     """
+    with of_extra("ray"):
+        import ray  # noqa: F401  (found missing now, not after the first half of the work)
+
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -95,6 +95,8 @@ def _embed_alone(folder: Path, arguments: _ThroughputArguments) -> float:
 
 def _embed_by_ray(folder: Path, arguments: _ThroughputArguments) -> float:
     """Embed by Ray's actors; return the seconds."""
+    import ray
+
     one_thread = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     ray.init(num_cpus=arguments.actors + 1, include_dashboard=False, runtime_env=one_thread)
     try:

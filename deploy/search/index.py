@@ -47,7 +47,7 @@ class ImageIndex:
 
     ```python
     from benchmarks import load_model
-    from deploy.search import ImageIndex, embed_query
+    from deploy.search.index import ImageIndex, embed_query
 
     index = ImageIndex("outputs/index")
     model, processor = load_model(index.record.model)

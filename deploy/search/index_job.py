@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
@@ -14,10 +15,12 @@ from common.models.loading import check_model, load_model
 from common.output import check_output_dir
 
 from ..embed.embedder import DTYPES
-from .building import Changes, update_index
 from .contents import Embedder
 from .pictures import Source
 from .record import Record, describe_model, is_index, read_record
+
+if TYPE_CHECKING:
+    from .building import Changes
 
 _SHOWN = 3  # broken pictures that are printed
 
@@ -103,6 +106,8 @@ def main(arguments: IndexArguments) -> None:
     Raises:
         InputError: the model, the pictures or the folder cannot be used, or do not fit the index there.
     """
+    from .building import update_index  # needs the extra `search`, which --help does without
+
     folder = Path(arguments.output_dir)
     source = Source(arguments.source, arguments.split, arguments.dataset_name)
     check_output_dir(folder)
@@ -169,7 +174,7 @@ def _model_of(old: Record | None, arguments: IndexArguments) -> str:
     return old.model
 
 
-def _print_changes(record: Record, changes: Changes, folder: Path) -> None:
+def _print_changes(record: Record, changes: "Changes", folder: Path) -> None:
     """Print what has changed, what is broken, and how to search."""
     print(
         f"{len(changes.added)} added, {len(changes.changed)} changed, {len(changes.removed)} removed; "

@@ -11,9 +11,7 @@ from common.models.loading import check_model, load_model
 from common.output import check_output_dir
 from modeling_altclip.texts_altclip import is_blank
 
-from .index import ImageIndex, embed_query
 from .record import read_record
-from .sheet import draw_sheet
 
 
 @dataclass(kw_only=True)
@@ -72,6 +70,9 @@ def main(arguments: SearchArguments) -> None:
         InputError: the index or the model cannot be used, or do not belong together; or the query cannot be
             embedded.
     """
+    from .index import ImageIndex, embed_query  # needs the extra `search`, which --help does without
+    from .sheet import draw_sheet
+
     record = read_record(Path(arguments.index))
     name = arguments.model_name_or_path or record.model
     given = {"argument": "model_name_or_path", "trust_remote_code": arguments.trust_remote_code}
