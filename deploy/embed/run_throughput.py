@@ -27,6 +27,7 @@ from common.recipe import launch
 from deploy.embed import EmbedImages
 
 _FILE_LENGTH = 5000  # pictures in a file of parquet
+_BLOCKS = 4  # of rows for each actor
 _TOLERANCE = 2e-3  # of values in float16, where batches may differ
 
 
@@ -101,7 +102,10 @@ def _embed_by_ray(folder: Path, arguments: _ThroughputArguments) -> float:
     ray.init(num_cpus=arguments.actors + 1, include_dashboard=False, runtime_env=one_thread)
     try:
         start = time.perf_counter()
-        embedded = ray.data.read_parquet(str(folder / "pictures")).map_batches(
+        # Ray joins small files to one block, which one actor would embed alone.
+        n_blocks = _BLOCKS * arguments.actors
+        pictures = ray.data.read_parquet(str(folder / "pictures"), override_num_blocks=n_blocks)
+        embedded = pictures.map_batches(
             EmbedImages,
             fn_constructor_args=[arguments.model_name_or_path],
             batch_format="pyarrow",
