@@ -31,6 +31,7 @@ class _Job:
     Attributes:
         recipes: folder of the recipes that come with the package, if there are any.
         first: field that a first word fills which is neither a flag nor a recipe.
+        second: field that a second such word fills.
         one_process: refuse to be one of several processes.
     """
 
@@ -39,6 +40,7 @@ class _Job:
     example: str
     recipes: str | None = None
     first: str | None = None
+    second: str | None = None
     one_process: bool = False
 
 
@@ -129,6 +131,21 @@ JOBS = {
         "Export a model to ONNX for onnxruntime and transformers.js, quantized behind a quality gate.",
         "outputs/my-clip --output_dir outputs/exported --dtypes fp32 int8 --validation_dataset YOUR/IMAGES",
         first="model_name_or_path",
+        one_process=True,
+    ),
+    "index": _Job(
+        "deploy.search.index_job",
+        "Make an index of a folder or dataset of pictures for search, or bring it up to date.",
+        "photos --model_name_or_path BAAI/AltCLIP-m9 --output_dir outputs/index",
+        first="source",
+        one_process=True,
+    ),
+    "search": _Job(
+        "deploy.search.search_job",
+        "Find pictures of an index by a text in any language, by a picture, or by both.",
+        'outputs/index "红苹果" --sheet found.png',
+        first="index",
+        second="text",
         one_process=True,
     ),
     "check": _Job(
@@ -245,7 +262,10 @@ def _run_job(name: str, job: _Job, words: list[str]) -> None:
     from altclip.common.recipe import launch
 
     if job.first and words and not words[0].startswith("-") and not words[0].endswith((".yaml", ".yml")):
-        words = [f"--{job.first}", *words]
+        given, rest = words[:1], words[1:]
+        if job.second and rest and not rest[0].startswith("-"):
+            rest = [f"--{job.second}", *rest]
+        words = [f"--{job.first}", *given, *rest]
     # The name that errors, usage and saved results show for the program.
     sys.argv = [f"altclip {name}", *words]
     if "--help" in words or "-h" in words:

@@ -21,6 +21,7 @@ NEED = {
     "diffusers": ("diffusion", ["training.diffusion"]),
     "lingua": ("cleaning", ["training.cleaning.identification"]),
     "imagehash": ("exclusion", ["training.data.exclusion.pictures"]),
+    "faiss": ("search", ["deploy.search.nearest"]),
     "polib": ("formats", ["training.data.formats.gettext"]),
     "onnx": ("export", ["deploy.onnx.graphs", "deploy.onnx.quantizing"]),
 }
@@ -61,24 +62,35 @@ for module, library, extra in {modules}:
 
 
 RUN = "import runpy; sys.argv = sys.argv[1:]; sys.path[0] = '.'; "
-REPORT = ["benchmarks/run_report.py", "--results", "nowhere", "--output_dir", "nowhere"]
+SEARCH = ["altclip/__main__.py", "search"]
+REPORT = ["benchmarks/run_report.py"]
+REPORTED = ["--results", "nowhere", "--output_dir", "nowhere"]
 # Before anything is evaluated.
-TABLE = ["benchmarks/run_retrieval.py", "--models", "nowhere", "--tasks", "xtd", "--title", "A table"]
+RETRIEVAL = ["benchmarks/run_retrieval.py"]
+TABLE = ["--models", "nowhere", "--tasks", "xtd", "--title", "A table"]
 
 
 @pytest.mark.parametrize(
-    "words,message",
+    "program,words,message",
     [
-        (REPORT, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"'),
+        (REPORT, REPORTED, 'run_report.py: error: matplotlib is not installed: pip install "altclip[plots]"'),
+        (
+            SEARCH,
+            ["nowhere", "a dog"],
+            'altclip search: error: faiss is not installed: pip install "altclip[search]"',
+        ),
         pytest.param(
+            RETRIEVAL,
             TABLE,
             'run_retrieval.py: error: matplotlib is not installed: pip install "altclip[plots]"',
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_a_script_ends_with_one_line(words, message):
-    process = run_without(list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", *words)
+def test_a_script_ends_with_one_line(program, words, message):
+    process = run_without(
+        list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", *program, *words
+    )
     assert (process.returncode, process.stderr.strip().splitlines()[-1]) == (
         1,
         message,
@@ -86,7 +98,7 @@ def test_a_script_ends_with_one_line(words, message):
     assert "Traceback" not in process.stderr
     # Help is there without the library.
     process = run_without(
-        list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", words[0], "--help"
+        list(NEED), RUN + "runpy.run_path(sys.argv[0], run_name='__main__')", *program, "--help"
     )
     assert process.returncode == 0
     assert "usage" in process.stdout

@@ -103,9 +103,11 @@ def test_a_launcher_that_starts_as_many_is_not_warned_of(launcher, tmp_path, mon
         warn_if_launched_alone()
 
 
-@pytest.mark.parametrize(
-    "module", ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards", "deploy.trimming"]
-)
+PACKAGES = ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards"]
+PACKAGES += ["deploy.embed", "deploy.search", "deploy.trimming"]
+
+
+@pytest.mark.parametrize("module", PACKAGES)
 def test_every_package_is_repeatable_before_it_loads_torch(module):
     assert found_by_torch(module) == "torch finds AUTO 2000"
 

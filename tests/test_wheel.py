@@ -158,7 +158,7 @@ import importlib, pkgutil, sys
 from pathlib import Path
 
 import modeling_altclip, altclip
-import altclip.training, altclip.benchmarks, altclip.model_cards
+import altclip.training, altclip.benchmarks, altclip.model_cards, altclip.deploy
 from altclip.common.extras import MissingExtra
 
 for package in (modeling_altclip, altclip.training, altclip.benchmarks):

@@ -1,0 +1,5 @@
+"""Search pictures by a text in any language, by a picture, or by both.
+
+`altclip index` makes an index of a folder or a dataset, and `altclip search` asks it; `index.ImageIndex`
+does so in Python.
+"""
