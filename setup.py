@@ -1,9 +1,9 @@
 """Build a wheel that exports two names, `modeling_altclip` and `altclip`; all else is in setup.cfg.
 
-In the clone `training`, `benchmarks`, `model_cards` and `common` are folders at the top. Installed under
-these names they would hide, or be hidden by, a user's own `training/`. So a wheel holds them inside
-`altclip`, and their imports of one another are rewritten: `from training.losses import x` becomes
-`from altclip.training.losses import x`. An editable install leaves the clone as it is, and
+In the clone `training`, `benchmarks`, `model_cards`, `deploy` and `common` are folders at the top.
+Installed under these names they would hide, or be hidden by, a user's own `training/`. So a wheel holds
+them inside `altclip`, and their imports of one another are rewritten: `from training.losses import x`
+becomes `from altclip.training.losses import x`. An editable install leaves the clone as it is, and
 altclip/_clone.py gives it the wheel's names too.
 """
 
@@ -15,7 +15,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.egg_info import egg_info
 
-INSIDE = ("benchmarks", "common", "model_cards", "training")
+INSIDE = ("benchmarks", "common", "deploy", "model_cards", "training")
 # An import at the start of a line, also in the example of a docstring:
 # "from training.losses import x", "    import benchmarks.results", ">>> from benchmarks import compare"
 IMPORT = re.compile(rf"^(\s*(?:>>> )?(?:from|import) )(?=(?:{'|'.join(INSIDE)})\b)", re.MULTILINE)

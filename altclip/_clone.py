@@ -11,7 +11,7 @@ from importlib.util import spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-PACKAGES = ("benchmarks", "common", "model_cards", "training")
+PACKAGES = ("benchmarks", "common", "deploy", "model_cards", "training")
 _CLONE = Path(__file__).resolve().parent.parent
 
 

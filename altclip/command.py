@@ -31,6 +31,7 @@ class _Job:
     Attributes:
         recipes: folder of the recipes that come with the package, if there are any.
         first: field that a first word fills which is neither a flag nor a recipe.
+        second: field that a second such word fills.
         one_process: refuse to be one of several processes.
     """
 
@@ -39,6 +40,7 @@ class _Job:
     example: str
     recipes: str | None = None
     first: str | None = None
+    second: str | None = None
     one_process: bool = False
 
 
@@ -108,6 +110,14 @@ JOBS = {
         "Make a folder that is ready for the Hub: the model, its card with results, and plots.",
         '--title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip',
         recipes="training/recipes",
+        one_process=True,
+    ),
+    "push": _Job(
+        "deploy.pushing.job",
+        "Push a finished model or a data set to the Hub in one commit, after a list of its files.",
+        "outputs/my-clip me/my-clip --private",
+        first="folder",
+        second="repo",
         one_process=True,
     ),
     "embed": _Job(
@@ -231,7 +241,10 @@ def _run_job(name: str, job: _Job, words: list[str]) -> None:
     from altclip.common.recipe import launch
 
     if job.first and words and not words[0].startswith("-") and not words[0].endswith((".yaml", ".yml")):
-        words = [f"--{job.first}", *words]
+        first, *rest = words
+        if job.second and rest and not rest[0].startswith("-"):
+            rest = [f"--{job.second}", *rest]
+        words = [f"--{job.first}", first, *rest]
     # The name that errors, usage and saved results show for the program.
     sys.argv = [f"altclip {name}", *words]
     if "--help" in words or "-h" in words:

@@ -4,7 +4,7 @@ import pytest
 
 from .conftest import ROOT
 
-PACKAGES = ["modeling_altclip", "benchmarks", "common", "model_cards", "training"]
+PACKAGES = ["modeling_altclip", "benchmarks", "common", "deploy", "model_cards", "training"]
 
 
 def entry_points():

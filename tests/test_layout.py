@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "benchmarks": {"modeling_altclip", "common"},
     "model_cards": {"benchmarks", "common", "modeling_altclip"},
     "training": {"modeling_altclip", "common", "benchmarks", "model_cards"},
-    "altclip": {"modeling_altclip", "common", "benchmarks", "model_cards", "training"},
+    "deploy": {"modeling_altclip", "common", "benchmarks", "model_cards"},
+    "altclip": {"modeling_altclip", "common", "benchmarks", "model_cards", "training", "deploy"},
 }
 # Launched by path, a script's own folder comes first on the import path: such a file would hide the library.
 SHADOWING = {"datasets", "evaluate", "tokenizers", "accelerate", "transformers", "types", "logging", "torch"}

@@ -19,7 +19,7 @@ from PIL import Image
 from .conftest import ROOT
 from .processes import TIMEOUT
 
-OURS = ["benchmarks", "common", "model_cards", "training"]
+OURS = ["benchmarks", "common", "deploy", "model_cards", "training"]
 TOGETHER = ["altclip", "modeling_altclip", *OURS]
 TINY = ROOT / "tests/fixtures/v0.1.0/model"
 # What a clone has next to its tracked files.

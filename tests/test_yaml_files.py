@@ -114,7 +114,15 @@ def test_scalars_as_they_are_written(tmp_path):
 def test_one_function_reads_all_our_yaml():
     """Nothing else imports PyYAML, which would read `no` as False."""
     readers = set()
-    for package in ("altclip", "benchmarks", "common", "model_cards", "modeling_altclip", "training"):
+    for package in (
+        "altclip",
+        "benchmarks",
+        "common",
+        "deploy",
+        "model_cards",
+        "modeling_altclip",
+        "training",
+    ):
         for path in (ROOT / package).rglob("*.py"):
             if re.search(r"^\s*(import|from) yaml\b", path.read_text("utf-8"), re.MULTILINE):
                 readers.add(path.relative_to(ROOT).as_posix())
