@@ -186,7 +186,7 @@ ours = [module for name, module in sys.modules.items() if name.startswith(("altc
 assert len(ours) > 100
 for module in ours:
     assert here in Path(module.__file__).parents, module
-for name in ("training", "benchmarks", "common", "model_cards"):
+for name in ("training", "benchmarks", "common", "deploy", "model_cards"):
     assert name not in sys.modules
 assert altclip.training.checkpoints.InputError is altclip.common.errors.InputError
 
