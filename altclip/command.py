@@ -112,6 +112,14 @@ JOBS = {
         recipes="training/recipes",
         one_process=True,
     ),
+    "push": _Job(
+        "deploy.pushing.job",
+        "Push a finished model or a data set to the Hub in one commit, after a list of its files.",
+        "outputs/my-clip me/my-clip --private",
+        first="folder",
+        second="repo",
+        one_process=True,
+    ),
     "embed": _Job(
         "benchmarks.jobs.embed",
         "Embed a folder of images or a file of texts, and save the embeddings.",
@@ -262,10 +270,10 @@ def _run_job(name: str, job: _Job, words: list[str]) -> None:
     from altclip.common.recipe import launch
 
     if job.first and words and not words[0].startswith("-") and not words[0].endswith((".yaml", ".yml")):
-        given, rest = words[:1], words[1:]
+        first, *rest = words
         if job.second and rest and not rest[0].startswith("-"):
             rest = [f"--{job.second}", *rest]
-        words = [f"--{job.first}", *given, *rest]
+        words = [f"--{job.first}", first, *rest]
     # The name that errors, usage and saved results show for the program.
     sys.argv = [f"altclip {name}", *words]
     if "--help" in words or "-h" in words:

@@ -38,6 +38,7 @@ from training.trainers import TeacherLearningTrainer
 
 from . import FOLDER, IS_FIRST, TEMPORARY
 from .fake_hub import PushHub
+from .hub_server import TOKEN, HubServer
 from .processes import TIMEOUT, run_script
 
 collect_ignore = ["upstream"]  # run by `make test-upstream`, beside transformers' own tests
@@ -325,6 +326,24 @@ def stage1(miniature, tmp_path):
         return trainer, arguments
 
     return stage1
+
+
+@pytest.fixture
+def hub_server(tmp_path, monkeypatch):
+    """Start a Hub with the real one's API, which this process's client uses as the user `me`."""
+    server = HubServer()
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for client in (hf_api(), huggingface_hub.hf_api.api):
+        monkeypatch.setattr(client, "endpoint", server.url)
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

@@ -159,13 +159,22 @@ def test_a_saved_model_keeps_no_path_of_this_machine(altclip_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind,given",
+    "kind,given,message",
     [
-        (DiffusionArguments, {"model_name_or_path": "a", "diffusion_name_or_path": "b"}),
-        (TextPretrainingArguments, {"text_encoder_name_or_path": "a"}),
+        (
+            DiffusionArguments,
+            {"model_name_or_path": "a", "diffusion_name_or_path": "b"},
+            "push_to_hub is True, which .* lacks: leave it out",
+        ),
+        # Its checkpoints are no text encoders.
+        (
+            TextPretrainingArguments,
+            {"text_encoder_name_or_path": "a"},
+            "hub_strategy is every_save, .* set hub_strategy to end",
+        ),
     ],
 )
-def test_a_job_that_cannot_push_says_so(kind, given, tmp_path):
+def test_a_job_that_cannot_push_says_so(kind, given, message, tmp_path):
     """Refuse it before a repository is made, which would stay empty."""
-    with pytest.raises(InputError, match="push_to_hub is True, which .* lacks: leave it out"):
+    with pytest.raises(InputError, match=message):
         kind(dataset="a", output_dir=str(tmp_path), use_cpu=True, push_to_hub=True, **given)

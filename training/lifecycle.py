@@ -182,7 +182,10 @@ def finish(arguments: StageArguments, what: str, following: str) -> None:
         what = f"an adapter of {arguments.model_name_or_path}"
         following = evaluation_of(arguments)
     record_finish(arguments)
-    say(arguments, f"Saved {what} to {arguments.output_dir}. Next: {following}")
+    where = arguments.output_dir
+    if arguments.push_to_hub:
+        where += f", and pushed it to the Hub as {arguments.hub_model_id or Path(where).absolute().name}"
+    say(arguments, f"Saved {what} to {where}. Next: {following}")
 
 
 def evaluation_of(arguments: StageArguments) -> str:

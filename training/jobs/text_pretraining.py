@@ -48,6 +48,8 @@ def main(arguments: TextPretrainingArguments) -> None:
     # A run that resumes after its last step has called the tokenizer less often.
     forget_calls(tokenizer)
     save_encoder(trainer, tokenizer, arguments.output_dir)
+    if arguments.push_to_hub:
+        trainer.push_saved()
     finish(
         arguments,
         "the text encoder",

@@ -62,6 +62,8 @@ _PARTS = ("dataset", "clip", "text_encoder", "siglip", "bert", "modernbert")
 _DRAWN = "drawn.json"  # the record of what was drawn, by which a repeated command knows that it is whole
 _CARD = """---
 language: [{languages}]
+license: [apache-2.0, cc-by-4.0, mit, cc-by-sa-4.0, other]
+license_name: unicode-3.0
 configs:
 - config_name: default
   data_files:

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
 )
+from transformers.trainer_utils import HubStrategy
 
 from common.errors import InputError
 from common.models.kinds import MASKED, check_kind, load_tokenizer, readable
@@ -59,12 +60,16 @@ class TextPretrainingArguments(StageArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        # The Trainer would push the model with its head, and not the encoder alone.
-        for name in ("dry_run", "validation_split", "push_to_hub", "trust_remote_code"):
+        for name in ("dry_run", "validation_split", "trust_remote_code"):
             if getattr(self, name):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, which text pre-training lacks: leave it out"
                 )
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise InputError(
+                f"hub_strategy is {self.hub_strategy.value}, and its checkpoints have a head "
+                "that no text tower has: set hub_strategy to end"
+            )
         if not 0 <= self.pairs <= 1:
             raise InputError(f"pairs is {self.pairs}: give a share between 0 and 1")
         if not 0 < self.mask_probability < 1:

@@ -1,5 +1,6 @@
 """The base of all trainers; data, logging, precision and resuming are `transformers.Trainer`'s own."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,13 +9,12 @@ from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
+from transformers.utils.hub import hf_api
 
 from common.errors import InputError
-from modeling_altclip import AltCLIPDualEncoderConfig
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
-from modeling_altclip.text_code_altclip import copy_text_code
 from modeling_altclip.tokenizer_files_altclip import restore_files
 
 from ..adapter_output import save_adapter
@@ -126,6 +126,8 @@ class AltCLIPTrainer(Trainer):
                 write_checksums(folder)
                 mark_finished(folder)
         if self.args.should_save:
+            if limit is not None:
+                self._finish_current_push()  # an older checkpoint may be about to be uploaded still
             best = self.state.best_model_checkpoint
             rotate_checkpoints(self.args.output_dir, limit, best)
 
@@ -155,11 +157,18 @@ class AltCLIPTrainer(Trainer):
         return Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push a checkpoint, whose weights the Trainer copies to where checksums may be of other weights."""
-        if self.args.should_save:
+        """Push a checkpoint as a model that loads, also with `trust_remote_code=True`.
+
+        The Trainer copies weights and configuration to `output_dir`, where checksums may be of other weights,
+        and uploads that folder in the background. It leaves out the code that the configuration names.
+        """
+        pushes = self.args.should_save and self.args.hub_strategy != HubStrategy.END
+        if pushes and self.args.hub_always_push:
+            self._finish_current_push()  # or files would change while they are uploaded
+        if pushes and (self.push_in_progress is None or self.push_in_progress.is_done()):
             Path(self.args.output_dir, CHECKSUMS).unlink(missing_ok=True)
-            if isinstance(self.model.config, AltCLIPDualEncoderConfig):
-                copy_text_code(self.model.config.text_config, self.args.output_dir)
+            for path in Path(checkpoint_folder).glob("*.py"):
+                shutil.copyfile(path, Path(self.args.output_dir, path.name))
         with without_local_files():
             super()._push_from_checkpoint(checkpoint_folder)
 
@@ -167,6 +176,21 @@ class AltCLIPTrainer(Trainer):
         """Push the model without what holds paths of this machine; processes but the first return None."""
         with without_local_files():
             return super().push_to_hub(*args, **kwargs)
+
+    def push_saved(self) -> CommitInfo | None:
+        """Push `output_dir` as it is, where a stage has saved its model by other means than `save_model`."""
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(model_name=self.hub_model_id.split("/")[-1])
+        with without_local_files():
+            return hf_api().upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=self.args.output_dir,
+                commit_message="End of training",
+                token=self.args.hub_token,
+                ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+                revision=self.args.hub_revision,
+            )
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint, which is refused if it is damaged.
@@ -185,6 +209,8 @@ class AltCLIPTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         self.check_all_finite(f"before {folder.name} is saved")
         is_checkpoint = folder == self._checkpoint_folder()
+        if not is_checkpoint:
+            self._finish_current_push()  # which reads the files that are about to be replaced
         what = "the adapter" if self.args.saves_adapter else "the model"
         n_bytes = bytes_of_model(self.model, self.args)
         with saving(what, folder, n_bytes, is_checkpoint=is_checkpoint):
