@@ -104,7 +104,7 @@ def test_a_launcher_that_starts_as_many_is_not_warned_of(launcher, tmp_path, mon
 
 
 PACKAGES = ["modeling_altclip", "benchmarks", "training", "training.miniature", "model_cards"]
-PACKAGES += ["deploy.embed", "deploy.search", "deploy.trimming"]
+PACKAGES += ["deploy.embed", "deploy.pushing", "deploy.search", "deploy.trimming"]
 
 
 @pytest.mark.parametrize("module", PACKAGES)
