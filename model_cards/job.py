@@ -140,9 +140,8 @@ def main(arguments: CardArguments) -> None:
     for section in truncated:
         print(f"\n{section.title}, by dimensions:\n{section.table(labels_of_dims(results))}")
     where = shlex.quote(arguments.output_dir)
-    print(
-        f"\nSaved the model, its card and plots to {arguments.output_dir}. Next: hf upload YOUR/MODEL {where}"
-    )
+    following = f"altclip push {where} YOUR/MODEL"
+    print(f"\nSaved the model, its card and plots to {arguments.output_dir}. Next: {following}")
 
 
 def _check_stages(stages: list[str], trust_remote_code: bool) -> None:

@@ -188,9 +188,8 @@ def test_a_road_is_done_once(world, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"Step 1 of 6, download: run ({world.recipes}/download.yaml)."
     assert re.fullmatch(rf"stage1     run           0\.\d s  {world.out('stage1')}", printed[-5])
-    assert printed[-1] == f"The finished model is in {world.out('card')}. Next: hf upload YOUR/MODEL " + str(
-        world.out("card")
-    )
+    card = world.out("card")
+    assert printed[-1] == f"The finished model is in {card}. Next: altclip push {card} YOUR/MODEL"
     before = {path: path.read_bytes() for path in world.folder.rglob("*") if path.is_file()}
     assert world.run() == []
     printed = capsys.readouterr().out.splitlines()

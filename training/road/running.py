@@ -168,7 +168,7 @@ def _describe_result(steps: list[Step]) -> str:
     """Say where the result of a road is, and which command comes next."""
     by_job = {step.job: shlex.quote(str(step.output_dir)) for step in steps}
     if "card" in by_job:
-        return f"The finished model is in {by_job['card']}. Next: hf upload YOUR/MODEL {by_job['card']}"
+        return f"The finished model is in {by_job['card']}. Next: altclip push {by_job['card']} YOUR/MODEL"
     models = [step for step in steps if JOBS[step.job].is_training]
     if models:
         folder = by_job[models[-1].job]
