@@ -3,3 +3,5 @@
 `altclip index` makes an index of a folder or a dataset, and `altclip search` asks it; `index.ImageIndex`
 does so in Python.
 """
+
+import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)

@@ -7,7 +7,6 @@ The tokenizer is that of XLM-R, or of multilingual E5, whose pieces are the same
 to `OUTPUT_DIR/trimmed` and compares the embeddings of both.
 """
 
-import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,9 +80,6 @@ def main(arguments: _SizeArguments) -> None:
     for folder in (full, trimmed):
         n_bytes = sum(path.stat().st_size for path in folder.iterdir())
         print(f"{folder}: {format_bytes(n_bytes)}")
-    # Linux counts the largest resident size in kB.
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"Largest memory of the process: {format_bytes(largest)}")
 
 
 def _write_model(tokenizer_name: str, folder: Path) -> None:
