@@ -70,6 +70,20 @@ def check_output_dir(output_dir: str | Path, argument: str = "output_dir") -> No
         ) from error
 
 
+def check_new_output_dir(output_dir: str | Path) -> None:
+    """Check like `check_output_dir`, and that the folder has no files.
+
+    Raises:
+        InputError: as `check_output_dir`, or it has some.
+    """
+    check_output_dir(output_dir)
+    folder = Path(output_dir)
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"output_dir {str(output_dir)!r} is there already: give a new folder, or remove this one"
+        )
+
+
 def _try_to_write(folder: Path, *, makes_folder: bool) -> None:
     """Write a byte below a folder that is there, in a new folder if one is to be made, and remove both.
 
@@ -222,6 +236,7 @@ def _nearest_existing(folder: str | Path) -> Path:
 __all__ = [
     "bytes_of_weights",
     "check_free",
+    "check_new_output_dir",
     "check_not_input",
     "check_output_dir",
     "format_bytes",

@@ -22,7 +22,7 @@ from common.errors import InputError
 from common.files.text_files import lines_of
 from common.files.whole_files import written_whole
 from common.models.loading import check_model, load_model
-from common.output import check_output_dir, saving
+from common.output import check_new_output_dir, saving
 from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.image_files_altclip import find_images
 from modeling_altclip.texts_altclip import is_blank
@@ -92,11 +92,7 @@ def main(arguments: EmbedArguments) -> None:
         InputError: the model, the images or the texts cannot be used, or the output folder has files.
     """
     folder = Path(arguments.output_dir)
-    check_output_dir(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"output_dir {arguments.output_dir!r} is there already: give a new folder, or remove this one"
-        )
+    check_new_output_dir(folder)
     given = {"argument": "model_name_or_path", "trust_remote_code": arguments.trust_remote_code}
     check_model(arguments.model_name_or_path, **given)
     texts = None

@@ -20,7 +20,7 @@ from modeling_altclip.texts_altclip import forget_calls, text_length
 
 from .graphs import EXTERNAL, OPSET, external_files, towers_of, write_graph
 from .quantizing import quantize
-from .runtime import RECORD, SUFFIXES
+from .runtime import RECORD, TOWERS, path_of
 
 _LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime")
 
@@ -108,14 +108,9 @@ def write_towers(folder: Path, model: AltCLIPModel, processor: ProcessorMixin, d
     _tell_of_external_files(folder)
 
 
-def path_of(folder: Path, tower: str, dtype: str) -> Path:
-    """Return the path of a tower in a format."""
-    return folder / "onnx" / f"{tower}{SUFFIXES[dtype]}.onnx"
-
-
 def remove_towers(folder: Path, dtype: str) -> None:
     """Remove a format, with its files of weights, that was made to derive others from."""
-    for tower in ("text_model", "vision_model"):
+    for tower in TOWERS:
         path = path_of(folder, tower, dtype)
         path.unlink()
         path.with_name(path.name + EXTERNAL).unlink(missing_ok=True)
@@ -165,7 +160,6 @@ def _write_json(path: Path, content: dict) -> None:
 
 __all__ = [
     "begin_record",
-    "path_of",
     "remove_towers",
     "write_record",
     "write_settings",

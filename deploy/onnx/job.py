@@ -16,7 +16,7 @@ from transformers import ProcessorMixin
 
 from common.errors import InputError
 from common.models.loading import check_model, load_model
-from common.output import bytes_of_weights, check_free, check_output_dir, saving
+from common.output import bytes_of_weights, check_free, check_new_output_dir, saving
 from common.temporary import temporary_path
 from modeling_altclip import AltCLIPModel
 
@@ -90,7 +90,8 @@ def main(arguments: ExportArguments) -> None:
     from .folder import begin_record, remove_towers, write_record, write_settings, write_towers
     from .gate import Validation, pass_gate
 
-    folder = _check_output(arguments.output_dir)
+    check_new_output_dir(arguments.output_dir)
+    folder = Path(arguments.output_dir)
     model, processor = _load(arguments)
     validation = None
     if arguments.validation_dataset is not None:
@@ -116,19 +117,6 @@ def main(arguments: ExportArguments) -> None:
         record["dtypes"] = arguments.dtypes
         write_record(made, record)
     _say(arguments, record)
-
-
-def _check_output(output_dir: str) -> Path:
-    """Check the output folder.
-
-    Raises:
-        InputError: it cannot be made, or has files.
-    """
-    check_output_dir(output_dir)
-    folder = Path(output_dir)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"output_dir {output_dir!r} is there already: give a new folder, or remove this one")
-    return folder
 
 
 def _load(arguments: ExportArguments) -> tuple[AltCLIPModel, ProcessorMixin]:

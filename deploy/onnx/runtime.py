@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from .pictures import Preparation
 
 # Endings of files by the number format of the weights, as transformers.js names both.
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "q8": "_quantized", "q4": "_q4"}
+_SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "q8": "_quantized", "q4": "_q4"}
+TOWERS = ("text_model", "vision_model")
 RECORD = "altclip_export.json"
 _SLOT = "{}"
 
@@ -89,9 +90,8 @@ class OnnxAltCLIP:
                 f"export it with --dtypes {dtype}"
             )
         sessions = []
-        for tower in ("text_model", "vision_model"):
-            path = folder / "onnx" / f"{tower}{SUFFIXES[dtype]}.onnx"
-            sessions.append(open_session(path, n_threads, providers))
+        for tower in TOWERS:
+            sessions.append(open_session(path_of(folder, tower, dtype), n_threads, providers))
         return cls(*sessions, load_tokenizer(folder, record), load_preparation(folder), record)
 
     def embed_texts(
@@ -218,6 +218,11 @@ class OnnxAltCLIP:
         return _unit(by_label.mean(axis=1))
 
 
+def path_of(folder: Path, tower: str, dtype: str) -> Path:
+    """Return the path of a tower in a format."""
+    return folder / "onnx" / f"{tower}{_SUFFIXES[dtype]}.onnx"
+
+
 def open_session(
     path: Path, n_threads: int = 0, providers: Sequence[str] | None = None
 ) -> onnxruntime.InferenceSession:
@@ -299,4 +304,12 @@ def _rank(scores: list[float], labels: Sequence[str]) -> list[dict]:
     return [{"score": score, "label": label} for score, label in ranked]
 
 
-__all__ = ["RECORD", "SUFFIXES", "OnnxAltCLIP", "load_preparation", "load_tokenizer", "open_session"]
+__all__ = [
+    "RECORD",
+    "TOWERS",
+    "OnnxAltCLIP",
+    "load_preparation",
+    "load_tokenizer",
+    "open_session",
+    "path_of",
+]

@@ -19,7 +19,7 @@ from common.models.libraries import check_library
 from common.models.loading import load_model, save_model
 from common.models.low_rank import is_low_rank
 from common.origins import write_origins
-from common.output import bytes_of_weights, check_output_dir, saving
+from common.output import bytes_of_weights, check_new_output_dir, saving
 from common.paths import check_folder
 from model_cards.folder import whole_folder
 from model_cards.paths import public_path
@@ -122,12 +122,7 @@ def main(arguments: TrimArguments) -> None:
 
 def _check_model(arguments: TrimArguments) -> torch.dtype:
     """Check the output folder and the kind of the model, and return the type of its weights in the files."""
-    folder = Path(arguments.output_dir)
-    check_output_dir(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"output_dir {arguments.output_dir!r} is there already: give a new folder, or remove this one"
-        )
+    check_new_output_dir(arguments.output_dir)
     name = arguments.model_name_or_path
     if library := check_library(name):
         raise InputError(f"model_name_or_path {name!r} is a model of {library}: give {_OURS.name}")
