@@ -27,7 +27,7 @@ from transformers import (
 from common.errors import InputError
 from common.models.loading import load_model
 from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor, embed_images, embed_texts
-from modeling_altclip.embedding import encode_images
+from modeling_altclip.embedding import encode_images, encode_texts
 from training import AlignmentArguments, ContrastiveArguments, TeacherLearningArguments
 from training.alignment import assign_folds, fit_alignment
 from training.classifier_rows import ClassRows
@@ -36,6 +36,7 @@ from training.initialization import draw_examples
 from training.jobs import alignment, stage1, stage2
 from training.road.plan import print_plan
 from training.road.steps import read_road
+from training.whitening import fit_whitening
 
 from .families import (
     QUICK,
@@ -316,6 +317,20 @@ def test_a_resumed_run_keeps_the_weights_of_its_checkpoint(teach, capsys):
         assert torch.equal(resumed[name], value), name
 
 
+@pytest.mark.parametrize(("objective", "is_unit"), [("mse", False), ("cosine", True), ("contrastive", True)])
+def test_targets_have_unit_length_where_lengths_are_free(teach, miniature, objective, is_unit):
+    given = {"initialize_projection": "ridge", "initialize_rows": 400, "learning_rate": 1e-12}
+    model, processor = load_model(teach(objective, objective=objective, text_pooling="mean", **given))
+    captions = [caption["en"] for caption in read_scenes(miniature, 200)["captions"]]
+    found = embed_texts(model, processor, captions, normalize_embeddings=False)
+    teacher, teacher_processor = load_model(str(miniature / "clip"))
+    targets = embed_texts(teacher, teacher_processor, captions, normalize_embeddings=False)
+    expected = normalize(targets.mean(0) if not is_unit else normalize(targets, dim=-1).mean(0), dim=0)
+    length = (found @ expected).mean()
+    of_targets = 1.0 if is_unit else targets.norm(dim=-1).mean()
+    assert 0.5 * of_targets < length < 1.1 * of_targets
+
+
 def test_two_processes_begin_as_one(train_by_one_and_two, start_flags):
     ridge = ["--initialize_projection", "ridge", "--initialize_rows", "400"]
     one, two = train_by_one_and_two(*start_flags["stage1"], *ridge)
@@ -493,14 +508,15 @@ def draw_plain_image(random, colour):
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def test_images_that_were_not_fitted_find_their_captions(align, random, tmp_path):
+@pytest.mark.parametrize("whiten", [False, True])
+def test_images_that_were_not_fitted_find_their_captions(align, random, tmp_path, whiten):
     """The towers are untrained: what they tell apart is the colour of an image, and of a caption."""
     rows = []
     for colour in COLOURS:
         rows += [{"image": draw_plain_image(random, colour), "text": f"{colour} {thing}"} for thing in THINGS]
     (tmp_path / "images").mkdir()
     Dataset.from_list(rows).to_parquet(tmp_path / "images/train.parquet")
-    model, processor = load_model(align(dataset=str(tmp_path / "images")))
+    model, processor = load_model(align(dataset=str(tmp_path / "images"), whiten_texts=whiten))
 
     names = list(COLOURS)
     classes = embed_texts(model, processor, [f"{colour} star" for colour in names])
@@ -525,6 +541,27 @@ def test_the_projection_is_the_regression_of_captions_on_features(align, miniatu
     found = model.visual_projection.weight.detach().numpy()
     # The penalty is printed in three digits.
     np.testing.assert_allclose(found, expected.coef_, rtol=0, atol=1e-2 * np.abs(expected.coef_).max())
+
+
+def test_texts_are_whitened_by_captions_and_classes(align, miniature, sentence_encoder, capsys):
+    plain, processor = load_model(align("plain"))
+    capsys.readouterr()
+    whitened, _ = load_model(align("whitened", whiten_texts=True))
+    assert "The text projection whitens, by the embeddings of 606 texts." in capsys.readouterr().out
+
+    def pooled(**inputs):
+        return plain.text_model(**inputs).pooler_output
+
+    texts = [caption["en"] for caption in read_scenes(miniature, 600)["captions"]]
+    texts += [f"A {name}." for name in ("apple", "key", "cat", "dog", "bird", "tree")]
+    states = encode_texts(plain, processor.tokenizer, texts, pooled)
+    expected = fit_whitening(states)
+    found = whitened.text_projection.weight.detach().double()
+    torch.testing.assert_close(found, expected.weight, rtol=1e-3, atol=1e-3 * found.abs().max().item())
+    embeddings = embed_texts(whitened, processor, texts, normalize_embeddings=False)
+    assert embeddings.mean(0).abs().max() < 0.01 * embeddings.std(0).max()
+    # The projection of images is fitted to what the texts have become.
+    assert not torch.allclose(whitened.visual_projection.weight, plain.visual_projection.weight, atol=1e-3)
 
 
 def test_class_names_are_read_from_a_file(align, tmp_path, capsys):
@@ -616,6 +653,7 @@ def test_a_text_head_is_aligned_with_a_teacher(miniature, tmp_path, kind, capsys
         (STAGE1 | {"lora_rank": 4}, "lora_rank is 4, and alignment fits one layer without steps"),
         (STAGE1 | {"class_names": "names.json"}, "which no classifier helps: leave out one of the two"),
         (STAGE1 | {"n_folds": 1}, "n_folds is 1: give 2 or more"),
+        (STAGE1 | {"whiten_texts": True}, "whiten_texts is true, and text_encoder_name_or_path fits a text"),
         (STAGE1 | {"max_pairs": 4}, "max_pairs is 4: give at least one for each of n_folds"),
         (STAGE1 | {"class_weight": -1.0}, "class_weight is -1.0: give a number from 0"),
         (STAGE1 | {"class_template": "A thing."}, "class_template is 'A thing.' without {name}"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from safetensors.torch import load_file
+from torch.nn.functional import normalize
 from transformers import AutoProcessor, AutoTokenizer
 
 from common.errors import InputError
@@ -333,7 +334,7 @@ def test_parts_of_a_trained_tower_can_stay_frozen(altclip):
         freeze_all_but(altclip, ["text_model"], ["text_model"])
 
 
-@pytest.mark.parametrize("objective", ["mse", "cosine"])
+@pytest.mark.parametrize("objective", ["mse", "cosine", "contrastive"])
 def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, objective):
     teacher, processor = load_model(str(miniature / "clip"))
     targets = teacher_embeddings(scenes, teacher, processor.tokenizer)
@@ -349,6 +350,27 @@ def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, 
     assert all(name.startswith("text_model.") for name in moved)
     assert "text_model.transformation.bias" in moved
     assert "text_model.pre_LN.weight" in moved
+
+
+def test_texts_choose_their_targets_among_those_of_the_batch(altclip, miniature, tokenizer, stage1):
+    """Two rows have one caption in English, and one target: neither is pushed away from the other's."""
+    captions = [{"en": text, "zh": f"{text} 钥匙"} for text in ("key", "apple", "key", "dog")]
+    targets = [[1.0, 0.0] * 64, [0.0, 1.0] * 64, [1.0, 0.0] * 64, [1.0, 1.0] * 64]
+    rows = Dataset.from_dict({"captions": captions, "target": targets})
+    examples = CaptionExamples(rows, ["en", "zh"], "target")
+    args = stage1(objective="contrastive", contrast_scale=10.0, per_device_train_batch_size=8)
+    trainer = teacher_learning(altclip, args, examples, Collator(tokenizer, 77))
+    batch = next(iter(trainer.get_train_dataloader()))
+    found = trainer.compute_loss(altclip.eval(), dict(batch))
+
+    outputs = altclip(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    texts = normalize(outputs.text_model_output.pooler_output[batch["text_rows"]], dim=-1)
+    logits = 10 * texts @ normalize(batch["target"], dim=-1).T
+    is_right = batch["row_ids"][:, None] == batch["row_ids"][None]
+    assert is_right.sum(1).tolist().count(4) == 4  # two rows in two languages
+    shares = is_right / is_right.sum(1)
+    losses = [-(shares * each.log_softmax(1)).sum(1).mean() for each in (logits, logits.T)]
+    torch.testing.assert_close(found, sum(losses) / 2, rtol=0, atol=1e-5)
 
 
 def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, tokenizer, stage1):

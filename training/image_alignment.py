@@ -1,7 +1,8 @@
 """Join a frozen image tower and a frozen sentence encoder by a projection in closed form.
 
-The text projection is an identity, so that texts have the sentence encoder's own embeddings, and the
-projection of images, which has a bias, is fitted by ridge regression to unit embeddings of their captions.
+The text projection is an identity, so that texts have the sentence encoder's own embeddings, or whitens them;
+and the projection of images, which has a bias, is fitted by ridge regression to unit embeddings of their
+captions.
 Its penalty, the weight of classes and the scale of logits are those by which images that the map has not seen
 find their captions best. The penalty of the least squared error finds fewer: on 288 pictures with captions
 and 1,000 classes it shrinks the map so far that recall on other pictures was 24 to 26 %, for 32 %.
@@ -19,7 +20,8 @@ from common.errors import InputError
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.models.libraries import source_of
-from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor, embed_texts
+from modeling_altclip import AltCLIPDualEncoderModel, AltCLIPProcessor
+from modeling_altclip.embedding import encode_texts
 from modeling_altclip.pooling_altclip import stated_prompt, unread_modules
 from modeling_altclip.reading_altclip import prompted_tokenizer
 from modeling_altclip.towers_altclip import load_text_config
@@ -41,10 +43,11 @@ from .data.tower_cache import on_device, pooled_images, pooled_texts
 from .initialization import draw_examples, give_weights
 from .lifecycle import cut_length
 from .losses import contrastive_loss
+from .whitening import fit_whitening
 
 # Weights of all classes together that are tried, relative to that of all captioned images.
 _CLASS_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
-_SAMPLE = 10_000  # pairs whose features give their mean and spread
+_SAMPLE = 10_000  # pairs whose features give their mean and spread, and whose texts are whitened
 _COMPARED = 1_000  # held-out pairs that are compared with one another to find the scale
 _SCALES = torch.logspace(0, 2, 41)  # up to CLIP's bound
 _COARSELY = slice(None, None, 4)  # of the scales, where maps are compared
@@ -74,13 +77,23 @@ def align_images(
 
     drawn = draw_examples(examples, arguments.max_pairs, arguments.seed)
     rows = examples.places[drawn, 0]
+    pooled_classes = None
+    if class_rows is not None:
+        pooled_classes = _pool_class_captions(arguments, class_rows, model, processor)
+    if arguments.whiten_texts:
+        _whiten(arguments, model, _sample(texts, drawn, arguments.seed), pooled_classes)
+
+    @torch.no_grad()
+    def embed(pooled: torch.Tensor) -> torch.Tensor:
+        return normalize(model.text_projection(pooled), dim=-1)
+
     extra = None
     if class_rows is not None:
-        extra = _pairs_of_classes(arguments, class_rows, model, processor, images, rows)
+        extra = _features_of_classes(arguments, class_rows, images, rows), embed(pooled_classes)
     weight = arguments.class_weight
     groups = examples.row_ids[rows]
     inputs = ColumnRows(images, rows)
-    targets = ColumnRows(texts, drawn, _to_unit_length)
+    targets = ColumnRows(texts, drawn, embed)
     folds = assign_folds(len(rows), groups, arguments.n_folds, arguments.seed)
     held_out = _HeldOut(inputs, targets, groups, folds, arguments.seed)
     alignment = fit_on_main_process(
@@ -175,27 +188,50 @@ def _load_examples(arguments: AlignmentArguments) -> CaptionExamples:
     return examples
 
 
-def _to_unit_length(embeddings: torch.Tensor) -> torch.Tensor:
-    return normalize(embeddings, dim=-1)
+def _sample(column: CachedColumn, rows: np.ndarray, seed: int) -> torch.Tensor:
+    """Read some of the rows of a column `(at most 10,000, width)`."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:_SAMPLE])
+    return torch.from_numpy(column[chosen][column.name])
 
 
-def _pairs_of_classes(  # noqa: PLR0913  (classes, and the model and images beside which they stand)
+def _pool_class_captions(
     arguments: AlignmentArguments,
     class_rows: ClassRows,
     model: AltCLIPDualEncoderModel,
     processor: AltCLIPProcessor,
-    images: CachedColumn,
-    rows: np.ndarray,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the classes as features of images `(classes, width)`, and their names' embeddings."""
-    sample = np.sort(np.random.default_rng(arguments.seed).permutation(rows)[:_SAMPLE])
-    features = torch.from_numpy(images[sample][images.name])
+) -> torch.Tensor:
+    """Return the text tower's pooled outputs of the classes' captions `(classes, width)`."""
+    captions = [arguments.class_template.replace("{name}", name) for name in class_rows.names]
+
+    def pool(**inputs) -> torch.Tensor:
+        return model.text_model(**inputs).pooler_output
+
+    with on_device(model):
+        return encode_texts(model, processor.tokenizer, captions, pool)
+
+
+def _whiten(
+    arguments: AlignmentArguments,
+    model: AltCLIPDualEncoderModel,
+    pooled_captions: torch.Tensor,
+    pooled_classes: torch.Tensor | None,
+) -> None:
+    """Make the text projection whiten what the text tower pools of captions and classes."""
+    pooled = pooled_captions
+    if pooled_classes is not None:
+        pooled = torch.cat([pooled_captions, pooled_classes])
+    give_weights(model.text_projection, fit_whitening(pooled))
+    say(arguments, f"The text projection whitens, by the embeddings of {len(pooled):,} texts.")
+
+
+def _features_of_classes(
+    arguments: AlignmentArguments, class_rows: ClassRows, images: CachedColumn, rows: np.ndarray
+) -> torch.Tensor:
+    """Return the classes as features of images `(classes, width)`."""
+    features = _sample(images, rows, arguments.seed)
     mean = features.mean(0)
     spread = (features - mean).square().sum(1).mean().sqrt().item()
-    captions = [arguments.class_template.replace("{name}", name) for name in class_rows.names]
-    with on_device(model):
-        embeddings = embed_texts(model, processor, captions)
-    return class_rows.as_features(mean, spread), embeddings
+    return class_rows.as_features(mean, spread)
 
 
 class _HeldOut:

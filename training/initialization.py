@@ -82,8 +82,9 @@ def fit_text_head(  # noqa: PLR0913  (a student, its texts and how many of them)
 ) -> Alignment:
     """Fit the last layer of a student's text head to the targets of the examples, and give it to the model.
 
-    Targets are compared by squared distances, whatever the objective of the training. Texts of one row, which
-    have one target, and rows of equal English are in one fold.
+    Targets are compared by squared distances, whatever the objective of the training; they have unit length
+    where the objective leaves lengths free. Texts of one row, which have one target, and rows of equal
+    English are in one fold.
 
     Args:
         examples: in their languages; `inputs` are the teacher's targets.
@@ -101,10 +102,13 @@ def fit_text_head(  # noqa: PLR0913  (a student, its texts and how many of them)
     drawn = draw_examples(examples, n_rows, arguments.seed)
     states = _embed_texts(arguments, model, tokenizer, head, TextOfExamples(examples).take(drawn), max_length)
     rows = examples.places[drawn, 0]
+    targets = ColumnRows(examples.inputs, rows)
+    if arguments.objective != "mse":  # the others compare directions
+        targets = ColumnRows(examples.inputs, rows, _to_unit_length)
     alignment = fit_on_main_process(
         lambda: fit_alignment(
             ColumnRows(states, np.arange(len(drawn))),
-            ColumnRows(examples.inputs, rows),
+            targets,
             groups=examples.row_ids[rows],
             n_folds=n_folds,
             intercept=head.linear.bias is not None,
@@ -113,6 +117,10 @@ def fit_text_head(  # noqa: PLR0913  (a student, its texts and how many of them)
     )
     give_weights(head.linear, alignment.map)
     return alignment
+
+
+def _to_unit_length(targets: torch.Tensor) -> torch.Tensor:
+    return normalize(targets, dim=-1)
 
 
 def _embed_texts(  # noqa: PLR0913  (a model, its texts and where they are cached)

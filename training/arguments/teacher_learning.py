@@ -11,6 +11,8 @@ from .initialization import InitializationArguments
 from .low_rank import LowRankArguments
 from .stage import ExclusionArguments
 
+_MOST_SCALE = 100  # CLIP's bound
+
 
 @dataclass(kw_only=True)
 class TeacherLearningArguments(LowRankArguments, InitializationArguments, ExclusionArguments):
@@ -160,8 +162,16 @@ class TeacherLearningArguments(LowRankArguments, InitializationArguments, Exclus
     objective: str = field(
         default="mse",
         metadata={
-            "help": "Loss between the text embeddings and their targets: mse as in the paper, or cosine, "
-            "which leaves the norms of the embeddings free."
+            "help": "Loss between the text embeddings and their targets: mse as in the paper; cosine, "
+            "which leaves the norms of the embeddings free; or contrastive, in which each text chooses its "
+            "target among those of its batch, and which keeps apart what regression draws to the mean."
+        },
+    )
+    contrast_scale: float = field(
+        default=20.0,
+        metadata={
+            "help": "What objective contrastive multiplies cosines by: 1 / temperature. The default is that "
+            "of sentence-transformers' MultipleNegativesRankingLoss."
         },
     )
     dropout: float = field(
@@ -176,6 +186,10 @@ class TeacherLearningArguments(LowRankArguments, InitializationArguments, Exclus
         super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective is {self.objective!r}: choose {' or '.join(OBJECTIVES)}")
+        if not 0 < self.contrast_scale <= _MOST_SCALE:
+            raise InputError(
+                f"contrast_scale is {self.contrast_scale}: give a number above 0, of {_MOST_SCALE} at most"
+            )
         if self.train_sampling_strategy not in ("random", "group_by_length"):
             raise InputError(
                 f"train_sampling_strategy is {self.train_sampling_strategy}: choose random or group_by_length"

@@ -140,8 +140,11 @@ def compare_models(arguments: PhotographsArguments) -> Comparison:
         table=score_table(results),
         n_pictures={language: results.n_pictures(language) for language in arguments.languages},
         verdicts=judge(results),
+        # Two columns are the teacher's too, by other captions.
         accuracies={
-            name: results.accuracy(column) for name, column in COLUMNS.items() if name != "dictionary"
+            name: results.accuracy(column)
+            for name, column in COLUMNS.items()
+            if name not in ("before", "dictionary")
         },
         found=json.loads(arguments.folder(BY_DICTIONARY).joinpath(FOUND).read_text("utf-8")),
     )

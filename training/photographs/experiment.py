@@ -1,10 +1,11 @@
 """Train and evaluate what the experiment on real pictures compares, each once for the same recipes.
 
-    teacher         an image classifier aligned with an English sentence encoder, in closed form
-    before-SEED     the student that stage 1 would begin with, untrained
+    teacher         an image classifier aligned with the multilingual text encoder, in closed form, on English
+                    captions alone; in other languages it is the student before stage 1
     linear_head     the student's head fitted to the teacher in closed form
     stage1-SEED     teacher learning on parallel text
     stage2-SEED     contrastive learning on captioned pictures, from stage1-SEED
+    english_teacher the same classifier aligned with an English sentence encoder: for an ablation of `full`
 
 All are folders of `output_dir`. A folder's `made_by.txt` has the command and the recipes that it was made by,
 and those of what it was made from: a model is trained again where any of these has changed, and not
@@ -18,23 +19,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets import Dataset
-from transformers import set_seed
 
 from benchmarks.tasks.loading import load_task
 from common.errors import InputError
 from common.files.whole_files import write_text
-from common.models.loading import load_processor, save_model
 from common.recipe import parse
 
 from ..arguments import TeacherLearningArguments
 from ..data.exclusion.rows import exclude_tests
 from ..data.parallel_text import read_parallel_text
 from ..experiment import MADE_BY, make_once, run_once
-from ..lifecycle import collator_of
-from ..student import build_student, processors_of_student
 from .dictionary import BY_DICTIONARY, FOUND, IN_FOLDERS, build_dictionaries, count_pairs, write_baselines
 
 TEACHER = "teacher"
+ENGLISH_TEACHER = "english_teacher"
 LINEAR_HEAD = "linear_head"
 TEXT = "text.json"  # how much text stage 1 has
 
@@ -50,6 +48,14 @@ class PhotographsArguments:
     linear_head: str = field(metadata={"help": "Recipe of run_alignment.py for the student's linear head."})
     stage1: str = field(metadata={"help": "The recipe of stage 1."})
     stage2: str = field(metadata={"help": "The recipe of stage 2."})
+    english_teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Recipe of run_alignment.py for a teacher of another text encoder, such as an English "
+            "one, which full makes, and an ablation can name: --teacher_name_or_path "
+            "OUTPUT_DIR/english_teacher."
+        },
+    )
     trained: list[str] = field(metadata={"help": "Languages that are trained, English first."})
     unseen: list[str] = field(metadata={"help": "Languages to test that are not trained."})
     retrieval: str = field(default="photographs", metadata={"help": "The retrieval task."})
@@ -155,15 +161,21 @@ class Training(NamedTuple):
 
 
 def align(arguments: PhotographsArguments) -> None:
-    """Make the teacher and the student's linear head in closed form, once."""
-    folder = arguments.folder(TEACHER)
-    flags = ["--dataset", arguments.pictures, "--output_dir", folder]
-    run_once(folder, [arguments.teacher], "training/run_alignment.py", arguments.teacher, *flags)
+    """Make the teachers and the student's linear head in closed form, once."""
+    _align_teacher(TEACHER, arguments.teacher, arguments)
+    if arguments.full and arguments.english_teacher is not None:
+        _align_teacher(ENGLISH_TEACHER, arguments.english_teacher, arguments)
 
-    recipes = [arguments.linear_head, folder / MADE_BY]
+    recipes = [arguments.linear_head, arguments.folder(TEACHER) / MADE_BY]
     folder = arguments.folder(LINEAR_HEAD)
     flags = [*_stage1_flags(arguments), "--output_dir", folder]
     run_once(folder, recipes, "training/run_alignment.py", arguments.linear_head, *flags)
+
+
+def _align_teacher(name: str, recipe: str, arguments: PhotographsArguments) -> None:
+    folder = arguments.folder(name)
+    flags = ["--dataset", arguments.pictures, "--output_dir", folder]
+    run_once(folder, [recipe], "training/run_alignment.py", recipe, *flags)
 
 
 def trainings_of(seed: int, arguments: PhotographsArguments) -> list[Training]:
@@ -198,24 +210,6 @@ def train(training: Training, arguments: PhotographsArguments) -> None:
 
 def _stage1_flags(arguments: PhotographsArguments) -> list[str]:
     return ["--teacher_name_or_path", str(arguments.folder(TEACHER)), "--languages", *arguments.trained]
-
-
-def _save_untrained(seed: int, arguments: PhotographsArguments) -> None:
-    """Save the student that stage 1 of a seed would begin with, once."""
-    folder = arguments.folder(f"before-{seed}")
-    made_by = [f"before {seed}", _read(arguments.stage1), _read(arguments.folder(TEACHER) / MADE_BY)]
-    make_once(folder, "\n".join(made_by), lambda: _build_untrained(folder, seed, arguments))
-
-
-def _build_untrained(folder: Path, seed: int, arguments: PhotographsArguments) -> None:
-    given = stage1_arguments(arguments, folder, "--seed", str(seed))
-    set_seed(seed)
-    no_rows = Dataset.from_dict({})  # a new tower reads none
-    model, tokenizer = build_student(given, no_rows, arguments.trained)
-    image_side = load_processor(given.teacher_name_or_path, argument="teacher_name_or_path")
-    processor, saved = processors_of_student(given, model, tokenizer, image_side.image_processor)
-    tokenizer.model_max_length = collator_of(given, model, processor).max_length
-    save_model(model, saved, folder)
 
 
 def stage1_arguments(
@@ -260,21 +254,20 @@ def translate_test(arguments: PhotographsArguments) -> None:
 
 
 def evaluate_baselines(arguments: PhotographsArguments) -> None:
-    """Evaluate what is not trained in steps: the teacher, the linear head, and the untrained students.
+    """Evaluate what is not trained in steps: the teachers and the linear head.
 
-    The teacher reads English: that of all pictures, that of the pictures that a language has, and that of
-    the dictionaries.
+    The teacher reads each language's captions, and English: that of the pictures that a language has, and
+    that of the dictionaries.
     """
-    for seed in arguments.used_seeds:
-        _save_untrained(seed, arguments)
-    _retrieve(TEACHER, arguments.retrieval, arguments.pictures, arguments, "--languages", "en")
+    evaluate_students([TEACHER, LINEAR_HEAD], arguments)
     by_dictionary = arguments.folder(BY_DICTIONARY)
     _retrieve(TEACHER, arguments.english, by_dictionary, arguments, "--languages", *arguments.languages)
     foreign = [language for language in arguments.trained if language != "en"]
     if foreign:
         _retrieve(TEACHER, arguments.dictionary, by_dictionary, arguments, "--languages", *foreign)
-    _classify(TEACHER, arguments)
-    evaluate_students([LINEAR_HEAD, *(f"before-{seed}" for seed in arguments.used_seeds)], arguments)
+    if arguments.full and arguments.english_teacher is not None:
+        _retrieve(ENGLISH_TEACHER, arguments.retrieval, arguments.pictures, arguments, "--languages", "en")
+        _classify(ENGLISH_TEACHER, arguments)
 
 
 def evaluate_students(names: Iterable[str], arguments: PhotographsArguments) -> None:

@@ -22,7 +22,7 @@ from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.images_altclip import read_image
 
 from .dictionary import has_caption
-from .experiment import LINEAR_HEAD, TEACHER, PhotographsArguments
+from .experiment import TEACHER, PhotographsArguments
 
 _TEMPLATE = "page.html"
 _N_QUERIES = 12
@@ -137,7 +137,7 @@ def save_page(arguments: PhotographsArguments) -> Path:
     english = [query.english for query in queries]
     of_models = [
         find_pictures(str(arguments.folder(TEACHER)), "English teacher, in English", english, right, images),
-        find_pictures(str(arguments.folder(LINEAR_HEAD)), "linear head", texts, right, images),
+        find_pictures(str(arguments.folder(TEACHER)), "before stage 1", texts, right, images),
         find_pictures(str(arguments.folder(f"stage2-{seed}")), "stage 1 + 2", texts, right, images),
     ]
     # [(query, [answer of each model]), ...]

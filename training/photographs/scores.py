@@ -39,7 +39,7 @@ class Column(NamedTuple):
 
 COLUMNS = {
     "teacher": Column("English teacher, English captions", TEACHER, "english"),
-    "before": Column("student before training", "before-{seed}"),
+    "before": Column("before stage 1", TEACHER),
     "dictionary": Column("teacher, captions by dictionary", TEACHER, "dictionary"),
     "linear_head": Column("linear head", LINEAR_HEAD),
     "stage1": Column("stage 1", "stage1-{seed}"),

@@ -117,6 +117,8 @@ def judge(results: Results) -> list[Verdict]:
 
     verdicts = [_judge_reached(results)]
     if foreign:
+        claim = "Teacher learning lifts other languages"
+        verdicts.append(_judge_difference(results, claim, stage1, COLUMNS["before"], foreign))
         claim = "Contrastive learning lifts retrieval"
         verdicts.append(_judge_difference(results, claim, stage2, stage1, foreign))
     verdicts.append(_judge_english(results))

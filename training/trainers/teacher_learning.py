@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, normalize
 from torch.utils.data import Sampler
 
 from ..data.images import EpochCallback
 from ..data.sampling import ShareSampler, language_shares
-from ..losses import OBJECTIVES
+from ..losses import REGRESSIONS, contrastive_loss, gather_rows
 from ..teachers import space_of
 from .base import AltCLIPTrainer
 from .batches import by_length
@@ -79,4 +79,22 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         # a CPU, of the other on a GPU, and equal seeds would give other weights.
         embeddings = embedding(rows[inputs["text_rows"]], embeddings).float()
         self.watch.see(inputs, groups, embeddings, inputs["target"])
-        return OBJECTIVES[self.args.objective](embeddings, inputs["target"])
+        return self._compare(embeddings, inputs["target"].float(), inputs["row_ids"])
+
+    def _compare(
+        self, embeddings: torch.Tensor, targets: torch.Tensor, row_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of the student's embeddings and their targets, each `(texts, dim)`.
+
+        Args:
+            row_ids: `(texts,)`; texts of equal ids have equal targets.
+        """
+        if self.args.objective != "contrastive":
+            return REGRESSIONS[self.args.objective](embeddings, targets)
+        # The targets stand where images do in stage 2: each text chooses its own among those of all texts.
+        return contrastive_loss(
+            gather_rows(normalize(targets, dim=-1)),
+            gather_rows(normalize(embeddings, dim=-1)),
+            targets.new_tensor(self.args.contrast_scale),
+            image_ids=gather_rows(row_ids),
+        )
