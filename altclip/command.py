@@ -156,6 +156,13 @@ JOBS = {
         second="text",
         one_process=True,
     ),
+    "draw": _Job(
+        "deploy.drawing.job",
+        "Draw pictures by one prompt in many languages, through a diffusion pipeline with our text tower.",
+        'outputs/altdiffusion --prompts en="a red apple" zh=红苹果 --output_dir outputs/drawn',
+        first="pipeline",
+        one_process=True,
+    ),
     "check": _Job(
         "benchmarks.jobs.check",
         "Compare saved models, checkpoints, caches and results with their checksums.",
