@@ -21,7 +21,7 @@ from training.experiment import MADE_BY
 from training.photographs import comparison as compared
 from training.photographs import curves
 from training.photographs.comparison import Comparison, compare_models, plot_comparison, save_comparison
-from training.photographs.curves import describe_plan, list_trainings, round_to_four_bits
+from training.photographs.curves import curve_trainings, describe_plan, round_to_four_bits
 from training.photographs.descriptions import plain
 from training.photographs.dictionary import (
     BY_DICTIONARY,
@@ -40,6 +40,7 @@ from training.photographs.experiment import (
     align,
     evaluate_baselines,
     evaluate_students,
+    table_trainings,
     train,
     translate_test,
 )
@@ -405,7 +406,7 @@ def test_the_plan_of_full_counts_every_training(arguments, tmp_path):
         Dataset.from_dict({"en": ["a"] * n_rows}).to_parquet(tmp_path / "text" / name / "part.parquet")
     (tmp_path / "text/list.yaml").write_text("- {data: first, weight: 3}\n- {data: second}\n")
     write_recipes(arguments, dataset=str(tmp_path / "text/list.yaml"))
-    assert [training.name for training in list_trainings(arguments)] == ["stage1-1", "stage2-1"]
+    assert [training.name for training in table_trainings(arguments)] == ["stage1-1", "stage2-1"]
 
     arguments.full = True
     arguments.step_shares = [0.25, 0.5]
@@ -416,7 +417,8 @@ def test_the_plan_of_full_counts_every_training(arguments, tmp_path):
     record = arguments.folder(BY_DICTIONARY)
     record.mkdir(parents=True)
     (record / TEXT).write_text('{"rows": 500, "pairs": 5000}')
-    trainings = {training.name: training for training in list_trainings(arguments)}
+    listed = [*table_trainings(arguments), *curve_trainings(arguments)]
+    trainings = {training.name: training for training in listed}
     per_seed = [f"{stage}-{seed}" for seed in (1, 2, 3) for stage in ("stage1", "stage2", "stage2_english")]
     # 9,000 pairs and three languages are more than all, or all.
     of_curves = ["steps_20", "steps_40", "random_20", "random_40"]
@@ -453,7 +455,7 @@ def test_text_of_unknown_size_has_no_curve(arguments, tmp_path):
     record.mkdir(parents=True)
     (record / TEXT).write_text('{"rows": 500, "pairs": 5000}')
     with pytest.raises(InputError, match="reads .*a.tsv.*a part of each source: clean the text"):
-        list_trainings(arguments)
+        curve_trainings(arguments)
 
 
 @pytest.mark.parametrize(
@@ -560,7 +562,7 @@ def test_all_columns_are_made_once_and_of_the_same_pictures(
         align(small)
         translate_test(small)
         evaluate_baselines(small)
-        trainings = list_trainings(small)
+        trainings = table_trainings(small)
         for training in trainings:
             train(training, small)
         evaluate_students([training.name for training in trainings], small)
@@ -633,8 +635,10 @@ def test_curves_end_with_all_steps_text_and_languages(curve_share, arguments, re
         for language in DESCRIBED:
             save(arguments, name, "stage1", language, n_missed)
     monkeypatch.setattr(curves, "_save_four_bits", lambda arguments: None)
-    monkeypatch.setattr(curves, "evaluate_students", lambda names, arguments: None)
+    evaluated = []
+    monkeypatch.setattr(curves, "evaluate_retrieval", lambda name, arguments: evaluated.append(name))
     curves.measure_curves(arguments)
+    assert sorted(evaluated) == sorted(not_found | {"four_bits": 60})
 
     content = json.loads(arguments.folder("curves.json").read_text())
     places = {}

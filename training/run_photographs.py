@@ -9,12 +9,13 @@ from common.output import check_output_dir
 from common.paths import check_folder
 from common.recipe import launch
 from training.photographs.comparison import compare_models, save_comparison
-from training.photographs.curves import describe_plan, list_trainings, measure_curves
+from training.photographs.curves import curve_trainings, describe_plan, measure_curves
 from training.photographs.experiment import (
     PhotographsArguments,
     align,
     evaluate_baselines,
     evaluate_students,
+    table_trainings,
     train,
     translate_test,
 )
@@ -29,17 +30,20 @@ def main(arguments: PhotographsArguments) -> None:
     translate_test(arguments)
     evaluate_baselines(arguments)
 
-    trainings = list_trainings(arguments)
-    train(trainings[0], arguments)  # how long it takes tells how long the others will
-    print(describe_plan(trainings, arguments), flush=True)
-    for training in trainings:
+    of_table = table_trainings(arguments)
+    of_curves = curve_trainings(arguments) if arguments.full else []
+    train(of_table[0], arguments)  # how long it takes tells how long the others will
+    print(describe_plan([*of_table, *of_curves], arguments), flush=True)
+    for training in of_table:
         train(training, arguments)
-    evaluate_students([training.name for training in trainings], arguments)
+    evaluate_students([training.name for training in of_table], arguments)
 
     comparison = compare_models(arguments)
     save_comparison(comparison)
     page = save_page(arguments)
     if arguments.full:
+        for training in of_curves:
+            train(training, arguments)
         measure_curves(arguments)
     print(comparison.to_markdown())
     print(

@@ -35,9 +35,8 @@ from .experiment import (
     TEXT,
     PhotographsArguments,
     Training,
-    evaluate_students,
+    evaluate_retrieval,
     stage1_arguments,
-    trainings_of,
 )
 from .scores import Column, Results, Score
 from .verdicts import difference_of_means
@@ -60,17 +59,8 @@ class _Point(NamedTuple):
     trained: list[str]
 
 
-def list_trainings(arguments: PhotographsArguments) -> list[Training]:
-    """List all trainings: those of the table and, with `full`, those of the curves and ablations."""
-    trainings = []
-    for seed in arguments.used_seeds:
-        trainings += trainings_of(seed, arguments)
-    if arguments.full:
-        trainings += _curve_trainings(arguments)
-    return trainings
-
-
-def _curve_trainings(arguments: PhotographsArguments) -> list[Training]:
+def curve_trainings(arguments: PhotographsArguments) -> list[Training]:
+    """List the trainings of the curves and ablations."""
     trainings = []
     for steps in _numbers_of_steps(arguments):
         trainings.append(_train_for(steps, f"steps_{steps}", [], arguments))
@@ -201,9 +191,10 @@ def _seconds_of(folder: Path) -> float | None:
 
 
 def measure_curves(arguments: PhotographsArguments) -> None:
-    """Write `curves.json` and `curves.png`, of the trainings of `list_trainings`, which are evaluated."""
+    """Evaluate what `curve_trainings` lists, which is trained, and write `curves.json` and `curves.png`."""
     _save_four_bits(arguments)
-    evaluate_students([_FOUR_BITS], arguments)
+    for name in [_FOUR_BITS, *(training.name for training in curve_trainings(arguments))]:
+        evaluate_retrieval(name, arguments)
     results = Results(load_results(Path(arguments.output_dir, "results")), arguments)
 
     curves = {}
@@ -368,4 +359,4 @@ def round_to_four_bits(module: nn.Module) -> None:
         weight.copy_((steps * scales).reshape(weight.shape))
 
 
-__all__ = ["describe_plan", "list_trainings", "measure_curves", "round_to_four_bits"]
+__all__ = ["curve_trainings", "describe_plan", "measure_curves", "round_to_four_bits"]

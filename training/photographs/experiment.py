@@ -178,16 +178,17 @@ def _align_teacher(name: str, recipe: str, arguments: PhotographsArguments) -> N
     run_once(folder, [recipe], "training/run_alignment.py", recipe, *flags)
 
 
-def trainings_of(seed: int, arguments: PhotographsArguments) -> list[Training]:
-    """List the trainings of a seed that the table shows, in their order."""
-    trainings = [
-        Training(f"stage1-{seed}", 1, ["--seed", str(seed)], TEACHER),
-        Training(f"stage2-{seed}", 2, ["--seed", str(seed)], f"stage1-{seed}"),
-    ]
-    if arguments.full:
-        # What parallel captions add to those in English: the same pictures and steps.
-        flags = ["--seed", str(seed), "--languages", "en"]
-        trainings.append(Training(f"stage2_english-{seed}", 2, flags, f"stage1-{seed}"))
+def table_trainings(arguments: PhotographsArguments) -> list[Training]:
+    """List the trainings that the table and its verdicts are of, seed by seed, in their order."""
+    trainings = []
+    for seed in arguments.used_seeds:
+        flags = ["--seed", str(seed)]
+        trainings.append(Training(f"stage1-{seed}", 1, flags, TEACHER))
+        trainings.append(Training(f"stage2-{seed}", 2, flags, f"stage1-{seed}"))
+        if arguments.full:
+            # What parallel captions add to those in English: the same pictures and steps.
+            flags = [*flags, "--languages", "en"]
+            trainings.append(Training(f"stage2_english-{seed}", 2, flags, f"stage1-{seed}"))
     return trainings
 
 
@@ -273,9 +274,14 @@ def evaluate_baselines(arguments: PhotographsArguments) -> None:
 def evaluate_students(names: Iterable[str], arguments: PhotographsArguments) -> None:
     """Evaluate students by retrieval in all languages that are compared, and as classifiers."""
     for name in names:
-        languages = ["--languages", *arguments.languages]
-        _retrieve(name, arguments.retrieval, arguments.pictures, arguments, *languages)
+        evaluate_retrieval(name, arguments)
         _classify(name, arguments)
+
+
+def evaluate_retrieval(name: str, arguments: PhotographsArguments) -> None:
+    """Evaluate a student by retrieval alone, in all languages that are compared."""
+    languages = ["--languages", *arguments.languages]
+    _retrieve(name, arguments.retrieval, arguments.pictures, arguments, *languages)
 
 
 def _retrieve(
@@ -318,9 +324,10 @@ __all__ = [
     "Training",
     "align",
     "evaluate_baselines",
+    "evaluate_retrieval",
     "evaluate_students",
     "stage1_arguments",
+    "table_trainings",
     "train",
-    "trainings_of",
     "translate_test",
 ]
