@@ -635,10 +635,8 @@ def test_curves_end_with_all_steps_text_and_languages(curve_share, arguments, re
         for language in DESCRIBED:
             save(arguments, name, "stage1", language, n_missed)
     monkeypatch.setattr(curves, "_save_four_bits", lambda arguments: None)
-    evaluated = []
-    monkeypatch.setattr(curves, "evaluate_retrieval", lambda name, arguments: evaluated.append(name))
+    monkeypatch.setattr(curves, "evaluate_retrieval", lambda name, arguments: None)
     curves.measure_curves(arguments)
-    assert sorted(evaluated) == sorted(not_found | {"four_bits": 60})
 
     content = json.loads(arguments.folder("curves.json").read_text())
     places = {}

@@ -14,6 +14,7 @@ from training.photographs.experiment import (
     PhotographsArguments,
     align,
     evaluate_baselines,
+    evaluate_retrieval,
     evaluate_students,
     table_trainings,
     train,
@@ -44,6 +45,7 @@ def main(arguments: PhotographsArguments) -> None:
     if arguments.full:
         for training in of_curves:
             train(training, arguments)
+            evaluate_retrieval(training.name, arguments)
         measure_curves(arguments)
     print(comparison.to_markdown())
     print(

@@ -191,10 +191,9 @@ def _seconds_of(folder: Path) -> float | None:
 
 
 def measure_curves(arguments: PhotographsArguments) -> None:
-    """Evaluate what `curve_trainings` lists, which is trained, and write `curves.json` and `curves.png`."""
+    """Write `curves.json` and `curves.png`, of what `curve_trainings` lists, which is evaluated."""
     _save_four_bits(arguments)
-    for name in [_FOUR_BITS, *(training.name for training in curve_trainings(arguments))]:
-        evaluate_retrieval(name, arguments)
+    evaluate_retrieval(_FOUR_BITS, arguments)
     results = Results(load_results(Path(arguments.output_dir, "results")), arguments)
 
     curves = {}
