@@ -353,9 +353,12 @@ def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, 
 
 
 def test_texts_choose_their_targets_among_those_of_the_batch(altclip, miniature, tokenizer, stage1):
-    """Two rows have one caption in English, and one target: neither is pushed away from the other's."""
+    """Two rows have one caption in English: neither is pushed away from the other's target.
+
+    Their targets differ, as those of a replayed language do from the teacher's.
+    """
     captions = [{"en": text, "zh": f"{text} 钥匙"} for text in ("key", "apple", "key", "dog")]
-    targets = [[1.0, 0.0] * 64, [0.0, 1.0] * 64, [1.0, 0.0] * 64, [1.0, 1.0] * 64]
+    targets = [[1.0, 0.0] * 64, [0.0, 1.0] * 64, [1.0, 0.3] * 64, [1.0, 1.0] * 64]
     rows = Dataset.from_dict({"captions": captions, "target": targets})
     examples = CaptionExamples(rows, ["en", "zh"], "target")
     args = stage1(objective="contrastive", contrast_scale=10.0, per_device_train_batch_size=8)
@@ -371,6 +374,15 @@ def test_texts_choose_their_targets_among_those_of_the_batch(altclip, miniature,
     shares = is_right / is_right.sum(1)
     losses = [-(shares * each.log_softmax(1)).sum(1).mean() for each in (logits, logits.T)]
     torch.testing.assert_close(found, sum(losses) / 2, rtol=0, atol=1e-5)
+
+
+def test_two_processes_contrast_as_one(train_by_one_and_two, start_flags):
+    """The texts of one choose among the targets of both."""
+    flags = [*start_flags["stage1"], "--objective", "contrastive"]
+    one, two = train_by_one_and_two(*flags)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_group_by_length_spares_padding_and_leaves_nothing_out(altclip, scenes, tokenizer, stage1):

@@ -87,7 +87,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         """Return the loss of the student's embeddings and their targets, each `(texts, dim)`.
 
         Args:
-            row_ids: `(texts,)`; texts of equal ids have equal targets.
+            row_ids: `(texts,)`; texts of equal ids have the same English.
         """
         if self.args.objective != "contrastive":
             return REGRESSIONS[self.args.objective](embeddings, targets)
